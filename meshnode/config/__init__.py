@@ -1,0 +1,1 @@
+"""YAML or argv to frozen, typed directives; nobody past this folder meets a dict."""

@@ -1,0 +1,1 @@
+"""The control service: sessions, commands and the listeners they arrive by."""

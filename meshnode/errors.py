@@ -1,0 +1,97 @@
+"""Every error that meshnode raises on purpose, by whose fault it is.
+
+::
+
+    MeshnodeError                the text is one line, fit for the person who must act on it
+    ├── ConfigError              the configuration: names file, line, directive and parameter
+    ├── ProtocolError            a peer broke the protocol: costs its link, nothing else
+    ├── MeshError                the mesh could not do what was asked
+    │   ├── NoRoute              no path to that node is known
+    │   ├── Unreachable          a node on the way said why the message did not arrive
+    │   ├── MeshTimeout          no answer came in time
+    │   ├── ServiceInUse         that service name is taken on this node
+    │   ├── DuplicateNode        another node already uses our ID: this node must end
+    │   ├── MessageTooLarge      more bytes than one message carries
+    │   └── StreamError          a stream's connection ended in another way than a normal close
+    ├── CommandError             what a control client asked is wrong: "ERROR: <text>", session goes on
+    │   └── UnknownUnit          no unit has that ID
+    ├── WorkError                a unit could not be stored, started or watched
+    └── SecurityError            who is at the other end could not be shown, or may not do this
+"""
+
+
+class MeshnodeError(Exception):
+    """Base of all errors that meshnode raises on purpose; ``str()`` is one line for a person."""
+
+
+class ConfigError(MeshnodeError):
+    """The configuration is wrong; the text names file, line, directive, parameter and remedy."""
+
+
+class ProtocolError(MeshnodeError):
+    """A peer sent what the protocol does not allow."""
+
+
+class MeshError(MeshnodeError):
+    """The mesh could not do what was asked."""
+
+
+class NoRoute(MeshError):
+    """No path to that node is known. The text is receptor's, which clients match."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__("no route to node")
+        self.node = node
+
+
+class Unreachable(MeshError):
+    """A node on the way reported why a message did not arrive (reference section 3).
+
+    ``problem`` is one of ``service unknown``, ``message expired``, ``blocked by firewall``;
+    ``reporter`` is the node that said so.
+    """
+
+    def __init__(self, problem: str, reporter: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.reporter = reporter
+
+
+class MeshTimeout(MeshError):
+    """No answer came in time."""
+
+
+class ServiceInUse(MeshError):
+    """That service name is taken on this node."""
+
+
+class DuplicateNode(MeshError):
+    """Another node already uses our ID; we are the newcomer and must end (reference section 4)."""
+
+
+class MessageTooLarge(MeshError):
+    """The payload does not fit one message."""
+
+
+class StreamError(MeshError):
+    """A stream's connection ended in another way than a normal close."""
+
+
+class CommandError(MeshnodeError):
+    """What a control client asked for is wrong; answered as ``ERROR: <text>``."""
+
+
+class UnknownUnit(CommandError):
+    """No unit has that ID. The text is receptor's, which clients match."""
+
+    def __init__(self, unit_id: str) -> None:
+        super().__init__(f"unknown work unit {unit_id}")
+        self.unit_id = unit_id
+
+
+class WorkError(MeshnodeError):
+    """A unit could not be stored, started or watched."""
+
+
+class SecurityError(MeshnodeError):
+    """Who is at the other end could not be shown, or may not do this."""

@@ -1,0 +1,1 @@
+"""Kinds of link: one small interface, one registry."""

@@ -1,0 +1,1 @@
+"""The protocol without IO: bytes to values and decisions, with the clock as an argument."""

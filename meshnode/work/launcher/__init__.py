@@ -1,0 +1,1 @@
+"""Starts commands and watches over them; imports almost nothing."""
