@@ -13,7 +13,7 @@
     │   ├── DuplicateNode        another node already uses our ID: this node must end
     │   ├── MessageTooLarge      more bytes than one message carries
     │   └── StreamError          a stream's connection ended in another way than a normal close
-    ├── CommandError             what a control client asked is wrong: "ERROR: <text>", session goes on
+    ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
     └── SecurityError            who is at the other end could not be shown, or may not do this

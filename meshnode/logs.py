@@ -1,7 +1,7 @@
 """Logging: one line an event on stderr, with the subject it is about.
 
 A subject is what an operator would look for: ``link tcp:10.0.0.7:41532``, ``unit t1BlAB18``,
-``session unix#4``. Loggers are made by :func:`subject_logger` and kept by the object they speak for.
+``session unix#4``. Loggers are made by :func:`subject_logger` and kept by their object.
 """
 
 import logging
@@ -58,7 +58,7 @@ class OneLineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one event to one line; a traceback, where there is one, follows on its own lines."""
+        """Format one event to one line; a traceback, where there is one, follows below."""
         traceback_text, record.exc_text = record.exc_info, None
         record.exc_info = None
         line = super().format(record)

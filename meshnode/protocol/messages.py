@@ -1,0 +1,397 @@
+"""The mesh's messages as values: bytes to typed, checked objects and back (reference sections 2-6).
+
+Everything a peer sent is checked here, once: behind this module a number is a number and within
+its bounds, a name is a name. What does not fit raises :exc:`ProtocolError`, which costs the peer
+its link and nothing else.
+"""
+
+import enum
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from meshnode.errors import ProtocolError
+from meshnode.protocol.namehash import NAME_HASH_LENGTH
+
+MAX_HOPS = 30
+"""Hops to live that a message starts with (reference section 3)."""
+
+HEADER_LENGTH = 36
+"""Bytes before a data message's payload."""
+
+SERVICE_LENGTH = 8
+"""Bytes of a service name on the wire, right-padded with NUL."""
+
+MAX_NODE_ID = 255
+"""Bytes of a node ID in UTF-8; it is also a directory name, and no file system allows more."""
+
+UNSIGNED_64 = 1 << 64
+"""Epochs and sequences are below this (Go's uint64)."""
+
+PING_SERVICE = "ping"
+UNREACHABLE_SERVICE = "unreach"
+
+PROBLEM_SERVICE_UNKNOWN = "service unknown"
+PROBLEM_EXPIRED = "message expired"
+PROBLEM_REJECTED = "blocked by firewall"
+
+
+class MessageType(enum.IntEnum):
+    """The first byte of a message."""
+
+    DATA = 0
+    ROUTE = 1
+    ADVERTISEMENT = 2
+    REJECT = 3
+
+
+class ConnType(enum.IntEnum):
+    """How an advertised service is spoken to."""
+
+    DATAGRAM = 0
+    STREAM = 1
+    STREAM_TLS = 2
+
+
+REJECT_MESSAGE = bytes([MessageType.REJECT]) + b"[]"
+"""The whole message that says "go away" (reference section 2)."""
+
+
+def plain_number(value: float) -> int | float:
+    """Return a cost as Go writes it: ``1``, not ``1.0``."""
+    return int(value) if value.is_integer() else value
+
+
+def encode_service(service: str) -> bytes:
+    """Return a service name as its 8 bytes on the wire.
+
+    Raises:
+        ProtocolError: it is longer, or holds a NUL.
+    """
+    data = service.encode()
+    if len(data) > SERVICE_LENGTH or 0 in data:
+        raise ProtocolError(f"service name {service!r} does not fit {SERVICE_LENGTH} bytes")
+    return data.ljust(SERVICE_LENGTH, b"\0")
+
+
+def decode_service(field_bytes: bytes) -> str:
+    """Return the service name in an 8-byte field; bytes that are not UTF-8 become U+FFFD."""
+    return field_bytes.rstrip(b"\0").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class DataHeader:
+    """The header of a data message, with nodes as their 8-byte hashes."""
+
+    hops: int
+    source: bytes
+    destination: bytes
+    source_service: str
+    destination_service: str
+
+    @classmethod
+    def decode(cls, message: bytes | bytearray | memoryview) -> Self:
+        """Read the header of a whole data message.
+
+        Raises:
+            ProtocolError: the message is shorter than a header.
+        """
+        if len(message) < HEADER_LENGTH:
+            raise ProtocolError(
+                f"a data message of {len(message)} bytes has no room for its header"
+            )
+        head = bytes(message[:HEADER_LENGTH])
+        return cls(
+            hops=head[1],
+            source=head[4:12],
+            destination=head[12:20],
+            source_service=decode_service(head[20:28]),
+            destination_service=decode_service(head[28:36]),
+        )
+
+    def encode(self) -> bytes:
+        """Return the 36 bytes that go before the payload."""
+        for node in (self.source, self.destination):
+            if len(node) != NAME_HASH_LENGTH:
+                raise ProtocolError("a node hash has 8 bytes")
+        return (
+            bytes([MessageType.DATA, self.hops, 0, 0])
+            + self.source
+            + self.destination
+            + encode_service(self.source_service)
+            + encode_service(self.destination_service)
+        )
+
+
+def _parse_object(body: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(bytes(body).decode())
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError(f"{what}: not valid JSON") from exc
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{what}: not a JSON object")
+    return value
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class _Fields:
+    """Takes typed fields out of a peer's JSON object, with one error text for all that is wrong."""
+
+    def __init__(self, body: bytes | bytearray | memoryview, what: str) -> None:
+        self._object = _parse_object(body, what)
+        self._what = what
+
+    def fault(self, key: str) -> ProtocolError:
+        return ProtocolError(f"{self._what}: bad value of {key}")
+
+    def get(self, key: str) -> Any:
+        return self._object.get(key)
+
+    def text(self, key: str) -> str:
+        value = self._object.get(key, "")
+        if not isinstance(value, str):
+            raise self.fault(key)
+        return value
+
+    def node(self, key: str) -> str:
+        return self.check_node(self._object.get(key), key)
+
+    def check_node(self, value: object, key: str) -> str:
+        try:
+            if isinstance(value, str) and 1 <= len(value.encode()) <= MAX_NODE_ID:
+                return value
+        except UnicodeEncodeError:  # a lone surrogate, written as \ud800 in the JSON
+            pass
+        raise self.fault(key)
+
+    def unsigned(self, key: str) -> int:
+        value = self._object.get(key, 0)
+        if type(value) is not int or not 0 <= value < UNSIGNED_64:
+            raise self.fault(key)
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._object.get(key, False)
+        if not isinstance(value, bool):
+            raise self.fault(key)
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        value = self._object.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.fault(key)
+        return value
+
+    def costs(self, key: str) -> dict[str, float]:
+        costs: dict[str, float] = {}
+        for peer, cost in self.mapping(key).items():
+            if isinstance(cost, bool) or not isinstance(cost, int | float):
+                raise self.fault(key)
+            try:
+                number = float(cost)
+            except OverflowError:
+                number = math.inf
+            if not (math.isfinite(number) and number > 0):
+                raise self.fault(key)
+            costs[self.check_node(peer, key)] = number
+        return costs
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingUpdate:
+    """What a node floods about its own links (reference section 4).
+
+    ``connections`` maps each peer to the cost of the link; ``epoch`` and ``sequence`` order the
+    updates of one node; ``suspected_duplicate`` is the epoch of another node seen with our ID or 0.
+    """
+
+    node_id: str
+    update_id: str
+    epoch: int
+    sequence: int
+    connections: Mapping[str, float]
+    forwarding_node: str
+    suspected_duplicate: int = 0
+
+    @classmethod
+    def decode(cls, message: bytes | bytearray | memoryview) -> Self:
+        """Read a whole routing message.
+
+        Raises:
+            ProtocolError: it is not one, or a value is not what it must be.
+        """
+        fields = _Fields(message[1:], "routing update")
+        return cls(
+            node_id=fields.node("NodeID"),
+            update_id=fields.text("UpdateID"),
+            epoch=fields.unsigned("UpdateEpoch"),
+            sequence=fields.unsigned("UpdateSequence"),
+            connections=fields.costs("Connections"),
+            forwarding_node=fields.node("ForwardingNode"),
+            suspected_duplicate=fields.unsigned("SuspectedDuplicate"),
+        )
+
+    def encode(self) -> bytes:
+        """Return the whole message, type byte included."""
+        return bytes([MessageType.ROUTE]) + _dump(
+            {
+                "NodeID": self.node_id,
+                "UpdateID": self.update_id,
+                "UpdateEpoch": self.epoch,
+                "UpdateSequence": self.sequence,
+                "Connections": {p: plain_number(c) for p, c in self.connections.items()},
+                "ForwardingNode": self.forwarding_node,
+                "SuspectedDuplicate": self.suspected_duplicate,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkType:
+    """A work type in an advertisement; ``secure`` means that signatures are verified."""
+
+    name: str
+    secure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAdvertisement:
+    """A service that a node offers (reference section 6).
+
+    ``time`` is RFC 3339 text with up to nanoseconds; of two advertisements the newer time wins.
+    """
+
+    node_id: str
+    service: str
+    time: str
+    conn_type: int
+    tags: Mapping[str, str] | None = None
+    work_types: tuple[WorkType, ...] | None = None
+    cancel: bool = False
+    _sort_key: tuple[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_sort_key", _time_key(self.time))
+
+    def is_newer_than(self, other: "ServiceAdvertisement") -> bool:
+        """Whether this one replaces ``other``."""
+        return self._sort_key > other._sort_key
+
+    @classmethod
+    def decode(cls, message: bytes | bytearray | memoryview) -> Self:
+        """Read a whole advertisement message.
+
+        Raises:
+            ProtocolError: it is not one, or a value is not what it must be.
+        """
+        fields = _Fields(message[1:], "service advertisement")
+        tags = fields.mapping("Tags")
+        if not all(isinstance(v, str) for v in tags.values()):
+            raise fields.fault("Tags")
+        return cls(
+            node_id=fields.node("NodeID"),
+            service=fields.text("Service"),
+            time=fields.text("Time"),
+            conn_type=fields.unsigned("ConnType"),
+            tags=tags if fields.get("Tags") is not None else None,
+            work_types=_decode_work_types(fields),
+            cancel=fields.flag("Cancel"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object as it stands in ``status`` replies: receptor's keys, without Cancel."""
+        return {
+            "NodeID": self.node_id,
+            "Service": self.service,
+            "Time": self.time,
+            "ConnType": self.conn_type,
+            "Tags": dict(self.tags) if self.tags is not None else None,
+            "WorkCommands": (
+                [{"WorkType": w.name, "Secure": w.secure} for w in self.work_types]
+                if self.work_types is not None
+                else None
+            ),
+        }
+
+    def encode(self) -> bytes:
+        """Return the whole message, type byte included."""
+        return bytes([MessageType.ADVERTISEMENT]) + _dump({**self.to_json(), "Cancel": self.cancel})
+
+
+def _decode_work_types(fields: _Fields) -> tuple[WorkType, ...] | None:
+    items = fields.get("WorkCommands")
+    if items is None:
+        return None
+    if not isinstance(items, list):
+        raise fields.fault("WorkCommands")
+    work_types = []
+    for item in items:
+        if not isinstance(item, dict):
+            raise fields.fault("WorkCommands")
+        name, secure = item.get("WorkType", ""), item.get("Secure", False)
+        if not isinstance(name, str) or not isinstance(secure, bool):
+            raise fields.fault("WorkCommands")
+        work_types.append(WorkType(name, secure))
+    return tuple(work_types)
+
+
+def _time_key(text: str) -> tuple[str, str]:
+    """Order RFC 3339 times in UTC, to the nanosecond that datetime would drop.
+
+    Receptor writes UTC with a trailing Z and strips trailing zeros of the fraction. Other offsets
+    are not converted: no implementation sends them, and the worst is a late update of one entry.
+
+    Raises:
+        ProtocolError: this is no time.
+    """
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    digits = whole.replace("-", "").replace(":", "").replace("T", "")
+    if len(whole) < 19 or not digits[:14].isdigit() or (fraction and not fraction[:1].isdigit()):
+        raise ProtocolError("service advertisement: bad value of Time")
+    return whole, fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """Why a message did not arrive, with the fields of that message (reference section 3)."""
+
+    from_node: str
+    to_node: str
+    from_service: str
+    to_service: str
+    problem: str
+
+    @classmethod
+    def decode(cls, payload: bytes | bytearray | memoryview) -> Self:
+        """Read the payload of a message to service ``unreach``.
+
+        Raises:
+            ProtocolError: it is not the JSON object that it must be.
+        """
+        fields = _Fields(payload, "unreachable notice")
+        return cls(
+            from_node=fields.text("FromNode"),
+            to_node=fields.text("ToNode"),
+            from_service=fields.text("FromService"),
+            to_service=fields.text("ToService"),
+            problem=fields.text("Problem"),
+        )
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        return _dump(
+            {
+                "FromNode": self.from_node,
+                "ToNode": self.to_node,
+                "FromService": self.from_service,
+                "ToService": self.to_service,
+                "Problem": self.problem,
+            }
+        )

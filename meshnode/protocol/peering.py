@@ -1,0 +1,160 @@
+"""Opening and judging one link (reference section 5).
+
+A :class:`Peering` is told what arrives and what time it is; it answers with what to do. It never
+sees the link itself.
+"""
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from meshnode.protocol.messages import RoutingUpdate
+
+HELLO_INTERVAL = 1.0
+"""Seconds between the hellos of a link that is being opened (reference section 5)."""
+
+HELLO_TRIES = 10
+"""Hellos sent before a silent peer is given up (reference section 5)."""
+
+IDLE_TIMEOUT = 21.0
+"""Seconds without a message after which a link is dead: two lost 10-s updates and a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPolicy:
+    """What a listener or peer directive says about its links.
+
+    ``cost`` applies unless ``node_costs`` names the peer; ``allowed_peers`` None means anybody.
+    """
+
+    cost: float = 1.0
+    node_costs: Mapping[str, float] = field(default_factory=dict)
+    allowed_peers: frozenset[str] | None = None
+
+    def cost_of(self, peer: str) -> float:
+        """Return the cost of a link to ``peer``."""
+        return self.node_costs.get(peer, self.cost)
+
+
+@dataclass(frozen=True, slots=True)
+class SendHello:
+    """Send an own routing update on this link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """The link is up: who is at its other end, and its cost."""
+
+    peer: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """The update is the peer's to send: take it into the topology."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Send a reject message, then close; ``reason`` is for the log of this node."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close without a word."""
+
+    reason: str
+
+
+Action = SendHello | Established | Apply | Refuse | Close
+
+
+class _Phase(enum.Enum):
+    OPENING = "opening"
+    ESTABLISHED = "established"
+    CONFIRMED = "confirmed"
+    """The peer has listed us: from now on it must go on doing so."""
+
+
+class Peering:
+    """The protocol's state of one link; ``now`` arguments are seconds of one monotonic clock."""
+
+    def __init__(
+        self, own_id: str, policy: LinkPolicy, now: float, idle_timeout: float = IDLE_TIMEOUT
+    ) -> None:
+        self._own_id = own_id
+        self._policy = policy
+        self._idle_timeout = idle_timeout
+        self._phase = _Phase.OPENING
+        self._hellos = 0
+        self._next_hello = now
+        self._last_received = now
+        self.peer = ""
+        self.cost = policy.cost
+
+    @property
+    def established(self) -> bool:
+        """Whether data may pass."""
+        return self._phase is not _Phase.OPENING
+
+    def received(self, now: float) -> None:
+        """Note that a message, whatever it was, arrived."""
+        self._last_received = now
+
+    def next_deadline(self) -> float:
+        """Return when :meth:`on_timer` wants to be called next."""
+        idle = self._last_received + self._idle_timeout
+        return idle if self.established else min(self._next_hello, idle)
+
+    def on_timer(self, now: float) -> Action | None:
+        """Return what is due, if anything."""
+        if now >= self._last_received + self._idle_timeout:
+            return Close(f"nothing received for {self._idle_timeout:g} s")
+        if self.established or now < self._next_hello:
+            return None
+        if self._hellos >= HELLO_TRIES:
+            return Close(f"no routing update after {HELLO_TRIES} of ours")
+        self._hellos += 1
+        self._next_hello = now + HELLO_INTERVAL
+        return SendHello()
+
+    def on_update(self, update: RoutingUpdate, connected: Collection[str]) -> list[Action]:
+        """Judge a routing update; ``connected`` are the peers that links exist to already."""
+        actions: list[Action] = []
+        if not self.established:
+            verdict = self._open(update.forwarding_node, connected)
+            actions.append(verdict)
+            if isinstance(verdict, Refuse):
+                return actions
+        if update.forwarding_node != self.peer:
+            return [*actions, Refuse(f"its node ID changed to {update.forwarding_node}")]
+        if update.node_id == self.peer:
+            return [*actions, *self._judge_own_word(update)]
+        return [*actions, Apply()]
+
+    def _open(self, peer: str, connected: Collection[str]) -> Established | Refuse:
+        if peer == self._own_id:
+            return Refuse("it uses our own node ID")
+        allowed = self._policy.allowed_peers
+        if allowed is not None and peer not in allowed:
+            return Refuse(f"{peer} is not in allowedpeers")
+        if peer in connected:
+            return Refuse(f"a link to {peer} exists already")
+        self._phase = _Phase.ESTABLISHED
+        self.peer = peer
+        self.cost = self._policy.cost_of(peer)
+        return Established(peer, self.cost)
+
+    def _judge_own_word(self, update: RoutingUpdate) -> list[Action]:
+        """Judge what the peer says about itself."""
+        cost = update.connections.get(self._own_id)
+        if cost is None:
+            if self._phase is _Phase.CONFIRMED:
+                return [Refuse("it no longer lists us as a connection")]
+            return []  # a hello from before it had ours
+        if cost != self.cost:
+            return [Refuse(f"it says the link costs {cost:g}, we say {self.cost:g}")]
+        self._phase = _Phase.CONFIRMED
+        return [Apply()]
