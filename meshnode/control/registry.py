@@ -1,0 +1,108 @@
+"""What a control command is, and the table that the service looks commands up in.
+
+This is the seam between the control service and whatever brings commands to it: the service knows
+no command by name, and a command knows of its client only what :class:`ControlSession` shows.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+JsonObject = dict[str, Any]
+"""A decoded JSON object: what a client sent, or what a reply line is made from."""
+
+SessionKind = Literal["unix", "tcp", "mesh"]
+"""What a client came by. Only ``unix`` is trusted without a signature (reference section 8)."""
+
+
+class ControlSession(Protocol):
+    """What a running command may do with the session of the client that asked for it."""
+
+    @property
+    def kind(self) -> SessionKind:
+        """What the client came by."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """Who the client is, for logs: a node ID, ``host:port``, or a process."""
+        ...
+
+    @property
+    def node_id(self) -> str:
+        """ID of the node that this session talks to: our own."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send ``data`` to the client.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone, or has read nothing for too long.
+        """
+        ...
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return 1 to ``max_bytes`` raw bytes that follow the command line, ``b""`` at their end.
+
+        Raises:
+            trio.BrokenResourceError: the client vanished without ending its bytes.
+        """
+        ...
+
+    async def send_eof(self) -> None:
+        """Tell the client that no more bytes follow; reading from it stays possible.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Have the service close the session after this command: no line is read any more."""
+        ...
+
+
+Handler = Callable[[ControlSession], Awaitable[JsonObject | None]]
+"""Runs one parsed command: returns the object of the reply line, or None for no reply line.
+
+A ``MeshnodeError`` that it raises is answered ``ERROR: <text>`` and the session goes on. Any other
+exception is a fault of ours: logged, answered ``ERROR: internal error: <type>``, and the session
+ends, since nobody knows how much of the client's payload is still unread.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of the control service: its name, and how its two forms are read."""
+
+    name: str
+    """In lower case. The text form is matched in any case, the JSON form exactly."""
+
+    parse_text: Callable[[str], Handler]
+    """Reads what stands after the command and one space, as sent; raises CommandError."""
+
+    parse_json: Callable[[JsonObject], Handler]
+    """Reads the whole object, ``command`` included; raises CommandError."""
+
+
+class CommandRegistry:
+    """The commands of one node, by name."""
+
+    def __init__(self) -> None:
+        self._commands: dict[str, Command] = {}
+
+    def register(self, command: Command) -> None:
+        """Add a command.
+
+        Raises:
+            ValueError: the name is taken or not in lower case; a fault of the program.
+        """
+        if command.name in self._commands:
+            raise ValueError(f"control command {command.name} is already registered")
+        if not command.name or command.name != command.name.lower():
+            raise ValueError(f"control command {command.name!r} is not in lower case")
+        self._commands[command.name] = command
+
+    def find(self, name: str) -> Command | None:
+        """Return the command of exactly that name."""
+        return self._commands.get(name)
