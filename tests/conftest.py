@@ -1,0 +1,64 @@
+"""What all tests share: the harness on the path, a mesh of real nodes, logs of failed tests."""
+
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# The test folders are no packages, and integration/ and interop/ share one harness.
+sys.path.insert(0, str(Path(__file__).parent / "integration"))
+
+from harness import Cluster, Node, free_port
+
+# No test measures time: a slow machine is no failure. The same examples on every run, so that a
+# red run can be repeated; hypothesis' own database would make runs depend on earlier ones.
+hypothesis.settings.register_profile("meshnode", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("meshnode")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Yield a place for real nodes; afterwards nothing of them is left running or on disk."""
+    cluster = Cluster()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def foo_bar(cluster: Cluster) -> tuple[Node, Node]:
+    """Return the guide's two nodes, linked, with its work types in quick variants and a few more.
+
+    ``lasting`` prints a line, then runs until it is ended; ``fail`` exits with 7.
+    """
+    port = free_port()
+    types = {
+        "echopayload": "while read -r line; do echo ${line^^}; sleep 0.02; done",
+        "cat": {"command": "cat"},
+        "listcontents": {"command": "ls", "allowruntimeparams": True},
+        "lasting": "sleep 1000 & echo $!; wait",
+        "fail": "echo before; exit 7",
+    }
+    count = "for i in {{1..{}}}; do echo $i; sleep 0.02; done"
+    foo = cluster.node("foo", listen=port, work=types | {"echoint": count.format(5)})
+    bar = cluster.node("bar", peers=[port], work=types | {"echoint": count.format(10)})
+    foo.wait_knows("bar")
+    foo.wait_service("bar")
+    bar.wait_knows("foo")
+    return foo, bar
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the log of each node beside the failure of a test that had nodes."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and report.when == "call" and cluster is not None:
+        for name, text in cluster.logs():
+            report.sections.append((f"log of node {name}", text[-8000:]))
+    return report
