@@ -1,1 +1,74 @@
-"""YAML or argv to frozen, typed directives; nobody past this folder meets a dict."""
+"""Configuration: a file or arguments in, frozen and checked directives out.
+
+Nobody past this package meets a dict, a YAML node or an unchecked value.
+"""
+
+from collections.abc import Sequence
+
+from meshnode.config.argv_source import read_arguments
+from meshnode.config.build import build
+from meshnode.config.directives import (
+    ControlService,
+    LocalOnly,
+    LogLevel,
+    Node,
+    NodeConfig,
+    TcpListener,
+    TcpPeer,
+    WorkCommand,
+)
+from meshnode.config.environment import check_environment
+from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
+from meshnode.config.names import split_address, split_listen_address
+from meshnode.config.yaml_source import read_file
+
+
+def load_file(path: str) -> NodeConfig:
+    """Return the configuration in a YAML file, which is named as ``path`` in faults.
+
+    Raises:
+        ConfigFaults: the file cannot be read or is wrong; every fault has its line.
+    """
+    faults = FaultLog()
+    raws = read_file(path, faults)
+    # A file that could not be read as a list has no directives to speak of.
+    if not raws:
+        faults.raise_if_any()
+    return build(raws, Place(path), faults)
+
+
+def load_arguments(argv: Sequence[str]) -> NodeConfig:
+    """Return the configuration in arguments: ``--directive name=value …`` and ``--config FILE``.
+
+    Directives of files come first, in order, then those of the command line; ``--log-level`` on
+    the command line replaces a file's.
+
+    Raises:
+        ConfigFaults: an argument or a file is wrong.
+    """
+    faults = FaultLog()
+    arguments = read_arguments(argv, faults)
+    raws = [raw for path in arguments.files for raw in read_file(path, faults)]
+    raws += arguments.directives
+    if not raws:
+        faults.raise_if_any()
+    whole = Place(arguments.files[0] if arguments.files else COMMAND_LINE)
+    return build(raws, whole, faults)
+
+
+__all__ = [
+    "ConfigFaults",
+    "ControlService",
+    "LocalOnly",
+    "LogLevel",
+    "Node",
+    "NodeConfig",
+    "TcpListener",
+    "TcpPeer",
+    "WorkCommand",
+    "check_environment",
+    "load_arguments",
+    "load_file",
+    "split_address",
+    "split_listen_address",
+]

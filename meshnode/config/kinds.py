@@ -1,0 +1,277 @@
+"""The kinds of values that parameters take: how each is read, described and shown.
+
+A kind reads a YAML node, not a Python value: the text as it was written decides (``0600`` stays
+``0600``, ``id: 007`` stays ``007``), and an argument is simply a node without a line.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+import durationpy
+import yaml
+
+from meshnode.config.faults import quote
+from meshnode.config.names import Wrong
+
+T = TypeVar("T")
+
+STANDARD = "tag:yaml.org,2002:"
+NULL_TAG = STANDARD + "null"
+TEXT_TAGS = frozenset(
+    STANDARD + name for name in ("str", "int", "float", "bool", "timestamp", "value", "merge")
+)
+"""Tags of scalars whose text may be taken as it stands; ``!!binary`` and own tags may not."""
+
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+"""Decimal only: YAML reads ``010`` as eight and people read it as ten, so neither guess is made."""
+
+OCTAL = re.compile(r"0o?([0-7]{3})")
+UNIT_OF_DURATION = re.compile(r"[a-zµμ]")
+
+TRUE = frozenset({"true", "yes", "on"})
+FALSE = frozenset({"false", "no", "off"})
+
+
+class WrongPart(Wrong):
+    """A value is wrong at a part of it that has a line of its own."""
+
+    def __init__(self, text: str, node: yaml.Node) -> None:
+        super().__init__(text)
+        self.node = node
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One kind of value.
+
+    Attributes:
+        label: what it is, for help and faults, e.g. ``whole number from 0 to 65535``.
+        read: makes the typed value of a node; raises Wrong.
+        show: writes a default as a user would write the value.
+        repeatable: whether an argument may be given several times to name several.
+    """
+
+    label: str
+    read: Callable[[yaml.Node], T]
+    show: Callable[[T], str] = str
+    repeatable: bool = False
+
+
+def scalar_text(node: yaml.Node, label: str) -> str:
+    """Return the text of a scalar as it was written.
+
+    Raises:
+        Wrong: the node is a list, a map, empty, or of a tag that changes what the text means.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        raise Wrong(f"is a list; expected: {label}")
+    if isinstance(node, yaml.MappingNode):
+        raise Wrong(f"is a map; expected: {label}")
+    if node.tag == NULL_TAG:
+        raise Wrong(f"has no value; expected: {label}")
+    if node.tag not in TEXT_TAGS:
+        raise Wrong(f"has the tag {quote(node.tag)}; expected: {label}")
+    return str(node.value)
+
+
+def text(label: str = "text", check: Callable[[str], str] = str, *, least: int = 0) -> Kind[str]:
+    """Text of at least ``least`` characters that passes ``check``, without NUL bytes."""
+
+    def read(node: yaml.Node) -> str:
+        value = scalar_text(node, label)
+        if len(value) < least:
+            raise Wrong(f"is empty; expected: {label}")
+        if "\0" in value:
+            raise Wrong("has a NUL character, which no program can be given")
+        return check(value)
+
+    return Kind(label, read)
+
+
+def path(label: str = "directory") -> Kind[Path]:
+    """A path; relative ones are relative to where the node is started."""
+    inner = text(label, least=1)
+    return Kind(label, lambda node: Path(inner.read(node)))
+
+
+def whole(least: int, most: int) -> Kind[int]:
+    """A decimal whole number, quoted or not."""
+    label = f"whole number from {least} to {most}"
+
+    def read(node: yaml.Node) -> int:
+        value = scalar_text(node, label)
+        if not WHOLE.fullmatch(value):
+            raise Wrong(f"{quote(value)} is not a {label}")
+        if not least <= int(value) <= most:
+            raise Wrong(f"{value} is out of range; expected: {label}")
+        return int(value)
+
+    return Kind(label, read)
+
+
+def positive() -> Kind[float]:
+    """A finite number above 0, quoted or not."""
+    label = "number above 0"
+
+    def read(node: yaml.Node) -> float:
+        value = scalar_text(node, label)
+        try:
+            number = float(value) if value.isascii() and "_" not in value else math.nan
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            raise Wrong(f"{quote(value)} is not a {label}")
+        return number
+
+    return Kind(label, read, lambda value: f"{value:g}")
+
+
+def boolean() -> Kind[bool]:
+    """YAML's words for true and false, any case, quoted or not."""
+    label = "true or false"
+
+    def read(node: yaml.Node) -> bool:
+        value = scalar_text(node, label)
+        if value.lower() not in TRUE | FALSE:
+            raise Wrong(f"{quote(value)} is neither true nor false")
+        return value.lower() in TRUE
+
+    return Kind(label, read, lambda value: str(value).lower())
+
+
+def choice(names: Sequence[str]) -> Kind[str]:
+    """One of some lower-case names, written in any case."""
+    label = "one of " + ", ".join(names)
+
+    def read(node: yaml.Node) -> str:
+        value = scalar_text(node, label)
+        if value.lower() not in names:
+            raise Wrong(f"{quote(value)} is not {label}")
+        return value.lower()
+
+    return Kind(label, read)
+
+
+def duration(least: float, least_text: str) -> Kind[float]:
+    """A duration in Go's grammar, as seconds; at least ``least`` seconds."""
+    label = f"duration such as 30s or 1h30m, at least {least_text}"
+
+    def read(node: yaml.Node) -> float:
+        value = scalar_text(node, label)
+        if not UNIT_OF_DURATION.search(value):
+            raise Wrong(f"{quote(value)} has no unit; expected: {label}")
+        try:
+            seconds = float(durationpy.from_str(value).total_seconds())
+        except (durationpy.DurationError, ValueError, OverflowError):
+            raise Wrong(f"{quote(value)} is not a {label}") from None
+        if seconds < least:
+            raise Wrong(f"{quote(value)} is too short; it must be at least {least_text}")
+        return seconds
+
+    return Kind(label, read, lambda value: f"{value:g}s")
+
+
+def permissions() -> Kind[int]:
+    """File permissions, always octal: 600 without the leading zero is refused, not guessed at."""
+    label = "octal number such as 0600"
+
+    def read(node: yaml.Node) -> int:
+        value = scalar_text(node, label)
+        match = OCTAL.fullmatch(value)
+        if match:
+            return int(match[1], 8)
+        if OCTAL.fullmatch("0" + value):
+            raise Wrong(f"{value} would be a decimal number; write 0{value}")
+        raise Wrong(f"{quote(value)} is not an {label}")
+
+    return Kind(label, read, lambda value: f"{value:04o}")
+
+
+def shell_words() -> Kind[str]:
+    """Text that is later split into words as a shell splits them; only its quotes matter now."""
+    label = "text, split into words as a shell does"
+    inner = text(label)
+
+    def read(node: yaml.Node) -> str:
+        value = inner.read(node)
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise Wrong(f"cannot be split into words: {str(error).lower()}") from None
+        return value
+
+    return Kind(label, read)
+
+
+def list_of(item: Kind[str], label: str) -> Kind[tuple[str, ...]]:
+    """A list, or one item of it; in quotes or as an argument also ``["a", "b"]``."""
+
+    def read(node: yaml.Node) -> tuple[str, ...]:
+        node = _unfolded(node, "[")
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if not parts:
+            raise Wrong("is an empty list; leave the parameter out instead")
+        return tuple(_read_part(item, part) for part in parts)
+
+    return Kind(label, read, ", ".join, repeatable=True)
+
+
+def map_of(key: Kind[str], value: Kind[T], label: str) -> Kind[Mapping[str, T]]:
+    """A map; in quotes or as an argument also ``{"a": 1}``."""
+
+    def read(node: yaml.Node) -> Mapping[str, T]:
+        node = _unfolded(node, "{")
+        if not isinstance(node, yaml.MappingNode):
+            raise Wrong(f"is not a {label}")
+        result: dict[str, T] = {}
+        for key_node, value_node in node.value:
+            name = _read_part(key, key_node)
+            if name in result:
+                raise WrongPart(f"{quote(name)} is given twice", key_node)
+            result[name] = _read_part(value, value_node, name)
+        return MappingProxyType(result)
+
+    return Kind(label, read)
+
+
+def _read_part(kind: Kind[T], node: yaml.Node, name: str | None = None) -> T:
+    try:
+        return kind.read(node)
+    except WrongPart:
+        raise
+    except Wrong as wrong:
+        raise WrongPart(f"{name}: {wrong}" if name else str(wrong), node) from None
+
+
+def _unfolded(node: yaml.Node, opening: str) -> yaml.Node:
+    """Parse a list or map that was given as text, as receptor allows; anything else is itself."""
+    if not isinstance(node, yaml.ScalarNode) or not str(node.value).startswith(opening):
+        return node
+    try:
+        inner: Any = yaml.compose(str(node.value), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        raise Wrong(f"{quote(str(node.value))} cannot be read as a list or map") from None
+    _forget_lines(inner)
+    return inner  # type: ignore[no-any-return]  # stubs: compose returns Any
+
+
+def _forget_lines(node: yaml.Node) -> None:
+    """Drop marks, which count lines in the text of the value and not in the file."""
+    seen: set[int] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.start_mark = None
+        if isinstance(current, yaml.SequenceNode):
+            pending.extend(current.value)
+        elif isinstance(current, yaml.MappingNode):
+            pending.extend(part for pair in current.value for part in pair)

@@ -1,0 +1,32 @@
+"""Directives that receptor has, or that are planned, and that meshnode does not support yet.
+
+They are refused by name: a configuration that asks for TLS and silently gets none would be worse
+than one that does not start.
+"""
+
+from typing import Final
+
+LATER_LINKS: Final = ("ws-listener", "ws-peer", "udp-listener", "udp-peer")
+
+LATER_DIRECTIVES: Final = (
+    *LATER_LINKS,
+    "tls-server",
+    "tls-client",
+    "work-signing",
+    "work-verification",
+    "work-python",
+    "work-kubernetes",
+    "tcp-server",
+    "tcp-client",
+    "udp-server",
+    "udp-client",
+    "unix-socket-server",
+    "unix-socket-client",
+    "command-service",
+    "ip-router",
+    "trace",
+    "cert-init",
+    "cert-makereq",
+    "cert-signreq",
+)
+"""Every directive of receptor that is not in directives.py."""

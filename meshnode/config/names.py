@@ -1,0 +1,157 @@
+"""Which names and addresses are well-formed: node IDs, services, work types, host:port.
+
+The rules stand apart from the kinds of parameters so that whoever takes such a name from elsewhere
+(the mesh's own API, a control client) can hold it to the same rule.
+"""
+
+import ipaddress
+import re
+
+from meshnode.config.faults import quote
+
+MAX_NODE_ID_BYTES = 255
+"""A node ID is the name of a directory, and file systems take 255 bytes (NAME_MAX)."""
+
+MAX_SERVICE_BYTES = 8
+"""The data message's header has 8 bytes for a service name (reference section 3)."""
+
+MAX_WORK_TYPE_BYTES = 255
+"""Work types are flooded in every advertisement: room for any sensible name, not for an essay."""
+
+MAX_SOCKET_PATH_BYTES = 107
+"""The kernel's ``sun_path`` has 108 bytes, of which one is the terminating NUL."""
+
+MAX_PORT = 65535
+"""Ports are 16 bits wide."""
+
+RESERVED_SERVICES = frozenset({"ping", "unreach"})
+"""Service names that the mesh answers itself (reference section 3)."""
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST = re.compile(r"[^\s:/\[\]]+")
+
+
+class Wrong(ValueError):
+    """A value breaks a rule; the text continues a line that already names the parameter."""
+
+
+def check_node_id(text: str) -> str:
+    """Return ``text`` if it can name a node: it is a directory name and stands in messages.
+
+    Raises:
+        Wrong: it cannot.
+    """
+    _check_word(text, "a node ID", MAX_NODE_ID_BYTES)
+    if "/" in text or text in {".", ".."}:
+        raise Wrong(f"{quote(text)} cannot be a node ID: it must be usable as a directory name")
+    if text.lower() == "localhost":
+        raise Wrong(f"{quote(text)} is reserved: it means the node itself")
+    return text
+
+
+def check_service(text: str) -> str:
+    """Return ``text`` if it can name a service.
+
+    Raises:
+        Wrong: it cannot.
+    """
+    _check_word(text, "a service name", MAX_SERVICE_BYTES)
+    if text in RESERVED_SERVICES:
+        raise Wrong(f"{quote(text)} is reserved: the mesh answers it itself")
+    return text
+
+
+def check_work_type(text: str) -> str:
+    """Return ``text`` if it can name a work type.
+
+    Raises:
+        Wrong: it cannot.
+    """
+    _check_word(text, "a work type", MAX_WORK_TYPE_BYTES)
+    if text.lower() == "remote":
+        raise Wrong(f"{quote(text)} is reserved: it is the type of units that run on other nodes")
+    return text
+
+
+def check_socket_path(text: str) -> str:
+    """Return ``text`` if a unix socket can have that path (empty: no socket).
+
+    Raises:
+        Wrong: it cannot.
+    """
+    length = len(text.encode(errors="surrogateescape"))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise Wrong(
+            f"{quote(text)} is {length} bytes long; "
+            f"the path of a unix socket has at most {MAX_SOCKET_PATH_BYTES}"
+        )
+    return text
+
+
+def check_bind_address(text: str) -> str:
+    """Return the address to listen on, without brackets; empty means all interfaces.
+
+    Raises:
+        Wrong: it is neither an IP address nor a host name.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if bare == "" or _is_ip_address(bare) or _HOST.fullmatch(bare):
+        return bare
+    raise Wrong(f"{quote(text)} is not an address; the port goes into its own parameter")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[IPv6]:port`` into the host, without brackets, and the port.
+
+    Raises:
+        Wrong: it is not of that form.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not host:
+        raise Wrong(f"{quote(text)} is not host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if not _is_ip_address(host):
+            raise Wrong(f"{quote(host)} is not an IPv6 address")
+    elif ":" in host:
+        raise Wrong(f"{quote(text)} is not host:port; an IPv6 address goes into brackets: [::1]:80")
+    elif not _HOST.fullmatch(host):
+        raise Wrong(f"{quote(text)} is not host:port")
+    return host, _port(port, least=1)
+
+
+def split_listen_address(text: str) -> tuple[str, int]:
+    """Split ``port`` or ``host:port`` to listen on; an empty host means all interfaces.
+
+    Raises:
+        Wrong: it is not of that form.
+    """
+    host, _, port = text.rpartition(":")
+    return check_bind_address(host), _port(port, least=0)
+
+
+def _check_word(text: str, what: str, most: int) -> None:
+    if not text:
+        raise Wrong(f"is empty; {what} is needed")
+    if any(c.isspace() or not c.isprintable() for c in text):
+        raise Wrong(f"{quote(text)} cannot be {what}: it has spaces or control characters")
+    length = len(text.encode(errors="surrogateescape"))
+    if length > most:
+        raise Wrong(f"{quote(text)} is {length} bytes long; {what} has at most {most}")
+
+
+def _port(text: str, least: int) -> int:
+    if not _PORT.fullmatch(text):
+        raise Wrong(f"{quote(text)} is not a port")
+    port = int(text)
+    if not least <= port <= MAX_PORT:
+        raise Wrong(f"port {port} is out of range; ports are {least} to {MAX_PORT}")
+    return port
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,212 @@
+"""How a directive is declared: a frozen dataclass whose fields carry their own description.
+
+::
+
+    @directive("tcp-listener", "Accept links over TCP.", section="Links")
+    class TcpListener(Directive):
+        port: int = parameter(whole(0, 65535), "TCP port to listen on", bare=True)
+
+From that one declaration come the checks of files and arguments (build.py), ``--help`` (help.py)
+and docs/configuration.md (reference.py).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from meshnode.config.faults import ConfigFaults, Fault, Place
+from meshnode.config.kinds import Kind
+
+KEY = "meshnode.parameter"
+"""Where a field's metadata holds its description."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    kind: Kind[Any]
+    meaning: str
+    bare: bool
+    default_text: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """What is known of one parameter.
+
+    Attributes:
+        field: the attribute that holds it.
+        name: lower case, as it is matched.
+        kind: how its value is read.
+        meaning: one line for help.
+        required: whether it must be given.
+        bare: whether a value without a name is this parameter's.
+        default: the default as a user would write it; empty when there is none to speak of.
+    """
+
+    field: str
+    name: str
+    kind: Kind[Any]
+    meaning: str
+    required: bool
+    bare: bool
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveInfo:
+    """What is known of one directive.
+
+    Attributes:
+        name: lower case, as it is matched and as it stands in files.
+        meaning: one sentence for help.
+        section: the heading under which help lists it.
+        example: parameters and values as they would be written.
+        once: whether a configuration has at most one.
+        overridable: whether the command line's replaces the file's; else a second one is a fault.
+        unique: sets of parameters in whose values no two such directives may agree.
+        parameters: in the order in which help shows them.
+        later: names of parameters that are known but not supported yet.
+    """
+
+    name: str
+    meaning: str
+    section: str
+    example: tuple[tuple[str, str], ...]
+    once: bool
+    overridable: bool
+    unique: tuple[tuple[str, ...], ...]
+    parameters: tuple[ParameterInfo, ...]
+    later: tuple[str, ...]
+
+    def find(self, name: str) -> ParameterInfo | None:
+        """Return the parameter of that name (any case), or None."""
+        return next((p for p in self.parameters if p.name == name.lower()), None)
+
+    @property
+    def bare(self) -> ParameterInfo | None:
+        """The parameter that a bare value is for, or None."""
+        return next((p for p in self.parameters if p.bare), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a directive and its parameters were given, for faults that only show later."""
+
+    place: Place
+    parameters: Mapping[str, Place]
+
+
+NOWHERE = Origin(Place("configuration"), MappingProxyType({}))
+"""The origin of directives made in Python."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directive:
+    """Base of all directives: a frozen value that remembers where it was given.
+
+    ``origin`` takes no part in comparisons: the same directive from a file and from arguments is
+    equal.
+    """
+
+    INFO: ClassVar[DirectiveInfo]
+
+    origin: Origin = dataclasses.field(default_factory=lambda: NOWHERE, compare=False, repr=False)
+
+    def place_of(self, parameter: str | None = None) -> Place:
+        """Return where a parameter was given; the directive's own place for a default."""
+        return self.origin.parameters.get(parameter or "", self.origin.place)
+
+    def error(self, parameter: str | None, text: str) -> ConfigFaults:
+        """Return the error for a fault that shows only at start, located like any other.
+
+        ``raise service.error("filename", "/tmp/foo.sock is in use by a running node")``
+        """
+        subject = (self.INFO.name, parameter) if parameter else (self.INFO.name,)
+        return ConfigFaults([Fault(self.place_of(parameter), subject, text)])
+
+
+def parameter(
+    kind: Kind[Any],
+    meaning: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+    bare: bool = False,
+    default_text: str | None = None,
+    name: str | None = None,
+) -> Any:
+    """Declare a field of a directive.
+
+    Args:
+        kind: how its value is read, described and bounded.
+        meaning: one line for help, without a full stop.
+        default: its value where it is not given; without one the parameter is required.
+        default_factory: makes the default, where it depends on the machine; may raise Wrong.
+        bare: whether a value without a name is this parameter's.
+        default_text: the default in words, where the value itself says nothing.
+        name: the parameter's name, where it is not the field's.
+    """
+    described = _Described(kind, meaning, bare, default_text, name)
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata={KEY: described})
+    return dataclasses.field(default=default, metadata={KEY: described})
+
+
+D = TypeVar("D", bound=Directive)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
+def directive(
+    name: str,
+    meaning: str,
+    *,
+    section: str,
+    example: tuple[tuple[str, str], ...] = (),
+    once: bool = False,
+    overridable: bool = False,
+    unique: tuple[tuple[str, ...], ...] = (),
+    later: tuple[str, ...] = (),
+) -> Callable[[type[D]], type[D]]:
+    """Make a class of annotated parameters a directive; the arguments are DirectiveInfo's."""
+
+    def declare(cls: type[D]) -> type[D]:
+        made = dataclass(frozen=True, slots=True)(cls)
+        described = tuple(_info(f) for f in dataclasses.fields(made) if KEY in f.metadata)
+        made.INFO = DirectiveInfo(
+            name, meaning, section, example, once, overridable, unique, described, later
+        )
+        return made
+
+    return declare
+
+
+def _info(field: dataclasses.Field[Any]) -> ParameterInfo:
+    described: _Described = field.metadata[KEY]
+    has_default = field.default is not dataclasses.MISSING
+    required = not has_default and field.default_factory is dataclasses.MISSING
+    default = described.default_text
+    if default is None:
+        default = described.kind.show(field.default) if has_default else ""
+    return ParameterInfo(
+        field=field.name,
+        name=described.name or field.name,
+        kind=described.kind,
+        meaning=described.meaning,
+        required=required,
+        bare=described.bare,
+        default=default,
+    )
+
+
+__all__ = [
+    "NOWHERE",
+    "Directive",
+    "DirectiveInfo",
+    "Origin",
+    "ParameterInfo",
+    "directive",
+    "parameter",
+]
