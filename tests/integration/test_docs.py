@@ -1,0 +1,92 @@
+"""Every shell example in README.md and docs/ does what it is shown to do."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Cluster
+from shell_examples import ROOT, Example, File, Nodes, Session, read_console, read_document
+
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.fixture
+def session(cluster: Cluster) -> Iterator[Session]:
+    session = Session(cluster)
+    yield session
+    session.close()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(path, id=name(path)) for path in DOCUMENTS if "```console" in path.read_text()],
+)
+def test_each_shell_example_prints_what_is_shown(session: Session, document: Path) -> None:
+    for step in read_document(document.read_text()):
+        session.take(step)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_shell_examples_are_console_blocks_so_that_they_are_run(document: Path) -> None:
+    kinds = set(re.findall(r"^ *```(\S+)$", document.read_text(), re.MULTILINE))
+    assert kinds.isdisjoint({"sh", "bash", "shell", "shell-session"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_to_files_lead_to_files(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert missing == []
+
+
+# --- The runner itself must be able to fail ------------------------------------------------------
+
+
+def test_a_document_is_read_as_files_nodes_and_examples() -> None:
+    text = (
+        "<!-- nodes: foo bar -->\n"
+        "```yaml\n# a.yml\n- node: a\n```\n"
+        "```yaml\n- only: shown\n```\n"
+        "```console\n$ one \\\n> two\n$ three  # exits with 4\nprinted\n\n$ five\n```\n"
+    )
+    assert read_document(text) == [
+        Nodes(1, ["foo", "bar"]),
+        File(2, "a.yml", "# a.yml\n- node: a\n"),
+        Example(10, "one \\\ntwo", None),
+        Example(12, "three", "printed\n", 4),
+        Example(15, "five", None),
+    ]
+
+
+def test_output_that_differs_is_an_error(session: Session) -> None:
+    with pytest.raises(AssertionError, match="printed:\ntwo"):
+        session.take(read_console("$ echo two\none\n", 1)[0])
+
+
+def test_an_unexpected_exit_code_is_an_error(session: Session) -> None:
+    with pytest.raises(AssertionError, match="exited with 3"):
+        session.take(read_console("$ exit 3\n", 1)[0])
+
+
+def test_what_differs_on_every_run_may_differ_but_unit_ids_stay_themselves(
+    session: Session,
+) -> None:
+    for step in read_console(
+        "$ echo unit Abcdefg1 in 17.25ms by PID 99\nunit t1BlAB18 in 3s by PID 1\n"
+        "$ echo t1BlAB18 87Vwqb6B\n...\n"
+        "$ echo t1BlAB18\nt1BlAB18\n",
+        1,
+    ):
+        session.take(step)
+    assert session.unit_ids == {"t1BlAB18": "Abcdefg1"}
+    with pytest.raises(AssertionError):
+        session.take(read_console("$ echo Other123\nt1BlAB18\n", 1)[0])
