@@ -1,0 +1,276 @@
+"""The node's end of the launcher: starts units' commands, and the launcher itself again.
+
+Why a start that was interrupted is safe to repeat: the launcher's end of the socket is held by the
+launcher and by every supervisor that has not answered yet (and by its command until that is
+executed). End-of-file therefore says that none of them is left, and every answer has been read
+before it. A unit that is still Pending on disk then was never executed and never will be, and the
+supervisor's claim (launcher/statusfile.py) lets no second supervisor execute a unit anyway.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from meshnode.errors import WorkError
+from meshnode.logs import subject_logger
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work import launcher
+from meshnode.work.launcher import wire
+from meshnode.work.processes import ProcessId
+
+START_ATTEMPTS = 3
+"""Launchers tried for one start. One may be killed, and so may the next; three in the time of one
+start are a fault that trying does not mend."""
+
+LAUNCHER_END_SECONDS = 2.0
+"""Time for a launcher to end after its socket was closed, before it is killed. It needs about a
+millisecond; a stopped one must not keep the node from ending within its own 2 s."""
+
+DEFAULT_GRACE_SECONDS = 10.0
+"""Time between SIGINT and SIGKILL at a cancel, as receptor gives it."""
+
+
+class LauncherClosed(WorkError):
+    """The node is ending; whether the unit was started stands in its status, now or soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """One command to start.
+
+    The unit's directory must hold a ``status`` with ``State`` Pending; ``stdin`` may be missing.
+
+    Attributes:
+        unit_id: for messages, and MESHNODE_UNIT_ID of the command.
+        unit_dir: the unit's directory; MESHNODE_UNIT_DIR of the command.
+        argv: program and arguments, passed on as they are, never through a shell.
+        grace: seconds between asking the command's processes to end and killing them.
+        env: the whole environment (PATH is looked up in it), None for the node's own.
+        cwd: working directory, None for the node's own.
+    """
+
+    unit_id: str
+    unit_dir: Path
+    argv: tuple[str, ...]
+    grace: float = DEFAULT_GRACE_SECONDS
+    env: Mapping[str, str] | None = None
+    cwd: str | None = None
+
+    def encode(self) -> bytes:
+        """Return the request as the launcher reads it.
+
+        Raises:
+            WorkError: it is larger than any command line can be.
+        """
+        body = {
+            "unit": self.unit_id,
+            # As bytes mean it: the launcher always runs in UTF-8 mode, whatever the node's locale.
+            "dir": os.fsencode(os.path.abspath(self.unit_dir)).decode("utf-8", "surrogateescape"),
+            "argv": self.argv,
+            "grace": self.grace,
+            "env": None if self.env is None else dict(self.env),
+            "cwd": self.cwd,
+        }
+        request = json.dumps(body).encode()
+        if len(request) > wire.MAX_REQUEST_BYTES:
+            raise WorkError(f"the command line of unit {self.unit_id} is too long")
+        return request
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One start that waits for its answer; ``reply`` stays None when none will come."""
+
+    answered: trio.Event = field(default_factory=trio.Event)
+    reply: dict[str, Any] | None = None
+
+
+class _LauncherProcess:
+    """One launcher process and the starts that were asked of it."""
+
+    def __init__(self) -> None:
+        self.usable = False
+        self._pending: dict[str, _Pending] = {}
+        self._sending = trio.Lock()
+        self._log = subject_logger("launcher")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = trio.socket.from_stdlib_socket(ours)
+        self._theirs = theirs
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the process; return when it has ended and every answer has been read.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        process: trio.Process | None = None
+        try:
+            with self._theirs:
+                process = await trio.lowlevel.open_process(_launcher_argv(), stdin=self._theirs)
+            self.usable = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, process)
+                task_status.started()
+                await self._read_replies()
+        finally:
+            self.usable = False
+            self._socket.close()
+            for pending in self._pending.values():
+                pending.answered.set()
+            if process is not None:
+                await _end_process(process)
+
+    async def request(self, unit_id: str, request: bytes) -> dict[str, Any] | None:
+        """Ask for one start; return the answer, None when the launcher ended without one."""
+        if unit_id in self._pending:
+            raise WorkError(f"unit {unit_id} is being started already")
+        pending = self._pending[unit_id] = _Pending()
+        try:
+            async with self._sending:
+                for packet in wire.split_request(request):
+                    await self._socket.send(packet)
+            await pending.answered.wait()
+        except (OSError, trio.ClosedResourceError):
+            # The last packet did not get out, so there is nothing that the launcher could act on.
+            self.usable = False
+        finally:
+            del self._pending[unit_id]
+        return pending.reply
+
+    async def _watch(self, process: trio.Process) -> None:
+        # A supervisor may hold the socket open a little longer; new starts must not go there.
+        code = await process.wait()
+        self.usable = False
+        self._log.warning("process %d ended (%d); the next start brings another", process.pid, code)
+
+    async def _read_replies(self) -> None:
+        reset = False
+        while True:
+            try:
+                packet = await self._socket.recv(wire.MAX_PACKET_BYTES)
+            except ConnectionResetError:
+                # The launcher ended with requests unread. The kernel says so once, before it
+                # hands out the answers that had been sent.
+                if reset:
+                    return
+                reset = True
+                continue
+            if not packet:
+                return
+            self._take_reply(json.loads(packet))
+
+    def _take_reply(self, reply: dict[str, Any]) -> None:
+        unit_id = reply["unit"]
+        pending = self._pending.get(unit_id)
+        if "gone" in reply:
+            subject_logger("unit", unit_id).warning("its supervisor ended: %s", reply["gone"])
+        elif pending is not None:
+            pending.reply = reply
+        if pending is not None:
+            pending.answered.set()
+
+
+class Launcher:
+    """Starts commands for units; one per node."""
+
+    def __init__(self) -> None:
+        self._nursery: trio.Nursery | None = None
+        self._process: _LauncherProcess | None = None
+        self._spawning = trio.Lock()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the launcher process until cancelled; supervisors and their commands go on then.
+
+        A launcher that dies is logged, and replaced by the next start, so one that always dies
+        costs one process a start and never spins.
+
+        Raises:
+            WorkError: the first launcher cannot be started.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._usable_process()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def start(self, request: StartRequest) -> ProcessId:
+        """Start a unit's command; return its supervisor.
+
+        When it returns, the command was executed, or could not be and that is recorded in the
+        status. When the supervisor was killed in between, its id is returned all the same: its
+        handle then cannot be opened, and what was recorded so far stands in the status.
+        A caller that is cancelled does not know the outcome; the status tells, now or soon.
+
+        Raises:
+            LauncherClosed: the node is ending.
+            WorkError: there is no supervisor, and the command was not and will not be executed.
+        """
+        encoded = request.encode()
+        for _ in range(START_ATTEMPTS):
+            process = await self._usable_process()
+            reply = await process.request(request.unit_id, encoded)
+            if reply is not None:
+                if "error" in reply:
+                    raise WorkError(reply["error"])
+                return ProcessId(reply["supervisor"], reply["started"])
+            if self._nursery is None:
+                raise LauncherClosed("the node is ending")
+            recorded = await trio.to_thread.run_sync(_recorded_supervisor, request.unit_dir)
+            if recorded is not None:
+                return recorded
+        raise WorkError(f"the launcher ended {START_ATTEMPTS} times, the command was not started")
+
+    async def _usable_process(self) -> _LauncherProcess:
+        async with self._spawning:
+            if self._nursery is None:
+                raise LauncherClosed("the node is ending")
+            if self._process is None or not self._process.usable:
+                process = _LauncherProcess()
+                try:
+                    await self._nursery.start(process.run)
+                except OSError as error:
+                    raise WorkError(f"cannot start the launcher: {error.strerror}") from error
+                self._process = process
+            return self._process
+
+
+def _launcher_argv() -> list[str]:
+    program = Path(launcher.__file__).with_name("__main__.py")
+    return [sys.executable, "-I", "-S", "-X", "utf8", str(program.absolute())]
+
+
+async def _end_process(process: trio.Process) -> None:
+    """Wait for the process, which sees its socket closed; kill it when it does not end."""
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(LAUNCHER_END_SECONDS):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _recorded_supervisor(unit_dir: Path) -> ProcessId | None:
+    """Return the supervisor that took the unit out of Pending, None when none did.
+
+    Raises:
+        WorkError: the unit left Pending in another way, or its status cannot be read.
+    """
+    try:
+        status = json.loads((unit_dir / "status").read_bytes())
+        if status["State"] == UnitState.PENDING:
+            return None
+        return ProcessId(status["Supervisor"]["Pid"], status["Supervisor"]["Started"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkError(
+            f"the launcher ended, and {unit_dir}/status is no help: {error!r}"
+        ) from error

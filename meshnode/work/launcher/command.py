@@ -1,0 +1,122 @@
+"""The command of a unit: finding it, becoming it, and the words for how it ended.
+
+The words are Go's, because receptor shows Go's and its clients match them (reference section 8).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""Where commands are looked for when the environment has no PATH."""
+
+GO = b"g"
+"""The byte on the gate pipe that lets the command be executed; the pipe's end forbids it."""
+
+NOT_EXECUTED = 127
+"""Exit code of a child that did not become the command; nobody but its supervisor sees it."""
+
+_SIGNAL_TEXTS = {
+    signal.SIGHUP: "hangup",
+    signal.SIGINT: "interrupt",
+    signal.SIGQUIT: "quit",
+    signal.SIGILL: "illegal instruction",
+    signal.SIGTRAP: "trace/breakpoint trap",
+    signal.SIGABRT: "aborted",
+    signal.SIGBUS: "bus error",
+    signal.SIGFPE: "floating point exception",
+    signal.SIGKILL: "killed",
+    signal.SIGUSR1: "user defined signal 1",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGUSR2: "user defined signal 2",
+    signal.SIGPIPE: "broken pipe",
+    signal.SIGALRM: "alarm clock",
+    signal.SIGTERM: "terminated",
+}
+"""What Go on Linux calls the signals; it has no words for the others, only their number."""
+
+
+class CannotExecute(Exception):
+    """The command cannot be executed; the text is the unit's detail."""
+
+
+def find_executable(name: str, search_path: str) -> str:
+    """Return the path of the program that ``name`` means, as a shell would look for it.
+
+    A name with a slash is a path already. Relative entries of the search path are passed over:
+    what a node runs must not depend on the directory that it was started in.
+
+    Raises:
+        CannotExecute: there is no such program.
+    """
+    if "/" in name:
+        return name
+    if not name:
+        raise CannotExecute("exec: no command")
+    for directory in search_path.split(":"):
+        path = f"{directory}/{name}"
+        if directory.startswith("/") and _is_executable(path):
+            return path
+    raise CannotExecute(f'exec: "{name}": executable file not found in $PATH')
+
+
+def _is_executable(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
+    except (OSError, ValueError):  # ValueError: a NUL or half a surrogate in the name
+        return False
+
+
+def error_text(error: OSError | ValueError) -> str:
+    """Return the system's words for ``error`` as Go writes them: ``permission denied``."""
+    # A NUL character or half a surrogate in an argument never reaches the kernel from here; Go,
+    # which tries, shows the kernel's answer.
+    text = os.strerror(error.errno or 0) if isinstance(error, OSError) else "invalid argument"
+    return text[:1].lower() + text[1:]
+
+
+def become(path: str, argv: list[str], env: dict[str, str], cwd: str | None) -> None:
+    """Execute the command in this process; does not return.
+
+    Raises:
+        CannotExecute: it cannot be done.
+    """
+    if cwd is not None:
+        try:
+            os.chdir(cwd)
+        except (OSError, ValueError) as error:
+            raise CannotExecute(f"chdir {cwd}: {error_text(error)}") from None
+    # The launcher has set every disposition to its default; only the mask is left to undo.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        os.execve(path, argv, env)  # noqa: S606 - running it, without a shell, is the point
+    except (OSError, ValueError) as error:
+        raise CannotExecute(f"fork/exec {path}: {error_text(error)}") from None
+
+
+def end_text(wait_status: int) -> str:
+    """Return Go's words for a wait status: ``exit status 3``, ``signal: killed``."""
+    if os.WIFEXITED(wait_status):
+        return f"exit status {os.WEXITSTATUS(wait_status)}"
+    number = os.WTERMSIG(wait_status)
+    text = _SIGNAL_TEXTS.get(number, f"signal {number}")  # type: ignore[call-overload]
+    core = " (core dumped)" if os.WCOREDUMP(wait_status) else ""
+    return f"signal: {text}{core}"
+
+
+def exit_code(wait_status: int) -> int | None:
+    """Return the exit code, None when a signal ended the command."""
+    return os.WEXITSTATUS(wait_status) if os.WIFEXITED(wait_status) else None
+
+
+def signal_name(wait_status: int) -> str | None:
+    """Return the name of the signal that ended the command (``SIGKILL``), None when none did."""
+    if not os.WIFSIGNALED(wait_status):
+        return None
+    number = os.WTERMSIG(wait_status)
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal between the first and the last has no name
+        return f"SIG{number}"

@@ -1,0 +1,159 @@
+"""The launcher's loop: a request in, a forked supervisor out; ends with its node.
+
+Packets to the node are JSON objects: from a supervisor ``{"unit", "supervisor", "started"}`` or
+``{"unit", "error"}``, from the launcher ``{"unit", "error"}`` when it cannot fork, and
+``{"unit", "gone"}`` when a supervisor ended abnormally. A supervisor's answer is in the queue
+before its end can be seen, so ``gone`` without an answer before it means that there is none.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+
+from meshnode.work.launcher import command, wire
+from meshnode.work.launcher.statusfile import FILE_MODE
+from meshnode.work.launcher.supervisor import Request, answer, supervise
+
+SUPERVISOR_FAILED = 1
+"""Exit code of a supervisor that met an error in its own code."""
+
+WAKEUP_BYTES = 512
+"""Bytes read at once of the pipe that carries one byte per SIGCHLD."""
+
+_STDIN = 0
+
+
+def main() -> None:
+    """Serve the node at the other end of stdin, a SOCK_SEQPACKET socket, until it closes."""
+    _default_signals()
+    socket_fd = _take_stdin()
+    launcher = Launcher(socket_fd)
+    # What exists now lives for ever; collections in a supervisor must not touch (copy) its pages.
+    gc.collect()
+    gc.freeze()
+    launcher.serve()
+
+
+def _default_signals() -> None:
+    """Give every signal its default and block all: the launcher ends with its node, by EOF alone.
+
+    Ignored signals would be inherited by commands through exec (Python itself ignores SIGPIPE).
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def _take_stdin() -> int:
+    """Move the socket away from descriptor 0, where commands have their stdin."""
+    socket_fd = os.dup(_STDIN)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    return socket_fd
+
+
+class Launcher:
+    """The socket, the pipe that SIGCHLD writes to, and the supervisors alive.
+
+    Args:
+        socket_fd: connected SOCK_SEQPACKET socket; closed on exec.
+    """
+
+    def __init__(self, socket_fd: int) -> None:
+        self._socket = socket_fd
+        self._assembler = wire.Assembler()
+        self._units: dict[int, object] = {}
+        self._wakeup, self._waker = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._waker, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+
+    def serve(self) -> None:
+        """Start what is asked for and reap what has ended, until the node's end closes."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+        while True:
+            for fd, _events in poll.poll():
+                if fd == self._wakeup:
+                    self._reap()
+                elif not self._take_packet():
+                    return
+
+    def _take_packet(self) -> bool:
+        """Take one packet from the node; False when there is no node any more."""
+        try:
+            packet = os.read(self._socket, wire.MAX_PACKET_BYTES)
+        except ConnectionResetError:
+            return False
+        if not packet:
+            return False
+        request = self._assembler.feed(packet)
+        if request is not None:
+            self._start(json.loads(request))
+        return True
+
+    def _start(self, request: Request) -> None:
+        # Blocked, because the handler belongs to the launcher and is inherited by the fork.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        try:
+            pid = os.fork()
+        except OSError as error:
+            text = f"cannot start a supervisor: {command.error_text(error)}"
+            answer(self._socket, {"unit": request["unit"], "error": text})
+        else:
+            if pid == 0:
+                self._be_supervisor(request)
+            self._units[pid] = request["unit"]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+
+    def _be_supervisor(self, request: Request) -> None:
+        """In the forked process: keep only the socket, supervise, end; does not return."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(self._wakeup)
+            os.close(self._waker)
+            # A unit may outlive its node by days, and must not hold the node's log open.
+            os.dup2(_STDIN, 2)
+            supervise(request, self._socket)
+        except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
+            _log_crash(str(request["dir"]))
+            os._exit(SUPERVISOR_FAILED)
+        os._exit(0)
+
+    def _reap(self) -> None:
+        """Collect ended supervisors; tell the node of those that did not end by themselves."""
+        os.read(self._wakeup, WAKEUP_BYTES)
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            unit = self._units.pop(pid)
+            if wait_status != 0:
+                text = command.end_text(wait_status)
+                answer(self._socket, {"unit": unit, "gone": text})
+
+
+def _log_crash(unit_dir: str) -> None:
+    """Write the current exception's traceback to ``supervisor.log`` in the unit's directory."""
+    try:
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        os.dup2(os.open(unit_dir + "/supervisor.log", flags, FILE_MODE), 2)
+    except OSError:
+        # The unit is gone or the disk is broken: the exit code is all that can be said.
+        return
+    # Written in C, without importing the traceback module in the middle of a failure.
+    sys.__excepthook__(*sys.exc_info())

@@ -1,0 +1,154 @@
+"""A unit's status file as its supervisor changes it: locked, merged, replaced in one step.
+
+The lock makes "read, look, write" one action among the supervisor and the node, so that exactly one
+supervisor can ever take a unit from Pending to Running (:meth:`StatusFile.claim`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+
+PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED = range(5)
+"""The numbers of protocol/lifecycle, which this package may not import; a test compares them."""
+
+FILE_MODE = 0o600
+"""Status and stdout may hold what only the node's user should see."""
+
+READ_BYTES = 1 << 16
+"""Bytes asked for in one read of the status file."""
+
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class UnitVanished(Exception):
+    """The unit's directory or status file is gone: it was released."""
+
+
+class NotPending(Exception):
+    """The unit has been started or ended already; the text says so."""
+
+
+def sync(fd: int) -> None:
+    """Bring a file or directory to the disk, where its file system knows how to.
+
+    Raises:
+        OSError: the disk failed or is full.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems have no such call; a unit there must still end.
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+class StatusFile:
+    """The status of one unit.
+
+    Args:
+        unit_dir: absolute path of the unit's directory.
+    """
+
+    def __init__(self, unit_dir: str) -> None:
+        self._dir = unit_dir
+        self._path = unit_dir + "/status"
+        self._last: dict[str, object] = {}
+
+    def claim(self, changes: dict[str, object], *, durable: bool = False) -> None:
+        """Take the unit out of Pending, once: merge ``changes`` into the status.
+
+        Raises:
+            NotPending: another supervisor, or the node, was first; nothing is changed.
+            UnitVanished: there is no such unit any more.
+            ValueError: the status cannot be read.
+            OSError: it cannot be written.
+        """
+        lock = self._lock()
+        try:
+            status = self._read()
+            if status.get("State") != PENDING:
+                raise NotPending("the unit has been started or has ended before")
+            self._replace(status | changes, durable)
+        finally:
+            os.close(lock)
+
+    def finish(self, changes: dict[str, object]) -> None:
+        """Merge the final ``changes`` into the status and bring it to the disk.
+
+        Raises:
+            UnitVanished: the unit was released meanwhile.
+            OSError: it cannot be written (yet).
+        """
+        lock = self._lock()
+        try:
+            try:
+                status = self._read()
+            except ValueError:
+                # Somebody damaged the file while the command ran. What this process wrote last is
+                # the better truth, and the end must be recorded.
+                status = self._last
+            self._replace(status | changes, durable=True)
+        finally:
+            os.close(lock)
+
+    def _lock(self) -> int:
+        """Return the descriptor that holds the lock; closing it lets go."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            if not os.path.exists(self._path):
+                # Not even a new lock file: the directory may be on its way out, file by file.
+                raise UnitVanished(self._dir)
+            fd = os.open(self._dir + "/status.lock", flags | os.O_CREAT, FILE_MODE)
+        except FileNotFoundError:
+            raise UnitVanished(self._dir) from None
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+    def _read(self) -> dict[str, object]:
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise UnitVanished(self._dir) from None
+        try:
+            text = b""
+            while piece := os.read(fd, READ_BYTES):
+                text += piece
+        finally:
+            os.close(fd)
+        status = json.loads(text)
+        if not isinstance(status, dict):
+            raise ValueError("the status is no JSON object")
+        return status
+
+    def _replace(self, status: dict[str, object], durable: bool) -> None:
+        temporary = self._path + ".tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, flags, FILE_MODE)
+            try:
+                left = memoryview(json.dumps(status, separators=(",", ":")).encode())
+                while left:
+                    left = left[os.write(fd, left) :]
+                if durable:
+                    sync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, self._path)
+        except FileNotFoundError:
+            raise UnitVanished(self._dir) from None
+        if durable:
+            self._sync_directory()
+        self._last = status
+
+    def _sync_directory(self) -> None:
+        try:
+            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise UnitVanished(self._dir) from None
+        try:
+            sync(fd)
+        finally:
+            os.close(fd)

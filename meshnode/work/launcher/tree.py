@@ -1,0 +1,127 @@
+"""Processes and their descendants as /proc shows them, and signals that cannot hit a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+FREEZE_PASSES = 100
+"""Looks at /proc before killing although new processes still turn up: only a set-uid program, which
+we may not stop, can outrun the first few, and it must not keep the supervisor busy for ever."""
+
+STAT_BYTES = 1024
+"""Bytes read of /proc/<pid>/stat: 52 numbers and a name of 16 bytes never need more."""
+
+
+class Process:
+    """One process as /proc/<pid>/stat shows it; pid and start time together are its identity.
+
+    Attributes:
+        pid: the process.
+        parent: pid of its parent.
+        started: start time in clock ticks since boot (field 22).
+        dead: it has ended and waits to be reaped.
+    """
+
+    __slots__ = ("dead", "parent", "pid", "started")
+
+    def __init__(self, pid: int, parent: int, started: int, dead: bool) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.started = started
+        self.dead = dead
+
+
+def read_process(pid: int) -> Process | None:
+    """Return what /proc knows of ``pid``, None when it shows no such process to us."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, STAT_BYTES)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The name (field 2) may hold blanks and brackets; after the last bracket all is plain.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[19]), fields[0] in (b"Z", b"X"))
+
+
+def all_processes() -> list[Process]:
+    """Return every process that /proc shows, dead ones included."""
+    found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def descendants(roots: set[int], processes: list[Process]) -> list[Process]:
+    """Return the living descendants of ``roots`` among ``processes``, without the roots."""
+    children: dict[int, list[Process]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    seen = set(roots)
+    todo = list(roots)
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            if child.pid not in seen:
+                seen.add(child.pid)
+                todo.append(child.pid)
+                if not child.dead:
+                    found.append(child)
+    return found
+
+
+def own_descendants() -> list[Process]:
+    """Return the living descendants of this process."""
+    return descendants({os.getpid()}, all_processes())
+
+
+def send_signal(pid: int, started: int, signum: int) -> bool:
+    """Signal exactly the process with this pid and start time; False when it is gone.
+
+    A pid alone may belong to a stranger by the time of the call. The pidfd is opened first and the
+    start time compared after, so that what is compared is what is signalled.
+
+    Raises:
+        PermissionError: it belongs to another user (it executed a set-uid program).
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        process = read_process(pid)
+        if process is None or process.started != started:
+            return False
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def signal_all(processes: list[Process], signum: int) -> None:
+    """Signal each of ``processes`` that is still there and may be signalled."""
+    for process in processes:
+        try:
+            send_signal(process.pid, process.started, signum)
+        except PermissionError:
+            # A set-uid program is not ours to end; whoever waits for the tree waits for it.
+            continue
+
+
+def kill_own_descendants() -> None:
+    """Send SIGKILL to every descendant of this process, also when they fork all the time.
+
+    Killing them one by one loses against a program that forks faster. A stopped process cannot
+    fork, so all are stopped first, until a look at /proc shows none that is not.
+    """
+    stopped: dict[int, int] = {}
+    for _ in range(FREEZE_PASSES):
+        new = [p for p in own_descendants() if stopped.get(p.pid) != p.started]
+        if not new:
+            break
+        signal_all(new, signal.SIGSTOP)
+        stopped.update((p.pid, p.started) for p in new)
+    signal_all(own_descendants(), signal.SIGKILL)
