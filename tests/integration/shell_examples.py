@@ -20,6 +20,7 @@ the naps of the guide's work types are short.
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,6 +149,7 @@ class Session:
         shutil.copytree(ROOT / "examples", examples)
         for file in examples.glob("*.yml"):
             file.write_text(self.rewrite_file(file.read_text()))
+        (self.cluster.directory / ".venv").symlink_to(sys.prefix)
 
     # --- Between the document's world and the session's ------------------------------------------
 
