@@ -1,0 +1,20 @@
+"""The mesh's own commands of the control service. Work's are brought by ``meshnode.work``."""
+
+from meshnode.control.connect import connect_command
+from meshnode.control.mesh_face import ControlMesh
+from meshnode.control.probes import ping_command, traceroute_command
+from meshnode.control.registry import CommandRegistry
+from meshnode.control.reload import Reloader, reload_command
+from meshnode.control.status import status_command
+
+
+def register_mesh_commands(registry: CommandRegistry, mesh: ControlMesh, reload: Reloader) -> None:
+    """Add status, ping, traceroute, connect and reload (reference section 8) to a registry."""
+    for command in (
+        status_command(mesh),
+        ping_command(mesh),
+        traceroute_command(mesh),
+        connect_command(mesh),
+        reload_command(reload),
+    ):
+        registry.register(command)

@@ -1,0 +1,78 @@
+"""``connect``: bytes between a client and a stream service anywhere on the mesh."""
+
+import trio
+
+from meshnode.control.mesh_face import ControlMesh
+from meshnode.control.probes import own_or_named
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
+from meshnode.control.session import CHUNK
+from meshnode.errors import CommandError, MeshError
+from meshnode.logs import SubjectLogger, subject_logger
+
+
+def connect_command(mesh: ControlMesh) -> Command:
+    """Return the ``connect`` command: it turns its session into the stream, and ends it."""
+
+    def run_to(node: str, service: str, tls: str) -> Handler:
+        async def run(session: ControlSession) -> None:
+            if tls:
+                raise CommandError(f"unknown TLS config {tls}")
+            stream = await mesh.dial(own_or_named(mesh, node), service)
+            session.finish()
+            subject = f"{session.kind} {session.peer} to {node} {service}"
+            await _bridge(session, stream, subject_logger("connect", subject))
+
+        return run
+
+    def parse_text(rest: str) -> Handler:
+        words = rest.split(" ")
+        if len(words) < 2:
+            raise CommandError("no connect target")
+        if len(words) > 3:
+            raise CommandError("too many parameters")
+        return run_to(words[0], words[1], words[2] if len(words) == 3 else "")
+
+    def parse_json(body: JsonObject) -> Handler:
+        return run_to(
+            _field(body, "node", "connect target node"),
+            _field(body, "service", "connect target service"),
+            _field(body, "tls", "connect tls name") if "tls" in body else "",
+        )
+
+    return Command("connect", parse_text, parse_json)
+
+
+def _field(body: JsonObject, key: str, what: str) -> str:
+    if key not in body:
+        raise CommandError(f"no {what}")
+    value = body[key]
+    if not isinstance(value, str):
+        raise CommandError(f"{what} must be string")
+    return value
+
+
+async def _bridge(
+    session: ControlSession, stream: trio.abc.HalfCloseableStream, log: SubjectLogger
+) -> None:
+    """Copy both ways until both sides have ended theirs, each end passed on as it comes.
+
+    From the first line on the bytes are the service's, so a failure can only end them.
+    """
+
+    async def to_service() -> None:
+        while data := await session.receive_some(CHUNK):
+            await stream.send_all(data)
+        await stream.send_eof()
+
+    async def to_client() -> None:
+        while data := await stream.receive_some(CHUNK):
+            await session.send(bytes(data))
+        await session.send_eof()
+
+    try:
+        async with stream, trio.open_nursery() as nursery:
+            await session.send(b"Connecting\n")
+            nursery.start_soon(to_service)
+            nursery.start_soon(to_client)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError, MeshError) as lost:
+        log.debug("ended early: %s", lost.exceptions[0])

@@ -1,0 +1,92 @@
+"""``ping`` and ``traceroute``: whether and by which way a node is reached."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+import trio
+
+from meshnode.control.mesh_face import ControlMesh, TraceHopLike
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
+from meshnode.errors import CommandError, MeshError
+from meshnode.protocol.durations import format_duration
+
+PING_TIMEOUT = 10.0
+"""Seconds for the answer of one node (reference section 8)."""
+
+TIMEOUT_TEXT = "timeout"
+"""Receptor's text for a node that did not answer in time."""
+
+
+def own_or_named(mesh: ControlMesh, node: str) -> str:
+    """Return the node that a client means: ``localhost``, in any case, is the one it talks to."""
+    return mesh.node_id if node.lower() == "localhost" else node
+
+
+def ping_command(mesh: ControlMesh) -> Command:
+    """Return the ``ping`` command."""
+
+    async def ping(target: str) -> JsonObject:
+        try:
+            with trio.fail_after(PING_TIMEOUT):
+                answer = await mesh.ping(target)
+        except trio.TooSlowError:
+            return {"Success": False, "Error": TIMEOUT_TEXT}
+        except MeshError as error:
+            return {"Success": False, "Error": str(error)}
+        return {"Success": True, "From": answer.from_node, **_time_keys(answer.seconds)}
+
+    return _target_command("ping", mesh, ping)
+
+
+def traceroute_command(mesh: ControlMesh) -> Command:
+    """Return the ``traceroute`` command; its reply has an object for each hop, by number."""
+
+    async def traceroute(target: str) -> JsonObject:
+        reply: JsonObject = {}
+        async with aclosing(mesh.traceroute(target)) as hops:
+            try:
+                while (hop := await _next_hop(hops)) is not None:
+                    entry = {"From": hop.from_node, **_time_keys(hop.seconds)}
+                    if hop.error is not None:
+                        entry["Error"] = hop.error
+                    reply[str(len(reply))] = entry
+            except trio.TooSlowError:
+                entry = {"From": "", **_time_keys(PING_TIMEOUT), "Error": TIMEOUT_TEXT}
+                reply[str(len(reply))] = entry
+        return reply
+
+    return _target_command("traceroute", mesh, traceroute)
+
+
+async def _next_hop(hops: AsyncGenerator[TraceHopLike, None]) -> TraceHopLike | None:
+    with trio.fail_after(PING_TIMEOUT):
+        return await anext(hops, None)
+
+
+def _target_command(
+    name: str, mesh: ControlMesh, probe: Callable[[str], Awaitable[JsonObject]]
+) -> Command:
+    def run_at(target: str) -> Handler:
+        async def run(session: ControlSession) -> JsonObject:
+            return await probe(own_or_named(mesh, target))
+
+        return run
+
+    def parse_text(rest: str) -> Handler:
+        if not rest:
+            raise CommandError(f"no {name} target")
+        return run_at(rest)
+
+    def parse_json(body: JsonObject) -> Handler:
+        if "target" not in body:
+            raise CommandError(f"no {name} target")
+        if not isinstance(body["target"], str):
+            raise CommandError(f"{name} target must be string")
+        return run_at(body["target"])
+
+    return Command(name, parse_text, parse_json)
+
+
+def _time_keys(seconds: float) -> JsonObject:
+    nanoseconds = round(seconds * 1e9)
+    return {"Time": nanoseconds, "TimeStr": format_duration(nanoseconds)}

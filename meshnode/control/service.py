@@ -1,0 +1,116 @@
+"""The control service: serves every client that its listeners accept, each in its own session."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from itertools import count
+
+import trio
+
+from meshnode.control.listeners import ControlListener, peer_name
+from meshnode.control.registry import CommandRegistry, SessionKind
+from meshnode.control.session import Session
+from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.protocol.control import encode_error
+
+MAX_SESSIONS = 2048
+"""Sessions at a time of one kind (unix, tcp, mesh). Each remote unit that a node runs for another
+holds two mesh sessions and each costs some tens of KiB. Counted by kind, so that clients of the
+network cannot take the operator's own socket away."""
+
+REFUSAL_TIMEOUT = 2.0
+"""Seconds for telling a client that it is one too many."""
+
+ACCEPT_RETRY = 0.1
+"""Seconds before accepting again when the process or system has no file descriptor left: nothing
+tells of one getting free, and the clients wait in the kernel's queue meanwhile."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds for a listener to close although its node ends: one on the mesh withdraws its
+advertisement."""
+
+
+class ControlService:
+    """The sessions of one node, whatever listeners their clients come by."""
+
+    def __init__(self, node_id: str, registry: CommandRegistry) -> None:
+        self._node_id = node_id
+        self._registry = registry
+        self._numbers = count(1)
+        self._open: Counter[SessionKind] = Counter()
+
+    async def run(
+        self,
+        listeners: Sequence[ControlListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve clients until cancelled; then close the listeners.
+
+        Several calls at once share one node's sessions and their bounds.
+        """
+        async with AsyncExitStack() as closing:
+            for source in listeners:
+                closing.push_async_callback(_close, source)
+            nursery = await closing.enter_async_context(trio.open_nursery())
+            for source in listeners:
+                nursery.start_soon(self._accept, source)
+            task_status.started()
+
+    async def serve(
+        self, stream: trio.abc.HalfCloseableStream, kind: SessionKind, peer: str
+    ) -> None:
+        """Serve one client to its end and close its stream; raises nothing but cancellation."""
+        name = f"{kind}#{next(self._numbers)}"
+        log = subject_logger("session", name)
+        if self._open[kind] >= MAX_SESSIONS:
+            await _refuse(stream, log)
+            return
+        self._open[kind] += 1
+        try:
+            session = Session(
+                stream,
+                kind=kind,
+                peer=peer,
+                node_id=self._node_id,
+                registry=self._registry,
+                log=log,
+            )
+            await session.run()
+        finally:
+            self._open[kind] -= 1
+
+    async def _accept(self, source: ControlListener) -> None:
+        log = subject_logger("control", str(source))
+        log.info("listening")
+        failing = False
+        async with trio.open_nursery() as sessions:
+            while True:
+                try:
+                    stream = await source.listener.accept()
+                except trio.ClosedResourceError:
+                    return
+                except OSError as error:
+                    if not failing:
+                        log.error("cannot accept clients for now: %s", error)
+                    failing = True
+                    await trio.sleep(ACCEPT_RETRY)
+                    continue
+                failing = False
+                peer = peer_name(stream)
+                sessions.start_soon(self.serve, stream, source.kind, peer)
+
+
+async def _close(source: ControlListener) -> None:
+    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        await source.listener.aclose()
+
+
+async def _refuse(stream: trio.abc.HalfCloseableStream, log: SubjectLogger) -> None:
+    log.warning("refused: %d sessions are open", MAX_SESSIONS)
+    try:
+        async with stream:
+            with trio.move_on_after(REFUSAL_TIMEOUT):
+                await stream.send_all(encode_error("too many sessions; try again later"))
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        log.debug("client lost: %s", error)

@@ -1,0 +1,68 @@
+"""``status``: what this node is and what it knows of the mesh."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from meshnode import __version__
+from meshnode.control.mesh_face import ControlMesh, StatusLike
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
+from meshnode.errors import CommandError
+from meshnode.protocol.messages import plain_number
+
+_MIB = 1024 * 1024
+
+
+def status_command(mesh: ControlMesh) -> Command:
+    """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``)."""
+
+    def run_with(fields: list[str] | None) -> Handler:
+        async def run(session: ControlSession) -> JsonObject:
+            status = mesh.status()
+            wanted = _FIELDS if fields is None else fields
+            return {name: _FIELDS[name](status) for name in wanted if name in _FIELDS}
+
+        return run
+
+    def parse_text(rest: str) -> Handler:
+        if rest:
+            raise CommandError("status command does not take parameters")
+        return run_with(None)
+
+    def parse_json(body: JsonObject) -> Handler:
+        return run_with(_requested_fields(body))
+
+    return Command("status", parse_text, parse_json)
+
+
+def _requested_fields(body: JsonObject) -> list[str] | None:
+    if "requested_fields" not in body:
+        return None
+    fields = body["requested_fields"]
+    # Anything else than a list ends a receptor node (reference section 11).
+    if not isinstance(fields, list):
+        raise CommandError("requested_fields must be a list of strings")
+    if not all(isinstance(field, str) for field in fields):
+        raise CommandError("each element of requested_fields must be a string")
+    return fields
+
+
+def _costs(costs: Mapping[str, float]) -> dict[str, int | float]:
+    return {peer: plain_number(cost) for peer, cost in costs.items()}
+
+
+_FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
+    "Version": lambda _: __version__,
+    # As Go counts them: those that this process may run on.
+    "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
+    "SystemMemoryMiB": lambda _: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB,
+    "NodeID": lambda status: status.node_id,
+    "Connections": lambda status: [
+        {"NodeID": link.peer, "Cost": plain_number(link.cost)} for link in status.connections
+    ],
+    "RoutingTable": lambda status: dict(status.routes),
+    "Advertisements": lambda status: [ad.to_json() for ad in status.advertisements],
+    "KnownConnectionCosts": lambda status: {
+        node: _costs(costs) for node, costs in status.known_costs.items()
+    },
+}

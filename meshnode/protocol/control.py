@@ -1,0 +1,191 @@
+"""The control protocol as values: bytes to command lines, lines to requests, replies to lines.
+
+A client sends a line a command, as text or as one JSON object; raw bytes may follow a line
+(reference section 8). What this module makes of any bytes at all is a request or an error text.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshnode.errors import CommandError
+
+MAX_LINE = 1024 * 1024
+"""Bytes of one command line without its newline. Parameters may carry whole files (receptorctl's
+``-a key=@file``), but these end as arguments of a command, of which Linux passes some 2 MiB."""
+
+MAX_DIGITS = 300
+"""Digits of a whole number in JSON: what a float can hold, so no later conversion overflows."""
+
+UNKNOWN_COMMAND = "Unknown command"
+"""Receptor's text, which clients match."""
+
+
+class MalformedRequest(CommandError):
+    """A line is no request. Receptor answers the fault and then, in a second line, that the
+    command is unknown; clients that read one line a request rely on neither."""
+
+
+class LineTooLong(CommandError):
+    """More than MAX_LINE bytes without a newline: where the next command begins is not known."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a command line has at most {MAX_LINE} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One command as a client sent it.
+
+    ``body`` is what stands after the command and one space in the text form, the whole object in
+    the JSON form.
+    """
+
+    name: str
+    body: str | dict[str, Any]
+
+
+class LineReader:
+    """Splits what a client sends into command lines, and keeps what follows a line as it came.
+
+    Carriage returns in lines are dropped and empty lines skipped, as receptor does; a last line
+    without a newline counts at the end of the input.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._at_end = False
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the client has sent all that it will ever send and all of it was taken."""
+        return self._at_end and not self._buffer
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes as they arrived; ``b""`` says that no more come."""
+        if data:
+            self._buffer += data
+        else:
+            self._at_end = True
+
+    def next_line(self) -> bytes | None:
+        """Return the next command line, None when more bytes are needed (or none will come).
+
+        Raises:
+            LineTooLong: see MAX_LINE; the reader is of no further use.
+        """
+        while (newline := self._buffer.find(b"\n", self._searched)) >= 0:
+            if line := self._cut_line(newline, newline + 1):
+                return line
+        self._searched = len(self._buffer)
+        if self._searched > MAX_LINE:
+            raise LineTooLong
+        if self._at_end and self._buffer:
+            return self._cut_line(len(self._buffer), len(self._buffer)) or None
+        return None
+
+    def take(self, max_bytes: int) -> bytes:
+        """Return up to ``max_bytes`` raw bytes that were fed and belong to no line taken so far."""
+        data = bytes(self._buffer[:max_bytes])
+        del self._buffer[:max_bytes]
+        self._searched = 0
+        return data
+
+    def _cut_line(self, length: int, consumed: int) -> bytes:
+        if length > MAX_LINE:
+            raise LineTooLong
+        line = bytes(self._buffer[:length]).replace(b"\r", b"")
+        del self._buffer[:consumed]
+        self._searched = 0
+        return line
+
+
+def parse_line(line: bytes) -> Request:
+    """Read a command line, neither empty nor with its newline: JSON if it begins with ``{``.
+
+    Raises:
+        MalformedRequest: it is not UTF-8, or begins like JSON and is no object with a command.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        # Replacing the bytes, as receptor's JSON does, would run a command with other arguments
+        # than were meant.
+        raise MalformedRequest(f"byte {error.start + 1} of the line is not UTF-8") from None
+    if text.startswith("{"):
+        return _parse_object(text)
+    name, _, rest = text.partition(" ")
+    return Request(name.lower(), rest)
+
+
+def _parse_object(text: str) -> Request:
+    try:
+        body: dict[str, Any] = json.loads(
+            text, parse_int=_whole_number, parse_float=_number, parse_constant=_no_constant
+        )
+        # A lone surrogate, written as \ud800, is a str that no later code could encode.
+        json.dumps(body, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(_describe(error)) from None
+    except UnicodeEncodeError:
+        raise MalformedRequest("invalid JSON: half of a surrogate pair") from None
+    except RecursionError:
+        raise MalformedRequest("invalid JSON: nested too deep") from None
+    if "command" not in body:
+        raise MalformedRequest("JSON did not contain a command")
+    name = body["command"]
+    if not isinstance(name, str):
+        raise MalformedRequest("command must be a string")
+    return Request(name, body)
+
+
+def _describe(error: json.JSONDecodeError) -> str:
+    truncated = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
+    if truncated:
+        return "unexpected end of JSON input"
+    return f"invalid JSON at column {error.pos + 1}: {error.msg}"
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise MalformedRequest("invalid JSON: a number is out of range")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise MalformedRequest("invalid JSON: a number is out of range")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise MalformedRequest(f"invalid JSON: {name} is no value")
+
+
+def greeting(node_id: str) -> bytes:
+    """Return the line that a session begins with."""
+    return f"Receptor Control, node {node_id}\n".encode()
+
+
+def encode_reply(reply: Mapping[str, Any]) -> bytes:
+    """Return the reply line of a command: compact JSON with sorted keys, as Go writes maps.
+
+    Text from peers may hold halves of surrogate pairs, which go out as ``?``.
+
+    Raises:
+        TypeError, ValueError: the reply has no JSON form; a fault of the program.
+    """
+    text = json.dumps(
+        reply, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode(errors="replace") + b"\n"
+
+
+def encode_error(text: str) -> bytes:
+    """Return an error line. Clients supply parts of the text: it cannot forge a second line."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return b"ERROR: " + shown.encode(errors="replace") + b"\n"
