@@ -304,7 +304,7 @@ class Cluster:
         Args:
             name: the node ID.
             listen: the TCP port of the loopback interface to listen on.
-            peers: TCP ports to connect to.
+            peers: TCP ports to connect to. Without either the node is local-only.
             work: work type → a script for ``bash -c``, or the directive's parameters.
             more: directives beyond those, as they would stand in the file.
             start: False leaves the process to be started by ``start()``.
@@ -317,6 +317,9 @@ class Cluster:
         if listen is not None:
             directives.append({"tcp-listener": {"port": listen, "bindaddr": "127.0.0.1"}})
         directives += [{"tcp-peer": {"address": f"127.0.0.1:{port}"}} for port in peers]
+        if listen is None and not peers:
+            # What has no link must say that it means it.
+            directives.append({"local-only": None})
         for worktype, script in (work or {}).items():
             parameters = bash(script) if isinstance(script, str) else dict(script)
             directives.append({"work-command": {"worktype": worktype} | parameters})

@@ -26,7 +26,7 @@ def test_a_socket_of_a_live_node_is_refused_and_that_node_is_unharmed(cluster: C
     line = fails_to_start(
         cluster,
         f"- node: {{id: second, datadir: {cluster.directory}/data}}\n"
-        f"- control-service: {{filename: {live.socket}}}\n",
+        f"- control-service: {{filename: {live.socket}}}\n- local-only\n",
     )
     assert str(live.socket) in line
     assert live.ask("status")["NodeID"] == "live"
@@ -46,7 +46,7 @@ def test_a_file_that_is_no_socket_is_never_replaced(cluster: Cluster) -> None:
     line = fails_to_start(
         cluster,
         f"- node: {{id: foo, datadir: {cluster.directory}/data}}\n"
-        f"- control-service: {{filename: {precious}}}\n",
+        f"- control-service: {{filename: {precious}}}\n- local-only\n",
     )
     assert str(precious) in line
     assert precious.read_text() == "mine"
@@ -111,7 +111,7 @@ def test_check_validates_a_file_without_starting_a_node(cluster: Cluster) -> Non
     control = cluster.directory / "good.sock"
     config.write_text(
         f"- node: {{id: foo, datadir: {cluster.directory}/data}}\n"
-        f"- control-service: {{filename: {control}}}\n"
+        f"- control-service: {{filename: {control}}}\n- local-only\n"
     )
     cluster.run("meshnode", "check", config)
     assert not control.exists()

@@ -141,3 +141,17 @@ def test_remote_work_survives_the_restart_of_either_node_and_runs_once(
     assert foo.results(unit) == b"started\nafter all that\n"
     assert foo.wait_unit(unit, "Succeeded")["Detail"] == "exit status 0"
     assert len(bar.ask("work list")) == 1
+
+
+def test_a_unit_whose_supervisor_is_killed_is_failed_and_what_is_left_of_it_is_ended(
+    cluster: Cluster, gate: Gate
+) -> None:
+    node = cluster.node("foo", work=WORK)
+    unit = node.submit("gated", "--no-payload")
+    node.wait_output(unit, b"started\n")
+    node.wait_unit(unit, "Running")
+    pid = command_pid(node, unit)
+    os.kill(node.stored_status(unit)["Supervisor"]["Pid"], signal.SIGKILL)
+    assert node.wait_unit(unit, "Failed")["Detail"].startswith("lost")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the command")
+    assert node.results(unit) == b"started\n"
