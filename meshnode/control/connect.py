@@ -70,9 +70,13 @@ async def _bridge(
         await session.send_eof()
 
     try:
-        async with stream, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             await session.send(b"Connecting\n")
             nursery.start_soon(to_service)
             nursery.start_soon(to_client)
+        await stream.aclose()
     except* (trio.BrokenResourceError, trio.ClosedResourceError, MeshError) as lost:
         log.debug("ended early: %s", lost.exceptions[0])
+    finally:
+        # A reset, unless it is closed: half of something must not look like all of it.
+        await trio.aclose_forcefully(stream)

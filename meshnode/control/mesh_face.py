@@ -82,11 +82,11 @@ class ControlMesh(Protocol):
         ...
 
     async def ping(self, node: str) -> PingReplyLike:
-        """Ask a node for a sign of life; raises MeshError."""
+        """Ask a node for a sign of life, for so long as the mesh waits; raises MeshError."""
         ...
 
     def traceroute(self, node: str) -> AsyncGenerator[TraceHopLike, None]:
-        """Name the nodes on the way, ours first."""
+        """Name the nodes on the way, ours first; the last one may carry an error."""
         ...
 
     async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:

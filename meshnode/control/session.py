@@ -176,9 +176,12 @@ class Session:
             raise trio.BrokenResourceError(str(error)) from error
 
     async def _close(self) -> None:
+        if self._gone:
+            # On the mesh this resets the stream: half of an answer must not look like all of it.
+            await trio.aclose_forcefully(self._stream)
+            return
         try:
-            if not self._gone:
-                await self._linger()
+            await self._linger()
         finally:
             await self._stream.aclose()
 

@@ -11,7 +11,7 @@ from trio.testing import memory_stream_pair
 from meshnode.control.commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
-from meshnode.errors import NoRoute
+from meshnode.errors import MeshTimeout, NoRoute
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"
@@ -67,15 +67,13 @@ class FakeMesh:
     async def ping(self, node: str) -> FakePing:
         await trio.lowlevel.checkpoint()
         if self.silent:
-            await trio.sleep_forever()
+            raise MeshTimeout("timeout")
         if node not in {"foo", "bar"}:
             raise NoRoute(node)
         return FakePing(node, 0.000312513)
 
     async def traceroute(self, node: str) -> AsyncGenerator[FakePing, None]:
         yield FakePing("foo", 0.00026361)
-        if self.silent:
-            await trio.sleep_forever()
         if node == "bar":
             yield FakePing("bar", 0.000362438)
         elif node != "foo":

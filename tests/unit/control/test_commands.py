@@ -1,0 +1,208 @@
+"""The mesh's own commands: what they reply, and how they refuse."""
+
+import json
+import os
+
+import pytest
+import trio
+
+from meshnode import __version__
+from meshnode.control.registry import CommandRegistry
+from meshnode.control.reload import ReloadFault, ReloadRefused, reload_command
+
+
+async def answer_to(open_client, line: str) -> dict:
+    async with open_client() as client:
+        return json.loads(await client.ask(line.encode() + b"\n"))
+
+
+async def test_status_tells_all_that_the_node_knows(open_client) -> None:
+    status = await answer_to(open_client, "status")
+    assert status.pop("SystemCPUCount") == len(os.sched_getaffinity(0))
+    assert status.pop("SystemMemoryMiB") > 0
+    assert status == {
+        "Version": __version__,
+        "NodeID": "foo",
+        "Connections": [{"NodeID": "bar", "Cost": 1}, {"NodeID": "baz", "Cost": 1.5}],
+        "RoutingTable": {"bar": "bar", "baz": "baz"},
+        "KnownConnectionCosts": {"foo": {"bar": 1, "baz": 1.5}, "bar": {"foo": 1}},
+        "Advertisements": [
+            {
+                "NodeID": "bar",
+                "Service": "control",
+                "Time": "2026-11-22T03:00:00.123456789Z",
+                "ConnType": 1,
+                "Tags": {"type": "Control Service"},
+                "WorkCommands": [{"WorkType": "echo", "Secure": False}],
+            }
+        ],
+    }
+
+
+async def test_whole_costs_are_written_without_a_fraction(open_client) -> None:
+    async with open_client() as client:
+        answer = await client.ask(b'{"command":"status","requested_fields":["Connections"]}\n')
+    assert answer == b'{"Connections":[{"Cost":1,"NodeID":"bar"},{"Cost":1.5,"NodeID":"baz"}]}\n'
+
+
+@pytest.mark.parametrize("fields", ['"x"', "null", "1", '{"NodeID":1}'])
+async def test_requested_fields_that_are_no_list_are_an_error_line(open_client, fields) -> None:
+    async with open_client() as client:
+        line = '{"command":"status","requested_fields":' + fields + "}\n"
+        answer = await client.ask(line.encode())
+    assert answer == b"ERROR: requested_fields must be a list of strings\n"
+
+
+@pytest.mark.parametrize("node", ["localhost", "LocalHost"])
+@pytest.mark.parametrize("form", ["ping {}", '{{"command":"ping","target":"{}"}}'])
+async def test_localhost_is_the_node_itself(open_client, node, form) -> None:
+    reply = await answer_to(open_client, form.format(node))
+    assert reply == {"Success": True, "From": "foo", "Time": 312513, "TimeStr": "312.513µs"}
+
+
+async def test_a_ping_without_answer_fails_with_the_reason(open_client, mesh) -> None:
+    mesh.silent = True
+    assert await answer_to(open_client, "ping bar") == {"Success": False, "Error": "timeout"}
+
+
+async def test_a_traceroute_names_each_hop(open_client) -> None:
+    assert await answer_to(open_client, "traceroute bar") == {
+        "0": {"From": "foo", "Time": 263610, "TimeStr": "263.61µs"},
+        "1": {"From": "bar", "Time": 362438, "TimeStr": "362.438µs"},
+    }
+
+
+async def test_a_traceroute_that_fails_says_where(open_client) -> None:
+    reply = await answer_to(open_client, "traceroute nosuch")
+    assert reply["1"] == {
+        "From": "foo",
+        "Time": 5278,
+        "TimeStr": "5.278µs",
+        "Error": "no route to node",
+    }
+
+
+async def test_connect_passes_bytes_and_the_end_of_each_side(open_client, mesh) -> None:
+    async def upper(stream: trio.StapledStream) -> None:
+        got = b""
+        while data := await stream.receive_some():
+            got += bytes(data)
+        await stream.send_all(got.upper())  # only after our end was passed on
+        await stream.send_eof()
+        await stream.aclose()
+
+    mesh.services["upper"] = upper
+    async with open_client() as client:
+        answer = await client.ask(b"connect bar upper\nstatus\n\x00\xff")
+    assert answer == b"Connecting\nSTATUS\n\x00\xff"
+
+
+async def test_connect_lets_the_client_speak_after_the_service_has_ended(open_client, mesh) -> None:
+    heard = trio.Event()
+
+    async def listener(stream: trio.StapledStream) -> None:
+        await stream.send_all(b"bye")
+        await stream.send_eof()
+        assert await stream.receive_some() == b"still here"
+        heard.set()
+        await stream.aclose()
+
+    mesh.services["listen"] = listener
+    async with open_client() as client:
+        await client.send(b"connect bar listen\n")
+        assert await client.rest() == b"Connecting\nbye"
+        await client.send(b"still here")
+        await heard.wait()
+
+
+async def test_connect_ends_when_the_service_is_lost(open_client, mesh, caplog) -> None:
+    async def lost(stream: trio.StapledStream) -> None:
+        await stream.send_all(b"half a")
+        await stream.receive_some()
+        await stream.aclose()
+
+    mesh.services["lost"] = lost
+    async with open_client() as client:
+        await client.send(b"connect bar lost\n")
+        assert await client.line() == b"Connecting\n"
+        await client.send(b"x")
+        assert await client.rest() == b"half a"
+    assert "internal error" not in caplog.text
+
+
+async def test_connect_closes_the_stream_when_its_client_vanishes(open_client, mesh) -> None:
+    closed = trio.Event()
+
+    async def talker(stream: trio.StapledStream) -> None:
+        try:
+            while True:
+                await stream.send_all(b"x" * 1000)
+                await trio.lowlevel.checkpoint()
+        except trio.BrokenResourceError:
+            closed.set()
+
+    mesh.services["talk"] = talker
+    async with open_client() as client:
+        await client.send(b"connect bar talk\n")
+        assert await client.line() == b"Connecting\n"
+        await client.stream.aclose()
+        await closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        (b"connect bar nosuch", b"ERROR: no route to node\n"),
+        (b"connect bar control ", b"ERROR: no route to node\n"),
+        (b'{"command":"connect"}', b"ERROR: no connect target node\n"),
+        (b'{"command":"connect","node":1}', b"ERROR: connect target node must be string\n"),
+        (
+            b'{"command":"connect","node":"bar","service":"control","tls":1}',
+            b"ERROR: connect tls name must be string\n",
+        ),
+        (
+            b'{"command":"connect","node":"bar","service":"control","tls":"t"}',
+            b"ERROR: unknown TLS config t\n",
+        ),
+    ],
+)
+async def test_a_connect_that_fails_leaves_the_session_usable(open_client, line, reply) -> None:
+    async with open_client() as client:
+        assert await client.ask(line + b"\nping\n") == reply + b"ERROR: no ping target\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (ReloadFault.NEEDS_RESTART, "node changed ERRORCODE 3"),
+        (ReloadFault.UNREADABLE, "node changed ERRORCODE 4"),
+    ],
+)
+async def test_a_refused_reload_says_why_and_with_which_code(fault, text) -> None:
+    async def refuse() -> None:
+        raise ReloadRefused("node changed", fault)
+
+    reply = await reload_command(refuse).parse_text("")(None)
+    assert reply == {"Success": False, "Error": text}
+
+
+async def test_reloads_of_two_clients_follow_each_other(autojump_clock) -> None:
+    running = 0
+
+    async def slow() -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await trio.sleep(1)
+        running -= 1
+
+    command = reload_command(slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(command.parse_text(""), None)
+        nursery.start_soon(command.parse_json({"command": "reload"}), None)
+
+
+def test_the_meshs_commands_are_all_registered(registry: CommandRegistry) -> None:
+    for name in ("status", "ping", "traceroute", "connect", "reload"):
+        assert registry.find(name) is not None
+    assert registry.find("work") is None

@@ -1,0 +1,268 @@
+"""Real sockets: who may connect, who owns the path, what is never deleted."""
+
+import fcntl
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from meshnode.control.listeners import (
+    SERVICE_TAGS,
+    open_listeners,
+    open_tcp,
+    parse_tcp_address,
+    peer_name,
+)
+from meshnode.control.service import ControlService
+from meshnode.control.unix_listener import UnixListener
+from meshnode.errors import ConfigError, ServiceInUse
+from meshnode.protocol.messages import WorkType
+
+
+class FakeListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
+    closed = False
+
+    async def accept(self) -> trio.abc.HalfCloseableStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+class FakeMesh:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[tuple] = []
+
+    async def listen(self, service, *, tags, work_types):
+        await trio.lowlevel.checkpoint()
+        if self.error:
+            raise self.error
+        self.asked.append((service, tags, work_types))
+        return FakeListener()
+
+
+def names(**given):
+    return {
+        "service": "",
+        "filename": "",
+        "permissions": 0o600,
+        "tcplisten": "",
+        "mesh": FakeMesh(),
+        "work_types": (),
+        **given,
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "foo.sock")
+
+
+@pytest.mark.parametrize("permissions", [0o600, 0o660, 0o777])
+async def test_a_socket_has_its_permissions_whatever_the_umask(path, permissions) -> None:
+    old = os.umask(0o077)
+    try:
+        listener = UnixListener.open(path, permissions)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat(path).st_mode) == permissions
+    await listener.aclose()
+
+
+async def test_a_client_is_served_over_a_unix_socket(path, registry, nursery) -> None:
+    listeners = await open_listeners(**names(filename=path))
+    assert [str(listener) for listener in listeners] == [f"unix {path}"]
+    await nursery.start(ControlService("foo", registry).run, listeners)
+    async with await trio.open_unix_socket(path) as client:
+        await client.send_all(b"ping\n")
+        await client.send_eof()
+        got = b""
+        async for data in client:
+            got += data
+    assert got == b"Receptor Control, node foo\nERROR: no ping target\n"
+
+
+async def test_the_socket_goes_and_the_lock_file_stays_when_it_closes(path) -> None:
+    listener = UnixListener.open(path, 0o600)
+    await listener.aclose()
+    assert not os.path.lexists(path)
+    assert os.path.exists(path + ".lock")
+    await listener.aclose()  # a second close is nothing
+    await UnixListener.open(path, 0o600).aclose()
+
+
+async def test_a_second_owner_is_refused_and_the_first_goes_on(path) -> None:
+    first = UnixListener.open(path, 0o600)
+    with pytest.raises(ConfigError, match=re.escape(path) + ": is in use by a live node"):
+        UnixListener.open(path, 0o600)
+    async with await trio.open_unix_socket(path):
+        await (await first.accept()).aclose()
+    await first.aclose()
+
+
+async def test_a_lock_that_another_program_holds_is_respected(path) -> None:
+    with open(path + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="live node"):
+            UnixListener.open(path, 0o600)
+    assert not os.path.lexists(path)
+
+
+async def test_a_stale_socket_is_replaced(path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    listener = UnixListener.open(path, 0o600)
+    async with await trio.open_unix_socket(path):
+        await (await listener.accept()).aclose()
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("backlog", [5, 0])
+async def test_a_socket_that_another_program_serves_is_not_taken(path, backlog) -> None:
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
+        other.bind(path)
+        other.listen(backlog)
+        client.connect(path)  # with no backlog, the queue is full now
+        with pytest.raises(ConfigError, match="live node"):
+            UnixListener.open(path, 0o600)
+        assert stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling"])
+async def test_what_is_no_socket_is_never_deleted(path, tmp_path, kind) -> None:
+    if kind == "file":
+        Path(path).write_text("precious")
+    elif kind == "directory":
+        os.mkdir(path)
+    else:
+        target = tmp_path / "target"
+        if kind == "link":
+            target.write_text("precious")
+        os.symlink(target, path)
+    with pytest.raises(ConfigError, match="no socket"):
+        UnixListener.open(path, 0o600)
+    assert os.path.lexists(path)
+
+
+async def test_a_socket_that_was_replaced_meanwhile_is_left_alone(path) -> None:
+    listener = UnixListener.open(path, 0o600)
+    os.unlink(path)
+    Path(path).write_text("somebody else's")
+    await listener.aclose()
+    assert Path(path).read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("missing/foo.sock", "must be a directory that this user can write to"),
+        ("x" * 200, "too long"),
+        ("a\0b", "null"),
+    ],
+)
+async def test_an_impossible_path_is_a_mistake_in_the_configuration(tmp_path, name, fault) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        UnixListener.open(str(tmp_path / name), 0o600)
+
+
+async def test_a_refused_start_holds_no_lock(path) -> None:
+    Path(path).write_text("in the way")
+    with pytest.raises(ConfigError):
+        UnixListener.open(path, 0o600)
+    os.unlink(path)
+    await UnixListener.open(path, 0o600).aclose()
+
+
+@pytest.mark.parametrize(
+    ("address", "parsed"),
+    [
+        ("2222", ("0.0.0.0", 2222)),
+        (":2222", ("", 2222)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+    ],
+)
+def test_tcp_addresses_are_read(address: str, parsed: tuple[str, int]) -> None:
+    assert parse_tcp_address(address) == parsed
+
+
+@pytest.mark.parametrize(
+    "address", ["host", "host:", "host:x", "host:65536", "host:-1", "::1", "::1:22", "", "1:٣"]
+)
+def test_what_is_no_tcp_address_is_refused_by_name(address: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"tcplisten {address}: ")):
+        parse_tcp_address(address)
+
+
+async def test_a_tcp_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"tcplisten {address}: .*in use"):
+            await open_tcp(address)
+
+
+@pytest.mark.parametrize("host", ["no..name", "x" * 70 + ".invalid"])
+async def test_a_host_that_cannot_exist_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="tcplisten"):
+        await open_tcp(f"{host}:0")
+
+
+async def test_a_client_is_served_over_tcp(registry, nursery) -> None:
+    listeners = await open_listeners(**names(tcplisten="127.0.0.1:0"))
+    port = listeners[0].listener.socket.getsockname()[1]
+    await nursery.start(ControlService("foo", registry).run, listeners)
+    async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+        assert await client.receive_some() == b"Receptor Control, node foo\n"
+
+
+async def test_the_mesh_is_told_the_tags_and_work_types() -> None:
+    mesh = FakeMesh()
+    work_types = [WorkType("echo", False)]
+    listeners = await open_listeners(**names(service="control", mesh=mesh, work_types=work_types))
+    assert [str(listener) for listener in listeners] == ["mesh control"]
+    assert mesh.asked == [("control", SERVICE_TAGS, work_types)]
+
+
+async def test_a_service_name_that_is_taken_closes_what_was_opened(path) -> None:
+    mesh = FakeMesh(ServiceInUse("service control is already listened to"))
+    with pytest.raises(ConfigError, match="service control: service control is already"):
+        await open_listeners(**names(filename=path, service="control", mesh=mesh))
+    assert not os.path.lexists(path)
+    await UnixListener.open(path, 0o600).aclose()
+
+
+async def test_a_service_that_nobody_could_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nobody could reach it"):
+        await open_listeners(**names())
+
+
+async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
+    listener = UnixListener.open(path, 0o600)
+    async with await trio.open_unix_socket(path):
+        accepted = await listener.accept()
+        assert peer_name(accepted) == f"pid {os.getpid()} uid {os.getuid()}"
+        await accepted.aclose()
+    await listener.aclose()
+
+    (tcp,) = await open_tcp("127.0.0.1:0")
+    port = tcp.socket.getsockname()[1]
+    async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+        accepted = await tcp.accept()
+        assert peer_name(accepted) == f"127.0.0.1:{client.socket.getsockname()[1]}"
+        await accepted.aclose()
+        assert "Bad file descriptor" in peer_name(accepted)
+    await tcp.aclose()
+
+    assert peer_name(memory_stream_pair()[0]) == "unknown"
+    meshy = type("Meshy", (), {"peer_node": "bar"})()
+    assert peer_name(meshy) == "bar"
