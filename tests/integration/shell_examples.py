@@ -17,10 +17,15 @@ The session has a directory of its own in place of /tmp, free ports in place of 
 the naps of the guide's work types are short.
 """
 
+import errno
+import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
+import tty
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +57,8 @@ ACTUAL = {
     "pid": r"\d+",
     "size": r"~?\d+",
 }
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 PORTS = ("2222", "2223", "2224")
 
@@ -245,19 +252,10 @@ class Session:
     def run(self, example: Example) -> None:
         """Run a command and compare its exit code and what it prints."""
         command = self.rewrite(example.command)
-        done = subprocess.run(
-            ["bash", "-c", command],
-            env=self.cluster.environment,
-            cwd=self.cluster.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE,
-            check=False,
-        )
-        output = self.as_shown(done.stdout.decode())
+        code, printed = run_in_terminal(command, self.cluster.environment, self.cluster.directory)
+        output = re.sub(r" +$", "", self.as_shown(printed), flags=re.MULTILINE)
         where = f"line {example.line}: $ {example.command}"
-        assert done.returncode == example.code, f"{where}\nexited with {done.returncode}:\n{output}"
+        assert code == example.code, f"{where}\nexited with {code}:\n{output}"
         if example.output is None:
             return
         found = re.fullmatch(self.pattern(example.output), output)
@@ -288,6 +286,39 @@ class Session:
             node.process.terminate()
         for node in self.nodes:
             node.process.wait(PATIENCE)
+
+
+def run_in_terminal(command: str, environment: dict[str, str], directory: Path) -> tuple[int, str]:
+    """Run a command whose output goes to a terminal, as a reader's does; return code and output."""
+    terminal, its_end = pty.openpty()
+    # Newlines come as they were written; a terminal's own carriage returns are no output.
+    tty.setraw(its_end)
+    process = subprocess.Popen(
+        ["bash", "-c", command],
+        env=environment | {"NO_COLOR": "1"},
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=its_end,
+        stderr=its_end,
+    )
+    os.close(its_end)
+    printed = b""
+    try:
+        while select.select([terminal], [], [], PATIENCE)[0]:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError as error:
+                # How Linux says that nobody has the other end open any more.
+                if error.errno != errno.EIO:
+                    raise
+                break
+            printed += data
+        code = process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+    return code, ANSI.sub("", printed.decode())
 
 
 def describe(directives: list[dict[str, object]]) -> tuple[str, str]:
