@@ -25,6 +25,21 @@ SUPERVISOR_FAILED = 1
 WAKEUP_BYTES = 512
 """Bytes read at once of the pipe that carries one byte per SIGCHLD."""
 
+HELD_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGPIPE,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXFSZ,
+    signal.SIGTSTP,
+)
+"""What a terminal, a shell, a vanished reader or a limit may send to launcher and supervisors. Not
+simply all: each call that changes the mask costs Python microseconds for every signal in it."""
+
 _STDIN = 0
 
 
@@ -40,11 +55,12 @@ def main() -> None:
 
 
 def _default_signals() -> None:
-    """Give every signal its default and block all: the launcher ends with its node, by EOF alone.
+    """Give every signal its default, and hold back those that would end the process.
 
-    Ignored signals would be inherited by commands through exec (Python itself ignores SIGPIPE).
+    The launcher ends with its node, by end-of-file alone. Held back and not ignored, because a
+    command would inherit that through exec (Python itself ignores SIGPIPE at its start).
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_DFL)
 
@@ -81,7 +97,6 @@ class Launcher:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
         while True:
             for fd, _events in poll.poll():
                 if fd == self._wakeup:
@@ -103,18 +118,15 @@ class Launcher:
         return True
 
     def _start(self, request: Request) -> None:
-        # Blocked, because the handler belongs to the launcher and is inherited by the fork.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         try:
             pid = os.fork()
         except OSError as error:
             text = f"cannot start a supervisor: {command.error_text(error)}"
             answer(self._socket, {"unit": request["unit"], "error": text})
-        else:
-            if pid == 0:
-                self._be_supervisor(request)
-            self._units[pid] = request["unit"]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+            return
+        if pid == 0:
+            self._be_supervisor(request)
+        self._units[pid] = request["unit"]
 
     def _be_supervisor(self, request: Request) -> None:
         """In the forked process: keep only the socket, supervise, end; does not return."""

@@ -1,4 +1,4 @@
-"""The three calls of prctl(2) that supervisors need and the standard library lacks."""
+"""The two calls of prctl(2) that supervisors need and the standard library lacks."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import os
 import signal
 
 _SET_PDEATHSIG = 1
-_SET_NAME = 15
 _SET_CHILD_SUBREAPER = 36
+_KILL = int(signal.SIGKILL)
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+# Declared once, so that a call after a fork makes no objects: each one there is a page copied.
+_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
-def _prctl(option: int, argument: int | bytes) -> None:
-    zero = ctypes.c_ulong(0)
-    value = ctypes.c_ulong(argument) if isinstance(argument, int) else ctypes.c_char_p(argument)
-    if _libc.prctl(option, value, zero, zero, zero) != 0:
+def _call(option: int, argument: int) -> None:
+    if _prctl(option, argument, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
 def become_subreaper() -> None:
     """Make orphaned descendants our children, whatever session they moved to."""
-    _prctl(_SET_CHILD_SUBREAPER, 1)
-
-
-def set_process_name(name: str) -> None:
-    """Set the name that ``ps`` and ``top`` show (15 bytes)."""
-    _prctl(_SET_NAME, name.encode())
+    _call(_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent() -> None:
@@ -36,4 +31,4 @@ def die_with_parent() -> None:
 
     A parent that has ended before the call is not noticed.
     """
-    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    _call(_SET_PDEATHSIG, _KILL)

@@ -17,7 +17,7 @@ PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED = range(5)
 FILE_MODE = 0o600
 """Status and stdout may hold what only the node's user should see."""
 
-READ_BYTES = 1 << 16
+READ_BYTES = 8192
 """Bytes asked for in one read of the status file."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -57,9 +57,6 @@ time only bounds how long a process that a look at /proc missed could go on."""
 LONGEST_WAIT_SECONDS = 3600.0
 """Longest single wait: the system call refuses years; after it, the rest is waited for."""
 
-PROCESS_NAME = "meshnode-unit"
-"""What ``ps -o comm`` shows for a supervisor."""
-
 _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
 Request = dict[str, object]
@@ -72,11 +69,10 @@ def supervise(request: Request, reply_fd: int) -> None:
 
     Runs in a process of its own, freshly forked, with only descriptors 0-2 and ``reply_fd`` open.
     """
-    # Blocked, every signal waits until it is asked for, and none can end this process halfway.
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    # Beside what the launcher holds back already; from now on it is only ever waited for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     os.setsid()
     prctl.become_subreaper()
-    prctl.set_process_name(PROCESS_NAME)
     supervisor = Supervisor(request)
     try:
         running = supervisor.start()
@@ -308,8 +304,11 @@ def _open_gate(gate: int) -> None:
 def _now() -> str:
     """Return the time as RFC 3339 in UTC: ``2026-11-22T03:00:00.123456Z``."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{text}.{nanoseconds // 1000:06d}Z"
+    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+    return (
+        f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
+        f".{nanoseconds // 1000:06d}Z"
+    )
 
 
 def _describe(error: Exception) -> str:
