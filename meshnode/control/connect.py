@@ -6,8 +6,7 @@ from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.probes import own_or_named
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.control.session import CHUNK
-from meshnode.errors import CommandError, MeshError
-from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.errors import CommandError
 
 
 def connect_command(mesh: ControlMesh) -> Command:
@@ -19,8 +18,12 @@ def connect_command(mesh: ControlMesh) -> Command:
                 raise CommandError(f"unknown TLS config {tls}")
             stream = await mesh.dial(own_or_named(mesh, node), service)
             session.finish()
-            subject = f"{session.kind} {session.peer} to {node} {service}"
-            await _bridge(session, stream, subject_logger("connect", subject))
+            try:
+                await _bridge(session, stream)
+            finally:
+                # Closed it is already, unless something failed, and then this is a reset: half of
+                # something must not look like all of it.
+                await trio.aclose_forcefully(stream)
 
         return run
 
@@ -51,13 +54,8 @@ def _field(body: JsonObject, key: str, what: str) -> str:
     return value
 
 
-async def _bridge(
-    session: ControlSession, stream: trio.abc.HalfCloseableStream, log: SubjectLogger
-) -> None:
-    """Copy both ways until both sides have ended theirs, each end passed on as it comes.
-
-    From the first line on the bytes are the service's, so a failure can only end them.
-    """
+async def _bridge(session: ControlSession, stream: trio.abc.HalfCloseableStream) -> None:
+    """Copy both ways until both sides have ended theirs, each end passed on as it comes."""
 
     async def to_service() -> None:
         while data := await session.receive_some(CHUNK):
@@ -69,14 +67,8 @@ async def _bridge(
             await session.send(bytes(data))
         await session.send_eof()
 
-    try:
-        async with trio.open_nursery() as nursery:
-            await session.send(b"Connecting\n")
-            nursery.start_soon(to_service)
-            nursery.start_soon(to_client)
-        await stream.aclose()
-    except* (trio.BrokenResourceError, trio.ClosedResourceError, MeshError) as lost:
-        log.debug("ended early: %s", lost.exceptions[0])
-    finally:
-        # A reset, unless it is closed: half of something must not look like all of it.
-        await trio.aclose_forcefully(stream)
+    await session.send(b"Connecting\n")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(to_service)
+        nursery.start_soon(to_client)
+    await stream.aclose()

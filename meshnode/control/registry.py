@@ -58,7 +58,12 @@ class ControlSession(Protocol):
         ...
 
     def finish(self) -> None:
-        """Have the service close the session after this command: no line is read any more."""
+        """Have the service close the session after this command: no line is read any more.
+
+        A command whose client reads raw bytes from here on calls this before it sends them. What
+        it then raises is logged, and the client's stream is broken off: no error line could be
+        told from the bytes.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 Whatever a client sends, and whatever a command does, costs at most this one session.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -149,17 +150,27 @@ class Session:
             await self.send(answer)
 
     def _answer_failure(self, name: str, group: BaseExceptionGroup[Exception]) -> bytes:
+        """Log what a command raised, and return the line that answers it where one can."""
         leaves = list(_leaves(group))
-        if self._gone and all(isinstance(leaf, _GONE) for leaf in leaves):
-            return b""
-        for leaf in leaves:
-            if not isinstance(leaf, MeshnodeError):
-                self.finish()
-                shown = leaf if len(leaves) == 1 else group
-                self._log.error("command %s failed", name, exc_info=shown)
-                return encode_error(f"internal error: {type(leaf).__name__}")
-        self._log.debug("command %s: %s", name, leaves[0])
-        return encode_error(str(leaves[0]))
+        is_raw = self._finished
+        fault = next((leaf for leaf in leaves if not isinstance(leaf, MeshnodeError)), None)
+        if fault is None:
+            self._log.log(logging.WARNING if is_raw else logging.DEBUG, "%s: %s", name, leaves[0])
+            answer = encode_error(str(leaves[0]))
+        elif (is_raw or self._gone) and all(
+            isinstance(leaf, (*_GONE, MeshError)) for leaf in leaves
+        ):
+            self._log.debug("%s ended early: %s", name, fault)
+            answer = b""
+        else:
+            self._log.error("%s failed", name, exc_info=leaves[0] if len(leaves) == 1 else group)
+            answer = encode_error(f"internal error: {type(fault).__name__}")
+            self.finish()
+        if is_raw:
+            # No line can tell anything to a client that reads raw bytes by now; the stream is
+            # broken off instead.
+            self._gone = True
+        return answer
 
     @contextmanager
     def _noticing_loss(self) -> Iterator[None]:

@@ -217,8 +217,34 @@ async def test_a_fault_of_ours_is_logged_once_with_its_session_and_ends_it(
     async with open_client() as client:
         assert await client.ask(b"fail\nping\n") == b"ERROR: internal error: ZeroDivisionError\n"
     records = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert [r.getMessage() for r in records] == ["session unix#1: command fail failed"]
+    assert [r.getMessage() for r in records] == ["session unix#1: fail failed"]
     assert records[0].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (WorkError("stdout is gone"), logging.WARNING),
+        (KeyError("x"), logging.ERROR),
+        (trio.BrokenResourceError("the service is lost"), None),
+    ],
+)
+async def test_no_error_line_is_mixed_into_raw_bytes(
+    open_client, add, caplog, error, level
+) -> None:
+    async def stream(session: ControlSession) -> None:
+        session.finish()
+        await session.send(b"half a line")
+        raise error
+
+    add("stream", stream)
+    async with open_client() as client:
+        await client.send(b"stream\n")
+        assert await client.rest() == b"half a line"
+        with pytest.raises(trio.BrokenResourceError):  # closed without lingering
+            await client.send(b"ping\n")
+    levels = [r.levelno for r in caplog.records if r.levelno > logging.INFO]
+    assert levels == ([] if level is None else [level])
 
 
 async def test_a_reply_that_has_no_json_form_is_a_fault_of_ours(open_client, add) -> None:
