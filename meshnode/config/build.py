@@ -25,6 +25,9 @@ from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterIn
 
 D = TypeVar("D", bound=Directive)
 
+OPTIONS = ("config", "help", "version")
+"""What a mistyped directive on the command line may have been meant to be as well."""
+
 
 def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeConfig:
     """Return the configuration that the directives make.
@@ -78,6 +81,8 @@ def _note_unknown(raw: RawDirective, known: Iterable[str], faults: FaultLog) -> 
         faults.add(raw.place, raw.name, text="not supported yet")
         return
     valid = [*known, *LATER_DIRECTIVES]
+    if raw.place.source == COMMAND_LINE:
+        valid += OPTIONS
     hint = suggestion(raw.name, valid, otherwise="meshnode --help lists all directives")
     faults.add(raw.place, raw.name, text=f"unknown directive; {hint}")
 

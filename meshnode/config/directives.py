@@ -90,7 +90,9 @@ class Node(Directive):
         bare=True,
     )
     datadir: Path = parameter(
-        path(), "directory for units of work; a node uses <datadir>/<id>", default=DEFAULT_DATADIR
+        path(),
+        "where units of work are kept, in a directory named as the node",
+        default=DEFAULT_DATADIR,
     )
     max_idle_connection_timeout: float = parameter(
         duration(LEAST_IDLE_SECONDS, "21s"),
@@ -116,7 +118,7 @@ class LogLevel(Directive):
 
 @directive(
     "local-only",
-    "Run alone, without links to other nodes; only then may both listeners and peers be missing.",
+    "Run alone, without a link to any other node.",
     section="The node",
     once=True,
 )

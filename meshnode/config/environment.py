@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from meshnode.config.directives import ControlService, Node, NodeConfig
-from meshnode.config.faults import FaultLog, quote
+from meshnode.config.faults import FaultLog, printable
 from meshnode.config.schema import Directive
 
 
@@ -60,7 +60,7 @@ def _check_socket(service: ControlService, faults: FaultLog) -> None:
 
 def _note(faults: FaultLog, directive: Directive, parameter: str, path: Path, text: str) -> None:
     place = directive.place_of(parameter)
-    faults.add(place, directive.INFO.name, parameter, text=f"{quote(str(path))} {text}")
+    faults.add(place, directive.INFO.name, parameter, text=f'"{printable(str(path))}" {text}')
 
 
 def _reason(error: OSError) -> str:

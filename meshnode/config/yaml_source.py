@@ -55,6 +55,10 @@ def _note_marked(error: yaml.MarkedYAMLError, whole: Place, faults: FaultLog) ->
     place = Place(whole.source, mark.line + 1) if mark else whole
     problem = printable(error.problem or error.context or "unreadable")
     context = f", {printable(error.context)}" if error.context and error.problem else ""
+    if "<block end>" in problem:
+        # The parser's own words for the commonest mistakes of all say nothing to a person.
+        problem = 'this does not belong here; check the indentation, the quotes and the "- "'
+        context = ""
     faults.add(place, text=f"not valid YAML: {problem}{context}")
 
 

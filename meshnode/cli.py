@@ -1,0 +1,151 @@
+"""The command line of ``meshnode``: start a node, check a file, show help.
+
+Help and checks import nothing of the network: what they need is in config/.
+"""
+
+import enum
+import os
+import sys
+from collections.abc import Sequence
+
+from meshnode import __version__
+from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
+from meshnode.config.directives import DIRECTIVES
+from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
+from meshnode.config.help import directive_help, directive_list
+from meshnode.config.later import LATER_DIRECTIVES
+from meshnode.errors import ConfigError, MeshnodeError
+
+
+class ExitCode(enum.IntEnum):
+    """How ``meshnode`` ends; scripts and service managers may rely on it."""
+
+    OK = 0
+    """Stopped as asked, or the check or help was done."""
+
+    FAILED = 1
+    """The node had to end: for instance, another node uses its ID."""
+
+    CONFIGURATION = 2
+    """The configuration or the command line is wrong; nothing was started."""
+
+
+USAGE = """\
+usage: meshnode -c FILE [--DIRECTIVE [PARAMETER=VALUE ...] ...]
+       meshnode --DIRECTIVE [PARAMETER=VALUE ...] ...
+       meshnode check FILE
+       meshnode --help [DIRECTIVE]
+       meshnode --version
+
+Joins this machine into a mesh of nodes and runs units of work on it. Directives
+come from a YAML file (-c, --config), from the command line, or from both.
+"""
+
+EXAMPLES = """\
+Examples:
+
+  meshnode -c foo.yml
+  meshnode -c foo.yml --log-level debug
+  meshnode --node id=foo --tcp-listener port=2222 \\
+      --control-service filename=/tmp/foo.sock \\
+      --work-command worktype=echo command=echo params=hi
+  meshnode --help tcp-listener
+
+Exit codes: 0 stopped as asked; 1 the node failed; 2 wrong configuration.
+"""
+
+HELP_WORDS = frozenset({"--help", "-h"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments (``sys.argv`` by default) ask for and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except ConfigError as error:
+        _complain(str(error))
+        return ExitCode.CONFIGURATION
+    except MeshnodeError as error:
+        _complain(f"meshnode: {error}")
+        return ExitCode.FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        raise ConfigError(
+            f"{COMMAND_LINE}: nothing to do; give --config FILE or directives, or see --help"
+        )
+    if HELP_WORDS.intersection(arguments) or arguments[0] == "help":
+        return _help(arguments)
+    if "--version" in arguments or arguments == ["version"]:
+        _say(f"meshnode {__version__}")
+        return ExitCode.OK
+    if arguments[0] == "check":
+        return _check(arguments[1:])
+    config = load_arguments(arguments)
+    check_environment(config)
+    return _start(config)
+
+
+def _start(config: NodeConfig) -> int:
+    # Imported here: help and checks must not wait for the network's libraries.
+    from meshnode import node  # noqa: PLC0415
+
+    try:
+        return node.run(config)
+    except ExceptionGroup as group:
+        # What a task raised on purpose arrives in the groups of the nurseries it passed.
+        expected, rest = group.split(MeshnodeError)
+        if rest is not None or expected is None:
+            raise
+        raise _first(expected) from None
+
+
+def _first(group: ExceptionGroup[MeshnodeError]) -> MeshnodeError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, ExceptionGroup) else found
+
+
+def _check(files: list[str]) -> int:
+    if len(files) != 1 or files[0].startswith("-"):
+        raise ConfigError(f"{COMMAND_LINE}: check: takes the name of one file")
+    config = load_file(files[0])
+    check_environment(config)
+    _say(f"{printable(files[0])}: ok ({config.summary()})")
+    return ExitCode.OK
+
+
+def _help(arguments: list[str]) -> int:
+    """Show the directive that is named among the arguments, wherever, or the overview."""
+    words = [word.lower().removeprefix("--") for word in arguments if word not in HELP_WORDS]
+    words = words[1:] if words[:1] == ["help"] else words
+    topics = [cls.INFO for cls in DIRECTIVES if cls.INFO.name in words]
+    if topics:
+        _say("\n\n".join(directive_help(info) for info in topics))
+    elif words and words != ["check"]:
+        raise ConfigError(f"{COMMAND_LINE}: {_no_help(words[0])}")
+    else:
+        _say(f"{USAGE}\n{directive_list()}\n\n{EXAMPLES}".rstrip())
+    return ExitCode.OK
+
+
+def _no_help(word: str) -> str:
+    if word in LATER_DIRECTIVES:
+        return f"{word}: not supported yet"
+    names = [cls.INFO.name for cls in DIRECTIVES]
+    hint = suggestion(word, names, otherwise="meshnode --help lists all directives")
+    return f"--help: there is no directive {quote(word)}; {hint}"
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `meshnode --help | head`: the reader has seen enough, and the flush at exit shall not
+        # complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
