@@ -103,7 +103,7 @@ def _make(cls: type[D], raw: RawDirective, faults: FaultLog) -> D | None:
             sound = False
     if not sound:
         return None
-    origin = Origin(raw.place, {name: given.place for name, given in given.items()})
+    origin = Origin(raw.place, {name: found.place for name, found in given.items()})
     try:
         return cls(**values, origin=origin)
     except Wrong as wrong:  # a default that depends on the machine: the host name as node ID
