@@ -50,7 +50,7 @@ class OneLineFormatter(logging.Formatter):
     Peers and clients supply parts of the text, so a newline in it must not forge a second event.
     """
 
-    converter = staticmethod(time.gmtime)  # type: ignore[assignment]
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

@@ -16,7 +16,11 @@ from meshnode.errors import ProtocolError
 from meshnode.protocol.namehash import NAME_HASH_LENGTH
 
 MAX_HOPS = 30
-"""Hops to live that a message starts with (reference section 3)."""
+"""Hops that a message may take (reference section 3)."""
+
+WIRE_HOPS = MAX_HOPS - 1
+"""The hops byte of a message on its first link: its origin has counted one down, as forwarders do
+(seen in every recorded message)."""
 
 HEADER_LENGTH = 36
 """Bytes before a data message's payload."""
@@ -76,9 +80,9 @@ def encode_service(service: str) -> bytes:
     return data.ljust(SERVICE_LENGTH, b"\0")
 
 
-def decode_service(field_bytes: bytes) -> str:
+def decode_service(field_bytes: bytes | bytearray | memoryview) -> str:
     """Return the service name in an 8-byte field; bytes that are not UTF-8 become U+FFFD."""
-    return field_bytes.rstrip(b"\0").decode(errors="replace")
+    return bytes(field_bytes).rstrip(b"\0").decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)

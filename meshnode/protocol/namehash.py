@@ -4,8 +4,6 @@ HighwayHash-64 with the all-zero key. Written here because PyPI's wrapper of the
 unmaintained, and a name is hashed once: :class:`NameTable` remembers.
 """
 
-from collections.abc import Iterator
-
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _MASK32 = 0xFFFF_FFFF
 
@@ -136,5 +134,5 @@ class NameTable:
         """Return the name behind a hash, or None if it was never learnt."""
         return self._names.get(hashed)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._hashes)
+    def __contains__(self, name: object) -> bool:
+        return name in self._hashes

@@ -54,6 +54,8 @@ class Topology:
         self._own: dict[str, float] = {}
         self._nodes: dict[str, _NodeRecord] = {}
         self._seen: dict[str, float] = {}
+        self.version = 0
+        """Counts up whenever routes may have changed."""
 
     # --- own links ---------------------------------------------------------------------------
 
@@ -65,6 +67,7 @@ class Topology:
     def add_link(self, peer: str, cost: float) -> None:
         """Record that a link to ``peer`` is established."""
         self._own[peer] = cost
+        self.version += 1
         # Both ends see a new link at the same moment: waiting for the peer's own update would
         # leave it without a route for a round trip.
         record = self._nodes.get(peer)
@@ -74,6 +77,7 @@ class Topology:
     def remove_link(self, peer: str) -> None:
         """Record that the link to ``peer`` is gone."""
         self._own.pop(peer, None)
+        self.version += 1
         record = self._nodes.get(peer)
         if record is not None:
             record.connections.pop(self.own_id, None)
@@ -137,9 +141,12 @@ class Topology:
 
     def _store(self, record: _NodeRecord, update: RoutingUpdate) -> None:
         record.epoch, record.sequence = update.epoch, update.sequence
-        record.connections = dict(update.connections)
         record.update = replace(update, forwarding_node=self.own_id)
         self._nodes[update.node_id] = record
+        if record.connections == update.connections:
+            return
+        self.version += 1
+        record.connections = dict(update.connections)
         for other, known in self._nodes.items():
             # A node that no longer lists X loses the edge in both directions.
             if other not in update.connections:
@@ -147,7 +154,13 @@ class Topology:
 
     def forget(self, node: str) -> None:
         """Drop all that is known of a node."""
-        self._nodes.pop(node, None)
+        if self._nodes.pop(node, None) is not None:
+            self.version += 1
+
+    def epoch_of(self, node: str) -> int | None:
+        """Return the epoch of a node's newest update: another one is another life of the node."""
+        record = self._nodes.get(node)
+        return record.epoch if record is not None else None
 
     def updates_for_new_peer(self, peer: str) -> list[RoutingUpdate]:
         """Return the newest update of each other node, as we would have forwarded it."""

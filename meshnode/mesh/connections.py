@@ -1,0 +1,309 @@
+"""One QUIC connection over the mesh, driven by one task (reference section 7)."""
+
+import math
+from typing import Protocol
+
+import trio
+from aioquic.quic import events
+
+from meshnode.errors import MeshError, MeshTimeout, NoRoute, StreamError
+from meshnode.errors import Unreachable as UnreachableError
+from meshnode.logs import subject_logger
+from meshnode.mesh.links.base import Message
+from meshnode.mesh.quic import (
+    CANCELLED_READ,
+    HANDSHAKE_TIMEOUT,
+    KEEP_ALIVE,
+    NORMAL_CLOSE,
+    Address,
+    MeshQuicConnection,
+    describe_end,
+    is_peers_stream,
+)
+from meshnode.mesh.router import Router
+from meshnode.mesh.streams import MeshStream
+from meshnode.protocol.messages import WIRE_HOPS, DataHeader, Unreachable
+
+LINGER = 10.0
+"""Seconds that a listener's side waits, all streams done, for the dialer's close. The dialer closes
+as soon as it is done too; this ends connections of dialers that forget."""
+
+STREAM_PREFIX = b"\0"
+"""The dialer's first byte on a stream; the listener drops it (reference section 7)."""
+
+
+class ConnectionOwner(Protocol):
+    """What a connection tells who made it."""
+
+    def stream_opened(self, stream: MeshStream) -> bool:
+        """Take a stream that the peer opened; False refuses it."""
+        ...
+
+    def connection_ended(self, connection: "Connection") -> None:
+        """Note that the connection is over and takes no more datagrams."""
+        ...
+
+
+class Connection:
+    """A QUIC connection with one service of another node; either end of it."""
+
+    def __init__(
+        self,
+        router: Router,
+        owner: ConnectionOwner,
+        quic: MeshQuicConnection,
+        own_service: str,
+        peer: Address,
+        peer_node: str,
+        is_client: bool,
+    ) -> None:
+        self.peer = peer
+        self._router = router
+        self._owner = owner
+        self._quic = quic
+        self._peer_node = peer_node
+        self._is_client = is_client
+        node_hash, service = peer
+        self._header = DataHeader(
+            WIRE_HOPS, router.own_hash, node_hash, own_service, service
+        ).encode()
+        self._streams: dict[int, MeshStream] = {}
+        self._awaiting_prefix: set[int] = set()
+        self._released: set[int] = set()
+        self._ready = trio.Event()
+        self._failure: MeshError | None = None
+        self._over = False
+        self._wake = trio.Event()
+        self._last_heard = trio.current_time()
+        self._linger_since = math.inf
+        self._log = subject_logger("connection", f"{peer_node}:{service}")
+
+    # --- datagrams ---------------------------------------------------------------------------
+
+    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+        """Take a datagram of this connection."""
+        if self._over or (source, source_service) != self.peer:
+            return
+        self._last_heard = trio.current_time()
+        try:
+            self._quic.receive_datagram(bytes(payload), self.peer, self._last_heard)
+            self._take_events()
+        except Exception as exc:  # noqa: BLE001
+            # The engine met bytes that its authors did not think of. They came from one peer and
+            # concern one connection, so one connection is what they cost.
+            self._log.error("the QUIC engine failed on a datagram", exc_info=True)
+            self._fail(StreamError(f"the QUIC engine failed: {type(exc).__name__}"))
+        self._wake.set()
+
+    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
+        """Take a notice about a datagram of ours: the other end is no more."""
+        if (notice.to_node, notice.to_service) == (self._peer_node, self.peer[1]):
+            self._fail(UnreachableError(notice.problem, reporter))
+
+    def node_restarted(self) -> None:
+        """Take the news that the other end's node has begun a new life, without our streams."""
+        self._fail(StreamError(f"node {self._peer_node} was restarted"))
+
+    # --- what streams ask for ----------------------------------------------------------------
+
+    def open_stream(self) -> MeshStream:
+        """Open a stream to the listener."""
+        stream_id = self._quic.get_next_available_stream_id()
+        self._quic.send_stream_data(stream_id, STREAM_PREFIX)
+        return self._add_stream(stream_id)
+
+    def _add_stream(self, stream_id: int) -> MeshStream:
+        stream = MeshStream(self, stream_id, self._peer_node, self.peer[1])
+        self._streams[stream_id] = stream
+        self._linger_since = math.inf
+        return stream
+
+    def write(self, stream_id: int, data: bytes, end: bool) -> None:
+        """Hand bytes (and the FIN) to the engine."""
+        if not self._over:
+            self._quic.send_stream_data(stream_id, data, end_stream=end)
+            self._wake.set()
+
+    def unsent(self, stream_id: int) -> int:
+        """Return the bytes that the engine has not sent yet."""
+        return self._quic.unsent(stream_id)
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        """Grant the peer new credit for what was read."""
+        if count and self._quic.consume(stream_id, count):
+            self._wake.set()
+
+    def release(self, stream_id: int, *, graceful: bool, stop_reading: bool) -> None:
+        """Finish or reset a stream whose user is done with it."""
+        if self._over:
+            return
+        if stop_reading and self._quic.is_known(stream_id):
+            self._quic.stop_stream(stream_id, CANCELLED_READ)
+        if not graceful:
+            self._quic.reset_stream(stream_id, CANCELLED_READ)
+        self._released.add(stream_id)
+        self._wake.set()
+
+    # --- the driver --------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Wait for the handshake.
+
+        Raises:
+            MeshError: it failed; which error says why.
+            MeshTimeout: it took longer than HANDSHAKE_TIMEOUT.
+        """
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                await self._ready.wait()
+        except trio.TooSlowError:
+            raise MeshTimeout(f"no handshake within {HANDSHAKE_TIMEOUT:g} s") from None
+        if self._failure is not None:
+            raise self._failure
+
+    async def run(self) -> None:
+        """Drive the connection until it is over."""
+        try:
+            while not self._over:
+                self._close_if_done()
+                await self._transmit()
+                if not self._over:
+                    await self._wait()
+        finally:
+            self.close()
+            self._owner.connection_ended(self)
+
+    async def _wait(self) -> None:
+        """Wait for work or for the next timer, and let due timers fire."""
+        timer = self._quic.get_timer()
+        deadline = min(math.inf if timer is None else timer, self._own_deadline())
+        with trio.move_on_at(deadline):
+            await self._wake.wait()
+        self._wake = trio.Event()
+        now = trio.current_time()
+        if timer is not None and now >= timer:
+            self._quic.handle_timer(now)
+            self._take_events()
+        if self._is_client and now >= self._last_heard + KEEP_ALIVE:
+            self._quic.send_ping(0)
+            # The next one is due after another silence; the engine ends a connection that stays
+            # silent for good.
+            self._last_heard = now
+        if now >= self._linger_since + LINGER:
+            self._close_normally()
+
+    def _own_deadline(self) -> float:
+        keep_alive = self._last_heard + KEEP_ALIVE if self._is_client else math.inf
+        return min(keep_alive, self._linger_since + LINGER)
+
+    async def _transmit(self) -> None:
+        """Send what the engine has to send, waiting while our own link is behind."""
+        node_hash = self.peer[0]
+        if not self._router.has_room(node_hash):
+            await self._router.wait_room(node_hash)
+        send, header = self._router.send, self._header
+        try:
+            for datagram, _ in self._quic.datagrams_to_send(trio.current_time()):
+                send(node_hash, header + datagram)
+        except NoRoute:
+            # A route may come back before the connection's patience ends: to the engine this is
+            # loss, and it sends again.
+            self._log.debug("no route at the moment")
+        for stream in self._streams.values():
+            stream.wake_writers()
+
+    # --- what the engine says ----------------------------------------------------------------
+
+    def _take_events(self) -> None:
+        while (event := self._quic.next_event()) is not None:
+            match event:
+                case events.StreamDataReceived():
+                    self._take_data(event)
+                case events.StreamReset():
+                    self._lose_stream(event.stream_id, "the other end reset the stream")
+                case events.StopSendingReceived():
+                    if stream := self._streams.get(event.stream_id):
+                        stream.refuse_writes("the other end reads no more")
+                case events.HandshakeCompleted():
+                    self._handshake_done()
+                case _:
+                    pass
+        end = self._quic.ended
+        if end is not None:
+            self._fail(StreamError(describe_end(end)))
+
+    def _handshake_done(self) -> None:
+        if self._is_client and not self._quic.has_insecure_certificate():
+            self._quic.close(reason_phrase="insecure connection to secure service")
+            self._failure = StreamError("insecure connection to secure service")
+        self._ready.set()
+
+    def _take_data(self, event: events.StreamDataReceived) -> None:
+        stream_id, data = event.stream_id, event.data
+        stream = self._streams.get(stream_id)
+        if stream is None and is_peers_stream(stream_id, self._is_client):
+            stream = self._add_stream(stream_id)
+            self._awaiting_prefix.add(stream_id)
+        if stream is None:
+            self._quic.consume(stream_id, len(data))
+            return
+        if data and stream_id in self._awaiting_prefix:
+            self._awaiting_prefix.discard(stream_id)
+            prefix, data = data[:1], data[1:]
+            self._quic.consume(stream_id, 1)
+            if prefix != STREAM_PREFIX or not self._owner.stream_opened(stream):
+                del self._streams[stream_id]
+                self._quic.consume(stream_id, len(data))
+                self.release(stream_id, graceful=False, stop_reading=not event.end_stream)
+                return
+        stream.feed(data, event.end_stream)
+
+    def _lose_stream(self, stream_id: int, reason: str) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.lose(reason)
+
+    # --- its end -----------------------------------------------------------------------------
+
+    def _close_if_done(self) -> None:
+        """Let go of streams that are delivered, and of the connection after the last one."""
+        for stream_id in [i for i in self._released if self._quic.is_flushed(i)]:
+            self._released.discard(stream_id)
+            self._streams.pop(stream_id, None)
+            self._quic.forget_stream(stream_id)
+            if not self._streams and self._ready.is_set():
+                self._linger_since = trio.current_time()
+                if self._is_client:
+                    self._close_normally()
+
+    def _close_normally(self) -> None:
+        self._linger_since = math.inf
+        self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
+        self._fail(StreamError(NORMAL_CLOSE), closing=True)
+
+    def close(self) -> None:
+        """Close the connection at once, streams and all; the peer is told, nothing is awaited."""
+        if not self._over:
+            self._close_normally()
+
+    def _fail(self, error: MeshError, closing: bool = False) -> None:
+        """End the connection for whoever uses it; ``closing`` leaves one transmission to do."""
+        if self._over:
+            return
+        if self._failure is None:
+            self._failure = error
+        self._over = True
+        for stream in self._streams.values():
+            stream.lose(str(error))
+        self._streams.clear()
+        self._ready.set()
+        self._wake.set()
+        if closing:
+            self._send_last()
+
+    def _send_last(self) -> None:
+        try:
+            for datagram, _ in self._quic.datagrams_to_send(trio.current_time()):
+                self._router.send(self.peer[0], self._header + datagram)
+        except NoRoute:
+            self._log.debug("no route for the closing packet")

@@ -1,0 +1,79 @@
+"""What the mesh asks of a link: carry whole messages to one peer and back.
+
+A new kind of link is a module with a :class:`Link`, something that dials it and something that
+accepts it; nothing above this folder knows the kinds apart.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+Message = bytes | bytearray | memoryview
+"""One message: 1 to 65,535 bytes (reference section 1)."""
+
+
+class Link(ABC):
+    """One link to one peer.
+
+    ``name`` is for people: the kind and the other end's address, e.g. ``tcp 10.0.0.7:41532``.
+    ``send`` is called by one task and ``receive`` by one other.
+    """
+
+    name: str
+
+    @abstractmethod
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Send messages in this order, joined into as few writes as the link can.
+
+        Raises:
+            trio.BrokenResourceError: the link is gone.
+            trio.ClosedResourceError: this end closed it.
+        """
+
+    @abstractmethod
+    async def receive(self) -> list[memoryview]:
+        """Return the next messages, at least one; an empty list when the peer closed the link.
+
+        The views are writable.
+
+        Raises:
+            trio.BrokenResourceError: the link is gone.
+            trio.ClosedResourceError: this end closed it.
+            ProtocolError: the peer sent what is no message.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the link at once; what was not sent is lost."""
+
+
+class LinkListener(ABC):
+    """Accepts links. ``name`` is the kind and the address that it listens on."""
+
+    name: str
+
+    @abstractmethod
+    async def accept(self) -> Link:
+        """Wait for the next link.
+
+        Raises:
+            OSError: this attempt failed (e.g. out of descriptors); the listener lives on.
+            trio.ClosedResourceError: the listener was closed.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop listening; links that were accepted live on."""
+
+
+class LinkDialer(ABC):
+    """Knows how to open one link. ``name`` is the kind and the address that it dials."""
+
+    name: str
+
+    @abstractmethod
+    async def dial(self) -> Link:
+        """Open the link.
+
+        Raises:
+            OSError: it could not be opened; the text says why.
+        """

@@ -1,0 +1,269 @@
+"""The mesh's face: open a node, listen, dial, send. Usable by itself (docs/mesh-api.md)."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from meshnode.logs import subject_logger
+from meshnode.mesh.datagrams import DatagramSocket
+from meshnode.mesh.fabric import Fabric, LocalService, random_id
+from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
+from meshnode.mesh.ping import Pinger, PingReply, TraceHop
+from meshnode.mesh.quic import make_insecure_identity
+from meshnode.mesh.redial import redial_delay
+from meshnode.mesh.router import LOCALHOST, Router
+from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
+from meshnode.mesh.streamlayer import StreamLayer, StreamListener
+from meshnode.mesh.streams import MeshStream
+from meshnode.protocol.messages import MAX_HOPS, ConnType, ServiceAdvertisement, WorkType
+from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
+
+ACCEPT_PAUSE = 0.1
+"""Seconds before accepting again after the system refused (no descriptors left): what is missing
+comes back only when another link ends."""
+
+MAX_OPENING = 512
+"""Links that may be in their opening at once; more are closed unheard. Each holds a descriptor for
+up to 10 s, so this bounds what a flood of silent connections can take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A link to a peer and its cost."""
+
+    peer: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeshStatus:
+    """What a node knows of its mesh at one moment.
+
+    ``routes`` maps each reachable node to the next hop; ``known_costs`` maps each node to its
+    peers and the costs of those links.
+    """
+
+    node_id: str
+    connections: tuple[Connection, ...]
+    routes: dict[str, str]
+    known_costs: dict[str, dict[str, float]]
+    advertisements: tuple[ServiceAdvertisement, ...]
+
+
+class Mesh:
+    """One node of a mesh. Make it with :func:`open_mesh`."""
+
+    def __init__(self, node_id: str, nursery: trio.Nursery, idle_timeout: float) -> None:
+        self.node_id = node_id
+        self._nursery = nursery
+        self._idle_timeout = idle_timeout
+        self._names = NameTable()
+        self._router = Router(node_id, self._names)
+        self._fabric = Fabric(node_id, self._router, self._names)
+        self._streams = StreamLayer(
+            self._router, self._names, make_insecure_identity(), nursery.start_soon
+        )
+        self._fabric.when_restarted(self._streams.node_restarted)
+        self._pinger = Pinger(node_id, self.open_datagrams)
+        self._running: set[Session] = set()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._closing = False
+        self._log = subject_logger("mesh")
+
+    # --- links -------------------------------------------------------------------------------
+
+    def add_listener(self, listener: LinkListener, policy: LinkPolicy | None = None) -> None:
+        """Accept links from now on, until the mesh closes."""
+        self._log.info("listening on %s", listener.name)
+        self._nursery.start_soon(self._accept, listener, policy or LinkPolicy())
+
+    def add_dialer(
+        self, dialer: LinkDialer, policy: LinkPolicy | None = None, *, redial: bool = True
+    ) -> None:
+        """Keep a link to what ``dialer`` dials; without ``redial`` only one attempt is made."""
+        self._nursery.start_soon(self._keep_dialing, dialer, policy or LinkPolicy(), redial)
+
+    async def run_link(self, link: Link, policy: LinkPolicy | None = None) -> bool:
+        """Run one link to its end; True means that it was established at some time."""
+        session = Session(
+            link, policy or LinkPolicy(), self._fabric, self.node_id, self._idle_timeout
+        )
+        self._running.add(session)
+        self._idle = trio.Event()
+        try:
+            await session.run()
+        finally:
+            self._running.discard(session)
+            if not self._running:
+                self._idle.set()
+        return session.was_established
+
+    async def _accept(self, listener: LinkListener, policy: LinkPolicy) -> None:
+        log = subject_logger("listener", listener.name)
+        try:
+            while True:
+                try:
+                    link = await listener.accept()
+                except trio.ClosedResourceError:
+                    return
+                except OSError as exc:
+                    log.error("cannot accept: %s", exc.strerror or exc)
+                    await trio.sleep(ACCEPT_PAUSE)
+                    continue
+                if self._closing:
+                    await link.aclose()
+                    return
+                if sum(not s.was_established for s in self._running) >= MAX_OPENING:
+                    log.warning("closed %s unheard: %d links are opening", link.name, MAX_OPENING)
+                    await link.aclose()
+                    continue
+                self._nursery.start_soon(self.run_link, link, policy)
+        finally:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
+
+    async def _keep_dialing(self, dialer: LinkDialer, policy: LinkPolicy, redial: bool) -> None:
+        log = subject_logger("peer", dialer.name)
+        failures = 0
+        complaint = ""
+        while True:
+            try:
+                link = await dialer.dial()
+            except OSError as exc:
+                text = str(exc.strerror or exc)
+                # A peer that is away for a day is one event, not four thousand.
+                (log.debug if text == complaint else log.warning)("cannot connect: %s", text)
+                complaint = text
+            else:
+                complaint = ""
+                if await self.run_link(link, policy):
+                    failures = 0
+            if not redial or self._closing:
+                return
+            failures += 1
+            await trio.sleep(redial_delay(failures))
+
+    # --- services ----------------------------------------------------------------------------
+
+    def open_datagrams(self, service: str = "") -> DatagramSocket:
+        """Open a service that sends and receives datagrams; without a name it gets a random one.
+
+        Raises:
+            ServiceInUse: the name is taken on this node.
+            ProtocolError: the name does not fit 8 bytes.
+        """
+        return DatagramSocket(self._router, self._names, service or self._free_service())
+
+    async def listen(
+        self,
+        service: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        work_types: Sequence[WorkType] | None = None,
+    ) -> StreamListener:
+        """Accept streams of a service, and advertise it with these tags.
+
+        Raises:
+            ServiceInUse: the name is taken on this node.
+            ProtocolError: the name does not fit 8 bytes.
+        """
+        listener = self._streams.listen(service)
+        local = LocalService(
+            service, ConnType.STREAM, tags, tuple(work_types) if work_types is not None else None
+        )
+        self._fabric.add_service(local)
+        listener.when_closed(lambda: self._fabric.remove_service(service))
+        await trio.lowlevel.checkpoint()
+        return listener
+
+    async def dial(self, node: str, service: str) -> MeshStream:
+        """Open a stream to a service of a node (this one is ``localhost`` or its own ID).
+
+        Raises:
+            NoRoute: no path to the node is known.
+            Unreachable: the node does not have that service, or is behind a firewall.
+            MeshTimeout: no handshake in time.
+            StreamError: the handshake failed.
+            ProtocolError: the service name does not fit 8 bytes.
+        """
+        return await self._streams.dial(node, service, self._free_service())
+
+    def _free_service(self) -> str:
+        while self._router.is_bound(name := random_id()):
+            pass
+        return name
+
+    # --- questions ---------------------------------------------------------------------------
+
+    def status(self) -> MeshStatus:
+        """Return what this node knows of its mesh."""
+        return MeshStatus(
+            node_id=self.node_id,
+            connections=tuple(
+                Connection(peer, cost)
+                for peer, cost in sorted(self._fabric.topology.connections.items())
+            ),
+            routes=dict(sorted(self._fabric.routes.items())),
+            known_costs=self._fabric.topology.known_costs(),
+            advertisements=tuple(self._fabric.visible_adverts()),
+        )
+
+    async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:
+        """Send one ping and wait for its answer; see :meth:`Pinger.ping`."""
+        return await self._pinger.ping(node, hops)
+
+    def traceroute(self, node: str) -> AsyncGenerator[TraceHop, None]:
+        """Yield every node on the way to ``node``, this one first."""
+        return self._pinger.traceroute(node)
+
+    async def wait_reachable(self, node: str) -> None:
+        """Return when a route to the node is known."""
+        while not (
+            node == self.node_id or node.lower() == LOCALHOST or node in self._fabric.routes
+        ):
+            await self._fabric.wait_routes_changed()
+        await trio.lowlevel.checkpoint()
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do what is due by time.
+
+        Raises:
+            DuplicateNode: another node had our ID first.
+        """
+        await self._fabric.run()
+
+    async def aclose(self) -> None:
+        """Take leave: tell peers of streams and links that we go, for at most FLUSH_TIMEOUT."""
+        self._closing = True
+        for connection in list(self._streams.connections):
+            connection.close()
+        for session in list(self._running):
+            session.close("this node is stopping")
+        with trio.move_on_after(FLUSH_TIMEOUT):
+            await self._idle.wait()
+
+
+@asynccontextmanager
+async def open_mesh(node_id: str, *, idle_timeout: float = IDLE_TIMEOUT) -> AsyncIterator[Mesh]:
+    """Open a node of a mesh; leaving the context takes leave of its peers and ends all its tasks.
+
+    ``idle_timeout`` is the seconds after which a silent link is dead (reference section 5).
+
+    Raises:
+        DuplicateNode: (inside an exception group) another node had our ID first.
+    """
+    async with trio.open_nursery() as nursery:
+        mesh = Mesh(node_id, nursery, idle_timeout)
+        nursery.start_soon(mesh.run)
+        try:
+            yield mesh
+        finally:
+            with trio.CancelScope(shield=True):
+                await mesh.aclose()
+            nursery.cancel_scope.cancel()

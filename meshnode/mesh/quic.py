@@ -1,0 +1,349 @@
+"""The QUIC engine as the mesh needs it: every private touch of aioquic is in this file.
+
+aioquic is pinned to one exact version (pyproject.toml); ``tests/unit/mesh/test_quic.py`` fails when
+an upgrade moves what is touched here. Why each touch is needed: docs/design/quic.md.
+"""
+
+import datetime
+from dataclasses import dataclass
+
+from aioquic._buffer import Buffer
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.reno import RenoCongestionControl
+from aioquic.quic.connection import (
+    QuicConnection,
+    QuicConnectionState,
+    stream_is_client_initiated,
+)
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import CipherSuite
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+ALPN = "netceptor"
+"""The application protocol (reference section 7)."""
+
+INSECURE_NAME = "netceptor-insecure-common-name"
+"""Common name of the certificate that a listener without TLS settings presents, and the only one
+that a dialer without TLS settings accepts (reference section 7)."""
+
+IDLE_TIMEOUT = 30.0
+"""Seconds after which a silent connection is dead (reference section 7)."""
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which the dialer asks for a sign of life (reference section 7)."""
+
+HANDSHAKE_TIMEOUT = 15.0
+"""Seconds for the handshake (reference section 7)."""
+
+DATAGRAM_SIZE = 1200
+"""Bytes of a QUIC packet: what every peer takes. Receptor reads into 1,452-byte buffers and
+truncates the rest."""
+
+LARGEST_DATAGRAM = 1452
+"""Bytes of the largest QUIC packet that we say we can receive."""
+
+FLIGHT_PACKETS = 180
+"""Packets in flight at most: quic-go drops what exceeds 256 that it has not processed yet."""
+
+STREAM_CREDIT = 2 * 1024 * 1024
+"""Bytes that a peer may send on a stream ahead of its reader: all that a stalled reader costs."""
+
+CONNECTION_CREDIT = 8 * 1024 * 1024
+"""Bytes that a peer may send on a connection ahead of all its readers."""
+
+CREDIT_STEP = 4
+"""Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
+more often would cost packets."""
+
+NORMAL_CLOSE = "normal close"
+"""Reason of the application error 0 with which a dialer ends a connection (reference section 7)."""
+
+CANCELLED_READ = 499
+"""Error code of a stream whose reader gave up (reference section 7)."""
+
+CERTIFICATE_DAYS = 3650
+"""Nobody checks how old the throw-away identity is; ten years outlast any node's run."""
+
+Address = tuple[bytes, str]
+"""Where a QUIC peer is: node hash and service name."""
+
+_MAX_UDP_PAYLOAD_SIZE = 0x03
+"""Number of the transport parameter max_udp_payload_size (RFC 9000, section 18.2)."""
+
+
+class CappedReno(RenoCongestionControl):
+    """Reno that begins with, and never exceeds, a window of FLIGHT_PACKETS.
+
+    Links of a mesh are mostly reliable byte streams: without loss the window would grow without
+    bound, and probing for bandwidth in slow start only costs round trips. Real loss halves it.
+    """
+
+    def __init__(self, *, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self._cap = FLIGHT_PACKETS * max_datagram_size
+        self.congestion_window = self._cap
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        """Grow as Reno does, to the cap."""
+        super().on_packet_acked(now=now, packet=packet)
+        self.congestion_window = min(self.congestion_window, self._cap)
+
+    def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
+        """Ignore round-trip times: behind a queue of our own they say nothing of congestion."""
+
+
+register_congestion_control("capped-reno", CappedReno)
+
+
+class _NoPacer(QuicPacketPacer):
+    """Sends at once: a reliable link paces by itself, and timers would shrink every batch."""
+
+    def next_send_time(self, now: float) -> float | None:  # type: ignore[override]
+        return None  # aioquic's annotation forgets that its own pacer returns None as well
+
+    def update_after_send(self, now: float) -> None:
+        return None
+
+    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate and its key, loaded once a process."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def make_insecure_identity() -> Identity:
+    """Make the self-signed identity of a listener without TLS settings (reference section 7)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, INSECURE_NAME)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(INSECURE_NAME)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(certificate, key)
+
+
+def _configuration(is_client: bool) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        congestion_control_algorithm="capped-reno",
+        idle_timeout=IDLE_TIMEOUT,
+        max_data=CONNECTION_CREDIT,
+        max_stream_data=STREAM_CREDIT,
+        max_datagram_size=DATAGRAM_SIZE,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+        # The cheapest on any processor with AES instructions, and what receptor picks.
+        cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
+    )
+
+
+class MeshQuicConnection(QuicConnection):
+    """aioquic's connection without a pacer, with credit by consumption and early word of an end."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        original_destination_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+        )
+        self._loss._pacer = _NoPacer(max_datagram_size=DATAGRAM_SIZE)
+        self._consumed = 0
+        self._stream_consumed: dict[int, int] = {}
+
+    # --- making one --------------------------------------------------------------------------
+
+    @classmethod
+    def client(cls, own_id: str, peer: Address, now: float) -> "MeshQuicConnection":
+        """Begin a connection to a service of another node.
+
+        The dialer's own node ID goes into the server name, as receptor's does (reference
+        section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
+        """
+        configuration = _configuration(is_client=True)
+        configuration.server_name = own_id
+        configuration.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
+        connection = cls(configuration)
+        connection.connect(peer, now)
+        return connection
+
+    @classmethod
+    def server(cls, identity: Identity, first: bytes) -> "MeshQuicConnection":
+        """Answer the first datagram of a new connection (which :func:`first_packet` approved)."""
+        configuration = _configuration(is_client=False)
+        configuration.certificate = identity.certificate
+        configuration.private_key = identity.key
+        header = pull_quic_header(
+            Buffer(data=first), host_cid_length=configuration.connection_id_length
+        )
+        return cls(configuration, original_destination_connection_id=header.destination_cid)
+
+    def has_insecure_certificate(self) -> bool:
+        """Whether the listener presented the identity of a service without TLS settings."""
+        certificate = self.tls._peer_certificate
+        if certificate is None:
+            return False
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return [n.value for n in names] == [INSECURE_NAME]
+
+    # --- its end -----------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> ConnectionTerminated | None:
+        """Why the connection ended, as soon as that is known; aioquic's own event comes three
+        probe time-outs later."""
+        if self._state in (QuicConnectionState.DRAINING, QuicConnectionState.TERMINATED):
+            return self._close_event
+        return None
+
+    # --- flow control ------------------------------------------------------------------------
+
+    def unsent(self, stream_id: int) -> int:
+        """Return how many bytes of a stream were written and not yet sent once."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return 0
+        unsent: int = stream.sender._buffer_stop - stream.sender.highest_offset
+        return unsent
+
+    def is_known(self, stream_id: int) -> bool:
+        """Whether the engine still keeps a stream; it drops those that are done both ways."""
+        return stream_id in self._streams
+
+    def is_flushed(self, stream_id: int) -> bool:
+        """Whether all that was written, FIN included, has been acknowledged."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        return stream is None or bool(stream.sender.is_finished)
+
+    def consume(self, stream_id: int, count: int) -> bool:
+        """Note that a reader took ``count`` bytes; True means that new credit is to be sent."""
+        self._consumed += count
+        due = False
+        limit = self._local_max_data
+        if limit.value - self._consumed < CONNECTION_CREDIT - CONNECTION_CREDIT // CREDIT_STEP:
+            limit.value = self._consumed + CONNECTION_CREDIT
+            due = True
+        consumed = self._stream_consumed.get(stream_id, 0) + count
+        self._stream_consumed[stream_id] = consumed
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            left = stream.max_stream_data_local - consumed
+            if left < STREAM_CREDIT - STREAM_CREDIT // CREDIT_STEP:
+                stream.max_stream_data_local = consumed + STREAM_CREDIT
+                due = True
+        return due
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Drop what was kept of a stream whose both ends are done."""
+        self._stream_consumed.pop(stream_id, None)
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        # The engine doubles a limit when half of it has arrived, read or not, so a stalled reader
+        # costs the sender's whole stream in memory. Shown that nothing arrived, it only announces
+        # the limit that consume() set.
+        limit = self._local_max_data
+        used, limit.used = limit.used, 0
+        try:
+            super()._write_connection_limits(builder=builder, space=space)
+        finally:
+            limit.used = used
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        receiver = stream.receiver
+        highest, receiver.highest_offset = receiver.highest_offset, 0
+        try:
+            super()._write_stream_limits(builder=builder, space=space, stream=stream)
+        finally:
+            receiver.highest_offset = highest
+
+    # --- transport parameters ----------------------------------------------------------------
+
+    def _serialize_transport_parameters(self) -> bytes:
+        # aioquic cannot say how large a datagram it can receive.
+        size = encode_uint_var(LARGEST_DATAGRAM)
+        return (
+            bytes(super()._serialize_transport_parameters())
+            + encode_uint_var(_MAX_UDP_PAYLOAD_SIZE)
+            + encode_uint_var(len(size))
+            + size
+        )
+
+
+def is_peers_stream(stream_id: int, is_client: bool) -> bool:
+    """Whether the other end opened a stream."""
+    return bool(stream_is_client_initiated(stream_id)) != is_client
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPacket:
+    """What to do with a datagram from an address without a connection.
+
+    ``accept`` it as a new connection, or ``answer`` it (a version negotiation), or neither: then it
+    belongs to a connection that is no more.
+    """
+
+    accept: bool
+    answer: bytes | None = None
+
+
+def first_packet(datagram: bytes) -> FirstPacket:
+    """Judge a datagram from an address that no connection is known of."""
+    try:
+        header = pull_quic_header(Buffer(data=datagram), host_cid_length=8)
+    except ValueError:
+        return FirstPacket(accept=False)
+    if header.version is None:
+        return FirstPacket(accept=False)
+    if header.version != QuicProtocolVersion.VERSION_1:
+        if len(datagram) < DATAGRAM_SIZE or header.version == QuicProtocolVersion.NEGOTIATION:
+            return FirstPacket(accept=False)
+        answer = encode_quic_version_negotiation(
+            source_cid=header.destination_cid,
+            destination_cid=header.source_cid,
+            supported_versions=[QuicProtocolVersion.VERSION_1],
+        )
+        return FirstPacket(accept=False, answer=answer)
+    return FirstPacket(
+        accept=header.packet_type == QuicPacketType.INITIAL and len(datagram) >= DATAGRAM_SIZE
+    )
+
+
+def describe_end(end: ConnectionTerminated) -> str:
+    """Return why a connection ended, for a person."""
+    if end.error_code == QuicErrorCode.NO_ERROR:
+        return end.reason_phrase or NORMAL_CLOSE
+    if 0x100 <= end.error_code <= 0x1FF:
+        return f"TLS alert {end.error_code - 0x100}: {end.reason_phrase}"
+    return end.reason_phrase or f"QUIC error {end.error_code:#x}"

@@ -1,0 +1,244 @@
+"""The data path: every data message passes here (reference section 3).
+
+What is not for us is forwarded undecoded: the next hop is looked up by the 8 destination bytes,
+and the hops byte is counted down in place.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
+from meshnode.logs import subject_logger
+from meshnode.mesh.links.base import Message
+from meshnode.protocol.framing import MAX_MESSAGE
+from meshnode.protocol.messages import (
+    HEADER_LENGTH,
+    PING_SERVICE,
+    PROBLEM_EXPIRED,
+    PROBLEM_SERVICE_UNKNOWN,
+    UNREACHABLE_SERVICE,
+    WIRE_HOPS,
+    DataHeader,
+    Unreachable,
+    decode_service,
+    encode_service,
+)
+from meshnode.protocol.namehash import NameTable
+
+MAX_PAYLOAD = MAX_MESSAGE - HEADER_LENGTH
+"""Bytes of the largest payload of a data message."""
+
+LOCALHOST = "localhost"
+
+RESERVED_SERVICES = frozenset({PING_SERVICE, UNREACHABLE_SERVICE})
+
+_UNREACHABLE_FIELD = encode_service(UNREACHABLE_SERVICE)
+
+
+class NextHop(Protocol):
+    """What the router needs of a session."""
+
+    def send_data(self, message: Message) -> bool:
+        """Queue a data message; False means that it was dropped."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a local sender may go on."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Wait for that."""
+        ...
+
+
+class Receiver(Protocol):
+    """What takes the messages of one service of this node. Called on the data path: be quick."""
+
+    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+        """Take a message; ``source`` is the sending node's hash."""
+        ...
+
+    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
+        """Take the news that a message of this service did not arrive."""
+        ...
+
+
+class Router:
+    """Delivers data messages to services of this node and forwards the others."""
+
+    def __init__(self, own_id: str, names: NameTable) -> None:
+        self.own_id = own_id
+        self.own_hash = names.learn(own_id)
+        self._names = names
+        self._receivers: dict[bytes, Receiver] = {}
+        self._next_hops: dict[bytes, NextHop] = {}
+        self._log = subject_logger("router")
+
+    # --- what the mesh tells it --------------------------------------------------------------
+
+    def set_next_hops(self, next_hops: Mapping[str, NextHop]) -> None:
+        """Replace the table: destination node to the session that leads there."""
+        self._next_hops = {self._names.learn(node): hop for node, hop in next_hops.items()}
+
+    def bind(self, service: str, receiver: Receiver) -> None:
+        """Give a service's messages to ``receiver``.
+
+        Raises:
+            ServiceInUse: the name is reserved or taken.
+            ProtocolError: the name does not fit 8 bytes.
+        """
+        key = encode_service(service)
+        if service in RESERVED_SERVICES or key in self._receivers:
+            raise ServiceInUse(f"service {service} is already listening")
+        self._receivers[key] = receiver
+
+    def unbind(self, service: str) -> None:
+        """Take a service away; its messages are answered ``service unknown`` from now on."""
+        self._receivers.pop(encode_service(service), None)
+
+    def is_bound(self, service: str) -> bool:
+        """Whether a service name is taken or reserved."""
+        return service in RESERVED_SERVICES or encode_service(service) in self._receivers
+
+    # --- messages from links -----------------------------------------------------------------
+
+    def handle(self, message: memoryview) -> None:
+        """Deliver or forward a data message that a link brought.
+
+        Raises:
+            ProtocolError: it is shorter than a header.
+        """
+        if len(message) < HEADER_LENGTH:
+            raise ProtocolError(
+                f"a data message of {len(message)} bytes has no room for its header"
+            )
+        destination = bytes(message[12:20])
+        if destination == self.own_hash:
+            self._deliver(message)
+            return
+        hops = message[1]
+        if hops == 0:
+            self._report(message, PROBLEM_EXPIRED)
+            return
+        next_hop = self._next_hops.get(destination)
+        if next_hop is None:
+            self._log.debug("no route for a message to %s", self._describe(destination))
+            return
+        message[1] = hops - 1
+        next_hop.send_data(message)
+
+    def _deliver(self, message: Message) -> None:
+        service_field = bytes(message[28:36])
+        receiver = self._receivers.get(service_field)
+        source = bytes(message[4:12])
+        if receiver is not None:
+            receiver.on_datagram(source, decode_service(message[20:28]), message[HEADER_LENGTH:])
+            return
+        service = decode_service(service_field)
+        if service == PING_SERVICE:
+            self._answer_ping(message)
+        elif service == UNREACHABLE_SERVICE:
+            self._take_notice(message)
+        else:
+            self._report(message, PROBLEM_SERVICE_UNKNOWN)
+
+    def _answer_ping(self, message: Message) -> None:
+        header = DataHeader.decode(message)
+        if header.source_service in RESERVED_SERVICES:
+            return  # two nodes that answer each other's answers would never stop
+        self.send_reply(header.source, PING_SERVICE, header.source_service, b"")
+
+    def _take_notice(self, message: Message) -> None:
+        reporter = self._names.name(bytes(message[4:12]))
+        if reporter is None:
+            return
+        try:
+            notice = Unreachable.decode(message[HEADER_LENGTH:])
+            receiver = self._receivers.get(encode_service(notice.from_service))
+        except ProtocolError as exc:
+            self._log.warning("ignored a notice from %s: %s", reporter, exc)
+            return
+        if notice.from_node == self.own_id and receiver is not None:
+            receiver.on_unreachable(notice, reporter)
+
+    def _report(self, message: Message, problem: str) -> None:
+        """Tell the sender why its message went no further."""
+        header = DataHeader.decode(message)
+        if bytes(message[20:28]) == _UNREACHABLE_FIELD:
+            return  # never answer a notice with another (reference section 3)
+        source, destination = self._names.name(header.source), self._names.name(header.destination)
+        if source is None or destination is None:
+            return
+        self.send_notice(
+            Unreachable(
+                from_node=source,
+                to_node=destination,
+                from_service=header.source_service,
+                to_service=header.destination_service,
+                problem=problem,
+            )
+        )
+
+    def send_notice(self, notice: Unreachable) -> None:
+        """Send an unreachable notice to the node whose message failed."""
+        self.send_reply(
+            self._names.learn(notice.from_node),
+            UNREACHABLE_SERVICE,
+            UNREACHABLE_SERVICE,
+            notice.encode(),
+        )
+
+    def send_reply(self, destination: bytes, source: str, service: str, payload: bytes) -> None:
+        """Send a message that nobody waits for: without a route it is dropped."""
+        header = DataHeader(WIRE_HOPS, self.own_hash, destination, source, service)
+        try:
+            self.send(destination, header.encode() + payload)
+        except NoRoute:
+            self._log.debug("no route back to %s", self._describe(destination))
+
+    # --- messages from this node -------------------------------------------------------------
+
+    def resolve(self, node: str) -> bytes:
+        """Return the hash of a node that can be reached; ``localhost`` (any case) is ourselves.
+
+        Raises:
+            NoRoute: no path to it is known.
+        """
+        if node == self.own_id or node.lower() == LOCALHOST:
+            return self.own_hash
+        hashed = self._names.learn(node) if node in self._names else None
+        if hashed is None or hashed not in self._next_hops:
+            raise NoRoute(node)
+        return hashed
+
+    def send(self, destination: bytes, message: bytes) -> bool:
+        """Send an own message, header included; False means that it was dropped.
+
+        Raises:
+            NoRoute: no path to the node is known.
+            MessageTooLarge: it does not fit a message.
+        """
+        if len(message) > MAX_MESSAGE:
+            raise MessageTooLarge(f"{len(message)} bytes do not fit a message of {MAX_MESSAGE}")
+        if destination == self.own_hash:
+            self._deliver(message)
+            return True
+        next_hop = self._next_hops.get(destination)
+        if next_hop is None:
+            raise NoRoute(self._describe(destination))
+        return next_hop.send_data(message)
+
+    def has_room(self, destination: bytes) -> bool:
+        """Whether a local sender to that node may go on."""
+        next_hop = self._next_hops.get(destination)
+        return next_hop is None or next_hop.has_room
+
+    async def wait_room(self, destination: bytes) -> None:
+        """Wait until it may."""
+        next_hop = self._next_hops.get(destination)
+        if next_hop is not None:
+            await next_hop.wait_room()
+
+    def _describe(self, hashed: bytes) -> str:
+        return self._names.name(hashed) or f"unknown node {hashed.hex()}"

@@ -1,0 +1,256 @@
+"""One link from its opening to its end: drives the protocol's Peering over a real link."""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+import trio
+
+from meshnode.errors import ProtocolError
+from meshnode.logs import subject_logger
+from meshnode.mesh.links.base import Link, Message
+from meshnode.mesh.sendqueue import SendQueue
+from meshnode.protocol.messages import (
+    REJECT_MESSAGE,
+    MessageType,
+    RoutingUpdate,
+    ServiceAdvertisement,
+)
+from meshnode.protocol.peering import (
+    Action,
+    Apply,
+    Close,
+    Established,
+    LinkPolicy,
+    Peering,
+    Refuse,
+    SendHello,
+)
+
+SEND_TIMEOUT = 21.0
+"""Seconds that one send may take: a peer that reads nothing for as long as it may be silent is
+dead, and what waits for it must not pile up."""
+
+FLUSH_TIMEOUT = 1.0
+"""Seconds to deliver the last words (a reject message, the end of streams) to a peer: long enough
+for any link that works, and a node that is told to stop does so within 2 s."""
+
+
+class SessionOwner(Protocol):
+    """What a session tells the mesh; every call is quick and does not block."""
+
+    def connected_peers(self) -> Collection[str]:
+        """Return the peers that established sessions exist to."""
+        ...
+
+    def hello(self) -> bytes:
+        """Return an own routing update as a message."""
+        ...
+
+    def link_up(self, session: "Session") -> None:
+        """Note that the session is established."""
+        ...
+
+    def link_down(self, session: "Session") -> None:
+        """Note that an established session has ended."""
+        ...
+
+    def routing_update(self, session: "Session", update: RoutingUpdate) -> None:
+        """Take an update that the peer may send."""
+        ...
+
+    def advertisement(self, session: "Session", advert: ServiceAdvertisement, raw: bytes) -> None:
+        """Take a service advertisement."""
+        ...
+
+    def data(self, message: memoryview) -> None:
+        """Take a data message.
+
+        Raises:
+            ProtocolError: it is malformed.
+        """
+        ...
+
+
+class _Ended(Exception):
+    """The session is over; ``rejected_by_us`` says that the peer is owed a reject message."""
+
+    def __init__(self, reason: str, rejected_by_us: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.rejected_by_us = rejected_by_us
+
+
+class Session:
+    """A link and what is known of the node at its other end."""
+
+    def __init__(
+        self, link: Link, policy: LinkPolicy, owner: SessionOwner, own_id: str, idle_timeout: float
+    ) -> None:
+        self._link = link
+        self._owner = owner
+        self._queue = SendQueue()
+        self._peering = Peering(own_id, policy, trio.current_time(), idle_timeout)
+        self._log = subject_logger("link", link.name)
+        self._scope = trio.CancelScope()
+        self._ended: str = ""
+
+    @property
+    def peer(self) -> str:
+        """The node at the other end; empty until the link is established."""
+        return self._peering.peer
+
+    @property
+    def cost(self) -> float:
+        """What the link costs."""
+        return self._peering.cost
+
+    @property
+    def name(self) -> str:
+        """The link's kind and address."""
+        return self._link.name
+
+    @property
+    def was_established(self) -> bool:
+        """Whether the link ever came up."""
+        return self._peering.established
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def send_data(self, message: Message) -> bool:
+        """Queue a data message; False means that it was dropped because the link is behind."""
+        return self._queue.put_data(message)
+
+    def send_routing(self, message: Message) -> None:
+        """Queue a message that must arrive, or end a link that is hopelessly behind."""
+        if not self._queue.put_routing(message):
+            self._end("the peer does not read")
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a local sender may go on."""
+        return self._queue.has_room
+
+    async def wait_room(self) -> None:
+        """Wait until a local sender may go on, or the link is gone."""
+        await self._queue.wait_room()
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        self._scope.cancel()
+
+    # --- the conversation --------------------------------------------------------------------
+
+    async def run(self) -> str:
+        """Hold the conversation until it ends; returns why it did.
+
+        Whatever the peer does ends this session only.
+        """
+        reason = "this node is stopping"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                with self._scope:
+                    ended = await self._converse()
+                    reason = ended.reason
+                    if ended.rejected_by_us:
+                        self._queue.put_routing(REJECT_MESSAGE)
+                reason = self._ended or reason
+                self._queue.close()
+                nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
+        finally:
+            self._queue.close()
+            if self._peering.established:
+                self._owner.link_down(self)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
+                await self._link.aclose()
+        level = self._log.info if self._peering.established else self._log.warning
+        level("closed (%s): %s", self.peer or "peer unknown", reason)
+        return reason
+
+    async def _converse(self) -> _Ended:
+        ended: list[_Ended] = []
+
+        async def until_ended(part: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+            try:
+                await part()
+            except _Ended as exc:
+                ended.append(exc)
+            except ProtocolError as exc:
+                ended.append(_Ended(f"the peer broke the protocol: {exc}"))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                ended.append(_Ended("the link broke"))
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_ended, self._watch_time, nursery.cancel_scope)
+            await until_ended(self._read, nursery.cancel_scope)
+        return ended[0] if ended else _Ended(self._ended)
+
+    async def _read(self) -> None:
+        handle, peering = self._handle, self._peering
+        while True:
+            messages = await self._link.receive()
+            if not messages:
+                raise _Ended("the peer closed the link")
+            peering.received(trio.current_time())
+            for message in messages:
+                handle(message)
+
+    async def _watch_time(self) -> None:
+        while True:
+            action = self._peering.on_timer(trio.current_time())
+            if action is not None:
+                self._act(action, None)
+            await trio.sleep_until(self._peering.next_deadline())
+
+    async def _write(self) -> None:
+        while batch := await self._queue.take_batch():
+            try:
+                with trio.fail_after(SEND_TIMEOUT):
+                    await self._link.send(batch)
+            except trio.TooSlowError:
+                self._end(f"the peer read nothing for {SEND_TIMEOUT:g} s")
+                return
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._end("the link broke")
+                return
+
+    # --- what arrives ------------------------------------------------------------------------
+
+    def _handle(self, message: memoryview) -> None:
+        kind = message[0]
+        if kind == MessageType.DATA:
+            if self._peering.established:
+                self._owner.data(message)
+        elif kind == MessageType.ROUTE:
+            self._judge(RoutingUpdate.decode(message))
+        elif kind == MessageType.ADVERTISEMENT:
+            if self._peering.established:
+                raw = bytes(message)
+                self._owner.advertisement(self, ServiceAdvertisement.decode(raw), raw)
+        elif kind == MessageType.REJECT:
+            raise _Ended("the peer rejected us")
+        else:
+            self._log.debug("ignored a message of unknown type %d", kind)
+
+    def _judge(self, update: RoutingUpdate) -> None:
+        for action in self._peering.on_update(update, self._owner.connected_peers()):
+            self._act(action, update)
+
+    def _act(self, action: Action, update: RoutingUpdate | None) -> None:
+        match action:
+            case SendHello():
+                self.send_routing(self._owner.hello())
+            case Established(peer, cost):
+                self._log.info("established with %s, cost %g", peer, cost)
+                self._owner.link_up(self)
+            case Apply() if update is not None:
+                self._owner.routing_update(self, update)
+            case Refuse(reason):
+                raise _Ended(f"we rejected it: {reason}", rejected_by_us=True)
+            case Close(reason):
+                raise _Ended(reason)
+
+    def close(self, reason: str) -> None:
+        """End the session from outside."""
+        self._end(reason)

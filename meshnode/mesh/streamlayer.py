@@ -1,0 +1,214 @@
+"""Dialing and accepting streams: which connection a datagram belongs to, and who made it."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from meshnode.logs import subject_logger
+from meshnode.mesh.connections import Connection
+from meshnode.mesh.links.base import Message
+from meshnode.mesh.quic import Address, Identity, MeshQuicConnection, first_packet
+from meshnode.mesh.router import Router
+from meshnode.mesh.streams import MeshStream
+from meshnode.protocol.messages import (
+    PROBLEM_SERVICE_UNKNOWN,
+    WIRE_HOPS,
+    DataHeader,
+    Unreachable,
+)
+from meshnode.protocol.namehash import NameTable
+
+MAX_CONNECTIONS = 4096
+"""Connections that one service holds at most; each costs some 100 KiB and a task."""
+
+ACCEPT_BACKLOG = 256
+"""Streams that wait to be accepted before more are refused."""
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+"""Starts a connection's driver in the nursery of the mesh."""
+
+
+class StreamLayer:
+    """All QUIC connections of one node."""
+
+    def __init__(self, router: Router, names: NameTable, identity: Identity, spawn: Spawn) -> None:
+        self.router = router
+        self.names = names
+        self.identity = identity
+        self.spawn = spawn
+        self.connections: set[Connection] = set()
+
+    async def dial(self, node: str, service: str, own_service: str) -> MeshStream:
+        """Open a stream to a service; ``own_service`` is a free name for our end.
+
+        Raises:
+            NoRoute: no path to the node is known.
+            Unreachable: the node does not have that service, or is behind a firewall.
+            MeshTimeout: no handshake in time.
+            StreamError: the handshake failed.
+        """
+        node_hash = self.router.resolve(node)
+        peer: Address = (node_hash, service)
+        # The name goes through encode_service before anything is bound: a wrong one raises here.
+        DataHeader(WIRE_HOPS, self.router.own_hash, node_hash, own_service, service).encode()
+        quic = MeshQuicConnection.client(self.router.own_id, peer, trio.current_time())
+        peer_node = self.names.name(node_hash) or node
+        dialer = _Dialer(self, own_service)
+        connection = Connection(
+            self.router, dialer, quic, own_service, peer, peer_node, is_client=True
+        )
+        self.router.bind(own_service, connection)
+        self.connections.add(connection)
+        self.spawn(connection.run)
+        try:
+            await connection.wait_ready()
+        except BaseException:
+            connection.close()
+            raise
+        return connection.open_stream()
+
+    def listen(self, service: str) -> "StreamListener":
+        """Accept streams of a service.
+
+        Raises:
+            ServiceInUse: the name is taken on this node.
+            ProtocolError: the name does not fit 8 bytes.
+        """
+        return StreamListener(self, service)
+
+    def node_restarted(self, node: str) -> None:
+        """End the connections with a node that has begun a new life."""
+        node_hash = self.names.learn(node)
+        for connection in [c for c in self.connections if c.peer[0] == node_hash]:
+            connection.node_restarted()
+
+
+class _Dialer:
+    """Owner of a dialed connection."""
+
+    def __init__(self, layer: StreamLayer, own_service: str) -> None:
+        self._layer = layer
+        self._own_service = own_service
+
+    def stream_opened(self, stream: MeshStream) -> bool:
+        """Refuse: listeners do not open streams."""
+        return False
+
+    def connection_ended(self, connection: Connection) -> None:
+        """Give the service name back; late packets are answered ``service unknown``."""
+        self._layer.router.unbind(self._own_service)
+        self._layer.connections.discard(connection)
+
+
+class StreamListener(trio.abc.Listener[MeshStream]):
+    """Accepts the streams of one service of this node. Made by ``Mesh.listen``."""
+
+    def __init__(self, layer: StreamLayer, service: str) -> None:
+        self.service = service
+        self._layer = layer
+        self._connections: dict[Address, Connection] = {}
+        self._arrived, self._accepted = trio.open_memory_channel[MeshStream](ACCEPT_BACKLOG)
+        self._closed = False
+        self._on_close: Callable[[], None] | None = None
+        self._log = subject_logger("service", service)
+        layer.router.bind(service, self)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once when the listener is closed."""
+        self._on_close = callback
+
+    # --- datagrams ---------------------------------------------------------------------------
+
+    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+        """Give a datagram to its connection, or begin a new one."""
+        address = (source, source_service)
+        connection = self._connections.get(address)
+        if connection is None:
+            connection = self._begin(address, bytes(payload))
+        if connection is not None:
+            connection.on_datagram(source, source_service, payload)
+
+    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
+        """End the connection whose dialer is no more."""
+        address = (self._layer.names.learn(notice.to_node), notice.to_service)
+        connection = self._connections.get(address)
+        if connection is not None:
+            connection.on_unreachable(notice, reporter)
+
+    def _begin(self, address: Address, datagram: bytes) -> Connection | None:
+        peer_node = self._layer.names.name(address[0])
+        if peer_node is None:
+            return None  # an unknown hash: there is nobody to answer (reference section 3)
+        verdict = first_packet(datagram)
+        if verdict.answer is not None:
+            self._layer.router.send_reply(address[0], self.service, address[1], verdict.answer)
+            return None
+        if not verdict.accept or self._closed:
+            self._say_unknown(address, peer_node)
+            return None
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self._log.warning("refused a connection of %s: %d are open", peer_node, MAX_CONNECTIONS)
+            return None
+        quic = MeshQuicConnection.server(self._layer.identity, datagram)
+        connection = Connection(
+            self._layer.router, self, quic, self.service, address, peer_node, is_client=False
+        )
+        self._connections[address] = connection
+        self._layer.connections.add(connection)
+        self._layer.spawn(connection.run)
+        return connection
+
+    def _say_unknown(self, address: Address, peer_node: str) -> None:
+        """Tell a dialer whose connection we lost (we were restarted) that it is over.
+
+        Without this it would wait for its idle time-out.
+        """
+        self._layer.router.send_notice(
+            Unreachable(
+                from_node=peer_node,
+                to_node=self._layer.router.own_id,
+                from_service=address[1],
+                to_service=self.service,
+                problem=PROBLEM_SERVICE_UNKNOWN,
+            )
+        )
+
+    # --- connections -------------------------------------------------------------------------
+
+    def stream_opened(self, stream: MeshStream) -> bool:
+        """Queue a stream for :meth:`accept`."""
+        if self._closed:
+            return False
+        try:
+            self._arrived.send_nowait(stream)
+        except trio.WouldBlock:
+            self._log.warning("refused a stream of %s: nobody accepts", stream.peer_node)
+            return False
+        return True
+
+    def connection_ended(self, connection: Connection) -> None:
+        """Forget a connection; after the last one a closed listener's name is free again."""
+        self._connections.pop(connection.peer, None)
+        self._layer.connections.discard(connection)
+        if self._closed and not self._connections:
+            self._layer.router.unbind(self.service)
+
+    async def accept(self) -> MeshStream:
+        """Wait for the next stream.
+
+        Raises:
+            trio.ClosedResourceError: the listener was closed.
+        """
+        return await self._accepted.receive()
+
+    async def aclose(self) -> None:
+        """Accept nothing more; accepted streams live on."""
+        if not self._closed:
+            self._closed = True
+            self._accepted.close()
+            self._arrived.close()
+            if self._on_close is not None:
+                self._on_close()
+            if not self._connections:
+                self._layer.router.unbind(self.service)
+        await trio.lowlevel.checkpoint()
