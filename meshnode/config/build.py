@@ -90,15 +90,13 @@ def _note_unknown(raw: RawDirective, known: Iterable[str], faults: FaultLog) -> 
 def _make(cls: type[D], raw: RawDirective, faults: FaultLog) -> D | None:
     """Return the typed directive, or None if a fault of it was noted."""
     info = cls.INFO
-    given = _matched(info, raw, faults)
-    if given is None:
-        return None
+    given, matched = _matched(info, raw, faults)
     values: dict[str, Any] = {}
-    sound = True
+    sound = matched
     for parameter in info.parameters:
         if parameter.name in given:
             sound &= _read(info, parameter, given[parameter.name], values, faults)
-        elif parameter.required:
+        elif parameter.required and matched:  # else it is likely the one that was mistyped
             faults.add(raw.place, info.name, parameter.name, text=_missing(parameter))
             sound = False
     if not sound:
@@ -118,8 +116,8 @@ def _missing(parameter: ParameterInfo) -> str:
 
 def _matched(
     info: DirectiveInfo, raw: RawDirective, faults: FaultLog
-) -> dict[str, RawParameter] | None:
-    """Match what was given to the directive's parameters; None if something does not match."""
+) -> tuple[dict[str, RawParameter], bool]:
+    """Match what was given to the directive's parameters, and say whether all of it matched."""
     given: dict[str, RawParameter] = {}
     sound = True
     candidates = list(raw.parameters)
@@ -143,7 +141,7 @@ def _matched(
             text = f"is given twice; the first is {first}"
             faults.add(candidate.place, info.name, parameter.name, text=text)
             sound = False
-    return given if sound else None
+    return given, sound
 
 
 def _no_bare(info: DirectiveInfo) -> str:

@@ -415,7 +415,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_lines(tmp_path: Path):
         "- node:\n    idd: foo\n"
         '- work-command: {worktype: a, command: b, params: "\'"}\n'
         "- nose: foo\n"
-        "- tcp-listener:\n    port: x\n    cost: y\n"
+        "- tcp-listener:\n    port: x\n    cost: y\n    tls: z\n"
         "- node: bar\n- node: baz\n"
     )
     with pytest.raises(ConfigFaults) as caught:
@@ -426,7 +426,8 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_lines(tmp_path: Path):
         f'{file}:4: nose: unknown directive; did you mean "node"?',
         f'{file}:6: tcp-listener: port: "x" is not a whole number from 0 to 65535',
         f'{file}:7: tcp-listener: cost: "y" is not a number above 0',
-        f"{file}:9: node: is given twice; the first is on line 8",
+        f"{file}:8: tcp-listener: tls: not supported yet",
+        f"{file}:10: node: is given twice; the first is on line 9",
     ]
 
 
