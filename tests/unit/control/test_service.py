@@ -115,6 +115,14 @@ async def test_one_client_too_many_is_told_so_and_closed(running, listener, monk
     assert await read_line(listener.dial()) == GREETING
 
 
+async def test_a_refused_client_that_is_gone_already_is_no_fault(
+    running, listener, monkeypatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_SESSIONS", 0)
+    await listener.dial().aclose()
+    assert await read_line(listener.dial()) == b"ERROR: too many sessions; try again later\n"
+
+
 async def test_the_bound_counts_each_kind_apart(running, listener, monkeypatch, nursery) -> None:
     monkeypatch.setattr(service_module, "MAX_SESSIONS", 1)
     assert await read_line(listener.dial()) == GREETING

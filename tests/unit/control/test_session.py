@@ -297,6 +297,18 @@ async def test_a_session_that_ends_does_not_wait_for_ever_for_its_client(
             await client.send(b"more")
 
 
+async def test_a_fault_in_a_stream_costs_its_session_only(registry, caplog) -> None:
+    async def fail() -> None:
+        raise RuntimeError("the engine is broken")
+
+    ours, theirs = memory_stream_pair()
+    theirs.send_stream.send_all_hook = fail
+    await ControlService("foo", registry).serve(theirs, "tcp", "tester")
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert messages == ["session tcp#1: session failed"]
+    assert await ours.receive_some() == b"Receptor Control, node foo\n"
+
+
 async def test_cancelling_a_session_closes_its_stream(registry) -> None:
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
