@@ -1,0 +1,281 @@
+"""The ``meshctl`` command: receptorctl's grammar, so that scripts need only a new name."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from meshctl import __version__
+from meshctl.errors import ControlError
+from meshctl.exit_codes import ExitCode, help_epilog
+from meshctl.invocation import Invocation, json_option, pass_invocation
+from meshctl.output import (
+    Failure,
+    discard_stdout,
+    json_line,
+    print_error,
+    print_json,
+    print_line,
+)
+from meshctl.render import status_lines
+from meshctl.work_commands import work
+
+BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
+"""What click takes as the value of a boolean option."""
+
+
+class MeshctlGroup(click.Group):
+    """The top group: every way to fail ends in one line on stderr and a named exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line; ends the process with its exit code, as click does."""
+        code = self._run(args, prog_name or "meshctl", complete_var, extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _run(
+        self,
+        args: Sequence[str] | None,
+        prog_name: str,
+        complete_var: str | None,
+        extra: dict[str, Any],
+    ) -> int:
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            return ExitCode.FAILURE
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else prog_name
+            print_error(f"{error.format_message()} See: {path} --help")
+            return ExitCode.FAILURE
+        except click.ClickException as error:
+            if error.message:
+                print_error(error.format_message())
+            return error.exit_code
+        except click.Abort:
+            return ExitCode.INTERRUPTED
+        return code if isinstance(code, int) else ExitCode.OK
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; foreign errors become failures here, before click sees them."""
+        try:
+            return super().invoke(ctx)
+        except ControlError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise Failure("", ExitCode.INTERRUPTED) from error
+        except BrokenPipeError as error:
+            discard_stdout()
+            raise Failure("", ExitCode.OUTPUT_CLOSED) from error
+        except OSError as error:
+            # Every other OSError has its own handler: what is left is our output.
+            discard_stdout()
+            raise Failure(f"cannot write the output: {error.strerror or error}") from error
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let ``--insecureskipverify`` stand alone, as people write it, or with a value.
+
+        receptorctl's takes a value, and scripts give one.
+        """
+        for i, word in enumerate(args):
+            if word in self.commands:
+                break
+            if word == "--insecureskipverify":
+                following = args[i + 1].lower() if i + 1 < len(args) else ""
+                if following not in BOOLEAN_WORDS:
+                    args = [*args[:i], "--insecureskipverify=true", *args[i + 1 :]]
+                break
+        return super().parse_args(ctx, args)
+
+
+def _env(name: str) -> dict[str, Any]:
+    """An option's environment variables: our own name, then receptorctl's."""
+    return {"envvar": [f"MESHCTL_{name}", f"RECEPTORCTL_{name}"], "show_envvar": True}
+
+
+@click.group(cls=MeshctlGroup, epilog=help_epilog())
+@click.version_option(__version__, message="meshctl %(version)s")
+@click.option(
+    "--socket",
+    default="",
+    help="Control socket: a path, unix:PATH, tcp://HOST:PORT or tls://HOST:PORT.",
+    **_env("SOCKET"),
+)
+@click.option(
+    "--config",
+    "-c",
+    default="",
+    help="A node's configuration file that has the --tls-client.",
+    **_env("CONFIG"),
+)
+@click.option(
+    "--tls-client", default="", help="Name of the tls-client in --config.", **_env("TLSCLIENT")
+)
+@click.option("--rootcas", default="", help="File of CA certificates instead of the system's.")
+@click.option("--key", default="", help="File of the client's private key.")
+@click.option("--cert", default="", help="File of the client's certificate.")
+@click.option(
+    "--insecureskipverify",
+    type=bool,
+    default=False,
+    help="Accept any server certificate; may stand without a value.",
+)
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:
+    """Ask a meshnode or receptor node for its state, and have it work.
+
+    Each command takes --json for output that programs read.
+    """
+    ctx.obj = Invocation(**options)
+
+
+@cli.command()
+@json_option
+@pass_invocation
+def status(invocation: Invocation, as_json: bool) -> None:
+    """Show the node, its connections, routes, services and work types."""
+    with invocation.client() as client:
+        reply = client.status()
+    if as_json:
+        print_json(reply)
+        return
+    for line in status_lines(reply):
+        print_line(line)
+
+
+@cli.command()
+@click.argument("node")
+@click.option("--count", default=4, show_default=True, help="How many pings to send.")
+@click.option("--delay", default=1.0, show_default=True, help="Seconds between them.")
+@json_option
+@pass_invocation
+def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: bool) -> None:
+    """Ping a node. With --json: one reply a line."""
+    failed = False
+    with invocation.client() as client:
+        for number in range(count):
+            if number:
+                time.sleep(delay)
+            reply = client.ping(node)
+            failed |= not reply.get("Success")
+            if as_json:
+                print_line(json_line(reply))
+            elif reply.get("Success"):
+                print_line(f"Reply from {reply.get('From')} in {reply.get('TimeStr')}")
+            else:
+                print_error(_hop_error(reply))
+    if failed:
+        raise Failure("", ExitCode.PING_FAILED)
+
+
+@cli.command()
+@click.argument("node")
+@json_option
+@pass_invocation
+def traceroute(invocation: Invocation, node: str, as_json: bool) -> None:
+    """Show the nodes on the way to a node."""
+    with invocation.client() as client:
+        hops = client.traceroute(node)
+    if as_json:
+        print_json({str(number): hop for number, hop in enumerate(hops)})
+        return
+    for number, hop in enumerate(hops):
+        if "Error" in hop:
+            print_error(f"{number}: Error {_hop_error(hop)}")
+        else:
+            print_line(f"{number}: {hop.get('From')} in {hop.get('TimeStr')}")
+
+
+def _hop_error(reply: dict[str, Any]) -> str:
+    text = str(reply.get("Error", "no reason given"))
+    if "From" in reply and "TimeStr" in reply:
+        text += f" from {reply['From']} in {reply['TimeStr']}"
+    return text
+
+
+@cli.command()
+@click.argument("node")
+@click.argument("service")
+@click.option("--raw", "-r", is_flag=True, help="Put the terminal into raw mode.")
+@click.option("--tls-client", default="", help="tls-client of our node for the way to NODE.")
+@click.option("--json", "as_json", is_flag=True, help="No effect: a stream is raw bytes.")
+@pass_invocation
+def connect(
+    invocation: Invocation, node: str, service: str, raw: bool, tls_client: str, as_json: bool
+) -> None:
+    """Connect standard input and output to a service on a node.
+
+    Fit for pipes: ssh -o ProxyCommand="meshctl connect NODE SERVICE" HOST
+    """
+    del as_json
+    # Terminals, threads and sockets: only this command pays for them.
+    from meshctl.bridge import (  # noqa: PLC0415
+        BridgeError,
+        bridge,
+        raw_terminal,
+        stdin_descriptor,
+    )
+
+    stdin = stdin_descriptor()
+    with invocation.client() as client, client.connect_stream(node, service, tls_client) as stream:
+        try:
+            with raw_terminal(stdin, raw=raw):
+                bridge(stream, stdin, sys.stdout.fileno())
+        except BridgeError as error:
+            raise Failure(str(error)) from error
+
+
+@cli.command()
+@json_option
+@pass_invocation
+def reload(invocation: Invocation, as_json: bool) -> None:
+    """Have the node read its configuration again."""
+    with invocation.client() as client:
+        reply = client.reload()
+    if as_json:
+        print_json(reply)
+    elif reply.get("Success"):
+        print_line("Reload successful")
+    if reply.get("Success"):
+        return
+    text = str(reply.get("Error", "no reason given"))
+    code = ExitCode.RELOAD_FAILED
+    if "ERRORCODE 3" in text:
+        code = ExitCode.RELOAD_NEEDS_RESTART
+    elif "ERRORCODE 4" in text:
+        code = ExitCode.RELOAD_UNPARSABLE
+    raise Failure("" if as_json else text, code)
+
+
+@cli.command()
+@json_option
+@pass_invocation
+def version(invocation: Invocation, as_json: bool) -> None:
+    """Show the versions of meshctl and of the node."""
+    if not as_json:
+        print_line(f"meshctl  {__version__}")
+    with invocation.client() as client:
+        node = client.status(["Version"]).get("Version", "unknown")
+    if as_json:
+        print_json({"meshctl": __version__, "node": node})
+    else:
+        print_line(f"node     {node}")
+
+
+cli.add_command(work)
+
+
+def main() -> None:
+    """Entry point of the ``meshctl`` script."""
+    cli.main()

@@ -1,0 +1,90 @@
+"""Deliver a unit's results to standard output, and say how the unit ended."""
+
+from typing import TYPE_CHECKING, Any
+
+from meshctl.errors import SessionLost
+from meshctl.exit_codes import ExitCode
+from meshctl.invocation import Invocation
+from meshctl.output import Failure, json_line, print_note, write_raw
+
+if TYPE_CHECKING:
+    from meshctl.client import ControlClient
+
+FAILED, CANCELED = 3, 4
+"""``State`` of a unit that ended badly (reference section 8)."""
+
+UNFINISHED = {0, 1}
+"""``State`` Pending and Running."""
+
+
+def deliver(
+    invocation: Invocation,
+    client: "ControlClient",
+    unit_id: str,
+    startpos: int = 0,
+    *,
+    removes: bool = False,
+) -> dict[str, Any]:
+    """Write the unit's stdout from ``startpos`` to ours until the unit has ended.
+
+    Args:
+        invocation: For the commands that a message suggests.
+        client: Whom to ask.
+        unit_id: The unit.
+        startpos: First byte wanted.
+        removes: Whether the unit was to be released afterwards, which an error must mention.
+
+    Returns:
+        The unit's final status; all of its stdout has been written.
+
+    Raises:
+        Failure: the results are not complete; the unit goes on and is not released.
+        ControlError: they could not be asked for.
+    """
+    position = startpos
+    kept = " and is not released" if removes else ""
+    try:
+        with client.results(unit_id, startpos) as pieces:
+            for piece in pieces:
+                write_raw(piece)
+                position += len(piece)
+        status = client.work_status(unit_id)
+    except KeyboardInterrupt as error:
+        again = invocation.shell_command("work", "results", unit_id)
+        release = invocation.shell_command("work", "release", unit_id)
+        also = f". Release it: {release}" if removes else ""
+        raise Failure(
+            f"interrupted: unit {unit_id} goes on{kept}. Follow it again: {again}{also}",
+            ExitCode.INTERRUPTED,
+        ) from error
+    except SessionLost as error:
+        raise _broken_off(invocation, unit_id, position, str(error)) from error
+    if status.get("State") in UNFINISHED:
+        state = str(status.get("StateName", "not finished"))
+        raise _broken_off(invocation, unit_id, position, f"the unit is still {state}")
+    if position < int(status.get("StdoutSize") or 0):
+        total = status["StdoutSize"]
+        raise _broken_off(invocation, unit_id, position, f"there are {total} bytes")
+    return status
+
+
+def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
+    """End the command as the unit ended; with JSON wanted, its status goes to stderr.
+
+    Raises:
+        Failure: the unit Failed or was Canceled.
+    """
+    if as_json:
+        print_note(json_line({"unitid": unit_id, **status}))
+    if status.get("State") == FAILED:
+        raise Failure(f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}")
+    if status.get("State") == CANCELED:
+        raise Failure(f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED)
+
+
+def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str) -> Failure:
+    again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
+    return Failure(
+        f"the results of unit {unit_id} broke off after byte {position}: {reason}. "
+        f"Nothing is lost; go on with: {again}"
+    )

@@ -1,0 +1,138 @@
+"""Replies as text for people: tables with aligned columns, no more."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from meshctl.output import json_text
+
+CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
+"""ConnType of a service advertisement (reference section 6)."""
+
+NARROWEST_NODE = 12
+"""Columns of the node column at least, as in receptorctl's status."""
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d).*")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lay rows out under a header, each column as wide as its widest cell."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def unit_table(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line a unit: where it runs, what it is, how it is."""
+    rows = []
+    for unit_id, status in sorted(units.items()):
+        extra = status.get("ExtraData")
+        remote = extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
+        rows.append(
+            [
+                unit_id,
+                str(remote.get("RemoteNode", "-")),
+                str(remote.get("RemoteWorkType") or status.get("WorkType", "")),
+                str(status.get("StateName", status.get("State", ""))),
+                str(status.get("StdoutSize", "")),
+                str(status.get("Detail", "")),
+            ]
+        )
+    if not rows:
+        return ["No units of work."]
+    return table(["Unit ID", "Node", "Work Type", "State", "Stdout", "Detail"], rows)
+
+
+def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
+    """The status of one unit, one line a value; what a remote unit adds is indented."""
+    rows = [("Unit ID", unit_id)]
+    for key, value in status.items():
+        if isinstance(value, dict):
+            rows.append((key, ""))
+            rows.extend((f"  {inner}", _value(inner_value)) for inner, inner_value in value.items())
+        else:
+            rows.append((key, _value(value)))
+    width = max(len(key) for key, _ in rows) + 2
+    return [f"{key + ':':<{width}} {value}".rstrip() for key, value in rows]
+
+
+def _value(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """A node's status in receptorctl's layout, which scripts read by its headings."""
+    yield f"Node ID: {status.get('NodeID', '')}"
+    yield f"Version: {status.get('Version', '')}"
+    yield f"System CPU Count: {status.get('SystemCPUCount', '')}"
+    yield f"System Memory MiB: {status.get('SystemMemoryMiB', '')}"
+    connections = status.get("Connections") or []
+    costs = status.get("KnownConnectionCosts") or {}
+    routes = status.get("RoutingTable") or {}
+    adverts = status.get("Advertisements") or []
+    names = [str(connection.get("NodeID", "")) for connection in connections] + list(costs)
+    width = max([NARROWEST_NODE, *map(len, names)])
+    if connections:
+        yield from ("", f"{'Connection':<{width}} Cost")
+        for connection in connections:
+            yield f"{connection.get('NodeID', ''):<{width}} {connection.get('Cost', '')}"
+    if costs:
+        yield from ("", f"{'Known Node':<{width}} Known Connections")
+        for node, peers in costs.items():
+            yield f"{node:<{width}} " + "".join(f"{p}: {c} " for p, c in (peers or {}).items())
+    if routes:
+        yield from ("", f"{'Route':<{width}} Via")
+        for node, via in routes.items():
+            yield f"{node:<{width}} {via}"
+    if adverts:
+        yield from ("", f"{'Node':<{width}} Service   Type       Last Seen             Tags")
+        yield from (_advert_line(advert, width) for advert in adverts)
+        yield from _work_types(adverts, width, "Work Types", secure=False)
+        yield from _work_types(adverts, width, "Secure Work Types", secure=True)
+    rest = {key: value for key, value in status.items() if key not in _SHOWN}
+    if rest:
+        yield "Additional data returned from Receptor:"
+        yield from json_text(rest).splitlines()
+
+
+_SHOWN = {
+    "NodeID",
+    "Version",
+    "SystemCPUCount",
+    "SystemMemoryMiB",
+    "Connections",
+    "KnownConnectionCosts",
+    "RoutingTable",
+    "Advertisements",
+}
+
+
+def _advert_line(advert: Mapping[str, Any], width: int) -> str:
+    kind = CONN_TYPES.get(advert.get("ConnType", -1), "Unknown")
+    tags = "-" if advert.get("Tags") is None else str(advert["Tags"])
+    time = str(advert.get("Time", ""))
+    match = _TIME.fullmatch(time)
+    seen = f"{match[1]} {match[2]}" if match else time
+    node, service = advert.get("NodeID", ""), advert.get("Service", "")
+    return f"{node:<{width}} {service:<9} {kind:<10} {seen:<21} {tags:<16}"
+
+
+def _work_types(
+    adverts: Sequence[Mapping[str, Any]], width: int, header: str, *, secure: bool
+) -> Iterator[str]:
+    """The work types of each node, which may advertise them with several services."""
+    nodes: dict[str, list[str]] = {}
+    for advert in adverts:
+        kinds = [
+            str(command.get("WorkType", ""))
+            for command in advert.get("WorkCommands") or []
+            if bool(command.get("Secure")) is secure
+        ]
+        if kinds:
+            nodes.setdefault(advert.get("NodeID", ""), kinds)
+    if nodes:
+        yield from ("", f"{'Node':<{width}} {header}")
+        yield from (f"{node:<{width}} {', '.join(kinds)}" for node, kinds in nodes.items())

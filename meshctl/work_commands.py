@@ -1,0 +1,256 @@
+"""``meshctl work …``: submit units of work, watch them, end them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshctl.errors import CannotReach, CommandRefused, ControlError
+from meshctl.exit_codes import ExitCode
+from meshctl.follow import deliver, report_end
+from meshctl.invocation import Invocation, json_option, pass_invocation
+from meshctl.output import (
+    Failure,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    print_warning,
+    stdout_is_terminal,
+)
+from meshctl.render import unit_lines, unit_table
+from meshctl.submission import SubmissionRequest, choose_payload, collect_params
+
+if TYPE_CHECKING:
+    from meshctl.client import ControlClient, Submission
+
+tls_client_option = click.option(
+    "--tls-client", default="", help="tls-client of our node for the way to --node."
+)
+
+
+@click.group()
+def work() -> None:
+    """Submit units of work, watch them, end them."""
+
+
+@work.command("list")
+@click.option("--quiet", "-q", is_flag=True, help="Only the unit IDs.")
+@click.option("--node", default="", help="Node whose units to list; default: the local one.")
+@click.option("--unit_id", "--unit-id", default="", help="Only this unit.")
+@tls_client_option
+@json_option
+@pass_invocation
+def list_units(
+    invocation: Invocation, quiet: bool, node: str, unit_id: str, tls_client: str, as_json: bool
+) -> None:
+    """List units of work: a table on a terminal, JSON otherwise."""
+    with invocation.client() as client:
+        units = client.work_list(unit_id, node=node, tls_client=tls_client)
+    if quiet and as_json:
+        print_json(list(units))
+    elif quiet:
+        for known in units:
+            print_line(known)
+    elif as_json or not stdout_is_terminal():
+        print_json(units)
+    else:
+        for line in unit_table(units):
+            print_line(line)
+
+
+@work.command("status")
+@click.argument("unit_id")
+@json_option
+@pass_invocation
+def unit_status(invocation: Invocation, unit_id: str, as_json: bool) -> None:
+    """Show the status of a unit: lines on a terminal, JSON otherwise."""
+    with invocation.client() as client:
+        reply = client.work_status(unit_id)
+    if as_json or not stdout_is_terminal():
+        print_json(reply)
+        return
+    for line in unit_lines(unit_id, reply):
+        print_line(line)
+
+
+@work.command()
+@click.argument("worktype")
+@click.option("--node", default="", help="Node to run the work; default: the local one.")
+@click.option("--payload", "-p", default="", help="File with the unit's stdin; - for ours.")
+@click.option("--payload-literal", "-l", default="", help="A line that is the unit's stdin.")
+@click.option("--no-payload", "-n", is_flag=True, help="Give the unit an empty stdin.")
+@tls_client_option
+@click.option("--ttl", default="", help="Time in which remote work must start, e.g. 1h20m30s.")
+@click.option("--signwork", is_flag=True, help="Sign the submission.")
+@click.option("--follow", "-f", is_flag=True, help="Write the results to stdout as they come.")
+@click.option("--rm", is_flag=True, help="Release the unit at its end.")
+@click.option(
+    "--param",
+    "-a",
+    "params",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A further parameter; @FILE is a file's text, @@ a plain @.",
+)
+@click.argument("cmdparams", nargs=-1)
+@json_option
+@pass_invocation
+def submit(
+    invocation: Invocation,
+    /,
+    follow: bool,
+    rm: bool,
+    as_json: bool,
+    payload: str,
+    payload_literal: str,
+    no_payload: bool,
+    params: tuple[str, ...],
+    cmdparams: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
+
+    Exactly one of --payload, --payload-literal and --no-payload must be given.
+    """
+    data = choose_payload(payload, payload_literal, no_payload)
+    if rm and not follow:
+        print_warning("using --rm without --follow. Unit results will never be seen.")
+    request = SubmissionRequest(params=collect_params(params, cmdparams), payload=data, **options)
+    with invocation.client() as client:
+        done = _submit(invocation, client, request)
+        if follow:
+            _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
+            return
+        if as_json:
+            print_json({"unitid": done.unit_id, "result": done.result})
+        else:
+            print_line(f"Result: {done.result}")
+            print_line(f"Unit ID: {done.unit_id}")
+        if rm:
+            outcome = client.release(done.unit_id)
+            (print_note if as_json else print_line)(f"({done.unit_id}, {outcome})")
+
+
+def _submit(
+    invocation: Invocation, client: "ControlClient", request: SubmissionRequest
+) -> "Submission":
+    """Submit, with receptorctl's exit code for whatever a submission can fail of."""
+    created: list[str] = []
+    try:
+        return request.send(client, created.append)
+    except CannotReach:
+        raise
+    except KeyboardInterrupt as error:
+        text = "interrupted: nothing was submitted"
+        if created:
+            command = invocation.shell_command("work", "status", created[0])
+            text = f"interrupted: unit {created[0]} exists. See what became of it: {command}"
+        raise Failure(text, ExitCode.INTERRUPTED) from error
+    except ControlError as error:
+        text = str(error)
+        if isinstance(error, CommandRefused):
+            text = f"Failed to start work unit: {error}"
+        if created:
+            text += f". See: {invocation.shell_command('work', 'status', created[0])}"
+        raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+
+
+def _follow(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, rm: bool, as_json: bool
+) -> None:
+    """Deliver the results; release only a unit that has ended and was delivered in full."""
+    status = deliver(invocation, client, unit_id, removes=rm)
+    if rm:
+        # Not on stdout, where receptorctl has it: that is for the unit's own bytes.
+        print_note(f"({unit_id}, {client.release(unit_id)})")
+    report_end(unit_id, status, as_json=as_json)
+
+
+@work.command()
+@click.argument("unit_id")
+@click.option("--startpos", default=0, type=click.IntRange(min=0), help="First byte wanted.")
+@click.option("--json", "as_json", is_flag=True, help="The final status as JSON on stderr.")
+@pass_invocation
+def results(invocation: Invocation, unit_id: str, startpos: int, as_json: bool) -> None:
+    """Write a unit's stdout to ours as it comes, until the unit has ended.
+
+    Ctrl-C leaves the unit running.
+    """
+    with invocation.client() as client:
+        status = deliver(invocation, client, unit_id, startpos)
+    report_end(unit_id, status, as_json=as_json)
+
+
+@work.command()
+@click.argument("unit_ids", nargs=-1)
+@json_option
+@pass_invocation
+def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> None:
+    """Stop units of work."""
+    _end_units(invocation, "cancel", unit_ids, everything=False, as_json=as_json)
+
+
+@work.command()
+@click.option("--force", is_flag=True, help="Delete here even if the unit's node is unreachable.")
+@click.option("--all", "everything", is_flag=True, help="All units.")
+@click.argument("unit_ids", nargs=-1)
+@json_option
+@pass_invocation
+def release(
+    invocation: Invocation,
+    force: bool,
+    everything: bool,
+    unit_ids: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Stop units of work and delete their files."""
+    operation = "force_release" if force else "release"
+    _end_units(invocation, operation, unit_ids, everything=everything, as_json=as_json)
+
+
+@work.command("force-release")
+@click.option("--all", "everything", is_flag=True, help="All units.")
+@click.argument("unit_ids", nargs=-1)
+@json_option
+@pass_invocation
+def force_release(
+    invocation: Invocation, everything: bool, unit_ids: tuple[str, ...], as_json: bool
+) -> None:
+    """As release --force."""
+    _end_units(invocation, "force_release", unit_ids, everything=everything, as_json=as_json)
+
+
+def _end_units(
+    invocation: Invocation,
+    operation: str,
+    unit_ids: Sequence[str],
+    *,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Cancel or release each unit; one that fails does not keep the others.
+
+    ``operation`` is the name of the client's method.
+    """
+    if not unit_ids and not everything:
+        print_warning("No unit IDs supplied: Not doing anything")
+        return
+    if not as_json:
+        print_line("Cancelled:" if operation == "cancel" else "Released:")
+    outcomes: dict[str, str] = {}
+    failed = False
+    with invocation.client() as client:
+        for unit_id in list(client.work_list()) if everything else unit_ids:
+            try:
+                outcomes[unit_id] = getattr(client, operation)(unit_id)
+            except CommandRefused as error:
+                print_error(f"{unit_id}: {error}")
+                failed = True
+            else:
+                if not as_json:
+                    print_line(f"({unit_id}, {outcomes[unit_id]})")
+    if as_json:
+        print_json(outcomes)
+    if failed:
+        raise Failure("")
