@@ -72,7 +72,7 @@ class StartRequest:
         body = {
             "unit": self.unit_id,
             # As bytes mean it: the launcher always runs in UTF-8 mode, whatever the node's locale.
-            "dir": os.fsencode(os.path.abspath(self.unit_dir)).decode("utf-8", "surrogateescape"),
+            "dir": os.fsencode(os.path.realpath(self.unit_dir)).decode("utf-8", "surrogateescape"),
             "argv": self.argv,
             "grace": self.grace,
             "env": None if self.env is None else dict(self.env),
@@ -97,12 +97,10 @@ class _LauncherProcess:
 
     def __init__(self) -> None:
         self.usable = False
+        self._closed = False
         self._pending: dict[str, _Pending] = {}
         self._sending = trio.Lock()
         self._log = subject_logger("launcher")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket = trio.socket.from_stdlib_socket(ours)
-        self._theirs = theirs
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the process; return when it has ended and every answer has been read.
@@ -110,25 +108,38 @@ class _LauncherProcess:
         Raises:
             OSError: it cannot be started.
         """
-        process: trio.Process | None = None
-        try:
-            with self._theirs:
-                process = await trio.lowlevel.open_process(_launcher_argv(), stdin=self._theirs)
-            self.usable = True
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, process)
-                task_status.started()
-                await self._read_replies()
-        finally:
-            self.usable = False
-            self._socket.close()
-            for pending in self._pending.values():
-                pending.answered.set()
-            if process is not None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = trio.socket.from_stdlib_socket(ours)
+        with self._socket:
+            with theirs:
+                process = await trio.lowlevel.open_process(_launcher_argv(), stdin=theirs)
+            try:
+                await self._serve(process, task_status)
+            except BaseException:
+                # The node ends (or fails): supervisors on their way go on, with nobody to tell.
+                self._closed = True
+                raise
+            finally:
+                self.usable = False
+                self._socket.close()
+                for pending in self._pending.values():
+                    pending.answered.set()
                 await _end_process(process)
 
+    async def _serve(self, process: trio.Process, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, process)
+            self.usable = True
+            task_status.started()
+            await self._read_replies()
+
     async def request(self, unit_id: str, request: bytes) -> dict[str, Any] | None:
-        """Ask for one start; return the answer, None when the launcher ended without one."""
+        """Ask for one start; return the answer, None when the launcher ended without one.
+
+        Raises:
+            LauncherClosed: nobody will read an answer.
+            WorkError: that unit is being started already.
+        """
         if unit_id in self._pending:
             raise WorkError(f"unit {unit_id} is being started already")
         pending = self._pending[unit_id] = _Pending()
@@ -142,6 +153,8 @@ class _LauncherProcess:
             self.usable = False
         finally:
             del self._pending[unit_id]
+        if self._closed and pending.reply is None:
+            raise LauncherClosed("the node is ending")
         return pending.reply
 
     async def _watch(self, process: trio.Process) -> None:
@@ -159,12 +172,13 @@ class _LauncherProcess:
                 # The launcher ended with requests unread. The kernel says so once, before it
                 # hands out the answers that had been sent.
                 if reset:
-                    return
+                    break
                 reset = True
                 continue
             if not packet:
-                return
+                break
             self._take_reply(json.loads(packet))
+        self.usable = False
 
     def _take_reply(self, reply: dict[str, Any]) -> None:
         unit_id = reply["unit"]
@@ -194,14 +208,22 @@ class Launcher:
         Raises:
             WorkError: the first launcher cannot be started.
         """
+        failure: WorkError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await self._usable_process()
-                task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await self._usable_process()
+                except WorkError as error:
+                    # Raised outside, because a nursery would wrap it in a group.
+                    failure = error
+                else:
+                    task_status.started()
+                    await trio.sleep_forever()
         finally:
-            self._nursery = None
+            self._nursery = self._process = None
+        if failure is not None:
+            raise failure
 
     async def start(self, request: StartRequest) -> ProcessId:
         """Start a unit's command; return its supervisor.
@@ -223,8 +245,6 @@ class Launcher:
                 if "error" in reply:
                     raise WorkError(reply["error"])
                 return ProcessId(reply["supervisor"], reply["started"])
-            if self._nursery is None:
-                raise LauncherClosed("the node is ending")
             recorded = await trio.to_thread.run_sync(_recorded_supervisor, request.unit_dir)
             if recorded is not None:
                 return recorded

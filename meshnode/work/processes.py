@@ -107,7 +107,7 @@ def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
 
     Looks at every process of the machine (some 20 µs each): call it in a thread.
     """
-    marker = os.fsencode(f"{UNIT_DIR_VARIABLE}={os.path.abspath(unit_dir)}")
+    marker = os.fsencode(f"{UNIT_DIR_VARIABLE}={os.path.realpath(unit_dir)}")
     processes = tree.all_processes()
     marked = [p for p in processes if not p.dead and _has_variable(p.pid, marker)]
     below = tree.descendants({p.pid for p in marked}, processes)

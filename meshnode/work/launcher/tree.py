@@ -19,15 +19,17 @@ class Process:
     Attributes:
         pid: the process.
         parent: pid of its parent.
+        group: its process group.
         started: start time in clock ticks since boot (field 22).
         dead: it has ended and waits to be reaped.
     """
 
-    __slots__ = ("dead", "parent", "pid", "started")
+    __slots__ = ("dead", "group", "parent", "pid", "started")
 
-    def __init__(self, pid: int, parent: int, started: int, dead: bool) -> None:
+    def __init__(self, pid: int, parent: int, group: int, started: int, dead: bool) -> None:
         self.pid = pid
         self.parent = parent
+        self.group = group
         self.started = started
         self.dead = dead
 
@@ -44,7 +46,8 @@ def read_process(pid: int) -> Process | None:
         return None
     # The name (field 2) may hold blanks and brackets; after the last bracket all is plain.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[19]), fields[0] in (b"Z", b"X"))
+    state, parent, group, started = fields[0], int(fields[1]), int(fields[2]), int(fields[19])
+    return Process(pid, parent, group, started, dead=state in (b"Z", b"X"))
 
 
 def all_processes() -> list[Process]:
@@ -114,14 +117,33 @@ def signal_all(processes: list[Process], signum: int) -> None:
 def kill_own_descendants() -> None:
     """Send SIGKILL to every descendant of this process, also when they fork all the time.
 
-    Killing them one by one loses against a program that forks faster. A stopped process cannot
-    fork, so all are stopped first, until a look at /proc shows none that is not.
+    One by one loses against a program that forks faster than /proc can be read. A signal to a
+    group reaches all of it in one step, a fork under way included, and a stopped process cannot
+    fork; so groups and processes are stopped until a look shows nothing new, then killed. Only a
+    program that leaves its group at every fork can slip through; the caller looks again.
     """
-    stopped: dict[int, int] = {}
+    stopped: set[tuple[int, int]] = set()
     for _ in range(FREEZE_PASSES):
-        new = [p for p in own_descendants() if stopped.get(p.pid) != p.started]
+        new = [p for p in own_descendants() if (p.pid, p.started) not in stopped]
         if not new:
             break
+        _signal_groups(new, signal.SIGSTOP)
         signal_all(new, signal.SIGSTOP)
         stopped.update((p.pid, p.started) for p in new)
-    signal_all(own_descendants(), signal.SIGKILL)
+    left = own_descendants()
+    _signal_groups(left, signal.SIGKILL)
+    signal_all(left, signal.SIGKILL)
+
+
+def _signal_groups(processes: list[Process], signum: int) -> None:
+    """Signal the groups of our descendants.
+
+    They hold no strangers: a group lies within one session, whose members descend from the
+    process that opened it, and that is us or a descendant of ours.
+    """
+    for group in {process.group for process in processes} - {os.getpgrp()}:
+        try:
+            os.killpg(group, signum)
+        except (ProcessLookupError, PermissionError):
+            # Gone meanwhile, or all of it set-uid programs.
+            continue
