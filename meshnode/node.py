@@ -1,0 +1,135 @@
+"""The node: the one file that knows every part and puts them together."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import trio
+
+from meshnode import __version__, logs
+from meshnode.config import NodeConfig, TcpListener, TcpPeer, split_address
+from meshnode.control.commands import register_mesh_commands
+from meshnode.control.listeners import open_listeners
+from meshnode.control.registry import CommandRegistry
+from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
+from meshnode.control.service import ControlService
+from meshnode.errors import ConfigError
+from meshnode.mesh.links import tcp
+from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.protocol.messages import WorkType
+from meshnode.protocol.peering import LinkPolicy
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Signals that stop a node; running units go on and are adopted by its next start."""
+
+ConfigLoader = Callable[[], NodeConfig]
+"""Reads the configuration again from where it came; raises ConfigError."""
+
+
+def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
+    """Run a node until a signal stops it; returns the exit code 0.
+
+    ``load_again`` is what the ``reload`` command reads.
+
+    Raises:
+        ConfigError: something that the configuration names cannot be had (a port, a socket).
+        DuplicateNode: another node of the mesh uses our ID.
+        Both may come inside exception groups.
+    """
+    logs.configure(config.log_level.level)
+    return trio.run(_main, config, load_again or (lambda: config))
+
+
+async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
+    log = logs.subject_logger("node", config.node.id)
+    started = time.monotonic()
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        async with AsyncExitStack() as stack:
+            mesh = await stack.enter_async_context(
+                open_mesh(config.node.id, idle_timeout=config.node.max_idle_connection_timeout)
+            )
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            await _start(config, load_again, mesh, nursery)
+            took = (time.monotonic() - started) * 1000
+            log.info("meshnode %s is ready after %.0f ms", __version__, took)
+            async for number in signals:
+                log.info("stopping: %s", signal.Signals(number).name)
+                nursery.cancel_scope.cancel()
+                break
+    return 0
+
+
+async def _start(
+    config: NodeConfig, load_again: ConfigLoader, mesh: Mesh, nursery: trio.Nursery
+) -> None:
+    """Start every part, the ones that others hear of last."""
+    registry = CommandRegistry()
+    register_mesh_commands(registry, mesh, make_reloader(config, load_again))
+    work_types: list[WorkType] = []
+    service = ControlService(config.node.id, registry)
+    for directive in config.control_services:
+        listeners = await open_listeners(
+            service=directive.service,
+            filename=directive.filename,
+            permissions=directive.permissions,
+            tcplisten=directive.tcplisten,
+            mesh=mesh,
+            work_types=work_types,
+        )
+        await nursery.start(service.run, listeners)
+    for listener in config.tcp_listeners:
+        await _listen_tcp(mesh, listener)
+    for peer in config.tcp_peers:
+        _dial_tcp(mesh, peer)
+
+
+# --- links -----------------------------------------------------------------------------------
+
+
+async def _listen_tcp(mesh: Mesh, directive: TcpListener) -> None:
+    try:
+        listeners = await tcp.TcpListener.open(directive.port, directive.bindaddr)
+    except OSError as exc:
+        where = tcp.format_address((directive.bindaddr or "*", directive.port))
+        raise ConfigError(f"tcp-listener: cannot listen on {where}: {exc.strerror or exc}") from exc
+    policy = LinkPolicy(directive.cost, directive.nodecost, _allowed(directive.allowedpeers))
+    for listener in listeners:
+        mesh.add_listener(listener, policy)
+
+
+def _dial_tcp(mesh: Mesh, directive: TcpPeer) -> None:
+    host, port = split_address(directive.address)
+    policy = LinkPolicy(directive.cost, allowed_peers=_allowed(directive.allowedpeers))
+    mesh.add_dialer(tcp.TcpDialer(host, port), policy, redial=directive.redial)
+
+
+def _allowed(peers: tuple[str, ...] | None) -> frozenset[str] | None:
+    return frozenset(peers) if peers is not None else None
+
+
+# --- reload ----------------------------------------------------------------------------------
+
+
+def make_reloader(running: NodeConfig, load_again: ConfigLoader) -> Reloader:
+    """Return what ``reload`` does: today, to say whether anything changed that needs a restart."""
+
+    async def reload() -> None:
+        try:
+            fresh = await trio.to_thread.run_sync(load_again)
+        except ConfigError as exc:
+            text = "; ".join(str(exc).splitlines())
+            raise ReloadRefused(text, ReloadFault.UNREADABLE) from exc
+        changed = [
+            field.name.replace("_", "-")
+            for field in dataclasses.fields(NodeConfig)
+            if getattr(fresh, field.name) != getattr(running, field.name)
+        ]
+        if changed:
+            raise ReloadRefused(
+                f"changed: {', '.join(changed)}; restart the node to apply it",
+                ReloadFault.NEEDS_RESTART,
+            )
+
+    return reload
