@@ -3,7 +3,6 @@
 import trio
 
 from meshnode.control.mesh_face import ControlMesh
-from meshnode.control.probes import own_or_named
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.control.session import CHUNK
 from meshnode.errors import CommandError
@@ -16,7 +15,7 @@ def connect_command(mesh: ControlMesh) -> Command:
         async def run(session: ControlSession) -> None:
             if tls:
                 raise CommandError(f"unknown TLS config {tls}")
-            stream = await mesh.dial(own_or_named(mesh, node), service)
+            stream = await mesh.dial(node, service)
             session.finish()
             try:
                 await _bridge(session, stream)

@@ -70,7 +70,10 @@ class FromNode(Protocol):
 
 
 class ControlMesh(Protocol):
-    """The mesh as the commands of the control service use it."""
+    """The mesh as the commands of the control service use it.
+
+    ``localhost``, in any case, is a name of this node to all of it.
+    """
 
     @property
     def node_id(self) -> str:

@@ -9,11 +9,6 @@ from meshnode.errors import CommandError, MeshError
 from meshnode.protocol.durations import format_duration
 
 
-def own_or_named(mesh: ControlMesh, node: str) -> str:
-    """Return the node that a client means: ``localhost``, in any case, is the one it talks to."""
-    return mesh.node_id if node.lower() == "localhost" else node
-
-
 def ping_command(mesh: ControlMesh) -> Command:
     """Return the ``ping`` command."""
 
@@ -24,7 +19,7 @@ def ping_command(mesh: ControlMesh) -> Command:
             return {"Success": False, "Error": str(error)}
         return {"Success": True, "From": answer.from_node, **_time_keys(answer.seconds)}
 
-    return _target_command("ping", mesh, ping)
+    return _target_command("ping", ping)
 
 
 def traceroute_command(mesh: ControlMesh) -> Command:
@@ -40,15 +35,13 @@ def traceroute_command(mesh: ControlMesh) -> Command:
                 reply[str(len(reply))] = entry
         return reply
 
-    return _target_command("traceroute", mesh, traceroute)
+    return _target_command("traceroute", traceroute)
 
 
-def _target_command(
-    name: str, mesh: ControlMesh, probe: Callable[[str], Awaitable[JsonObject]]
-) -> Command:
+def _target_command(name: str, probe: Callable[[str], Awaitable[JsonObject]]) -> Command:
     def run_at(target: str) -> Handler:
         async def run(session: ControlSession) -> JsonObject:
-            return await probe(own_or_named(mesh, target))
+            return await probe(target)
 
         return run
 

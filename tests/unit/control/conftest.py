@@ -68,6 +68,8 @@ class FakeMesh:
         await trio.lowlevel.checkpoint()
         if self.silent:
             raise MeshTimeout("timeout")
+        if node == "localhost":
+            node = "foo"
         if node not in {"foo", "bar"}:
             raise NoRoute(node)
         return FakePing(node, 0.000312513)
