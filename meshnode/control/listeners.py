@@ -76,7 +76,7 @@ async def _listen(
     mesh: ListeningMesh, service: str, work_types: Sequence[WorkType]
 ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
     try:
-        return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types)
+        return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types or None)
     except MeshnodeError as error:
         raise ConfigError(f"control-service: service {service}: {error}") from error
 

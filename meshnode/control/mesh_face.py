@@ -105,7 +105,10 @@ class ListeningMesh(Protocol):
         service: str,
         *,
         tags: Mapping[str, str] | None,
-        work_types: Sequence[WorkType],
+        work_types: Sequence[WorkType] | None,
     ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
-        """Open and advertise a stream service; raises ServiceInUse."""
+        """Open and advertise a stream service; raises ServiceInUse.
+
+        A node without work types advertises none at all (None), as receptor does.
+        """
         ...
