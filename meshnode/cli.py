@@ -84,15 +84,15 @@ def _dispatch(arguments: list[str]) -> int:
         return _check(arguments[1:])
     config = load_arguments(arguments)
     check_environment(config)
-    return _start(config)
+    return _start(config, arguments)
 
 
-def _start(config: NodeConfig) -> int:
+def _start(config: NodeConfig, arguments: list[str]) -> int:
     # Imported here: help and checks must not wait for the network's libraries.
     from meshnode import node  # noqa: PLC0415
 
     try:
-        return node.run(config)
+        return node.run(config, lambda: load_arguments(arguments))
     except ExceptionGroup as group:
         # What a task raised on purpose arrives in the groups of the nurseries it passed.
         expected, rest = group.split(MeshnodeError)

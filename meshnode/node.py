@@ -93,7 +93,7 @@ async def _listen_tcp(mesh: Mesh, directive: TcpListener) -> None:
         listeners = await tcp.TcpListener.open(directive.port, directive.bindaddr)
     except OSError as exc:
         where = tcp.format_address((directive.bindaddr or "*", directive.port))
-        raise ConfigError(f"tcp-listener: cannot listen on {where}: {exc.strerror or exc}") from exc
+        raise directive.error("port", f"cannot listen on {where}: {exc.strerror or exc}") from exc
     policy = LinkPolicy(directive.cost, directive.nodecost, _allowed(directive.allowedpeers))
     for listener in listeners:
         mesh.add_listener(listener, policy)
