@@ -1,0 +1,136 @@
+"""The status file as supervisors change it."""
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.launcher import statusfile
+from meshnode.work.launcher.statusfile import NotPending, StatusFile, UnitVanished
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    write(tmp_path, {"State": 0, "WorkType": "t", "ExtraData": {"Any": [1]}, "Ours": "kept"})
+    return tmp_path
+
+
+def write(unit: Path, status: dict[str, Any]) -> None:
+    (unit / "status").write_text(json.dumps(status))
+
+
+def read(unit: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads((unit / "status").read_bytes())
+    return status
+
+
+def test_the_numbers_of_the_states_are_those_of_the_life_cycle() -> None:
+    for state in UnitState:
+        assert getattr(statusfile, state.name) == state
+
+
+def test_a_claim_changes_its_own_keys_and_keeps_all_others(unit: Path) -> None:
+    StatusFile(str(unit)).claim({"State": 1, "Pid": 7})
+    assert read(unit) == {
+        "State": 1,
+        "WorkType": "t",
+        "ExtraData": {"Any": [1]},
+        "Ours": "kept",
+        "Pid": 7,
+    }
+    assert (unit / "status").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("state", [1, 2, 3, 4, None])
+def test_a_unit_that_is_not_pending_cannot_be_claimed(unit: Path, state: int | None) -> None:
+    write(unit, {"State": state})
+    with pytest.raises(NotPending):
+        StatusFile(str(unit)).claim({"State": 1})
+    assert read(unit) == {"State": state}
+
+
+def test_a_status_that_cannot_be_read_cannot_be_claimed(unit: Path) -> None:
+    for text in ("", "{", "[]"):
+        (unit / "status").write_text(text)
+        with pytest.raises(ValueError, match=r"."):
+            StatusFile(str(unit)).claim({"State": 1})
+        assert (unit / "status").read_text() == text
+
+
+def test_the_end_is_recorded_over_a_status_damaged_meanwhile(unit: Path) -> None:
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    (unit / "status").write_text("{ damaged")
+    status.finish({"State": 2})
+    assert read(unit) == {"State": 2, "WorkType": "t", "ExtraData": {"Any": [1]}, "Ours": "kept"}
+
+
+def test_a_released_unit_is_not_brought_back(unit: Path) -> None:
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    (unit / "status").unlink()
+    (unit / "status.lock").unlink()
+    with pytest.raises(UnitVanished):
+        status.finish({"State": 2})
+    assert list(unit.iterdir()) == []
+    unit.rmdir()
+    with pytest.raises(UnitVanished):
+        status.finish({"State": 2})
+
+
+def test_a_writer_waits_for_the_lock(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def flock(fd: int, operation: int) -> None:
+        asked.append((os.readlink(f"/proc/self/fd/{fd}"), operation))
+        assert read(unit)["State"] == 0
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    StatusFile(str(unit)).claim({"State": 1})
+    assert asked == [(str(unit / "status.lock"), fcntl.LOCK_EX)]
+
+
+def test_a_full_disk_leaves_the_old_status(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(statusfile.os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        StatusFile(str(unit)).claim({"State": 1})
+    assert read(unit)["State"] == 0
+
+
+def test_a_final_status_is_synced_before_and_its_directory_after_the_rename(
+    unit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    rename = os.rename
+
+    def record_sync(fd: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    def record_rename(source: str, target: str) -> None:
+        steps.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(statusfile.os, "fsync", record_sync)
+    monkeypatch.setattr(statusfile.os, "rename", record_rename)
+    StatusFile(str(unit)).finish({"State": 2})
+    assert steps == ["status.tmp", "rename", unit.name]
+
+
+def test_a_file_system_without_sync_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [errno.EINVAL, errno.EIO]
+
+    def refuse(fd: int) -> None:
+        raise OSError(answers.pop(0), "refused")
+
+    monkeypatch.setattr(statusfile.os, "fsync", refuse)
+    statusfile.sync(0)
+    with pytest.raises(OSError, match="refused"):
+        statusfile.sync(0)
