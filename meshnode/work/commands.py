@@ -1,0 +1,221 @@
+"""The ``work`` command of the control service: handlers for what ``requests`` reads."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
+from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.control import encode_reply
+from meshnode.work.registry import Units
+from meshnode.work.requests import (
+    CancelRequest,
+    ListRequest,
+    ReleaseRequest,
+    ResultsRequest,
+    StatusRequest,
+    SubmitRequest,
+    WatchRequest,
+    WorkRequest,
+    parse_json,
+    parse_text,
+)
+from meshnode.work.status import REMOTE
+from meshnode.work.store import UnitFile
+from meshnode.work.unit import Unit
+
+RECEIVE = 64 * 1024
+"""Bytes asked of a client at a time."""
+
+WRITE = 256 * 1024
+"""Bytes of payload gathered before a write, which is a hop to a thread; all that a payload of any
+size takes of memory."""
+
+CLEANUP_TIMEOUT = 2.0
+"""Seconds to record why a payload broke off when the session is being ended: a disk write."""
+
+
+def work_command(units: Units) -> Command:
+    """Return the command that brings ``units`` to the control service."""
+    commands = WorkCommands(units)
+    return Command(
+        name="work",
+        parse_text=lambda words: commands.handler(parse_text(words)),
+        parse_json=lambda data: commands.handler(parse_json(data)),
+    )
+
+
+class WorkCommands:
+    """Runs parsed requests."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._handlers: dict[
+            type[WorkRequest], Callable[[Any, ControlSession], Awaitable[JsonObject | None]]
+        ] = {
+            SubmitRequest: self._submit,
+            ListRequest: self._list,
+            StatusRequest: self._status,
+            WatchRequest: self._watch,
+            CancelRequest: self._cancel,
+            ReleaseRequest: self._release,
+            ResultsRequest: self._results,
+        }
+
+    def handler(self, request: WorkRequest) -> Handler:
+        """Return what runs a request."""
+        handle = self._handlers[type(request)]
+
+        async def run(session: ControlSession) -> JsonObject | None:
+            return await handle(request, session)
+
+        return run
+
+    # --- submit -------------------------------------------------------------------------------
+
+    async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject:
+        status = self._units.plan(request.submission, trusted=session.kind == "unix")
+        unit = await self._units.create(status)
+        size = await self._receive_input(unit, session)
+        started = await self._units.start(unit, size)
+        return {
+            "unitid": unit.unit_id,
+            "result": "Job Started" if started else "Job Submitted",
+        }
+
+    async def _receive_input(self, unit: Unit, session: ControlSession) -> int:
+        """Take in the unit's payload and return its size; half a payload fails the unit."""
+        try:
+            await session.send(
+                f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF.\n".encode()
+            )
+            return await self._copy_input(unit, session)
+        except OSError as error:
+            detail = f"Error reading input data: {error.strerror}"
+            await unit.fail(detail)
+            raise CommandError(detail) from error
+        except trio.BrokenResourceError as error:
+            await unit.fail(f"Error reading input data: {error or 'the client is gone'}")
+            raise
+        except trio.Cancelled:
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                await unit.fail("Error reading input data: the session was ended")
+            raise
+
+    async def _copy_input(self, unit: Unit, session: ControlSession) -> int:
+        file = self._units.open_stdin(unit)
+        try:
+            gathered = bytearray()
+            while data := await session.receive_some(RECEIVE):
+                gathered += data
+                if len(gathered) >= WRITE:
+                    await trio.to_thread.run_sync(file.write, gathered)
+                    gathered = bytearray()
+            durable = unit.status.remote is not None
+            if gathered or durable:
+                await trio.to_thread.run_sync(_finish_input, file, gathered, durable)
+            return file.size
+        finally:
+            file.close()
+
+    # --- looking ------------------------------------------------------------------------------
+
+    async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject:
+        if request.unit_id is None:
+            return {unit.unit_id: _shown(unit) for unit in self._units.all()}
+        unit = self._units.find(request.unit_id)
+        return {unit.unit_id: _shown(unit)}
+
+    async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
+        return _shown(self._units.find(request.unit_id))
+
+    async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
+        unit = self._units.find(request.unit_id)
+        session.finish()
+        await _while_client_is_there(session, lambda: _send_changes(unit, session))
+
+    async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
+        unit = self._units.find(request.unit_id)
+        self._check_signature(unit, request.signature, session)
+        await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
+        # From here on everything that is sent counts as output, so no error line may follow.
+        session.finish()
+        if request.start < 0:
+            return
+        try:
+            await _while_client_is_there(
+                session, lambda: self._send_results(unit, request.start, session)
+            )
+        except* WorkError as errors:
+            for error in errors.exceptions:
+                unit.log.warning("results cut short for %s: %s", session.peer, error)
+
+    async def _send_results(self, unit: Unit, start: int, session: ControlSession) -> None:
+        await self._units.send_results(unit, start, session.send)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
+        unit = self._units.find(request.unit_id)
+        self._check_signature(unit, request.signature, session)
+        done = await self._units.cancel(unit, unless_started=request.unless_started)
+        return {"cancelled" if done else "cancel pending": unit.unit_id}
+
+    async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
+        unit = self._units.find(request.unit_id)
+        self._check_signature(unit, request.signature, session)
+        done = await self._units.release(unit, force=request.force)
+        return {"released" if done else "release pending": unit.unit_id}
+
+    def _check_signature(self, unit: Unit, signature: str, session: ControlSession) -> None:
+        remote = unit.status.remote
+        self._units.check_signature(
+            REMOTE if remote else unit.status.work_type,
+            signature,
+            trusted=session.kind == "unix",
+            sign_work=remote is not None and remote.sign_work,
+        )
+
+
+def _shown(unit: Unit) -> JsonObject:
+    return unit.status.to_reply(unit.stdout_size())
+
+
+def _finish_input(file: UnitFile, rest: bytearray, durable: bool) -> None:
+    file.write(rest)
+    if durable:
+        file.sync()
+
+
+async def _send_changes(unit: Unit, session: ControlSession) -> None:
+    """Send the status now and after each change, the final one last; growth is no change."""
+    sent: JsonObject = {}
+    while not unit.released:
+        seen, final = unit.version, unit.is_final
+        shown = _shown(unit)
+        if {**shown, "StdoutSize": 0} != {**sent, "StdoutSize": 0}:
+            await session.send(encode_reply(shown))
+            sent = shown
+        if final:
+            return
+        await unit.wait_changed(seen)
+
+
+async def _while_client_is_there(
+    session: ControlSession, send: Callable[[], Awaitable[None]]
+) -> None:
+    """Run ``send``, but not longer than the client listens: it may have nothing to send for hours.
+
+    A client that only ends its own side (receptorctl does) still listens. What it sends is of no
+    use any more.
+    """
+
+    async def notice_loss() -> None:
+        while await session.receive_some(RECEIVE):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notice_loss)
+        await send()
+        nursery.cancel_scope.cancel()

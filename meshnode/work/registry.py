@@ -1,0 +1,344 @@
+"""All units of a node: made, found, listed, driven by their runners, taken over after a restart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import trio
+
+from meshnode.errors import CommandError, MeshnodeError, UnknownUnit
+from meshnode.logs import subject_logger
+from meshnode.protocol.durations import parse_duration
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.growth import Growth
+from meshnode.work.processes import ProcessHandle, end_unit_processes
+from meshnode.work.remote_client import Dialer
+from meshnode.work.results import Send, stream_results
+from meshnode.work.runners.base import Attempt, Runner
+from meshnode.work.runners.command import (
+    CommandRunner,
+    CommandType,
+    EndLeftovers,
+    OpenProcess,
+    Starter,
+)
+from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
+from meshnode.work.status import REMOTE, SECRET_PREFIX, RemoteExtra, UnitStatus, format_time
+from meshnode.work.store import StoredUnit, UnitFile, UnitStore
+from meshnode.work.unit import Clock, Unit, wall_clock
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks to have run, as it was sent."""
+
+    node: str
+    work_type: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    tls_client: str = ""
+    ttl: str = ""
+    sign_work: bool = False
+    signature: str = ""
+
+
+@dataclass(slots=True)
+class _Task:
+    """The running task of a unit."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Units:
+    """The units of one node.
+
+    Resource handling: :meth:`run` owns the launcher, the watches on stdout and one task for each
+    unit that is not final; everything else must be called while it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: UnitStore,
+        launcher: Starter,
+        dialer: Dialer,
+        work_types: Mapping[str, CommandType],
+        node_id: str,
+        now: Clock = wall_clock,
+        open_process: OpenProcess = ProcessHandle.open,
+        end_leftovers: EndLeftovers = end_unit_processes,
+    ) -> None:
+        self.node_id = node_id
+        self.store = store
+        self._launcher = launcher
+        self._work_types = dict(work_types)
+        self._now = now
+        self._growth = Growth()
+        self._commands = CommandRunner(
+            launcher, store, open_process=open_process, end_leftovers=end_leftovers
+        )
+        self._remotes = RemoteRunner(dialer, store, now)
+        self._units: dict[str, Unit] = {}
+        self._tasks: dict[str, _Task] = {}
+        self._nursery: trio.Nursery | None = None
+        self._log = subject_logger("work")
+
+    @property
+    def advertised(self) -> tuple[tuple[str, bool], ...]:
+        """Name of each work type, and whether it verifies signatures, for advertisements."""
+        return tuple((name, kind.verify_signature) for name, kind in self._work_types.items())
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take over the units on disk and drive all units until cancelled.
+
+        Commands go on when it ends; the next run adopts them.
+
+        Raises:
+            WorkError: the store or the launcher cannot be used.
+        """
+        await trio.to_thread.run_sync(self.store.prepare)
+        found = await trio.to_thread.run_sync(self.store.scan)
+        async with trio.open_nursery() as services:
+            await services.start(self._growth.run)
+            await services.start(self._launcher.run)
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    for stored in found:
+                        await self._adopt(stored)
+                    task_status.started()
+                    await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    # --- what there is ------------------------------------------------------------------------
+
+    def find(self, unit_id: str) -> Unit:
+        """Return the unit of that ID. Raises UnknownUnit."""
+        try:
+            return self._units[unit_id]
+        except KeyError:
+            raise UnknownUnit(unit_id) from None
+
+    def all(self) -> tuple[Unit, ...]:
+        """Return every unit."""
+        return tuple(self._units.values())
+
+    async def send_results(self, unit: Unit, start: int, send: Send) -> int:
+        """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
+        path = self.store.stdout_path(unit.unit_id)
+        return await stream_results(unit, path, start, self._growth, send)
+
+    def check_signature(
+        self, work_type: str, signature: str, *, trusted: bool, sign_work: bool = False
+    ) -> None:
+        """Refuse what is not signed as the work type asks; ``trusted`` is a unix socket.
+
+        Raises:
+            CommandError: with the reason.
+        """
+        kind = self._work_types.get(work_type)
+        verifies = sign_work if work_type == REMOTE else kind is not None and kind.verify_signature
+        if not verifies:
+            if signature:
+                raise CommandError("work type did not expect a signature")
+        elif not trusted:
+            raise CommandError(
+                "could not verify signature: this node has no work-verification directive"
+            )
+
+    # --- new units ----------------------------------------------------------------------------
+
+    def plan(self, submission: Submission, *, trusted: bool) -> UnitStatus:
+        """Check everything about a submission that can be checked, and return its first status.
+
+        Raises:
+            CommandError: with the reason; nothing has been made.
+        """
+        local = submission.node == self.node_id or submission.node.lower() == "localhost"
+        self.check_signature(
+            submission.work_type if local else "", submission.signature, trusted=trusted
+        )
+        return self._plan_local(submission) if local else self._plan_remote(submission)
+
+    def _plan_local(self, submission: Submission) -> UnitStatus:
+        if submission.ttl:
+            raise CommandError("ttl option is intended for remote work only")
+        kind = self._work_types.get(submission.work_type)
+        if kind is None:
+            raise CommandError(f"unknown work type {submission.work_type}")
+        argv = kind.argv(submission.params.get("params", ""))
+        return self._first_status(submission.work_type, params=argv)
+
+    def _plan_remote(self, submission: Submission) -> UnitStatus:
+        if submission.tls_client:
+            raise CommandError(f"unknown TLS config {submission.tls_client}")
+        if any(key.lower().startswith(SECRET_PREFIX) for key in submission.params):
+            raise CommandError("cannot send secrets over a non-TLS connection")
+        if submission.sign_work:
+            raise CommandError("this node has no work-signing directive: it cannot sign work")
+        extra = RemoteExtra(
+            node=submission.node,
+            work_type=submission.work_type,
+            params=dict(submission.params),
+            expiration=self._expiration(submission.ttl),
+        )
+        return self._first_status(REMOTE, remote=extra)
+
+    def _expiration(self, ttl: str) -> datetime | None:
+        if not ttl:
+            return None
+        try:
+            return self._now() + timedelta(seconds=parse_duration(ttl))
+        except OverflowError:
+            raise CommandError(f"ttl {ttl} ends after the year 9999") from None
+
+    def _first_status(
+        self, work_type: str, *, params: tuple[str, ...] = (), remote: RemoteExtra | None = None
+    ) -> UnitStatus:
+
+        return UnitStatus(
+            state=UnitState.PENDING,
+            detail="Unit Created",
+            work_type=work_type,
+            remote=remote,
+            params=params,
+            created=format_time(self._now()),
+        )
+
+    async def create(self, status: UnitStatus) -> Unit:
+        """Make the unit that :meth:`plan` has checked; its input must follow.
+
+        Raises:
+            WorkError: the disk refuses.
+        """
+        unit = self._add(StoredUnit(self.store.create(status), status))
+        unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
+        await unit.change(lambda old: replace(old, detail="Waiting for Input Data"))
+        return unit
+
+    def open_stdin(self, unit: Unit) -> UnitFile:
+        """Return the file that takes the unit's input. Raises OSError."""
+        return UnitFile(self.store.stdin_path(unit.unit_id), append=False)
+
+    async def start(self, unit: Unit, stdin_size: int) -> bool:
+        """Start a unit whose input is complete; return False if that must wait for another node.
+
+        Raises:
+            CommandError: the unit was canceled or released meanwhile.
+            MeshnodeError: it cannot be started.
+        """
+        async with unit.wishes:
+            if unit.is_final:
+                raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
+            # A remote unit must outlive even a power cut: somebody was told that it is submitted.
+            await unit.change(
+                lambda old: replace(old, detail="Starting Worker", stdin_size=stdin_size),
+                durable=unit.status.remote is not None,
+            )
+            attempt = self.spawn(unit)
+        return await attempt.wait(ATTEMPT_TIMEOUT)
+
+    # --- the end of units ---------------------------------------------------------------------
+
+    async def cancel(self, unit: Unit, *, unless_started: bool = False) -> bool:
+        """Stop a unit; return False if that must wait for another node. A final one stays so.
+
+        With ``unless_started``, only a unit that waits for its input is stopped.
+
+        Raises:
+            CommandError: it has started although it must not, or cannot be stopped.
+        """
+        async with unit.wishes:
+            if unit.released:
+                raise UnknownUnit(unit.unit_id)
+            if unless_started and (unit.is_final or unit.status.input_complete):
+                raise CommandError(f"work unit {unit.unit_id} does not wait for input any more")
+            return await self._cancel(unit)
+
+    async def _cancel(self, unit: Unit) -> bool:
+        if not unit.is_final and not unit.status.input_complete:
+            await unit.end(UnitState.CANCELED, "Canceled")
+        return unit.is_final or await self._runner(unit).cancel(unit, self)
+
+    async def release(self, unit: Unit, *, force: bool = False) -> bool:
+        """Stop and delete a unit; return False if that must wait for another node.
+
+        Raises:
+            CommandError: it cannot be stopped or deleted.
+        """
+        async with unit.wishes:
+            if unit.released:
+                raise UnknownUnit(unit.unit_id)
+            if not unit.status.input_complete:
+                await self._cancel(unit)
+            return await self._runner(unit).release(unit, self, force=force)
+
+    # --- what runners ask for (UnitTasks) -----------------------------------------------------
+
+    def spawn(self, unit: Unit) -> Attempt:
+        """Have the unit's runner drive it in a task of its own."""
+        if self._nursery is None:
+            raise CommandError("the node is ending")
+        assert unit.unit_id not in self._tasks
+        attempt = Attempt()
+        self._tasks[unit.unit_id] = task = _Task()
+        self._nursery.start_soon(self._drive, unit, task, attempt, name=f"unit {unit.unit_id}")
+        return attempt
+
+    async def stop(self, unit: Unit) -> None:
+        """End the unit's task, and return when it has ended."""
+        task = self._tasks.get(unit.unit_id)
+        if task is not None:
+            task.scope.cancel()
+            await task.ended.wait()
+
+    async def remove(self, unit: Unit) -> None:
+        """Delete the unit for good. Raises UnknownUnit if somebody else did, or WorkError."""
+        grave = self.store.bury(unit.unit_id)
+        # In the same breath as its files, so that no reader takes a release for a lost file.
+        self._units.pop(unit.unit_id, None)
+        unit.mark_released()
+        unit.log.info("released")
+        await trio.to_thread.run_sync(self.store.erase, grave)
+
+    # --- tasks --------------------------------------------------------------------------------
+
+    async def _drive(self, unit: Unit, task: _Task, attempt: Attempt) -> None:
+        try:
+            with task.scope:
+                await self._runner(unit).run(unit, attempt, self)
+        except Exception as error:
+            # A unit's boundary: whatever its fault is, it costs only this one.
+            known = isinstance(error, MeshnodeError)
+            unit.log.error("cannot go on: %s", error, exc_info=None if known else error)
+            detail = str(error) if known else f"internal error: {type(error).__name__}"
+            await unit.fail(detail)
+            attempt.fail(CommandError(detail))
+        finally:
+            del self._tasks[unit.unit_id]
+            task.ended.set()
+            attempt.pending()
+
+    def _runner(self, unit: Unit) -> Runner:
+        return self._commands if unit.status.remote is None else self._remotes
+
+    def _add(self, stored: StoredUnit) -> Unit:
+        unit = Unit(stored.unit_id, stored.status, self.store, self._now)
+        self._units[unit.unit_id] = unit
+        return unit
+
+    async def _adopt(self, stored: StoredUnit) -> None:
+        """Take over a unit as the last run of this node left it."""
+        unit = self._add(stored)
+        status = unit.status
+        if status.state.is_final:
+            if status.remote is not None and status.remote.released:
+                self.spawn(unit)
+        elif not status.input_complete:
+            await unit.fail("lost: the node ended before it had all of the input data")
+        elif status.remote is not None or status.supervisor is not None:
+            self.spawn(unit)
+        elif status.state is UnitState.PENDING:
+            await unit.fail("lost: the node ended before the work was started")
+        else:
+            await unit.fail("lost: nobody watched over it")

@@ -1,0 +1,351 @@
+"""One conversation with the control service of another node (reference sections 8 and 10)."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import trio
+
+from meshnode.errors import MeshError, NoRoute, WorkError
+from meshnode.logs import SubjectLogger
+from meshnode.protocol.control import greeting
+
+JsonObject = dict[str, Any]
+
+CONTROL_SERVICE = "control"
+"""The service that a submitter dials; receptor has it fixed, too."""
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for the greeting once the stream is open; twice receptor's, for busy nodes."""
+
+REPLY_TIMEOUT = 60.0
+"""Seconds for a reply. The slowest is that of a cancel: grace, kill, sync; and a submit's, when the
+other node has a payload to store first. Longer than it matters little: nothing else waits."""
+
+MAX_REPLY = 4 * 1024 * 1024
+"""Bytes of one reply line: a status repeats parameters, of which a command line may hold 1 MiB,
+and JSON's escapes can make the sixfold of a part of them."""
+
+CHUNK = 256 * 1024
+"""Bytes of payload or results in memory at a time."""
+
+POLL_INTERVAL = 1.0
+"""Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
+
+_FIRST_DELAY = 0.1
+_DELAY_GROWTH = 1.5
+_LONGEST_DELAY = 20.0
+"""Seconds between tries against a node that is there and refuses: quick at first, since a service
+may be starting, at most as slow as receptor's redial. An unreachable node costs no tries at all."""
+
+_UNIT_CREATED = re.compile(r"with ID ([a-zA-Z0-9]+)\.")
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class RemoteUnavailable(WorkError):
+    """The other node could not be talked to, or the talk broke off: worth another try."""
+
+    def __init__(self, text: str, *, no_route: bool = False) -> None:
+        super().__init__(text)
+        self.no_route = no_route
+
+
+class RemoteRefused(WorkError):
+    """The other node answered ``ERROR: <text>``; ``reason`` is that text."""
+
+    def __init__(self, reason: str, *, text: str | None = None) -> None:
+        super().__init__(reason if text is None else text)
+        self.reason = reason
+
+    @property
+    def unit_unknown(self) -> bool:
+        """Whether the node says that it has no such unit."""
+        return self.reason.startswith("unknown work unit")
+
+
+class Dialer(Protocol):
+    """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
+
+    @property
+    def node_id(self) -> str:
+        """Our own node."""
+        ...
+
+    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
+        """Open a stream. Raises MeshError."""
+        ...
+
+    async def wait_reachable(self, node: str) -> None:
+        """Return as soon as a route to the node is known."""
+        ...
+
+
+class RemoteControl:
+    """An open conversation; use it as an async context manager, which closes it."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+        self._polls = False
+
+    @classmethod
+    async def open(cls, dialer: Dialer, node: str) -> "RemoteControl":
+        """Dial ``node`` and check that it is the one that answers.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached now, or another node answers for it.
+        """
+        with _translated():
+            conversation = cls(await dialer.dial(node, CONTROL_SERVICE))
+        try:
+            line = await conversation._line(GREETING_TIMEOUT)
+            if line.encode() + b"\n" != greeting(node):
+                raise RemoteUnavailable(f"while expecting node ID {node}, got message: {line}")
+        except BaseException:
+            await trio.aclose_forcefully(conversation._stream)
+            raise
+        return conversation
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            with _translated():
+                await self._stream.aclose()
+        else:
+            await trio.aclose_forcefully(self._stream)
+
+    async def ask(self, **command: Any) -> JsonObject:
+        """Send one ``work`` command and return its reply.
+
+        Raises:
+            RemoteUnavailable: the talk broke off.
+            RemoteRefused: the reply is an error.
+        """
+        await self._send({"command": "work", **command})
+        return _parse_reply(await self._line(REPLY_TIMEOUT))
+
+    async def submit(self, fields: Mapping[str, str]) -> str:
+        """Submit a unit and return the ID that the node gave it; its payload must follow.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        await self._send({**fields, "command": "work", "subcommand": "submit"})
+        line = await self._line(REPLY_TIMEOUT)
+        match = _UNIT_CREATED.search(line)
+        if line.startswith("ERROR") or match is None:
+            raise RemoteRefused(
+                line.removeprefix("ERROR: "), text=f"could not parse response: {line}"
+            )
+        return match[1]
+
+    async def send_payload(self, path: Path, *, before_end: Callable[[], None]) -> JsonObject:
+        """Send a file as the payload of the unit just submitted, and return the final reply.
+
+        ``before_end`` is called just before the other node may learn that the payload is complete.
+        A refusal is noticed while bytes are still being sent.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+            WorkError: the file cannot be read.
+        """
+        outcome: str | WorkError | None = None
+
+        async def send() -> None:
+            nonlocal outcome
+            try:
+                await self._send_file(path, before_end)
+                with trio.fail_after(REPLY_TIMEOUT):
+                    await answered.wait()
+            except trio.TooSlowError:
+                outcome = RemoteUnavailable("no reply to the end of the payload")
+            except WorkError as error:
+                outcome = error
+            nursery.cancel_scope.cancel()
+
+        async def receive() -> None:
+            nonlocal outcome
+            try:
+                outcome = await self._line(None)
+            except RemoteUnavailable as error:
+                outcome = error
+            answered.set()
+            nursery.cancel_scope.cancel()
+
+        answered = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            nursery.start_soon(send)
+        if isinstance(outcome, WorkError):
+            raise outcome
+        assert outcome is not None
+        try:
+            return _parse_reply(outcome)
+        except RemoteRefused as refusal:
+            raise RemoteRefused(
+                refusal.reason, text=f"error from remote: {refusal.reason}"
+            ) from None
+
+    async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
+        try:
+            with await trio.to_thread.run_sync(_open, path) as file:
+                while chunk := await trio.to_thread.run_sync(file.read, CHUNK):
+                    with _translated():
+                        await self._stream.send_all(chunk)
+        except OSError as error:
+            raise WorkError(f"error sending stdin file: {error.strerror}") from error
+        before_end()
+        with _translated():
+            await self._stream.send_eof()
+
+    async def watch(self, unit_id: str) -> JsonObject:
+        """Ask to be told of each change of a unit; return its status now.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        try:
+            return await self.ask(subcommand="watch", unitid=unit_id)
+        except RemoteRefused as refusal:
+            if refusal.reason != "bad command":
+                raise
+        # receptor cannot push: from here on it is asked.
+        self._polls = True
+        return await self.ask(subcommand="status", unitid=unit_id)
+
+    async def next_status(self, unit_id: str) -> JsonObject:
+        """After :meth:`watch`, return the next status; it may be the same as before.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        if self._polls:
+            await trio.sleep(POLL_INTERVAL)
+            return await self.ask(subcommand="status", unitid=unit_id)
+        return _parse_reply(await self._line(None))
+
+    async def start_results(self, unit_id: str, position: int) -> None:
+        """Ask for stdout from byte ``position``; :meth:`receive_results` returns it.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        await self._send(
+            {"command": "work", "subcommand": "results", "unitid": unit_id, "startpos": position}
+        )
+        line = await self._line(REPLY_TIMEOUT)
+        if line.startswith("ERROR"):
+            raise RemoteRefused(line.removeprefix("ERROR: "))
+        if not line.startswith("Streaming results"):
+            raise RemoteUnavailable(f"the node did not stream results: {line}")
+
+    async def receive_results(self) -> bytes:
+        """Return the next bytes of stdout, ``b""`` when the node has closed the stream.
+
+        Raises:
+            RemoteUnavailable
+        """
+        if self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            return data
+        with _translated():
+            return bytes(await self._stream.receive_some(CHUNK))
+
+    async def _send(self, command: Mapping[str, Any]) -> None:
+        with _translated(), trio.fail_after(REPLY_TIMEOUT):
+            await self._stream.send_all(json.dumps(command).encode() + b"\n")
+
+    async def _line(self, seconds: float | None) -> str:
+        """Return the next line without its end; one cut off by the end of the stream is none."""
+        with _translated(), trio.CancelScope() as scope:
+            if seconds is not None:
+                scope.deadline = trio.current_time() + seconds
+            searched = 0
+            while (end := self._buffer.find(b"\n", searched)) < 0:
+                searched = len(self._buffer)
+                if searched > MAX_REPLY:
+                    raise RemoteUnavailable(f"a reply line has more than {MAX_REPLY} bytes")
+                data = await self._stream.receive_some(CHUNK)
+                if not data:
+                    raise RemoteUnavailable("the node closed the control session")
+                self._buffer += data
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            return line.decode(errors="replace").rstrip("\r")
+        raise RemoteUnavailable(f"no reply within {seconds:g} s")
+
+
+class Reconnector:
+    """Opens conversations with one node, and says when to try again after one failed."""
+
+    def __init__(self, dialer: Dialer, node: str, log: SubjectLogger) -> None:
+        self._dialer = dialer
+        self._node = node
+        self._log = log
+        self._delay = _FIRST_DELAY
+        self._told = ""
+
+    async def open(self) -> RemoteControl:
+        """Try once. Raises RemoteUnavailable."""
+        return await RemoteControl.open(self._dialer, self._node)
+
+    def succeeded(self) -> None:
+        """A conversation did what it was for: the next failure is a new one."""
+        self._delay = _FIRST_DELAY
+        self._told = ""
+
+    async def recover(self, error: RemoteUnavailable) -> None:
+        """Return when another try makes sense: the node is reachable, and has had a pause."""
+        # An outage is one event to a reader of the log, however many tries it takes.
+        level = self._log.debug if str(error) == self._told else self._log.info
+        level("node %s: %s; trying on", self._node, error)
+        self._told = str(error)
+        if error.no_route:
+            self._delay = _FIRST_DELAY
+        # Not in place of an event: that a service will answer the next time is announced by none.
+        await trio.sleep(self._delay)
+        self._delay = min(self._delay * _DELAY_GROWTH, _LONGEST_DELAY)
+        await self._dialer.wait_reachable(self._node)
+
+
+def _open(path: Path) -> BinaryIO:
+    return open(path, "rb")
+
+
+def _parse_reply(line: str) -> JsonObject:
+    if line.startswith("ERROR"):
+        raise RemoteRefused(line.removeprefix("ERROR:").strip())
+    try:
+        reply = json.loads(line)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict):
+        raise RemoteUnavailable(f"the reply is no JSON object: {line[:80]}")
+    return reply
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say in one way that the other node cannot be talked to now."""
+    try:
+        yield
+    except NoRoute as error:
+        raise RemoteUnavailable(str(error), no_route=True) from error
+    except MeshError as error:
+        raise RemoteUnavailable(str(error)) from error
+    except trio.TooSlowError as error:
+        raise RemoteUnavailable(f"no answer within {REPLY_TIMEOUT:g} s") from error
+    except _GONE as error:
+        raise RemoteUnavailable(f"the stream broke: {error}") from error

@@ -1,0 +1,203 @@
+"""Units that run a command on this node, through the launcher and its supervisors."""
+
+import shlex
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from meshnode.errors import CommandError, WorkError
+from meshnode.work.launch import LauncherClosed, StartRequest
+from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
+from meshnode.work.runners.base import Attempt, UnitTasks
+from meshnode.work.store import UnitStore
+from meshnode.work.unit import Unit
+
+CANCEL_GRACE = 10.0
+"""Seconds between SIGINT and SIGKILL, as receptor gives."""
+
+CANCEL_MARGIN = 5.0
+"""Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandType:
+    """One ``work-command`` directive."""
+
+    command: str
+    params: str = ""
+    allow_runtime_params: bool = False
+    verify_signature: bool = False
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; parameters are split as a shell splits them, by no shell.
+
+        Raises:
+            CommandError: runtime parameters are not allowed, or a quote is never closed.
+        """
+        if runtime_params and not self.allow_runtime_params:
+            raise CommandError("extra params provided but not allowed")
+        try:
+            words = (*shlex.split(self.params), *shlex.split(runtime_params))
+        except ValueError as error:
+            raise CommandError(f"cannot split the params into words: {error}") from None
+        if any("\0" in word for word in words):
+            raise CommandError("params must not contain a NUL character")
+        return (self.command, *words)
+
+
+class Starter(Protocol):
+    """What starts supervisors: :class:`meshnode.work.launch.Launcher`."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Be able to start, until cancelled."""
+        ...
+
+    async def start(self, request: StartRequest) -> ProcessId:
+        """Return when the command runs, or its failure to is on disk.
+
+        Raises:
+            LauncherClosed: the node is ending; the unit's status tells, now or soon.
+            WorkError: no supervisor could be started.
+        """
+        ...
+
+
+class Handle(Protocol):
+    """One process that can be watched and signalled without mistaking it for another."""
+
+    async def wait_end(self) -> None:
+        """Return when the process has ended."""
+        ...
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signal the process. Raises ProcessLookupError if it has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the process."""
+        ...
+
+
+OpenProcess = Callable[[ProcessId], Handle]
+EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
+"""Ends every process of the unit of that directory, after that many seconds by force; returns when
+none is left but those that may not be signalled."""
+
+
+class CommandRunner:
+    """Starts commands, watches their supervisors, and takes over the ends that those record."""
+
+    def __init__(
+        self,
+        launcher: Starter,
+        store: UnitStore,
+        *,
+        open_process: OpenProcess = ProcessHandle.open,
+        end_leftovers: EndLeftovers = end_unit_processes,
+    ) -> None:
+        self._launcher = launcher
+        self._store = store
+        self._open_process = open_process
+        self._end_leftovers = end_leftovers
+        self._handles: dict[str, Handle] = {}
+
+    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+        """Start a pending unit, or adopt a running one, and watch it to its end."""
+        if unit.is_final:
+            return
+        process = unit.status.supervisor
+        if process is None:
+            process = await self._start(unit, attempt)
+        if process is not None:
+            await self._watch(unit, process, attempt)
+
+    async def _start(self, unit: Unit, attempt: Attempt) -> ProcessId | None:
+        request = StartRequest(
+            unit_id=unit.unit_id,
+            unit_dir=self._store.directory(unit.unit_id),
+            argv=unit.status.params,
+            grace=CANCEL_GRACE,
+        )
+        try:
+            # Shielded: a start that has been asked for happens, and we should know its supervisor.
+            with trio.CancelScope(shield=True):
+                process = await self._launcher.start(request)
+        except LauncherClosed as error:
+            # Not a failure of the unit: the next start of the node reads what became of it.
+            attempt.fail(error)
+            return None
+        except WorkError as error:
+            await unit.fail(f"Error starting worker: {error}")
+            attempt.fail(error)
+            return None
+        return process
+
+    async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
+        try:
+            handle = self._open_process(process)
+        except ProcessLookupError:
+            handle = None
+        try:
+            if handle is not None:
+                # Before the state is published: who sees Running may cancel.
+                self._handles[unit.unit_id] = handle
+            await unit.reload()
+            attempt.done()
+            if handle is not None:
+                await handle.wait_end()
+        finally:
+            if handle is not None:
+                del self._handles[unit.unit_id]
+                handle.close()
+        # What a supervisor does last is to record the end, so now it is there or never will be.
+        await unit.reload()
+        if not unit.is_final:
+            await self._lose(unit, process)
+
+    async def _lose(self, unit: Unit, process: ProcessId) -> None:
+        unit.log.warning("supervisor %d is gone without a word", process.pid)
+        directory = self._store.directory(unit.unit_id)
+        left = await self._end_leftovers(directory, CANCEL_GRACE)
+        detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
+        if left:
+            detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
+        await unit.fail(detail)
+
+    async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
+        """Have the supervisor end the whole process tree, and wait until it has."""
+        with trio.move_on_after(CANCEL_GRACE + CANCEL_MARGIN):
+            await self._signal(unit)
+            await unit.wait_final()
+        if not unit.is_final:
+            raise CommandError(f"work unit {unit.unit_id} is still being stopped")
+        return True
+
+    async def _signal(self, unit: Unit) -> None:
+        """Ask the supervisor, as soon as there is one."""
+        while not unit.is_final:
+            seen = unit.version
+            handle = self._handles.get(unit.unit_id)
+            if handle is not None:
+                try:
+                    handle.send_signal(signal.SIGTERM)
+                except ProcessLookupError:
+                    unit.log.debug("ended by itself just before the cancel")
+                return
+            await unit.wait_changed(seen)
+
+    async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
+        """Cancel the unit if need be, then remove it."""
+        if not unit.is_final:
+            try:
+                await self.cancel(unit, tasks)
+            except CommandError as error:
+                if not force:
+                    raise
+                unit.log.warning("released by force: %s", error)
+        await tasks.stop(unit)
+        await tasks.remove(unit)
+        return True

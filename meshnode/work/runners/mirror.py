@@ -1,0 +1,223 @@
+"""Keeps a remote unit's record and stdout equal to what they are on the other node."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
+from meshnode.work.remote_client import Reconnector, RemoteRefused, RemoteUnavailable
+from meshnode.work.status import UnitStatus
+from meshnode.work.store import UnitFile, UnitStore
+from meshnode.work.unit import Unit
+
+GONE = "Remote work unit is gone"
+"""receptor's text, which clients match."""
+
+SHORT_TRIES = 3
+"""Results of a final unit that end before its size, without a byte more, so many times: the other
+node has lost part of stdout, and asking for ever would leave the unit without an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStatus:
+    """What the other node says of the unit."""
+
+    state: UnitState
+    detail: str
+    stdout_size: int
+    started: str | None = None
+    finished: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> "RemoteStatus":
+        """Read a status reply; our own keys are missing in receptor's.
+
+        Raises:
+            RemoteUnavailable: it is no status. The node may mend; until then nothing is known.
+        """
+        try:
+            return cls(
+                state=UnitState(reply["State"]),
+                detail=str(reply.get("Detail", "")),
+                stdout_size=int(reply["StdoutSize"]),
+                started=_text(reply.get("Started")),
+                finished=_text(reply.get("Finished")),
+                exit_code=_number(reply.get("ExitCode")),
+                signal=_text(reply.get("Signal")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RemoteUnavailable(f"the node sent no unit status: {error!r}") from error
+
+
+class Mirror:
+    """Follows one remote unit until it is final here, too: over there, and stdout complete."""
+
+    def __init__(self, unit: Unit, link: Reconnector, store: UnitStore) -> None:
+        self._unit = unit
+        self._link = link
+        self._store = store
+        self._end: RemoteStatus | None = None
+        self._ended = trio.Event()
+        self._complete = trio.Event()
+        self._file: UnitFile | None = None
+        self._failure = ""
+
+    async def run(self) -> None:
+        """Return when the unit is final."""
+        try:
+            self._file = UnitFile(self._store.stdout_path(self._unit.unit_id), append=True)
+        except OSError as error:
+            await self._unit.fail(f"cannot store the results: {error.strerror}")
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_results)
+                nursery.start_soon(self._follow_status)
+                await self._complete.wait()
+                nursery.cancel_scope.cancel()
+            await self._settle()
+        finally:
+            self._file.close()
+
+    async def _settle(self) -> None:
+        """Record the end: stdout is on disk before the state says that it is complete."""
+        if self._failure:
+            await self._unit.fail(self._failure)
+            return
+        assert self._end is not None
+        end = self._end
+        try:
+            await trio.to_thread.run_sync(self._stdout.sync)
+        except OSError as error:
+            await self._unit.fail(f"cannot store the results: {error.strerror}")
+            return
+        size = self._stdout.size
+        await self._unit.change(lambda status: self._merge(status, end, stdout_size=size))
+
+    @property
+    def _stdout(self) -> UnitFile:
+        assert self._file is not None
+        return self._file
+
+    def _give_up(self, failure: str) -> None:
+        self._failure = failure
+        self._complete.set()
+
+    def _merge(
+        self, old: UnitStatus, new: RemoteStatus, *, stdout_size: int | None = None
+    ) -> UnitStatus:
+        """Return our status with what the other node says in it; receptor leaves times to us."""
+        started, finished = new.started or old.started, new.finished
+        if new.state is UnitState.RUNNING and started is None:
+            started = self._unit.time()
+        if new.state.is_final and finished is None:
+            finished = self._unit.time()
+        return replace(
+            old,
+            state=new.state,
+            detail=new.detail,
+            stdout_size=old.stdout_size if stdout_size is None else stdout_size,
+            started=started,
+            finished=finished,
+            exit_code=new.exit_code,
+            signal=new.signal,
+        )
+
+    def _check_complete(self) -> None:
+        if self._end is not None and self._stdout.size >= self._end.stdout_size:
+            self._complete.set()
+
+    # --- status -------------------------------------------------------------------------------
+
+    async def _follow_status(self) -> None:
+        """Take over each status until the final one."""
+        while not self._ended.is_set():
+            try:
+                await self._watch()
+            except RemoteUnavailable as error:
+                await self._link.recover(error)
+            except RemoteRefused as refusal:
+                if refusal.unit_unknown:
+                    self._give_up(GONE)
+                    return
+                # Such as a lack of descriptors over there: nothing about the unit itself.
+                await self._link.recover(RemoteUnavailable(f"status refused: {refusal}"))
+            except WorkError as error:
+                self._give_up(str(error))
+                return
+
+    async def _watch(self) -> None:
+        remote_id = self._unit.remote.unit_id
+        async with await self._link.open() as node:
+            reply = await node.watch(remote_id)
+            while True:
+                self._link.succeeded()
+                status = RemoteStatus.from_reply(reply)
+                await self._take(status)
+                if status.state.is_final:
+                    return
+                reply = await node.next_status(remote_id)
+
+    async def _take(self, status: RemoteStatus) -> None:
+        if not status.state.is_final:
+            if status.state in {self._unit.status.state, *TRANSITIONS[self._unit.status.state]}:
+                await self._unit.change(lambda old: self._merge(old, status))
+            return
+        if status.state not in TRANSITIONS[self._unit.status.state]:
+            # It ran and ended while nobody looked.
+            running = replace(status, state=UnitState.RUNNING, detail="Receiving results")
+            await self._unit.change(lambda old: self._merge(old, running))
+        self._end = status
+        self._ended.set()
+        self._check_complete()
+
+    # --- results ------------------------------------------------------------------------------
+
+    async def _follow_results(self) -> None:
+        """Append to our stdout what the other node's has beyond it, until it is complete."""
+        short = 0
+        while short < SHORT_TRIES:
+            before, knew_end = self._stdout.size, self._ended.is_set()
+            try:
+                await self._copy()
+            except RemoteUnavailable as error:
+                await self._link.recover(error)
+                continue
+            except RemoteRefused as refusal:
+                if refusal.unit_unknown:
+                    self._give_up(GONE)
+                    return
+                await self._link.recover(RemoteUnavailable(f"results refused: {refusal}"))
+                continue
+            except OSError as error:
+                self._give_up(f"cannot store the results: {error.strerror}")
+                return
+            # The other node ends results when its unit is final; how much they are, status says.
+            await self._ended.wait()
+            if knew_end and self._stdout.size == before:
+                short += 1
+        assert self._end is not None
+        self._give_up(
+            f"results of the remote unit ended at byte {self._stdout.size}"
+            f" of {self._end.stdout_size}"
+        )
+
+    async def _copy(self) -> None:
+        async with await self._link.open() as node:
+            await node.start_results(self._unit.remote.unit_id, self._stdout.size)
+            while data := await node.receive_results():
+                await trio.to_thread.run_sync(self._stdout.write, data)
+                self._check_complete()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None

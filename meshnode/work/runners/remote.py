@@ -1,0 +1,288 @@
+"""Units that run on another node: submitted there once, mirrored here (reference section 10).
+
+Nothing is kept but what the unit's record says, so a task may be cut off anywhere and be spawned
+again. What makes a start happen once:
+
+* The ID that the other node gives is on our disk before the first byte of payload is sent, and
+  without the whole payload that node starts nothing.
+* Once the payload may be complete over there and the answer is missing, the other node is asked
+  about that ID. Only a unit that it shows never to have started is submitted again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from meshnode.errors import CommandError, MeshnodeError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.remote_client import (
+    POLL_INTERVAL,
+    Dialer,
+    Reconnector,
+    RemoteControl,
+    RemoteRefused,
+    RemoteUnavailable,
+)
+from meshnode.work.runners.base import Attempt, UnitTasks
+from meshnode.work.runners.expiry import Expiry
+from meshnode.work.runners.mirror import GONE, Mirror
+from meshnode.work.store import UnitStore
+from meshnode.work.unit import Clock, Unit
+
+ATTEMPT_TIMEOUT = 20.0
+"""Seconds for which a client waits for the first try to reach the other node; then its wish is
+pending. Longer than the handshake of a stream (15 s), so that a slow answer is still an answer."""
+
+FORCE_TIMEOUT = 10.0
+"""Seconds that a forced release gives its one try."""
+
+END_TIMEOUT = 5.0
+"""Seconds that a confirmed cancel waits for the rest of stdout before it is answered."""
+
+SETTLE_TIMEOUT = 60.0
+"""Seconds in which a receptor node must notice that our session broke off: twice the idle time-out
+of its streams (reference section 7). Only then is a unit that it still shows as waiting for input
+known not to start any more."""
+
+_WAITING = ("Unit Created", "Waiting for Input Data")
+_NEVER_STARTED = (
+    "Error reading input data",
+    "lost: the node ended before",
+    "Pending at restart",
+    "Failed to restart",
+)
+"""How the details begin of a unit that failed before anything was started: ours and receptor's."""
+
+
+class RemoteRunner:
+    """Drives the units that this node has submitted to others."""
+
+    def __init__(self, dialer: Dialer, store: UnitStore, now: Clock) -> None:
+        self._dialer = dialer
+        self._store = store
+        self._now = now
+
+    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+        """Do what the record asks for: release, cancel, start, mirror."""
+        link = Reconnector(self._dialer, unit.remote.node, unit.log)
+        if unit.remote.released:
+            if await self._release_there(unit, link, attempt):
+                await tasks.remove(unit)
+                attempt.done()
+                return
+        elif unit.remote.cancelled and not unit.is_final:
+            await self._cancel_there(unit, link, attempt)
+        elif not unit.remote.started and not unit.is_final:
+            await _Start(unit, link, attempt, self._store, self._now).run()
+        if not unit.is_final:
+            await Mirror(unit, link, self._store).run()
+
+    async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
+        """Cancel at once what the other node has never heard of; else have it cancel."""
+        await tasks.stop(unit)
+        if unit.is_final:
+            return True
+        if not unit.remote.unit_id:
+            await unit.change(lambda status: status.with_remote(cancelled=True))
+            await unit.end(UnitState.CANCELED, "Canceled")
+            return True
+        await unit.change(lambda status: status.with_remote(cancelled=True), durable=True)
+        confirmed = await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
+        if confirmed:
+            with trio.move_on_after(END_TIMEOUT):
+                await unit.wait_final()
+        return confirmed
+
+    async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
+        """Have the other node release its unit, then remove ours."""
+        await tasks.stop(unit)
+        if unit.remote.unit_id and not force:
+            await unit.change(
+                lambda status: status.with_remote(cancelled=True, released=True), durable=True
+            )
+            return await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
+        if unit.remote.unit_id:
+            await self._try_release(unit)
+        await tasks.remove(unit)
+        return True
+
+    async def _try_release(self, unit: Unit) -> None:
+        link = Reconnector(self._dialer, unit.remote.node, unit.log)
+        try:
+            with trio.fail_after(FORCE_TIMEOUT):
+                async with await link.open() as node:
+                    await node.ask(subcommand="release", unitid=unit.remote.unit_id)
+        except (MeshnodeError, trio.TooSlowError) as error:
+            unit.log.warning(
+                "released by force; unit %s may be left on node %s: %s",
+                unit.remote.unit_id,
+                unit.remote.node,
+                error or f"no answer within {FORCE_TIMEOUT:g} s",
+            )
+
+    async def _release_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> bool:
+        """Return whether the other node has no such unit any more; else it refuses."""
+        try:
+            await _insist(link, attempt, unit, subcommand="release")
+        except RemoteRefused as refusal:
+            if not refusal.unit_unknown:
+                error = CommandError(f"error releasing remote unit: {refusal.reason}")
+                unit.log.warning("%s", error)
+                attempt.fail(error)
+                return False
+        return True
+
+    async def _cancel_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> None:
+        """Have the other node cancel; what became of the unit there, the mirror will see."""
+        try:
+            await _insist(link, attempt, unit, subcommand="cancel")
+        except RemoteRefused as refusal:
+            if not refusal.unit_unknown:
+                error = CommandError(f"error cancelling remote unit: {refusal.reason}")
+                unit.log.warning("%s", error)
+                attempt.fail(error)
+                return
+            if unit.remote.started:
+                await unit.fail(GONE)
+            else:
+                await unit.end(UnitState.CANCELED, "Canceled")
+        attempt.done()
+
+
+async def _insist(link: Reconnector, attempt: Attempt, unit: Unit, *, subcommand: str) -> None:
+    """Have the other node do something with its unit, however long it takes to reach it."""
+    while True:
+        try:
+            async with await link.open() as node:
+                await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id)
+                return
+        except RemoteUnavailable as error:
+            attempt.pending()
+            await link.recover(error)
+
+
+class _Start:
+    """Has a unit started on the other node, once."""
+
+    def __init__(
+        self, unit: Unit, link: Reconnector, attempt: Attempt, store: UnitStore, now: Clock
+    ) -> None:
+        self._unit = unit
+        self._link = link
+        self._attempt = attempt
+        self._store = store
+        self._expiry = Expiry(unit.remote.expiration, now)
+        # Of an ID that stands in the record from before, nobody knows how far its payload got.
+        self._may_have_started = True
+
+    async def run(self) -> None:
+        """Return when the unit has started there, or has ended as failed."""
+        with self._expiry.scope:
+            while not (self._unit.remote.started or self._unit.is_final):
+                try:
+                    await self._try()
+                except RemoteUnavailable as error:
+                    self._attempt.pending()
+                    await self._link.recover(error)
+                except MeshnodeError as error:
+                    await self._unit.fail(f"Error starting worker: {error}")
+                    self._attempt.fail(error)
+                    return
+        if self._expiry.scope.cancelled_caught:
+            await self._unit.fail(self._expiry.text)
+            self._attempt.fail(CommandError(self._expiry.text))
+        else:
+            self._attempt.done()
+
+    async def _try(self) -> None:
+        if self._unit.remote.unit_id and self._may_have_started:
+            self._expiry.hold()
+            await self._resolve()
+        else:
+            self._expiry.count()
+            await self._submit()
+
+    async def _submit(self) -> None:
+        remote = self._unit.remote
+        fields = {**remote.params, "node": remote.node, "worktype": remote.work_type}
+        async with await self._link.open() as node:
+            if remote.unit_id:
+                await self._discard(node, remote.unit_id)
+            unit_id = await node.submit(fields)
+            self._may_have_started = False
+            await self._unit.change(
+                lambda status: status.with_remote(unit_id=unit_id), durable=True
+            )
+            await node.send_payload(
+                self._store.stdin_path(self._unit.unit_id), before_end=self._payload_ends
+            )
+            await self._unit.change(lambda status: status.with_remote(started=True))
+        self._link.succeeded()
+
+    def _payload_ends(self) -> None:
+        self._may_have_started = True
+        self._expiry.hold()
+
+    async def _resolve(self) -> None:
+        """Find out whether the unit that the record names has started; forget it if it has not."""
+        unit_id = self._unit.remote.unit_id
+        async with await self._link.open() as node:
+            try:
+                started = await self._has_started(node, unit_id)
+                if not started:
+                    await self._discard(node, unit_id)
+            except RemoteRefused as refusal:
+                if not refusal.unit_unknown:
+                    raise
+                started = False
+        self._link.succeeded()
+        if started:
+            await self._unit.change(lambda status: status.with_remote(started=True))
+        else:
+            self._unit.log.info("remote unit %s never started; submitting anew", unit_id)
+            await self._unit.change(lambda status: status.with_remote(unit_id=""), durable=True)
+
+    async def _has_started(self, node: RemoteControl, unit_id: str) -> bool:
+        """Ask about a unit that may still get the rest of what was sent before the break.
+
+        A meshnode is told to end it unless it has started, in one step. A receptor node is watched
+        until it notices the break.
+        """
+        status = await node.ask(subcommand="status", unitid=unit_id)
+        if is_waiting(status) and "Created" in status:
+            try:
+                await node.ask(subcommand="cancel", unitid=unit_id, unless="started")
+            except RemoteRefused as refusal:
+                if refusal.unit_unknown:
+                    raise
+                status = await node.ask(subcommand="status", unitid=unit_id)
+            else:
+                return False
+        with trio.move_on_after(SETTLE_TIMEOUT):
+            while is_waiting(status):
+                await trio.sleep(POLL_INTERVAL)
+                status = await node.ask(subcommand="status", unitid=unit_id)
+        return not never_started(status)
+
+    async def _discard(self, node: RemoteControl, unit_id: str) -> None:
+        try:
+            await node.ask(subcommand="release", unitid=unit_id)
+        except RemoteRefused as refusal:
+            if not refusal.unit_unknown:
+                raise
+
+
+def is_waiting(status: Mapping[str, Any]) -> bool:
+    """Whether a unit waits for its payload."""
+    return status.get("State") == UnitState.PENDING and status.get("Detail") in _WAITING
+
+
+def never_started(status: Mapping[str, Any]) -> bool:
+    """Whether a status shows that nothing was started, nor ever will be.
+
+    In doubt the answer is no: a unit may be lost, but never run twice.
+    """
+    if status.get("State") != UnitState.FAILED:
+        return is_waiting(status)
+    return str(status.get("Detail", "")).startswith(_NEVER_STARTED)

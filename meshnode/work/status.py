@@ -1,0 +1,267 @@
+"""The status of a unit as a value, and its JSON on disk and in replies (reference section 8).
+
+On disk stand receptor's five keys and ours beside them; a reply adds ``StateName``, leaves out what
+only this node needs, and never shows a secret. Keys that we do not know are kept as they are: a
+later version, or the supervisor, may have written them.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.processes import ProcessId
+
+JsonObject = dict[str, Any]
+
+REMOTE = "remote"
+"""The work type of a unit that runs on another node; no other type may have this name."""
+
+SECRET_PREFIX = "secret_"  # noqa: S105
+"""Parameters whose key begins so, in any case, are never shown (reference section 8)."""
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+"""How receptor writes "no time" in ``Expiration``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteExtra:
+    """``ExtraData`` of a remote unit."""
+
+    node: str
+    work_type: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    unit_id: str = ""
+    """ID on the remote node; empty until that node has named it."""
+    started: bool = False
+    """Whether the remote node has confirmed the start."""
+    cancelled: bool = False
+    """Whether this node was asked to cancel the unit."""
+    released: bool = False
+    """Whether this node was asked to release the unit, and the remote node has not done so yet."""
+    sign_work: bool = False
+    tls_client: str = ""
+    expiration: datetime | None = None
+    """The unit fails if it has not started by then."""
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self, *, secrets: bool) -> JsonObject:
+        """Return receptor's object; ``secrets`` says whether secret parameters are in it."""
+        params = {
+            key: value
+            for key, value in self.params.items()
+            if secrets or not key.lower().startswith(SECRET_PREFIX)
+        }
+        expiration = format_time(self.expiration) if self.expiration else ZERO_TIME
+        return {
+            "RemoteNode": self.node,
+            "RemoteWorkType": self.work_type,
+            "RemoteParams": params,
+            "RemoteUnitID": self.unit_id,
+            "RemoteStarted": self.started,
+            "LocalCancelled": self.cancelled,
+            "LocalReleased": self.released,
+            "SignWork": self.sign_work,
+            "TLSClient": self.tls_client,
+            "Expiration": expiration,
+            **self.other,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> "RemoteExtra":
+        """Read receptor's object. Raises WorkError if it is no such thing."""
+        reader = _Reader(data)
+        params = reader.take("RemoteParams", dict, {}) or {}
+        if not all(isinstance(value, str) for value in params.values()):
+            raise WorkError("RemoteParams holds a value that is not a string")
+        return cls(
+            node=reader.require("RemoteNode", str),
+            work_type=reader.require("RemoteWorkType", str),
+            params=params,
+            unit_id=reader.take("RemoteUnitID", str, ""),
+            started=reader.take("RemoteStarted", bool, False),
+            cancelled=reader.take("LocalCancelled", bool, False),
+            released=reader.take("LocalReleased", bool, False),
+            sign_work=reader.take("SignWork", bool, False),
+            tls_client=reader.take("TLSClient", str, ""),
+            expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
+            other=reader.rest,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """Everything that is known of a unit at one moment. Times are RFC 3339 texts in UTC."""
+
+    state: UnitState
+    detail: str
+    work_type: str
+    stdout_size: int = 0
+    """Bytes of stdout: exact once the state is final, else as last recorded."""
+    remote: RemoteExtra | None = None
+    """Set for units of type ``remote``, and only for them."""
+    created: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    stdin_size: int | None = None
+    """Bytes of input, known once all of it is here; until then nothing may be started."""
+    params: tuple[str, ...] = ()
+    """The words of the command, the executable first."""
+    pid: int | None = None
+    """Process id of the command itself."""
+    supervisor: ProcessId | None = None
+    """The process that watches over the command, once there is one."""
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_complete(self) -> bool:
+        """Whether all input is here. receptor's units do not say, but having started shows it."""
+        if self.stdin_size is not None or self.state is not UnitState.PENDING:
+            return True
+        return self.remote is not None and bool(self.remote.unit_id)
+
+    def with_remote(self, **changes: Any) -> "UnitStatus":
+        """Return a copy in which these fields of ``remote`` are changed."""
+        if self.remote is None:
+            raise WorkError("the unit is not a remote one")
+        return replace(self, remote=replace(self.remote, **changes))
+
+    def to_disk(self) -> JsonObject:
+        """Return the object that stands in the unit's ``status`` file."""
+        data: JsonObject = {
+            "State": int(self.state),
+            "Detail": self.detail,
+            "StdoutSize": self.stdout_size,
+            "WorkType": self.work_type,
+            "ExtraData": self.remote.to_json(secrets=True) if self.remote else None,
+            "Created": self.created,
+            "Started": self.started,
+            "Finished": self.finished,
+            "ExitCode": self.exit_code,
+            "Signal": self.signal,
+            "StdinSize": self.stdin_size,
+        }
+        if self.remote is None:
+            data["Params"] = list(self.params)
+            data["Pid"] = self.pid
+            data["Supervisor"] = (
+                {"Pid": self.supervisor.pid, "Started": self.supervisor.started}
+                if self.supervisor
+                else None
+            )
+        return {**data, **self.other}
+
+    def to_reply(self, stdout_size: int) -> JsonObject:
+        """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
+        return {
+            "State": int(self.state),
+            "StateName": self.state.label,
+            "Detail": self.detail,
+            "StdoutSize": stdout_size,
+            "WorkType": self.work_type,
+            "ExtraData": self._shown_extra(),
+            "Created": self.created,
+            "Started": self.started,
+            "Finished": self.finished,
+            "ExitCode": self.exit_code,
+            "Signal": self.signal,
+            "StdinSize": self.stdin_size,
+        }
+
+    def _shown_extra(self) -> JsonObject | None:
+        """receptor shows a command's pid and parameters while it runs, and nothing afterwards."""
+        if self.remote is not None:
+            return self.remote.to_json(secrets=False)
+        if self.state.is_final:
+            return None
+        return {"Pid": self.pid or 0, "Params": shlex.join(self.params[1:])}
+
+    @classmethod
+    def from_json(cls, data: object) -> "UnitStatus":
+        """Read an object from disk. Raises WorkError if it is no status."""
+        reader = _Reader(data)
+        number = reader.require("State", int)
+        if number not in set(UnitState):
+            raise WorkError(f"State {number} is none that a unit can have")
+        work_type = reader.require("WorkType", str)
+        extra = reader.take("ExtraData", object, None)
+        reader.drop("StateName")
+        return cls(
+            state=UnitState(number),
+            detail=reader.take("Detail", str, ""),
+            work_type=work_type,
+            stdout_size=reader.take("StdoutSize", int, 0),
+            remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
+            created=reader.take("Created", str, None),
+            started=reader.take("Started", str, None),
+            finished=reader.take("Finished", str, None),
+            exit_code=reader.take("ExitCode", int, None),
+            signal=reader.take("Signal", str, None),
+            stdin_size=reader.take("StdinSize", int, None),
+            params=_words(reader.take("Params", list, None)),
+            pid=reader.take("Pid", int, None),
+            supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
+            other=reader.rest,
+        )
+
+
+def format_time(moment: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC, e.g. ``2026-11-22T03:00:00.123456Z``."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def _parse_expiration(text: str) -> datetime | None:
+    if text == ZERO_TIME:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise WorkError(f"Expiration {text!r} is no RFC 3339 time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
+    if data is None:
+        return None
+    reader = _Reader(data)
+    return ProcessId(reader.require("Pid", int), reader.require("Started", int))
+
+
+def _words(data: list[Any] | None) -> tuple[str, ...]:
+    if not all(isinstance(word, str) for word in data or ()):
+        raise WorkError("Params holds a word that is not a string")
+    return tuple(data or ())
+
+
+class _Reader:
+    """Takes typed values out of a JSON object; what nobody took is ``rest``."""
+
+    def __init__(self, data: object) -> None:
+        if not isinstance(data, dict):
+            raise WorkError("a JSON object was expected")
+        self.rest: JsonObject = dict(data)
+
+    def drop(self, key: str) -> None:
+        self.rest.pop(key, None)
+
+    def require(self, key: str, kind: type) -> Any:
+        value = self.take(key, kind, None)
+        if value is None:
+            raise WorkError(f"{key} is missing")
+        return value
+
+    def take(self, key: str, kind: type, default: Any) -> Any:
+        """Return the value of ``key``; null and absent are ``default``."""
+        value = self.rest.pop(key, None)
+        if value is None:
+            return default
+        # In Python a bool is an int; in these files it never is.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise WorkError(f"{key} has a value of the wrong type")
+        return value

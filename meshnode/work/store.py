@@ -1,0 +1,224 @@
+"""The only code that touches unit files.
+
+A unit is a directory ``<datadir>/<node>/<unit>`` (0700) with ``status``, ``status.lock``, ``stdin``
+and ``stdout`` (0600), as receptor has it. ``status`` is replaced as a whole under the lock, so that
+a reader never sees half of it; the supervisor keeps to the same rule (see work/launcher). All
+functions block for as long as a small file operation takes, durable ones for as long as the disk
+needs: those belong in a thread.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshnode.errors import UnknownUnit, WorkError
+from meshnode.logs import subject_logger
+from meshnode.work.status import UnitStatus
+
+UNIT_ID_LENGTH = 8
+"""Characters of a unit ID, as receptor's: 62^8 keep it short to type and rarely taken."""
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_RELEASED = ".released-"
+"""Prefix of a directory whose unit is gone: renaming is one step, deleting its files is several."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUnit:
+    """A unit found on disk."""
+
+    unit_id: str
+    status: UnitStatus
+
+
+class UnitStore:
+    """The unit directories of one node, below ``root`` (``<datadir>/<node>``)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._log = subject_logger("store", str(root))
+
+    def directory(self, unit_id: str) -> Path:
+        """Return the directory of a unit. The ID must be one that this store gave out."""
+        return self.root / unit_id
+
+    def stdin_path(self, unit_id: str) -> Path:
+        """Return the file that holds the unit's input."""
+        return self.root / unit_id / "stdin"
+
+    def stdout_path(self, unit_id: str) -> Path:
+        """Return the file that holds the unit's output."""
+        return self.root / unit_id / "stdout"
+
+    def stdout_size(self, unit_id: str) -> int:
+        """Return the bytes of output so far; 0 while there is no file."""
+        try:
+            return os.stat(self.stdout_path(unit_id)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def prepare(self) -> None:
+        """Make ``root``. Raises WorkError with the reason if that is impossible."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkError(f"cannot use {self.root} for units: {error.strerror}") from error
+
+    def create(self, status: UnitStatus) -> str:
+        """Make the directory of a new unit with all its files, and return the unit's ID.
+
+        Raises:
+            WorkError: the disk refuses; nothing is left behind.
+        """
+        try:
+            unit_id = self._new_directory()
+        except OSError as error:
+            raise WorkError(f"cannot create a work unit: {error.strerror}") from error
+        try:
+            # All files exist from the start, so that a reader of results can watch stdout before
+            # anything has run, and every mode is ours and not the command's umask's.
+            for name in ("status.lock", "stdin", "stdout"):
+                os.close(os.open(self.root / unit_id / name, os.O_CREAT | os.O_WRONLY, 0o600))
+            self.write_status(unit_id, status)
+        except OSError as error:
+            shutil.rmtree(self.root / unit_id, ignore_errors=True)
+            raise WorkError(f"cannot create a work unit: {error.strerror}") from error
+        return unit_id
+
+    def _new_directory(self) -> str:
+        while True:
+            unit_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(UNIT_ID_LENGTH))
+            try:
+                (self.root / unit_id).mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return unit_id
+
+    def read_status(self, unit_id: str) -> UnitStatus:
+        """Return the status on disk.
+
+        Raises:
+            WorkError: the file is missing, unreadable or holds no status.
+        """
+        path = self.root / unit_id / "status"
+        try:
+            return UnitStatus.from_json(json.loads(path.read_bytes()))
+        except OSError as error:
+            raise WorkError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise WorkError(f"{path} is not JSON: {error}") from error
+        except WorkError as error:
+            raise WorkError(f"{path} holds no status: {error}") from error
+
+    def write_status(self, unit_id: str, status: UnitStatus, *, durable: bool = False) -> None:
+        """Replace the status on disk; ``durable`` makes it survive a power cut, too.
+
+        Raises:
+            OSError: the disk refuses; the old status stands.
+        """
+        directory = self.root / unit_id
+        text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
+        with _locked(directory / "status.lock"):
+            temporary = directory / "status.tmp"
+            descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                if durable:
+                    os.fsync(descriptor)
+            os.replace(temporary, directory / "status")
+            if durable:
+                _sync_directory(directory)
+
+    def scan(self) -> list[StoredUnit]:
+        """Return every readable unit on disk; finish deletions that a crash cut short.
+
+        A directory that cannot be read is reported and left alone: only a release deletes.
+        """
+        found = []
+        with os.scandir(self.root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        for name in names:
+            if name.startswith(_RELEASED):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+            elif not name.startswith("."):
+                try:
+                    found.append(StoredUnit(name, self.read_status(name)))
+                except WorkError as error:
+                    self._log.warning("unit %s is skipped: %s", name, error)
+        return found
+
+    def bury(self, unit_id: str) -> Path:
+        """Take a unit away in one step, and return the directory that :meth:`erase` deletes.
+
+        Raises:
+            UnknownUnit: there is no such directory.
+            WorkError: the disk refuses; the unit is as it was.
+        """
+        grave = self.root / (_RELEASED + unit_id)
+        try:
+            os.rename(self.root / unit_id, grave)
+        except FileNotFoundError:
+            raise UnknownUnit(unit_id) from None
+        except OSError as error:
+            raise WorkError(f"cannot delete work unit {unit_id}: {error.strerror}") from error
+        return grave
+
+    def erase(self, grave: Path) -> None:
+        """Delete the files of a buried unit; what resists is tried again at the next start."""
+        try:
+            shutil.rmtree(grave)
+        except OSError as error:
+            self._log.warning("%s could not be deleted: %s", grave, error)
+
+
+class UnitFile:
+    """A unit's stdin or stdout as this node writes it: appending, from where the file ends."""
+
+    def __init__(self, path: Path, *, append: bool) -> None:
+        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError."""
+        mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
+        self._descriptor = os.open(path, mode, 0o600)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
+        view = memoryview(data)
+        while view:
+            written = os.write(self._descriptor, view)
+            self.size += written
+            view = view[written:]
+
+    def sync(self) -> None:
+        """Have the disk keep what was written. Raises OSError."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock that nodes and supervisors take before they replace ``status``."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,189 @@
+"""One unit in memory: its status, and whoever waits for it to change."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import trio
+
+from meshnode.errors import UnknownUnit, WorkError
+from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.protocol.lifecycle import UnitState, check_transition
+from meshnode.work.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.store import UnitStore
+
+Clock = Callable[[], datetime]
+"""Returns the wall-clock time, aware of its zone."""
+
+
+def wall_clock() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+class Unit:
+    """The one record of a unit that everything in this node looks at.
+
+    Only :meth:`change` and :meth:`reload` give it a new status; each time all waiters wake.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_listeners",
+        "_lock",
+        "_now",
+        "_store",
+        "released",
+        "status",
+        "unit_id",
+        "version",
+        "wishes",
+    )
+
+    def __init__(
+        self, unit_id: str, status: UnitStatus, store: UnitStore, now: Clock = wall_clock
+    ) -> None:
+        self.unit_id = unit_id
+        self.status = status
+        self.version = 0
+        """Counts the changes, so that a waiter can say which it has seen."""
+        self.released = False
+        """Whether the unit's files are gone; the last change there is."""
+        self.wishes = trio.Lock()
+        """Held while a start, a cancel or a release is being arranged: one at a time."""
+        self._store = store
+        self._now = now
+        self._lock = trio.Lock()
+        self._changed: trio.Event | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def log(self) -> SubjectLogger:
+        """The logger that speaks for this unit."""
+        return subject_logger("unit", self.unit_id)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change the state any more."""
+        return self.released or self.status.state.is_final
+
+    @property
+    def remote(self) -> RemoteExtra:
+        """What is known of the remote side. Raises WorkError for a unit of another type."""
+        if self.status.remote is None:
+            raise WorkError(f"unit {self.unit_id} is not a remote one")
+        return self.status.remote
+
+    def time(self) -> str:
+        """Return the time now as it stands in a status."""
+        return format_time(self._now())
+
+    def stdout_size(self) -> int:
+        """Return the bytes of stdout at this moment."""
+        if self.is_final:
+            return self.status.stdout_size
+        return self._store.stdout_size(self.unit_id)
+
+    async def change(
+        self, new: Callable[[UnitStatus], UnitStatus], *, durable: bool = False
+    ) -> None:
+        """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
+
+        A final state is always durable. Should the disk refuse one, memory takes it all the same:
+        whoever waits for the end must learn of it, and the next start finds the unit unfinished
+        and settles it anew.
+
+        Raises:
+            WorkError: the change is illegal, or the disk refuses one that is not final.
+            UnknownUnit: the unit has been released.
+        """
+        async with self._lock:
+            if self.released:
+                raise UnknownUnit(self.unit_id)
+            status = new(self.status)
+            check_transition(self.status.state, status.state)
+            if status == self.status:
+                return
+            try:
+                if durable or status.state.is_final:
+                    await trio.to_thread.run_sync(self._write_durably, status)
+                else:
+                    self._store.write_status(self.unit_id, status)
+            except OSError as error:
+                if not status.state.is_final:
+                    raise WorkError(f"cannot record the status: {error.strerror}") from error
+                self.log.error("cannot record the end (%s): %s", status.detail, error)
+            self._publish(status)
+
+    def _write_durably(self, status: UnitStatus) -> None:
+        self._store.write_status(self.unit_id, status, durable=True)
+
+    async def end(self, state: UnitState, detail: str) -> None:
+        """Give the unit a final state now, unless it has one; stdout is taken as it is."""
+        if self.is_final:
+            return
+        size = self._store.stdout_size(self.unit_id)
+        finished = self.time()
+        await self.change(
+            lambda status: (
+                status
+                if status.state.is_final
+                else replace(
+                    status, state=state, detail=detail, stdout_size=size, finished=finished
+                )
+            )
+        )
+
+    async def fail(self, detail: str) -> None:
+        """End the unit as Failed, unless it has ended, and log why."""
+        if not self.is_final:
+            self.log.warning("failed: %s", detail)
+            await self.end(UnitState.FAILED, detail)
+
+    async def reload(self) -> None:
+        """Take over what the supervisor has written to disk.
+
+        Raises:
+            WorkError: the status cannot be read.
+        """
+        async with self._lock:
+            status = self._store.read_status(self.unit_id)
+            if status != self.status and not self.released:
+                self._publish(status)
+
+    def mark_released(self) -> None:
+        """Tell everybody that the unit's files are gone."""
+        self.released = True
+        self._publish(self.status)
+
+    def _publish(self, status: UnitStatus) -> None:
+        if status.state is not self.status.state:
+            self.log.info("%s: %s", status.state.label, status.detail)
+        self.status = status
+        self.version += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        for listener in tuple(self._listeners):
+            listener()
+
+    async def wait_changed(self, seen: int) -> int:
+        """Return the version as soon as it is not ``seen``."""
+        while self.version == seen:
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
+        return self.version
+
+    async def wait_final(self) -> None:
+        """Return once the unit is final, or released."""
+        while not self.is_final:
+            await self.wait_changed(self.version)
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called after each change, until it is removed. It must not block."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: Callable[[], None]) -> None:
+        """Undo :meth:`add_listener`."""
+        self._listeners.remove(listener)
