@@ -1,0 +1,105 @@
+"""Opening and judging a link."""
+
+import pytest
+
+from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.peering import (
+    HELLO_INTERVAL,
+    HELLO_TRIES,
+    IDLE_TIMEOUT,
+    Apply,
+    Close,
+    Established,
+    LinkPolicy,
+    Peering,
+    Refuse,
+    SendHello,
+)
+
+
+def word(node="bar", connections=None, via=None):
+    return RoutingUpdate(node, "id", 1, 1, connections or {}, via or node)
+
+
+def peering(**policy):
+    return Peering("foo", LinkPolicy(**policy), now=0.0)
+
+
+def opened(**policy):
+    link = peering(**policy)
+    assert link.on_update(word(), set())[0] == Established("bar", link.cost)
+    return link
+
+
+def test_hellos_go_out_at_once_and_every_second_until_the_tries_are_used_up():
+    link = peering()
+    times = []
+    for _ in range(HELLO_TRIES):
+        now = link.next_deadline()
+        times.append(now)
+        assert link.on_timer(now) == SendHello()
+        assert link.on_timer(now) is None
+    assert times == [i * HELLO_INTERVAL for i in range(HELLO_TRIES)]
+    assert isinstance(link.on_timer(link.next_deadline()), Close)
+
+
+def test_the_first_update_names_the_peer_and_a_hello_is_not_applied():
+    assert peering().on_update(word(), set()) == [Established("bar", 1.0)]
+
+
+def test_an_update_about_a_third_node_names_its_forwarder_and_is_applied():
+    actions = peering().on_update(word("baz", via="bar"), set())
+    assert actions == [Established("bar", 1.0), Apply()]
+
+
+def test_nodecost_names_the_cost_of_one_peer():
+    policy = {"cost": 2.0, "node_costs": {"bar": 7.5}}
+    assert opened(**policy).cost == 7.5
+    assert peering(**policy).on_update(word("baz"), set()) == [Established("baz", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("link", "update", "connected", "reason"),
+    [
+        (peering(), word("foo"), set(), "own node ID"),
+        (peering(allowed_peers=frozenset({"baz"})), word(), set(), "allowedpeers"),
+        (peering(), word(), {"bar"}, "exists already"),
+    ],
+)
+def test_a_peer_that_must_not_be_is_refused(link, update, connected, reason):
+    (action,) = link.on_update(update, connected)
+    assert isinstance(action, Refuse)
+    assert reason in action.reason
+    assert not link.established
+
+
+def test_a_peer_that_changes_its_name_is_refused():
+    (action,) = opened().on_update(word("baz"), set())
+    assert isinstance(action, Refuse)
+
+
+def test_both_ends_must_agree_about_the_cost():
+    link = opened(cost=2.0)
+    assert link.on_update(word(connections={"foo": 2.0}), set()) == [Apply()]
+    (action,) = link.on_update(word(connections={"foo": 3.0}), set())
+    assert isinstance(action, Refuse)
+
+
+def test_a_peer_that_stops_listing_us_is_refused_and_a_late_hello_is_not():
+    link = opened()
+    assert link.on_update(word(), set()) == []
+    assert link.on_update(word(connections={"foo": 1.0}), set()) == [Apply()]
+    (action,) = link.on_update(word(), set())
+    assert isinstance(action, Refuse)
+
+
+def test_a_silent_link_is_closed_and_any_message_keeps_it():
+    link = opened()
+    link.received(5.0)
+    assert link.next_deadline() == 5.0 + IDLE_TIMEOUT
+    assert link.on_timer(IDLE_TIMEOUT + 1) is None
+    assert isinstance(link.on_timer(5.0 + IDLE_TIMEOUT), Close)
+
+
+def test_updates_of_others_pass_once_the_link_is_up():
+    assert opened().on_update(word("baz", {"bar": 1.0}, via="bar"), set()) == [Apply()]
