@@ -7,6 +7,7 @@ before it. A unit that is still Pending on disk then was never executed and neve
 supervisor's claim (launcher/statusfile.py) lets no second supervisor execute a unit anyway.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -63,13 +64,14 @@ class StartRequest:
     env: Mapping[str, str] | None = None
     cwd: str | None = None
 
-    def encode(self) -> bytes:
-        """Return the request as the launcher reads it.
+    def encode(self, number: int) -> bytes:
+        """Return the request as the launcher reads it; answers carry ``number``.
 
         Raises:
             WorkError: it is larger than any command line can be.
         """
         body = {
+            "start": number,
             "unit": self.unit_id,
             # As bytes mean it: the launcher always runs in UTF-8 mode, whatever the node's locale.
             "dir": os.fsencode(os.path.realpath(self.unit_dir)).decode("utf-8", "surrogateescape"),
@@ -98,7 +100,8 @@ class _LauncherProcess:
     def __init__(self) -> None:
         self.usable = False
         self._closed = False
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._numbers = itertools.count(1)
         self._sending = trio.Lock()
         self._log = subject_logger("launcher")
 
@@ -133,26 +136,26 @@ class _LauncherProcess:
             task_status.started()
             await self._read_replies()
 
-    async def request(self, unit_id: str, request: bytes) -> dict[str, Any] | None:
-        """Ask for one start; return the answer, None when the launcher ended without one.
+    async def ask(self, request: StartRequest) -> dict[str, Any] | None:
+        """Ask for one start; return the answer, None when there will be none.
 
         Raises:
             LauncherClosed: nobody will read an answer.
-            WorkError: that unit is being started already.
+            WorkError: the request is too large.
         """
-        if unit_id in self._pending:
-            raise WorkError(f"unit {unit_id} is being started already")
-        pending = self._pending[unit_id] = _Pending()
+        number = next(self._numbers)
+        packets = wire.split_request(request.encode(number))
+        pending = self._pending[number] = _Pending()
         try:
             async with self._sending:
-                for packet in wire.split_request(request):
+                for packet in packets:
                     await self._socket.send(packet)
             await pending.answered.wait()
         except (OSError, trio.ClosedResourceError):
             # The last packet did not get out, so there is nothing that the launcher could act on.
             self.usable = False
         finally:
-            del self._pending[unit_id]
+            del self._pending[number]
         if self._closed and pending.reply is None:
             raise LauncherClosed("the node is ending")
         return pending.reply
@@ -181,10 +184,9 @@ class _LauncherProcess:
         self.usable = False
 
     def _take_reply(self, reply: dict[str, Any]) -> None:
-        unit_id = reply["unit"]
-        pending = self._pending.get(unit_id)
+        pending = self._pending.get(reply["start"])
         if "gone" in reply:
-            subject_logger("unit", unit_id).warning("its supervisor ended: %s", reply["gone"])
+            subject_logger("unit", reply["unit"]).warning("its supervisor ended: %s", reply["gone"])
         elif pending is not None:
             pending.reply = reply
         if pending is not None:
@@ -237,10 +239,9 @@ class Launcher:
             LauncherClosed: the node is ending.
             WorkError: there is no supervisor, and the command was not and will not be executed.
         """
-        encoded = request.encode()
         for _ in range(START_ATTEMPTS):
             process = await self._usable_process()
-            reply = await process.request(request.unit_id, encoded)
+            reply = await process.ask(request)
             if reply is not None:
                 if "error" in reply:
                     raise WorkError(reply["error"])

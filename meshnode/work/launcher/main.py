@@ -1,9 +1,10 @@
 """The launcher's loop: a request in, a forked supervisor out; ends with its node.
 
-Packets to the node are JSON objects: from a supervisor ``{"unit", "supervisor", "started"}`` or
-``{"unit", "error"}``, from the launcher ``{"unit", "error"}`` when it cannot fork, and
-``{"unit", "gone"}`` when a supervisor ended abnormally. A supervisor's answer is in the queue
-before its end can be seen, so ``gone`` without an answer before it means that there is none.
+Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
+its outcome: from a supervisor ``supervisor`` (pid) and ``started`` (ticks), or ``error``; from the
+launcher ``error`` when it cannot fork, and ``gone`` when a supervisor ended abnormally. A
+supervisor's answer is in the queue before its end can be seen, so ``gone`` without an answer
+before it means that there is none.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Launcher:
     def __init__(self, socket_fd: int) -> None:
         self._socket = socket_fd
         self._assembler = wire.Assembler()
-        self._units: dict[int, object] = {}
+        self._started: dict[int, Request] = {}
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._waker, False)
@@ -122,11 +123,12 @@ class Launcher:
             pid = os.fork()
         except OSError as error:
             text = f"cannot start a supervisor: {command.error_text(error)}"
-            answer(self._socket, {"unit": request["unit"], "error": text})
+            answer(self._socket, request, {"error": text})
             return
         if pid == 0:
             self._be_supervisor(request)
-        self._units[pid] = request["unit"]
+        # Not the whole request: it may be megabytes, and the unit may run for days.
+        self._started[pid] = {key: request[key] for key in ("start", "unit")}
 
     def _be_supervisor(self, request: Request) -> None:
         """In the forked process: keep only the socket, supervise, end; does not return."""
@@ -153,10 +155,9 @@ class Launcher:
                 return
             if pid == 0:
                 return
-            unit = self._units.pop(pid)
+            request = self._started.pop(pid)
             if wait_status != 0:
-                text = command.end_text(wait_status)
-                answer(self._socket, {"unit": unit, "gone": text})
+                answer(self._socket, request, {"gone": command.end_text(wait_status)})
 
 
 def _log_crash(unit_dir: str) -> None:

@@ -60,8 +60,9 @@ LONGEST_WAIT_SECONDS = 3600.0
 _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
 Request = dict[str, object]
-"""What :mod:`meshnode.work.launch` asks for: ``unit``, ``dir``, ``argv``, ``grace`` (seconds),
-``env`` (str to str) or null for the launcher's own, ``cwd`` or null."""
+"""What :mod:`meshnode.work.launch` asks for: ``start`` (number of the request), ``unit``, ``dir``,
+``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null.
+"""
 
 
 def supervise(request: Request, reply_fd: int) -> None:
@@ -77,18 +78,19 @@ def supervise(request: Request, reply_fd: int) -> None:
     try:
         running = supervisor.start()
     except (OSError, ValueError, NotPending, UnitVanished) as error:
-        answer(reply_fd, {"unit": request["unit"], "error": _describe(error)})
+        answer(reply_fd, request, {"error": _describe(error)})
         return
-    answer(reply_fd, {"unit": request["unit"], **supervisor.identity})
+    answer(reply_fd, request, supervisor.identity)
     os.close(reply_fd)
     if running:
         supervisor.watch()
 
 
-def answer(reply_fd: int, reply: dict[str, object]) -> None:
-    """Send one packet to the node; a node that is gone will read the disk instead."""
+def answer(reply_fd: int, request: Request, outcome: dict[str, object]) -> None:
+    """Tell the node what became of a request; a node that is gone will read the disk instead."""
+    packet = {"start": request["start"], "unit": request["unit"]} | outcome
     try:
-        os.write(reply_fd, json.dumps(reply).encode())
+        os.write(reply_fd, json.dumps(packet).encode())
     except (BrokenPipeError, ConnectionResetError):
         return
 
@@ -115,7 +117,7 @@ class Supervisor:
         """Wait status of the command, once it has ended."""
         myself = tree.read_process(os.getpid())
         assert myself is not None
-        self.identity = {"supervisor": myself.pid, "started": myself.started}
+        self.identity: dict[str, object] = {"supervisor": myself.pid, "started": myself.started}
 
     # --- the start ----------------------------------------------------------------------------
 

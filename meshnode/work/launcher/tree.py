@@ -141,7 +141,7 @@ def _signal_groups(processes: list[Process], signum: int) -> None:
     They hold no strangers: a group lies within one session, whose members descend from the
     process that opened it, and that is us or a descendant of ours.
     """
-    for group in {process.group for process in processes} - {os.getpgrp()}:
+    for group in {process.group for process in processes} - {0, os.getpgrp()}:
         try:
             os.killpg(group, signum)
         except (ProcessLookupError, PermissionError):
