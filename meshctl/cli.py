@@ -57,7 +57,7 @@ class MeshctlGroup(click.Group):
             return ExitCode.FAILURE
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else prog_name
-            print_error(f"{error.format_message()} See: {path} --help")
+            print_error(f"{error.format_message().rstrip('.')}. See: {path} --help")
             return ExitCode.FAILURE
         except click.ClickException as error:
             if error.message:
@@ -104,7 +104,7 @@ def _env(name: str) -> dict[str, Any]:
     return {"envvar": [f"MESHCTL_{name}", f"RECEPTORCTL_{name}"], "show_envvar": True}
 
 
-@click.group(cls=MeshctlGroup, epilog=help_epilog())
+@click.group("meshctl", cls=MeshctlGroup, epilog=help_epilog())
 @click.version_option(__version__, message="meshctl %(version)s")
 @click.option(
     "--socket",

@@ -7,7 +7,7 @@ own). Every error is a :class:`meshctl.ControlError`.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ from meshctl.errors import (
     SessionLost,
     SubmissionUnconfirmed,
 )
-from meshctl.payload import PayloadError, payload_chunks
+from meshctl.payload import Payload, PayloadError
 from meshctl.settings import TlsSettings, parse_address
 
 OPEN_TIMEOUT = 10.0
@@ -218,13 +218,14 @@ class ControlClient:
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
         line = _submission(worktype, node, tls_client, ttl, signwork, params or {})
+        whole = Payload(payload)
         session = self._take()
         try:
             session.send_line(line)
             unit_id = _created_id(session.read_line_guarded())
             if on_created is not None:
                 on_created(unit_id)
-            _send_payload(session, unit_id, payload)
+            _send_payload(session, unit_id, whole)
             return _confirmation(session, unit_id)
         finally:
             session.close()
@@ -248,10 +249,8 @@ class ControlClient:
         except BaseException:
             session.close()
             raise
-        # receptorctl ends its half here, so every control service is used to that. Where it cannot
-        # be ended the node was quicker: what it sent, and how it ended, is still to be read.
-        with suppress(SessionLost):
-            session.send_eof()
+        # Unlike receptorctl we do not end our half: TLS's goodbye would lie unread at the node when
+        # it closes, and TCP then throws away what we have not read yet.
         return ResultStream(session)
 
     def connect_stream(self, node: str, service: str, tls_client: str = "") -> ControlStream:
@@ -359,10 +358,10 @@ def _created_id(line: str) -> str:
     return match[1]
 
 
-def _send_payload(session: Connection, unit_id: str, payload: bytes | BinaryIO | None) -> None:
+def _send_payload(session: Connection, unit_id: str, payload: Payload) -> None:
     """Send all of the payload and its end, or neither."""
     try:
-        for chunk in payload_chunks(payload):
+        for chunk in payload.chunks():
             session.send(chunk)
     except PayloadError as error:
         raise PayloadLost(unit_id, str(error)) from error

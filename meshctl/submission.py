@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -41,8 +42,9 @@ class SubmissionRequest:
         )
 
 
-def choose_payload(path: str, literal: str, empty: bool) -> Payload:
-    """Return what the one payload option says; a file is opened now, before anything is asked.
+@contextmanager
+def chosen_payload(path: str, literal: str, empty: bool) -> Iterator[Payload]:
+    """Give what the one payload option says; a file is open meanwhile, before anything is asked.
 
     An option given as an empty string counts as not given, as for receptorctl.
 
@@ -57,11 +59,17 @@ def choose_payload(path: str, literal: str, empty: bool) -> Payload:
             "Cannot provide more than one of --payload, --no-payload and --payload-literal."
         )
     if literal:
-        return os.fsencode(literal) + b"\n"
-    if empty:
-        return None
-    if path == "-":
-        return _stdin()
+        yield os.fsencode(literal) + b"\n"
+    elif empty:
+        yield None
+    elif path == "-":
+        yield _stdin()
+    else:
+        with _open(path) as file:
+            yield file
+
+
+def _open(path: str) -> BinaryIO:
     try:
         # Unbuffered: the pieces are large, and what a pipe gives must not wait for more.
         return open(path, "rb", buffering=0)

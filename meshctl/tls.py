@@ -29,6 +29,7 @@ class TlsTransport:
         # Held while ciphertext goes from the engine to the socket, so that it stays in order.
         self._wire_lock = threading.Lock()
         self._received = b""
+        self._guarded = False
 
     def handshake(self) -> None:
         """Do the TLS handshake. Raises OSError (``ssl.SSLError`` is one)."""
@@ -90,11 +91,7 @@ class TlsTransport:
                     self._received += self._tls.read(_RECORD_BYTES)
             except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
                 break
-        try:
-            with self._engine_lock:
-                self._tls.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
-            pass  # it would now wait for the other side's goodbye; ours is written
+        self._say_goodbye()
         self._flush()
         self._socket.shutdown(socket.SHUT_WR)
 
@@ -124,11 +121,23 @@ class TlsTransport:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once, with TLS's goodbye if it can be said without waiting."""
+        if not self._guarded and self._wire_lock.acquire(blocking=False):
+            with suppress(OSError):
+                self._socket.setblocking(False)
+                self._say_goodbye()
+                self._socket.send(self._outgoing.read())
+            self._wire_lock.release()
         self._socket.close()
+
+    def _say_goodbye(self) -> None:
+        # Having written ours, the engine would wait for the other side's: that is its WantRead.
+        with self._engine_lock, suppress(ssl.SSLWantReadError, ssl.SSLSyscallError):
+            self._tls.unwrap()
 
     def _linger(self, *, reset: bool) -> None:
         # Zero seconds of lingering make Linux reset the connection when its socket is closed.
+        self._guarded = reset
         option = struct.pack("ii", int(reset), 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
 

@@ -19,7 +19,7 @@ from meshctl.output import (
     stdout_is_terminal,
 )
 from meshctl.render import unit_lines, unit_table
-from meshctl.submission import SubmissionRequest, choose_payload, collect_params
+from meshctl.submission import SubmissionRequest, chosen_payload, collect_params
 
 if TYPE_CHECKING:
     from meshctl.client import ControlClient, Submission
@@ -113,12 +113,13 @@ def submit(
 
     Exactly one of --payload, --payload-literal and --no-payload must be given.
     """
-    data = choose_payload(payload, payload_literal, no_payload)
-    if rm and not follow:
-        print_warning("using --rm without --follow. Unit results will never be seen.")
-    request = SubmissionRequest(params=collect_params(params, cmdparams), payload=data, **options)
     with invocation.client() as client:
-        done = _submit(invocation, client, request)
+        with chosen_payload(payload, payload_literal, no_payload) as data:
+            if rm and not follow:
+                print_warning("using --rm without --follow. Unit results will never be seen.")
+            all_params = collect_params(params, cmdparams)
+            request = SubmissionRequest(params=all_params, payload=data, **options)
+            done = _submit(invocation, client, request)
         if follow:
             _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
             return

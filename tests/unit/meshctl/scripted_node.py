@@ -1,0 +1,260 @@
+"""A control service that follows a script: what a real node was recorded to answer, in a thread.
+
+Every unit it takes is a ``cat``: its stdout is its payload.
+"""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VECTORS = json.loads(
+    (Path(__file__).parents[2] / "data" / "control-vectors.json").read_text("utf-8")
+)["vectors"]
+
+RECORDED = {v["send"].rstrip("\n"): v["reply"].encode() for v in VECTORS}
+
+STATUS = {
+    "Version": "1.4.9+git52be4019",
+    "SystemCPUCount": 2,
+    "SystemMemoryMiB": 7941,
+    "NodeID": "foo",
+    "Connections": [{"NodeID": "bar", "Cost": 1}, {"NodeID": "a-very-long-name", "Cost": 2.5}],
+    "RoutingTable": {"bar": "bar", "a-very-long-name": "a-very-long-name"},
+    "Advertisements": [
+        {
+            "NodeID": "bar",
+            "Service": "control",
+            "Time": "2026-11-22T03:00:00.123456789Z",
+            "ConnType": 1,
+            "Tags": {"type": "Control Service"},
+            "WorkCommands": [
+                {"WorkType": "echo", "Secure": False},
+                {"WorkType": "signed", "Secure": True},
+                {"WorkType": "cat", "Secure": False},
+            ],
+        },
+        {
+            "NodeID": "foo",
+            "Service": "bare",
+            "Time": "2026-11-22T04:05:06.5+01:00",
+            "ConnType": 0,
+            "Tags": None,
+            "WorkCommands": None,
+        },
+    ],
+    "KnownConnectionCosts": {"foo": {"bar": 1, "a-very-long-name": 2.5}, "bar": {"foo": 1}},
+}
+
+SUCCEEDED = {"State": 2, "StateName": "Succeeded", "Detail": "exit status 0"}
+FAILED = {"State": 3, "StateName": "Failed", "Detail": "exit status 7"}
+CANCELED = {"State": 4, "StateName": "Canceled", "Detail": "Canceled"}
+RUNNING = {"State": 1, "StateName": "Running", "Detail": "Running: PID 42"}
+
+
+def exact_vectors() -> list[Any]:
+    """Every recorded refusal of one line, whose text clients rely on."""
+    return [
+        v
+        for v in VECTORS
+        if v["reply"].startswith("ERROR: ") and v["reply"].count("\n") == 1 and v["send"].strip()
+    ]
+
+
+@dataclass
+class Unit:
+    """A unit of the scripted node."""
+
+    stdout: bytes = b""
+    status: dict[str, Any] = field(default_factory=lambda: dict(SUCCEEDED))
+    # Results after what is there wait for this; set from the start for a unit that has ended.
+    may_end: threading.Event = field(default_factory=threading.Event)
+
+    def to_json(self) -> dict[str, Any]:
+        extra = {"StdoutSize": len(self.stdout), "WorkType": "cat", "ExtraData": None}
+        return extra | self.status
+
+
+class Session:
+    """One client's session, as a handler sees it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def read_line(self) -> str | None:
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self.socket.recv(1)
+            if not byte:
+                return None
+            line += byte
+        return line.decode(errors="replace").rstrip("\n")
+
+    def send(self, data: bytes | dict[str, Any]) -> None:
+        if isinstance(data, dict):
+            data = json.dumps(data).encode() + b"\n"
+        self.socket.sendall(data)
+
+    def read_to_end(self) -> bytes:
+        """Raises ConnectionResetError where the client vanished instead of ending its half."""
+        pieces = []
+        while data := self.socket.recv(65536):
+            pieces.append(data)
+        return b"".join(pieces)
+
+
+Handler = Callable[[Session, str], bool]
+
+
+class ScriptedNode:
+    """The service; ``handlers`` by the beginning of a line come before the script."""
+
+    def __init__(self, listener: socket.socket, address: str, tls: ssl.SSLContext | None = None):
+        self.address = address
+        self.greeting = b"Receptor Control, node foo\n"
+        self.handlers: dict[str, Handler] = {}
+        self.units: dict[str, Unit] = {}
+        self.unit_status: dict[str, Any] = dict(SUCCEEDED)
+        self.lines: list[str] = []
+        self.submissions: list[dict[str, Any]] = []
+        self.payload_ends: list[str] = []
+        self.payload_ended = threading.Event()
+        self.results_began = threading.Event()
+        self.sessions = 0
+        self.session_closed = threading.Event()
+        self._listener = listener
+        self._tls = tls
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._spawn(self._accept)
+
+    def close(self) -> None:
+        for unit in self.units.values():
+            unit.may_end.set()
+        for sock in [self._listener, *self._sockets]:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not an SSLSocket's
+        for thread in self._threads:
+            thread.join()
+        for sock in [self._listener, *self._sockets]:
+            sock.close()
+
+    def add_unit(self, unit_id: str, stdout: bytes = b"", *, ended: bool = True, **status: Any):
+        unit = Unit(stdout, dict(SUCCEEDED if ended else RUNNING) | status)
+        if ended:
+            unit.may_end.set()
+        self.units[unit_id] = unit
+        return unit
+
+    def _spawn(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(sock)
+            self._spawn(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(
+                    sock, server_side=True, suppress_ragged_eofs=False, do_handshake_on_connect=True
+                )
+                self._sockets.append(sock)
+            self.sessions += 1
+            session = Session(sock)
+            session.send(self.greeting)
+            while (line := session.read_line()) is not None:
+                self.lines.append(line)
+                if not self._answer(session, line):
+                    break
+            if self._tls is not None:
+                sock.setblocking(False)  # says goodbye without waiting for the client's
+                sock.unwrap()
+        except OSError:
+            pass
+        finally:
+            sock.close()
+            self.session_closed.set()
+
+    def _answer(self, session: Session, line: str) -> bool:
+        for beginning, handler in self.handlers.items():
+            if line.startswith(beginning):
+                return handler(session, line)
+        words = line.split() or [""]
+        if line.startswith("{") and json.loads(line).get("subcommand") == "submit":
+            return self._submit(session, json.loads(line))
+        if words[:2] == ["work", "results"] and words[2] in self.units:
+            return self._results(session, words[2], int(words[3]) if words[3:] else 0)
+        if words[:2] == ["work", "results"]:
+            session.send(f"ERROR: unknown work unit {words[2]}\n".encode())
+        elif words[0] == "work" and words[1] in {"status", "list", "cancel", "release"}:
+            session.send(self._unit_command(line, words))
+        elif line == "status":
+            session.send(STATUS)
+        elif line.startswith("{") and "requested_fields" in line:
+            session.send({name: STATUS[name] for name in json.loads(line)["requested_fields"]})
+        else:
+            session.send(RECORDED.get(line, b"ERROR: Unknown command\n"))
+        return True
+
+    def _unit_command(self, line: str, words: list[str]) -> bytes | dict[str, Any]:
+        if line == "work list":
+            return {unit_id: unit.to_json() for unit_id, unit in self.units.items()}
+        unit = self.units.get(words[2]) if words[2:] else None
+        if unit is None:
+            return RECORDED.get(line, f"ERROR: unknown work unit {words[-1]}\n".encode())
+        match words[1]:
+            case "status":
+                return unit.to_json()
+            case "list":
+                return {words[2]: unit.to_json()}
+            case "cancel":
+                return {"cancelled": words[2]}
+            case _:
+                del self.units[words[2]]
+                return {"released": words[2]}
+
+    def _submit(self, session: Session, request: dict[str, Any]) -> bool:
+        self.submissions.append(request)
+        unit_id = f"Unit{len(self.submissions):04d}"
+        session.send(f"Work unit created with ID {unit_id}. Send stdin data and EOF.\n".encode())
+        try:
+            payload = session.read_to_end()
+        except OSError:
+            self.payload_ends.append("reset")
+            return False
+        else:
+            self.payload_ends.append("eof")
+        finally:
+            self.payload_ended.set()
+        running = self.unit_status == RUNNING
+        self.add_unit(unit_id, payload, ended=not running, **self.unit_status)
+        session.send({"result": "Job Started", "unitid": unit_id})
+        return False
+
+    def _results(self, session: Session, unit_id: str, startpos: int) -> bool:
+        unit = self.units[unit_id]
+        session.send(f"Streaming results for work unit {unit_id}\n".encode())
+        session.send(unit.stdout[startpos:])
+        self.results_began.set()
+        unit.may_end.wait()
+        return False
+
+
+def unix_listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener

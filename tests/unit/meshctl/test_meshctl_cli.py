@@ -1,0 +1,480 @@
+"""The command line in this process, stdout no terminal: what scripts see."""
+
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS
+
+import meshctl as package
+from meshctl import work_commands
+from meshctl.cli import cli
+from meshctl.exit_codes import ExitCode
+
+
+def test_help_lists_every_exit_code(meshctl):
+    text = meshctl("--help").stdout
+    for code in ExitCode:
+        assert f"{code.value:>3}  {code.meaning}" in text
+
+
+@pytest.mark.parametrize("args", [["work"], ["work", "submit"], ["status"], []])
+def test_help_needs_no_socket(args):
+    result = CliRunner().invoke(cli, [*args, "--help"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+
+
+def test_the_version_of_meshctl_alone_needs_no_node():
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"meshctl {package.__version__}\n"
+
+
+def test_every_command_takes_json():
+    commands = [*cli.commands.values(), *cli.commands["work"].commands.values()]
+    for command in commands:
+        if command.name != "work":
+            assert "--json" in [o for p in command.params for o in p.opts], command.name
+
+
+def test_without_a_socket_the_options_and_the_variable_are_named(meshctl):
+    result = meshctl("status", socket=None)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "ERROR: no control socket given: use --socket, or set MESHCTL_SOCKET\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["MESHCTL_SOCKET", "RECEPTORCTL_SOCKET"])
+def test_the_socket_may_come_from_the_environment(meshctl, node, monkeypatch, name):
+    monkeypatch.setenv(name, node.address)
+    assert meshctl("status", socket=None).exit_code == 0
+
+
+def test_our_own_variable_wins_over_receptorctls(meshctl, node, monkeypatch):
+    monkeypatch.setenv("MESHCTL_SOCKET", node.address)
+    monkeypatch.setenv("RECEPTORCTL_SOCKET", "/no/such")
+    assert meshctl("status", socket=None).exit_code == 0
+
+
+@pytest.mark.parametrize("prefix", ["MESHCTL", "RECEPTORCTL"])
+def test_the_tls_client_may_come_from_the_environment(
+    meshctl, tls_node, certificate, tmp_path, monkeypatch, prefix
+):
+    config = tmp_path / "foo.yml"
+    config.write_text(f"- tls-client:\n    name: mine\n    rootcas: {certificate[0]}\n")
+    monkeypatch.setenv(f"{prefix}_CONFIG", str(config))
+    monkeypatch.setenv(f"{prefix}_TLSCLIENT", "mine")
+    assert meshctl("status", socket=tls_node.address).exit_code == 0
+
+
+@pytest.mark.parametrize("value", [[], ["true"], ["1"]])
+def test_insecureskipverify_stands_alone_or_has_a_value(meshctl, tls_node, value):
+    result = meshctl("--insecureskipverify", *value, "ping", "bar", "--count", 1, socket=None)
+    assert "no control socket" in result.stderr
+    result = meshctl("--insecureskipverify", *value, "status", socket=tls_node.address)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_insecureskipverify_may_be_false(meshctl, tls_node):
+    result = meshctl("--insecureskipverify", "false", "status", socket=tls_node.address)
+    assert result.exit_code == 1
+    assert "certificate refused" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["nosuch"], "No such command 'nosuch'. See: meshctl --help"),
+        (["ping"], "Missing argument 'NODE'. See: meshctl ping --help"),
+        (["ping", "bar", "--count", "x"], "'x' is not a valid integer. See: meshctl ping --help"),
+        (["status", "--nosuch"], "No such option: --nosuch. See: meshctl status --help"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_1_as_with_receptorctl(meshctl, args, text):
+    result = meshctl(*args)
+    assert result.exit_code == ExitCode.FAILURE
+    assert result.stderr.startswith("ERROR: ")
+    assert result.stderr.endswith(f"{text}\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_socket_is_one_line_with_the_remedy(meshctl):
+    result = meshctl("status", socket="/tmp/no/foo.sock")
+    assert result.exit_code == ExitCode.FAILURE
+    assert result.stderr == (
+        "ERROR: cannot reach /tmp/no/foo.sock: no such file. "
+        "Is meshnode running with a control-service on it?\n"
+    )
+
+
+def test_status_shows_what_the_node_knows(meshctl):
+    lines = meshctl("status").stdout.splitlines()
+    assert lines[0] == "Node ID: foo"
+    assert "a-very-long-name 2.5" in lines
+    assert "bar              echo, cat" in lines
+    assert "bar              signed" in lines
+    assert "Additional data returned from Receptor:" not in lines
+
+
+def test_status_as_json_is_the_nodes_reply(meshctl):
+    result = meshctl("status", "--json")
+    assert json.loads(result.stdout) == STATUS
+    assert result.stdout == json.dumps(STATUS, indent=4, sort_keys=True) + "\n"
+
+
+def test_a_name_cannot_move_the_terminals_cursor(meshctl, node):
+    node.handlers["status"] = lambda s, _: s.send(STATUS | {"NodeID": "a\x1b[2J\nNode ID: b"}) or 1
+    assert meshctl("status").stdout.splitlines()[0] == r"Node ID: a\x1b[2J\nNode ID: b"
+
+
+def test_ping_shows_each_reply(meshctl, node):
+    result = meshctl("ping", "bar", "--count", 3, "--delay", 0)
+    assert result.stdout == "Reply from bar in 312.513µs\n" * 3
+    assert result.exit_code == 0
+    assert node.lines == ["ping bar"] * 3
+
+
+def test_a_failed_ping_is_told_on_stderr_with_its_own_exit_code(meshctl):
+    result = meshctl("ping", "nosuch", "--count", 2, "--delay", 0)
+    assert (result.stdout, result.stderr) == ("", "ERROR: no route to node\n" * 2)
+    assert result.exit_code == ExitCode.PING_FAILED == 2
+
+
+def test_a_ping_that_expired_on_the_way_names_the_hop(meshctl, node):
+    reply = {"Success": False, "Error": "message expired", "From": "mid", "TimeStr": "1ms"}
+    node.handlers["ping"] = lambda session, line: session.send(reply) or True
+    assert meshctl("ping", "x", "--count", 1).stderr == "ERROR: message expired from mid in 1ms\n"
+
+
+def test_ping_as_json_is_one_reply_a_line(meshctl):
+    result = meshctl("ping", "bar", "--count", 2, "--delay", 0, "--json")
+    assert [json.loads(line)["From"] for line in result.stdout.splitlines()] == ["bar", "bar"]
+
+
+def test_traceroute_shows_each_hop_and_where_it_fails(meshctl):
+    assert meshctl("traceroute", "bar").stdout == "0: foo in 263.61µs\n1: bar in 362.438µs\n"
+    result = meshctl("traceroute", "nosuch")
+    assert result.stdout == "0: foo in 362.117µs\n"
+    assert result.stderr == "ERROR: 1: Error no route to node from foo in 5.278µs\n"
+    assert json.loads(meshctl("traceroute", "bar", "--json").stdout)["1"]["From"] == "bar"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("cannot change port of node ERRORCODE 3", 3),
+        ("yaml: line 2 ERRORCODE 4", 4),
+        ("anything else ERRORCODE 9", 5),
+    ],
+)
+def test_reload_tells_its_failures_apart(meshctl, node, error, code):
+    assert meshctl("reload").stdout == "Reload successful\n"
+    reply = {"Success": False, "Error": error}
+    node.handlers["reload"] = lambda session, line: session.send(reply) or True
+    result = meshctl("reload")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"ERROR: {error}\n")
+    result = meshctl("reload", "--json")
+    assert (result.exit_code, json.loads(result.stdout), result.stderr) == (code, reply, "")
+
+
+def test_version_asks_the_node_and_no_other_command_does(meshctl, node):
+    result = meshctl("version")
+    assert result.stdout == f"meshctl  {package.__version__}\nnode     1.4.9+git52be4019\n"
+    assert json.loads(meshctl("version", "--json").stdout)["meshctl"] == package.__version__
+    node.lines.clear()
+    meshctl("ping", "bar", "--count", 1)
+    assert node.lines == ["ping bar"]
+
+
+def test_work_list_in_a_pipe_is_sorted_indented_json(meshctl, node):
+    node.add_unit("two")
+    node.add_unit("one")
+    units = {key: unit.to_json() for key, unit in node.units.items()}
+    assert meshctl("work", "list").stdout == json.dumps(units, indent=4, sort_keys=True) + "\n"
+    assert list(json.loads(meshctl("work", "list", "--unit_id", "two").stdout)) == ["two"]
+    assert meshctl("work", "list", "-q").stdout == "two\none\n"
+    assert json.loads(meshctl("work", "list", "-q", "--json").stdout) == ["two", "one"]
+    assert node.lines[1] == "work list two"
+
+
+def test_work_list_of_another_node_goes_through_ours(meshctl, node):
+    def connect(session, line):
+        session.send(b"Connecting\nReceptor Control, node bar\n")
+        assert session.read_line() == "work list x"
+        session.send({"x": RUNNING})
+        return False
+
+    node.handlers["connect bar control mytls"] = connect
+    args = ["work", "list", "--node", "bar", "--tls-client", "mytls", "--unit_id", "x"]
+    assert json.loads(meshctl(*args).stdout) == {"x": RUNNING}
+
+
+def test_work_status_in_a_pipe_is_json(meshctl, node):
+    unit = node.add_unit("one")
+    assert json.loads(meshctl("work", "status", "one").stdout) == unit.to_json()
+    result = meshctl("work", "status", "nosuch")
+    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
+
+
+def test_on_a_terminal_units_are_a_table(meshctl, node, monkeypatch):
+    monkeypatch.setattr(work_commands, "stdout_is_terminal", lambda: True)
+    assert meshctl("work", "list").stdout == "No units of work.\n"
+    node.add_unit("one", b"12345")
+    extra = {"RemoteNode": "bar", "RemoteWorkType": "sleep", "RemoteParams": {}}
+    node.add_unit("two", ended=False, WorkType="remote", ExtraData=extra)
+    assert meshctl("work", "list").stdout.splitlines() == [
+        "Unit ID  Node  Work Type  State      Stdout  Detail",
+        "one      -     cat        Succeeded  5       exit status 0",
+        "two      bar   sleep      Running    0       Running: PID 42",
+    ]
+    assert meshctl("work", "status", "two").stdout.splitlines() == [
+        "Unit ID:           two",
+        "StdoutSize:        0",
+        "WorkType:          remote",
+        "ExtraData:",
+        "  RemoteNode:      bar",
+        "  RemoteWorkType:  sleep",
+        "  RemoteParams:    {}",
+        "State:             1",
+        "StateName:         Running",
+        "Detail:            Running: PID 42",
+    ]
+    assert json.loads(meshctl("work", "list", "--json").stdout)["one"]["WorkType"] == "cat"
+
+
+def test_submit_prints_what_scripts_parse(meshctl, node):
+    result = meshctl("work", "submit", "cat", "--no-payload")
+    assert result.stdout == "Result: Job Started\nUnit ID: Unit0001\n"
+    assert result.exit_code == 0
+    result = meshctl("work", "submit", "cat", "-n", "--json")
+    assert json.loads(result.stdout) == {"result": "Job Started", "unitid": "Unit0002"}
+
+
+def test_submit_passes_on_every_option(meshctl, node, tmp_path):
+    (tmp_path / "value").write_bytes("ä\r\n".encode())
+    meshctl(
+        *["work", "submit", "ls", "--node", "bar", "--tls-client", "t", "--ttl", "1h"],
+        *["--signwork", "-l", "hi", "-a", "params=--all", "--param", f"f=@{tmp_path}/value"],
+        *["-a", "at=@@home", "-a", "empty=", "-a", "eq=a=b", "/root/", "/bin/"],
+    )
+    assert node.submissions == [
+        {
+            "command": "work",
+            "subcommand": "submit",
+            "node": "bar",
+            "worktype": "ls",
+            "tlsclient": "t",
+            "ttl": "1h",
+            "signwork": "true",
+            "params": "--all /root/ /bin/",
+            "f": "ä\r\n",
+            "at": "@home",
+            "empty": "",
+            "eq": "a=b",
+        }
+    ]
+    assert node.units["Unit0001"].stdout == b"hi\n"
+
+
+def test_the_payload_may_come_from_a_file_or_from_stdin(meshctl, node, tmp_path):
+    (tmp_path / "payload").write_bytes(b"\0\xff\r\n")
+    meshctl("work", "submit", "cat", "-p", tmp_path / "payload")
+    meshctl("work", "submit", "cat", "--payload", "-", input=b"\xfe piped")
+    stdouts = [unit.stdout for unit in node.units.values()]
+    assert stdouts == [b"\0\xff\r\n", b"\xfe piped"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "Must provide one of --payload, --no-payload or --payload-literal."),
+        (["-n", "-l", "x"], "Cannot provide more than one of --payload"),
+        (["-p", "/no/such"], "Failed to load payload file: /no/such: No such file or directory"),
+        (["-p", "/"], "Failed to load payload file: /: Is a directory"),
+    ],
+)
+def test_nothing_is_asked_of_the_node_without_one_good_payload(meshctl, node, options, text):
+    result = meshctl("work", "submit", "cat", *options)
+    assert result.exit_code == ExitCode.FAILURE
+    assert text in result.stderr
+    assert node.sessions == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["-a", "novalue"], "--param novalue: write KEY=VALUE"),
+        (["-a", "f=@/no/such"], "--param @/no/such: No such file or directory"),
+        (["-a", "worktype=x"], "worktype cannot be given as a parameter"),
+    ],
+)
+def test_a_bad_parameter_fails_the_submission(meshctl, node, options, text):
+    result = meshctl("work", "submit", "cat", "-n", *options)
+    assert result.exit_code == ExitCode.SUBMIT_FAILED == 101
+    assert text in result.stderr
+    assert node.lines == []
+
+
+def test_a_refused_submission_has_receptorctls_exit_code_and_text(meshctl, node):
+    node.handlers["{"] = lambda s, line: s.send(b"ERROR: unknown work type nosuch\n") or True
+    result = meshctl("work", "submit", "nosuch", "-n")
+    assert result.exit_code == ExitCode.SUBMIT_FAILED
+    assert result.stderr == "ERROR: Failed to start work unit: unknown work type nosuch\n"
+
+
+def test_a_refusal_after_the_payload_says_how_to_see_the_unit(meshctl, node):
+    def refuse(session, line):
+        session.send(RECORDED["work submit bar nosuchtype"].split(b"\n")[0] + b"\n")
+        session.read_to_end()
+        session.send(b"ERROR: could not parse response\n")
+        return False
+
+    node.handlers["{"] = refuse
+    result = meshctl("work", "submit", "nosuch", "-n")
+    assert result.exit_code == ExitCode.SUBMIT_FAILED
+    see = f"See: meshctl --socket {node.address} work status KFrm792R\n"
+    assert result.stderr.endswith(see)
+
+
+def test_submit_to_a_missing_socket_is_no_failed_submission(meshctl):
+    result = meshctl("work", "submit", "cat", "-n", socket="/no/such")
+    assert result.exit_code == ExitCode.FAILURE
+
+
+def test_a_payload_that_shrinks_fails_the_submission(meshctl, node, tmp_path, monkeypatch):
+    class Cut(io.FileIO):
+        def read(self, size=-1):
+            return b""
+
+    path = tmp_path / "payload"
+    path.write_bytes(b"12345")
+    opened = Cut(path)
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: opened)
+    result = meshctl("work", "submit", "cat", "-p", path)
+    assert result.exit_code == ExitCode.SUBMIT_FAILED
+    assert "ended after 0 of its 5 bytes: unit Unit0001 was not started" in result.stderr
+    assert node.payload_ended.wait(30)
+    assert node.payload_ends == ["reset"]
+
+
+def test_following_writes_only_the_units_bytes_to_stdout(meshctl, node):
+    payload = bytes(range(256)) * 1000
+    result = meshctl("work", "submit", "cat", "-p", "-", "-f", input=payload)
+    assert result.stdout_bytes == payload
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_rm_releases_the_unit_after_its_results_and_keeps_stdout_clean(meshctl, node):
+    result = meshctl("work", "submit", "cat", "-l", "hi", "-f", "--rm")
+    assert (result.stdout, result.stderr) == ("hi\n", "(Unit0001, released)\n")
+    assert node.units == {}
+
+
+def test_rm_without_follow_warns_and_releases_at_once(meshctl, node):
+    result = meshctl("work", "submit", "cat", "-n", "--rm")
+    assert result.stdout == "Result: Job Started\nUnit ID: Unit0001\n(Unit0001, released)\n"
+    assert result.stderr == (
+        "Warning: using --rm without --follow. Unit results will never be seen.\n"
+    )
+    assert node.units == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "text"),
+    [
+        (FAILED, 1, "ERROR: unit Unit0001 failed: exit status 7\n"),
+        (CANCELED, 6, "ERROR: unit Unit0001 was canceled\n"),
+    ],
+)
+def test_a_unit_that_ended_badly_ends_meshctl_so(meshctl, node, status, code, text):
+    node.unit_status = status
+    result = meshctl("work", "submit", "cat", "-l", "hi", "-f")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "hi\n", text)
+    result = meshctl("work", "results", "Unit0001")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "hi\n", text)
+
+
+def test_a_failed_unit_is_released_by_rm_too(meshctl, node):
+    node.unit_status = FAILED
+    result = meshctl("work", "submit", "cat", "-n", "-f", "--rm")
+    assert result.exit_code == ExitCode.FAILURE
+    assert node.units == {}
+
+
+def test_results_with_json_leave_the_final_status_on_stderr(meshctl, node):
+    node.add_unit("one", b"\xff\0")
+    result = meshctl("work", "results", "one", "--json", "--startpos", 1)
+    assert result.stdout_bytes == b"\0"
+    assert json.loads(result.stderr)["StateName"] == "Succeeded"
+
+
+def test_results_that_break_off_say_how_to_go_on(meshctl, node):
+    def cut(session, line):
+        session.send(b"Streaming results for work unit one\n12345")
+        return False
+
+    node.add_unit("one", b"1234567")
+    node.handlers["work results"] = cut
+    result = meshctl("work", "results", "one")
+    assert (result.exit_code, result.stdout) == (1, "12345")
+    assert "after byte 5: there are 7 bytes. Nothing is lost" in result.stderr
+    assert result.stderr.endswith(
+        f"meshctl --socket {node.address} work results one --startpos 5\n"
+    )
+
+
+def test_rm_does_not_release_a_unit_whose_results_broke_off(meshctl, node):
+    node.unit_status = RUNNING
+    node.handlers["work results"] = lambda session, line: (
+        session.send(b"Streaming results for work unit Unit0001\n") or False
+    )
+    result = meshctl("work", "submit", "cat", "-n", "-f", "--rm")
+    assert result.exit_code == ExitCode.FAILURE
+    assert "the unit is still Running" in result.stderr
+    assert list(node.units) == ["Unit0001"]
+
+
+def test_results_of_an_unknown_unit_are_refused(meshctl):
+    result = meshctl("work", "results", "nosuch")
+    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
+
+
+def test_cancel_and_release_print_what_scripts_parse(meshctl, node):
+    for unit_id in ("one", "two"):
+        node.add_unit(unit_id)
+    result = meshctl("work", "cancel", "one", "two")
+    assert result.stdout == "Cancelled:\n(one, cancelled)\n(two, cancelled)\n"
+    assert meshctl("work", "release", "one").stdout == "Released:\n(one, released)\n"
+    assert json.loads(meshctl("work", "release", "two", "--json").stdout) == {"two": "released"}
+
+
+def test_release_all_releases_every_unit(meshctl, node):
+    for unit_id in ("one", "two"):
+        node.add_unit(unit_id)
+    result = meshctl("work", "release", "--all")
+    assert result.stdout == "Released:\n(one, released)\n(two, released)\n"
+    assert node.units == {}
+
+
+@pytest.mark.parametrize("args", [["release", "--force"], ["force-release"]])
+def test_both_forms_of_a_forced_release_are_the_same(meshctl, node, args):
+    result = meshctl("work", *args, "o8SqFijx")
+    assert result.stdout == "Released:\n(o8SqFijx, released)\n"
+    assert node.lines == ["work force-release o8SqFijx"]
+
+
+def test_a_unit_that_cannot_be_released_does_not_keep_the_others(meshctl, node):
+    node.add_unit("one")
+    result = meshctl("work", "release", "nosuch", "one")
+    assert result.stdout == "Released:\n(one, released)\n"
+    assert result.stderr == "ERROR: nosuch: unknown work unit nosuch\n"
+    assert result.exit_code == ExitCode.FAILURE
+
+
+@pytest.mark.parametrize("command", ["cancel", "release", "force-release"])
+def test_without_unit_ids_nothing_is_done(meshctl, node, command):
+    result = meshctl("work", command)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "Warning: No unit IDs supplied: Not doing anything\n"
+    assert node.sessions == 0

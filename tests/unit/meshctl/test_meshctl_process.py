@@ -1,0 +1,331 @@
+"""meshctl as a process of its own: signals, pipes, terminals, start."""
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+from scripted_node import RUNNING
+
+import meshctl as package
+import meshnode
+from meshctl.exit_codes import ExitCode
+
+SLOW_TO_IMPORT = {"ssl", "yaml", "importlib.metadata", "socket", "json", "asyncio", "subprocess"}
+OF_THE_NODE = {"trio", "cryptography", "aioquic", "meshnode"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import meshctl.cli", SLOW_TO_IMPORT | OF_THE_NODE),
+        ("import meshctl.client, meshctl.bridge", {"ssl", "yaml", "asyncio"} | OF_THE_NODE),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code, unwanted):
+    before = "import click, sys; before = set(sys.modules); "
+    report = "; print(*sorted(set(sys.modules) - before), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", before + code + report], capture_output=True, check=True, text=True
+    )
+    imported = set(done.stdout.split())
+    assert "meshctl" in imported
+    assert not imported & unwanted
+
+
+def test_the_version_is_that_of_the_project():
+    assert package.__version__ == meshnode.__version__
+    pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))
+    dynamic = pyproject["tool"]["setuptools"]["dynamic"]
+    assert dynamic["version"] == {"attr": "meshnode.__version__"}
+
+
+def test_results_arrive_while_the_unit_runs(node, start_process):
+    unit = node.add_unit("one", b"early", ended=False)
+    process = start_process("--socket", node.address, "work", "results", "one")
+    assert os.read(process.stdout.fileno(), 100) == b"early"
+    unit.status = RUNNING | {"State": 2}
+    unit.may_end.set()
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_ctrl_c_leaves_the_unit_running_and_says_how_to_follow_it_again(node, start_process):
+    node.add_unit("one", b"early", ended=False)
+    process = start_process("--socket", node.address, "work", "results", "one")
+    assert os.read(process.stdout.fileno(), 100) == b"early"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert stdout == b""
+    assert stderr.decode() == (
+        "ERROR: interrupted: unit one goes on. "
+        f"Follow it again: meshctl --socket {node.address} work results one\n"
+    )
+    assert process.returncode == ExitCode.INTERRUPTED == 130
+    assert "one" in node.units
+
+
+def test_ctrl_c_with_rm_does_not_release_the_unit_and_says_so(node, start_process):
+    node.unit_status = RUNNING
+    process = start_process(
+        "--socket", node.address, "work", "submit", "cat", "-l", "hi", "-f", "--rm"
+    )
+    assert os.read(process.stdout.fileno(), 100) == b"hi\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert b"unit Unit0001 goes on and is not released. Follow it again: meshctl" in stderr
+    assert b"work release Unit0001\n" in stderr
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert list(node.units) == ["Unit0001"]
+
+
+def test_ctrl_c_amid_a_payload_starts_nothing_and_names_the_unit(node, start_process):
+    reached = threading.Event()
+
+    def submit(session, line):
+        session.send(b"Work unit created with ID half. Send stdin data and EOF.\n")
+        assert session.socket.recv(100) == b"half a pay"
+        reached.set()
+        with pytest.raises(ConnectionResetError):
+            session.read_to_end()
+        node.payload_ends.append("reset")
+        node.payload_ended.set()
+        return False
+
+    node.handlers["{"] = submit
+    process = start_process(
+        *["--socket", node.address, "work", "submit", "cat", "-p", "-"], stdin=subprocess.PIPE
+    )
+    process.stdin.write(b"half a pay")
+    process.stdin.flush()
+    assert reached.wait(30)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == ExitCode.INTERRUPTED
+    assert process.stderr.read().decode() == (
+        "ERROR: interrupted: unit half exists. "
+        f"See what became of it: meshctl --socket {node.address} work status half\n"
+    )
+    assert node.payload_ended.wait(30)
+    assert node.payload_ends == ["reset"]
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp", "tls"])
+def test_a_killed_meshctl_does_not_leave_half_a_payload_to_be_run(
+    request, start_process, kind, certificate
+):
+    node = request.getfixturevalue({"unix": "node"}.get(kind, f"{kind}_node"))
+    reached = threading.Event()
+
+    def submit(session, line):
+        session.send(b"Work unit created with ID half. Send stdin data and EOF.\n")
+        assert session.socket.recv(100) == b"half a pay"
+        reached.set()
+        # Below TLS, where the end of a connection and its reset are told apart.
+        with socket.socket(fileno=os.dup(session.socket.fileno())) as sock:
+            try:
+                node.payload_ends.append(repr(sock.recv(100)))
+            except ConnectionResetError:
+                node.payload_ends.append("reset")
+        node.payload_ended.set()
+        return False
+
+    node.handlers["{"] = submit
+    options = ["--socket", node.address, "--rootcas", certificate[0]]
+    process = start_process(*options, "work", "submit", "cat", "-p", "-", stdin=subprocess.PIPE)
+    process.stdin.write(b"half a pay")
+    process.stdin.flush()
+    assert reached.wait(30)
+    process.kill()
+    assert node.payload_ended.wait(30)
+    assert node.payload_ends == ["reset"]
+
+
+def test_a_reader_that_goes_away_is_no_fault(node, start_process):
+    node.add_unit("one", bytes(5_000_000))
+    process = start_process("--socket", node.address, "work", "results", "one")
+    assert os.read(process.stdout.fileno(), 10) == bytes(10)
+    process.stdout.close()
+    assert process.wait() == ExitCode.OUTPUT_CLOSED == 141
+    assert process.stderr.read() == b""
+
+
+def test_a_reader_that_goes_away_from_a_listing_is_no_fault_either(node, start_process):
+    for number in range(2000):
+        node.add_unit(f"unit{number}")
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start_process("--socket", node.address, "work", "list", stdout=writing)
+    os.close(writing)
+    assert process.wait() == ExitCode.OUTPUT_CLOSED
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("args", [["status"], ["work", "results", "one"]])
+def test_a_full_disk_is_told_in_one_line(node, start_process, args):
+    node.add_unit("one", b"x" * 1000)
+    with open("/dev/full", "wb") as full:
+        process = start_process("--socket", node.address, *args, stdout=full)
+        _, stderr = process.communicate()
+    assert stderr == b"ERROR: cannot write the output: No space left on device\n"
+    assert process.returncode == ExitCode.FAILURE
+
+
+def echo_with_frame(session, line):
+    session.send(b"Connecting\n<")
+    session.send(session.read_to_end() + b">")
+    return False
+
+
+def test_connect_carries_any_bytes_between_pipes_and_half_closes(node, start_process):
+    node.handlers["connect bar ssh mytls"] = echo_with_frame
+    process = start_process(
+        *["--socket", node.address, "connect", "bar", "ssh", "--tls-client", "mytls"],
+        stdin=subprocess.PIPE,
+    )
+    payload = os.urandom(3_000_000)
+    assert process.communicate(payload) == (b"<" + payload + b">", b"")
+    assert process.returncode == 0
+
+
+def test_connect_works_over_tls_too(tls_node, start_process, certificate):
+    tls_node.handlers["connect bar ssh"] = echo_with_frame
+    process = start_process(
+        *["--socket", tls_node.address, "--rootcas", certificate[0], "connect", "bar", "ssh"],
+        stdin=subprocess.PIPE,
+    )
+    payload = os.urandom(1_000_000)
+    assert process.communicate(payload) == (b"<" + payload + b">", b"")
+
+
+def test_connect_carries_both_ways_at_once(node, start_process):
+    def talk(session, line):
+        session.send(b"Connecting\nname? ")
+        name = session.socket.recv(100)
+        session.send(b"hello " + name)
+        assert session.socket.recv(100) == b"bye\n"
+        return False
+
+    node.handlers["connect bar chat"] = talk
+    process = start_process(
+        "--socket", node.address, "connect", "bar", "chat", stdin=subprocess.PIPE
+    )
+    assert os.read(process.stdout.fileno(), 100) == b"name? "
+    os.write(process.stdin.fileno(), b"foo\n")
+    assert os.read(process.stdout.fileno(), 100) == b"hello foo\n"
+    os.write(process.stdin.fileno(), b"bye\n")
+    # The service has ended; that our stdin is still open does not matter.
+    assert process.wait() == 0
+
+
+def test_connect_reads_a_file_and_an_absent_stdin(node, start_process, tmp_path):
+    node.handlers["connect bar ssh"] = echo_with_frame
+    (tmp_path / "input").write_bytes(b"from a file")
+    with (tmp_path / "input").open("rb") as file:
+        process = start_process("--socket", node.address, "connect", "bar", "ssh", stdin=file)
+        assert process.communicate()[0] == b"<from a file>"
+    process = start_process("--socket", node.address, "connect", "bar", "ssh")
+    assert process.communicate()[0] == b"<>"
+    process = start_process(
+        *["--socket", node.address, "connect", "bar", "ssh"],
+        prefix=["sh", "-c", 'exec "$@" <&-', "sh"],
+    )
+    assert process.communicate() == (b"<>", b"")
+
+
+def test_an_input_that_cannot_be_read_breaks_the_stream(node, start_process, tmp_path):
+    node.handlers["connect bar ssh"] = echo_with_frame
+    with (tmp_path / "file").open("wb") as for_writing:
+        args = ["--socket", node.address, "connect", "bar", "ssh"]
+        process = start_process(*args, stdin=for_writing)
+    _, stderr = process.communicate()
+    assert stderr == b"ERROR: cannot read standard input: Bad file descriptor\n"
+    assert process.returncode == ExitCode.FAILURE
+
+
+def test_a_raw_terminal_passes_every_key_and_is_put_back(node, start_process):
+    import termios
+
+    received = []
+
+    def talk(session, line):
+        session.send(b"Connecting\nready")
+        received.append(session.socket.recv(100))
+        return False
+
+    node.handlers["connect bar shell"] = talk
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = start_process(
+        "--socket", node.address, "connect", "bar", "shell", "--raw", stdin=theirs
+    )
+    assert os.read(process.stdout.fileno(), 100) == b"ready"
+    os.write(ours, b"\x03")
+    assert process.wait() == 0
+    assert received == [b"\x03"]
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_on_a_terminal_the_list_is_a_table(node, start_process):
+    node.add_unit("one")
+    ours, theirs = pty.openpty()
+    process = start_process("--socket", node.address, "work", "list", stdout=theirs)
+    os.close(theirs)
+    assert process.wait() == 0
+    assert os.read(ours, 1000).startswith(b"Unit ID  Node")
+    os.close(ours)
+
+
+def test_the_module_can_be_run_and_knows_its_name(start_process):
+    stdout, _ = start_process("--help").communicate()
+    assert stdout.startswith(b"Usage: meshctl [OPTIONS]")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["status"],
+        ["status", "--json"],
+        ["ping", "bar", "--count", "2", "--delay", "0"],
+        ["ping", "nosuch", "--count", "1"],
+        ["traceroute", "nosuch"],
+        ["reload"],
+        ["work", "list"],
+        ["work", "list", "-q"],
+        ["work", "list", "--unit_id", "one"],
+        ["work", "list", "--unit_id", "nosuch"],
+        ["work", "submit", "cat", "-l", "hi"],
+        ["work", "submit", "cat", "-l", "hi", "-f"],
+        ["work", "submit", "cat", "-n", "--rm"],
+        ["work", "submit", "cat"],
+        ["work", "submit", "cat", "-n", "-a", "x"],
+        ["work", "results", "one"],
+        ["work", "results", "failed"],
+        ["work", "results", "nosuch"],
+        ["work", "cancel", "one", "two"],
+        ["work", "cancel"],
+        ["work", "release", "one", "two"],
+        ["work", "release", "nosuch"],
+        ["work", "release", "--all"],
+    ],
+    ids=" ".join,
+)
+def test_stdout_and_exit_code_are_those_of_receptorctl(node, start_process, args):
+    outcomes = []
+    for module in ("receptorctl", "meshctl"):
+        node.submissions.clear()
+        node.units.clear()
+        node.add_unit("two", b"2\n")
+        node.add_unit("one", b"\xff\0\n")
+        node.add_unit("failed", b"1\n", State=3, StateName="Failed", Detail="exit status 1")
+        process = start_process("--socket", node.address, *args, module=module)
+        stdout, _ = process.communicate()
+        outcomes.append((stdout, process.returncode, sorted(node.units), node.submissions[:]))
+    assert outcomes[0] == outcomes[1]
