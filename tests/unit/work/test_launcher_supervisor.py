@@ -1,0 +1,94 @@
+"""What a supervisor records when the disk is in its way."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshnode.work.launcher import statusfile, supervisor
+from meshnode.work.launcher.supervisor import Supervisor
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    (tmp_path / "status").write_text('{"State": 1}')
+    return tmp_path
+
+
+@pytest.fixture
+def watching(unit: Path) -> Supervisor:
+    """Return a supervisor whose command has just ended with 0 and written three bytes."""
+    request = {"unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}, "cwd": None}
+    result = Supervisor(request)
+    result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
+    os.write(result._stdout, b"abc")
+    result._end = 0
+    return result
+
+
+def status_of(unit: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads((unit / "status").read_bytes())
+    return status
+
+
+def test_an_end_is_recorded_as_soon_as_the_full_disk_has_room(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if len(waits) < 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    monkeypatch.setattr(statusfile.os, "write", full)
+    monkeypatch.setattr(supervisor.time, "sleep", waits.append)
+    watching._record(watching._outcome(canceled=False))
+    assert waits == [supervisor.RECORD_RETRY_SECONDS] * 3
+    assert (status_of(unit)["State"], status_of(unit)["StdoutSize"]) == (2, 3)
+
+
+def test_an_end_waits_no_longer_once_the_unit_is_released(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def release(seconds: float) -> None:
+        (unit / "status").unlink()
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(statusfile.os, "write", full)
+    monkeypatch.setattr(supervisor.time, "sleep", release)
+    watching._record(watching._outcome(canceled=False))
+    assert not (unit / "status").exists()
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+def test_output_that_the_disk_lost_fails_the_unit(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, canceled: bool
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(supervisor, "sync", broken)
+    watching._record(watching._outcome(canceled))
+    status = status_of(unit)
+    assert (status["State"], status["ExitCode"]) == (3, 0)
+    assert status["Detail"] == "stdout is incomplete: input/output error"
+
+
+def test_stdout_is_synced_before_the_end_is_written(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def record(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(statusfile.os, "fsync", record)
+    watching._record(watching._outcome(canceled=False))
+    assert synced == ["stdout", "status.tmp", unit.name]
