@@ -112,11 +112,9 @@ class ControlClient:
             SessionLost: it answered nothing; whether it acted is not known.
             ProtocolMismatch: its reply is no JSON object, as of a command that streams.
             CannotReach: no session could be opened.
-            BadSettings: ``command`` is more than one line.
+            BadSettings: ``command`` is none: more than one line, or JSON without a ``command``.
         """
-        line = command if isinstance(command, str) else json.dumps(command)
-        if "\n" in line or "\r" in line:
-            raise BadSettings("a command is one line")
+        line = _command_line(command)
         with self._using() as session:
             session.send_line(line)
             return session.read_json()
@@ -311,6 +309,21 @@ class ControlClient:
             session.close()
             raise
         self._session = session
+
+
+def _command_line(command: str | Mapping[str, object]) -> str:
+    """Check that a command is one that gets one reply: malformed JSON would get two."""
+    line = command if isinstance(command, str) else json.dumps(command)
+    if not line or "\n" in line or "\r" in line:
+        raise BadSettings("a command is one line")
+    if line.startswith("{"):
+        try:
+            well_formed = isinstance(json.loads(line).get("command"), str)
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            raise BadSettings("a command in JSON is an object with the name of its command")
+    return line
 
 
 def _word(kind: str, text: str) -> str:

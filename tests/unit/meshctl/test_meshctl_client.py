@@ -324,9 +324,13 @@ def test_a_name_cannot_smuggle_a_second_command(node, name):
     assert node.lines == []
 
 
-def test_a_command_is_one_line(node):
+@pytest.mark.parametrize(
+    "command", ["", "status\nreload", "{", '{"x": 1}', '{"command": 1}', {}, {"command": None}]
+)
+def test_a_command_that_would_not_get_exactly_one_reply_is_not_sent(node, command):
     with ControlClient(node.address) as client, pytest.raises(BadSettings):
-        client.command("status\nreload")
+        client.command(command)
+    assert node.sessions == 0
 
 
 @pytest.mark.parametrize("reply", [b"hello\n", b"[1]\n", b"\n", b'"x"\n'])
