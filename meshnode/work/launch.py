@@ -21,7 +21,6 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.logs import subject_logger
-from meshnode.protocol.lifecycle import UnitState
 from meshnode.work import launcher
 from meshnode.work.launcher import wire
 from meshnode.work.processes import ProcessId
@@ -228,11 +227,13 @@ class Launcher:
             raise failure
 
     async def start(self, request: StartRequest) -> ProcessId:
-        """Start a unit's command; return its supervisor.
+        """Start a unit's command, unless that has happened; return its supervisor.
 
         When it returns, the command was executed, or could not be and that is recorded in the
         status. When the supervisor was killed in between, its id is returned all the same: its
-        handle then cannot be opened, and what was recorded so far stands in the status.
+        handle then cannot be opened, and what was recorded so far stands in the status. So it is
+        when the unit turns out to have been started before (say, by the launcher of a node that
+        was killed a moment ago): one start more never does harm.
         A caller that is cancelled does not know the outcome; the status tells, now or soon.
 
         Raises:
@@ -242,13 +243,15 @@ class Launcher:
         for _ in range(START_ATTEMPTS):
             process = await self._usable_process()
             reply = await process.ask(request)
-            if reply is not None:
-                if "error" in reply:
-                    raise WorkError(reply["error"])
+            if reply is not None and "supervisor" in reply:
                 return ProcessId(reply["supervisor"], reply["started"])
+            if reply is not None and not reply.get("taken"):
+                raise WorkError(reply["error"])
             recorded = await trio.to_thread.run_sync(_recorded_supervisor, request.unit_dir)
             if recorded is not None:
                 return recorded
+            if reply is not None:
+                raise WorkError(reply["error"])
         raise WorkError(f"the launcher ended {START_ATTEMPTS} times, the command was not started")
 
     async def _usable_process(self) -> _LauncherProcess:
@@ -284,14 +287,12 @@ def _recorded_supervisor(unit_dir: Path) -> ProcessId | None:
     """Return the supervisor that took the unit out of Pending, None when none did.
 
     Raises:
-        WorkError: the unit left Pending in another way, or its status cannot be read.
+        WorkError: the status cannot be read.
     """
     try:
-        status = json.loads((unit_dir / "status").read_bytes())
-        if status["State"] == UnitState.PENDING:
-            return None
-        return ProcessId(status["Supervisor"]["Pid"], status["Supervisor"]["Started"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        recorded = json.loads((unit_dir / "status").read_bytes()).get("Supervisor")
+        return None if recorded is None else ProcessId(recorded["Pid"], recorded["Started"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WorkError(
-            f"the launcher ended, and {unit_dir}/status is no help: {error!r}"
+            f"cannot tell from {unit_dir}/status what was started: {error!r}"
         ) from error

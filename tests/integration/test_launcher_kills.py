@@ -233,17 +233,35 @@ async def test_the_command_is_killed_with_its_supervisor_and_the_rest_can_be_fou
     assert "unit unit: its supervisor ended: signal: killed" in caplog.text
 
 
-async def test_a_second_start_after_a_kill_is_refused(
+async def test_a_second_start_names_the_first_supervisor_and_runs_nothing(
     launcher: Launcher, tmp_path: Path, ledger: Ledger, says: Fifo
 ) -> None:
     unit = make_unit(tmp_path)
     supervisor = await launcher.start(ledger.request(unit))
     assert await says.line() == "up"
+    assert await launcher.start(ledger.request(unit)) == supervisor
     kill(supervisor)
     await wait_gone(supervisor)
-    with pytest.raises(WorkError, match="has been started or has ended before"):
-        await launcher.start(ledger.request(unit))
+    assert await launcher.start(ledger.request(unit)) == supervisor
     assert ledger.runs == 1
+
+
+async def test_a_start_that_a_killed_node_had_asked_for_is_not_done_again_by_the_next(
+    launcher: Launcher, tmp_path: Path, ledger: Ledger, says: Fifo, go: Fifo
+) -> None:
+    unit = make_unit(tmp_path)
+    starts = [Start(), Start()]
+    async with trio.open_nursery() as nursery:
+        with locked(unit), FileEvents(unit) as events:
+            for start in starts:
+                # Both supervisors are at the claim when the lock is let go of.
+                nursery.start_soon(start.run, launcher, ledger.request(unit))
+                await events.wait_opened("stdout")
+        assert await starts[0].wait() == await starts[1].wait() == supervisor_of(unit)
+    assert await says.line() == "up"
+    go.write("")
+    await wait_gone(supervisor_of(unit))
+    assert (ledger.runs, read_status(unit)["State"]) == (1, 2)
 
 
 async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(

@@ -1,10 +1,10 @@
 """The launcher's loop: a request in, a forked supervisor out; ends with its node.
 
 Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
-its outcome: from a supervisor ``supervisor`` (pid) and ``started`` (ticks), or ``error``; from the
-launcher ``error`` when it cannot fork, and ``gone`` when a supervisor ended abnormally. A
-supervisor's answer is in the queue before its end can be seen, so ``gone`` without an answer
-before it means that there is none.
+its outcome: from a supervisor ``supervisor`` (pid) and ``started`` (ticks), or ``error``, with
+``taken`` when the unit was not Pending; from the launcher ``error`` when it cannot fork, and
+``gone`` when a supervisor ended abnormally. A supervisor's answer is in the queue before its end
+can be seen, so ``gone`` without an answer before it means that there is none.
 """
 
 from __future__ import annotations

@@ -77,7 +77,10 @@ def supervise(request: Request, reply_fd: int) -> None:
     supervisor = Supervisor(request)
     try:
         running = supervisor.start()
-    except (OSError, ValueError, NotPending, UnitVanished) as error:
+    except NotPending as error:
+        answer(reply_fd, request, {"error": str(error), "taken": True})
+        return
+    except (OSError, ValueError, UnitVanished) as error:
         answer(reply_fd, request, {"error": _describe(error)})
         return
     answer(reply_fd, request, supervisor.identity)
@@ -133,7 +136,7 @@ class Supervisor:
             search_path = self._env.get("PATH", command.DEFAULT_PATH)
             program = command.find_executable(self._argv[0], search_path)
         except command.CannotExecute as error:
-            self._status.claim(self._failure(str(error)), durable=True)
+            self._status.claim(self._myself() | self._failure(str(error)), durable=True)
             return False
         failure = self._execute(program)
         if failure is None:
@@ -244,11 +247,11 @@ class Supervisor:
             "Detail": f"Running: PID {self._pid}",
             "Started": _now(),
             "Pid": self._pid,
-            "Supervisor": {
-                "Pid": self.identity["supervisor"],
-                "Started": self.identity["started"],
-            },
-        }
+        } | self._myself()
+
+    def _myself(self) -> dict[str, object]:
+        identity = self.identity
+        return {"Supervisor": {"Pid": identity["supervisor"], "Started": identity["started"]}}
 
     def _failure(self, detail: str) -> dict[str, object]:
         """Return the record of a command that was never executed."""
