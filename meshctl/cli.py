@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -278,4 +279,7 @@ cli.add_command(work)
 
 def main() -> None:
     """Entry point of the ``meshctl`` script."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal without "µ" gets "\\xb5": a name or a duration is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli.main()

@@ -65,7 +65,8 @@ class Connection:
                 reason = "no greeting in time. Is it a control service (with TLS: tls://)?"
                 raise CannotReach(name, reason) from error
             raise ProtocolMismatch(
-                f"{name} closed the session without a greeting. Is it a control service?"
+                f"{name} closed the session without a greeting. "
+                "Is its node ending, or is it no control service?"
             ) from error
         match = _GREETING.fullmatch(line)
         if match is None:

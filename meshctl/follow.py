@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from meshctl.errors import SessionLost
+from meshctl.errors import CannotReach, ProtocolMismatch, SessionLost
 from meshctl.exit_codes import ExitCode
 from meshctl.invocation import Invocation
 from meshctl.output import Failure, json_line, print_note, write_raw
@@ -42,23 +42,24 @@ def deliver(
         ControlError: they could not be asked for.
     """
     position = startpos
-    kept = " and is not released" if removes else ""
     try:
         with client.results(unit_id, startpos) as pieces:
-            for piece in pieces:
-                write_raw(piece)
-                position += len(piece)
-        status = client.work_status(unit_id)
+            try:
+                for piece in pieces:
+                    write_raw(piece)
+                    position += len(piece)
+                status = client.work_status(unit_id)
+            except (SessionLost, CannotReach, ProtocolMismatch) as error:
+                # A node that dies ends its sessions as one that is done: the status tells.
+                raise _broken_off(invocation, unit_id, position, str(error)) from error
     except KeyboardInterrupt as error:
         again = invocation.shell_command("work", "results", unit_id)
         release = invocation.shell_command("work", "release", unit_id)
-        also = f". Release it: {release}" if removes else ""
+        kept = f" and is not released (to release it: {release})" if removes else ""
         raise Failure(
-            f"interrupted: unit {unit_id} goes on{kept}. Follow it again: {again}{also}",
+            f"interrupted: unit {unit_id} goes on{kept}. Follow it again: {again}",
             ExitCode.INTERRUPTED,
         ) from error
-    except SessionLost as error:
-        raise _broken_off(invocation, unit_id, position, str(error)) from error
     if status.get("State") in UNFINISHED:
         state = str(status.get("StateName", "not finished"))
         raise _broken_off(invocation, unit_id, position, f"the unit is still {state}")

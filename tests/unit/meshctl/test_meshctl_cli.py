@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -422,6 +423,21 @@ def test_results_that_break_off_say_how_to_go_on(meshctl, node):
     assert result.stderr.endswith(
         f"meshctl --socket {node.address} work results one --startpos 5\n"
     )
+
+
+def test_results_of_a_node_that_dies_meanwhile_say_how_to_go_on(meshctl, node):
+    def die(session, line):
+        session.send(b"Streaming results for work unit one\n12345")
+        os.unlink(node.address)
+        return False
+
+    node.handlers["work results"] = die
+    result = meshctl("work", "results", "one")
+    assert (result.exit_code, result.stdout) == (1, "12345")
+    assert result.stderr.startswith(
+        "ERROR: the results of unit one broke off after byte 5: cannot reach "
+    )
+    assert result.stderr.endswith("--startpos 5\n")
 
 
 def test_rm_does_not_release_a_unit_whose_results_broke_off(meshctl, node):

@@ -79,8 +79,12 @@ def test_ctrl_c_with_rm_does_not_release_the_unit_and_says_so(node, start_proces
     assert os.read(process.stdout.fileno(), 100) == b"hi\n"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
-    assert b"unit Unit0001 goes on and is not released. Follow it again: meshctl" in stderr
-    assert b"work release Unit0001\n" in stderr
+    meshctl = f"meshctl --socket {node.address} work"
+    assert stderr.decode() == (
+        "ERROR: interrupted: unit Unit0001 goes on and is not released "
+        f"(to release it: {meshctl} release Unit0001). "
+        f"Follow it again: {meshctl} results Unit0001\n"
+    )
     assert process.returncode == ExitCode.INTERRUPTED
     assert list(node.units) == ["Unit0001"]
 
@@ -281,6 +285,12 @@ def test_on_a_terminal_the_list_is_a_table(node, start_process):
     assert process.wait() == 0
     assert os.read(ours, 1000).startswith(b"Unit ID  Node")
     os.close(ours)
+
+
+def test_a_terminal_without_our_letters_gets_them_escaped(node, start_process):
+    args = ["--socket", node.address, "ping", "bar", "--count", "1"]
+    process = start_process(*args, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert process.communicate() == (b"Reply from bar in 312.513\\xb5s\n", b"")
 
 
 def test_the_module_can_be_run_and_knows_its_name(start_process):
