@@ -310,8 +310,8 @@ class Units:
         except Exception as error:
             # A unit's boundary: whatever its fault is, it costs only this one.
             known = isinstance(error, MeshnodeError)
-            unit.log.error("cannot go on: %s", error, exc_info=None if known else error)
             detail = str(error) if known else f"internal error: {type(error).__name__}"
+            unit.log.error("cannot go on: %s", detail, exc_info=None if known else error)
             await unit.fail(detail)
             attempt.fail(CommandError(detail))
         finally:

@@ -22,6 +22,9 @@ CANCEL_GRACE = 10.0
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
 
+OPEN_RETRY = 1.0
+"""Seconds before a node without a free descriptor tries again; no event says that one is free."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommandType:
@@ -136,11 +139,20 @@ class CommandRunner:
             return None
         return process
 
+    async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
+        """Take hold of a supervisor, None if it is gone."""
+        while True:
+            try:
+                return self._open_process(process)
+            except ProcessLookupError:
+                return None
+            except OSError as error:
+                # The command runs all the same, and must not be called failed for our lack.
+                unit.log.warning("cannot watch supervisor %d yet: %s", process.pid, error)
+                await trio.sleep(OPEN_RETRY)
+
     async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
-        try:
-            handle = self._open_process(process)
-        except ProcessLookupError:
-            handle = None
+        handle = await self._open(unit, process)
         try:
             if handle is not None:
                 # Before the state is published: who sees Running may cancel.

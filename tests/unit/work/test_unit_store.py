@@ -1,0 +1,237 @@
+"""Units' files and the JSON in them."""
+
+import contextlib
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnode.errors import UnknownUnit, WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.processes import ProcessId
+from meshnode.work.status import RemoteExtra, UnitStatus
+from meshnode.work.store import UnitFile, UnitStore
+from meshnode.work.unit import Unit
+
+STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
+
+texts = st.text(max_size=20)
+moments = st.datetimes(
+    min_value=datetime(2000, 1, 1), max_value=datetime(9000, 1, 1), timezones=st.just(UTC)
+)
+remotes = st.builds(
+    RemoteExtra,
+    node=texts.filter(bool),
+    work_type=texts.filter(bool),
+    params=st.dictionaries(texts, texts, max_size=3),
+    unit_id=texts,
+    started=st.booleans(),
+    cancelled=st.booleans(),
+    released=st.booleans(),
+    sign_work=st.booleans(),
+    tls_client=texts,
+    expiration=st.none() | moments,
+    other=st.just({}) | st.just({"Later": [1, {"a": None}]}),
+)
+sizes = st.integers(min_value=0, max_value=2**63)
+local_statuses = st.builds(
+    UnitStatus,
+    state=st.sampled_from(UnitState),
+    detail=texts,
+    work_type=texts.filter(lambda text: bool(text) and text != "remote"),
+    stdout_size=sizes,
+    remote=st.none(),
+    created=st.none() | texts,
+    exit_code=st.none() | st.integers(0, 255),
+    signal=st.none() | texts,
+    stdin_size=st.none() | sizes,
+    params=st.lists(texts).map(tuple),
+    pid=st.none() | st.integers(1, 2**22),
+    supervisor=st.none() | st.builds(ProcessId, sizes, sizes),
+    other=st.just({}) | st.just({"Later": True}),
+)
+statuses = local_statuses | st.builds(
+    replace, local_statuses, work_type=st.just("remote"), remote=remotes
+).map(lambda status: replace(status, params=(), pid=None, supervisor=None))
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(list(STATUS.to_disk()) + list(RemoteExtra("n", "t").to_json(secrets=True)))
+
+
+@given(statuses)
+def test_what_is_written_reads_back_equal_with_unknown_keys(status):
+    assert UnitStatus.from_json(json.loads(json.dumps(status.to_disk()))) == status
+
+
+@given(json_values | st.dictionaries(KEYS, json_values | st.just("remote")))
+def test_any_json_is_a_status_or_a_named_error(data):
+    with contextlib.suppress(WorkError):
+        assert UnitStatus.from_json(data).to_reply(0)["StateName"]
+
+
+def test_the_guides_status_files_read_and_keep_receptors_keys_in_place():
+    data = {
+        "State": 2,
+        "Detail": "exit status 0",
+        "StdoutSize": 30,
+        "WorkType": "remote",
+        "ExtraData": {
+            "RemoteNode": "bar",
+            "RemoteWorkType": "echopayload",
+            "RemoteParams": {},
+            "RemoteUnitID": "NImim5WA",
+            "RemoteStarted": True,
+            "LocalCancelled": False,
+            "LocalReleased": False,
+            "TLSClient": "",
+            "Expiration": "0001-01-01T00:00:00Z",
+        },
+    }
+    status = UnitStatus.from_json(data)
+    assert status.remote.expiration is None
+    written = status.to_disk()
+    assert list(written)[:5] == list(data)
+    assert written["ExtraData"] == data["ExtraData"] | {"SignWork": False}
+
+
+def test_expirations_as_go_writes_them_are_read():
+    extra = RemoteExtra("bar", "echo").to_json(secrets=True)
+    for text in ("2026-11-22T05:00:00.123456789+02:00", "2026-11-22T03:00:00.123456Z"):
+        read = RemoteExtra.from_json(extra | {"Expiration": text})
+        assert read.expiration == datetime(2026, 11, 22, 3, 0, 0, 123456, UTC)
+
+
+@given(st.sampled_from(["secret_", "SECRET_", "Secret_x"]))
+def test_secrets_stand_on_disk_and_in_no_reply(key):
+    remote = RemoteExtra("bar", "echo", {key: "hush", "open": "yes"})
+    status = UnitStatus(UnitState.PENDING, "", "remote", remote=remote)
+    assert "hush" in json.dumps(status.to_disk())
+    assert "hush" not in json.dumps(status.to_reply(0))
+    assert status.to_reply(0)["ExtraData"]["RemoteParams"] == {"open": "yes"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = UnitStore(tmp_path / "data" / "foo")
+    store.prepare()
+    return store
+
+
+def test_ids_are_eight_letters_and_digits_and_never_one_that_is_taken(store, monkeypatch):
+    letters = iter("AAAAAAAA" + "AAAAAAAA" + "BBBBBBBB")
+    monkeypatch.setattr("secrets.choice", lambda characters: next(letters))
+    assert store.create(STATUS) == "AAAAAAAA"
+    assert store.create(STATUS) == "BBBBBBBB"
+
+
+def test_a_unit_that_cannot_be_made_leaves_nothing(store, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(WorkError, match="cannot create a work unit: No space left on device"):
+        store.create(STATUS)
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(WorkError, match=r"cannot use .*/data/foo for units: Not a directory"):
+        UnitStore(tmp_path / "data" / "foo").prepare()
+
+
+def test_burying_a_unit_twice_says_that_it_is_unknown(store):
+    unit_id = store.create(STATUS)
+    store.erase(store.bury(unit_id))
+    with pytest.raises(UnknownUnit):
+        store.bury(unit_id)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"\xff", b'{"State":7,"WorkType":"x"}'])
+def test_a_damaged_status_is_an_error_that_names_the_file(store, text):
+    unit_id = store.create(STATUS)
+    (store.directory(unit_id) / "status").write_bytes(text)
+    with pytest.raises(WorkError, match=f"{unit_id}/status"):
+        store.read_status(unit_id)
+    assert store.scan() == []
+
+
+def test_a_file_is_appended_to_from_where_it_ends(tmp_path):
+    path = tmp_path / "stdout"
+    path.write_bytes(b"abc")
+    file = UnitFile(path, append=True)
+    assert file.size == 3
+    file.write(b"def")
+    file.sync()
+    file.close()
+    assert (file.size, path.read_bytes()) == (6, b"abcdef")
+
+
+# --- Unit -------------------------------------------------------------------------------------
+
+
+def make_unit(store, status=STATUS):
+    return Unit(store.create(status), status, store)
+
+
+async def test_an_illegal_change_is_refused_and_changes_nothing(store):
+    unit = make_unit(store)
+    await unit.end(UnitState.CANCELED, "Canceled")
+    with pytest.raises(WorkError, match="cannot go from Canceled to Running"):
+        await unit.change(lambda status: replace(status, state=UnitState.RUNNING))
+    assert store.read_status(unit.unit_id).state is UnitState.CANCELED
+
+
+async def test_a_full_disk_refuses_a_change_but_an_end_reaches_who_waits(store, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    unit = make_unit(store)
+    monkeypatch.setattr(store, "write_status", refuse)
+    with pytest.raises(WorkError, match="cannot record the status: No space left on device"):
+        await unit.change(lambda status: replace(status, detail="new"))
+    assert unit.status == STATUS
+    await unit.fail("no room")
+    assert unit.status.detail == "no room"
+
+
+async def test_all_waiters_wake_at_a_change_and_none_without_one(store, nursery):
+    unit = make_unit(store)
+    seen = []
+
+    async def wait():
+        await unit.wait_changed(0)
+        seen.append(unit.status.detail)
+
+    for _ in range(3):
+        nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    await unit.change(lambda status: status)
+    await trio.testing.wait_all_tasks_blocked()
+    assert seen == []
+    await unit.change(lambda status: replace(status, detail="new"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert seen == ["new"] * 3
+
+
+async def test_concurrent_changes_all_count(store, nursery):
+    unit = make_unit(store)
+    async with trio.open_nursery() as changes:
+        for number in range(20):
+            changes.start_soon(
+                lambda number=number: unit.change(
+                    lambda status: replace(status, other={**status.other, f"k{number}": number}),
+                    durable=number % 2 == 0,
+                )
+            )
+    assert len(unit.status.other) == 20
+    assert store.read_status(unit.unit_id) == unit.status

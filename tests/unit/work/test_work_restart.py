@@ -1,0 +1,169 @@
+"""What a node makes of the units that its last run left on disk."""
+
+from dataclasses import replace
+
+import pytest
+import trio
+from work_fakes import FakeSupervisor
+
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.processes import ProcessId
+from meshnode.work.status import RemoteExtra, UnitStatus
+
+PENDING = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, params=("cat",))
+
+
+def put(node, status):
+    node.store.prepare()
+    return node.store.create(status)
+
+
+async def test_a_finished_unit_is_listed_with_its_results(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "cat", b"abc")
+        before = await foo.wait_final(unit_id)
+    async with foo.running():
+        assert foo.status(unit_id) == before
+        lines = await foo.talk(f"work results {unit_id} 1")
+        assert lines[1:] == ["bc"]
+
+
+async def test_a_running_command_is_adopted_and_its_end_noticed_at_once(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+    async with foo.running():
+        assert foo.status(unit_id).state is UnitState.RUNNING
+        await trio.testing.wait_all_tasks_blocked()
+        foo.launcher.supervisors[unit_id].finish(UnitState.FAILED, "exit status 9", 9)
+        status = await foo.wait_final(unit_id)
+        assert (status.detail, status.exit_code) == ("exit status 9", 9)
+        assert foo.launcher.started == [("wait", "for", "the end")]
+
+
+async def test_an_adopted_command_can_be_canceled(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+    async with foo.running():
+        await foo.talk(f"work cancel {unit_id}")
+        assert foo.status(unit_id).state is UnitState.CANCELED
+
+
+async def test_an_end_that_was_recorded_while_the_node_was_down_is_read_from_disk(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+    foo.launcher.supervisors[unit_id].finish()
+    async with foo.running():
+        assert foo.status(unit_id).state is UnitState.SUCCEEDED
+
+
+async def test_a_command_that_ends_between_the_scan_and_the_adoption_is_not_lost(foo, monkeypatch):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+    supervisor: FakeSupervisor = foo.launcher.supervisors[unit_id]
+
+    def open_process(process):
+        supervisor.finish()
+        raise ProcessLookupError
+
+    monkeypatch.setattr(foo.launcher, "open_process", open_process)
+    async with foo.running():
+        status = await foo.wait_final(unit_id)
+        assert status.state is UnitState.SUCCEEDED
+
+
+async def test_a_command_whose_supervisor_is_gone_is_lost(foo):
+    unit_id = put(foo, replace(PENDING, state=UnitState.RUNNING, supervisor=ProcessId(4, 5), pid=6))
+    async with foo.running():
+        status = await foo.wait_final(unit_id)
+        assert status.detail == "lost: its supervisor (PID 4) ended without recording an end"
+        assert foo.launcher.gone_leftovers == [foo.store.directory(unit_id)]
+
+
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        (PENDING, "lost: the node ended before the work was started"),
+        (
+            replace(PENDING, stdin_size=None),
+            "lost: the node ended before it had all of the input data",
+        ),
+        (
+            replace(PENDING, stdin_size=None, remote=RemoteExtra("bar", "cat"), work_type="remote"),
+            "lost: the node ended before it had all of the input data",
+        ),
+        (replace(PENDING, state=UnitState.RUNNING), "lost: nobody watched over it"),
+    ],
+)
+async def test_what_nobody_can_bring_to_an_end_any_more_is_lost(foo, status, detail):
+    unit_id = put(foo, status)
+    async with foo.running():
+        await trio.testing.wait_all_tasks_blocked()
+        assert (foo.status(unit_id).state, foo.status(unit_id).detail) == (3, detail)
+        assert foo.store.read_status(unit_id).state is UnitState.FAILED
+        assert foo.launcher.started == []
+
+
+async def test_an_unreadable_unit_is_reported_skipped_and_left_alone(foo, caplog):
+    directory = foo.store.directory("BROKEN01")
+    directory.mkdir(parents=True)
+    (directory / "status").write_text('{"State":')
+    async with foo.running():
+        assert foo.units.all() == ()
+    assert "BROKEN01" in caplog.text
+    assert (directory / "status").exists()
+
+
+async def test_a_deletion_that_a_crash_cut_short_is_finished(foo):
+    unit_id = put(foo, PENDING)
+    grave = foo.store.bury(unit_id)
+    assert grave.exists()
+    async with foo.running():
+        assert foo.units.all() == ()
+    assert not grave.exists()
+
+
+async def test_a_unit_of_a_receptor_node_is_listed(foo):
+    directory = foo.store.directory("NImim5WA")
+    directory.mkdir(parents=True)
+    (directory / "status").write_text(
+        '{"State":2,"Detail":"exit status 0","StdoutSize":3,"WorkType":"echo","ExtraData":null}\n'
+    )
+    (directory / "stdout").write_text("HI\n")
+    async with foo.running():
+        assert foo.status("NImim5WA").detail == "exit status 0"
+        assert (await foo.talk("work results NImim5WA"))[1:] == ["HI"]
+
+
+async def test_a_fault_in_one_unit_fails_only_that_unit(foo, monkeypatch, caplog):
+    unit_id = put(foo, replace(PENDING, state=UnitState.RUNNING, supervisor=ProcessId(4, 5), pid=6))
+
+    real_open = foo.launcher.open_process
+
+    def open_process(process):
+        return 1 // 0 if process.pid == 4 else real_open(process)
+
+    monkeypatch.setattr(foo.launcher, "open_process", open_process)
+    async with foo.running():
+        status = await foo.wait_final(unit_id)
+        assert status.detail == "internal error: ZeroDivisionError"
+        assert "Traceback" in caplog.text
+        assert (await foo.wait_final(await foo.submit("foo", "cat"))).state == 2
+
+
+async def test_a_lack_of_descriptors_does_not_end_the_watch_over_a_running_command(
+    foo, monkeypatch, autojump_clock
+):
+    real_open = foo.launcher.open_process
+    refusals = iter(range(5))
+
+    def open_process(process):
+        for _ in refusals:
+            raise OSError(24, "Too many open files")
+        return real_open(process)
+
+    monkeypatch.setattr(foo.launcher, "open_process", open_process)
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+        assert foo.status(unit_id).state is UnitState.RUNNING
+        foo.launcher.supervisors[unit_id].finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED

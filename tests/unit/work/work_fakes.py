@@ -1,0 +1,419 @@
+"""Stand-ins for what units meet: a launcher without processes, a mesh without a network.
+
+Everything above them is real: stores on disk, the control service's sessions, both ends of remote
+work. With ``inline_threads`` and the autojump clock all of it is deterministic.
+"""
+
+import json
+import signal
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from meshnode.control.registry import Command, CommandRegistry
+from meshnode.control.session import Session
+from meshnode.errors import CommandError, NoRoute
+from meshnode.logs import subject_logger
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.commands import work_command
+from meshnode.work.processes import ProcessId
+from meshnode.work.registry import Units
+from meshnode.work.runners.command import CommandType
+from meshnode.work.store import UnitStore
+
+LONG = 20_000
+"""Seconds of mock time after which a test gives a unit up."""
+
+START = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
+
+
+async def inline_run_sync(function, *args, **options):
+    """``trio.to_thread.run_sync`` without a thread: the autojump clock knows nothing of threads."""
+    await trio.lowlevel.checkpoint()
+    return function(*args)
+
+
+class FakeSupervisor:
+    """What a supervisor does to a unit's files, without processes."""
+
+    def __init__(self, store: UnitStore, unit_id: str, pid: int) -> None:
+        self.store = store
+        self.unit_id = unit_id
+        self.process = ProcessId(pid, pid * 1000)
+        self.ended = trio.Event()
+
+    def set(self, **changes) -> None:
+        status = self.store.read_status(self.unit_id)
+        self.store.write_status(self.unit_id, replace(status, **changes))
+
+    def write(self, data: bytes) -> None:
+        with open(self.store.stdout_path(self.unit_id), "ab") as file:
+            file.write(data)
+
+    def finish(self, state=UnitState.SUCCEEDED, detail="exit status 0", code: int | None = 0):
+        self.set(
+            state=state,
+            detail=detail,
+            exit_code=code,
+            finished="2026-11-02T03:00:09.000000Z",
+            stdout_size=self.store.stdout_size(self.unit_id),
+        )
+        self.ended.set()
+
+
+class FakeHandle:
+    """A ProcessHandle of a FakeSupervisor."""
+
+    def __init__(self, supervisor: FakeSupervisor) -> None:
+        self.supervisor = supervisor
+
+    async def wait_end(self) -> None:
+        await self.supervisor.ended.wait()
+
+    def send_signal(self, signum: int) -> None:
+        if self.supervisor.ended.is_set():
+            raise ProcessLookupError
+        assert signum == signal.SIGTERM
+        self.supervisor.finish(UnitState.CANCELED, "Canceled", None)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeLauncher:
+    """Starts FakeSupervisors; ``cat`` ends at once, anything else when it is told to.
+
+    Attributes:
+        started: the argv of every start: the ledger of what has run.
+    """
+
+    def __init__(self, store: UnitStore) -> None:
+        self.store = store
+        self.supervisors: dict[str, FakeSupervisor] = {}
+        self.started: list[tuple[str, ...]] = []
+        self.gone_leftovers: list[Path] = []
+        self.refuses: Exception | None = None
+
+    async def run(self, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def start(self, request):
+        await trio.lowlevel.checkpoint()
+        if self.refuses is not None:
+            raise self.refuses
+        self.started.append(request.argv)
+        pid = 100 + len(self.started)
+        supervisor = FakeSupervisor(self.store, request.unit_id, pid)
+        self.supervisors[request.unit_id] = supervisor
+        supervisor.set(
+            state=UnitState.RUNNING,
+            detail=f"Running: PID {pid + 500}",
+            pid=pid + 500,
+            supervisor=supervisor.process,
+            started="2026-11-02T03:00:01.000000Z",
+        )
+        if request.argv[0] == "cat":
+            supervisor.write(self.store.stdin_path(request.unit_id).read_bytes())
+            supervisor.finish()
+        return supervisor.process
+
+    def open_process(self, process: ProcessId) -> FakeHandle:
+        for supervisor in self.supervisors.values():
+            if supervisor.process == process and not supervisor.ended.is_set():
+                return FakeHandle(supervisor)
+        raise ProcessLookupError
+
+    async def end_leftovers(self, unit_dir: Path, grace: float) -> list[ProcessId]:
+        self.gone_leftovers.append(unit_dir)
+        await trio.lowlevel.checkpoint()
+        return []
+
+
+TYPES = {
+    "cat": CommandType("cat"),
+    "echo": CommandType("echo", "hi"),
+    "wait": CommandType("wait", "for 'the end'", allow_runtime_params=True),
+    "signed": CommandType("cat", verify_signature=True),
+}
+
+
+class MortalStore(UnitStore):
+    """A store that a killed node writes nothing to any more."""
+
+    dead = False
+
+    def write_status(self, unit_id, status, *, durable=False) -> None:
+        if not self.dead:
+            super().write_status(unit_id, status, durable=durable)
+
+
+class FakeNode:
+    """A node's units and its control service, on a store that survives it."""
+
+    def __init__(self, mesh: "FakeMesh", node_id: str, root: Path) -> None:
+        self.mesh = mesh
+        self.node_id = node_id
+        self.store = UnitStore(root / node_id)
+        self.launcher = FakeLauncher(self.store)
+        self.work_types = TYPES
+        self.units: Units | None = None
+        self.registry = CommandRegistry()
+        self.is_receptor = False
+
+    @asynccontextmanager
+    async def running(self):
+        """Run the node; leaving the context stops it, its commands go on."""
+        self.mortal = MortalStore(self.store.root)
+        self.units = Units(
+            store=self.mortal,
+            launcher=self.launcher,
+            dialer=FakeDialer(self.mesh, self.node_id),
+            work_types=self.work_types,
+            node_id=self.node_id,
+            now=self.mesh.now,
+            open_process=self.launcher.open_process,
+            end_leftovers=self.launcher.end_leftovers,
+        )
+        self.registry = CommandRegistry()
+        command = work_command(self.units)
+        self.registry.register(as_receptor(command) if self.is_receptor else command)
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            await nursery.start(self.units.run)
+            self.mesh.join(self)
+            try:
+                yield self
+            finally:
+                self.mesh.leave(self)
+                nursery.cancel_scope.cancel()
+
+    def kill(self) -> None:
+        """End the node as kill -9 does: nothing it does from here on is seen by anybody."""
+        self.mortal.dead = True
+        self.mesh.cut()
+
+    async def serve(self, stream, kind, peer) -> None:
+        log = subject_logger("session", peer)
+        session = Session(
+            stream, kind=kind, peer=peer, node_id=self.node_id, registry=self.registry, log=log
+        )
+        await session.run()
+
+    def connect(self, kind="unix") -> trio.abc.HalfCloseableStream:
+        """Return a client's end of a new control session."""
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.serve, theirs, kind, "client")
+        return ours
+
+    async def talk(self, request: str | dict, payload: bytes | None = None, kind="unix") -> list:
+        """Send one command, and payload; return all lines that come until the session ends."""
+        client = self.connect(kind)
+        text = request if isinstance(request, str) else json.dumps(request)
+        await client.send_all(text.encode() + b"\n" + (payload or b""))
+        await client.send_eof()
+        reply = b"".join([chunk async for chunk in client])
+        lines = reply.decode().splitlines()
+        assert lines.pop(0) == f"Receptor Control, node {self.node_id}"
+        return lines
+
+    async def submit(self, node: str, work_type: str, payload: bytes = b"", **fields: str) -> str:
+        """Submit, check that it went well, and return the unit's ID."""
+        lines = await self.talk(
+            {
+                **{"command": "work", "subcommand": "submit"},
+                **{"node": node, "worktype": work_type, **fields},
+            },
+            payload,
+        )
+        assert len(lines) == 2, lines
+        unit_id = json.loads(lines[1])["unitid"]
+        assert lines[0] == f"Work unit created with ID {unit_id}. Send stdin data and EOF."
+        return unit_id
+
+    def status(self, unit_id: str):
+        return self.units.find(unit_id).status
+
+    def stdout(self, unit_id: str) -> bytes:
+        return self.store.stdout_path(unit_id).read_bytes()
+
+    async def wait_final(self, unit_id: str):
+        """Return the unit's final status; a unit that never ends fails the test."""
+        with trio.fail_after(LONG):
+            await self.units.find(unit_id).wait_final()
+        return self.status(unit_id)
+
+    async def wait_for(self, unit_id: str, condition) -> None:
+        """Return once the unit's status meets the condition."""
+        unit = self.units.find(unit_id)
+        with trio.fail_after(LONG):
+            while not condition(unit.status):
+                await unit.wait_changed(unit.version)
+
+
+def as_receptor(command: Command) -> Command:
+    """Make our work command as ignorant as receptor's."""
+
+    def parse_json(data):
+        if data.get("subcommand") == "watch":
+            raise CommandError("bad command")
+        handler = command.parse_json({k: v for k, v in data.items() if k != "unless"})
+
+        async def run(session):
+            reply = await handler(session)
+            own = ("Created", "Started", "Finished", "ExitCode", "Signal", "StdinSize")
+            return reply and {key: value for key, value in reply.items() if key not in own}
+
+        return run
+
+    return Command("work", command.parse_text, parse_json)
+
+
+class FakeMesh:
+    """Nodes that reach each other through memory, until the way is cut.
+
+    Attributes:
+        before_operation: called with the count so far before each send or receive on any stream.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, FakeNode] = {}
+        self.streams: set[CuttableStream] = set()
+        self.is_cut = False
+        self.changed = trio.Event()
+        self.operations = 0
+        self.before_operation: Callable[[int], None] = lambda count: None
+        self.dials = 0
+        self.epoch: float | None = None
+
+    def now(self) -> datetime:
+        """Wall-clock time that follows trio's (mock) clock, from START at the first look."""
+        if self.epoch is None:
+            self.epoch = trio.current_time()
+        return START + timedelta(seconds=round(trio.current_time() - self.epoch, 3))
+
+    def join(self, node: FakeNode) -> None:
+        self.nodes[node.node_id] = node
+        self._announce()
+
+    def leave(self, node: FakeNode) -> None:
+        del self.nodes[node.node_id]
+        self.break_all()
+
+    def cut(self) -> None:
+        """Break every stream and let no new one through."""
+        self.is_cut = True
+        self.break_all()
+
+    def heal(self) -> None:
+        self.is_cut = False
+        self._announce()
+
+    def _announce(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def break_all(self) -> None:
+        for stream in tuple(self.streams):
+            stream.break_off()
+
+    def break_dialers(self) -> None:
+        """Break only the dialers' ends: the others have not noticed yet."""
+        for stream in tuple(self.streams):
+            if stream.is_dialer:
+                stream.break_off()
+
+    def has_route(self, node: str) -> bool:
+        return node in self.nodes and not self.is_cut
+
+
+class FakeDialer:
+    """One node's face of a FakeMesh."""
+
+    def __init__(self, mesh: FakeMesh, node_id: str) -> None:
+        self.mesh = mesh
+        self.node_id = node_id
+
+    async def dial(self, node: str, service: str):
+        await trio.lowlevel.checkpoint()
+        assert service == "control"
+        self.mesh.dials += 1
+        if not self.mesh.has_route(node):
+            raise NoRoute(node)
+        ours, theirs = trio.testing.memory_stream_pair()
+        pair = [CuttableStream(self.mesh, ours), CuttableStream(self.mesh, theirs)]
+        pair[0].partner, pair[1].partner = pair[1], pair[0]
+        pair[0].is_dialer = True
+        target = self.mesh.nodes[node]
+        target.nursery.start_soon(partial(target.serve, pair[1], "mesh", self.node_id))
+        return pair[0]
+
+    async def wait_reachable(self, node: str) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self.mesh.has_route(node):
+            await self.mesh.changed.wait()
+
+
+class CuttableStream(trio.abc.HalfCloseableStream):
+    """A stream whose way can be cut: then both directions break, as a lost peer's do."""
+
+    def __init__(self, mesh: FakeMesh, inner) -> None:
+        self.mesh = mesh
+        self.inner = inner
+        self.broken = False
+        self.is_dialer = False
+        self.partner: CuttableStream | None = None
+        self.eof_sent = False
+        self.scopes: set[trio.CancelScope] = set()
+        mesh.streams.add(self)
+
+    def break_off(self) -> None:
+        self.broken = True
+        for scope in self.scopes:
+            scope.cancel()
+        self.mesh.streams.discard(self)
+
+    async def _guarded(self, operation, *args):
+        self.mesh.operations += 1
+        self.mesh.before_operation(self.mesh.operations)
+        if self.broken:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError("cut")
+        with trio.CancelScope() as scope:
+            self.scopes.add(scope)
+            try:
+                return await operation(*args)
+            finally:
+                self.scopes.discard(scope)
+        raise trio.BrokenResourceError("cut")
+
+    async def send_all(self, data) -> None:
+        await self._guarded(self.inner.send_all, data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.inner.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._guarded(self.inner.send_eof)
+        self.eof_sent = True
+
+    async def receive_some(self, max_bytes=None) -> bytes:
+        return await self._guarded(self.inner.receive_some, max_bytes)
+
+    async def aclose(self) -> None:
+        """Close; without an end of our bytes before, the partner's end breaks, as with QUIC."""
+        self.mesh.streams.discard(self)
+        if self.broken:
+            await trio.lowlevel.checkpoint()
+        elif self.eof_sent:
+            await self.inner.aclose()
+        else:
+            self.broken = True
+            self.partner.break_off()
+            await trio.lowlevel.checkpoint()
