@@ -32,14 +32,17 @@ def cluster() -> Iterator[Cluster]:
 def foo_bar(cluster: Cluster) -> tuple[Node, Node]:
     """Return the guide's two nodes, linked, with its work types in quick variants and a few more.
 
-    ``lasting`` prints a line, then runs until it is ended; ``fail`` exits with 7.
+    ``lasting`` prints the PID of its child, and both run until they are ended; ``stubborn`` does
+    the same, but its child is deaf to SIGINT. ``fail`` exits with 7.
     """
     port = free_port()
     types = {
         "echopayload": "while read -r line; do echo ${line^^}; sleep 0.02; done",
         "cat": {"command": "cat"},
         "listcontents": {"command": "ls", "allowruntimeparams": True},
-        "lasting": "sleep 1000 & echo $!; wait",
+        "lasting": "bash -c 'echo $$; exec sleep 1000'; true",
+        # A shell without job control starts what runs in the background with SIGINT ignored.
+        "stubborn": "sleep 1000 & echo $!; wait",
         "fail": "echo before; exit 7",
     }
     count = "for i in {{1..{}}}; do echo $i; sleep 0.02; done"

@@ -137,10 +137,17 @@ def test_a_command_that_fails_is_failed_with_its_exit_status(foo_bar: FooBar) ->
         assert (status["StateName"], status["Detail"]) == ("Failed", "exit status 7")
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_cancel_ends_the_whole_process_tree(foo_bar: FooBar, remote: bool) -> None:
+@pytest.mark.parametrize(
+    ("work_type", "remote"),
+    [
+        pytest.param("lasting", False, id="local"),
+        pytest.param("lasting", True, id="remote"),
+        pytest.param("stubborn", False, id="local, and a process that is deaf to SIGINT"),
+    ],
+)
+def test_cancel_ends_the_whole_process_tree(foo_bar: FooBar, work_type: str, remote: bool) -> None:
     foo, bar = foo_bar
-    unit = foo.submit("lasting", "--no-payload", *(["--node", "bar"] if remote else []))
+    unit = foo.submit(work_type, "--no-payload", *(["--node", "bar"] if remote else []))
     pid = lasting_child(foo, unit)
     assert unit in foo.meshctl("work", "cancel", unit).decode()
     assert foo.wait_unit(unit, "Canceled")["State"] == 4
@@ -172,7 +179,10 @@ def test_release_ends_a_unit_and_deletes_its_files_on_both_nodes(
     wait_gone(pid)
     if remote:
         wait_until(lambda: bar.ask("work list") == {}, what="bar to forget the unit")
-        assert [entry for entry in bar.units.iterdir() if entry.is_dir()] == []
+        wait_until(
+            lambda: not any(entry.is_dir() for entry in bar.units.iterdir()),
+            what="bar to delete the unit's files",
+        )
 
 
 def test_a_unit_on_disk_is_the_guides_tree_with_private_modes(foo_bar: FooBar) -> None:
