@@ -280,6 +280,6 @@ cli.add_command(work)
 def main() -> None:
     """Entry point of the ``meshctl`` script."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A terminal without "µ" gets "\\xb5": a name or a duration is no reason to fail.
+        # A terminal without "µ" gets "\xb5": a name or a duration is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     cli.main()
