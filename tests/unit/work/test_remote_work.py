@@ -9,8 +9,11 @@ import pytest
 import trio
 from work_fakes import FakeDialer
 
+from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.runners.remote import ATTEMPT_TIMEOUT
+from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
+from meshnode.work.status import UnitStatus
+from meshnode.work.store import UnitFile
 
 
 def only_unit(node):
@@ -161,8 +164,6 @@ async def test_the_ttl_does_not_end_what_has_started(foo, bar, autojump_clock):
 async def test_a_reachable_node_without_its_service_is_tried_with_growing_pauses(
     foo, bar, autojump_clock, monkeypatch
 ):
-    from meshnode.errors import Unreachable
-
     dialed = []
 
     async def dial(self, node, service):
@@ -330,6 +331,100 @@ async def test_the_first_try_bounds_how_long_a_client_waits(foo, bar, autojump_c
         lines = await foo.talk("work submit bar cat")
         assert "Job Submitted" in lines[1]
         assert trio.current_time() - before == pytest.approx(ATTEMPT_TIMEOUT)
+
+
+@pytest.mark.parametrize("subcommand", ["cancel", "release"])
+async def test_what_the_other_node_refuses_is_told_and_the_unit_is_followed_on(
+    foo, bar, autojump_clock, monkeypatch, subcommand
+):
+    async def refuse(*args, **options):
+        raise CommandError("not today")
+
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        monkeypatch.setattr(bar.units, subcommand, refuse)
+        (line,) = await foo.talk(f"work {subcommand} {unit_id}")
+        assert line.startswith("ERROR: error ")
+        assert line.endswith("ing remote unit: not today")
+        supervisor = bar.launcher.supervisors[remote_id(foo, unit_id)]
+        supervisor.write(b"on and on")
+        supervisor.finish()
+        await foo.wait_final(unit_id)
+        assert foo.stdout(unit_id) == b"on and on"
+
+
+async def test_cancel_of_a_unit_that_is_gone_over_there_says_that_it_is_gone(
+    foo, bar, autojump_clock
+):
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        foo.mesh.cut()
+        await bar.talk(f"work release {remote_id(foo, unit_id)}")
+        await foo.talk(f"work cancel {unit_id}")
+        foo.mesh.heal()
+        assert (await foo.wait_final(unit_id)).detail == "Remote work unit is gone"
+
+
+async def test_a_disk_that_is_full_of_results_fails_the_unit_with_the_reason(
+    foo, bar, autojump_clock, monkeypatch
+):
+    def write(self, data):
+        raise OSError(28, "No space left on device")
+
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        supervisor = bar.launcher.supervisors[remote_id(foo, unit_id)]
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(UnitFile, "write", write)
+        supervisor.write(b"too much")
+        status = await foo.wait_final(unit_id)
+        assert status.state is UnitState.FAILED
+        assert status.detail == "cannot store the results: No space left on device"
+
+
+async def test_a_disk_that_is_full_of_input_over_there_fails_the_submission(
+    foo, bar, autojump_clock, monkeypatch
+):
+    def open_stdin(unit):
+        raise OSError(28, "No space left on device")
+
+    async with bar.running(), foo.running():
+        monkeypatch.setattr(bar.units, "open_stdin", open_stdin)
+        lines = await foo.talk("work submit bar cat", b"payload" * 100_000)
+        assert lines[1] == (
+            "ERROR: error from remote: Error reading input data: No space left on device"
+        )
+        assert foo.status(only_unit(foo)).state is UnitState.FAILED
+
+
+@pytest.mark.parametrize("reply", [{"State": 9}, {"State": None}, {}, {"State": 1}])
+async def test_a_status_that_makes_no_sense_is_asked_for_again(
+    foo, bar, autojump_clock, monkeypatch, reply
+):
+    bar.is_receptor = True
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        with monkeypatch.context() as patch:
+            patch.setattr(UnitStatus, "to_reply", lambda self, size: reply)
+            await trio.sleep(100)
+            assert foo.status(unit_id).state is UnitState.RUNNING
+        bar.launcher.supervisors[remote_id(foo, unit_id)].finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+async def test_a_forced_release_does_not_wait_long_for_a_node_that_does_not_answer(
+    foo, bar, autojump_clock, monkeypatch
+):
+    async def release(*args, **options):
+        await trio.sleep_forever()
+
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        monkeypatch.setattr(bar.units, "release", release)
+        before = trio.current_time()
+        assert await foo.talk(f"work force-release {unit_id}") == [f'{{"released":"{unit_id}"}}']
+        assert trio.current_time() - before == pytest.approx(FORCE_TIMEOUT)
 
 
 # --- once, whatever breaks --------------------------------------------------------------------
