@@ -13,6 +13,7 @@ from meshnode.mesh.links.base import Message
 from meshnode.mesh.quic import (
     CANCELLED_READ,
     HANDSHAKE_TIMEOUT,
+    IDLE_TIMEOUT,
     KEEP_ALIVE,
     NORMAL_CLOSE,
     Address,
@@ -75,6 +76,7 @@ class Connection:
         self._over = False
         self._wake = trio.Event()
         self._last_heard = trio.current_time()
+        self._next_ping = self._last_heard + KEEP_ALIVE if is_client else math.inf
         self._linger_since = math.inf
         self._log = subject_logger("connection", f"{peer_node}:{service}")
 
@@ -109,7 +111,7 @@ class Connection:
     def open_stream(self) -> MeshStream:
         """Open a stream to the listener."""
         stream_id = self._quic.get_next_available_stream_id()
-        self._quic.send_stream_data(stream_id, STREAM_PREFIX)
+        self.write(stream_id, STREAM_PREFIX, False)
         return self._add_stream(stream_id)
 
     def _add_stream(self, stream_id: int) -> MeshStream:
@@ -184,17 +186,17 @@ class Connection:
         if timer is not None and now >= timer:
             self._quic.handle_timer(now)
             self._take_events()
-        if self._is_client and now >= self._last_heard + KEEP_ALIVE:
+        if now >= self._next_ping:
             self._quic.send_ping(0)
-            # The next one is due after another silence; the engine ends a connection that stays
-            # silent for good.
-            self._last_heard = now
+            self._next_ping = now + KEEP_ALIVE
+        if now >= self._last_heard + IDLE_TIMEOUT:
+            # The engine's own idle time-out begins anew with what *we* send.
+            self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
         if now >= self._linger_since + LINGER:
             self._close_normally()
 
     def _own_deadline(self) -> float:
-        keep_alive = self._last_heard + KEEP_ALIVE if self._is_client else math.inf
-        return min(keep_alive, self._linger_since + LINGER)
+        return min(self._next_ping, self._last_heard + IDLE_TIMEOUT, self._linger_since + LINGER)
 
     async def _transmit(self) -> None:
         """Send what the engine has to send, waiting while our own link is behind."""

@@ -72,11 +72,16 @@ class SessionOwner(Protocol):
 
 
 class _Ended(Exception):
-    """The session is over; ``rejected_by_us`` says that the peer is owed a reject message."""
+    """The session is over.
 
-    def __init__(self, reason: str, rejected_by_us: bool = False) -> None:
+    ``fault`` says that somebody should look at why; ``rejected_by_us`` that the peer is owed a
+    reject message.
+    """
+
+    def __init__(self, reason: str, *, fault: bool = False, rejected_by_us: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.fault = fault
         self.rejected_by_us = rejected_by_us
 
 
@@ -145,13 +150,13 @@ class Session:
 
         Whatever the peer does ends this session only.
         """
-        reason = "this node is stopping"
+        reason, fault = "this node is stopping", False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
                 with self._scope:
                     ended = await self._converse()
-                    reason = ended.reason
+                    reason, fault = ended.reason, ended.fault
                     if ended.rejected_by_us:
                         self._queue.put_routing(REJECT_MESSAGE)
                 reason = self._ended or reason
@@ -163,8 +168,10 @@ class Session:
                 self._owner.link_down(self)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
                 await self._link.aclose()
-        level = self._log.info if self._peering.established else self._log.warning
-        level("closed (%s): %s", self.peer or "peer unknown", reason)
+        calm = self._peering.established and not fault
+        (self._log.info if calm else self._log.warning)(
+            "closed (%s): %s", self.peer or "peer unknown", reason
+        )
         return reason
 
     async def _converse(self) -> _Ended:
@@ -176,7 +183,7 @@ class Session:
             except _Ended as exc:
                 ended.append(exc)
             except ProtocolError as exc:
-                ended.append(_Ended(f"the peer broke the protocol: {exc}"))
+                ended.append(_Ended(f"the peer broke the protocol: {exc}", fault=True))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 ended.append(_Ended("the link broke"))
             scope.cancel()
@@ -229,7 +236,7 @@ class Session:
                 raw = bytes(message)
                 self._owner.advertisement(self, ServiceAdvertisement.decode(raw), raw)
         elif kind == MessageType.REJECT:
-            raise _Ended("the peer rejected us")
+            raise _Ended("the peer rejected us", fault=True)
         else:
             self._log.debug("ignored a message of unknown type %d", kind)
 
@@ -247,7 +254,7 @@ class Session:
             case Apply() if update is not None:
                 self._owner.routing_update(self, update)
             case Refuse(reason):
-                raise _Ended(f"we rejected it: {reason}", rejected_by_us=True)
+                raise _Ended(f"we rejected it: {reason}", fault=True, rejected_by_us=True)
             case Close(reason):
                 raise _Ended(reason)
 

@@ -1,5 +1,6 @@
 """Byte streams between services of nodes, as trio sees them."""
 
+import operator
 from collections import deque
 from typing import Protocol
 
@@ -118,7 +119,8 @@ class MeshStream(trio.abc.HalfCloseableStream):
         """
         if max_bytes is None:
             max_bytes = RECEIVE_SIZE
-        elif max_bytes < 1:
+        # A fraction is refused here, as by sockets, and not when data happens to arrive.
+        elif operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         with self._receiving:
             await trio.lowlevel.checkpoint()

@@ -65,7 +65,7 @@ REJECT_MESSAGE = bytes([MessageType.REJECT]) + b"[]"
 
 def plain_number(value: float) -> int | float:
     """Return a cost as Go writes it: ``1``, not ``1.0``."""
-    return int(value) if value.is_integer() else value
+    return int(value) if value == int(value) else value
 
 
 def encode_service(service: str) -> bytes:

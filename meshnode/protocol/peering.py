@@ -91,6 +91,7 @@ class Peering:
         self._hellos = 0
         self._next_hello = now
         self._last_received = now
+        self._newest = (0, 0)
         self.peer = ""
         self.cost = policy.cost
 
@@ -149,6 +150,10 @@ class Peering:
 
     def _judge_own_word(self, update: RoutingUpdate) -> list[Action]:
         """Judge what the peer says about itself."""
+        order = (update.epoch, update.sequence)
+        if order < self._newest:
+            return []  # overtaken on a link that reorders: what it says is no longer so
+        self._newest = order
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:

@@ -17,8 +17,8 @@ from meshnode.protocol.peering import (
 )
 
 
-def word(node="bar", connections=None, via=None):
-    return RoutingUpdate(node, "id", 1, 1, connections or {}, via or node)
+def word(node="bar", connections=None, via=None, sequence=1):
+    return RoutingUpdate(node, "id", 1, sequence, connections or {}, via or node)
 
 
 def peering(**policy):
@@ -103,3 +103,11 @@ def test_a_silent_link_is_closed_and_any_message_keeps_it():
 
 def test_updates_of_others_pass_once_the_link_is_up():
     assert opened().on_update(word("baz", {"bar": 1.0}, via="bar"), set()) == [Apply()]
+
+
+def test_a_hello_that_was_overtaken_by_later_words_is_ignored():
+    link = opened()
+    assert link.on_update(word(connections={"foo": 1.0}, sequence=3), set()) == [Apply()]
+    assert link.on_update(word(sequence=2), set()) == []
+    (action,) = link.on_update(word(sequence=4), set())
+    assert isinstance(action, Refuse)
