@@ -20,6 +20,11 @@ from meshnode.mesh.links import tcp
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.protocol.messages import WorkType
 from meshnode.protocol.peering import LinkPolicy
+from meshnode.work.commands import work_command
+from meshnode.work.launch import Launcher
+from meshnode.work.registry import Units
+from meshnode.work.runners.command import CommandType
+from meshnode.work.store import UnitStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -67,7 +72,10 @@ async def _start(
     """Start every part, the ones that others hear of last."""
     registry = CommandRegistry()
     register_mesh_commands(registry, mesh, make_reloader(config, load_again))
-    work_types: list[WorkType] = []
+    units = make_units(config, mesh)
+    await nursery.start(units.run)
+    registry.register(work_command(units))
+    work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)
     for directive in config.control_services:
         listeners = await open_listeners(
@@ -83,6 +91,25 @@ async def _start(
         await _listen_tcp(mesh, listener)
     for peer in config.tcp_peers:
         _dial_tcp(mesh, peer)
+
+
+def make_units(config: NodeConfig, mesh: Mesh) -> Units:
+    """Return the units that the node's directory holds, with the configured work types."""
+    return Units(
+        store=UnitStore(config.node.datadir / config.node.id),
+        launcher=Launcher(),
+        dialer=mesh,
+        work_types={
+            directive.worktype: CommandType(
+                command=directive.command,
+                params=directive.params,
+                allow_runtime_params=directive.allowruntimeparams,
+                verify_signature=directive.verifysignature,
+            )
+            for directive in config.work_commands
+        },
+        node_id=config.node.id,
+    )
 
 
 # --- links -----------------------------------------------------------------------------------
