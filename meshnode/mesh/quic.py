@@ -191,7 +191,9 @@ class MeshQuicConnection(QuicConnection):
         section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
         """
         configuration = _configuration(is_client=True)
-        configuration.server_name = own_id
+        # A server name is ASCII without a final dot (RFC 6066), a node ID need not be.
+        if own_id.isascii() and not own_id.endswith("."):
+            configuration.server_name = own_id
         configuration.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
         connection = cls(configuration)
         connection.connect(peer, now)

@@ -83,6 +83,16 @@ async def test_bytes_arrive_exactly_over_a_link_that_loses_and_reorders(seed, au
             assert await read_all(far) == data
 
 
+@pytest.mark.parametrize("name", ["ünïcödé-節点", "under_score", "x" * 255, "10.0.0.1", "dot."])
+async def test_any_node_id_can_dial_and_be_dialed(name, autojump_clock):
+    async with line(name, "bar") as (named, bar):
+        for dialer, target in ((named, bar), (bar, named)):
+            listener = await target.listen("svc")
+            near = await dialer.dial(target.node_id, "svc")
+            await near.send_all(b"x")
+            assert await (await listener.accept()).receive_some() == b"x"
+
+
 async def test_both_ends_know_who_they_talk_to(autojump_clock):
     async with stream_pair("foo", "mid", "bar") as (near, far, _):
         assert (near.peer_node, near.peer_service) == ("bar", "svc")
