@@ -76,7 +76,7 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject:
         status = self._units.plan(request.submission, trusted=session.kind == "unix")
-        unit = await self._units.create(status)
+        unit = self._units.create(status)
         size = await self._receive_input(unit, session)
         started = await self._units.start(unit, size)
         return {

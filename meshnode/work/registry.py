@@ -205,15 +205,16 @@ class Units:
             created=format_time(self._now()),
         )
 
-    async def create(self, status: UnitStatus) -> Unit:
+    def create(self, status: UnitStatus) -> Unit:
         """Make the unit that :meth:`plan` has checked; its input must follow.
 
         Raises:
             WorkError: the disk refuses.
         """
+        # receptor's "Unit Created" comes before; nobody could see it here, and it costs a write.
+        status = replace(status, detail="Waiting for Input Data")
         unit = self._add(StoredUnit(self.store.create(status), status))
         unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
-        await unit.change(lambda old: replace(old, detail="Waiting for Input Data"))
         return unit
 
     def open_stdin(self, unit: Unit) -> UnitFile:
