@@ -6,7 +6,8 @@ The convention, which CONTRIBUTING.md tells to those who write documents:
   that begins with ``> `` continues it); what follows, up to the next command, is what it prints.
   If nothing follows, what it prints is not looked at. It must exit with 0, or with N if the line
   ends in ``# exits with N``.
-* A document is one session from top to bottom. ``$ meshnode …`` without a verb starts a node that
+* A document is one session from top to bottom, but each command has a shell of its own: only
+  ``$ export NAME=VALUE`` is remembered. ``$ meshnode …`` without a verb starts a node that
   runs on. ``<!-- nodes: foo bar -->`` starts nodes of examples/ for what follows it.
 * A block of another kind whose first line is ``# name.yml`` or ``# name.py`` is that file.
 * What differs on every run may differ: durations, times, PIDs, sizes after ``~``, and unit IDs,
@@ -57,6 +58,9 @@ ACTUAL = {
     "pid": r"\d+",
     "size": r"~?\d+",
 }
+
+EXPORT = re.compile(r"export (?P<name>\w+)=(?P<value>[^\s$]+)")
+"""The one thing that a command leaves to the commands after it: each has a shell of its own."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -175,7 +179,8 @@ class Session:
         if "datadir" not in text:
             datadir = self.cluster.directory / "receptor"
             text = re.sub(r"^- node: (\w+)$", r"- node: {id: \1}", text, flags=re.MULTILINE)
-            text = re.sub(r"^( +)id: (\w+)$", rf"\1id: \2\n\1datadir: {datadir}", text, flags=re.M)
+            # On the same line, so that the lines that errors name are those of the document.
+            text = re.sub(r"^( +)id: (\w+)$", r"\1{id: \2}", text, flags=re.MULTILINE)
             text = re.sub(r"{id: (\w+)}", rf"{{id: \1, datadir: {datadir}}}", text)
         return re.sub(r"\bsleep \d\b", "sleep 0.05", text)
 
@@ -198,6 +203,8 @@ class Session:
                 (self.cluster.directory / name).write_text(self.rewrite_file(text))
             case Example(command=command) if self.starts_node(command):
                 self.start_node(self.rewrite(command))
+            case Example(command=command) if exported := EXPORT.fullmatch(command):
+                self.cluster.environment[exported["name"]] = self.rewrite(exported["value"])
             case Example(command=command) if command.startswith("make"):
                 subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, check=True)
             case Example():
