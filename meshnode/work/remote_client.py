@@ -1,9 +1,9 @@
 """One conversation with the control service of another node (reference sections 8 and 10)."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -119,11 +119,13 @@ class RemoteControl:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            with _translated():
-                await self._stream.aclose()
-        else:
+        if error is not None:
+            # A reset, not an end: half a payload must not look like a whole one.
             await trio.aclose_forcefully(self._stream)
+            return
+        # All has been said and answered: that the stream breaks only now changes nothing.
+        with contextlib.suppress(MeshError, *_GONE):
+            await self._stream.aclose()
 
     async def ask(self, **command: Any) -> JsonObject:
         """Send one ``work`` command and return its reply.
@@ -336,7 +338,7 @@ def _parse_reply(line: str) -> JsonObject:
     return reply
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Say in one way that the other node cannot be talked to now."""
     try:
