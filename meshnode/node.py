@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack
 import trio
 
 from meshnode import __version__, logs
+from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig, TcpListener, TcpPeer, split_address
 from meshnode.control.commands import register_mesh_commands
-from meshnode.control.listeners import open_listeners
+from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
 from meshnode.control.service import ControlService
+from meshnode.control.unix_listener import CannotListen
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import tcp
 from meshnode.mesh.mesh import Mesh, open_mesh
@@ -78,7 +80,19 @@ async def _start(
     work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)
     for directive in config.control_services:
-        listeners = await open_listeners(
+        listeners = await _open_control(mesh, directive, work_types)
+        await nursery.start(service.run, listeners)
+    for listener in config.tcp_listeners:
+        await _listen_tcp(mesh, listener)
+    for peer in config.tcp_peers:
+        _dial_tcp(mesh, peer)
+
+
+async def _open_control(
+    mesh: Mesh, directive: ControlServiceDirective, work_types: list[WorkType]
+) -> list[ControlListener]:
+    try:
+        return await open_listeners(
             service=directive.service,
             filename=directive.filename,
             permissions=directive.permissions,
@@ -86,11 +100,8 @@ async def _start(
             mesh=mesh,
             work_types=work_types,
         )
-        await nursery.start(service.run, listeners)
-    for listener in config.tcp_listeners:
-        await _listen_tcp(mesh, listener)
-    for peer in config.tcp_peers:
-        _dial_tcp(mesh, peer)
+    except CannotListen as exc:
+        raise directive.error(exc.parameter, exc.problem) from exc
 
 
 def make_units(config: NodeConfig, mesh: Mesh) -> Units:

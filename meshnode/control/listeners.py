@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import trio
 
+from meshnode.config import split_listen_address
 from meshnode.control.mesh_face import FromNode, ListeningMesh
 from meshnode.control.registry import SessionKind
-from meshnode.control.unix_listener import BACKLOG, UnixListener
+from meshnode.control.unix_listener import BACKLOG, CannotListen, UnixListener
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.protocol.messages import WorkType
 
@@ -78,47 +79,25 @@ async def _listen(
     try:
         return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types or None)
     except MeshnodeError as error:
-        raise ConfigError(f"control-service: service {service}: {error}") from error
+        raise CannotListen("service", service, str(error)) from error
 
 
 async def open_tcp(address: str) -> list[trio.SocketListener]:
-    """Open ``host:port``, ``[v6]:port``, ``:port`` (every interface) or ``port`` (every IPv4 one).
+    """Listen on TCP at ``host:port`` or ``port`` (every interface), a ``tcplisten`` value.
 
     Raises:
-        ConfigError: the address is none, or is not free.
+        CannotListen: the address is none, or is not free.
     """
-    host, port = parse_tcp_address(address)
     try:
+        host, port = split_listen_address(address)
         listeners = await trio.open_tcp_listeners(port, host=host or None, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:  # the latter from a name that no DNS could hold
+    except (OSError, ValueError) as error:  # ValueErrors: a wrong form, a name that DNS cannot hold
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"control-service: tcplisten {address}: {reason}") from error
+        raise CannotListen("tcplisten", address, str(reason)) from error
     for listener in listeners:
         # Accepted sockets inherit it: a client whose machine is gone frees its session some day.
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return listeners
-
-
-def parse_tcp_address(address: str) -> tuple[str, int]:
-    """Return host and port of a ``tcplisten`` value; see :func:`open_tcp`.
-
-    Raises:
-        ConfigError: it is none of these forms.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host = "0.0.0.0"  # noqa: S104 - what a bare port means to receptor
-    elif host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(
-            f"control-service: tcplisten {address}: write an IPv6 address as [address]:port"
-        )
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
-        raise ConfigError(
-            f"control-service: tcplisten {address}: not host:port with a port of 0 to 65535"
-        )
-    return host, int(port)
 
 
 def peer_name(stream: trio.abc.HalfCloseableStream) -> str:

@@ -16,6 +16,18 @@ BACKLOG = 1024
 to its own bound."""
 
 
+class CannotListen(ConfigError):
+    """A listener of a ``control-service`` cannot be opened.
+
+    ``parameter`` is the directive's that asks for it, ``problem`` the value and what is wrong.
+    """
+
+    def __init__(self, parameter: str, value: str, reason: str) -> None:
+        super().__init__(f"control-service: {parameter} {value}: {reason}")
+        self.parameter = parameter
+        self.problem = f"{value}: {reason}"
+
+
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
     """A listening unix socket, with the lock file that keeps a second owner away.
 
@@ -36,7 +48,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         A stale socket there is replaced.
 
         Raises:
-            ConfigError: a live node listens there, the path is another kind of file, or the
+            CannotListen: a live node listens there, the path is another kind of file, or the
                 directory does not allow it.
         """
         try:
@@ -126,9 +138,9 @@ def _remove_stale(path: str) -> None:
             raise _in_use(path)
 
 
-def _in_use(path: str) -> ConfigError:
+def _in_use(path: str) -> CannotListen:
     return _refused(path, "is in use by a live node; stop that node or choose another name")
 
 
-def _refused(path: str, reason: str) -> ConfigError:
-    return ConfigError(f"control-service: filename {path}: {reason}")
+def _refused(path: str, reason: str) -> CannotListen:
+    return CannotListen("filename", path, reason)
