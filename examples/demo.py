@@ -198,6 +198,14 @@ class Demo:
         )
         return listed
 
+    def unit(self, unit: str) -> dict[str, object]:
+        """Type ``work list`` for one unit and return its status."""
+        return self.units(f" --unit_id {unit}")[unit]
+
+    def unit_ids(self) -> set[str]:
+        """Type ``work list -q`` and return the unit IDs."""
+        return set(self.meshctl("work list -q").split())
+
 
 def title(text: str) -> None:
     """Print a heading."""
@@ -247,18 +255,18 @@ def local_and_remote(demo: Demo) -> None:
     title("Work results: foo's echoint counts to 5, bar's to 10, one number a second")
     check(demo.meshctl(f"work results {local}") == count(5), "foo's echoint counts to 5")
     check(demo.meshctl(f"work results {remote}") == count(10), "bar's echoint counts to 10")
-    units = demo.units()
     for unit, size in ((local, 10), (remote, 21)):
-        check(units[unit]["StateName"] == "Succeeded", f"{unit} has succeeded")
-        check(units[unit]["Detail"] == "exit status 0", f"{unit}'s detail is its exit status")
-        check(units[unit]["StdoutSize"] == size, f"{unit} has printed {size} bytes")
+        status = demo.unit(unit)
+        check(status["StateName"] == "Succeeded", f"{unit} has succeeded")
+        check(status["Detail"] == "exit status 0", f"{unit}'s detail is its exit status")
+        check(status["StdoutSize"] == size, f"{unit} has printed {size} bytes")
 
 
 def payload(demo: Demo) -> None:
     """Sections "Payload" and "Units on disk"."""
     title("Payload: three lines into a command on bar, which takes 3 seconds for each")
     shouted = "HI\nI AM FOO\nWHAT IS YOUR NAME\n"
-    before = set(demo.units())
+    before = demo.unit_ids()
     output = demo.meshctl(
         "work submit echopayload --node bar --payload - -f",
         pipe=r'echo -e "hi\ni am foo\nwhat is your name" | ',
@@ -266,7 +274,7 @@ def payload(demo: Demo) -> None:
     check(output == shouted, "bar answers in upper case")
 
     title("Units on disk")
-    (unit,) = set(demo.units()) - before
+    (unit,) = demo.unit_ids() - before
     status = json.loads(demo.type(f"cat {demo.directory}/foo/{unit}/status"))
     check(status["State"] == 2, "foo's record of the unit says Succeeded")
     check(status["StdoutSize"] == len(shouted), "foo's record knows the size of the output")
@@ -289,12 +297,12 @@ def runtime_parameters(demo: Demo) -> None:
     directory = demo.directory / "pictures"
     directory.mkdir()
     (directory / "cat.png").touch()
-    (directory / ".hidden").touch()
+    (directory / ".album").touch()
     submit = "work submit --node bar --no-payload -f"
     output = demo.meshctl(f"{submit} listcontents {directory}")
     check(output == "cat.png\n", "ls lists the directory given at submission")
     output = demo.meshctl(f"{submit} --param params='--all' listcontents {directory}")
-    check(output.split() == [".", "..", ".hidden", "cat.png"], "--all reaches ls")
+    check(output.split() == [".", "..", ".album", "cat.png"], "--all reaches ls")
 
 
 def cancel_and_release(demo: Demo) -> None:
@@ -304,24 +312,24 @@ def cancel_and_release(demo: Demo) -> None:
     check(unit in demo.meshctl(f"work cancel {unit}"), "cancel names the unit")
     # Results end when the unit has: this waits for the cancellation to be complete.
     demo.type(f"meshctl --socket {demo.socket} work results {unit} > /dev/null || true")
-    shown = demo.units(f" --unit_id {unit}")[unit]
+    shown = demo.unit(unit)
     check(shown["StateName"] == "Canceled", "the unit on foo is Canceled")
     extra = shown["ExtraData"]
     assert isinstance(extra, dict)
     remote = str(extra["RemoteUnitID"])
-    there = demo.units(" --node bar")[remote]
+    there = demo.units(f" --node bar --unit_id {remote}")[remote]
     check(there["StateName"] == "Canceled", "the unit on bar is Canceled")
 
     title("Work release")
     check(unit in demo.meshctl(f"work release {unit}"), "release names the unit")
-    check(unit not in demo.units(), "a released unit is no longer listed")
+    check(unit not in demo.unit_ids(), "a released unit is no longer listed")
     check(not (demo.directory / "foo" / unit).exists(), "its files on foo are gone")
     check(not (demo.directory / "bar" / remote).exists(), "its files on bar are gone")
 
     title("Work force-release")
     unit = demo.submit("echoint --node bar --no-payload")
     check(unit in demo.meshctl(f"work force-release {unit}"), "force-release names the unit")
-    check(unit not in demo.units(), "the unit is no longer listed")
+    check(unit not in demo.unit_ids(), "the unit is no longer listed")
     check(not (demo.directory / "foo" / unit).exists(), "its files on foo are gone")
 
 

@@ -94,11 +94,11 @@ def test_runtime_parameters_reach_a_command_that_allows_them(
 ) -> None:
     foo, _ = foo_bar
     (tmp_path / "seen").touch()
-    (tmp_path / ".hidden").touch()
+    (tmp_path / ".album").touch()
     submit = ("work", "submit", "--node", "bar", "--no-payload", "-f")
     assert foo.meshctl(*submit, "listcontents", tmp_path) == b"seen\n"
     with_option = foo.meshctl(*submit, "--param", "params=--all", "listcontents", tmp_path)
-    assert with_option.split() == [b".", b"..", b".hidden", b"seen"]
+    assert with_option.split() == [b".", b"..", b".album", b"seen"]
 
 
 def test_runtime_parameters_are_refused_by_a_command_that_does_not_allow_them(
