@@ -77,3 +77,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(LEVELS[level])
+    # The QUIC engine logs each connection's troubles without saying whose; ours do, once.
+    engine = logging.getLogger("quic")
+    engine.handlers = [logging.NullHandler()]
+    engine.propagate = False

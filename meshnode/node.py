@@ -17,7 +17,7 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
 from meshnode.control.service import ControlService
 from meshnode.control.unix_listener import CannotListen
-from meshnode.errors import ConfigError
+from meshnode.errors import ConfigError, WorkError
 from meshnode.mesh.links import tcp
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.protocol.messages import WorkType
@@ -75,7 +75,10 @@ async def _start(
     registry = CommandRegistry()
     register_mesh_commands(registry, mesh, make_reloader(config, load_again))
     units = make_units(config, mesh)
-    await nursery.start(units.run)
+    try:
+        await nursery.start(units.run)
+    except WorkError as exc:
+        raise config.node.error("datadir", str(exc)) from exc
     registry.register(work_command(units))
     work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)

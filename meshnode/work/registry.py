@@ -97,18 +97,24 @@ class Units:
             WorkError: the store or the launcher cannot be used.
         """
         await trio.to_thread.run_sync(self.store.prepare)
-        found = await trio.to_thread.run_sync(self.store.scan)
-        async with trio.open_nursery() as services:
-            await services.start(self._growth.run)
-            await services.start(self._launcher.run)
-            try:
-                async with trio.open_nursery() as self._nursery:
-                    for stored in found:
-                        await self._adopt(stored)
-                    task_status.started()
-                    await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        try:
+            found = await trio.to_thread.run_sync(self.store.scan)
+            async with trio.open_nursery() as services:
+                await services.start(self._growth.run)
+                await services.start(self._launcher.run)
+                await self._drive_all(found, task_status)
+        finally:
+            self.store.close()
+
+    async def _drive_all(self, found: list[StoredUnit], task_status: trio.TaskStatus[None]) -> None:
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for stored in found:
+                    await self._adopt(stored)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     # --- what there is ------------------------------------------------------------------------
 

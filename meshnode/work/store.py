@@ -43,6 +43,7 @@ class UnitStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock: int | None = None
         self._log = subject_logger("store", str(root))
 
     def directory(self, unit_id: str) -> Path:
@@ -65,11 +66,29 @@ class UnitStore:
             return 0
 
     def prepare(self) -> None:
-        """Make ``root``. Raises WorkError with the reason if that is impossible."""
+        """Make ``root`` and take it for ourselves, until :meth:`close`.
+
+        Raises:
+            WorkError: that is impossible, for instance since another node uses it.
+        """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The directory itself is locked: a lock file beside the units would be listed with
+            # them by everything that reads receptor's tree.
+            self._lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise WorkError(f"{self.root} is in use by a running node") from error
         except OSError as error:
+            self.close()
             raise WorkError(f"cannot use {self.root} for units: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let another node have ``root``."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def create(self, status: UnitStatus) -> str:
         """Make the directory of a new unit with all its files, and return the unit's ID.

@@ -32,6 +32,19 @@ def test_a_socket_of_a_live_node_is_refused_and_that_node_is_unharmed(cluster: C
     assert live.ask("status")["NodeID"] == "live"
 
 
+def test_a_second_node_with_the_same_id_and_datadir_touches_none_of_its_units(
+    cluster: Cluster,
+) -> None:
+    live = cluster.node("foo", work={"lasting": {"command": "sleep", "params": "1000"}})
+    unit = live.submit("lasting", "--no-payload")
+    line = fails_to_start(
+        cluster, f"- node: {{id: foo, datadir: {cluster.directory}/data}}\n- local-only\n"
+    )
+    assert "datadir" in line
+    assert "in use by a running node" in line
+    assert live.unit_status(unit)["StateName"] == "Running"
+
+
 def test_a_socket_left_by_a_killed_node_is_replaced(cluster: Cluster) -> None:
     node = cluster.node("foo")
     node.kill()

@@ -16,7 +16,7 @@ from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.errors import ConfigError, DuplicateNode
 
 Capture = pytest.CaptureFixture[str]
-Runner = Callable[[NodeConfig], int]
+Runner = Callable[[NodeConfig, Callable[[], NodeConfig]], int]
 
 
 @pytest.fixture
@@ -44,8 +44,9 @@ def test_a_node_is_started_with_the_typed_configuration(
 ):
     started: list[NodeConfig] = []
 
-    def run(config: NodeConfig) -> int:
+    def run(config: NodeConfig, load_again: Callable[[], NodeConfig]) -> int:
         started.append(config)
+        assert load_again() == config
         return 7
 
     run_as(run)
@@ -57,7 +58,7 @@ def test_a_node_is_started_with_the_typed_configuration(
 def test_nothing_is_started_when_the_configuration_is_wrong(
     file: Path, run_as: Callable[[Runner], None], capsys: Capture
 ):
-    run_as(lambda config: pytest.fail("started"))
+    run_as(lambda config, load_again: pytest.fail("started"))
     assert main(["-c", str(file), "--tcp-listener", "x"]) == ExitCode.CONFIGURATION
     assert capsys.readouterr().err == (
         'command line: tcp-listener: port: "x" is not a whole number from 0 to 65535\n'
@@ -68,7 +69,7 @@ def test_nothing_is_started_when_the_datadir_cannot_be_used(
     file: Path, tmp_path: Path, run_as: Callable[[Runner], None], capsys: Capture
 ):
     (tmp_path / "data").write_text("")
-    run_as(lambda config: pytest.fail("started"))
+    run_as(lambda config, load_again: pytest.fail("started"))
     assert main(["-c", str(file)]) == ExitCode.CONFIGURATION
     assert capsys.readouterr().err == (
         f'{file}:3: node: datadir: "{tmp_path}/data" is not a directory\n'
@@ -95,7 +96,7 @@ def test_what_a_node_raises_on_purpose_is_one_line(
     run_as: Callable[[Runner], None],
     capsys: Capture,
 ):
-    def fail(config: NodeConfig) -> int:
+    def fail(config: NodeConfig, load_again: Callable[[], NodeConfig]) -> int:
         raise error
 
     run_as(fail)
@@ -104,7 +105,7 @@ def test_what_a_node_raises_on_purpose_is_one_line(
 
 
 def test_what_nobody_foresaw_is_not_hidden(file: Path, run_as: Callable[[Runner], None]):
-    def fail(config: NodeConfig) -> int:
+    def fail(config: NodeConfig, load_again: Callable[[], NodeConfig]) -> int:
         raise ExceptionGroup("", [ConfigError("x"), ZeroDivisionError()])
 
     run_as(fail)

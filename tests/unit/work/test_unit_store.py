@@ -123,7 +123,8 @@ def test_secrets_stand_on_disk_and_in_no_reply(key):
 def store(tmp_path):
     store = UnitStore(tmp_path / "data" / "foo")
     store.prepare()
-    return store
+    yield store
+    store.close()
 
 
 def test_ids_are_eight_letters_and_digits_and_never_one_that_is_taken(store, monkeypatch):
@@ -147,6 +148,15 @@ def test_a_store_that_cannot_be_is_named(tmp_path):
     (tmp_path / "data").write_text("a file")
     with pytest.raises(WorkError, match=r"cannot use .*/data/foo for units: Not a directory"):
         UnitStore(tmp_path / "data" / "foo").prepare()
+
+
+def test_a_store_has_one_owner_at_a_time(store):
+    second = UnitStore(store.root)
+    with pytest.raises(WorkError, match="is in use by a running node"):
+        second.prepare()
+    store.close()
+    second.prepare()
+    second.close()
 
 
 def test_burying_a_unit_twice_says_that_it_is_unknown(store):

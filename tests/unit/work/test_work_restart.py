@@ -15,7 +15,10 @@ PENDING = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, 
 
 def put(node, status):
     node.store.prepare()
-    return node.store.create(status)
+    try:
+        return node.store.create(status)
+    finally:
+        node.store.close()
 
 
 async def test_a_finished_unit_is_listed_with_its_results(foo):
