@@ -10,7 +10,7 @@ import trio
 
 from meshnode import __version__, logs
 from meshnode.config import ControlService as ControlServiceDirective
-from meshnode.config import NodeConfig, TcpListener, TcpPeer, split_address
+from meshnode.config import NodeConfig
 from meshnode.control.commands import register_mesh_commands
 from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
@@ -18,10 +18,9 @@ from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
 from meshnode.control.service import ControlService
 from meshnode.control.unix_listener import CannotListen
 from meshnode.errors import ConfigError, WorkError
-from meshnode.mesh.links import tcp
+from meshnode.mesh.links import registry as links
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.protocol.messages import WorkType
-from meshnode.protocol.peering import LinkPolicy
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
@@ -85,10 +84,11 @@ async def _start(
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)
-    for listener in config.tcp_listeners:
-        await _listen_tcp(mesh, listener)
-    for peer in config.tcp_peers:
-        _dial_tcp(mesh, peer)
+    for listener in config.listeners:
+        for opened in await links.open_listeners(listener):
+            mesh.add_listener(opened, links.policy_of(listener))
+    for peer in config.peers:
+        mesh.add_dialer(links.make_dialer(peer), links.policy_of(peer), redial=peer.redial)
 
 
 async def _open_control(
@@ -124,30 +124,6 @@ def make_units(config: NodeConfig, mesh: Mesh) -> Units:
         },
         node_id=config.node.id,
     )
-
-
-# --- links -----------------------------------------------------------------------------------
-
-
-async def _listen_tcp(mesh: Mesh, directive: TcpListener) -> None:
-    try:
-        listeners = await tcp.TcpListener.open(directive.port, directive.bindaddr)
-    except OSError as exc:
-        where = tcp.format_address((directive.bindaddr or "*", directive.port))
-        raise directive.error("port", f"cannot listen on {where}: {exc.strerror or exc}") from exc
-    policy = LinkPolicy(directive.cost, directive.nodecost, _allowed(directive.allowedpeers))
-    for listener in listeners:
-        mesh.add_listener(listener, policy)
-
-
-def _dial_tcp(mesh: Mesh, directive: TcpPeer) -> None:
-    host, port = split_address(directive.address)
-    policy = LinkPolicy(directive.cost, allowed_peers=_allowed(directive.allowedpeers))
-    mesh.add_dialer(tcp.TcpDialer(host, port), policy, redial=directive.redial)
-
-
-def _allowed(peers: tuple[str, ...] | None) -> frozenset[str] | None:
-    return frozenset(peers) if peers is not None else None
 
 
 # --- reload ----------------------------------------------------------------------------------

@@ -13,12 +13,17 @@ from meshnode.config.directives import (
     LogLevel,
     Node,
     NodeConfig,
-    TcpListener,
-    TcpPeer,
     WorkCommand,
 )
 from meshnode.config.environment import check_environment
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
+from meshnode.config.link_directives import (
+    LINK_DIRECTIVES,
+    ListenerDirective,
+    PeerDirective,
+    TcpListener,
+    TcpPeer,
+)
 from meshnode.config.names import split_address, split_listen_address
 from meshnode.config.yaml_source import read_file
 
@@ -57,12 +62,15 @@ def load_arguments(argv: Sequence[str]) -> NodeConfig:
 
 
 __all__ = [
+    "LINK_DIRECTIVES",
     "ConfigFaults",
     "ControlService",
+    "ListenerDirective",
     "LocalOnly",
     "LogLevel",
     "Node",
     "NodeConfig",
+    "PeerDirective",
     "TcpListener",
     "TcpPeer",
     "WorkCommand",

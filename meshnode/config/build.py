@@ -12,13 +12,12 @@ from meshnode.config.directives import (
     LogLevel,
     Node,
     NodeConfig,
-    TcpListener,
-    TcpPeer,
     WorkCommand,
 )
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.later import LATER_DIRECTIVES
+from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong
 from meshnode.config.raw import RawDirective, RawParameter, place_of
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
@@ -52,8 +51,8 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
     return NodeConfig(
         node=node,
         log_level=_only(typed, LogLevel) or LogLevel(),
-        tcp_listeners=_all(typed, TcpListener),
-        tcp_peers=_all(typed, TcpPeer),
+        listeners=_all(typed, ListenerDirective),
+        peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
         work_commands=_all(typed, WorkCommand),
         local_only=bool(_all(typed, LocalOnly)),
@@ -222,7 +221,7 @@ def _check_unique(alike: Sequence[Directive], info: DirectiveInfo, faults: Fault
 
 
 def _check_links(typed: Sequence[Directive], whole: Place, faults: FaultLog) -> None:
-    links = [d for d in typed if isinstance(d, (TcpListener, TcpPeer))]
+    links = [d for d in typed if isinstance(d, (ListenerDirective, PeerDirective))]
     alone = _only(typed, LocalOnly)
     if alone and links:
         first = links[0]

@@ -5,10 +5,8 @@ made from it. Directives that are known but not supported yet are in later.py.
 """
 
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from meshnode.config import names
@@ -16,15 +14,13 @@ from meshnode.config.kinds import (
     boolean,
     choice,
     duration,
-    list_of,
-    map_of,
+    node_id,
     path,
     permissions,
-    positive,
     shell_words,
     text,
-    whole,
 )
+from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong, check_node_id
 from meshnode.config.schema import Directive, directive, parameter
 from meshnode.logs import LEVELS
@@ -34,16 +30,6 @@ DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, whi
 
 LEAST_IDLE_SECONDS = 21.0
 """Two of the 10-s routing updates, which keep a link alive, and a second (reference section 5)."""
-
-NODE_ID = text("node ID", check_node_id)
-NODE_IDS = list_of(NODE_ID, "list of node IDs")
-COSTS = map_of(NODE_ID, positive(), "map of node ID to number above 0")
-EVERY_PEER = "every node"
-
-
-def _checked_address(value: str) -> str:
-    names.split_address(value)
-    return value
 
 
 def _checked_listen_address(value: str) -> str:
@@ -67,10 +53,6 @@ def default_node_id() -> str:
         raise Wrong(f"is not given, and the host name cannot stand in for it: {wrong}") from None
 
 
-def _no_costs() -> Mapping[str, float]:
-    return MappingProxyType({})
-
-
 @directive(
     "node",
     "Who this node is, and where it keeps its data.",
@@ -83,7 +65,7 @@ class Node(Directive):
     """The node itself; ``max_idle_connection_timeout`` is in seconds."""
 
     id: str = parameter(
-        NODE_ID,
+        node_id(),
         "name of the node, unlike any other in the mesh",
         default_factory=default_node_id,
         default_text="the host name",
@@ -124,63 +106,6 @@ class LogLevel(Directive):
 )
 class LocalOnly(Directive):
     """This node is meant to have no links."""
-
-
-@directive(
-    "tcp-listener",
-    "Accept links from other nodes over TCP.",
-    section="Links to other nodes",
-    example=(("port", "2222"), ("bindaddr", "127.0.0.1")),
-    unique=(("bindaddr", "port"),),
-    later=("tls",),
-)
-class TcpListener(Directive):
-    """Where links are accepted; an empty ``bindaddr`` means all interfaces."""
-
-    port: int = parameter(
-        whole(0, names.MAX_PORT), "port to listen on; 0 lets the system choose one", bare=True
-    )
-    bindaddr: str = parameter(
-        text("IP address or host name", names.check_bind_address),
-        "address to listen on",
-        default="",
-        default_text="all interfaces",
-    )
-    cost: float = parameter(
-        positive(), "cost of a link, where nodecost says nothing else", default=1.0
-    )
-    nodecost: Mapping[str, float] = parameter(
-        COSTS,
-        "cost of the link to each of these nodes; both ends must agree",
-        default_factory=_no_costs,
-        default_text="cost, for every node",
-    )
-    allowedpeers: tuple[str, ...] | None = parameter(
-        NODE_IDS, "nodes that may link here", default=None, default_text=EVERY_PEER
-    )
-
-
-@directive(
-    "tcp-peer",
-    "Open a link to another node over TCP.",
-    section="Links to other nodes",
-    example=(("address", "foo.example.org:2222"), ("cost", "1.5")),
-    unique=(("address",),),
-    later=("tls",),
-)
-class TcpPeer(Directive):
-    """Where to dial; ``names.split_address`` takes the address apart."""
-
-    address: str = parameter(
-        text("host:port", _checked_address), "where the other node listens", bare=True
-    )
-    redial: bool = parameter(
-        boolean(), "dial again when the link cannot be opened or is lost", default=True
-    )
-    cost: float = parameter(positive(), "cost of the link; both ends must agree", default=1.0)
-    allowedpeers: tuple[str, ...] | None = parameter(
-        NODE_IDS, "nodes that may be at the other end", default=None, default_text=EVERY_PEER
-    )
 
 
 @directive(
@@ -246,8 +171,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     Node,
     LogLevel,
     LocalOnly,
-    TcpListener,
-    TcpPeer,
+    *LINK_DIRECTIVES,
     ControlService,
     WorkCommand,
 )
@@ -260,8 +184,8 @@ class NodeConfig:
 
     node: Node
     log_level: LogLevel = field(default_factory=LogLevel)
-    tcp_listeners: tuple[TcpListener, ...] = ()
-    tcp_peers: tuple[TcpPeer, ...] = ()
+    listeners: tuple[ListenerDirective, ...] = ()
+    peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
     work_commands: tuple[WorkCommand, ...] = ()
     local_only: bool = False
@@ -269,8 +193,8 @@ class NodeConfig:
     def summary(self) -> str:
         """Say in a few words what is configured: ``node foo: 1 listener, 1 work type``."""
         counts = (
-            (len(self.tcp_listeners), "listener"),
-            (len(self.tcp_peers), "peer"),
+            (len(self.listeners), "listener"),
+            (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
             (len(self.work_commands), "work type"),
         )

@@ -17,7 +17,7 @@ import durationpy
 import yaml
 
 from meshnode.config.faults import quote
-from meshnode.config.names import Wrong
+from meshnode.config.names import Wrong, check_node_id
 
 T = TypeVar("T")
 
@@ -92,6 +92,11 @@ def text(label: str = "text", check: Callable[[str], str] = str, *, least: int =
         return check(value)
 
     return Kind(label, read)
+
+
+def node_id() -> Kind[str]:
+    """The ID of a node."""
+    return text("node ID", check_node_id)
 
 
 def path(label: str = "directory") -> Kind[Path]:

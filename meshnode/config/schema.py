@@ -183,6 +183,12 @@ def directive(
     return declare
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
+def directive_base(cls: type[D]) -> type[D]:
+    """Make a class the base of directives that share its parameters; it is no directive itself."""
+    return dataclass(frozen=True, slots=True)(cls)
+
+
 def _info(field: dataclasses.Field[Any]) -> ParameterInfo:
     described: _Described = field.metadata[KEY]
     has_default = field.default is not dataclasses.MISSING
@@ -208,5 +214,6 @@ __all__ = [
     "Origin",
     "ParameterInfo",
     "directive",
+    "directive_base",
     "parameter",
 ]

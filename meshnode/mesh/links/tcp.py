@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 import trio
 
+from meshnode.config import TcpListener as TcpListenerDirective
+from meshnode.config import TcpPeer as TcpPeerDirective
+from meshnode.config import split_address
 from meshnode.errors import ProtocolError
+from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.protocol.framing import FrameDecoder, encode_frames
 
@@ -16,14 +20,6 @@ DIAL_TIMEOUT = 15.0
 
 BACKLOG = 256
 """Connections that may wait to be accepted, as when a whole site reconnects at once."""
-
-
-def format_address(address: object) -> str:
-    """Return a socket address as ``host:port``, IPv6 in brackets."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[0], address[1]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return str(address)
 
 
 class TcpLink(Link):
@@ -101,3 +97,17 @@ class TcpDialer(LinkDialer):
                 return TcpLink(await trio.open_tcp_stream(self._host, self._port))
         except trio.TooSlowError:
             raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+
+
+async def listen(directive: TcpListenerDirective) -> list[TcpListener]:
+    """Listen as the directive says.
+
+    Raises:
+        OSError: the address is not ours or the port is taken.
+    """
+    return await TcpListener.open(directive.port, directive.bindaddr)
+
+
+def dialer(directive: TcpPeerDirective) -> TcpDialer:
+    """Return what opens the directive's link."""
+    return TcpDialer(*split_address(directive.address))

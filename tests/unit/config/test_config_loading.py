@@ -35,7 +35,7 @@ def test_the_guides_foo_is_read():
     assert config == NodeConfig(
         node=Node("foo"),
         log_level=LogLevel("debug"),
-        tcp_listeners=(TcpListener(2222),),
+        listeners=(TcpListener(2222),),
         control_services=(ControlService("control", "/tmp/foo.sock"),),
         work_commands=(
             WorkCommand("echoint", "bash", '-c "for i in {1..5}; do echo $i; sleep 1; done"'),
@@ -97,8 +97,8 @@ def test_text_stays_as_it_was_written(tmp_path: Path):
 def test_numbers_and_truth_may_be_in_quotes(tmp_path: Path):
     text = "- node: a\n- tcp-listener: '2222'\n- tcp-peer: {address: b:1, redial: 'NO', cost: '2'}"
     config = from_text(tmp_path, text)
-    assert config.tcp_listeners == (TcpListener(2222),)
-    assert config.tcp_peers == (TcpPeer("b:1", redial=False, cost=2.0),)
+    assert config.listeners == (TcpListener(2222),)
+    assert config.peers == (TcpPeer("b:1", redial=False, cost=2.0),)
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("21s", 21.0), ("1m30.5s", 90.5), ("1h", 3600.0)])
@@ -113,17 +113,17 @@ def test_listeners_know_costs_and_peers(tmp_path: Path):
         "- node: a\n- tcp-listener:\n    port: 0\n    bindaddr: '[::1]'\n    cost: 1.5\n"
         "    nodecost: {b: 2, c: 0.5}\n    allowedpeers: [b, c]\n",
     )
-    (listener,) = config.tcp_listeners
+    (listener,) = config.listeners
     assert listener == TcpListener(0, "::1", 1.5, {"b": 2.0, "c": 0.5}, ("b", "c"))
 
 
 def test_one_peer_needs_no_list(tmp_path: Path):
     config = from_text(tmp_path, "- node: a\n- tcp-listener: {port: 1, allowedpeers: b}\n")
-    assert config.tcp_listeners[0].allowedpeers == ("b",)
+    assert config.listeners[0].allowedpeers == ("b",)
 
 
 def test_several_listeners_may_let_the_system_choose(tmp_path: Path):
-    assert len(from_text(tmp_path, "- tcp-listener: 0\n" * 2).tcp_listeners) == 2
+    assert len(from_text(tmp_path, "- tcp-listener: 0\n" * 2).listeners) == 2
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path):
@@ -135,7 +135,7 @@ def test_values_cannot_be_changed_afterwards(tmp_path: Path):
     with pytest.raises(AttributeError):
         config.node.id = "b"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        config.tcp_listeners[0].nodecost["b"] = 2  # type: ignore[index]
+        config.listeners[0].nodecost["b"] = 2  # type: ignore[index]
 
 
 def test_the_issues_command_line_is_read():
@@ -148,7 +148,7 @@ def test_the_issues_command_line_is_read():
     assert config == NodeConfig(
         node=Node("foo"),
         log_level=LogLevel("debug"),
-        tcp_listeners=(TcpListener(2222),),
+        listeners=(TcpListener(2222),),
         control_services=(ControlService(filename="/tmp/foo.sock"),),
         work_commands=(WorkCommand("echo", "echo", "hi"),),
     )
@@ -164,8 +164,8 @@ def test_arguments_may_be_bare_joined_repeated_and_json():
     )
     assert config == NodeConfig(
         node=Node("foo"),
-        tcp_listeners=(TcpListener(2222, cost=2.0, nodecost={"b": 2.0}),),
-        tcp_peers=(
+        listeners=(TcpListener(2222, cost=2.0, nodecost={"b": 2.0}),),
+        peers=(
             TcpPeer("b:1", allowedpeers=("b", "c", "d")),
             TcpPeer("c:1", redial=False, allowedpeers=("b", "c")),
         ),
@@ -292,6 +292,6 @@ def test_listen_addresses_may_be_a_port_alone(address: str, expected: tuple[str,
 
 
 def test_the_summary_counts_and_inflects():
-    config = NodeConfig(Node("a"), tcp_peers=(TcpPeer("b:1"), TcpPeer("c:1")))
+    config = NodeConfig(Node("a"), peers=(TcpPeer("b:1"), TcpPeer("c:1")))
     assert config.summary() == "node a: 2 peers"
     assert NodeConfig(Node("a"), local_only=True).summary() == "node a: local only"

@@ -1,0 +1,63 @@
+"""What each directive that makes links does: the one place that knows all kinds of link.
+
+A new kind is a module beside this one, its two directives in config/link_directives.py, and a
+line in :data:`KINDS`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meshnode.config import ListenerDirective, PeerDirective, TcpListener, TcpPeer
+from meshnode.mesh.links import tcp
+from meshnode.mesh.links.addresses import format_address
+from meshnode.mesh.links.base import LinkDialer, LinkListener
+from meshnode.protocol.peering import LinkPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKind:
+    """A kind of link.
+
+    Attributes:
+        listener: the directive that accepts links of this kind.
+        listen: opens a listener on each address that such a directive means; raises OSError.
+        peer: the directive that opens a link of this kind.
+        dialer: returns what opens the link of such a directive.
+    """
+
+    listener: type[ListenerDirective]
+    listen: Callable[[Any], Awaitable[Sequence[LinkListener]]]
+    peer: type[PeerDirective]
+    dialer: Callable[[Any], LinkDialer]
+
+
+KINDS: Final = (LinkKind(TcpListener, tcp.listen, TcpPeer, tcp.dialer),)
+"""Every kind of link that a configuration may name."""
+
+
+async def open_listeners(directive: ListenerDirective) -> list[LinkListener]:
+    """Listen as the directive says: one listener for each address that its ``bindaddr`` means.
+
+    Raises:
+        ConfigError: that cannot be; the error names the directive and its place.
+    """
+    kind = next(kind for kind in KINDS if isinstance(directive, kind.listener))
+    try:
+        return list(await kind.listen(directive))
+    except OSError as exc:
+        where = format_address((directive.bindaddr or "*", directive.port))
+        raise directive.error("port", f"cannot listen on {where}: {exc.strerror or exc}") from exc
+
+
+def make_dialer(directive: PeerDirective) -> LinkDialer:
+    """Return what opens the directive's link."""
+    kind = next(kind for kind in KINDS if isinstance(directive, kind.peer))
+    return kind.dialer(directive)
+
+
+def policy_of(directive: ListenerDirective | PeerDirective) -> LinkPolicy:
+    """Return who may be at the other end of the directive's links, and what they cost."""
+    peers = directive.allowedpeers
+    costs = directive.nodecost if isinstance(directive, ListenerDirective) else {}
+    return LinkPolicy(directive.cost, costs, frozenset(peers) if peers is not None else None)
