@@ -134,6 +134,10 @@ async def test_without_a_payload_stdin_is_empty(launcher: Launcher, tmp_path: Pa
     assert (status["Detail"], output(unit)) == ("exit status 0", b"")
 
 
+LIBC_OWN = 1 << (32 - 1) | 1 << (33 - 1)
+"""Two signals that the C library keeps for itself and no program can set: who is started by
+posix_spawn, as make starts its commands, has them ignored, and so has all that it starts."""
+
 PROBE = """
 import json, os, signal
 print(json.dumps({
@@ -157,7 +161,9 @@ async def test_a_command_starts_with_a_clean_slate(launcher: Launcher, tmp_path:
     umask = os.umask(0)
     os.umask(umask)
     pythons_own = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
-    assert json.loads(output(unit)) == {
+    seen = json.loads(output(unit))
+    seen["status"]["SigIgn"] &= ~LIBC_OWN
+    assert seen == {
         "fds": [0, 1, 2],
         "group": True,
         "session": True,
@@ -172,8 +178,8 @@ async def test_no_signal_is_ignored_or_blocked_in_a_command(
 ) -> None:
     unit = make_unit(tmp_path)
     await run_unit(launcher, unit, "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
-    zeros = b"0" * 16
-    assert output(unit) == b"SigBlk:\t" + zeros + b"\nSigIgn:\t" + zeros + b"\n"
+    masks = [int(line.split()[1], 16) & ~LIBC_OWN for line in output(unit).splitlines()]
+    assert masks == [0, 0]
 
 
 async def test_environment_and_directory_are_those_asked_for(
