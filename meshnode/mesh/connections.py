@@ -15,6 +15,7 @@ from meshnode.mesh.quic import (
     HANDSHAKE_TIMEOUT,
     IDLE_TIMEOUT,
     KEEP_ALIVE,
+    MAX_STREAMS,
     NORMAL_CLOSE,
     Address,
     MeshQuicConnection,
@@ -25,9 +26,12 @@ from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import WIRE_HOPS, DataHeader, Unreachable
 
-LINGER = 10.0
-"""Seconds that a listener's side waits, all streams done, for the dialer's close. The dialer closes
-as soon as it is done too; this ends connections of dialers that forget."""
+POOL_IDLE = 60.0
+"""Seconds that a dialer keeps a connection without a stream, for the next one to cost nothing."""
+
+LINGER = POOL_IDLE + 30.0
+"""Seconds that a listener's side waits, all streams done, for the dialer's close. Dialers close;
+this ends the connections of those that forget, and never before a meshnode would use it again."""
 
 STREAM_PREFIX = b"\0"
 """The dialer's first byte on a stream; the listener drops it (reference section 7)."""
@@ -46,7 +50,10 @@ class ConnectionOwner(Protocol):
 
 
 class Connection:
-    """A QUIC connection with one service of another node; either end of it."""
+    """A QUIC connection with one service of another node; either end of it.
+
+    ``idle`` is for how many seconds it is kept without a stream.
+    """
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Connection:
         peer: Address,
         peer_node: str,
         is_client: bool,
+        idle: float,
     ) -> None:
         self.peer = peer
         self._router = router
@@ -64,6 +72,7 @@ class Connection:
         self._quic = quic
         self._peer_node = peer_node
         self._is_client = is_client
+        self._idle = idle
         node_hash, service = peer
         self._header = DataHeader(
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
@@ -71,6 +80,7 @@ class Connection:
         self._streams: dict[int, MeshStream] = {}
         self._awaiting_prefix: set[int] = set()
         self._released: set[int] = set()
+        self._let_go: set[int] = set()
         self._ready = trio.Event()
         self._failure: MeshError | None = None
         self._over = False
@@ -105,6 +115,11 @@ class Connection:
     def node_restarted(self) -> None:
         """Take the news that the other end's node has begun a new life, without our streams."""
         self._fail(StreamError(f"node {self._peer_node} was restarted"))
+
+    @property
+    def has_place(self) -> bool:
+        """Whether another stream may be opened, as far as is known now."""
+        return not self._over and self._failure is None and len(self._streams) < MAX_STREAMS
 
     # --- what streams ask for ----------------------------------------------------------------
 
@@ -192,11 +207,13 @@ class Connection:
         if now >= self._last_heard + IDLE_TIMEOUT:
             # The engine's own idle time-out begins anew with what *we* send.
             self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
-        if now >= self._linger_since + LINGER:
+        if now >= self._linger_since + self._idle:
             self._close_normally()
 
     def _own_deadline(self) -> float:
-        return min(self._next_ping, self._last_heard + IDLE_TIMEOUT, self._linger_since + LINGER)
+        return min(
+            self._next_ping, self._last_heard + IDLE_TIMEOUT, self._linger_since + self._idle
+        )
 
     async def _transmit(self) -> None:
         """Send what the engine has to send, waiting while our own link is behind."""
@@ -238,12 +255,17 @@ class Connection:
         if self._is_client and not self._quic.has_insecure_certificate():
             self._quic.close(reason_phrase="insecure connection to secure service")
             self._failure = StreamError("insecure connection to secure service")
+        self._quic.find_size(trio.current_time())
         self._ready.set()
 
     def _take_data(self, event: events.StreamDataReceived) -> None:
         stream_id, data = event.stream_id, event.data
         stream = self._streams.get(stream_id)
-        if stream is None and is_peers_stream(stream_id, self._is_client):
+        if (
+            stream is None
+            and stream_id not in self._let_go
+            and is_peers_stream(stream_id, self._is_client)
+        ):
             stream = self._add_stream(stream_id)
             self._awaiting_prefix.add(stream_id)
         if stream is None:
@@ -269,19 +291,31 @@ class Connection:
 
     def _close_if_done(self) -> None:
         """Let go of streams that are delivered, and of the connection after the last one."""
+        if not self._released and not self._let_go:
+            return
         for stream_id in [i for i in self._released if self._quic.is_flushed(i)]:
             self._released.discard(stream_id)
+            self._let_go.add(stream_id)
             self._streams.pop(stream_id, None)
             self._quic.forget_stream(stream_id)
-            if not self._streams and self._ready.is_set():
+            if not self._streams:
                 self._linger_since = trio.current_time()
-                if self._is_client:
+                if self._idle == 0:
                     self._close_normally()
+        # The other end may still have words for a stream that we are done with; only when the
+        # engine has heard its last one can a frame of that number not come again.
+        self._let_go = {i for i in self._let_go if self._quic.is_known(i)}
 
     def _close_normally(self) -> None:
         self._linger_since = math.inf
         self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
         self._fail(StreamError(NORMAL_CLOSE), closing=True)
+
+    def retire(self) -> None:
+        """Close the connection as soon as it has no stream."""
+        self._idle = 0
+        if not self._streams:
+            self.close()
 
     def close(self) -> None:
         """Close the connection at once, streams and all; the peer is told, nothing is awaited."""

@@ -15,8 +15,9 @@ from meshnode.mesh.quic import make_insecure_identity
 from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.router import LOCALHOST, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
-from meshnode.mesh.streamlayer import StreamLayer, StreamListener
+from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
+from meshnode.protocol.firewall import Rule
 from meshnode.protocol.messages import MAX_HOPS, ConnType, ServiceAdvertisement, WorkType
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
@@ -53,6 +54,14 @@ class MeshStatus:
     advertisements: tuple[ServiceAdvertisement, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FirewallCounts:
+    """Messages that the firewall stopped: with an answer to the sender, and without."""
+
+    rejected: int
+    dropped: int
+
+
 class Mesh:
     """One node of a mesh. Make it with :func:`open_mesh`."""
 
@@ -73,6 +82,17 @@ class Mesh:
         self._idle.set()
         self._closing = False
         self._log = subject_logger("mesh")
+
+    # --- the firewall ------------------------------------------------------------------------
+
+    def set_firewall(self, rules: Sequence[Rule]) -> None:
+        """Judge every message that passes this node by these rules, the first match first."""
+        self._router.set_firewall(rules)
+
+    @property
+    def firewall_counts(self) -> FirewallCounts:
+        """How many messages rules have stopped since the start."""
+        return FirewallCounts(self._router.rejected, self._router.dropped)
 
     # --- links -------------------------------------------------------------------------------
 
@@ -173,7 +193,10 @@ class Mesh:
         """
         listener = self._streams.listen(service)
         local = LocalService(
-            service, ConnType.STREAM, tags, tuple(work_types) if work_types is not None else None
+            service,
+            ConnType.STREAM,
+            dict(tags or {}) | dict([MANY_STREAMS]),
+            tuple(work_types) if work_types is not None else None,
         )
         self._fabric.add_service(local)
         listener.when_closed(lambda: self._fabric.remove_service(service))
@@ -190,7 +213,11 @@ class Mesh:
             StreamError: the handshake failed.
             ProtocolError: the service name does not fit 8 bytes.
         """
-        return await self._streams.dial(node, service, self._free_service())
+        target = self.node_id if node.lower() == LOCALHOST else node
+        advert = self._fabric.adverts.find(target, service)
+        tag, value = MANY_STREAMS
+        share = advert is not None and advert.tags is not None and advert.tags.get(tag) == value
+        return await self._streams.dial(node, service, self._free_service(), share=share)
 
     def _free_service(self) -> str:
         while self._router.is_bound(name := random_id()):

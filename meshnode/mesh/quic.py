@@ -5,6 +5,7 @@ an upgrade moves what is touched here. Why each touch is needed: docs/design/qui
 """
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aioquic._buffer import Buffer
@@ -20,19 +21,23 @@ from aioquic.quic.connection import (
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import (
     QuicErrorCode,
+    QuicFrameType,
     QuicPacketType,
     QuicProtocolVersion,
     encode_quic_version_negotiation,
     pull_quic_header,
+    pull_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite
+from aioquic.tls import CipherSuite, Epoch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, PathSize
 
 ALPN = "netceptor"
 """The application protocol (reference section 7)."""
@@ -50,21 +55,23 @@ KEEP_ALIVE = 15.0
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds for the handshake (reference section 7)."""
 
-DATAGRAM_SIZE = 1200
-"""Bytes of a QUIC packet: what every peer takes. Receptor reads into 1,452-byte buffers and
-truncates the rest."""
-
-LARGEST_DATAGRAM = 1452
-"""Bytes of the largest QUIC packet that we say we can receive."""
-
 FLIGHT_PACKETS = 180
-"""Packets in flight at most: quic-go drops what exceeds 256 that it has not processed yet."""
+"""Packets in flight at most, of the size that every peer takes: quic-go drops what exceeds 256 that
+it has not processed yet."""
 
-STREAM_CREDIT = 2 * 1024 * 1024
+LARGE_FLIGHT = 96 * LARGE_SIZE
+"""Bytes in flight at most with large datagrams. A burst of it still fits a link's queue that a
+local sender found half empty (mesh/sendqueue.py)."""
+
+STREAM_CREDIT = 1024 * 1024
 """Bytes that a peer may send on a stream ahead of its reader: all that a stalled reader costs."""
 
 CONNECTION_CREDIT = 8 * 1024 * 1024
-"""Bytes that a peer may send on a connection ahead of all its readers."""
+"""Bytes that a peer may send on a connection ahead of what has arrived. Readers are bounded stream
+by stream: a bound on all of them together would let one that stalls stop the others."""
+
+MAX_STREAMS = 100
+"""Streams at a time on one connection; the engine lets a peer open 128. More take another one."""
 
 CREDIT_STEP = 4
 """Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
@@ -87,21 +94,42 @@ _MAX_UDP_PAYLOAD_SIZE = 0x03
 
 
 class CappedReno(RenoCongestionControl):
-    """Reno that begins with, and never exceeds, a window of FLIGHT_PACKETS.
+    """Reno that begins with, and never exceeds, a window of its own.
 
     Links of a mesh are mostly reliable byte streams: without loss the window would grow without
     bound, and probing for bandwidth in slow start only costs round trips. Real loss halves it.
+    What becomes of datagrams that not every path takes is told to ``path``.
     """
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
+        self.path = PathSize()
         self._cap = FLIGHT_PACKETS * max_datagram_size
+        self.congestion_window = self._cap
+
+    def resize(self) -> None:
+        """Take over the datagram size that the path is now known to take."""
+        self._max_datagram_size = self.path.size
+        self._cap = LARGE_FLIGHT if self.path.size > BASE_SIZE else FLIGHT_PACKETS * BASE_SIZE
         self.congestion_window = self._cap
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         """Grow as Reno does, to the cap."""
         super().on_packet_acked(now=now, packet=packet)
         self.congestion_window = min(self.congestion_window, self._cap)
+        if packet.sent_bytes > BASE_SIZE:
+            self.path.large_acked()
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """Halve the window as Reno does, unless only a probe for a larger size was lost."""
+        lost = list(packets)
+        probes = [p for p in lost if p.sent_bytes > self.path.size]
+        if any(BASE_SIZE < p.sent_bytes <= self.path.size for p in lost):
+            self.path.large_lost(now)
+        self.on_packets_expired(packets=probes)
+        rest = [p for p in lost if p not in probes]
+        if rest:
+            super().on_packets_lost(now=now, packets=rest)
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
         """Ignore round-trip times: behind a queue of our own they say nothing of congestion."""
@@ -158,7 +186,7 @@ def _configuration(is_client: bool) -> QuicConfiguration:
         idle_timeout=IDLE_TIMEOUT,
         max_data=CONNECTION_CREDIT,
         max_stream_data=STREAM_CREDIT,
-        max_datagram_size=DATAGRAM_SIZE,
+        max_datagram_size=BASE_SIZE,
         supported_versions=[QuicProtocolVersion.VERSION_1],
         # The cheapest on any processor with AES instructions, and what receptor picks.
         cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
@@ -177,8 +205,12 @@ class MeshQuicConnection(QuicConnection):
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
-        self._loss._pacer = _NoPacer(max_datagram_size=DATAGRAM_SIZE)
-        self._consumed = 0
+        self._loss._pacer = _NoPacer(max_datagram_size=BASE_SIZE)
+        control = self._loss._cc
+        assert isinstance(control, CappedReno)
+        self._control = control
+        self._path = self._control.path
+        self._peer_limit = BASE_SIZE
         self._stream_consumed: dict[int, int] = {}
 
     # --- making one --------------------------------------------------------------------------
@@ -249,12 +281,6 @@ class MeshQuicConnection(QuicConnection):
 
     def consume(self, stream_id: int, count: int) -> bool:
         """Note that a reader took ``count`` bytes; True means that new credit is to be sent."""
-        self._consumed += count
-        due = False
-        limit = self._local_max_data
-        if limit.value - self._consumed < CONNECTION_CREDIT - CONNECTION_CREDIT // CREDIT_STEP:
-            limit.value = self._consumed + CONNECTION_CREDIT
-            due = True
         consumed = self._stream_consumed.get(stream_id, 0) + count
         self._stream_consumed[stream_id] = consumed
         stream: QuicStream | None = self._streams.get(stream_id)
@@ -262,8 +288,8 @@ class MeshQuicConnection(QuicConnection):
             left = stream.max_stream_data_local - consumed
             if left < STREAM_CREDIT - STREAM_CREDIT // CREDIT_STEP:
                 stream.max_stream_data_local = consumed + STREAM_CREDIT
-                due = True
-        return due
+                return True
+        return False
 
     def forget_stream(self, stream_id: int) -> None:
         """Drop what was kept of a stream whose both ends are done."""
@@ -272,9 +298,11 @@ class MeshQuicConnection(QuicConnection):
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         # The engine doubles a limit when half of it has arrived, read or not, so a stalled reader
         # costs the sender's whole stream in memory. Shown that nothing arrived, it only announces
-        # the limit that consume() set.
+        # the limits that are set here and in consume().
         limit = self._local_max_data
         used, limit.used = limit.used, 0
+        if limit.value - used < CONNECTION_CREDIT - CONNECTION_CREDIT // CREDIT_STEP:
+            limit.value = used + CONNECTION_CREDIT
         try:
             super()._write_connection_limits(builder=builder, space=space)
         finally:
@@ -294,13 +322,80 @@ class MeshQuicConnection(QuicConnection):
 
     def _serialize_transport_parameters(self) -> bytes:
         # aioquic cannot say how large a datagram it can receive.
-        size = encode_uint_var(LARGEST_DATAGRAM)
+        size = encode_uint_var(LARGE_SIZE)
         return (
             bytes(super()._serialize_transport_parameters())
             + encode_uint_var(_MAX_UDP_PAYLOAD_SIZE)
             + encode_uint_var(len(size))
             + size
         )
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        # ... and does not keep what the peer says of that.
+        super()._parse_transport_parameters(data, from_session_ticket=from_session_ticket)
+        limit = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+        self._peer_limit = limit or BASE_SIZE
+
+    # --- datagram size -----------------------------------------------------------------------
+
+    def find_size(self, now: float) -> None:
+        """Begin to look for the largest datagram that gets through to the peer."""
+        self._path.peer_takes(self._peer_limit, now)
+
+    @property
+    def datagram_size(self) -> int:
+        """Bytes of the largest datagram that is sent now."""
+        return self._max_datagram_size
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return what is due, a probe for a larger size included."""
+        if self._max_datagram_size != self._path.size:
+            self._max_datagram_size = self._path.size
+            self._control.resize()
+        datagrams = super().datagrams_to_send(now)
+        if self._state is QuicConnectionState.CONNECTED:
+            size = self._path.probe_due(now)
+            if size is not None:
+                datagrams += self._size_probe(size, now)
+        return datagrams
+
+    def get_timer(self) -> float | None:
+        """Return when the engine, or the search for the datagram size, wants to go on."""
+        timer = super().get_timer()
+        return None if timer is None else min(timer, self._path.next_deadline())
+
+    def handle_timer(self, now: float) -> None:
+        """Let what is due happen, and see whether the path has stopped taking large datagrams."""
+        super().handle_timer(now)
+        self._path.timed_out(self._loss._pto_count, now)
+
+    def _size_probe(self, size: int, now: float) -> list[tuple[bytes, Address]]:
+        path = self._network_paths[0]
+        assert self._version is not None
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            version=self._version,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[Epoch.ONE_RTT])
+        builder.start_frame(
+            QuicFrameType.PING, handler=self._on_size_probe_delivery, handler_args=(now,)
+        )
+        padding = builder.remaining_buffer_space
+        buffer = builder.start_frame(QuicFrameType.PADDING, capacity=padding)
+        buffer.push_bytes(bytes(padding - 1))
+        return self._flush_builder(
+            builder=builder, network_path=path, peer_cid=self._peer_cid.cid, now=now
+        )
+
+    def _on_size_probe_delivery(self, delivery: QuicDeliveryState, sent: float) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._path.probe_acked()
+        elif delivery is QuicDeliveryState.LOST:
+            self._path.probe_lost(sent)
 
 
 def is_peers_stream(stream_id: int, is_client: bool) -> bool:
@@ -329,7 +424,7 @@ def first_packet(datagram: bytes) -> FirstPacket:
     if header.version is None:
         return FirstPacket(accept=False)
     if header.version != QuicProtocolVersion.VERSION_1:
-        if len(datagram) < DATAGRAM_SIZE or header.version == QuicProtocolVersion.NEGOTIATION:
+        if len(datagram) < BASE_SIZE or header.version == QuicProtocolVersion.NEGOTIATION:
             return FirstPacket(accept=False)
         answer = encode_quic_version_negotiation(
             source_cid=header.destination_cid,
@@ -338,7 +433,7 @@ def first_packet(datagram: bytes) -> FirstPacket:
         )
         return FirstPacket(accept=False, answer=answer)
     return FirstPacket(
-        accept=header.packet_type == QuicPacketType.INITIAL and len(datagram) >= DATAGRAM_SIZE
+        accept=header.packet_type == QuicPacketType.INITIAL and len(datagram) >= BASE_SIZE
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
-from meshnode.mesh.connections import Connection
+from meshnode.mesh.connections import LINGER, POOL_IDLE, Connection
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.quic import Address, Identity, MeshQuicConnection, first_packet
 from meshnode.mesh.router import Router
@@ -24,6 +25,10 @@ MAX_CONNECTIONS = 4096
 ACCEPT_BACKLOG = 256
 """Streams that wait to be accepted before more are refused."""
 
+MANY_STREAMS = ("meshnode", "many-streams")
+"""Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
+and receptor ignores tags that it does not know."""
+
 Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 """Starts a connection's driver in the nursery of the mesh."""
 
@@ -37,9 +42,15 @@ class StreamLayer:
         self.identity = identity
         self.spawn = spawn
         self.connections: set[Connection] = set()
+        self._pool: dict[Address, list[Connection]] = {}
 
-    async def dial(self, node: str, service: str, own_service: str) -> MeshStream:
+    async def dial(
+        self, node: str, service: str, own_service: str, *, share: bool = False
+    ) -> MeshStream:
         """Open a stream to a service; ``own_service`` is a free name for our end.
+
+        With ``share`` the listener takes many streams on a connection (:data:`MANY_STREAMS`), so
+        that one which exists is used: the stream then costs no handshake.
 
         Raises:
             NoRoute: no path to the node is known.
@@ -47,25 +58,53 @@ class StreamLayer:
             MeshTimeout: no handshake in time.
             StreamError: the handshake failed.
         """
-        node_hash = self.router.resolve(node)
-        peer: Address = (node_hash, service)
+        peer: Address = (self.router.resolve(node), service)
+        connection = self._shared(peer) if share else None
+        if connection is None:
+            connection = self._connect(node, peer, own_service, POOL_IDLE if share else 0)
+            if share:
+                self._pool.setdefault(peer, []).append(connection)
+        try:
+            await connection.wait_ready()
+        except MeshError:
+            connection.close()
+            raise
+        except BaseException:
+            if not share:  # others may wait for the same handshake
+                connection.close()
+            raise
+        return connection.open_stream()
+
+    def _shared(self, peer: Address) -> Connection | None:
+        return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
+
+    def _connect(self, node: str, peer: Address, own_service: str, idle: float) -> Connection:
+        node_hash, service = peer
         # The name goes through encode_service before anything is bound: a wrong one raises here.
         DataHeader(WIRE_HOPS, self.router.own_hash, node_hash, own_service, service).encode()
-        quic = MeshQuicConnection.client(self.router.own_id, peer, trio.current_time())
-        peer_node = self.names.name(node_hash) or node
-        dialer = _Dialer(self, own_service)
         connection = Connection(
-            self.router, dialer, quic, own_service, peer, peer_node, is_client=True
+            self.router,
+            _Dialer(self, own_service),
+            MeshQuicConnection.client(self.router.own_id, peer, trio.current_time()),
+            own_service,
+            peer,
+            self.names.name(node_hash) or node,
+            is_client=True,
+            idle=idle,
         )
         self.router.bind(own_service, connection)
         self.connections.add(connection)
         self.spawn(connection.run)
-        try:
-            await connection.wait_ready()
-        except BaseException:
-            connection.close()
-            raise
-        return connection.open_stream()
+        return connection
+
+    def dialed_ended(self, connection: Connection) -> None:
+        """Forget a connection that we dialed."""
+        self.connections.discard(connection)
+        pooled = self._pool.get(connection.peer, [])
+        if connection in pooled:
+            pooled.remove(connection)
+            if not pooled:
+                del self._pool[connection.peer]
 
     def listen(self, service: str) -> "StreamListener":
         """Accept streams of a service.
@@ -97,7 +136,7 @@ class _Dialer:
     def connection_ended(self, connection: Connection) -> None:
         """Give the service name back; late packets are answered ``service unknown``."""
         self._layer.router.unbind(self._own_service)
-        self._layer.connections.discard(connection)
+        self._layer.dialed_ended(connection)
 
 
 class StreamListener(trio.abc.Listener[MeshStream]):
@@ -151,7 +190,14 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             return None
         quic = MeshQuicConnection.server(self._layer.identity, datagram)
         connection = Connection(
-            self._layer.router, self, quic, self.service, address, peer_node, is_client=False
+            self._layer.router,
+            self,
+            quic,
+            self.service,
+            address,
+            peer_node,
+            is_client=False,
+            idle=LINGER,
         )
         self._connections[address] = connection
         self._layer.connections.add(connection)
@@ -209,6 +255,8 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             self._arrived.close()
             if self._on_close is not None:
                 self._on_close()
+            for connection in list(self._connections.values()):
+                connection.retire()
             if not self._connections:
                 self._layer.router.unbind(self.service)
         await trio.lowlevel.checkpoint()

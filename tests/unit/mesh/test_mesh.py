@@ -13,6 +13,7 @@ from meshnode.mesh.links.memory import (
     memory_link_pair,
 )
 from meshnode.mesh.mesh import open_mesh
+from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.messages import PROBLEM_SERVICE_UNKNOWN, RoutingUpdate, WorkType
 from meshnode.protocol.peering import HELLO_TRIES, LinkPolicy
 
@@ -285,7 +286,7 @@ async def test_services_are_known_to_who_is_there_and_to_who_comes_later(autojum
         assert (advert.node_id, advert.service, advert.tags) == (
             "bar",
             "control",
-            {"type": "Control Service"},
+            {"type": "Control Service"} | dict([MANY_STREAMS]),
         )
         assert advert.work_types == (WorkType("echo", False),)
         async with open_mesh("late") as late:

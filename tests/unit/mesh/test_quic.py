@@ -5,11 +5,11 @@ from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.packet import pull_quic_transport_parameters
 
 from meshnode.mesh import quic
+from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
     CONNECTION_CREDIT,
-    DATAGRAM_SIZE,
     FLIGHT_PACKETS,
-    LARGEST_DATAGRAM,
+    LARGE_FLIGHT,
     STREAM_CREDIT,
     MeshQuicConnection,
     first_packet,
@@ -61,7 +61,7 @@ def test_a_connection_opens_and_shows_the_insecure_identity():
 def test_no_packet_is_larger_than_a_receptor_node_takes():
     client, server = connected()
     client.send_stream_data(0, bytes(500_000))
-    assert exchange(client, server) <= DATAGRAM_SIZE
+    assert exchange(client, server) <= BASE_SIZE
 
 
 def test_the_largest_datagram_is_announced():
@@ -69,7 +69,7 @@ def test_the_largest_datagram_is_announced():
     parameters = pull_quic_transport_parameters(
         Buffer(data=client._serialize_transport_parameters())
     )
-    assert parameters.max_udp_payload_size == LARGEST_DATAGRAM
+    assert parameters.max_udp_payload_size == LARGE_SIZE
 
 
 def test_bursts_are_sent_at_once_and_bounded():
@@ -79,19 +79,33 @@ def test_bursts_are_sent_at_once_and_bounded():
     assert FLIGHT_PACKETS - 5 <= len(burst) <= FLIGHT_PACKETS + 1
 
 
+def settle(client, server, now, rounds=200):
+    for _ in range(rounds):
+        now += 0.01
+        exchange(client, server, now)
+    return now
+
+
 def test_credit_follows_what_was_read_and_not_what_arrived():
     client, server = connected()
     client.send_stream_data(0, bytes(3 * CONNECTION_CREDIT))
-    now = 0.0
-    for _ in range(200):
-        now += 0.01
-        exchange(client, server, now)
+    now = settle(client, server, 0.0)
     assert server._streams[0].receiver.highest_offset == STREAM_CREDIT
     assert server.consume(0, STREAM_CREDIT)
-    for _ in range(200):
-        now += 0.01
-        exchange(client, server, now)
+    settle(client, server, now)
     assert server._streams[0].receiver.highest_offset == 2 * STREAM_CREDIT
+
+
+def test_streams_whose_readers_stall_do_not_stop_another():
+    client, server = connected()
+    stalled = range(0, 4 * 20, 4)
+    for stream_id in stalled:
+        client.send_stream_data(stream_id, bytes(2 * STREAM_CREDIT))
+    now = settle(client, server, 0.0)
+    assert sum(server._streams[i].receiver.highest_offset for i in stalled) == 20 * STREAM_CREDIT
+    client.send_stream_data(80, b"through", end_stream=True)
+    settle(client, server, now)
+    assert server._streams[80].receiver.is_finished
 
 
 def test_a_little_reading_grants_nothing_yet():
@@ -130,23 +144,106 @@ def test_the_end_of_a_connection_is_known_as_soon_as_it_is_said():
     assert quic.describe_end(server.ended) == quic.NORMAL_CLOSE
 
 
+class Packet:
+    def __init__(self, size=BASE_SIZE, sent=1.0):
+        self.sent_bytes = size
+        self.sent_time = sent
+
+
 def test_loss_halves_the_window_and_acknowledgements_bring_it_back_to_the_cap():
-    control = create_congestion_control("capped-reno", max_datagram_size=DATAGRAM_SIZE)
+    control = create_congestion_control("capped-reno", max_datagram_size=BASE_SIZE)
     cap = control.congestion_window
-    assert cap == FLIGHT_PACKETS * DATAGRAM_SIZE
-
-    class Packet:
-        sent_bytes = DATAGRAM_SIZE
-        sent_time = 1.0
-
+    assert cap == FLIGHT_PACKETS * BASE_SIZE
     control.on_packets_lost(now=1.0, packets=[Packet()])
     assert control.congestion_window == cap // 2
-    Packet.sent_time = 2.0
     for _ in range(100_000):
-        control.on_packet_acked(now=2.0, packet=Packet())
+        control.on_packet_acked(now=2.0, packet=Packet(sent=2.0))
     assert control.congestion_window == cap
     control.on_rtt_measurement(now=2.0, rtt=9.0)
     assert control.congestion_window == cap
+
+
+def test_a_lost_probe_says_nothing_of_congestion():
+    control = create_congestion_control("capped-reno", max_datagram_size=BASE_SIZE)
+    cap = control.congestion_window
+    control.bytes_in_flight = LARGE_SIZE
+    control.on_packets_lost(now=1.0, packets=[Packet(LARGE_SIZE)])
+    assert (control.congestion_window, control.bytes_in_flight) == (cap, 0)
+
+
+# --- the size of datagrams -------------------------------------------------------------------
+
+
+def carry(sender, receiver, source, now, limit):
+    """Pass datagrams one way, losing those above ``limit``; returns whether any were sent."""
+    datagrams = sender.datagrams_to_send(now)
+    for data, _ in datagrams:
+        if len(data) <= limit:
+            receiver.receive_datagram(data, source, now)
+    return bool(datagrams)
+
+
+def run_path(client, server, now, until, limit=65_535):
+    """Let both ends talk, timers included, over a path that loses larger datagrams."""
+    while now < until:
+        moved = carry(client, server, CLIENT, now, limit) | carry(
+            server, client, SERVER, now, limit
+        )
+        if moved:
+            continue
+        now = min(t for t in (client.get_timer(), server.get_timer(), until) if t is not None)
+        for end in (client, server):
+            timer = end.get_timer()
+            if timer is not None and now >= timer:
+                end.handle_timer(now)
+    return now
+
+
+def test_datagrams_grow_when_a_probe_of_that_size_arrives():
+    client, server = connected()
+    client.find_size(0.0)
+    assert client.datagram_size == BASE_SIZE
+    run_path(client, server, 0.0, 1.0)
+    client.send_stream_data(0, bytes(500_000))
+    assert {len(d) for d, _ in client.datagrams_to_send(1.0)} >= {LARGE_SIZE}
+    assert client._loss.congestion_window == LARGE_FLIGHT
+    assert server.datagram_size == BASE_SIZE
+
+
+def test_datagrams_stay_small_on_a_path_that_loses_the_probes_and_nothing_else_suffers():
+    client, server = connected()
+    client.find_size(0.0)
+    client.send_stream_data(0, bytes(100_000), end_stream=True)
+    now = run_path(client, server, 0.0, 20.0, limit=1500)
+    assert client.datagram_size == BASE_SIZE
+    assert client._loss.congestion_window == FLIGHT_PACKETS * BASE_SIZE
+    assert server._streams[0].receiver.is_finished
+    # ... until the path is asked again, and is another one by then.
+    for _ in range(4):
+        client.send_ping(1)
+        now = run_path(client, server, now, now + RETRY / 3)
+    assert client.datagram_size == LARGE_SIZE
+
+
+def test_a_receptor_node_is_never_sent_more_than_it_takes():
+    client, server = connected()
+    client._peer_limit = 1452
+    client.find_size(0.0)
+    client.send_stream_data(0, bytes(100_000))
+    while datagrams := client.datagrams_to_send(0.0):
+        assert max(len(d) for d, _ in datagrams) <= BASE_SIZE
+        for data, _ in datagrams:
+            server.receive_datagram(data, CLIENT, 0.0)
+
+
+def test_data_gets_through_when_the_path_begins_to_lose_large_datagrams():
+    client, server = connected()
+    client.find_size(0.0)
+    run_path(client, server, 0.0, 1.0)
+    client.send_stream_data(0, bytes(STREAM_CREDIT), end_stream=True)
+    run_path(client, server, 1.0, 29.0, limit=1500)
+    assert client.datagram_size == BASE_SIZE
+    assert server._streams[0].receiver.is_finished
 
 
 def test_an_unknown_version_is_answered_with_ours():

@@ -9,9 +9,11 @@ import trio.testing
 from mesh_helpers import join, line, meshes
 
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError, Unreachable
+from meshnode.mesh.connections import POOL_IDLE
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.quic import IDLE_TIMEOUT, STREAM_CREDIT
+from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
+from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
 from meshnode.mesh.streams import UNSENT_MOST
 
 
@@ -244,22 +246,218 @@ async def test_a_listener_that_closes_keeps_its_streams_and_takes_no_more(autoju
         await again.aclose()
 
 
-async def test_nothing_is_left_of_streams_that_are_done(autojump_clock):
+async def exchange(near, far):
+    async with near, far:
+        await near.send_all(b"q")
+        await near.send_eof()
+        assert await read_all(far) == b"q"
+        await far.send_eof()
+        assert await read_all(near) == b""
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["meshnode", "receptor"])
+async def test_nothing_is_left_of_streams_that_are_done(shared, autojump_clock):
     async with line("foo", "bar") as (foo, bar):
         listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        if not shared:
+            foo._fabric.adverts.keep_nodes(())
         for _ in range(5):
             near = await foo.dial("bar", "svc")
-            far = await listener.accept()
-            async with near, far:
-                await near.send_all(b"q")
-                await near.send_eof()
-                assert await read_all(far) == b"q"
-                await far.send_eof()
-                assert await read_all(near) == b""
+            await exchange(near, await listener.accept())
         await trio.sleep(1)
+        kept = 1 if shared else 0
+        assert len(foo._streams.connections) == kept
+        assert len(bar._streams.connections) == kept
+        assert len(foo._router._receivers) == kept
+        assert all(not c._streams for c in foo._streams.connections | bar._streams.connections)
+        await trio.sleep(POOL_IDLE)
         assert not foo._streams.connections
         assert not bar._streams.connections
         assert len(foo._router._receivers) == 0
+
+
+async def knows_service(mesh, service):
+    while not any(a.service == service for a in mesh.status().advertisements):
+        await trio.sleep(0.01)
+
+
+async def test_streams_to_one_service_share_a_connection_and_do_not_mix(autojump_clock):
+    async with line("foo", "mid", "bar") as (foo, _, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+
+        async def serve():
+            while True:
+                stream = await listener.accept()
+                nursery.start_soon(echo, stream)
+
+        async def echo(stream):
+            async with stream:
+                async for data in stream:
+                    await stream.send_all(data)
+                await stream.send_eof()
+
+        async def ask(number):
+            data = bytes([number]) * 50_000
+            async with await foo.dial("bar", "svc") as stream:
+                await stream.send_all(data)
+                await stream.send_eof()
+                assert await read_all(stream) == data
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            async with trio.open_nursery() as asking:
+                for number in range(20):
+                    asking.start_soon(ask, number)
+            assert len(foo._streams.connections) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_more_streams_than_a_connection_takes_get_another_one(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        pairs = []
+        for _ in range(MAX_STREAMS + 1):
+            near = await foo.dial("bar", "svc")
+            pairs.append((near, await listener.accept()))
+        assert len(foo._streams.connections) == 2
+        for near, far in pairs:
+            await exchange(near, far)
+
+
+async def test_a_stalled_reader_does_not_slow_its_neighbours(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+
+        async def stall():
+            near = await foo.dial("bar", "svc")
+            await listener.accept()
+            nursery.start_soon(pour, near)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                await stall()
+            await trio.sleep(5)
+            assert len(foo._streams.connections) == 1
+            near = await foo.dial("bar", "svc")
+            far = await listener.accept()
+            data = os.urandom(500_000)
+
+            async def talk():
+                await near.send_all(data)
+                await near.send_eof()
+
+            nursery.start_soon(talk)
+            with trio.fail_after(5):
+                assert await read_all(far) == data
+            nursery.cancel_scope.cancel()
+
+
+async def test_words_for_a_stream_that_its_listener_has_left_open_no_new_one(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        near = await foo.dial("bar", "svc")
+        far = await listener.accept()
+        await far.aclose()
+        await near.send_eof()
+        await trio.sleep(1)
+        await near.aclose()
+        await trio.sleep(1)
+        again = await foo.dial("bar", "svc")
+        await exchange(again, await listener.accept())
+        assert len(bar._streams.connections) == 1
+
+
+async def test_a_shared_connection_that_ended_is_replaced(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        near = await foo.dial("bar", "svc")
+        await listener.accept()
+        for connection in list(bar._streams.connections):
+            connection.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await near.receive_some()
+        again = await foo.dial("bar", "svc")
+        await exchange(again, await listener.accept())
+
+
+async def test_a_cancelled_dial_does_not_take_the_handshake_from_others(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        dialed = []
+
+        async def dial():
+            dialed.append(await foo.dial("bar", "svc"))
+
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as first:
+                    first.start_soon(dial)
+                    await trio.lowlevel.checkpoint()
+                    nursery.start_soon(dial)
+                    await trio.lowlevel.checkpoint()
+                    scope.cancel()
+        await exchange(dialed[-1], await listener.accept())
+
+
+async def test_datagrams_grow_between_meshnodes_through_a_node_between(autojump_clock):
+    async with stream_pair("foo", "mid", "bar") as (near, far, (foo, _, bar)):
+        await near.send_all(bytes(300_000))
+        got = 0
+        while got < 300_000:
+            got += len(await far.receive_some())
+        await trio.sleep(1)
+        for mesh in (foo, bar):
+            (connection,) = mesh._streams.connections
+            assert connection._quic.datagram_size == LARGE_SIZE
+
+
+async def test_a_link_that_loses_large_datagrams_carries_everything_all_the_same(autojump_clock):
+    def lose_large(messages):
+        return [m for m in messages if len(m) <= 2000]
+
+    async with stream_pair(loss=lose_large) as (near, far, (foo, _)):
+        data = os.urandom(400_000)
+
+        async def talk():
+            await near.send_all(data)
+            await near.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk)
+            assert await read_all(far) == data
+        (connection,) = foo._streams.connections
+        assert connection._quic.datagram_size == BASE_SIZE
+
+
+async def test_a_transfer_survives_a_path_that_begins_to_lose_large_datagrams(autojump_clock):
+    small_only = False
+
+    def lose(messages):
+        return [m for m in messages if len(m) <= 2000 or not small_only]
+
+    async with stream_pair(loss=lose) as (near, far, (foo, _)):
+        data = os.urandom(3_000_000)
+        got = bytearray()
+
+        async def talk():
+            await near.send_all(data)
+            await near.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk)
+            async for chunk in far:
+                got += chunk
+                small_only = len(got) > 1_000_000
+        assert got == data
+        (connection,) = foo._streams.connections
+        assert connection._quic.datagram_size == BASE_SIZE
 
 
 async def test_a_cancelled_dial_leaves_nothing_behind(autojump_clock):

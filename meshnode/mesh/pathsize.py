@@ -1,0 +1,105 @@
+"""How large the datagrams of a connection may be: found by probing, never by hope (RFC 8899).
+
+The cost of QUIC is per packet, so between meshnodes datagrams are as large as both ends and
+everything between them take. Nobody says what links in between take: a probe of the size wished
+for is sent, and only its acknowledgement raises the size. When large datagrams stop arriving (a
+new route leads over a link that drops them), the size falls back to what everybody takes.
+"""
+
+import enum
+import math
+
+BASE_SIZE = 1200
+"""Bytes of a datagram that every peer takes. Receptor reads into 1,452-byte buffers and truncates
+what is longer."""
+
+LARGE_SIZE = 16_000
+"""Bytes of the largest datagram that we send and receive: with its header it stays below receptor's
+nominal 16,384, and below the two-byte lengths that the engine writes."""
+
+PROBES = 3
+"""Probes of a size that are lost before it is taken for too large: one may be lost by chance."""
+
+STALLED_TIMEOUTS = 3
+"""Probe time-outs in a row, with large datagrams in use, that make a black hole of the path: then
+not even a loss is noticed, since nothing is acknowledged."""
+
+RETRY = 30.0
+"""Seconds after which a size that did not get through is tried again: routes change."""
+
+LOSS_EVENTS = 3
+"""Losses of large datagrams, without one arriving in between, that make a black hole of the path.
+A full queue drops some of a burst; only a path that takes none drops them three times running."""
+
+
+class _Phase(enum.Enum):
+    IDLE = "idle"
+    PROBING = "probing"
+    LARGE = "large"
+
+
+class PathSize:
+    """The datagram size of one connection. ``now`` arguments are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self.size = BASE_SIZE
+        self._wished = BASE_SIZE
+        self._phase = _Phase.IDLE
+        self._next_probe = math.inf
+        self._lost = 0
+
+    def peer_takes(self, limit: int, now: float) -> None:
+        """Note how large a datagram the peer says it can receive."""
+        self._wished = min(limit, LARGE_SIZE)
+        # Anything between would be receptor's 1,452: a gain that is not worth a probe.
+        if self._wished >= 2 * BASE_SIZE:
+            self._next_probe = now
+
+    def next_deadline(self) -> float:
+        """Return when a probe is due."""
+        return self._next_probe
+
+    def probe_due(self, now: float) -> int | None:
+        """Return the size to probe now, if it is time; the caller sends the probe."""
+        if now < self._next_probe:
+            return None
+        self._phase = _Phase.PROBING
+        self._next_probe = math.inf
+        return self._wished
+
+    def probe_acked(self) -> None:
+        """Use the large size: a datagram of it arrived."""
+        if self._phase is _Phase.PROBING:
+            self._phase = _Phase.LARGE
+            self.size = self._wished
+            self._lost = 0
+
+    def probe_lost(self, now: float) -> None:
+        """Try again at once, or later when chance can no longer be the reason."""
+        if self._phase is _Phase.PROBING:
+            self._lost += 1
+            self._next_probe = now
+            if self._lost >= PROBES:
+                self._fall_back(now)
+
+    def large_acked(self) -> None:
+        """Note that the path takes large datagrams."""
+        self._lost = 0
+
+    def large_lost(self, now: float) -> None:
+        """Note that large datagrams were lost, however many at once."""
+        if self._phase is _Phase.LARGE:
+            self._lost += 1
+            if self._lost >= LOSS_EVENTS:
+                self._fall_back(now)
+
+    def timed_out(self, count: int, now: float) -> None:
+        """Note that nothing was acknowledged for ``count`` probe time-outs in a row."""
+        if self._phase is _Phase.LARGE and count >= STALLED_TIMEOUTS:
+            self._fall_back(now)
+
+    def _fall_back(self, now: float) -> None:
+        self._phase = _Phase.IDLE
+        self.size = BASE_SIZE
+        self._lost = 0
+        self._next_probe = now + RETRY
