@@ -1,11 +1,13 @@
 """``connect``: bytes between a client and a stream service anywhere on the mesh."""
 
+from dataclasses import dataclass
+
 import trio
 
 from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.control.session import CHUNK
 from meshnode.errors import CommandError
+from meshnode.mesh.pump import bridge
 
 
 def connect_command(mesh: ControlMesh) -> Command:
@@ -18,7 +20,9 @@ def connect_command(mesh: ControlMesh) -> Command:
             stream = await mesh.dial(node, service)
             session.finish()
             try:
-                await _bridge(session, stream)
+                await session.send(b"Connecting\n")
+                await bridge(_SessionEnd(session), stream)
+                await stream.aclose()
             finally:
                 # Closed it is already, unless something failed, and then this is a reset: half of
                 # something must not look like all of it.
@@ -53,21 +57,17 @@ def _field(body: JsonObject, key: str, what: str) -> str:
     return value
 
 
-async def _bridge(session: ControlSession, stream: trio.abc.HalfCloseableStream) -> None:
-    """Copy both ways until both sides have ended theirs, each end passed on as it comes."""
+@dataclass(frozen=True, slots=True)
+class _SessionEnd:
+    """A session as an end of a bridge."""
 
-    async def to_service() -> None:
-        while data := await session.receive_some(CHUNK):
-            await stream.send_all(data)
-        await stream.send_eof()
+    session: ControlSession
 
-    async def to_client() -> None:
-        while data := await stream.receive_some(CHUNK):
-            await session.send(bytes(data))
-        await session.send_eof()
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return await self.session.receive_some(max_bytes)
 
-    await session.send(b"Connecting\n")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(to_service)
-        nursery.start_soon(to_client)
-    await stream.aclose()
+    async def send_all(self, data: bytes) -> None:
+        await self.session.send(data)
+
+    async def send_eof(self) -> None:
+        await self.session.send_eof()
