@@ -188,6 +188,8 @@ class Session:
                 ended.append(_Ended("the link broke"))
             scope.cancel()
 
+        # Our hello goes before anything that the peer's makes us send.
+        self._do_what_is_due()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_ended, self._watch_time, nursery.cancel_scope)
             await until_ended(self._read, nursery.cancel_scope)
@@ -205,10 +207,13 @@ class Session:
 
     async def _watch_time(self) -> None:
         while True:
-            action = self._peering.on_timer(trio.current_time())
-            if action is not None:
-                self._act(action, None)
             await trio.sleep_until(self._peering.next_deadline())
+            self._do_what_is_due()
+
+    def _do_what_is_due(self) -> None:
+        action = self._peering.on_timer(trio.current_time())
+        if action is not None:
+            self._act(action, None)
 
     async def _write(self) -> None:
         while batch := await self._queue.take_batch():
