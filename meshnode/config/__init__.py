@@ -17,6 +17,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.environment import check_environment
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
+from meshnode.config.firewall_rules import FirewallRule
 from meshnode.config.link_directives import (
     LINK_DIRECTIVES,
     ListenerDirective,
@@ -65,6 +66,7 @@ __all__ = [
     "LINK_DIRECTIVES",
     "ConfigFaults",
     "ControlService",
+    "FirewallRule",
     "ListenerDirective",
     "LocalOnly",
     "LogLevel",

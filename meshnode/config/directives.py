@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from meshnode.config import names
+from meshnode.config.firewall_rules import FirewallRule, firewall_rules
 from meshnode.config.kinds import (
     boolean,
     choice,
@@ -59,7 +60,7 @@ def default_node_id() -> str:
     section="The node",
     example=(("id", "foo"), ("datadir", "/var/lib/meshnode")),
     once=True,
-    later=("firewallrules", "unit-retention"),
+    later=("unit-retention",),
 )
 class Node(Directive):
     """The node itself; ``max_idle_connection_timeout`` is in seconds."""
@@ -81,6 +82,12 @@ class Node(Directive):
         "close a link from which nothing has come for so long",
         default=LEAST_IDLE_SECONDS,
         name="maxidleconnectiontimeout",
+    )
+    firewallrules: tuple[FirewallRule, ...] = parameter(
+        firewall_rules(),
+        "which messages may pass this node; the first rule that matches decides",
+        default=(),
+        default_text="accept everything",
     )
 
 

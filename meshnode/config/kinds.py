@@ -218,11 +218,11 @@ def list_of(item: Kind[str], label: str) -> Kind[tuple[str, ...]]:
     """A list, or one item of it; in quotes or as an argument also ``["a", "b"]``."""
 
     def read(node: yaml.Node) -> tuple[str, ...]:
-        node = _unfolded(node, "[")
+        node = unfolded(node, "[")
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if not parts:
             raise Wrong("is an empty list; leave the parameter out instead")
-        return tuple(_read_part(item, part) for part in parts)
+        return tuple(read_part(item, part) for part in parts)
 
     return Kind(label, read, ", ".join, repeatable=True)
 
@@ -231,21 +231,26 @@ def map_of(key: Kind[str], value: Kind[T], label: str) -> Kind[Mapping[str, T]]:
     """A map; in quotes or as an argument also ``{"a": 1}``."""
 
     def read(node: yaml.Node) -> Mapping[str, T]:
-        node = _unfolded(node, "{")
+        node = unfolded(node, "{")
         if not isinstance(node, yaml.MappingNode):
             raise Wrong(f"is not a {label}")
         result: dict[str, T] = {}
         for key_node, value_node in node.value:
-            name = _read_part(key, key_node)
+            name = read_part(key, key_node)
             if name in result:
                 raise WrongPart(f"{quote(name)} is given twice", key_node)
-            result[name] = _read_part(value, value_node, name)
+            result[name] = read_part(value, value_node, name)
         return MappingProxyType(result)
 
     return Kind(label, read)
 
 
-def _read_part(kind: Kind[T], node: yaml.Node, name: str | None = None) -> T:
+def read_part(kind: Kind[T], node: yaml.Node, name: str | None = None) -> T:
+    """Return the value of a part of a parameter's value.
+
+    Raises:
+        WrongPart: it is wrong; the text begins with ``name``.
+    """
     try:
         return kind.read(node)
     except WrongPart:
@@ -254,7 +259,7 @@ def _read_part(kind: Kind[T], node: yaml.Node, name: str | None = None) -> T:
         raise WrongPart(f"{name}: {wrong}" if name else str(wrong), node) from None
 
 
-def _unfolded(node: yaml.Node, opening: str) -> yaml.Node:
+def unfolded(node: yaml.Node, opening: str) -> yaml.Node:
     """Parse a list or map that was given as text, as receptor allows; anything else is itself."""
     if not isinstance(node, yaml.ScalarNode) or not str(node.value).startswith(opening):
         return node

@@ -4,17 +4,20 @@ What is not for us is forwarded undecoded: the next hop is looked up by the 8 de
 and the hops byte is counted down in place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
+from meshnode.protocol.firewall import Action, Firewall, Rule
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
     PING_SERVICE,
     PROBLEM_EXPIRED,
+    PROBLEM_REJECTED,
     PROBLEM_SERVICE_UNKNOWN,
     UNREACHABLE_SERVICE,
     WIRE_HOPS,
@@ -73,6 +76,11 @@ class Router:
         self._names = names
         self._receivers: dict[bytes, Receiver] = {}
         self._next_hops: dict[bytes, NextHop] = {}
+        self._firewall: Firewall | None = None
+        self.rejected = 0
+        """Messages that a firewall rule rejected."""
+        self.dropped = 0
+        """Messages that a firewall rule dropped."""
         self._log = subject_logger("router")
 
     # --- what the mesh tells it --------------------------------------------------------------
@@ -80,6 +88,10 @@ class Router:
     def set_next_hops(self, next_hops: Mapping[str, NextHop]) -> None:
         """Replace the table: destination node to the session that leads there."""
         self._next_hops = {self._names.learn(node): hop for node, hop in next_hops.items()}
+
+    def set_firewall(self, rules: Sequence[Rule]) -> None:
+        """Judge every message by these rules from now on; without any, accept all."""
+        self._firewall = Firewall(rules, self._names) if rules else None
 
     def bind(self, service: str, receiver: Receiver) -> None:
         """Give a service's messages to ``receiver``.
@@ -113,6 +125,8 @@ class Router:
             raise ProtocolError(
                 f"a data message of {len(message)} bytes has no room for its header"
             )
+        if self._firewall is not None and not self._admits(self._firewall, message):
+            return
         destination = bytes(message[12:20])
         if destination == self.own_hash:
             self._deliver(message)
@@ -164,20 +178,24 @@ class Router:
 
     def _report(self, message: Message, problem: str) -> None:
         """Tell the sender why its message went no further."""
+        notice = self._notice(message, problem)
+        if notice is not None:
+            self.send_notice(notice)
+
+    def _notice(self, message: Message, problem: str) -> Unreachable | None:
+        """Return what to tell the sender of a message that goes no further, if anything."""
         header = DataHeader.decode(message)
         if bytes(message[20:28]) == _UNREACHABLE_FIELD:
-            return  # never answer a notice with another (reference section 3)
+            return None  # never answer a notice with another (reference section 3)
         source, destination = self._names.name(header.source), self._names.name(header.destination)
         if source is None or destination is None:
-            return
-        self.send_notice(
-            Unreachable(
-                from_node=source,
-                to_node=destination,
-                from_service=header.source_service,
-                to_service=header.destination_service,
-                problem=problem,
-            )
+            return None
+        return Unreachable(
+            from_node=source,
+            to_node=destination,
+            from_service=header.source_service,
+            to_service=header.destination_service,
+            problem=problem,
         )
 
     def send_notice(self, notice: Unreachable) -> None:
@@ -188,6 +206,34 @@ class Router:
             UNREACHABLE_SERVICE,
             notice.encode(),
         )
+
+    # --- the firewall ------------------------------------------------------------------------
+
+    def _admits(self, firewall: Firewall, message: Message) -> bool:
+        """Judge a message; one that may not pass is counted, and answered if it is rejected."""
+        verdict = firewall.judge(message)
+        if verdict.action is Action.ACCEPT:
+            return True
+        self._log.debug("%s: %s", verdict.action.value, verdict.reason)
+        if verdict.action is Action.DROP:
+            self.dropped += 1
+        else:
+            self.rejected += 1
+            self._answer_rejected(message)
+        return False
+
+    def _answer_rejected(self, message: Message) -> None:
+        notice = self._notice(message, PROBLEM_REJECTED)
+        if notice is None:
+            return
+        destination = bytes(message[4:12])
+        header = DataHeader(
+            WIRE_HOPS, self.own_hash, destination, UNREACHABLE_SERVICE, UNREACHABLE_SERVICE
+        )
+        # Not judged in its turn: a rule that rejects everything would silence its own answers,
+        # and every reject would be a drop.
+        with suppress(NoRoute):
+            self._dispatch(destination, header.encode() + notice.encode())
 
     def send_reply(self, destination: bytes, source: str, service: str, payload: bytes) -> None:
         """Send a message that nobody waits for: without a route it is dropped."""
@@ -215,12 +261,19 @@ class Router:
     def send(self, destination: bytes, message: bytes) -> bool:
         """Send an own message, header included; False means that it was dropped.
 
+        If the own firewall rejects it, its service has heard so before this returns.
+
         Raises:
             NoRoute: no path to the node is known.
             MessageTooLarge: it does not fit a message.
         """
         if len(message) > MAX_MESSAGE:
             raise MessageTooLarge(f"{len(message)} bytes do not fit a message of {MAX_MESSAGE}")
+        if self._firewall is not None and not self._admits(self._firewall, message):
+            return False
+        return self._dispatch(destination, message)
+
+    def _dispatch(self, destination: bytes, message: bytes) -> bool:
         if destination == self.own_hash:
             self._deliver(message)
             return True

@@ -1,0 +1,58 @@
+"""Parameters whose value is a list of maps, all of the same known keys: rules, for instance."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import yaml
+
+from meshnode.config.faults import quote, suggestion
+from meshnode.config.kinds import Kind, WrongPart, read_part, unfolded
+
+T = TypeVar("T")
+
+
+def records_of(
+    noun: str, make: Callable[..., T], required: Mapping[str, Kind[Any]], **optional: Kind[Any]
+) -> Kind[tuple[T, ...]]:
+    """A list of maps, or one map; in quotes or as an argument also as JSON.
+
+    Args:
+        noun: what one map is; faults count them from 1: ``rule 2: …``.
+        make: makes the typed value; gets the keys (lower case) that were given.
+        required: the keys that must be given, with the kinds of their values.
+        optional: those that may be.
+    """
+    kinds = {**required, **optional}
+    label = f"list of {noun}s, each a map of {', '.join(kinds)}"
+
+    def read_one(node: yaml.Node, which: str) -> T:
+        node = unfolded(node, "{")
+        if not isinstance(node, yaml.MappingNode):
+            raise WrongPart(f"{which} is not a map of {', '.join(kinds)}", node)
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = _known_key(key_node, which, kinds)
+            if key in values:
+                raise WrongPart(f"{which}: {key} is given twice", key_node)
+            values[key] = read_part(kinds[key], value_node, f"{which}: {key}")
+        missing = [key for key in required if key not in values]
+        if missing:
+            raise WrongPart(
+                f"{which}: {missing[0]} is missing ({required[missing[0]].label})", node
+            )
+        return make(**values)
+
+    def read(node: yaml.Node) -> tuple[T, ...]:
+        node = unfolded(node, "[")
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        return tuple(read_one(part, f"{noun} {number}") for number, part in enumerate(parts, 1))
+
+    return Kind(label, read, repeatable=True)
+
+
+def _known_key(node: yaml.Node, which: str, kinds: Mapping[str, Kind[Any]]) -> str:
+    name = str(node.value) if isinstance(node, yaml.ScalarNode) else "?"
+    if name.lower() not in kinds:
+        hint = suggestion(name, kinds, otherwise=f"it takes {', '.join(kinds)}")
+        raise WrongPart(f"{which}: {quote(name)} is unknown; {hint}", node)
+    return name.lower()

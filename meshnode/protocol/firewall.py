@@ -1,0 +1,114 @@
+"""Firewall rules: which data messages may pass this node (reference section 3, "Handling").
+
+Nodes are named by the hashes in a message's header, which is what the message claims: a rule
+keeps order among nodes that play by the rules, and proves nothing about who sent a message.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meshnode.patterns import NamePattern
+from meshnode.protocol.messages import HEADER_LENGTH, decode_service
+from meshnode.protocol.namehash import NAME_HASH_LENGTH, NameTable
+
+MAX_FLOWS = 4096
+"""Flows whose verdict is remembered, some 200 bytes each. A node has far fewer at a time; when
+passing ones fill the table it begins anew, which costs each of the living one evaluation."""
+
+FLOW_START = 4
+"""Where the flow begins in a header: source, destination, source service, destination service, of
+8 bytes each, up to its end (reference section 3)."""
+
+NODE_FIELDS = 2
+"""The first two of the four fields are hashes of nodes, the others names of services."""
+
+
+class Action(enum.Enum):
+    """What a rule does with a message that matches it."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Matches messages that match all of its patterns; without any it matches every message."""
+
+    action: Action
+    from_node: NamePattern | None = None
+    to_node: NamePattern | None = None
+    from_service: NamePattern | None = None
+    to_service: NamePattern | None = None
+
+    @property
+    def patterns(self) -> tuple[NamePattern | None, ...]:
+        """The patterns in the order of the header's fields."""
+        return (self.from_node, self.to_node, self.from_service, self.to_service)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to a message, and why, in words for the log."""
+
+    action: Action
+    reason: str
+
+
+DEFAULT = Verdict(Action.ACCEPT, "no rule matches")
+
+UNKNOWN_NODE = Verdict(Action.DROP, "a rule asks for the name of a node that is not known")
+"""A message that cannot be judged goes no further; receptor drops those of unknown nodes anyhow."""
+
+
+class _UnknownNode(Exception):
+    """A rule asks for a name that was never learnt."""
+
+
+class Firewall:
+    """Judges data messages: the first rule that matches decides, without one they are accepted."""
+
+    def __init__(self, rules: Sequence[Rule], names: NameTable) -> None:
+        self._rules = [
+            (rule.patterns, Verdict(rule.action, f"rule {number}"))
+            for number, rule in enumerate(rules, 1)
+        ]
+        self._names = names
+        self._verdicts: dict[bytes, Verdict] = {}
+
+    def judge(self, message: bytes | bytearray | memoryview) -> Verdict:
+        """Return the verdict on a message of at least a header.
+
+        All messages of one flow (nodes and services) are judged alike, the first by the rules.
+        """
+        flow = bytes(message[FLOW_START:HEADER_LENGTH])
+        verdict = self._verdicts.get(flow)
+        if verdict is not None:
+            return verdict
+        try:
+            verdict = self._decide(flow)
+        except _UnknownNode:
+            return UNKNOWN_NODE  # not remembered: the name may be learnt at any moment
+        if len(self._verdicts) >= MAX_FLOWS:
+            self._verdicts.clear()
+        self._verdicts[flow] = verdict
+        return verdict
+
+    def _decide(self, flow: bytes) -> Verdict:
+        for patterns, verdict in self._rules:
+            if all(
+                pattern is None or pattern.matches(self._field(flow, index))
+                for index, pattern in enumerate(patterns)
+            ):
+                return verdict
+        return DEFAULT
+
+    def _field(self, flow: bytes, index: int) -> str:
+        field = flow[index * NAME_HASH_LENGTH : (index + 1) * NAME_HASH_LENGTH]
+        if index >= NODE_FIELDS:
+            return decode_service(field)
+        name = self._names.name(field)
+        if name is None:
+            raise _UnknownNode
+        return name
