@@ -47,6 +47,9 @@ them are shown at once, nothing is started, and the exit code is 2:
 ```
 """
 
+SHOWN_FIRST = frozenset({"node", "log-level", "tcp-listener", "control-service", "work-command"})
+"""Directives of the example at the top: those that the first node of most readers has."""
+
 FAULT_EXAMPLE = """\
 foo.yml:6: tcp-listener: prot: unknown parameter; did you mean "port"?
 foo.yml:9: control-service: permissions: 600 would be a decimal number; write 0600"""
@@ -62,7 +65,7 @@ These directives are refused by name, never ignored:
 def reference() -> str:
     """Return the whole document."""
     infos = [cls.INFO for cls in DIRECTIVES]
-    shown = [info for info in infos if info.name not in {"local-only", "tcp-peer"}]
+    shown = [info for info in infos if info.name in SHOWN_FIRST]
     introduction = INTRODUCTION.format(
         file_example="\n".join(yaml_example(info) for info in shown),
         argument_example=" \\\n  ".join(argument_example(info) for info in shown),
