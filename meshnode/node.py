@@ -16,10 +16,10 @@ from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
 from meshnode.control.service import ControlService
-from meshnode.control.unix_listener import CannotListen
 from meshnode.errors import ConfigError, WorkError
 from meshnode.mesh.links import registry as links
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.sockets import CannotListen
 from meshnode.protocol.messages import WorkType
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher

@@ -3,18 +3,17 @@
 All are opened before the node runs, so that what is wrong with them is a ConfigError.
 """
 
-import socket
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from meshnode.config import split_listen_address
-from meshnode.control.mesh_face import FromNode, ListeningMesh
+from meshnode.control.mesh_face import ListeningMesh
 from meshnode.control.registry import SessionKind
-from meshnode.control.unix_listener import BACKLOG, CannotListen, UnixListener
 from meshnode.errors import ConfigError, MeshnodeError
+from meshnode.mesh.sockets import CannotListen, open_tcp_listeners
+from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.messages import WorkType
 
 SERVICE_TAGS = {"type": "Control Service"}
@@ -90,29 +89,7 @@ async def open_tcp(address: str) -> list[trio.SocketListener]:
     """
     try:
         host, port = split_listen_address(address)
-        listeners = await trio.open_tcp_listeners(port, host=host or None, backlog=BACKLOG)
+        return await open_tcp_listeners(host, port)
     except (OSError, ValueError) as error:  # ValueErrors: a wrong form, a name that DNS cannot hold
         reason = getattr(error, "strerror", None) or error
         raise CannotListen("tcplisten", address, str(reason)) from error
-    for listener in listeners:
-        # Accepted sockets inherit it: a client whose machine is gone frees its session some day.
-        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return listeners
-
-
-def peer_name(stream: trio.abc.HalfCloseableStream) -> str:
-    """Return who a client is, for logs: node ID, ``host:port``, or process and user."""
-    if isinstance(stream, FromNode):
-        return stream.peer_node
-    if not isinstance(stream, trio.SocketStream):
-        return "unknown"
-    try:
-        if stream.socket.family == socket.AF_UNIX:
-            size = struct.calcsize("3i")
-            data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            pid, uid, _ = struct.unpack("3i", data)
-            return f"pid {pid} uid {uid}"
-        host, port = stream.socket.getpeername()[:2]
-    except OSError as error:  # it may be gone already
-        return error.strerror or "unknown"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

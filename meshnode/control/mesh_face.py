@@ -4,7 +4,7 @@
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import trio
 
@@ -56,16 +56,6 @@ class TraceHopLike(PingReplyLike, Protocol):
     @property
     def error(self) -> str | None:
         """Why the way ends here short of its target, if it does."""
-        ...
-
-
-@runtime_checkable
-class FromNode(Protocol):
-    """A stream that came over the mesh."""
-
-    @property
-    def peer_node(self) -> str:
-        """ID of the node at the other end."""
         ...
 
 

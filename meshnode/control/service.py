@@ -7,10 +7,11 @@ from itertools import count
 
 import trio
 
-from meshnode.control.listeners import ControlListener, peer_name
+from meshnode.control.listeners import ControlListener
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.sockets import peer_name
 from meshnode.protocol.control import encode_error
 
 MAX_SESSIONS = 2048

@@ -15,11 +15,11 @@ from meshnode.control.listeners import (
     SERVICE_TAGS,
     open_listeners,
     open_tcp,
-    peer_name,
 )
 from meshnode.control.service import ControlService
-from meshnode.control.unix_listener import UnixListener
 from meshnode.errors import ConfigError, ServiceInUse
+from meshnode.mesh.sockets import peer_name
+from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.messages import WorkType
 
 

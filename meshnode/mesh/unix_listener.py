@@ -1,4 +1,4 @@
-"""The control service's unix socket: ours alone, never half open, never over somebody's file."""
+"""A unix socket to listen on: ours alone, never half open, never over somebody's file."""
 
 import fcntl
 import os
@@ -9,23 +9,7 @@ from typing import Self
 
 import trio
 
-from meshnode.errors import ConfigError
-
-BACKLOG = 1024
-"""Clients that may wait to be accepted: a burst of scripts starting at once. The kernel lowers it
-to its own bound."""
-
-
-class CannotListen(ConfigError):
-    """A listener of a ``control-service`` cannot be opened.
-
-    ``parameter`` is the directive's that asks for it, ``problem`` the value and what is wrong.
-    """
-
-    def __init__(self, parameter: str, value: str, reason: str) -> None:
-        super().__init__(f"control-service: {parameter} {value}: {reason}")
-        self.parameter = parameter
-        self.problem = f"{value}: {reason}"
+from meshnode.mesh.sockets import BACKLOG, CannotListen
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
