@@ -24,8 +24,11 @@ from meshnode.config.link_directives import (
     PeerDirective,
     TcpListener,
     TcpPeer,
+    WsListener,
+    WsPeer,
 )
 from meshnode.config.names import split_address, split_listen_address
+from meshnode.config.websocket_values import WsUrl, split_ws_url
 from meshnode.config.yaml_source import read_file
 
 
@@ -76,9 +79,13 @@ __all__ = [
     "TcpListener",
     "TcpPeer",
     "WorkCommand",
+    "WsListener",
+    "WsPeer",
+    "WsUrl",
     "check_environment",
     "load_arguments",
     "load_file",
     "split_address",
     "split_listen_address",
+    "split_ws_url",
 ]

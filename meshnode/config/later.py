@@ -6,7 +6,7 @@ than one that does not start.
 
 from typing import Final
 
-LATER_LINKS: Final = ("ws-listener", "ws-peer", "udp-listener", "udp-peer")
+LATER_LINKS: Final = ("udp-listener", "udp-peer")
 
 LATER_DIRECTIVES: Final = (
     *LATER_LINKS,

@@ -11,6 +11,7 @@ from typing import Final
 from meshnode.config import names
 from meshnode.config.kinds import boolean, list_of, map_of, node_id, positive, text, whole
 from meshnode.config.schema import Directive, directive, directive_base, parameter
+from meshnode.config.websocket_values import http_header, url_path, ws_url
 
 LINKS = "Links to other nodes"
 """The heading under which help lists these directives."""
@@ -97,8 +98,44 @@ class TcpPeer(PeerDirective):
     """Opens a link over TCP."""
 
 
+@directive(
+    "ws-listener",
+    "Accept links from other nodes over websockets.",
+    section=LINKS,
+    example=(("port", "8080"), ("path", "/mesh")),
+    unique=(("bindaddr", "port"),),
+    later=("tls",),
+)
+class WsListener(ListenerDirective):
+    """Accepts links over websockets; a path that ends in ``/`` has all paths below it too."""
+
+    path: str = parameter(url_path(), "path of the URL that peers dial", default="/")
+
+
+@directive(
+    "ws-peer",
+    "Open a link to another node over a websocket.",
+    section=LINKS,
+    example=(("address", "ws://foo.example.org:8080/mesh"),),
+    unique=(("address",),),
+    later=("tls",),
+)
+class WsPeer(PeerDirective):
+    """Opens a link over a websocket; ``split_ws_url`` takes the address apart."""
+
+    address: str = parameter(ws_url(), "where the other node listens", bare=True)
+    extraheader: tuple[str, str] | None = parameter(
+        http_header(),
+        "HTTP header to send when the link is opened, as a proxy on the way may want",
+        default=None,
+        default_text="none",
+    )
+
+
 LINK_DIRECTIVES: Final[tuple[type[ListenerDirective] | type[PeerDirective], ...]] = (
     TcpListener,
     TcpPeer,
+    WsListener,
+    WsPeer,
 )
 """Every directive that makes links, in the order in which help lists them."""

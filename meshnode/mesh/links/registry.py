@@ -8,8 +8,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshnode.config import ListenerDirective, PeerDirective, TcpListener, TcpPeer
-from meshnode.mesh.links import tcp
+from meshnode.config import (
+    ListenerDirective,
+    PeerDirective,
+    TcpListener,
+    TcpPeer,
+    WsListener,
+    WsPeer,
+)
+from meshnode.mesh.links import tcp, websocket
 from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.links.base import LinkDialer, LinkListener
 from meshnode.protocol.peering import LinkPolicy
@@ -32,7 +39,10 @@ class LinkKind:
     dialer: Callable[[Any], LinkDialer]
 
 
-KINDS: Final = (LinkKind(TcpListener, tcp.listen, TcpPeer, tcp.dialer),)
+KINDS: Final = (
+    LinkKind(TcpListener, tcp.listen, TcpPeer, tcp.dialer),
+    LinkKind(WsListener, websocket.listen, WsPeer, websocket.dialer),
+)
 """Every kind of link that a configuration may name."""
 
 

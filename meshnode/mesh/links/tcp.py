@@ -8,7 +8,7 @@ from meshnode.config import TcpListener as TcpListenerDirective
 from meshnode.config import TcpPeer as TcpPeerDirective
 from meshnode.config import split_address
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.addresses import format_address
+from meshnode.mesh.links.addresses import format_address, peer_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.protocol.framing import FrameDecoder, encode_frames
 
@@ -28,10 +28,7 @@ class TcpLink(Link):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._decoder = FrameDecoder()
-        try:
-            self.name = f"tcp {format_address(stream.socket.getpeername())}"
-        except OSError:  # the peer reset it between accept and now; the first read will say so
-            self.name = "tcp (already gone)"
+        self.name = f"tcp {peer_address(stream)}"
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Send messages as one write."""

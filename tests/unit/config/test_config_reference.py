@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.config import load_arguments, load_file
+from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file
 from meshnode.config.directives import DIRECTIVES
 from meshnode.config.help import WIDTH, argument_example, directive_help, yaml_example
 from meshnode.config.later import LATER_DIRECTIVES
@@ -38,7 +38,7 @@ def test_help_names_every_parameter_and_fits_the_terminal(info: DirectiveInfo):
 
 @each_directive
 def test_examples_are_sound_and_mean_the_same_in_both_forms(info: DirectiveInfo, tmp_path: Path):
-    linked = info.name in {"tcp-listener", "tcp-peer", "local-only"}
+    linked = info.name == "local-only" or info in [cls.INFO for cls in LINK_DIRECTIVES]
     file = tmp_path / "example.yml"
     file.write_text(yaml_example(info) + ("" if linked else "\n- local-only\n"))
     words = shlex.split(argument_example(info)) + ([] if linked else ["--local-only"])

@@ -1,0 +1,357 @@
+"""Websocket links: one binary websocket message carries one message (reference section 1).
+
+The websocket protocol is wsproto's; here are the bytes' way in and out, and the bounds.
+"""
+
+import contextlib
+import http
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import trio
+from wsproto import ConnectionType
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.frame_protocol import CloseReason
+from wsproto.handshake import H11Handshake
+from wsproto.utilities import ProtocolError as WebsocketError
+from wsproto.utilities import RemoteProtocolError
+
+from meshnode.config import WsListener as WsListenerDirective
+from meshnode.config import WsPeer as WsPeerDirective
+from meshnode.config import WsUrl, split_ws_url
+from meshnode.errors import ProtocolError
+from meshnode.mesh.links.addresses import format_address, peer_address
+from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
+from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
+from meshnode.protocol.framing import MAX_MESSAGE
+
+READ_SIZE = 64 * 1024
+"""Bytes asked for in one read. A read may hold thousands of the smallest frames, each of which
+costs microseconds: this bounds for how long the rest of the node waits for them."""
+
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds that a client has for its request; a receptor node waits as long."""
+
+HANDSHAKE_READ = 4096
+"""Bytes asked for in one read of the handshake; the HTTP parser bounds the whole at 16 KiB."""
+
+GOODBYE_TIMEOUT = 0.2
+"""Seconds to hand a close frame to the system; only a peer that does not read makes it wait."""
+
+
+class WebsocketLink(Link):
+    """A link over one websocket; an accepted one shakes hands when it is first used."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, name: str, websocket: Connection | None, path: str = "/"
+    ) -> None:
+        """Make a link of a dialed ``websocket``, or of a client that has yet to ask for one."""
+        self.name = name
+        self._stream = stream
+        self._path = path
+        self._websocket = websocket
+        self._handshake = H11Handshake(ConnectionType.SERVER)
+        self._opening = trio.Lock()
+        self._writing = trio.Lock()
+        self._fault: ProtocolError | None = None
+        self._partial = bytearray()
+        self._pong: bytes | None = None
+        self._left = False
+        self._closed = False
+
+    # --- opening -----------------------------------------------------------------------------
+
+    async def open(self) -> Connection:
+        """Shake hands with the client, once; a link is usable without calling this.
+
+        Raises:
+            ProtocolError: the client did not ask for a websocket, or not in time; it was told.
+            trio.BrokenResourceError: the connection is gone.
+        """
+        if self._websocket is not None:
+            return self._websocket
+        async with self._opening:
+            if self._fault is None and self._websocket is None:
+                try:
+                    with trio.fail_after(HANDSHAKE_TIMEOUT):
+                        self._websocket = await self._upgrade()
+                except ProtocolError as exc:
+                    self._fault = exc
+                except trio.TooSlowError:
+                    self._fault = ProtocolError(
+                        f"no websocket handshake within {HANDSHAKE_TIMEOUT:g} s"
+                    )
+        if self._websocket is None:
+            assert self._fault is not None
+            raise self._fault
+        return self._websocket
+
+    async def _upgrade(self) -> Connection:
+        try:
+            request = await self._read_request()
+        except RemoteProtocolError as exc:
+            hint = exc.event_hint
+            status = hint.status_code if isinstance(hint, RejectConnection) else 400
+            await self._refuse(status, str(exc))
+        except UnicodeError:
+            await self._refuse(400, "Header that is not ASCII")
+        else:
+            if not _matches(request.target, self._path):
+                await self._refuse(404, "No websocket here")
+            if not _same_origin(request):
+                await self._refuse(403, "Origin and Host differ")
+            await self._stream.send_all(self._handshake.send(AcceptConnection()))
+        assert self._handshake.connection is not None
+        return self._handshake.connection
+
+    async def _read_request(self) -> Request:
+        while True:
+            data = await self._stream.receive_some(HANDSHAKE_READ)
+            if not data:
+                raise ProtocolError("the client left before it asked for a websocket")
+            self._handshake.receive_data(bytes(data))
+            for event in self._handshake.events():
+                assert isinstance(event, Request)
+                return event
+
+    async def _refuse(self, status: int, text: str) -> None:
+        # By hand: the parser sends no answer to what it could not parse.
+        head = [
+            f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
+            "Connection: close",
+            "Content-Type: text/plain",
+            f"Content-Length: {len(text) + 1}",
+        ]
+        if status == http.HTTPStatus.UPGRADE_REQUIRED:
+            head += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        await self._stream.send_all(("\r\n".join([*head, "", text]) + "\n").encode("ascii"))
+        raise ProtocolError(f"no websocket handshake, answered {status}: {text}")
+
+    # --- sending -----------------------------------------------------------------------------
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Send messages as one write."""
+        try:
+            websocket = await self.open()
+        except ProtocolError:
+            return  # receive() says it; what waited is lost with the link
+        async with self._writing:
+            self._check_open(websocket)
+            await self._stream.send_all(b"".join(_encode(websocket, m) for m in messages))
+            await self._send_pong(websocket)
+
+    def _check_open(self, websocket: Connection) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        if websocket.state is not ConnectionState.OPEN:
+            raise trio.BrokenResourceError
+
+    async def _send_pong(self, websocket: Connection) -> None:
+        """Answer the newest ping, which is enough (RFC 6455 section 5.5.3); needs the lock."""
+        while self._pong is not None and websocket.state is ConnectionState.OPEN:
+            payload, self._pong = self._pong, None
+            await self._stream.send_all(websocket.send(Pong(payload)))
+
+    # --- receiving ---------------------------------------------------------------------------
+
+    async def receive(self) -> list[memoryview]:
+        """Return all messages that the next read completes."""
+        websocket = await self.open()
+        while True:
+            messages = self._take(websocket)
+            # Who is writing sends the pong too: a reader that waited for a writer could
+            # wait for a peer that waits for this reader.
+            if self._pong is not None and not self._writing.locked():
+                async with self._writing:
+                    await self._send_pong(websocket)
+            if messages or self._left:
+                return messages
+            data = await self._stream.receive_some(READ_SIZE)
+            if not data:
+                if self._partial:
+                    raise ProtocolError("the link ended in the middle of a message")
+                return []
+            websocket.receive_data(bytes(data))
+
+    def _take(self, websocket: Connection) -> list[memoryview]:
+        messages: list[memoryview] = []
+        for event in websocket.events():
+            if isinstance(event, BytesMessage | TextMessage):
+                self._add(event, messages)
+            elif isinstance(event, Ping):
+                self._pong = bytes(event.payload)
+            elif isinstance(event, CloseConnection):
+                # A close event while the state is still open is wsproto's own verdict.
+                if websocket.state is ConnectionState.OPEN:
+                    raise ProtocolError(f"no websocket frame: {event.reason}")
+                self._left = True
+        return messages
+
+    def _add(self, event: BytesMessage | TextMessage, messages: list[memoryview]) -> None:
+        # A receptor node takes text for a message too.
+        self._partial += event.data.encode() if isinstance(event, TextMessage) else event.data
+        if len(self._partial) > MAX_MESSAGE:
+            raise ProtocolError(f"a websocket message of more than {MAX_MESSAGE} bytes")
+        if event.message_finished:
+            if not self._partial:
+                raise ProtocolError("a websocket message of length zero")
+            messages.append(memoryview(self._partial))
+            self._partial = bytearray()
+
+    # --- closing -----------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close the connection, with a close frame if that can be said at once."""
+        was_closed, self._closed = self._closed, True
+        try:
+            if self._websocket is not None and not was_closed and not self._writing.locked():
+                await self._say_goodbye(self._websocket)
+        finally:
+            await self._stream.aclose()
+
+    async def _say_goodbye(self, websocket: Connection) -> None:
+        if websocket.state not in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+            return
+        frame = websocket.send(CloseConnection(CloseReason.NORMAL_CLOSURE))
+        with (
+            trio.move_on_after(GOODBYE_TIMEOUT),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            await self._stream.send_all(frame)
+
+
+def _encode(websocket: Connection, message: Message) -> bytes:
+    if not 1 <= len(message) <= MAX_MESSAGE:
+        raise ProtocolError(f"a message of {len(message)} bytes cannot be sent")
+    return websocket.send(BytesMessage(bytes(message)))
+
+
+def _matches(target: str, path: str) -> bool:
+    """Whether a request is for a listener's path; one that ends in / has all below it too."""
+    asked = target.partition("?")[0]
+    return asked == path or (path.endswith("/") and asked.startswith(path))
+
+
+def _same_origin(request: Request) -> bool:
+    """Whether no page of another site asks, through the browser of somebody who reads it.
+
+    A receptor node refuses those as well, and its dialers and ours send the fitting Origin.
+    """
+    origins = [value for name, value in request.extra_headers if name.lower() == b"origin"]
+    try:
+        hosts = [urlsplit(origin.decode("ascii")).netloc for origin in origins]
+    except ValueError:
+        return False
+    return all(host.lower() == request.host.lower() for host in hosts)
+
+
+# --- opening links -------------------------------------------------------------------------------
+
+
+class WebsocketListener(LinkListener):
+    """Accepts websocket links on one socket; ``port`` is the real one where 0 was asked for."""
+
+    def __init__(self, listener: trio.SocketListener, path: str) -> None:
+        self._listener = listener
+        self._path = path
+        address = listener.socket.getsockname()
+        self.name = f"ws {format_address(address)}{path}"
+        self.port: int = address[1]
+
+    @classmethod
+    async def open(
+        cls, port: int, bind_address: str = "127.0.0.1", path: str = "/"
+    ) -> list["WebsocketListener"]:
+        """Listen on a port of every address that ``bind_address`` means ("" is all of them).
+
+        Raises:
+            OSError: the address is not ours or the port is taken.
+        """
+        listeners = await trio.open_tcp_listeners(port, host=bind_address or None, backlog=BACKLOG)
+        return [cls(listener, path) for listener in listeners]
+
+    async def accept(self) -> WebsocketLink:
+        """Wait for the next connection; whether it asks for a websocket shows when it is used."""
+        stream = await self._listener.accept()
+        return WebsocketLink(stream, f"ws {peer_address(stream)}", None, self._path)
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        await self._listener.aclose()
+
+
+class WebsocketDialer(LinkDialer):
+    """Dials one URL; the name is looked up anew each time."""
+
+    def __init__(self, url: WsUrl, extra_header: tuple[str, str] | None = None) -> None:
+        self._url = url
+        self.name = f"ws {url.host_and_port}{url.target}"
+        self._headers = [(b"Origin", f"http://{url.host_and_port}".encode("idna"))]
+        if extra_header is not None:
+            name, value = extra_header
+            if name.lower() == "origin":
+                self._headers.clear()
+            self._headers.append((name.encode("ascii"), value.encode("utf-8")))
+
+    async def dial(self) -> WebsocketLink:
+        """Connect and shake hands."""
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                stream = await trio.open_tcp_stream(self._url.host, self._url.port)
+                try:
+                    websocket = await self._upgrade(stream)
+                except BaseException:
+                    await trio.aclose_forcefully(stream)
+                    raise
+        except trio.TooSlowError:
+            raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+        except trio.BrokenResourceError:
+            raise OSError("the connection broke during the websocket handshake") from None
+        except (WebsocketError, UnicodeError) as exc:
+            raise OSError(f"the websocket handshake failed: {exc}") from exc
+        return WebsocketLink(stream, f"ws {peer_address(stream)}", websocket)
+
+    async def _upgrade(self, stream: trio.SocketStream) -> Connection:
+        handshake = H11Handshake(ConnectionType.CLIENT)
+        request = Request(
+            host=self._url.host_and_port, target=self._url.target, extra_headers=self._headers
+        )
+        await stream.send_all(handshake.send(request))
+        while handshake.connection is None:
+            data = await stream.receive_some(HANDSHAKE_READ)
+            if not data:
+                raise OSError("the other end closed the connection during the handshake")
+            handshake.receive_data(data)
+            for event in handshake.events():
+                _check_accepted(event)
+        return handshake.connection
+
+
+def _check_accepted(event: Event) -> None:
+    if isinstance(event, RejectConnection):
+        raise OSError(f"the other end answered {event.status_code} to the websocket handshake")
+
+
+async def listen(directive: WsListenerDirective) -> list[WebsocketListener]:
+    """Listen as the directive says.
+
+    Raises:
+        OSError: the address is not ours or the port is taken.
+    """
+    return await WebsocketListener.open(directive.port, directive.bindaddr, directive.path)
+
+
+def dialer(directive: WsPeerDirective) -> WebsocketDialer:
+    """Return what opens the directive's link."""
+    return WebsocketDialer(split_ws_url(directive.address), directive.extraheader)
