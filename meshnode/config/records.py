@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import yaml
 
 from meshnode.config.faults import quote, suggestion
-from meshnode.config.kinds import Kind, WrongPart, read_part, unfolded
+from meshnode.config.kinds import NULL_TAG, Kind, WrongPart, read_part, unfolded
+from meshnode.config.names import Wrong
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ def records_of(
 
     def read(node: yaml.Node) -> tuple[T, ...]:
         node = unfolded(node, "[")
+        if node.tag == NULL_TAG:
+            raise Wrong(f"has no value; expected: {label}")
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         return tuple(read_one(part, f"{noun} {number}") for number, part in enumerate(parts, 1))
 
