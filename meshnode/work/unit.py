@@ -158,7 +158,9 @@ class Unit:
 
     def _publish(self, status: UnitStatus) -> None:
         if status.state is not self.status.state:
-            self.log.info("%s: %s", status.state.label, status.detail)
+            # "Running: PID 7" and "Canceled" name the state themselves.
+            named = status.detail.startswith(status.state.label)
+            self.log.info("%s%s", "" if named else f"{status.state.label}: ", status.detail)
         self.status = status
         self.version += 1
         if self._changed is not None:

@@ -34,8 +34,9 @@ ATTEMPT_TIMEOUT = 20.0
 """Seconds for which a client waits for the first try to reach the other node; then its wish is
 pending. Longer than the handshake of a stream (15 s), so that a slow answer is still an answer."""
 
-FORCE_TIMEOUT = 10.0
-"""Seconds that a forced release gives its one try."""
+FORCE_TIMEOUT = 20.0
+"""Seconds that a forced release gives its one try: longer than the other node takes to end a
+command that is deaf to all but SIGKILL."""
 
 END_TIMEOUT = 5.0
 """Seconds that a confirmed cancel waits for the rest of stdout before it is answered."""
@@ -118,7 +119,7 @@ class RemoteRunner:
                 "released by force; unit %s may be left on node %s: %s",
                 unit.remote.unit_id,
                 unit.remote.node,
-                error or f"no answer within {FORCE_TIMEOUT:g} s",
+                str(error) or f"no answer within {FORCE_TIMEOUT:g} s",
             )
 
     async def _release_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> bool:
