@@ -1,6 +1,7 @@
 """Datagrams between services of nodes: unreliable, unordered, up to 65,499 bytes."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -36,9 +37,14 @@ class DatagramSocket:
         self._inbox: deque[Datagram | errors.Unreachable] = deque()
         self._arrived = trio.Event()
         self._closed = False
+        self._on_close: Callable[[], None] | None = None
         self.dropped = 0
         """Datagrams dropped because nobody received them in time."""
         router.bind(service, self)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once when the socket is closed."""
+        self._on_close = callback
 
     def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
         """Take a datagram from the router."""
@@ -100,6 +106,8 @@ class DatagramSocket:
             self._closed = True
             self._router.unbind(self.service)
             self._arrived.set()
+            if self._on_close is not None:
+                self._on_close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,13 +8,15 @@ import trio
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.fabric import Fabric, LocalService, random_id
+from meshnode.mesh.fabric import Fabric, LocalService
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
+from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.quic import make_insecure_identity
 from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.router import LOCALHOST, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
+from meshnode.mesh.stamps import random_id
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.firewall import Rule
@@ -33,10 +35,11 @@ up to 10 s, so this bounds what a flood of silent connections can take."""
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A link to a peer and its cost."""
+    """A link to a peer, its cost, and how it fares."""
 
     peer: str
     cost: float
+    figures: LinkFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +172,22 @@ class Mesh:
 
     # --- services ----------------------------------------------------------------------------
 
-    def open_datagrams(self, service: str = "") -> DatagramSocket:
+    def open_datagrams(
+        self, service: str = "", *, tags: Mapping[str, str] | None = None
+    ) -> DatagramSocket:
         """Open a service that sends and receives datagrams; without a name it gets a random one.
+
+        With ``tags`` it is advertised until it is closed.
 
         Raises:
             ServiceInUse: the name is taken on this node.
             ProtocolError: the name does not fit 8 bytes.
         """
-        return DatagramSocket(self._router, self._names, service or self._free_service())
+        socket = DatagramSocket(self._router, self._names, service or self._free_service())
+        if tags is not None:
+            self._fabric.add_service(LocalService(socket.service, ConnType.DATAGRAM, tags, None))
+            socket.when_closed(lambda: self._fabric.remove_service(socket.service))
+        return socket
 
     async def listen(
         self,
@@ -231,8 +242,8 @@ class Mesh:
         return MeshStatus(
             node_id=self.node_id,
             connections=tuple(
-                Connection(peer, cost)
-                for peer, cost in sorted(self._fabric.topology.connections.items())
+                Connection(peer, session.cost, session.figures())
+                for peer, session in sorted(self._fabric.sessions.items())
             ),
             routes=dict(sorted(self._fabric.routes.items())),
             known_costs=self._fabric.topology.known_costs(),

@@ -1,0 +1,91 @@
+"""What every service has in common: how it is run, what it needs of the mesh, what it logs."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+
+from meshnode.errors import MeshnodeError
+from meshnode.logs import SubjectLogger
+from meshnode.mesh.datagrams import DatagramSocket
+from meshnode.mesh.sockets import CannotListen
+from meshnode.mesh.streams import MeshStream
+
+
+class Service(Protocol):
+    """One service of a node, for as long as :meth:`run` runs."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; ``started`` tells that clients are accepted.
+
+        What goes wrong with one client costs that client.
+
+        Raises:
+            CannotListen: what the directive asks for cannot be had; only before ``started``.
+        """
+        ...
+
+
+class ServiceMesh(Protocol):
+    """The mesh as services use it; see ``Mesh``."""
+
+    async def dial(self, node: str, service: str) -> MeshStream:
+        """Open a stream to a service; raises MeshError."""
+        ...
+
+    async def listen(
+        self, service: str, *, tags: Mapping[str, str] | None = None
+    ) -> trio.abc.Listener[MeshStream]:
+        """Accept streams of a service, and advertise it; raises MeshnodeError."""
+        ...
+
+    def open_datagrams(
+        self, service: str = "", *, tags: Mapping[str, str] | None = None
+    ) -> DatagramSocket:
+        """Open a datagram service, advertised if it has tags; raises MeshnodeError."""
+        ...
+
+
+async def listen_on_mesh(
+    mesh: ServiceMesh, service: str, tags: Mapping[str, str], parameter: str = "service"
+) -> trio.abc.Listener[MeshStream]:
+    """Open a stream service for a directive.
+
+    Raises:
+        CannotListen: the name is taken on this node.
+    """
+    try:
+        return await mesh.listen(service, tags=tags)
+    except MeshnodeError as exc:
+        raise CannotListen(parameter, service, str(exc)) from exc
+
+
+def open_datagrams(
+    mesh: ServiceMesh, service: str, tags: Mapping[str, str], parameter: str = "service"
+) -> DatagramSocket:
+    """Open a datagram service for a directive.
+
+    Raises:
+        CannotListen: the name is taken on this node.
+    """
+    try:
+        return mesh.open_datagrams(service, tags=tags)
+    except MeshnodeError as exc:
+        raise CannotListen(parameter, service, str(exc)) from exc
+
+
+class DropCount:
+    """Counts what a datagram service had to drop, and why, in few lines of log."""
+
+    def __init__(self, log: SubjectLogger) -> None:
+        self._log = log
+        self.counts: Counter[str] = Counter()
+
+    def note(self, reason: str) -> None:
+        """Count one; the first of its kind, and each power of ten of them, is logged."""
+        self.counts[reason] += 1
+        count = self.counts[reason]
+        if str(count).strip("0") == "1":
+            what = "a datagram" if count == 1 else f"{count} datagrams so far"
+            self._log.warning("dropped %s: %s", what, reason)

@@ -1,0 +1,128 @@
+"""Accepts streams and joins each to one that it dials: all stream services but commands."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from meshnode.errors import MeshError
+from meshnode.logs import SubjectLogger
+from meshnode.mesh.pump import bridge, reset
+from meshnode.mesh.sockets import peer_name
+
+MAX_CONNECTIONS = 1024
+"""Connections of one service at a time. Each costs two descriptors or one and a QUIC stream, and a
+few hundred KiB when both ends stall; more are reset as they come."""
+
+ACCEPT_RETRY = 0.1
+"""Seconds before accepting again when the process or system has no descriptor left: nothing tells
+of one getting free, and the clients wait in the kernel's queue meanwhile."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds for a listener to close although its node ends: one on the mesh withdraws its
+advertisement."""
+
+Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
+
+
+class StreamHandler(Protocol):
+    """What a service does with one stream; it owns the stream and raises OSError or MeshError
+    when it can do nothing, BrokenResourceError when it could not do all."""
+
+    async def __call__(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
+        """Serve one client to its end."""
+        ...
+
+
+class StreamServer:
+    """Accepts clients from listeners and hands each to ``handler``, at most ``most`` at a time."""
+
+    def __init__(
+        self, log: SubjectLogger, handler: StreamHandler, most: int = MAX_CONNECTIONS
+    ) -> None:
+        self._log = log
+        self._handler = handler
+        self._most = most
+        self._open = 0
+        self._refusing = False
+
+    async def run(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled, then close the listeners."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                task_status.started()
+        finally:
+            for listener in listeners:
+                with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                    await listener.aclose()
+
+    async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
+        failing = False
+        while True:
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError as exc:
+                if not failing:
+                    self._log.error("cannot accept clients for now: %s", exc.strerror or exc)
+                failing = True
+                await trio.sleep(ACCEPT_RETRY)
+                continue
+            failing = False
+            if await self._has_room(stream):
+                self._open += 1
+                clients.start_soon(self._serve, stream)
+
+    async def _has_room(self, stream: trio.abc.HalfCloseableStream) -> bool:
+        if self._open < self._most:
+            self._refusing = False
+            return True
+        if not self._refusing:
+            self._log.warning("clients are refused: %d are connected", self._open)
+        self._refusing = True
+        await reset(stream)
+        return False
+
+    async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
+        client = peer_name(stream)
+        self._log.debug("%s connected", client)
+        try:
+            await self._handler(stream, client)
+        except (OSError, MeshError) as exc:
+            text = getattr(exc, "strerror", None) or str(exc)
+            self._log.warning("closed the connection of %s: %s", client, text)
+        except trio.BrokenResourceError as exc:
+            self._log.info("the connection of %s broke: %s", client, exc)
+        except Exception:  # noqa: BLE001 - a client's boundary: a fault of ours costs only this one
+            self._log.exception("failed to serve %s", client)
+        else:
+            self._log.debug("%s is done", client)
+        finally:
+            self._open -= 1
+            # Closed it is already, unless something failed.
+            await reset(stream)
+
+
+def forward_to(
+    dial: Callable[[], Awaitable[trio.abc.HalfCloseableStream]],
+) -> StreamHandler:
+    """Return a handler that joins each stream to a new one that ``dial`` opens."""
+
+    async def handler(stream: trio.abc.HalfCloseableStream, client: str) -> None:
+        far = await dial()
+        try:
+            await bridge(stream, far)
+            await stream.aclose()
+            await far.aclose()
+        finally:
+            await reset(far)
+
+    return handler
