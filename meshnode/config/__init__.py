@@ -24,6 +24,8 @@ from meshnode.config.link_directives import (
     PeerDirective,
     TcpListener,
     TcpPeer,
+    UdpListener,
+    UdpPeer,
     WsListener,
     WsPeer,
 )
@@ -78,6 +80,8 @@ __all__ = [
     "PeerDirective",
     "TcpListener",
     "TcpPeer",
+    "UdpListener",
+    "UdpPeer",
     "WorkCommand",
     "WsListener",
     "WsPeer",

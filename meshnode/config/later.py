@@ -6,10 +6,7 @@ than one that does not start.
 
 from typing import Final
 
-LATER_LINKS: Final = ("udp-listener", "udp-peer")
-
 LATER_DIRECTIVES: Final = (
-    *LATER_LINKS,
     "tls-server",
     "tls-client",
     "work-signing",

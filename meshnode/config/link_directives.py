@@ -132,10 +132,34 @@ class WsPeer(PeerDirective):
     )
 
 
+@directive(
+    "udp-listener",
+    "Accept links from other nodes over UDP.",
+    section=LINKS,
+    example=(("port", "2222"),),
+    unique=(("bindaddr", "port"),),
+)
+class UdpListener(ListenerDirective):
+    """Accepts links over UDP."""
+
+
+@directive(
+    "udp-peer",
+    "Open a link to another node over UDP.",
+    section=LINKS,
+    example=(("address", "foo.example.org:2222"),),
+    unique=(("address",),),
+)
+class UdpPeer(PeerDirective):
+    """Opens a link over UDP."""
+
+
 LINK_DIRECTIVES: Final[tuple[type[ListenerDirective] | type[PeerDirective], ...]] = (
     TcpListener,
     TcpPeer,
     WsListener,
     WsPeer,
+    UdpListener,
+    UdpPeer,
 )
 """Every directive that makes links, in the order in which help lists them."""

@@ -34,8 +34,11 @@ def split_ws_url(url: str) -> WsUrl:
     Raises:
         Wrong: it is not of that form.
     """
-    parts = urlsplit(url) if _VISIBLE.fullmatch(url) and url.count("[") < 2 else None
-    if parts is None or parts.scheme not in ("ws", "wss") or not parts.netloc:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are no IPv6 address
+        parts = urlsplit("")
+    if not _VISIBLE.fullmatch(url) or parts.scheme not in ("ws", "wss") or not parts.netloc:
         raise Wrong(f"{quote(url)} is not a URL of the form ws://host:port/path")
     if parts.scheme == "wss":
         raise Wrong("wss:// is not supported yet; write ws://")

@@ -13,10 +13,12 @@ from meshnode.config import (
     PeerDirective,
     TcpListener,
     TcpPeer,
+    UdpListener,
+    UdpPeer,
     WsListener,
     WsPeer,
 )
-from meshnode.mesh.links import tcp, websocket
+from meshnode.mesh.links import tcp, udp, websocket
 from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.links.base import LinkDialer, LinkListener
 from meshnode.protocol.peering import LinkPolicy
@@ -42,6 +44,7 @@ class LinkKind:
 KINDS: Final = (
     LinkKind(TcpListener, tcp.listen, TcpPeer, tcp.dialer),
     LinkKind(WsListener, websocket.listen, WsPeer, websocket.dialer),
+    LinkKind(UdpListener, udp.listen, UdpPeer, udp.dialer),
 )
 """Every kind of link that a configuration may name."""
 
@@ -55,6 +58,9 @@ async def open_listeners(directive: ListenerDirective) -> list[LinkListener]:
     kind = next(kind for kind in KINDS if isinstance(directive, kind.listener))
     try:
         return list(await kind.listen(directive))
+    except UnicodeError as exc:
+        text = f"{directive.bindaddr} is no name that could be looked up"
+        raise directive.error("bindaddr", text) from exc
     except OSError as exc:
         where = format_address((directive.bindaddr or "*", directive.port))
         raise directive.error("port", f"cannot listen on {where}: {exc.strerror or exc}") from exc

@@ -94,6 +94,8 @@ class TcpDialer(LinkDialer):
                 return TcpLink(await trio.open_tcp_stream(self._host, self._port))
         except trio.TooSlowError:
             raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+        except UnicodeError as exc:
+            raise OSError(f"{self._host} is no name that could be looked up") from exc
 
 
 async def listen(directive: TcpListenerDirective) -> list[TcpListener]:

@@ -131,8 +131,8 @@ FAULTS = {
         "{f}:3: tls-server: not supported yet",
     ),
     "a directive that is not supported yet, in capitals": (
-        "- node: foo\n- UDP-listener: 1\n",
-        "{f}:2: UDP-listener: not supported yet",
+        "- node: foo\n- TLS-Client: {}\n",
+        "{f}:2: TLS-Client: not supported yet",
     ),
     "a parameter that is not supported yet": (
         "- node: foo\n- tcp-listener:\n    port: 2222\n    TLS: x\n",

@@ -1,0 +1,121 @@
+"""The directives that make links, and what only some kinds of link have."""
+
+from pathlib import Path
+
+import pytest
+
+from meshnode.config import (
+    LINK_DIRECTIVES,
+    ConfigFaults,
+    ListenerDirective,
+    NodeConfig,
+    PeerDirective,
+    UdpListener,
+    UdpPeer,
+    WsListener,
+    WsPeer,
+    WsUrl,
+    load_file,
+    split_ws_url,
+)
+
+
+def from_text(tmp_path: Path, text: str) -> NodeConfig:
+    file = tmp_path / "node.yml"
+    file.write_text("- node: foo\n" + text, encoding="utf-8")
+    return load_file(str(file))
+
+
+def test_websocket_and_udp_links_are_read_as_receptors_files_write_them(tmp_path: Path):
+    config = from_text(
+        tmp_path,
+        """
+- ws-listener:
+    bindaddr: 127.0.0.1
+    port: 8080
+    path: /mesh
+    cost: 1.5
+    nodecost: {bar: 2}
+    allowedpeers: [bar]
+- ws-peer:
+    address: ws://bar.example.org/mesh?site=1
+    redial: false
+    extraheader: "X-Forwarded-User:  mesh one "
+    cost: 3
+    allowedpeers: bar
+- UDP-listener: 2222
+- udp-peer:
+    address: "[::1]:2222"
+""",
+    )
+    assert config.listeners == (
+        WsListener(8080, "127.0.0.1", 1.5, {"bar": 2.0}, ("bar",), "/mesh"),
+        UdpListener(2222),
+    )
+    assert config.peers == (
+        WsPeer(
+            "ws://bar.example.org/mesh?site=1",
+            False,
+            3.0,
+            ("bar",),
+            ("X-Forwarded-User", "mesh one"),
+        ),
+        UdpPeer("[::1]:2222"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("ws://foo", WsUrl("foo", 80, "foo", "/")),
+        ("ws://foo:8080", WsUrl("foo", 8080, "foo:8080", "/")),
+        ("WS://foo:8080/a/b?c=d", WsUrl("foo", 8080, "foo:8080", "/a/b?c=d")),
+        ("ws://10.0.0.1/", WsUrl("10.0.0.1", 80, "10.0.0.1", "/")),
+        ("ws://[::1]/x", WsUrl("::1", 80, "[::1]", "/x")),
+        ("ws://[::1]:81?q", WsUrl("::1", 81, "[::1]:81", "/?q")),
+    ],
+)
+def test_the_url_of_a_websocket_is_taken_apart(url: str, parts: WsUrl):
+    assert split_ws_url(url) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("ws-peer: foo:80", 'address: "foo:80" is not a URL of the form ws://host:port/path'),
+        ("ws-peer: http://foo/", '"http://foo/" is not a URL of the form ws://host:port/path'),
+        ("ws-peer: ws://", '"ws://" is not a URL of the form ws://host:port/path'),
+        ("ws-peer: ws:///path", "is not a URL of the form ws://host:port/path"),
+        ("ws-peer: 'ws://foo bar/'", "is not a URL of the form ws://host:port/path"),
+        ("ws-peer: 'ws://[::1/'", "is not a URL of the form ws://host:port/path"),
+        ("ws-peer: ws://[[::1]", "is not a URL of the form ws://host:port/path"),
+        ("ws-peer: ws://foo:0/", "port 0 is out of range"),
+        ("ws-peer: ws://foo:x/", "is not"),
+        ("ws-peer: ws://me:pw@foo/", "has no user and no fragment"),
+        ("ws-peer: 'ws://foo/#x'", "has no user and no fragment"),
+        ("ws-peer: wss://foo/", "wss:// is not supported yet"),
+        ("ws-listener: {port: 1, path: mesh}", '"mesh" is not a path that begins with /'),
+        ("ws-listener: {port: 1, path: '/a b'}", "is not a path that begins with /"),
+        ("ws-listener: {port: 1, path: '/a?b'}", "is not a path that begins with /"),
+        ("ws-peer: {address: ws://a, extraheader: x}", 'extraheader: "x" is not a header'),
+        ('ws-peer: {address: ws://a, extraheader: "x: a\\nb: c"}', "is not a header of the form"),
+        ("ws-peer: {address: ws://a, extraheader: 'Host: x'}", "belongs to the websocket handsh"),
+        ("ws-peer: {address: ws://a, extraheader: 'Sec-WebSocket-Key: x'}", "belongs to the webs"),
+        ("ws-peer: {address: ws://a, tls: x}", "tls: not supported yet"),
+        ("udp-peer: {address: a:1, tls: x}", "tls: unknown parameter"),
+        ("udp-peer: ws://a", "is not a port"),
+        ("udp-listener: {port: 1, cost: 0}", "cost: "),
+    ],
+)
+def test_a_mistake_in_a_link_is_told_in_one_line(tmp_path: Path, text: str, fault: str):
+    with pytest.raises(ConfigFaults) as caught:
+        from_text(tmp_path, f"- {text}\n")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path}/node.yml:2: {text.split(':', maxsplit=1)[0]}: ")
+    assert fault in line
+
+
+def test_every_link_directive_is_a_listeners_or_a_peers():
+    for cls in LINK_DIRECTIVES:
+        assert issubclass(cls, ListenerDirective) != issubclass(cls, PeerDirective)
+        assert cls.INFO.name.endswith("-listener") == issubclass(cls, ListenerDirective)
