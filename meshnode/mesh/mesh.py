@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import trio
 
-from meshnode.logs import subject_logger
+from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric, LocalService, random_id
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.quic import make_insecure_identity
-from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.router import LOCALHOST, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
@@ -21,14 +20,6 @@ from meshnode.protocol.firewall import Rule
 from meshnode.protocol.messages import MAX_HOPS, ConnType, ServiceAdvertisement, WorkType
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
-
-ACCEPT_PAUSE = 0.1
-"""Seconds before accepting again after the system refused (no descriptors left): what is missing
-comes back only when another link ends."""
-
-MAX_OPENING = 512
-"""Links that may be in their opening at once; more are closed unheard. Each holds a descriptor for
-up to 10 s, so this bounds what a flood of silent connections can take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +68,8 @@ class Mesh:
         )
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(node_id, self.open_datagrams)
-        self._running: set[Session] = set()
-        self._idle = trio.Event()
-        self._idle.set()
+        self.sessions = SessionGroup()
         self._closing = False
-        self._log = subject_logger("mesh")
 
     # --- the firewall ------------------------------------------------------------------------
 
@@ -96,76 +84,36 @@ class Mesh:
 
     # --- links -------------------------------------------------------------------------------
 
-    def add_listener(self, listener: LinkListener, policy: LinkPolicy | None = None) -> None:
-        """Accept links from now on, until the mesh closes."""
-        self._log.info("listening on %s", listener.name)
-        self._nursery.start_soon(self._accept, listener, policy or LinkPolicy())
+    def add_listener(self, listener: LinkListener, policy: LinkPolicy | None = None) -> Listening:
+        """Accept links from now on, until what is returned is closed or the mesh is."""
+        listening = Listening(self, listener, policy or LinkPolicy())
+        self._nursery.start_soon(listening.run)
+        return listening
 
     def add_dialer(
         self, dialer: LinkDialer, policy: LinkPolicy | None = None, *, redial: bool = True
-    ) -> None:
+    ) -> Dialing:
         """Keep a link to what ``dialer`` dials; without ``redial`` only one attempt is made."""
-        self._nursery.start_soon(self._keep_dialing, dialer, policy or LinkPolicy(), redial)
+        dialing = Dialing(self, dialer, policy or LinkPolicy(), redial=redial)
+        self._nursery.start_soon(dialing.run)
+        return dialing
 
     async def run_link(self, link: Link, policy: LinkPolicy | None = None) -> bool:
         """Run one link to its end; True means that it was established at some time."""
-        session = Session(
-            link, policy or LinkPolicy(), self._fabric, self.node_id, self._idle_timeout
-        )
-        self._running.add(session)
-        self._idle = trio.Event()
-        try:
-            await session.run()
-        finally:
-            self._running.discard(session)
-            if not self._running:
-                self._idle.set()
-        return session.was_established
+        return await self.sessions.run(self.make_session(link, policy or LinkPolicy()))
 
-    async def _accept(self, listener: LinkListener, policy: LinkPolicy) -> None:
-        log = subject_logger("listener", listener.name)
-        try:
-            while True:
-                try:
-                    link = await listener.accept()
-                except trio.ClosedResourceError:
-                    return
-                except OSError as exc:
-                    log.error("cannot accept: %s", exc.strerror or exc)
-                    await trio.sleep(ACCEPT_PAUSE)
-                    continue
-                if self._closing:
-                    await link.aclose()
-                    return
-                if sum(not s.was_established for s in self._running) >= MAX_OPENING:
-                    log.warning("closed %s unheard: %d links are opening", link.name, MAX_OPENING)
-                    await link.aclose()
-                    continue
-                self._nursery.start_soon(self.run_link, link, policy)
-        finally:
-            with trio.CancelScope(shield=True):
-                await listener.aclose()
+    def make_session(self, link: Link, policy: LinkPolicy) -> Session:
+        """Return a session over a link, for a :class:`SessionGroup` to run."""
+        return Session(link, policy, self._fabric, self.node_id, self._idle_timeout)
 
-    async def _keep_dialing(self, dialer: LinkDialer, policy: LinkPolicy, redial: bool) -> None:
-        log = subject_logger("peer", dialer.name)
-        failures = 0
-        complaint = ""
-        while True:
-            try:
-                link = await dialer.dial()
-            except OSError as exc:
-                text = str(exc.strerror or exc)
-                # A peer that is away for a day is one event, not four thousand.
-                (log.debug if text == complaint else log.warning)("cannot connect: %s", text)
-                complaint = text
-            else:
-                complaint = ""
-                if await self.run_link(link, policy):
-                    failures = 0
-            if not redial or self._closing:
-                return
-            failures += 1
-            await trio.sleep(redial_delay(failures))
+    def start_session(self, group: SessionGroup, session: Session) -> None:
+        """Run a session in the background."""
+        self._nursery.start_soon(group.run, session)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this node takes leave of the mesh."""
+        return self._closing
 
     # --- services ----------------------------------------------------------------------------
 
@@ -278,10 +226,8 @@ class Mesh:
         self._closing = True
         for connection in list(self._streams.connections):
             connection.close()
-        for session in list(self._running):
-            session.close("this node is stopping")
         with trio.move_on_after(FLUSH_TIMEOUT):
-            await self._idle.wait()
+            await self.sessions.close("this node is stopping")
 
 
 @asynccontextmanager
