@@ -17,6 +17,9 @@
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
     └── SecurityError            who is at the other end could not be shown, or may not do this
+        ├── UnusableKey          a key file holds no key that could be used
+        ├── SignatureRefused     a signature does not show that its sender may do this
+        └── CannotSign           this node was asked to sign and has no key
 """
 
 
@@ -95,3 +98,18 @@ class WorkError(MeshnodeError):
 
 class SecurityError(MeshnodeError):
     """Who is at the other end could not be shown, or may not do this."""
+
+
+class UnusableKey(SecurityError):
+    """A key file holds no key that could be used; the text names file and remedy."""
+
+
+class SignatureRefused(SecurityError):
+    """A signature does not show that its sender may do this; the text says what is wrong with it.
+
+    The beginnings of the texts are receptor's, which clients match.
+    """
+
+
+class CannotSign(SecurityError):
+    """This node was asked to sign and has no key."""

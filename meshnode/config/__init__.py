@@ -30,6 +30,7 @@ from meshnode.config.link_directives import (
     WsPeer,
 )
 from meshnode.config.names import split_address, split_listen_address
+from meshnode.config.security_directives import WorkSigning, WorkVerification
 from meshnode.config.websocket_values import WsUrl, split_ws_url
 from meshnode.config.yaml_source import read_file
 
@@ -83,6 +84,8 @@ __all__ = [
     "UdpListener",
     "UdpPeer",
     "WorkCommand",
+    "WorkSigning",
+    "WorkVerification",
     "WsListener",
     "WsPeer",
     "WsUrl",

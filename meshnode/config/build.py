@@ -21,6 +21,7 @@ from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong
 from meshnode.config.raw import RawDirective, RawParameter, place_of
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
+from meshnode.config.security_directives import WorkSigning, WorkVerification, check_verifiable
 
 D = TypeVar("D", bound=Directive)
 
@@ -45,6 +46,7 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
     # Only once each directive is right: a mistyped listener is not also a missing one.
     if not faults:
         _check_links(typed, whole, faults)
+        check_verifiable(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()
     assert node is not None
@@ -55,6 +57,8 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
         work_commands=_all(typed, WorkCommand),
+        work_signing=_only(typed, WorkSigning),
+        work_verification=_only(typed, WorkVerification),
         local_only=bool(_all(typed, LocalOnly)),
     )
 

@@ -24,6 +24,11 @@ from meshnode.config.kinds import (
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong, check_node_id
 from meshnode.config.schema import Directive, directive, parameter
+from meshnode.config.security_directives import (
+    SECURITY_DIRECTIVES,
+    WorkSigning,
+    WorkVerification,
+)
 from meshnode.logs import LEVELS
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
@@ -181,6 +186,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *LINK_DIRECTIVES,
     ControlService,
     WorkCommand,
+    *SECURITY_DIRECTIVES,
 )
 """Every supported directive, in the order in which help lists them."""
 
@@ -195,6 +201,8 @@ class NodeConfig:
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
     work_commands: tuple[WorkCommand, ...] = ()
+    work_signing: WorkSigning | None = None
+    work_verification: WorkVerification | None = None
     local_only: bool = False
 
     def summary(self) -> str:

@@ -9,8 +9,6 @@ from typing import Final
 LATER_DIRECTIVES: Final = (
     "tls-server",
     "tls-client",
-    "work-signing",
-    "work-verification",
     "work-python",
     "work-kubernetes",
     "tcp-server",

@@ -1,0 +1,149 @@
+"""RSA keys in PEM files: loaded once, checked at once, and refused in words that say what to do.
+
+Taken are what ``openssl genrsa`` and ``openssl rsa -pubout`` write, old and new: PKCS#1 and PKCS#8
+private keys, PKIX and PKCS#1 public keys (reference section 8).
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from meshnode.errors import UnusableKey
+from meshnode.logs import subject_logger
+
+LEAST_KEY_BITS: Final = 2048
+"""What the guide makes, and the least that is held to be safe; less can be broken."""
+
+MOST_KEY_BITS: Final = 8192
+"""A signature with such a key holds up the node for some 30 ms, with one twice as long for 200."""
+
+MAX_KEY_FILE: Final = 64 * 1024
+"""Bytes of a key file: a key of MOST_KEY_BITS has 7 KiB, and openssl may write text before it."""
+
+_BLOCK = re.compile(r"^-----BEGIN ([A-Z0-9 ]{1,40})-----\s*$", re.MULTILINE)
+_PRIVATE = ("RSA PRIVATE KEY", "PRIVATE KEY")
+_PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
+_READABLE = stat.S_IRGRP | stat.S_IROTH
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def load_private_key(path: Path) -> rsa.RSAPrivateKey:
+    """Return the private key in a file; warn in the log if other users can read the file.
+
+    Raises:
+        UnusableKey: there is no such key; the text says why, and what to do.
+    """
+    text, mode = _read(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
+    label = _label(path, text)
+    if label in _PUBLIC:
+        raise _unusable(path, "holds a public key; the private one is needed here, since it signs")
+    if label == "CERTIFICATE":
+        raise _unusable(path, "holds a certificate; the private key is needed here")
+    if label == "ENCRYPTED PRIVATE KEY" or "Proc-Type: 4,ENCRYPTED" in text:
+        remedy = f"store it without: openssl rsa -in {path} -out NEW.pem"
+        raise _unusable(path, f"has a passphrase, for which a node cannot ask; {remedy}")
+    try:
+        key = load_pem_private_key(text.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _unusable(path, f"is no whole {label}; copy it anew") from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise _not_rsa(path)
+    _check_size(path, key.key_size)
+    _warn(path, mode, _READABLE | _WRITABLE)
+    return key
+
+
+def load_public_key(path: Path) -> rsa.RSAPublicKey:
+    """Return the public key in a file; warn in the log if other users can replace it.
+
+    Raises:
+        UnusableKey: there is no such key; the text says why, and what to do.
+    """
+    text, mode = _read(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
+    label = _label(path, text)
+    if label.endswith("PRIVATE KEY"):
+        remedy = f"make it with: openssl rsa -in {path} -pubout -out PUBLIC.pem"
+        raise _unusable(path, f"holds a private key; only its public key belongs here; {remedy}")
+    if label == "CERTIFICATE":
+        remedy = f"take it out with: openssl x509 -in {path} -pubkey -noout -out PUBLIC.pem"
+        raise _unusable(path, f"holds a certificate; its public key is needed here; {remedy}")
+    try:
+        key = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise _unusable(path, f"is no whole {label}; copy it anew") from None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise _not_rsa(path)
+    _check_size(path, key.key_size)
+    _warn(path, mode, _WRITABLE)
+    return key
+
+
+def _read(path: Path, remedy: str) -> tuple[str, int]:
+    """Return a file's text and mode; ``remedy`` is for one that is not there."""
+    try:
+        # Nobody may ever write to a pipe, and then opening it would not return.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise _unusable(path, "is not a file")
+            data = file.read(MAX_KEY_FILE + 1)
+    except FileNotFoundError:
+        raise _unusable(path, f"does not exist; {remedy}") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _unusable(path, f"cannot be read by this user: {reason}") from error
+    if len(data) > MAX_KEY_FILE:
+        raise _unusable(path, f"holds no key: it has more than {MAX_KEY_FILE} bytes")
+    # What is no ASCII is no PEM, and shows as such.
+    return data.decode("ascii", "replace"), mode
+
+
+def _label(path: Path, text: str) -> str:
+    """Return the kind of the one PEM block in a file."""
+    labels = _BLOCK.findall(text)
+    if not labels:
+        raise _unusable(path, 'holds no key: no line says "-----BEGIN … KEY-----" (PEM)')
+    if any(label.startswith(("EC ", "DSA ", "OPENSSH ")) for label in labels):
+        raise _not_rsa(path)
+    if len(labels) > 1:
+        raise _unusable(path, f"holds {len(labels)} PEM blocks; exactly one is expected")
+    label = str(labels[0])
+    if label not in (*_PRIVATE, *_PUBLIC, "ENCRYPTED PRIVATE KEY", "CERTIFICATE"):
+        raise _unusable(path, f"holds a {label}; a key is needed here")
+    return label
+
+
+def _check_size(path: Path, bits: int) -> None:
+    remedy = f"make one with: openssl genrsa -out NEW.pem {LEAST_KEY_BITS}"
+    if bits < LEAST_KEY_BITS:
+        raise _unusable(path, f"is too short: {bits} bits of at least {LEAST_KEY_BITS}; {remedy}")
+    if bits > MOST_KEY_BITS:
+        raise _unusable(path, f"is too long: {bits} bits of at most {MOST_KEY_BITS}; {remedy}")
+
+
+def _warn(path: Path, mode: int, unwanted: int) -> None:
+    found = mode & unwanted
+    if found:
+        what = "read" if found & _READABLE else "replaced"
+        remedy = "600" if unwanted & _READABLE else "go-w"
+        log = subject_logger("key", str(path))
+        log.warning("can be %s by other users; better: chmod %s %s", what, remedy, path)
+
+
+def _not_rsa(path: Path) -> UnusableKey:
+    remedy = f"make one with: openssl genrsa -out NEW.pem {LEAST_KEY_BITS}"
+    return _unusable(path, f"holds a key that is not an RSA key; {remedy}")
+
+
+def _unusable(path: Path, text: str) -> UnusableKey:
+    return UnusableKey(f'"{path}" {text}')

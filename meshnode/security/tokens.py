@@ -1,0 +1,148 @@
+"""Signatures of work: JSON web tokens as receptor makes and takes them (reference section 8).
+
+A token is signed with RS512 and says until when it holds (``exp``) and for which node (``aud``).
+It does not say for which command: whoever has one may use it until it expires.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from math import ceil
+from typing import Any, Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from meshnode.errors import SignatureRefused
+from meshnode.protocol.durations import format_duration
+
+ALGORITHM: Final = "RS512"
+"""The only algorithm, whatever a token's header says. A public key is no secret, so a node that
+let the header choose would take tokens that anybody made with it as the secret of HS512."""
+
+CLOCK_SKEW: Final = 60.0
+"""Seconds by which two nodes' clocks may differ: so much after its end a token is still taken, and
+so much before its beginning. receptor gives none."""
+
+MAX_TOKEN: Final = 8 * 1024
+"""Characters of a token; with a key of 8192 bits it has 1,500, most of them the signature."""
+
+MAX_TIME: Final = 253402300799
+"""Seconds from 1970 to the end of the year 9999: what claims to be later is no time."""
+
+_MAX_QUOTED: Final = 60
+"""Characters of a token's own text in a refusal: enough to recognise, and still one line."""
+
+Now = Callable[[], float]
+"""Returns the seconds since 1970."""
+
+
+class Signer:
+    """Signs what this node asks of others."""
+
+    def __init__(self, key: rsa.RSAPrivateKey, lifetime: float, now: Now = time.time) -> None:
+        self._key = key
+        self._lifetime = lifetime
+        self._now = now
+
+    def sign(self, node: str) -> str:
+        """Return a token for ``node``, which holds for ``lifetime`` seconds from now.
+
+        It computes for a millisecond or two with keys of the usual length.
+        """
+        claims = {"exp": ceil(self._now() + self._lifetime), "aud": [node]}
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+
+
+class Verifier:
+    """Checks what others ask of this node."""
+
+    def __init__(self, key: rsa.RSAPublicKey, node_id: str, now: Now = time.time) -> None:
+        self._key = key
+        self._node_id = node_id
+        self._now = now
+
+    def verify(self, token: str) -> None:
+        """Return if the token was made with our private key, for this node, and still holds.
+
+        Raises:
+            SignatureRefused: with the reason, which is another for each thing that can be wrong.
+        """
+        if not token:
+            raise _refused("signature is empty")
+        if len(token) > MAX_TOKEN:
+            raise _refused(f"token is malformed: it has more than {MAX_TOKEN} characters")
+        try:
+            _check_algorithm(jwt.get_unverified_header(token).get("alg"))
+            claims = self._decode(token)
+        except jwt.InvalidSignatureError:
+            raise _refused(
+                "token was changed, or not made with the private key of this node's public key"
+            ) from None
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+            raise _refused(f"token is malformed: {_shown(str(error))}") from None
+        self._check_times(claims)
+        self._check_audience(claims.get("aud"))
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        """Return the claims of a token with our signature; what they say is checked by us.
+
+        pyjwt would ask a clock of its own, and take one without a claim for one that holds.
+        """
+        checks = dict.fromkeys(("exp", "nbf", "iat", "aud", "iss", "sub", "jti"), False)
+        options: Any = {f"verify_{claim}": wanted for claim, wanted in checks.items()}
+        return jwt.decode(token, self._key, algorithms=[ALGORITHM], options=options)
+
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        now = self._now()
+        if "exp" not in claims:
+            raise _refused("token has no expiration time (exp)")
+        late = now - _time_of(claims, "exp")
+        if late >= CLOCK_SKEW:
+            raise _refused(f"token is expired by {format_duration(round(late) * 10**9)}")
+        for claim in ("nbf", "iat"):
+            if claim in claims and _time_of(claims, claim) - now > CLOCK_SKEW:
+                raise _refused(f"token is not valid yet ({claim})")
+
+    def _check_audience(self, audience: object) -> None:
+        """receptor writes a list; the standard allows one text as well."""
+        names = audience if isinstance(audience, list) else [audience]
+        if self._node_id not in names:
+            # Those who sign may be trusted with a text in our log, but not with its length.
+            shown = "nobody" if audience is None else _shown(", ".join(map(str, names)))
+            raise SignatureRefused(
+                f"token audience did not match node ID: it is signed for {shown}, "
+                f"this is {self._node_id}"
+            )
+
+
+def _check_algorithm(name: object) -> None:
+    if name == ALGORITHM:
+        return
+    if isinstance(name, str) and name.lower() == "none":
+        raise _refused(f'token is not signed (algorithm "none"); {ALGORITHM} is needed')
+    if isinstance(name, str) and name.startswith("HS"):
+        raise _refused(
+            f"token is signed with a shared secret ({_shown(name)}), not with a private key; "
+            f"{ALGORITHM} is needed"
+        )
+    raise _refused(
+        f"token is signed with the algorithm {_shown(json.dumps(name))}; {ALGORITHM} is needed"
+    )
+
+
+def _time_of(claims: dict[str, Any], claim: str) -> float:
+    value = claims[claim]
+    # Written so that NaN, which json reads, is none either.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TIME:
+        return value
+    raise _refused(f"token is malformed: {claim} is no time")
+
+
+def _shown(text: str) -> str:
+    text = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _refused(reason: str) -> SignatureRefused:
+    return SignatureRefused(f"could not verify signature: {reason}")

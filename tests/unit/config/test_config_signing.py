@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from meshnode.config import load_arguments, load_file
+from meshnode.errors import ConfigError
+
+VERIFYING = "- work-command:\n    worktype: x\n    command: y\n    verifysignature: true\n"
+
+
+def load(tmp_path: Path, text: str):
+    file = tmp_path / "foo.yml"
+    file.write_text("- node: foo\n- local-only\n" + text, encoding="utf-8")
+    return load_file(str(file))
+
+
+def test_the_guides_directives_are_read(tmp_path: Path):
+    config = load(
+        tmp_path,
+        "- work-signing:\n    privateKey: /full/path/signworkprivate.pem\n"
+        "    tokenExpiration: 1h30m\n"
+        "- work-verification:\n    publickey: /full/path/signworkpublic.pem\n" + VERIFYING,
+    )
+    assert config.work_signing is not None
+    assert config.work_signing.privatekey == Path("/full/path/signworkprivate.pem")
+    assert config.work_signing.tokenexpiration == 5400.0
+    assert config.work_verification is not None
+    assert config.work_verification.publickey == Path("/full/path/signworkpublic.pem")
+
+
+def test_a_signature_holds_five_minutes_unless_said_otherwise():
+    config = load_arguments(["--node", "foo", "--local-only", "--work-signing", "privatekey=k"])
+    assert config.work_signing is not None
+    assert config.work_signing.tokenexpiration == 300.0
+    assert config.work_verification is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            VERIFYING,
+            "{f}:6: work-command: verifysignature: needs a work-verification directive with the "
+            "public key of those who sign",
+        ),
+        (
+            "- work-signing:\n    tokenexpiration: 1h\n",
+            "{f}:3: work-signing: privatekey: is missing: "
+            "file of the RSA private key, as PEM (file)",
+        ),
+        (
+            "- work-signing:\n    privatekey: k\n    tokenexpiration: 90\n",
+            '{f}:5: work-signing: tokenexpiration: "90" has no unit; '
+            "expected: duration such as 30s or 1h30m, at least 1s",
+        ),
+        (
+            "- work-verification:\n    privatekey: k\n",
+            '{f}:4: work-verification: privatekey: unknown parameter; did you mean "publickey"?',
+        ),
+        (
+            "- work-verification:\n    publickey: k\n- work-verification:\n    publickey: j\n",
+            "{f}:5: work-verification: is given twice; the first is on line 3",
+        ),
+    ],
+)
+def test_a_mistake_in_signing_is_told_in_one_line(tmp_path: Path, text: str, expected: str):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value) == expected.replace("{f}", str(tmp_path / "foo.yml"))
