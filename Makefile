@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format clean
+.PHONY: help demo test faults coverage lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make test      run all tests"
+	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
 	@echo "make coverage  run all tests and report which lines they did not reach"
 	@echo "make lint      ruff, mypy and the dependency rule"
 	@echo "make format    let ruff rewrite the source"
@@ -33,6 +34,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest
+
+# The short storm of "make test" is the same test with fewer units. One storm of 500 takes minutes.
+SEED ?= 1 2 3
+UNITS ?= 500
+faults: $(STAMP)
+	@FAULTS_SEEDS="$(SEED)" FAULTS_UNITS=$(UNITS) \
+		$(BIN)/python -m pytest tests/faults -rP --timeout=3600
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -49,6 +49,13 @@ class ControlSession(Protocol):
         """
         ...
 
+    async def wait_lost(self) -> None:
+        """After the end of the client's bytes, return when it is gone and not just waiting.
+
+        Where nothing tells (TCP, until something is sent), it does not return.
+        """
+        ...
+
     async def send_eof(self) -> None:
         """Tell the client that no more bytes follow; reading from it stays possible.
 

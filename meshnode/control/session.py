@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
+from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
@@ -95,9 +96,16 @@ class Session:
             return data
         with self._noticing_loss():
             data = bytes(await self._stream.receive_some(max_bytes))
+            if not data and has_hung_up(self._stream):
+                raise trio.BrokenResourceError("the client closed its connection")
         if not data:
             self._reader.feed(b"")
         return data
+
+    async def wait_lost(self) -> None:
+        """Return when the client is known to be gone; see ControlSession."""
+        await wait_hung_up(self._stream)
+        self._gone = True
 
     async def send_eof(self) -> None:
         """End our side of the stream; see ControlSession."""

@@ -184,6 +184,12 @@ class MeshStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             await self._wait_room()
 
+    async def wait_refused(self) -> None:
+        """Return when nothing that is written here has a reader any more: lost, or refused."""
+        await trio.lowlevel.checkpoint()
+        while self._write_broken is None and not self._closed:
+            await self._writers.park()
+
     async def send_eof(self) -> None:
         """End this direction: the other end reads ``b""`` after all that was sent."""
         with self._sending:

@@ -214,6 +214,8 @@ async def _while_client_is_there(
     async def notice_loss() -> None:
         while await session.receive_some(RECEIVE):
             pass
+        await session.wait_lost()
+        nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notice_loss)
