@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+from contextlib import ExitStack
 
 import pytest
 import trio
@@ -102,10 +103,17 @@ async def test_cancel_ends_the_whole_tree_also_what_changed_its_session(foo):
 async def test_a_killed_supervisor_is_noticed_and_its_processes_are_ended(foo):
     async with foo.running():
         unit_id = await foo.submit("foo", "sleep")
-        os.kill(foo.status(unit_id).supervisor.pid, signal.SIGKILL)
-        status = await foo.wait_final(unit_id)
-        assert status.detail.startswith("lost: ")
-        assert find_unit_processes(foo.store.directory(unit_id)) == []
+        with ExitStack() as stack:
+            commands = [
+                stack.enter_context(ProcessHandle.open(process))
+                for process in find_unit_processes(foo.store.directory(unit_id))
+            ]
+            assert commands
+            os.kill(foo.status(unit_id).supervisor.pid, signal.SIGKILL)
+            status = await foo.wait_final(unit_id)
+            assert status.detail.startswith("lost: ")
+            for command in commands:
+                await command.wait_end()
 
 
 async def test_a_restarted_node_adopts_what_runs(foo):
