@@ -55,7 +55,8 @@ def test_a_signature_holds_five_minutes_unless_said_otherwise():
         ),
         (
             "- work-verification:\n    privatekey: k\n",
-            '{f}:4: work-verification: privatekey: unknown parameter; did you mean "publickey"?',
+            "{f}:4: work-verification: privatekey: unknown parameter; "
+            "work-verification takes publickey",
         ),
         (
             "- work-verification:\n    publickey: k\n- work-verification:\n    publickey: j\n",
