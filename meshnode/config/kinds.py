@@ -198,17 +198,19 @@ def permissions() -> Kind[int]:
     return Kind(label, read, lambda value: f"{value:04o}")
 
 
-def shell_words() -> Kind[str]:
-    """Text that is later split into words as a shell splits them; only its quotes matter now."""
+def shell_words(*, least: int = 0) -> Kind[str]:
+    """Text that is later split into at least ``least`` words as a shell splits them."""
     label = "text, split into words as a shell does"
     inner = text(label)
 
     def read(node: yaml.Node) -> str:
         value = inner.read(node)
         try:
-            shlex.split(value)
+            words = shlex.split(value)
         except ValueError as error:
             raise Wrong(f"cannot be split into words: {str(error).lower()}") from None
+        if len(words) < least:
+            raise Wrong(f"is empty; expected: {label}")
         return value
 
     return Kind(label, read)

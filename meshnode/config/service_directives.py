@@ -1,0 +1,170 @@
+"""The directives of services that run over the mesh: names and meaning are receptor's.
+
+``…-server`` listens on this machine and leads to a service of another node; ``…-client`` is such
+a service and leads to something on its own machine.
+"""
+
+from typing import Final
+
+from meshnode.config import names
+from meshnode.config.kinds import permissions, shell_words, text, whole
+from meshnode.config.names import Wrong, check_node_id
+from meshnode.config.schema import Directive, directive, parameter
+
+SECTION = "Services over the mesh"
+
+
+def _checked_address(value: str) -> str:
+    names.split_address(value)
+    return value
+
+
+def _checked_remote(value: str) -> str:
+    return "localhost" if value.lower() == "localhost" else check_node_id(value)
+
+
+def _checked_filename(value: str) -> str:
+    if not value:
+        raise Wrong("is empty; the path of a unix socket is needed")
+    return names.check_socket_path(value)
+
+
+PORT = whole(0, names.MAX_PORT)
+BIND_ADDRESS = text("IP address or host name", names.check_bind_address)
+NODE = text("node ID", _checked_remote)
+SERVICE = text("service name of at most 8 bytes", names.check_service)
+ADDRESS = text("host:port", _checked_address)
+SOCKET_PATH = text("path of at most 107 bytes", _checked_filename)
+
+
+class ServiceDirective(Directive):
+    """Base of the directives that make a service; ``meshnode.services`` has one for each."""
+
+    __slots__ = ()
+
+
+@directive(
+    "tcp-server",
+    "Listen on a TCP port and lead each connection to a service on the mesh.",
+    section=SECTION,
+    example=(("port", "8080"), ("remotenode", "bar"), ("remoteservice", "web")),
+    unique=(("bindaddr", "port"),),
+    later=("tlsserver", "tlsclient"),
+)
+class TcpServer(ServiceDirective):
+    """Where clients connect, and which stream service they reach."""
+
+    port: int = parameter(PORT, "TCP port to listen on; 0 lets the system choose one")
+    remotenode: str = parameter(NODE, "node that has the service; localhost is this one")
+    remoteservice: str = parameter(SERVICE, "service to connect to")
+    bindaddr: str = parameter(
+        BIND_ADDRESS, "address to listen on", default="", default_text="all interfaces"
+    )
+
+
+@directive(
+    "tcp-client",
+    "Offer a service on the mesh that leads each stream to a TCP address.",
+    section=SECTION,
+    example=(("service", "web"), ("address", "localhost:80")),
+    unique=(("service",),),
+    later=("tlsserver", "tlsclient"),
+)
+class TcpClient(ServiceDirective):
+    """A stream service, and where its streams go."""
+
+    service: str = parameter(SERVICE, "name of the service on the mesh")
+    address: str = parameter(ADDRESS, "where to connect for each stream")
+
+
+@directive(
+    "udp-server",
+    "Listen on a UDP port and pass each datagram to a service on the mesh.",
+    section=SECTION,
+    example=(("port", "5353"), ("remotenode", "bar"), ("remoteservice", "dns")),
+    unique=(("bindaddr", "port"),),
+)
+class UdpServer(ServiceDirective):
+    """Where clients send, and which datagram service they reach."""
+
+    port: int = parameter(PORT, "UDP port to listen on; 0 lets the system choose one")
+    remotenode: str = parameter(NODE, "node that has the service; localhost is this one")
+    remoteservice: str = parameter(SERVICE, "service to send to")
+    bindaddr: str = parameter(
+        BIND_ADDRESS, "address to listen on", default="", default_text="all interfaces"
+    )
+
+
+@directive(
+    "udp-client",
+    "Offer a service on the mesh that passes each datagram to a UDP address.",
+    section=SECTION,
+    example=(("service", "dns"), ("address", "localhost:53")),
+    unique=(("service",),),
+)
+class UdpClient(ServiceDirective):
+    """A datagram service, and where its datagrams go."""
+
+    service: str = parameter(SERVICE, "name of the service on the mesh")
+    address: str = parameter(ADDRESS, "where to send")
+
+
+@directive(
+    "unix-socket-server",
+    "Listen on a unix socket and lead each connection to a service on the mesh.",
+    section=SECTION,
+    example=(("filename", "/run/db.sock"), ("remotenode", "bar"), ("remoteservice", "db")),
+    unique=(("filename",),),
+    later=("tls",),
+)
+class UnixSocketServer(ServiceDirective):
+    """Where clients connect, and which stream service they reach."""
+
+    filename: str = parameter(SOCKET_PATH, "unix socket to listen on; a stale one is replaced")
+    remotenode: str = parameter(NODE, "node that has the service; localhost is this one")
+    remoteservice: str = parameter(SERVICE, "service to connect to")
+    permissions: int = parameter(
+        permissions(), "who may open the unix socket, as for chmod", default=0o600
+    )
+
+
+@directive(
+    "unix-socket-client",
+    "Offer a service on the mesh that leads each stream to a unix socket.",
+    section=SECTION,
+    example=(("service", "db"), ("filename", "/run/postgresql/.s.PGSQL.5432")),
+    unique=(("service",),),
+    later=("tls",),
+)
+class UnixSocketClient(ServiceDirective):
+    """A stream service, and where its streams go."""
+
+    service: str = parameter(SERVICE, "name of the service on the mesh")
+    filename: str = parameter(SOCKET_PATH, "unix socket to connect to for each stream")
+
+
+@directive(
+    "command-service",
+    "Offer a service on the mesh that runs a command on a terminal for each stream.",
+    section=SECTION,
+    example=(("service", "shell"), ("command", "bash -l")),
+    unique=(("service",),),
+    later=("tls",),
+)
+class CommandService(ServiceDirective):
+    """A stream service; ``command`` is split by ``shlex``, never run by a shell."""
+
+    service: str = parameter(SERVICE, "name of the service on the mesh")
+    command: str = parameter(shell_words(least=1), "command to run; no shell runs it")
+
+
+SERVICE_DIRECTIVES: Final[tuple[type[ServiceDirective], ...]] = (
+    TcpServer,
+    TcpClient,
+    UdpServer,
+    UdpClient,
+    UnixSocketServer,
+    UnixSocketClient,
+    CommandService,
+)
+"""Every directive of a service over the mesh, in the order in which help lists them."""

@@ -1,0 +1,269 @@
+"""UDP datagrams through two nodes of a mesh."""
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from service_helpers import two_nodes
+
+from meshnode.config.service_directives import UdpClient, UdpServer
+from meshnode.logs import subject_logger
+from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.router import MAX_PAYLOAD
+from meshnode.mesh.sockets import CannotListen
+from meshnode.services import relay as relays
+from meshnode.services.relay import Relay
+from meshnode.services.udp import UdpClientService, UdpServerService
+
+
+async def udp_socket(port: int | None = None) -> trio.socket.SocketType:
+    """Return a loopback socket, connected if it is given a port."""
+    opened = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    await opened.bind(("127.0.0.1", 0))
+    if port is not None:
+        await opened.connect(("127.0.0.1", port))
+    return opened
+
+
+async def ask(client: trio.socket.SocketType, question: bytes) -> bytes:
+    await client.send(question)
+    with trio.fail_after(10):
+        return await client.recv(65536)
+
+
+async def shout(server: trio.socket.SocketType) -> None:
+    """Answer each datagram in upper case."""
+    while True:
+        payload, address = await server.recvfrom(65536)
+        await server.sendto(payload.upper(), address)
+
+
+@dataclass
+class World:
+    """foo has a udp-server that leads to the service ``dns`` of bar."""
+
+    foo: Mesh
+    bar: Mesh
+    nursery: trio.Nursery
+    sockets: list[trio.socket.SocketType] = field(default_factory=list)
+
+    async def server(self, node: str = "bar", service: str = "dns") -> UdpServerService:
+        directive = UdpServer(port=0, bindaddr="127.0.0.1", remotenode=node, remoteservice=service)
+        server = UdpServerService(directive, self.foo)
+        await self.nursery.start(lambda task_status: server.run(task_status=task_status))
+        return server
+
+    async def client(self, address: str) -> UdpClientService:
+        service = UdpClientService(UdpClient(service="dns", address=address), self.bar)
+        await self.nursery.start(lambda task_status: service.run(task_status=task_status))
+        return service
+
+    async def socket(self, port: int | None = None) -> trio.socket.SocketType:
+        self.sockets.append(await udp_socket(port))
+        return self.sockets[-1]
+
+    async def shouter(self) -> UdpClientService:
+        server = await self.socket()
+        self.nursery.start_soon(shout, server)
+        return await self.client(f"localhost:{server.getsockname()[1]}")
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with two_nodes() as (foo, bar), trio.open_nursery() as nursery:
+        world = World(foo, bar, nursery)
+        yield world
+        nursery.cancel_scope.cancel()
+        for opened in world.sockets:
+            opened.close()
+
+
+async def test_each_client_gets_its_own_answers(world: World):
+    await world.shouter()
+    (port,) = (await world.server()).ports
+    clients = [await world.socket(port) for _ in range(20)]
+    for turn in range(3):
+        for number, client in enumerate(clients):
+            assert await ask(client, b"q%d-%d" % (number, turn)) == b"Q%d-%d" % (number, turn)
+
+
+async def test_a_datagram_as_large_as_a_message_passes_and_a_larger_one_is_counted(world: World):
+    await world.shouter()
+    server = await world.server()
+    client = await world.socket(server.ports[0])
+    await client.send(b"x" * (MAX_PAYLOAD + 1))
+    assert await ask(client, b"x" * MAX_PAYLOAD) == b"X" * MAX_PAYLOAD
+    assert await ask(client, b"") == b""
+    assert server.relays[0].drops.counts == {"too large for a message of the mesh": 1}
+
+
+async def test_the_service_is_advertised_with_receptors_tags(world: World):
+    await world.client("localhost:53")
+    await world.foo.ping("bar")
+    (advert,) = world.foo.status().advertisements
+    assert (advert.node_id, advert.service, advert.conn_type) == ("bar", "dns", 0)
+    assert advert.tags == {"type": "UDP Proxy", "address": "localhost:53"}
+
+
+@pytest.mark.parametrize(
+    ("node", "why"), [("nowhere", "no route to node"), ("bar", "service unknown")]
+)
+async def test_what_cannot_arrive_is_counted_and_logged_now_and_then(
+    world: World, caplog, node: str, why: str
+):
+    server = await world.server(node, "nosuch")
+    client = await world.socket(server.ports[0])
+    for _ in range(25):
+        await client.send(b"?")
+    with trio.fail_after(10):
+        while server.relays[0].drops.counts[why] < 25:
+            await trio.sleep(0.01)
+    lines = [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()]
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        f"dropped a datagram: {why}",
+        f"dropped 10 datagrams so far: {why}",
+    ]
+
+
+async def test_a_udp_port_where_nobody_listens_costs_only_the_datagram(world: World):
+    nobody = await world.socket()
+    service = await world.client(f"127.0.0.1:{nobody.getsockname()[1]}")
+    address = nobody.getsockname()
+    nobody.close()
+    client = await world.socket((await world.server()).ports[0])
+    await client.send(b"lost")
+    with trio.fail_after(10):
+        while not service.relay.drops.counts["connection refused"]:
+            await trio.sleep(0.01)
+    late = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    await late.bind(address)
+    world.sockets.append(late)
+    world.nursery.start_soon(shout, late)
+    assert await ask(client, b"now") == b"NOW"
+
+
+async def test_this_node_itself_can_have_the_service(world: World):
+    with world.foo.open_datagrams("own") as own:
+        client = await world.socket((await world.server("localhost", "own")).ports[0])
+        await client.send(b"ping")
+        datagram = await own.receive()
+        await own.send_to(datagram.node, datagram.service, b"pong")
+        assert await client.recv(10) == b"pong"
+
+
+async def test_a_port_that_is_taken_is_named(world: World):
+    taken = await world.socket()
+    port = taken.getsockname()[1]
+    directive = UdpServer(port=port, bindaddr="127.0.0.1", remotenode="a", remoteservice="b")
+    with pytest.raises(CannotListen) as caught:
+        await UdpServerService(directive, world.foo).run()
+    assert caught.value.problem == f"127.0.0.1:{port}: Address already in use"
+
+
+async def test_a_service_name_that_is_taken_is_named(world: World):
+    await world.client("localhost:53")
+    with pytest.raises(CannotListen, match="service dns: service dns is already listening"):
+        await UdpClientService(UdpClient(service="dns", address="a:1"), world.bar).run()
+
+
+# --- the relay by itself, in its own time --------------------------------------------------------
+
+
+class Far:
+    """A correspondent's own socket: what is sent is kept, until ``gate`` is closed."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+        self.gives, self._given = trio.open_memory_channel[bytes](100)
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def send(self, payload: bytes) -> None:
+        await self.gate.wait()
+        self.sent.append(payload)
+
+    async def receive(self) -> bytes:
+        return await self._given.receive()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A relay with its two ends in the hands of the test."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.near, self._arrives = trio.open_memory_channel[tuple[str, bytes]](10_000)
+        self.fars: dict[str, list[Far]] = {}
+        self.answers: list[tuple[str, bytes]] = []
+        self.relay: Relay[str] = Relay(subject_logger("test"), self._open, self._answer, most)
+
+    async def _open(self, address: str) -> Far:
+        await trio.lowlevel.checkpoint()
+        if address == "bad":
+            raise OSError(24, "Too many open files")
+        self.fars.setdefault(address, []).append(Far())
+        return self.fars[address][-1]
+
+    async def _answer(self, address: str, payload: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.answers.append((address, payload))
+
+    async def say(self, *said: tuple[str, bytes]) -> None:
+        for item in said:
+            self.near.send_nowait(item)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.fixture
+async def bench(nursery) -> Bench:
+    bench = Bench(most=2)
+    await nursery.start(bench.relay.run, bench._arrives.receive)
+    return bench
+
+
+async def test_who_is_silent_is_forgotten_and_who_is_not_is_kept(bench: Bench, autojump_clock):
+    await bench.say(("a", b"1"), ("b", b"1"))
+    far = bench.fars["b"][0]
+    for _ in range(3):
+        await trio.sleep(relays.IDLE_TIMEOUT * 0.6)
+        far.gives.send_nowait(b"answer")
+        await trio.testing.wait_all_tasks_blocked()
+    assert bench.relay.correspondents == ("b",)
+    assert bench.fars["a"][0].closed
+    assert not far.closed
+    assert bench.answers == [("b", b"answer")] * 3
+    await bench.say(("a", b"2"))
+    assert [f.sent for f in bench.fars["a"]] == [[b"1"], [b"2"]]
+
+
+async def test_one_too_many_takes_the_place_of_the_one_silent_longest(bench: Bench):
+    await bench.say(("a", b"1"), ("b", b"1"), ("a", b"2"), ("c", b"1"))
+    assert bench.relay.correspondents == ("a", "c")
+    assert bench.fars["b"][0].closed
+    assert bench.fars["a"][0].sent == [b"1", b"2"]
+
+
+async def test_a_socket_that_takes_nothing_holds_up_nobody_and_costs_a_bounded_queue(bench: Bench):
+    await bench.say(("a", b"1"))
+    bench.fars["a"][0].gate = trio.Event()
+    await bench.say(*[("a", b"x")] * (relays.QUEUE + 11), ("b", b"1"))
+    assert bench.relay.drops.counts == {relays.QUEUE_FULL: 10}
+    assert bench.fars["b"][0].sent == [b"1"]
+    assert bench.relay.waiting == relays.QUEUE
+    large = b"x" * 65_000
+    await bench.say(*[("b", large)] * 10)
+    bench.fars["b"][0].gate = trio.Event()
+    await bench.say(*[("b", large)] * 300)
+    assert bench.relay.waiting <= relays.MAX_WAITING
+    await bench.say(("c", b"1"), ("d", b"1"))
+    assert bench.relay.waiting == 0
+
+
+async def test_a_socket_that_cannot_be_opened_costs_one_datagram(bench: Bench):
+    await bench.say(("bad", b"1"), ("a", b"1"))
+    assert bench.relay.correspondents == ("a",)
+    assert bench.relay.drops.counts == {"too many open files": 1}
