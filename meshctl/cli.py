@@ -19,6 +19,7 @@ from meshctl.output import (
     print_error,
     print_json,
     print_line,
+    stdout_is_terminal,
 )
 from meshctl.render import status_lines
 from meshctl.work_commands import work
@@ -151,7 +152,7 @@ def status(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return
-    for line in status_lines(reply):
+    for line in status_lines(reply, for_people=stdout_is_terminal()):
         print_line(line)
 
 

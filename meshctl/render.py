@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from meshctl.link_columns import link_table
 from meshctl.output import json_text
 
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
@@ -63,8 +64,11 @@ def _value(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
-    """A node's status in receptorctl's layout, which scripts read by its headings."""
+def status_lines(status: Mapping[str, Any], *, for_people: bool = False) -> Iterator[str]:
+    """A node's status in receptorctl's layout, which scripts read by its headings.
+
+    ``for_people`` adds what there is to say about each link.
+    """
     yield f"Node ID: {status.get('NodeID', '')}"
     yield f"Version: {status.get('Version', '')}"
     yield f"System CPU Count: {status.get('SystemCPUCount', '')}"
@@ -75,7 +79,9 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     adverts = status.get("Advertisements") or []
     names = [str(connection.get("NodeID", "")) for connection in connections] + list(costs)
     width = max([NARROWEST_NODE, *map(len, names)])
-    if connections:
+    if connections and for_people:
+        yield from ("", *link_table(connections, width))
+    elif connections:
         yield from ("", f"{'Connection':<{width}} Cost")
         for connection in connections:
             yield f"{connection.get('NodeID', ''):<{width}} {connection.get('Cost', '')}"

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 
@@ -18,6 +19,10 @@ class ConnectionLike(Protocol):
     def peer(self) -> str: ...  # noqa: D102 - the class says it
     @property
     def cost(self) -> float: ...  # noqa: D102
+    @property
+    def figures(self) -> LinkFigures | None:
+        """How the link fares, where that is known."""
+        ...
 
 
 class StatusLike(Protocol):

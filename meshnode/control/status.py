@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from meshnode import __version__
-from meshnode.control.mesh_face import ControlMesh, StatusLike
+from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError
+from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.stamps import timestamp
 from meshnode.protocol.messages import plain_number
 
 _MIB = 1024 * 1024
+_NANOSECONDS = 1_000_000_000
 
 
 def status_command(mesh: ControlMesh) -> Command:
@@ -51,15 +54,36 @@ def _costs(costs: Mapping[str, float]) -> dict[str, int | float]:
     return {peer: plain_number(cost) for peer, cost in costs.items()}
 
 
+def _connection(link: ConnectionLike) -> JsonObject:
+    """Return receptor's two keys of a connection, and ours beside them."""
+    connection = {"NodeID": link.peer, "Cost": plain_number(link.cost)}
+    return connection if link.figures is None else connection | _figures(link.figures)
+
+
+def _figures(figures: LinkFigures) -> JsonObject:
+    # Spans of time are in nanoseconds, as in the replies to ping.
+    round_trip = figures.round_trip
+    return {
+        "Kind": figures.kind,
+        "Address": figures.address,
+        "Since": timestamp(int(figures.since * _NANOSECONDS)),
+        "Uptime": int(figures.uptime * _NANOSECONDS),
+        "RoundTrip": None if round_trip is None else int(round_trip * _NANOSECONDS),
+        "SentMessages": figures.sent_messages,
+        "SentBytes": figures.sent_bytes,
+        "ReceivedMessages": figures.received_messages,
+        "ReceivedBytes": figures.received_bytes,
+        "Dropped": figures.dropped,
+    }
+
+
 _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
     "Version": lambda _: __version__,
     # As Go counts them: those that this process may run on.
     "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
     "SystemMemoryMiB": lambda _: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB,
     "NodeID": lambda status: status.node_id,
-    "Connections": lambda status: [
-        {"NodeID": link.peer, "Cost": plain_number(link.cost)} for link in status.connections
-    ],
+    "Connections": lambda status: [_connection(link) for link in status.connections],
     "RoutingTable": lambda status: dict(status.routes),
     "Advertisements": lambda status: [ad.to_json() for ad in status.advertisements],
     "KnownConnectionCosts": lambda status: {

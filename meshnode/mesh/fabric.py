@@ -4,9 +4,6 @@ Turns what sessions report into routes for the router and floods what others mus
 sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
 """
 
-import random
-import secrets
-import string
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,15 +12,27 @@ import trio
 
 from meshnode.errors import DuplicateNode
 from meshnode.logs import subject_logger
+from meshnode.mesh.linkprobe import LinkProbe
 from meshnode.mesh.router import Router
 from meshnode.mesh.sessions import Session
+from meshnode.mesh.stamps import nanoseconds_of, new_epoch, random_id, timestamp
+from meshnode.protocol.absence import Absences
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement, WorkType
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.topology import Topology, Verdict
 
 UPDATE_INTERVAL = 10.0
-"""Seconds between own updates when nothing changes (reference section 4)."""
+"""Seconds between own updates to each peer when nothing changes (reference section 4)."""
+
+NODES_REFRESHED = 20
+"""Updates that may be flooded a second, in the whole mesh, while nothing changes. A mesh of more
+than 200 nodes would flood more; there a node repeats its last update to its peers (which keeps the
+links, and goes no further), and floods a new one so much more rarely."""
+
+LONGEST_REFRESH = 60.0
+"""Seconds between new updates of a node in the largest mesh: how long what was lost on the way
+stays lost, as for advertisements."""
 
 CHANGE_INTERVAL = 0.1
 """Seconds between own updates, and between route computations, while things change: the first
@@ -32,25 +41,11 @@ follows its cause at once, a burst is joined (reference section 4)."""
 ADVERTISE_INTERVAL = 60.0
 """Seconds between advertisements of a service that does not change (reference section 6)."""
 
-ID_ALPHABET = string.digits + string.ascii_letters
-ID_LENGTH = 8
-"""Update IDs and the service names of dialers are 8 of these (reference sections 4 and 7)."""
+FORGET_INTERVAL = 60.0
+"""Seconds between looks at what may be forgotten."""
 
-
-def random_id() -> str:
-    """Return a new random identifier."""
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
-
-
-def new_epoch() -> int:
-    """Return the epoch of a node that starts now (reference section 4)."""
-    return (int(time.time()) << 24) + random.randrange(1 << 24)
-
-
-def timestamp(nanoseconds: int) -> str:
-    """Return Unix time as RFC 3339 text in UTC with nanoseconds."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+CHANGES_LOGGED = 20
+"""Routes named in one line of the log when many change at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +70,12 @@ class Fabric:
         self._router = router
         self._names = names
         self._services: dict[str, LocalService] = {}
+        self._probe = LinkProbe(router, names)
+        self._absences = Absences()
         self._routed_version = -1
+        self._routed_at = float("-inf")
+        self._last_update = b""
+        self._refreshed_at = float("-inf")
         self._update_due = trio.Event()
         self._routes_due = trio.Event()
         self._routes_changed = trio.Event()
@@ -100,6 +100,8 @@ class Fabric:
             nursery.start_soon(self._send_updates)
             nursery.start_soon(self._compute_routes)
             nursery.start_soon(self._advertise)
+            nursery.start_soon(self._forget_what_is_gone)
+            nursery.start_soon(self._probe.run, self.sessions.values())
             await self._duplicate.wait()
             raise DuplicateNode(
                 f"another node of this mesh already uses the ID {self.own_id}: "
@@ -108,24 +110,47 @@ class Fabric:
 
     async def _send_updates(self) -> None:
         while True:
-            with trio.move_on_after(UPDATE_INTERVAL):
+            with trio.move_on_after(UPDATE_INTERVAL) as quiet:
                 await self._update_due.wait()
-            self._update_due = trio.Event()
-            self._flood_own_update()
+            if quiet.cancelled_caught and trio.current_time() < self._next_refresh():
+                self._flood(self._last_update)
+            else:
+                self._update_due = trio.Event()
+                self._flood_own_update()
             await trio.sleep(CHANGE_INTERVAL)
+
+    def _next_refresh(self) -> float:
+        nodes = len(self.topology.nodes)
+        return self._refreshed_at + min(nodes / NODES_REFRESHED, LONGEST_REFRESH)
 
     async def _compute_routes(self) -> None:
         while True:
             await self._routes_due.wait()
+            await trio.sleep_until(self._routed_at + CHANGE_INTERVAL)
             self._routes_due = trio.Event()
             self._recompute()
-            await trio.sleep(CHANGE_INTERVAL)
 
     async def _advertise(self) -> None:
         while True:
             await trio.sleep(ADVERTISE_INTERVAL)
             for service in self._services.values():
                 self._flood_advert(service)
+
+    async def _forget_what_is_gone(self) -> None:
+        while True:
+            await trio.sleep(FORGET_INTERVAL)
+            now = trio.current_time()
+            self.adverts.expire(now)
+            self._note_absences(now)
+            for node in self._absences.overdue(now):
+                self._log.info("forgot %s: it could not be reached for long", node)
+                self.topology.forget(node)
+                self.adverts.forget_node(node)
+                self._names.forget(node)
+
+    def _note_absences(self, now: float) -> None:
+        known = {*self.topology.nodes, *self.adverts.nodes()} - {self.own_id}
+        self._absences.note(known, self.routes, now)
 
     # --- SessionOwner ------------------------------------------------------------------------
 
@@ -142,20 +167,41 @@ class Fabric:
         self.sessions[session.peer] = session
         self._names.learn(session.peer)
         self.topology.add_link(session.peer, session.cost)
-        self._recompute()
-        self._flood_own_update()
-        for update in self.topology.updates_for_new_peer(session.peer):
-            session.send_routing(update.encode())
-        for advert in self.adverts:
-            session.send_routing(advert.encode())
+        self._routes_stale()
+        # The peer learns first that we list it, and that we live: all else rests on that. The
+        # others are told together, however many links come up at the same moment.
+        session.send_routing(self.hello())
+        self._update_due.set()
+        self._tell_all(session)
+        self._probe.link_up()
+
+    def _tell_all(self, session: Session) -> None:
+        """Give a new peer what we know of others; the dead are not brought back among the living.
+
+        receptor sends nothing: its peers wait for the next periodic messages.
+        """
+        now = trio.current_time()
+        for node in self.topology.nodes:
+            if node != session.peer and not self._absences.is_gone(node, now):
+                message = self.topology.message_about(node)
+                if message is not None:
+                    session.send_routing(message)
+        for node, message in self.adverts.messages():
+            if not self._absences.is_gone(node, now):
+                session.send_routing(message)
 
     def link_down(self, session: Session) -> None:
         """Forget a session."""
         if self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
             self.topology.remove_link(session.peer)
+            # At once, whatever was computed just now: messages would go nowhere meanwhile.
             self._recompute()
             self._update_due.set()
+
+    def knows_update(self, update_id: str) -> bool:
+        """Whether :meth:`routing_update` would ignore an update with this ID."""
+        return self.topology.is_seen(update_id)
 
     def routing_update(self, session: Session, update: RoutingUpdate) -> None:
         """Take an update from a peer."""
@@ -164,24 +210,59 @@ class Fabric:
         if verdict is Verdict.WE_ARE_DUPLICATE:
             self._duplicate.set()
         elif verdict is Verdict.DUPLICATE_SEEN:
-            self._log.error(
-                "another node with our ID %s appeared via %s", self.own_id, session.peer
-            )
-            self._flood(self.topology.own_update(random_id(), update.epoch).encode())
+            self._claim_our_id(session, update)
+        elif verdict is Verdict.EARLIER_LIFE and update.node_id == session.peer:
+            self._show_later_life(session)
         if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
             return
         self._names.learn(update.node_id)
         if verdict is Verdict.NEW_NODE:
             self._update_due.set()
-        elif previous is not None and self.topology.epoch_of(update.node_id) != previous:
+        elif self.topology.epoch_of(update.node_id) != previous is not None:
+            # What the earlier life advertised may bear a later time than this one's clock shows.
+            self.adverts.forget_node(update.node_id)
             self._on_restart(update.node_id)
-        self._flood(replace(update, forwarding_node=self.own_id).encode(), session)
-        if self.topology.version != self._routed_version:
-            self._routes_due.set()
+        self._flood(self._as_forwarded(update), session)
+        self._routes_stale()
+
+    def _as_forwarded(self, update: RoutingUpdate) -> bytes:
+        message = (
+            None if update.suspected_duplicate else self.topology.message_about(update.node_id)
+        )
+        return message or replace(update, forwarding_node=self.own_id).encode()
+
+    def _claim_our_id(self, session: Session, update: RoutingUpdate) -> None:
+        """Answer an update with our ID and a later start than ours.
+
+        Either another node came with a used name, which ends by what we flood; or it is what the
+        mesh remembers of this node from before its clock was set back, and by the same message
+        all others go back to the epoch that we have now.
+        """
+        self._log.error(
+            "our ID %s is known via %s with a later start: another node uses it, "
+            "or the clock of this one was set back",
+            self.own_id,
+            session.peer,
+        )
+        self._flood(self.topology.own_update(random_id(), update.epoch).encode())
+        self._update_due.set()
+
+    def _show_later_life(self, session: Session) -> None:
+        """Tell a peer what the mesh remembers of it: it would be ignored for ever otherwise."""
+        message = self.topology.message_about(session.peer)
+        if message is not None:
+            session.send_routing(message)
+
+    def knows_advertisement(self, raw: bytes) -> bool:
+        """Whether :meth:`advertisement` would ignore this message."""
+        return self.adverts.is_known(raw)
 
     def advertisement(self, session: Session, advert: ServiceAdvertisement, raw: bytes) -> None:
         """Take an advertisement from a peer; it is passed on unchanged."""
-        if advert.node_id != self.own_id and self.adverts.apply(advert):
+        if advert.node_id == self.own_id:
+            # Ours, or of a life before the clock was set back: the next one must be newer still.
+            self._last_advert = max(self._last_advert, nanoseconds_of(advert.time) or 0)
+        elif self.adverts.apply(advert, trio.current_time(), raw):
             self._flood(raw, session)
 
     def data(self, message: memoryview) -> None:
@@ -190,17 +271,28 @@ class Fabric:
 
     # --- routes ------------------------------------------------------------------------------
 
+    def _routes_stale(self) -> None:
+        """Bring the routes up to date: at once, or with others' changes if that was just done."""
+        if self.topology.version == self._routed_version:
+            return
+        if trio.current_time() >= self._routed_at + CHANGE_INTERVAL:
+            self._recompute()
+        else:
+            self._routes_due.set()
+
     def _recompute(self) -> None:
         if self.topology.version == self._routed_version:
             return
         self._routed_version = self.topology.version
-        old, self.routes = self.routes, self.topology.routes()
+        self._routed_at = trio.current_time()
+        old, self.routes = self.routes, self.topology.routes(self.routes)
         # The sessions behind unchanged routes may have changed, so the table is always replaced.
         self._router.set_next_hops(
             {node: self.sessions[via] for node, via in self.routes.items() if via in self.sessions}
         )
+        self._note_absences(self._routed_at)
         if self.routes != old:
-            self._log.info("routes changed: %s", describe_changes(old, self.routes))
+            self._log.info("routes changed: %s", RouteChanges(old, self.routes))
             self._routes_changed.set()
             self._routes_changed = trio.Event()
 
@@ -217,7 +309,9 @@ class Fabric:
 
     def _flood_own_update(self) -> None:
         if self.sessions:
-            self._flood(self.hello())
+            self._last_update = self.hello()
+            self._refreshed_at = trio.current_time()
+            self._flood(self._last_update)
 
     # --- own services ------------------------------------------------------------------------
 
@@ -244,16 +338,26 @@ class Fabric:
             work_types=service.work_types,
             cancel=cancel,
         )
-        self.adverts.apply(advert)
-        self._flood(advert.encode())
+        message = advert.encode()
+        self.adverts.apply(advert, trio.current_time(), message)
+        self._flood(message)
 
     def visible_adverts(self) -> Iterable[ServiceAdvertisement]:
         """Return the advertisements of this node and of those that can be reached now."""
         return [a for a in self.adverts if a.node_id == self.own_id or a.node_id in self.routes]
 
 
-def describe_changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Return the difference of two routing tables in words, e.g. ``baz via bar; foo gone``."""
-    gained = [f"{node} via {via}" for node, via in sorted(new.items()) if old.get(node) != via]
-    lost = [f"{node} gone" for node in sorted(old) if node not in new]
-    return "; ".join(gained + lost)
+@dataclass(frozen=True, slots=True)
+class RouteChanges:
+    """The difference of two routing tables; in words (``baz via bar; foo gone``) if asked for."""
+
+    old: Mapping[str, str]
+    new: Mapping[str, str]
+
+    def __str__(self) -> str:
+        old, new = self.old, self.new
+        gained = [f"{node} via {via}" for node, via in sorted(new.items()) if old.get(node) != via]
+        changes = gained + [f"{node} gone" for node in sorted(old) if node not in new]
+        more = len(changes) - CHANGES_LOGGED
+        shown = changes[:CHANGES_LOGGED] + ([f"{more} more"] if more > 0 else [])
+        return "; ".join(shown)

@@ -8,12 +8,14 @@ import trio
 
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.fabric import Fabric, LocalService, random_id
+from meshnode.mesh.fabric import Fabric, LocalService
+from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.quic import make_insecure_identity
 from meshnode.mesh.router import LOCALHOST, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
+from meshnode.mesh.stamps import random_id
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.firewall import Rule
@@ -24,10 +26,11 @@ from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A link to a peer and its cost."""
+    """A link to a peer, its cost, and how it fares."""
 
     peer: str
     cost: float
+    figures: LinkFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,8 @@ class Mesh:
         return MeshStatus(
             node_id=self.node_id,
             connections=tuple(
-                Connection(peer, cost)
-                for peer, cost in sorted(self._fabric.topology.connections.items())
+                Connection(peer, session.cost, session.figures())
+                for peer, session in sorted(self._fabric.sessions.items())
             ),
             routes=dict(sorted(self._fabric.routes.items())),
             known_costs=self._fabric.topology.known_costs(),

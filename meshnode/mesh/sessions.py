@@ -1,5 +1,6 @@
 """One link from its opening to its end: drives the protocol's Peering over a real link."""
 
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
@@ -7,13 +8,15 @@ import trio
 
 from meshnode.errors import ProtocolError
 from meshnode.logs import subject_logger
+from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, Message
-from meshnode.mesh.sendqueue import SendQueue
+from meshnode.mesh.sendqueue import BatchSize, SendQueue
 from meshnode.protocol.messages import (
     REJECT_MESSAGE,
     MessageType,
     RoutingUpdate,
     ServiceAdvertisement,
+    peek_update,
 )
 from meshnode.protocol.peering import (
     Action,
@@ -54,8 +57,16 @@ class SessionOwner(Protocol):
         """Note that an established session has ended."""
         ...
 
+    def knows_update(self, update_id: str) -> bool:
+        """Whether :meth:`routing_update` would ignore an update with this ID."""
+        ...
+
     def routing_update(self, session: "Session", update: RoutingUpdate) -> None:
         """Take an update that the peer may send."""
+        ...
+
+    def knows_advertisement(self, raw: bytes) -> bool:
+        """Whether :meth:`advertisement` would ignore this message."""
         ...
 
     def advertisement(self, session: "Session", advert: ServiceAdvertisement, raw: bytes) -> None:
@@ -98,6 +109,13 @@ class Session:
         self._log = subject_logger("link", link.name)
         self._scope = trio.CancelScope()
         self._ended: str = ""
+        self._since = self._up_at = 0.0
+        self._sent_messages = self._sent_bytes = 0
+        self._received_messages = self._received_bytes = 0
+        self.probed = float("-inf")
+        """When the link was last measured, by trio's clock."""
+        self.round_trip: float | None = None
+        """Seconds to the peer and back, as measured last; None if it did not answer."""
 
     @property
     def peer(self) -> str:
@@ -113,6 +131,22 @@ class Session:
     def name(self) -> str:
         """The link's kind and address."""
         return self._link.name
+
+    def figures(self) -> LinkFigures:
+        """Return what there is to say about the established link now."""
+        kind, _, address = self._link.name.partition(" ")
+        return LinkFigures(
+            kind=kind,
+            address=address,
+            since=self._since,
+            uptime=trio.current_time() - self._up_at,
+            sent_messages=self._sent_messages,
+            sent_bytes=self._sent_bytes,
+            received_messages=self._received_messages,
+            received_bytes=self._received_bytes,
+            dropped=self._queue.dropped,
+            round_trip=self.round_trip,
+        )
 
     @property
     def was_established(self) -> bool:
@@ -202,6 +236,8 @@ class Session:
             if not messages:
                 raise _Ended("the peer closed the link")
             peering.received(trio.current_time())
+            self._received_messages += len(messages)
+            self._received_bytes += sum(map(len, messages))
             for message in messages:
                 handle(message)
 
@@ -216,7 +252,9 @@ class Session:
             self._act(action, None)
 
     async def _write(self) -> None:
-        while batch := await self._queue.take_batch():
+        size = BatchSize()
+        while batch := await self._queue.take_batch(size.bytes):
+            started = trio.current_time()
             try:
                 with trio.fail_after(SEND_TIMEOUT):
                     await self._link.send(batch)
@@ -226,6 +264,9 @@ class Session:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._end("the link broke")
                 return
+            size.learn(trio.current_time() - started)
+            self._sent_messages += len(batch)
+            self._sent_bytes += sum(map(len, batch))
 
     # --- what arrives ------------------------------------------------------------------------
 
@@ -235,15 +276,28 @@ class Session:
             if self._peering.established:
                 self._owner.data(message)
         elif kind == MessageType.ROUTE:
-            self._judge(RoutingUpdate.decode(message))
+            if not self._is_another_copy(message):
+                self._judge(RoutingUpdate.decode(message))
         elif kind == MessageType.ADVERTISEMENT:
-            if self._peering.established:
-                raw = bytes(message)
+            raw = bytes(message)
+            if self._peering.established and not self._owner.knows_advertisement(raw):
                 self._owner.advertisement(self, ServiceAdvertisement.decode(raw), raw)
         elif kind == MessageType.REJECT:
             raise _Ended("the peer rejected us", fault=True)
         else:
             self._log.debug("ignored a message of unknown type %d", kind)
+
+    def _is_another_copy(self, message: memoryview) -> bool:
+        """Whether this update came over another link before, so that nothing would follow from it.
+
+        What the peer says about itself is always judged: our link depends on it.
+        """
+        peeked = peek_update(message) if self._peering.established else None
+        return (
+            peeked is not None
+            and peeked[0] != self._peering.peer
+            and self._owner.knows_update(peeked[1])
+        )
 
     def _judge(self, update: RoutingUpdate) -> None:
         for action in self._peering.on_update(update, self._owner.connected_peers()):
@@ -255,6 +309,7 @@ class Session:
                 self.send_routing(self._owner.hello())
             case Established(peer, cost):
                 self._log.info("established with %s, cost %g", peer, cost)
+                self._since, self._up_at = time.time(), trio.current_time()
                 self._owner.link_up(self)
             case Apply() if update is not None:
                 self._owner.routing_update(self, update)

@@ -5,7 +5,7 @@ Pure values in, decisions out; the caller owns the clock, the links and the floo
 
 import enum
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from meshnode.protocol.messages import RoutingUpdate
@@ -13,8 +13,8 @@ from meshnode.protocol.messages import RoutingUpdate
 SEEN_SECONDS = 3600.0
 """How long an UpdateID is remembered (reference section 4)."""
 
-MAX_SEEN = 100_000
-"""Update IDs remembered at most: a flooding peer must not fill the memory within the hour.
+MAX_SEEN = 20_000
+"""Update IDs remembered at most (3 MB): twenty updates of each node of a mesh of 1,000 at once.
 The oldest go first; what they protected against is then caught by epoch and sequence."""
 
 MAX_NODES = 10_000
@@ -29,19 +29,25 @@ class Verdict(enum.Enum):
     """Stored; flood it on."""
     NEW_NODE = "new node"
     """Stored; flood it on and send an own update at once."""
+    EARLIER_LIFE = "earlier life"
+    """Ignored: the node is known with a later start. If it is the node itself that speaks, it must
+    be told what is known of it, or it would be ignored for ever."""
     WE_ARE_DUPLICATE = "we are the duplicate"
     """Another node had our ID first: this node must end."""
     DUPLICATE_SEEN = "duplicate seen"
-    """A newer node uses our ID: send an update that names its epoch."""
+    """Our ID is known with a later start: send an update that names that epoch."""
 
 
 @dataclass(slots=True)
 class _NodeRecord:
     epoch: int
     sequence: int
-    connections: dict[str, float] = field(default_factory=dict)
-    update: RoutingUpdate | None = None
-    """The newest update, for a peer that joins later."""
+    claims: Mapping[str, float] = field(default_factory=dict)
+    """The links that the node says it has."""
+    edges: dict[str, float] = field(default_factory=dict)
+    """Those of them that the other end claims too."""
+    message: bytes = b""
+    """The newest update as we forward it: also what a peer that joins later is given."""
 
 
 class Topology:
@@ -56,6 +62,8 @@ class Topology:
         self._seen: dict[str, float] = {}
         self.version = 0
         """Counts up whenever routes may have changed."""
+        self.relaxations = 0
+        """Edges looked at by all computations of routes so far: what they cost, on any machine."""
 
     # --- own links ---------------------------------------------------------------------------
 
@@ -68,19 +76,11 @@ class Topology:
         """Record that a link to ``peer`` is established."""
         self._own[peer] = cost
         self.version += 1
-        # Both ends see a new link at the same moment: waiting for the peer's own update would
-        # leave it without a route for a round trip.
-        record = self._nodes.get(peer)
-        if record is not None:
-            record.connections[self.own_id] = cost
 
     def remove_link(self, peer: str) -> None:
         """Record that the link to ``peer`` is gone."""
         self._own.pop(peer, None)
         self.version += 1
-        record = self._nodes.get(peer)
-        if record is not None:
-            record.connections.pop(self.own_id, None)
 
     def own_update(self, update_id: str, suspected_duplicate: int = 0) -> RoutingUpdate:
         """Return the next update about ourselves; each call counts the sequence up."""
@@ -96,6 +96,10 @@ class Topology:
         )
 
     # --- others' updates ---------------------------------------------------------------------
+
+    def is_seen(self, update_id: str) -> bool:
+        """Whether :meth:`apply` would ignore an update with this ID."""
+        return update_id in self._seen
 
     def apply(self, update: RoutingUpdate, now: float) -> Verdict:
         """Take in an update and say what to do with it. ``now`` is a clock in seconds."""
@@ -113,8 +117,11 @@ class Topology:
         if record is None:
             if len(self._nodes) >= MAX_NODES:
                 return Verdict.IGNORE
-            self._store(_NodeRecord(update.epoch, update.sequence), update)
+            record = self._nodes[update.node_id] = _NodeRecord(update.epoch, update.sequence)
+            self._store(record, update)
             return Verdict.NEW_NODE
+        if update.epoch < record.epoch:
+            return Verdict.EARLIER_LIFE
         if (update.epoch, update.sequence) <= (record.epoch, record.sequence):
             return Verdict.IGNORE
         self._store(record, update)
@@ -141,70 +148,104 @@ class Topology:
 
     def _store(self, record: _NodeRecord, update: RoutingUpdate) -> None:
         record.epoch, record.sequence = update.epoch, update.sequence
-        record.update = replace(update, forwarding_node=self.own_id)
-        self._nodes[update.node_id] = record
-        if record.connections == update.connections:
-            return
-        self.version += 1
-        record.connections = dict(update.connections)
-        for other, known in self._nodes.items():
-            # A node that no longer lists X loses the edge in both directions.
-            if other not in update.connections:
-                known.connections.pop(update.node_id, None)
+        record.message = replace(update, forwarding_node=self.own_id).encode()
+        if record.claims != update.connections:
+            gone = record.claims.keys() - update.connections.keys()
+            record.claims = update.connections
+            self._match_edges(update.node_id, record, gone)
+
+    def _match_edges(self, node: str, record: _NodeRecord, gone: Collection[str]) -> None:
+        """Bring the edges of a node whose claims changed in line with those of its peers.
+
+        An edge counts only while both ends claim it: whichever end loses a link first takes it
+        out of the mesh, in any order of updates, and nobody's routes can be filled with names
+        that exist in one node's claims only.
+        """
+        for peer in gone:
+            self._remove_edge(peer, node)
+        for peer, cost in record.claims.items():
+            other = self._nodes.get(peer)
+            if other is None or node not in other.claims:
+                continue
+            if record.edges.get(peer) != cost or node not in other.edges:
+                record.edges[peer] = cost
+                other.edges[node] = other.claims[node]
+                self.version += 1
+
+    def _remove_edge(self, one: str, other: str) -> None:
+        for node, peer in ((one, other), (other, one)):
+            record = self._nodes.get(node)
+            if record is not None and record.edges.pop(peer, None) is not None:
+                self.version += 1
 
     def forget(self, node: str) -> None:
         """Drop all that is known of a node."""
-        if self._nodes.pop(node, None) is not None:
-            self.version += 1
+        record = self._nodes.get(node)
+        if record is not None:
+            for peer in list(record.edges):
+                self._remove_edge(node, peer)
+            del self._nodes[node]
 
     def epoch_of(self, node: str) -> int | None:
         """Return the epoch of a node's newest update: another one is another life of the node."""
         record = self._nodes.get(node)
         return record.epoch if record is not None else None
 
-    def updates_for_new_peer(self, peer: str) -> list[RoutingUpdate]:
-        """Return the newest update of each other node, as we would have forwarded it."""
-        return [
-            record.update
-            for node, record in self._nodes.items()
-            if node != peer and record.update is not None
-        ]
+    def message_about(self, node: str) -> bytes | None:
+        """Return a node's newest update as we forward it, if there was one."""
+        record = self._nodes.get(node)
+        return record.message if record is not None else None
 
     # --- what follows ------------------------------------------------------------------------
 
     @property
-    def nodes(self) -> list[str]:
+    def nodes(self) -> Collection[str]:
         """Every other node that an update was received from."""
-        return list(self._nodes)
+        return self._nodes.keys()
 
     def known_costs(self) -> dict[str, dict[str, float]]:
         """Return every node's links as known, our own included (``KnownConnectionCosts``)."""
         costs = {self.own_id: dict(self._own)}
         for node, record in self._nodes.items():
-            costs[node] = dict(record.connections)
+            costs[node] = dict(record.edges)
         for peer, cost in self._own.items():
             costs.setdefault(peer, {})[self.own_id] = cost
         return costs
 
-    def routes(self) -> dict[str, str]:
+    def routes(self, current: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the next hop to every reachable node: Dijkstra over the known costs.
 
-        Of equally cheap paths the one through the alphabetically first peer is taken, so that
-        every computation gives the same table.
+        The cost of an edge is what the end says that is left over it, as receptor reckons: in a
+        mixed mesh all must choose alike, or messages circle. Of equally cheap ways the one in
+        ``current`` (the table so far) stays, so that a way as good as ours that comes and goes
+        moves no traffic; without it, the alphabetically first peer is taken.
         """
+        kept: Mapping[str, str] = current if current is not None else {}
+        distances: dict[str, float] = {self.own_id: 0.0}
         next_hop: dict[str, str] = {}
-        queue: list[tuple[float, str, str]] = []
+        queue: list[tuple[float, str]] = []
         for peer, cost in self._own.items():
-            heapq.heappush(queue, (cost, peer, peer))
+            distances[peer] = cost
+            next_hop[peer] = peer
+            queue.append((cost, peer))
+        heapq.heapify(queue)
+        nodes, pop, push = self._nodes, heapq.heappop, heapq.heappush
         while queue:
-            cost, via, node = heapq.heappop(queue)
-            if node in next_hop or node == self.own_id:
+            distance, node = pop(queue)
+            record = nodes.get(node)
+            if distance > distances[node] or record is None:
                 continue
-            next_hop[node] = via
-            record = self._nodes.get(node)
-            if record is None:
-                continue
-            for neighbour, step in record.connections.items():
-                if neighbour not in next_hop:
-                    heapq.heappush(queue, (cost + step, via, neighbour))
+            via = next_hop[node]
+            self.relaxations += len(record.edges)
+            for neighbour, step in record.edges.items():
+                total = distance + step
+                known = distances.get(neighbour)
+                if known is None or total < known:
+                    distances[neighbour] = total
+                    next_hop[neighbour] = via
+                    push(queue, (total, neighbour))
+                elif total == known and via != (other := next_hop[neighbour]):
+                    keep = kept.get(neighbour)
+                    if via == keep or (via < other and other != keep):
+                        next_hop[neighbour] = via
         return next_hop

@@ -12,6 +12,7 @@ from meshnode.control.commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
 from meshnode.errors import MeshTimeout, NoRoute
+from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"
@@ -21,6 +22,7 @@ GREETING = b"Receptor Control, node foo\n"
 class FakeLink:
     peer: str
     cost: float
+    figures: LinkFigures | None = None
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,11 @@ async def test_an_unknown_service_of_a_known_node_is_an_error_line(foo: Mesh) ->
 async def test_status_shows_the_service_and_its_work_types(foo: Mesh) -> None:
     status = json.loads((await ask(foo, "foo", b"status\n"))[1])
     assert status["NodeID"] == "foo"
-    assert status["Connections"] == [{"NodeID": "bar", "Cost": 1}]
+    (link,) = status["Connections"]
+    assert (link["NodeID"], link["Cost"]) == ("bar", 1)
+    assert (link["Kind"], link["Dropped"]) == ("memory", 0)
+    assert link["SentMessages"] > 0
+    assert link["ReceivedBytes"] > link["ReceivedMessages"] > 0
     own = [ad for ad in status["Advertisements"] if ad["NodeID"] == "foo"]
     assert [ad["Service"] for ad in own] == ["control"]
     assert own[0]["Tags"]["type"] == "Control Service"

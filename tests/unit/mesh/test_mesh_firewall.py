@@ -75,7 +75,9 @@ async def test_what_is_dropped_is_counted_and_never_answered(autojump_clock):
         mid.set_firewall([rule("drop", from_node="foo")])
         with pytest.raises(MeshTimeout):
             await foo.ping("bar")
-        assert mid.firewall_counts == FirewallCounts(rejected=0, dropped=1)
+        # The nodes' own measuring of their links is dropped and counted too.
+        assert mid.firewall_counts.rejected == 0
+        assert mid.firewall_counts.dropped >= 1
 
 
 async def test_what_this_node_drops_of_its_own_is_not_sent(autojump_clock):
@@ -83,10 +85,11 @@ async def test_what_this_node_drops_of_its_own_is_not_sent(autojump_clock):
         foo.set_firewall([rule("drop", to_service="ping")])
         with pytest.raises(MeshTimeout):
             await foo.ping("bar")
-        assert foo.firewall_counts.dropped == 1
+        dropped = foo.firewall_counts.dropped
+        assert dropped >= 1
         with pytest.raises(MeshTimeout):
             await bar.ping("foo")
-        assert foo.firewall_counts.dropped == 2
+        assert foo.firewall_counts.dropped > dropped
 
 
 async def test_a_rejected_notice_is_not_answered_by_another(autojump_clock):

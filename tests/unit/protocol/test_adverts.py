@@ -2,7 +2,7 @@
 
 import itertools
 
-from meshnode.protocol.adverts import AdvertisementTable
+from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME, AdvertisementTable
 from meshnode.protocol.messages import ServiceAdvertisement
 
 
@@ -43,3 +43,35 @@ def test_services_of_gone_nodes_are_forgotten():
     table.keep_nodes({"b"})
     assert [a.node_id for a in table] == ["b"]
     assert table.apply(advert(1, node="a"))
+
+
+def test_the_very_message_is_known_until_a_newer_one_comes():
+    table = AdvertisementTable()
+    first, second = advert(1).encode() + b" ", advert(2).encode()
+    assert not table.is_known(first)
+    table.apply(advert(1), 0.0, first)
+    assert table.is_known(first)
+    assert list(table.messages()) == [("a", first)]
+    table.apply(advert(2), 0.0, second)
+    assert not table.is_known(first)
+    assert table.is_known(second)
+
+
+def test_a_service_that_is_not_repeated_goes():
+    table = AdvertisementTable()
+    table.apply(advert(1), now=0.0)
+    table.apply(advert(1, service="other"), now=50.0)
+    table.expire(ADVERTISEMENT_LIFETIME)
+    assert [a.service for a in table] == ["other"]
+
+
+def test_a_withdrawal_outlives_the_services_and_goes_with_its_node():
+    table = AdvertisementTable()
+    table.apply(advert(5, cancel=True), now=0.0)
+    table.expire(10 * ADVERTISEMENT_LIFETIME)
+    assert not table.apply(advert(1))
+    assert list(table.messages()) == []
+    assert table.nodes() == {"a"}
+    table.forget_node("a")
+    assert table.nodes() == set()
+    assert table.apply(advert(1))

@@ -19,6 +19,7 @@ from meshnode.protocol.messages import (
     Unreachable,
     WorkType,
     encode_service,
+    peek_update,
 )
 from meshnode.protocol.namehash import name_hash
 
@@ -228,3 +229,26 @@ def test_the_hash_of_a_node_fills_its_field():
     header = DataHeader(3, name_hash("foo"), name_hash("bar"), "a", "b")
     assert len(header.encode()) == 36
     assert DataHeader.decode(header.encode()) == header
+
+
+def test_an_update_is_recognised_without_parsing_it():
+    update = RoutingUpdate("node-1.example", "aB3dE5gH", 1, 2, {"b": 1.0}, "c")
+    assert peek_update(memoryview(update.encode())) == ("node-1.example", "aB3dE5gH")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x01",
+        b'\x02{"NodeID":"a","UpdateID":"b"',
+        b'\x01{"UpdateID":"b","NodeID":"a"}',
+        b'\x01{"NodeID":"\\u0061","UpdateID":"b"}',
+        b'\x01{"NodeID":"a\\"","UpdateID":"b"}',
+        '\x01{"NodeID":"ä","UpdateID":"b"}'.encode(),
+        b'\x01{"NodeID":"a" ,"UpdateID":"b"}',
+        b'\x01{"NodeID":"","UpdateID":"b"}',
+    ],
+)
+def test_what_could_be_read_in_two_ways_must_be_parsed(message):
+    assert peek_update(message) is None
