@@ -297,7 +297,7 @@ class WebsocketDialer(LinkDialer):
     def __init__(self, url: WsUrl, extra_header: tuple[str, str] | None = None) -> None:
         self._url = url
         self.name = f"ws {url.host_and_port}{url.target}"
-        self._headers = [(b"Origin", f"http://{url.host_and_port}".encode("idna"))]
+        self._headers = [(b"Origin", f"http://{url.host_and_port}".encode("ascii"))]
         if extra_header is not None:
             name, value = extra_header
             if name.lower() == "origin":
@@ -318,7 +318,9 @@ class WebsocketDialer(LinkDialer):
             raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
         except trio.BrokenResourceError:
             raise OSError("the connection broke during the websocket handshake") from None
-        except (WebsocketError, UnicodeError) as exc:
+        except UnicodeError as exc:
+            raise OSError(f"{self._url.host} is no name that could be looked up") from exc
+        except WebsocketError as exc:
             raise OSError(f"the websocket handshake failed: {exc}") from exc
         return WebsocketLink(stream, f"ws {peer_address(stream)}", websocket)
 
