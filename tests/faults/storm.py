@@ -260,6 +260,6 @@ class Storm:
         for path in node.units.glob("*/status"):
             # Not its lock: a storm may look when it likes, and the file is always whole.
             status: Status = json.loads(path.read_bytes())
-            if status["State"] == 1 and status["Supervisor"]:
+            if status["State"] == 1 and status.get("Supervisor"):
                 found.append(status)
         return found
