@@ -1,9 +1,7 @@
 """The node: the one file that knows every part and puts them together."""
 
-import dataclasses
 import signal
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import trio
@@ -14,13 +12,13 @@ from meshnode.config import NodeConfig
 from meshnode.control.commands import register_mesh_commands
 from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
-from meshnode.control.reload import Reloader, ReloadFault, ReloadRefused
 from meshnode.control.service import ControlService
-from meshnode.errors import ConfigError, WorkError
-from meshnode.mesh.links import registry as links
+from meshnode.errors import WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sockets import CannotListen
 from meshnode.protocol.messages import WorkType
+from meshnode.reload import ConfigLoader, Reloader, firewall_rules
+from meshnode.running_links import RunningLinks
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
@@ -30,8 +28,8 @@ from meshnode.work.store import UnitStore
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
 
-ConfigLoader = Callable[[], NodeConfig]
-"""Reads the configuration again from where it came; raises ConfigError."""
+RELOAD_SIGNAL = signal.SIGHUP
+"""Has the node take its changed configuration over, as ``meshctl reload`` does."""
 
 
 def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
@@ -51,16 +49,21 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
 async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
     log = logs.subject_logger("node", config.node.id)
     started = time.monotonic()
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with AsyncExitStack() as stack:
             mesh = await stack.enter_async_context(
                 open_mesh(config.node.id, idle_timeout=config.node.max_idle_connection_timeout)
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
-            await _start(config, load_again, mesh, nursery)
+            links = RunningLinks(mesh)
+            reloader = Reloader(config, load_again, mesh, links)
+            await _start(config, reloader, mesh, links, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
             async for number in signals:
+                if number == RELOAD_SIGNAL:
+                    nursery.start_soon(reloader.on_signal)
+                    continue
                 log.info("stopping: %s", signal.Signals(number).name)
                 nursery.cancel_scope.cancel()
                 break
@@ -68,11 +71,12 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
 
 
 async def _start(
-    config: NodeConfig, load_again: ConfigLoader, mesh: Mesh, nursery: trio.Nursery
+    config: NodeConfig, reloader: Reloader, mesh: Mesh, links: RunningLinks, nursery: trio.Nursery
 ) -> None:
     """Start every part, the ones that others hear of last."""
+    mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
-    register_mesh_commands(registry, mesh, make_reloader(config, load_again))
+    register_mesh_commands(registry, mesh, reloader)
     units = make_units(config, mesh)
     try:
         await nursery.start(units.run)
@@ -84,11 +88,7 @@ async def _start(
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)
-    for listener in config.listeners:
-        for opened in await links.open_listeners(listener):
-            mesh.add_listener(opened, links.policy_of(listener))
-    for peer in config.peers:
-        mesh.add_dialer(links.make_dialer(peer), links.policy_of(peer), redial=peer.redial)
+    await links.apply(config.listeners, config.peers)
 
 
 async def _open_control(
@@ -124,29 +124,3 @@ def make_units(config: NodeConfig, mesh: Mesh) -> Units:
         },
         node_id=config.node.id,
     )
-
-
-# --- reload ----------------------------------------------------------------------------------
-
-
-def make_reloader(running: NodeConfig, load_again: ConfigLoader) -> Reloader:
-    """Return what ``reload`` does: today, to say whether anything changed that needs a restart."""
-
-    async def reload() -> None:
-        try:
-            fresh = await trio.to_thread.run_sync(load_again)
-        except ConfigError as exc:
-            text = "; ".join(str(exc).splitlines())
-            raise ReloadRefused(text, ReloadFault.UNREADABLE) from exc
-        changed = [
-            field.name.replace("_", "-")
-            for field in dataclasses.fields(NodeConfig)
-            if getattr(fresh, field.name) != getattr(running, field.name)
-        ]
-        if changed:
-            raise ReloadRefused(
-                f"changed: {', '.join(changed)}; restart the node to apply it",
-                ReloadFault.NEEDS_RESTART,
-            )
-
-    return reload

@@ -93,6 +93,7 @@ class Node(Directive):
         "which messages may pass this node; the first rule that matches decides",
         default=(),
         default_text="accept everything",
+        reloadable=True,
     )
 
 
@@ -107,6 +108,8 @@ class Node(Directive):
 class LogLevel(Directive):
     """A key of ``logs.LEVELS``."""
 
+    RELOADABLE = True
+
     level: str = parameter(choice(tuple(LEVELS)), "least level to log", default="info", bare=True)
 
 
@@ -118,6 +121,8 @@ class LogLevel(Directive):
 )
 class LocalOnly(Directive):
     """This node is meant to have no links."""
+
+    RELOADABLE = True
 
 
 @directive(

@@ -65,9 +65,19 @@ def directive_notes(info: DirectiveInfo) -> list[str]:
         notes.append("The command line's replaces the file's.")
     for names in info.unique:
         notes.append(f"No two may have the same {' and '.join(names)}.")
+    notes += _reload_notes(info)
     if info.later:
         notes.append(f"Not supported yet: {', '.join(info.later)}.")
     return notes
+
+
+def _reload_notes(info: DirectiveInfo) -> list[str]:
+    if info.reloadable:
+        return ["A change is taken over by a reload, without a restart."]
+    parameters = [p.name for p in info.parameters if p.reloadable]
+    if parameters:
+        return [f"Of this, a reload takes over {', '.join(parameters)}, without a restart."]
+    return []
 
 
 def yaml_example(info: DirectiveInfo) -> str:

@@ -37,6 +37,8 @@ HOST_AND_PORT = text("host:port", _checked_address)
 class ListenerDirective(Directive):
     """What all directives that accept links have; an empty ``bindaddr`` means all interfaces."""
 
+    RELOADABLE = True
+
     port: int = parameter(
         whole(0, names.MAX_PORT), "port to listen on; 0 lets the system choose one", bare=True
     )
@@ -63,6 +65,8 @@ class ListenerDirective(Directive):
 @directive_base
 class PeerDirective(Directive):
     """What all directives that open a link have; ``names`` takes the address apart."""
+
+    RELOADABLE = True
 
     address: str = parameter(HOST_AND_PORT, "where the other node listens", bare=True)
     redial: bool = parameter(

@@ -30,6 +30,7 @@ class _Described:
     bare: bool
     default_text: str | None
     name: str | None
+    reloadable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class ParameterInfo:
         required: whether it must be given.
         bare: whether a value without a name is this parameter's.
         default: the default as a user would write it; empty when there is none to speak of.
+        reloadable: whether a change of it can be taken over while the node runs.
     """
 
     field: str
@@ -53,6 +55,7 @@ class ParameterInfo:
     required: bool
     bare: bool
     default: str
+    reloadable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class DirectiveInfo:
         unique: sets of parameters in whose values no two such directives may agree.
         parameters: in the order in which help shows them.
         later: names of parameters that are known but not supported yet.
+        reloadable: whether all of it can be changed, added and removed while the node runs.
     """
 
     name: str
@@ -80,6 +84,7 @@ class DirectiveInfo:
     unique: tuple[tuple[str, ...], ...]
     parameters: tuple[ParameterInfo, ...]
     later: tuple[str, ...]
+    reloadable: bool
 
     def find(self, name: str) -> ParameterInfo | None:
         """Return the parameter of that name (any case), or None."""
@@ -112,6 +117,8 @@ class Directive:
     """
 
     INFO: ClassVar[DirectiveInfo]
+    RELOADABLE: ClassVar[bool] = False
+    """DirectiveInfo.reloadable; a base of directives says it for all of them."""
 
     origin: Origin = dataclasses.field(default_factory=lambda: NOWHERE, compare=False, repr=False)
 
@@ -137,6 +144,7 @@ def parameter(
     bare: bool = False,
     default_text: str | None = None,
     name: str | None = None,
+    reloadable: bool = False,
 ) -> Any:
     """Declare a field of a directive.
 
@@ -148,8 +156,9 @@ def parameter(
         bare: whether a value without a name is this parameter's.
         default_text: the default in words, where the value itself says nothing.
         name: the parameter's name, where it is not the field's.
+        reloadable: whether it can change while the node runs, though the directive cannot.
     """
-    described = _Described(kind, meaning, bare, default_text, name)
+    described = _Described(kind, meaning, bare, default_text, name, reloadable)
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, metadata={KEY: described})
     return dataclasses.field(default=default, metadata={KEY: described})
@@ -176,7 +185,16 @@ def directive(
         made = dataclass(frozen=True, slots=True)(cls)
         described = tuple(_info(f) for f in dataclasses.fields(made) if KEY in f.metadata)
         made.INFO = DirectiveInfo(
-            name, meaning, section, example, once, overridable, unique, described, later
+            name=name,
+            meaning=meaning,
+            section=section,
+            example=example,
+            once=once,
+            overridable=overridable,
+            unique=unique,
+            parameters=described,
+            later=later,
+            reloadable=made.RELOADABLE,
         )
         return made
 
@@ -204,6 +222,7 @@ def _info(field: dataclasses.Field[Any]) -> ParameterInfo:
         required=required,
         bare=described.bare,
         default=default,
+        reloadable=described.reloadable,
     )
 
 

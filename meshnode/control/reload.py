@@ -18,6 +18,9 @@ class ReloadFault(IntEnum):
     UNREADABLE = 4
     """The configuration file cannot be read or does not parse."""
 
+    FAILED = 5
+    """What the configuration asks for cannot be had now, such as a port."""
+
 
 class ReloadRefused(MeshnodeError):
     """The configuration was not taken over; ``str()`` ends with its error code."""

@@ -138,9 +138,9 @@ FAULTS = {
         "- node: foo\n- tcp-listener:\n    port: 2222\n    TLS: x\n",
         "{f}:4: tcp-listener: TLS: not supported yet",
     ),
-    "firewall rules": (
-        "- node:\n    id: foo\n    firewallrules: []\n- local-only\n",
-        "{f}:3: node: firewallrules: not supported yet",
+    "a parameter of the node that is planned": (
+        "- node:\n    id: foo\n    unit-retention: 1h\n- local-only\n",
+        "{f}:3: node: unit-retention: not supported yet",
     ),
     # --- given twice, contradicting
     "two nodes": (

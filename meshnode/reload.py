@@ -1,0 +1,141 @@
+"""Takes a changed configuration over while the node runs: links, firewall rules, log level.
+
+Everything else needs a restart. A configuration is taken over whole or not at all.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from meshnode import logs
+from meshnode.config import NodeConfig
+from meshnode.config.directives import Node
+from meshnode.config.schema import Directive
+from meshnode.control.reload import ReloadFault, ReloadRefused
+from meshnode.errors import ConfigError
+from meshnode.mesh.mesh import Mesh
+from meshnode.protocol.firewall import Action, Rule
+from meshnode.running_links import RunningLinks
+
+ConfigLoader = Callable[[], NodeConfig]
+"""Reads the configuration again from where it came; raises ConfigError."""
+
+
+class Reloader:
+    """What ``reload`` and SIGHUP do. One runs at a time; others wait."""
+
+    def __init__(
+        self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh, links: RunningLinks
+    ) -> None:
+        self._running = running
+        self._load_again = load_again
+        self._mesh = mesh
+        self._links = links
+        self._lock = trio.Lock()
+        self._log = logs.subject_logger("reload")
+
+    async def __call__(self) -> None:
+        """Take the configuration over as it is now.
+
+        Raises:
+            ReloadRefused: it cannot be; everything runs on as it was.
+        """
+        async with self._lock:
+            try:
+                await self._take_over(await self._read())
+            except ReloadRefused as refusal:
+                self._log.warning("refused, and nothing was changed: %s", refusal)
+                raise
+
+    async def on_signal(self) -> None:
+        """Do the same for a signal, which cannot be answered but in the log."""
+        try:
+            await self()
+        except ReloadRefused:
+            await trio.lowlevel.checkpoint()
+
+    async def _read(self) -> NodeConfig:
+        try:
+            fresh = await trio.to_thread.run_sync(self._load_again)
+        except ConfigError as exc:
+            raise ReloadRefused(_one_line(exc), ReloadFault.UNREADABLE) from exc
+        changes = changes_that_need_a_restart(self._running, fresh)
+        if changes:
+            raise ReloadRefused(
+                f"{'; '.join(changes)}; restart the node to apply it", ReloadFault.NEEDS_RESTART
+            )
+        return fresh
+
+    async def _take_over(self, fresh: NodeConfig) -> None:
+        try:
+            changed = await self._links.apply(fresh.listeners, fresh.peers)
+        except ConfigError as exc:
+            raise ReloadRefused(_one_line(exc), ReloadFault.FAILED) from exc
+        old, self._running = self._running, fresh
+        if fresh.log_level != old.log_level:
+            logs.configure(fresh.log_level.level)
+            self._log.info("the log level is %s", fresh.log_level.level)
+            changed = True
+        if fresh.node.firewallrules != old.node.firewallrules:
+            rules = firewall_rules(fresh.node)
+            self._mesh.set_firewall(rules)
+            self._log.info("the firewall has %d rules", len(rules))
+            changed = True
+        self._log.info("done" if changed else "nothing changed")
+
+
+def firewall_rules(node: Node) -> list[Rule]:
+    """Return a node's firewall rules for its mesh."""
+    return [
+        Rule(Action(r.action), r.fromnode, r.tonode, r.fromservice, r.toservice)
+        for r in node.firewallrules
+    ]
+
+
+def changes_that_need_a_restart(old: NodeConfig, new: NodeConfig) -> list[str]:
+    """Name each directive that differs and cannot be reloaded, with its place.
+
+    A directive says itself what of it can be reloaded (``DirectiveInfo.reloadable``).
+    """
+    before, after = _fixed(old), _fixed(new)
+    changes = [_changed(d, before) for d in after if d not in before]
+    kept = Counter(d.INFO.name for d in after)
+    for gone in (d for d in before if d not in after):
+        if kept[gone.INFO.name] < sum(d.INFO.name == gone.INFO.name for d in before):
+            changes.append(f"{gone.INFO.name}: removed (it was at {gone.place_of()})")
+    return changes
+
+
+def _changed(directive: Directive, before: list[Directive]) -> str:
+    """Say what of a directive changed: the parameter, where there is only one such directive."""
+    info = directive.INFO
+    previous = next((d for d in before if info.once and d.INFO.name == info.name), None)
+    if previous is None:
+        return f"{directive.place_of()}: {info.name}: new or changed"
+    changed = [
+        p.name for p in info.parameters if getattr(directive, p.field) != getattr(previous, p.field)
+    ]
+    return f"{directive.place_of(changed[0])}: {info.name}: {', '.join(changed)}: changed"
+
+
+def _fixed(config: NodeConfig) -> list[Directive]:
+    """Return the directives that need a restart, without what of them can be reloaded."""
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    directives = [d for value in values for d in (value if isinstance(value, tuple) else (value,))]
+    return [
+        _without_reloadable(d)
+        for d in directives
+        if isinstance(d, Directive) and not d.INFO.reloadable
+    ]
+
+
+def _without_reloadable(directive: Directive) -> Directive:
+    nothing: dict[str, Any] = {p.field: None for p in directive.INFO.parameters if p.reloadable}
+    return dataclasses.replace(directive, **nothing)
+
+
+def _one_line(error: ConfigError) -> str:
+    return "; ".join(str(error).splitlines())

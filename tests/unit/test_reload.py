@@ -1,0 +1,221 @@
+"""A changed configuration is taken over whole or not at all, and each refusal names its place."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshnode import logs
+from meshnode.config import load_file
+from meshnode.control.reload import ReloadFault, ReloadRefused
+from meshnode.errors import Unreachable
+from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.reload import Reloader, changes_that_need_a_restart
+from meshnode.running_links import RunningLinks
+
+BASE = """\
+- node:
+    id: foo
+    datadir: /tmp/somewhere
+- local-only
+- control-service:
+    filename: /tmp/foo.sock
+- work-command:
+    worktype: one
+    command: "true"
+- work-command:
+    worktype: two
+    command: "true"
+"""
+
+
+class Setting:
+    """A file, a mesh, and the reloader between them."""
+
+    def __init__(self, path: Path, mesh: Mesh) -> None:
+        self.path = path
+        self.mesh = mesh
+        path.write_text(BASE)
+        config = load_file(str(path))
+        self.reload = Reloader(config, lambda: load_file(str(path)), mesh, RunningLinks(mesh))
+
+    async def take(self, old: str, new: str) -> None:
+        text = self.path.read_text()
+        assert old in text
+        self.path.write_text(text.replace(old, new))
+        await self.reload()
+
+    async def refuses(self, old: str, new: str) -> ReloadRefused:
+        text = self.path.read_text()
+        with pytest.raises(ReloadRefused) as caught:
+            await self.take(old, new)
+        self.path.write_text(text)
+        return caught.value
+
+
+@pytest.fixture
+async def setting(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logs.ROOT)
+    async with open_mesh("foo") as mesh:
+        yield Setting(tmp_path / "foo.yml", mesh)
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[logging.Logger]:
+    """The node's logger, left as it was found."""
+    logger = logging.getLogger(logs.ROOT)
+    before = logger.handlers, logger.propagate, logger.level
+    yield logger
+    logger.handlers, logger.propagate, logger.level = before
+
+
+NEED_A_RESTART = {
+    "the node's ID": ("id: foo", "id: fox", "{f}:2: node: id: changed"),
+    "a parameter that is a default now": (
+        "    datadir: /tmp/somewhere\n",
+        "",
+        "{f}:1: node: datadir: changed",
+    ),
+    "two parameters": (
+        "foo\n    datadir: /tmp/somewhere",
+        "fox\n    datadir: /tmp/else",
+        "{f}:2: node: id, datadir: changed",
+    ),
+    "a changed work type": (
+        "one\n    command: 'true'".replace("'", '"'),
+        "one\n    command: false",
+        "{f}:7: work-command: new or changed",
+    ),
+    "a new control service": (
+        "- work-command:\n    worktype: one",
+        "- control-service:\n    service: other\n- work-command:\n    worktype: one",
+        "{f}:7: control-service: new or changed",
+    ),
+    "a work type that is gone": (
+        "- work-command:\n    worktype: two\n    command: 'true'\n".replace("'", '"'),
+        "",
+        "work-command: removed (it was at {f}:10)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), NEED_A_RESTART.values(), ids=NEED_A_RESTART)
+async def test_what_needs_a_restart_is_named_with_its_place(
+    setting: Setting, old: str, new: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = await setting.refuses(old, new)
+    text = f"{expected.format(f=setting.path)}; restart the node to apply it ERRORCODE 3"
+    assert str(refusal) == text
+    assert refusal.fault is ReloadFault.NEEDS_RESTART
+    assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"reload: refused, and nothing was changed: {text}"
+    ]
+
+
+async def test_a_file_that_does_not_parse_is_refused_with_every_fault(setting: Setting) -> None:
+    refusal = await setting.refuses("- local-only\n", "- tcp-listener: 0x\n- tcp-peer: 1\n")
+    assert str(refusal) == (
+        f'{setting.path}:4: tcp-listener: port: "0x" is not a whole number from 0 to 65535; '
+        f'{setting.path}:5: tcp-peer: address: "1" is not host:port ERRORCODE 4'
+    )
+    assert refusal.fault is ReloadFault.UNREADABLE
+
+
+async def test_a_file_that_is_gone_is_refused(setting: Setting) -> None:
+    setting.path.unlink()
+    with pytest.raises(ReloadRefused, match=r"no such file or directory ERRORCODE 4$"):
+        await setting.reload()
+
+
+async def test_one_change_that_needs_a_restart_holds_all_others_back(setting: Setting) -> None:
+    await setting.refuses(
+        "foo\n", "foo\n    firewallrules: [{action: reject}]\n    maxidleconnectiontimeout: 1h\n"
+    )
+    assert (await setting.mesh.ping("foo")).from_node == "foo"
+
+
+async def test_a_port_that_is_taken_holds_all_changes_back(setting: Setting) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        refusal = await setting.refuses(
+            "foo\n    datadir: /tmp/somewhere\n- local-only\n",
+            "foo\n    datadir: /tmp/somewhere\n    firewallrules: [{action: reject}]\n"
+            f"- tcp-listener: {{bindaddr: 127.0.0.1, port: {port}}}\n",
+        )
+    assert str(refusal) == (
+        f"{setting.path}:5: tcp-listener: port: cannot listen on 127.0.0.1:{port}: "
+        "Address already in use ERRORCODE 5"
+    )
+    assert (await setting.mesh.ping("foo")).from_node == "foo"
+
+
+async def test_firewall_rules_are_taken_over(setting: Setting) -> None:
+    await setting.take("foo\n", "foo\n    firewallrules: [{action: reject, toservice: ping}]\n")
+    with pytest.raises(Unreachable, match="blocked by firewall"):
+        await setting.mesh.ping("foo")
+    await setting.take("reject", "accept")
+    assert (await setting.mesh.ping("foo")).from_node == "foo"
+
+
+async def test_the_log_level_is_taken_over(setting: Setting, kept_logging: logging.Logger) -> None:
+    await setting.take("- local-only\n", "- local-only\n- log-level: error\n")
+    assert kept_logging.level == logging.ERROR
+
+
+async def test_an_unchanged_file_changes_nothing(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    await setting.take("- local-only\n", "# a comment\n- Local-Only\n")
+    assert caplog.records[-1].message == "reload: nothing changed"
+
+
+async def test_each_reload_is_compared_with_the_last_one(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = "- tcp-listener: {bindaddr: 127.0.0.1, port: 0}\n"
+    await setting.take("- local-only\n", listener)
+    await setting.take("", "")
+    assert caplog.records[-1].message == "reload: nothing changed"
+    await setting.take(listener, "- local-only\n")
+    assert caplog.records[-2].message == "links: closed tcp-listener 127.0.0.1:0"
+    assert caplog.records[-1].message == "reload: done"
+
+
+async def test_a_signal_that_asks_for_the_impossible_ends_nothing(setting: Setting) -> None:
+    setting.path.write_text("{")
+    await setting.reload.on_signal()
+
+
+async def test_two_at_a_time_follow_each_other(tmp_path: Path) -> None:
+    active = 0
+
+    def load() -> object:
+        nonlocal active
+        active += 1
+        assert active == 1
+        trio.from_thread.run(trio.sleep, 0)
+        active -= 1
+        return config
+
+    (tmp_path / "foo.yml").write_text(BASE)
+    config = load_file(str(tmp_path / "foo.yml"))
+    async with open_mesh("foo") as mesh, trio.open_nursery() as nursery:
+        reloader = Reloader(config, load, mesh, RunningLinks(mesh))
+        nursery.start_soon(reloader)
+        nursery.start_soon(reloader.on_signal)
+
+
+def test_the_same_directives_elsewhere_in_the_file_are_no_change(tmp_path: Path) -> None:
+    head, one, two = BASE.partition("- work-command:\n    worktype: one\n")
+    first, _, rest = two.partition("- work-command:\n")
+    (tmp_path / "before.yml").write_text(BASE)
+    (tmp_path / "after.yml").write_text(head + "- work-command:\n" + rest + one + first)
+    before = load_file(str(tmp_path / "before.yml"))
+    after = load_file(str(tmp_path / "after.yml"))
+    assert before.work_commands == after.work_commands[::-1]
+    assert changes_that_need_a_restart(before, after) == []
