@@ -78,7 +78,10 @@ class WebsocketLink(Link):
         Raises:
             ProtocolError: the client did not ask for a websocket, or not in time; it was told.
             trio.BrokenResourceError: the connection is gone.
+            trio.ClosedResourceError: this end closed it.
         """
+        if self._closed:
+            raise trio.ClosedResourceError
         if self._websocket is not None:
             return self._websocket
         async with self._opening:
