@@ -19,10 +19,12 @@ from meshnode.mesh.sockets import CannotListen
 from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
 from meshnode.running_links import RunningLinks
+from meshnode.security.signing import make_signer, make_verifier
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
 from meshnode.work.runners.command import CommandType
+from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -119,8 +121,14 @@ def make_units(config: NodeConfig, mesh: Mesh) -> Units:
                 params=directive.params,
                 allow_runtime_params=directive.allowruntimeparams,
                 verify_signature=directive.verifysignature,
+                env=directive.env,
+                cwd=directive.cwd or None,
+                timeout=directive.timeout,
+                max_output=directive.maxoutput,
+                grace=directive.grace,
             )
             for directive in config.work_commands
         },
         node_id=config.node.id,
+        signatures=Signatures(make_signer(config), make_verifier(config)),
     )

@@ -5,8 +5,10 @@ made from it. Directives that are known but not supported yet are in later.py.
 """
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from meshnode.config import names
@@ -15,6 +17,7 @@ from meshnode.config.kinds import (
     boolean,
     choice,
     duration,
+    map_of,
     node_id,
     path,
     permissions,
@@ -29,6 +32,7 @@ from meshnode.config.security_directives import (
     WorkSigning,
     WorkVerification,
 )
+from meshnode.config.sizes import size
 from meshnode.logs import LEVELS
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
@@ -158,13 +162,16 @@ class ControlService(Directive):
     )
 
 
+def _nothing_added() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
 @directive(
     "work-command",
     "Offer a type of work that runs a command.",
     section="Work",
     example=(("worktype", "echo"), ("command", "bash"), ("params", '-c "echo hi"')),
     unique=(("worktype",),),
-    later=("env", "cwd", "timeout", "maxoutput", "grace"),
 )
 class WorkCommand(Directive):
     """A command that clients may run; ``params`` is split by ``shlex``, never run by a shell."""
@@ -181,6 +188,35 @@ class WorkCommand(Directive):
     )
     verifysignature: bool = parameter(
         boolean(), "run only signed work, except from the unix socket", default=False
+    )
+    env: Mapping[str, str] = parameter(
+        map_of(text("name", names.check_variable), text(), "map of name to value"),
+        "environment variables that it gets beside the node's own",
+        default_factory=_nothing_added,
+        default_text="none",
+    )
+    cwd: str = parameter(
+        text("absolute path", names.check_absolute),
+        "directory that it starts in",
+        default="",
+        default_text="the node's own",
+    )
+    timeout: float | None = parameter(
+        duration(0.001, "1ms"),
+        "end it, as failed, when it has run for so long",
+        default=None,
+        default_text="never",
+    )
+    maxoutput: int | None = parameter(
+        size(),
+        "end it, as failed, when it has printed more than that",
+        default=None,
+        default_text="no limit",
+    )
+    grace: float = parameter(
+        duration(0, "0s"),
+        "time from SIGINT to SIGKILL when it is canceled or exceeds a limit",
+        default=10.0,
     )
 
 

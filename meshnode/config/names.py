@@ -130,6 +130,20 @@ def split_listen_address(text: str) -> tuple[str, int]:
     return check_bind_address(host), _port(port, least=0)
 
 
+def check_variable(text: str) -> str:
+    """Return ``text`` if it can name an environment variable."""
+    if not text or "=" in text or "\0" in text:
+        raise Wrong(f"{quote(text)} cannot name an environment variable")
+    return text
+
+
+def check_absolute(text: str) -> str:
+    """Return ``text`` if it is an absolute path, which means the same wherever the node started."""
+    if not text.startswith("/") or "\0" in text:
+        raise Wrong(f"{quote(text)} is not an absolute path")
+    return text
+
+
 def _check_word(text: str, what: str, most: int) -> None:
     if not text:
         raise Wrong(f"is empty; {what} is needed")

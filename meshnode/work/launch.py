@@ -54,6 +54,8 @@ class StartRequest:
         grace: seconds between asking the command's processes to end and killing them.
         env: the whole environment (PATH is looked up in it), None for the node's own.
         cwd: working directory, None for the node's own.
+        timeout: seconds that the command may run, None for ever.
+        max_output: bytes that it may print, None for any number.
     """
 
     unit_id: str
@@ -62,6 +64,8 @@ class StartRequest:
     grace: float = DEFAULT_GRACE_SECONDS
     env: Mapping[str, str] | None = None
     cwd: str | None = None
+    timeout: float | None = None
+    max_output: int | None = None
 
     def encode(self, number: int) -> bytes:
         """Return the request as the launcher reads it; answers carry ``number``.
@@ -78,6 +82,8 @@ class StartRequest:
             "grace": self.grace,
             "env": None if self.env is None else dict(self.env),
             "cwd": self.cwd,
+            "timeout": self.timeout,
+            "max_output": self.max_output,
         }
         request = json.dumps(body).encode()
         if len(request) > wire.MAX_REQUEST_BYTES:

@@ -75,7 +75,11 @@ class Units:
         self._now = now
         self._growth = Growth()
         self._commands = CommandRunner(
-            launcher, store, open_process=open_process, end_leftovers=end_leftovers
+            launcher,
+            store,
+            self._work_types,
+            open_process=open_process,
+            end_leftovers=end_leftovers,
         )
         self._remotes = RemoteRunner(dialer, store, now)
         self._units: dict[str, Unit] = {}

@@ -28,6 +28,7 @@ import signal
 import time
 
 from meshnode.work.launcher import command, prctl, tree
+from meshnode.work.launcher.limits import LONGEST_WAIT_SECONDS, Limits
 from meshnode.work.launcher.statusfile import (
     CANCELED,
     FAILED,
@@ -54,14 +55,12 @@ KILL_RETRY_SECONDS = 1.0
 """Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
 time only bounds how long a process that a look at /proc missed could go on."""
 
-LONGEST_WAIT_SECONDS = 3600.0
-"""Longest single wait: the system call refuses years; after it, the rest is waited for."""
-
 _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
 Request = dict[str, object]
 """What :mod:`meshnode.work.launch` asks for: ``start`` (number of the request), ``unit``, ``dir``,
-``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null.
+``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null,
+``timeout`` (seconds) or null, ``max_output`` (bytes of stdout) or null.
 """
 
 
@@ -110,6 +109,7 @@ class Supervisor:
         self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
         self._grace = float(request["grace"])  # type: ignore[arg-type]
         self._dir = str(request["dir"])
+        self._limits = Limits(request["timeout"], request["max_output"])  # type: ignore[arg-type]
         env: dict[str, str] | None = request["env"]  # type: ignore[assignment]
         own = {UNIT_ID_VARIABLE: str(request["unit"]), UNIT_DIR_VARIABLE: self._dir}
         self._env = (dict(os.environ) if env is None else env) | own
@@ -195,21 +195,25 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait until no process of the unit is left, and record the end."""
-        canceled = self._wait_tree()
-        self._record(self._outcome(canceled))
+        self._limits.begin(self._dir, self._stdout)
+        self._record(self._outcome(self._wait_tree()))
 
-    def _wait_tree(self) -> bool:
-        """Return when the whole tree is gone: whether by a cancel."""
+    def _wait_tree(self) -> tuple[int, str] | None:
+        """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
         while True:
-            signum = signal.sigwaitinfo(_WAKING).si_signo
+            signum = self._limits.wait(_WAKING)
             if self._reap():
-                return False
+                return None
             if self._end is not None:
                 self._end_tree(signal.SIGTERM)
-                return False
+                return None
+            broken = self._limits.broken()
             if signum == signal.SIGTERM:
                 self._end_tree(signal.SIGINT)
-                return True
+                return CANCELED, "Canceled"
+            if broken is not None:
+                self._end_tree(signal.SIGINT)
+                return FAILED, broken
 
     def _reap(self) -> bool:
         """Collect the dead children; return whether no process of the tree is left.
@@ -258,13 +262,13 @@ class Supervisor:
         readable = detail.encode(errors="backslashreplace").decode()
         return self._final(FAILED, readable) | {"ExitCode": None, "Signal": None}
 
-    def _outcome(self, canceled: bool) -> dict[str, object]:
-        """Return the record of the command's end."""
+    def _outcome(self, ended: tuple[int, str] | None) -> dict[str, object]:
+        """Return the record of the command's end; ``ended`` is what :meth:`_wait_tree` returned."""
         assert self._end is not None
         detail = command.end_text(self._end)
         state = SUCCEEDED if self._end == 0 else FAILED
-        if canceled:
-            state, detail = CANCELED, "Canceled"
+        if ended is not None:
+            state, detail = ended
         try:
             sync(self._stdout)
         except OSError as error:

@@ -1,9 +1,10 @@
 """Units that run a command on this node, through the launcher and its supervisors."""
 
+import os
 import shlex
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,12 +29,21 @@ OPEN_RETRY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CommandType:
-    """One ``work-command`` directive."""
+    """One ``work-command`` directive.
+
+    ``env`` is what its environment has beside the node's own, ``timeout`` and ``grace`` are
+    seconds, ``max_output`` bytes.
+    """
 
     command: str
     params: str = ""
     allow_runtime_params: bool = False
     verify_signature: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    max_output: int | None = None
+    grace: float = CANCEL_GRACE
 
     def argv(self, runtime_params: str) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.
@@ -98,15 +108,21 @@ class CommandRunner:
         self,
         launcher: Starter,
         store: UnitStore,
+        types: Mapping[str, CommandType],
         *,
         open_process: OpenProcess = ProcessHandle.open,
         end_leftovers: EndLeftovers = end_unit_processes,
     ) -> None:
         self._launcher = launcher
         self._store = store
+        self._types = types
         self._open_process = open_process
         self._end_leftovers = end_leftovers
         self._handles: dict[str, Handle] = {}
+
+    def _type_of(self, unit: Unit) -> CommandType:
+        """Return the unit's work type; a plain one when the configuration has it no more."""
+        return self._types.get(unit.status.work_type, CommandType(""))
 
     async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
         """Start a pending unit, or adopt a running one, and watch it to its end."""
@@ -119,11 +135,16 @@ class CommandRunner:
             await self._watch(unit, process, attempt)
 
     async def _start(self, unit: Unit, attempt: Attempt) -> ProcessId | None:
+        kind = self._type_of(unit)
         request = StartRequest(
             unit_id=unit.unit_id,
             unit_dir=self._store.directory(unit.unit_id),
             argv=unit.status.params,
-            grace=CANCEL_GRACE,
+            grace=kind.grace,
+            env={**os.environ, **kind.env} if kind.env else None,
+            cwd=kind.cwd,
+            timeout=kind.timeout,
+            max_output=kind.max_output,
         )
         try:
             # Shielded: a start that has been asked for happens, and we should know its supervisor.
@@ -173,7 +194,7 @@ class CommandRunner:
     async def _lose(self, unit: Unit, process: ProcessId) -> None:
         unit.log.warning("supervisor %d is gone without a word", process.pid)
         directory = self._store.directory(unit.unit_id)
-        left = await self._end_leftovers(directory, CANCEL_GRACE)
+        left = await self._end_leftovers(directory, self._type_of(unit).grace)
         detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
         if left:
             detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
@@ -181,7 +202,7 @@ class CommandRunner:
 
     async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
         """Have the supervisor end the whole process tree, and wait until it has."""
-        with trio.move_on_after(CANCEL_GRACE + CANCEL_MARGIN):
+        with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
             await self._signal(unit)
             await unit.wait_final()
         if not unit.is_final:

@@ -21,7 +21,8 @@ def unit(tmp_path: Path) -> Path:
 @pytest.fixture
 def watching(unit: Path) -> Supervisor:
     """Return a supervisor whose command has just ended with 0 and written three bytes."""
-    request = {"unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}, "cwd": None}
+    request = {"unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}}
+    request |= {"cwd": None, "timeout": None, "max_output": None}
     result = Supervisor(request)
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")
@@ -47,7 +48,7 @@ def test_an_end_is_recorded_as_soon_as_the_full_disk_has_room(
 
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", waits.append)
-    watching._record(watching._outcome(canceled=False))
+    watching._record(watching._outcome(None))
     assert waits == [supervisor.RECORD_RETRY_SECONDS] * 3
     assert (status_of(unit)["State"], status_of(unit)["StdoutSize"]) == (2, 3)
 
@@ -63,19 +64,19 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
 
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", release)
-    watching._record(watching._outcome(canceled=False))
+    watching._record(watching._outcome(None))
     assert not (unit / "status").exists()
 
 
-@pytest.mark.parametrize("canceled", [False, True])
+@pytest.mark.parametrize("ended", [None, (4, "Canceled"), (3, "timed out after 1 s")])
 def test_output_that_the_disk_lost_fails_the_unit(
-    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, canceled: bool
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, ended: tuple[int, str] | None
 ) -> None:
     def broken(fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(supervisor, "sync", broken)
-    watching._record(watching._outcome(canceled))
+    watching._record(watching._outcome(ended))
     status = status_of(unit)
     assert (status["State"], status["ExitCode"]) == (3, 0)
     assert status["Detail"] == "stdout is incomplete: input/output error"
@@ -90,5 +91,5 @@ def test_stdout_is_synced_before_the_end_is_written(
         synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
 
     monkeypatch.setattr(statusfile.os, "fsync", record)
-    watching._record(watching._outcome(canceled=False))
+    watching._record(watching._outcome(None))
     assert synced == ["stdout", "status.tmp", unit.name]

@@ -1,0 +1,41 @@
+"""Work types with limits and surroundings of their own, on a real node."""
+
+from harness import Cluster
+
+
+def test_a_command_gets_its_environment_and_directory(cluster: Cluster) -> None:
+    where = cluster.directory / "place"
+    where.mkdir()
+    kind = {
+        "command": "bash",
+        "params": "-c 'echo $GREETING; pwd; echo ${HOME:+home}'",
+        "env": {"GREETING": "hi there"},
+        "cwd": str(where),
+    }
+    node = cluster.node("foo", work={"show": kind})
+    unit = node.submit("show", "--no-payload")
+    assert node.results(unit).decode().splitlines() == ["hi there", str(where), "home"]
+
+
+def test_a_command_beyond_its_time_or_output_fails_and_says_so(cluster: Cluster) -> None:
+    node = cluster.node(
+        "foo",
+        work={
+            "slow": {"command": "sleep", "params": "1000", "timeout": "100ms"},
+            "loud": {"command": "yes", "maxoutput": "10kB"},
+        },
+    )
+    slow, loud = node.submit("slow", "--no-payload"), node.submit("loud", "--no-payload")
+    assert node.wait_unit(slow, "Failed")["Detail"] == "timed out after 0.1 s"
+    assert node.wait_unit(loud, "Failed")["Detail"] == "stopped: it printed more than 10000 bytes"
+
+
+def test_the_grace_of_a_work_type_is_kept_at_cancel(cluster: Cluster) -> None:
+    script = "trap '' INT; echo up; while :; do sleep 1; done"
+    kind = {"command": "bash", "params": f'-c "{script}"', "grace": "0s"}
+    node = cluster.node("foo", work={"deaf": kind})
+    unit = node.submit("deaf", "--no-payload")
+    node.wait_output(unit, b"up\n")
+    node.meshctl("work", "cancel", unit)
+    status = node.unit_status(unit)
+    assert (status["StateName"], status["Signal"]) == ("Canceled", "SIGKILL")
