@@ -1,12 +1,14 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.errors import CommandError, WorkError
+from meshnode.errors import CommandError, SecurityError, WorkError
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.control import encode_reply
 from meshnode.work.registry import Units
 from meshnode.work.requests import (
@@ -75,7 +77,8 @@ class WorkCommands:
     # --- submit -------------------------------------------------------------------------------
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject:
-        status = self._units.plan(request.submission, trusted=session.kind == "unix")
+        with _told_of_refusal("submission", subject_logger("session", session.peer), session):
+            status = self._units.plan(request.submission, trusted=session.kind == "unix")
         unit = self._units.create(status)
         size = await self._receive_input(unit, session)
         started = await self._units.start(unit, size)
@@ -132,12 +135,13 @@ class WorkCommands:
 
     async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
+        self._check_signature("watch", unit, request.signature, session)
         session.finish()
         await _while_client_is_there(session, lambda: _send_changes(unit, session))
 
     async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
-        self._check_signature(unit, request.signature, session)
+        self._check_signature("results", unit, request.signature, session)
         await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
         # From here on everything that is sent counts as output, so no error line may follow.
         session.finish()
@@ -158,24 +162,37 @@ class WorkCommands:
 
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_signature(unit, request.signature, session)
+        self._check_signature("cancel", unit, request.signature, session)
         done = await self._units.cancel(unit, unless_started=request.unless_started)
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_signature(unit, request.signature, session)
+        self._check_signature("release", unit, request.signature, session)
         done = await self._units.release(unit, force=request.force)
         return {"released" if done else "release pending": unit.unit_id}
 
-    def _check_signature(self, unit: Unit, signature: str, session: ControlSession) -> None:
+    def _check_signature(
+        self, what: str, unit: Unit, signature: str, session: ControlSession
+    ) -> None:
         remote = unit.status.remote
-        self._units.check_signature(
-            REMOTE if remote else unit.status.work_type,
-            signature,
-            trusted=session.kind == "unix",
-            sign_work=remote is not None and remote.sign_work,
-        )
+        with _told_of_refusal(what, unit.log, session):
+            self._units.check_signature(
+                REMOTE if remote else unit.status.work_type,
+                signature,
+                trusted=session.kind == "unix",
+                sign_work=remote is not None and remote.sign_work,
+            )
+
+
+@contextmanager
+def _told_of_refusal(what: str, log: SubjectLogger, session: ControlSession) -> Iterator[None]:
+    """Log what is refused for security: somebody may be trying what else works."""
+    try:
+        yield
+    except SecurityError as error:
+        log.warning("%s refused to %s client %s: %s", what, session.kind, session.peer, error)
+        raise
 
 
 def _shown(unit: Unit) -> JsonObject:

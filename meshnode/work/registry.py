@@ -23,6 +23,7 @@ from meshnode.work.runners.command import (
     Starter,
 )
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
+from meshnode.work.signatures import Signatures
 from meshnode.work.status import REMOTE, SECRET_PREFIX, RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
@@ -64,6 +65,7 @@ class Units:
         dialer: Dialer,
         work_types: Mapping[str, CommandType],
         node_id: str,
+        signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
         now: Clock = wall_clock,
         open_process: OpenProcess = ProcessHandle.open,
         end_leftovers: EndLeftovers = end_unit_processes,
@@ -81,7 +83,8 @@ class Units:
             open_process=open_process,
             end_leftovers=end_leftovers,
         )
-        self._remotes = RemoteRunner(dialer, store, now)
+        self._signatures = signatures
+        self._remotes = RemoteRunner(dialer, store, signatures, now)
         self._units: dict[str, Unit] = {}
         self._tasks: dict[str, _Task] = {}
         self._nursery: trio.Nursery | None = None
@@ -143,18 +146,15 @@ class Units:
     ) -> None:
         """Refuse what is not signed as the work type asks; ``trusted`` is a unix socket.
 
+        A remote unit asks for it if its own commands to the other node are signed.
+
         Raises:
-            CommandError: with the reason.
+            CommandError: there is a signature and nobody asks for one.
+            SignatureRefused: it is missing or wrong.
         """
         kind = self._work_types.get(work_type)
         verifies = sign_work if work_type == REMOTE else kind is not None and kind.verify_signature
-        if not verifies:
-            if signature:
-                raise CommandError("work type did not expect a signature")
-        elif not trusted:
-            raise CommandError(
-                "could not verify signature: this node has no work-verification directive"
-            )
+        self._signatures.check(signature, verifies=verifies, trusted=trusted)
 
     # --- new units ----------------------------------------------------------------------------
 
@@ -162,11 +162,18 @@ class Units:
         """Check everything about a submission that can be checked, and return its first status.
 
         Raises:
-            CommandError: with the reason; nothing has been made.
+            CommandError, SecurityError: with the reason; nothing has been made.
         """
         local = submission.node == self.node_id or submission.node.lower() == "localhost"
+        # As receptor does, by the name of the type, whichever node the work is for. But what we
+        # are to sign ourselves, a stranger must sign, too: else anybody who reaches this node had
+        # the use of its key. receptor asks for that only afterwards, with each later command.
+        lends_key = submission.sign_work and not local and not trusted
         self.check_signature(
-            submission.work_type if local else "", submission.signature, trusted=trusted
+            REMOTE if lends_key else submission.work_type,
+            submission.signature,
+            trusted=trusted,
+            sign_work=submission.sign_work,
         )
         return self._plan_local(submission) if local else self._plan_remote(submission)
 
@@ -185,11 +192,12 @@ class Units:
         if any(key.lower().startswith(SECRET_PREFIX) for key in submission.params):
             raise CommandError("cannot send secrets over a non-TLS connection")
         if submission.sign_work:
-            raise CommandError("this node has no work-signing directive: it cannot sign work")
+            self._signatures.require_signer()
         extra = RemoteExtra(
             node=submission.node,
             work_type=submission.work_type,
             params=dict(submission.params),
+            sign_work=submission.sign_work,
             expiration=self._expiration(submission.ttl),
         )
         return self._first_status(REMOTE, remote=extra)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import trio
 
-from meshnode.errors import MeshError, NoRoute, WorkError
+from meshnode.errors import CannotSign, MeshError, NoRoute, WorkError
 from meshnode.logs import SubjectLogger
 from meshnode.protocol.control import greeting
 
@@ -42,6 +42,9 @@ _LONGEST_DELAY = 20.0
 """Seconds between tries against a node that is there and refuses: quick at first, since a service
 may be starting, at most as slow as receptor's redial. An unreachable node costs no tries at all."""
 
+UNSIGNED = frozenset({"status", "list"})
+"""Subcommands that nobody has to sign (reference section 8)."""
+
 _UNIT_CREATED = re.compile(r"with ID ([a-zA-Z0-9]+)\.")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -67,6 +70,10 @@ class RemoteRefused(WorkError):
         return self.reason.startswith("unknown work unit")
 
 
+Sign = Callable[[str], str]
+"""Returns a signature for a command to the named node, or raises CannotSign."""
+
+
 class Dialer(Protocol):
     """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
 
@@ -87,20 +94,26 @@ class Dialer(Protocol):
 class RemoteControl:
     """An open conversation; use it as an async context manager, which closes it."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+    def __init__(
+        self, stream: trio.abc.HalfCloseableStream, node: str, sign: Sign | None = None
+    ) -> None:
         self._stream = stream
+        self._node = node
+        self._sign = sign
         self._buffer = bytearray()
         self._polls = False
 
     @classmethod
-    async def open(cls, dialer: Dialer, node: str) -> "RemoteControl":
+    async def open(cls, dialer: Dialer, node: str, *, sign: Sign | None = None) -> "RemoteControl":
         """Dial ``node`` and check that it is the one that answers.
+
+        With ``sign``, each command that the node may want to have signed is.
 
         Raises:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
         """
         with _translated():
-            conversation = cls(await dialer.dial(node, CONTROL_SERVICE))
+            conversation = cls(await dialer.dial(node, CONTROL_SERVICE), node, sign)
         try:
             line = await conversation._line(GREETING_TIMEOUT)
             if line.encode() + b"\n" != greeting(node):
@@ -265,7 +278,18 @@ class RemoteControl:
         with _translated():
             return bytes(await self._stream.receive_some(CHUNK))
 
+    def _signed(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the command with a signature of this moment: tokens expire, units last."""
+        if self._sign is None or command["subcommand"] in UNSIGNED:
+            return command
+        try:
+            return {**command, "signature": self._sign(self._node)}
+        except CannotSign as error:
+            # To the other node it would be an unsigned command, which it refuses.
+            raise RemoteRefused(str(error)) from error
+
     async def _send(self, command: Mapping[str, Any]) -> None:
+        command = self._signed(command)
         with _translated(), trio.fail_after(REPLY_TIMEOUT):
             await self._stream.send_all(json.dumps(command).encode() + b"\n")
 
@@ -292,8 +316,11 @@ class RemoteControl:
 class Reconnector:
     """Opens conversations with one node, and says when to try again after one failed."""
 
-    def __init__(self, dialer: Dialer, node: str, log: SubjectLogger) -> None:
+    def __init__(
+        self, dialer: Dialer, node: str, log: SubjectLogger, *, sign: Sign | None = None
+    ) -> None:
         self._dialer = dialer
+        self._sign = sign
         self._node = node
         self._log = log
         self._delay = _FIRST_DELAY
@@ -301,7 +328,7 @@ class Reconnector:
 
     async def open(self) -> RemoteControl:
         """Try once. Raises RemoteUnavailable."""
-        return await RemoteControl.open(self._dialer, self._node)
+        return await RemoteControl.open(self._dialer, self._node, sign=self._sign)
 
     def succeeded(self) -> None:
         """A conversation did what it was for: the next failure is a new one."""

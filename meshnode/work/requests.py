@@ -42,6 +42,7 @@ class WatchRequest:
     """``work watch``, our own: the status now and at each change, until it is final."""
 
     unit_id: str
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ WorkRequest = (
 
 _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
     "status": lambda unit_id, signature: StatusRequest(unit_id),
-    "watch": lambda unit_id, signature: WatchRequest(unit_id),
+    "watch": lambda unit_id, signature: WatchRequest(unit_id, signature),
     "cancel": lambda unit_id, signature: CancelRequest(unit_id, signature),
     "release": lambda unit_id, signature: ReleaseRequest(unit_id, signature),
     "force-release": lambda unit_id, signature: ReleaseRequest(unit_id, signature, force=True),

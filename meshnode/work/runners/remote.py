@@ -27,6 +27,7 @@ from meshnode.work.remote_client import (
 from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.runners.expiry import Expiry
 from meshnode.work.runners.mirror import GONE, Mirror
+from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
 from meshnode.work.unit import Clock, Unit
 
@@ -59,14 +60,17 @@ _NEVER_STARTED = (
 class RemoteRunner:
     """Drives the units that this node has submitted to others."""
 
-    def __init__(self, dialer: Dialer, store: UnitStore, now: Clock) -> None:
+    def __init__(
+        self, dialer: Dialer, store: UnitStore, signatures: Signatures, now: Clock
+    ) -> None:
         self._dialer = dialer
         self._store = store
+        self._signatures = signatures
         self._now = now
 
     async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
         """Do what the record asks for: release, cancel, start, mirror."""
-        link = Reconnector(self._dialer, unit.remote.node, unit.log)
+        link = self._link(unit)
         if unit.remote.released:
             if await self._release_there(unit, link, attempt):
                 await tasks.remove(unit)
@@ -108,8 +112,13 @@ class RemoteRunner:
         await tasks.remove(unit)
         return True
 
+    def _link(self, unit: Unit) -> Reconnector:
+        remote = unit.remote
+        sign = self._signatures.sign if remote.sign_work else None
+        return Reconnector(self._dialer, remote.node, unit.log, sign=sign)
+
     async def _try_release(self, unit: Unit) -> None:
-        link = Reconnector(self._dialer, unit.remote.node, unit.log)
+        link = self._link(unit)
         try:
             with trio.fail_after(FORCE_TIMEOUT):
                 async with await link.open() as node:
