@@ -25,6 +25,7 @@ from meshnode.work.commands import work_command
 from meshnode.work.processes import ProcessId
 from meshnode.work.registry import Units
 from meshnode.work.runners.command import CommandType
+from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
 
 LONG = 20_000
@@ -163,6 +164,7 @@ class FakeNode:
         self.store = UnitStore(root / node_id)
         self.launcher = FakeLauncher(self.store)
         self.work_types = TYPES
+        self.signatures = Signatures()
         self.units: Units | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
@@ -177,6 +179,7 @@ class FakeNode:
             dialer=FakeDialer(self.mesh, self.node_id),
             work_types=self.work_types,
             node_id=self.node_id,
+            signatures=self.signatures,
             now=self.mesh.now,
             open_process=self.launcher.open_process,
             end_leftovers=self.launcher.end_leftovers,
