@@ -246,6 +246,9 @@ class Fabric:
         )
         self._flood(self.topology.own_update(random_id(), update.epoch).encode())
         self._update_due.set()
+        # They were taken for older than what that other life had.
+        for service in self._services.values():
+            self._flood_advert(service)
 
     def _show_later_life(self, session: Session) -> None:
         """Tell a peer what the mesh remembers of it: it would be ignored for ever otherwise."""

@@ -144,6 +144,10 @@ def _parse_object(body: bytes | bytearray | memoryview, what: str) -> dict[str, 
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
+_quote = json.encoder.encode_basestring
+"""Text as JSON, what is not ASCII as it is."""
+
+
 def _dump(value: Mapping[str, Any]) -> bytes:
     return _to_json(value).encode()
 
@@ -172,8 +176,10 @@ class _Fields:
 
     def check_node(self, value: object, key: str) -> str:
         try:
-            if isinstance(value, str) and 1 <= len(value.encode()) <= MAX_NODE_ID:
-                return value
+            if isinstance(value, str):
+                size = len(value) if value.isascii() else len(value.encode())
+                if 1 <= size <= MAX_NODE_ID:
+                    return value
         except UnicodeEncodeError:  # a lone surrogate, written as \ud800 in the JSON
             pass
         raise self.fault(key)
@@ -201,7 +207,7 @@ class _Fields:
     def costs(self, key: str) -> dict[str, float]:
         costs: dict[str, float] = {}
         for peer, cost in self.mapping(key).items():
-            if isinstance(cost, bool) or not isinstance(cost, int | float):
+            if type(cost) is not int and type(cost) is not float:
                 raise self.fault(key)
             try:
                 number = float(cost)
@@ -248,18 +254,20 @@ class RoutingUpdate:
         )
 
     def encode(self) -> bytes:
-        """Return the whole message, type byte included."""
-        return bytes([MessageType.ROUTE]) + _dump(
-            {
-                "NodeID": self.node_id,
-                "UpdateID": self.update_id,
-                "UpdateEpoch": self.epoch,
-                "UpdateSequence": self.sequence,
-                "Connections": {p: plain_number(c) for p, c in self.connections.items()},
-                "ForwardingNode": self.forwarding_node,
-                "SuspectedDuplicate": self.suspected_duplicate,
-            }
+        """Return the whole message, type byte included.
+
+        Put together by hand: a node writes one for each update of the whole mesh, and this takes
+        a third of what a JSON encoder does.
+        """
+        connections = ",".join(
+            [f"{_quote(p)}:{plain_number(c)!r}" for p, c in self.connections.items()]
         )
+        return (
+            f'\x01{{"NodeID":{_quote(self.node_id)},"UpdateID":{_quote(self.update_id)},'
+            f'"UpdateEpoch":{self.epoch},"UpdateSequence":{self.sequence},'
+            f'"Connections":{{{connections}}},"ForwardingNode":{_quote(self.forwarding_node)},'
+            f'"SuspectedDuplicate":{self.suspected_duplicate}}}'
+        ).encode()
 
 
 _UPDATE_START = re.compile(

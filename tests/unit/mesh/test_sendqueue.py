@@ -2,7 +2,17 @@
 
 import trio
 
-from meshnode.mesh.sendqueue import BATCH_BYTES, LOW_WATER, QUEUE_BYTES, ROUTING_BYTES, SendQueue
+from meshnode.mesh.sendqueue import (
+    BATCH_BYTES,
+    FIRST_BATCH,
+    LOW_WATER,
+    QUEUE_BYTES,
+    QUICK_SEND,
+    ROUTING_BYTES,
+    SLOW_SEND,
+    BatchSize,
+    SendQueue,
+)
 
 CHUNK = bytes(64 * 1024)
 
@@ -68,3 +78,37 @@ async def test_a_closed_queue_gives_what_it_has_and_then_nothing():
     assert await queue.take_batch() == [b"last"]
     assert await queue.take_batch() == []
     await queue.wait_room()
+
+
+async def test_routing_goes_before_data_that_waits_and_keeps_its_order():
+    queue = SendQueue()
+    fill(queue)
+    queue.put_routing(b"first")
+    queue.put_routing(b"second")
+    batch = await queue.take_batch(10)
+    assert batch == [b"first", b"second"]
+    assert await queue.take_batch(10) == [CHUNK]
+
+
+def test_a_full_queue_of_data_refuses_no_routing_and_the_other_way_round():
+    queue = SendQueue()
+    fill(queue)
+    for _ in range(ROUTING_BYTES // len(CHUNK)):
+        assert queue.put_routing(CHUNK)
+    other = SendQueue()
+    other.put_routing(bytes(ROUTING_BYTES))
+    assert other.put_data(CHUNK)
+    assert other.has_room
+
+
+def test_a_send_carries_more_on_a_quick_link_and_less_on_a_slow_one():
+    size = BatchSize()
+    assert size.bytes == FIRST_BATCH
+    for _ in range(20):
+        size.learn(QUICK_SEND / 2)
+    assert size.bytes == BATCH_BYTES
+    size.learn((QUICK_SEND + SLOW_SEND) / 2)
+    assert size.bytes == BATCH_BYTES
+    for _ in range(20):
+        size.learn(SLOW_SEND * 2)
+    assert size.bytes == FIRST_BATCH

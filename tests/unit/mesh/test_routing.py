@@ -1,0 +1,147 @@
+"""What nodes remember of each other, and for how long."""
+
+import logging
+
+import trio
+from mesh_helpers import all_reach_all, join, line, meshes
+
+from meshnode.mesh import fabric as fabric_module
+from meshnode.mesh.links.memory import memory_link_pair
+from meshnode.mesh.mesh import open_mesh
+from meshnode.mesh.stamps import nanoseconds_of, timestamp
+from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
+from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.peering import IDLE_TIMEOUT
+
+LATER_START = 1 << 40
+"""Added to an epoch: about 18 hours."""
+
+
+async def drain(link, into):
+    """Read a link for ever; keep its routing updates."""
+    while batch := await link.receive():
+        into += [RoutingUpdate.decode(m) for m in batch if m[0] == 1]
+
+
+async def test_a_node_that_comes_back_with_its_clock_set_back_is_listened_to(autojump_clock):
+    async with line("near", "mid", "far") as (near, mid, far):
+        async with open_mesh("x") as x:
+            x._fabric.topology.epoch += LATER_START
+            join(x, near)
+            await all_reach_all((near, mid, far, x))
+        async with open_mesh("x") as x:
+            join(x, near)
+            await trio.sleep(1)
+            # A link that the former life did not have shows whose word counts.
+            join(x, far, cost=0.5)
+            await trio.sleep(1)
+            assert mid.status().known_costs["x"] == {"near": 1.0, "far": 0.5}
+            assert mid._fabric.topology.epoch_of("x") == x._fabric.topology.epoch
+            assert (await mid.ping("x")).from_node == "x"
+
+
+async def test_services_of_a_node_whose_clock_was_set_back_are_known_again(autojump_clock):
+    async with line("foo", "mid") as (foo, mid):
+        async with open_mesh("x") as x:
+            x._fabric.topology.epoch += LATER_START
+            x._fabric._last_advert = nanoseconds_of("2999-01-01T00:00:00Z")
+            join(x, mid)
+            await x.listen("old")
+            await x.listen("both")
+            await foo.wait_reachable("x")
+            await trio.sleep(1)
+        async with open_mesh("x") as x:
+            join(x, mid)
+            await x.listen("both")
+            await trio.sleep(1)
+            assert [a.service for a in foo.status().advertisements] == ["both"]
+
+
+async def test_an_advertisement_in_our_name_with_a_later_time_is_outdone(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        await foo.listen("svc")
+        later = ServiceAdvertisement("foo", "svc", "2999-01-01T00:00:00.5Z", 1)
+        bar._fabric.adverts.apply(later, trio.current_time())
+        bar._fabric.sessions["foo"].send_routing(later.encode())
+        await trio.sleep(fabric_module.ADVERTISE_INTERVAL + 1)
+        (advert,) = bar.status().advertisements
+        assert advert.time == "2999-01-01T00:00:00.500000001Z"
+
+
+async def test_a_service_whose_withdrawal_was_lost_goes_all_the_same(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        stale = ServiceAdvertisement("foo", "svc", "2026-11-22T00:00:00Z", 1)
+        bar._fabric.adverts.apply(stale, trio.current_time())
+        await foo.listen("kept")
+        await trio.sleep(1)
+        assert {a.service for a in bar.status().advertisements} == {"svc", "kept"}
+        await trio.sleep(ADVERTISEMENT_LIFETIME + fabric_module.FORGET_INTERVAL)
+        assert {a.service for a in bar.status().advertisements} == {"kept"}
+
+
+def test_times_of_advertisements_go_both_ways():
+    for text in ("2026-11-22T03:00:00.123456789Z", "1970-01-01T00:00:00.000000001Z"):
+        assert timestamp(nanoseconds_of(text)) == text
+    assert nanoseconds_of("2026-11-22T03:00:00Z") == nanoseconds_of("2026-11-22T03:00:00.0Z")
+    for bad in ("", "soon", "2026-13-22T03:00:00Z", "2026-11-22T03:00:00.xZ"):
+        assert nanoseconds_of(bad) is None
+
+
+async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(fabric_module, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
+    async with line("a", "b", "c") as (a, b, c):
+        await trio.sleep(5)
+        before = [n._fabric.topology._sequence for n in (a, b, c)]
+        received = c._fabric.sessions["b"].figures().received_messages
+        await trio.sleep(IDLE_TIMEOUT)
+        assert [n._fabric.topology._sequence for n in (a, b, c)] == before
+        # Only b's own word came, every ten seconds, and a's and b's pings did not.
+        more = c._fabric.sessions["b"].figures().received_messages - received
+        assert more <= 2 + 2
+        await trio.sleep(fabric_module.LONGEST_REFRESH)
+        assert [n._fabric.topology._sequence for n in (a, b, c)] > before
+        assert a.status().routes == {"b": "b", "c": "b"}
+
+
+async def test_every_copy_but_the_first_is_ignored_and_a_peers_own_word_never_is(autojump_clock):
+    async with meshes("foo") as (foo,):
+        near, far = memory_link_pair()
+        heard = []
+        foo._nursery.start_soon(foo.run_link, near)
+        foo._nursery.start_soon(drain, far, heard)
+        await far.send([RoutingUpdate("bar", "i1", 1, 1, {}, "bar").encode()])
+        mine = RoutingUpdate("bar", "i2", 1, 2, {"foo": 1.0}, "bar")
+        other = RoutingUpdate("baz", "i3", 1, 1, {"bar": 1.0}, "bar")
+        await far.send([mine.encode(), other.encode()])
+        await trio.sleep(1)
+        news = RoutingUpdate("baz", "i3", 1, 2, {"bar": 9.0}, "bar")
+        await far.send([news.encode()])
+        await trio.sleep(1)
+        assert foo._fabric.topology.known_costs()["baz"] == {}
+        assert foo.status().known_costs["bar"] == {"foo": 1.0}
+        # The same UpdateID again, but now the peer says that there is no link.
+        await far.send([RoutingUpdate("bar", "i2", 1, 3, {}, "bar").encode()])
+        await trio.sleep(1)
+        assert foo.status().connections == ()
+
+
+async def test_a_node_that_is_known_with_a_later_start_says_so_once_it_is_shown(
+    autojump_clock, caplog
+):
+    async with meshes("foo") as (foo,):
+        near, far = memory_link_pair()
+        heard = []
+        foo._nursery.start_soon(foo.run_link, near)
+        foo._nursery.start_soon(drain, far, heard)
+        await far.send([RoutingUpdate("bar", "i1", 1, 1, {}, "bar").encode()])
+        later = foo._fabric.topology.epoch + LATER_START
+        with caplog.at_level(logging.ERROR, "meshnode"):
+            await far.send([RoutingUpdate("foo", "i2", later, 1, {}, "bar").encode()])
+            await trio.sleep(1)
+        assert "clock" in caplog.text
+        (claim,) = [u for u in heard if u.suspected_duplicate]
+        assert claim.suspected_duplicate == later
+        assert heard[-1].suspected_duplicate == 0
+        assert heard[-1].sequence > claim.sequence
