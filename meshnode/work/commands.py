@@ -9,7 +9,8 @@ import trio
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
-from meshnode.protocol.control import encode_reply
+from meshnode.protocol.control import encode_error, encode_reply
+from meshnode.work.intake import RECEIVE, Input, WrongInput, take_input
 from meshnode.work.registry import Units
 from meshnode.work.requests import (
     CancelRequest,
@@ -24,18 +25,14 @@ from meshnode.work.requests import (
     parse_text,
 )
 from meshnode.work.status import REMOTE
-from meshnode.work.store import UnitFile
 from meshnode.work.unit import Unit
-
-RECEIVE = 64 * 1024
-"""Bytes asked of a client at a time."""
-
-WRITE = 256 * 1024
-"""Bytes of payload gathered before a write, which is a hop to a thread; all that a payload of any
-size takes of memory."""
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when the session is being ended: a disk write."""
+
+
+class _InputRefused(CommandError):
+    """The payload of a unit could not be taken in, and the unit has failed."""
 
 
 def work_command(units: Units) -> Command:
@@ -76,28 +73,35 @@ class WorkCommands:
 
     # --- submit -------------------------------------------------------------------------------
 
-    async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject:
+    async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         with _told_of_refusal("submission", subject_logger("session", session.peer), session):
             status = self._units.plan(request.submission, trusted=session.kind == "unix")
         unit = self._units.create(status)
-        size = await self._receive_input(unit, session)
-        started = await self._units.start(unit, size)
+        try:
+            stdin = await self._receive_input(unit, session, request.submission.announced)
+        except _InputRefused as refusal:
+            # The session cannot go on: what is left of the payload would be read as commands.
+            await session.send(encode_error(str(refusal)))
+            session.finish()
+            return None
+        started = await self._units.start(unit, stdin)
         return {
             "unitid": unit.unit_id,
             "result": "Job Started" if started else "Job Submitted",
         }
 
-    async def _receive_input(self, unit: Unit, session: ControlSession) -> int:
-        """Take in the unit's payload and return its size; half a payload fails the unit."""
+    async def _receive_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
+        """Take in the unit's payload; half of one, or another than was announced, fails it."""
         try:
             await session.send(
                 f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF.\n".encode()
             )
-            return await self._copy_input(unit, session)
-        except OSError as error:
-            detail = f"Error reading input data: {error.strerror}"
+            return await self._take_input(unit, session, announced)
+        except (OSError, WrongInput) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            detail = f"Error reading input data: {reason}"
             await unit.fail(detail)
-            raise CommandError(detail) from error
+            raise _InputRefused(detail) from error
         except trio.BrokenResourceError as error:
             await unit.fail(f"Error reading input data: {error or 'the client is gone'}")
             raise
@@ -106,19 +110,11 @@ class WorkCommands:
                 await unit.fail("Error reading input data: the session was ended")
             raise
 
-    async def _copy_input(self, unit: Unit, session: ControlSession) -> int:
+    async def _take_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
         file = self._units.open_stdin(unit)
         try:
-            gathered = bytearray()
-            while data := await session.receive_some(RECEIVE):
-                gathered += data
-                if len(gathered) >= WRITE:
-                    await trio.to_thread.run_sync(file.write, gathered)
-                    gathered = bytearray()
-            durable = unit.status.remote is not None
-            if gathered or durable:
-                await trio.to_thread.run_sync(_finish_input, file, gathered, durable)
-            return file.size
+            keep = unit.status.remote is not None
+            return await take_input(session.receive_some, file, announced, keep=keep)
         finally:
             file.close()
 
@@ -197,12 +193,6 @@ def _told_of_refusal(what: str, log: SubjectLogger, session: ControlSession) -> 
 
 def _shown(unit: Unit) -> JsonObject:
     return unit.status.to_reply(unit.stdout_size())
-
-
-def _finish_input(file: UnitFile, rest: bytearray, durable: bool) -> None:
-    file.write(rest)
-    if durable:
-        file.sync()
 
 
 async def _send_changes(unit: Unit, session: ControlSession) -> None:

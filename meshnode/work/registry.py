@@ -11,8 +11,9 @@ from meshnode.logs import subject_logger
 from meshnode.protocol.durations import parse_duration
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.growth import Growth
+from meshnode.work.intake import Input
 from meshnode.work.processes import ProcessHandle, end_unit_processes
-from meshnode.work.remote_client import Dialer
+from meshnode.work.remote_client import ALREADY_SUBMITTED, Dialer
 from meshnode.work.results import Send, stream_results
 from meshnode.work.runners.base import Attempt, Runner
 from meshnode.work.runners.command import (
@@ -40,6 +41,11 @@ class Submission:
     ttl: str = ""
     sign_work: bool = False
     signature: str = ""
+    announced: Input = field(default_factory=Input)
+    """What the client says of the payload; nothing else is started."""
+    key: str = ""
+    """Names the submission: a second one of the same key is refused for as long as its unit
+    exists. A meshnode that submits to us makes it of its own ID and its unit's."""
 
 
 @dataclass(slots=True)
@@ -86,6 +92,7 @@ class Units:
         self._signatures = signatures
         self._remotes = RemoteRunner(dialer, store, signatures, now)
         self._units: dict[str, Unit] = {}
+        self._submitted: dict[str, str] = {}
         self._tasks: dict[str, _Task] = {}
         self._nursery: trio.Nursery | None = None
         self._log = subject_logger("work")
@@ -175,7 +182,10 @@ class Units:
             trusted=trusted,
             sign_work=submission.sign_work,
         )
-        return self._plan_local(submission) if local else self._plan_remote(submission)
+        if known := self._submitted.get(submission.key):
+            raise CommandError(f"{ALREADY_SUBMITTED} {known}")
+        status = self._plan_local(submission) if local else self._plan_remote(submission)
+        return replace(status, submission_key=submission.key)
 
     def _plan_local(self, submission: Submission) -> UnitStatus:
         if submission.ttl:
@@ -239,7 +249,7 @@ class Units:
         """Return the file that takes the unit's input. Raises OSError."""
         return UnitFile(self.store.stdin_path(unit.unit_id), append=False)
 
-    async def start(self, unit: Unit, stdin_size: int) -> bool:
+    async def start(self, unit: Unit, stdin: Input) -> bool:
         """Start a unit whose input is complete; return False if that must wait for another node.
 
         Raises:
@@ -251,7 +261,9 @@ class Units:
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
             # A remote unit must outlive even a power cut: somebody was told that it is submitted.
             await unit.change(
-                lambda old: replace(old, detail="Starting Worker", stdin_size=stdin_size),
+                lambda old: replace(
+                    old, detail="Starting Worker", stdin_size=stdin.size, stdin_sha256=stdin.sha256
+                ),
                 durable=unit.status.remote is not None,
             )
             attempt = self.spawn(unit)
@@ -316,6 +328,7 @@ class Units:
         grave = self.store.bury(unit.unit_id)
         # In the same breath as its files, so that no reader takes a release for a lost file.
         self._units.pop(unit.unit_id, None)
+        self._submitted.pop(unit.status.submission_key, None)
         unit.mark_released()
         unit.log.info("released")
         await trio.to_thread.run_sync(self.store.erase, grave)
@@ -344,6 +357,8 @@ class Units:
     def _add(self, stored: StoredUnit) -> Unit:
         unit = Unit(stored.unit_id, stored.status, self.store, self._now)
         self._units[unit.unit_id] = unit
+        if unit.status.submission_key:
+            self._submitted[unit.status.submission_key] = unit.unit_id
         return unit
 
     async def _adopt(self, stored: StoredUnit) -> None:

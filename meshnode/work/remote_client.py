@@ -12,6 +12,8 @@ import trio
 
 from meshnode.errors import CannotSign, MeshError, NoRoute, WorkError
 from meshnode.logs import SubjectLogger
+from meshnode.mesh.mesh import MeshStatus
+from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.control import greeting
 
 JsonObject = dict[str, Any]
@@ -45,6 +47,10 @@ may be starting, at most as slow as receptor's redial. An unreachable node costs
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that nobody has to sign (reference section 8)."""
 
+ALREADY_SUBMITTED = "already submitted as unit"
+"""How a meshnode refuses a submission whose key it has seen; the unit's ID follows."""
+
+_KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} ([a-zA-Z0-9]+)")
 _UNIT_CREATED = re.compile(r"with ID ([a-zA-Z0-9]+)\.")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -74,6 +80,14 @@ Sign = Callable[[str], str]
 """Returns a signature for a command to the named node, or raises CannotSign."""
 
 
+class AlreadySubmitted(RemoteRefused):
+    """The other node has a unit of that submission key: ``unit_id``."""
+
+    def __init__(self, reason: str, unit_id: str) -> None:
+        super().__init__(reason)
+        self.unit_id = unit_id
+
+
 class Dialer(Protocol):
     """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
 
@@ -90,13 +104,37 @@ class Dialer(Protocol):
         """Return as soon as a route to the node is known."""
         ...
 
+    def status(self) -> MeshStatus:
+        """Return what is known of the mesh, the services of its nodes among it."""
+        ...
+
+
+def is_meshnode(dialer: Dialer, node: str) -> bool:
+    """Whether the control service of ``node`` is one of ours: it says so where it is advertised.
+
+    receptor takes every key of a submission that it does not know for a parameter of the work.
+    """
+    tag, value = MANY_STREAMS
+    return any(
+        (advert.tags or {}).get(tag) == value
+        for advert in dialer.status().advertisements
+        if advert.node_id == node and advert.service == CONTROL_SERVICE
+    )
+
 
 class RemoteControl:
     """An open conversation; use it as an async context manager, which closes it."""
 
     def __init__(
-        self, stream: trio.abc.HalfCloseableStream, node: str, sign: Sign | None = None
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        node: str,
+        sign: Sign | None = None,
+        *,
+        with_meshnode: bool,
     ) -> None:
+        self.with_meshnode = with_meshnode
+        """Whether the other node is one of ours and takes more keys than receptor."""
         self._stream = stream
         self._node = node
         self._sign = sign
@@ -113,7 +151,8 @@ class RemoteControl:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
         """
         with _translated():
-            conversation = cls(await dialer.dial(node, CONTROL_SERVICE), node, sign)
+            stream = await dialer.dial(node, CONTROL_SERVICE)
+        conversation = cls(stream, node, sign, with_meshnode=is_meshnode(dialer, node))
         try:
             line = await conversation._line(GREETING_TIMEOUT)
             if line.encode() + b"\n" != greeting(node):
@@ -155,10 +194,13 @@ class RemoteControl:
 
         Raises:
             RemoteUnavailable, RemoteRefused
+            AlreadySubmitted: it has a unit of the ``submissionkey`` in ``fields``.
         """
         await self._send({**fields, "command": "work", "subcommand": "submit"})
         line = await self._line(REPLY_TIMEOUT)
         match = _UNIT_CREATED.search(line)
+        if line.startswith("ERROR") and (known := _KNOWN_AS.search(line)):
+            raise AlreadySubmitted(line.removeprefix("ERROR: "), known[1])
         if line.startswith("ERROR") or match is None:
             raise RemoteRefused(
                 line.removeprefix("ERROR: "), text=f"could not parse response: {line}"

@@ -3,14 +3,18 @@
 The texts of refusals are receptor's, which clients match, but for those that hold Go's own names.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from meshnode.errors import CommandError
+from meshnode.work.intake import Input
 from meshnode.work.registry import Submission
 
 JsonObject = dict[str, Any]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_POSITION = 2**63 - 1
 """The highest byte that a file can have: positions are 64-bit numbers in receptor, too."""
@@ -93,6 +97,7 @@ _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
 _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
+    *("stdinsize", "stdinsha256", "submissionkey"),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -169,7 +174,19 @@ def _parse_submission(data: JsonObject) -> Submission:
         ttl=data.get("ttl", ""),
         sign_work=sign_work == "true",
         signature=data.get("signature", ""),
+        announced=_announced(data),
+        key=data.get("submissionkey", ""),
     )
+
+
+def _announced(data: JsonObject) -> Input:
+    """What the client says of the payload that it is about to send; strings, as all else here."""
+    size, sha256 = data.get("stdinsize", ""), data.get("stdinsha256", "").lower()
+    if size and not (size.isascii() and size.isdigit() and len(size) <= len(str(MAX_POSITION))):
+        raise CommandError(f"field stdinsize value {size} is not a number of bytes")
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise CommandError("field stdinsha256 must be 64 hexadecimal digits")
+    return Input(int(size) if size else None, sha256)
 
 
 def _string(data: JsonObject, key: str) -> str:

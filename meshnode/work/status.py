@@ -116,6 +116,10 @@ class UnitStatus:
     """Process id of the command itself."""
     supervisor: ProcessId | None = None
     """The process that watches over the command, once there is one."""
+    stdin_sha256: str = ""
+    """Digest of the input, where it was asked for; the next node is told it."""
+    submission_key: str = ""
+    """What the submitter calls this submission, to have it once; see ``registry.Submission``."""
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -154,7 +158,8 @@ class UnitStatus:
                 if self.supervisor
                 else None
             )
-        return {**data, **self.other}
+        own = {"StdinSha256": self.stdin_sha256, "SubmissionKey": self.submission_key}
+        return {**data, **{key: value for key, value in own.items() if value}, **self.other}
 
     def to_reply(self, stdout_size: int) -> JsonObject:
         """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
@@ -206,6 +211,8 @@ class UnitStatus:
             params=_words(reader.take("Params", list, None)),
             pid=reader.take("Pid", int, None),
             supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
+            stdin_sha256=reader.take("StdinSha256", str, ""),
+            submission_key=reader.take("SubmissionKey", str, ""),
             other=reader.rest,
         )
 

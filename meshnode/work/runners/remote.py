@@ -5,6 +5,8 @@ again. What makes a start happen once:
 
 * The ID that the other node gives is on our disk before the first byte of payload is sent, and
   without the whole payload that node starts nothing.
+* A meshnode is told how many bytes the payload has, and their digest, and starts nothing else.
+* A meshnode is told whose submission it is, and refuses a second one as long as the first exists.
 * Once the payload may be complete over there and the answer is missing, the other node is asked
   about that ID. Only a unit that it shows never to have started is submitted again.
 """
@@ -18,6 +20,7 @@ from meshnode.errors import CommandError, MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote_client import (
     POLL_INTERVAL,
+    AlreadySubmitted,
     Dialer,
     Reconnector,
     RemoteControl,
@@ -79,7 +82,8 @@ class RemoteRunner:
         elif unit.remote.cancelled and not unit.is_final:
             await self._cancel_there(unit, link, attempt)
         elif not unit.remote.started and not unit.is_final:
-            await _Start(unit, link, attempt, self._store, self._now).run()
+            key = f"{self._dialer.node_id}:{unit.unit_id}"
+            await _Start(unit, link, attempt, self._store, self._now, key).run()
         if not unit.is_final:
             await Mirror(unit, link, self._store).run()
 
@@ -176,12 +180,19 @@ class _Start:
     """Has a unit started on the other node, once."""
 
     def __init__(
-        self, unit: Unit, link: Reconnector, attempt: Attempt, store: UnitStore, now: Clock
+        self,
+        unit: Unit,
+        link: Reconnector,
+        attempt: Attempt,
+        store: UnitStore,
+        now: Clock,
+        key: str,
     ) -> None:
         self._unit = unit
         self._link = link
         self._attempt = attempt
         self._store = store
+        self._key = key
         self._expiry = Expiry(unit.remote.expiration, now)
         # Of an ID that stands in the record from before, nobody knows how far its payload got.
         self._may_have_started = True
@@ -215,11 +226,19 @@ class _Start:
 
     async def _submit(self) -> None:
         remote = self._unit.remote
-        fields = {**remote.params, "node": remote.node, "worktype": remote.work_type}
         async with await self._link.open() as node:
             if remote.unit_id:
                 await self._discard(node, remote.unit_id)
-            unit_id = await node.submit(fields)
+            try:
+                unit_id = await node.submit(self._fields(with_meshnode=node.with_meshnode))
+            except AlreadySubmitted as known:
+                # Our node ended between its answer and our record of it: ask about that unit.
+                self._may_have_started = True
+                unit_id = known.unit_id
+                await self._unit.change(
+                    lambda status: status.with_remote(unit_id=unit_id), durable=True
+                )
+                return
             self._may_have_started = False
             await self._unit.change(
                 lambda status: status.with_remote(unit_id=unit_id), durable=True
@@ -229,6 +248,18 @@ class _Start:
             )
             await self._unit.change(lambda status: status.with_remote(started=True))
         self._link.succeeded()
+
+    def _fields(self, *, with_meshnode: bool) -> dict[str, str]:
+        status, remote = self._unit.status, self._unit.remote
+        fields = {**remote.params, "node": remote.node, "worktype": remote.work_type}
+        if not with_meshnode:
+            return fields
+        fields["submissionkey"] = self._key
+        if status.stdin_size is not None:
+            fields["stdinsize"] = str(status.stdin_size)
+        if status.stdin_sha256:
+            fields["stdinsha256"] = status.stdin_sha256
+        return fields
 
     def _payload_ends(self) -> None:
         self._may_have_started = True

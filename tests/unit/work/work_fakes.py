@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import trio
 import trio.testing
@@ -20,6 +21,8 @@ from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
 from meshnode.errors import CommandError, NoRoute
 from meshnode.logs import subject_logger
+from meshnode.mesh.mesh import MeshStatus
+from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.commands import work_command
 from meshnode.work.processes import ProcessId
@@ -266,6 +269,7 @@ def as_receptor(command: Command) -> Command:
     def parse_json(data):
         if data.get("subcommand") == "watch":
             raise CommandError("bad command")
+        assert not {"submissionkey", "stdinsize", "stdinsha256"} & set(data), "taken for params"
         handler = command.parse_json({k: v for k, v in data.items() if k != "unless"})
 
         async def run(session):
@@ -356,6 +360,18 @@ class FakeDialer:
         target = self.mesh.nodes[node]
         target.nursery.start_soon(partial(target.serve, pair[1], "mesh", self.node_id))
         return pair[0]
+
+    def status(self) -> MeshStatus:
+        """Tell which nodes are meshnodes, as their advertisements do; of the rest, nothing."""
+        adverts = tuple(
+            SimpleNamespace(
+                node_id=node_id,
+                service="control",
+                tags={"type": "Control Service"} | dict([] if node.is_receptor else [MANY_STREAMS]),
+            )
+            for node_id, node in self.mesh.nodes.items()
+        )
+        return SimpleNamespace(advertisements=adverts)
 
     async def wait_reachable(self, node: str) -> None:
         await trio.lowlevel.checkpoint()
