@@ -1,14 +1,16 @@
 """The node: the one file that knows every part and puts them together."""
 
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack
+from typing import Any
 
 import trio
 
 from meshnode import __version__, logs
 from meshnode.config import ControlService as ControlServiceDirective
-from meshnode.config import NodeConfig
+from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.control.commands import register_mesh_commands
 from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
@@ -23,7 +25,7 @@ from meshnode.security.signing import make_signer, make_verifier
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
-from meshnode.work.runners.command import CommandType
+from meshnode.work.runners.command import CommandType, PythonType
 from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
 
@@ -109,26 +111,43 @@ async def _open_control(
         raise directive.error(exc.parameter, exc.problem) from exc
 
 
+def work_type(directive: WorkDirective) -> CommandType:
+    """Return the type of work that a directive offers."""
+    common: dict[str, Any] = {
+        "verify_signature": directive.verifysignature,
+        "env": directive.env,
+        "cwd": directive.cwd or None,
+        "timeout": directive.timeout,
+        "max_output": directive.maxoutput,
+        "grace": directive.grace,
+    }
+    match directive:
+        case WorkCommand():
+            return CommandType(
+                directive.command,
+                directive.params,
+                allow_runtime_params=directive.allowruntimeparams,
+                **common,
+            )
+        case WorkPython():
+            return PythonType(
+                sys.executable,
+                plugin=directive.plugin,
+                function=directive.function,
+                config=directive.config,
+                **common,
+            )
+        case _:
+            raise AssertionError(f"no runner for {directive.INFO.name}")
+
+
 def make_units(config: NodeConfig, mesh: Mesh) -> Units:
     """Return the units that the node's directory holds, with the configured work types."""
     return Units(
         store=UnitStore(config.node.datadir / config.node.id),
         launcher=Launcher(),
         dialer=mesh,
-        work_types={
-            directive.worktype: CommandType(
-                command=directive.command,
-                params=directive.params,
-                allow_runtime_params=directive.allowruntimeparams,
-                verify_signature=directive.verifysignature,
-                env=directive.env,
-                cwd=directive.cwd or None,
-                timeout=directive.timeout,
-                max_output=directive.maxoutput,
-                grace=directive.grace,
-            )
-            for directive in config.work_commands
-        },
+        work_types={d.worktype: work_type(d) for d in config.work_types},
         node_id=config.node.id,
         signatures=Signatures(make_signer(config), make_verifier(config)),
     )

@@ -13,7 +13,6 @@ from meshnode.config.directives import (
     LogLevel,
     Node,
     NodeConfig,
-    WorkCommand,
 )
 from meshnode.config.environment import check_environment
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
@@ -32,6 +31,7 @@ from meshnode.config.link_directives import (
 from meshnode.config.names import split_address, split_listen_address
 from meshnode.config.security_directives import WorkSigning, WorkVerification
 from meshnode.config.websocket_values import WsUrl, split_ws_url
+from meshnode.config.work_directives import WorkCommand, WorkDirective, WorkPython
 from meshnode.config.yaml_source import read_file
 
 
@@ -84,6 +84,8 @@ __all__ = [
     "UdpListener",
     "UdpPeer",
     "WorkCommand",
+    "WorkDirective",
+    "WorkPython",
     "WorkSigning",
     "WorkVerification",
     "WsListener",

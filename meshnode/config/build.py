@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from meshnode.config.claims import check_claims
 from meshnode.config.directives import (
     DIRECTIVES,
     ControlService,
@@ -12,7 +13,6 @@ from meshnode.config.directives import (
     LogLevel,
     Node,
     NodeConfig,
-    WorkCommand,
 )
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import STANDARD, WrongPart
@@ -22,6 +22,7 @@ from meshnode.config.names import Wrong
 from meshnode.config.raw import RawDirective, RawParameter, place_of
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.security_directives import WorkSigning, WorkVerification, check_verifiable
+from meshnode.config.work_directives import WorkDirective
 
 D = TypeVar("D", bound=Directive)
 
@@ -44,6 +45,7 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
     for cls in DIRECTIVES:
         _check_unique([d for d in typed if isinstance(d, cls)], cls.INFO, faults)
     # Only once each directive is right: a mistyped listener is not also a missing one.
+    check_claims(typed, faults)
     if not faults:
         _check_links(typed, whole, faults)
         check_verifiable(typed, faults)
@@ -56,7 +58,7 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
         listeners=_all(typed, ListenerDirective),
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
-        work_commands=_all(typed, WorkCommand),
+        work_types=_all(typed, WorkDirective),
         work_signing=_only(typed, WorkSigning),
         work_verification=_only(typed, WorkVerification),
         local_only=bool(_all(typed, LocalOnly)),

@@ -21,6 +21,11 @@ CLAIMS: Final[Sequence[Mapping[str, tuple[str, ...]]]] = (
         "command-service": ("service",),
         "ip-router": ("networkname",),
     },
+    # Types of work.
+    {
+        "work-command": ("worktype",),
+        "work-python": ("worktype",),
+    },
     # TCP ports.
     {
         "tcp-listener": ("bindaddr", "port"),

@@ -5,23 +5,18 @@ made from it. Directives that are known but not supported yet are in later.py.
 """
 
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from meshnode.config import names
 from meshnode.config.firewall_rules import FirewallRule, firewall_rules
 from meshnode.config.kinds import (
-    boolean,
     choice,
     duration,
-    map_of,
     node_id,
     path,
     permissions,
-    shell_words,
     text,
 )
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
@@ -32,7 +27,7 @@ from meshnode.config.security_directives import (
     WorkSigning,
     WorkVerification,
 )
-from meshnode.config.sizes import size
+from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective
 from meshnode.logs import LEVELS
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
@@ -162,71 +157,13 @@ class ControlService(Directive):
     )
 
 
-def _nothing_added() -> Mapping[str, str]:
-    return MappingProxyType({})
-
-
-@directive(
-    "work-command",
-    "Offer a type of work that runs a command.",
-    section="Work",
-    example=(("worktype", "echo"), ("command", "bash"), ("params", '-c "echo hi"')),
-    unique=(("worktype",),),
-)
-class WorkCommand(Directive):
-    """A command that clients may run; ``params`` is split by ``shlex``, never run by a shell."""
-
-    worktype: str = parameter(
-        text("name without spaces", names.check_work_type), "name by which clients ask for it"
-    )
-    command: str = parameter(text(least=1), "program to run, by path or as found in PATH")
-    params: str = parameter(
-        shell_words(), "its arguments; no shell runs them", default="", default_text="none"
-    )
-    allowruntimeparams: bool = parameter(
-        boolean(), "let clients add arguments of their own", default=False
-    )
-    verifysignature: bool = parameter(
-        boolean(), "run only signed work, except from the unix socket", default=False
-    )
-    env: Mapping[str, str] = parameter(
-        map_of(text("name", names.check_variable), text(), "map of name to value"),
-        "environment variables that it gets beside the node's own",
-        default_factory=_nothing_added,
-        default_text="none",
-    )
-    cwd: str = parameter(
-        text("absolute path", names.check_absolute),
-        "directory that it starts in",
-        default="",
-        default_text="the node's own",
-    )
-    timeout: float | None = parameter(
-        duration(0.001, "1ms"),
-        "end it, as failed, when it has run for so long",
-        default=None,
-        default_text="never",
-    )
-    maxoutput: int | None = parameter(
-        size(),
-        "end it, as failed, when it has printed more than that",
-        default=None,
-        default_text="no limit",
-    )
-    grace: float = parameter(
-        duration(0, "0s"),
-        "time from SIGINT to SIGKILL when it is canceled or exceeds a limit",
-        default=10.0,
-    )
-
-
 DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     Node,
     LogLevel,
     LocalOnly,
     *LINK_DIRECTIVES,
     ControlService,
-    WorkCommand,
+    *WORK_DIRECTIVES,
     *SECURITY_DIRECTIVES,
 )
 """Every supported directive, in the order in which help lists them."""
@@ -241,7 +178,7 @@ class NodeConfig:
     listeners: tuple[ListenerDirective, ...] = ()
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
-    work_commands: tuple[WorkCommand, ...] = ()
+    work_types: tuple[WorkDirective, ...] = ()
     work_signing: WorkSigning | None = None
     work_verification: WorkVerification | None = None
     local_only: bool = False
@@ -252,7 +189,7 @@ class NodeConfig:
             (len(self.listeners), "listener"),
             (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
-            (len(self.work_commands), "work type"),
+            (len(self.work_types), "work type"),
         )
         parts = ["local only"] if self.local_only else []
         parts += [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]

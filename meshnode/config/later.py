@@ -9,7 +9,6 @@ from typing import Final
 LATER_DIRECTIVES: Final = (
     "tls-server",
     "tls-client",
-    "work-python",
     "work-kubernetes",
     "tcp-server",
     "tcp-client",

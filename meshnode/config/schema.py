@@ -183,7 +183,10 @@ def directive(
 
     def declare(cls: type[D]) -> type[D]:
         made = dataclass(frozen=True, slots=True)(cls)
-        described = tuple(_info(f) for f in dataclasses.fields(made) if KEY in f.metadata)
+        described = [_info(f) for f in dataclasses.fields(made) if KEY in f.metadata]
+        # Help begins with what must be given, and shows what a base brings last.
+        own = cls.__annotations__
+        described.sort(key=lambda info: (not info.required, info.field not in own))
         made.INFO = DirectiveInfo(
             name=name,
             meaning=meaning,
@@ -192,7 +195,7 @@ def directive(
             once=once,
             overridable=overridable,
             unique=unique,
-            parameters=described,
+            parameters=tuple(described),
             later=later,
             reloadable=made.RELOADABLE,
         )

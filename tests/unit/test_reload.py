@@ -217,5 +217,5 @@ def test_the_same_directives_elsewhere_in_the_file_are_no_change(tmp_path: Path)
     (tmp_path / "after.yml").write_text(head + "- work-command:\n" + rest + one + first)
     before = load_file(str(tmp_path / "before.yml"))
     after = load_file(str(tmp_path / "after.yml"))
-    assert before.work_commands == after.work_commands[::-1]
+    assert before.work_types == after.work_types[::-1]
     assert changes_that_need_a_restart(before, after) == []

@@ -1,12 +1,13 @@
 """Units that run a command on this node, through the launcher and its supervisors."""
 
+import json
 import os
 import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -22,6 +23,9 @@ CANCEL_GRACE = 10.0
 
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
+
+PLUGIN_MAIN = "meshnode.work.pluginmain"
+"""The module that calls plugins, in an interpreter of its own."""
 
 OPEN_RETRY = 1.0
 """Seconds before a node without a free descriptor tries again; no event says that one is free."""
@@ -60,6 +64,26 @@ class CommandType:
         if any("\0" in word for word in words):
             raise CommandError("params must not contain a NUL character")
         return (self.command, *words)
+
+
+@dataclass(frozen=True, slots=True)
+class PythonType(CommandType):
+    """One ``work-python`` directive: a command that calls a function of a plugin."""
+
+    plugin: str = ""
+    function: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; the client's parameters go into the config, as text.
+
+        Raises:
+            CommandError: the parameters hold what no argument can.
+        """
+        if "\0" in runtime_params:
+            raise CommandError("params must not contain a NUL character")
+        config = json.dumps({**self.config, "params": runtime_params})
+        return (self.command, "-m", PLUGIN_MAIN, self.plugin, self.function, config)
 
 
 class Starter(Protocol):

@@ -12,7 +12,7 @@ HEAD = "- node: foo\n- local-only\n- work-command:\n    worktype: t\n    command
 def load(tmp_path: Path, parameter: str):
     path = tmp_path / "node.yml"
     path.write_text(f"{HEAD}    {parameter}\n")
-    return load_file(str(path)).work_commands[0]
+    return load_file(str(path)).work_types[0]
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,12 @@ def test_the_guides_foo_is_read():
         log_level=LogLevel("debug"),
         listeners=(TcpListener(2222),),
         control_services=(ControlService("control", "/tmp/foo.sock"),),
-        work_commands=(
-            WorkCommand("echoint", "bash", '-c "for i in {1..5}; do echo $i; sleep 1; done"'),
+        work_types=(
+            WorkCommand(
+                worktype="echoint",
+                command="bash",
+                params='-c "for i in {1..5}; do echo $i; sleep 1; done"',
+            ),
         ),
     )
     assert config.summary() == "node foo: 1 listener, 1 control service, 1 work type"
@@ -46,7 +50,7 @@ def test_the_guides_foo_is_read():
 
 def test_the_guides_quoting_reaches_bash_intact():
     config = load_file(str(ROOT / "examples/bar.yml"))
-    payload = next(w for w in config.work_commands if w.worktype == "echopayload")
+    payload = next(w for w in config.work_types if w.worktype == "echopayload")
     assert shlex.split(payload.params)[1].startswith("while read -r line; do echo ${line^^};")
 
 
@@ -91,7 +95,7 @@ def test_text_stays_as_it_was_written(tmp_path: Path):
     text = "- node: 007\n- local-only\n- work-command: {worktype: yes, command: 1.50}\n"
     config = from_text(tmp_path, text)
     assert config.node.id == "007"
-    assert config.work_commands == (WorkCommand("yes", "1.50"),)
+    assert config.work_types == (WorkCommand(worktype="yes", command="1.50"),)
 
 
 def test_numbers_and_truth_may_be_in_quotes(tmp_path: Path):
@@ -150,7 +154,7 @@ def test_the_issues_command_line_is_read():
         log_level=LogLevel("debug"),
         listeners=(TcpListener(2222),),
         control_services=(ControlService(filename="/tmp/foo.sock"),),
-        work_commands=(WorkCommand("echo", "echo", "hi"),),
+        work_types=(WorkCommand(worktype="echo", command="echo", params="hi"),),
     )
 
 
@@ -175,7 +179,7 @@ def test_arguments_may_be_bare_joined_repeated_and_json():
 def test_a_value_may_have_an_equals_sign_and_begin_with_a_dash():
     (work,) = load_arguments(
         ["--node", "a", "--local-only", "--work-command", "worktype=x", "command=y", "params=-a=b"]
-    ).work_commands
+    ).work_types
     assert work.params == "-a=b"
 
 

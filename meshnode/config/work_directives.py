@@ -1,0 +1,141 @@
+"""Directives that offer types of work, with the limits that all of them can have."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import yaml
+
+from meshnode.config import names
+from meshnode.config.faults import quote
+from meshnode.config.kinds import (
+    Kind,
+    boolean,
+    duration,
+    map_of,
+    shell_words,
+    text,
+)
+from meshnode.config.names import Wrong
+from meshnode.config.schema import Directive, directive, parameter
+from meshnode.config.sizes import size
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+def plain_map() -> Kind[Mapping[str, Any]]:
+    """Return the kind of a map of anything that JSON can carry."""
+    label = "map"
+
+    def read(node: yaml.Node) -> Mapping[str, Any]:
+        if isinstance(node, yaml.ScalarNode):
+            value = _load_json(node.value)
+        else:
+            # The node came from SafeLoader, so only plain values can be in it.
+            loader = yaml.SafeLoader("")
+            try:
+                value = loader.construct_document(node)
+                json.dumps(value, allow_nan=False)
+            except (yaml.YAMLError, TypeError, ValueError):
+                raise Wrong("has values that JSON cannot carry, such as dates") from None
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise Wrong(f"is not a {label} of names to values")
+        return MappingProxyType(value)
+
+    return Kind(label, read, lambda value: json.dumps(dict(value)))
+
+
+def _load_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise Wrong(f"{quote(value)} is not a map") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkDirective(Directive):
+    """What every type of work has: its name, who may ask, what it gets, what it may not exceed."""
+
+    worktype: str = parameter(
+        text("name without spaces", names.check_work_type), "name by which clients ask for it"
+    )
+    verifysignature: bool = parameter(
+        boolean(), "run only signed work, except from the unix socket", default=False
+    )
+    env: Mapping[str, str] = parameter(
+        map_of(text("name", names.check_variable), text(), "map of name to value"),
+        "environment variables that it gets beside the node's own",
+        default_factory=_empty,
+        default_text="none",
+    )
+    cwd: str = parameter(
+        text("absolute path", names.check_absolute),
+        "directory that it starts in",
+        default="",
+        default_text="the node's own",
+    )
+    timeout: float | None = parameter(
+        duration(0.001, "1ms"),
+        "end it, as failed, when it has run for so long",
+        default=None,
+        default_text="never",
+    )
+    maxoutput: int | None = parameter(
+        size(),
+        "end it, as failed, when it has printed more than that",
+        default=None,
+        default_text="no limit",
+    )
+    grace: float = parameter(
+        duration(0, "0s"),
+        "time from SIGINT to SIGKILL when it is canceled or exceeds a limit",
+        default=10.0,
+    )
+
+
+@directive(
+    "work-command",
+    "Offer a type of work that runs a command.",
+    section="Work",
+    example=(("worktype", "echo"), ("command", "bash"), ("params", '-c "echo hi"')),
+    unique=(("worktype",),),
+)
+class WorkCommand(WorkDirective):
+    """A command that clients may run; ``params`` is split by ``shlex``, never run by a shell."""
+
+    command: str = parameter(text(least=1), "program to run, by path or as found in PATH")
+    params: str = parameter(
+        shell_words(), "its arguments; no shell runs them", default="", default_text="none"
+    )
+    allowruntimeparams: bool = parameter(
+        boolean(), "let clients add arguments of their own", default=False
+    )
+
+
+@directive(
+    "work-python",
+    "Offer a type of work that calls a Python function of an installed plugin.",
+    section="Work",
+    example=(("worktype", "greet"), ("plugin", "greeter"), ("function", "greet")),
+    unique=(("worktype",),),
+)
+class WorkPython(WorkDirective):
+    """A function that clients may call; see docs/plugins.md."""
+
+    plugin: str = parameter(
+        text(least=1), "name of an entry point of group meshnode.worker or receptor.worker"
+    )
+    function: str = parameter(text(least=1), "function of it that is marked with plugin_export")
+    config: Mapping[str, Any] = parameter(
+        plain_map(),
+        "what the function gets as its config",
+        default_factory=_empty,
+        default_text="none",
+    )
+
+
+WORK_DIRECTIVES: Final[tuple[type[WorkDirective], ...]] = (WorkCommand, WorkPython)
