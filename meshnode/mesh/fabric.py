@@ -81,6 +81,7 @@ class Fabric:
         self._routes_changed = trio.Event()
         self._duplicate = trio.Event()
         self._last_advert = 0
+        self._complaints: dict[str, RoutingUpdate] = {}
         self._log = subject_logger("mesh")
         self._on_restart: Callable[[str], None] = lambda node: None
 
@@ -162,6 +163,26 @@ class Fabric:
         """Return an own routing update as a message."""
         return self.topology.own_update(random_id()).encode()
 
+    def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
+        """Have two nodes with one ID, that both link to us, find out about each other.
+
+        The second link is refused, so the newcomer's word would reach nobody and it would dial
+        for ever. Its word is passed on to the first owner of the ID, and the complaint that comes
+        back is given to the newcomer when it dials again. If the first link is only what a crash
+        of the same node has left, no complaint comes.
+        """
+        node = update.forwarding_node
+        known = self.topology.epoch_of(node)
+        first = self.sessions.get(node)
+        if update.node_id != node or first is None or known is None:
+            return None
+        complaint = self._complaints.get(node)
+        if complaint is not None and complaint.suspected_duplicate == update.epoch:
+            return replace(complaint, forwarding_node=self.own_id).encode()
+        if update.epoch > known:
+            first.send_routing(replace(update, forwarding_node=self.own_id).encode())
+        return None
+
     def link_up(self, session: Session) -> None:
         """Take a session that was established, and tell its peer all that we know at once."""
         self.sessions[session.peer] = session
@@ -194,6 +215,7 @@ class Fabric:
         """Forget a session."""
         if self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
+            self._complaints.pop(session.peer, None)
             self.topology.remove_link(session.peer)
             # At once, whatever was computed just now: messages would go nowhere meanwhile.
             self._recompute()
@@ -216,6 +238,8 @@ class Fabric:
         if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
             return
         self._names.learn(update.node_id)
+        if update.suspected_duplicate and update.node_id == session.peer:
+            self._complaints[session.peer] = update
         if verdict is Verdict.NEW_NODE:
             self._update_due.set()
         elif self.topology.epoch_of(update.node_id) != previous is not None:

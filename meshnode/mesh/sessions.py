@@ -49,6 +49,10 @@ class SessionOwner(Protocol):
         """Return an own routing update as a message."""
         ...
 
+    def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
+        """Return what a peer that is refused with this update should know besides."""
+        ...
+
     def link_up(self, session: "Session") -> None:
         """Note that the session is established."""
         ...
@@ -314,9 +318,17 @@ class Session:
             case Apply() if update is not None:
                 self._owner.routing_update(self, update)
             case Refuse(reason):
+                self._explain_refusal(update)
                 raise _Ended(f"we rejected it: {reason}", fault=True, rejected_by_us=True)
             case Close(reason):
                 raise _Ended(reason)
+
+    def _explain_refusal(self, update: RoutingUpdate | None) -> None:
+        word = self._owner.word_to_refused(update) if update and not self.was_established else None
+        if word is not None:
+            # It takes nothing from us before it knows who we are.
+            self.send_routing(self._owner.hello())
+            self.send_routing(word)
 
     def close(self, reason: str) -> None:
         """End the session from outside."""

@@ -1,14 +1,17 @@
 """What nodes remember of each other, and for how long."""
 
 import logging
+import time
 
+import pytest
 import trio
 from mesh_helpers import all_reach_all, join, line, meshes
 
+from meshnode.errors import DuplicateNode
 from meshnode.mesh import fabric as fabric_module
-from meshnode.mesh.links.memory import memory_link_pair
+from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.stamps import nanoseconds_of, timestamp
+from meshnode.mesh.stamps import nanoseconds_of, new_epoch, timestamp
 from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.peering import IDLE_TIMEOUT
@@ -145,3 +148,42 @@ async def test_a_node_that_is_known_with_a_later_start_says_so_once_it_is_shown(
         assert claim.suspected_duplicate == later
         assert heard[-1].suspected_duplicate == 0
         assert heard[-1].sequence > claim.sequence
+
+
+async def test_of_two_nodes_with_one_name_at_one_neighbour_the_newcomer_ends(autojump_clock):
+    async with line("foo", "hub") as (foo, hub):
+        place = MemoryListener("place")
+        hub.add_listener(place)
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(DuplicateNode, match="foo"), flatten_subgroups=True
+        ):
+            async with open_mesh("foo") as newcomer:
+                newcomer._fabric.topology.epoch += LATER_START
+                newcomer.add_dialer(MemoryDialer(place))
+                await trio.sleep(30)
+        assert (await foo.ping("hub")).from_node == "hub"
+
+
+async def test_a_restarted_node_whose_old_link_is_not_yet_seen_to_be_dead_gets_in_later(
+    autojump_clock,
+):
+    async with meshes("hub") as (hub,):
+        near, far = memory_link_pair("left by a crash")
+        hub._nursery.start_soon(hub.run_link, near)
+        await far.send([RoutingUpdate("foo", "i1", 1, 1, {}, "foo").encode()])
+        await far.send([RoutingUpdate("foo", "i2", 1, 2, {"hub": 1.0}, "foo").encode()])
+        await hub.wait_reachable("foo")
+        place = MemoryListener("place")
+        hub.add_listener(place)
+        async with open_mesh("foo") as foo:
+            foo.add_dialer(MemoryDialer(place))
+            await trio.sleep(1)
+            assert foo.status().connections == ()
+            await trio.sleep(2 * IDLE_TIMEOUT)
+            assert (await foo.ping("hub")).from_node == "hub"
+
+
+def test_of_two_starts_the_later_has_the_later_epoch():
+    epochs = [new_epoch() for _ in range(100)]
+    assert epochs == sorted(epochs)
+    assert abs((epochs[0] >> 24) - time.time()) < 3600
