@@ -23,9 +23,9 @@ from meshnode.work.runners.command import (
     OpenProcess,
     Starter,
 )
-from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
+from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner, check_way
 from meshnode.work.signatures import Signatures
-from meshnode.work.status import REMOTE, SECRET_PREFIX, RemoteExtra, UnitStatus, format_time
+from meshnode.work.status import REMOTE, RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
 
@@ -197,10 +197,7 @@ class Units:
         return self._first_status(submission.work_type, params=argv)
 
     def _plan_remote(self, submission: Submission) -> UnitStatus:
-        if submission.tls_client:
-            raise CommandError(f"unknown TLS config {submission.tls_client}")
-        if any(key.lower().startswith(SECRET_PREFIX) for key in submission.params):
-            raise CommandError("cannot send secrets over a non-TLS connection")
+        check_way(submission.tls_client, submission.params)
         if submission.sign_work:
             self._signatures.require_signer()
         extra = RemoteExtra(
@@ -361,9 +358,19 @@ class Units:
             self._submitted[unit.status.submission_key] = unit.unit_id
         return unit
 
+    async def _forget_secrets(self, unit: Unit) -> None:
+        public = unit.remote.open_params
+        try:
+            await unit.change(lambda old: old.with_remote(params=public))
+        except MeshnodeError as error:
+            unit.log.warning("spent secrets stay on disk: %s", error)
+
     async def _adopt(self, stored: StoredUnit) -> None:
         """Take over a unit as the last run of this node left it."""
         unit = self._add(stored)
+        if unit.status.has_spent_secrets:
+            # receptor keeps them for as long as the unit; what it left to us ends here.
+            await self._forget_secrets(unit)
         status = unit.status
         if status.state.is_final:
             if status.remote is not None and status.remote.released:

@@ -48,13 +48,18 @@ class RemoteExtra:
     """The unit fails if it has not started by then."""
     other: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self, *, secrets: bool) -> JsonObject:
-        """Return receptor's object; ``secrets`` says whether secret parameters are in it."""
-        params = {
+    @property
+    def open_params(self) -> dict[str, str]:
+        """The parameters without the secret ones."""
+        return {
             key: value
             for key, value in self.params.items()
-            if secrets or not key.lower().startswith(SECRET_PREFIX)
+            if not key.lower().startswith(SECRET_PREFIX)
         }
+
+    def to_json(self, *, secrets: bool) -> JsonObject:
+        """Return receptor's object; ``secrets`` says whether secret parameters are in it."""
+        params = dict(self.params if secrets else self.open_params)
         expiration = format_time(self.expiration) if self.expiration else ZERO_TIME
         return {
             "RemoteNode": self.node,
@@ -129,6 +134,21 @@ class UnitStatus:
             return True
         return self.remote is not None and bool(self.remote.unit_id)
 
+    @property
+    def needs_secrets(self) -> bool:
+        """Whether the other node is still to be sent the parameters: until it has started."""
+        return self.remote is not None and not (self.remote.started or self.state.is_final)
+
+    @property
+    def has_spent_secrets(self) -> bool:
+        """Whether there are secret parameters that nobody needs any more."""
+        remote = self.remote
+        return (
+            remote is not None
+            and not self.needs_secrets
+            and len(remote.open_params) < len(remote.params)
+        )
+
     def with_remote(self, **changes: Any) -> "UnitStatus":
         """Return a copy in which these fields of ``remote`` are changed."""
         if self.remote is None:
@@ -136,13 +156,16 @@ class UnitStatus:
         return replace(self, remote=replace(self.remote, **changes))
 
     def to_disk(self) -> JsonObject:
-        """Return the object that stands in the unit's ``status`` file."""
+        """Return the object that stands in the unit's ``status`` file.
+
+        Secrets are in it only for as long as the next start of this node may have to send them.
+        """
         data: JsonObject = {
             "State": int(self.state),
             "Detail": self.detail,
             "StdoutSize": self.stdout_size,
             "WorkType": self.work_type,
-            "ExtraData": self.remote.to_json(secrets=True) if self.remote else None,
+            "ExtraData": self.remote.to_json(secrets=self.needs_secrets) if self.remote else None,
             "Created": self.created,
             "Started": self.started,
             "Finished": self.finished,

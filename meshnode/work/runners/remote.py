@@ -31,6 +31,7 @@ from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.runners.expiry import Expiry
 from meshnode.work.runners.mirror import GONE, Mirror
 from meshnode.work.signatures import Signatures
+from meshnode.work.status import SECRET_PREFIX
 from meshnode.work.store import UnitStore
 from meshnode.work.unit import Clock, Unit
 
@@ -226,6 +227,8 @@ class _Start:
 
     async def _submit(self) -> None:
         remote = self._unit.remote
+        # A record that receptor left may ask for a way that this node does not have.
+        check_way(remote.tls_client, remote.params)
         async with await self._link.open() as node:
             if remote.unit_id:
                 await self._discard(node, remote.unit_id)
@@ -312,6 +315,18 @@ class _Start:
         except RemoteRefused as refusal:
             if not refusal.unit_unknown:
                 raise
+
+
+def check_way(tls_client: str, params: Mapping[str, str]) -> None:
+    """Refuse what may not be sent as it would be: without TLS, which there is not yet.
+
+    Raises:
+        CommandError
+    """
+    if tls_client:
+        raise CommandError(f"unknown TLS config {tls_client}")
+    if any(key.lower().startswith(SECRET_PREFIX) for key in params):
+        raise CommandError("cannot send secrets over a non-TLS connection")
 
 
 def is_waiting(status: Mapping[str, Any]) -> bool:

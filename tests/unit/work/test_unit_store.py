@@ -110,11 +110,20 @@ def test_expirations_as_go_writes_them_are_read():
         assert read.expiration == datetime(2026, 11, 22, 3, 0, 0, 123456, UTC)
 
 
-@given(st.sampled_from(["secret_", "SECRET_", "Secret_x"]))
-def test_secrets_stand_on_disk_and_in_no_reply(key):
-    remote = RemoteExtra("bar", "echo", {key: "hush", "open": "yes"})
-    status = UnitStatus(UnitState.PENDING, "", "remote", remote=remote)
-    assert "hush" in json.dumps(status.to_disk())
+@given(
+    st.sampled_from(["secret_", "SECRET_", "Secret_x"]),
+    st.sampled_from(UnitState),
+    st.booleans(),
+)
+def test_secrets_are_in_no_reply_and_on_disk_only_until_the_other_node_has_them(
+    key, state, started
+):
+    remote = RemoteExtra("bar", "echo", {key: "hush", "open": "yes"}, started=started)
+    status = UnitStatus(state, "", "remote", remote=remote)
+    needed = not started and not state.is_final
+    assert ("hush" in json.dumps(status.to_disk())) is needed
+    assert status.has_spent_secrets is not needed
+    assert status.to_disk()["ExtraData"]["RemoteParams"]["open"] == "yes"
     assert "hush" not in json.dumps(status.to_reply(0))
     assert status.to_reply(0)["ExtraData"]["RemoteParams"] == {"open": "yes"}
 
