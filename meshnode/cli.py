@@ -111,8 +111,19 @@ def _check(files: list[str]) -> int:
         raise ConfigError(f"{COMMAND_LINE}: check: takes the name of one file")
     config = load_file(files[0])
     check_environment(config)
+    _check_keys(config)
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
+
+
+def _check_keys(config: NodeConfig) -> None:
+    """Read the keys as a start would. Raises ConfigFaults."""
+    if config.work_signing or config.work_verification:
+        # Imported here: a file without keys is checked without the libraries that read them.
+        from meshnode.security.signing import make_signer, make_verifier  # noqa: PLC0415
+
+        make_signer(config)
+        make_verifier(config)
 
 
 def _help(arguments: list[str]) -> int:
