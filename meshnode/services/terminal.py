@@ -1,0 +1,164 @@
+"""A command on a terminal of its own, as a stream: its keyboard is written, its screen is read."""
+
+import errno
+import os
+import signal
+import termios
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Self
+
+import trio
+
+GRACE = 2.0
+"""Seconds that a command gets to end once its terminal has hung up, before it is killed."""
+
+WRITE_SIZE = 4096
+"""Bytes given to the terminal at a time: what the kernel holds of a line that nobody has read."""
+
+UNSET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python ignores; a command would inherit that and its pipelines would not end."""
+
+
+class Terminal:
+    """A running command and the master side of its terminal.
+
+    The command leads a session of its own, with the terminal as its controlling one. Everything
+    that stays in that session ends with the terminal.
+    """
+
+    def __init__(self, master: int, pid: int, ended: int) -> None:
+        self.pid = pid
+        self._master = master
+        self._ended = ended
+        self._at_line_start = True
+        self._let_go = False
+
+    @classmethod
+    def open(cls, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Self:
+        """Start a command, found in PATH, on a new terminal.
+
+        Raises:
+            OSError: there is no such command, or no terminal or process can be had.
+        """
+        with ExitStack() as undo:
+            master, slave = os.openpty()
+            undo.callback(os.close, master)
+            with _closing(slave):
+                pid = _spawn(command, os.ttyname(slave), environment)
+            undo.callback(os.waitpid, pid, 0)
+            undo.callback(os.kill, pid, signal.SIGKILL)
+            os.set_blocking(master, False)
+            terminal = cls(master, pid, os.pidfd_open(pid))
+            undo.pop_all()
+        return terminal
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return what the command wrote; ``b""`` once nobody has the terminal open any more."""
+        while True:
+            await trio.lowlevel.wait_readable(self._master)
+            try:
+                return os.read(self._master, max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                # How Linux says that the last one has closed the other side.
+                if exc.errno != errno.EIO:
+                    raise trio.BrokenResourceError(exc.strerror) from exc
+                self._let_go = True
+                return b""
+
+    async def send_all(self, data: bytes) -> None:
+        """Type bytes; returns when the terminal has taken them."""
+        view = memoryview(data)
+        while view:
+            await trio.lowlevel.wait_writable(self._master)
+            try:
+                view = view[os.write(self._master, view[:WRITE_SIZE]) :]
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise trio.BrokenResourceError(exc.strerror) from exc
+        if data:
+            self._at_line_start = data[-1:] in b"\r\n"
+
+    async def send_eof(self) -> None:
+        """Type the end-of-file character: what a person does to end the input of a command.
+
+        Where a line was begun it takes two: the first only hands over the line.
+        """
+        character = termios.tcgetattr(self._master)[6][termios.VEOF]
+        await self.send_all(character if self._at_line_start else character * 2)
+        self._at_line_start = True
+
+    async def wait(self) -> int:
+        """Wait for the command to end; return its exit code, or -N for signal N."""
+        await trio.lowlevel.wait_readable(self._ended)
+        # Readable means that it has ended: this waits for nothing.
+        _, status = os.waitpid(self.pid, 0)  # noqa: ASYNC222
+        return os.waitstatus_to_exitcode(status)
+
+    async def aclose(self) -> int:
+        """Hang up, end what is left of the session, and reap the command; return its exit code."""
+        with trio.CancelScope(shield=True):
+            if self._let_go:
+                # It is about to end, and should do so by itself and with its own exit code.
+                with trio.move_on_after(GRACE):
+                    await trio.lowlevel.wait_readable(self._ended)
+            trio.lowlevel.notify_closing(self._master)
+            # The kernel sends SIGHUP to the command, and to what runs in the foreground.
+            os.close(self._master)
+            with trio.move_on_after(GRACE):
+                await trio.lowlevel.wait_readable(self._ended)
+            # Not reaped yet: until then no other process can have this session's number.
+            members = await trio.to_thread.run_sync(session_members, self.pid)
+            for pid in (*members, self.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            code = await self.wait()
+            os.close(self._ended)
+        return code
+
+
+def _spawn(command: Sequence[str], terminal: str, environment: Mapping[str, str] | None) -> int:
+    # A session leader that opens a terminal gets it as its controlling one. posix_spawn makes the
+    # session before it opens files, so no code of ours runs in the child.
+    return os.posix_spawnp(
+        command[0],
+        list(command),
+        dict(os.environ if environment is None else environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=UNSET_SIGNALS,
+    )
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def session_members(session: int) -> list[int]:
+    """Return the processes of a session that have not ended, without its leader."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == session:
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # The command's name stands in parentheses and may hold anything.
+                fields = file.read().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, member_of = fields[0], int(fields[3])
+        if member_of == session and state not in b"ZX":
+            found.append(int(name))
+    return found
