@@ -22,6 +22,7 @@ from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
 from meshnode.running_links import RunningLinks
 from meshnode.security.signing import make_signer, make_verifier
+from meshnode.services.make import make_service
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
@@ -92,6 +93,11 @@ async def _start(
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)
+    for wanted in config.services:
+        try:
+            await nursery.start(make_service(wanted, mesh).run)
+        except CannotListen as exc:
+            raise wanted.error(exc.parameter, exc.problem) from exc
     await links.apply(config.listeners, config.peers)
 
 

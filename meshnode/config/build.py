@@ -22,6 +22,7 @@ from meshnode.config.names import Wrong
 from meshnode.config.raw import RawDirective, RawParameter, place_of
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.security_directives import WorkSigning, WorkVerification, check_verifiable
+from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.work_directives import WorkDirective
 
 D = TypeVar("D", bound=Directive)
@@ -58,6 +59,7 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
         listeners=_all(typed, ListenerDirective),
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
+        services=_all(typed, ServiceDirective),
         work_types=_all(typed, WorkDirective),
         work_signing=_only(typed, WorkSigning),
         work_verification=_only(typed, WorkVerification),

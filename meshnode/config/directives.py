@@ -27,6 +27,7 @@ from meshnode.config.security_directives import (
     WorkSigning,
     WorkVerification,
 )
+from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
 from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective
 from meshnode.logs import LEVELS
 
@@ -165,6 +166,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     ControlService,
     *WORK_DIRECTIVES,
     *SECURITY_DIRECTIVES,
+    *SERVICE_DIRECTIVES,
 )
 """Every supported directive, in the order in which help lists them."""
 
@@ -179,6 +181,7 @@ class NodeConfig:
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
     work_types: tuple[WorkDirective, ...] = ()
+    services: tuple[ServiceDirective, ...] = ()
     work_signing: WorkSigning | None = None
     work_verification: WorkVerification | None = None
     local_only: bool = False
@@ -190,6 +193,7 @@ class NodeConfig:
             (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
             (len(self.work_types), "work type"),
+            (len(self.services), "service"),
         )
         parts = ["local only"] if self.local_only else []
         parts += [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]

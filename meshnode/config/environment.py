@@ -10,6 +10,7 @@ from pathlib import Path
 from meshnode.config.directives import ControlService, Node, NodeConfig
 from meshnode.config.faults import FaultLog, printable
 from meshnode.config.schema import Directive
+from meshnode.config.service_directives import UnixSocketServer
 
 
 def check_environment(config: NodeConfig) -> None:
@@ -20,8 +21,8 @@ def check_environment(config: NodeConfig) -> None:
     """
     faults = FaultLog()
     _check_datadir(config.node, faults)
-    for service in config.control_services:
-        if service.filename:
+    for service in (*config.control_services, *config.services):
+        if isinstance(service, ControlService | UnixSocketServer) and service.filename:
             _check_socket(service, faults)
     faults.raise_if_any()
 
@@ -42,7 +43,7 @@ def _check_datadir(node: Node, faults: FaultLog) -> None:
         return
 
 
-def _check_socket(service: ControlService, faults: FaultLog) -> None:
+def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) -> None:
     path = Path(service.filename)
     try:
         # lstat of the socket: a node replaces what is at the path itself, link or not.

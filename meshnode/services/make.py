@@ -1,0 +1,37 @@
+"""Which directive makes which service."""
+
+from meshnode.config.service_directives import (
+    CommandService,
+    ServiceDirective,
+    TcpClient,
+    TcpServer,
+    UdpClient,
+    UdpServer,
+    UnixSocketClient,
+    UnixSocketServer,
+)
+from meshnode.services.base import Service, ServiceMesh
+from meshnode.services.command import CommandServiceService
+from meshnode.services.tcp import TcpClientService, TcpServerService
+from meshnode.services.udp import UdpClientService, UdpServerService
+from meshnode.services.unix_socket import UnixSocketClientService, UnixSocketServerService
+
+
+def make_service(directive: ServiceDirective, mesh: ServiceMesh) -> Service:
+    """Return the service that a directive describes, not running yet."""
+    match directive:
+        case TcpServer():
+            return TcpServerService(directive, mesh)
+        case TcpClient():
+            return TcpClientService(directive, mesh)
+        case UdpServer():
+            return UdpServerService(directive, mesh)
+        case UdpClient():
+            return UdpClientService(directive, mesh)
+        case UnixSocketServer():
+            return UnixSocketServerService(directive, mesh)
+        case UnixSocketClient():
+            return UnixSocketClientService(directive, mesh)
+        case CommandService():
+            return CommandServiceService(directive, mesh)
+    raise AssertionError(f"no service for {directive.INFO.name}")
