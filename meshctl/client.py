@@ -32,7 +32,9 @@ LOCAL_NODE = "localhost"
 
 _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
 _STREAMING = re.compile(r"Streaming results for work unit .+")
-_RESERVED = frozenset({"command", "subcommand", "node", "worktype"})
+_RESERVED = frozenset(
+    {"command", "subcommand", "node", "worktype", "stdinsize", "stdinsha256", "submissionkey"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,8 @@ class ControlClient:
             SubmissionUnconfirmed: the unit exists, and may have been started.
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
-        line = _submission(worktype, node, tls_client, ttl, signwork, params or {})
         whole = Payload(payload)
+        line = _submission(worktype, node, tls_client, ttl, signwork, params or {}, whole.announced)
         session = self._take()
         try:
             session.send_line(line)
@@ -344,6 +346,7 @@ def _submission(
     ttl: str,
     signwork: bool,
     params: Mapping[str, str],
+    announced: Mapping[str, str],
 ) -> str:
     """The JSON form of a submission; all values are strings (reference section 8)."""
     request = {
@@ -354,6 +357,8 @@ def _submission(
     }
     options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
     request |= {key: value for key, value in options.items() if value}
+    # receptor knows neither key: it keeps them as parameters that its commands do not look at.
+    request |= announced
     for key, value in params.items():
         if key in request or key in _RESERVED:
             raise BadSettings(f"{key} cannot be given as a parameter: it has an option of its own")

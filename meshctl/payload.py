@@ -17,13 +17,22 @@ class PayloadError(Exception):
 class Payload:
     """A payload about to be sent.
 
-    A regular file must give at least the bytes it had when this object was made: one that is cut
-    meanwhile is not a smaller payload, it is a broken one. One that grows is read to its new end.
+    A regular file is what it was when this object was made: one that is cut meanwhile is not a
+    smaller payload, it is a broken one, and what is appended meanwhile is not sent.
+
+    Attributes:
+        announced: what a node can check the payload against, as fields of the submission; empty
+            where nobody knows before it is sent (a pipe, an object that only reads).
     """
 
     def __init__(self, source: bytes | BinaryIO | None) -> None:
         self._source = source
-        self._expected = 0 if source is None or isinstance(source, bytes) else _remaining(source)
+        self._size: int | None = None
+        self.announced: dict[str, str] = {}
+        known = _measure(source)
+        if known is not None:
+            self._size, digest = known
+            self.announced = {"stdinsize": str(self._size), "stdinsha256": digest}
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes in pieces, once.
@@ -38,10 +47,13 @@ class Payload:
             return
         done = 0
         for chunk in _read(self._source):
-            done += len(chunk)
-            yield chunk
-        if done < self._expected:
-            raise PayloadError(f"the payload ended after {done} of its {self._expected} bytes")
+            piece = chunk if self._size is None else chunk[: self._size - done]
+            done += len(piece)
+            yield piece
+            if len(piece) < len(chunk):
+                break
+        if self._size is not None and done < self._size:
+            raise PayloadError(f"the payload ended after {done} of its {self._size} bytes")
 
 
 def _read(file: BinaryIO) -> Iterator[memoryview]:
@@ -63,12 +75,22 @@ def _read(file: BinaryIO) -> Iterator[memoryview]:
         yield memoryview(chunk)
 
 
-def _remaining(file: BinaryIO) -> int:
-    """Bytes that a regular file still has to give; 0 where that cannot be known."""
+def _measure(source: bytes | BinaryIO | None) -> tuple[int, str] | None:
+    """Return size and SHA-256 of what is yet to be read, None where only reading it would tell."""
+    if source is None:
+        return None
+    import hashlib  # noqa: PLC0415 - most commands of meshctl send no payload, and start faster
+
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return len(source), hashlib.sha256(source).hexdigest()
     try:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            return 0
-        return max(0, info.st_size - file.tell())
-    except (AttributeError, OSError, ValueError):
-        return 0  # no real file: an object that only reads
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            return None
+        start, size, digest = source.tell(), 0, hashlib.sha256()
+        for chunk in _read(source):
+            size += len(chunk)
+            digest.update(chunk)
+        source.seek(start)
+    except (AttributeError, OSError, ValueError, PayloadError):
+        return None  # no real file, or one whose fault will show when it is sent
+    return size, digest.hexdigest()

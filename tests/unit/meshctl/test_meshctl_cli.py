@@ -1,5 +1,6 @@
 """The command line in this process, stdout no terminal: what scripts see."""
 
+import hashlib
 import io
 import json
 import os
@@ -268,6 +269,8 @@ def test_submit_passes_on_every_option(meshctl, node, tmp_path):
             "tlsclient": "t",
             "ttl": "1h",
             "signwork": "true",
+            "stdinsize": "3",
+            "stdinsha256": hashlib.sha256(b"hi\n").hexdigest(),
             "params": "--all /root/ /bin/",
             "f": "ä\r\n",
             "at": "@home",
@@ -345,8 +348,16 @@ def test_submit_to_a_missing_socket_is_no_failed_submission(meshctl):
 
 def test_a_payload_that_shrinks_fails_the_submission(meshctl, node, tmp_path, monkeypatch):
     class Cut(io.FileIO):
+        """Cut after it was measured."""
+
+        measured = False
+
         def read(self, size=-1):
-            return b""
+            return b"" if self.measured else super().read(size)
+
+        def seek(self, *args):
+            self.measured = True
+            return super().seek(*args)
 
     path = tmp_path / "payload"
     path.write_bytes(b"12345")

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import os
 import socket
@@ -104,6 +105,31 @@ def test_a_file_is_sent_from_where_it_stands_to_its_end(node, tmp_path):
         file.seek(7)
         client.submit("cat", file)
     assert node.units["Unit0001"].stdout == b"x" * 700_000
+    assert node.submissions[0]["stdinsize"] == "700000"
+    assert node.submissions[0]["stdinsha256"] == hashlib.sha256(b"x" * 700_000).hexdigest()
+
+
+def test_what_a_file_gains_while_it_is_sent_is_not_part_of_the_payload(node, tmp_path):
+    path = tmp_path / "payload"
+    path.write_bytes(b"x" * 700_000)
+
+    def append(_unit_id):
+        with path.open("ab") as more:
+            more.write(b"y" * 700_000)
+
+    with ControlClient(node.address) as client, path.open("rb") as file:
+        client.submit("cat", file, on_created=append)
+    assert node.units["Unit0001"].stdout == b"x" * 700_000
+
+
+def test_of_a_pipe_nothing_is_announced(node):
+    reading, writing = os.pipe()
+    os.write(writing, b"piped")
+    os.close(writing)
+    with ControlClient(node.address) as client, open(reading, "rb") as file:
+        client.submit("cat", file)
+    assert node.units["Unit0001"].stdout == b"piped"
+    assert not {"stdinsize", "stdinsha256"} & set(node.submissions[0])
 
 
 def test_a_submission_says_all_it_was_told(node):
@@ -133,7 +159,9 @@ def test_a_submission_says_all_it_was_told(node):
     ]
 
 
-@pytest.mark.parametrize("key", ["command", "subcommand", "node", "worktype", "ttl"])
+@pytest.mark.parametrize(
+    "key", ["command", "subcommand", "node", "worktype", "ttl", "stdinsize", "submissionkey"]
+)
 def test_a_parameter_cannot_take_the_place_of_an_option(node, key):
     with ControlClient(node.address) as client, pytest.raises(BadSettings, match=key):
         client.submit("echo", ttl="1h", params={key: "x"})
