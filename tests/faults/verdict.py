@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import trio
+from harness import wait_until
 from marks import MARK
 from storm import SETTLE_PATIENCE, Conversation, Fate, Status, Storm, StormNode
 
@@ -119,12 +120,20 @@ async def check_nothing_is_left(storm: Storm, mark: str) -> None:
             reply = await node.again(lambda talk, unit=unit: talk.ask(f"work release {unit}"))
             # Releasing a remote unit has released that on its node.
             assert reply.startswith(("{", "ERROR: unknown work unit")), reply
-    for name, node in storm.nodes.items():
+    for node in storm.nodes.values():
+        # A release that another node asked for deletes the files after its answer.
+        await trio.to_thread.run_sync(_wait_empty, node.node.units)
         assert await _list(node) == {}
-        left = [entry.name for entry in node.node.units.iterdir()]
-        assert left == [], f"files left on {name}"
     nodes = {node.node.pid for node in storm.nodes.values()}
     assert [p for p in _marked(mark) if p[0] not in nodes and "launcher" not in p[1]] == []
+
+
+def _wait_empty(directory: Path) -> None:
+    wait_until(
+        lambda: not list(directory.iterdir()),
+        watch=[directory],
+        what=f"the release of {sorted(entry.name for entry in directory.iterdir())}",
+    )
 
 
 def _marked(mark: str) -> list[tuple[int, str]]:
