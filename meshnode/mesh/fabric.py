@@ -81,6 +81,8 @@ class Fabric:
         self._routes_changed = trio.Event()
         self._duplicate = trio.Event()
         self._last_advert = 0
+        self._newcomers: list[Session] = []
+        """Sessions whose peers were not told yet what we know."""
         self._complaints: dict[str, RoutingUpdate] = {}
         self._log = subject_logger("mesh")
         self._on_restart: Callable[[str], None] = lambda node: None
@@ -184,16 +186,15 @@ class Fabric:
         return None
 
     def link_up(self, session: Session) -> None:
-        """Take a session that was established, and tell its peer all that we know at once."""
+        """Take a session that was established; its peer is told all that we know at once."""
         self.sessions[session.peer] = session
         self._names.learn(session.peer)
         self.topology.add_link(session.peer, session.cost)
         self._routes_stale()
-        # The peer learns first that we list it, and that we live: all else rests on that. The
-        # others are told together, however many links come up at the same moment.
-        session.send_routing(self.hello())
+        # One update for all links that come up at the same moment: each is flooded through the
+        # whole mesh.
+        self._newcomers.append(session)
         self._update_due.set()
-        self._tell_all(session)
         self._probe.link_up()
 
     def _tell_all(self, session: Session) -> None:
@@ -339,6 +340,10 @@ class Fabric:
             self._last_update = self.hello()
             self._refreshed_at = trio.current_time()
             self._flood(self._last_update)
+            # After our own word, which says that we list them and that this is a new life.
+            newcomers, self._newcomers = self._newcomers, []
+            for session in newcomers:
+                self._tell_all(session)
 
     # --- own services ------------------------------------------------------------------------
 
