@@ -19,6 +19,7 @@ from meshctl.output import (
     print_error,
     print_json,
     print_line,
+    sentence,
     stdout_is_terminal,
 )
 from meshctl.render import status_lines
@@ -26,6 +27,9 @@ from meshctl.work_commands import work
 
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
+
+MAX_DELAY = 86400.0
+"""Seconds between two pings at most: a day. Longer is a mistake, or more than sleep can take."""
 
 
 class MeshctlGroup(click.Group):
@@ -59,7 +63,7 @@ class MeshctlGroup(click.Group):
             return ExitCode.FAILURE
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else prog_name
-            print_error(f"{error.format_message().rstrip('.')}. See: {path} --help")
+            print_error(f"{sentence(error.format_message())} See: {path} --help")
             return ExitCode.FAILURE
         except click.ClickException as error:
             if error.message:
@@ -156,10 +160,32 @@ def status(invocation: Invocation, as_json: bool) -> None:
         print_line(line)
 
 
+def _count(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """Check a count of pings: none at all would look like none that failed."""
+    if value < 1:
+        raise click.BadParameter(f"{value} is not in the range x>=1.", ctx, param)
+    return value
+
+
+def _delay(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Check a delay. click's own range lets "nan" pass."""
+    if not 0 <= value <= MAX_DELAY:
+        raise click.BadParameter(f"{value} is not in the range 0<=x<={MAX_DELAY:.0f}.", ctx, param)
+    return value
+
+
 @cli.command()
 @click.argument("node")
-@click.option("--count", default=4, show_default=True, help="How many pings to send.")
-@click.option("--delay", default=1.0, show_default=True, help="Seconds between them.")
+@click.option(
+    "--count",
+    default=4,
+    callback=_count,
+    show_default=True,
+    help="How many pings to send.",
+)
+@click.option(
+    "--delay", default=1.0, show_default=True, callback=_delay, help="Seconds between them."
+)
 @json_option
 @pass_invocation
 def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: bool) -> None:

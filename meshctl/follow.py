@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from meshctl.errors import CannotReach, ProtocolMismatch, SessionLost
 from meshctl.exit_codes import ExitCode
 from meshctl.invocation import Invocation
-from meshctl.output import Failure, json_line, print_note, write_raw
+from meshctl.output import Failure, json_line, print_note, sentence, write_raw
 
 if TYPE_CHECKING:
     from meshctl.client import ControlClient
@@ -86,6 +86,6 @@ def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
 def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str) -> Failure:
     again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
     return Failure(
-        f"the results of unit {unit_id} broke off after byte {position}: {reason}. "
+        f"the results of unit {unit_id} broke off after byte {position}: {sentence(reason)} "
         f"Nothing is lost; go on with: {again}"
     )

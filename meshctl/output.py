@@ -1,5 +1,6 @@
 """What goes to standard output and standard error, and how a command fails."""
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -21,6 +22,11 @@ class Failure(click.ClickException):
 def printable(text: str) -> str:
     """Escape what could move a terminal's cursor or forge a line: peers choose names and texts."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def sentence(text: str) -> str:
+    """Return ``text`` with a mark at its end, so that another sentence can follow."""
+    return text if not text or text.endswith((".", "?", "!")) else f"{text}."
 
 
 def print_line(text: str = "") -> None:
@@ -64,6 +70,8 @@ def print_note(text: str) -> None:
 
 def write_raw(data: bytes) -> None:
     """Bytes on stdout, as they are and at once. Raises OSError."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
     stdout = sys.stdout.buffer
     stdout.write(data)
     stdout.flush()

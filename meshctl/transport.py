@@ -7,7 +7,9 @@ sees a reset connection and no end of file.
 """
 
 import errno
+import os
 import socket
+import stat
 from typing import Protocol
 
 from meshctl.errors import CannotReach
@@ -16,6 +18,7 @@ from meshctl.settings import Address, NetworkAddress, TlsSettings, UnixAddress
 RECEIVE_BYTES = 256 * 1024
 """Most bytes taken from a socket at once: larger pieces were no faster, smaller ones were."""
 
+NOT_A_SOCKET = "it is no socket. Give the filename of a control-service, and not that of its lock"
 STALE_SOCKET = "nobody listens on it. Has its meshnode ended? Start it again"
 NO_SOCKET = "no such file. Is meshnode running with a control-service on it?"
 NOT_PERMITTED = (
@@ -161,25 +164,32 @@ def _connect_unix(address: UnixAddress, name: str, timeout: float) -> socket.soc
         sock.connect(address.path)
     except OSError as error:
         sock.close()
-        raise CannotReach(name, _why_not_unix(error, timeout)) from error
+        raise CannotReach(name, _why_not_unix(error, address.path, timeout)) from error
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _why_not_unix(error: OSError, timeout: float) -> str:
+def _why_not_unix(error: OSError, path: str, timeout: float) -> str:
     if isinstance(error, (TimeoutError, BlockingIOError)):
         return f"not accepted within {timeout:g} s. Is its meshnode stopped or overloaded?"
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return NO_SOCKET
         case errno.ECONNREFUSED:
-            return STALE_SOCKET
+            return STALE_SOCKET if _is_socket(path) else NOT_A_SOCKET
         case errno.EACCES | errno.EPERM:
             return NOT_PERMITTED
         case _:
             return error.strerror or str(error)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True  # gone meanwhile: it was one
 
 
 def _connect_tcp(address: NetworkAddress, name: str, timeout: float) -> socket.socket:

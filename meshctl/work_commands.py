@@ -16,6 +16,7 @@ from meshctl.output import (
     print_line,
     print_note,
     print_warning,
+    sentence,
     stdout_is_terminal,
 )
 from meshctl.render import unit_lines, unit_table
@@ -153,7 +154,7 @@ def _submit(
         if isinstance(error, CommandRefused):
             text = f"Failed to start work unit: {error}"
         if created:
-            text += f". See: {invocation.shell_command('work', 'status', created[0])}"
+            text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
         raise Failure(text, ExitCode.SUBMIT_FAILED) from error
 
 
@@ -241,17 +242,33 @@ def _end_units(
         print_line("Cancelled:" if operation == "cancel" else "Released:")
     outcomes: dict[str, str] = {}
     failed = False
-    with invocation.client() as client:
-        for unit_id in list(client.work_list()) if everything else unit_ids:
-            try:
-                outcomes[unit_id] = getattr(client, operation)(unit_id)
-            except CommandRefused as error:
-                print_error(f"{unit_id}: {error}")
-                failed = True
-            else:
-                if not as_json:
-                    print_line(f"({unit_id}, {outcomes[unit_id]})")
-    if as_json:
-        print_json(outcomes)
+    try:
+        with invocation.client() as client:
+            for unit_id in list(client.work_list()) if everything else unit_ids:
+                try:
+                    outcomes[unit_id] = _end_unit(invocation, client, operation, unit_id)
+                except CommandRefused as error:
+                    print_error(f"{unit_id}: {error}")
+                    failed = True
+                else:
+                    if not as_json:
+                        print_line(f"({unit_id}, {outcomes[unit_id]})")
+    finally:
+        # Also where a break keeps the rest: what was done is done.
+        if as_json:
+            print_json(outcomes)
     if failed:
         raise Failure("")
+
+
+def _end_unit(invocation: Invocation, client: "ControlClient", operation: str, unit_id: str) -> str:
+    """Cancel or release one unit; Ctrl-C ends only our waiting for it, and says so."""
+    try:
+        return str(getattr(client, operation)(unit_id))
+    except KeyboardInterrupt as error:
+        doing = "cancelling" if operation == "cancel" else "releasing"
+        command = invocation.shell_command("work", "status", unit_id)
+        raise Failure(
+            f"interrupted: the node goes on {doing} unit {unit_id}. See: {command}",
+            ExitCode.INTERRUPTED,
+        ) from error
