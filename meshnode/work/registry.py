@@ -26,7 +26,7 @@ from meshnode.work.runners.command import (
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner, check_way
 from meshnode.work.signatures import Signatures
 from meshnode.work.status import REMOTE, RemoteExtra, UnitStatus, format_time
-from meshnode.work.store import StoredUnit, UnitFile, UnitStore
+from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
 
 
@@ -335,18 +335,26 @@ class Units:
     async def _drive(self, unit: Unit, task: _Task, attempt: Attempt) -> None:
         try:
             with task.scope:
-                await self._runner(unit).run(unit, attempt, self)
+                await self._run_unit(unit, attempt)
+        finally:
+            del self._tasks[unit.unit_id]
+            task.ended.set()
+            attempt.pending()
+
+    async def _run_unit(self, unit: Unit, attempt: Attempt) -> None:
+        try:
+            await self._runner(unit).run(unit, attempt, self)
         except Exception as error:
             # A unit's boundary: whatever its fault is, it costs only this one.
             known = isinstance(error, MeshnodeError)
             detail = str(error) if known else f"internal error: {type(error).__name__}"
             unit.log.error("cannot go on: %s", detail, exc_info=None if known else error)
-            await unit.fail(detail)
+            try:
+                await unit.fail(detail)
+            except Overtaken:
+                # It has a supervisor after all, or its end: the runner goes on from there.
+                await self._run_unit(unit, attempt)
             attempt.fail(CommandError(detail))
-        finally:
-            del self._tasks[unit.unit_id]
-            task.ended.set()
-            attempt.pending()
 
     def _runner(self, unit: Unit) -> Runner:
         return self._commands if unit.status.remote is None else self._remotes
@@ -380,6 +388,10 @@ class Units:
         elif status.remote is not None or status.supervisor is not None:
             self.spawn(unit)
         elif status.state is UnitState.PENDING:
-            await unit.fail("lost: the node ended before the work was started")
+            try:
+                await unit.fail("lost: the node ended before the work was started")
+            except Overtaken:
+                # The launcher of the last run had it on its way, and now it runs.
+                self.spawn(unit)
         else:
             await unit.fail("lost: nobody watched over it")

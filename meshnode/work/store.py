@@ -20,6 +20,7 @@ from pathlib import Path
 
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import subject_logger
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.status import UnitStatus
 
 UNIT_ID_LENGTH = 8
@@ -28,6 +29,10 @@ UNIT_ID_LENGTH = 8
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _RELEASED = ".released-"
 """Prefix of a directory whose unit is gone: renaming is one step, deleting its files is several."""
+
+
+class Overtaken(WorkError):
+    """A supervisor has changed the unit on disk, and what it says stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +141,25 @@ class UnitStore:
         except WorkError as error:
             raise WorkError(f"{path} holds no status: {error}") from error
 
-    def write_status(self, unit_id: str, status: UnitStatus, *, durable: bool = False) -> None:
+    def write_status(
+        self,
+        unit_id: str,
+        status: UnitStatus,
+        *,
+        durable: bool = False,
+        expected: UnitState | None = None,
+    ) -> None:
         """Replace the status on disk; ``durable`` makes it survive a power cut, too.
 
         Raises:
             OSError: the disk refuses; the old status stands.
+            Overtaken: the state on disk is not the ``expected`` one; it stands, too.
         """
         directory = self.root / unit_id
         text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
         with _locked(directory / "status.lock"):
+            if expected is not None:
+                self._check_state(unit_id, expected)
             temporary = directory / "status.tmp"
             descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
             with open(descriptor, "wb") as file:
@@ -155,6 +170,16 @@ class UnitStore:
             os.replace(temporary, directory / "status")
             if durable:
                 _sync_directory(directory)
+
+    def _check_state(self, unit_id: str, expected: UnitState) -> None:
+        try:
+            found = self.read_status(unit_id).state
+        except WorkError as error:
+            # Nobody can tell what it said; what we know is the better truth.
+            self._log.warning("%s; it is written anew", error)
+            return
+        if found is not expected:
+            raise Overtaken(f"unit {unit_id} is not {expected.label} any more, but {found.label}")
 
     def scan(self) -> list[StoredUnit]:
         """Return every readable unit on disk; finish deletions that a crash cut short.

@@ -10,7 +10,7 @@ from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
-from meshnode.work.store import UnitStore
+from meshnode.work.store import Overtaken, UnitStore
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware of its zone."""
@@ -95,6 +95,7 @@ class Unit:
 
         Raises:
             WorkError: the change is illegal, or the disk refuses one that is not final.
+            Overtaken: a supervisor was first; the status is what it wrote.
             UnknownUnit: the unit has been released.
         """
         async with self._lock:
@@ -106,20 +107,29 @@ class Unit:
                 return
             try:
                 if durable or status.state.is_final:
-                    await trio.to_thread.run_sync(self._write_durably, status)
+                    await trio.to_thread.run_sync(self._write, status, True)
                 else:
-                    self._store.write_status(self.unit_id, status)
+                    self._write(status, False)
+            except Overtaken:
+                self._publish(self._store.read_status(self.unit_id))
+                raise
             except OSError as error:
                 if not status.state.is_final:
                     raise WorkError(f"cannot record the status: {error.strerror}") from error
                 self.log.error("cannot record the end (%s): %s", status.detail, error)
             self._publish(status)
 
-    def _write_durably(self, status: UnitStatus) -> None:
-        self._store.write_status(self.unit_id, status, durable=True)
+    def _write(self, status: UnitStatus, durable: bool) -> None:
+        # Of a remote unit this node is the only writer.
+        expected = self.status.state if status.remote is None else None
+        self._store.write_status(self.unit_id, status, durable=durable, expected=expected)
 
     async def end(self, state: UnitState, detail: str) -> None:
-        """Give the unit a final state now, unless it has one; stdout is taken as it is."""
+        """Give the unit a final state now, unless it has one; stdout is taken as it is.
+
+        Raises:
+            Overtaken: a supervisor has taken the unit meanwhile.
+        """
         if self.is_final:
             return
         size = self._store.stdout_size(self.unit_id)
@@ -135,10 +145,10 @@ class Unit:
         )
 
     async def fail(self, detail: str) -> None:
-        """End the unit as Failed, unless it has ended, and log why."""
+        """End the unit as Failed, unless it has ended, and log why. Raises Overtaken."""
         if not self.is_final:
-            self.log.warning("failed: %s", detail)
             await self.end(UnitState.FAILED, detail)
+            self.log.warning("failed: %s", detail)
 
     async def reload(self) -> None:
         """Take over what the supervisor has written to disk.

@@ -15,7 +15,7 @@ from meshnode.errors import CommandError, WorkError
 from meshnode.work.launch import LauncherClosed, StartRequest
 from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
 from meshnode.work.runners.base import Attempt, UnitTasks
-from meshnode.work.store import UnitStore
+from meshnode.work.store import Overtaken, UnitStore
 from meshnode.work.unit import Unit
 
 CANCEL_GRACE = 10.0
@@ -179,7 +179,11 @@ class CommandRunner:
             attempt.fail(error)
             return None
         except WorkError as error:
-            await unit.fail(f"Error starting worker: {error}")
+            try:
+                await unit.fail(f"Error starting worker: {error}")
+            except Overtaken:
+                # A supervisor of an earlier start was first: the unit is its.
+                return unit.status.supervisor
             attempt.fail(error)
             return None
         return process

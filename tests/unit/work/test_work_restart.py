@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import trio
-from work_fakes import FakeSupervisor
+from work_fakes import FakeLauncher, FakeSupervisor
 
+from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus
+from meshnode.work.store import UnitStore
 
 PENDING = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, params=("cat",))
 
@@ -104,6 +106,60 @@ async def test_what_nobody_can_bring_to_an_end_any_more_is_lost(foo, status, det
         assert (foo.status(unit_id).state, foo.status(unit_id).detail) == (3, detail)
         assert foo.store.read_status(unit_id).state is UnitState.FAILED
         assert foo.launcher.started == []
+
+
+async def test_a_unit_that_an_old_supervisor_takes_just_now_runs_and_is_not_called_lost(
+    foo, monkeypatch
+):
+    """The launcher of a killed node may still be starting what it was asked to start."""
+    unit_id = put(foo, PENDING)
+    supervisor = FakeSupervisor(foo.store, unit_id, 77)
+    foo.launcher.supervisors[unit_id] = supervisor
+    scan = UnitStore.scan
+
+    def scan_then_claim(store):
+        found = scan(store)
+        supervisor.set(
+            state=UnitState.RUNNING, detail="Running: PID 78", supervisor=supervisor.process
+        )
+        return found
+
+    monkeypatch.setattr(UnitStore, "scan", scan_then_claim)
+    async with foo.running():
+        await trio.testing.wait_all_tasks_blocked()
+        assert foo.status(unit_id).state is UnitState.RUNNING
+        supervisor.finish()
+        assert (await foo.wait_final(unit_id)).detail == "exit status 0"
+        assert foo.launcher.started == []
+
+
+async def test_a_start_that_fails_after_an_old_supervisor_was_first_leaves_it_in_charge(foo):
+    async with foo.running():
+
+        class Claimed(FakeLauncher):
+            async def start(self, request):
+                supervisor = FakeSupervisor(self.store, request.unit_id, 77)
+                self.supervisors[request.unit_id] = supervisor
+                supervisor.set(
+                    state=UnitState.RUNNING, detail="Running: PID 78", supervisor=supervisor.process
+                )
+                raise WorkError("the launcher ended 3 times, the command was not started")
+
+        foo.launcher.__class__ = Claimed
+        unit_id = await foo.submit("foo", "wait")
+        assert foo.status(unit_id).state is UnitState.RUNNING
+        foo.launcher.supervisors[unit_id].finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+async def test_a_status_that_is_damaged_while_the_command_runs_is_written_anew(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+        (foo.store.directory(unit_id) / "status").write_text("{")
+        foo.launcher.supervisors[unit_id].ended.set()
+        status = await foo.wait_final(unit_id)
+        assert status.state is UnitState.FAILED
+        assert foo.store.read_status(unit_id) == status
 
 
 async def test_an_unreadable_unit_is_reported_skipped_and_left_alone(foo, caplog):

@@ -153,9 +153,9 @@ class MortalStore(UnitStore):
 
     dead = False
 
-    def write_status(self, unit_id, status, *, durable=False) -> None:
+    def write_status(self, unit_id, status, **how) -> None:
         if not self.dead:
-            super().write_status(unit_id, status, durable=durable)
+            super().write_status(unit_id, status, **how)
 
 
 class FakeNode:
