@@ -82,7 +82,7 @@ class Reloader:
         if fresh.node.firewallrules != old.node.firewallrules:
             rules = firewall_rules(fresh.node)
             self._mesh.set_firewall(rules)
-            self._log.info("the firewall has %d rules", len(rules))
+            self._log.info("firewall rules: %d", len(rules))
             changed = True
         self._log.info("done" if changed else "nothing changed")
 

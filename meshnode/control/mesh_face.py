@@ -9,6 +9,7 @@ from typing import Protocol
 import trio
 
 from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.router import FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 
@@ -44,6 +45,10 @@ class StatusLike(Protocol):
 
     @property
     def advertisements(self) -> Sequence[ServiceAdvertisement]: ...  # noqa: D102
+    @property
+    def firewall(self) -> FirewallCounts | None:
+        """What firewall rules have stopped; None without rules."""
+        ...
 
 
 class PingReplyLike(Protocol):

@@ -9,6 +9,7 @@ from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError
 from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.router import FirewallCounts
 from meshnode.mesh.stamps import timestamp
 from meshnode.protocol.messages import plain_number
 
@@ -23,7 +24,8 @@ def status_command(mesh: ControlMesh) -> Command:
         async def run(session: ControlSession) -> JsonObject:
             status = mesh.status()
             wanted = _FIELDS if fields is None else fields
-            return {name: _FIELDS[name](status) for name in wanted if name in _FIELDS}
+            reply = {name: _FIELDS[name](status) for name in wanted if name in _FIELDS}
+            return {name: value for name, value in reply.items() if value is not None}
 
         return run
 
@@ -77,6 +79,13 @@ def _figures(figures: LinkFigures) -> JsonObject:
     }
 
 
+def _firewall(counts: FirewallCounts | None) -> JsonObject | None:
+    """Return our own key of nodes that have rules; receptor's client shows it as additional."""
+    if counts is None:
+        return None
+    return {"Rejected": counts.rejected, "Dropped": counts.dropped}
+
+
 _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
     "Version": lambda _: __version__,
     # As Go counts them: those that this process may run on.
@@ -89,4 +98,5 @@ _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
     "KnownConnectionCosts": lambda status: {
         node: _costs(costs) for node, costs in status.known_costs.items()
     },
+    "Firewall": lambda status: _firewall(status.firewall),
 }

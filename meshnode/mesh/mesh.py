@@ -13,7 +13,7 @@ from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.quic import make_insecure_identity
-from meshnode.mesh.router import LOCALHOST, Router
+from meshnode.mesh.router import LOCALHOST, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
 from meshnode.mesh.stamps import random_id
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
@@ -38,7 +38,7 @@ class MeshStatus:
     """What a node knows of its mesh at one moment.
 
     ``routes`` maps each reachable node to the next hop; ``known_costs`` maps each node to its
-    peers and the costs of those links.
+    peers and the costs of those links; ``firewall`` is None without rules.
     """
 
     node_id: str
@@ -46,14 +46,7 @@ class MeshStatus:
     routes: dict[str, str]
     known_costs: dict[str, dict[str, float]]
     advertisements: tuple[ServiceAdvertisement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FirewallCounts:
-    """Messages that the firewall stopped: with an answer to the sender, and without."""
-
-    rejected: int
-    dropped: int
+    firewall: FirewallCounts | None
 
 
 class Mesh:
@@ -79,11 +72,6 @@ class Mesh:
     def set_firewall(self, rules: Sequence[Rule]) -> None:
         """Judge every message that passes this node by these rules, the first match first."""
         self._router.set_firewall(rules)
-
-    @property
-    def firewall_counts(self) -> FirewallCounts:
-        """How many messages rules have stopped since the start."""
-        return FirewallCounts(self._router.rejected, self._router.dropped)
 
     # --- links -------------------------------------------------------------------------------
 
@@ -196,6 +184,7 @@ class Mesh:
             routes=dict(sorted(self._fabric.routes.items())),
             known_costs=self._fabric.topology.known_costs(),
             advertisements=tuple(self._fabric.visible_adverts()),
+            firewall=self._router.firewall_counts if self._router.has_firewall else None,
         )
 
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:

@@ -6,6 +6,7 @@ and the hops byte is counted down in place.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
@@ -67,6 +68,14 @@ class Receiver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FirewallCounts:
+    """Messages that the firewall has stopped since the start: with an answer, and without."""
+
+    rejected: int = 0
+    dropped: int = 0
+
+
 class Router:
     """Delivers data messages to services of this node and forwards the others."""
 
@@ -77,10 +86,7 @@ class Router:
         self._receivers: dict[bytes, Receiver] = {}
         self._next_hops: dict[bytes, NextHop] = {}
         self._firewall: Firewall | None = None
-        self.rejected = 0
-        """Messages that a firewall rule rejected."""
-        self.dropped = 0
-        """Messages that a firewall rule dropped."""
+        self.firewall_counts = FirewallCounts()
         self._log = subject_logger("router")
 
     # --- what the mesh tells it --------------------------------------------------------------
@@ -92,6 +98,11 @@ class Router:
     def set_firewall(self, rules: Sequence[Rule]) -> None:
         """Judge every message by these rules from now on; without any, accept all."""
         self._firewall = Firewall(rules, self._names) if rules else None
+
+    @property
+    def has_firewall(self) -> bool:
+        """Whether there are rules."""
+        return self._firewall is not None
 
     def bind(self, service: str, receiver: Receiver) -> None:
         """Give a service's messages to ``receiver``.
@@ -214,11 +225,19 @@ class Router:
         verdict = firewall.judge(message)
         if verdict.action is Action.ACCEPT:
             return True
-        self._log.debug("%s: %s", verdict.action.value, verdict.reason)
+        self._log.debug(
+            "%s by the firewall (%s): from %s to %s, service %s",
+            verdict.action.value,
+            verdict.reason,
+            self._describe(bytes(message[4:12])),
+            self._describe(bytes(message[12:20])),
+            decode_service(message[28:36]),
+        )
+        counts = self.firewall_counts
         if verdict.action is Action.DROP:
-            self.dropped += 1
+            self.firewall_counts = replace(counts, dropped=counts.dropped + 1)
         else:
-            self.rejected += 1
+            self.firewall_counts = replace(counts, rejected=counts.rejected + 1)
             self._answer_rejected(message)
         return False
 

@@ -13,6 +13,7 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
 from meshnode.errors import MeshTimeout, NoRoute
 from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.router import FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"
@@ -43,6 +44,7 @@ class FakeStatus:
             work_types=(WorkType("echo", False),),
         ),
     )
+    firewall: FirewallCounts | None = None
 
 
 @dataclass(frozen=True)

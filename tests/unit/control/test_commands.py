@@ -1,5 +1,6 @@
 """The mesh's own commands: what they reply, and how they refuse."""
 
+import dataclasses
 import json
 import os
 
@@ -9,6 +10,7 @@ import trio
 from meshnode import __version__
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import ReloadFault, ReloadRefused, reload_command
+from meshnode.mesh.router import FirewallCounts
 
 
 async def answer_to(open_client, line: str) -> dict:
@@ -37,6 +39,13 @@ async def test_status_tells_all_that_the_node_knows(open_client) -> None:
             }
         ],
     }
+
+
+async def test_status_tells_what_firewall_rules_have_stopped(open_client, mesh) -> None:
+    counted = dataclasses.replace(mesh.status(), firewall=FirewallCounts(rejected=3, dropped=4))
+    mesh.status = lambda: counted
+    status = await answer_to(open_client, '{"command":"status","requested_fields":["Firewall"]}')
+    assert status == {"Firewall": {"Rejected": 3, "Dropped": 4}}
 
 
 async def test_whole_costs_are_written_without_a_fraction(open_client) -> None:

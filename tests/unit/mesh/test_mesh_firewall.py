@@ -5,7 +5,8 @@ import trio
 from mesh_helpers import line
 
 from meshnode.errors import MeshTimeout, Unreachable
-from meshnode.mesh.mesh import FirewallCounts, Mesh
+from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.router import FirewallCounts
 from meshnode.patterns import NamePattern
 from meshnode.protocol.firewall import Action, Rule
 
@@ -32,7 +33,7 @@ async def test_a_dialer_learns_at_once_which_node_rejects_it(autojump_clock, whe
             (node,) = (n for n in nodes if n.node_id == where)
             node.set_firewall([rule("reject", from_node="foo", to_node="bar", to_service="secret")])
             await assert_rejected_at_once(foo, "bar", "secret", where)
-            assert node.firewall_counts == FirewallCounts(rejected=1, dropped=0)
+            assert node.status().firewall == FirewallCounts(rejected=1, dropped=0)
             stream = await foo.dial("bar", "open")
             await stream.send_all(b"hello")
             assert await (await listener.accept()).receive_some(10) == b"hello"
@@ -76,8 +77,8 @@ async def test_what_is_dropped_is_counted_and_never_answered(autojump_clock):
         with pytest.raises(MeshTimeout):
             await foo.ping("bar")
         # The nodes' own measuring of their links is dropped and counted too.
-        assert mid.firewall_counts.rejected == 0
-        assert mid.firewall_counts.dropped >= 1
+        assert mid.status().firewall.rejected == 0
+        assert mid.status().firewall.dropped >= 1
 
 
 async def test_what_this_node_drops_of_its_own_is_not_sent(autojump_clock):
@@ -85,11 +86,11 @@ async def test_what_this_node_drops_of_its_own_is_not_sent(autojump_clock):
         foo.set_firewall([rule("drop", to_service="ping")])
         with pytest.raises(MeshTimeout):
             await foo.ping("bar")
-        dropped = foo.firewall_counts.dropped
+        dropped = foo.status().firewall.dropped
         assert dropped >= 1
         with pytest.raises(MeshTimeout):
             await bar.ping("foo")
-        assert foo.firewall_counts.dropped > dropped
+        assert foo.status().firewall.dropped > dropped
 
 
 async def test_a_rejected_notice_is_not_answered_by_another(autojump_clock):
@@ -103,7 +104,7 @@ async def test_a_rejected_notice_is_not_answered_by_another(autojump_clock):
         )
         with pytest.raises(MeshTimeout):
             await foo.dial("bar", "nosuch")
-        assert mid.firewall_counts.rejected > 0
+        assert mid.status().firewall.rejected > 0
         assert arrived == []
 
 
@@ -123,5 +124,7 @@ async def test_without_rules_everything_passes_again(autojump_clock):
         mid.set_firewall([rule("reject")])
         with pytest.raises(Unreachable):
             await foo.ping("bar")
+        assert mid.status().firewall.rejected >= 1
         mid.set_firewall([])
+        assert mid.status().firewall is None
         assert (await foo.ping("bar")).from_node == "bar"

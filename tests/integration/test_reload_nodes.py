@@ -1,0 +1,176 @@
+"""A node that runs takes its changed file over, by meshctl and by SIGHUP."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from harness import COMMANDS, Cluster, Node, free_port
+
+Directives = list[dict[str, Any]]
+Change = Callable[[Directives], None]
+
+
+@pytest.fixture
+def pair(cluster: Cluster) -> tuple[Node, Node]:
+    """Return foo, which listens, and bar, which is linked to it."""
+    port = free_port()
+    foo = cluster.node("foo", listen=port)
+    bar = cluster.node("bar", peers=[port])
+    bar.wait_knows("foo")
+    foo.wait_knows("bar")
+    return foo, bar
+
+
+def rewrite(node: Node, change: Change) -> None:
+    directives = yaml.safe_load(node.config.read_text())
+    change(directives)
+    node.config.write_text(yaml.safe_dump(directives, sort_keys=False))
+
+
+def add_peer(port: int) -> Change:
+    return lambda directives: directives.append({"tcp-peer": {"address": f"127.0.0.1:{port}"}})
+
+
+def add_listener(port: int) -> Change:
+    return lambda directives: directives.append(
+        {"tcp-listener": {"port": port, "bindaddr": "127.0.0.1"}}
+    )
+
+
+def add_work(directives: Directives) -> None:
+    directives.append({"work-command": {"worktype": "new", "command": "true"}})
+
+
+def link(node: Node, peer: str) -> dict[str, Any]:
+    (found,) = (c for c in node.ask("status")["Connections"] if c["NodeID"] == peer)
+    return dict(found)
+
+
+def reload(node: Node) -> subprocess.CompletedProcess[bytes]:
+    return node.cluster.run("meshctl", "--socket", node.socket, "reload", check=False)
+
+
+def assert_same_link(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert after["Since"] == before["Since"]
+    assert after["Address"] == before["Address"]
+    assert after["Uptime"] > before["Uptime"]
+
+
+def test_one_more_peer_leaves_the_other_links_up(cluster: Cluster, pair: tuple[Node, Node]) -> None:
+    foo, bar = pair
+    port = free_port()
+    cluster.node("new", listen=port)
+    before, far_before = link(bar, "foo"), link(foo, "bar")
+    rewrite(bar, add_peer(port))
+    done = reload(bar)
+    assert (done.returncode, done.stdout) == (0, b"Reload successful\n")
+    bar.wait_knows("new")
+    foo.wait_knows("new")
+    assert_same_link(before, link(bar, "foo"))
+    assert_same_link(far_before, link(foo, "bar"))
+    assert bar.find_log("link .*: closed") is None
+
+
+def test_sighup_does_what_reload_does(cluster: Cluster, pair: tuple[Node, Node]) -> None:
+    foo, _ = pair
+    port = free_port()
+    new = cluster.node("new", peers=[port])
+    before = link(foo, "bar")
+    rewrite(foo, add_listener(port))
+    assert foo.process is not None
+    foo.process.send_signal(signal.SIGHUP)
+    new.wait_knows("foo", "bar")
+    assert_same_link(before, link(foo, "bar"))
+    # A refused one is told in the log, and ends nothing.
+    rewrite(foo, add_work)
+    foo.process.send_signal(signal.SIGHUP)
+    foo.wait_log(r"WARNING reload: refused, .*foo.yml:\d+: work-command: new or changed")
+    assert_same_link(before, link(foo, "bar"))
+    assert foo.stop() == 0
+
+
+def test_a_link_that_is_gone_from_the_file_is_closed(pair: tuple[Node, Node]) -> None:
+    foo, bar = pair
+
+    def alone(directives: Directives) -> None:
+        directives[:] = [d for d in directives if "tcp-peer" not in d] + [{"local-only": None}]
+
+    rewrite(bar, alone)
+    assert reload(bar).returncode == 0
+    assert bar.ask("status")["Connections"] == []
+    foo.wait_status(lambda status: not status["Connections"], what="the end of the link to bar")
+    bar.wait_log("INFO links: closed tcp-peer 127.0.0.1")
+
+
+REFUSALS: dict[str, tuple[Change, int, str]] = {
+    "a directive that needs a restart": (add_work, 3, r"bar\.yml:\d+: work-command: .*restart"),
+    "a parameter that needs a restart": (
+        lambda directives: directives[0]["node"].update(id="other"),
+        3,
+        r"bar\.yml:2: node: id: changed; restart",
+    ),
+    "a mistake": (
+        lambda directives: directives.append({"tcp-peer": {"adress": "x:1"}}),
+        4,
+        r'bar\.yml:\d+: tcp-peer: adress: unknown parameter; did you mean "address"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "code", "text"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_reload_changes_nothing_and_says_why(
+    cluster: Cluster, pair: tuple[Node, Node], change: Change, code: int, text: str
+) -> None:
+    _, bar = pair
+    port = free_port()
+    new = cluster.node("new", listen=port)
+    before = link(bar, "foo")
+    # What could be taken over is in the file too.
+    rewrite(bar, add_peer(port))
+    rewrite(bar, change)
+    done = reload(bar)
+    assert done.returncode == code
+    assert done.stderr.decode().rstrip().endswith(f"ERRORCODE {code}")
+    bar.wait_log(text)
+    # receptor's own client comes to the same.
+    receptorctl = cluster.run(
+        COMMANDS / "receptorctl", "--socket", bar.socket, "reload", check=False
+    )
+    assert receptorctl.returncode == code
+    assert_same_link(before, link(bar, "foo"))
+    assert new.ask("status")["Connections"] == []
+
+
+def test_a_port_that_is_taken_changes_nothing(pair: tuple[Node, Node]) -> None:
+    _, bar = pair
+    before = link(bar, "foo")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        rewrite(bar, add_listener(free_port()))
+        rewrite(bar, add_listener(other.getsockname()[1]))
+        done = reload(bar)
+    assert done.returncode == 5
+    assert b"Address already in use" in done.stderr
+    assert_same_link(before, link(bar, "foo"))
+    # Once the port is free the same file is taken over.
+    assert reload(bar).returncode == 0
+    assert_same_link(before, link(bar, "foo"))
+
+
+def test_firewall_rules_are_taken_over_without_a_restart(pair: tuple[Node, Node]) -> None:
+    foo, bar = pair
+    before = link(bar, "foo")
+    assert foo.ask("ping bar")["Success"] is True
+    rules = [{"action": "reject", "fromnode": "/f.*/", "toservice": "ping"}]
+    rewrite(bar, lambda directives: directives[0]["node"].update(firewallrules=rules))
+    assert reload(bar).returncode == 0
+    assert foo.ask("ping bar") == {"Success": False, "Error": "blocked by firewall"}
+    rewrite(bar, lambda directives: directives[0]["node"].pop("firewallrules"))
+    assert reload(bar).returncode == 0
+    assert foo.ask("ping bar")["Success"] is True
+    assert_same_link(before, link(bar, "foo"))
