@@ -6,7 +6,7 @@ sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import trio
 
@@ -180,9 +180,9 @@ class Fabric:
             return None
         complaint = self._complaints.get(node)
         if complaint is not None and complaint.suspected_duplicate == update.epoch:
-            return replace(complaint, forwarding_node=self.own_id).encode()
+            return complaint.encode(self.own_id)
         if update.epoch > known:
-            first.send_routing(replace(update, forwarding_node=self.own_id).encode())
+            first.send_routing(update.encode(self.own_id))
         return None
 
     def link_up(self, session: Session) -> None:
@@ -254,7 +254,7 @@ class Fabric:
         message = (
             None if update.suspected_duplicate else self.topology.message_about(update.node_id)
         )
-        return message or replace(update, forwarding_node=self.own_id).encode()
+        return message or update.encode(self.own_id)
 
     def _claim_our_id(self, session: Session, update: RoutingUpdate) -> None:
         """Answer an update with our ID and a later start than ours.

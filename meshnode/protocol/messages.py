@@ -253,19 +253,20 @@ class RoutingUpdate:
             suspected_duplicate=fields.unsigned("SuspectedDuplicate"),
         )
 
-    def encode(self) -> bytes:
-        """Return the whole message, type byte included.
+    def encode(self, forwarding_node: str | None = None) -> bytes:
+        """Return the whole message, type byte included; by ``forwarding_node`` if given.
 
         Put together by hand: a node writes one for each update of the whole mesh, and this takes
         a third of what a JSON encoder does.
         """
+        forwarding_node = self.forwarding_node if forwarding_node is None else forwarding_node
         connections = ",".join(
             [f"{_quote(p)}:{plain_number(c)!r}" for p, c in self.connections.items()]
         )
         return (
             f'\x01{{"NodeID":{_quote(self.node_id)},"UpdateID":{_quote(self.update_id)},'
             f'"UpdateEpoch":{self.epoch},"UpdateSequence":{self.sequence},'
-            f'"Connections":{{{connections}}},"ForwardingNode":{_quote(self.forwarding_node)},'
+            f'"Connections":{{{connections}}},"ForwardingNode":{_quote(forwarding_node)},'
             f'"SuspectedDuplicate":{self.suspected_duplicate}}}'
         ).encode()
 

@@ -6,7 +6,7 @@ Pure values in, decisions out; the caller owns the clock, the links and the floo
 import enum
 import heapq
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from meshnode.protocol.messages import RoutingUpdate
 
@@ -148,7 +148,7 @@ class Topology:
 
     def _store(self, record: _NodeRecord, update: RoutingUpdate) -> None:
         record.epoch, record.sequence = update.epoch, update.sequence
-        record.message = replace(update, forwarding_node=self.own_id).encode()
+        record.message = update.encode(self.own_id)
         if record.claims != update.connections:
             gone = record.claims.keys() - update.connections.keys()
             record.claims = update.connections

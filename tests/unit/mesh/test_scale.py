@@ -38,23 +38,22 @@ async def test_a_mesh_finds_together_at_once_and_then_is_quiet(shape, autojump_c
         assert await simulated.settle() - start < SOON
         await trio.sleep(SOON)
         assert simulated.faults() == []
-        await trio.sleep(UPDATE_INTERVAL)
         before = simulated.tally.copy()
         await trio.sleep(UPDATE_INTERVAL)
         sent = simulated.tally.since(before).messages
         # Of each node one update, which no link carries twice in one direction and which does not
         # go back to whom it came from; and the pings that measure the links, with their answers.
         updates = count * (2 * len(links) - count + 1)
-        pings = 4 * len(links) * UPDATE_INTERVAL / PROBE_INTERVAL
+        pings = 2 * 2 * len(links) * UPDATE_INTERVAL / PROBE_INTERVAL
         assert count <= sent <= 1.1 * updates + pings
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a_mesh_heals_after_cuts_at_random_and_after_their_repair(seed, autojump_clock):
     chance = random.Random(seed)
-    links = ring_with_chords(120, 180, seed)
-    async with settled(120, links) as simulated:
-        cuts = chance.sample(sorted(links), 60)
+    links = ring_with_chords(100, 150, seed)
+    async with settled(100, links) as simulated:
+        cuts = chance.sample(sorted(links), 50)
         for one, other in cuts:
             await simulated.cut(one, other)
         start = trio.current_time()
@@ -99,11 +98,11 @@ async def test_two_halves_that_were_apart_know_each_others_news_when_one_link_jo
 
 
 async def test_who_is_gone_for_long_is_forgotten_by_all_and_who_returns_is_known(autojump_clock):
-    links = ring_with_chords(20, 40)
-    async with settled(20, links) as simulated:
+    links = ring_with_chords(12, 24)
+    async with settled(12, links) as simulated:
         for mesh in simulated.nodes.values():
             await mesh.listen("svc")
-        gone = node_names(20)[5:10]
+        gone = node_names(12)[5:8]
         stays = simulated.nodes["n0000"]
         for name in gone:
             simulated.stop(name)
@@ -120,7 +119,7 @@ async def test_who_is_gone_for_long_is_forgotten_by_all_and_who_returns_is_known
         await simulated.start(gone[:1])
         simulated.link(gone[0], "n0000")
         await simulated.settle()
-        assert (await simulated.nodes["n0015"].ping(gone[0])).from_node == gone[0]
+        assert (await simulated.nodes["n0010"].ping(gone[0])).from_node == gone[0]
 
 
 async def test_the_dead_are_not_brought_back_by_who_still_remembers_them(autojump_clock):
