@@ -54,7 +54,7 @@ class CommandServiceService:
 
 
 async def _converse(stream: trio.abc.HalfCloseableStream, terminal: Terminal) -> None:
-    """Join a stream and a terminal until the command has let go of the terminal.
+    """Join a stream and a terminal until the command ends or lets go of the terminal.
 
     The end of the stream's input is typed as such; a command that heeds it prints its last words
     and ends. A stream that breaks raises.
@@ -76,6 +76,7 @@ async def _converse(stream: trio.abc.HalfCloseableStream, terminal: Terminal) ->
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(type_in)
+        nursery.start_soon(terminal.watch)
         try:
             await copy(terminal, stream)
         except trio.BrokenResourceError as exc:

@@ -33,6 +33,8 @@ class Terminal:
         self._ended = ended
         self._at_line_start = True
         self._let_go = False
+        self._over = False
+        self._reading = trio.CancelScope()
 
     @classmethod
     def open(cls, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Self:
@@ -54,19 +56,32 @@ class Terminal:
         return terminal
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return what the command wrote; ``b""`` once nobody has the terminal open any more."""
+        """Return what the command wrote; ``b""`` once nobody has the terminal open any more.
+
+        While :meth:`watch` runs, the end of the command is the end as well, whoever else still
+        has the terminal.
+        """
+        await trio.lowlevel.checkpoint()
         while True:
-            await trio.lowlevel.wait_readable(self._master)
             try:
                 return os.read(self._master, max_bytes)
             except BlockingIOError:
-                continue
+                if self._over:
+                    return b""
             except OSError as exc:
                 # How Linux says that the last one has closed the other side.
                 if exc.errno != errno.EIO:
                     raise trio.BrokenResourceError(exc.strerror) from exc
                 self._let_go = True
                 return b""
+            with trio.CancelScope() as self._reading:
+                await trio.lowlevel.wait_readable(self._master)
+
+    async def watch(self) -> None:
+        """Wait for the end of the command; readers then read what there is, and the end."""
+        await trio.lowlevel.wait_readable(self._ended)
+        self._over = True
+        self._reading.cancel()
 
     async def send_all(self, data: bytes) -> None:
         """Type bytes; returns when the terminal has taken them."""
