@@ -37,6 +37,9 @@ STOP_PATIENCE = 20.0
 RECHECK = 0.1
 """Seconds after which a wait looks again if no file event came (not every change makes one)."""
 
+LINK = re.compile(r"^(tcp|ws|udp)-(listener|peer)$")
+"""Directives that make links."""
+
 Directive = Mapping[str, Any]
 Status = dict[str, Any]
 
@@ -304,7 +307,7 @@ class Cluster:
         Args:
             name: the node ID.
             listen: the TCP port of the loopback interface to listen on.
-            peers: TCP ports to connect to. Without either the node is local-only.
+            peers: TCP ports to connect to. Without any link, here or in ``more``, it is local-only.
             work: work type → a script for ``bash -c``, or the directive's parameters.
             more: directives beyond those, as they would stand in the file.
             start: False leaves the process to be started by ``start()``.
@@ -317,7 +320,8 @@ class Cluster:
         if listen is not None:
             directives.append({"tcp-listener": {"port": listen, "bindaddr": "127.0.0.1"}})
         directives += [{"tcp-peer": {"address": f"127.0.0.1:{port}"}} for port in peers]
-        if listen is None and not peers:
+        others = [kind for directive in more for kind in directive]
+        if listen is None and not peers and not any(map(LINK.search, others)):
             # What has no link must say that it means it.
             directives.append({"local-only": None})
         for worktype, script in (work or {}).items():
