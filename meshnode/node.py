@@ -20,7 +20,6 @@ from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sockets import CannotListen
 from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
-from meshnode.running_links import RunningLinks
 from meshnode.security.signing import make_signer, make_verifier
 from meshnode.services.make import make_service
 from meshnode.work.commands import work_command
@@ -60,9 +59,8 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
                 open_mesh(config.node.id, idle_timeout=config.node.max_idle_connection_timeout)
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
-            links = RunningLinks(mesh)
-            reloader = Reloader(config, load_again, mesh, links)
-            await _start(config, reloader, mesh, links, nursery)
+            reloader = Reloader(config, load_again, mesh)
+            await _start(config, reloader, mesh, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
             async for number in signals:
@@ -75,9 +73,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
     return 0
 
 
-async def _start(
-    config: NodeConfig, reloader: Reloader, mesh: Mesh, links: RunningLinks, nursery: trio.Nursery
-) -> None:
+async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: trio.Nursery) -> None:
     """Start every part, the ones that others hear of last."""
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
@@ -98,7 +94,7 @@ async def _start(
             await nursery.start(make_service(wanted, mesh).run)
         except CannotListen as exc:
             raise wanted.error(exc.parameter, exc.problem) from exc
-    await links.apply(config.listeners, config.peers)
+    await reloader.start()
 
 
 async def _open_control(

@@ -27,15 +27,23 @@ ConfigLoader = Callable[[], NodeConfig]
 class Reloader:
     """What ``reload`` and SIGHUP do. One runs at a time; others wait."""
 
-    def __init__(
-        self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh, links: RunningLinks
-    ) -> None:
+    def __init__(self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh) -> None:
         self._running = running
         self._load_again = load_again
         self._mesh = mesh
-        self._links = links
+        self._links = RunningLinks(mesh)
+        self._started = trio.Event()
         self._lock = trio.Lock()
         self._log = logs.subject_logger("reload")
+
+    async def start(self) -> None:
+        """Open the links of the configuration that the node starts with; reloads wait for that.
+
+        Raises:
+            ConfigError: a port cannot be had.
+        """
+        await self._links.apply(self._running.listeners, self._running.peers)
+        self._started.set()
 
     async def __call__(self) -> None:
         """Take the configuration over as it is now.
@@ -43,6 +51,7 @@ class Reloader:
         Raises:
             ReloadRefused: it cannot be; everything runs on as it was.
         """
+        await self._started.wait()
         async with self._lock:
             try:
                 await self._take_over(await self._read())

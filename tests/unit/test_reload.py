@@ -14,7 +14,6 @@ from meshnode.control.reload import ReloadFault, ReloadRefused
 from meshnode.errors import Unreachable
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.reload import Reloader, changes_that_need_a_restart
-from meshnode.running_links import RunningLinks
 
 BASE = """\
 - node:
@@ -40,7 +39,7 @@ class Setting:
         self.mesh = mesh
         path.write_text(BASE)
         config = load_file(str(path))
-        self.reload = Reloader(config, lambda: load_file(str(path)), mesh, RunningLinks(mesh))
+        self.reload = Reloader(config, lambda: load_file(str(path)), mesh)
 
     async def take(self, old: str, new: str) -> None:
         text = self.path.read_text()
@@ -60,7 +59,9 @@ class Setting:
 async def setting(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, logs.ROOT)
     async with open_mesh("foo") as mesh:
-        yield Setting(tmp_path / "foo.yml", mesh)
+        setting = Setting(tmp_path / "foo.yml", mesh)
+        await setting.reload.start()
+        yield setting
 
 
 @pytest.fixture
@@ -205,9 +206,25 @@ async def test_two_at_a_time_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / "foo.yml").write_text(BASE)
     config = load_file(str(tmp_path / "foo.yml"))
     async with open_mesh("foo") as mesh, trio.open_nursery() as nursery:
-        reloader = Reloader(config, load, mesh, RunningLinks(mesh))
+        reloader = Reloader(config, load, mesh)
+        await reloader.start()
         nursery.start_soon(reloader)
         nursery.start_soon(reloader.on_signal)
+
+
+async def test_a_reload_waits_until_the_node_has_started(tmp_path: Path) -> None:
+    path = tmp_path / "foo.yml"
+    path.write_text(BASE)
+    before = load_file(str(path))
+    path.write_text(BASE.replace("- local-only", "- tcp-listener: {bindaddr: 127.0.0.1, port: 0}"))
+    async with open_mesh("foo") as mesh, trio.open_nursery() as nursery:
+        reloader = Reloader(before, lambda: load_file(str(path)), mesh)
+        nursery.start_soon(reloader)
+        await trio.testing.wait_all_tasks_blocked()
+        assert reloader._links._accepting == []
+        await reloader.start()
+        await reloader()
+        assert len(reloader._links._accepting) == 1
 
 
 def test_the_same_directives_elsewhere_in_the_file_are_no_change(tmp_path: Path) -> None:
