@@ -192,7 +192,7 @@ class Session:
             ) from None
         except (*_GONE, MeshError) as error:
             self._gone = True
-            raise trio.BrokenResourceError(str(error)) from error
+            raise trio.BrokenResourceError(_how_lost(error)) from error
 
     async def _close(self) -> None:
         if self._gone:
@@ -209,6 +209,15 @@ class Session:
             await self._stream.send_eof()
             while not self._reader.at_end and await self._stream.receive_some(CHUNK):
                 pass
+
+
+def _how_lost(error: Exception) -> str:
+    """Say how a client was lost; a unit's Detail ends with it."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        # trio's text has the number of the error in it, which is for nobody.
+        return cause.strerror[:1].lower() + cause.strerror[1:]
+    return str(error)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

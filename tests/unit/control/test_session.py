@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,25 @@ async def test_cancelling_a_session_closes_its_stream(registry) -> None:
         await ours.receive_some()
         nursery.cancel_scope.cancel()
     assert await ours.receive_some() == b""
+
+
+async def test_a_client_that_resets_its_session_is_lost_in_plain_words(add, registry) -> None:
+    seen: list[str] = []
+
+    async def reading(session: ControlSession) -> None:
+        session.finish()
+        try:
+            await session.receive_some(100)
+        except trio.BrokenResourceError as error:
+            seen.append(str(error))
+            raise
+
+    add("reading", reading)
+    client, theirs = socket.socketpair()
+    client.sendall(b"reading\n")
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ControlService("foo", registry).serve, stream, "unix", "tester")
+        await trio.testing.wait_all_tasks_blocked()
+        client.close()  # the greeting is unread: Linux resets the connection
+    assert seen == ["connection reset by peer"]
