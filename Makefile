@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults coverage lint format clean
+.PHONY: help demo test faults coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make test      run all tests"
 	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
 	@echo "make coverage  run all tests and report which lines they did not reach"
+	@echo "make bench     measure and report; ONLY=scale for one scenario, QUICK=1 for small sizes"
 	@echo "make lint      ruff, mypy and the dependency rule"
 	@echo "make format    let ruff rewrite the source"
 	@echo "make clean     remove .venv and everything that tools left behind"
@@ -44,6 +45,10 @@ faults: $(STAMP)
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+# Not in make test: figures depend on the machine, and no test measures time.
+bench: $(STAMP)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

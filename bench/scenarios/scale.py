@@ -1,0 +1,65 @@
+"""What a mesh costs its nodes as it grows: whole meshes simulated in one process each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.report import Report, Table, growth
+
+SIZES = ((50, 150), (200, 600), (1000, 3000))
+"""Nodes and links: rings with random chords, costs of 1 to 4."""
+
+QUICK_SIZES = ((20, 60), (50, 150))
+
+ROWS = (
+    ("simulated time to converge, s", "converge_seconds"),
+    ("messages sent by a node until then", "converge_messages"),
+    ("kilobytes sent by a node until then", "converge_kilobytes"),
+    ("messages a second sent by a quiet node", "quiet_messages"),
+    ("kilobytes a second sent by a quiet node", "quiet_kilobytes"),
+    ("simulated time to heal after a cut, s", "heal_seconds"),
+    ("messages sent by a node for a cut", "heal_messages"),
+    ("CPU per update that is news, µs", "news_microseconds"),
+    ("  of it parsing JSON alone, µs", "floor_news_microseconds"),
+    ("CPU per further copy of it, µs", "copy_microseconds"),
+    ("CPU per route computation, ms", "routes_milliseconds"),
+    ("  of it looking at each edge alone, ms", "floor_routes_milliseconds"),
+    ("memory per node, MiB", "memory_mebibytes"),
+    ("CPU of the whole simulation, s", "simulation_seconds"),
+)
+
+
+def run(quick: bool) -> Report:
+    """Measure each size in a process of its own, so that memory is that of one mesh."""
+    sizes = QUICK_SIZES if quick else SIZES
+    measured = []
+    for nodes, links in sizes:
+        print(f"   {nodes} nodes, {links} links …", flush=True)
+        measured.append(measure(nodes, links))
+    nodes_of = [float(nodes) for nodes, _ in sizes]
+    rows = [
+        (label, *(m[key] for m in measured), growth(nodes_of, [m[key] for m in measured]))
+        for label, key in ROWS
+    ]
+    header = ("nodes / links", *(f"{n} / {e}" for n, e in sizes), "grows as")
+    return Report(
+        [Table("Scale", header, rows)],
+        {
+            "sizes": [
+                {"nodes": n, "links": e, **m} for (n, e), m in zip(sizes, measured, strict=True)
+            ]
+        },
+        ["All links of a mesh come up at the same moment: the worst case. Links take no time."],
+    )
+
+
+def measure(nodes: int, links: int) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.scenarios.scale_world", str(nodes), str(links)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
