@@ -86,6 +86,11 @@ def five(cluster: Cluster) -> dict[str, Node]:
 
 def wait_path(node: Node, target: str, *path: str) -> None:
     """Wait until every hop of a traceroute is the one that it should be."""
+    # A ping to a hop that has just been killed would be waited for in vain.
+    node.wait_status(
+        lambda status: (status["RoutingTable"] or {}).get(target) == path[1],
+        what=f"the route to {target} via {path[1]}",
+    )
 
     def hops() -> bool:
         reply = node.ask(f"traceroute {target}")
