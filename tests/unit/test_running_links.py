@@ -1,5 +1,6 @@
 """The links of a node become those of another configuration, and those in both live on."""
 
+import dataclasses
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,7 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from meshnode.config import ListenerDirective, PeerDirective, TcpListener, TcpPeer, WsListener
+from meshnode.config import (
+    ListenerDirective,
+    PeerDirective,
+    TcpListener,
+    TcpPeer,
+    UdpListener,
+    UdpPeer,
+    WsListener,
+    WsPeer,
+)
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
@@ -126,6 +136,43 @@ async def test_a_changed_cost_opens_the_links_anew_and_keeps_the_socket(ports: l
         await bar.apply(peer(ports[0], cost=3.0))
         await linked(foo, bar)
         assert foo.mesh.status().known_costs["foo"] == {"bar": 3.0}
+
+
+KINDS = {
+    "tcp": (TcpListener, TcpPeer, "{}"),
+    "ws": (WsListener, WsPeer, "ws://{}/"),
+    "udp": (UdpListener, UdpPeer, "{}"),
+}
+
+
+@pytest.mark.parametrize(("accept", "dial", "url"), KINDS.values(), ids=KINDS)
+async def test_every_kind_of_link_comes_stays_changes_and_goes(
+    ports: list[int], accept: type[ListenerDirective], dial: type[PeerDirective], url: str
+) -> None:
+    here = accept(port=ports[0], bindaddr=LOOPBACK)
+    there = dial(address=url.format(f"{LOOPBACK}:{ports[0]}"))
+    async with nodes("foo", "bar") as (foo, bar):
+        await foo.apply(here)
+        await bar.apply(there)
+        await linked(foo, bar)
+        session = foo.session("bar")
+        await foo.apply(listener(ports[1]), here)
+        await bar.apply(listener(ports[2]), there)
+        assert foo.session("bar") is session
+        # Another cost: the same socket.
+        await foo.apply(dataclasses.replace(here, cost=2.0))
+        assert foo.peers() == set()
+        await bar.apply(dataclasses.replace(there, cost=2.0))
+        await linked(foo, bar)
+        # Another address on the same port: the socket makes room for its successor.
+        await foo.apply(dataclasses.replace(here, bindaddr="", cost=2.0))
+        assert foo.peers() == set()
+        await bar.apply()
+        await bar.apply(dataclasses.replace(there, cost=2.0))
+        await linked(foo, bar)
+        await foo.apply()
+        assert foo.peers() == set()
+        assert foo.links._accepting == []
 
 
 async def test_a_port_that_cannot_be_had_leaves_all_as_it_was(ports: list[int]) -> None:
