@@ -77,8 +77,8 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     """Start every part, the ones that others hear of last."""
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
-    register_mesh_commands(registry, mesh, reloader)
     units = make_units(config, mesh)
+    register_mesh_commands(registry, mesh, reloader, units.warnings)
     try:
         await nursery.start(units.run)
     except WorkError as exc:

@@ -5,13 +5,18 @@ from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.probes import ping_command, traceroute_command
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import Reloader, reload_command
-from meshnode.control.status import status_command
+from meshnode.control.status import Warnings, status_command
 
 
-def register_mesh_commands(registry: CommandRegistry, mesh: ControlMesh, reload: Reloader) -> None:
-    """Add status, ping, traceroute, connect and reload (reference section 8) to a registry."""
+def register_mesh_commands(
+    registry: CommandRegistry, mesh: ControlMesh, reload: Reloader, warnings: Warnings = list
+) -> None:
+    """Add status, ping, traceroute, connect and reload (reference section 8) to a registry.
+
+    ``warnings`` returns what ``status`` warns of.
+    """
     for command in (
-        status_command(mesh),
+        status_command(mesh, warnings),
         ping_command(mesh),
         traceroute_command(mesh),
         connect_command(mesh),

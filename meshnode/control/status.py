@@ -1,7 +1,7 @@
 """``status``: what this node is and what it knows of the mesh."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from meshnode import __version__
@@ -17,14 +17,23 @@ _MIB = 1024 * 1024
 _NANOSECONDS = 1_000_000_000
 
 
-def status_command(mesh: ControlMesh) -> Command:
-    """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``)."""
+Warnings = Callable[[], Sequence[str]]
+"""Returns lines for a person: what this node needs somebody to look after."""
+
+
+def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
+    """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
+
+    ``Warnings`` is a field of our own, which is there while there are any.
+    """
 
     def run_with(fields: list[str] | None) -> Handler:
         async def run(session: ControlSession) -> JsonObject:
             status = mesh.status()
             wanted = _FIELDS if fields is None else fields
             reply = {name: _FIELDS[name](status) for name in wanted if name in _FIELDS}
+            if fields is None or "Warnings" in fields:
+                reply["Warnings"] = list(warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
 
         return run

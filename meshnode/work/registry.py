@@ -25,6 +25,7 @@ from meshnode.work.runners.command import (
 )
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner, check_way
 from meshnode.work.signatures import Signatures
+from meshnode.work.space import low_space
 from meshnode.work.status import REMOTE, RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
@@ -142,6 +143,17 @@ class Units:
     def all(self) -> tuple[Unit, ...]:
         """Return every unit."""
         return tuple(self._units.values())
+
+    def warnings(self) -> list[str]:
+        """Return what a person should look after, one line each."""
+        low = low_space(self.store.root)
+        return [
+            *([low] if low else []),
+            *(
+                f"unit {name} cannot be read and is set aside in {self.store.root}/.broken"
+                for name in self.store.broken()
+            ),
+        ]
 
     async def send_results(self, unit: Unit, start: int, send: Send) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""

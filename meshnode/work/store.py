@@ -7,26 +7,40 @@ functions block for as long as a small file operation takes, durable ones for as
 needs: those belong in a thread.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.processes import find_unit_processes
 from meshnode.work.status import UnitStatus
 
 UNIT_ID_LENGTH = 8
 """Characters of a unit ID, as receptor's: 62^8 keep it short to type and rarely taken."""
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
+_UNIT_ID = re.compile(rf"[a-zA-Z0-9]{{{UNIT_ID_LENGTH}}}")
+_BROKEN = ".broken"
+"""Directory of what looks like a unit but cannot be read; a person may mend it and move it back."""
+
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
+"""Errors that speak of the machine at this moment, and not of the unit."""
+
+_MADE = ("status.lock", "stdin", "stdout", "status.tmp")
+"""What a unit's directory holds before its first ``status``."""
+
 _RELEASED = ".released-"
 """Prefix of a directory whose unit is gone: renaming is one step, deleting its files is several."""
 
@@ -182,9 +196,9 @@ class UnitStore:
             raise Overtaken(f"unit {unit_id} is not {expected.label} any more, but {found.label}")
 
     def scan(self) -> list[StoredUnit]:
-        """Return every readable unit on disk; finish deletions that a crash cut short.
+        """Return every readable unit on disk; finish what a crash cut short.
 
-        A directory that cannot be read is reported and left alone: only a release deletes.
+        What looks like a unit and cannot be read is set aside below ``.broken``, and never deleted.
         """
         found = []
         with os.scandir(self.root) as entries:
@@ -192,12 +206,49 @@ class UnitStore:
         for name in names:
             if name.startswith(_RELEASED):
                 shutil.rmtree(self.root / name, ignore_errors=True)
-            elif not name.startswith("."):
+            elif _UNIT_ID.fullmatch(name):
                 try:
                     found.append(StoredUnit(name, self.read_status(name)))
                 except WorkError as error:
-                    self._log.warning("unit %s is skipped: %s", name, error)
+                    self._set_aside(name, error)
         return found
+
+    def broken(self) -> list[str]:
+        """Return the names of the units that were set aside, as they are called there."""
+        try:
+            return sorted(os.listdir(self.root / _BROKEN))
+        except FileNotFoundError:
+            return []
+
+    def _set_aside(self, name: str, reason: WorkError) -> None:
+        directory = self.root / name
+        try:
+            if _never_begun(directory):
+                # Cut short while it was made, before anybody was told of it.
+                shutil.rmtree(directory)
+                return
+            if isinstance(reason.__cause__, OSError) and reason.__cause__.errno in _PASSING:
+                self._log.warning("unit %s is skipped until the next start: %s", name, reason)
+                return
+            if left := find_unit_processes(directory):
+                # The supervisor will write the status anew when the command ends.
+                pids = ", ".join(str(process.pid) for process in left)
+                self._log.warning("unit %s runs on (PIDs %s), but %s", name, pids, reason)
+                return
+            (self.root / _BROKEN).mkdir(mode=0o700, exist_ok=True)
+            place = self._free_place(name)
+            os.rename(directory, place)
+        except OSError as error:
+            self._log.warning("unit %s is skipped: %s; %s", name, reason, error)
+        else:
+            self._log.warning("unit %s is set aside as %s: %s", name, place, reason)
+
+    def _free_place(self, name: str) -> Path:
+        # The same ID may have been broken before: IDs of released units may come again.
+        places = (
+            self.root / _BROKEN / (name + end) for end in chain([""], map(".{}".format, count(2)))
+        )
+        return next(place for place in places if not os.path.lexists(place))
 
     def bury(self, unit_id: str) -> Path:
         """Take a unit away in one step, and return the directory that :meth:`erase` deletes.
@@ -221,6 +272,16 @@ class UnitStore:
             shutil.rmtree(grave)
         except OSError as error:
             self._log.warning("%s could not be deleted: %s", grave, error)
+
+
+def _never_begun(directory: Path) -> bool:
+    """Whether a unit's directory holds no status and not a byte of anything else."""
+    with os.scandir(directory) as entries:
+        return all(entry.name in _MADE and _is_empty(entry) for entry in entries)
+
+
+def _is_empty(entry: os.DirEntry[str]) -> bool:
+    return entry.name == "status.tmp" or entry.stat(follow_symlinks=False).st_size == 0
 
 
 class UnitFile:

@@ -10,6 +10,7 @@ import trio
 from meshnode import __version__
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import ReloadFault, ReloadRefused, reload_command
+from meshnode.control.status import status_command
 from meshnode.mesh.router import FirewallCounts
 
 
@@ -46,6 +47,19 @@ async def test_status_tells_what_firewall_rules_have_stopped(open_client, mesh) 
     mesh.status = lambda: counted
     status = await answer_to(open_client, '{"command":"status","requested_fields":["Firewall"]}')
     assert status == {"Firewall": {"Rejected": 3, "Dropped": 4}}
+
+
+async def test_status_warns_of_what_somebody_must_look_after_while_there_is_something(
+    mesh, registry, open_client
+) -> None:
+    lines: list[str] = []
+    registry.register(dataclasses.replace(status_command(mesh, lambda: lines), name="watchful"))
+    assert "Warnings" not in await answer_to(open_client, "watchful")
+    lines.append("the disk is full")
+    assert (await answer_to(open_client, "watchful"))["Warnings"] == ["the disk is full"]
+    asked = '{"command":"watchful","requested_fields":["%s"]}'
+    assert await answer_to(open_client, asked % "Warnings") == {"Warnings": ["the disk is full"]}
+    assert "Warnings" not in await answer_to(open_client, asked % "NodeID")
 
 
 async def test_whole_costs_are_written_without_a_fraction(open_client) -> None:

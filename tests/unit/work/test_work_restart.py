@@ -8,6 +8,7 @@ from work_fakes import FakeLauncher, FakeSupervisor
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work import store
 from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus
 from meshnode.work.store import UnitStore
@@ -162,14 +163,68 @@ async def test_a_status_that_is_damaged_while_the_command_runs_is_written_anew(f
         assert foo.store.read_status(unit_id) == status
 
 
-async def test_an_unreadable_unit_is_reported_skipped_and_left_alone(foo, caplog):
+@pytest.mark.parametrize("content", ['{"State":', "{}", None])
+async def test_an_unreadable_unit_is_set_aside_listed_as_such_and_never_deleted(
+    foo, caplog, content
+):
+    directory = foo.store.directory("BROKEN01")
+    for _ in range(2):
+        directory.mkdir(parents=True)
+        (directory / "stdout").write_text("precious")
+        if content is not None:
+            (directory / "status").write_text(content)
+        async with foo.running():
+            assert foo.units.all() == ()
+        assert not directory.exists()
+    aside = foo.store.root / ".broken"
+    assert sorted(p.name for p in aside.iterdir()) == ["BROKEN01", "BROKEN01.2"]
+    assert (aside / "BROKEN01" / "stdout").read_text() == "precious"
+    assert "unit BROKEN01 is set aside as" in caplog.text
+    assert any("unit BROKEN01.2 cannot be read" in line for line in foo.units.warnings())
+
+
+async def test_a_unit_that_a_crash_cut_short_while_it_was_made_leaves_nothing(foo):
     directory = foo.store.directory("BROKEN01")
     directory.mkdir(parents=True)
-    (directory / "status").write_text('{"State":')
+    for name in ("status.lock", "stdin", "stdout"):
+        (directory / name).touch()
+    (directory / "status.tmp").write_text("{")
     async with foo.running():
         assert foo.units.all() == ()
-    assert "BROKEN01" in caplog.text
-    assert (directory / "status").exists()
+    assert list(foo.store.root.iterdir()) == []
+
+
+async def test_what_is_no_unit_is_left_alone(foo):
+    (foo.store.root / "lost+found").mkdir(parents=True)
+    (foo.store.root / "BROKEN01").write_text("a file")
+    async with foo.running():
+        assert foo.units.all() == ()
+    assert sorted(p.name for p in foo.store.root.iterdir()) == ["BROKEN01", "lost+found"]
+
+
+async def test_a_damaged_unit_whose_command_runs_on_stays_for_its_supervisor_to_mend(
+    foo, monkeypatch, caplog
+):
+    directory = foo.store.directory("BROKEN01")
+    directory.mkdir(parents=True)
+    (directory / "status").write_text("{")
+    monkeypatch.setattr(store, "find_unit_processes", lambda directory: [ProcessId(77, 1)])
+    async with foo.running():
+        assert foo.units.all() == ()
+    assert directory.exists()
+    assert "unit BROKEN01 runs on (PIDs 77)" in caplog.text
+
+
+async def test_a_lack_of_descriptors_sets_nothing_aside(foo, monkeypatch):
+    unit_id = put(foo, PENDING)
+
+    def read_bytes(path):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", read_bytes)
+        foo.store.scan()
+    assert [unit.unit_id for unit in foo.store.scan()] == [unit_id]
 
 
 async def test_a_deletion_that_a_crash_cut_short_is_finished(foo):
