@@ -4,7 +4,6 @@ Turns what sessions report into routes for the router and floods what others mus
 sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
 """
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,13 +11,14 @@ import trio
 
 from meshnode.errors import DuplicateNode
 from meshnode.logs import subject_logger
+from meshnode.mesh.announcer import Announcer
 from meshnode.mesh.linkprobe import LinkProbe
 from meshnode.mesh.router import Router
 from meshnode.mesh.sessions import Session
-from meshnode.mesh.stamps import nanoseconds_of, new_epoch, random_id, timestamp
+from meshnode.mesh.stamps import new_epoch, random_id
 from meshnode.protocol.absence import Absences
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement, WorkType
+from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.topology import Topology, Verdict
 
@@ -38,24 +38,11 @@ CHANGE_INTERVAL = 0.1
 """Seconds between own updates, and between route computations, while things change: the first
 follows its cause at once, a burst is joined (reference section 4)."""
 
-ADVERTISE_INTERVAL = 60.0
-"""Seconds between advertisements of a service that does not change (reference section 6)."""
-
 FORGET_INTERVAL = 60.0
 """Seconds between looks at what may be forgotten."""
 
 CHANGES_LOGGED = 20
 """Routes named in one line of the log when many change at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalService:
-    """A service that this node advertises."""
-
-    name: str
-    conn_type: int
-    tags: Mapping[str, str] | None
-    work_types: tuple[WorkType, ...] | None
 
 
 class Fabric:
@@ -65,11 +52,11 @@ class Fabric:
         self.own_id = own_id
         self.topology = Topology(own_id, new_epoch())
         self.adverts = AdvertisementTable()
+        self.announcer = Announcer(own_id, self.adverts, self._flood)
         self.routes: dict[str, str] = {}
         self.sessions: dict[str, Session] = {}
         self._router = router
         self._names = names
-        self._services: dict[str, LocalService] = {}
         self._probe = LinkProbe(router, names)
         self._absences = Absences()
         self._routed_version = -1
@@ -80,7 +67,6 @@ class Fabric:
         self._routes_due = trio.Event()
         self._routes_changed = trio.Event()
         self._duplicate = trio.Event()
-        self._last_advert = 0
         self._newcomers: list[Session] = []
         """Sessions whose peers were not told yet what we know."""
         self._complaints: dict[str, RoutingUpdate] = {}
@@ -102,7 +88,7 @@ class Fabric:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_updates)
             nursery.start_soon(self._compute_routes)
-            nursery.start_soon(self._advertise)
+            nursery.start_soon(self.announcer.run)
             nursery.start_soon(self._forget_what_is_gone)
             nursery.start_soon(self._probe.run, self.sessions.values())
             await self._duplicate.wait()
@@ -132,12 +118,6 @@ class Fabric:
             await trio.sleep_until(self._routed_at + CHANGE_INTERVAL)
             self._routes_due = trio.Event()
             self._recompute()
-
-    async def _advertise(self) -> None:
-        while True:
-            await trio.sleep(ADVERTISE_INTERVAL)
-            for service in self._services.values():
-                self._flood_advert(service)
 
     async def _forget_what_is_gone(self) -> None:
         while True:
@@ -272,8 +252,7 @@ class Fabric:
         self._flood(self.topology.own_update(random_id(), update.epoch).encode())
         self._update_due.set()
         # They were taken for older than what that other life had.
-        for service in self._services.values():
-            self._flood_advert(service)
+        self.announcer.announce_all()
 
     def _show_later_life(self, session: Session) -> None:
         """Tell a peer what the mesh remembers of it: it would be ignored for ever otherwise."""
@@ -288,8 +267,7 @@ class Fabric:
     def advertisement(self, session: Session, advert: ServiceAdvertisement, raw: bytes) -> None:
         """Take an advertisement from a peer; it is passed on unchanged."""
         if advert.node_id == self.own_id:
-            # Ours, or of a life before the clock was set back: the next one must be newer still.
-            self._last_advert = max(self._last_advert, nanoseconds_of(advert.time) or 0)
+            self.announcer.outdo(advert)
         elif self.adverts.apply(advert, trio.current_time(), raw):
             self._flood(raw, session)
 
@@ -345,34 +323,7 @@ class Fabric:
             for session in newcomers:
                 self._tell_all(session)
 
-    # --- own services ------------------------------------------------------------------------
-
-    def add_service(self, service: LocalService) -> None:
-        """Advertise a service of this node from now on."""
-        self._services[service.name] = service
-        self._flood_advert(service)
-
-    def remove_service(self, name: str) -> None:
-        """Withdraw a service."""
-        service = self._services.pop(name, None)
-        if service is not None:
-            self._flood_advert(service, cancel=True)
-
-    def _flood_advert(self, service: LocalService, cancel: bool = False) -> None:
-        # Strictly newer than the one before, whatever the clock does: the newer time wins.
-        self._last_advert = max(time.time_ns(), self._last_advert + 1)
-        advert = ServiceAdvertisement(
-            node_id=self.own_id,
-            service=service.name,
-            time=timestamp(self._last_advert),
-            conn_type=service.conn_type,
-            tags=service.tags,
-            work_types=service.work_types,
-            cancel=cancel,
-        )
-        message = advert.encode()
-        self.adverts.apply(advert, trio.current_time(), message)
-        self._flood(message)
+    # --- services ----------------------------------------------------------------------------
 
     def visible_adverts(self) -> Iterable[ServiceAdvertisement]:
         """Return the advertisements of this node and of those that can be reached now."""

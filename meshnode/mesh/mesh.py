@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import trio
 
+from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.fabric import Fabric, LocalService
+from meshnode.mesh.fabric import Fabric
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
@@ -121,8 +122,8 @@ class Mesh:
         """
         socket = DatagramSocket(self._router, self._names, service or self._free_service())
         if tags is not None:
-            self._fabric.add_service(LocalService(socket.service, ConnType.DATAGRAM, tags, None))
-            socket.when_closed(lambda: self._fabric.remove_service(socket.service))
+            self._fabric.announcer.add(LocalService(socket.service, ConnType.DATAGRAM, tags, None))
+            socket.when_closed(lambda: self._fabric.announcer.remove(socket.service))
         return socket
 
     async def listen(
@@ -145,8 +146,8 @@ class Mesh:
             dict(tags or {}) | dict([MANY_STREAMS]),
             tuple(work_types) if work_types is not None else None,
         )
-        self._fabric.add_service(local)
-        listener.when_closed(lambda: self._fabric.remove_service(service))
+        self._fabric.announcer.add(local)
+        listener.when_closed(lambda: self._fabric.announcer.remove(service))
         await trio.lowlevel.checkpoint()
         return listener
 

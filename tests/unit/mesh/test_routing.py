@@ -9,6 +9,7 @@ from mesh_helpers import all_reach_all, join, line, meshes
 
 from meshnode.errors import DuplicateNode
 from meshnode.mesh import fabric as fabric_module
+from meshnode.mesh.announcer import ADVERTISE_INTERVAL
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.stamps import nanoseconds_of, new_epoch, timestamp
@@ -47,7 +48,7 @@ async def test_services_of_a_node_whose_clock_was_set_back_are_known_again(autoj
     async with line("foo", "mid") as (foo, mid):
         async with open_mesh("x") as x:
             x._fabric.topology.epoch += LATER_START
-            x._fabric._last_advert = nanoseconds_of("2999-01-01T00:00:00Z")
+            x._fabric.announcer._newest = nanoseconds_of("2999-01-01T00:00:00Z")
             join(x, mid)
             await x.listen("old")
             await x.listen("both")
@@ -66,7 +67,7 @@ async def test_an_advertisement_in_our_name_with_a_later_time_is_outdone(autojum
         later = ServiceAdvertisement("foo", "svc", "2999-01-01T00:00:00.5Z", 1)
         bar._fabric.adverts.apply(later, trio.current_time())
         bar._fabric.sessions["foo"].send_routing(later.encode())
-        await trio.sleep(fabric_module.ADVERTISE_INTERVAL + 1)
+        await trio.sleep(ADVERTISE_INTERVAL + 1)
         (advert,) = bar.status().advertisements
         assert advert.time == "2999-01-01T00:00:00.500000001Z"
 
