@@ -10,6 +10,9 @@ from meshctl.output import json_text
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
 """ConnType of a service advertisement (reference section 6)."""
 
+_UNFINISHED = {0, 1}
+"""``State`` Pending and Running (reference section 8)."""
+
 NARROWEST_NODE = 12
 """Columns of the node column at least, as in receptorctl's status."""
 
@@ -27,9 +30,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def unit_table(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line a unit: where it runs, what it is, how it is."""
+    """One line a unit: where it runs, what it is, how it is; the newest last.
+
+    A receptor node does not say when a unit was made: its units are in the order of their IDs.
+    """
     rows = []
-    for unit_id, status in sorted(units.items()):
+    for unit_id, status in sorted(units.items(), key=_age):
         extra = status.get("ExtraData")
         remote = extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
         rows.append(
@@ -39,12 +45,26 @@ def unit_table(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 str(remote.get("RemoteWorkType") or status.get("WorkType", "")),
                 str(status.get("StateName", status.get("State", ""))),
                 str(status.get("StdoutSize", "")),
-                str(status.get("Detail", "")),
+                str(status.get("Detail", "")) + _pending(status, remote),
             ]
         )
     if not rows:
         return ["No units of work."]
     return table(["Unit ID", "Node", "Work Type", "State", "Stdout", "Detail"], rows)
+
+
+def _age(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
+    unit_id, status = unit
+    return str(status.get("Created", "")), unit_id
+
+
+def _pending(status: Mapping[str, Any], remote: Mapping[str, Any]) -> str:
+    """What was asked for and waits for the unit's node: it would look forgotten otherwise."""
+    if remote.get("LocalReleased"):
+        return " (release pending)"
+    if remote.get("LocalCancelled") and status.get("State") in _UNFINISHED:
+        return " (cancel pending)"
+    return ""
 
 
 def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
