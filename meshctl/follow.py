@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from meshctl.errors import CannotReach, ProtocolMismatch, SessionLost
+from meshctl.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.exit_codes import ExitCode
 from meshctl.invocation import Invocation
 from meshctl.output import Failure, json_line, print_note, sentence, write_raw
@@ -48,7 +48,7 @@ def deliver(
                 for piece in pieces:
                     write_raw(piece)
                     position += len(piece)
-                status = client.work_status(unit_id)
+                status = _status_at_end(client, unit_id, position)
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
                 # A node that dies ends its sessions as one that is done: the status tells.
                 raise _broken_off(invocation, unit_id, position, str(error)) from error
@@ -81,6 +81,18 @@ def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
         raise Failure(f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}")
     if status.get("State") == CANCELED:
         raise Failure(f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED)
+
+
+def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict[str, Any]:
+    try:
+        return client.work_status(unit_id)
+    except CommandRefused as error:
+        if not client.work_list().get(unit_id):
+            raise Failure(
+                f"unit {unit_id} was released while its results were read; "
+                f"they end after byte {position}"
+            ) from error
+        raise
 
 
 def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str) -> Failure:

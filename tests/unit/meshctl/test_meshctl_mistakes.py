@@ -111,3 +111,29 @@ def _end_second_unit_with(monkeypatch, node, error):
             return genuine(self, unit_id)
 
         monkeypatch.setattr(ControlClient, method, ended)
+
+
+def test_a_unit_released_while_its_results_are_read_is_told_as_that(meshctl, node):
+    unit = node.add_unit("one", b"early", ended=False)
+
+    def release(session, line):
+        session.send(b"Streaming results for work unit one\nearly")
+        del node.units["one"]
+        return False
+
+    node.handlers["work results one"] = release
+    result = meshctl("work", "results", "one")
+    unit.may_end.set()
+    assert result.stdout == "early"
+    assert result.stderr == (
+        "ERROR: unit one was released while its results were read; they end after byte 5\n"
+    )
+    assert result.exit_code == ExitCode.FAILURE
+
+
+def test_a_status_refused_for_another_reason_keeps_that_reason(meshctl, node):
+    node.add_unit("one", b"early")
+    node.handlers["work status"] = lambda session, line: session.send(b"ERROR: no\n") or True
+    result = meshctl("work", "results", "one")
+    assert result.stderr == "ERROR: no\n"
+    assert result.exit_code == ExitCode.FAILURE
