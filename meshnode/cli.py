@@ -51,8 +51,8 @@ Examples:
       --work-command worktype=echo command=echo params=hi
   meshnode --help tcp-listener
 
-Signals: SIGTERM and SIGINT stop the node, and running units go on; SIGHUP has it
-take its changed configuration over, as "meshctl reload" does.
+Signals: SIGTERM and SIGINT stop the node, and running units go on. SIGHUP has
+it take its changed configuration over, as "meshctl reload" does.
 
 Exit codes: 0 stopped as asked; 1 the node failed; 2 wrong configuration.
 """
