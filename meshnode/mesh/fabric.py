@@ -201,6 +201,8 @@ class Fabric:
             # At once, whatever was computed just now: messages would go nowhere meanwhile.
             self._recompute()
             self._update_due.set()
+            if session.peer not in self.topology.nodes:
+                self._names.forget(session.peer)  # it never said a word that counts
 
     def knows_update(self, update_id: str) -> bool:
         """Whether :meth:`routing_update` would ignore an update with this ID."""
@@ -218,12 +220,13 @@ class Fabric:
             self._show_later_life(session)
         if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
             return
-        self._names.learn(update.node_id)
+        if update.node_id in self.topology.nodes:
+            self._names.learn(update.node_id)
         if update.suspected_duplicate and update.node_id == session.peer:
             self._complaints[session.peer] = update
         if verdict is Verdict.NEW_NODE:
             self._update_due.set()
-        elif self.topology.epoch_of(update.node_id) != previous is not None:
+        elif previous not in (None, self.topology.epoch_of(update.node_id)):
             # What the earlier life advertised may bear a later time than this one's clock shows.
             self.adverts.forget_node(update.node_id)
             self._on_restart(update.node_id)

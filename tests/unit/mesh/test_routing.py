@@ -188,3 +188,19 @@ def test_of_two_starts_the_later_has_the_later_epoch():
     epochs = [new_epoch() for _ in range(100)]
     assert epochs == sorted(epochs)
     assert abs((epochs[0] >> 24) - time.time()) < 3600
+
+
+async def test_names_that_are_only_dropped_are_not_kept(autojump_clock):
+    async with meshes("foo") as (foo,):
+        near, far = memory_link_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(foo.run_link, near)
+            await far.send([RoutingUpdate("bar", "i1", 1, 1, {}, "bar").encode()])
+            await foo.wait_reachable("bar")
+            claim = RoutingUpdate("invented", "i2", 1, 1, {"x": 1.0}, "bar", suspected_duplicate=2)
+            await far.send([claim.encode()])
+            await trio.sleep(1)
+            assert "bar" in foo._names
+            assert "invented" not in foo._names
+            await far.aclose()
+        assert "bar" not in foo._names
