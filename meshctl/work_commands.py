@@ -1,6 +1,7 @@
 """``meshctl work …``: submit units of work, watch them, end them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,10 +21,39 @@ from meshctl.output import (
     stdout_is_terminal,
 )
 from meshctl.render import unit_lines, unit_table
+from meshctl.selection import ALL, Age, Selection, check_one_way, now
 from meshctl.submission import SubmissionRequest, chosen_payload, collect_params
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from meshctl.client import ControlClient, Submission
+
+
+def selection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose units by what they are."""
+
+    @wraps(command)
+    def choose(
+        *args: Any, failed: bool, succeeded: bool, older_than: "timedelta | None", **kwargs: Any
+    ) -> None:
+        named = {"Failed": failed, "Succeeded": succeeded}
+        states = frozenset(name for name, wanted in named.items() if wanted)
+        return command(*args, selection=Selection(states, older_than), **kwargs)
+
+    for option in reversed(
+        (
+            click.option("--all", "everything", is_flag=True, help="All units."),
+            click.option("--failed", is_flag=True, help="Those that have failed."),
+            click.option("--succeeded", is_flag=True, help="Those that have succeeded."),
+            click.option(
+                "--older-than", type=Age(), help="Those that ended so long ago, e.g. 7d or 12h."
+            ),
+        )
+    ):
+        choose = option(choose)
+    return choose
+
 
 tls_client_option = click.option(
     "--tls-client", default="", help="tls-client of our node for the way to --node."
@@ -190,12 +220,12 @@ def results(invocation: Invocation, unit_id: str, startpos: int, as_json: bool) 
 @pass_invocation
 def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> None:
     """Stop units of work."""
-    _end_units(invocation, "cancel", unit_ids, everything=False, as_json=as_json)
+    _end_units(invocation, "cancel", unit_ids, as_json=as_json)
 
 
 @work.command()
 @click.option("--force", is_flag=True, help="Delete here even if the unit's node is unreachable.")
-@click.option("--all", "everything", is_flag=True, help="All units.")
+@selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
 @pass_invocation
@@ -203,39 +233,50 @@ def release(
     invocation: Invocation,
     force: bool,
     everything: bool,
+    selection: Selection,
     unit_ids: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Stop units of work and delete their files."""
+    """Stop units of work and delete their files.
+
+    --failed, --succeeded and --older-than choose among the units that have ended.
+    """
+    check_one_way(unit_ids, everything, selection)
     operation = "force_release" if force else "release"
-    _end_units(invocation, operation, unit_ids, everything=everything, as_json=as_json)
+    chosen = selection or (ALL if everything else unit_ids)
+    _end_units(invocation, operation, chosen, as_json=as_json)
 
 
 @work.command("force-release")
-@click.option("--all", "everything", is_flag=True, help="All units.")
+@selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
 @pass_invocation
 def force_release(
-    invocation: Invocation, everything: bool, unit_ids: tuple[str, ...], as_json: bool
+    invocation: Invocation,
+    everything: bool,
+    selection: Selection,
+    unit_ids: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """As release --force."""
-    _end_units(invocation, "force_release", unit_ids, everything=everything, as_json=as_json)
+    check_one_way(unit_ids, everything, selection)
+    chosen = selection or (ALL if everything else unit_ids)
+    _end_units(invocation, "force_release", chosen, as_json=as_json)
 
 
 def _end_units(
     invocation: Invocation,
     operation: str,
-    unit_ids: Sequence[str],
+    chosen: Sequence[str] | Selection,
     *,
-    everything: bool,
     as_json: bool,
 ) -> None:
     """Cancel or release each unit; one that fails does not keep the others.
 
     ``operation`` is the name of the client's method.
     """
-    if not unit_ids and not everything:
+    if not chosen:
         print_warning("No unit IDs supplied: Not doing anything")
         return
     if not as_json:
@@ -244,7 +285,7 @@ def _end_units(
     failed = False
     try:
         with invocation.client() as client:
-            for unit_id in list(client.work_list()) if everything else unit_ids:
+            for unit_id in _ids(client, chosen):
                 try:
                     outcomes[unit_id] = _end_unit(invocation, client, operation, unit_id)
                 except CommandRefused as error:
@@ -259,6 +300,15 @@ def _end_units(
             print_json(outcomes)
     if failed:
         raise Failure("")
+
+
+def _ids(client: "ControlClient", chosen: Sequence[str] | Selection) -> Sequence[str]:
+    if not isinstance(chosen, Selection):
+        return chosen
+    unit_ids = chosen.choose(client.work_list(), now())
+    if not unit_ids:
+        print_warning("No unit is so: Not doing anything")
+    return unit_ids
 
 
 def _end_unit(invocation: Invocation, client: "ControlClient", operation: str, unit_id: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -482,6 +483,61 @@ def test_release_all_releases_every_unit(meshctl, node):
     result = meshctl("work", "release", "--all")
     assert result.stdout == "Released:\n(one, released)\n(two, released)\n"
     assert node.units == {}
+
+
+def old(days):
+    moment = datetime.now(UTC) - timedelta(days=days)
+    return {"Finished": moment.isoformat().replace("+00:00", "Z")}
+
+
+@pytest.mark.parametrize(
+    ("options", "released"),
+    [
+        (["--failed"], ["failed", "failed-old"]),
+        (["--succeeded"], ["good", "good-old"]),
+        (["--failed", "--succeeded"], ["failed", "failed-old", "good", "good-old"]),
+        (["--older-than", "7d"], ["canceled-old", "failed-old", "good-old"]),
+        (["--older-than", "167h59m"], ["canceled-old", "failed-old", "good-old"]),
+        (["--older-than", "2w"], []),
+        (["--failed", "--older-than", "1w"], ["failed-old"]),
+    ],
+)
+def test_release_can_choose_among_the_units_that_have_ended(meshctl, node, options, released):
+    node.add_unit("good", **old(0))
+    node.add_unit("good-old", **old(8))
+    node.add_unit("failed", **FAILED, **old(0))
+    node.add_unit("failed-old", **FAILED, **old(8))
+    node.add_unit("canceled-old", **CANCELED, **old(8))
+    node.add_unit("running", **RUNNING)
+    before = set(node.units)
+    result = meshctl("work", "release", *options)
+    assert result.exit_code == 0
+    assert sorted(before - set(node.units)) == released
+    assert all(f"({unit_id}, released)" in result.stdout for unit_id in released)
+    assert ("No unit is so" in result.stderr) == (not released)
+
+
+def test_a_unit_whose_end_is_unknown_is_not_called_old(meshctl, node):
+    node.add_unit("receptors")
+    result = meshctl("work", "release", "--older-than", "1s")
+    assert "does not say when these ended: receptors" in result.stderr
+    assert list(node.units) == ["receptors"]
+
+
+@pytest.mark.parametrize("age", ["7", "d", "-7d", "7d ", "7 d", "1y", "", "1e3s", "9999999w"])
+def test_an_age_that_is_none_is_refused_before_anything_is_asked(meshctl, node, age):
+    result = meshctl("work", "release", "--older-than", age)
+    assert result.exit_code == ExitCode.FAILURE
+    assert "--older-than" in result.stderr
+    assert node.sessions == 0
+
+
+@pytest.mark.parametrize("other", ["--all", "one"])
+def test_two_ways_to_name_units_are_refused(meshctl, node, other):
+    result = meshctl("work", "release", "--failed", other)
+    assert result.exit_code == ExitCode.FAILURE
+    assert "Cannot combine" in result.stderr
+    assert node.sessions == 0
 
 
 @pytest.mark.parametrize("args", [["release", "--force"], ["force-release"]])

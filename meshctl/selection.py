@@ -1,0 +1,97 @@
+"""Which units ``work release`` means when it is not told their IDs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from meshctl.output import Failure, print_warning
+
+ENDED = frozenset({"Succeeded", "Failed", "Canceled"})
+"""Names of the states that a unit does not leave."""
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_TERM = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+
+LONGEST_SECONDS = 365_000 * 86400
+"""A thousand years: what is longer is a typing error, and dates cannot hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What units must be like.
+
+    Attributes:
+        states: their states, in receptor's names; empty for any that a unit does not leave.
+        older_than: the least time since their end; None for any.
+        everything: all units, whatever they are like.
+    """
+
+    states: frozenset[str] = frozenset()
+    older_than: timedelta | None = None
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.states) or self.older_than is not None
+
+    def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> Sequence[str]:
+        """Return the IDs of the units that are so, in the order given."""
+        if self.everything:
+            return list(units)
+        states = self.states or ENDED
+        ended = {unit: status for unit, status in units.items() if status["StateName"] in states}
+        if self.older_than is None:
+            return list(ended)
+        ends = {unit: _end_of(status) for unit, status in ended.items()}
+        if unknown := [unit for unit, end in ends.items() if end is None]:
+            # A receptor node says of no unit when it ended.
+            print_warning(f"the node does not say when these ended: {' '.join(unknown)}")
+        earliest = now - self.older_than
+        return [unit for unit, end in ends.items() if end is not None and end <= earliest]
+
+
+ALL = Selection(everything=True)
+
+
+class Age(click.ParamType):
+    """A span of time as an option: ``7d``, ``1h30m``, ``2w``."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read the text. Fails as click's types do."""
+        if isinstance(value, timedelta):
+            return value
+        terms = _TERM.findall(value)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in terms)
+        if "".join(number + unit for number, unit in terms) != value or not terms:
+            self.fail(f"{value!r} is not a time such as 7d, 12h or 1h30m", param, ctx)
+        if seconds > LONGEST_SECONDS:
+            self.fail(f"{value} is longer than a thousand years", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+def check_one_way(unit_ids: Sequence[str], everything: bool, selection: Selection) -> None:
+    """Refuse what could mean two things. Raises Failure."""
+    if selection and (unit_ids or everything):
+        given = "--all" if everything else "unit IDs"
+        raise Failure(f"Cannot combine {given} with --failed, --succeeded or --older-than.")
+
+
+def now() -> datetime:
+    """Return the time, as nodes write it: in UTC."""
+    return datetime.now(UTC)
+
+
+def _end_of(status: Mapping[str, Any]) -> datetime | None:
+    finished = status.get("Finished")
+    try:
+        moment = datetime.fromisoformat(finished) if isinstance(finished, str) else None
+    except ValueError:
+        return None
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
