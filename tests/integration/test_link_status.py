@@ -1,0 +1,62 @@
+"""What a real node says of its links, to programs, to pipes and to people."""
+
+import os
+import pty
+import subprocess
+from typing import Any
+
+import pytest
+from harness import COMMANDS, PATIENCE, Cluster, Node, free_port
+
+
+@pytest.fixture
+def linked(cluster: Cluster) -> Node:
+    """foo, to which bar has connected; the link has been measured."""
+    port = free_port()
+    foo = cluster.node("foo", listen=port)
+    cluster.node("bar", peers=[port])
+    foo.wait_knows("bar")
+    foo.wait_status(
+        lambda status: link(status).get("RoundTrip") is not None, what="a round-trip time"
+    )
+    return foo
+
+
+def link(status: dict[str, Any]) -> dict[str, Any]:
+    (connection,) = status["Connections"]
+    return dict(connection)
+
+
+def test_a_link_says_what_it_is_and_how_it_fares(linked: Node) -> None:
+    first = link(linked.ask("status"))
+    assert (first["NodeID"], first["Cost"], first["Kind"]) == ("bar", 1, "tcp")
+    assert first["Address"].startswith("127.0.0.1:")
+    assert 0 < first["RoundTrip"] < PATIENCE * 1e9
+    assert linked.ask("ping bar")["Success"]
+    second = link(linked.ask("status"))
+    assert second["Since"] == first["Since"]
+    assert second["Uptime"] > first["Uptime"]
+    for key in ("SentMessages", "SentBytes", "ReceivedMessages", "ReceivedBytes"):
+        assert second[key] > first[key] > 0
+    assert second["Dropped"] == 0
+
+
+def test_a_pipe_gets_receptorctls_columns_and_a_terminal_gets_more(linked: Node) -> None:
+    piped = linked.meshctl("status").decode().splitlines()
+    assert "Connection   Cost" in piped
+    assert "bar          1" in piped
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "wb") as stdout:
+            done = subprocess.run(
+                [COMMANDS / "meshctl", "--socket", linked.socket, "status"],
+                stdout=stdout,
+                timeout=PATIENCE,
+                check=True,
+            )
+        assert done.returncode == 0
+        shown = b""
+        while b"Route" not in shown:
+            shown += terminal.read(65536)
+    (line,) = [row for row in shown.decode().splitlines() if row.startswith("bar          1 ")]
+    assert "tcp 127.0.0.1:" in line
