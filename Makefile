@@ -33,7 +33,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
 
+# The tests of ip-router want the ip command; where it cannot be had they are skipped.
 test: $(STAMP)
+	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| apt-get install -q -y iproute2 >/dev/null 2>&1 || true
 	@$(BIN)/python -m pytest
 
 # The short storm of "make test" is the same test with fewer units. One storm of 500 takes minutes.

@@ -10,7 +10,6 @@ LATER_DIRECTIVES: Final = (
     "tls-server",
     "tls-client",
     "work-kubernetes",
-    "ip-router",
     "trace",
     "cert-init",
     "cert-makereq",

@@ -4,14 +4,28 @@
 a service and leads to something on its own machine.
 """
 
+import ipaddress
 from typing import Final
 
+import yaml
+
 from meshnode.config import names
-from meshnode.config.kinds import permissions, shell_words, text, whole
+from meshnode.config.faults import quote
+from meshnode.config.kinds import Kind, permissions, scalar_text, shell_words, text, whole
 from meshnode.config.names import Wrong, check_node_id
 from meshnode.config.schema import Directive, directive, parameter
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+"""A network as ``ip-router`` takes and advertises it."""
+
 SECTION = "Services over the mesh"
+
+MAX_INTERFACE_BYTES = 15
+"""The kernel's names of network interfaces have 16 bytes, of which one is NUL (IFNAMSIZ)."""
+
+LINK_PREFIX = 30
+"""Bits of the prefix of an ip-router's own network: room for two addresses, ours and one for the
+other end (as receptor has it)."""
 
 
 def _checked_address(value: str) -> str:
@@ -27,6 +41,50 @@ def _checked_filename(value: str) -> str:
     if not value:
         raise Wrong("is empty; the path of a unix socket is needed")
     return names.check_socket_path(value)
+
+
+def _checked_interface(value: str) -> str:
+    length = len(value.encode(errors="surrogateescape"))
+    if length > MAX_INTERFACE_BYTES:
+        raise Wrong(
+            f"{quote(value)} is {length} bytes long; "
+            f"the name of an interface has at most {MAX_INTERFACE_BYTES}"
+        )
+    if value in {".", ".."} or any(c.isspace() or c in "/:%" for c in value):
+        raise Wrong(f"{quote(value)} cannot be the name of an interface")
+    return value
+
+
+def _network(value: str) -> Network:
+    # Bits behind the prefix are dropped, as receptor does: 10.0.0.1/30 is 10.0.0.0/30.
+    try:
+        if "/" not in value:
+            raise ValueError
+        return ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise Wrong(f"{quote(value)} is not a network such as 192.168.7.0/24") from None
+
+
+def _link_network() -> Kind[ipaddress.IPv4Network]:
+    label = f"IPv4 network with a /{LINK_PREFIX} prefix"
+
+    def read(node: yaml.Node) -> ipaddress.IPv4Network:
+        network = _network(scalar_text(node, label))
+        if not isinstance(network, ipaddress.IPv4Network) or network.prefixlen != LINK_PREFIX:
+            raise Wrong(f"{network} is not an {label}")
+        return network
+
+    return Kind(label, read)
+
+
+def _networks() -> Kind[tuple[Network, ...]]:
+    label = "networks, separated by commas"
+
+    def read(node: yaml.Node) -> tuple[Network, ...]:
+        value = scalar_text(node, label)
+        return tuple(_network(part.strip()) for part in value.split(",")) if value else ()
+
+    return Kind(label, read, lambda networks: ",".join(map(str, networks)))
 
 
 PORT = whole(0, names.MAX_PORT)
@@ -158,6 +216,40 @@ class CommandService(ServiceDirective):
     command: str = parameter(shell_words(least=1), "command to run; no shell runs it")
 
 
+@directive(
+    "ip-router",
+    "Join IP networks of several nodes, by a TUN interface on each.",
+    section=SECTION,
+    example=(
+        ("networkname", "lan"),
+        ("localnet", "10.9.1.0/30"),
+        ("routes", "192.168.7.0/24"),
+    ),
+    unique=(("networkname",), ("interface",), ("localnet",)),
+)
+class IpRouter(ServiceDirective):
+    """A router of a network; the first address of ``localnet`` is this node's."""
+
+    networkname: str = parameter(
+        SERVICE, "name of the network, and of the service by which its routers talk"
+    )
+    localnet: ipaddress.IPv4Network = parameter(
+        _link_network(), "network of the interface, another one on each node"
+    )
+    interface: str = parameter(
+        text("name of at most 15 bytes", _checked_interface),
+        "name of the interface",
+        default="",
+        default_text="the kernel's choice",
+    )
+    routes: tuple[Network, ...] = parameter(
+        _networks(),
+        "networks that this node leads to for the others",
+        default=(),
+        default_text="none",
+    )
+
+
 SERVICE_DIRECTIVES: Final[tuple[type[ServiceDirective], ...]] = (
     TcpServer,
     TcpClient,
@@ -166,5 +258,6 @@ SERVICE_DIRECTIVES: Final[tuple[type[ServiceDirective], ...]] = (
     UnixSocketServer,
     UnixSocketClient,
     CommandService,
+    IpRouter,
 )
 """Every directive of a service over the mesh, in the order in which help lists them."""

@@ -66,6 +66,7 @@ class Fabric:
         self._update_due = trio.Event()
         self._routes_due = trio.Event()
         self._routes_changed = trio.Event()
+        self._changed = trio.Event()
         self._duplicate = trio.Event()
         self._newcomers: list[Session] = []
         """Sessions whose peers were not told yet what we know."""
@@ -273,6 +274,7 @@ class Fabric:
             self.announcer.outdo(advert)
         elif self.adverts.apply(advert, trio.current_time(), raw):
             self._flood(raw, session)
+            self._note_change()
 
     def data(self, message: memoryview) -> None:
         """Take a data message from a peer."""
@@ -304,10 +306,19 @@ class Fabric:
             self._log.info("routes changed: %s", RouteChanges(old, self.routes))
             self._routes_changed.set()
             self._routes_changed = trio.Event()
+            self._note_change()
 
     async def wait_routes_changed(self) -> None:
         """Wait until the routing table is another one."""
         await self._routes_changed.wait()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until the routing table is another one, or another node's service is."""
+        await self._changed.wait()
 
     # --- flooding ----------------------------------------------------------------------------
 

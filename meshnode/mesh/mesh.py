@@ -204,6 +204,10 @@ class Mesh:
             await self._fabric.wait_routes_changed()
         await trio.lowlevel.checkpoint()
 
+    async def wait_changed(self) -> None:
+        """Return when routes or the services of other nodes have changed; see :meth:`status`."""
+        await self._fabric.wait_changed()
+
     # --- life --------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -82,6 +82,10 @@ class DropCount:
         self._log = log
         self.counts: Counter[str] = Counter()
 
+    def note_quietly(self, reason: str) -> None:
+        """Count one that is nobody's loss."""
+        self.counts[reason] += 1
+
     def note(self, reason: str) -> None:
         """Count one; the first of its kind, and each power of ten of them, is logged."""
         self.counts[reason] += 1

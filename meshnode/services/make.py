@@ -2,6 +2,7 @@
 
 from meshnode.config.service_directives import (
     CommandService,
+    IpRouter,
     ServiceDirective,
     TcpClient,
     TcpServer,
@@ -10,14 +11,15 @@ from meshnode.config.service_directives import (
     UnixSocketClient,
     UnixSocketServer,
 )
-from meshnode.services.base import Service, ServiceMesh
+from meshnode.services.base import Service
 from meshnode.services.command import CommandServiceService
+from meshnode.services.ip_router import IpMesh, IpRouterService
 from meshnode.services.tcp import TcpClientService, TcpServerService
 from meshnode.services.udp import UdpClientService, UdpServerService
 from meshnode.services.unix_socket import UnixSocketClientService, UnixSocketServerService
 
 
-def make_service(directive: ServiceDirective, mesh: ServiceMesh) -> Service:
+def make_service(directive: ServiceDirective, mesh: IpMesh) -> Service:
     """Return the service that a directive describes, not running yet."""
     match directive:
         case TcpServer():
@@ -34,4 +36,6 @@ def make_service(directive: ServiceDirective, mesh: ServiceMesh) -> Service:
             return UnixSocketClientService(directive, mesh)
         case CommandService():
             return CommandServiceService(directive, mesh)
+        case IpRouter():
+            return IpRouterService(directive, mesh)
     raise AssertionError(f"no service for {directive.INFO.name}")
