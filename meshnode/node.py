@@ -25,6 +25,7 @@ from meshnode.services.make import make_service
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
+from meshnode.work.retention import Retention
 from meshnode.work.runners.command import CommandType, PythonType
 from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
@@ -83,6 +84,8 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
         await nursery.start(units.run)
     except WorkError as exc:
         raise config.node.error("datadir", str(exc)) from exc
+    if config.node.unit_retention is not None:
+        nursery.start_soon(Retention(units, config.node.unit_retention).run)
     registry.register(work_command(units))
     work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)

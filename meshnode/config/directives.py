@@ -65,10 +65,9 @@ def default_node_id() -> str:
     section="The node",
     example=(("id", "foo"), ("datadir", "/var/lib/meshnode")),
     once=True,
-    later=("unit-retention",),
 )
 class Node(Directive):
-    """The node itself; ``max_idle_connection_timeout`` is in seconds."""
+    """The node itself; ``max_idle_connection_timeout`` and ``unit_retention`` are in seconds."""
 
     id: str = parameter(
         node_id(),
@@ -87,6 +86,13 @@ class Node(Directive):
         "close a link from which nothing has come for so long",
         default=LEAST_IDLE_SECONDS,
         name="maxidleconnectiontimeout",
+    )
+    unit_retention: float | None = parameter(
+        duration(1, "1s"),
+        "release units by themselves so long after their end; days and weeks are 30d and 4w",
+        default=None,
+        default_text="keep them",
+        name="unit-retention",
     )
     firewallrules: tuple[FirewallRule, ...] = parameter(
         firewall_rules(),

@@ -15,9 +15,11 @@ import re
 import secrets
 import shutil
 import string
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 
@@ -83,6 +85,14 @@ class UnitStore:
             return os.stat(self.stdout_path(unit_id)).st_size
         except FileNotFoundError:
             return 0
+
+    def last_written(self, unit_id: str) -> datetime:
+        """Return when the unit's status was last replaced."""
+        try:
+            seconds = os.stat(self.root / unit_id / "status").st_mtime
+        except FileNotFoundError:
+            seconds = time.time()
+        return datetime.fromtimestamp(seconds, UTC)
 
     def prepare(self) -> None:
         """Make ``root`` and take it for ourselves, until :meth:`close`.

@@ -138,9 +138,10 @@ FAULTS = {
         "- node: foo\n- tcp-listener:\n    port: 2222\n    TLS: x\n",
         "{f}:4: tcp-listener: TLS: not supported yet",
     ),
-    "a parameter of the node that is planned": (
-        "- node:\n    id: foo\n    unit-retention: 1h\n- local-only\n",
-        "{f}:3: node: unit-retention: not supported yet",
+    "a retention without a unit": (
+        "- node:\n    id: foo\n    unit-retention: 30\n- local-only\n",
+        '{f}:3: node: unit-retention: "30" has no unit; expected: duration such as 30s or 1h30m,'
+        " at least 1s",
     ),
     # --- given twice, contradicting
     "two nodes": (
