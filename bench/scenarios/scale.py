@@ -14,8 +14,8 @@ QUICK_SIZES = ((20, 60), (50, 150))
 
 ROWS = (
     ("simulated time to converge, s", "converge_seconds"),
-    ("messages sent by a node until then", "converge_messages"),
-    ("kilobytes sent by a node until then", "converge_kilobytes"),
+    ("messages sent by a node for that", "converge_messages"),
+    ("kilobytes sent by a node for that", "converge_kilobytes"),
     ("messages a second sent by a quiet node", "quiet_messages"),
     ("kilobytes a second sent by a quiet node", "quiet_kilobytes"),
     ("simulated time to heal after a cut, s", "heal_seconds"),
