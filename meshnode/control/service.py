@@ -1,5 +1,6 @@
 """The control service: serves every client that its listeners accept, each in its own session."""
 
+import resource
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +19,10 @@ MAX_SESSIONS = 2048
 """Sessions at a time of one kind (unix, tcp, mesh). Each remote unit that a node runs for another
 holds two mesh sessions and each costs some tens of KiB. Counted by kind, so that clients of the
 network cannot take the operator's own socket away."""
+
+DESCRIPTORS_SHARE = 3
+"""One in so many of the process's file descriptors is for sessions of one kind of socket: those on
+TCP may take theirs, and those on the unix socket theirs, and the links still have the rest."""
 
 REFUSAL_TIMEOUT = 2.0
 """Seconds for telling a client that it is one too many."""
@@ -64,8 +69,9 @@ class ControlService:
         """Serve one client to its end and close its stream; raises nothing but cancellation."""
         name = f"{kind}#{next(self._numbers)}"
         log = subject_logger("session", name)
-        if self._open[kind] >= MAX_SESSIONS:
-            await _refuse(stream, log)
+        bound = _most(kind)
+        if self._open[kind] >= bound:
+            await _refuse(stream, bound, log)
             return
         self._open[kind] += 1
         try:
@@ -107,8 +113,16 @@ async def _close(source: ControlListener) -> None:
         await source.listener.aclose()
 
 
-async def _refuse(stream: trio.abc.HalfCloseableStream, log: SubjectLogger) -> None:
-    log.warning("refused: %d sessions are open", MAX_SESSIONS)
+def _most(kind: SessionKind) -> int:
+    """Return how many sessions of a kind may be open; those on the mesh need no descriptor."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if kind == "mesh" or limit == resource.RLIM_INFINITY:
+        return MAX_SESSIONS
+    return min(MAX_SESSIONS, limit // DESCRIPTORS_SHARE)
+
+
+async def _refuse(stream: trio.abc.HalfCloseableStream, bound: int, log: SubjectLogger) -> None:
+    log.warning("refused: %d sessions are open", bound)
     try:
         async with stream:
             with trio.move_on_after(REFUSAL_TIMEOUT):

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import resource
 from collections import deque
 
 import pytest
@@ -129,6 +130,18 @@ async def test_the_bound_counts_each_kind_apart(running, listener, monkeypatch, 
     ours, theirs = memory_stream_pair()
     nursery.start_soon(running.serve, theirs, "unix", "operator")
     assert await read_line(ours) == GREETING
+
+
+async def test_clients_of_a_socket_leave_descriptors_to_the_rest_of_the_node(
+    running, listener, monkeypatch, nursery
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3, 3))
+    assert await read_line(listener.dial()) == GREETING
+    assert await read_line(listener.dial()) == b"ERROR: too many sessions; try again later\n"
+    for _ in range(2):
+        ours, theirs = memory_stream_pair()
+        nursery.start_soon(running.serve, theirs, "mesh", "a stream has no descriptor")
+        assert await read_line(ours) == GREETING
 
 
 async def test_the_end_of_the_service_closes_listeners_and_sessions(registry, listener) -> None:
