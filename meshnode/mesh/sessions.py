@@ -11,6 +11,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, Message
 from meshnode.mesh.sendqueue import BatchSize, SendQueue
+from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
     REJECT_MESSAGE,
     MessageType,
@@ -165,6 +166,10 @@ class Session:
 
     def send_routing(self, message: Message) -> None:
         """Queue a message that must arrive, or end a link that is hopelessly behind."""
+        if len(message) > MAX_MESSAGE:
+            # Written anew by us, an update of a node with very many links may no longer fit.
+            self._log.error("a routing message of %d bytes cannot be sent", len(message))
+            return
         if not self._queue.put_routing(message):
             self._end("the peer does not read")
 

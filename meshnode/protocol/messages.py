@@ -60,13 +60,16 @@ class ConnType(enum.IntEnum):
     STREAM_TLS = 2
 
 
+GO_EXPONENT_FROM = 1e21
+"""Numbers from here on are written with an exponent by Go's JSON."""
+
 REJECT_MESSAGE = bytes([MessageType.REJECT]) + b"[]"
 """The whole message that says "go away" (reference section 2)."""
 
 
 def plain_number(value: float) -> int | float:
-    """Return a cost as Go writes it: ``1``, not ``1.0``."""
-    return int(value) if value == int(value) else value
+    """Return a cost as Go writes it: ``1``, not ``1.0``, and ``1e+300``, not all its digits."""
+    return int(value) if abs(value) < GO_EXPONENT_FROM and value == int(value) else value
 
 
 def encode_service(service: str) -> bytes:

@@ -29,7 +29,6 @@ from malformed import (
     mutated,
     with_value,
 )
-from mesh_helpers import join
 
 from meshnode.mesh import attachments
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
@@ -74,7 +73,7 @@ async def scene(kind: Kind) -> AsyncIterator[Scene]:
     listener, dialer = await kind.listen()
     async with open_mesh("victim") as victim, open_mesh("neighbour") as neighbour:
         victim.add_listener(listener)
-        join(victim, neighbour)
+        neighbour.add_dialer(dialer, redial=False)
         await victim.wait_reachable("neighbour")
         await neighbour.wait_reachable("victim")
         yield Scene(victim, neighbour, listener, dialer)
@@ -155,6 +154,22 @@ async def test_malformed_messages_over_udp_cost_only_their_link(caplog):
         await in_parallel(attacks, attacker)
         await found.assert_unharmed()
     assert sum("broke the protocol" in text for text in caplog.messages) > len(attacks) / 5
+
+
+@reliable_kinds
+@pytest.mark.parametrize("cost", ["1e15", "1e20", "1e300"])
+async def test_an_update_that_is_longer_when_it_is_passed_on_harms_nobody(kind, cost):
+    peers = ",".join(f'"n{number}":{cost}' for number in range(4600))
+    update = with_value(UPDATE | {"NodeID": "vast"}, "Connections", f"{{{peers}}}")
+    assert len(update) < 65_535
+    async with scene(kind) as found:
+        link = await found.dialer.dial()
+        await link.send([hello(NAME), message(MessageType.ROUTE, update)])
+        with trio.fail_after(PATIENCE):
+            while "vast" not in found.victim.status().known_costs:
+                await trio.testing.wait_all_tasks_blocked(cushion=0.005)
+        await found.assert_unharmed()
+        await link.aclose()
 
 
 MESSAGES = st.one_of(
