@@ -11,8 +11,8 @@ from meshnode.mesh.pump import bridge, reset
 from meshnode.mesh.sockets import peer_name
 
 MAX_CONNECTIONS = 1024
-"""Connections of one service at a time. Each costs two descriptors or one and a QUIC stream, and a
-few hundred KiB when both ends stall; more are reset as they come."""
+"""Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
+MiB where its reader stalls; more are reset as they come."""
 
 ACCEPT_RETRY = 0.1
 """Seconds before accepting again when the process or system has no descriptor left: nothing tells

@@ -234,6 +234,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_a_node_that_stops_ends_its_commands(two) -> None:
+    foo, bar = two([], [{"command-service": {"service": "shell", "command": "bash --norc"}}])
+    foo.wait_service("bar", "shell")
+    with running(COMMANDS / "meshctl", "--socket", foo.socket, "connect", "bar", "shell") as shell:
+        line = bar.wait_log(r"command-service shell: PID \d+: started for foo")
+        pid = int(re.search(r"PID (\d+)", line).group(1))
+        assert bar.stop() == 0
+        assert not alive(pid)
+        shell.wait(PATIENCE)
+
+
 def test_a_script_piped_into_a_shell_is_run_to_its_end(two) -> None:
     foo, _ = two(
         [], [{"command-service": {"service": "shell", "command": "bash --norc --noediting"}}]

@@ -18,7 +18,6 @@ from meshnode.config.service_directives import (
 from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.sockets import CannotListen
-from meshnode.mesh.streams import UNSENT_MOST
 from meshnode.services import forwarder
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.tcp import TcpClientService, TcpServerService
@@ -177,12 +176,14 @@ async def test_a_reader_that_stalls_holds_up_its_writer_and_nobody_else(world: W
     port = client.socket.getpeername()[1]
     sent = 0
     most = 64 * 1024 * 1024
-    with trio.move_on_after(1.5):
-        while sent < most:
+    while sent < most:
+        with trio.move_on_after(2) as stalled:
             await client.send_all(DATA)
             sent += len(DATA)
+        if stalled.cancelled_caught:
+            break
     # Sockets, the stream's credit, what waits to be sent, a chunk in each pump; not the 64 MiB.
-    assert UNSENT_MOST < sent < most / 2
+    assert sent < most / 2
     assert await exchange(await world.connect(port), b"e" + DATA) == DATA
     go_on.set()
     await client.aclose()

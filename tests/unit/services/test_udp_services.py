@@ -153,6 +153,27 @@ async def test_this_node_itself_can_have_the_service(world: World):
         assert await client.recv(10) == b"pong"
 
 
+@pytest.mark.parametrize(
+    ("family", "local"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+async def test_without_an_address_every_interface_is_listened_on(
+    world: World, family: socket.AddressFamily, local: str
+):
+    await world.shouter()
+    server = UdpServerService(UdpServer(port=0, remotenode="bar", remoteservice="dns"), world.foo)
+    await world.nursery.start(lambda task_status: server.run(task_status=task_status))
+    client = trio.socket.socket(family, socket.SOCK_DGRAM)
+    world.sockets.append(client)
+    try:
+        await client.bind((local, 0))
+    except OSError:
+        pytest.skip(f"this machine has no {local}")
+    for port in server.ports:
+        await client.sendto(b"hello", (local, port))
+    with trio.fail_after(10):
+        assert await client.recv(10) == b"HELLO"
+
+
 async def test_a_port_that_is_taken_is_named(world: World):
     taken = await world.socket()
     port = taken.getsockname()[1]
