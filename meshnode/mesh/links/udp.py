@@ -5,6 +5,7 @@ goodbye exists: the session above ends a link from which nothing comes any more.
 """
 
 import errno
+import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,8 +25,16 @@ from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import MessageType
 
 MAX_SESSIONS = 1024
-"""Addresses that one listener talks with at once. Anybody can write a new source address into each
-datagram; each address costs a session for some 10 s, so this bounds what a flood can take."""
+"""Addresses that one listener talks with at once."""
+
+ADMITTED_AT_ONCE = 100
+ADMITTED_PER_SECOND = 40.0
+"""New addresses that are admitted in a burst, and for each second since. Anybody can write another
+source address into each datagram, and each costs a session for 10 s, eleven answers and a line of
+log. What is not admitted now may be by its next hello, a second later."""
+
+COMPLAINT_INTERVAL = 60.0
+"""Seconds between two log lines about addresses that are not admitted."""
 
 QUEUE_BYTES = 1024 * 1024
 """Bytes that may wait on one link to be received: what a socket's own buffer would hold."""
@@ -241,7 +250,9 @@ class UdpListener(LinkListener):
         self._new: deque[AcceptedUdpLink] = deque()
         self._room = LISTENER_QUEUE_BYTES
         self._closed = False
-        self._full = False
+        self._admissible: float = ADMITTED_AT_ONCE
+        self._counted_at = -math.inf
+        self._complained_at = -math.inf
         self._log = subject_logger("listener", self.name)
 
     @classmethod
@@ -311,8 +322,6 @@ class UdpListener(LinkListener):
     def forget(self, link: AcceptedUdpLink) -> None:
         """Drop a link that was closed."""
         del self._links[link.address]
-        if len(self._links) < MAX_SESSIONS // 2:
-            self._full = False
         self.turns.wake(link)
         self._close_if_unused()
 
@@ -335,15 +344,27 @@ class UdpListener(LinkListener):
         """Return a new link, if this is how one begins and there is room for it."""
         if self._closed or data[0] != MessageType.ROUTE:
             return None
-        if len(self._links) >= MAX_SESSIONS:
-            if not self._full:
-                self._log.warning("%d addresses talk to it; no others are heard", MAX_SESSIONS)
-            self._full = True
+        if not self._may_admit():
             return None
         link = self._links[address] = AcceptedUdpLink(self, address)
         self._new.append(link)
         self.turns.wake(self)
         return link
+
+    def _may_admit(self) -> bool:
+        now = trio.current_time()
+        earned = (now - self._counted_at) * ADMITTED_PER_SECOND
+        self._admissible = min(ADMITTED_AT_ONCE, self._admissible + earned)
+        self._counted_at = now
+        if self._admissible >= 1 and len(self._links) < MAX_SESSIONS:
+            self._admissible -= 1
+            return True
+        if now >= self._complained_at + COMPLAINT_INTERVAL:
+            self._complained_at = now
+            self._log.warning(
+                "too many addresses begin links; %d have one, others must wait", len(self._links)
+            )
+        return False
 
 
 def _bound(family: int, address: Address) -> socket.socket | None:

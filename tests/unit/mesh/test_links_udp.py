@@ -94,7 +94,7 @@ async def test_a_flood_of_addresses_takes_no_more_than_its_bound(monkeypatch, ca
             await listener.accept()
         assert scope.cancelled_caught
         texts = warnings(caplog)
-        assert texts == ["10 addresses talk to it; no others are heard"]
+        assert texts == ["too many addresses begin links; 10 have one, others must wait"]
         # Who is there already is served on, and who goes makes room.
         sockets[3].send(b"\0here")
         assert await receive(links[3], 2) == [b"\1", b"\0here"]
@@ -104,6 +104,39 @@ async def test_a_flood_of_addresses_takes_no_more_than_its_bound(monkeypatch, ca
         assert await receive(links[-1], 1) == [b"\1"]
         for link in links:
             await link.aclose()
+
+
+async def test_a_flood_of_addresses_is_admitted_by_and_by(monkeypatch, caplog):
+    now = 0.0
+    monkeypatch.setattr(trio, "current_time", lambda: now)
+    async with strangers(udp.ADMITTED_AT_ONCE + 90) as (listener, sockets):
+        links = []
+
+        async def accept_what_comes() -> int:
+            before = len(links)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(accept_into, links, listener)
+                    await trio.testing.wait_all_tasks_blocked(cushion=0.02)
+                    scope.cancel()
+            return len(links) - before
+
+        for sock in sockets:
+            sock.send(b"\1")
+        assert await accept_what_comes() == udp.ADMITTED_AT_ONCE
+        for seconds in (1.0, 0.5):
+            now += seconds
+            for sock in sockets[udp.ADMITTED_AT_ONCE :]:
+                sock.send(b"\1")
+            assert await accept_what_comes() == seconds * udp.ADMITTED_PER_SECOND
+        assert len(warnings(caplog)) == 1
+        for link in links:
+            await link.aclose()
+
+
+async def accept_into(links: list, listener: UdpListener) -> None:
+    while True:
+        links.append(await listener.accept())
 
 
 async def flood(sock: socket.socket, listener: UdpListener, count: int, size: int) -> None:
