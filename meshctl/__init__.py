@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ProtocolMismatch,
         SessionLost,
         SubmissionUnconfirmed,
+        WaitTimedOut,
     )
     from meshctl.settings import TlsSettings
 
@@ -49,6 +50,7 @@ __all__ = [
     "Submission",
     "SubmissionUnconfirmed",
     "TlsSettings",
+    "WaitTimedOut",
     "__version__",
 ]
 

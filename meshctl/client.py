@@ -22,6 +22,7 @@ from meshctl.errors import (
 )
 from meshctl.payload import Payload, PayloadError
 from meshctl.settings import TlsSettings, parse_address
+from meshctl.watching import Watch
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
@@ -170,6 +171,33 @@ class ControlClient:
     def work_status(self, unit_id: str) -> JsonObject:
         """Return the status of one unit. Raises CommandRefused when there is none of that ID."""
         return self.command(f"work status {_word('unit ID', unit_id)}")
+
+    def watch(self, unit_id: str) -> Iterator[JsonObject]:
+        """Return a unit's status now and after each change, the final one last.
+
+        Growth of stdout alone is no change. A meshnode tells by itself, in a session of its own; a
+        receptor node is asked once a second. A node that goes away has 30 s to come back.
+
+        Raises:
+            CommandRefused: while iterating, as the others: there is no such unit, or not any more.
+            SessionLost, CannotReach, ProtocolMismatch: the node stays away.
+        """
+        return Watch(self._take, self.work_status, _word("unit ID", unit_id)).statuses()
+
+    def wait(self, unit_id: str, timeout: float | None = None) -> JsonObject:
+        """Return the final status of a unit once it has ended, as :meth:`watch` tells it.
+
+        Args:
+            unit_id: The unit.
+            timeout: Seconds until WaitTimedOut is raised; 0 asks once, None waits without end.
+
+        Raises:
+            WaitTimedOut: the unit goes on; with its last known ``status``.
+            CommandRefused, SessionLost, CannotReach, ProtocolMismatch: as :meth:`watch`.
+        """
+        watch = Watch(self._take, self.work_status, _word("unit ID", unit_id), timeout)
+        *_, status = watch.statuses()
+        return status
 
     def cancel(self, unit_id: str) -> str:
         """Cancel a unit: ``cancelled``, or ``cancel pending`` while its node is out of reach."""

@@ -135,6 +135,10 @@ class Connection:
         except OSError as error:
             raise SessionLost(f"the session broke: {error.strerror or error}") from error
 
+    def set_timeout(self, seconds: float | None) -> None:
+        """Bound each later wait; one that takes longer is a SessionLost caused by TimeoutError."""
+        self._transport.set_timeout(seconds)
+
     def is_idle(self) -> bool:
         """Whether another command can be sent: the connection is up and nothing is unread."""
         return not self._buffer and self._transport.is_idle()

@@ -10,8 +10,12 @@
     ├── SessionLost                  the session ended before the answer was complete
     │   └── SubmissionUnconfirmed    the unit exists; whether it was started is not known
     ├── CommandRefused               the node answered ``ERROR: …``
-    └── PayloadLost                  a payload could not be read to its end; nothing was started
+    ├── PayloadLost                  a payload could not be read to its end; nothing was started
+    └── WaitTimedOut                 the unit has not ended in the time given; it goes on
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ControlError(Exception):
@@ -76,3 +80,16 @@ class PayloadLost(ControlError):
     def __init__(self, unit_id: str, reason: str) -> None:
         super().__init__(f"{reason}: unit {unit_id} was not started")
         self.unit_id = unit_id
+
+
+class WaitTimedOut(ControlError):
+    """A unit has not ended in the time that its end was waited for. It goes on.
+
+    ``unit_id`` names the unit, ``status`` is the last that the node told.
+    """
+
+    def __init__(self, unit_id: str, seconds: float, status: Mapping[str, Any]) -> None:
+        state = status.get("StateName", "not finished")
+        super().__init__(f"unit {unit_id} has not ended within {seconds:g} s: it is {state}")
+        self.unit_id = unit_id
+        self.status = dict(status)

@@ -13,6 +13,7 @@ class ExitCode(enum.IntEnum):
     RELOAD_UNPARSABLE = 4
     RELOAD_FAILED = 5
     UNIT_CANCELED = 6
+    WAIT_TIMED_OUT = 7
     SUBMIT_FAILED = 101
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
@@ -30,7 +31,8 @@ _MEANINGS = {
     ExitCode.RELOAD_NEEDS_RESTART: "reload: a directive changed that needs a restart",
     ExitCode.RELOAD_UNPARSABLE: "reload: the configuration does not parse",
     ExitCode.RELOAD_FAILED: "reload: any other failure",
-    ExitCode.UNIT_CANCELED: "the unit was Canceled (work results, submit --follow)",
+    ExitCode.UNIT_CANCELED: "the unit was Canceled (work results, wait, status --watch, submit)",
+    ExitCode.WAIT_TIMED_OUT: "wait: a unit had not ended when the time was up; it goes on",
     ExitCode.SUBMIT_FAILED: "the submission failed",
     ExitCode.INTERRUPTED: "Ctrl-C; a unit that was followed goes on",
     ExitCode.OUTPUT_CLOSED: "whoever read standard output closed it",

@@ -1,20 +1,16 @@
 """Deliver a unit's results to standard output, and say how the unit ended."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from meshctl.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.exit_codes import ExitCode
 from meshctl.invocation import Invocation
 from meshctl.output import Failure, json_line, print_note, sentence, write_raw
+from meshctl.states import CANCELED, FAILED, UNFINISHED
 
 if TYPE_CHECKING:
     from meshctl.client import ControlClient
-
-FAILED, CANCELED = 3, 4
-"""``State`` of a unit that ended badly (reference section 8)."""
-
-UNFINISHED = {0, 1}
-"""``State`` Pending and Running."""
 
 
 def deliver(
@@ -77,10 +73,19 @@ def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
     """
     if as_json:
         print_note(json_line({"unitid": unit_id, **status}))
+    text, code = ending(unit_id, status)
+    if code:
+        raise Failure(text, code)
+
+
+def ending(unit_id: str, status: Mapping[str, Any]) -> tuple[str, ExitCode]:
+    """Return what to say of a final status, and the exit code: nothing and OK for success."""
     if status.get("State") == FAILED:
-        raise Failure(f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}")
+        text = f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}"
+        return text, ExitCode.FAILURE
     if status.get("State") == CANCELED:
-        raise Failure(f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED)
+        return f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED
+    return "", ExitCode.OK
 
 
 def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict[str, Any]:

@@ -6,12 +6,10 @@ from typing import Any
 
 from meshctl.link_columns import link_table
 from meshctl.output import json_text
+from meshctl.states import UNFINISHED
 
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
 """ConnType of a service advertisement (reference section 6)."""
-
-_UNFINISHED = {0, 1}
-"""``State`` Pending and Running (reference section 8)."""
 
 NARROWEST_NODE = 12
 """Columns of the node column at least, as in receptorctl's status."""
@@ -62,7 +60,7 @@ def _pending(status: Mapping[str, Any], remote: Mapping[str, Any]) -> str:
     """What was asked for and waits for the unit's node: it would look forgotten otherwise."""
     if remote.get("LocalReleased"):
         return " (release pending)"
-    if remote.get("LocalCancelled") and status.get("State") in _UNFINISHED:
+    if remote.get("LocalCancelled") and status.get("State") in UNFINISHED:
         return " (cancel pending)"
     return ""
 

@@ -13,8 +13,8 @@ from meshctl.output import Failure, print_warning
 ENDED = frozenset({"Succeeded", "Failed", "Canceled"})
 """Names of the states that a unit does not leave."""
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_TERM = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 LONGEST_SECONDS = 365_000 * 86400
 """A thousand years: what is longer is a typing error, and dates cannot hold it."""

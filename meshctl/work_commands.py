@@ -23,6 +23,7 @@ from meshctl.output import (
 from meshctl.render import unit_lines, unit_table
 from meshctl.selection import ALL, Age, Selection, check_one_way, now
 from meshctl.submission import SubmissionRequest, chosen_payload, collect_params
+from meshctl.waiting import wait
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -88,6 +89,9 @@ def list_units(
     else:
         for line in unit_table(units):
             print_line(line)
+
+
+work.add_command(wait)
 
 
 @work.command("status")

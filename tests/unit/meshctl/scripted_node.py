@@ -123,6 +123,9 @@ class ScriptedNode:
         self.results_began = threading.Event()
         self.sessions = 0
         self.session_closed = threading.Event()
+        self.watch_began = threading.Event()
+        self._changed = threading.Condition()
+        self._closing = False
         self._listener = listener
         self._tls = tls
         self._sockets: list[socket.socket] = []
@@ -132,6 +135,9 @@ class ScriptedNode:
     def close(self) -> None:
         for unit in self.units.values():
             unit.may_end.set()
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         for sock in [self._listener, *self._sockets]:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not an SSLSocket's
@@ -146,6 +152,21 @@ class ScriptedNode:
             unit.may_end.set()
         self.units[unit_id] = unit
         return unit
+
+    def change(self, unit_id: str, status: dict[str, Any], stdout: bytes | None = None) -> None:
+        """Give a unit another status, and more output; whoever watches it is told."""
+        with self._changed:
+            unit = self.units[unit_id]
+            unit.status = dict(status)
+            if stdout is not None:
+                unit.stdout = stdout
+            if status["State"] not in {0, 1}:
+                unit.may_end.set()
+            self._changed.notify_all()
+
+    def receptors(self) -> None:
+        """From now on know no more commands than a receptor node."""
+        self.handlers["work watch"] = lambda s, line: s.send(b"ERROR: bad command\n") or True
 
     def _spawn(self, target: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args)
@@ -193,7 +214,9 @@ class ScriptedNode:
             return self._submit(session, json.loads(line))
         if words[:2] == ["work", "results"] and words[2] in self.units:
             return self._results(session, words[2], int(words[3]) if words[3:] else 0)
-        if words[:2] == ["work", "results"]:
+        if words[:2] == ["work", "watch"] and words[2] in self.units:
+            return self._watch(session, words[2])
+        if words[:2] in (["work", "results"], ["work", "watch"]):
             session.send(f"ERROR: unknown work unit {words[2]}\n".encode())
         elif words[0] == "work" and words[1] in {"status", "list", "cancel", "release"}:
             session.send(self._unit_command(line, words))
@@ -238,6 +261,21 @@ class ScriptedNode:
         running = self.unit_status == RUNNING
         self.add_unit(unit_id, payload, ended=not running, **self.unit_status)
         session.send({"result": "Job Started", "unitid": unit_id})
+        return False
+
+    def _watch(self, session: Session, unit_id: str) -> bool:
+        sent = None
+        while not self._closing:
+            with self._changed:
+                status = self.units[unit_id].to_json()
+                if status == sent:
+                    self._changed.wait()
+                    continue
+            session.send(status)
+            sent = status
+            self.watch_began.set()
+            if status["State"] not in {0, 1}:
+                break
         return False
 
     def _results(self, session: Session, unit_id: str, startpos: int) -> bool:
