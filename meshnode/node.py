@@ -1,5 +1,6 @@
 """The node: the one file that knows every part and puts them together."""
 
+import resource
 import signal
 import sys
 import time
@@ -78,7 +79,7 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     """Start every part, the ones that others hear of last."""
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
-    units = make_units(config, mesh)
+    units = make_units(config, mesh, raise_descriptor_limit())
     register_mesh_commands(registry, mesh, reloader, units.warnings)
     try:
         await nursery.start(units.run)
@@ -146,11 +147,24 @@ def work_type(directive: WorkDirective) -> CommandType:
             raise AssertionError(f"no runner for {directive.INFO.name}")
 
 
-def make_units(config: NodeConfig, mesh: Mesh) -> Units:
-    """Return the units that the node's directory holds, with the configured work types."""
+def raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as it may, and return how many it had.
+
+    Every link, client and unit takes some; the usual 1,024 is what a shell gets, not a daemon.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
+    """Return the units that the node's directory holds, with the configured work types.
+
+    ``descriptors`` is the limit that commands get.
+    """
     return Units(
         store=UnitStore(config.node.datadir / config.node.id),
-        launcher=Launcher(),
+        launcher=Launcher(descriptors),
         dialer=mesh,
         work_types={d.worktype: work_type(d) for d in config.work_types},
         node_id=config.node.id,

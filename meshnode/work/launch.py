@@ -29,7 +29,7 @@ START_ATTEMPTS = 3
 """Launchers tried for one start. One may be killed, and so may the next; three in the time of one
 start are a fault that trying does not mend."""
 
-LAUNCHER_END_SECONDS = 2.0
+LAUNCHER_END_SECONDS = 1.0
 """Time for a launcher to end after its socket was closed, before it is killed. It needs about a
 millisecond; a stopped one must not keep the node from ending within its own 2 s."""
 
@@ -102,7 +102,8 @@ class _Pending:
 class _LauncherProcess:
     """One launcher process and the starts that were asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: int | None) -> None:
+        self._descriptors = descriptors
         self.usable = False
         self._closed = False
         self._pending: dict[int, _Pending] = {}
@@ -120,7 +121,9 @@ class _LauncherProcess:
         self._socket = trio.socket.from_stdlib_socket(ours)
         with self._socket:
             with theirs:
-                process = await trio.lowlevel.open_process(_launcher_argv(), stdin=theirs)
+                process = await trio.lowlevel.open_process(
+                    _launcher_argv(self._descriptors), stdin=theirs
+                )
             try:
                 await self._serve(process, task_status)
             except BaseException:
@@ -201,7 +204,9 @@ class _LauncherProcess:
 class Launcher:
     """Starts commands for units; one per node."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: int | None = None) -> None:
+        """``descriptors`` is the soft limit that commands get, None for this process's own."""
+        self._descriptors = descriptors
         self._nursery: trio.Nursery | None = None
         self._process: _LauncherProcess | None = None
         self._spawning = trio.Lock()
@@ -265,7 +270,7 @@ class Launcher:
             if self._nursery is None:
                 raise LauncherClosed("the node is ending")
             if self._process is None or not self._process.usable:
-                process = _LauncherProcess()
+                process = _LauncherProcess(self._descriptors)
                 try:
                     await self._nursery.start(process.run)
                 except OSError as error:
@@ -274,9 +279,10 @@ class Launcher:
             return self._process
 
 
-def _launcher_argv() -> list[str]:
+def _launcher_argv(descriptors: int | None) -> list[str]:
     program = Path(launcher.__file__).with_name("__main__.py")
-    return [sys.executable, "-I", "-S", "-X", "utf8", str(program.absolute())]
+    options = [] if descriptors is None else [str(descriptors)]
+    return [sys.executable, "-I", "-S", "-X", "utf8", str(program.absolute()), *options]
 
 
 async def _end_process(process: trio.Process) -> None:

@@ -132,8 +132,10 @@ def _parse_text_results(rest: list[str]) -> ResultsRequest:
     start = rest[1] if len(rest) > 1 else "0"
     digits = start[1:] if start[:1] in {"+", "-"} else start
     # int() takes more than receptor does: blanks, underscores, digits of other scripts.
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_POSITION))):
+    if not (digits.isascii() and digits.isdigit()):
         raise CommandError(f'error converting start position to integer: "{start}" is not a number')
+    if len(digits) > len(str(MAX_POSITION)):
+        raise CommandError(f"start position {start} is out of range")
     return ResultsRequest(rest[0], _position(int(start), start))
 
 

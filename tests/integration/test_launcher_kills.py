@@ -271,7 +271,7 @@ async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(
         process = launcher_of(os.getpid())
         spawned = []
 
-        def argv() -> list[str]:
+        def argv(descriptors: int | None) -> list[str]:
             spawned.append("once")
             return ["false"]
 
@@ -290,7 +290,7 @@ async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(
 
 
 async def test_a_node_whose_launcher_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_launcher_argv", lambda: ["/no/such/python"])
+    monkeypatch.setattr(launch, "_launcher_argv", lambda descriptors: ["/no/such/python"])
     with pytest.raises(WorkError, match=r"cannot start the launcher: No such file"):
         await Launcher().run()
     with pytest.raises(LauncherClosed):

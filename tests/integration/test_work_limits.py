@@ -1,5 +1,7 @@
 """Work types with limits and surroundings of their own, on a real node."""
 
+import resource
+
 from harness import Cluster
 
 
@@ -39,3 +41,9 @@ def test_the_grace_of_a_work_type_is_kept_at_cancel(cluster: Cluster) -> None:
     node.meshctl("work", "cancel", unit)
     status = node.unit_status(unit)
     assert (status["StateName"], status["Signal"]) == ("Canceled", "SIGKILL")
+
+
+def test_a_command_has_the_descriptors_that_the_node_was_started_with(cluster: Cluster) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    node = cluster.node("foo", work={"limit": "ulimit -Sn"})
+    assert node.results(node.submit("limit", "--no-payload")).decode().strip() == str(soft)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -47,12 +48,24 @@ _STDIN = 0
 def main() -> None:
     """Serve the node at the other end of stdin, a SOCK_SEQPACKET socket, until it closes."""
     _default_signals()
+    _limit_descriptors(sys.argv[1:])
     socket_fd = _take_stdin()
     launcher = Launcher(socket_fd)
     # What exists now lives for ever; collections in a supervisor must not touch (copy) its pages.
     gc.collect()
     gc.freeze()
     launcher.serve()
+
+
+def _limit_descriptors(arguments: list[str]) -> None:
+    """Give commands the limit that the node itself was started with, if it was named.
+
+    The node raises its own, and a program that still uses select() breaks on descriptors above
+    1,023, which a raised limit would let it have.
+    """
+    if arguments:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(arguments[0]), hard))
 
 
 def _default_signals() -> None:
