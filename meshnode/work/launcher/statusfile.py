@@ -20,6 +20,9 @@ FILE_MODE = 0o600
 READ_BYTES = 8192
 """Bytes asked for in one read of the status file."""
 
+SPARE_BYTES = 1024
+"""What the record of an end may have more than that of a start: some 200 bytes and a detail."""
+
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -94,6 +97,23 @@ class StatusFile:
         finally:
             os.close(lock)
 
+    def reserve(self) -> None:
+        """Take the room that :meth:`finish` will need: it must succeed on a disk that is full.
+
+        Where there is no room even now, the end is recorded when there is some again.
+        """
+        size = len(json.dumps(self._last)) + SPARE_BYTES
+        try:
+            fd = os.open(self._path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        except OSError:
+            return
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError:
+            return
+        finally:
+            os.close(fd)
+
     def _lock(self) -> int:
         """Return the descriptor that holds the lock; closing it lets go."""
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -125,13 +145,16 @@ class StatusFile:
 
     def _replace(self, status: dict[str, object], durable: bool) -> None:
         temporary = self._path + ".tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        # Not truncated first: the room that reserve() has taken is not given back.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         try:
             fd = os.open(temporary, flags, FILE_MODE)
             try:
-                left = memoryview(json.dumps(status, separators=(",", ":")).encode())
+                text = json.dumps(status, separators=(",", ":")).encode()
+                left = memoryview(text)
                 while left:
                     left = left[os.write(fd, left) :]
+                os.ftruncate(fd, len(text))
                 if durable:
                     sync(fd)
             finally:

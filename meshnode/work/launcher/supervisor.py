@@ -51,6 +51,10 @@ RECORD_RETRY_SECONDS = 1.0
 """Wait before another try to record an end on a disk that is full or failing. No event says that
 there is room again; a try costs some microseconds, so one a second does not load the machine."""
 
+FULL_BYTES = 64 * 1024
+"""Free bytes below which a disk counts as full: what a write did not find room for may be more than
+is left."""
+
 KILL_RETRY_SECONDS = 1.0
 """Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
 time only bounds how long a process that a look at /proc missed could go on."""
@@ -195,6 +199,7 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait until no process of the unit is left, and record the end."""
+        self._status.reserve()
         self._limits.begin(self._dir, self._stdout)
         self._record(self._outcome(self._wait_tree()))
 
@@ -267,6 +272,9 @@ class Supervisor:
         assert self._end is not None
         detail = command.end_text(self._end)
         state = SUCCEEDED if self._end == 0 else FAILED
+        if state == FAILED and _is_full(self._stdout):
+            # Most commands tell that on their standard error, for which there was no room either.
+            detail += "; no space left on the disk of its output"
         if ended is not None:
             state, detail = ended
         try:
@@ -298,6 +306,11 @@ class Supervisor:
                 time.sleep(RECORD_RETRY_SECONDS)
             else:
                 return
+
+
+def _is_full(fd: int) -> bool:
+    disk = os.fstatvfs(fd)
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES
 
 
 def _open_gate(gate: int) -> None:

@@ -134,3 +134,31 @@ def test_a_file_system_without_sync_is_no_reason_to_fail(monkeypatch: pytest.Mon
     statusfile.sync(0)
     with pytest.raises(OSError, match="refused"):
         statusfile.sync(0)
+
+
+def test_room_is_kept_for_the_end_and_none_of_it_is_in_the_status(unit: Path) -> None:
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    status.reserve()
+    kept = (unit / "status.tmp").stat()
+    assert kept.st_blocks * 512 >= kept.st_size > (unit / "status").stat().st_size
+    status.finish({"State": 2})
+    assert read(unit)["State"] == 2
+    assert not (unit / "status.tmp").exists()
+
+
+def test_an_end_is_recorded_also_where_no_room_could_be_kept(
+    unit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        status.reserve()
+        patch.setattr(os, "open", full)
+        status.reserve()
+    status.finish({"State": 2})
+    assert read(unit)["State"] == 2
