@@ -1,7 +1,5 @@
 """``connect``: bytes between a client and a stream service anywhere on the mesh."""
 
-from dataclasses import dataclass
-
 import trio
 
 from meshnode.control.mesh_face import ControlMesh
@@ -21,7 +19,11 @@ def connect_command(mesh: ControlMesh) -> Command:
             session.finish()
             try:
                 await session.send(b"Connecting\n")
-                await bridge(_SessionEnd(session), stream)
+                end = _SessionEnd(session)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(end.break_when_lost)
+                    await bridge(end, stream)
+                    nursery.cancel_scope.cancel()
                 await stream.aclose()
             finally:
                 # Closed it is already, unless something failed, and then this is a reset: half of
@@ -57,17 +59,34 @@ def _field(body: JsonObject, key: str, what: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
 class _SessionEnd:
     """A session as an end of a bridge."""
 
-    session: ControlSession
+    def __init__(self, session: ControlSession) -> None:
+        self._session = session
+        self._client_ended = trio.Event()
+        self._service_ended = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        return await self.session.receive_some(max_bytes)
+        data = await self._session.receive_some(max_bytes)
+        if not data:
+            self._client_ended.set()
+        return data
 
     async def send_all(self, data: bytes) -> None:
-        await self.session.send(data)
+        await self._session.send(data)
 
     async def send_eof(self) -> None:
-        await self.session.send_eof()
+        self._service_ended = True
+        await self._session.send_eof()
+
+    async def break_when_lost(self) -> None:
+        """Raise when a client that has ended its bytes is gone: a silent service would stay.
+
+        Raises:
+            trio.BrokenResourceError: nobody waits for what the service may still say.
+        """
+        await self._client_ended.wait()
+        await self._session.wait_lost()
+        if not self._service_ended:
+            raise trio.BrokenResourceError("the client is gone")

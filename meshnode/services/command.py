@@ -5,8 +5,9 @@ import shlex
 import trio
 
 from meshnode.config.service_directives import CommandService
-from meshnode.logs import subject_logger
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.pump import copy
+from meshnode.mesh.streams import MeshStream
 from meshnode.services.base import ServiceMesh, listen_on_mesh
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.terminal import Terminal
@@ -39,13 +40,14 @@ class CommandServiceService:
         await server.run([listener], task_status=task_status)
 
     async def _serve(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
+        assert isinstance(stream, MeshStream)
         try:
             terminal = Terminal.open(self._words)
         except OSError as exc:
             raise OSError(f"cannot run {self._words[0]}: {exc.strerror or exc}") from exc
         self._log.info("PID %d: started for %s", terminal.pid, client)
         try:
-            await _converse(stream, terminal)
+            await _converse(stream, terminal, self._log, client)
             await stream.aclose()
         finally:
             code = await terminal.aclose()
@@ -53,7 +55,9 @@ class CommandServiceService:
             self._log.info("PID %d: ended (%s)", terminal.pid, how)
 
 
-async def _converse(stream: trio.abc.HalfCloseableStream, terminal: Terminal) -> None:
+async def _converse(
+    stream: MeshStream, terminal: Terminal, log: SubjectLogger, client: str
+) -> None:
     """Join a stream and a terminal until the command ends or lets go of the terminal.
 
     The end of the stream's input is typed as such; a command that heeds it prints its last words
@@ -67,6 +71,7 @@ async def _converse(stream: trio.abc.HalfCloseableStream, terminal: Terminal) ->
     async def type_in() -> None:
         try:
             await copy(stream, terminal)
+            log.debug("the input of %s has ended", client)
             while True:
                 await trio.sleep(EOF_AGAIN)
                 await terminal.send_eof()
@@ -74,8 +79,15 @@ async def _converse(stream: trio.abc.HalfCloseableStream, terminal: Terminal) ->
             broken.append(exc)
             nursery.cancel_scope.cancel()
 
+    async def hang_up() -> None:
+        # A silent command would never find out by writing.
+        await stream.wait_refused()
+        broken.append(trio.BrokenResourceError("the other end reads no more"))
+        nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(type_in)
+        nursery.start_soon(hang_up)
         nursery.start_soon(terminal.watch)
         try:
             await copy(terminal, stream)

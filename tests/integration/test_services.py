@@ -234,6 +234,23 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["after its last byte", "in the middle"])
+def test_a_silent_command_does_not_outlive_a_client_that_is_killed(two, ended: bool) -> None:
+    silent = "bash -c 'echo =$$=; exec sleep 1000'"
+    foo, bar = two([], [{"command-service": {"service": "shell", "command": silent}}])
+    foo.wait_service("bar", "shell")
+    with running(COMMANDS / "meshctl", "--socket", foo.socket, "connect", "bar", "shell") as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        pid = int(until(iter(shell.stdout.readline, b""), rb"^=(\d+)="))
+        if ended:
+            shell.stdin.close()
+            bar.wait_log(r"command-service shell: the input of foo has ended")
+        assert alive(pid)
+        shell.kill()
+        wait_until(lambda: not alive(pid), what="the command to end")
+
+
 def test_a_node_that_stops_ends_its_commands(two) -> None:
     foo, bar = two([], [{"command-service": {"service": "shell", "command": "bash --norc"}}])
     foo.wait_service("bar", "shell")
