@@ -162,7 +162,7 @@ class Dialing:
 
     async def _keep_dialing(self) -> None:
         failures = 0
-        complaint = ""
+        complaint = failure = ""
         while True:
             try:
                 link = await self._dialer.dial()
@@ -175,8 +175,11 @@ class Dialing:
                 complaint = text
             else:
                 complaint = ""
-                if await self._sessions.run(self._host.make_session(link, self._policy)):
+                session = self._host.make_session(link, self._policy)
+                session.failure = failure
+                if await self._sessions.run(session):
                     failures = 0
+                failure = session.failure
             if not self._redial or self._closed or self._host.is_closing:
                 return
             failures += 1

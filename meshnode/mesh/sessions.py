@@ -101,6 +101,13 @@ class _Ended(Exception):
         self.rejected_by_us = rejected_by_us
 
 
+def _how_it_broke(exc: Exception) -> str:
+    cause = exc.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"the link broke: {cause.strerror.lower()}"
+    return "the link broke"
+
+
 class Session:
     """A link and what is known of the node at its other end."""
 
@@ -114,6 +121,8 @@ class Session:
         self._log = subject_logger("link", link.name)
         self._scope = trio.CancelScope()
         self._ended: str = ""
+        self.failure = ""
+        """Why the link did not come up; before its end, why the one before it did not."""
         self._since = self._up_at = 0.0
         self._sent_messages = self._sent_bytes = 0
         self._received_messages = self._received_bytes = 0
@@ -211,11 +220,17 @@ class Session:
                 self._owner.link_down(self)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
                 await self._link.aclose()
-        calm = self._peering.established and not fault
-        (self._log.info if calm else self._log.warning)(
-            "closed (%s): %s", self.peer or "peer unknown", reason
-        )
+        self._log_end(reason, fault)
+        self.failure = "" if self._peering.established else reason
         return reason
+
+    def _log_end(self, reason: str, fault: bool) -> None:
+        if self._peering.established:
+            log = self._log.warning if fault else self._log.info
+        else:
+            # A peer that is away for a day is one event, over UDP too, where dialing succeeds.
+            log = self._log.debug if reason == self.failure else self._log.warning
+        log("closed (%s): %s", self.peer or "peer unknown", reason)
 
     async def _converse(self) -> _Ended:
         ended: list[_Ended] = []
@@ -227,8 +242,8 @@ class Session:
                 ended.append(exc)
             except ProtocolError as exc:
                 ended.append(_Ended(f"the peer broke the protocol: {exc}", fault=True))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                ended.append(_Ended("the link broke"))
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                ended.append(_Ended(_how_it_broke(exc)))
             scope.cancel()
 
         # Our hello goes before anything that the peer's makes us send.
@@ -270,8 +285,8 @@ class Session:
             except trio.TooSlowError:
                 self._end(f"the peer read nothing for {SEND_TIMEOUT:g} s")
                 return
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._end("the link broke")
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                self._end(_how_it_broke(exc))
                 return
             size.learn(trio.current_time() - started)
             self._sent_messages += len(batch)

@@ -9,6 +9,7 @@ import trio.testing
 from link_kinds import (
     GREETING,
     KINDS,
+    MEMORY,
     UDP,
     connect,
     every_kind,
@@ -20,8 +21,10 @@ from link_kinds import (
 
 from meshnode.config import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.errors import ConfigError
+from meshnode.mesh import attachments
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import open_mesh
+from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.peering import LinkPolicy
 
 ENDLESS = 64 * 1024 * 1024
@@ -368,3 +371,51 @@ async def test_dialing_over_udp_where_nobody_listens_ends_the_link():
         with pytest.raises(trio.BrokenResourceError, match="refused"):
             await link.receive()
         await link.aclose()
+
+
+# --- what a node makes of its links --------------------------------------------------------------
+
+
+async def test_a_silent_link_is_dead_after_the_time_that_the_node_was_told(autojump_clock):
+    hello = RoutingUpdate("mute", "i1", 1, 1, {"foo": 1.0}, "mute").encode()
+    async with listening(MEMORY) as (listener, dialer), open_mesh("foo", idle_timeout=60) as foo:
+        foo.add_listener(listener)
+        link = await dialer.dial()
+        await link.send([hello])
+        await trio.sleep(59)
+        assert [connection.peer for connection in foo.status().connections] == ["mute"]
+        await trio.sleep(2)
+        assert foo.status().connections == ()
+        await link.aclose()
+
+
+@pytest.mark.parametrize("redial", [True, False])
+async def test_a_peer_is_dialed_again_unless_it_was_said_not_to(redial, autojump_clock):
+    async with listening(MEMORY) as (listener, dialer), open_mesh("foo") as foo:
+        foo.add_dialer(dialer, redial=redial)
+        first = await listener.accept()
+        await first.aclose()
+        with trio.move_on_after(60) as scope:
+            await (await listener.accept()).aclose()
+        assert scope.cancelled_caught == (not redial)
+
+
+@every_kind
+async def test_a_peer_that_stays_away_is_one_line_of_log(kind, caplog, monkeypatch):
+    attempts, enough = [], trio.Event()
+
+    def count(failures: int) -> float:
+        attempts.append(failures)
+        if failures == 5:
+            enough.set()
+        return 0.0
+
+    monkeypatch.setattr(attachments, "redial_delay", count)
+    async with listening(kind) as (listener, dialer), open_mesh("foo") as foo:
+        await listener.aclose()
+        dialing = foo.add_dialer(dialer)
+        with trio.fail_after(60):
+            await enough.wait()
+        away = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert len(away) == 1
+        await dialing.aclose()
