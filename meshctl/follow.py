@@ -65,6 +65,30 @@ def deliver(
     return status
 
 
+def deliver_until(
+    invocation: Invocation, client: "ControlClient", unit_id: str, startpos: int, end: int
+) -> None:
+    """Write the unit's stdout from ``startpos`` to ``end`` to ours: bytes that it has printed.
+
+    Raises:
+        Failure: they are not complete.
+        ControlError: they could not be asked for.
+    """
+    position = startpos
+    if position >= end:
+        return
+    with client.results(unit_id, startpos) as pieces:
+        try:
+            for piece in pieces:
+                write_raw(piece[: end - position])
+                position += len(piece)
+                if position >= end:
+                    return
+        except SessionLost as error:
+            raise _broken_off(invocation, unit_id, position, str(error)) from error
+    raise _broken_off(invocation, unit_id, position, f"there are {end} bytes")
+
+
 def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
     """End the command as the unit ended; with JSON wanted, its status goes to stderr.
 

@@ -21,9 +21,10 @@ from meshctl.output import (
     stdout_is_terminal,
 )
 from meshctl.render import unit_lines, unit_table
+from meshctl.results_command import results
 from meshctl.selection import ALL, Age, Selection, check_one_way, now
 from meshctl.submission import SubmissionRequest, chosen_payload, collect_params
-from meshctl.waiting import wait
+from meshctl.waiting import wait, wait_for_end
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -119,6 +120,7 @@ def unit_status(invocation: Invocation, unit_id: str, as_json: bool) -> None:
 @click.option("--ttl", default="", help="Time in which remote work must start, e.g. 1h20m30s.")
 @click.option("--signwork", is_flag=True, help="Sign the submission.")
 @click.option("--follow", "-f", is_flag=True, help="Write the results to stdout as they come.")
+@click.option("--wait", "waits", is_flag=True, help="Wait for the unit's end.")
 @click.option("--rm", is_flag=True, help="Release the unit at its end.")
 @click.option(
     "--param",
@@ -135,6 +137,7 @@ def submit(
     invocation: Invocation,
     /,
     follow: bool,
+    waits: bool,
     rm: bool,
     as_json: bool,
     payload: str,
@@ -158,14 +161,38 @@ def submit(
         if follow:
             _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
             return
-        if as_json:
-            print_json({"unitid": done.unit_id, "result": done.result})
-        else:
-            print_line(f"Result: {done.result}")
-            print_line(f"Unit ID: {done.unit_id}")
-        if rm:
-            outcome = client.release(done.unit_id)
-            (print_note if as_json else print_line)(f"({done.unit_id}, {outcome})")
+        _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+
+
+def _report_start(
+    invocation: Invocation,
+    client: "ControlClient",
+    done: "Submission",
+    *,
+    waits: bool,
+    rm: bool,
+    as_json: bool,
+) -> None:
+    """Say what became of a submission, and wait for the unit's end where that is wanted.
+
+    With both JSON and waiting wanted, there is one document, at the end.
+    """
+    unit_id, status = done.unit_id, None
+    if not as_json:
+        print_line(f"Result: {done.result}")
+        print_line(f"Unit ID: {unit_id}")
+    if waits:
+        status = wait_for_end(invocation, client, unit_id)
+    if as_json:
+        more = {} if status is None else {"status": status}
+        print_json({"unitid": unit_id, "result": done.result, **more})
+    elif status is not None:
+        print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
+    if rm:
+        outcome = client.release(unit_id)
+        (print_note if as_json else print_line)(f"({unit_id}, {outcome})")
+    if status is not None:
+        report_end(unit_id, status, as_json=False)
 
 
 def _submit(
@@ -203,19 +230,7 @@ def _follow(
     report_end(unit_id, status, as_json=as_json)
 
 
-@work.command()
-@click.argument("unit_id")
-@click.option("--startpos", default=0, type=click.IntRange(min=0), help="First byte wanted.")
-@click.option("--json", "as_json", is_flag=True, help="The final status as JSON on stderr.")
-@pass_invocation
-def results(invocation: Invocation, unit_id: str, startpos: int, as_json: bool) -> None:
-    """Write a unit's stdout to ours as it comes, until the unit has ended.
-
-    Ctrl-C leaves the unit running.
-    """
-    with invocation.client() as client:
-        status = deliver(invocation, client, unit_id, startpos)
-    report_end(unit_id, status, as_json=as_json)
+work.add_command(results)
 
 
 @work.command()
