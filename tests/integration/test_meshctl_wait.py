@@ -1,0 +1,63 @@
+"""meshctl waits for units of a real node."""
+
+import os
+import signal
+
+import pytest
+from harness import Cluster, Node
+
+from meshctl import ControlClient, WaitTimedOut
+
+
+@pytest.fixture
+def foo(cluster: Cluster) -> Node:
+    """A node with units that end when they are told to, and as they are told to."""
+    fifo = cluster.directory / "told"
+    os.mkfifo(fifo)
+    return cluster.node("foo", work={"until-told": f"read word < {fifo}; exit $word"})
+
+
+def tell(node: Node, word: int) -> None:
+    (node.directory / "told").write_text(f"{word}\n")
+
+
+def test_a_wait_outlives_the_node_and_ends_as_the_unit_does(foo: Node) -> None:
+    unit = foo.submit("until-told", "--no-payload")
+    with ControlClient(str(foo.socket)) as client:
+        with pytest.raises(WaitTimedOut, match="has not ended within"):
+            client.wait(unit, 0.01)
+        watch = client.watch(unit)
+        assert next(watch)["StateName"] in {"Pending", "Running"}
+        foo.stop(signal.SIGKILL)
+        foo.start()
+        tell(foo, 7)
+        last = list(watch)[-1]
+    assert (last["StateName"], last["ExitCode"]) == ("Failed", 7)
+    done = foo.cluster.run(
+        "meshctl", "--socket", foo.socket, "work", "wait", unit, "--timeout", "30s", check=False
+    )
+    assert done.stderr.decode() == f"ERROR: unit {unit} failed: exit status 7\n"
+    assert done.stdout.decode() == f"({unit}, Failed)\n"
+    assert done.returncode == 1
+
+
+def test_a_cancelled_unit_ends_the_watch_of_it(foo: Node) -> None:
+    unit = foo.submit("until-told", "--no-payload")
+    with ControlClient(str(foo.socket)) as client:
+        watch = client.watch(unit)
+        assert next(watch)["StateName"] in {"Pending", "Running"}
+        foo.meshctl("work", "cancel", unit)
+        assert list(watch)[-1]["StateName"] == "Canceled"
+    done = foo.cluster.run("meshctl", "--socket", foo.socket, "work", "wait", unit, check=False)
+    assert done.returncode == 6
+
+
+def test_a_submission_that_waits_ends_as_its_unit_does(cluster: Cluster) -> None:
+    foo = cluster.node("foo", work={"lines": "seq 100000; exit 3"})
+    arguments = ["work", "submit", "lines", "--no-payload", "--wait"]
+    done = cluster.run("meshctl", "--socket", foo.socket, *arguments, check=False)
+    assert done.returncode == 1
+    unit = done.stdout.decode().splitlines()[1].removeprefix("Unit ID: ")
+    assert done.stdout.decode().splitlines()[2] == f"({unit}, Failed)"
+    tail = foo.meshctl("work", "results", unit, "--tail", "2", check=False)
+    assert tail == b"99999\n100000\n"
