@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from meshctl.link_columns import link_table
+from meshctl.link_columns import link_table, size, uptime
+from meshctl.listing import remote_part, work_type
 from meshctl.output import json_text
+from meshctl.selection import moment
 from meshctl.states import UNFINISHED
 
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
@@ -27,33 +30,53 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def unit_table(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def unit_table(units: Mapping[str, Mapping[str, Any]], now: datetime) -> list[str]:
     """One line a unit: where it runs, what it is, how it is; the newest last.
 
     A receptor node does not say when a unit was made: its units are in the order of their IDs.
     """
     rows = []
-    for unit_id, status in sorted(units.items(), key=_age):
-        extra = status.get("ExtraData")
-        remote = extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
+    for unit_id, status in sorted(units.items(), key=_order):
+        remote = remote_part(status)
         rows.append(
             [
                 unit_id,
                 str(remote.get("RemoteNode", "-")),
-                str(remote.get("RemoteWorkType") or status.get("WorkType", "")),
+                work_type(status),
                 str(status.get("StateName", status.get("State", ""))),
-                str(status.get("StdoutSize", "")),
+                *_times(status, now),
+                _stdout_size(status),
                 str(status.get("Detail", "")) + _pending(status, remote),
             ]
         )
     if not rows:
         return ["No units of work."]
-    return table(["Unit ID", "Node", "Work Type", "State", "Stdout", "Detail"], rows)
+    header = ["Unit ID", "Node", "Work Type", "State", "Age", "Duration", "Stdout", "Detail"]
+    return table(header, rows)
 
 
-def _age(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
+def _order(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
     unit_id, status = unit
     return str(status.get("Created", "")), unit_id
+
+
+def _times(status: Mapping[str, Any], now: datetime) -> tuple[str, str]:
+    """How long ago the unit was made, and how long it has run; ``-`` for what is not told."""
+    made, started = moment(status, "Created"), moment(status, "Started")
+    end = now if status.get("State") in UNFINISHED else moment(status, "Finished")
+    return _span(made, now), _span(started, end)
+
+
+def _span(start: datetime | None, end: datetime | None) -> str:
+    if start is None or end is None:
+        return "-"
+    # Clocks differ: what seems to lie ahead has only just happened.
+    return uptime(max((end - start).total_seconds(), 0) * 1e9)
+
+
+def _stdout_size(status: Mapping[str, Any]) -> str:
+    known = status.get("StdoutSize")
+    return size(known) if isinstance(known, int) else "-"
 
 
 def _pending(status: Mapping[str, Any], remote: Mapping[str, Any]) -> str:

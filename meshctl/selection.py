@@ -45,7 +45,7 @@ class Selection:
         ended = {unit: status for unit, status in units.items() if status["StateName"] in states}
         if self.older_than is None:
             return list(ended)
-        ends = {unit: _end_of(status) for unit, status in ended.items()}
+        ends = {unit: moment(status, "Finished") for unit, status in ended.items()}
         if unknown := [unit for unit, end in ends.items() if end is None]:
             # A receptor node says of no unit when it ended.
             print_warning(f"the node does not say when these ended: {' '.join(unknown)}")
@@ -88,10 +88,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _end_of(status: Mapping[str, Any]) -> datetime | None:
-    finished = status.get("Finished")
+def moment(status: Mapping[str, Any], key: str) -> datetime | None:
+    """Return a time that a status tells, None where it tells none (a receptor node never does)."""
+    text = status.get(key)
     try:
-        moment = datetime.fromisoformat(finished) if isinstance(finished, str) else None
+        told = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+    return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)

@@ -10,6 +10,7 @@ from meshctl.errors import CannotReach, CommandRefused, ControlError
 from meshctl.exit_codes import ExitCode
 from meshctl.follow import deliver, report_end
 from meshctl.invocation import Invocation, json_option, pass_invocation
+from meshctl.listing import UnitFilter, filter_options
 from meshctl.output import (
     Failure,
     print_error,
@@ -72,24 +73,36 @@ def work() -> None:
 @click.option("--node", default="", help="Node whose units to list; default: the local one.")
 @click.option("--unit_id", "--unit-id", default="", help="Only this unit.")
 @tls_client_option
+@filter_options
+@click.option("--table", "as_table", is_flag=True, help="A table also where it is no terminal.")
 @json_option
 @pass_invocation
 def list_units(
-    invocation: Invocation, quiet: bool, node: str, unit_id: str, tls_client: str, as_json: bool
+    invocation: Invocation,
+    quiet: bool,
+    node: str,
+    unit_id: str,
+    tls_client: str,
+    wanted: UnitFilter,
+    as_table: bool,
+    as_json: bool,
 ) -> None:
     """List units of work: a table on a terminal, JSON otherwise."""
+    if as_table and (as_json or quiet):
+        raise Failure(f"Cannot combine --table with {'--json' if as_json else '--quiet'}.")
     with invocation.client() as client:
-        units = client.work_list(unit_id, node=node, tls_client=tls_client)
+        known = client.work_list(unit_id, node=node, tls_client=tls_client)
+    units = wanted.choose(known, now())
     if quiet and as_json:
         print_json(list(units))
     elif quiet:
-        for known in units:
-            print_line(known)
-    elif as_json or not stdout_is_terminal():
-        print_json(units)
-    else:
-        for line in unit_table(units):
+        for known_id in units:
+            print_line(known_id)
+    elif as_table or (stdout_is_terminal() and not as_json):
+        for line in unit_table(units, now()):
             print_line(line)
+    else:
+        print_json(units)
 
 
 work.add_command(wait)

@@ -227,9 +227,9 @@ def test_on_a_terminal_units_are_a_table(meshctl, node, monkeypatch):
     extra = {"RemoteNode": "bar", "RemoteWorkType": "sleep", "RemoteParams": {}}
     node.add_unit("two", ended=False, WorkType="remote", ExtraData=extra)
     assert meshctl("work", "list").stdout.splitlines() == [
-        "Unit ID  Node  Work Type  State      Stdout  Detail",
-        "one      -     cat        Succeeded  5       exit status 0",
-        "two      bar   sleep      Running    0       Running: PID 42",
+        "Unit ID  Node  Work Type  State      Age  Duration  Stdout  Detail",
+        "one      -     cat        Succeeded  -    -         5 B     exit status 0",
+        "two      bar   sleep      Running    -    -         0 B     Running: PID 42",
     ]
     assert meshctl("work", "status", "two").stdout.splitlines() == [
         "Unit ID:           two",
