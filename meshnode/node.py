@@ -23,6 +23,7 @@ from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
 from meshnode.security.signing import make_signer, make_verifier
 from meshnode.services.make import make_service
+from meshnode.work.boot import boot_id
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
 from meshnode.work.registry import Units
@@ -168,5 +169,6 @@ def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
         dialer=mesh,
         work_types={d.worktype: work_type(d) for d in config.work_types},
         node_id=config.node.id,
+        boot=boot_id(),
         signatures=Signatures(make_signer(config), make_verifier(config)),
     )

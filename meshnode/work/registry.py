@@ -74,6 +74,7 @@ class Units:
         node_id: str,
         signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
         now: Clock = wall_clock,
+        boot: str = "",
         open_process: OpenProcess = ProcessHandle.open,
         end_leftovers: EndLeftovers = end_unit_processes,
     ) -> None:
@@ -82,6 +83,7 @@ class Units:
         self._launcher = launcher
         self._work_types = dict(work_types)
         self._now = now
+        self._boot = boot
         self._growth = Growth()
         self._commands = CommandRunner(
             launcher,
@@ -269,11 +271,17 @@ class Units:
             if unit.is_final:
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
             # A remote unit must outlive even a power cut: somebody was told that it is submitted.
+            # So must one that another node has submitted: were it forgotten, it would come again.
+            durable = unit.status.remote is not None or bool(unit.status.submission_key)
             await unit.change(
                 lambda old: replace(
-                    old, detail="Starting Worker", stdin_size=stdin.size, stdin_sha256=stdin.sha256
+                    old,
+                    detail="Starting Worker",
+                    stdin_size=stdin.size,
+                    stdin_sha256=stdin.sha256,
+                    boot=self._boot,
                 ),
-                durable=unit.status.remote is not None,
+                durable=durable,
             )
             attempt = self.spawn(unit)
         return await attempt.wait(ATTEMPT_TIMEOUT)
@@ -401,9 +409,15 @@ class Units:
             self.spawn(unit)
         elif status.state is UnitState.PENDING:
             try:
-                await unit.fail("lost: the node ended before the work was started")
+                await unit.fail(self._why_not_started(status))
             except Overtaken:
                 # The launcher of the last run had it on its way, and now it runs.
                 self.spawn(unit)
         else:
             await unit.fail("lost: nobody watched over it")
+
+    def _why_not_started(self, status: UnitStatus) -> str:
+        if status.boot == self._boot:
+            return "lost: the node ended before the work was started"
+        # That a command was started is not synced before it is: a power cut may have undone it.
+        return "lost: the machine went down when the work was about to start, or just had"

@@ -123,6 +123,8 @@ class UnitStatus:
     """The process that watches over the command, once there is one."""
     stdin_sha256: str = ""
     """Digest of the input, where it was asked for; the next node is told it."""
+    boot: str = ""
+    """The start of the machine in which the work was to be started."""
     submission_key: str = ""
     """What the submitter calls this submission, to have it once; see ``registry.Submission``."""
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -181,7 +183,11 @@ class UnitStatus:
                 if self.supervisor
                 else None
             )
-        own = {"StdinSha256": self.stdin_sha256, "SubmissionKey": self.submission_key}
+        own = {
+            "StdinSha256": self.stdin_sha256,
+            "Boot": self.boot,
+            "SubmissionKey": self.submission_key,
+        }
         return {**data, **{key: value for key, value in own.items() if value}, **self.other}
 
     def to_reply(self, stdout_size: int) -> JsonObject:
@@ -235,6 +241,7 @@ class UnitStatus:
             pid=reader.take("Pid", int, None),
             supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
             stdin_sha256=reader.take("StdinSha256", str, ""),
+            boot=reader.take("Boot", str, ""),
             submission_key=reader.take("SubmissionKey", str, ""),
             other=reader.rest,
         )

@@ -194,6 +194,9 @@ class UnitStore:
             os.replace(temporary, directory / "status")
             if durable:
                 _sync_directory(directory)
+                if status.state is UnitState.PENDING:
+                    # The directory itself may be new.
+                    _sync_directory(self.root)
 
     def _check_state(self, unit_id: str, expected: UnitState) -> None:
         try:

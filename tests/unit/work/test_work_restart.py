@@ -13,7 +13,14 @@ from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus
 from meshnode.work.store import UnitStore
 
-PENDING = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, params=("cat",))
+PENDING = UnitStatus(
+    UnitState.PENDING,
+    "Starting Worker",
+    "cat",
+    stdin_size=0,
+    params=("cat",),
+    boot="first boot",
+)
 
 
 def put(node, status):

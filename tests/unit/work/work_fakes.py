@@ -171,6 +171,7 @@ class FakeNode:
         self.units: Units | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
+        self.boot = "first boot"
 
     @asynccontextmanager
     async def running(self):
@@ -184,6 +185,7 @@ class FakeNode:
             node_id=self.node_id,
             signatures=self.signatures,
             now=self.mesh.now,
+            boot=self.boot,
             open_process=self.launcher.open_process,
             end_leftovers=self.launcher.end_leftovers,
         )

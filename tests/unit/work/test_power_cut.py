@@ -1,0 +1,114 @@
+"""What a power cut leaves: nothing that was not synced need be there, and nothing runs twice."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import trio
+
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.boot import boot_id
+
+
+def only_unit(node):
+    (unit,) = node.units.all()
+    return unit.unit_id
+
+
+async def test_work_that_may_have_started_before_a_power_cut_is_not_submitted_again(
+    foo, bar, autojump_clock
+):
+    """The record of its start was not on the disk yet."""
+    async with foo.running():
+        async with bar.running():
+            unit_id = await foo.submit("bar", "wait")
+            there = only_unit(bar)
+            assert len(bar.launcher.started) == 1
+        synced = replace(
+            bar.store.read_status(there),
+            state=UnitState.PENDING,
+            detail="Starting Worker",
+            started=None,
+            pid=None,
+            supervisor=None,
+        )
+        bar.store.write_status(there, synced)
+        bar.boot = "second boot"
+        async with bar.running():
+            status = await foo.wait_final(unit_id)
+    assert status.state is UnitState.FAILED
+    assert status.detail.startswith("lost: the machine went down")
+    assert len(bar.launcher.started) == 1
+
+
+async def test_a_submission_that_was_synced_but_not_yet_answered_is_not_made_twice(
+    foo, bar, autojump_clock
+):
+    async with foo.running():
+        async with bar.running():
+            unit_id = await foo.submit("bar", "wait")
+            there = only_unit(bar)
+            # As if the answer to the payload had been lost with the power.
+            unit = foo.units.find(unit_id)
+            await unit.change(lambda old: old.with_remote(started=False))
+        lost = replace(bar.store.read_status(there), state=UnitState.PENDING, supervisor=None)
+        bar.store.write_status(there, lost)
+        bar.boot = "second boot"
+    async with foo.running(), bar.running():
+        assert (await foo.wait_final(unit_id)).state is UnitState.FAILED
+        assert len(bar.launcher.started) == 1
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The paths that were synced, in order."""
+    paths = []
+    fsync = os.fsync
+
+    def record(descriptor):
+        paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+async def test_before_another_nodes_work_starts_its_unit_is_on_disk_for_good(foo, synced):
+    async with foo.running():
+        at_start = []
+        start = foo.launcher.start
+
+        async def start_and_note(request):
+            at_start.extend(synced)
+            return await start(request)
+
+        foo.launcher.start = start_and_note
+        unit_id = await foo.submit("foo", "cat", b"payload", submissionkey="bar:x")
+        directory = foo.store.directory(unit_id)
+        assert f"{directory}/status.tmp" in at_start
+        assert at_start.index(f"{directory}/status.tmp") < at_start.index(str(directory))
+        assert str(foo.store.root) in at_start
+
+
+async def test_before_a_submission_is_confirmed_it_is_on_disk_for_good(foo, synced, autojump_clock):
+    async with foo.running():
+        unit_id = await foo.submit("nowhere", "cat", b"payload")
+        directory = foo.store.directory(unit_id)
+        assert {f"{directory}/stdin", f"{directory}/status.tmp", str(directory)} <= set(synced)
+        assert str(foo.store.root) in synced
+
+
+async def test_within_one_start_of_the_machine_a_unit_that_reads_pending_never_ran(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+    pending = replace(
+        foo.store.read_status(unit_id), state=UnitState.PENDING, pid=None, supervisor=None
+    )
+    foo.store.write_status(unit_id, pending)
+    async with foo.running():
+        await trio.testing.wait_all_tasks_blocked()
+        assert foo.status(unit_id).detail == "lost: the node ended before the work was started"
+
+
+def test_the_start_of_the_machine_has_an_id():
+    assert len(boot_id()) == 36
