@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, strftime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,9 +16,9 @@ from meshctl.errors import (
     WaitTimedOut,
 )
 from meshctl.exit_codes import ExitCode
-from meshctl.follow import ending
+from meshctl.follow import ending, report_end
 from meshctl.invocation import Invocation, json_option, pass_invocation
-from meshctl.output import Failure, print_error, print_json, print_line, sentence
+from meshctl.output import Failure, json_line, print_error, print_json, print_line, sentence
 from meshctl.selection import Age
 from meshctl.states import UNFINISHED
 
@@ -90,6 +90,31 @@ def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) 
     """
     with waiting_for(invocation, lambda: [unit_id]):
         return client.wait(unit_id)
+
+
+def show_changes(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, as_json: bool
+) -> None:
+    """Print a unit's status and each change of it until the unit has ended, a line each.
+
+    Raises:
+        Failure: the unit did not end well; or Ctrl-C, or the node is away.
+        ControlError: there is no such unit, or not any more.
+    """
+    status: Status = {}
+    shown = ""
+    with waiting_for(invocation, lambda: [unit_id] if status else []):
+        for status in client.watch(unit_id):
+            if as_json:
+                print_line(json_line(status))
+                continue
+            state = f"{status.get('StateName', status.get('State'))!s:<9}"
+            line = f"{state}  {status.get('Detail', '')}".rstrip()
+            if line != shown:
+                # Changes that a line does not show, such as when the unit started, are none here.
+                print_line(f"{strftime('%H:%M:%S')}  {line}")
+            shown = line
+    report_end(unit_id, status, as_json=False)
 
 
 class _Waiting:

@@ -25,7 +25,7 @@ from meshctl.render import unit_lines, unit_table
 from meshctl.results_command import results
 from meshctl.selection import ALL, Age, Selection, check_one_way, now
 from meshctl.submission import SubmissionRequest, chosen_payload, collect_params
-from meshctl.waiting import wait, wait_for_end
+from meshctl.waiting import show_changes, wait, wait_for_end
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -110,11 +110,19 @@ work.add_command(wait)
 
 @work.command("status")
 @click.argument("unit_id")
+@click.option("--watch", "-w", is_flag=True, help="A line for each change, until the unit's end.")
 @json_option
 @pass_invocation
-def unit_status(invocation: Invocation, unit_id: str, as_json: bool) -> None:
-    """Show the status of a unit: lines on a terminal, JSON otherwise."""
+def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool) -> None:
+    """Show the status of a unit: lines on a terminal, JSON otherwise.
+
+    With --watch the exit code says how the unit ended.
+    """
     with invocation.client() as client:
+        if watch:
+            lines = as_json or not stdout_is_terminal()
+            show_changes(invocation, client, unit_id, as_json=lines)
+            return
         reply = client.work_status(unit_id)
     if as_json or not stdout_is_terminal():
         print_json(reply)

@@ -2,13 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import threading
 
 import pytest
 from scripted_node import CANCELED, FAILED, RUNNING, SUCCEEDED, ScriptedNode, unix_listener
 
-from meshctl import CommandRefused, ControlClient, SessionLost, WaitTimedOut, watching
+from meshctl import (
+    CommandRefused,
+    ControlClient,
+    SessionLost,
+    WaitTimedOut,
+    watching,
+    work_commands,
+)
 from meshctl.exit_codes import ExitCode
 
 PENDING = {"State": 0, "StateName": "Pending", "Detail": "Waiting"}
@@ -224,3 +232,45 @@ def test_a_node_that_stays_away_is_told_with_how_to_wait_again(meshctl, node, sl
     result = meshctl("work", "wait", "one")
     assert result.exit_code == ExitCode.FAILURE
     assert "Nothing is lost: unit one goes on. Wait again: meshctl" in result.stderr
+
+
+# --- status --watch -------------------------------------------------------------------------------
+
+
+def test_status_watch_in_a_pipe_prints_each_change_as_a_line_of_json(node, start_process):
+    node.add_unit("one", **PENDING)
+    process = start_process("--socket", node.address, "work", "status", "one", "--watch")
+    assert json.loads(process.stdout.readline())["StateName"] == "Pending"
+    node.change("one", RUNNING)
+    assert json.loads(process.stdout.readline())["StateName"] == "Running"
+    node.change("one", CANCELED)
+    stdout, stderr = process.communicate()
+    assert json.loads(stdout)["StateName"] == "Canceled"
+    assert stderr == b"ERROR: unit one was canceled\n"
+    assert process.returncode == ExitCode.UNIT_CANCELED
+
+
+def test_status_watch_on_a_terminal_prints_only_what_looks_different(meshctl, node, monkeypatch):
+    monkeypatch.setattr(work_commands, "stdout_is_terminal", lambda: True)
+
+    def tell(session, line):
+        session.send(PENDING)
+        session.send(RUNNING)
+        session.send(RUNNING | {"Started": "2026-11-22T03:00:00Z"})
+        session.send(SUCCEEDED)
+        return False
+
+    node.handlers["work watch"] = tell
+    result = meshctl("work", "status", "one", "--watch")
+    assert [line[8:] for line in result.stdout.splitlines()] == [
+        "  Pending    Waiting",
+        "  Running    Running: PID 42",
+        "  Succeeded  exit status 0",
+    ]
+    assert re.match(r"\d\d:\d\d:\d\d  Pending", result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_status_watch_of_an_unknown_unit_is_refused(meshctl):
+    result = meshctl("work", "status", "nosuch", "--watch")
+    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
