@@ -222,6 +222,7 @@ class ControlClient:
         signwork: bool = False,
         tls_client: str = "",
         on_created: Callable[[str], object] | None = None,
+        on_sent: Callable[[int, int | None], object] | None = None,
     ) -> Submission:
         """Submit a unit of work and send its payload.
 
@@ -238,6 +239,8 @@ class ControlClient:
             tls_client: Name of a ``tls-client`` of our node, for the way to the target.
             on_created: Called with the unit's ID before the payload is sent, for whoever must be
                 able to name the unit whatever happens next.
+            on_sent: Called after each piece of the payload with the bytes sent so far and their
+                number in all, None where that is not known.
 
         Raises:
             CommandRefused: the node said why; with ``unit_id`` if the unit exists.
@@ -253,7 +256,7 @@ class ControlClient:
             unit_id = _created_id(session.read_line_guarded())
             if on_created is not None:
                 on_created(unit_id)
-            _send_payload(session, unit_id, whole)
+            _send_payload(session, unit_id, whole, on_sent)
             return _confirmation(session, unit_id)
         finally:
             session.close()
@@ -404,11 +407,20 @@ def _created_id(line: str) -> str:
     return match[1]
 
 
-def _send_payload(session: Connection, unit_id: str, payload: Payload) -> None:
+def _send_payload(
+    session: Connection,
+    unit_id: str,
+    payload: Payload,
+    on_sent: Callable[[int, int | None], object] | None,
+) -> None:
     """Send all of the payload and its end, or neither."""
+    sent = 0
     try:
         for chunk in payload.chunks():
             session.send(chunk)
+            sent += len(chunk)
+            if on_sent is not None:
+                on_sent(sent, payload.size)
     except PayloadError as error:
         raise PayloadLost(unit_id, str(error)) from error
     except SessionLost:

@@ -1,12 +1,14 @@
 """Deliver a unit's results to standard output, and say how the unit ended."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from meshctl.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.exit_codes import ExitCode
 from meshctl.invocation import Invocation
-from meshctl.output import Failure, json_line, print_note, sentence, write_raw
+from meshctl.output import Failure, json_line, print_note, sentence, stdout_is_terminal, write_raw
+from meshctl.progress import on_stderr
 from meshctl.states import CANCELED, FAILED, UNFINISHED
 
 if TYPE_CHECKING:
@@ -39,11 +41,15 @@ def deliver(
     """
     position = startpos
     try:
-        with client.results(unit_id, startpos) as pieces:
+        with (
+            _progress(client, unit_id, startpos) as show,
+            client.results(unit_id, startpos) as pieces,
+        ):
             try:
                 for piece in pieces:
                     write_raw(piece)
                     position += len(piece)
+                    show(position)
                 status = _status_at_end(client, unit_id, position)
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
                 # A node that dies ends its sessions as one that is done: the status tells.
@@ -77,16 +83,35 @@ def deliver_until(
     position = startpos
     if position >= end:
         return
-    with client.results(unit_id, startpos) as pieces:
+    with (
+        on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress,
+        client.results(unit_id, startpos) as pieces,
+    ):
         try:
             for piece in pieces:
                 write_raw(piece[: end - position])
                 position += len(piece)
+                progress.update(position, end)
                 if position >= end:
                     return
         except SessionLost as error:
             raise _broken_off(invocation, unit_id, position, str(error)) from error
     raise _broken_off(invocation, unit_id, position, f"there are {end} bytes")
+
+
+@contextmanager
+def _progress(
+    client: "ControlClient", unit_id: str, startpos: int
+) -> Iterator[Callable[[int], None]]:
+    """Give what shows how far results have come; how far there is to go only an end tells."""
+    # Results on the same terminal show that by themselves.
+    with on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress:
+        total = None
+        if progress.is_shown:
+            status = client.work_status(unit_id)
+            if status.get("State") not in UNFINISHED:
+                total = int(status.get("StdoutSize") or 0)
+        yield lambda position: progress.update(position, total)
 
 
 def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:

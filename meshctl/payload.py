@@ -21,18 +21,19 @@ class Payload:
     smaller payload, it is a broken one, and what is appended meanwhile is not sent.
 
     Attributes:
+        size: how many bytes it has; None where nobody knows before it is sent.
         announced: what a node can check the payload against, as fields of the submission; empty
             where nobody knows before it is sent (a pipe, an object that only reads).
     """
 
     def __init__(self, source: bytes | BinaryIO | None) -> None:
         self._source = source
-        self._size: int | None = None
+        self.size: int | None = 0 if source is None else None
         self.announced: dict[str, str] = {}
         known = _measure(source)
         if known is not None:
-            self._size, digest = known
-            self.announced = {"stdinsize": str(self._size), "stdinsha256": digest}
+            self.size, digest = known
+            self.announced = {"stdinsize": str(self.size), "stdinsha256": digest}
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes in pieces, once.
@@ -47,13 +48,13 @@ class Payload:
             return
         done = 0
         for chunk in _read(self._source):
-            piece = chunk if self._size is None else chunk[: self._size - done]
+            piece = chunk if self.size is None else chunk[: self.size - done]
             done += len(piece)
             yield piece
             if len(piece) < len(chunk):
                 break
-        if self._size is not None and done < self._size:
-            raise PayloadError(f"the payload ended after {done} of its {self._size} bytes")
+        if self.size is not None and done < self.size:
+            raise PayloadError(f"the payload ended after {done} of its {self.size} bytes")
 
 
 def _read(file: BinaryIO) -> Iterator[memoryview]:

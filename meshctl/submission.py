@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from meshctl.exit_codes import ExitCode
 from meshctl.output import Failure
+from meshctl.progress import on_stderr
 
 if TYPE_CHECKING:
     from meshctl.client import ControlClient, Submission
@@ -30,16 +31,20 @@ class SubmissionRequest:
 
     def send(self, client: "ControlClient", on_created: Callable[[str], object]) -> "Submission":
         """Send it. Raises as :meth:`meshctl.ControlClient.submit`."""
-        return client.submit(
-            self.worktype,
-            self.payload,
-            node=self.node,
-            params=self.params,
-            ttl=self.ttl,
-            signwork=self.signwork,
-            tls_client=self.tls_client,
-            on_created=on_created,
-        )
+        # Who types a payload sees it grow, on the same terminal.
+        is_typed = self.payload is not None and getattr(self.payload, "isatty", bool)()
+        with on_stderr("Sending", wanted=not is_typed) as progress:
+            return client.submit(
+                self.worktype,
+                self.payload,
+                node=self.node,
+                params=self.params,
+                ttl=self.ttl,
+                signwork=self.signwork,
+                tls_client=self.tls_client,
+                on_created=on_created,
+                on_sent=progress.update,
+            )
 
 
 @contextmanager
