@@ -173,7 +173,7 @@ class WorkCommands:
     ) -> None:
         remote = unit.status.remote
         with _told_of_refusal(what, unit.log, session):
-            self._units.check_signature(
+            self._units.planner.check_signature(
                 REMOTE if remote else unit.status.work_type,
                 signature,
                 trusted=session.kind == "unix",

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Protocol, Self
 import trio
 
 from meshnode.errors import CannotSign, MeshError, NoRoute, WorkError
-from meshnode.logs import SubjectLogger
 from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.control import greeting
@@ -37,12 +36,6 @@ CHUNK = 256 * 1024
 
 POLL_INTERVAL = 1.0
 """Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
-
-_FIRST_DELAY = 0.1
-_DELAY_GROWTH = 1.5
-_LONGEST_DELAY = 20.0
-"""Seconds between tries against a node that is there and refuses: quick at first, since a service
-may be starting, at most as slow as receptor's redial. An unreachable node costs no tries at all."""
 
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that nobody has to sign (reference section 8)."""
@@ -353,42 +346,6 @@ class RemoteControl:
             del self._buffer[: end + 1]
             return line.decode(errors="replace").rstrip("\r")
         raise RemoteUnavailable(f"no reply within {seconds:g} s")
-
-
-class Reconnector:
-    """Opens conversations with one node, and says when to try again after one failed."""
-
-    def __init__(
-        self, dialer: Dialer, node: str, log: SubjectLogger, *, sign: Sign | None = None
-    ) -> None:
-        self._dialer = dialer
-        self._sign = sign
-        self._node = node
-        self._log = log
-        self._delay = _FIRST_DELAY
-        self._told = ""
-
-    async def open(self) -> RemoteControl:
-        """Try once. Raises RemoteUnavailable."""
-        return await RemoteControl.open(self._dialer, self._node, sign=self._sign)
-
-    def succeeded(self) -> None:
-        """A conversation did what it was for: the next failure is a new one."""
-        self._delay = _FIRST_DELAY
-        self._told = ""
-
-    async def recover(self, error: RemoteUnavailable) -> None:
-        """Return when another try makes sense: the node is reachable, and has had a pause."""
-        # An outage is one event to a reader of the log, however many tries it takes.
-        level = self._log.debug if str(error) == self._told else self._log.info
-        level("node %s: %s; trying on", self._node, error)
-        self._told = str(error)
-        if error.no_route:
-            self._delay = _FIRST_DELAY
-        # Not in place of an event: that a service will answer the next time is announced by none.
-        await trio.sleep(self._delay)
-        self._delay = min(self._delay * _DELAY_GROWTH, _LONGEST_DELAY)
-        await self._dialer.wait_reachable(self._node)
 
 
 def _open(path: Path) -> BinaryIO:

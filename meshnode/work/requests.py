@@ -10,7 +10,7 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.intake import Input
-from meshnode.work.registry import Submission
+from meshnode.work.planning import Submission
 
 JsonObject = dict[str, Any]
 

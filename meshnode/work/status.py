@@ -126,7 +126,7 @@ class UnitStatus:
     boot: str = ""
     """The start of the machine in which the work was to be started."""
     submission_key: str = ""
-    """What the submitter calls this submission, to have it once; see ``registry.Submission``."""
+    """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,8 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
-from meshnode.work.remote_client import Reconnector, RemoteRefused, RemoteUnavailable
+from meshnode.work.reconnect import Reconnector
+from meshnode.work.remote_client import RemoteRefused, RemoteUnavailable
 from meshnode.work.status import UnitStatus
 from meshnode.work.store import UnitFile, UnitStore
 from meshnode.work.unit import Unit

@@ -18,11 +18,11 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.reconnect import Reconnector
 from meshnode.work.remote_client import (
     POLL_INTERVAL,
     AlreadySubmitted,
     Dialer,
-    Reconnector,
     RemoteControl,
     RemoteRefused,
     RemoteUnavailable,
