@@ -13,8 +13,12 @@ from meshctl.output import Failure, print_warning
 ENDED = frozenset({"Succeeded", "Failed", "Canceled"})
 """Names of the states that a unit does not leave."""
 
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_SECONDS = {
+    **{"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3},
+    **{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800},
+}
+_TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([nuµμm]s|[smhdw])")
+"""A term of a duration as Go writes it, and days and weeks."""
 
 LONGEST_SECONDS = 365_000 * 86400
 """A thousand years: what is longer is a typing error, and dates cannot hold it."""

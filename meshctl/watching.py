@@ -53,6 +53,7 @@ class Watch:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._last: JsonObject | None = None
+        self._changes = 0
         self._away_since: float | None = None
 
     def statuses(self) -> Iterator[JsonObject]:
@@ -67,6 +68,7 @@ class Watch:
             is_new = self._last is None or _but_growth(status) != _but_growth(self._last)
             self._last, self._away_since = status, None
             if is_new:
+                self._changes += 1
                 yield status
             if status.get("State") not in UNFINISHED:
                 return
@@ -75,7 +77,7 @@ class Watch:
         """Yield every status that comes, over as many sessions as it takes."""
         source = self._told
         while True:
-            before = self._last
+            before = self._changes
             try:
                 yield from source()
             except CommandRefused:
@@ -85,7 +87,8 @@ class Watch:
                 continue
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
                 self._check_away(error)
-            if source == self._asked or self._last is before:
+            # A node that ends its sessions without news, as one that is ending, is left in peace.
+            if source == self._asked or self._changes == before:
                 self._pause()
 
     def _told(self) -> Iterator[JsonObject]:
@@ -122,9 +125,9 @@ class Watch:
 
     def _check_away(self, error: ControlError) -> None:
         """Pass an error over where the node may come back; raise it, or what it means."""
-        if isinstance(error.__cause__, TimeoutError) and isinstance(error, SessionLost):
-            if self._last is not None:
-                raise self._timed_out(self._last) from error
+        self._remaining()
+        too_late = isinstance(error, SessionLost) and isinstance(error.__cause__, TimeoutError)
+        if too_late and self._last is None:
             raise SessionLost(
                 f"the node did not tell the status of unit {self._unit_id} in time"
             ) from error

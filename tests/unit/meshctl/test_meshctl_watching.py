@@ -18,6 +18,7 @@ from meshctl import (
     work_commands,
 )
 from meshctl.exit_codes import ExitCode
+from meshctl.selection import Age
 
 PENDING = {"State": 0, "StateName": "Pending", "Detail": "Waiting"}
 
@@ -151,6 +152,29 @@ def test_a_node_that_restarts_meanwhile_is_asked_again(node, sleeps, tmp_path):
             assert [s["StateName"] for s in client.watch("one")] == ["Running", "Failed"]
     finally:
         again[0].close()
+
+
+def test_a_node_that_ends_its_sessions_without_news_is_left_in_peace(node, sleeps):
+    lengths, deeds = sleeps
+
+    def hang_up(session, line):
+        session.send(node.units["one"].to_json())
+        return False
+
+    node.handlers["work watch"] = hang_up
+    node.add_unit("one", ended=False)
+    deeds += [lambda: None, lambda: None, lambda: node.change("one", SUCCEEDED)]
+    with ControlClient(node.address) as client:
+        assert [s["StateName"] for s in client.watch("one")] == ["Running", "Succeeded"]
+    assert lengths == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("1m.5s", 60.5), ("2.h", 7200), ("1500000µs", 1.5), ("1d12h", 129_600)],
+)
+def test_times_are_written_as_go_writes_them_or_in_days(text, seconds):
+    assert Age().convert(text, None, None).total_seconds() == seconds
 
 
 @pytest.mark.parametrize(
