@@ -58,6 +58,8 @@ class TalliedLink(Link):
             messages = await self._link.receive()
             if not self.deaf:
                 return messages
+            if not messages:
+                await trio.sleep_forever()  # not even the end of the other end is heard
 
     async def aclose(self) -> None:
         await self._link.aclose()
@@ -92,7 +94,8 @@ class World:
         ends = self._ends[key] = (TalliedLink(near, self.tally), TalliedLink(far, self.tally))
         self.links[key] = cost
         for name, end in zip(key, ends, strict=True):
-            self._nursery.start_soon(self.nodes[name].run_link, end, LinkPolicy(cost))
+            mesh = self.nodes[name]
+            mesh._nursery.start_soon(mesh.run_link, end, LinkPolicy(cost))
 
     async def cut(self, one: str, other: str) -> None:
         """End a link as a closed socket does: both ends see it at once."""

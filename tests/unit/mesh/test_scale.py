@@ -146,3 +146,47 @@ async def test_a_hub_whose_links_all_come_up_at_once_does_not_say_so_for_each(au
         assert hub._fabric.topology._sequence < 3 * 40 + 10
         per_node = simulated.tally.messages / (41 * 41)
         assert per_node < 8
+
+
+CLOCK_SET = 1 << 40
+"""Added to an epoch: about 18 hours."""
+
+
+async def do_anything(simulated, names, chance):
+    """Do one thing that may happen to a mesh."""
+    alive = sorted(simulated.nodes)
+    gone = sorted(set(names) - set(alive))
+    what = chance.random()
+    if what < 0.35 and simulated.links:
+        await simulated.cut(*chance.choice(sorted(simulated.links)))
+    elif what < 0.45 and simulated.links:
+        simulated.silence(*chance.choice(sorted(simulated.links)))
+    elif what < 0.75:
+        one, other = sorted(chance.sample(alive, 2))
+        if (one, other) not in simulated.links:
+            simulated.link(one, other, float(chance.randint(1, 4)))
+    elif what < 0.85 and len(alive) > 4:
+        simulated.stop(chance.choice(alive))
+    elif gone:
+        name = chance.choice(gone)
+        await simulated.start([name])
+        fabric = simulated.nodes[name]._fabric
+        fabric.topology.epoch += chance.choice([0, 0, CLOCK_SET, -CLOCK_SET])
+        for other in chance.sample(alive, 2):
+            simulated.link(name, other, float(chance.randint(1, 4)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_happens_to_a_mesh_all_is_right_soon_after(seed, autojump_clock):
+    chance = random.Random(seed)
+    names = node_names(12)
+    async with world(names, ring_with_chords(12, 20, seed)) as simulated:
+        for _ in range(40):
+            await do_anything(simulated, names, chance)
+            await trio.sleep(chance.choice([0, 0.01, 0.1, 1, 15]))
+        await trio.sleep(2 * IDLE_TIMEOUT)
+        for one, other in list(simulated.links):
+            # A new link is refused while its silenced forerunner is not yet known to be dead.
+            if other not in simulated.nodes[one]._fabric.sessions:
+                del simulated.links[one, other]
+        assert simulated.faults() == []
