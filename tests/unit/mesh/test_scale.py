@@ -95,6 +95,10 @@ async def test_two_halves_that_were_apart_know_each_others_news_when_one_link_jo
         simulated.link("n0003", "n0004")
         await trio.sleep(SOON)
         assert simulated.faults() == []
+        known = [mesh.status().known_costs for mesh in simulated.nodes.values()]
+        assert all(costs == known[0] for costs in known)
+        assert known[0]["n0000"] == {"n0002": 1.0, "n0003": 1.0}
+        assert known[0]["n0007"] == {"n0004": 1.0, "n0005": 1.0}
 
 
 async def test_who_is_gone_for_long_is_forgotten_by_all_and_who_returns_is_known(autojump_clock):
