@@ -330,7 +330,8 @@ class Units:
             await unit.fail("lost: nobody watched over it")
 
     def _why_not_started(self, status: UnitStatus) -> str:
-        if status.boot == self._boot:
+        if status.boot == self._boot or status.submission_key:
             return "lost: the node ended before the work was started"
-        # That a command was started is not synced before it is: a power cut may have undone it.
+        # That a command was started is synced before it is only for other nodes, which submit it
+        # again if it was not; here a power cut may have undone the record.
         return "lost: the machine went down when the work was about to start, or just had"

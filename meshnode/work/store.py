@@ -189,7 +189,9 @@ class UnitStore:
             with open(descriptor, "wb") as file:
                 file.write(text.encode())
                 file.flush()
-                if durable:
+                # Without this, some file systems show an empty file after a power cut: a local unit
+                # would be set aside then, a remote one would be lost to the node that waits for it.
+                if durable or status.remote is not None:
                     os.fsync(descriptor)
             os.replace(temporary, directory / "status")
             if durable:

@@ -106,8 +106,10 @@ class Unit:
             if status == self.status:
                 return
             try:
-                if durable or status.state.is_final:
-                    await trio.to_thread.run_sync(self._write, status, True)
+                if durable or status.state.is_final or status.remote is not None:
+                    await trio.to_thread.run_sync(
+                        self._write, status, durable or status.state.is_final
+                    )
                 else:
                     self._write(status, False)
             except Overtaken:

@@ -74,7 +74,8 @@ class StatusFile:
             status = self._read()
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
-            self._replace(status | changes, durable)
+            # Work that another node has submitted comes again if its start is forgotten.
+            self._replace(status | changes, durable or bool(status.get("SubmissionKey")))
         finally:
             os.close(lock)
 

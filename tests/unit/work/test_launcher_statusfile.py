@@ -162,3 +162,18 @@ def test_an_end_is_recorded_also_where_no_room_could_be_kept(
         status.reserve()
     status.finish({"State": 2})
     assert read(unit)["State"] == 2
+
+
+@pytest.mark.parametrize(("key", "synced"), [("", False), ("bar:6jF7F76k", True)])
+def test_the_start_of_what_another_node_submitted_is_synced_before_it_happens(
+    unit: Path, monkeypatch: pytest.MonkeyPatch, key: str, synced: bool
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(
+        statusfile.os,
+        "fsync",
+        lambda fd: steps.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name),
+    )
+    write(unit, {"State": 0, "SubmissionKey": key})
+    StatusFile(str(unit)).claim({"State": 1})
+    assert steps == (["status.tmp", unit.name] if synced else [])

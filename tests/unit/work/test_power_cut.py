@@ -10,53 +10,16 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.boot import boot_id
 
 
-def only_unit(node):
-    (unit,) = node.units.all()
-    return unit.unit_id
-
-
-async def test_work_that_may_have_started_before_a_power_cut_is_not_submitted_again(
-    foo, bar, autojump_clock
-):
-    """The record of its start was not on the disk yet."""
+async def test_a_start_that_a_power_cut_may_have_undone_is_not_called_none(foo):
+    """The record of a local start need not be on the disk yet."""
     async with foo.running():
-        async with bar.running():
-            unit_id = await foo.submit("bar", "wait")
-            there = only_unit(bar)
-            assert len(bar.launcher.started) == 1
-        synced = replace(
-            bar.store.read_status(there),
-            state=UnitState.PENDING,
-            detail="Starting Worker",
-            started=None,
-            pid=None,
-            supervisor=None,
-        )
-        bar.store.write_status(there, synced)
-        bar.boot = "second boot"
-        async with bar.running():
-            status = await foo.wait_final(unit_id)
-    assert status.state is UnitState.FAILED
-    assert status.detail.startswith("lost: the machine went down")
-    assert len(bar.launcher.started) == 1
-
-
-async def test_a_submission_that_was_synced_but_not_yet_answered_is_not_made_twice(
-    foo, bar, autojump_clock
-):
+        unit_id = await foo.submit("foo", "wait")
+    status = foo.store.read_status(unit_id)
+    foo.store.write_status(unit_id, replace(status, state=UnitState.PENDING, supervisor=None))
+    foo.boot = "second boot"
     async with foo.running():
-        async with bar.running():
-            unit_id = await foo.submit("bar", "wait")
-            there = only_unit(bar)
-            # As if the answer to the payload had been lost with the power.
-            unit = foo.units.find(unit_id)
-            await unit.change(lambda old: old.with_remote(started=False))
-        lost = replace(bar.store.read_status(there), state=UnitState.PENDING, supervisor=None)
-        bar.store.write_status(there, lost)
-        bar.boot = "second boot"
-    async with foo.running(), bar.running():
-        assert (await foo.wait_final(unit_id)).state is UnitState.FAILED
-        assert len(bar.launcher.started) == 1
+        assert foo.status(unit_id).state is UnitState.FAILED
+        assert foo.status(unit_id).detail.startswith("lost: the machine went down")
 
 
 @pytest.fixture

@@ -54,7 +54,9 @@ class FakeSupervisor:
 
     def set(self, **changes) -> None:
         status = self.store.read_status(self.unit_id)
-        self.store.write_status(self.unit_id, replace(status, **changes))
+        status = replace(status, **changes)
+        durable = status.state.is_final or bool(status.submission_key)
+        self.store.write_status(self.unit_id, status, durable=durable)
 
     def write(self, data: bytes) -> None:
         with open(self.store.stdout_path(self.unit_id), "ab") as file:
