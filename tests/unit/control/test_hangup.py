@@ -10,6 +10,7 @@ from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.session import Session
 from meshnode.logs import subject_logger
+from meshnode.mesh.streams import MeshStream
 
 
 def pair() -> tuple[trio.SocketStream, trio.SocketStream]:
@@ -92,6 +93,30 @@ async def test_a_reset_tcp_connection_is_a_hang_up() -> None:
         await trio.testing.wait_all_tasks_blocked()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await client.aclose()
+
+
+class Host:
+    """A connection under a mesh stream that does nothing."""
+
+    def unsent(self, stream_id: int) -> int:
+        return 0
+
+    def release(self, stream_id: int, *, graceful: bool, stop_reading: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("loss", ["lose", "refuse_writes"])
+async def test_a_mesh_client_that_has_ended_its_side_and_is_lost_later_is_noticed(
+    loss: str,
+) -> None:
+    stream = MeshStream(Host(), 0, "bar", "control")
+    stream.feed(b"", True)
+    assert await stream.receive_some() == b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_hung_up, stream)
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        getattr(stream, loss)("the other end is gone")
 
 
 async def test_where_nothing_can_tell_nobody_is_gone(
