@@ -10,10 +10,10 @@ from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric
+from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
-from meshnode.mesh.quic import make_insecure_identity
 from meshnode.mesh.router import LOCALHOST, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
 from meshnode.mesh.stamps import random_id

@@ -4,9 +4,7 @@ aioquic is pinned to one exact version (pyproject.toml); ``tests/unit/mesh/test_
 an upgrade moves what is touched here. Why each touch is needed: docs/design/quic.md.
 """
 
-import datetime
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from aioquic._buffer import Buffer
 from aioquic.buffer import encode_uint_var
@@ -24,7 +22,6 @@ from aioquic.quic.packet import (
     QuicFrameType,
     QuicPacketType,
     QuicProtocolVersion,
-    encode_quic_version_negotiation,
     pull_quic_header,
     pull_quic_transport_parameters,
 )
@@ -32,19 +29,12 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, Qu
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from meshnode.mesh.identity import Identity, is_insecure
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, PathSize
 
 ALPN = "netceptor"
 """The application protocol (reference section 7)."""
-
-INSECURE_NAME = "netceptor-insecure-common-name"
-"""Common name of the certificate that a listener without TLS settings presents, and the only one
-that a dialer without TLS settings accepts (reference section 7)."""
 
 IDLE_TIMEOUT = 30.0
 """Seconds after which a silent connection is dead (reference section 7)."""
@@ -82,9 +72,6 @@ NORMAL_CLOSE = "normal close"
 
 CANCELLED_READ = 499
 """Error code of a stream whose reader gave up (reference section 7)."""
-
-CERTIFICATE_DAYS = 3650
-"""Nobody checks how old the throw-away identity is; ten years outlast any node's run."""
 
 Address = tuple[bytes, str]
 """Where a QUIC peer is: node hash and service name."""
@@ -149,33 +136,6 @@ class _NoPacer(QuicPacketPacer):
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A certificate and its key, loaded once a process."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-
-def make_insecure_identity() -> Identity:
-    """Make the self-signed identity of a listener without TLS settings (reference section 7)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, INSECURE_NAME)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(INSECURE_NAME)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return Identity(certificate, key)
 
 
 def _configuration(is_client: bool) -> QuicConfiguration:
@@ -247,8 +207,7 @@ class MeshQuicConnection(QuicConnection):
         certificate = self.tls._peer_certificate
         if certificate is None:
             return False
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return [n.value for n in names] == [INSECURE_NAME]
+        return is_insecure(certificate)
 
     # --- its end -----------------------------------------------------------------------------
 
@@ -401,40 +360,6 @@ class MeshQuicConnection(QuicConnection):
 def is_peers_stream(stream_id: int, is_client: bool) -> bool:
     """Whether the other end opened a stream."""
     return bool(stream_is_client_initiated(stream_id)) != is_client
-
-
-@dataclass(frozen=True, slots=True)
-class FirstPacket:
-    """What to do with a datagram from an address without a connection.
-
-    ``accept`` it as a new connection, or ``answer`` it (a version negotiation), or neither: then it
-    belongs to a connection that is no more.
-    """
-
-    accept: bool
-    answer: bytes | None = None
-
-
-def first_packet(datagram: bytes) -> FirstPacket:
-    """Judge a datagram from an address that no connection is known of."""
-    try:
-        header = pull_quic_header(Buffer(data=datagram), host_cid_length=8)
-    except ValueError:
-        return FirstPacket(accept=False)
-    if header.version is None:
-        return FirstPacket(accept=False)
-    if header.version != QuicProtocolVersion.VERSION_1:
-        if len(datagram) < BASE_SIZE or header.version == QuicProtocolVersion.NEGOTIATION:
-            return FirstPacket(accept=False)
-        answer = encode_quic_version_negotiation(
-            source_cid=header.destination_cid,
-            destination_cid=header.source_cid,
-            supported_versions=[QuicProtocolVersion.VERSION_1],
-        )
-        return FirstPacket(accept=False, answer=answer)
-    return FirstPacket(
-        accept=header.packet_type == QuicPacketType.INITIAL and len(datagram) >= BASE_SIZE
-    )
 
 
 def describe_end(end: ConnectionTerminated) -> str:

@@ -7,8 +7,10 @@ import trio
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.connections import LINGER, POOL_IDLE, Connection
+from meshnode.mesh.firstpacket import first_packet
+from meshnode.mesh.identity import Identity
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.quic import Address, Identity, MeshQuicConnection, first_packet
+from meshnode.mesh.quic import Address, MeshQuicConnection
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import (

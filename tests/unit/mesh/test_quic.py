@@ -5,6 +5,8 @@ from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.packet import pull_quic_transport_parameters
 
 from meshnode.mesh import quic
+from meshnode.mesh.firstpacket import first_packet
+from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
     CONNECTION_CREDIT,
@@ -12,8 +14,6 @@ from meshnode.mesh.quic import (
     LARGE_FLIGHT,
     STREAM_CREDIT,
     MeshQuicConnection,
-    first_packet,
-    make_insecure_identity,
 )
 
 CLIENT, SERVER = (b"client", "c"), (b"server", "s")
