@@ -114,6 +114,7 @@ def status_lines(status: Mapping[str, Any], *, for_people: bool = False) -> Iter
     yield f"Version: {status.get('Version', '')}"
     yield f"System CPU Count: {status.get('SystemCPUCount', '')}"
     yield f"System Memory MiB: {status.get('SystemMemoryMiB', '')}"
+    yield from (f"Warning: {line}" for line in status.get("Warnings") or [])
     connections = status.get("Connections") or []
     costs = status.get("KnownConnectionCosts") or {}
     routes = status.get("RoutingTable") or {}
@@ -154,6 +155,7 @@ _SHOWN = {
     "KnownConnectionCosts",
     "RoutingTable",
     "Advertisements",
+    "Warnings",
 }
 
 
