@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from bench.report import Report
-from bench.scenarios import scale
+from bench.scenarios import scale, units
 
 SCENARIOS: Mapping[str, Callable[[bool], Report]] = {
     "scale": scale.run,
+    "units": units.run,
 }
