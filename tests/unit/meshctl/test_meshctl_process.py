@@ -2,8 +2,8 @@
 
 import os
 import pty
-import signal
 import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from interrupting import interrupt
 from scripted_node import RUNNING
 
 import meshctl as package
@@ -60,8 +61,7 @@ def test_ctrl_c_leaves_the_unit_running_and_says_how_to_follow_it_again(node, st
     node.add_unit("one", b"early", ended=False)
     process = start_process("--socket", node.address, "work", "results", "one")
     assert os.read(process.stdout.fileno(), 100) == b"early"
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate()
+    stdout, stderr = interrupt(process)
     assert stdout == b""
     assert stderr.decode() == (
         "ERROR: interrupted: unit one goes on. "
@@ -77,8 +77,7 @@ def test_ctrl_c_with_rm_does_not_release_the_unit_and_says_so(node, start_proces
         "--socket", node.address, "work", "submit", "cat", "-l", "hi", "-f", "--rm"
     )
     assert os.read(process.stdout.fileno(), 100) == b"hi\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    _, stderr = interrupt(process)
     meshctl = f"meshctl --socket {node.address} work"
     assert stderr.decode() == (
         "ERROR: interrupted: unit Unit0001 goes on and is not released "
@@ -109,6 +108,7 @@ def test_ctrl_c_amid_a_payload_starts_nothing_and_names_the_unit(node, start_pro
     process.stdin.write(b"half a pay")
     process.stdin.flush()
     assert reached.wait(30)
+    # Not interrupt(): that closes stdin, which would be the payload's end.
     process.send_signal(signal.SIGINT)
     assert process.wait() == ExitCode.INTERRUPTED
     assert process.stderr.read().decode() == (

@@ -2,11 +2,11 @@
 
 import json
 import os
-import signal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING
 
 from meshctl import tail
@@ -178,8 +178,7 @@ def test_ctrl_c_amid_the_waiting_releases_nothing_and_names_the_unit(node, start
         "--socket", node.address, "work", "submit", "cat", "-n", "--wait", "--rm"
     )
     assert node.watch_began.wait(30)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    _, stderr = interrupt(process)
     assert b"interrupted: unit Unit0001 goes on. Wait again: meshctl" in stderr
     assert process.returncode == ExitCode.INTERRUPTED
     assert list(node.units) == ["Unit0001"]

@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import signal
 import threading
 
 import pytest
+from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING, SUCCEEDED, ScriptedNode, unix_listener
 
 from meshctl import (
@@ -233,8 +233,7 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_unit_goes_on(node, start_proc
     node.add_unit("one", ended=False)
     process = start_process("--socket", node.address, "work", "wait", "one", "done")
     assert node.watch_began.wait(30)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate()
+    stdout, stderr = interrupt(process)
     assert stdout == b"(done, Succeeded)\n"
     assert stderr.decode() == (
         "ERROR: interrupted: unit one goes on. "
