@@ -2,8 +2,8 @@
 
 import os
 import pty
-import socket
 import signal
+import socket
 import subprocess
 import sys
 import threading
