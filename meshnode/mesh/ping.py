@@ -13,6 +13,11 @@ PING_TIMEOUT = 10.0
 """Seconds to wait for the answer to a ping (reference section 8)."""
 
 
+PING_AGAIN = 1.0
+"""Seconds after which an unanswered ping is sent again: datagrams are lost while routes change, and
+one that was must not look like a node that does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class PingReply:
     """The answer to a ping: from which node, after how many seconds."""
@@ -38,22 +43,23 @@ class Pinger:
         self._open_socket = open_socket
 
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:
-        """Send one ping and wait for its answer. ``hops`` is how many links it may take.
+        """Ping a node until it answers, and say how long the answered ping took.
+
+        ``hops`` is how many links it may take.
 
         Raises:
             NoRoute: no path to the node is known.
             Unreachable: a node on the way said why the ping went no further.
             MeshTimeout: nothing came back within PING_TIMEOUT.
         """
-        start = trio.current_time()
-        with self._open_socket() as socket:
-            await socket.send_to(node, PING_SERVICE, b"", hops)
-            try:
-                with trio.fail_after(PING_TIMEOUT):
+        with self._open_socket() as socket, trio.move_on_after(PING_TIMEOUT):
+            while True:
+                start = trio.current_time()
+                await socket.send_to(node, PING_SERVICE, b"", hops)
+                with trio.move_on_after(PING_AGAIN):
                     reply = await socket.receive()
-            except trio.TooSlowError:
-                raise MeshTimeout("timeout") from None
-        return PingReply(reply.node, trio.current_time() - start)
+                    return PingReply(reply.node, trio.current_time() - start)
+        raise MeshTimeout("timeout")
 
     async def traceroute(self, node: str) -> AsyncGenerator[TraceHop, None]:
         """Yield every node on the way to ``node``, this one first."""

@@ -84,6 +84,23 @@ async def test_a_ping_that_nobody_answers_times_out(autojump_clock):
             await foo.ping("mute")
 
 
+async def test_a_ping_that_is_lost_is_sent_again(autojump_clock):
+    lost = []
+
+    def lose_first_ping(messages):
+        kept = [m for m in messages if lost or m[0] != 0]
+        lost.extend(m for m in messages if m not in kept)
+        return kept
+
+    async with meshes("foo", "bar") as (foo, bar):
+        join(foo, bar, loss=lose_first_ping)
+        await all_reach_all((foo, bar))
+        reply = await foo.ping("bar")
+        assert lost
+        assert reply.from_node == "bar"
+        assert reply.seconds < 1
+
+
 async def test_the_cheaper_way_round_a_ring_is_taken(autojump_clock):
     async with meshes("a", "b", "c", "d") as (a, b, c, d):
         for one, other, cost in ((a, b, 1), (b, c, 1), (c, d, 1), (d, a, 10)):
