@@ -83,6 +83,14 @@ async def test_a_command_that_fails_says_how(
     assert (status["ExitCode"], status["Signal"]) == (code, name)
 
 
+async def test_room_for_the_record_of_its_end_is_taken_before_a_command_can_fill_the_disk(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    unit = make_unit(tmp_path)
+    await run_unit(launcher, unit, "sh", "-c", 'stat -c %b "$MESHNODE_UNIT_DIR/status.tmp"')
+    assert int(output(unit)) > 0
+
+
 async def test_arguments_reach_the_command_as_they_are(launcher: Launcher, tmp_path: Path) -> None:
     words = ["${line^^}", "a b", "", "'\"\\", "$(id)", "ünïcode", "\udcff", "x\ny", "*"]
     unit = make_unit(tmp_path)

@@ -3,12 +3,12 @@
 Its life, and what holds when it (or anything else) is killed at any point of it:
 
 1. It forks the command's process, which waits at a gate. 2. Under the lock it takes the unit from
-Pending to Running, once (:meth:`~.statusfile.StatusFile.claim`). 3. It opens the gate: only now is
-the command executed, so a unit that is still Pending on disk never ran, and one that is not can
-never be started again. 4. It tells the node and lets go of the node's socket; node and launcher may
-end from here on. 5. It waits until no process of the unit is left, syncs stdout, and records the
-end. When the supervisor itself is killed, the kernel kills the command; the node finds and ends
-what the command left behind.
+Pending to Running, once (:meth:`~.statusfile.StatusFile.claim`), and takes the room on the disk
+that the record of the end will need. 3. It opens the gate: only now is the command executed, so a
+unit that is still Pending on disk never ran, and one that is not can never be started again. 4. It
+tells the node and lets go of the node's socket; node and launcher may end from here on. 5. It waits
+until no process of the unit is left, syncs stdout, and records the end. When the supervisor itself
+is killed, the kernel kills the command; the node finds and ends what the command left behind.
 
 Two decisions that a user can see:
 
@@ -162,6 +162,8 @@ class Supervisor:
             os.close(fd)
         try:
             self._status.claim(self._running())
+            # Before the command can fill the disk with what it prints.
+            self._status.reserve()
         except BaseException:
             # At the pipe's end the process at the gate leaves; it must be gone before the answer.
             os.close(gate_write)
@@ -199,7 +201,6 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait until no process of the unit is left, and record the end."""
-        self._status.reserve()
         self._limits.begin(self._dir, self._stdout)
         self._record(self._outcome(self._wait_tree()))
 
