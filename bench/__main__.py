@@ -6,8 +6,13 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from bench.nodes import Daemon
+from bench.report import row_table, usage_table
+from bench.rows import REPEATS, Options, Row
 from bench.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,24 +21,53 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", metavar="NAMES", help=f"of {', '.join(SCENARIOS)}; with commas")
-    parser.add_argument("--quick", action="store_true", help="small sizes: a minute at most")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a few minutes for all")
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help="repeats (default: %(default)s)"
+    )
+    parser.add_argument("--peer", metavar="FILE", help="a receptor binary to measure side by side")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory for the figures")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(SCENARIOS)
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}; there is {', '.join(SCENARIOS)}")
-    figures = {}
+    peer = Daemon(options.peer, (options.peer,)) if options.peer else None
+    figures, rows = run(names, Options(options.quick, options.repeats, peer))
+    if rows:
+        print("\n" + "\n".join(usage_table(rows).lines()))
+        print("\n" + "\n".join(row_table(rows).lines()))
+        print("\n" + verdict(rows))
+    print("on " + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(f"written to {save(options.results, figures)}")
+    return 0
+
+
+def run(names: Sequence[str], options: Options) -> tuple[dict[str, Any], list[Row]]:
+    """Run scenarios and print what each says; return their figures for the file, and all rows."""
+    figures: dict[str, Any] = {}
+    rows: list[Row] = []
     for name in names:
         print(f"== {name}", flush=True)
-        report = SCENARIOS[name](options.quick)
-        for table in report.tables:
+        report = SCENARIOS[name](options)
+        for table in (*report.tables, *([row_table(report.rows)] if report.rows else [])):
             print("\n" + "\n".join(table.lines()))
         for note in report.notes:
             print(f"\n{note}")
-        figures[name] = {"quick": options.quick, **report.figures}
-    print(f"\nwritten to {save(options.results, figures)}")
-    return 0
+        rows += report.rows
+        figures[name] = {
+            "quick": options.quick,
+            "rows": {row.name: row.as_json() for row in report.rows},
+            **report.figures,
+        }
+    return figures, rows
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    missed = [row.name for row in rows if not row.met]
+    if not missed:
+        return f"all {len(rows)} targets met"
+    return f"{len(missed)} of {len(rows)} targets missed: {', '.join(missed)}"
 
 
 def machine() -> dict[str, str | int | float]:

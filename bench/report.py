@@ -1,9 +1,13 @@
 """What a scenario brings back, as text for people and as JSON for comparing."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from bench.processes import MIB
+from bench.rows import Row
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,50 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one scenario: its tables, and all its figures by name for the JSON file."""
+    """The outcome of one scenario.
 
-    tables: Sequence[Table]
-    figures: Mapping[str, Any]
+    Attributes:
+        rows: its rows of the great table.
+        tables: further tables of its own.
+        figures: all other figures by name, for the JSON file.
+        notes: what a reader of the figures must know.
+    """
+
+    rows: Sequence[Row] = field(default=())
+    tables: Sequence[Table] = field(default=())
+    figures: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = field(default=())
+
+
+ROW_HEADER = ("scenario", "median", "min – max", "floor", "ratio", "target", "met", "peer")
+
+
+def row_table(rows: Sequence[Row]) -> Table:
+    """Return the table of the rows against their targets."""
+    return Table("Against the targets", ROW_HEADER, [_row_cells(row) for row in rows])
+
+
+def _row_cells(row: Row) -> list[str | float]:
+    return [
+        row.name,
+        f"{show(statistics.median(row.values))} {row.unit}",
+        f"{show(min(row.values))} – {show(max(row.values))}",
+        show(statistics.median(row.floor)) if row.floor else "-",
+        "-" if row.ratio is None else row.ratio,
+        str(row.target),
+        "met" if row.met else "MISSED",
+        show(statistics.median(row.peer)) if row.peer else "-",
+    ]
+
+
+def usage_table(rows: Sequence[Row]) -> Table:
+    """Return the table of what each process of each row used."""
+    cells: list[list[str | float]] = []
+    for row in rows:
+        for i, usage in enumerate(row.usage):
+            name = row.name if i == 0 else ""
+            cells.append([name, usage.name, usage.peak / MIB, usage.cpu])
+    return Table("Processes", ("scenario", "process", "peak, MiB", "CPU, s"), cells)
 
 
 def show(value: str | float) -> str:

@@ -1,11 +1,13 @@
-"""The scenarios by name. A new one is a module with ``run(quick) -> Report`` and a line here."""
+"""The scenarios by name. A new one is a module with ``run(options) -> Report`` and a line here."""
 
 from collections.abc import Callable, Mapping
 
 from bench.report import Report
-from bench.scenarios import scale, units
+from bench.rows import Options
+from bench.scenarios import latency, scale, units
 
-SCENARIOS: Mapping[str, Callable[[bool], Report]] = {
+SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
+    "latency": latency.run,
     "scale": scale.run,
     "units": units.run,
 }

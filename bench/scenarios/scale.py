@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from bench.report import Report, Table, growth
+from bench.rows import Options
 
 SIZES = ((50, 150), (200, 600), (1000, 3000))
 """Nodes and links: rings with random chords, costs of 1 to 4."""
@@ -30,27 +31,29 @@ ROWS = (
 )
 
 
-def run(quick: bool) -> Report:
+def run(options: Options) -> Report:
     """Measure each size in a process of its own, so that memory is that of one mesh."""
-    sizes = QUICK_SIZES if quick else SIZES
+    sizes = QUICK_SIZES if options.quick else SIZES
     measured = []
     for nodes, links in sizes:
         print(f"   {nodes} nodes, {links} links …", flush=True)
         measured.append(measure(nodes, links))
     nodes_of = [float(nodes) for nodes, _ in sizes]
-    rows = [
+    rows: list[tuple[str | float, ...]] = [
         (label, *(m[key] for m in measured), growth(nodes_of, [m[key] for m in measured]))
         for label, key in ROWS
     ]
     header = ("nodes / links", *(f"{n} / {e}" for n, e in sizes), "grows as")
     return Report(
-        [Table("Scale", header, rows)],
-        {
+        tables=[Table("Scale", header, rows)],
+        figures={
             "sizes": [
                 {"nodes": n, "links": e, **m} for (n, e), m in zip(sizes, measured, strict=True)
             ]
         },
-        ["All links of a mesh come up at the same moment: the worst case. Links take no time."],
+        notes=[
+            "All links of a mesh come up at the same moment: the worst case. Links take no time."
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Report, Table, growth
+from bench.rows import Options
 from meshctl import ControlClient
 
 SIZES = (0, 1000, 10_000)
@@ -37,9 +38,9 @@ STATUS = {
 }
 
 
-def run(quick: bool) -> Report:
+def run(options: Options) -> Report:
     """Start a node over each number of units, several times; take the medians."""
-    sizes = QUICK_SIZES if quick else SIZES
+    sizes = QUICK_SIZES if options.quick else SIZES
     measured = []
     for units in sizes:
         print(f"   {units} finished units …", flush=True)
@@ -66,7 +67,7 @@ def run(quick: bool) -> Report:
     ]
     header = ("finished units", *(f"{n:,}" for n in sizes), "grows as")
     figures = [{"units": n, **m} for n, m in zip(sizes, measured, strict=True)]
-    return Report([Table("Finished units", header, rows)], {"sizes": figures}, [])
+    return Report(tables=[Table("Finished units", header, rows)], figures={"sizes": figures})
 
 
 def measure(units: int) -> dict[str, float]:
