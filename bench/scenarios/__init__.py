@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 
 from bench.report import Report
 from bench.rows import Options
-from bench.scenarios import latency, scale, units
+from bench.scenarios import latency, scale, spawn, units
 
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
     "latency": latency.run,
     "scale": scale.run,
+    "spawn": spawn.run,
     "units": units.run,
 }
