@@ -1,5 +1,6 @@
 """What all tests share: the harness on the path, a mesh of real nodes, logs of failed tests."""
 
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,6 +17,16 @@ from harness import Cluster, Node, free_port
 # red run can be repeated; hypothesis' own database would make runs depend on earlier ones.
 hypothesis.settings.register_profile("meshnode", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("meshnode")
+
+
+def pytest_configure() -> None:
+    """Have the programs under test heed Ctrl-C also when the tests run in a shell's background.
+
+    A shell without job control starts what it puts there with SIGINT ignored, and every program
+    that is started from there inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
