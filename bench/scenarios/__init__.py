@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 from bench.report import Report
 from bench.rows import Options
-from bench.scenarios import latency, scale, spawn, units
+from bench.scenarios import forward, latency, scale, spawn, transfer, units
 
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
+    "forward": forward.run,
     "latency": latency.run,
     "scale": scale.run,
     "spawn": spawn.run,
+    "transfer": transfer.run,
     "units": units.run,
 }

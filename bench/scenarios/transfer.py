@@ -1,0 +1,185 @@
+"""How fast bulk data moves between nodes, beside the QUIC engine alone: results, payloads, memory.
+
+A rate counts from the submission until the client has all of it and the unit is final on its own
+node, which means that its local copy is complete and on disk.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bench import contest, processes
+from bench.engine import MEGA, Engine
+from bench.nodes import MESHNODE, Daemon, Node, World
+from bench.report import Report
+from bench.rows import Measure, Options, Row, Target
+from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
+
+MIB = 1 << 20
+STREAMS = 20
+
+SMALL = Daemon("meshnode", (sys.executable, "-m", "bench.small_datagrams"))
+"""Our node, taking no larger datagrams than receptor's does."""
+
+ENGINE = "engine alone"
+
+
+def run(options: Options) -> Report:
+    """Move a large file each way, over one hop and two, and twenty smaller ones at once."""
+    size = (32 if options.quick else 256) * MIB
+    return Report(
+        rows=[*_large(options, size), _small(options, size)],
+        notes=[
+            f"{size // MIB} MiB; floor: the QUIC engine alone, both ends in one process, in memory",
+            f"datagrams of {BASE_SIZE} bytes: both nodes announce what receptor's buffers take",
+        ],
+    )
+
+
+# --- between meshnodes --------------------------------------------------------------------------
+
+
+def _large(options: Options, size: int) -> list[Row]:
+    memory = _Memory()
+    at_once = _AtOnce(size)
+    work = {
+        "blob": f"head -c {size} /dev/zero",
+        "part": f"head -c {size // STREAMS} /dev/zero",
+        "count": "wc -c",
+    }
+
+    @contextmanager
+    def contender(daemon: Daemon) -> Iterator[tuple[World, Mapping[str, Measure]]]:
+        with World(daemon) as world, _payload(size) as payload:
+            foo, *_ = world.line("foo", "bar", "baz", work=work)
+            measures: dict[str, Measure] = {
+                "results, one hop": lambda: _results(foo, "bar", "blob", size),
+                "results, two hops": lambda: _results(foo, "baz", "blob", size),
+                "payload, one hop": lambda: _upload(foo, "bar", payload, size),
+                f"{STREAMS} streams": lambda: at_once.measure(foo, "bar"),
+            }
+            if daemon is MESHNODE:
+                memory.of_idle(world)
+                measures = {name: memory.beside(world, m) for name, m in measures.items()}
+            yield world, measures
+
+    engine = Engine(LARGE_SIZE)
+    held = contest.hold(options, {ENGINE: lambda: engine.rate(size)}, contender)
+    total = f"{STREAMS} streams"
+    return [
+        held.row("results, one hop", "MB/s", Target(0.4, at_least=True), floor=ENGINE),
+        held.row("results, two hops", "MB/s", Target(0.25, at_least=True), floor=ENGINE),
+        held.row("payload, one hop", "MB/s", Target(0.35, at_least=True), floor=ENGINE),
+        Row(
+            f"{total}, of one",
+            "MB/s",
+            held.ours[total],
+            Target(0.8, at_least=True),
+            held.ours["results, one hop"],
+            held.peers.get(total, ()),
+        ),
+        Row(f"{total}, slowest of mean", "", at_once.slowest, Target(0.5, at_least=True)),
+        Row("memory over idle, most", "MB", [max(memory.over_idle)], Target(48)),
+    ]
+
+
+def _results(node: Node, target: str, worktype: str, size: int) -> float:
+    """Submit, take the results as they come, see the unit final; MB/s."""
+    with node.client() as client:
+        begun = time.perf_counter()
+        unit = client.submit(worktype, node=target).unit_id
+        with client.results(unit) as results:
+            got = sum(map(len, results))
+        status = client.wait(unit)
+        seconds = time.perf_counter() - begun
+        assert got == size == status["StdoutSize"], (got, status)
+        client.release(unit)
+    return size / MEGA / seconds
+
+
+def _upload(node: Node, target: str, path: str, size: int) -> float:
+    """Have a payload counted on another node; MB/s."""
+    with node.client() as client, open(path, "rb") as payload:
+        begun = time.perf_counter()
+        unit = client.submit("count", payload, node=target).unit_id
+        with client.results(unit) as results:
+            printed = b"".join(results)
+        seconds = time.perf_counter() - begun
+        assert int(printed) == size, printed
+        client.release(unit)
+    return size / MEGA / seconds
+
+
+@contextmanager
+def _payload(size: int) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile(prefix="mn-bench-", dir="/tmp") as file:
+        file.write(bytes(size))
+        file.flush()
+        yield file.name
+
+
+@dataclass
+class _AtOnce:
+    """Many results at once; beside their total, keeps how the slowest fared in each run."""
+
+    size: int
+    slowest: list[float] = field(default_factory=list)
+
+    def measure(self, node: Node, target: str) -> float:
+        part = self.size // STREAMS
+        with ThreadPoolExecutor(STREAMS) as clients:
+            begun = time.perf_counter()
+            streams = [clients.submit(_results, node, target, "part", part) for _ in range(STREAMS)]
+            rates = [stream.result() for stream in streams]
+            seconds = time.perf_counter() - begun
+        self.slowest.append(min(rates) / statistics.mean(rates))
+        return part * STREAMS / MEGA / seconds
+
+
+@dataclass
+class _Memory:
+    """How much more memory than idle any node has had during each measure."""
+
+    over_idle: list[float] = field(default_factory=list)
+    _idle: dict[str, int] = field(default_factory=dict)
+
+    def of_idle(self, world: World) -> None:
+        for node in world.nodes:
+            self._idle[node.name] = processes.resident(node.process.pid)
+
+    def beside(self, world: World, measure: Callable[[], float]) -> Measure:
+        def measured() -> float:
+            for node in world.nodes:
+                node.forget_peak()
+            figure = measure()
+            self.over_idle.append(
+                max(
+                    processes.peak(node.process.pid) - self._idle[node.name] for node in world.nodes
+                )
+                / MEGA
+            )
+            return figure
+
+        return measured
+
+
+# --- in datagrams that a receptor node takes ----------------------------------------------------
+
+
+def _small(options: Options, size: int) -> Row:
+    @contextmanager
+    def contender(daemon: Daemon) -> Iterator[tuple[World, Mapping[str, Measure]]]:
+        with World(SMALL if daemon is MESHNODE else daemon) as world:
+            foo, _ = world.line("foo", "bar", work={"blob": f"head -c {size} /dev/zero"})
+            yield world, {name: lambda: _results(foo, "bar", "blob", size)}
+
+    name = f"results, datagrams of {BASE_SIZE}"
+    engine = Engine(BASE_SIZE)
+    # A rate needs no more than a quarter, and the engine takes its time over such datagrams.
+    held = contest.hold(options, {ENGINE: lambda: engine.rate(size // 4)}, contender)
+    return held.row(name, "MB/s", Target(0.6, at_least=True), floor=ENGINE)
