@@ -4,13 +4,28 @@ from collections.abc import Callable, Mapping
 
 from bench.report import Report
 from bench.rows import Options
-from bench.scenarios import forward, latency, scale, spawn, transfer, units
+from bench.scenarios import (
+    finished,
+    forward,
+    idle,
+    latency,
+    released,
+    results,
+    scale,
+    spawn,
+    start,
+    transfer,
+)
 
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
+    "finished": finished.run,
     "forward": forward.run,
+    "idle": idle.run,
     "latency": latency.run,
+    "released": released.run,
+    "results": results.run,
     "scale": scale.run,
     "spawn": spawn.run,
+    "start": start.run,
     "transfer": transfer.run,
-    "units": units.run,
 }
