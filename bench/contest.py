@@ -21,14 +21,18 @@ class Contest:
     peers: Mapping[str, Sequence[float]]
     usage: Sequence[Usage]
 
-    def row(self, name: str, unit: str, target: Target, *, floor: str = "") -> Row:
-        """Return the row of one measure against the floor of that name."""
+    def row(self, name: str, unit: str, target: Target, *, floor: str = "", title: str = "") -> Row:
+        """Return the row of one measure against the floor of that name.
+
+        A floor that needs a node, or what one said, is among ours. The row is called ``title``,
+        if that is not the measure's name.
+        """
         return Row(
-            name,
+            title or name,
             unit,
             self.ours[name],
             target,
-            self.floors[floor] if floor else (),
+            {**self.ours, **self.floors}[floor] if floor else (),
             self.peers.get(name, ()),
             self.usage,
         )
