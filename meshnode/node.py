@@ -19,10 +19,9 @@ from meshnode.control.service import ControlService
 from meshnode.errors import WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sockets import CannotListen
+from meshnode.mesh.streamlayer import load_engine
 from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
-from meshnode.security.signing import make_signer, make_verifier
-from meshnode.services.make import make_service
 from meshnode.work.boot import boot_id
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
@@ -94,12 +93,24 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)
+    await _start_services(config, mesh, nursery)
+    await reloader.start()
+    if config.listeners or config.peers:
+        # Others may open a stream here at any moment. It should not have to wait, nor should we.
+        nursery.start_soon(trio.to_thread.run_sync, load_engine)
+
+
+async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery) -> None:
+    if not config.services:
+        return
+    # Imported here: most nodes have none, and a start is no longer than it must be.
+    from meshnode.services.make import make_service  # noqa: PLC0415
+
     for wanted in config.services:
         try:
             await nursery.start(make_service(wanted, mesh).run)
         except CannotListen as exc:
             raise wanted.error(exc.parameter, exc.problem) from exc
-    await reloader.start()
 
 
 async def _open_control(
@@ -170,5 +181,15 @@ def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
         work_types={d.worktype: work_type(d) for d in config.work_types},
         node_id=config.node.id,
         boot=boot_id(),
-        signatures=Signatures(make_signer(config), make_verifier(config)),
+        signatures=make_signatures(config),
     )
+
+
+def make_signatures(config: NodeConfig) -> Signatures:
+    """Return what signs and checks signatures as the configuration says."""
+    if config.work_signing is None and config.work_verification is None:
+        return Signatures()
+    # Imported here, as services are.
+    from meshnode.security.signing import make_signer, make_verifier  # noqa: PLC0415
+
+    return Signatures(make_signer(config), make_verifier(config))

@@ -10,7 +10,6 @@ from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric
-from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
@@ -60,9 +59,7 @@ class Mesh:
         self._names = NameTable()
         self._router = Router(node_id, self._names)
         self._fabric = Fabric(node_id, self._router, self._names)
-        self._streams = StreamLayer(
-            self._router, self._names, make_insecure_identity(), nursery.start_soon
-        )
+        self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(node_id, self.open_datagrams)
         self.sessions = SessionGroup()

@@ -1,16 +1,22 @@
-"""Dialing and accepting streams: which connection a datagram belongs to, and who made it."""
+"""Dialing and accepting streams: which connection a datagram belongs to, and who made it.
 
+The QUIC engine and its cryptography take as long to import as everything else that a node needs to
+start, and a node without links never needs them. So what imports them is imported when the first
+connection is made, or before by :func:`load_engine`.
+"""
+
+# Annotations name what is not imported yet.
+from __future__ import annotations
+
+import functools
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
-from meshnode.mesh.connections import LINGER, POOL_IDLE, Connection
-from meshnode.mesh.firstpacket import first_packet
-from meshnode.mesh.identity import Identity
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.quic import Address, MeshQuicConnection
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import (
@@ -20,6 +26,11 @@ from meshnode.protocol.messages import (
     Unreachable,
 )
 from meshnode.protocol.namehash import NameTable
+
+if TYPE_CHECKING:
+    from meshnode.mesh.connections import Connection
+    from meshnode.mesh.identity import Identity
+    from meshnode.mesh.quic import Address
 
 MAX_CONNECTIONS = 4096
 """Connections that one service holds at most; each costs some 100 KiB and a task."""
@@ -35,16 +46,27 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 """Starts a connection's driver in the nursery of the mesh."""
 
 
+def load_engine() -> None:
+    """Import what streams need, so that the first one does not wait for it; for any thread."""
+    from meshnode.mesh import connections, firstpacket  # noqa: F401, PLC0415
+
+
 class StreamLayer:
     """All QUIC connections of one node."""
 
-    def __init__(self, router: Router, names: NameTable, identity: Identity, spawn: Spawn) -> None:
+    def __init__(self, router: Router, names: NameTable, spawn: Spawn) -> None:
         self.router = router
         self.names = names
-        self.identity = identity
         self.spawn = spawn
         self.connections: set[Connection] = set()
         self._pool: dict[Address, list[Connection]] = {}
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What the listeners of this node present."""
+        from meshnode.mesh.identity import make_insecure_identity  # noqa: PLC0415
+
+        return make_insecure_identity()
 
     async def dial(
         self, node: str, service: str, own_service: str, *, share: bool = False
@@ -63,7 +85,7 @@ class StreamLayer:
         peer: Address = (self.router.resolve(node), service)
         connection = self._shared(peer) if share else None
         if connection is None:
-            connection = self._connect(node, peer, own_service, POOL_IDLE if share else 0)
+            connection = self._connect(node, peer, own_service, share=share)
             if share:
                 self._pool.setdefault(peer, []).append(connection)
         try:
@@ -80,7 +102,10 @@ class StreamLayer:
     def _shared(self, peer: Address) -> Connection | None:
         return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
 
-    def _connect(self, node: str, peer: Address, own_service: str, idle: float) -> Connection:
+    def _connect(self, node: str, peer: Address, own_service: str, *, share: bool) -> Connection:
+        from meshnode.mesh.connections import POOL_IDLE, Connection  # noqa: PLC0415
+        from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
+
         node_hash, service = peer
         # The name goes through encode_service before anything is bound: a wrong one raises here.
         DataHeader(WIRE_HOPS, self.router.own_hash, node_hash, own_service, service).encode()
@@ -92,7 +117,7 @@ class StreamLayer:
             peer,
             self.names.name(node_hash) or node,
             is_client=True,
-            idle=idle,
+            idle=POOL_IDLE if share else 0,
         )
         self.router.bind(own_service, connection)
         self.connections.add(connection)
@@ -108,7 +133,7 @@ class StreamLayer:
             if not pooled:
                 del self._pool[connection.peer]
 
-    def listen(self, service: str) -> "StreamListener":
+    def listen(self, service: str) -> StreamListener:
         """Accept streams of a service.
 
         Raises:
@@ -177,6 +202,10 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             connection.on_unreachable(notice, reporter)
 
     def _begin(self, address: Address, datagram: bytes) -> Connection | None:
+        from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415
+        from meshnode.mesh.firstpacket import first_packet  # noqa: PLC0415
+        from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
+
         peer_node = self._layer.names.name(address[0])
         if peer_node is None:
             return None  # an unknown hash: there is nobody to answer (reference section 3)

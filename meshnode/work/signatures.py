@@ -1,17 +1,20 @@
 """Who must sign what they ask of units, and what this node signs itself (reference section 8)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from meshnode.errors import CannotSign, CommandError, SignatureRefused
-from meshnode.security.tokens import Signer, Verifier
+
+if TYPE_CHECKING:  # most nodes have no use for what it imports
+    from meshnode.security.tokens import Signer, Verifier
 
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
     """A node's two sides of signed work; either may be missing, and is then refused by name."""
 
-    signer: Signer | None = None
-    verifier: Verifier | None = None
+    signer: "Signer | None" = None
+    verifier: "Verifier | None" = None
 
     def check(self, signature: str, *, verifies: bool, trusted: bool) -> None:
         """Return if a request may be carried out, as far as signatures go.
@@ -44,7 +47,7 @@ class Signatures:
         """Return a token for a command to ``node``. Raises CannotSign."""
         return self.require_signer().sign(node)
 
-    def require_signer(self) -> Signer:
+    def require_signer(self) -> "Signer":
         """Return what signs. Raises CannotSign if this node cannot."""
         if self.signer is None:
             raise CannotSign("this node has no work-signing directive: it cannot sign work")

@@ -4,9 +4,10 @@ A new kind is a module beside this one, its two directives in config/link_direct
 line in :data:`KINDS`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from meshnode.config import (
     ListenerDirective,
@@ -18,10 +19,21 @@ from meshnode.config import (
     WsListener,
     WsPeer,
 )
-from meshnode.mesh.links import tcp, udp, websocket
 from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.links.base import LinkDialer, LinkListener
 from meshnode.protocol.peering import LinkPolicy
+
+
+class LinkModule(Protocol):
+    """What the module of a kind of link offers."""
+
+    async def listen(self, directive: Any) -> Sequence[LinkListener]:
+        """Open a listener on each address that the directive means; raises OSError."""
+        ...
+
+    def dialer(self, directive: Any) -> LinkDialer:
+        """Return what opens the directive's link."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +42,26 @@ class LinkKind:
 
     Attributes:
         listener: the directive that accepts links of this kind.
-        listen: opens a listener on each address that such a directive means; raises OSError.
         peer: the directive that opens a link of this kind.
-        dialer: returns what opens the link of such a directive.
+        name: of its module, which is imported when the first such directive is met: a start shall
+            not wait for libraries of links that nobody asked for.
     """
 
     listener: type[ListenerDirective]
-    listen: Callable[[Any], Awaitable[Sequence[LinkListener]]]
     peer: type[PeerDirective]
-    dialer: Callable[[Any], LinkDialer]
+    name: str
+
+    @property
+    def module(self) -> LinkModule:
+        """The module, imported."""
+        module: Any = importlib.import_module(f"meshnode.mesh.links.{self.name}")
+        return module  # type: ignore[no-any-return]  # a module is checked by no type
 
 
 KINDS: Final = (
-    LinkKind(TcpListener, tcp.listen, TcpPeer, tcp.dialer),
-    LinkKind(WsListener, websocket.listen, WsPeer, websocket.dialer),
-    LinkKind(UdpListener, udp.listen, UdpPeer, udp.dialer),
+    LinkKind(TcpListener, TcpPeer, "tcp"),
+    LinkKind(WsListener, WsPeer, "websocket"),
+    LinkKind(UdpListener, UdpPeer, "udp"),
 )
 """Every kind of link that a configuration may name."""
 
@@ -57,7 +74,7 @@ async def open_listeners(directive: ListenerDirective) -> list[LinkListener]:
     """
     kind = next(kind for kind in KINDS if isinstance(directive, kind.listener))
     try:
-        return list(await kind.listen(directive))
+        return list(await kind.module.listen(directive))
     except UnicodeError as exc:
         text = f"{directive.bindaddr} is no name that could be looked up"
         raise directive.error("bindaddr", text) from exc
@@ -69,7 +86,7 @@ async def open_listeners(directive: ListenerDirective) -> list[LinkListener]:
 def make_dialer(directive: PeerDirective) -> LinkDialer:
     """Return what opens the directive's link."""
     kind = next(kind for kind in KINDS if isinstance(directive, kind.peer))
-    return kind.dialer(directive)
+    return kind.module.dialer(directive)
 
 
 def policy_of(directive: ListenerDirective | PeerDirective) -> LinkPolicy:
