@@ -1,7 +1,8 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import trio
@@ -26,6 +27,10 @@ from meshnode.work.requests import (
 )
 from meshnode.work.status import REMOTE
 from meshnode.work.unit import Unit
+
+LISTED_AT_ONCE = 256
+"""Units of a list that are put into words together: some 100 KiB and a few milliseconds. A list of
+all in one piece would hold everybody else up, and a long one would not give its memory back."""
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when the session is being ended: a disk write."""
@@ -120,9 +125,10 @@ class WorkCommands:
 
     # --- looking ------------------------------------------------------------------------------
 
-    async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject:
+    async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject | None:
         if request.unit_id is None:
-            return {unit.unit_id: _shown(unit) for unit in self._units.all()}
+            await _send_list(self._units.all(), session)
+            return None
         unit = self._units.find(request.unit_id)
         return {unit.unit_id: _shown(unit)}
 
@@ -193,6 +199,18 @@ def _told_of_refusal(what: str, log: SubjectLogger, session: ControlSession) -> 
 
 def _shown(unit: Unit) -> JsonObject:
     return unit.status.to_reply(unit.stdout_size())
+
+
+async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
+    """Send the reply that shows these units, piece by piece."""
+    in_order = sorted(units, key=attrgetter("unit_id"))
+    before = b"{"
+    for start in range(0, len(in_order), LISTED_AT_ONCE):
+        some = in_order[start : start + LISTED_AT_ONCE]
+        members = encode_reply({unit.unit_id: _shown(unit) for unit in some})[1:-2]
+        await session.send(before + members)
+        before = b","
+    await session.send(b"}\n" if in_order else b"{}\n")
 
 
 async def _send_changes(unit: Unit, session: ControlSession) -> None:

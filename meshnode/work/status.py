@@ -9,7 +9,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from sys import intern
+from types import MappingProxyType
+from typing import Any, Final
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
@@ -25,6 +27,8 @@ SECRET_PREFIX = "secret_"  # noqa: S105
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How receptor writes "no time" in ``Expiration``."""
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class UnitStatus:
     """The start of the machine in which the work was to be started."""
     submission_key: str = ""
     """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
-    other: Mapping[str, Any] = field(default_factory=dict)
+    other: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def input_complete(self) -> bool:
@@ -217,17 +221,22 @@ class UnitStatus:
 
     @classmethod
     def from_json(cls, data: object) -> "UnitStatus":
-        """Read an object from disk. Raises WorkError if it is no status."""
+        """Read an object from disk. Raises WorkError if it is no status.
+
+        Texts that many units share are in memory once.
+        """
         reader = _Reader(data)
         number = reader.require("State", int)
-        if number not in set(UnitState):
-            raise WorkError(f"State {number} is none that a unit can have")
-        work_type = reader.require("WorkType", str)
+        try:
+            state = UnitState(number)
+        except ValueError:
+            raise WorkError(f"State {number} is none that a unit can have") from None
+        work_type = intern(reader.require("WorkType", str))
         extra = reader.take("ExtraData", object, None)
         reader.drop("StateName")
         return cls(
-            state=UnitState(number),
-            detail=reader.take("Detail", str, ""),
+            state=state,
+            detail=intern(reader.take("Detail", str, "")),
             work_type=work_type,
             stdout_size=reader.take("StdoutSize", int, 0),
             remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
@@ -241,9 +250,9 @@ class UnitStatus:
             pid=reader.take("Pid", int, None),
             supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
             stdin_sha256=reader.take("StdinSha256", str, ""),
-            boot=reader.take("Boot", str, ""),
+            boot=intern(reader.take("Boot", str, "")),
             submission_key=reader.take("SubmissionKey", str, ""),
-            other=reader.rest,
+            other=reader.rest or _NOTHING,
         )
 
 
@@ -273,7 +282,7 @@ def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
 def _words(data: list[Any] | None) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in data or ()):
         raise WorkError("Params holds a word that is not a string")
-    return tuple(data or ())
+    return tuple(map(intern, data or ()))
 
 
 class _Reader:

@@ -155,9 +155,11 @@ class UnitStore:
         Raises:
             WorkError: the file is missing, unreadable or holds no status.
         """
-        path = self.root / unit_id / "status"
+        # As a text: a start reads tens of thousands, and would join paths for a third of its time.
+        path = f"{self.root}/{unit_id}/status"
         try:
-            return UnitStatus.from_json(json.loads(path.read_bytes()))
+            with open(path, "rb", buffering=0) as file:
+                return UnitStatus.from_json(json.loads(file.read()))
         except OSError as error:
             raise WorkError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ import trio
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
+from meshnode.work.brieflock import BriefLock
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import Overtaken, UnitStore
 
@@ -49,13 +50,13 @@ class Unit:
         """Counts the changes, so that a waiter can say which it has seen."""
         self.released = False
         """Whether the unit's files are gone; the last change there is."""
-        self.wishes = trio.Lock()
+        self.wishes = BriefLock()
         """Held while a start, a cancel or a release is being arranged: one at a time."""
         self._store = store
         self._now = now
-        self._lock = trio.Lock()
+        self._lock = BriefLock()
         self._changed: trio.Event | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: tuple[Callable[[], None], ...] = ()
 
     @property
     def log(self) -> SubjectLogger:
@@ -178,7 +179,7 @@ class Unit:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
-        for listener in tuple(self._listeners):
+        for listener in self._listeners:
             listener()
 
     async def wait_changed(self, seen: int) -> int:
@@ -196,8 +197,9 @@ class Unit:
 
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called after each change, until it is removed. It must not block."""
-        self._listeners.append(listener)
+        self._listeners += (listener,)
 
     def remove_listener(self, listener: Callable[[], None]) -> None:
         """Undo :meth:`add_listener`."""
-        self._listeners.remove(listener)
+        index = self._listeners.index(listener)
+        self._listeners = self._listeners[:index] + self._listeners[index + 1 :]

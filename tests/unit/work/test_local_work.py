@@ -65,6 +65,22 @@ async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo):
         }
 
 
+async def test_a_list_of_any_length_is_one_line_in_the_order_of_ids(foo, monkeypatch):
+    monkeypatch.setattr("meshnode.work.commands.LISTED_AT_ONCE", 2)
+    async with foo.running():
+        assert await foo.talk("work list") == ["{}"]
+        unit_ids = []
+        for _ in range(5):
+            unit_ids.append(await foo.submit("foo", "cat", b"{}"))
+            listed, status = (
+                await foo.talk("work list"),
+                await foo.talk(f"work status {unit_ids[0]}"),
+            )
+            assert len(listed) == 1
+            assert list(json.loads(listed[0])) == sorted(unit_ids)
+            assert json.loads(listed[0])[unit_ids[0]] == json.loads(status[0])
+
+
 async def test_a_units_directory_is_the_guides_tree_and_private(foo):
     async with foo.running():
         os.umask(os.umask(0o022))
