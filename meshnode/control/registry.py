@@ -41,6 +41,17 @@ class ControlSession(Protocol):
         """
         ...
 
+    async def send_file(self, descriptor: int, position: int, size: int) -> int:
+        """Send up to ``size`` bytes of an open file from ``position``; return how many were sent.
+
+        They are some, unless the file ends there. They need not pass through this process.
+
+        Raises:
+            OSError: the file cannot be read.
+            trio.BrokenResourceError: the client is gone, or has read nothing for too long.
+        """
+        ...
+
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return 1 to ``max_bytes`` raw bytes that follow the command line, ``b""`` at their end.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
+from meshnode.control.filesend import KernelSender, read_part
 from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
@@ -60,6 +61,7 @@ class Session:
         self._reader = LineReader()
         self._finished = False
         self._gone = False
+        self._kernel = KernelSender(stream, SEND_TIMEOUT)
 
     async def run(self) -> None:
         """Serve the client until it, or a command, ends the session; then close its stream.
@@ -85,6 +87,16 @@ class Session:
             for start in range(0, len(view), CHUNK):
                 with trio.fail_after(SEND_TIMEOUT):
                     await self._stream.send_all(view[start : start + CHUNK])
+
+    async def send_file(self, descriptor: int, position: int, size: int) -> int:
+        """Send a part of a file to the client; see ControlSession."""
+        with self._noticing_loss():
+            sent = await self._kernel.send(descriptor, position, size)
+        if sent is None:
+            data = await read_part(descriptor, position, size)
+            await self.send(data)
+            sent = len(data)
+        return sent
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return raw bytes that follow the command line; see ControlSession."""

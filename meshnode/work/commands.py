@@ -158,7 +158,7 @@ class WorkCommands:
                 unit.log.warning("results cut short for %s: %s", session.peer, error)
 
     async def _send_results(self, unit: Unit, start: int, session: ControlSession) -> None:
-        await self._units.send_results(unit, start, session.send)
+        await self._units.send_results(unit, start, session.send_file)
 
     # --- ending -------------------------------------------------------------------------------
 

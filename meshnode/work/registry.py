@@ -13,7 +13,7 @@ from meshnode.work.intake import Input
 from meshnode.work.planning import Planner, Submission
 from meshnode.work.processes import ProcessHandle, end_unit_processes
 from meshnode.work.remote_client import ALREADY_SUBMITTED, Dialer
-from meshnode.work.results import Send, stream_results
+from meshnode.work.results import SendFile, stream_results
 from meshnode.work.runners.base import Attempt, Runner
 from meshnode.work.runners.command import (
     CommandRunner,
@@ -139,7 +139,7 @@ class Units:
             ),
         ]
 
-    async def send_results(self, unit: Unit, start: int, send: Send) -> int:
+    async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
         path = self.store.stdout_path(unit.unit_id)
         return await stream_results(unit, path, start, self._growth, send)

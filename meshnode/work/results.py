@@ -10,21 +10,16 @@ from meshnode.errors import WorkError
 from meshnode.work.growth import Growth
 from meshnode.work.unit import Unit
 
-CHUNK = 256 * 1024
-"""Bytes read and sent at once: all that one reader costs in memory, however slow it is."""
-
-INLINE = 64 * 1024
-"""Up to so many bytes are read without a thread: just written, they are in the page cache, and the
-hop would cost more than the copy. Longer runs may have to come from the disk."""
-
-Send = Callable[[bytes], Awaitable[None]]
+SendFile = Callable[[int, int, int], Awaitable[int]]
+"""Sends a part of a file: descriptor, position and size to the number of bytes that were sent; 0 at
+the file's end. An OSError says that the file cannot be read."""
 
 
 class ResultsEndedEarly(WorkError):
     """A stdout was truncated, replaced or deleted while its unit still had bytes to show."""
 
 
-async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, send: Send) -> int:
+async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, send: SendFile) -> int:
     """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
 
     A start beyond the end waits for the output to get there, and ends with the unit. A released
@@ -33,7 +28,7 @@ async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, sen
     Raises:
         ResultsEndedEarly: the file is no longer what it was.
         WorkError: the file cannot be read.
-        Exception: whatever ``send`` raises.
+        Exception: whatever else ``send`` raises.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -50,7 +45,7 @@ async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, sen
 class _Reader:
     """One reader of one stdout."""
 
-    def __init__(self, unit: Unit, path: Path, descriptor: int, start: int, send: Send) -> None:
+    def __init__(self, unit: Unit, path: Path, descriptor: int, start: int, send: SendFile) -> None:
         self._unit = unit
         self._path = path
         self._descriptor = descriptor
@@ -79,11 +74,14 @@ class _Reader:
         while True:
             # The state first: what is in the file after that is all that a final unit has.
             final = self._unit.is_final
-            chunk = await self._read()
-            if not chunk:
+            available = os.fstat(self._descriptor).st_size - self._position
+            sent = await self._send_some(available) if available > 0 else 0
+            if not sent:
                 break
-            await self._send(chunk)
-            self._position += len(chunk)
+            self._position += sent
+            if sent == available and not final:
+                # More will wake us. To look at once would find a few bytes more, again and again.
+                return False
         if self._unit.released:
             return True
         self._check_file()
@@ -94,14 +92,9 @@ class _Reader:
             )
         return final
 
-    async def _read(self) -> bytes:
-        available = os.fstat(self._descriptor).st_size - self._position
-        if available <= 0:
-            return b""
+    async def _send_some(self, size: int) -> int:
         try:
-            if available <= INLINE:
-                return os.pread(self._descriptor, available, self._position)
-            return await trio.to_thread.run_sync(os.pread, self._descriptor, CHUNK, self._position)
+            return await self._send(self._descriptor, self._position, size)
         except OSError as error:
             raise WorkError(f"cannot read the results: {error.strerror}") from error
 
