@@ -1,9 +1,9 @@
 """The node's end of the launcher: starts units' commands, and the launcher itself again.
 
 Why a start that was interrupted is safe to repeat: the launcher's end of the socket is held by the
-launcher and by every supervisor that has not answered yet (and by its command until that is
-executed). End-of-file therefore says that none of them is left, and every answer has been read
-before it. A unit that is still Pending on disk then was never executed and never will be, and the
+launcher and by every supervisor that has not answered yet, or watches over the first moment of its
+command. End-of-file therefore says that none of them is left, and every answer has been read before
+it. A unit that is still Pending on disk then was never executed and never will be, and the
 supervisor's claim (launcher/statusfile.py) lets no second supervisor execute a unit anyway.
 """
 
@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,55 @@ class StartRequest:
         return request
 
 
-@dataclass(slots=True)
-class _Pending:
-    """One start that waits for its answer; ``reply`` stays None when none will come."""
+class _Asked:
+    """One start that was asked for, and what is heard of it."""
 
-    answered: trio.Event = field(default_factory=trio.Event)
-    reply: dict[str, Any] | None = None
+    __slots__ = ("answered", "end", "reply", "settled")
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.reply: dict[str, Any] | None = None
+        """Stays None when none will come."""
+        self.settled = trio.Event()
+        """Set when no more is to come."""
+        self.end: dict[str, Any] | None = None
+
+    def take(self, reply: dict[str, Any]) -> None:
+        if "supervisor" in reply or "error" in reply:
+            self.reply = reply
+        self.end = reply.get("ended")
+        self.answered.set()
+        if "supervisor" not in reply or self.end is not None:
+            self.settled.set()
+
+    def close(self) -> None:
+        self.answered.set()
+        self.settled.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A start that has happened.
+
+    Attributes:
+        process: the unit's supervisor.
+        record: what the supervisor has changed in the unit's status; None if only the disk tells.
+    """
+
+    process: ProcessId
+    record: Mapping[str, Any] | None = None
+    asked: _Asked | None = None
+
+    async def first_moment(self) -> Mapping[str, Any] | None:
+        """Return the record of its end if the command ends at once.
+
+        None if it goes on, or if nobody can tell: then its supervisor is to be watched, which has
+        nothing else to do any more.
+        """
+        if self.asked is None:
+            return None
+        await self.asked.settled.wait()
+        return self.asked.end
 
 
 class _LauncherProcess:
@@ -106,7 +149,7 @@ class _LauncherProcess:
         self._descriptors = descriptors
         self.usable = False
         self._closed = False
-        self._pending: dict[int, _Pending] = {}
+        self._asked: dict[int, _Asked] = {}
         self._numbers = itertools.count(1)
         self._sending = trio.Lock()
         self._log = subject_logger("launcher")
@@ -133,8 +176,8 @@ class _LauncherProcess:
             finally:
                 self.usable = False
                 self._socket.close()
-                for pending in self._pending.values():
-                    pending.answered.set()
+                for asked in self._asked.values():
+                    asked.close()
                 await _end_process(process)
 
     async def _serve(self, process: trio.Process, task_status: trio.TaskStatus[None]) -> None:
@@ -144,8 +187,8 @@ class _LauncherProcess:
             task_status.started()
             await self._read_replies()
 
-    async def ask(self, request: StartRequest) -> dict[str, Any] | None:
-        """Ask for one start; return the answer, None when there will be none.
+    async def ask(self, request: StartRequest) -> _Asked:
+        """Ask for one start; return once it is answered, or will not be.
 
         Raises:
             LauncherClosed: nobody will read an answer.
@@ -153,20 +196,19 @@ class _LauncherProcess:
         """
         number = next(self._numbers)
         packets = wire.split_request(request.encode(number))
-        pending = self._pending[number] = _Pending()
+        asked = self._asked[number] = _Asked()
         try:
             async with self._sending:
                 for packet in packets:
                     await self._socket.send(packet)
-            await pending.answered.wait()
+            await asked.answered.wait()
         except (OSError, trio.ClosedResourceError):
             # The last packet did not get out, so there is nothing that the launcher could act on.
             self.usable = False
-        finally:
-            del self._pending[number]
-        if self._closed and pending.reply is None:
+            del self._asked[number]
+        if self._closed and asked.reply is None:
             raise LauncherClosed("the node is ending")
-        return pending.reply
+        return asked
 
     async def _watch(self, process: trio.Process) -> None:
         # A supervisor may hold the socket open a little longer; new starts must not go there.
@@ -192,13 +234,13 @@ class _LauncherProcess:
         self.usable = False
 
     def _take_reply(self, reply: dict[str, Any]) -> None:
-        pending = self._pending.get(reply["start"])
         if "gone" in reply:
             subject_logger("unit", reply["unit"]).warning("its supervisor ended: %s", reply["gone"])
-        elif pending is not None:
-            pending.reply = reply
-        if pending is not None:
-            pending.answered.set()
+        asked = self._asked.get(reply["start"])
+        if asked is not None:
+            asked.take(reply)
+            if asked.settled.is_set():
+                del self._asked[reply["start"]]
 
 
 class Launcher:
@@ -237,8 +279,8 @@ class Launcher:
         if failure is not None:
             raise failure
 
-    async def start(self, request: StartRequest) -> ProcessId:
-        """Start a unit's command, unless that has happened; return its supervisor.
+    async def start(self, request: StartRequest) -> Started:
+        """Start a unit's command, unless that has happened; return what is known of it.
 
         When it returns, the command was executed, or could not be and that is recorded in the
         status. When the supervisor was killed in between, its id is returned all the same: its
@@ -253,14 +295,16 @@ class Launcher:
         """
         for _ in range(START_ATTEMPTS):
             process = await self._usable_process()
-            reply = await process.ask(request)
+            asked = await process.ask(request)
+            reply = asked.reply
             if reply is not None and "supervisor" in reply:
-                return ProcessId(reply["supervisor"], reply["started"])
+                supervisor = ProcessId(reply["supervisor"], reply["started"])
+                return Started(supervisor, reply["record"], asked)
             if reply is not None and not reply.get("taken"):
                 raise WorkError(reply["error"])
             recorded = await trio.to_thread.run_sync(_recorded_supervisor, request.unit_dir)
             if recorded is not None:
-                return recorded
+                return Started(recorded)
             if reply is not None:
                 raise WorkError(reply["error"])
         raise WorkError(f"the launcher ended {START_ATTEMPTS} times, the command was not started")

@@ -1,7 +1,7 @@
 """The only code that touches unit files.
 
-A unit is a directory ``<datadir>/<node>/<unit>`` (0700) with ``status``, ``status.lock``, ``stdin``
-and ``stdout`` (0600), as receptor has it. ``status`` is replaced as a whole under the lock, so that
+A unit is a directory ``<datadir>/<node>/<unit>`` (0700) with ``status``, ``stdin`` and ``stdout``
+(0600), as receptor has it. ``status`` is replaced as a whole under a lock of the directory, so that
 a reader never sees half of it; the supervisor keeps to the same rule (see work/launcher). All
 functions block for as long as a small file operation takes, durable ones for as long as the disk
 needs: those belong in a thread.
@@ -16,8 +16,6 @@ import secrets
 import shutil
 import string
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -40,7 +38,7 @@ _BROKEN = ".broken"
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
 """Errors that speak of the machine at this moment, and not of the unit."""
 
-_MADE = ("status.lock", "stdin", "stdout", "status.tmp")
+_MADE = ("stdin", "stdout", "status.tmp", "status.lock")
 """What a unit's directory holds before its first ``status``."""
 
 _RELEASED = ".released-"
@@ -132,7 +130,7 @@ class UnitStore:
         try:
             # All files exist from the start, so that a reader of results can watch stdout before
             # anything has run, and every mode is ours and not the command's umask's.
-            for name in ("status.lock", "stdin", "stdout"):
+            for name in ("stdin", "stdout"):
                 os.close(os.open(self.root / unit_id / name, os.O_CREAT | os.O_WRONLY, 0o600))
             self.write_status(unit_id, status)
         except OSError as error:
@@ -183,7 +181,8 @@ class UnitStore:
         """
         directory = self.root / unit_id
         text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
-        with _locked(directory / "status.lock"):
+        lock = self.lock(unit_id)
+        try:
             if expected is not None:
                 self._check_state(unit_id, expected)
             temporary = directory / "status.tmp"
@@ -197,10 +196,25 @@ class UnitStore:
                     os.fsync(descriptor)
             os.replace(temporary, directory / "status")
             if durable:
-                _sync_directory(directory)
+                os.fsync(lock)
                 if status.state is UnitState.PENDING:
                     # The directory itself may be new.
                     _sync_directory(self.root)
+        finally:
+            os.close(lock)
+
+    def lock(self, unit_id: str) -> int:
+        """Wait for the lock that nodes and supervisors hold while they replace ``status``.
+
+        Returns:
+            A descriptor of the unit's directory; closing it lets go.
+
+        Raises:
+            OSError: there is no such directory, or no descriptor is left.
+        """
+        descriptor = os.open(self.root / unit_id, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
 
     def _check_state(self, unit_id: str, expected: UnitState) -> None:
         try:
@@ -325,17 +339,6 @@ class UnitFile:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock that nodes and supervisors take before they replace ``status``."""
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,8 +1,9 @@
 """One unit in memory: its status, and whoever waits for it to change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import trio
 
@@ -163,6 +164,16 @@ class Unit:
             status = self._store.read_status(self.unit_id)
             if status != self.status and not self.released:
                 self._publish(status)
+
+    async def take_over(self, changes: Mapping[str, Any]) -> None:
+        """Take over what a supervisor has changed on disk, as it tells it.
+
+        Raises:
+            WorkError: with it, the status is none.
+        """
+        async with self._lock:
+            if not self.released:
+                self._publish(UnitStatus.from_json({**self.status.to_disk(), **changes}))
 
     def mark_released(self) -> None:
         """Tell everybody that the unit's files are gone."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import trio
 from inotify_simple import INotify, flags
 
-from meshnode.work.launch import Launcher, StartRequest
+from meshnode.work.launch import Launcher, Started, StartRequest
 from meshnode.work.launcher import tree
 from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
 
@@ -78,10 +78,25 @@ def kill(process: ProcessId | tree.Process, signum: int = signal.SIGKILL) -> Non
 
 
 async def run_unit(launcher: Launcher, directory: Path, *argv: str, **options: Any) -> Status:
-    """Start a unit's command, wait for its supervisor's end, and return the status."""
-    process = await launcher.start(StartRequest(directory.name, directory, argv, **options))
-    await wait_gone(process)
+    """Start a unit's command, wait for its recorded end, and return the status."""
+    await wait_end(await launcher.start(StartRequest(directory.name, directory, argv, **options)))
     return read_status(directory)
+
+
+async def wait_end(started: Started) -> None:
+    """Wait until the supervisor has recorded the unit's end, or is gone without."""
+    with trio.fail_after(PATIENCE):
+        end = await started.first_moment()
+    if end is None:
+        await wait_gone(started.process)
+
+
+async def start_lasting(launcher: Launcher, request: StartRequest) -> ProcessId:
+    """Start a command that goes on; return its supervisor once that has nothing else to do."""
+    started = await launcher.start(request)
+    with trio.fail_after(PATIENCE):
+        assert await started.first_moment() is None
+    return started.process
 
 
 @contextlib.asynccontextmanager

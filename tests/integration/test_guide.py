@@ -193,7 +193,7 @@ def test_a_unit_on_disk_is_the_guides_tree_with_private_modes(foo_bar: FooBar) -
     for directory in (foo.units / unit, bar.units / remote):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         files = {entry.name: entry for entry in directory.iterdir()}
-        assert set(files) == {"status", "status.lock", "stdin", "stdout"}
+        assert set(files) == {"status", "stdin", "stdout"}
         assert {stat.S_IMODE(entry.stat().st_mode) for entry in files.values()} == {0o600}
         assert files["stdin"].read_bytes() == b"hi\ni am foo\n"
         assert files["stdout"].read_bytes() == b"HI\nI AM FOO\n"

@@ -13,7 +13,10 @@ from launching import (
     kill,
     make_unit,
     read_status,
+    run_unit,
     running_launcher,
+    start_lasting,
+    supervisor_of,
     wait_gone,
 )
 
@@ -51,14 +54,14 @@ async def cancel(supervisor: ProcessId, unit: Path) -> Status:
 
 async def start(launcher: Launcher, unit: Path, script: str, says: Fifo, grace: float) -> ProcessId:
     argv = ("bash", "-c", script, "bash", str(says.path))
-    return await launcher.start(StartRequest(unit.name, unit, argv, grace))
+    return await start_lasting(launcher, StartRequest(unit.name, unit, argv, grace))
 
 
 async def start_python(
     launcher: Launcher, unit: Path, code: str, says: Fifo, grace: float
 ) -> ProcessId:
     argv = (sys.executable, "-I", "-S", "-c", PRELUDE + code, str(says.path))
-    return await launcher.start(StartRequest(unit.name, unit, argv, grace))
+    return await start_lasting(launcher, StartRequest(unit.name, unit, argv, grace))
 
 
 PRELUDE = """
@@ -226,6 +229,19 @@ async def test_a_cancel_after_the_commands_end_changes_nothing(
         go.write("go")
         await wait_gone(supervisor)
     assert read_status(unit)["Detail"] == "exit status 5"
+
+
+async def test_a_cancel_that_comes_too_late_does_not_hit_the_supervisors_next_unit(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    first = make_unit(tmp_path, "first")
+    await run_unit(launcher, first, "true")
+    supervisor = supervisor_of(first)
+    assert supervisor is not None
+    kill(supervisor, signal.SIGTERM)
+    second = make_unit(tmp_path, "second")
+    assert (await run_unit(launcher, second, "sleep", "0.01"))["Detail"] == "exit status 0"
+    assert supervisor_of(second) == supervisor
 
 
 async def test_a_supervisor_ends_quietly_when_its_unit_is_deleted(

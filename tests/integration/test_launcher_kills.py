@@ -22,6 +22,7 @@ from launching import (
     read_status,
     run_unit,
     running_launcher,
+    start_lasting,
     supervisor_of,
     wait_gone,
 )
@@ -30,7 +31,7 @@ from meshnode.errors import WorkError
 from meshnode.work import launch
 from meshnode.work.launch import Launcher, LauncherClosed, StartRequest
 from meshnode.work.launcher import tree
-from meshnode.work.processes import ProcessId, current_start_time, find_unit_processes
+from meshnode.work.processes import ProcessId, find_unit_processes
 
 
 @pytest.fixture
@@ -77,9 +78,12 @@ def ledger(tmp_path: Path, says: Fifo, go: Fifo) -> Ledger:
 @contextlib.contextmanager
 def locked(unit: Path) -> Iterator[None]:
     """Hold the unit's lock, so that its supervisor comes to the claim and no further."""
-    with open(unit / "status.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    directory = os.open(unit, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(directory)
 
 
 def only_child_of(parent: int) -> tree.Process:
@@ -97,7 +101,7 @@ class Start:
 
     async def run(self, launcher: Launcher, request: StartRequest) -> None:
         try:
-            self.process = await launcher.start(request)
+            self.process = await start_lasting(launcher, request)
         except WorkError as error:
             self.error = error
         self._ended.set()
@@ -111,7 +115,7 @@ async def test_units_do_not_notice_the_end_of_their_launcher(
     launcher: Launcher, tmp_path: Path, ledger: Ledger, says: Fifo, go: Fifo
 ) -> None:
     unit = make_unit(tmp_path)
-    supervisor = await launcher.start(ledger.request(unit))
+    supervisor = await start_lasting(launcher, ledger.request(unit))
     assert await says.line() == "up"
     process = launcher_of(os.getpid())
     kill(process)
@@ -209,22 +213,19 @@ async def test_a_start_is_given_up_when_no_supervisor_lives_to_its_claim(
     assert (ledger.runs, find_unit_processes(unit)) == (0, [])
 
 
-async def test_the_command_is_killed_with_its_supervisor_and_the_rest_can_be_found(
+async def test_what_a_killed_supervisor_leaves_can_be_found_and_ended(
     launcher: Launcher, tmp_path: Path, says: Fifo, caplog: pytest.LogCaptureFixture
 ) -> None:
     unit = make_unit(tmp_path)
     script = "setsid sleep 1000 & echo up >$1; sleep 1000; true"
-    supervisor = await launcher.start(
-        StartRequest("unit", unit, ("bash", "-c", script, "bash", str(says.path)))
-    )
+    argv = ("bash", "-c", script, "bash", str(says.path))
+    supervisor = await start_lasting(launcher, StartRequest("unit", unit, argv))
     assert await says.line() == "up"
     pid = read_status(unit)["Pid"]
-    command = ProcessId(pid, current_start_time(pid) or 0)
     kill(supervisor)
     await wait_gone(supervisor)
-    await wait_gone(command)
     assert read_status(unit)["Detail"] == f"Running: PID {pid}"
-    assert find_unit_processes(unit) != []
+    assert len(find_unit_processes(unit)) == 3
     await end_units(tmp_path)
     assert find_unit_processes(unit) == []
     # The launcher told the node before it answered anything else.
@@ -237,12 +238,12 @@ async def test_a_second_start_names_the_first_supervisor_and_runs_nothing(
     launcher: Launcher, tmp_path: Path, ledger: Ledger, says: Fifo
 ) -> None:
     unit = make_unit(tmp_path)
-    supervisor = await launcher.start(ledger.request(unit))
+    supervisor = await start_lasting(launcher, ledger.request(unit))
     assert await says.line() == "up"
-    assert await launcher.start(ledger.request(unit)) == supervisor
+    assert await start_lasting(launcher, ledger.request(unit)) == supervisor
     kill(supervisor)
     await wait_gone(supervisor)
-    assert await launcher.start(ledger.request(unit)) == supervisor
+    assert await start_lasting(launcher, ledger.request(unit)) == supervisor
     assert ledger.runs == 1
 
 

@@ -5,7 +5,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from launching import kill, make_unit, read_status, run_unit, running_launcher, wait_gone
+from launching import (
+    kill,
+    make_unit,
+    read_status,
+    run_unit,
+    running_launcher,
+    start_lasting,
+    wait_gone,
+)
 
 from meshnode.work.launch import Launcher, StartRequest
 
@@ -62,9 +70,8 @@ async def test_output_that_came_before_anybody_watched_counts(
 async def test_a_limited_command_can_be_canceled(launcher: Launcher, tmp_path: Path) -> None:
     unit = make_unit(tmp_path)
     argv = ("sleep", "600")
-    supervisor = await launcher.start(
-        StartRequest("unit", unit, argv, timeout=600.0, max_output=1000)
-    )
+    request = StartRequest("unit", unit, argv, timeout=600.0, max_output=1000)
+    supervisor = await start_lasting(launcher, request)
     kill(supervisor, signal.SIGTERM)
     await wait_gone(supervisor)
     assert read_status(unit)["Detail"] == "Canceled"

@@ -8,15 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where commands are looked for when the environment has no PATH."""
-
-GO = b"g"
-"""The byte on the gate pipe that lets the command be executed; the pipe's end forbids it."""
-
-NOT_EXECUTED = 127
-"""Exit code of a child that did not become the command; nobody but its supervisor sees it."""
 
 _SIGNAL_TEXTS = {
     signal.SIGHUP: "hangup",
@@ -77,23 +73,52 @@ def error_text(error: OSError | ValueError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def become(path: str, argv: list[str], env: dict[str, str], cwd: str | None) -> None:
-    """Execute the command in this process; does not return.
+def spawn(
+    path: str, argv: list[str], env: dict[str, str], cwd: str | None, stdin: int, stdout: int
+) -> int:
+    """Execute the command in a process and group of its own; return its pid.
+
+    The parent's memory is lent to the child and not copied, as by vfork: that is twice as fast as a
+    fork, and several times as a fork of Python.
 
     Raises:
         CannotExecute: it cannot be done.
     """
-    if cwd is not None:
-        try:
-            os.chdir(cwd)
-        except (OSError, ValueError) as error:
-            raise CannotExecute(f"chdir {cwd}: {error_text(error)}") from None
-    # The launcher has set every disposition to its default; only the mask is left to undo.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        os.execve(path, argv, env)  # noqa: S606 - running it, without a shell, is the point
+        with _working_directory(cwd):
+            return os.posix_spawn(
+                path,
+                argv,
+                env,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, stdout, 1),
+                    (os.POSIX_SPAWN_DUP2, stdout, 2),
+                ],
+                setpgroup=0,
+                # The launcher has set every disposition to its default; the mask is left to undo.
+                setsigmask=(),
+            )
     except (OSError, ValueError) as error:
         raise CannotExecute(f"fork/exec {path}: {error_text(error)}") from None
+
+
+@contextmanager
+def _working_directory(path: str | None) -> Iterator[None]:
+    """Be in another directory for as long as it takes to make a process that stays there."""
+    if path is None:
+        yield
+        return
+    home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            os.chdir(path)
+        except (OSError, ValueError) as error:
+            raise CannotExecute(f"chdir {path}: {error_text(error)}") from None
+        yield
+    finally:
+        os.fchdir(home)
+        os.close(home)
 
 
 def end_text(wait_status: int) -> str:

@@ -29,10 +29,14 @@ class Limits:
         self._max_output = max_output
         self._deadline: float | None = None
         self._stdout = -1
-        self._listening = False
+        self._watched = -1
 
-    def begin(self, directory: str, stdout: int) -> None:
-        """Count from now; ``stdout`` is a descriptor of the file in ``directory``."""
+    def begin(self, directory: str, stdout: int) -> bool:
+        """Count from now; ``stdout`` is a descriptor of the file in ``directory``.
+
+        Returns:
+            Whether there is any limit.
+        """
         if self._timeout is not None:
             self._deadline = time.monotonic() + self._timeout
         if self._max_output is not None:
@@ -40,17 +44,22 @@ class Limits:
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGIO,))
             # The kernel's oldest way to tell of changes: SIGIO for each write to a file of the
             # directory. It needs no library, and it wakes the one wait that there is.
-            watched = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.fcntl(watched, fcntl.F_NOTIFY, fcntl.DN_MODIFY | fcntl.DN_MULTISHOT)
+            self._watched = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.fcntl(self._watched, fcntl.F_NOTIFY, fcntl.DN_MODIFY | fcntl.DN_MULTISHOT)
             # What was written before counts too.
             os.kill(os.getpid(), signal.SIGIO)
-            self._listening = True
+        return self._deadline is not None or self._watched >= 0
+
+    def end(self) -> None:
+        """Stop looking."""
+        if self._watched >= 0:
+            os.close(self._watched)
 
     def wait(self, signals: tuple[signal.Signals, ...]) -> int | None:
         """Wait for one of ``signals``, or until a limit should be looked at; None is the latter."""
-        if self._deadline is None and not self._listening:
+        if self._deadline is None and self._watched < 0:
             return signal.sigwaitinfo(signals).si_signo
-        if self._listening:
+        if self._watched >= 0:
             seconds = self._left(LONGEST_WAIT_SECONDS)
             info = signal.sigtimedwait((*signals, signal.SIGIO), seconds)
             if info is not None and info.si_signo == signal.SIGIO:

@@ -1,10 +1,12 @@
-"""The launcher's loop: a request in, a forked supervisor out; ends with its node.
+"""The launcher's loop: a request in, a supervisor at work; ends with its node.
 
 Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
-its outcome: from a supervisor ``supervisor`` (pid) and ``started`` (ticks), or ``error``, with
-``taken`` when the unit was not Pending; from the launcher ``error`` when it cannot fork, and
-``gone`` when a supervisor ended abnormally. A supervisor's answer is in the queue before its end
-can be seen, so ``gone`` without an answer before it means that there is none.
+what became of it. From a supervisor: ``supervisor`` (pid), ``started`` (ticks) and ``record`` (what
+it changed in the status), or ``error``, with ``taken`` when the unit was not Pending; with it or
+later ``ended``, the record of an end that came at once, or ``alone`` when there will be no more
+word of it. From the launcher: ``error`` when it cannot fork, and ``gone`` when a supervisor ended
+abnormally. A supervisor's answer is in the queue before its end can be seen, so ``gone`` without an
+answer before it means that there is none.
 """
 
 from __future__ import annotations
@@ -18,11 +20,8 @@ import signal
 import sys
 
 from meshnode.work.launcher import command, wire
-from meshnode.work.launcher.statusfile import FILE_MODE
-from meshnode.work.launcher.supervisor import Request, answer, supervise
-
-SUPERVISOR_FAILED = 1
-"""Exit code of a supervisor that met an error in its own code."""
+from meshnode.work.launcher.staff import Staff
+from meshnode.work.launcher.supervisor import answer
 
 WAKEUP_BYTES = 512
 """Bytes read at once of the pipe that carries one byte per SIGCHLD."""
@@ -41,6 +40,9 @@ HELD_SIGNALS = (
 )
 """What a terminal, a shell, a vanished reader or a limit may send to launcher and supervisors. Not
 simply all: each call that changes the mask costs Python microseconds for every signal in it."""
+
+FREE_MILLISECONDS = 10_000
+"""Time without any event after which free supervisors are let go of."""
 
 _STDIN = 0
 
@@ -90,7 +92,7 @@ def _take_stdin() -> int:
 
 
 class Launcher:
-    """The socket, the pipe that SIGCHLD writes to, and the supervisors alive.
+    """The socket, the pipe that SIGCHLD writes to, and the supervisors.
 
     Args:
         socket_fd: connected SOCK_SEQPACKET socket; closed on exec.
@@ -99,7 +101,7 @@ class Launcher:
     def __init__(self, socket_fd: int) -> None:
         self._socket = socket_fd
         self._assembler = wire.Assembler()
-        self._started: dict[int, Request] = {}
+        self._staff = Staff(socket_fd, self._leave)
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._waker, False)
@@ -109,12 +111,17 @@ class Launcher:
     def serve(self) -> None:
         """Start what is asked for and reap what has ended, until the node's end closes."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
+        for fd in (self._socket, self._wakeup, self._staff.reports):
+            poll.register(fd, select.POLLIN)
         while True:
-            for fd, _events in poll.poll():
+            ready = poll.poll(FREE_MILLISECONDS if self._staff.has_free else None)
+            if not ready:
+                self._staff.let_go()
+            for fd, _events in ready:
                 if fd == self._wakeup:
                     self._reap()
+                elif fd == self._staff.reports:
+                    self._staff.take_reports()
                 elif not self._take_packet():
                     return
 
@@ -126,40 +133,30 @@ class Launcher:
             return False
         if not packet:
             return False
-        request = self._assembler.feed(packet)
-        if request is not None:
-            self._start(json.loads(request))
+        text = self._assembler.feed(packet)
+        if text is not None:
+            self._start(text)
         return True
 
-    def _start(self, request: Request) -> None:
+    def _start(self, text: bytes) -> None:
+        request = json.loads(text)
         try:
-            pid = os.fork()
+            self._staff.start(request, text)
         except OSError as error:
-            text = f"cannot start a supervisor: {command.error_text(error)}"
-            answer(self._socket, request, {"error": text})
-            return
-        if pid == 0:
-            self._be_supervisor(request)
-        # Not the whole request: it may be megabytes, and the unit may run for days.
-        self._started[pid] = {key: request[key] for key in ("start", "unit")}
+            reason = f"cannot start a supervisor: {command.error_text(error)}"
+            answer(self._socket, request, {"error": reason})
 
-    def _be_supervisor(self, request: Request) -> None:
-        """In the forked process: keep only the socket, supervise, end; does not return."""
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(self._wakeup)
-            os.close(self._waker)
-            # A unit may outlive its node by days, and must not hold the node's log open.
-            os.dup2(_STDIN, 2)
-            supervise(request, self._socket)
-        except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
-            _log_crash(str(request["dir"]))
-            os._exit(SUPERVISOR_FAILED)
-        os._exit(0)
+    def _leave(self) -> None:
+        """In a new supervisor: let go of what is the launcher's; the socket is both's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._wakeup)
+        os.close(self._waker)
+        # A unit may outlive its node by days, and must not hold the node's log open.
+        os.dup2(_STDIN, 2)
 
     def _reap(self) -> None:
-        """Collect ended supervisors; tell the node of those that did not end by themselves."""
+        """Collect ended supervisors."""
         os.read(self._wakeup, WAKEUP_BYTES)
         while True:
             try:
@@ -168,18 +165,4 @@ class Launcher:
                 return
             if pid == 0:
                 return
-            request = self._started.pop(pid)
-            if wait_status != 0:
-                answer(self._socket, request, {"gone": command.end_text(wait_status)})
-
-
-def _log_crash(unit_dir: str) -> None:
-    """Write the current exception's traceback to ``supervisor.log`` in the unit's directory."""
-    try:
-        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
-        os.dup2(os.open(unit_dir + "/supervisor.log", flags, FILE_MODE), 2)
-    except OSError:
-        # The unit is gone or the disk is broken: the exit code is all that can be said.
-        return
-    # Written in C, without importing the traceback module in the middle of a failure.
-    sys.__excepthook__(*sys.exc_info())
+            self._staff.take_end(pid, wait_status)

@@ -69,15 +69,15 @@ class StatusFile:
             ValueError: the status cannot be read.
             OSError: it cannot be written.
         """
-        lock = self._lock()
+        directory = self._lock()
         try:
             status = self._read()
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
             # Work that another node has submitted comes again if its start is forgotten.
-            self._replace(status | changes, durable or bool(status.get("SubmissionKey")))
+            self._replace(status | changes, directory, durable or bool(status.get("SubmissionKey")))
         finally:
-            os.close(lock)
+            os.close(directory)
 
     def finish(self, changes: dict[str, object]) -> None:
         """Merge the final ``changes`` into the status and bring it to the disk.
@@ -86,7 +86,7 @@ class StatusFile:
             UnitVanished: the unit was released meanwhile.
             OSError: it cannot be written (yet).
         """
-        lock = self._lock()
+        directory = self._lock()
         try:
             try:
                 status = self._read()
@@ -94,9 +94,23 @@ class StatusFile:
                 # Somebody damaged the file while the command ran. What this process wrote last is
                 # the better truth, and the end must be recorded.
                 status = self._last
-            self._replace(status | changes, durable=True)
+            self._replace(status | changes, directory, durable=True)
         finally:
-            os.close(lock)
+            os.close(directory)
+
+    def note(self, changes: dict[str, object]) -> None:
+        """Merge ``changes`` that are of use, but not needed, into the status of a running unit.
+
+        Does not touch the room that :meth:`reserve` has taken.
+
+        Raises:
+            UnitVanished, ValueError, OSError: nothing is noted.
+        """
+        directory = self._lock()
+        try:
+            self._replace(self._read() | changes, directory, durable=False, suffix=".note")
+        finally:
+            os.close(directory)
 
     def reserve(self) -> None:
         """Take the room that :meth:`finish` will need: it must succeed on a disk that is full.
@@ -116,13 +130,13 @@ class StatusFile:
             os.close(fd)
 
     def _lock(self) -> int:
-        """Return the descriptor that holds the lock; closing it lets go."""
-        flags = os.O_RDWR | os.O_CLOEXEC
+        """Return a descriptor of the directory that holds the lock; closing it lets go.
+
+        The directory is the lock: a file for it would be one more to create for each unit, and that
+        is what a file system takes longest for.
+        """
         try:
-            if not os.path.exists(self._path):
-                # Not even a new lock file: the directory may be on its way out, file by file.
-                raise UnitVanished(self._dir)
-            fd = os.open(self._dir + "/status.lock", flags | os.O_CREAT, FILE_MODE)
+            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise UnitVanished(self._dir) from None
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -144,8 +158,10 @@ class StatusFile:
             raise ValueError("the status is no JSON object")
         return status
 
-    def _replace(self, status: dict[str, object], durable: bool) -> None:
-        temporary = self._path + ".tmp"
+    def _replace(
+        self, status: dict[str, object], directory: int, durable: bool, suffix: str = ".tmp"
+    ) -> None:
+        temporary = self._path + suffix
         # Not truncated first: the room that reserve() has taken is not given back.
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         try:
@@ -164,15 +180,5 @@ class StatusFile:
         except FileNotFoundError:
             raise UnitVanished(self._dir) from None
         if durable:
-            self._sync_directory()
+            sync(directory)
         self._last = status
-
-    def _sync_directory(self) -> None:
-        try:
-            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise UnitVanished(self._dir) from None
-        try:
-            sync(fd)
-        finally:
-            os.close(fd)

@@ -1,14 +1,18 @@
-"""The supervisor: one small process per unit, parent of the command, writer of the unit's status.
+"""The supervisor: one small process per running unit, parent of its command, writer of its status.
 
 Its life, and what holds when it (or anything else) is killed at any point of it:
 
-1. It forks the command's process, which waits at a gate. 2. Under the lock it takes the unit from
-Pending to Running, once (:meth:`~.statusfile.StatusFile.claim`), and takes the room on the disk
-that the record of the end will need. 3. It opens the gate: only now is the command executed, so a
-unit that is still Pending on disk never ran, and one that is not can never be started again. 4. It
-tells the node and lets go of the node's socket; node and launcher may end from here on. 5. It waits
-until no process of the unit is left, syncs stdout, and records the end. When the supervisor itself
-is killed, the kernel kills the command; the node finds and ends what the command left behind.
+1. Under the lock it takes the unit from Pending to Running, once
+(:meth:`~.statusfile.StatusFile.claim`), and takes the room on the disk that the record of the end
+will need. 2. Only now is the command executed, so a unit that is still Pending on disk never ran,
+and one that is not can never be started again. 3. It tells the node. 4. It waits until no process
+of the unit is left, syncs stdout, and records the end. When the supervisor itself is killed, the
+node finds and ends what it left behind.
+
+A command that ends within its first moment, as most do where there are many, leaves a supervisor
+that can take the next unit: making another one costs more than all else that a short unit needs.
+One that goes on has its supervisor for itself: that lets go of the node's socket and of the
+launcher, which both may end from then on.
 
 Two decisions that a user can see:
 
@@ -25,9 +29,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 
 from meshnode.work.launcher import command, prctl, tree
+from meshnode.work.launcher.lead import Lead
 from meshnode.work.launcher.limits import LONGEST_WAIT_SECONDS, Limits
 from meshnode.work.launcher.statusfile import (
     CANCELED,
@@ -59,6 +65,13 @@ KILL_RETRY_SECONDS = 1.0
 """Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
 time only bounds how long a process that a look at /proc missed could go on."""
 
+FIRST_MOMENT_SECONDS = 0.1
+"""How long a command may run and still leave its supervisor to the next unit. A command that takes
+longer does not notice the milliseconds that another supervisor takes to make."""
+
+SUPERVISOR_FAILED = 1
+"""Exit code of a supervisor that met an error in its own code."""
+
 _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
 Request = dict[str, object]
@@ -68,47 +81,50 @@ Request = dict[str, object]
 """
 
 
-def supervise(request: Request, reply_fd: int) -> None:
-    """Start the command of ``request``, answer on ``reply_fd``, and watch to the recorded end.
+def supervise(request: Request, node: int, lead: Lead) -> None:
+    """Supervise the unit of ``request``, and others while each ends at once; does not return.
 
-    Runs in a process of its own, freshly forked, with only descriptors 0-2 and ``reply_fd`` open.
+    Runs in a process of its own, freshly forked, with only descriptors 0-2, ``node`` (the socket
+    that answers go to) and those of ``lead`` open.
     """
-    # Beside what the launcher holds back already; from now on it is only ever waited for.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
-    os.setsid()
-    prctl.become_subreaper()
-    supervisor = Supervisor(request)
     try:
-        running = supervisor.start()
-    except NotPending as error:
-        answer(reply_fd, request, {"error": str(error), "taken": True})
-        return
-    except (OSError, ValueError, UnitVanished) as error:
-        answer(reply_fd, request, {"error": _describe(error)})
-        return
-    answer(reply_fd, request, supervisor.identity)
-    os.close(reply_fd)
-    if running:
-        supervisor.watch()
+        # Beside what the launcher holds back already; from now on it is only ever waited for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        os.setsid()
+        prctl.become_subreaper()
+        myself = tree.read_process(os.getpid())
+        assert myself is not None
+        following: Request | None = request
+        while following is not None:
+            request = following
+            supervisor = Supervisor(request, myself, node, lead)
+            supervisor.run()
+            following = lead.next_request() if supervisor.is_free else None
+    except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
+        _log_crash(str(request["dir"]))
+        os._exit(SUPERVISOR_FAILED)
+    os._exit(0)
 
 
-def answer(reply_fd: int, request: Request, outcome: dict[str, object]) -> None:
-    """Tell the node what became of a request; a node that is gone will read the disk instead."""
+def answer(node: int, request: Request, outcome: dict[str, object]) -> bool:
+    """Tell the node what became of a request; False if it is gone (the next one reads the disk)."""
     packet = {"start": request["start"], "unit": request["unit"]} | outcome
     try:
-        os.write(reply_fd, json.dumps(packet).encode())
+        os.write(node, json.dumps(packet).encode())
     except (BrokenPipeError, ConnectionResetError):
-        return
+        return False
+    return True
 
 
 class Supervisor:
-    """What one supervisor process knows of its unit.
+    """What a supervisor process knows of its unit.
 
     Attributes:
-        identity: own ``supervisor`` pid and ``started`` ticks, as the reply carries them.
+        is_free: whether this process has nothing more to do with the unit, and may take another.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, myself: tree.Process, node: int, lead: Lead) -> None:
+        self._request = request
         self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]
         self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
         self._grace = float(request["grace"])  # type: ignore[arg-type]
@@ -118,96 +134,121 @@ class Supervisor:
         own = {UNIT_ID_VARIABLE: str(request["unit"]), UNIT_DIR_VARIABLE: self._dir}
         self._env = (dict(os.environ) if env is None else env) | own
         self._status = StatusFile(self._dir)
+        self._myself = myself
+        self._node = node
+        self._lead = lead
         self._stdout = -1
         self._pid = 0
         self._end: int | None = None
         """Wait status of the command, once it has ended."""
-        myself = tree.read_process(os.getpid())
-        assert myself is not None
-        self.identity: dict[str, object] = {"supervisor": myself.pid, "started": myself.started}
+        self._moment_ends = 0.0
+        self.is_free = True
+
+    def run(self) -> None:
+        """Start the command, tell the node, and watch to the recorded end."""
+        # A cancel that came when the unit before this one was ending; see CommandRunner.cancel.
+        while signal.sigtimedwait((signal.SIGTERM,), 0) is not None:
+            pass
+        try:
+            record = self._start()
+        except NotPending as error:
+            self._tell({"error": str(error), "taken": True})
+        except (OSError, ValueError, UnitVanished) as error:
+            self._tell({"error": _describe(error)})
+        else:
+            word = {"supervisor": self._myself.pid, "started": self._myself.started}
+            if record["State"] == RUNNING:
+                self._tell(word | {"record": record})
+                self._watch()
+            else:
+                self._tell(word | {"record": record, "ended": record})
+        finally:
+            self._limits.end()
+            if self._stdout >= 0:
+                os.close(self._stdout)
+
+    def _tell(self, outcome: dict[str, object]) -> None:
+        self.is_free = answer(self._node, self._request, outcome)
+
+    def _keep_for_itself(self) -> None:
+        """Leave node and launcher: this process is the unit's alone, and may outlive both."""
+        if not self.is_free:
+            return
+        self.is_free = False
+        if self._end is None:
+            self._note_pid()
+        answer(self._node, self._request, {"alone": True})
+        os.close(self._node)
+        self._lead.leave()
 
     # --- the start ----------------------------------------------------------------------------
 
-    def start(self) -> bool:
-        """Start the command; return whether it runs (else its failure is recorded).
+    def _start(self) -> dict[str, object]:
+        """Start the command, or record why that cannot be; return what is recorded.
 
         Raises:
             OSError, ValueError, NotPending, UnitVanished: it was not started, nothing is recorded.
         """
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
         self._stdout = os.open(self._dir + "/stdout", flags, FILE_MODE)
+        supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
             search_path = self._env.get("PATH", command.DEFAULT_PATH)
             program = command.find_executable(self._argv[0], search_path)
         except command.CannotExecute as error:
-            self._status.claim(self._myself() | self._failure(str(error)), durable=True)
-            return False
-        failure = self._execute(program)
-        if failure is None:
-            return True
-        os.waitpid(self._pid, 0)
-        self._record(self._failure(failure))
-        return False
-
-    def _execute(self, program: str) -> str | None:
-        """Fork, claim, open the gate; return why the command could not be executed, if so."""
-        stdin = self._open_stdin()
-        gate_read, gate_write = os.pipe()
-        failure_read, failure_write = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(gate_write)
-            self._be_command(program, stdin, gate_read, failure_write)
-        for fd in (stdin, gate_read, failure_write):
-            os.close(fd)
+            record = {"Supervisor": supervisor} | self._failure(str(error))
+            self._status.claim(record, durable=True)
+            return record
+        record = {"State": RUNNING, "Detail": "Running", "Started": _now()}
+        record["Supervisor"] = supervisor
+        self._status.claim(record)
+        # Before the command can fill the disk with what it prints.
+        self._status.reserve()
         try:
-            self._status.claim(self._running())
-            # Before the command can fill the disk with what it prints.
-            self._status.reserve()
-        except BaseException:
-            # At the pipe's end the process at the gate leaves; it must be gone before the answer.
-            os.close(gate_write)
-            os.waitpid(self._pid, 0)
-            raise
-        _open_gate(gate_write)
-        with open(failure_read, "rb") as pipe:
-            return pipe.read().decode(errors="replace") or None
+            self._pid = self._spawn(program)
+        except command.CannotExecute as error:
+            failure = self._failure(str(error))
+            self._record(failure)
+            return record | failure
+        return record | self._running()
 
-    def _open_stdin(self) -> int:
+    def _spawn(self, program: str) -> int:
         try:
-            return os.open(self._dir + "/stdin", os.O_RDONLY | os.O_CLOEXEC)
+            stdin = os.open(self._dir + "/stdin", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _be_command(self, program: str, stdin: int, gate: int, failure: int) -> None:
-        """In the child: wait at the gate, then become the command; does not return.
-
-        Every other descriptor closes itself at exec, the node's socket among them.
-        """
+            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            prctl.die_with_parent()
-            os.setpgid(0, 0)
-            if os.read(gate, 1) == command.GO:
-                os.dup2(stdin, 0)
-                os.dup2(self._stdout, 1)
-                os.dup2(self._stdout, 2)
-                command.become(program, self._argv, self._env, self._cwd)
-        except BaseException as error:  # noqa: BLE001 - the forked child must not run on as us
-            os.write(failure, str(error).encode(errors="backslashreplace"))
+            return command.spawn(program, self._argv, self._env, self._cwd, stdin, self._stdout)
         finally:
-            os._exit(command.NOT_EXECUTED)
+            os.close(stdin)
+
+    def _running(self) -> dict[str, object]:
+        return {"Detail": f"Running: PID {self._pid}", "Pid": self._pid}
+
+    def _note_pid(self) -> None:
+        """Write down what the node knows already, for the next node; short commands spare it."""
+        try:
+            self._status.note(self._running())
+        except (UnitVanished, ValueError, OSError):
+            # Nothing depends on it, and on a full disk the record of the end has its room.
+            return
 
     # --- the watch ----------------------------------------------------------------------------
 
-    def watch(self) -> None:
+    def _watch(self) -> None:
         """Wait until no process of the unit is left, and record the end."""
-        self._limits.begin(self._dir, self._stdout)
-        self._record(self._outcome(self._wait_tree()))
+        self._moment_ends = time.monotonic() + FIRST_MOMENT_SECONDS
+        if self._limits.begin(self._dir, self._stdout):
+            self._keep_for_itself()
+        end = self._outcome(self._wait_tree())
+        self._record(end)
+        if self.is_free:
+            self._tell({"ended": end})
 
     def _wait_tree(self) -> tuple[int, str] | None:
         """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
         while True:
-            signum = self._limits.wait(_WAKING)
+            signum = self._wait()
             if self._reap():
                 return None
             if self._end is not None:
@@ -220,6 +261,16 @@ class Supervisor:
             if broken is not None:
                 self._end_tree(signal.SIGINT)
                 return FAILED, broken
+
+    def _wait(self) -> int | None:
+        """Return the next signal, None when a limit should be looked at."""
+        if self.is_free:
+            left = self._moment_ends - time.monotonic()
+            info = signal.sigtimedwait(_WAKING, left) if left > 0 else None
+            if info is not None:
+                return info.si_signo
+            self._keep_for_itself()
+        return self._limits.wait(_WAKING)
 
     def _reap(self) -> bool:
         """Collect the dead children; return whether no process of the tree is left.
@@ -238,6 +289,7 @@ class Supervisor:
 
     def _end_tree(self, first: int) -> None:
         """Signal every process of the tree, after the grace time kill what is left of it."""
+        self._keep_for_itself()
         tree.signal_all(tree.own_descendants(), first)
         deadline = time.monotonic() + self._grace
         while not self._reap():
@@ -250,18 +302,6 @@ class Supervisor:
             signal.sigtimedwait((signal.SIGCHLD,), KILL_RETRY_SECONDS)
 
     # --- what is recorded ---------------------------------------------------------------------
-
-    def _running(self) -> dict[str, object]:
-        return {
-            "State": RUNNING,
-            "Detail": f"Running: PID {self._pid}",
-            "Started": _now(),
-            "Pid": self._pid,
-        } | self._myself()
-
-    def _myself(self) -> dict[str, object]:
-        identity = self.identity
-        return {"Supervisor": {"Pid": identity["supervisor"], "Started": identity["started"]}}
 
     def _failure(self, detail: str) -> dict[str, object]:
         """Return the record of a command that was never executed."""
@@ -278,12 +318,15 @@ class Supervisor:
             detail += "; no space left on the disk of its output"
         if ended is not None:
             state, detail = ended
+        size = os.fstat(self._stdout).st_size
         try:
-            sync(self._stdout)
+            if size:
+                sync(self._stdout)
         except OSError as error:
             # What the command wrote may be lost although it was told that all was well.
             state, detail = FAILED, f"stdout is incomplete: {command.error_text(error)}"
         return self._final(state, detail) | {
+            "Pid": self._pid,
             "ExitCode": command.exit_code(self._end),
             "Signal": command.signal_name(self._end),
         }
@@ -304,6 +347,7 @@ class Supervisor:
             except UnitVanished:
                 return
             except OSError:
+                self._keep_for_itself()
                 time.sleep(RECORD_RETRY_SECONDS)
             else:
                 return
@@ -312,16 +356,6 @@ class Supervisor:
 def _is_full(fd: int) -> bool:
     disk = os.fstatvfs(fd)
     return disk.f_bavail * disk.f_frsize < FULL_BYTES
-
-
-def _open_gate(gate: int) -> None:
-    try:
-        os.write(gate, command.GO)
-    except BrokenPipeError:
-        # Killed while it waited: that is an end like any other, and will be recorded as such.
-        return
-    finally:
-        os.close(gate)
 
 
 def _now() -> str:
@@ -342,3 +376,15 @@ def _describe(error: Exception) -> str:
         where = f" ({error.filename})" if error.filename else ""
         return f"cannot start the command: {command.error_text(error)}{where}"
     return str(error)
+
+
+def _log_crash(unit_dir: str) -> None:
+    """Write the current exception's traceback to ``supervisor.log`` in the unit's directory."""
+    try:
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        os.dup2(os.open(unit_dir + "/supervisor.log", flags, FILE_MODE), 2)
+    except OSError:
+        # The unit is gone or the disk is broken: the exit code is all that can be said.
+        return
+    # Written in C, without importing the traceback module in the middle of a failure.
+    sys.__excepthook__(*sys.exc_info())

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import trio
 
 from meshnode.errors import CommandError, WorkError
-from meshnode.work.launch import LauncherClosed, StartRequest
+from meshnode.work.launch import LauncherClosed, Started, StartRequest
 from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
 from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.store import Overtaken, UnitStore
@@ -93,7 +93,7 @@ class Starter(Protocol):
         """Be able to start, until cancelled."""
         ...
 
-    async def start(self, request: StartRequest) -> ProcessId:
+    async def start(self, request: StartRequest) -> Started:
         """Return when the command runs, or its failure to is on disk.
 
         Raises:
@@ -142,7 +142,6 @@ class CommandRunner:
         self._types = types
         self._open_process = open_process
         self._end_leftovers = end_leftovers
-        self._handles: dict[str, Handle] = {}
 
     def _type_of(self, unit: Unit) -> CommandType:
         """Return the unit's work type; a plain one when the configuration has it no more."""
@@ -154,11 +153,13 @@ class CommandRunner:
             return
         process = unit.status.supervisor
         if process is None:
-            process = await self._start(unit, attempt)
-        if process is not None:
-            await self._watch(unit, process, attempt)
+            started = await self._start(unit, attempt)
+            if started is None or await self._ends_at_once(unit, started, attempt):
+                return
+            process = started.process
+        await self._watch(unit, process, attempt)
 
-    async def _start(self, unit: Unit, attempt: Attempt) -> ProcessId | None:
+    async def _start(self, unit: Unit, attempt: Attempt) -> Started | None:
         kind = self._type_of(unit)
         request = StartRequest(
             unit_id=unit.unit_id,
@@ -173,20 +174,33 @@ class CommandRunner:
         try:
             # Shielded: a start that has been asked for happens, and we should know its supervisor.
             with trio.CancelScope(shield=True):
-                process = await self._launcher.start(request)
+                return await self._launcher.start(request)
         except LauncherClosed as error:
             # Not a failure of the unit: the next start of the node reads what became of it.
             attempt.fail(error)
-            return None
         except WorkError as error:
             try:
                 await unit.fail(f"Error starting worker: {error}")
             except Overtaken:
                 # A supervisor of an earlier start was first: the unit is its.
-                return unit.status.supervisor
+                process = unit.status.supervisor
+                return None if process is None else Started(process)
             attempt.fail(error)
-            return None
-        return process
+        return None
+
+    async def _ends_at_once(self, unit: Unit, started: Started, attempt: Attempt) -> bool:
+        """Take over what the supervisor tells of the command's first moment.
+
+        Nothing is read from disk: what is told there was written before it was told here.
+        """
+        if started.record is None:
+            return False
+        await unit.take_over(started.record)
+        attempt.done()
+        end = await started.first_moment()
+        if end is not None:
+            await unit.take_over(end)
+        return unit.is_final
 
     async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
         """Take hold of a supervisor, None if it is gone."""
@@ -203,16 +217,12 @@ class CommandRunner:
     async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
         handle = await self._open(unit, process)
         try:
-            if handle is not None:
-                # Before the state is published: who sees Running may cancel.
-                self._handles[unit.unit_id] = handle
             await unit.reload()
             attempt.done()
             if handle is not None:
                 await handle.wait_end()
         finally:
             if handle is not None:
-                del self._handles[unit.unit_id]
                 handle.close()
         # What a supervisor does last is to record the end, so now it is there or never will be.
         await unit.reload()
@@ -241,14 +251,32 @@ class CommandRunner:
         """Ask the supervisor, as soon as there is one."""
         while not unit.is_final:
             seen = unit.version
-            handle = self._handles.get(unit.unit_id)
-            if handle is not None:
-                try:
-                    handle.send_signal(signal.SIGTERM)
-                except ProcessLookupError:
-                    unit.log.debug("ended by itself just before the cancel")
+            process = unit.status.supervisor
+            if process is not None:
+                handle = await self._open(unit, process)
+                if handle is not None:
+                    try:
+                        await self._signal_if_running(unit, handle)
+                    finally:
+                        handle.close()
                 return
             await unit.wait_changed(seen)
+
+    async def _signal_if_running(self, unit: Unit, handle: Handle) -> None:
+        """Signal the supervisor while it cannot have left the unit for another one.
+
+        It records an end under the lock, and what came before that it does not take for the next.
+        """
+        lock = await trio.to_thread.run_sync(self._store.lock, unit.unit_id)
+        try:
+            if self._store.read_status(unit.unit_id).state.is_final:
+                unit.log.debug("ended by itself just before the cancel")
+            else:
+                handle.send_signal(signal.SIGTERM)
+        except ProcessLookupError:
+            unit.log.debug("its supervisor ended just before the cancel")
+        finally:
+            os.close(lock)
 
     async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
         """Cancel the unit if need be, then remove it."""

@@ -74,7 +74,6 @@ def test_a_released_unit_is_not_brought_back(unit: Path) -> None:
     status = StatusFile(str(unit))
     status.claim({"State": 1})
     (unit / "status").unlink()
-    (unit / "status.lock").unlink()
     with pytest.raises(UnitVanished):
         status.finish({"State": 2})
     assert list(unit.iterdir()) == []
@@ -92,7 +91,7 @@ def test_a_writer_waits_for_the_lock(unit: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fcntl, "flock", flock)
     StatusFile(str(unit)).claim({"State": 1})
-    assert asked == [(str(unit / "status.lock"), fcntl.LOCK_EX)]
+    assert asked == [(str(unit), fcntl.LOCK_EX)]
 
 
 def test_a_full_disk_leaves_the_old_status(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshnode.work.launcher import statusfile, supervisor
+from meshnode.work.launcher import statusfile, supervisor, tree
+from meshnode.work.launcher.lead import Lead
 from meshnode.work.launcher.supervisor import Supervisor
 
 
@@ -21,13 +22,20 @@ def unit(tmp_path: Path) -> Path:
 @pytest.fixture
 def watching(unit: Path) -> Supervisor:
     """Return a supervisor whose command has just ended with 0 and written three bytes."""
-    request = {"unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}}
+    request = {"start": 1, "unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}}
     request |= {"cwd": None, "timeout": None, "max_output": None}
-    result = Supervisor(request)
+    myself = tree.read_process(os.getpid())
+    assert myself is not None
+    node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
+    result = Supervisor(request, myself, node, Lead(os.open(os.devnull, os.O_RDONLY), reports))
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")
     result._end = 0
     return result
+
+
+def is_status(fd: int) -> bool:
+    return "status" in os.readlink(f"/proc/self/fd/{fd}")
 
 
 def status_of(unit: Path) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def test_an_end_is_recorded_as_soon_as_the_full_disk_has_room(
     write = os.write
 
     def full(fd: int, data: bytes) -> int:
-        if len(waits) < 3:
+        if len(waits) < 3 and is_status(fd):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data)
 
@@ -59,8 +67,12 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
     def release(seconds: float) -> None:
         (unit / "status").unlink()
 
+    write = os.write
+
     def full(fd: int, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if is_status(fd):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
 
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", release)

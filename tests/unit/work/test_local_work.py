@@ -86,7 +86,7 @@ async def test_a_units_directory_is_the_guides_tree_and_private(foo):
         os.umask(os.umask(0o022))
         unit_id = await foo.submit("foo", "cat")
         directory = foo.store.directory(unit_id)
-        assert sorted(os.listdir(directory)) == ["status", "status.lock", "stdin", "stdout"]
+        assert sorted(os.listdir(directory)) == ["status", "stdin", "stdout"]
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         for path in directory.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -155,6 +155,27 @@ async def test_cancel_of_a_finished_unit_changes_nothing(foo):
         before = await foo.wait_final(unit_id)
         assert await foo.talk(f"work cancel {unit_id}") == [f'{{"cancelled":"{unit_id}"}}']
         assert foo.status(unit_id) == before
+
+
+async def test_a_supervisor_that_has_recorded_the_end_is_not_signalled_any_more(foo, monkeypatch):
+    async with foo.running(), trio.open_nursery() as nursery:
+        unit_id = await foo.submit("localhost", "wait")
+        supervisor = foo.launcher.supervisors[unit_id]
+        # The end is on disk, and the node has not heard of it yet.
+        supervisor.set(state=UnitState.SUCCEEDED, detail="exit status 0", stdout_size=0)
+        looked = trio.Event()
+        read_status = foo.store.read_status
+
+        def read_and_tell(unit_id):
+            looked.set()
+            return read_status(unit_id)
+
+        monkeypatch.setattr(foo.store, "read_status", read_and_tell)
+        nursery.start_soon(foo.talk, f"work cancel {unit_id}")
+        await looked.wait()
+        supervisor.ended.set()
+        status = await foo.wait_final(unit_id)
+        assert (status.state, supervisor.signals) == (UnitState.SUCCEEDED, [])
 
 
 async def test_a_unit_canceled_during_its_payload_is_never_started(foo):

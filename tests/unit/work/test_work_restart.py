@@ -193,7 +193,7 @@ async def test_an_unreadable_unit_is_set_aside_listed_as_such_and_never_deleted(
 async def test_a_unit_that_a_crash_cut_short_while_it_was_made_leaves_nothing(foo):
     directory = foo.store.directory("BROKEN01")
     directory.mkdir(parents=True)
-    for name in ("status.lock", "stdin", "stdout"):
+    for name in ("stdin", "stdout"):
         (directory / name).touch()
     (directory / "status.tmp").write_text("{")
     async with foo.running():

@@ -25,6 +25,7 @@ from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.commands import work_command
+from meshnode.work.launch import Started
 from meshnode.work.processes import ProcessId
 from meshnode.work.registry import Units
 from meshnode.work.runners.command import CommandType
@@ -51,6 +52,7 @@ class FakeSupervisor:
         self.unit_id = unit_id
         self.process = ProcessId(pid, pid * 1000)
         self.ended = trio.Event()
+        self.signals: list[int] = []
 
     def set(self, **changes) -> None:
         status = self.store.read_status(self.unit_id)
@@ -86,7 +88,13 @@ class FakeHandle:
         if self.supervisor.ended.is_set():
             raise ProcessLookupError
         assert signum == signal.SIGTERM
-        self.supervisor.finish(UnitState.CANCELED, "Canceled", None)
+        self.supervisor.signals.append(signum)
+        # Not in this call: the node holds the lock that the end is recorded under.
+        trio.lowlevel.spawn_system_task(self._be_canceled)
+
+    async def _be_canceled(self) -> None:
+        if not self.supervisor.ended.is_set():
+            self.supervisor.finish(UnitState.CANCELED, "Canceled", None)
 
     def close(self) -> None:
         pass
@@ -128,7 +136,7 @@ class FakeLauncher:
         if request.argv[0] == "cat":
             supervisor.write(self.store.stdin_path(request.unit_id).read_bytes())
             supervisor.finish()
-        return supervisor.process
+        return Started(supervisor.process)
 
     def open_process(self, process: ProcessId) -> FakeHandle:
         for supervisor in self.supervisors.values():
