@@ -9,6 +9,7 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.store import UnitStore
 
 
 async def test_a_submitted_command_runs_and_its_results_are_its_output(foo):
@@ -164,13 +165,13 @@ async def test_a_supervisor_that_has_recorded_the_end_is_not_signalled_any_more(
         # The end is on disk, and the node has not heard of it yet.
         supervisor.set(state=UnitState.SUCCEEDED, detail="exit status 0", stdout_size=0)
         looked = trio.Event()
-        read_status = foo.store.read_status
+        read_status = UnitStore.read_status
 
-        def read_and_tell(unit_id):
+        def read_and_tell(store, unit_id):
             looked.set()
-            return read_status(unit_id)
+            return read_status(store, unit_id)
 
-        monkeypatch.setattr(foo.store, "read_status", read_and_tell)
+        monkeypatch.setattr(UnitStore, "read_status", read_and_tell)
         nursery.start_soon(foo.talk, f"work cancel {unit_id}")
         await looked.wait()
         supervisor.ended.set()
