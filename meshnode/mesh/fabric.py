@@ -4,7 +4,7 @@ Turns what sessions report into routes for the router and floods what others mus
 sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -276,9 +276,9 @@ class Fabric:
             self._flood(raw, session)
             self._note_change()
 
-    def data(self, message: memoryview) -> None:
-        """Take a data message from a peer."""
-        self._router.handle(message)
+    def data(self, messages: Sequence[memoryview]) -> None:
+        """Take data messages from a peer."""
+        self._router.handle(messages)
 
     # --- routes ------------------------------------------------------------------------------
 

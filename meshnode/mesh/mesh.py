@@ -61,7 +61,7 @@ class Mesh:
         self._fabric = Fabric(node_id, self._router, self._names)
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._fabric.when_restarted(self._streams.node_restarted)
-        self._pinger = Pinger(node_id, self.open_datagrams)
+        self._pinger = Pinger(self._router, self._names)
         self.sessions = SessionGroup()
         self._closing = False
 

@@ -1,13 +1,23 @@
 """Ping and traceroute (reference section 3)."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import trio
 
 from meshnode.errors import MeshError, MeshTimeout, NoRoute, Unreachable
-from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.protocol.messages import MAX_HOPS, PING_SERVICE, PROBLEM_EXPIRED
+from meshnode.mesh.links.base import Message
+from meshnode.mesh.router import Router
+from meshnode.mesh.stamps import random_id
+from meshnode.protocol import messages
+from meshnode.protocol.messages import (
+    MAX_HOPS,
+    PING_SERVICE,
+    PROBLEM_EXPIRED,
+    WIRE_HOPS,
+    DataHeader,
+)
+from meshnode.protocol.namehash import NameTable
 
 PING_TIMEOUT = 10.0
 """Seconds to wait for the answer to a ping (reference section 8)."""
@@ -38,9 +48,10 @@ class TraceHop:
 class Pinger:
     """Sends pings from short-lived services of one node."""
 
-    def __init__(self, own_id: str, open_socket: Callable[[], DatagramSocket]) -> None:
-        self._own_id = own_id
-        self._open_socket = open_socket
+    def __init__(self, router: Router, names: NameTable) -> None:
+        self._own_id = router.own_id
+        self._router = router
+        self._names = names
 
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:
         """Ping a node until it answers, and say how long the answered ping took.
@@ -52,13 +63,36 @@ class Pinger:
             Unreachable: a node on the way said why the ping went no further.
             MeshTimeout: nothing came back within PING_TIMEOUT.
         """
-        with self._open_socket() as socket, trio.move_on_after(PING_TIMEOUT):
-            while True:
-                start = trio.current_time()
-                await socket.send_to(node, PING_SERVICE, b"", hops)
-                with trio.move_on_after(PING_AGAIN):
-                    reply = await socket.receive()
-                    return PingReply(reply.node, trio.current_time() - start)
+        while self._router.is_bound(service := random_id()):
+            pass
+        echo = _Echo(self._names)
+        self._router.bind(service, echo)
+        try:
+            return await self._await(echo, service, node, hops)
+        finally:
+            self._router.unbind(service)
+
+    async def _await(self, echo: "_Echo", service: str, node: str, hops: int) -> PingReply:
+        now = trio.current_time()
+        timeout = now + PING_TIMEOUT
+        while now < timeout:
+            start = now
+            destination = self._router.resolve(node)
+            header = DataHeader(
+                min(hops - 1, WIRE_HOPS),
+                self._router.own_hash,
+                destination,
+                service,
+                PING_SERVICE,
+            )
+            self._router.send(destination, header.encode(), at_once=True)
+            with trio.move_on_at(min(start + PING_AGAIN, timeout)):
+                await echo.heard.wait()
+            now = trio.current_time()
+            if echo.node is not None:
+                return PingReply(echo.node, now - start)
+            if echo.problem is not None:
+                raise echo.problem
         raise MeshTimeout("timeout")
 
     async def traceroute(self, node: str) -> AsyncGenerator[TraceHop, None]:
@@ -84,3 +118,26 @@ class Pinger:
             else:
                 yield TraceHop(reply.from_node, reply.seconds)
                 return
+
+
+class _Echo:
+    """What comes back to the service of one ping: the first word counts."""
+
+    def __init__(self, names: NameTable) -> None:
+        self._names = names
+        self.heard = trio.Event()
+        self.node: str | None = None
+        self.problem: Unreachable | None = None
+
+    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+        """Take the answer from the router."""
+        node = self._names.name(source)
+        if node is not None and not self.heard.is_set():
+            self.node = node
+            self.heard.set()
+
+    def on_unreachable(self, notice: messages.Unreachable, reporter: str) -> None:
+        """Take the news that the ping went no further from the router."""
+        if not self.heard.is_set():
+            self.problem = Unreachable(notice.problem, reporter)
+            self.heard.set()

@@ -4,6 +4,7 @@ What is not for us is forwarded undecoded: the next hop is looked up by the 8 de
 and the hops byte is counted down in place.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ LOCALHOST = "localhost"
 
 RESERVED_SERVICES = frozenset({PING_SERVICE, UNREACHABLE_SERVICE})
 
+_HOPS_AND_DESTINATION = struct.Struct("<xB10x8s").unpack_from
+"""What a forwarder needs of a header: the hops left, and whose message it is."""
+
 _UNREACHABLE_FIELD = encode_service(UNREACHABLE_SERVICE)
 
 
@@ -44,6 +48,10 @@ class NextHop(Protocol):
 
     def send_data(self, message: Message) -> bool:
         """Queue a data message; False means that it was dropped."""
+        ...
+
+    def send_data_now(self, messages: Sequence[Message]) -> None:
+        """Send data messages, as far as can be without waiting; queue or drop the others."""
         ...
 
     @property
@@ -126,32 +134,36 @@ class Router:
 
     # --- messages from links -----------------------------------------------------------------
 
-    def handle(self, message: memoryview) -> None:
-        """Deliver or forward a data message that a link brought.
+    def handle(self, messages: Sequence[memoryview]) -> None:
+        """Deliver or forward data messages that a link brought in one go.
+
+        Those with the same next hop go on as one, in their order.
 
         Raises:
-            ProtocolError: it is shorter than a header.
+            ProtocolError: one is shorter than a header; those before it have gone their way.
         """
-        if len(message) < HEADER_LENGTH:
-            raise ProtocolError(
-                f"a data message of {len(message)} bytes has no room for its header"
-            )
-        if self._firewall is not None and not self._admits(self._firewall, message):
-            return
-        destination = bytes(message[12:20])
-        if destination == self.own_hash:
-            self._deliver(message)
-            return
-        hops = message[1]
-        if hops == 0:
-            self._report(message, PROBLEM_EXPIRED)
-            return
-        next_hop = self._next_hops.get(destination)
-        if next_hop is None:
-            self._log.debug("no route for a message to %s", self._describe(destination))
-            return
-        message[1] = hops - 1
-        next_hop.send_data(message)
+        onward: dict[NextHop, list[Message]] = {}
+        try:
+            for message in messages:
+                if len(message) < HEADER_LENGTH:
+                    raise ProtocolError(
+                        f"a data message of {len(message)} bytes has no room for its header"
+                    )
+                if self._firewall is not None and not self._admits(self._firewall, message):
+                    continue
+                hops, destination = _HOPS_AND_DESTINATION(message)
+                if destination == self.own_hash:
+                    self._deliver(message)
+                elif hops == 0:
+                    self._report(message, PROBLEM_EXPIRED)
+                elif (next_hop := self._next_hops.get(destination)) is None:
+                    self._log.debug("no route for a message to %s", self._describe(destination))
+                else:
+                    message[1] = hops - 1
+                    onward.setdefault(next_hop, []).append(message)
+        finally:
+            for next_hop, run in onward.items():
+                next_hop.send_data_now(run)
 
     def _deliver(self, message: Message) -> None:
         service_field = bytes(message[28:36])
@@ -252,13 +264,13 @@ class Router:
         # Not judged in its turn: a rule that rejects everything would silence its own answers,
         # and every reject would be a drop.
         with suppress(NoRoute):
-            self._dispatch(destination, header.encode() + notice.encode())
+            self._dispatch(destination, header.encode() + notice.encode(), at_once=True)
 
     def send_reply(self, destination: bytes, source: str, service: str, payload: bytes) -> None:
         """Send a message that nobody waits for: without a route it is dropped."""
         header = DataHeader(WIRE_HOPS, self.own_hash, destination, source, service)
         try:
-            self.send(destination, header.encode() + payload)
+            self.send(destination, header.encode() + payload, at_once=True)
         except NoRoute:
             self._log.debug("no route back to %s", self._describe(destination))
 
@@ -277,8 +289,11 @@ class Router:
             raise NoRoute(node)
         return hashed
 
-    def send(self, destination: bytes, message: bytes) -> bool:
+    def send(self, destination: bytes, message: bytes, *, at_once: bool = False) -> bool:
         """Send an own message, header included; False means that it was dropped.
+
+        It waits to be joined with others that are sent before the caller next waits, unless it is
+        to go ``at_once``.
 
         If the own firewall rejects it, its service has heard so before this returns.
 
@@ -290,15 +305,18 @@ class Router:
             raise MessageTooLarge(f"{len(message)} bytes do not fit a message of {MAX_MESSAGE}")
         if self._firewall is not None and not self._admits(self._firewall, message):
             return False
-        return self._dispatch(destination, message)
+        return self._dispatch(destination, message, at_once)
 
-    def _dispatch(self, destination: bytes, message: bytes) -> bool:
+    def _dispatch(self, destination: bytes, message: bytes, at_once: bool) -> bool:
         if destination == self.own_hash:
             self._deliver(message)
             return True
         next_hop = self._next_hops.get(destination)
         if next_hop is None:
             raise NoRoute(self._describe(destination))
+        if at_once:
+            next_hop.send_data_now([message])
+            return True
         return next_hop.send_data(message)
 
     def has_room(self, destination: bytes) -> bool:

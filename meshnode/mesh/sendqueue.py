@@ -17,7 +17,7 @@ behind is dead, and is closed."""
 LOW_WATER = QUEUE_BYTES // 4
 """Local senders that found the queue half full go on when it has sunk to this."""
 
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 512 * 1024
 """Bytes joined into one send at most: more gains nothing on any link."""
 
 FIRST_BATCH = 16 * 1024
@@ -61,6 +61,7 @@ class SendQueue:
         self._filled = trio.Event()
         self._room = trio.Event()
         self._room.set()
+        self._woken = False
         self._closed = False
         self.dropped = 0
         """Data messages dropped because the queue was full."""
@@ -87,23 +88,33 @@ class SendQueue:
             self._filled.set()
         return True
 
-    async def take_batch(self, limit: int = BATCH_BYTES) -> list[Message]:
-        """Wait for messages and return what one send should carry; [] once closed and empty.
+    def wake(self) -> None:
+        """Have the writer look although nothing is queued: the link has a rest to send."""
+        self._woken = True
+        self._filled.set()
 
-        A batch has at least one message, and ends with the first that reaches ``limit`` bytes.
+    async def take_batch(self, limit: int = BATCH_BYTES) -> list[Message] | None:
+        """Wait for messages and return what one send should carry; None once closed and empty.
+
+        A batch ends with the first message that reaches ``limit`` bytes. It is empty after
+        :meth:`wake`.
         """
-        while not (self._routing or self._data):
-            if self._closed:
-                return []
+        if not (self._routing or self._data or self._closed or self._woken):
             self._filled = trio.Event()
             await self._filled.wait()
+        self._woken = False
         batch: list[Message] = []
         routing = _move(self._routing, batch, limit)
         self._routing_bytes -= routing
         self._data_bytes -= _move(self._data, batch, limit - routing)
         if self._data_bytes <= LOW_WATER:
             self._room.set()
-        return batch
+        return batch or (None if self._closed else batch)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not (self._routing or self._data)
 
     @property
     def has_room(self) -> bool:

@@ -1,7 +1,7 @@
 """One link from its opening to its end: drives the protocol's Peering over a real link."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 import trio
@@ -78,11 +78,11 @@ class SessionOwner(Protocol):
         """Take a service advertisement."""
         ...
 
-    def data(self, message: memoryview) -> None:
-        """Take a data message.
+    def data(self, messages: Sequence[memoryview]) -> None:
+        """Take data messages.
 
         Raises:
-            ProtocolError: it is malformed.
+            ProtocolError: one is malformed.
         """
         ...
 
@@ -117,6 +117,9 @@ class Session:
         self._link = link
         self._owner = owner
         self._queue = SendQueue()
+        self._batch_size = BatchSize()
+        self._sending = False
+        """Whether the next to send is the writer: it is at it, or the link has a rest for it."""
         self._peering = Peering(own_id, policy, trio.current_time(), idle_timeout)
         self._log = subject_logger("link", link.name)
         self._scope = trio.CancelScope()
@@ -172,6 +175,34 @@ class Session:
     def send_data(self, message: Message) -> bool:
         """Queue a data message; False means that it was dropped because the link is behind."""
         return self._queue.put_data(message)
+
+    def send_data_now(self, messages: Sequence[Message]) -> None:
+        """Queue data messages, and send as much as the link takes without being waited for.
+
+        No task has to wake for that. What the link does not take is sent as ever, or dropped.
+        """
+        size = sum(map(len, messages))
+        if (
+            self._link.can_send_now
+            and not self._sending
+            and self._queue.is_empty
+            and size <= self._batch_size.bytes
+        ):
+            self._send_now(messages, size)
+            return
+        for message in messages:
+            self._queue.put_data(message)
+
+    def _send_now(self, messages: Sequence[Message], size: int) -> None:
+        try:
+            self._sending = not self._link.send_now(messages)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._end(_how_it_broke(exc))
+            return
+        self._sent_messages += len(messages)
+        self._sent_bytes += size
+        if self._sending:
+            self._queue.wake()
 
     def send_routing(self, message: Message) -> None:
         """Queue a message that must arrive, or end a link that is hopelessly behind."""
@@ -254,16 +285,30 @@ class Session:
         return ended[0] if ended else _Ended(self._ended)
 
     async def _read(self) -> None:
-        handle, peering = self._handle, self._peering
         while True:
-            messages = await self._link.receive()
-            if not messages:
-                raise _Ended("the peer closed the link")
-            peering.received(trio.current_time())
-            self._received_messages += len(messages)
-            self._received_bytes += sum(map(len, messages))
-            for message in messages:
-                handle(message)
+            # No name is given to what was received: the link reads into the same buffer again
+            # once nobody looks at messages in it.
+            self._take(await self._link.receive())
+
+    def _take(self, messages: list[memoryview]) -> None:
+        if not messages:
+            raise _Ended("the peer closed the link")
+        self._peering.received(trio.current_time())
+        self._received_messages += len(messages)
+        self._received_bytes += sum(map(len, messages))
+        data: list[memoryview] = []
+        for message in messages:
+            if message[0] == MessageType.DATA:
+                data.append(message)
+            else:
+                self._take_data(data)
+                data = []
+                self._handle(message)
+        self._take_data(data)
+
+    def _take_data(self, messages: list[memoryview]) -> None:
+        if messages and self._peering.established:
+            self._owner.data(messages)
 
     async def _watch_time(self) -> None:
         while True:
@@ -276,30 +321,30 @@ class Session:
             self._act(action, None)
 
     async def _write(self) -> None:
-        size = BatchSize()
-        while batch := await self._queue.take_batch(size.bytes):
+        size = self._batch_size
+        while (batch := await self._queue.take_batch(size.bytes)) is not None or self._sending:
+            self._sending = True
             started = trio.current_time()
             try:
                 with trio.fail_after(SEND_TIMEOUT):
-                    await self._link.send(batch)
+                    await self._link.send(batch or ())
             except trio.TooSlowError:
                 self._end(f"the peer read nothing for {SEND_TIMEOUT:g} s")
                 return
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 self._end(_how_it_broke(exc))
                 return
+            self._sending = False
             size.learn(trio.current_time() - started)
-            self._sent_messages += len(batch)
-            self._sent_bytes += sum(map(len, batch))
+            if batch:
+                self._sent_messages += len(batch)
+                self._sent_bytes += sum(map(len, batch))
 
     # --- what arrives ------------------------------------------------------------------------
 
     def _handle(self, message: memoryview) -> None:
         kind = message[0]
-        if kind == MessageType.DATA:
-            if self._peering.established:
-                self._owner.data(message)
-        elif kind == MessageType.ROUTE:
+        if kind == MessageType.ROUTE:
             if not self._is_another_copy(message):
                 self._judge(RoutingUpdate.decode(message))
         elif kind == MessageType.ADVERTISEMENT:

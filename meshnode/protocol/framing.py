@@ -1,6 +1,6 @@
 """Messages on a byte stream: 2-byte little-endian length, then the bytes (reference section 1)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meshnode.errors import ProtocolError
 
@@ -10,20 +10,63 @@ MAX_MESSAGE = 65_535
 LENGTH_BYTES = 2
 
 
-def encode_frames(messages: Iterable[bytes | bytearray | memoryview]) -> bytes:
-    """Join messages, each behind its length, into one buffer for one send.
+FIRST_SPACE = 128 * 1024
+"""Bytes of a space to read into that was never full: twice the largest message."""
+
+LARGEST_SPACE = 512 * 1024
+"""Bytes of one that reads have filled: more no longer stays in the processor's cache while its
+messages are passed on."""
+
+LEND_FROM = 128 * 1024
+"""Bytes of messages from which they are left in the space that they were read into. A message may
+be kept, and keeps its whole space: of less than this they are copied out."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+def frame_parts(messages: Iterable[Buffer]) -> list[Buffer]:
+    """Return messages, each behind its length, as what one gathering send takes.
 
     Raises:
         ProtocolError: a message is empty or longer than MAX_MESSAGE.
     """
-    parts: list[bytes | bytearray | memoryview] = []
+    parts: list[Buffer] = []
     for message in messages:
         size = len(message)
         if not 1 <= size <= MAX_MESSAGE:
             raise ProtocolError(f"a message of {size} bytes cannot be sent")
         parts.append(size.to_bytes(LENGTH_BYTES, "little"))
         parts.append(message)
-    return b"".join(parts)
+    return parts
+
+
+def encode_frames(messages: Iterable[Buffer]) -> bytes:
+    """Join messages, each behind its length, into one buffer for one send.
+
+    Raises:
+        ProtocolError: a message is empty or longer than MAX_MESSAGE.
+    """
+    return b"".join(frame_parts(messages))
+
+
+def _cut(view: memoryview) -> tuple[list[memoryview], int]:
+    """Return the whole messages in a buffer, and where the first byte that is of none stands.
+
+    Raises:
+        ProtocolError: a frame of length zero.
+    """
+    messages: list[memoryview] = []
+    start, end = 0, len(view)
+    while end - start >= LENGTH_BYTES:
+        size = view[start] | view[start + 1] << 8
+        if size == 0:
+            raise ProtocolError("a frame of length zero")
+        stop = start + LENGTH_BYTES + size
+        if stop > end:
+            break
+        messages.append(view[start + LENGTH_BYTES : stop])
+        start = stop
+    return messages, start
 
 
 class FrameDecoder:
@@ -44,18 +87,75 @@ class FrameDecoder:
         buffer = bytearray(self._rest)
         buffer += data
         view = memoryview(buffer)
-        messages: list[memoryview] = []
-        start, end = 0, len(buffer)
-        while end - start >= LENGTH_BYTES:
-            size = buffer[start] | buffer[start + 1] << 8
-            if size == 0:
-                raise ProtocolError("a frame of length zero")
-            stop = start + LENGTH_BYTES + size
-            if stop > end:
-                break
-            messages.append(view[start + LENGTH_BYTES : stop])
-            start = stop
+        messages, start = _cut(view)
         self._rest = bytes(view[start:])
+        return messages
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the stream may end here: no message is half received."""
+        return not self._rest
+
+
+class ReadSpace:
+    """Where byte streams are read into; many may share one, as each is done before the next reads.
+
+    It is used again and again, but never while somebody still looks at a message in it.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(FIRST_SPACE)
+
+    def view(self) -> memoryview:
+        """Return the space; nobody else looks at it."""
+        if not _is_free(self._buffer):
+            self._buffer = bytearray(len(self._buffer))
+        return memoryview(self._buffer)
+
+    def grow(self) -> None:
+        """Be larger from the next time on, since a read has filled it."""
+        if len(self._buffer) < LARGEST_SPACE:
+            self._buffer = bytearray(2 * len(self._buffer))
+
+
+def _is_free(buffer: bytearray) -> bool:
+    """Whether no view of a buffer is left: what is viewed cannot change its size."""
+    try:
+        buffer.append(buffer.pop())
+    except BufferError:
+        return False
+    return True
+
+
+class FrameReader:
+    """Reads a byte stream and cuts it into messages where they lie."""
+
+    def __init__(self, space: ReadSpace) -> None:
+        self._space = space
+        self._rest = b""
+
+    def read(self, read_into: Callable[[memoryview], int]) -> list[memoryview] | None:
+        """Have ``read_into`` write some bytes and say how many; return the messages then complete.
+
+        None says that it wrote none, at the end of the stream. The views are writable: a forwarder
+        counts hops down in place.
+
+        Raises:
+            ProtocolError: a frame of length zero.
+            Exception: whatever ``read_into`` raises; nothing has changed then.
+        """
+        view, start = self._space.view(), len(self._rest)
+        view[:start] = self._rest
+        count = read_into(view[start:])
+        if not count:
+            return None
+        filled = view[: start + count]
+        if len(filled) == len(view):
+            self._space.grow()
+        if len(filled) < LEND_FROM:
+            filled = memoryview(bytearray(filled))
+        messages, end = _cut(filled)
+        self._rest = bytes(filled[end:])
         return messages
 
     @property

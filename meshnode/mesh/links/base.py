@@ -29,6 +29,21 @@ class Link(ABC):
             trio.ClosedResourceError: this end closed it.
         """
 
+    can_send_now = False
+    """Whether :meth:`send_now` may be called."""
+
+    def send_now(self, messages: Sequence[Message]) -> bool:
+        """Send messages as far as the link takes them without waiting; True if it took them all.
+
+        If not, the next call must be ``send``, which sends the rest first; its ``messages`` may be
+        none. This may not be called while ``send`` runs.
+
+        Raises:
+            trio.BrokenResourceError: the link is gone.
+            trio.ClosedResourceError: this end closed it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     async def receive(self) -> list[memoryview]:
         """Return the next messages, at least one; an empty list when the peer closed the link.

@@ -1,5 +1,6 @@
 """TCP links: each message behind a 2-byte little-endian length (reference section 1)."""
 
+import os
 from collections.abc import Sequence
 
 import trio
@@ -10,10 +11,11 @@ from meshnode.config import split_address
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.addresses import format_address, peer_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
-from meshnode.protocol.framing import FrameDecoder, encode_frames
+from meshnode.protocol.framing import Buffer, FrameReader, ReadSpace, encode_frames, frame_parts
 
-READ_SIZE = 256 * 1024
-"""Bytes asked for in one read: some 16 of the largest messages, so that busy links batch."""
+GATHERED = 64
+"""Messages that are named to the kernel one by one in a send. More are small ones, and copying them
+together costs less; the kernel takes no more than 1,024 pieces (IOV_MAX), two a message."""
 
 DIAL_TIMEOUT = 15.0
 """Seconds for name lookup and connection; the kernel's own limit is minutes."""
@@ -25,30 +27,77 @@ BACKLOG = 256
 class TcpLink(Link):
     """A link over one connected TCP stream."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, space: ReadSpace) -> None:
         self._stream = stream
-        self._decoder = FrameDecoder()
+        self._socket = stream.socket
+        self._frames = FrameReader(space)
+        self._unsent: list[Buffer] = []
         self.name = f"tcp {peer_address(stream)}"
 
+    can_send_now = True
+
     async def send(self, messages: Sequence[Message]) -> None:
-        """Send messages as one write."""
-        await self._stream.send_all(encode_frames(messages))
+        """Send messages, after what :meth:`send_now` has left."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.send_now(messages):
+            messages = ()
+            await trio.lowlevel.wait_writable(self._socket)
+
+    def send_now(self, messages: Sequence[Message]) -> bool:
+        """Send messages as one write, straight from where they lie."""
+        if len(messages) > GATHERED:
+            self._unsent.append(encode_frames(messages))
+        else:
+            self._unsent += frame_parts(messages)
+        try:
+            while self._unsent:
+                written = os.writev(self._socket.fileno(), self._unsent)
+                self._unsent = _after(self._unsent, written)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._lost() from exc
+        return True
 
     async def receive(self) -> list[memoryview]:
         """Return all messages that the next read completes."""
         while True:
-            data = await self._stream.receive_some(READ_SIZE)
-            if not data:
-                if not self._decoder.at_boundary:
+            if self._socket.fileno() < 0:
+                raise trio.ClosedResourceError
+            try:
+                # Waiting first: the next bytes are hardly ever there already.
+                await trio.lowlevel.wait_readable(self._socket)
+                messages = self._frames.read(self._read_into)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise self._lost() from exc
+            if messages is None:
+                if not self._frames.at_boundary:
                     raise ProtocolError("the link ended in the middle of a message")
                 return []
-            messages = self._decoder.feed(data)
             if messages:
                 return messages
+
+    def _read_into(self, space: memoryview) -> int:
+        return os.readv(self._socket.fileno(), [space])
+
+    def _lost(self) -> trio.ClosedResourceError | trio.BrokenResourceError:
+        closed = self._socket.fileno() < 0
+        return trio.ClosedResourceError() if closed else trio.BrokenResourceError()
 
     async def aclose(self) -> None:
         """Close the connection."""
         await self._stream.aclose()
+
+
+def _after(buffers: list[Buffer], count: int) -> list[Buffer]:
+    """Return what is left of buffers of which ``count`` bytes are done."""
+    for i, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[i + 1 :]]
+        count -= len(buffer)
+    return []
 
 
 class TcpListener(LinkListener):
@@ -56,6 +105,7 @@ class TcpListener(LinkListener):
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
+        self._space = ReadSpace()
         address = listener.socket.getsockname()
         self.name = f"tcp {format_address(address)}"
         self.port: int = address[1]
@@ -72,7 +122,7 @@ class TcpListener(LinkListener):
 
     async def accept(self) -> TcpLink:
         """Wait for the next connection."""
-        return TcpLink(await self._listener.accept())
+        return TcpLink(await self._listener.accept(), self._space)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -85,13 +135,14 @@ class TcpDialer(LinkDialer):
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
+        self._space = ReadSpace()
         self.name = f"tcp {format_address((host, port))}"
 
     async def dial(self) -> TcpLink:
         """Connect, trying the host's addresses as RFC 8305 says."""
         try:
             with trio.fail_after(DIAL_TIMEOUT):
-                return TcpLink(await trio.open_tcp_stream(self._host, self._port))
+                return TcpLink(await trio.open_tcp_stream(self._host, self._port), self._space)
         except trio.TooSlowError:
             raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
         except UnicodeError as exc:

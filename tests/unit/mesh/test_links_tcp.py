@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from link_kinds import TCP, listening
+from link_kinds import TCP, linked, listening, receive
 
 from meshnode.errors import ProtocolError
 
@@ -10,6 +10,11 @@ from meshnode.errors import ProtocolError
 async def receive_all(link):
     while await link.receive():
         pass
+
+
+def send_without_end(link):
+    while True:
+        link.send_now([b"x" * 1000])
 
 
 @pytest.mark.parametrize(
@@ -39,3 +44,38 @@ async def test_a_connection_that_is_reset_is_a_broken_link():
         with pytest.raises(trio.BrokenResourceError):
             await receive_all(link)
         await link.aclose()
+
+
+async def test_what_does_not_go_at_once_goes_next_and_in_order():
+    async with linked(TCP) as [(near, far)]:
+        messages = [bytes([number % 256]) * 50_000 for number in range(400)]
+        sent = 0
+        while near.send_now(messages[sent : sent + 5]):
+            sent += 5
+        sent += 5
+        assert sent < len(messages), "a socket's buffers took everything"
+
+        async def send_the_others():
+            await near.send([])
+            await near.send(messages[sent:])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_the_others)
+            assert await receive(far, len(messages)) == messages
+
+
+async def test_many_small_messages_go_at_once_as_well():
+    async with linked(TCP) as [(near, far)]:
+        messages = [b"%d" % number for number in range(3000)]
+        assert near.send_now(messages)
+        assert await receive(far, len(messages)) == messages
+
+
+async def test_sending_at_once_on_a_link_that_is_gone_says_so():
+    async with linked(TCP) as [(near, far)]:
+        await far.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            send_without_end(near)
+        await near.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            near.send_now([b"x"])

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 
 from meshnode.errors import ProtocolError
-from meshnode.protocol.framing import MAX_MESSAGE, FrameDecoder, encode_frames
+from meshnode.protocol.framing import (
+    FIRST_SPACE,
+    LARGEST_SPACE,
+    MAX_MESSAGE,
+    FrameDecoder,
+    FrameReader,
+    ReadSpace,
+    encode_frames,
+)
 
 MESSAGES = st.lists(st.binary(min_size=1, max_size=300), max_size=8)
 
@@ -64,3 +72,76 @@ def test_no_bytes_crash_the_decoder(data):
             assert 1 <= len(message) <= MAX_MESSAGE
     except ProtocolError:
         pass
+
+
+class Stream:
+    """A byte stream that gives what fits, as a socket does."""
+
+    def __init__(self, data: bytes, most: int = 1 << 30) -> None:
+        self.data = data
+        self.most = most
+
+    def read_into(self, space: memoryview) -> int:
+        piece = self.data[: min(len(space), self.most)]
+        space[: len(piece)] = piece
+        self.data = self.data[len(piece) :]
+        return len(piece)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=40), st.integers(1, 5000))
+def test_a_reader_gives_what_was_sent_however_it_comes(messages, most):
+    reader, stream = FrameReader(ReadSpace()), Stream(encode_frames(messages), most)
+    received = []
+    while (more := reader.read(stream.read_into)) is not None:
+        received += map(bytes, more)
+    assert received == messages
+    assert reader.at_boundary
+
+
+def test_a_stream_that_ends_within_a_message_is_not_at_a_boundary():
+    reader = FrameReader(ReadSpace())
+    assert reader.read(Stream(b"\x05\0ab").read_into) == []
+    assert not reader.at_boundary
+
+
+def test_messages_that_are_kept_stay_as_they_are_while_others_are_read():
+    large = [bytes([number]) * 60_000 for number in range(1, 60)]
+    space = ReadSpace()
+    readers = [FrameReader(space), FrameReader(space)]
+    streams = [Stream(encode_frames(large)), Stream(encode_frames(large))]
+    kept: list[list[memoryview]] = [[], []]
+    for _ in range(100):
+        for reader, stream, messages in zip(readers, streams, kept, strict=True):
+            messages += reader.read(stream.read_into) or []
+    assert kept == [large, large]
+
+
+def test_the_space_is_the_same_again_once_nobody_looks_at_it():
+    space = ReadSpace()
+    view = space.view()
+    view[:5] = b"kept!"
+    other = space.view()
+    assert bytes(other[:5]) == bytes(5)
+    del other
+    last = space.view()
+    last[:5] = b"again"
+    del last
+    assert bytes(space.view()[:5]) == b"again"
+    assert bytes(view[:5]) == b"kept!"
+
+
+def test_a_space_grows_while_reads_fill_it_and_only_then():
+    space = ReadSpace()
+    reader = FrameReader(space)
+    reader.read(Stream(encode_frames([b"small"])).read_into)
+    assert len(space.view()) == FIRST_SPACE
+    stream = Stream(encode_frames([bytes(16_000)]) * 200)
+    while reader.read(stream.read_into) is not None:
+        pass
+    assert len(space.view()) == LARGEST_SPACE
+
+
+def test_a_small_message_that_is_kept_keeps_no_large_space():
+    (message,) = FrameReader(ReadSpace()).read(Stream(encode_frames([b"small"])).read_into)
+    assert len(message.obj) < 100
+    message[0] = 0  # a forwarder counts hops down in place
