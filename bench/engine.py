@@ -55,7 +55,7 @@ class Engine:
         begun = time.perf_counter()
         while self._received < size:
             while left and client.unsent(STREAM) < UNSENT_MOST:
-                client.send_stream_data(STREAM, chunk[:left])
+                client.write(STREAM, chunk[:left], False)
                 left -= min(left, SEND_CHUNK)
             if not self._pass_all():
                 self._wait()

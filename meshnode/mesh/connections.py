@@ -23,7 +23,7 @@ from meshnode.mesh.quic import (
     is_peers_stream,
 )
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL, MeshStream
 from meshnode.protocol.messages import WIRE_HOPS, DataHeader, Unreachable
 
 POOL_IDLE = 60.0
@@ -85,6 +85,7 @@ class Connection:
         self._failure: MeshError | None = None
         self._over = False
         self._wake = trio.Event()
+        self._nap = trio.CancelScope()
         self._last_heard = trio.current_time()
         self._next_ping = self._last_heard + KEEP_ALIVE if is_client else math.inf
         self._linger_since = math.inf
@@ -96,16 +97,23 @@ class Connection:
         """Take a datagram of this connection."""
         if self._over or (source, source_service) != self.peer:
             return
-        self._last_heard = trio.current_time()
+        quic = self._quic
+        self._last_heard = now = trio.current_time()
+        in_flight = quic.bytes_in_flight
         try:
-            self._quic.receive_datagram(bytes(payload), self.peer, self._last_heard)
-            self._take_events()
+            quic.receive_datagram(bytes(payload), self.peer, now)
+            only_data = self._take_events()
         except Exception as exc:  # noqa: BLE001
             # The engine met bytes that its authors did not think of. They came from one peer and
             # concern one connection, so one connection is what they cost.
             self._log.error("the QUIC engine failed on a datagram", exc_info=True)
             self._fail(StreamError(f"the QUIC engine failed: {type(exc).__name__}"))
-        self._wake.set()
+            only_data = False
+        if not only_data or quic.bytes_in_flight != in_flight:
+            self._wake.set()
+        elif (due := quic.ack_due) < self._nap.deadline:
+            # Data alone asks for no more than an acknowledgement, and one is enough for many.
+            self._nap.deadline = due
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours: the other end is no more."""
@@ -135,15 +143,20 @@ class Connection:
         self._linger_since = math.inf
         return stream
 
-    def write(self, stream_id: int, data: bytes, end: bool) -> None:
+    def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
         if not self._over:
-            self._quic.send_stream_data(stream_id, data, end_stream=end)
+            self._quic.write(stream_id, data, end)
             self._wake.set()
 
     def unsent(self, stream_id: int) -> int:
         """Return the bytes that the engine has not sent yet."""
         return self._quic.unsent(stream_id)
+
+    @property
+    def unsent_most(self) -> int:
+        """Bytes that each stream may have unsent before its writer waits."""
+        return min(UNSENT_MOST, max(SEND_CHUNK, UNSENT_OF_ALL // max(1, len(self._streams))))
 
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
@@ -194,7 +207,7 @@ class Connection:
         """Wait for work or for the next timer, and let due timers fire."""
         timer = self._quic.get_timer()
         deadline = min(math.inf if timer is None else timer, self._own_deadline())
-        with trio.move_on_at(deadline):
+        with trio.CancelScope(deadline=deadline) as self._nap:
             await self._wake.wait()
         self._wake = trio.Event()
         now = trio.current_time()
@@ -233,11 +246,17 @@ class Connection:
 
     # --- what the engine says ----------------------------------------------------------------
 
-    def _take_events(self) -> None:
+    def _take_events(self) -> bool:
+        """Pass on what the engine has to say; True if that was data of streams, and only that."""
+        others = data = 0
         while (event := self._quic.next_event()) is not None:
+            # Before the others: as good as all events of a busy connection are these.
+            if isinstance(event, events.StreamDataReceived):
+                data += 1
+                self._take_data(event)
+                continue
+            others += 1
             match event:
-                case events.StreamDataReceived():
-                    self._take_data(event)
                 case events.StreamReset():
                     self._lose_stream(event.stream_id, "the other end reset the stream")
                 case events.StopSendingReceived():
@@ -250,6 +269,8 @@ class Connection:
         end = self._quic.ended
         if end is not None:
             self._fail(StreamError(describe_end(end)))
+            return False
+        return data > 0 and others == 0
 
     def _handshake_done(self) -> None:
         if self._is_client and not self._quic.has_insecure_certificate():

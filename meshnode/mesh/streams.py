@@ -15,16 +15,24 @@ SEND_CHUNK = 64 * 1024
 UNSENT_MOST = 1024 * 1024
 """Bytes of a stream that may wait in the engine before its writer does."""
 
+UNSENT_OF_ALL = 4 * UNSENT_MOST
+"""Bytes of all streams of a connection that may wait: from the fifth on they share this."""
+
 
 class StreamHost(Protocol):
     """What a stream needs of its connection; all calls return at once."""
 
-    def write(self, stream_id: int, data: bytes, end: bool) -> None:
-        """Hand bytes (and the FIN) to the engine."""
+    def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        """Hand bytes (and the FIN) to the engine, which copies them."""
         ...
 
     def unsent(self, stream_id: int) -> int:
         """Return the bytes that the engine has not sent yet."""
+        ...
+
+    @property
+    def unsent_most(self) -> int:
+        """Bytes that each stream may have unsent before its writer waits."""
         ...
 
     def consumed(self, stream_id: int, count: int) -> None:
@@ -89,7 +97,8 @@ class MeshStream(trio.abc.HalfCloseableStream):
         if data:
             self._incoming.append(data)
         self._peer_ended = self._peer_ended or end
-        self._readers.unpark_all()
+        if self._readers:
+            self._readers.unpark_all()
 
     def lose(self, reason: str) -> None:
         """Take the end of the connection, or a reset of the other end's direction."""
@@ -104,8 +113,11 @@ class MeshStream(trio.abc.HalfCloseableStream):
         self._writers.unpark_all()
 
     def wake_writers(self) -> None:
-        """Let writers see whether there is room now."""
-        if self._writers and self._host.unsent(self._id) < UNSENT_MOST:
+        """Let writers go on when half of what may wait is sent.
+
+        They then write the other half, and not a piece for each acknowledgement.
+        """
+        if self._writers and self._host.unsent(self._id) <= self._host.unsent_most // 2:
             self._writers.unpark_all()
 
     # --- reading -----------------------------------------------------------------------------
@@ -159,7 +171,7 @@ class MeshStream(trio.abc.HalfCloseableStream):
 
     async def _wait_room(self) -> None:
         self._check_writable()
-        while self._host.unsent(self._id) >= UNSENT_MOST:
+        while self._host.unsent(self._id) >= self._host.unsent_most:
             await self._writers.park()
             self._check_writable()
 
@@ -176,7 +188,7 @@ class MeshStream(trio.abc.HalfCloseableStream):
             view = memoryview(data)
             for start in range(0, len(view), SEND_CHUNK):
                 await self._wait_room()
-                self._host.write(self._id, bytes(view[start : start + SEND_CHUNK]), False)
+                self._host.write(self._id, view[start : start + SEND_CHUNK], False)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` would take some bytes at once."""

@@ -31,8 +31,9 @@ MAX_REPLY = 4 * 1024 * 1024
 """Bytes of one reply line: a status repeats parameters, of which a command line may hold 1 MiB,
 and JSON's escapes can make the sixfold of a part of them."""
 
-CHUNK = 256 * 1024
-"""Bytes of payload or results in memory at a time."""
+CHUNK = 1024 * 1024
+"""Bytes of payload or results in memory at a time. Each is a hop to a thread, which costs as much
+as copying half of it."""
 
 POLL_INTERVAL = 1.0
 """Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""

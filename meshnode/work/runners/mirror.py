@@ -21,6 +21,13 @@ SHORT_TRIES = 3
 """Results of a final unit that end before its size, without a byte more, so many times: the other
 node has lost part of stdout, and asking for ever would leave the unit without an end."""
 
+GATHER_BYTES = 512 * 1024
+"""Bytes of results that one write should have where they come quickly: a write is a hop to a thread
+and wakes whoever reads them here, which costs as much as copying half of this."""
+
+GATHER_TIME = 0.02
+"""Seconds for which results may be left to gather after a write; what comes later is not held."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteStatus:
@@ -211,9 +218,15 @@ class Mirror:
     async def _copy(self) -> None:
         async with await self._link.open() as node:
             await node.start_results(self._unit.remote.unit_id, self._stdout.size)
+            begun = trio.current_time()
             while data := await node.receive_results():
+                taken = trio.current_time()
                 await trio.to_thread.run_sync(self._stdout.write, data)
                 self._check_complete()
+                # As long as they need at the pace at which these came.
+                pause = (taken - begun) * GATHER_BYTES / len(data)
+                begun = taken
+                await trio.sleep_until(taken + min(pause, GATHER_TIME))
 
 
 def _text(value: object) -> str | None:

@@ -1,5 +1,7 @@
 """What is touched of the QUIC engine's inside: an upgrade that moves it fails here first."""
 
+import math
+
 from aioquic.buffer import Buffer
 from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.packet import pull_quic_transport_parameters
@@ -9,6 +11,7 @@ from meshnode.mesh.firstpacket import first_packet
 from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
+    ACK_DELAY,
     CONNECTION_CREDIT,
     FLIGHT_PACKETS,
     LARGE_FLIGHT,
@@ -113,6 +116,34 @@ def test_a_little_reading_grants_nothing_yet():
     client.send_stream_data(0, b"x" * 1000)
     exchange(client, server)
     assert not server.consume(0, 1000)
+
+
+def test_one_acknowledgement_is_enough_for_all_that_comes_within_its_delay():
+    client, server = connected()
+    now = settle(client, server, 0.0)
+    assert server.ack_due == math.inf
+    for late in (0.0, ACK_DELAY / 2):
+        client.send_stream_data(0, b"x")
+        ((datagram, _),) = client.datagrams_to_send(now + late)
+        server.receive_datagram(datagram, CLIENT, now + late)
+        assert not server.datagrams_to_send(now + late)
+    assert server.ack_due == now + ACK_DELAY
+    assert client.bytes_in_flight > 0
+    exchange(client, server, now + ACK_DELAY)
+    assert client.bytes_in_flight == 0
+
+
+def test_new_credit_takes_the_acknowledgement_with_it():
+    client, server = connected()
+    client.send_stream_data(0, bytes(STREAM_CREDIT // 2))
+    now = settle(client, server, 0.0)
+    client.send_stream_data(0, b"more")
+    for datagram, _ in client.datagrams_to_send(now):
+        server.receive_datagram(datagram, CLIENT, now)
+    assert server.ack_due > now
+    assert server.consume(0, STREAM_CREDIT // 2)
+    assert len(server.datagrams_to_send(now)) == 1
+    assert server.ack_due == math.inf
 
 
 def test_unsent_counts_what_waits():

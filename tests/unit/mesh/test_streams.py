@@ -14,7 +14,8 @@ from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
-from meshnode.mesh.streams import UNSENT_MOST
+from meshnode.mesh.streamlayer import MANY_STREAMS
+from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
 
 
 @asynccontextmanager
@@ -161,6 +162,27 @@ async def test_a_reader_that_stalls_stops_the_writer_and_costs_little(autojump_c
             while got < 2 * stalled_at:
                 got += len(await far.receive_some())
             nursery.cancel_scope.cancel()
+
+
+async def test_many_writers_of_a_connection_share_what_may_wait(autojump_clock):
+    streams = 16
+    async with line("foo", "bar") as (foo, bar), trio.open_nursery() as nursery:
+        await bar.listen("svc", tags=dict([MANY_STREAMS]))
+        await trio.sleep(1)
+        sent = [0] * streams
+
+        async def pour(number):
+            stream = await foo.dial("bar", "svc")
+            while True:
+                await stream.send_all(bytes(SEND_CHUNK))
+                sent[number] += SEND_CHUNK
+
+        for number in range(streams):
+            nursery.start_soon(pour, number)
+        await trio.sleep(20)
+        share = UNSENT_OF_ALL // streams
+        assert max(sent) <= STREAM_CREDIT + share + SEND_CHUNK
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_unknown_service_is_told_at_once(autojump_clock):
