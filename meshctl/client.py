@@ -365,7 +365,7 @@ def _word(kind: str, text: str) -> str:
     Raises:
         BadSettings: it is empty or has white space in it.
     """
-    if not text or any(c.isspace() or not c.isprintable() for c in text):
+    if not text or not text.isprintable() or any(map(str.isspace, text)):
         raise BadSettings(f"{kind} {text!r} is not one word")
     return text
 

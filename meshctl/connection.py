@@ -13,6 +13,10 @@ JsonObject = dict[str, Any]
 MAX_GREETING = 4096
 """Longest greeting in bytes, with room for any node ID; other services speak longer first lines."""
 
+LINE_BYTES = 16 * 1024
+"""Bytes asked for when a line begins: nearly all are shorter, and the room for a large piece costs
+more than reading one."""
+
 MAX_REPLY = 256 * 1024 * 1024
 """Longest reply line in bytes. ``work list`` is one line: this is about half a million units."""
 
@@ -167,7 +171,7 @@ class Connection:
             if searched >= max_bytes:
                 raise ProtocolMismatch(f"the other side sent a line of over {max_bytes} bytes")
             try:
-                data = self._transport.receive(RECEIVE_BYTES)
+                data = self._transport.receive(RECEIVE_BYTES if searched else LINE_BYTES)
             except OSError as error:
                 raise SessionLost(f"{CLOSED}: {error.strerror or error}") from error
             if not data:

@@ -18,6 +18,8 @@ from meshctl.settings import Address, NetworkAddress, TlsSettings, UnixAddress
 RECEIVE_BYTES = 256 * 1024
 """Most bytes taken from a socket at once: larger pieces were no faster, smaller ones were."""
 
+_LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+
 NOT_A_SOCKET = "it is no socket. Give the filename of a control-service, and not that of its lock"
 STALE_SOCKET = "nobody listens on it. Has its meshnode ended? Start it again"
 NO_SOCKET = "no such file. Is meshnode running with a control-service on it?"
@@ -107,7 +109,7 @@ class PlainTransport:
     def is_idle(self) -> bool:
         """Whether the connection is up with nothing received and unread."""
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._socket.recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
-from meshnode.control.filesend import KernelSender, read_part
+from meshnode.control.baresocket import BareSocket, read_part
 from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
@@ -61,7 +61,7 @@ class Session:
         self._reader = LineReader()
         self._finished = False
         self._gone = False
-        self._kernel = KernelSender(stream, SEND_TIMEOUT)
+        self._bare = BareSocket.of(stream, SEND_TIMEOUT)
 
     async def run(self) -> None:
         """Serve the client until it, or a command, ends the session; then close its stream.
@@ -82,21 +82,24 @@ class Session:
 
     async def send(self, data: bytes) -> None:
         """Send bytes to the client; see ControlSession."""
-        view = memoryview(data)
         with self._noticing_loss():
-            for start in range(0, len(view), CHUNK):
+            sent = self._bare.send_now(data) if self._bare is not None else 0
+            view = memoryview(data)
+            for start in range(sent, len(view), CHUNK):
                 with trio.fail_after(SEND_TIMEOUT):
                     await self._stream.send_all(view[start : start + CHUNK])
 
     async def send_file(self, descriptor: int, position: int, size: int) -> int:
         """Send a part of a file to the client; see ControlSession."""
-        with self._noticing_loss():
-            sent = await self._kernel.send(descriptor, position, size)
-        if sent is None:
-            data = await read_part(descriptor, position, size)
-            await self.send(data)
-            sent = len(data)
-        return sent
+        if self._bare is not None:
+            with self._noticing_loss():
+                sent = await self._bare.send_file(descriptor, position, size)
+            if sent is not None:
+                return sent
+        data = await read_part(descriptor, position, size)
+        await self.send(data)
+        await trio.lowlevel.checkpoint()
+        return len(data)
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return raw bytes that follow the command line; see ControlSession."""
@@ -107,7 +110,7 @@ class Session:
             await trio.lowlevel.checkpoint()
             return data
         with self._noticing_loss():
-            data = bytes(await self._stream.receive_some(max_bytes))
+            data = await self._receive(max_bytes)
             if not data and has_hung_up(self._stream):
                 raise trio.BrokenResourceError("the client closed its connection")
         if not data:
@@ -143,8 +146,13 @@ class Session:
     async def _next_line(self) -> bytes | None:
         while (line := self._reader.next_line()) is None and not self._reader.at_end:
             with self._noticing_loss():
-                self._reader.feed(bytes(await self._stream.receive_some(CHUNK)))
+                self._reader.feed(await self._receive(CHUNK))
         return line
+
+    async def _receive(self, max_bytes: int) -> bytes:
+        if self._bare is not None:
+            return await self._bare.receive_some(max_bytes)
+        return bytes(await self._stream.receive_some(max_bytes))
 
     async def _execute(self, line: bytes) -> None:
         try:

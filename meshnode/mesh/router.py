@@ -24,6 +24,7 @@ from meshnode.protocol.messages import (
     UNREACHABLE_SERVICE,
     WIRE_HOPS,
     DataHeader,
+    MessageType,
     Unreachable,
     decode_service,
     encode_service,
@@ -41,6 +42,10 @@ _HOPS_AND_DESTINATION = struct.Struct("<xB10x8s").unpack_from
 """What a forwarder needs of a header: the hops left, and whose message it is."""
 
 _UNREACHABLE_FIELD = encode_service(UNREACHABLE_SERVICE)
+_PING_FIELD = encode_service(PING_SERVICE)
+
+_ANSWER = bytes([MessageType.DATA, WIRE_HOPS, 0, 0])
+"""How the answer to a ping begins. The rest is what the ping says, the other way round."""
 
 
 class NextHop(Protocol):
@@ -181,10 +186,11 @@ class Router:
             self._report(message, PROBLEM_SERVICE_UNKNOWN)
 
     def _answer_ping(self, message: Message) -> None:
-        header = DataHeader.decode(message)
-        if header.source_service in RESERVED_SERVICES:
+        service = bytes(message[20:28])
+        if service in (_PING_FIELD, _UNREACHABLE_FIELD):
             return  # two nodes that answer each other's answers would never stop
-        self.send_reply(header.source, PING_SERVICE, header.source_service, b"")
+        destination = bytes(message[4:12])
+        self._reply(destination, _ANSWER + self.own_hash + destination + _PING_FIELD + service)
 
     def _take_notice(self, message: Message) -> None:
         reporter = self._names.name(bytes(message[4:12]))
@@ -269,8 +275,11 @@ class Router:
     def send_reply(self, destination: bytes, source: str, service: str, payload: bytes) -> None:
         """Send a message that nobody waits for: without a route it is dropped."""
         header = DataHeader(WIRE_HOPS, self.own_hash, destination, source, service)
+        self._reply(destination, header.encode() + payload)
+
+    def _reply(self, destination: bytes, message: bytes) -> None:
         try:
-            self.send(destination, header.encode() + payload, at_once=True)
+            self.send(destination, message, at_once=True)
         except NoRoute:
             self._log.debug("no route back to %s", self._describe(destination))
 

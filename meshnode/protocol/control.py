@@ -171,6 +171,12 @@ def greeting(node_id: str) -> bytes:
     return f"Receptor Control, node {node_id}\n".encode()
 
 
+# Made once: json.dumps with these arguments would make one for each reply.
+_to_json = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
     """Return the reply line of a command: compact JSON with sorted keys, as Go writes maps.
 
@@ -179,10 +185,7 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: the reply has no JSON form; a fault of the program.
     """
-    text = json.dumps(
-        reply, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode(errors="replace") + b"\n"
+    return _to_json(reply).encode(errors="replace") + b"\n"
 
 
 def encode_error(text: str) -> bytes:

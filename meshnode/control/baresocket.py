@@ -1,4 +1,8 @@
-"""Parts of a file to a client: by the kernel itself where the client's stream is a bare socket."""
+"""A client at a bare socket: files go to it by the kernel itself, and small things at once.
+
+What is known to go through a socket as it is needs none of what trio's streams do for every send
+and receive: a send that the socket takes whole wakes nobody and starts no clock.
+"""
 
 import errno
 import os
@@ -51,20 +55,56 @@ async def read_part(descriptor: int, position: int, size: int) -> bytes:
     return await trio.to_thread.run_sync(os.pread, descriptor, size, position)
 
 
-class KernelSender:
-    """Sends files to the client of a stream without their bytes passing through this process."""
+class BareSocket:
+    """The socket of a stream whose bytes are those on the socket. The stream closes it."""
 
-    def __init__(self, stream: trio.abc.Stream, timeout: float) -> None:
+    def __init__(self, sock: trio.socket.SocketType, timeout: float) -> None:
         """``timeout`` is the seconds in which the client must take something."""
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._socket = sock
         self._timeout = timeout
         self._widened = False
+        self._sends_files = True
 
-    async def send(self, descriptor: int, position: int, size: int) -> int | None:
+    @classmethod
+    def of(cls, stream: trio.abc.Stream, timeout: float) -> "BareSocket | None":
+        """Return the bare socket of a stream, if that is what it is."""
+        return cls(stream.socket, timeout) if isinstance(stream, trio.SocketStream) else None
+
+    def send_now(self, data: bytes) -> int:
+        """Send as much as the socket takes without waiting; return how many bytes.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone.
+        """
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return what is there, waiting for at least a byte; ``b""`` at the end.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone.
+            trio.ClosedResourceError: this end was closed.
+        """
+        while True:
+            # Waiting first: a client asks after it was answered, so nothing is there yet.
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    async def send_file(self, descriptor: int, position: int, size: int) -> int | None:
         """Send up to BLOCK bytes; return how many, 0 at the file's end.
 
-        None says that nothing was sent and the bytes must be read: the stream is more than a
-        socket, the disk would have to be waited for, or the file is of a kind that cannot be sent.
+        None says that nothing was sent and the bytes must be read: the disk would have to be
+        waited for, or the file is of a kind that cannot be sent.
 
         Raises:
             trio.BrokenResourceError: the client is gone.
@@ -72,9 +112,9 @@ class KernelSender:
             OSError: the file cannot be read.
         """
         size = min(size, BLOCK)
-        if self._socket is None or not is_cached(descriptor, position, size):
+        if not self._sends_files or not is_cached(descriptor, position, size):
             return None
-        self._widen(self._socket)
+        self._widen()
         sent = 0
         while sent < size:
             try:
@@ -85,7 +125,7 @@ class KernelSender:
                 continue
             except OSError as error:
                 if error.errno in _NO_SENDFILE and not sent:
-                    self._socket = None
+                    self._sends_files = False
                     return None
                 if isinstance(error, ConnectionError) or error.errno in _UNREACHED:
                     raise trio.BrokenResourceError from error
@@ -96,7 +136,7 @@ class KernelSender:
         await trio.lowlevel.checkpoint()
         return sent
 
-    def _widen(self, sock: trio.socket.SocketType) -> None:
-        if not self._widened and sock.family == socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    def _widen(self) -> None:
+        if not self._widened and self._socket.family == socket.AF_UNIX:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         self._widened = True
