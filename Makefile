@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults coverage bench lint format clean
@@ -14,7 +15,9 @@ help:
 	@echo "make test      run all tests"
 	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
 	@echo "make coverage  run all tests and report which lines they did not reach"
-	@echo "make bench     measure and report; ONLY=scale for one scenario, QUICK=1 for small sizes"
+	@echo "make bench     measure, report and draw; ONLY=start,idle for some scenarios, QUICK=1 for"
+	@echo "               small sizes, REPEATS=9, PEER=/path/to/receptor to measure it beside ours,"
+	@echo "               SVG=file for the picture; COMPARE=\"old.json new.json\" compares two runs"
 	@echo "make lint      ruff, mypy and the dependency rule"
 	@echo "make format    let ruff rewrite the source"
 	@echo "make clean     remove .venv and everything that tools left behind"
@@ -50,8 +53,14 @@ coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 # Not in make test: figures depend on the machine, and no test measures time.
-bench: $(STAMP)
-	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+bench: $(DRAWS)
+	@$(BIN)/python -m bench $(if $(COMPARE),compare $(COMPARE),\
+		$(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(REPEATS),--repeats $(REPEATS)) \
+		$(if $(PEER),--peer $(PEER)) $(if $(SVG),--svg $(SVG)))
+
+$(DRAWS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

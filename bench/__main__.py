@@ -13,6 +13,7 @@ from typing import Any
 
 import meshctl
 import meshnode
+from bench import compare
 from bench.nodes import Daemon
 from bench.report import row_table, usage_table
 from bench.rows import REPEATS, Options, Row
@@ -21,8 +22,19 @@ from bench.scenarios import SCENARIOS
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["compare"]:
+        return _compare(arguments[1:])
+    return _measure(arguments)
+
+
+def _measure(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog="Two files of figures: python -m bench compare OLD.json NEW.json",
+    )
     parser.add_argument("--only", metavar="NAMES", help=f"of {', '.join(SCENARIOS)}; with commas")
     parser.add_argument("--quick", action="store_true", help="small sizes: a few minutes for all")
     parser.add_argument(
@@ -30,11 +42,14 @@ def main() -> int:
     )
     parser.add_argument("--peer", metavar="FILE", help="a receptor binary to measure side by side")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory for the figures")
-    options = parser.parse_args()
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="where to draw, if not there")
+    options = parser.parse_args(arguments)
     names = options.only.split(",") if options.only else list(SCENARIOS)
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}; there is {', '.join(SCENARIOS)}")
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
     peer = Daemon(options.peer, (options.peer,)) if options.peer else None
     compile_ours()
     figures, rows = run(names, Options(options.quick, options.repeats, peer))
@@ -43,8 +58,35 @@ def main() -> int:
         print("\n" + "\n".join(row_table(rows).lines()))
         print("\n" + verdict(rows))
     print("on " + ", ".join(f"{key} {value}" for key, value in machine().items()))
-    print(f"written to {save(options.results, figures)}")
+    file = save(options.results, figures)
+    print(f"written to {file}")
+    print(draw(file, options.svg or file.with_suffix(".svg")))
     return 0
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    """Compare two files; 1 tells scripts that something got worse, or is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench compare", description="Compare two files of figures."
+    )
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    options = parser.parse_args(arguments)
+    table, bad = compare.compare_files(options.old, options.new)
+    print("\n".join(table.lines()))
+    print("\n" + compare.verdict(bad))
+    return 1 if bad else 0
+
+
+def draw(file: Path, picture: Path) -> str:
+    """Draw what stands in a file of figures; return what to tell."""
+    # Imported here: who only wants figures need not install what draws.
+    try:
+        from bench import charts  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        return f"not drawn: {error.name} is missing; pip install -e '.[bench]'"
+    charts.draw(json.loads(file.read_text()), picture)
+    return f"drawn to {picture}"
 
 
 def compile_ours() -> None:
@@ -53,7 +95,7 @@ def compile_ours() -> None:
     An environment may forbid Python to do that by itself; a start would then compile all sources.
     """
     for package in (meshnode, meshctl):
-        compileall.compile_dir(Path(package.__file__).parent, quiet=2)
+        compileall.compile_dir(Path(*package.__path__), quiet=2)
 
 
 def run(names: Sequence[str], options: Options) -> tuple[dict[str, Any], list[Row]]:

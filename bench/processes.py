@@ -56,17 +56,24 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the pids of a process's children, of theirs, and so on."""
+    found: list[int] = []
+    todo = children(pid)
+    while todo:
+        found.append(todo.pop())
+        todo += children(found[-1])
+    return found
+
+
 def descriptors(pid: int) -> int:
     """Return the number of open descriptors."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def run_seconds(pid: int) -> float:
-    """Return the processor time of a process's threads to the nanosecond; ticks may be too coarse.
-
-    A thread that has ended is not counted any more.
-    """
-    return sum(
-        int((task / "schedstat").read_text().split()[0]) / 1e9
+def thread_seconds(pid: int) -> dict[int, float]:
+    """Return the processor time of each thread to the nanosecond; ticks may be too coarse."""
+    return {
+        int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9
         for task in Path(f"/proc/{pid}/task").iterdir()
-    )
+    }

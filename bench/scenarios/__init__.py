@@ -7,6 +7,7 @@ from bench.rows import Options
 from bench.scenarios import (
     finished,
     forward,
+    growth,
     idle,
     latency,
     released,
@@ -20,6 +21,7 @@ from bench.scenarios import (
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
     "finished": finished.run,
     "forward": forward.run,
+    "growth": growth.run,
     "idle": idle.run,
     "latency": latency.run,
     "released": released.run,

@@ -10,7 +10,8 @@ from bench.report import Report
 from bench.rows import Options, Row, Target
 
 UNITS = 2000
-WARM_UP = 40
+WARM_UP = 200
+"""Units before, all released: threads, buffers and caches that they leave are no unit's."""
 CLIENTS = 20
 SETTLED = 3.0
 """Seconds for what was released to be closed and given back."""
@@ -21,7 +22,6 @@ def run(options: Options) -> Report:
     units = 100 if options.quick else UNITS
     with World() as world:
         nodes = foo, _ = world.line("foo", "bar", work={"echo": "echo hi"})
-        # What a node loads for the first stream and the first threads is not kept by any unit.
         _work(foo, WARM_UP)
         before = _held(nodes)
         _work(foo, units)

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bench.growth import Plot
 from bench.report import Report, Table, growth
 from bench.rows import Options
 
-SIZES = ((50, 150), (200, 600), (1000, 3000))
+SIZES = ((20, 60), (50, 150), (200, 600), (1000, 3000))
 """Nodes and links: rings with random chords, costs of 1 to 4."""
 
 QUICK_SIZES = ((20, 60), (50, 150))
@@ -49,12 +51,36 @@ def run(options: Options) -> Report:
         figures={
             "sizes": [
                 {"nodes": n, "links": e, **m} for (n, e), m in zip(sizes, measured, strict=True)
-            ]
+            ],
+            "growth": [plot.as_json() for plot in _plots(nodes_of, measured)],
         },
         notes=[
             "All links of a mesh come up at the same moment: the worst case. Links take no time."
         ],
     )
+
+
+def _plots(sizes: Sequence[float], measured: Sequence[Mapping[str, float]]) -> Iterator[Plot]:
+    def series(*keys: str, scale: float = 1.0) -> dict[str, list[float]]:
+        return {_LABELS[key]: [m[key] * scale for m in measured] for key in keys}
+
+    yield Plot(
+        "a mesh: processor time of a node",
+        "nodes",
+        "µs",
+        sizes,
+        series("news_microseconds", "copy_microseconds")
+        | series("routes_milliseconds", scale=1000),
+    )
+    yield Plot("a mesh: memory of a node", "nodes", "MiB", sizes, series("memory_mebibytes"))
+
+
+_LABELS = {
+    "news_microseconds": "an update that is news",
+    "copy_microseconds": "a further copy of it",
+    "routes_milliseconds": "computing all routes",
+    "memory_mebibytes": "a node",
+}
 
 
 def measure(nodes: int, links: int) -> dict[str, float]:

@@ -50,7 +50,7 @@ class RemoteExtra:
     tls_client: str = ""
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
-    other: Mapping[str, Any] = field(default_factory=dict)
+    other: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def open_params(self) -> dict[str, str]:
@@ -87,9 +87,9 @@ class RemoteExtra:
         if not all(isinstance(value, str) for value in params.values()):
             raise WorkError("RemoteParams holds a value that is not a string")
         return cls(
-            node=reader.require("RemoteNode", str),
-            work_type=reader.require("RemoteWorkType", str),
-            params=params,
+            node=intern(reader.require("RemoteNode", str)),
+            work_type=intern(reader.require("RemoteWorkType", str)),
+            params=params or _NOTHING,
             unit_id=reader.take("RemoteUnitID", str, ""),
             started=reader.take("RemoteStarted", bool, False),
             cancelled=reader.take("LocalCancelled", bool, False),
@@ -97,7 +97,7 @@ class RemoteExtra:
             sign_work=reader.take("SignWork", bool, False),
             tls_client=reader.take("TLSClient", str, ""),
             expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
-            other=reader.rest,
+            other=reader.rest or _NOTHING,
         )
 
 
