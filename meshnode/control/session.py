@@ -26,11 +26,15 @@ from meshnode.protocol.control import (
 )
 
 CHUNK = 64 * 1024
-"""Bytes asked of a stream, or given to it, at a time: a pipe's or socket buffer's usual size."""
+"""Bytes asked of a stream at a time: a pipe's or socket buffer's usual size."""
+
+SEND_CHUNK = 256 * 1024
+"""Bytes given to a stream at a time: the more a stream of the mesh has, the more datagrams leave in
+one write."""
 
 SEND_TIMEOUT = 600.0
-"""Seconds in which a client must take the next CHUNK. People stop output with Ctrl-S or a pager,
-so minutes are fair; but a session that nobody reads must not stay for ever."""
+"""Seconds in which a client must take the next SEND_CHUNK. People stop output with Ctrl-S or a
+pager, so minutes are fair; but a session that nobody reads must not stay for ever."""
 
 LINGER_TIMEOUT = 2.0
 """Seconds for which a closing session still drops what the client sends. Closing a socket with
@@ -85,9 +89,9 @@ class Session:
         with self._noticing_loss():
             sent = self._bare.send_now(data) if self._bare is not None else 0
             view = memoryview(data)
-            for start in range(sent, len(view), CHUNK):
+            for start in range(sent, len(view), SEND_CHUNK):
                 with trio.fail_after(SEND_TIMEOUT):
-                    await self._stream.send_all(view[start : start + CHUNK])
+                    await self._stream.send_all(view[start : start + SEND_CHUNK])
 
     async def send_file(self, descriptor: int, position: int, size: int) -> int:
         """Send a part of a file to the client; see ControlSession."""

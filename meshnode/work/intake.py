@@ -9,12 +9,12 @@ import trio
 from meshnode.errors import CommandError
 from meshnode.work.store import UnitFile
 
-RECEIVE = 64 * 1024
+RECEIVE = 256 * 1024
 """Bytes asked of a client at a time."""
 
-WRITE = 256 * 1024
-"""Bytes of payload gathered before a write, which is a hop to a thread; all that a payload of any
-size takes of memory."""
+WRITE = 1024 * 1024
+"""Bytes of payload gathered before a write, which is a hop to a thread. One piece is written while
+another is received: that is all that a payload of any size takes of memory."""
 
 Receive = Callable[[int], Awaitable[bytes]]
 
@@ -59,19 +59,59 @@ async def take_input(
         WrongInput: it is not as announced.
         trio.BrokenResourceError: the client is gone.
     """
+    source = _Source(receive, announced)
     intake = _Intake(file, hashes=keep or bool(announced.sha256))
-    gathered = bytearray()
-    while data := await receive(RECEIVE):
-        gathered += data
-        announced.check_size(file.size + len(gathered))
-        if len(gathered) >= WRITE:
-            await trio.to_thread.run_sync(intake.write, gathered)
-            gathered = bytearray()
-    if gathered or keep:
-        await trio.to_thread.run_sync(intake.finish, gathered, keep)
+    piece = await source.gather()
+    if source.has_more:
+        await _take_long_input(source, intake, piece)
+        piece = bytearray()
+    if piece or keep:
+        await trio.to_thread.run_sync(intake.finish, piece, keep)
     received = Input(file.size, intake.digest)
     announced.check(received)
     return received
+
+
+async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearray) -> None:
+    """Write each piece while the next one is received. Raises as :func:`take_input`."""
+    fault: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        pieces, to_write = trio.open_memory_channel[bytearray](0)
+        nursery.start_soon(intake.run, to_write, nursery.cancel_scope)
+        try:
+            async with pieces:
+                await pieces.send(piece)
+                while source.has_more:
+                    await pieces.send(await source.gather())
+        except (WrongInput, trio.BrokenResourceError) as error:
+            # Raised in here it would come out in a group, since there are two tasks.
+            fault = error
+            nursery.cancel_scope.cancel()
+    if fault := fault or intake.fault:
+        raise fault
+
+
+class _Source:
+    """The payload as it is received, in pieces that are worth a write."""
+
+    def __init__(self, receive: Receive, announced: Input) -> None:
+        self._receive = receive
+        self._announced = announced
+        self._size = 0
+        self.has_more = True
+
+    async def gather(self) -> bytearray:
+        """Return the next piece; of fewer than WRITE bytes it is the last one."""
+        gathered = bytearray()
+        while len(gathered) < WRITE:
+            data = await self._receive(RECEIVE)
+            if not data:
+                self.has_more = False
+                break
+            gathered += data
+            self._size += len(data)
+            self._announced.check_size(self._size)
+        return gathered
 
 
 class _Intake:
@@ -80,10 +120,23 @@ class _Intake:
     def __init__(self, file: UnitFile, *, hashes: bool) -> None:
         self._file = file
         self._hash = hashlib.sha256() if hashes else None
+        self.fault: OSError | None = None
+        """Why the disk refused."""
 
     @property
     def digest(self) -> str:
         return self._hash.hexdigest() if self._hash is not None else ""
+
+    async def run(
+        self, pieces: trio.MemoryReceiveChannel[bytearray], both: trio.CancelScope
+    ) -> None:
+        """Write pieces until there are no more; cancel ``both`` when the disk refuses one."""
+        try:
+            async for piece in pieces:
+                await trio.to_thread.run_sync(self.write, piece)
+        except OSError as error:
+            self.fault = error
+            both.cancel()
 
     def write(self, data: bytearray) -> None:
         if self._hash is not None:

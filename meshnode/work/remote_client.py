@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import trio
 
+from meshnode.control.baresocket import read_part
 from meshnode.errors import CannotSign, MeshError, NoRoute, WorkError
 from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
@@ -251,7 +252,9 @@ class RemoteControl:
     async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
         try:
             with await trio.to_thread.run_sync(_open, path) as file:
-                while chunk := await trio.to_thread.run_sync(file.read, CHUNK):
+                position = 0
+                while chunk := await read_part(file.fileno(), position, CHUNK):
+                    position += len(chunk)
                     with _translated():
                         await self._stream.send_all(chunk)
         except OSError as error:
