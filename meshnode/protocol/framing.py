@@ -105,11 +105,16 @@ class ReadSpace:
 
     def __init__(self) -> None:
         self._buffer = bytearray(FIRST_SPACE)
+        self._spare = bytearray()
 
     def view(self) -> memoryview:
         """Return the space; nobody else looks at it."""
         if not _is_free(self._buffer):
-            self._buffer = bytearray(len(self._buffer))
+            # A link that is a little behind keeps one for a moment: two take turns then.
+            size = len(self._buffer)
+            self._buffer, self._spare = self._spare, self._buffer
+            if len(self._buffer) != size or not _is_free(self._buffer):
+                self._buffer = bytearray(size)
         return memoryview(self._buffer)
 
     def grow(self) -> None:
