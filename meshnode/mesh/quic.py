@@ -29,8 +29,9 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite, Epoch
+from aioquic.tls import CipherSuite, Direction, Epoch
 
+from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import Identity, is_insecure
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, PathSize
 
@@ -179,6 +180,15 @@ class MeshQuicConnection(QuicConnection):
         self._path = self._control.path
         self._peer_limit = BASE_SIZE
         self._stream_consumed: dict[int, int] = {}
+
+    def _update_traffic_key(
+        self, direction: Direction, epoch: Epoch, cipher_suite: CipherSuite, secret: bytes
+    ) -> None:
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+        keys = self._cryptos[epoch]
+        context = keys.send if direction is Direction.ENCRYPT else keys.recv
+        assert context.hp is not None
+        context.hp = LeanHeaderProtection(context.hp)
 
     # --- making one --------------------------------------------------------------------------
 

@@ -5,9 +5,11 @@ import math
 from aioquic.buffer import Buffer
 from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.packet import pull_quic_transport_parameters
+from aioquic.tls import Epoch
 
 from meshnode.mesh import quic
 from meshnode.mesh.firstpacket import first_packet
+from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
@@ -144,6 +146,22 @@ def test_new_credit_takes_the_acknowledgement_with_it():
     assert server.consume(0, STREAM_CREDIT // 2)
     assert len(server.datagrams_to_send(now)) == 1
     assert server.ack_due == math.inf
+
+
+def test_both_ends_protect_headers_with_few_copies():
+    for end in connected():
+        keys = end._cryptos[Epoch.ONE_RTT]
+        assert isinstance(keys.send.hp, LeanHeaderProtection)
+        assert isinstance(keys.recv.hp, LeanHeaderProtection)
+
+
+def test_headers_stay_protected_when_keys_are_updated():
+    client, server = connected()
+    client.request_key_update()
+    client.send_stream_data(0, b"after the update", end_stream=True)
+    exchange(client, server)
+    assert server._streams[0].receiver.is_finished
+    assert isinstance(server._cryptos[Epoch.ONE_RTT].recv.hp, LeanHeaderProtection)
 
 
 def test_unsent_counts_what_waits():
