@@ -24,16 +24,21 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["compare"]:
-        return _compare(arguments[1:])
-    return _measure(arguments)
+    match arguments:
+        case ["compare", *rest]:
+            return _compare(rest)
+        case ["draw", *rest]:
+            return _draw(rest)
+        case _:
+            return _measure(arguments)
 
 
 def _measure(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
-        epilog="Two files of figures: python -m bench compare OLD.json NEW.json",
+        epilog="Of figures that there are: python -m bench compare OLD.json NEW.json, "
+        "python -m bench draw FIGURES.json PICTURE.svg",
     )
     parser.add_argument("--only", metavar="NAMES", help=f"of {', '.join(SCENARIOS)}; with commas")
     parser.add_argument("--quick", action="store_true", help="small sizes: a few minutes for all")
@@ -76,6 +81,17 @@ def _compare(arguments: Sequence[str]) -> int:
     print("\n".join(table.lines()))
     print("\n" + compare.verdict(bad))
     return 1 if bad else 0
+
+
+def _draw(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench draw", description="Draw a file of figures."
+    )
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args(arguments)
+    print(draw(options.figures, options.picture))
+    return 0
 
 
 def draw(file: Path, picture: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from bench.compare import figure
 from bench.report import show
@@ -102,6 +102,7 @@ def _draw_growth(axes: Axes, plot: Mapping[str, Any]) -> None:
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     axes.set_title(plot["title"])
     axes.set_xlabel(plot["size"])
     axes.set_ylabel(plot["unit"])

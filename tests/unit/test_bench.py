@@ -188,12 +188,13 @@ def test_a_figure_is_drawn_as_a_share_of_what_its_target_allows():
 
 def test_rows_and_growth_are_drawn_to_a_file(tmp_path):
     pytest.importorskip("matplotlib", reason="it comes with the extra 'bench'")
-    from bench.charts import draw
+    from bench.__main__ import main
     from bench.growth import Plot
 
     figures = run([row()])
     plot = Plot("what grows", "things", "ms", [1, 10], {"cost": [2, 20]})
     figures["scenarios"]["s"]["growth"] = [plot.as_json()]
-    draw(figures, tmp_path / "new" / "picture.svg")
-    picture = (tmp_path / "new" / "picture.svg").read_text()
-    assert "what grows" in picture
+    file, picture = tmp_path / "figures.json", tmp_path / "new" / "picture.svg"
+    file.write_text(json.dumps(figures))
+    assert main(["draw", str(file), str(picture)]) == 0
+    assert "what grows" in picture.read_text()
