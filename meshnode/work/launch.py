@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class StartRequest:
         cwd: working directory, None for the node's own.
         timeout: seconds that the command may run, None for ever.
         max_output: bytes that it may print, None for any number.
+        known: keys of the status that are not on disk yet, and are written when it starts.
     """
 
     unit_id: str
@@ -66,6 +67,7 @@ class StartRequest:
     cwd: str | None = None
     timeout: float | None = None
     max_output: int | None = None
+    known: Mapping[str, object] = field(default_factory=dict)
 
     def encode(self, number: int) -> bytes:
         """Return the request as the launcher reads it; answers carry ``number``.
@@ -84,6 +86,7 @@ class StartRequest:
             "cwd": self.cwd,
             "timeout": self.timeout,
             "max_output": self.max_output,
+            "known": dict(self.known),
         }
         request = json.dumps(body).encode()
         if len(request) > wire.MAX_REQUEST_BYTES:

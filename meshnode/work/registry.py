@@ -29,6 +29,10 @@ from meshnode.work.status import UnitStatus
 from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
 
+INPUT_LOST = "lost: the node ended before it had all of the input data"
+NOT_STARTED = "lost: the node ended before the work was started"
+"""Details of units that were not started; remote nodes know them by how they begin."""
+
 
 @dataclass(slots=True)
 class _Task:
@@ -164,7 +168,7 @@ class Units:
             WorkError: the disk refuses.
         """
         # receptor's "Unit Created" comes before; nobody could see it here, and it costs a write.
-        status = replace(status, detail="Waiting for Input Data")
+        status = replace(status, detail="Waiting for Input Data", boot=self._boot)
         unit = self._add(StoredUnit(self.store.create(status), status))
         unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
         return unit
@@ -183,21 +187,27 @@ class Units:
         async with unit.wishes:
             if unit.is_final:
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
-            # A remote unit must outlive even a power cut: somebody was told that it is submitted.
-            # So must one that another node has submitted: were it forgotten, it would come again.
-            durable = unit.status.remote is not None or bool(unit.status.submission_key)
-            await unit.change(
-                lambda old: replace(
+
+            def begin(old: UnitStatus) -> UnitStatus:
+                return replace(
                     old,
                     detail="Starting Worker",
                     stdin_size=stdin.size,
                     stdin_sha256=stdin.sha256,
-                    boot=self._boot,
-                ),
-                durable=durable,
-            )
+                )
+
+            if unit.status.remote is not None:
+                # It must outlive even a power cut: somebody is told that it is submitted.
+                await unit.change(begin, durable=True)
+            else:
+                # The supervisor writes it, with its claim: a write less for each unit.
+                await unit.note(begin)
             attempt = self.spawn(unit)
-        return await attempt.wait(ATTEMPT_TIMEOUT)
+        started = await attempt.wait(ATTEMPT_TIMEOUT)
+        if not started and unit.status.submission_key:
+            # The other node is told that it need not submit the unit again.
+            await unit.keep()
+        return started
 
     # --- the end of units ---------------------------------------------------------------------
 
@@ -316,8 +326,8 @@ class Units:
         if status.state.is_final:
             if status.remote is not None and status.remote.released:
                 self.spawn(unit)
-        elif not status.input_complete:
-            await unit.fail("lost: the node ended before it had all of the input data")
+        elif status.remote is not None and not status.input_complete:
+            await unit.fail(INPUT_LOST)
         elif status.remote is not None or status.supervisor is not None:
             self.spawn(unit)
         elif status.state is UnitState.PENDING:
@@ -331,7 +341,7 @@ class Units:
 
     def _why_not_started(self, status: UnitStatus) -> str:
         if status.boot == self._boot or status.submission_key:
-            return "lost: the node ended before the work was started"
+            return NOT_STARTED if status.input_complete else f"{INPUT_LOST}, or started the work"
         # That a command was started is synced before it is only for other nodes, which submit it
         # again if it was not; here a power cut may have undone the record.
         return "lost: the machine went down when the work was about to start, or just had"

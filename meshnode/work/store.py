@@ -132,7 +132,7 @@ class UnitStore:
             # anything has run, and every mode is ours and not the command's umask's.
             for name in ("stdin", "stdout"):
                 os.close(os.open(self.root / unit_id / name, os.O_CREAT | os.O_WRONLY, 0o600))
-            self.write_status(unit_id, status)
+            self.write_status(unit_id, status, fresh=True)
         except OSError as error:
             shutil.rmtree(self.root / unit_id, ignore_errors=True)
             raise WorkError(f"cannot create a work unit: {error.strerror}") from error
@@ -171,9 +171,12 @@ class UnitStore:
         status: UnitStatus,
         *,
         durable: bool = False,
+        fresh: bool = False,
         expected: UnitState | None = None,
     ) -> None:
         """Replace the status on disk; ``durable`` makes it survive a power cut, too.
+
+        A ``fresh`` one is the unit's first, which nobody has been told of.
 
         Raises:
             OSError: the disk refuses; the old status stands.
@@ -192,7 +195,7 @@ class UnitStore:
                 file.flush()
                 # Without this, some file systems show an empty file after a power cut: a local unit
                 # would be set aside then, a remote one would be lost to the node that waits for it.
-                if durable or status.remote is not None:
+                if durable or (status.remote is not None and not fresh):
                     os.fsync(descriptor)
             os.replace(temporary, directory / "status")
             if durable:

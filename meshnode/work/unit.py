@@ -123,6 +123,36 @@ class Unit:
                 self.log.error("cannot record the end (%s): %s", status.detail, error)
             self._publish(status)
 
+    async def note(self, new: Callable[[UnitStatus], UnitStatus]) -> None:
+        """Replace the status by ``new(status)`` in memory; the next write takes it to disk.
+
+        Raises:
+            WorkError: the change is illegal.
+            UnknownUnit: the unit has been released.
+        """
+        async with self._lock:
+            if self.released:
+                raise UnknownUnit(self.unit_id)
+            status = new(self.status)
+            check_transition(self.status.state, status.state)
+            if status != self.status:
+                self._publish(status)
+
+    async def keep(self) -> None:
+        """Write what is only in memory so that it outlives a power cut, too.
+
+        Raises:
+            WorkError: the disk refuses.
+        """
+        async with self._lock:
+            try:
+                if not self.is_final:
+                    await trio.to_thread.run_sync(self._write, self.status, True)
+            except Overtaken:
+                self._publish(self._store.read_status(self.unit_id))
+            except OSError as error:
+                raise WorkError(f"cannot record the status: {error.strerror}") from error
+
     def _write(self, status: UnitStatus, durable: bool) -> None:
         # Of a remote unit this node is the only writer.
         expected = self.status.state if status.remote is None else None

@@ -27,10 +27,12 @@ class Lead:
         self._requests = requests
         self._reports = reports
 
+    def be_free(self) -> bool:
+        """Say that this supervisor takes the next request; False if there is no launcher."""
+        return self._report(FREE)
+
     def next_request(self) -> dict[str, object] | None:
-        """Say that this supervisor is free and return what it is to do; None if it is to end."""
-        if not self._report(FREE):
-            return None
+        """Return what a free supervisor is to do next; None if it is to end."""
         text = b""
         while not text.endswith(b"\n"):
             piece = os.read(self._requests, READ_BYTES)

@@ -111,7 +111,8 @@ class Launcher:
     def serve(self) -> None:
         """Start what is asked for and reap what has ended, until the node's end closes."""
         poll = select.poll()
-        for fd in (self._socket, self._wakeup, self._staff.reports):
+        # In this order they are seen to: who has become free can take the request that is next.
+        for fd in (self._wakeup, self._staff.reports, self._socket):
             poll.register(fd, select.POLLIN)
         while True:
             ready = poll.poll(FREE_MILLISECONDS if self._staff.has_free else None)

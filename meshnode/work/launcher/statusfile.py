@@ -75,7 +75,11 @@ class StatusFile:
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
             # Work that another node has submitted comes again if its start is forgotten.
-            self._replace(status | changes, directory, durable or bool(status.get("SubmissionKey")))
+            submitted = bool(status.get("SubmissionKey"))
+            self._replace(status | changes, directory, durable or submitted)
+            if submitted:
+                # The unit's directory may be as new as the unit.
+                self._sync_parent()
         finally:
             os.close(directory)
 
@@ -141,6 +145,13 @@ class StatusFile:
             raise UnitVanished(self._dir) from None
         fcntl.flock(fd, fcntl.LOCK_EX)
         return fd
+
+    def _sync_parent(self) -> None:
+        parent = os.open(os.path.dirname(self._dir), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync(parent)
+        finally:
+            os.close(parent)
 
     def _read(self) -> dict[str, object]:
         try:

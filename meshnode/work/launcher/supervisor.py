@@ -77,7 +77,8 @@ _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 Request = dict[str, object]
 """What :mod:`meshnode.work.launch` asks for: ``start`` (number of the request), ``unit``, ``dir``,
 ``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null,
-``timeout`` (seconds) or null, ``max_output`` (bytes of stdout) or null.
+``timeout`` (seconds) or null, ``max_output`` (bytes of stdout) or null, ``known`` (keys of the
+status to be written with the claim).
 """
 
 
@@ -152,16 +153,16 @@ class Supervisor:
         try:
             record = self._start()
         except NotPending as error:
-            self._tell({"error": str(error), "taken": True})
+            self._tell_last({"error": str(error), "taken": True})
         except (OSError, ValueError, UnitVanished) as error:
-            self._tell({"error": _describe(error)})
+            self._tell_last({"error": _describe(error)})
         else:
             word = {"supervisor": self._myself.pid, "started": self._myself.started}
             if record["State"] == RUNNING:
                 self._tell(word | {"record": record})
                 self._watch()
             else:
-                self._tell(word | {"record": record, "ended": record})
+                self._tell_last(word | {"record": record, "ended": record})
         finally:
             self._limits.end()
             if self._stdout >= 0:
@@ -169,6 +170,12 @@ class Supervisor:
 
     def _tell(self, outcome: dict[str, object]) -> None:
         self.is_free = answer(self._node, self._request, outcome)
+
+    def _tell_last(self, outcome: dict[str, object]) -> None:
+        # The launcher first: whoever hears the word may ask for the next start at once.
+        told_launcher = self._lead.be_free()
+        self._tell(outcome)
+        self.is_free = self.is_free and told_launcher
 
     def _keep_for_itself(self) -> None:
         """Leave node and launcher: this process is the unit's alone, and may outlive both."""
@@ -191,15 +198,16 @@ class Supervisor:
         """
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
         self._stdout = os.open(self._dir + "/stdout", flags, FILE_MODE)
+        known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
             search_path = self._env.get("PATH", command.DEFAULT_PATH)
             program = command.find_executable(self._argv[0], search_path)
         except command.CannotExecute as error:
-            record = {"Supervisor": supervisor} | self._failure(str(error))
+            record = known | {"Supervisor": supervisor} | self._failure(str(error))
             self._status.claim(record, durable=True)
             return record
-        record = {"State": RUNNING, "Detail": "Running", "Started": _now()}
+        record = known | {"State": RUNNING, "Detail": "Running", "Started": _now()}
         record["Supervisor"] = supervisor
         self._status.claim(record)
         # Before the command can fill the disk with what it prints.
@@ -243,7 +251,7 @@ class Supervisor:
         end = self._outcome(self._wait_tree())
         self._record(end)
         if self.is_free:
-            self._tell({"ended": end})
+            self._tell_last({"ended": end})
 
     def _wait_tree(self) -> tuple[int, str] | None:
         """Return when the whole tree is gone: state and detail if it was ended, not by itself."""

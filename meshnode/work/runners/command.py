@@ -27,6 +27,9 @@ CANCEL_MARGIN = 5.0
 PLUGIN_MAIN = "meshnode.work.pluginmain"
 """The module that calls plugins, in an interpreter of its own."""
 
+_KNOWN = frozenset({"StdinSize", "StdinSha256"})
+"""Keys of the status that are learned with the end of the input, just before the start."""
+
 OPEN_RETRY = 1.0
 """Seconds before a node without a free descriptor tries again; no event says that one is free."""
 
@@ -170,6 +173,7 @@ class CommandRunner:
             cwd=kind.cwd,
             timeout=kind.timeout,
             max_output=kind.max_output,
+            known={key: value for key, value in unit.status.to_disk().items() if key in _KNOWN},
         )
         try:
             # Shielded: a start that has been asked for happens, and we should know its supervisor.

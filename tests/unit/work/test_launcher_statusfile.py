@@ -175,4 +175,4 @@ def test_the_start_of_what_another_node_submitted_is_synced_before_it_happens(
     )
     write(unit, {"State": 0, "SubmissionKey": key})
     StatusFile(str(unit)).claim({"State": 1})
-    assert steps == (["status.tmp", unit.name] if synced else [])
+    assert steps == (["status.tmp", unit.name, unit.parent.name] if synced else [])

@@ -23,7 +23,7 @@ def unit(tmp_path: Path) -> Path:
 def watching(unit: Path) -> Supervisor:
     """Return a supervisor whose command has just ended with 0 and written three bytes."""
     request = {"start": 1, "unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}}
-    request |= {"cwd": None, "timeout": None, "max_output": None}
+    request |= {"cwd": None, "timeout": None, "max_output": None, "known": {}}
     myself = tree.read_process(os.getpid())
     assert myself is not None
     node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)

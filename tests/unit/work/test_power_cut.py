@@ -36,21 +36,24 @@ def synced(monkeypatch):
     return paths
 
 
-async def test_before_another_nodes_work_starts_its_unit_is_on_disk_for_good(foo, synced):
+async def test_another_nodes_work_that_waits_for_its_start_is_confirmed_only_when_on_disk_for_good(
+    foo, synced, autojump_clock
+):
     async with foo.running():
-        at_start = []
+        let_go = trio.Event()
         start = foo.launcher.start
 
-        async def start_and_note(request):
-            at_start.extend(synced)
+        async def start_late(request):
+            await let_go.wait()
             return await start(request)
 
-        foo.launcher.start = start_and_note
+        foo.launcher.start = start_late
         unit_id = await foo.submit("foo", "cat", b"payload", submissionkey="bar:x")
         directory = foo.store.directory(unit_id)
-        assert f"{directory}/status.tmp" in at_start
-        assert at_start.index(f"{directory}/status.tmp") < at_start.index(str(directory))
-        assert str(foo.store.root) in at_start
+        assert foo.store.read_status(unit_id).stdin_size == 7
+        assert synced.index(f"{directory}/status.tmp") < synced.index(str(directory))
+        assert str(foo.store.root) in synced
+        let_go.set()
 
 
 async def test_before_a_submission_is_confirmed_it_is_on_disk_for_good(foo, synced, autojump_clock):
@@ -67,6 +70,7 @@ async def test_within_one_start_of_the_machine_a_unit_that_reads_pending_never_r
     pending = replace(
         foo.store.read_status(unit_id), state=UnitState.PENDING, pid=None, supervisor=None
     )
+    assert pending.input_complete
     foo.store.write_status(unit_id, pending)
     async with foo.running():
         await trio.testing.wait_all_tasks_blocked()

@@ -98,7 +98,7 @@ async def test_a_command_whose_supervisor_is_gone_is_lost(foo):
         (PENDING, "lost: the node ended before the work was started"),
         (
             replace(PENDING, stdin_size=None),
-            "lost: the node ended before it had all of the input data",
+            "lost: the node ended before it had all of the input data, or started the work",
         ),
         (
             replace(PENDING, stdin_size=None, remote=RemoteExtra("bar", "cat"), work_type="remote"),

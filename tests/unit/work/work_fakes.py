@@ -5,6 +5,7 @@ work. With ``inline_threads`` and the autojump clock all of it is deterministic.
 """
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -59,6 +60,10 @@ class FakeSupervisor:
         status = replace(status, **changes)
         durable = status.state.is_final or bool(status.submission_key)
         self.store.write_status(self.unit_id, status, durable=durable)
+        if durable and status.submission_key:
+            root = os.open(self.store.root, os.O_RDONLY)
+            os.fsync(root)
+            os.close(root)
 
     def write(self, data: bytes) -> None:
         with open(self.store.stdout_path(self.unit_id), "ab") as file:
@@ -127,6 +132,8 @@ class FakeLauncher:
         supervisor = FakeSupervisor(self.store, request.unit_id, pid)
         self.supervisors[request.unit_id] = supervisor
         supervisor.set(
+            stdin_size=request.known.get("StdinSize"),
+            stdin_sha256=request.known.get("StdinSha256", ""),
             state=UnitState.RUNNING,
             detail=f"Running: PID {pid + 500}",
             pid=pid + 500,
