@@ -318,6 +318,11 @@ def _is_empty(entry: os.DirEntry[str]) -> bool:
     return entry.name == "status.tmp" or entry.stat(follow_symlinks=False).st_size == 0
 
 
+WRITE_OUT = 8 * 1024 * 1024
+"""Bytes after which what a file got is given to the disk, so that the sync at its end, for which
+somebody waits, has little left to do."""
+
+
 class UnitFile:
     """A unit's stdin or stdout as this node writes it: appending, from where the file ends."""
 
@@ -326,6 +331,7 @@ class UnitFile:
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
         self._descriptor = os.open(path, mode, 0o600)
         self.size = os.fstat(self._descriptor).st_size
+        self._given = self.size
 
     def write(self, data: bytes | bytearray) -> None:
         """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
@@ -334,6 +340,12 @@ class UnitFile:
             written = os.write(self._descriptor, view)
             self.size += written
             view = view[written:]
+        if self.size - self._given >= WRITE_OUT:
+            # Of pages that are not on disk yet, this begins the writing and forgets none.
+            os.posix_fadvise(
+                self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
+            )
+            self._given = self.size
 
     def sync(self) -> None:
         """Have the disk keep what was written. Raises OSError."""
