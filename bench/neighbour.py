@@ -5,7 +5,7 @@ from itertools import count
 
 from bench.nodes import PATIENCE
 from bench.pump import connect
-from meshnode.protocol.framing import FrameDecoder, encode_frames
+from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
 from meshnode.protocol.messages import DataHeader, MessageType, RoutingUpdate
 from meshnode.protocol.namehash import NameTable
 
@@ -20,7 +20,7 @@ class Neighbour:
         self._node = node
         self._epoch = time.time_ns()
         self._numbers = count(1)
-        self._decoder = FrameDecoder()
+        self._frames = FrameReader(ReadSpace())
         self.socket = connect(port)
         self.say_hello()
 
@@ -58,10 +58,10 @@ class Neighbour:
         self.socket.sendall(encode_frames([message]))
 
     def _receive(self) -> list[memoryview]:
-        data = self.socket.recv(65536)
-        if not data:
+        messages = self._frames.read(self.socket.recv_into)
+        if messages is None:
             raise ConnectionError(f"{self._node} closed the link of {self.name}")
-        return self._decoder.feed(data)
+        return messages
 
     def close(self) -> None:
         """End the link."""

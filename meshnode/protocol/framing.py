@@ -69,32 +69,16 @@ def _cut(view: memoryview) -> tuple[list[memoryview], int]:
     return messages, start
 
 
-class FrameDecoder:
-    """Cuts a byte stream into messages, however the stream is split into reads."""
+def decode_frames(data: Buffer) -> list[memoryview]:
+    """Return the messages of a whole byte stream; the views are writable.
 
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes | bytearray) -> list[memoryview]:
-        """Return the messages that ``data`` completes.
-
-        The views are writable (a forwarder counts hops down in place) and share one fresh buffer,
-        so keeping one keeps all of its read.
-
-        Raises:
-            ProtocolError: a frame of length zero.
-        """
-        buffer = bytearray(self._rest)
-        buffer += data
-        view = memoryview(buffer)
-        messages, start = _cut(view)
-        self._rest = bytes(view[start:])
-        return messages
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the stream may end here: no message is half received."""
-        return not self._rest
+    Raises:
+        ProtocolError: a frame of length zero, or the stream ends within a message.
+    """
+    messages, end = _cut(memoryview(bytearray(data)))
+    if end < len(data):
+        raise ProtocolError("the stream ends in the middle of a message")
+    return messages
 
 
 class ReadSpace:

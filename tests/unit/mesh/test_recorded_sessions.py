@@ -9,7 +9,7 @@ from mesh_helpers import meshes
 
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.protocol.framing import FrameDecoder
+from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
     DataHeader,
@@ -26,10 +26,7 @@ QUIC_INITIAL = 0xC0
 
 def recorded(session: str, direction: str) -> list[bytes]:
     """Return what one of the two nodes sent: ``c2s`` is bar to foo, ``s2c`` foo to bar."""
-    return [
-        bytes(m)
-        for m in FrameDecoder().feed((CAPTURES / f"{session}.{direction}.bin").read_bytes())
-    ]
+    return [bytes(m) for m in decode_frames((CAPTURES / f"{session}.{direction}.bin").read_bytes())]
 
 
 def data_of(messages: Iterable[bytes]) -> list[tuple[DataHeader, bytes]]:

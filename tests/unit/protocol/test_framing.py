@@ -11,22 +11,36 @@ from meshnode.protocol.framing import (
     FIRST_SPACE,
     LARGEST_SPACE,
     MAX_MESSAGE,
-    FrameDecoder,
     FrameReader,
     ReadSpace,
+    decode_frames,
     encode_frames,
 )
 
 MESSAGES = st.lists(st.binary(min_size=1, max_size=300), max_size=8)
 
 
+class Stream:
+    """A byte stream that gives what fits, as a socket does."""
+
+    def __init__(self, data: bytes, most: int = 1 << 30) -> None:
+        self.data = data
+        self.most = most
+
+    def read_into(self, space: memoryview) -> int:
+        piece = self.data[: min(len(space), self.most)]
+        space[: len(piece)] = piece
+        self.data = self.data[len(piece) :]
+        return len(piece)
+
+
 def decode_in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
-    decoder = FrameDecoder()
+    reader = FrameReader(ReadSpace())
     edges = [0, *sorted(c % (len(data) + 1) for c in cuts), len(data)]
     messages = []
     for start, end in itertools.pairwise(edges):
-        messages += [bytes(m) for m in decoder.feed(data[start:end])]
-    assert decoder.at_boundary
+        messages += map(bytes, reader.read(Stream(data[start:end]).read_into) or [])
+    assert reader.at_boundary
     return messages
 
 
@@ -43,17 +57,17 @@ def test_the_largest_message_passes():
 
 def test_a_frame_of_length_zero_is_refused():
     with pytest.raises(ProtocolError, match="length zero"):
-        FrameDecoder().feed(b"\x01\x00x\x00\x00")
+        decode_frames(b"\x01\x00x\x00\x00")
 
 
-def test_half_a_message_is_not_a_boundary():
-    decoder = FrameDecoder()
-    assert decoder.feed(b"\x05\x00ab") == []
-    assert not decoder.at_boundary
+@pytest.mark.parametrize("data", [b"\x05\x00ab", b"\x05", b"\x01\x00a\x01"])
+def test_a_whole_stream_does_not_end_within_a_message(data):
+    with pytest.raises(ProtocolError, match="in the middle"):
+        decode_frames(data)
 
 
 def test_messages_can_be_written_to_without_touching_their_neighbours():
-    first, second = FrameDecoder().feed(encode_frames([b"aa", b"bb"]))
+    first, second = decode_frames(encode_frames([b"aa", b"bb"]))
     first[1] = ord("x")
     assert (bytes(first), bytes(second)) == (b"ax", b"bb")
 
@@ -65,27 +79,12 @@ def test_what_cannot_be_framed_is_refused(message):
 
 
 @given(st.binary(max_size=2000))
-def test_no_bytes_crash_the_decoder(data):
-    decoder = FrameDecoder()
+def test_no_bytes_crash_the_reader(data):
     try:
-        for message in decoder.feed(data):
+        for message in FrameReader(ReadSpace()).read(Stream(data).read_into) or []:
             assert 1 <= len(message) <= MAX_MESSAGE
     except ProtocolError:
         pass
-
-
-class Stream:
-    """A byte stream that gives what fits, as a socket does."""
-
-    def __init__(self, data: bytes, most: int = 1 << 30) -> None:
-        self.data = data
-        self.most = most
-
-    def read_into(self, space: memoryview) -> int:
-        piece = self.data[: min(len(space), self.most)]
-        space[: len(piece)] = piece
-        self.data = self.data[len(piece) :]
-        return len(piece)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=40), st.integers(1, 5000))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from meshnode.errors import ProtocolError
-from meshnode.protocol.framing import FrameDecoder
+from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     DataHeader,
     MessageType,
@@ -68,15 +68,13 @@ def assert_encodes_back(message: bytes) -> None:
 
 @pytest.mark.parametrize("frame", FRAMES, ids=range(len(FRAMES)))
 def test_recorded_frames_encode_back_to_the_same_bytes(frame):
-    (message,) = FrameDecoder().feed(bytes.fromhex(frame["hex"]))
+    (message,) = decode_frames(bytes.fromhex(frame["hex"]))
     assert_encodes_back(bytes(message))
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda p: p.name)
 def test_recorded_sessions_decode_and_encode_back(capture):
-    decoder = FrameDecoder()
-    messages = decoder.feed(capture.read_bytes())
-    assert decoder.at_boundary
+    messages = decode_frames(capture.read_bytes())
     assert len(messages) > 20
     for message in messages:
         assert_encodes_back(bytes(message))
@@ -88,7 +86,7 @@ def test_the_captures_are_there():
 
 def test_recorded_data_headers_say_what_was_recorded():
     frame = next(f for f in FRAMES if f["decoded"]["type"] == "data")
-    (message,) = FrameDecoder().feed(bytes.fromhex(frame["hex"]))
+    (message,) = decode_frames(bytes.fromhex(frame["hex"]))
     header = DataHeader.decode(message)
     assert header.hops == frame["decoded"]["hops_to_live"]
     assert header.source.hex() == frame["decoded"]["from_hash"]
