@@ -202,7 +202,7 @@ def wait_socket(path: str, process: subprocess.Popen[bytes]) -> None:
             try:
                 probe.connect(path)
             except OSError:
-                time.sleep(0.001)
+                time.sleep(0.002)
                 continue
             return
     raise TimeoutError(f"no node at {path}")

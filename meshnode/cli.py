@@ -12,7 +12,6 @@ from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.directives import DIRECTIVES
 from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
-from meshnode.config.help import directive_help, directive_list
 from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.errors import ConfigError, MeshnodeError
 
@@ -131,6 +130,8 @@ def _check_keys(config: NodeConfig) -> None:
 
 def _help(arguments: list[str]) -> int:
     """Show the directive that is named among the arguments, wherever, or the overview."""
+    from meshnode.config.help import directive_help, directive_list  # noqa: PLC0415
+
     words = [word.lower().removeprefix("--") for word in arguments if word not in HELP_WORDS]
     words = words[1:] if words[:1] == ["help"] else words
     topics = [cls.INFO for cls in DIRECTIVES if cls.INFO.name in words]

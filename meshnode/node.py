@@ -1,5 +1,6 @@
 """The node: the one file that knows every part and puts them together."""
 
+import gc
 import resource
 import signal
 import sys
@@ -65,6 +66,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
             await _start(config, reloader, mesh, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
+            begin_collections()
             async for number in signals:
                 if number == RELOAD_SIGNAL:
                     nursery.start_soon(reloader.on_signal)
@@ -157,6 +159,18 @@ def work_type(directive: WorkDirective) -> CommandType:
             )
         case _:
             raise AssertionError(f"no runner for {directive.INFO.name}")
+
+
+def begin_collections() -> None:
+    """Collect garbage from now on, if the command line has put it off.
+
+    What has been loaded by now stays for as long as the node runs, so no later collection need
+    look at it: one over all of it would hold everybody up for some ten milliseconds.
+    """
+    if not gc.isenabled():
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def raise_descriptor_limit() -> int:

@@ -4,7 +4,6 @@ Every fault is one line, e.g. ``foo.yml:12: tcp-listener: port: 70000 is out of 
 All faults of a configuration are collected and told at once, so that one run shows them all.
 """
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -100,5 +99,7 @@ def quote(text: str) -> str:
 
 def suggestion(name: str, valid: Iterable[str], otherwise: str) -> str:
     """Return ``did you mean "x"?`` for the valid name nearest to ``name``, or ``otherwise``."""
+    import difflib  # noqa: PLC0415  # most files have no fault
+
     near = difflib.get_close_matches(name.lower(), sorted(valid), n=1)
     return f'did you mean "{near[0]}"?' if near else otherwise
