@@ -34,7 +34,10 @@ LOCAL_NODE = "localhost"
 _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 _RESERVED = frozenset(
-    {"command", "subcommand", "node", "worktype", "stdinsize", "stdinsha256", "submissionkey"}
+    {
+        *("command", "subcommand", "node", "worktype"),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+    }
 )
 
 

@@ -90,10 +90,16 @@ class WorkCommands:
             session.finish()
             return None
         started = await self._units.start(unit, stdin)
-        return {
+        reply = {
             "unitid": unit.unit_id,
             "result": "Job Started" if started else "Job Submitted",
         }
+        if not request.submission.follow:
+            return reply
+        await session.send(encode_reply({**reply, "follows": True}))
+        session.finish()
+        await _while_client_is_there(session, lambda: self._units.send_followed(unit, session.send))
+        return None
 
     async def _receive_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
         """Take in the unit's payload; half of one, or another than was announced, fails it."""

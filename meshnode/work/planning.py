@@ -28,6 +28,8 @@ class Submission:
     signature: str = ""
     announced: Input = field(default_factory=Input)
     """What the client says of the payload; nothing else is started."""
+    follow: bool = False
+    """Whether the session goes on to tell of the unit, as :mod:`meshnode.work.follow` has it."""
     key: str = ""
     """Names the submission: a second one of the same key is refused for as long as its unit
     exists. A meshnode that submits to us makes it of its own ID and its unit's."""

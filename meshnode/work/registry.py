@@ -1,6 +1,6 @@
 """All units of a node: made, found, listed, driven by their runners, taken over after a restart."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -8,6 +8,7 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.follow import send_followed
 from meshnode.work.growth import Growth
 from meshnode.work.intake import Input
 from meshnode.work.planning import Planner, Submission
@@ -142,6 +143,11 @@ class Units:
                 for name in self.store.broken()
             ),
         ]
+
+    async def send_followed(self, unit: Unit, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Tell the unit's submitter of it until it is final; see :mod:`meshnode.work.follow`."""
+        path = self.store.stdout_path(unit.unit_id)
+        await send_followed(unit, path, self._growth, send)
 
     async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""

@@ -279,7 +279,9 @@ class RemoteControl:
         return await self.ask(subcommand="status", unitid=unit_id)
 
     async def next_status(self, unit_id: str) -> JsonObject:
-        """After :meth:`watch`, return the next status; it may be the same as before.
+        """Return the next status; it may be the same as before.
+
+        After :meth:`watch`, or a submission whose reply said that the node ``follows`` it.
 
         Raises:
             RemoteUnavailable, RemoteRefused

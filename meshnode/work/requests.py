@@ -97,7 +97,7 @@ _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
 _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey"),
+    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -177,6 +177,7 @@ def _parse_submission(data: JsonObject) -> Submission:
         sign_work=sign_work == "true",
         signature=data.get("signature", ""),
         announced=_announced(data),
+        follow=data.get("submissionfollow", "") == "true",
         key=data.get("submissionkey", ""),
     )
 

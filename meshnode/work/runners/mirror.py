@@ -1,5 +1,6 @@
 """Keeps a remote unit's record and stdout equal to what they are on the other node."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
 from meshnode.work.reconnect import Reconnector
-from meshnode.work.remote_client import RemoteRefused, RemoteUnavailable
+from meshnode.work.remote_client import RemoteControl, RemoteRefused, RemoteUnavailable
 from meshnode.work.status import UnitStatus
 from meshnode.work.store import UnitFile, UnitStore
 from meshnode.work.unit import Unit
@@ -24,6 +25,11 @@ node has lost part of stdout, and asking for ever would leave the unit without a
 GATHER_BYTES = 512 * 1024
 """Bytes of results that one write should have where they come quickly: a write is a hop to a thread
 and wakes whoever reads them here, which costs as much as copying half of this."""
+
+KEEP_DELAY = 0.1
+"""Seconds after which the record of a unit that goes on is brought to disk. Short units are spared
+the write, which costs them more than all else here. A node that is killed before asks the other one
+about the unit's ID."""
 
 GATHER_TIME = 0.02
 """Seconds for which results may be left to gather after a write; what comes later is not held."""
@@ -40,6 +46,8 @@ class RemoteStatus:
     finished: str | None = None
     exit_code: int | None = None
     signal: str | None = None
+    stdout: bytes = b""
+    """All of stdout, where it came along."""
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> "RemoteStatus":
@@ -57,6 +65,7 @@ class RemoteStatus:
                 finished=_text(reply.get("Finished")),
                 exit_code=_number(reply.get("ExitCode")),
                 signal=_text(reply.get("Signal")),
+                stdout=b64decode(str(reply.get("Stdout", "")), validate=True),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RemoteUnavailable(f"the node sent no unit status: {error!r}") from error
@@ -65,10 +74,22 @@ class RemoteStatus:
 class Mirror:
     """Follows one remote unit until it is final here, too: over there, and stdout complete."""
 
-    def __init__(self, unit: Unit, link: Reconnector, store: UnitStore) -> None:
+    def __init__(
+        self,
+        unit: Unit,
+        link: Reconnector,
+        store: UnitStore,
+        followed: RemoteControl | None = None,
+    ) -> None:
+        """``followed`` is a conversation in which the other node tells of the unit, if there is."""
         self._unit = unit
         self._link = link
         self._store = store
+        self._followed = followed
+        self._output = trio.Event()
+        """Set when results are to be asked for: there are any, or nobody would tell."""
+        self._keeps = followed is None
+        """Whether what is heard goes to disk at once, and not only to memory."""
         self._end: RemoteStatus | None = None
         self._ended = trio.Event()
         self._complete = trio.Event()
@@ -84,8 +105,9 @@ class Mirror:
             return
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow_results)
                 nursery.start_soon(self._follow_status)
+                nursery.start_soon(self._follow_results)
+                nursery.start_soon(self._keep_soon)
                 await self._complete.wait()
                 nursery.cancel_scope.cancel()
             await self._settle()
@@ -99,12 +121,13 @@ class Mirror:
             return
         assert self._end is not None
         end = self._end
+        size = self._stdout.size
         try:
-            await trio.to_thread.run_sync(self._stdout.sync)
+            if size:
+                await trio.to_thread.run_sync(self._stdout.sync)
         except OSError as error:
             await self._unit.fail(f"cannot store the results: {error.strerror}")
             return
-        size = self._stdout.size
         await self._unit.change(lambda status: self._merge(status, end, stdout_size=size))
 
     @property
@@ -136,6 +159,22 @@ class Mirror:
             signal=new.signal,
         )
 
+    async def _keep_soon(self) -> None:
+        """Bring to disk what is only in memory, unless the unit ends before."""
+        if self._keeps:
+            return
+        await trio.sleep(KEEP_DELAY)
+        self._keeps = True
+        try:
+            await self._unit.keep()
+        except WorkError as error:
+            self._give_up(str(error))
+
+    async def _record(self, status: RemoteStatus) -> None:
+        """Take over what is not the end."""
+        record = self._unit.change if self._keeps else self._unit.note
+        await record(lambda old: self._merge(old, status))
+
     def _check_complete(self) -> None:
         if self._end is not None and self._stdout.size >= self._end.stdout_size:
             self._complete.set()
@@ -161,33 +200,55 @@ class Mirror:
 
     async def _watch(self) -> None:
         remote_id = self._unit.remote.unit_id
+        followed, self._followed = self._followed, None
+        if followed is not None:
+            await self._listen(followed, await followed.next_status(remote_id))
+            return
+        # Who only watches is not told of output.
+        self._output.set()
         async with await self._link.open() as node:
-            reply = await node.watch(remote_id)
-            while True:
-                self._link.succeeded()
-                status = RemoteStatus.from_reply(reply)
-                await self._take(status)
-                if status.state.is_final:
-                    return
-                reply = await node.next_status(remote_id)
+            await self._listen(node, await node.watch(remote_id))
+
+    async def _listen(self, node: RemoteControl, reply: Mapping[str, Any]) -> None:
+        """Take over a status and those that follow it, to the final one."""
+        while True:
+            self._link.succeeded()
+            status = RemoteStatus.from_reply(reply)
+            await self._take(status)
+            if status.state.is_final:
+                return
+            reply = await node.next_status(self._unit.remote.unit_id)
 
     async def _take(self, status: RemoteStatus) -> None:
         if not status.state.is_final:
             if status.state in {self._unit.status.state, *TRANSITIONS[self._unit.status.state]}:
-                await self._unit.change(lambda old: self._merge(old, status))
+                await self._record(status)
+            if status.stdout_size:
+                self._output.set()
             return
         if status.state not in TRANSITIONS[self._unit.status.state]:
             # It ran and ended while nobody looked.
-            running = replace(status, state=UnitState.RUNNING, detail="Receiving results")
-            await self._unit.change(lambda old: self._merge(old, running))
+            await self._record(replace(status, state=UnitState.RUNNING, detail="Receiving results"))
+        is_whole = len(status.stdout) == status.stdout_size
+        if is_whole and not self._stdout.size and not self._output.is_set():
+            self._store_whole(status.stdout)
         self._end = status
         self._ended.set()
         self._check_complete()
+        if not self._complete.is_set():
+            self._output.set()
+
+    def _store_whole(self, stdout: bytes) -> None:
+        try:
+            self._stdout.write(stdout)
+        except OSError as error:
+            self._give_up(f"cannot store the results: {error.strerror}")
 
     # --- results ------------------------------------------------------------------------------
 
     async def _follow_results(self) -> None:
         """Append to our stdout what the other node's has beyond it, until it is complete."""
+        await self._output.wait()
         short = 0
         while short < SHORT_TRIES:
             before, knew_end = self._stdout.size, self._ended.is_set()

@@ -12,6 +12,7 @@ again. What makes a start happen once:
 """
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import trio
@@ -84,7 +85,12 @@ class RemoteRunner:
             await self._cancel_there(unit, link, attempt)
         elif not unit.remote.started and not unit.is_final:
             key = f"{self._dialer.node_id}:{unit.unit_id}"
-            await _Start(unit, link, attempt, self._store, self._now, key).run()
+            async with AsyncExitStack() as talk:
+                start = _Start(unit, link, attempt, self._store, self._now, key, talk)
+                await start.run()
+                if not unit.is_final:
+                    await Mirror(unit, link, self._store, start.followed).run()
+            return
         if not unit.is_final:
             await Mirror(unit, link, self._store).run()
 
@@ -188,7 +194,12 @@ class _Start:
         store: UnitStore,
         now: Clock,
         key: str,
+        talk: AsyncExitStack,
     ) -> None:
+        self.followed: RemoteControl | None = None
+        """The conversation of the submission, if the other node goes on to tell of the unit in it.
+        ``talk`` closes it."""
+        self._talk = talk
         self._unit = unit
         self._link = link
         self._attempt = attempt
@@ -229,7 +240,8 @@ class _Start:
         remote = self._unit.remote
         # A record that receptor left may ask for a way that this node does not have.
         check_way(remote.tls_client, remote.params)
-        async with await self._link.open() as node:
+        async with AsyncExitStack() as talk:
+            node = await talk.enter_async_context(await self._link.open())
             if remote.unit_id:
                 await self._discard(node, remote.unit_id)
             try:
@@ -246,10 +258,16 @@ class _Start:
             await self._unit.change(
                 lambda status: status.with_remote(unit_id=unit_id), durable=True
             )
-            await node.send_payload(
+            reply = await node.send_payload(
                 self._store.stdin_path(self._unit.unit_id), before_end=self._payload_ends
             )
-            await self._unit.change(lambda status: status.with_remote(started=True))
+            if reply.get("follows") is True:
+                # On disk it stands soon, or with the end: until then the next start would ask.
+                await self._unit.note(lambda status: status.with_remote(started=True))
+                self.followed = node
+                self._talk.push_async_exit(talk.pop_all().__aexit__)
+            else:
+                await self._unit.change(lambda status: status.with_remote(started=True))
         self._link.succeeded()
 
     def _fields(self, *, with_meshnode: bool) -> dict[str, str]:
@@ -258,6 +276,7 @@ class _Start:
         if not with_meshnode:
             return fields
         fields["submissionkey"] = self._key
+        fields["submissionfollow"] = "true"
         if status.stdin_size is not None:
             fields["stdinsize"] = str(status.stdin_size)
         if status.stdin_sha256:

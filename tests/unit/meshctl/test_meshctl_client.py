@@ -160,7 +160,17 @@ def test_a_submission_says_all_it_was_told(node):
 
 
 @pytest.mark.parametrize(
-    "key", ["command", "subcommand", "node", "worktype", "ttl", "stdinsize", "submissionkey"]
+    "key",
+    [
+        "command",
+        "subcommand",
+        "node",
+        "worktype",
+        "ttl",
+        "stdinsize",
+        "submissionkey",
+        "submissionfollow",
+    ],
 )
 def test_a_parameter_cannot_take_the_place_of_an_option(node, key):
     with ControlClient(node.address) as client, pytest.raises(BadSettings, match=key):

@@ -62,7 +62,9 @@ async def test_output_comes_while_the_work_runs_and_state_and_detail_follow(
         supervisor = target.launcher.supervisors[remote_id(foo, unit_id)]
         assert foo.status(unit_id).detail == "Running: PID 601"
         supervisor.write(b"first")
-        await trio.testing.wait_all_tasks_blocked(0.1)
+        with trio.fail_after(60):
+            while foo.stdout(unit_id) != b"first":
+                await trio.sleep(0.01)
         (line,) = await foo.talk(f"work status {unit_id}")
         assert json.loads(line)["StdoutSize"] == 5
         supervisor.write(b"second")
@@ -449,7 +451,7 @@ STEPS = 40
 
 
 async def test_the_steps_below_cover_a_whole_submission(foo, target, autojump_clock):
-    assert 15 < await operations_of_one_submission(foo, target) < STEPS
+    assert 10 < await operations_of_one_submission(foo, target) < STEPS
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
