@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from bench import processes
 from bench.processes import Usage
 from meshctl import ControlClient
+from meshnode.work.launcher import tree
 
 PATIENCE = 120.0
 """Seconds after which something that a scenario waits for will not come any more."""
@@ -117,6 +119,12 @@ class World:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        started = [
+            process
+            for node in self.nodes
+            for process in map(tree.read_process, processes.descendants(node.process.pid))
+            if process is not None
+        ]
         for node in self.nodes:
             node.process.terminate()
         for node in self.nodes:
@@ -124,6 +132,8 @@ class World:
                 node.process.wait(10)
             node.process.kill()
             node.process.wait()
+        # Units outlive their node, but not a scenario, however that ended.
+        tree.signal_all(started, signal.SIGKILL)
         if error is not None:
             self._show_logs()
         shutil.rmtree(self.place, ignore_errors=True)
