@@ -282,7 +282,7 @@ def payload(demo: Demo) -> None:
     here, there = f"{demo.directory}/foo/{unit}", f"{demo.directory}/bar/{remote}"
     tree = demo.type(f"find {here} {there} -type f | sort").split()
     for directory in (here, there):
-        for name in ("status", "status.lock", "stdin", "stdout"):
+        for name in ("status", "stdin", "stdout"):
             check(f"{directory}/{name}" in tree, f"there is a file {directory}/{name}")
     for directory in (here, there):
         text = demo.type(f"cat {directory}/stdin")
