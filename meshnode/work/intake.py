@@ -65,7 +65,8 @@ async def take_input(
     if source.has_more:
         await _take_long_input(source, intake, piece)
         piece = bytearray()
-    if piece or keep:
+    if piece or (keep and file.size):
+        # An empty file needs no sync of its own: it is there with its directory.
         await trio.to_thread.run_sync(intake.finish, piece, keep)
     received = Input(file.size, intake.digest)
     announced.check(received)

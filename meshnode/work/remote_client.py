@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, Protocol, Self
 
 import trio
 
@@ -251,17 +252,26 @@ class RemoteControl:
 
     async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
         try:
-            with await trio.to_thread.run_sync(_open, path) as file:
-                position = 0
-                while chunk := await read_part(file.fileno(), position, CHUNK):
-                    position += len(chunk)
-                    with _translated():
-                        await self._stream.send_all(chunk)
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                await self._send_content(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise WorkError(f"error sending stdin file: {error.strerror}") from error
         before_end()
         with _translated():
             await self._stream.send_eof()
+
+    async def _send_content(self, descriptor: int) -> None:
+        position, size = 0, os.fstat(descriptor).st_size
+        while position < size:
+            chunk = await read_part(descriptor, position, CHUNK)
+            if not chunk:
+                raise WorkError(f"error sending stdin file: it ends at byte {position} of {size}")
+            position += len(chunk)
+            with _translated():
+                await self._stream.send_all(chunk)
 
     async def watch(self, unit_id: str) -> JsonObject:
         """Ask to be told of each change of a unit; return its status now.
@@ -352,10 +362,6 @@ class RemoteControl:
             del self._buffer[: end + 1]
             return line.decode(errors="replace").rstrip("\r")
         raise RemoteUnavailable(f"no reply within {seconds:g} s")
-
-
-def _open(path: Path) -> BinaryIO:
-    return open(path, "rb")
 
 
 def _parse_reply(line: str) -> JsonObject:

@@ -87,16 +87,21 @@ class Unit:
         return self._store.stdout_size(self.unit_id)
 
     async def change(
-        self, new: Callable[[UnitStatus], UnitStatus], *, durable: bool = False
+        self,
+        new: Callable[[UnitStatus], UnitStatus],
+        *,
+        durable: bool = False,
+        before: Callable[[], None] | None = None,
     ) -> None:
         """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
 
         A final state is always durable. Should the disk refuse one, memory takes it all the same:
         whoever waits for the end must learn of it, and the next start finds the unit unfinished
-        and settles it anew.
+        and settles it anew. What must be on disk first, ``before`` brings there, in a thread.
 
         Raises:
-            WorkError: the change is illegal, or the disk refuses one that is not final.
+            WorkError: the change is illegal, or the disk refuses one that is not final; or what
+                ``before`` raises.
             Overtaken: a supervisor was first; the status is what it wrote.
             UnknownUnit: the unit has been released.
         """
@@ -110,7 +115,7 @@ class Unit:
             try:
                 if durable or status.state.is_final or status.remote is not None:
                     await trio.to_thread.run_sync(
-                        self._write, status, durable or status.state.is_final
+                        self._write, status, durable or status.state.is_final, before
                     )
                 else:
                     self._write(status, False)
@@ -153,7 +158,11 @@ class Unit:
             except OSError as error:
                 raise WorkError(f"cannot record the status: {error.strerror}") from error
 
-    def _write(self, status: UnitStatus, durable: bool) -> None:
+    def _write(
+        self, status: UnitStatus, durable: bool, before: Callable[[], None] | None = None
+    ) -> None:
+        if before is not None:
+            before()
         # Of a remote unit this node is the only writer.
         expected = self.status.state if status.remote is None else None
         self._store.write_status(self.unit_id, status, durable=durable, expected=expected)

@@ -71,6 +71,10 @@ class RemoteStatus:
             raise RemoteUnavailable(f"the node sent no unit status: {error!r}") from error
 
 
+class _StdoutLost(WorkError):
+    """The disk did not take all of stdout."""
+
+
 class Mirror:
     """Follows one remote unit until it is final here, too: over there, and stdout complete."""
 
@@ -123,12 +127,18 @@ class Mirror:
         end = self._end
         size = self._stdout.size
         try:
-            if size:
-                await trio.to_thread.run_sync(self._stdout.sync)
+            await self._unit.change(
+                lambda status: self._merge(status, end, stdout_size=size),
+                before=self._sync_stdout if size else None,
+            )
+        except _StdoutLost as error:
+            await self._unit.fail(str(error))
+
+    def _sync_stdout(self) -> None:
+        try:
+            self._stdout.sync()
         except OSError as error:
-            await self._unit.fail(f"cannot store the results: {error.strerror}")
-            return
-        await self._unit.change(lambda status: self._merge(status, end, stdout_size=size))
+            raise _StdoutLost(f"cannot store the results: {error.strerror}") from error
 
     @property
     def _stdout(self) -> UnitFile:
