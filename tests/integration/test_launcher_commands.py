@@ -264,6 +264,17 @@ async def test_a_unit_without_a_directory_is_not_started(
         await run_unit(launcher, tmp_path / "empty", "true")
 
 
+async def test_a_unit_whose_stdin_cannot_be_opened_is_not_started(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    unit = make_unit(tmp_path)
+    (unit / "stdin").symlink_to("stdin")
+    with pytest.raises(WorkError, match="cannot start the command: too many levels"):
+        await run_unit(launcher, unit, "touch", str(tmp_path / "ran"))
+    assert read_status(unit)["State"] == 0
+    assert not (tmp_path / "ran").exists()
+
+
 # --- many ---------------------------------------------------------------------------------------
 
 

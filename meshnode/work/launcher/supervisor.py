@@ -138,7 +138,7 @@ class Supervisor:
         self._myself = myself
         self._node = node
         self._lead = lead
-        self._stdout = -1
+        self._stdin = self._stdout = -1
         self._pid = 0
         self._end: int | None = None
         """Wait status of the command, once it has ended."""
@@ -155,7 +155,9 @@ class Supervisor:
         except NotPending as error:
             self._tell_last({"error": str(error), "taken": True})
         except (OSError, ValueError, UnitVanished) as error:
-            self._tell_last({"error": _describe(error)})
+            # Not free: should the claim stand on disk after all, this end is what tells the node.
+            self.is_free = False
+            answer(self._node, self._request, {"error": _describe(error)})
         else:
             word = {"supervisor": self._myself.pid, "started": self._myself.started}
             if record["State"] == RUNNING:
@@ -165,8 +167,9 @@ class Supervisor:
                 self._tell_last(word | {"record": record, "ended": record})
         finally:
             self._limits.end()
-            if self._stdout >= 0:
-                os.close(self._stdout)
+            for fd in (self._stdin, self._stdout):
+                if fd >= 0:
+                    os.close(fd)
 
     def _tell(self, outcome: dict[str, object]) -> None:
         self.is_free = answer(self._node, self._request, outcome)
@@ -194,10 +197,11 @@ class Supervisor:
         """Start the command, or record why that cannot be; return what is recorded.
 
         Raises:
-            OSError, ValueError, NotPending, UnitVanished: it was not started, nothing is recorded.
+            OSError, ValueError, NotPending, UnitVanished: it was not started.
         """
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
         self._stdout = os.open(self._dir + "/stdout", flags, FILE_MODE)
+        self._stdin = self._open_stdin()
         known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
@@ -213,22 +217,20 @@ class Supervisor:
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
-            self._pid = self._spawn(program)
+            self._pid = command.spawn(
+                program, self._argv, self._env, self._cwd, self._stdin, self._stdout
+            )
         except command.CannotExecute as error:
             failure = self._failure(str(error))
             self._record(failure)
             return record | failure
         return record | self._running()
 
-    def _spawn(self, program: str) -> int:
+    def _open_stdin(self) -> int:
         try:
-            stdin = os.open(self._dir + "/stdin", os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._dir + "/stdin", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return command.spawn(program, self._argv, self._env, self._cwd, stdin, self._stdout)
-        finally:
-            os.close(stdin)
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _running(self) -> dict[str, object]:
         return {"Detail": f"Running: PID {self._pid}", "Pid": self._pid}

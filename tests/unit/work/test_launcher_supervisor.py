@@ -94,6 +94,21 @@ def test_output_that_the_disk_lost_fails_the_unit(
     assert status["Detail"] == "stdout is incomplete: input/output error"
 
 
+def test_a_supervisor_whose_claim_may_stand_on_disk_takes_no_other_unit(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (unit / "status").write_text('{"State": 0, "SubmissionKey": "bar:1"}')
+    watching._argv = ["true"]
+    # The claim is written, and only then the disk fails.
+    monkeypatch.setattr(statusfile.StatusFile, "_sync_parent", lambda status: broken(0))
+    watching.run()
+    assert status_of(unit)["State"] == 1
+    assert not watching.is_free
+
+
 def test_stdout_is_synced_before_the_end_is_written(
     unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
