@@ -14,6 +14,7 @@ from typing import BinaryIO
 from meshctl.connection import Connection, ControlStream, JsonObject, ResultStream
 from meshctl.errors import (
     BadSettings,
+    CannotReach,
     CommandRefused,
     PayloadLost,
     ProtocolMismatch,
@@ -22,6 +23,7 @@ from meshctl.errors import (
 )
 from meshctl.payload import Payload, PayloadError
 from meshctl.settings import TlsSettings, parse_address
+from meshctl.states import UNFINISHED
 from meshctl.watching import Watch
 
 OPEN_TIMEOUT = 10.0
@@ -198,9 +200,22 @@ class ControlClient:
             WaitTimedOut: the unit goes on; with its last known ``status``.
             CommandRefused, SessionLost, CannotReach, ProtocolMismatch: as :meth:`watch`.
         """
+        if timeout is None and (ended := self._end_of(unit_id)) is not None:
+            return ended
         watch = Watch(self._take, self.work_status, _word("unit ID", unit_id), timeout)
         *_, status = watch.statuses()
         return status
+
+    def _end_of(self, unit_id: str) -> JsonObject | None:
+        """Return the status of a unit that has ended; the session is kept, as by a watch it is not.
+
+        None if the unit goes on, or if the node must be waited for, which a watch does.
+        """
+        try:
+            status = self.work_status(unit_id)
+        except (SessionLost, CannotReach, ProtocolMismatch):
+            return None
+        return None if status.get("State") in UNFINISHED else status
 
     def cancel(self, unit_id: str) -> str:
         """Cancel a unit: ``cancelled``, or ``cancel pending`` while its node is out of reach."""

@@ -127,22 +127,25 @@ class UnitStore:
             unit_id = self._new_directory()
         except OSError as error:
             raise WorkError(f"cannot create a work unit: {error.strerror}") from error
+        directory = f"{self.root}/{unit_id}"
         try:
             # All files exist from the start, so that a reader of results can watch stdout before
             # anything has run, and every mode is ours and not the command's umask's.
             for name in ("stdin", "stdout"):
-                os.close(os.open(self.root / unit_id / name, os.O_CREAT | os.O_WRONLY, 0o600))
+                os.close(os.open(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
             self.write_status(unit_id, status, fresh=True)
         except OSError as error:
-            shutil.rmtree(self.root / unit_id, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             raise WorkError(f"cannot create a work unit: {error.strerror}") from error
         return unit_id
 
     def _new_directory(self) -> str:
         while True:
-            unit_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(UNIT_ID_LENGTH))
+            # One question to the kernel's source of chance, not one for each character.
+            number = secrets.randbelow(len(_ID_CHARACTERS) ** UNIT_ID_LENGTH)
+            unit_id = _in_characters(number)
             try:
-                (self.root / unit_id).mkdir(mode=0o700)
+                os.mkdir(f"{self.root}/{unit_id}", 0o700)
             except FileExistsError:
                 continue
             return unit_id
@@ -182,22 +185,23 @@ class UnitStore:
             OSError: the disk refuses; the old status stands.
             Overtaken: the state on disk is not the ``expected`` one; it stands, too.
         """
-        directory = self.root / unit_id
+        directory = f"{self.root}/{unit_id}"
         text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
         lock = self.lock(unit_id)
         try:
             if expected is not None:
                 self._check_state(unit_id, expected)
-            temporary = directory / "status.tmp"
+            temporary = f"{directory}/status.tmp"
             descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(text.encode())
-                file.flush()
+            try:
+                _write_all(descriptor, text.encode())
                 # Without this, some file systems show an empty file after a power cut: a local unit
                 # would be set aside then, a remote one would be lost to the node that waits for it.
                 if durable or (status.remote is not None and not fresh):
                     os.fsync(descriptor)
-            os.replace(temporary, directory / "status")
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, f"{directory}/status")
             if durable:
                 os.fsync(lock)
                 if status.state is UnitState.PENDING:
@@ -215,7 +219,7 @@ class UnitStore:
         Raises:
             OSError: there is no such directory, or no descriptor is left.
         """
-        descriptor = os.open(self.root / unit_id, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(f"{self.root}/{unit_id}", os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
 
@@ -308,6 +312,15 @@ class UnitStore:
             self._log.warning("%s could not be deleted: %s", grave, error)
 
 
+def _in_characters(number: int) -> str:
+    """Write a number as a unit ID."""
+    characters = []
+    for _ in range(UNIT_ID_LENGTH):
+        number, digit = divmod(number, len(_ID_CHARACTERS))
+        characters.append(_ID_CHARACTERS[digit])
+    return "".join(characters)
+
+
 def _never_begun(directory: Path) -> bool:
     """Whether a unit's directory holds no status and not a byte of anything else."""
     with os.scandir(directory) as entries:
@@ -354,6 +367,12 @@ class UnitFile:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _sync_directory(path: Path) -> None:

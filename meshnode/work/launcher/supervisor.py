@@ -95,10 +95,12 @@ def supervise(request: Request, node: int, lead: Lead) -> None:
         prctl.become_subreaper()
         myself = tree.read_process(os.getpid())
         assert myself is not None
+        # Once for all units: each look at os.environ turns bytes into text.
+        environment = dict(os.environ)
         following: Request | None = request
         while following is not None:
             request = following
-            supervisor = Supervisor(request, myself, node, lead)
+            supervisor = Supervisor(request, myself, environment, node, lead)
             supervisor.run()
             following = lead.next_request() if supervisor.is_free else None
     except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
@@ -124,7 +126,14 @@ class Supervisor:
         is_free: whether this process has nothing more to do with the unit, and may take another.
     """
 
-    def __init__(self, request: Request, myself: tree.Process, node: int, lead: Lead) -> None:
+    def __init__(
+        self,
+        request: Request,
+        myself: tree.Process,
+        environment: dict[str, str],
+        node: int,
+        lead: Lead,
+    ) -> None:
         self._request = request
         self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]
         self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
@@ -133,7 +142,7 @@ class Supervisor:
         self._limits = Limits(request["timeout"], request["max_output"])  # type: ignore[arg-type]
         env: dict[str, str] | None = request["env"]  # type: ignore[assignment]
         own = {UNIT_ID_VARIABLE: str(request["unit"]), UNIT_DIR_VARIABLE: self._dir}
-        self._env = (dict(os.environ) if env is None else env) | own
+        self._env = (environment if env is None else env) | own
         self._status = StatusFile(self._dir)
         self._myself = myself
         self._node = node

@@ -27,7 +27,8 @@ def watching(unit: Path) -> Supervisor:
     myself = tree.read_process(os.getpid())
     assert myself is not None
     node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
-    result = Supervisor(request, myself, node, Lead(os.open(os.devnull, os.O_RDONLY), reports))
+    lead = Lead(os.open(os.devnull, os.O_RDONLY), reports)
+    result = Supervisor(request, myself, {}, node, lead)
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")
     result._end = 0

@@ -137,10 +137,10 @@ def store(tmp_path):
 
 
 def test_ids_are_eight_letters_and_digits_and_never_one_that_is_taken(store, monkeypatch):
-    letters = iter("AAAAAAAA" + "AAAAAAAA" + "BBBBBBBB")
-    monkeypatch.setattr("secrets.choice", lambda characters: next(letters))
-    assert store.create(STATUS) == "AAAAAAAA"
-    assert store.create(STATUS) == "BBBBBBBB"
+    numbers = iter([0, 0, 62**8 - 1])
+    monkeypatch.setattr("secrets.randbelow", lambda limit: next(numbers))
+    assert store.create(STATUS) == "aaaaaaaa"
+    assert store.create(STATUS) == "99999999"
 
 
 def test_a_unit_that_cannot_be_made_leaves_nothing(store, monkeypatch):
