@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +94,19 @@ def _large(options: Options, size: int) -> list[Row]:
 
 def _results(node: Node, target: str, worktype: str, size: int) -> float:
     """Submit, take the results as they come, see the unit final; MB/s."""
+    unit, rate = _take_results(node, target, worktype, size)
+    _release(node, [unit])
+    return rate
+
+
+def _release(node: Node, units: Iterable[str]) -> None:
+    with node.client() as client:
+        for unit in units:
+            client.release(unit)
+
+
+def _take_results(node: Node, target: str, worktype: str, size: int) -> tuple[str, float]:
+    """Return the unit, which is left to be released, and MB/s."""
     with node.client() as client:
         begun = time.perf_counter()
         unit = client.submit(worktype, node=target).unit_id
@@ -102,8 +115,7 @@ def _results(node: Node, target: str, worktype: str, size: int) -> float:
         status = client.wait(unit)
         seconds = time.perf_counter() - begun
         assert got == size == status["StdoutSize"], (got, status)
-        client.release(unit)
-    return size / MEGA / seconds
+    return unit, size / MEGA / seconds
 
 
 def _upload(node: Node, target: str, path: str, size: int) -> float:
@@ -138,9 +150,12 @@ class _AtOnce:
         part = self.size // STREAMS
         with ThreadPoolExecutor(STREAMS) as clients:
             begun = time.perf_counter()
-            streams = [clients.submit(_results, node, target, "part", part) for _ in range(STREAMS)]
-            rates = [stream.result() for stream in streams]
+            streams = [
+                clients.submit(_take_results, node, target, "part", part) for _ in range(STREAMS)
+            ]
+            units, rates = zip(*(stream.result() for stream in streams), strict=True)
             seconds = time.perf_counter() - begun
+        _release(node, units)
         self.slowest.append(min(rates) / statistics.mean(rates))
         return part * STREAMS / MEGA / seconds
 
