@@ -205,6 +205,10 @@ class Units:
             if unit.status.remote is not None:
                 # It must outlive even a power cut: somebody is told that it is submitted.
                 await unit.change(begin, durable=True)
+                if self._nursery is None:
+                    # The node is ending, and its next start submits what is on record: to call it
+                    # refused would be wrong.
+                    return False
             else:
                 # The supervisor writes it, with its claim: a write less for each unit.
                 await unit.note(begin)

@@ -13,7 +13,7 @@ from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
 from meshnode.work.status import UnitStatus
-from meshnode.work.store import UnitFile
+from meshnode.work.store import UnitFile, UnitStore
 
 
 def only_unit(node):
@@ -51,6 +51,29 @@ async def test_parameters_reach_the_other_node_but_not_the_command_line_of_a_typ
     async with foo.running(), bar.running():
         await foo.submit("bar", "wait", params="--all 'a b'")
         assert bar.launcher.started == [("wait", "for", "the end", "--all", "a b")]
+
+
+async def test_what_is_on_record_when_the_node_ends_is_submitted_by_its_next_start(
+    foo, bar, monkeypatch, autojump_clock
+):
+    async with bar.running():
+        async with foo.running():
+            write_status = UnitStore.write_status
+
+            def write_and_end(store, unit_id, status, *, durable=False, **how):
+                write_status(store, unit_id, status, durable=durable, **how)
+                if durable:
+                    foo.units._nursery = None
+
+            with monkeypatch.context() as patch:
+                patch.setattr(UnitStore, "write_status", write_and_end)
+                lines = await foo.talk("work submit bar cat", b"payload")
+            unit_id = json.loads(lines[-1])["unitid"]
+            assert json.loads(lines[-1])["result"] == "Job Submitted"
+            assert bar.launcher.started == []
+        async with foo.running():
+            await foo.wait_final(unit_id)
+            assert_once(foo, bar, unit_id, b"payload")
 
 
 async def test_output_comes_while_the_work_runs_and_state_and_detail_follow(
