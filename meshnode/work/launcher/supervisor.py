@@ -156,7 +156,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the command, tell the node, and watch to the recorded end."""
-        # A cancel that came when the unit before this one was ending; see CommandRunner.cancel.
+        # A cancel that came when the unit before this one was ending (CommandRunner takes care that
+        # none comes later).
         while signal.sigtimedwait((signal.SIGTERM,), 0) is not None:
             pass
         try:
