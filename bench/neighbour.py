@@ -6,10 +6,11 @@ from itertools import count
 from bench.nodes import PATIENCE
 from bench.pump import connect
 from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
-from meshnode.protocol.messages import DataHeader, MessageType, RoutingUpdate
+from meshnode.protocol.messages import DataHeader, MessageType, RoutingUpdate, encode_service
 from meshnode.protocol.namehash import NameTable
 
 PROBE_INTERVAL = 0.05
+SERVICE = encode_service("bench")
 
 
 class Neighbour:
@@ -35,7 +36,7 @@ class Neighbour:
     def message_to(self, other: "Neighbour", payload: bytes) -> bytes:
         """Return a data message as a frame."""
         names = NameTable()
-        header = DataHeader(29, names.learn(self.name), names.learn(other.name), "bench", "bench")
+        header = DataHeader(29, names.learn(self.name), names.learn(other.name), SERVICE, SERVICE)
         return encode_frames([header.encode() + payload])
 
     def wait_for_way_to(self, other: "Neighbour") -> None:

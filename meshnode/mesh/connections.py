@@ -24,7 +24,14 @@ from meshnode.mesh.quic import (
 )
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL, MeshStream
-from meshnode.protocol.messages import WIRE_HOPS, DataHeader, Unreachable
+from meshnode.protocol.messages import (
+    WIRE_HOPS,
+    DataHeader,
+    ServiceKey,
+    Unreachable,
+    decode_service,
+    show_service,
+)
 
 POOL_IDLE = 60.0
 """Seconds that a dialer keeps a connection without a stream, for the next one to cost nothing."""
@@ -60,7 +67,7 @@ class Connection:
         router: Router,
         owner: ConnectionOwner,
         quic: MeshQuicConnection,
-        own_service: str,
+        own_service: ServiceKey,
         peer: Address,
         peer_node: str,
         is_client: bool,
@@ -89,11 +96,11 @@ class Connection:
         self._last_heard = trio.current_time()
         self._next_ping = self._last_heard + KEEP_ALIVE if is_client else math.inf
         self._linger_since = math.inf
-        self._log = subject_logger("connection", f"{peer_node}:{service}")
+        self._log = subject_logger("connection", f"{peer_node}:{show_service(service)}")
 
     # --- datagrams ---------------------------------------------------------------------------
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take a datagram of this connection."""
         if self._over or (source, source_service) != self.peer:
             return
@@ -138,7 +145,7 @@ class Connection:
         return self._add_stream(stream_id)
 
     def _add_stream(self, stream_id: int) -> MeshStream:
-        stream = MeshStream(self, stream_id, self._peer_node, self.peer[1])
+        stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]))
         self._streams[stream_id] = stream
         self._linger_since = math.inf
         return stream

@@ -11,7 +11,15 @@ import trio
 from meshnode import errors
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
-from meshnode.protocol.messages import MAX_HOPS, WIRE_HOPS, DataHeader, Unreachable
+from meshnode.protocol.messages import (
+    MAX_HOPS,
+    WIRE_HOPS,
+    DataHeader,
+    ServiceKey,
+    Unreachable,
+    decode_service,
+    encode_service,
+)
 from meshnode.protocol.namehash import NameTable
 
 INBOX = 1000
@@ -34,23 +42,24 @@ class DatagramSocket:
         self._router = router
         self._names = names
         self.service = service
+        self._key = encode_service(service)
         self._inbox: deque[Datagram | errors.Unreachable] = deque()
         self._arrived = trio.Event()
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self.dropped = 0
         """Datagrams dropped because nobody received them in time."""
-        router.bind(service, self)
+        router.bind(self._key, self)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once when the socket is closed."""
         self._on_close = callback
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take a datagram from the router."""
         node = self._names.name(source)
         if node is not None:
-            self._put(Datagram(node, source_service, bytes(payload)))
+            self._put(Datagram(node, decode_service(source_service), bytes(payload)))
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours from the router."""
@@ -74,9 +83,10 @@ class DatagramSocket:
         """
         if self._closed:
             raise trio.ClosedResourceError
+        key = encode_service(service)
         destination = self._router.resolve(node)
         header = DataHeader(
-            min(hops - 1, WIRE_HOPS), self._router.own_hash, destination, self.service, service
+            min(hops - 1, WIRE_HOPS), self._router.own_hash, destination, self._key, key
         )
         await self._router.wait_room(destination)
         self._router.send(destination, header.encode() + payload)
@@ -104,7 +114,7 @@ class DatagramSocket:
         """Give the service name back."""
         if not self._closed:
             self._closed = True
-            self._router.unbind(self.service)
+            self._router.unbind(self._key)
             self._arrived.set()
             if self._on_close is not None:
                 self._on_close()

@@ -12,7 +12,14 @@ from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
 from meshnode.mesh.sessions import Session
 from meshnode.mesh.stamps import random_id
-from meshnode.protocol.messages import PING_SERVICE, WIRE_HOPS, DataHeader, Unreachable
+from meshnode.protocol.messages import (
+    PING_SERVICE,
+    WIRE_HOPS,
+    DataHeader,
+    ServiceKey,
+    Unreachable,
+    encode_service,
+)
 from meshnode.protocol.namehash import NameTable
 
 PROBE_INTERVAL = 20.0
@@ -31,7 +38,7 @@ class LinkProbe:
         self._names = names
         self._sent: dict[bytes, tuple[float, Session]] = {}
         self._new_link = trio.Event()
-        self._service = ""
+        self._service: ServiceKey | None = None
 
     def link_up(self) -> None:
         """Note that there is a link that was not measured yet."""
@@ -57,7 +64,7 @@ class LinkProbe:
         due = [s for s in sessions if now - s.probed >= PROBE_INTERVAL / 2 or s in unanswered]
         if not due:
             return
-        while self._router.is_bound(service := random_id()):
+        while self._router.is_bound(service := encode_service(random_id())):
             pass
         self._service = service
         self._router.bind(service, self)
@@ -70,13 +77,13 @@ class LinkProbe:
 
     def _finish(self) -> None:
         self._sent.clear()
-        if self._service:
+        if self._service is not None:
             self._router.unbind(self._service)
-            self._service = ""
+            self._service = None
 
     # --- Receiver ----------------------------------------------------------------------------
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take the answer to a ping."""
         sent = self._sent.pop(source, None)
         if sent is not None and source_service == PING_SERVICE:

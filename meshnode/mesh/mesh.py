@@ -19,7 +19,13 @@ from meshnode.mesh.stamps import random_id
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.firewall import Rule
-from meshnode.protocol.messages import MAX_HOPS, ConnType, ServiceAdvertisement, WorkType
+from meshnode.protocol.messages import (
+    MAX_HOPS,
+    ConnType,
+    ServiceAdvertisement,
+    WorkType,
+    encode_service,
+)
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
 
@@ -162,10 +168,11 @@ class Mesh:
         advert = self._fabric.adverts.find(target, service)
         tag, value = MANY_STREAMS
         share = advert is not None and advert.tags is not None and advert.tags.get(tag) == value
-        return await self._streams.dial(node, service, self._free_service(), share=share)
+        own = encode_service(self._free_service())
+        return await self._streams.dial(node, service, own, share=share)
 
     def _free_service(self) -> str:
-        while self._router.is_bound(name := random_id()):
+        while self._router.is_bound(encode_service(name := random_id())):
             pass
         return name
 

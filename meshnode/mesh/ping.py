@@ -16,6 +16,8 @@ from meshnode.protocol.messages import (
     PROBLEM_EXPIRED,
     WIRE_HOPS,
     DataHeader,
+    ServiceKey,
+    encode_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -63,7 +65,7 @@ class Pinger:
             Unreachable: a node on the way said why the ping went no further.
             MeshTimeout: nothing came back within PING_TIMEOUT.
         """
-        while self._router.is_bound(service := random_id()):
+        while self._router.is_bound(service := encode_service(random_id())):
             pass
         echo = _Echo(self._names)
         self._router.bind(service, echo)
@@ -72,7 +74,7 @@ class Pinger:
         finally:
             self._router.unbind(service)
 
-    async def _await(self, echo: "_Echo", service: str, node: str, hops: int) -> PingReply:
+    async def _await(self, echo: "_Echo", service: ServiceKey, node: str, hops: int) -> PingReply:
         now = trio.current_time()
         timeout = now + PING_TIMEOUT
         while now < timeout:
@@ -129,7 +131,7 @@ class _Echo:
         self.node: str | None = None
         self.problem: Unreachable | None = None
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take the answer from the router."""
         node = self._names.name(source)
         if node is not None and not self.heard.is_set():

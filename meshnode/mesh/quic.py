@@ -34,6 +34,7 @@ from aioquic.tls import CipherSuite, Direction, Epoch
 from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import Identity, is_insecure
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, PathSize
+from meshnode.protocol.messages import ServiceKey
 
 ALPN = "netceptor"
 """The application protocol (reference section 7)."""
@@ -80,7 +81,7 @@ NORMAL_CLOSE = "normal close"
 CANCELLED_READ = 499
 """Error code of a stream whose reader gave up (reference section 7)."""
 
-Address = tuple[bytes, str]
+Address = tuple[bytes, ServiceKey]
 """Where a QUIC peer is: node hash and service name."""
 
 _MAX_UDP_PAYLOAD_SIZE = 0x03

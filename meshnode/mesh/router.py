@@ -25,9 +25,10 @@ from meshnode.protocol.messages import (
     WIRE_HOPS,
     DataHeader,
     MessageType,
+    ServiceKey,
     Unreachable,
-    decode_service,
-    encode_service,
+    is_readable,
+    show_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -40,9 +41,6 @@ RESERVED_SERVICES = frozenset({PING_SERVICE, UNREACHABLE_SERVICE})
 
 _HOPS_AND_DESTINATION = struct.Struct("<xB10x8s").unpack_from
 """What a forwarder needs of a header: the hops left, and whose message it is."""
-
-_UNREACHABLE_FIELD = encode_service(UNREACHABLE_SERVICE)
-_PING_FIELD = encode_service(PING_SERVICE)
 
 _ANSWER = bytes([MessageType.DATA, WIRE_HOPS, 0, 0])
 """How the answer to a ping begins. The rest is what the ping says, the other way round."""
@@ -72,8 +70,8 @@ class NextHop(Protocol):
 class Receiver(Protocol):
     """What takes the messages of one service of this node. Called on the data path: be quick."""
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
-        """Take a message; ``source`` is the sending node's hash."""
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
+        """Take a message; ``source`` is the sending node's hash. The service's name is text."""
         ...
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
@@ -89,6 +87,16 @@ class FirewallCounts:
     dropped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DropCounts:
+    """Messages dropped since the start because nobody could answer or believe them."""
+
+    unreadable: int = 0
+    """Of services whose names are not text."""
+    notices: int = 0
+    """Notices of a failed message that are none, or are about a message that is not ours."""
+
+
 class Router:
     """Delivers data messages to services of this node and forwards the others."""
 
@@ -100,6 +108,7 @@ class Router:
         self._next_hops: dict[bytes, NextHop] = {}
         self._firewall: Firewall | None = None
         self.firewall_counts = FirewallCounts()
+        self.drop_counts = DropCounts()
         self._log = subject_logger("router")
 
     # --- what the mesh tells it --------------------------------------------------------------
@@ -117,25 +126,23 @@ class Router:
         """Whether there are rules."""
         return self._firewall is not None
 
-    def bind(self, service: str, receiver: Receiver) -> None:
+    def bind(self, service: ServiceKey, receiver: Receiver) -> None:
         """Give a service's messages to ``receiver``.
 
         Raises:
             ServiceInUse: the name is reserved or taken.
-            ProtocolError: the name does not fit 8 bytes.
         """
-        key = encode_service(service)
-        if service in RESERVED_SERVICES or key in self._receivers:
-            raise ServiceInUse(f"service {service} is already listening")
-        self._receivers[key] = receiver
+        if self.is_bound(service):
+            raise ServiceInUse(f"service {show_service(service)} is already listening")
+        self._receivers[service] = receiver
 
-    def unbind(self, service: str) -> None:
+    def unbind(self, service: ServiceKey) -> None:
         """Take a service away; its messages are answered ``service unknown`` from now on."""
-        self._receivers.pop(encode_service(service), None)
+        self._receivers.pop(service, None)
 
-    def is_bound(self, service: str) -> bool:
+    def is_bound(self, service: ServiceKey) -> bool:
         """Whether a service name is taken or reserved."""
-        return service in RESERVED_SERVICES or encode_service(service) in self._receivers
+        return service in RESERVED_SERVICES or service in self._receivers
 
     # --- messages from links -----------------------------------------------------------------
 
@@ -171,14 +178,14 @@ class Router:
                 next_hop.send_data_now(run)
 
     def _deliver(self, message: Message) -> None:
-        service_field = bytes(message[28:36])
-        receiver = self._receivers.get(service_field)
-        source = bytes(message[4:12])
-        if receiver is not None:
-            receiver.on_datagram(source, decode_service(message[20:28]), message[HEADER_LENGTH:])
-            return
-        service = decode_service(service_field)
-        if service == PING_SERVICE:
+        sender, service = bytes(message[20:28]), bytes(message[28:36])
+        if not is_readable(sender):
+            # Here, before anybody makes something of it: a name that is not text can be neither
+            # logged nor told in a notice, so it is nobody that an answer could go to.
+            self._drop_unreadable(message)
+        elif (receiver := self._receivers.get(service)) is not None:
+            receiver.on_datagram(bytes(message[4:12]), sender, message[HEADER_LENGTH:])
+        elif service == PING_SERVICE:
             self._answer_ping(message)
         elif service == UNREACHABLE_SERVICE:
             self._take_notice(message)
@@ -187,10 +194,10 @@ class Router:
 
     def _answer_ping(self, message: Message) -> None:
         service = bytes(message[20:28])
-        if service in (_PING_FIELD, _UNREACHABLE_FIELD):
+        if service in (PING_SERVICE, UNREACHABLE_SERVICE):
             return  # two nodes that answer each other's answers would never stop
         destination = bytes(message[4:12])
-        self._reply(destination, _ANSWER + self.own_hash + destination + _PING_FIELD + service)
+        self._reply(destination, _ANSWER + self.own_hash + destination + PING_SERVICE + service)
 
     def _take_notice(self, message: Message) -> None:
         reporter = self._names.name(bytes(message[4:12]))
@@ -198,12 +205,22 @@ class Router:
             return
         try:
             notice = Unreachable.decode(message[HEADER_LENGTH:])
-            receiver = self._receivers.get(encode_service(notice.from_service))
+            receiver = self._receivers.get(notice.from_service)
         except ProtocolError as exc:
             self._log.warning("ignored a notice from %s: %s", reporter, exc)
             return
         if notice.from_node == self.own_id and receiver is not None:
             receiver.on_unreachable(notice, reporter)
+
+    def _drop_unreadable(self, message: Message) -> None:
+        counts = self.drop_counts
+        self.drop_counts = replace(counts, unreadable=counts.unreadable + 1)
+        self._log.debug(
+            "dropped a message of service %s of %s to service %s",
+            show_service(bytes(message[20:28])),
+            self._describe(bytes(message[4:12])),
+            show_service(bytes(message[28:36])),
+        )
 
     def _report(self, message: Message, problem: str) -> None:
         """Tell the sender why its message went no further."""
@@ -214,8 +231,11 @@ class Router:
     def _notice(self, message: Message, problem: str) -> Unreachable | None:
         """Return what to tell the sender of a message that goes no further, if anything."""
         header = DataHeader.decode(message)
-        if bytes(message[20:28]) == _UNREACHABLE_FIELD:
+        if header.source_service == UNREACHABLE_SERVICE:
             return None  # never answer a notice with another (reference section 3)
+        if not (is_readable(header.source_service) and is_readable(header.destination_service)):
+            self._drop_unreadable(message)
+            return None
         source, destination = self._names.name(header.source), self._names.name(header.destination)
         if source is None or destination is None:
             return None
@@ -249,7 +269,7 @@ class Router:
             verdict.reason,
             self._describe(bytes(message[4:12])),
             self._describe(bytes(message[12:20])),
-            decode_service(message[28:36]),
+            show_service(bytes(message[28:36])),
         )
         counts = self.firewall_counts
         if verdict.action is Action.DROP:
@@ -272,7 +292,9 @@ class Router:
         with suppress(NoRoute):
             self._dispatch(destination, header.encode() + notice.encode(), at_once=True)
 
-    def send_reply(self, destination: bytes, source: str, service: str, payload: bytes) -> None:
+    def send_reply(
+        self, destination: bytes, source: ServiceKey, service: ServiceKey, payload: bytes
+    ) -> None:
         """Send a message that nobody waits for: without a route it is dropped."""
         header = DataHeader(WIRE_HOPS, self.own_hash, destination, source, service)
         self._reply(destination, header.encode() + payload)

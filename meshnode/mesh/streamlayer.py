@@ -21,9 +21,9 @@ from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import (
     PROBLEM_SERVICE_UNKNOWN,
-    WIRE_HOPS,
-    DataHeader,
+    ServiceKey,
     Unreachable,
+    encode_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -69,7 +69,7 @@ class StreamLayer:
         return make_insecure_identity()
 
     async def dial(
-        self, node: str, service: str, own_service: str, *, share: bool = False
+        self, node: str, service: str, own_service: ServiceKey, *, share: bool = False
     ) -> MeshStream:
         """Open a stream to a service; ``own_service`` is a free name for our end.
 
@@ -81,8 +81,10 @@ class StreamLayer:
             Unreachable: the node does not have that service, or is behind a firewall.
             MeshTimeout: no handshake in time.
             StreamError: the handshake failed.
+            ProtocolError: the service name does not fit 8 bytes.
         """
-        peer: Address = (self.router.resolve(node), service)
+        key = encode_service(service)
+        peer: Address = (self.router.resolve(node), key)
         connection = self._shared(peer) if share else None
         if connection is None:
             connection = self._connect(node, peer, own_service, share=share)
@@ -102,20 +104,19 @@ class StreamLayer:
     def _shared(self, peer: Address) -> Connection | None:
         return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
 
-    def _connect(self, node: str, peer: Address, own_service: str, *, share: bool) -> Connection:
+    def _connect(
+        self, node: str, peer: Address, own_service: ServiceKey, *, share: bool
+    ) -> Connection:
         from meshnode.mesh.connections import POOL_IDLE, Connection  # noqa: PLC0415
         from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
 
-        node_hash, service = peer
-        # The name goes through encode_service before anything is bound: a wrong one raises here.
-        DataHeader(WIRE_HOPS, self.router.own_hash, node_hash, own_service, service).encode()
         connection = Connection(
             self.router,
             _Dialer(self, own_service),
             MeshQuicConnection.client(self.router.own_id, peer, trio.current_time()),
             own_service,
             peer,
-            self.names.name(node_hash) or node,
+            self.names.name(peer[0]) or node,
             is_client=True,
             idle=POOL_IDLE if share else 0,
         )
@@ -152,7 +153,7 @@ class StreamLayer:
 class _Dialer:
     """Owner of a dialed connection."""
 
-    def __init__(self, layer: StreamLayer, own_service: str) -> None:
+    def __init__(self, layer: StreamLayer, own_service: ServiceKey) -> None:
         self._layer = layer
         self._own_service = own_service
 
@@ -171,13 +172,14 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def __init__(self, layer: StreamLayer, service: str) -> None:
         self.service = service
+        self._key = encode_service(service)
         self._layer = layer
         self._connections: dict[Address, Connection] = {}
         self._arrived, self._accepted = trio.open_memory_channel[MeshStream](ACCEPT_BACKLOG)
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self._log = subject_logger("service", service)
-        layer.router.bind(service, self)
+        layer.router.bind(self._key, self)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once when the listener is closed."""
@@ -185,7 +187,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     # --- datagrams ---------------------------------------------------------------------------
 
-    def on_datagram(self, source: bytes, source_service: str, payload: Message) -> None:
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Give a datagram to its connection, or begin a new one."""
         address = (source, source_service)
         connection = self._connections.get(address)
@@ -211,7 +213,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             return None  # an unknown hash: there is nobody to answer (reference section 3)
         verdict = first_packet(datagram)
         if verdict.answer is not None:
-            self._layer.router.send_reply(address[0], self.service, address[1], verdict.answer)
+            self._layer.router.send_reply(address[0], self._key, address[1], verdict.answer)
             return None
         if not verdict.accept or self._closed:
             self._say_unknown(address, peer_node)
@@ -224,7 +226,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             self._layer.router,
             self,
             quic,
-            self.service,
+            self._key,
             address,
             peer_node,
             is_client=False,
@@ -244,8 +246,8 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             Unreachable(
                 from_node=peer_node,
                 to_node=self._layer.router.own_id,
-                from_service=address[1],
-                to_service=self.service,
+                from_service=address[1],  # readable: the router delivers nothing of others
+                to_service=self._key,
                 problem=PROBLEM_SERVICE_UNKNOWN,
             )
         )
@@ -268,7 +270,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         self._connections.pop(connection.peer, None)
         self._layer.connections.discard(connection)
         if self._closed and not self._connections:
-            self._layer.router.unbind(self.service)
+            self._layer.router.unbind(self._key)
 
     async def accept(self) -> MeshStream:
         """Wait for the next stream.
@@ -289,5 +291,5 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             for connection in list(self._connections.values()):
                 connection.retire()
             if not self._connections:
-                self._layer.router.unbind(self.service)
+                self._layer.router.unbind(self._key)
         await trio.lowlevel.checkpoint()

@@ -8,6 +8,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from meshnode.errors import ProtocolError
 from meshnode.patterns import NamePattern
 from meshnode.protocol.messages import HEADER_LENGTH, decode_service
 from meshnode.protocol.namehash import NAME_HASH_LENGTH, NameTable
@@ -62,8 +63,16 @@ UNKNOWN_NODE = Verdict(Action.DROP, "a rule asks for the name of a node that is 
 """A message that cannot be judged goes no further; receptor drops those of unknown nodes anyhow."""
 
 
-class _UnknownNode(Exception):
-    """A rule asks for a name that was never learnt."""
+UNREADABLE_SERVICE = Verdict(Action.DROP, "a rule asks for the name of a service that is no text")
+"""No pattern was written with such bytes in mind, and nobody could answer them."""
+
+
+class _Unknown(Exception):
+    """A rule asks for a name that was never learnt, or is none."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
 
 
 class Firewall:
@@ -88,8 +97,8 @@ class Firewall:
             return verdict
         try:
             verdict = self._decide(flow)
-        except _UnknownNode:
-            return UNKNOWN_NODE  # not remembered: the name may be learnt at any moment
+        except _Unknown as exc:
+            return exc.verdict  # not remembered: the name may be learnt at any moment
         if len(self._verdicts) >= MAX_FLOWS:
             self._verdicts.clear()
         self._verdicts[flow] = verdict
@@ -107,8 +116,11 @@ class Firewall:
     def _field(self, flow: bytes, index: int) -> str:
         field = flow[index * NAME_HASH_LENGTH : (index + 1) * NAME_HASH_LENGTH]
         if index >= NODE_FIELDS:
-            return decode_service(field)
+            try:
+                return decode_service(field)
+            except ProtocolError:
+                raise _Unknown(UNREADABLE_SERVICE) from None
         name = self._names.name(field)
         if name is None:
-            raise _UnknownNode
+            raise _Unknown(UNKNOWN_NODE)
         return name

@@ -29,14 +29,15 @@ HEADER_LENGTH = 36
 SERVICE_LENGTH = 8
 """Bytes of a service name on the wire, right-padded with NUL."""
 
+ServiceKey = bytes
+"""A service name as the 8 bytes that stand for it in a header. Everything between the header and
+people goes by these: a peer may put any bytes there, and not all of them are text."""
+
 MAX_NODE_ID = 255
 """Bytes of a node ID in UTF-8; it is also a directory name, and no file system allows more."""
 
 UNSIGNED_64 = 1 << 64
 """Epochs and sequences are below this (Go's uint64)."""
-
-PING_SERVICE = "ping"
-UNREACHABLE_SERVICE = "unreach"
 
 PROBLEM_SERVICE_UNKNOWN = "service unknown"
 PROBLEM_EXPIRED = "message expired"
@@ -72,21 +73,61 @@ def plain_number(value: float) -> int | float:
     return int(value) if abs(value) < GO_EXPONENT_FROM and value == int(value) else value
 
 
-def encode_service(service: str) -> bytes:
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that no name has: they end or forge lines of logs, and match no ``.`` of a rule."""
+
+
+def encode_service(service: str) -> ServiceKey:
     """Return a service name as its 8 bytes on the wire.
 
     Raises:
-        ProtocolError: it is longer, or holds a NUL.
+        ProtocolError: it is longer, or cannot be written in UTF-8, or holds control characters.
     """
-    data = service.encode()
-    if len(data) > SERVICE_LENGTH or 0 in data:
+    try:
+        data = service.encode()
+    except UnicodeEncodeError:
+        raise ProtocolError(f"service name {service!r} is not text") from None
+    if len(data) > SERVICE_LENGTH:
         raise ProtocolError(f"service name {service!r} does not fit {SERVICE_LENGTH} bytes")
+    if _CONTROL.search(service):
+        raise ProtocolError(f"service name {service!r} has control characters")
     return data.ljust(SERVICE_LENGTH, b"\0")
 
 
-def decode_service(field_bytes: bytes | bytearray | memoryview) -> str:
-    """Return the service name in an 8-byte field; bytes that are not UTF-8 become U+FFFD."""
-    return bytes(field_bytes).rstrip(b"\0").decode(errors="replace")
+def decode_service(key: ServiceKey) -> str:
+    """Return the service name that 8 bytes of a header stand for; encoded, it is these bytes.
+
+    Raises:
+        ProtocolError: they are not UTF-8, or hold control characters.
+    """
+    try:
+        service = key.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        raise ProtocolError(f"the service name {show_service(key)} is not text") from None
+    if _CONTROL.search(service):
+        raise ProtocolError(f"the service name {show_service(key)} has control characters")
+    return service
+
+
+def is_readable(key: ServiceKey) -> bool:
+    """Whether 8 bytes of a header are a service name that :func:`decode_service` takes."""
+    if key.rstrip(b"\0").isalnum():  # all that dialers use, and most names that people choose
+        return True
+    try:
+        decode_service(key)
+    except ProtocolError:
+        return False
+    return True
+
+
+def show_service(key: ServiceKey) -> str:
+    """Return 8 bytes of a header as one line for people, whatever they are."""
+    text = key.rstrip(b"\0").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+PING_SERVICE = encode_service("ping")
+UNREACHABLE_SERVICE = encode_service("unreach")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +137,8 @@ class DataHeader:
     hops: int
     source: bytes
     destination: bytes
-    source_service: str
-    destination_service: str
+    source_service: ServiceKey
+    destination_service: ServiceKey
 
     @classmethod
     def decode(cls, message: bytes | bytearray | memoryview) -> Self:
@@ -115,8 +156,8 @@ class DataHeader:
             hops=head[1],
             source=head[4:12],
             destination=head[12:20],
-            source_service=decode_service(head[20:28]),
-            destination_service=decode_service(head[28:36]),
+            source_service=head[20:28],
+            destination_service=head[28:36],
         )
 
     def encode(self) -> bytes:
@@ -124,12 +165,15 @@ class DataHeader:
         for node in (self.source, self.destination):
             if len(node) != NAME_HASH_LENGTH:
                 raise ProtocolError("a node hash has 8 bytes")
+        for service in (self.source_service, self.destination_service):
+            if len(service) != SERVICE_LENGTH:
+                raise ProtocolError("a service name in a header has 8 bytes")
         return (
             bytes([MessageType.DATA, self.hops, 0, 0])
             + self.source
             + self.destination
-            + encode_service(self.source_service)
-            + encode_service(self.destination_service)
+            + self.source_service
+            + self.destination_service
         )
 
 
@@ -401,8 +445,8 @@ class Unreachable:
 
     from_node: str
     to_node: str
-    from_service: str
-    to_service: str
+    from_service: ServiceKey
+    to_service: ServiceKey
     problem: str
 
     @classmethod
@@ -416,19 +460,23 @@ class Unreachable:
         return cls(
             from_node=fields.text("FromNode"),
             to_node=fields.text("ToNode"),
-            from_service=fields.text("FromService"),
-            to_service=fields.text("ToService"),
+            from_service=encode_service(fields.text("FromService")),
+            to_service=encode_service(fields.text("ToService")),
             problem=fields.text("Problem"),
         )
 
     def encode(self) -> bytes:
-        """Return the payload."""
+        """Return the payload.
+
+        Raises:
+            ProtocolError: a service name is not text.
+        """
         return _dump(
             {
                 "FromNode": self.from_node,
                 "ToNode": self.to_node,
-                "FromService": self.from_service,
-                "ToService": self.to_service,
+                "FromService": decode_service(self.from_service),
+                "ToService": decode_service(self.to_service),
                 "Problem": self.problem,
             }
         )

@@ -20,7 +20,7 @@ from meshnode.protocol.messages import (
 from meshnode.protocol.namehash import NameTable
 
 PIECE = 16_000
-TO = encode_service("to")
+FROM, TO = encode_service("from"), encode_service("to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,7 @@ class Neighbour:
     def message_to(self, name: str, payload: bytes, hops: int = 29) -> bytes:
         names = NameTable()
         return (
-            DataHeader(hops, names.learn(self.name), names.learn(name), "from", "to").encode()
-            + payload
+            DataHeader(hops, names.learn(self.name), names.learn(name), FROM, TO).encode() + payload
         )
 
     async def receive_data(self, count: int) -> list[bytes]:

@@ -7,7 +7,7 @@ from meshnode.mesh.linkprobe import FIRST_PROBE, PROBE_INTERVAL
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.sendqueue import QUEUE_BYTES
 from meshnode.mesh.sessions import SEND_TIMEOUT
-from meshnode.protocol.messages import PING_SERVICE, DataHeader, RoutingUpdate
+from meshnode.protocol.messages import PING_SERVICE, DataHeader, RoutingUpdate, encode_service
 from meshnode.protocol.namehash import name_hash
 from meshnode.protocol.peering import IDLE_TIMEOUT
 
@@ -122,7 +122,8 @@ async def open_mute(mesh, name, link):
 
 
 def data_for(name):
-    header = DataHeader(29, name_hash("foo"), name_hash(name), "here", "there")
+    here, there = encode_service("here"), encode_service("there")
+    header = DataHeader(29, name_hash("foo"), name_hash(name), here, there)
     return bytearray(header.encode() + PAYLOAD)
 
 

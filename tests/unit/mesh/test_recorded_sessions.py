@@ -12,10 +12,13 @@ from meshnode.mesh.mesh import Mesh
 from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
+    PING_SERVICE,
+    UNREACHABLE_SERVICE,
     DataHeader,
     MessageType,
     RoutingUpdate,
     Unreachable,
+    encode_service,
 )
 
 CAPTURES = Path(__file__).parents[2] / "data" / "captures"
@@ -80,7 +83,7 @@ async def test_in_the_place_of_the_dialer_we_answer_as_receptor_did(session, aut
         asked = recorded(session, "s2c")
         answers = data_of(await replay(bar, asked))
         theirs = data_of(recorded(session, "c2s"))
-        exact = [d for d in theirs if d[0].source_service in ("ping", "unreach")]
+        exact = [d for d in theirs if d[0].source_service in (PING_SERVICE, UNREACHABLE_SERVICE)]
         assert len(exact) >= 3
         for answer in exact:
             assert answer in answers
@@ -90,9 +93,10 @@ async def test_in_the_place_of_the_dialer_we_answer_as_receptor_did(session, aut
             assert begun[0][0] & QUIC_INITIAL == QUIC_INITIAL
 
 
-def dialers(asked: list[bytes]) -> set[str]:
+def dialers(asked: list[bytes]) -> set[bytes]:
     """Return the services that dialed ``control``."""
-    found = {h.source_service for h, _ in data_of(asked) if h.destination_service == "control"}
+    control = encode_service("control")
+    found = {h.source_service for h, _ in data_of(asked) if h.destination_service == control}
     assert len(found) >= 4
     return found
 
@@ -114,6 +118,6 @@ async def test_the_notice_about_an_unknown_service_is_receptors_to_the_value():
     (notice,) = [
         Unreachable.decode(payload)
         for header, payload in data_of(recorded("session1", "c2s"))
-        if header.destination_service == "unreach"
+        if header.destination_service == UNREACHABLE_SERVICE
     ][:1]
     assert (notice.from_node, notice.to_node, notice.problem) == ("foo", "bar", "service unknown")

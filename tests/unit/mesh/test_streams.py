@@ -16,6 +16,7 @@ from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
+from meshnode.protocol.messages import encode_service
 
 
 @asynccontextmanager
@@ -484,7 +485,7 @@ async def test_a_transfer_survives_a_path_that_begins_to_lose_large_datagrams(au
 
 async def test_a_cancelled_dial_leaves_nothing_behind(autojump_clock):
     async with line("foo", "bar") as (foo, bar):
-        bar._router.bind("svc", _Deaf())
+        bar._router.bind(encode_service("svc"), _Deaf())
         with trio.move_on_after(1):
             await foo.dial("bar", "svc")
         await trio.sleep(1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meshnode.patterns import NamePattern
 from meshnode.protocol import firewall as firewall_module
 from meshnode.protocol.firewall import Action, Firewall, Rule
-from meshnode.protocol.messages import DataHeader
+from meshnode.protocol.messages import DataHeader, encode_service, is_readable
 from meshnode.protocol.namehash import NameTable, name_hash
 
 NODES = ("foo", "bar", "baz")
@@ -21,9 +21,28 @@ def rule(action: str, **patterns: str) -> Rule:
 
 def message(source: str, destination: str, from_service: str = "a", to_service: str = "b") -> bytes:
     header = DataHeader(
-        29, name_hash(source), name_hash(destination), from_service, to_service
+        29,
+        name_hash(source),
+        name_hash(destination),
+        encode_service(from_service),
+        encode_service(to_service),
     ).encode()
     return header + b"payload"
+
+
+@given(st.binary(min_size=8, max_size=8), st.sampled_from(["from_service", "to_service"]))
+def test_a_rule_about_services_lets_no_name_pass_that_is_not_text(field, asked_for):
+    names = NameTable()
+    names.learn("foo")
+    names.learn("bar")
+    firewall = Firewall([rule("reject", **{asked_for: "/(.*)/"})], names)
+    fields = {"from_service": encode_service("a"), "to_service": encode_service("b")}
+    fields[asked_for] = field
+    header = DataHeader(
+        29, name_hash("foo"), name_hash("bar"), fields["from_service"], fields["to_service"]
+    )
+    expected = Action.REJECT if is_readable(field) else Action.DROP
+    assert firewall.judge(header.encode()).action is expected
 
 
 class CountingNames(NameTable):

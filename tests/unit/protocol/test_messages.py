@@ -18,6 +18,7 @@ from meshnode.protocol.messages import (
     ServiceAdvertisement,
     Unreachable,
     WorkType,
+    decode_service,
     encode_service,
     peek_update,
 )
@@ -91,8 +92,8 @@ def test_recorded_data_headers_say_what_was_recorded():
     assert header.hops == frame["decoded"]["hops_to_live"]
     assert header.source.hex() == frame["decoded"]["from_hash"]
     assert header.destination.hex() == frame["decoded"]["to_hash"]
-    assert header.source_service == frame["decoded"]["from_service"]
-    assert header.destination_service == frame["decoded"]["to_service"]
+    assert decode_service(header.source_service) == frame["decoded"]["from_service"]
+    assert decode_service(header.destination_service) == frame["decoded"]["to_service"]
 
 
 @given(UPDATES)
@@ -212,7 +213,7 @@ def test_a_service_name_that_does_not_fit_is_refused():
 
 
 def test_unreachable_notices_survive_the_wire():
-    notice = Unreachable("a", "b", "s", "t", "service unknown")
+    notice = Unreachable("a", "b", encode_service("s"), encode_service("t"), "service unknown")
     assert Unreachable.decode(notice.encode()) == notice
     assert json.loads(notice.encode()) == {
         "FromNode": "a",
@@ -224,7 +225,9 @@ def test_unreachable_notices_survive_the_wire():
 
 
 def test_the_hash_of_a_node_fills_its_field():
-    header = DataHeader(3, name_hash("foo"), name_hash("bar"), "a", "b")
+    header = DataHeader(
+        3, name_hash("foo"), name_hash("bar"), encode_service("a"), encode_service("b")
+    )
     assert len(header.encode()) == 36
     assert DataHeader.decode(header.encode()) == header
 
