@@ -1,21 +1,44 @@
-"""The program that runs one Python function as a unit: ``python -m meshnode.work.pluginmain``.
+"""The program that runs one Python function as a unit: ``python -I pluginmain.py``.
 
 It is a command like any other to the launcher: the payload is its stdin, and what the function puts
 into its queue goes to stdout, a line of JSON an item. Why it failed goes to stderr, which is the
 unit's stdout too.
+
+The interpreter is isolated (``-I``): modules never come from the working directory, which may be
+anybody's. :func:`trusted_places` are added behind the standard library, so a file ``queue.py``
+there does not take the library's place.
 """
 
 import importlib.metadata
 import json
 import os
 import queue
+import site
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshnode import plugins
+
+def trusted_places(environment: Mapping[str, str]) -> list[str]:
+    """Return where modules may come from beside the interpreter's own places.
+
+    That is where meshnode lies, the absolute directories of PYTHONPATH, and the packages of the
+    user, if that is whose node this is. A relative or empty entry of PYTHONPATH means the working
+    directory and is left out.
+    """
+    listed = environment.get("PYTHONPATH", "").split(os.pathsep)
+    places = [str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, listed)]
+    if "PYTHONNOUSERSITE" not in environment and site.check_enableusersite() is not None:
+        places.append(site.getusersitepackages())
+    return [place for place in dict.fromkeys(places) if place not in sys.path]
+
+
+if sys.flags.isolated:
+    sys.path.extend(trusted_places(os.environ))
+
+from meshnode import plugins  # noqa: E402  # found only now, where meshnode is not installed
 
 GROUPS = ("meshnode.worker", "receptor.worker")
 """Entry point groups in which plugins are looked for, in this order."""
@@ -101,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``PLUGIN FUNCTION CONFIG`` and return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 3:
-        sys.stderr.write("usage: python -m meshnode.work.pluginmain PLUGIN FUNCTION CONFIG\n")
+        sys.stderr.write("usage: python -I pluginmain.py PLUGIN FUNCTION CONFIG\n")
         return USAGE
     plugin, name, config = arguments
     # Plugins written for receptor import its helper module by this name.

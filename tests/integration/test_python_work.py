@@ -41,19 +41,25 @@ FUNCTIONS = ("shout", "lines", "size", "fail", "hidden", "absent")
 
 
 @pytest.fixture
-def node(cluster: Cluster) -> Node:
-    """Return a node that offers every function of an installed plugin, and one of none."""
+def site(cluster: Cluster) -> Path:
+    """Return a directory in which a plugin is installed."""
     site = cluster.directory / "site"
     metadata = site / "shouter-1.0.dist-info"
     metadata.mkdir(parents=True)
     (site / "shouter.py").write_text(MODULE)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shouter\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[receptor.worker]\nshouter = shouter\n")
+    return site
+
+
+@pytest.fixture
+def node(cluster: Cluster, site: Path) -> Node:
+    """Return a node that offers every function of an installed plugin, and one of none."""
     kinds = [work_python(name, "shouter", site) for name in FUNCTIONS]
     return cluster.node("foo", more=[*kinds, work_python("stranger", "nobody", site)])
 
 
-def work_python(function: str, plugin: str, site: Path) -> dict[str, object]:
+def work_python(function: str, plugin: str, site: Path) -> dict[str, dict[str, object]]:
     return {
         "work-python": {
             "worktype": function,
@@ -90,3 +96,24 @@ def test_what_cannot_be_called_fails_and_says_why(node: Node, function: str, out
     unit = node.submit(function, "--no-payload")
     assert node.results(unit).removeprefix(b"cannot load worker: ") == output
     assert node.wait_unit(unit, "Failed")["Detail"] == "exit status 1"
+
+
+@pytest.mark.parametrize("path", ["", ":", ".:{site}", "{site}:"])
+def test_a_file_of_the_working_directory_is_imported_by_no_plugin(
+    cluster: Cluster, site: Path, path: str
+) -> None:
+    strangers = cluster.directory / "strangers"
+    strangers.mkdir()
+    ran = strangers / "ran"
+    # What the program itself and the interpreter's start import, and what a plugin might.
+    for name in ("queue", "json", "threading", "receptor", "sitecustomize", "usercustomize", "re"):
+        (strangers / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name} ')")
+    kind = work_python("shout", "shouter", site)
+    kind["work-python"] |= {
+        "cwd": str(strangers),
+        "env": {"PYTHONPATH": f"{site}:{path.format(site=site)}"},
+    }
+    node = cluster.node("foo", more=[kind])
+    unit = node.submit("shout", "--payload-literal", "hello")
+    assert node.wait_unit(unit, "Succeeded")["Detail"] == "exit status 0"
+    assert not ran.exists()

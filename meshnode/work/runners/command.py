@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
 from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.store import Overtaken, UnitStore
 from meshnode.work.unit import Unit
+from meshnode.work.words import split_words
 
 CANCEL_GRACE = 10.0
 """Seconds between SIGINT and SIGKILL, as receptor gives."""
@@ -24,8 +24,8 @@ CANCEL_GRACE = 10.0
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
 
-PLUGIN_MAIN = "meshnode.work.pluginmain"
-"""The module that calls plugins, in an interpreter of its own."""
+PLUGIN_MAIN = Path(__file__).resolve().parents[1] / "pluginmain.py"
+"""The program that calls plugins, in an interpreter of its own."""
 
 _KNOWN = frozenset({"StdinSize", "StdinSha256"})
 """Keys of the status that are learned with the end of the input, just before the start."""
@@ -61,7 +61,7 @@ class CommandType:
         if runtime_params and not self.allow_runtime_params:
             raise CommandError("extra params provided but not allowed")
         try:
-            words = (*shlex.split(self.params), *shlex.split(runtime_params))
+            words = (*split_words(self.params), *split_words(runtime_params))
         except ValueError as error:
             raise CommandError(f"cannot split the params into words: {error}") from None
         if any("\0" in word for word in words):
@@ -86,7 +86,8 @@ class PythonType(CommandType):
         if "\0" in runtime_params:
             raise CommandError("params must not contain a NUL character")
         config = json.dumps({**self.config, "params": runtime_params})
-        return (self.command, "-m", PLUGIN_MAIN, self.plugin, self.function, config)
+        # Isolated: without -I a file queue.py in the working directory would be imported.
+        return (self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config)
 
 
 class Starter(Protocol):

@@ -1,0 +1,43 @@
+"""Parameters are split as ``shlex`` splits them, in time that grows with their length only."""
+
+import shlex
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from meshnode.work.words import split_words
+
+TEXTS = st.text(st.sampled_from("ab '\"\\\n\t#$é\0") | st.characters(), max_size=30)
+
+
+def outcome(split, text):
+    try:
+        return list(split(text))
+    except ValueError as error:
+        return str(error)
+
+
+@given(TEXTS)
+@example("'' \"\" a''b")
+@example('"a\\b\\"c\\\\d\\\ne"')
+@example("a\\\nb \\ c")
+@example('"never closed \\"')
+@example("ends in \\")
+@example("'one' \"two")
+def test_words_are_those_of_shlex(text):
+    assert outcome(split_words, text) == outcome(shlex.split, text)
+
+
+@pytest.mark.parametrize("unit", ["a", "a ", "'a'", '"\\""', "\\a", "''"])
+def test_a_megabyte_of_parameters_is_split(unit):
+    count = (1 << 20) // len(unit)
+    assert len("".join(split_words(unit * count))) >= 0
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + "\\\\" * (1 << 19), "'" + "a" * (1 << 20), "a'b" * (1 << 17) + "'"]
+)
+def test_a_megabyte_with_a_quote_that_is_never_closed_is_refused(text):
+    with pytest.raises(ValueError, match="No closing quotation"):
+        split_words(text)
