@@ -19,6 +19,7 @@
     └── SecurityError            who is at the other end could not be shown, or may not do this
         ├── UnusableKey          a key file holds no key that could be used
         ├── SignatureRefused     a signature does not show that its sender may do this
+        ├── AccessRefused        who asks may not do this
         └── CannotSign           this node was asked to sign and has no key
 """
 
@@ -109,6 +110,10 @@ class SignatureRefused(SecurityError):
 
     The beginnings of the texts are receptor's, which clients match.
     """
+
+
+class AccessRefused(SecurityError):
+    """Who asks may not do this."""
 
 
 class CannotSign(SecurityError):

@@ -82,7 +82,9 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
     units = make_units(config, mesh, raise_descriptor_limit())
-    register_mesh_commands(registry, mesh, reloader, units.warnings)
+    register_mesh_commands(
+        registry, mesh, reloader, units.warnings, forwarding=config.node.allowforwarding
+    )
     try:
         await nursery.start(units.run)
     except WorkError as exc:
@@ -196,6 +198,7 @@ def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
         node_id=config.node.id,
         boot=boot_id(),
         signatures=make_signatures(config),
+        forwarding=config.node.allowforwarding,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from meshnode.config import names
 from meshnode.config.firewall_rules import FirewallRule, firewall_rules
 from meshnode.config.kinds import (
+    boolean,
     choice,
     duration,
     node_id,
@@ -93,6 +94,12 @@ class Node(Directive):
         default=None,
         default_text="keep them",
         name="unit-retention",
+    )
+    allowforwarding: bool = parameter(
+        boolean(),
+        "let clients that come over the mesh use this node to reach others: "
+        "work submit for another node, connect",
+        default=False,
     )
     firewallrules: tuple[FirewallRule, ...] = parameter(
         firewall_rules(),

@@ -3,16 +3,25 @@
 import trio
 
 from meshnode.control.mesh_face import ControlMesh
-from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.errors import CommandError
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
+from meshnode.errors import AccessRefused, CommandError
 from meshnode.mesh.pump import bridge
 
 
-def connect_command(mesh: ControlMesh) -> Command:
-    """Return the ``connect`` command: it turns its session into the stream, and ends it."""
+def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:
+    """Return the ``connect`` command: it turns its session into the stream, and ends it.
+
+    Without ``forwarding`` a client from the mesh gets no stream: to the other node it would come
+    from here, and rules that let only this node in would let it in as well.
+    """
 
     def run_to(node: str, service: str, tls: str) -> Handler:
         async def run(session: ControlSession) -> None:
+            if origin_node(session) and not forwarding:
+                raise AccessRefused(
+                    f"this node connects no clients from the mesh to {node}: connect from the "
+                    f"node where you are (or set node: allowforwarding on {session.node_id})"
+                )
             if tls:
                 raise CommandError(f"unknown TLS config {tls}")
             stream = await mesh.dial(node, service)

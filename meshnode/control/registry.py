@@ -85,6 +85,15 @@ class ControlSession(Protocol):
         ...
 
 
+def origin_node(session: ControlSession) -> str:
+    """Return the other node from which a client came over the mesh; empty for clients of this one.
+
+    A stream from our own node ID is made here: answers to whoever forged the ID would reach us.
+    """
+    is_foreign = session.kind == "mesh" and session.peer != session.node_id
+    return session.peer if is_foreign else ""
+
+
 Handler = Callable[[ControlSession], Awaitable[JsonObject | None]]
 """Runs one parsed command: returns the object of the reply line, or None for no reply line.
 

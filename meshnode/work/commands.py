@@ -11,6 +11,7 @@ from meshnode.control.registry import Command, ControlSession, Handler, JsonObje
 from meshnode.errors import CommandError, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.control import encode_error, encode_reply
+from meshnode.work.access import Caller
 from meshnode.work.intake import RECEIVE, Input, WrongInput, take_input
 from meshnode.work.registry import Units
 from meshnode.work.requests import (
@@ -25,7 +26,6 @@ from meshnode.work.requests import (
     parse_json,
     parse_text,
 )
-from meshnode.work.status import REMOTE
 from meshnode.work.unit import Unit
 
 LISTED_AT_ONCE = 256
@@ -80,7 +80,7 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         with _told_of_refusal("submission", subject_logger("session", session.peer), session):
-            status = self._units.plan(request.submission, trusted=session.kind == "unix")
+            status = self._units.plan(request.submission, Caller.of(session))
         unit = self._units.create(status)
         try:
             stdin = await self._receive_input(unit, session, request.submission.announced)
@@ -133,23 +133,25 @@ class WorkCommands:
 
     async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject | None:
         if request.unit_id is None:
-            await _send_list(self._units.all(), session)
+            caller, access = Caller.of(session), self._units.access
+            units = (u for u in self._units.all() if access.is_visible(u.status, caller))
+            await _send_list(units, session)
             return None
-        unit = self._units.find(request.unit_id)
+        unit = self._visible(request.unit_id, "list", session)
         return {unit.unit_id: _shown(unit)}
 
     async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
-        return _shown(self._units.find(request.unit_id))
+        return _shown(self._visible(request.unit_id, "status", session))
 
     async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
-        self._check_signature("watch", unit, request.signature, session)
+        self._check_access("watch", unit, request.signature, session)
         session.finish()
         await _while_client_is_there(session, lambda: _send_changes(unit, session))
 
     async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
-        self._check_signature("results", unit, request.signature, session)
+        self._check_access("results", unit, request.signature, session)
         await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
         # From here on everything that is sent counts as output, so no error line may follow.
         session.finish()
@@ -170,27 +172,25 @@ class WorkCommands:
 
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_signature("cancel", unit, request.signature, session)
+        self._check_access("cancel", unit, request.signature, session)
         done = await self._units.cancel(unit, unless_started=request.unless_started)
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_signature("release", unit, request.signature, session)
+        self._check_access("release", unit, request.signature, session)
         done = await self._units.release(unit, force=request.force)
         return {"released" if done else "release pending": unit.unit_id}
 
-    def _check_signature(
-        self, what: str, unit: Unit, signature: str, session: ControlSession
-    ) -> None:
-        remote = unit.status.remote
+    def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:
         with _told_of_refusal(what, unit.log, session):
-            self._units.planner.check_signature(
-                REMOTE if remote else unit.status.work_type,
-                signature,
-                trusted=session.kind == "unix",
-                sign_work=remote is not None and remote.sign_work,
-            )
+            self._units.access.check_unit(unit.status, signature, Caller.of(session))
+
+    def _visible(self, unit_id: str, what: str, session: ControlSession) -> Unit:
+        unit = self._units.find(unit_id)
+        with _told_of_refusal(what, unit.log, session):
+            self._units.access.check_visible(unit.status, Caller.of(session))
+        return unit
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """What a submission asks for, and the unit that it becomes if nothing speaks against it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from meshnode.errors import CommandError
 from meshnode.protocol.durations import parse_duration
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.access import Caller, UnitAccess
 from meshnode.work.intake import Input
 from meshnode.work.runners.command import CommandType
 from meshnode.work.runners.remote import check_way
@@ -40,49 +41,28 @@ class Planner:
 
     def __init__(
         self,
-        node_id: str,
+        access: UnitAccess,
         work_types: Mapping[str, CommandType],
         signatures: Signatures,
         now: Clock,
     ) -> None:
-        self._node_id = node_id
+        self._access = access
         self._work_types = work_types
         self._signatures = signatures
         self._now = now
 
-    def check_signature(
-        self, work_type: str, signature: str, *, trusted: bool, sign_work: bool = False
-    ) -> None:
-        """Refuse what is not signed as the work type asks; ``trusted`` is a unix socket.
-
-        A remote unit asks for it if its own commands to the other node are signed.
-
-        Raises:
-            CommandError: there is a signature and nobody asks for one.
-            SignatureRefused: it is missing or wrong.
-        """
-        kind = self._work_types.get(work_type)
-        verifies = sign_work if work_type == REMOTE else kind is not None and kind.verify_signature
-        self._signatures.check(signature, verifies=verifies, trusted=trusted)
-
-    def plan(self, submission: Submission, *, trusted: bool) -> UnitStatus:
+    def plan(self, submission: Submission, caller: Caller) -> UnitStatus:
         """Check everything about a submission that can be checked, and return its first status.
 
         Raises:
             CommandError, SecurityError: with the reason.
         """
-        local = submission.node == self._node_id or submission.node.lower() == "localhost"
-        # As receptor does, by the name of the type, whichever node the work is for. But what we
-        # are to sign ourselves, a stranger must sign, too: else anybody who reaches this node had
-        # the use of its key. receptor asks for that only afterwards, with each later command.
-        lends_key = submission.sign_work and not local and not trusted
-        self.check_signature(
-            REMOTE if lends_key else submission.work_type,
-            submission.signature,
-            trusted=trusted,
-            sign_work=submission.sign_work,
-        )
-        return self._plan_local(submission) if local else self._plan_remote(submission)
+        self._access.check_submission(submission, caller)
+        if self._access.is_local(submission.node):
+            status = self._plan_local(submission)
+        else:
+            status = self._plan_remote(submission)
+        return replace(status, submitter=caller.node)
 
     def _plan_local(self, submission: Submission) -> UnitStatus:
         if submission.ttl:
@@ -91,7 +71,8 @@ class Planner:
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
         argv = kind.argv(submission.params.get("params", ""))
-        return self._first_status(submission.work_type, params=argv)
+        status = self._first_status(submission.work_type, params=argv)
+        return replace(status, verifies=kind.verify_signature)
 
     def _plan_remote(self, submission: Submission) -> UnitStatus:
         check_way(submission.tls_client, submission.params)

@@ -8,6 +8,7 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.access import Caller, UnitAccess
 from meshnode.work.follow import send_followed
 from meshnode.work.growth import Growth
 from meshnode.work.intake import Input
@@ -59,6 +60,7 @@ class Units:
         work_types: Mapping[str, CommandType],
         node_id: str,
         signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
+        forwarding: bool = False,
         now: Clock = wall_clock,
         boot: str = "",
         open_process: OpenProcess = ProcessHandle.open,
@@ -78,8 +80,9 @@ class Units:
             open_process=open_process,
             end_leftovers=end_leftovers,
         )
-        self.planner = Planner(node_id, self._work_types, signatures, now)
-        """Judges submissions, and the signatures of commands to units."""
+        self.access = UnitAccess(node_id, self._work_types, signatures, forwarding=forwarding)
+        """Judges who may ask what of units."""
+        self._planner = Planner(self.access, self._work_types, signatures, now)
         self._remotes = RemoteRunner(dialer, store, signatures, now)
         self._units: dict[str, Unit] = {}
         self._submitted: dict[str, str] = {}
@@ -156,13 +159,13 @@ class Units:
 
     # --- new units ----------------------------------------------------------------------------
 
-    def plan(self, submission: Submission, *, trusted: bool) -> UnitStatus:
+    def plan(self, submission: Submission, caller: Caller) -> UnitStatus:
         """Check everything about a submission that can be checked, and return its first status.
 
         Raises:
             CommandError, SecurityError: with the reason; nothing has been made.
         """
-        status = self.planner.plan(submission, trusted=trusted)
+        status = self._planner.plan(submission, caller)
         if known := self._submitted.get(submission.key):
             raise CommandError(f"{ALREADY_SUBMITTED} {known}")
         return replace(status, submission_key=submission.key)

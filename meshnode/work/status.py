@@ -131,6 +131,10 @@ class UnitStatus:
     """The start of the machine in which the work was to be started."""
     submission_key: str = ""
     """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
+    submitter: str = ""
+    """The node from which a client on the mesh submitted the unit; empty for our own clients."""
+    verifies: bool = False
+    """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
@@ -191,6 +195,8 @@ class UnitStatus:
             "StdinSha256": self.stdin_sha256,
             "Boot": self.boot,
             "SubmissionKey": self.submission_key,
+            "Submitter": self.submitter,
+            "VerifySignature": self.verifies,
         }
         return {**data, **{key: value for key, value in own.items() if value}, **self.other}
 
@@ -252,6 +258,8 @@ class UnitStatus:
             stdin_sha256=reader.take("StdinSha256", str, ""),
             boot=intern(reader.take("Boot", str, "")),
             submission_key=reader.take("SubmissionKey", str, ""),
+            submitter=intern(reader.take("Submitter", str, "")),
+            verifies=reader.take("VerifySignature", bool, False),
             other=reader.rest or _NOTHING,
         )
 

@@ -20,9 +20,9 @@ async def nothing_changed() -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def serve(mesh: Mesh, nursery: trio.Nursery) -> None:
+async def serve(mesh: Mesh, nursery: trio.Nursery, *, forwarding: bool = False) -> None:
     registry = CommandRegistry()
-    register_mesh_commands(registry, mesh, nothing_changed)
+    register_mesh_commands(registry, mesh, nothing_changed, forwarding=forwarding)
     listeners = await open_listeners(
         service="control",
         filename="",
@@ -65,15 +65,34 @@ async def test_a_node_answers_over_the_mesh(foo: Mesh) -> None:
 
 
 async def test_connect_goes_through_a_session_into_another(foo: Mesh) -> None:
-    answer = await ask(foo, "localhost", b"connect bar control\nconnect foo control\nping bar\n")
-    assert answer[:5] == [
+    answer = await ask(foo, "localhost", b"connect bar control\nping foo\n")
+    assert answer[:3] == [
         b"Receptor Control, node foo",
         b"Connecting",
         b"Receptor Control, node bar",
-        b"Connecting",
-        b"Receptor Control, node foo",
     ]
-    assert json.loads(answer[5])["From"] == "bar"
+    assert json.loads(answer[3])["From"] == "foo"
+
+
+async def test_a_client_from_another_node_connects_no_further(foo: Mesh) -> None:
+    lines = b"connect foo control\nconnect localhost control\nconnect nobody control\nping foo\n"
+    answer = await ask(foo, "bar", lines)
+    for line, node in zip(answer[1:4], (b"foo", b"localhost", b"nobody"), strict=True):
+        assert line.startswith(b"ERROR: this node connects no clients from the mesh to " + node)
+        assert b"allowforwarding on bar" in line
+    assert json.loads(answer[4])["From"] == "foo"
+
+
+async def test_where_forwarding_is_allowed_it_does() -> None:
+    async with open_mesh("foo") as foo, open_mesh("bar") as bar, trio.open_nursery() as nursery:
+        for mesh, link in zip((foo, bar), memory_link_pair(), strict=True):
+            nursery.start_soon(mesh.run_link, link)
+            await serve(mesh, nursery, forwarding=True)
+        await foo.wait_reachable("bar")
+        answer = await ask(foo, "bar", b"connect foo control\nping bar\n")
+        assert answer[1:3] == [b"Connecting", b"Receptor Control, node foo"]
+        assert json.loads(answer[3])["From"] == "bar"
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("node", ["localhost", "LocalHost", "foo"])

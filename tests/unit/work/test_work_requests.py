@@ -161,7 +161,7 @@ async def test_a_refused_submission_leaves_no_unit(foo, fields, text):
     kind = fields.pop("kind", "unix")
     async with foo.running():
         if "2000000h" in text:
-            foo.units.planner._now = lambda: datetime.max.replace(tzinfo=UTC)
+            foo.units._planner._now = lambda: datetime.max.replace(tzinfo=UTC)
         (line,) = await foo.talk(request | fields, kind=kind)
         assert line.startswith(f"ERROR: {text}")
         assert foo.units.all() == ()

@@ -185,6 +185,7 @@ class FakeNode:
         self.launcher = FakeLauncher(self.store)
         self.work_types = TYPES
         self.signatures = Signatures()
+        self.forwarding = False
         self.units: Units | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
@@ -201,6 +202,7 @@ class FakeNode:
             work_types=self.work_types,
             node_id=self.node_id,
             signatures=self.signatures,
+            forwarding=self.forwarding,
             now=self.mesh.now,
             boot=self.boot,
             open_process=self.launcher.open_process,
@@ -231,15 +233,17 @@ class FakeNode:
         )
         await session.run()
 
-    def connect(self, kind="unix") -> trio.abc.HalfCloseableStream:
+    def connect(self, kind="unix", peer="client") -> trio.abc.HalfCloseableStream:
         """Return a client's end of a new control session."""
         ours, theirs = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.serve, theirs, kind, "client")
+        self.nursery.start_soon(self.serve, theirs, kind, peer)
         return ours
 
-    async def talk(self, request: str | dict, payload: bytes | None = None, kind="unix") -> list:
+    async def talk(
+        self, request: str | dict, payload: bytes | None = None, kind="unix", peer="client"
+    ) -> list:
         """Send one command, and payload; return all lines that come until the session ends."""
-        client = self.connect(kind)
+        client = self.connect(kind, peer)
         text = request if isinstance(request, str) else json.dumps(request)
         await client.send_all(text.encode() + b"\n" + (payload or b""))
         await client.send_eof()
