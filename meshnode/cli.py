@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.directives import DIRECTIVES
+from meshnode.config.exposure import exposures
 from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
 from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.errors import ConfigError, MeshnodeError
@@ -114,6 +115,8 @@ def _check(files: list[str]) -> int:
     config = load_file(files[0])
     check_environment(config)
     _check_keys(config)
+    for warning in exposures(config):
+        _complain(str(warning))
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
 

@@ -35,7 +35,10 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Runner], None]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "foo.yml"
-    path.write_text(f"- node:\n    id: foo\n    datadir: {tmp_path}/data\n- tcp-listener: 0\n")
+    path.write_text(
+        f"- node:\n    id: foo\n    datadir: {tmp_path}/data\n"
+        "- tcp-listener:\n    port: 0\n    bindaddr: 127.0.0.1\n"
+    )
     return path
 
 
