@@ -1,7 +1,6 @@
 """The node: the one file that knows every part and puts them together."""
 
 import gc
-import resource
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from meshnode.control.commands import register_mesh_commands
 from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
+from meshnode.descriptors import raise_limit
 from meshnode.errors import WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sockets import CannotListen
@@ -81,7 +81,7 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     """Start every part, the ones that others hear of last."""
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
-    units = make_units(config, mesh, raise_descriptor_limit())
+    units = make_units(config, mesh, raise_limit())
     register_mesh_commands(
         registry, mesh, reloader, units.warnings, forwarding=config.node.allowforwarding
     )
@@ -173,16 +173,6 @@ def begin_collections() -> None:
         gc.collect()
         gc.freeze()
         gc.enable()
-
-
-def raise_descriptor_limit() -> int:
-    """Let this process have as many descriptors as it may, and return how many it had.
-
-    Every link, client and unit takes some; the usual 1,024 is what a shell gets, not a daemon.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft
 
 
 def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:

@@ -12,6 +12,7 @@ from meshnode.control.listeners import ControlListener
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.sockets import peer_name
 from meshnode.protocol.control import encode_error
 
@@ -26,10 +27,6 @@ TCP may take theirs, and those on the unix socket theirs, and the links still ha
 
 REFUSAL_TIMEOUT = 2.0
 """Seconds for telling a client that it is one too many."""
-
-ACCEPT_RETRY = 0.1
-"""Seconds before accepting again when the process or system has no file descriptor left: nothing
-tells of one getting free, and the clients wait in the kernel's queue meanwhile."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for a listener to close although its node ends: one on the mesh withdraws its
@@ -90,22 +87,11 @@ class ControlService:
     async def _accept(self, source: ControlListener) -> None:
         log = subject_logger("control", str(source))
         log.info("listening")
-        failing = False
+        accept = source.listener.accept
+        acceptor = Acceptor(accept, log, takes_descriptor=source.kind != "mesh")
         async with trio.open_nursery() as sessions:
-            while True:
-                try:
-                    stream = await source.listener.accept()
-                except trio.ClosedResourceError:
-                    return
-                except OSError as error:
-                    if not failing:
-                        log.error("cannot accept clients for now: %s", error)
-                    failing = True
-                    await trio.sleep(ACCEPT_RETRY)
-                    continue
-                failing = False
-                peer = peer_name(stream)
-                sessions.start_soon(self.serve, stream, source.kind, peer)
+            while (stream := await acceptor.next()) is not None:
+                sessions.start_soon(self.serve, stream, source.kind, peer_name(stream))
 
 
 async def _close(source: ControlListener) -> None:

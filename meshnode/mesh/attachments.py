@@ -6,14 +6,11 @@ from typing import Protocol
 import trio
 
 from meshnode.logs import subject_logger
+from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.sessions import Session
 from meshnode.protocol.peering import LinkPolicy
-
-ACCEPT_PAUSE = 0.1
-"""Seconds before accepting again after the system refused (no descriptors left): what is missing
-comes back only when another link ends."""
 
 MAX_OPENING = 512
 """Links that may be in their opening at once; more are closed unheard. Each holds a descriptor for
@@ -98,15 +95,8 @@ class Listening:
         """Accept links until the listener is closed."""
         self._log.info("listening")
         try:
-            while True:
-                try:
-                    link = await self._listener.accept()
-                except trio.ClosedResourceError:
-                    return
-                except OSError as exc:
-                    self._log.error("cannot accept: %s", exc.strerror or exc)
-                    await trio.sleep(ACCEPT_PAUSE)
-                    continue
+            acceptor = Acceptor(self._listener.accept, self._log)
+            while (link := await acceptor.next()) is not None:
                 await self._take(link)
         finally:
             with trio.CancelScope(shield=True):

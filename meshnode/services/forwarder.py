@@ -7,16 +7,13 @@ import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
+from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.pump import bridge, reset
 from meshnode.mesh.sockets import peer_name
 
 MAX_CONNECTIONS = 1024
 """Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
 MiB where its reader stalls; more are reset as they come."""
-
-ACCEPT_RETRY = 0.1
-"""Seconds before accepting again when the process or system has no descriptor left: nothing tells
-of one getting free, and the clients wait in the kernel's queue meanwhile."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for a listener to close although its node ends: one on the mesh withdraws its
@@ -64,19 +61,8 @@ class StreamServer:
                     await listener.aclose()
 
     async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
-        failing = False
-        while True:
-            try:
-                stream = await listener.accept()
-            except trio.ClosedResourceError:
-                return
-            except OSError as exc:
-                if not failing:
-                    self._log.error("cannot accept clients for now: %s", exc.strerror or exc)
-                failing = True
-                await trio.sleep(ACCEPT_RETRY)
-                continue
-            failing = False
+        acceptor = Acceptor(listener.accept, self._log)
+        while (stream := await acceptor.next()) is not None:
             if await self._has_room(stream):
                 self._open += 1
                 clients.start_soon(self._serve, stream)

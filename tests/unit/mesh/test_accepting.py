@@ -1,0 +1,90 @@
+"""Accept loops outlive every shortage, and nobody's early reset makes others wait."""
+
+import errno
+import logging
+import os
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import trio
+from descriptor_limits import descriptors_left
+
+from meshnode.logs import subject_logger
+from meshnode.mesh.accepting import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Source:
+    """A listener that is told what the next calls of accept bring: an errno, or a client."""
+
+    def __init__(self, *outcomes: int | str) -> None:
+        self.outcomes = list(outcomes)
+
+    async def accept(self) -> str:
+        await trio.lowlevel.checkpoint()
+        if not self.outcomes:
+            raise trio.ClosedResourceError
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, int):
+            raise OSError(outcome, os.strerror(outcome))
+        return outcome
+
+
+def acceptor(source: Source, *, takes_descriptor: bool = True) -> Acceptor[str]:
+    return Acceptor(source.accept, subject_logger("place"), takes_descriptor=takes_descriptor)
+
+
+async def all_of(source: Source) -> list[str]:
+    accepting = acceptor(source)
+    found: list[str] = []
+    while (client := await accepting.next()) is not None:
+        found.append(client)
+    return found
+
+
+@hypothesis.given(
+    st.lists(st.one_of(st.sampled_from([*SHORTAGES, *THEIR_OWN, errno.EINVAL]), st.text()))
+)
+def test_whatever_errors_come_all_clients_are_accepted(outcomes):
+    async def main() -> None:
+        expected = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        assert await all_of(Source(*outcomes)) == expected
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_shortage_is_said_when_it_begins_and_when_it_ends(autojump_clock, caplog):
+    caplog.set_level(logging.INFO, "meshnode")
+    assert await all_of(Source("a", *[errno.EMFILE] * 50, "b", "c")) == ["a", "b", "c"]
+    assert caplog.messages == [
+        "place: cannot accept for now: Too many open files",
+        "place: accepting again",
+    ]
+
+
+async def test_shortages_that_come_and_go_are_said_once_a_while(autojump_clock, caplog):
+    caplog.set_level(logging.INFO, "meshnode")
+    rounds = int(2.5 * COMPLAINT_INTERVAL / PAUSE)
+    await all_of(Source(*[errno.ENFILE, "client"] * rounds))
+    assert len(caplog.messages) == 2 * 3
+
+
+async def test_a_connection_that_was_reset_early_makes_nobody_wait(autojump_clock):
+    before = trio.current_time()
+    assert await all_of(Source(*THEIR_OWN, "next")) == ["next"]
+    assert trio.current_time() == before
+
+
+@pytest.mark.parametrize("takes_descriptor", [True, False])
+async def test_nobody_who_takes_a_descriptor_is_let_in_while_few_are_left(
+    takes_descriptor, autojump_clock
+):
+    accepting = acceptor(Source("client"), takes_descriptor=takes_descriptor)
+    with descriptors_left(5) as taken, trio.move_on_after(10 * PAUSE) as scope:
+        assert await accepting.next() == "client"
+    assert scope.cancelled_caught == takes_descriptor
+    taken.close()
+    if takes_descriptor:
+        assert await accepting.next() == "client"

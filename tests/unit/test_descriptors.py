@@ -1,0 +1,122 @@
+"""What is kept back when descriptors run out, in a process whose limit is really reached."""
+
+import errno
+import os
+import resource
+
+import pytest
+from descriptor_limits import LEAST, descriptors_left, next_number
+
+from meshnode.descriptors import (
+    KEPT_BACK,
+    KEPT_BACK_SHARE,
+    DescriptorReserve,
+    are_short,
+    raise_limit,
+)
+
+SCATTERED = 4
+"""Descriptors with high numbers that whoever started the tests may have left us."""
+
+
+def open_some(count: int) -> list[int]:
+    """Open files, all or none."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for number in opened:
+            os.close(number)
+        raise
+    return opened
+
+
+def close_all(numbers: list[int]) -> None:
+    for number in numbers:
+        os.close(number)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [(LEAST, LEAST // KEPT_BACK_SHARE), (4 * KEPT_BACK_SHARE * KEPT_BACK, KEPT_BACK)],
+)
+def test_descriptors_are_short_while_no_more_are_left_than_are_kept_back(limit, kept):
+    assert not are_short()
+    with descriptors_left(kept - SCATTERED, limit):
+        assert are_short()
+        held = open_some(kept - SCATTERED)
+        assert are_short()
+        close_all(held)
+    with descriptors_left(kept + SCATTERED, limit):
+        assert not are_short()
+
+
+def test_an_operation_takes_its_descriptors_from_the_reserve_when_there_are_no_others():
+    reserve = DescriptorReserve(8)
+    with descriptors_left(0):
+        with pytest.raises(OSError, match="Too many open files"):
+            open_some(1)
+        held = reserve.call(lambda: open_some(3))
+        assert len(reserve) == 5
+        held += reserve.call(lambda: open_some(5))
+        assert len(reserve) == 0
+        with pytest.raises(OSError, match="Too many open files"):
+            reserve.call(lambda: open_some(1))
+        close_all(held)
+        # What is free again is taken into the reserve, and not given to whoever asks first.
+        close_all(reserve.call(lambda: open_some(3)))
+        assert len(reserve) == 5
+    reserve.close()
+
+
+def test_an_operation_that_fails_twice_leaves_the_reserve_as_it_was():
+    with descriptors_left(8):
+        reserve = DescriptorReserve(8)
+        with pytest.raises(OSError, match="Too many open files"):
+            reserve.call(lambda: open_some(9))
+        assert len(reserve) == 8
+        reserve.close()
+
+
+def test_other_errors_are_not_tried_again():
+    reserve = DescriptorReserve(2)
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise OSError(errno.ENOENT, "no such thing")
+
+    with pytest.raises(OSError, match="no such thing"):
+        reserve.call(fail)
+    assert calls == [1]
+    reserve.close()
+
+
+def test_a_closed_reserve_holds_nothing_and_takes_nothing():
+    first = next_number()
+    reserve = DescriptorReserve(4)
+    assert next_number() == first + 4
+    reserve.close()
+    close_all(reserve.call(lambda: open_some(1)))
+    assert next_number() == first
+
+
+def test_a_reserve_that_finds_no_descriptor_at_its_start_is_filled_later():
+    with descriptors_left(1) as taken:
+        reserve = DescriptorReserve(4)
+        assert len(reserve) == 1
+        taken.close()
+        reserve.call(lambda: None)
+        assert len(reserve) == 4
+    reserve.close()
+
+
+def test_the_limit_is_raised_to_what_the_process_may_have():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+        assert raise_limit() == before[1] - 1
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
