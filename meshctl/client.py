@@ -264,6 +264,7 @@ class ControlClient:
             CommandRefused: the node said why; with ``unit_id`` if the unit exists.
             PayloadLost: the payload could not be read to its end.
             SubmissionUnconfirmed: the unit exists, and may have been started.
+            BadSettings: the payload is text, or an argument cannot be sent; nothing was sent.
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
         whole = Payload(payload)

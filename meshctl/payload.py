@@ -1,13 +1,19 @@
 """A payload on its way to a node: read piece by piece, and known to be whole at its end."""
 
+import io
 import os
 import select
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+from meshctl.errors import BadSettings
 
 CHUNK_BYTES = 256 * 1024
 """Bytes read at once."""
+
+
+_BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class PayloadError(Exception):
@@ -24,9 +30,19 @@ class Payload:
         size: how many bytes it has; None where nobody knows before it is sent.
         announced: what a node can check the payload against, as fields of the submission; empty
             where nobody knows before it is sent (a pipe, an object that only reads).
+
+    Raises:
+        BadSettings: the source is text, or nothing that has bytes.
     """
 
     def __init__(self, source: bytes | BinaryIO | None) -> None:
+        # Checked before anything is sent: a unit that exists already would be left failed.
+        if isinstance(source, (str, io.TextIOBase)):
+            raise BadSettings("the payload is text; give bytes, or a file that is open as bytes")
+        if not (
+            source is None or isinstance(source, _BYTES) or callable(getattr(source, "read", None))
+        ):
+            raise BadSettings(f"the payload is neither bytes nor a file, but {type(source)!r}")
         self._source = source
         self.size: int | None = 0 if source is None else None
         self.announced: dict[str, str] = {}
@@ -43,7 +59,7 @@ class Payload:
         """
         if self._source is None:
             return
-        if isinstance(self._source, (bytes, bytearray, memoryview)):
+        if isinstance(self._source, _BYTES):
             yield memoryview(self._source)
             return
         done = 0
@@ -82,7 +98,7 @@ def _measure(source: bytes | BinaryIO | None) -> tuple[int, str] | None:
         return None
     import hashlib  # noqa: PLC0415 - most commands of meshctl send no payload, and start faster
 
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if isinstance(source, _BYTES):
         return len(source), hashlib.sha256(source).hexdigest()
     try:
         if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):

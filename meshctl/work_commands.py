@@ -142,7 +142,7 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
 @click.option("--signwork", is_flag=True, help="Sign the submission.")
 @click.option("--follow", "-f", is_flag=True, help="Write the results to stdout as they come.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for the unit's end.")
-@click.option("--rm", is_flag=True, help="Release the unit at its end.")
+@click.option("--rm", is_flag=True, help="Wait for the unit's end, then release it.")
 @click.option(
     "--param",
     "-a",
@@ -178,7 +178,7 @@ def submit(
                 print_warning("using --rm without --follow. Unit results will never be seen.")
             all_params = collect_params(params, cmdparams)
             request = SubmissionRequest(params=all_params, payload=data, **options)
-            done = _submit(invocation, client, request)
+            done = _submit(invocation, client, request, rm=rm)
         if follow:
             _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
             return
@@ -202,12 +202,12 @@ def _report_start(
     if not as_json:
         print_line(f"Result: {done.result}")
         print_line(f"Unit ID: {unit_id}")
-    if waits:
+    if waits or rm:
         status = wait_for_end(invocation, client, unit_id)
     if as_json:
         more = {} if status is None else {"status": status}
         print_json({"unitid": unit_id, "result": done.result, **more})
-    elif status is not None:
+    elif waits and status is not None:
         print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
     if rm:
         outcome = client.release(unit_id)
@@ -217,9 +217,12 @@ def _report_start(
 
 
 def _submit(
-    invocation: Invocation, client: "ControlClient", request: SubmissionRequest
+    invocation: Invocation, client: "ControlClient", request: SubmissionRequest, *, rm: bool
 ) -> "Submission":
-    """Submit, with receptorctl's exit code for whatever a submission can fail of."""
+    """Submit, with receptorctl's exit code for whatever a submission can fail of.
+
+    With ``rm``, a unit that the node has failed for the reason that it gives is released.
+    """
     created: list[str] = []
     try:
         return request.send(client, created.append)
@@ -235,9 +238,20 @@ def _submit(
         text = str(error)
         if isinstance(error, CommandRefused):
             text = f"Failed to start work unit: {error}"
+            if rm and created and _is_released(client, created[0]):
+                raise Failure(text, ExitCode.SUBMIT_FAILED) from error
         if created:
             text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
         raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+
+
+def _is_released(client: "ControlClient", unit_id: str) -> bool:
+    """Release a unit that came to nothing; False if it is still there."""
+    try:
+        return client.release(unit_id) == "released"
+    except ControlError as error:
+        print_error(f"unit {unit_id} could not be released: {error}")
+        return False
 
 
 def _follow(

@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
-from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS
+from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS, SUCCEEDED
 
 import meshctl as package
 from meshctl import work_commands
@@ -384,9 +385,46 @@ def test_rm_releases_the_unit_after_its_results_and_keeps_stdout_clean(meshctl, 
     assert node.units == {}
 
 
-def test_rm_without_follow_warns_and_releases_at_once(meshctl, node):
+def test_rm_releases_a_unit_only_at_its_end(meshctl, node):
+    node.unit_status = dict(RUNNING)
+
+    def end() -> None:
+        node.watch_began.wait()
+        node.change("Unit0001", SUCCEEDED)
+
+    ends = threading.Thread(target=end)
+    ends.start()
     result = meshctl("work", "submit", "cat", "-n", "--rm")
-    assert result.stdout == "Result: Job Started\nUnit ID: Unit0001\n(Unit0001, released)\n"
+    ends.join()
+    released = [line for line in node.lines if "release" in line]
+    watched = [line for line in node.lines if "watch" in line]
+    assert node.lines.index(watched[0]) < node.lines.index(released[0])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-2:] == ["Unit ID: Unit0001", "(Unit0001, released)"]
+    assert node.units == {}
+
+
+def test_rm_releases_a_unit_that_the_node_has_refused(meshctl, node):
+    def refuse(session, line):
+        session.send(b"Work unit created with ID Unit0001. Send stdin data and EOF.\n")
+        session.read_to_end()
+        node.add_unit("Unit0001", **FAILED)
+        session.send(b"ERROR: could not parse response\n")
+        return False
+
+    node.handlers["{"] = refuse
+    result = meshctl("work", "submit", "nosuch", "-n", "--rm")
+    assert result.exit_code == ExitCode.SUBMIT_FAILED
+    assert result.stderr.endswith("Failed to start work unit: could not parse response\n")
+    assert node.units == {}
+
+
+def test_rm_without_follow_warns(meshctl, node):
+    result = meshctl("work", "submit", "cat", "-n", "--rm")
+    assert result.stdout.splitlines() == [
+        *("Result: Job Started", "Unit ID: Unit0001"),
+        "(Unit0001, released)",
+    ]
     assert result.stderr == (
         "Warning: using --rm without --follow. Unit results will never be seen.\n"
     )

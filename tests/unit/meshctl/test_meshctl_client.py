@@ -210,9 +210,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_not_a_payload(any_node, client,
     assert any_node.payload_ends == ["reset"]
 
 
-def test_a_text_file_is_no_payload(node):
-    with ControlClient(node.address) as client, pytest.raises(PayloadLost, match="bytes"):
-        client.submit("cat", io.StringIO("text"))
+@pytest.mark.parametrize("payload", ["text", "", io.StringIO("text"), 7, ["a"], object()])
+def test_what_is_not_bytes_is_refused_before_a_unit_exists(node, payload):
+    with ControlClient(node.address) as client, pytest.raises(BadSettings, match="the payload is"):
+        client.submit("cat", payload)
+    assert node.units == {}
+    assert node.submissions == []
 
 
 def test_an_exception_while_the_payload_is_sent_resets_the_session(any_node, client):
