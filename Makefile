@@ -8,12 +8,14 @@ STAMP := $(VENV)/.installed
 DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults coverage bench lint format clean
+.PHONY: help demo test faults floods coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make test      run all tests"
 	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
+	@echo "make floods    every flood of an enemy against real nodes, for a minute each, and a table;"
+	@echo "               ONLY=adverts,names for some, SECONDS=8, WRITE=docs/guarantees.md"
 	@echo "make coverage  run all tests and report which lines they did not reach"
 	@echo "make bench     measure, report and draw; ONLY=start,idle for some scenarios, QUICK=1 for"
 	@echo "               small sizes, REPEATS=9, PEER=/path/to/receptor to measure it beside ours,"
@@ -48,6 +50,13 @@ UNITS ?= 500
 faults: $(STAMP)
 	@FAULTS_SEEDS="$(SEED)" FAULTS_UNITS=$(UNITS) \
 		$(BIN)/python -m pytest tests/faults -rP --timeout=3600
+
+# Not in make test, but for a short form of each flood: takes an hour, and the machine for itself.
+TESTS_PATH := PYTHONPATH=tests:tests/integration:.
+SECONDS ?= 60
+floods: $(STAMP)
+	@$(TESTS_PATH) $(BIN)/python -m floods --seconds $(SECONDS) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -300,6 +300,7 @@ class Cluster:
         peers: Sequence[int] = (),
         work: Mapping[str, str | Directive] | None = None,
         more: Sequence[Directive] = (),
+        level: str = "debug",
         start: bool = True,
     ) -> Node:
         """Configure a node and start it.
@@ -310,11 +311,12 @@ class Cluster:
             peers: TCP ports to connect to. Without any link, here or in ``more``, it is local-only.
             work: work type → a script for ``bash -c``, or the directive's parameters.
             more: directives beyond those, as they would stand in the file.
+            level: of the log.
             start: False leaves the process to be started by ``start()``.
         """
         directives: list[Directive] = [
             {"node": {"id": name, "datadir": str(self.directory / "data")}},
-            {"log-level": {"level": "debug"}},
+            {"log-level": {"level": level}},
             {"control-service": {"filename": str(self.directory / f"{name}.sock")}},
         ]
         if listen is not None:

@@ -1,0 +1,1 @@
+"""Floods: what an enemy sends as fast as it can, and what honest nodes notice of it."""
