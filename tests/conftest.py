@@ -8,7 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# The test folders are no packages, and integration/ and interop/ share one harness.
+# Most test folders are no packages, and integration/ and interop/ share one harness. hostile/ is
+# one: what an enemy sends, for tests of any folder.
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 from harness import Cluster, Node, free_port

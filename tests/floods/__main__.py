@@ -1,4 +1,4 @@
-"""``make floods``: every flood against real nodes, as a table; exits with 1 if any bound is missed."""
+"""``make floods``: every flood against real nodes, as a table; 1 if a bound is missed."""
 
 import argparse
 import os
