@@ -10,11 +10,10 @@ from meshnode.control.registry import Command, ControlSession, Handler, JsonObje
 from meshnode.errors import CommandError
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.router import FirewallCounts
-from meshnode.mesh.stamps import timestamp
 from meshnode.protocol.messages import plain_number
+from meshnode.protocol.times import SECOND, format_time
 
 _MIB = 1024 * 1024
-_NANOSECONDS = 1_000_000_000
 
 
 Warnings = Callable[[], Sequence[str]]
@@ -77,9 +76,9 @@ def _figures(figures: LinkFigures) -> JsonObject:
     return {
         "Kind": figures.kind,
         "Address": figures.address,
-        "Since": timestamp(int(figures.since * _NANOSECONDS)),
-        "Uptime": int(figures.uptime * _NANOSECONDS),
-        "RoundTrip": None if round_trip is None else int(round_trip * _NANOSECONDS),
+        "Since": format_time(int(figures.since * SECOND)),
+        "Uptime": int(figures.uptime * SECOND),
+        "RoundTrip": None if round_trip is None else int(round_trip * SECOND),
         "SentMessages": figures.sent_messages,
         "SentBytes": figures.sent_bytes,
         "ReceivedMessages": figures.received_messages,

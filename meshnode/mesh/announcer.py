@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 import trio
 
-from meshnode.mesh.stamps import nanoseconds_of, timestamp
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.messages import ServiceAdvertisement, WorkType
+from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
+from meshnode.protocol.times import format_time, latest_believed
 
 ADVERTISE_INTERVAL = 60.0
 """Seconds between advertisements of a service that does not change (reference section 6)."""
+
+ANSWER_INTERVAL = 1.0
+"""Seconds between two rounds in which what others said in our name is put right: the first follows
+at once, and whoever goes on gets the whole mesh to carry no more than this."""
+
+WITHDRAWN_AT_ONCE = 5
+"""Services which we do not have and somebody says we do, withdrawn in one round. There is no end of
+names to invent; what is left goes by itself when it is not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +28,16 @@ class LocalService:
 
     name: str
     conn_type: int
-    tags: Mapping[str, str] | None
-    work_types: tuple[WorkType, ...] | None
+    tags: Mapping[str, str] | None = None
+    work_types: tuple[WorkType, ...] | None = None
 
 
 class Announcer:
-    """Announces services when they start and end, and in between again and again."""
+    """Announces services when they start and end, and in between again and again.
+
+    Whoever has a link can advertise and withdraw services in our name. We do not keep them from
+    it, but the last word is ours.
+    """
 
     def __init__(
         self, own_id: str, table: AdvertisementTable, flood: Callable[[bytes], None]
@@ -34,14 +46,30 @@ class Announcer:
         self._table = table
         self._flood = flood
         self._services: dict[str, LocalService] = {}
-        self._newest = 0
-        """Unix time in nanoseconds of the last advertisement."""
+        self._outdone: dict[str, int] = {}
+        """What others said in our name and is not put right yet: service, and time."""
+        self._due = trio.Event()
 
     async def run(self) -> None:
-        """Repeat what is offered, for ever."""
+        """Repeat what is offered, and put right what others say of us, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._repeat)
+            nursery.start_soon(self._answer)
+
+    async def _repeat(self) -> None:
         while True:
             await trio.sleep(ADVERTISE_INTERVAL)
             self.announce_all()
+
+    async def _answer(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            outdone, self._outdone = self._outdone, {}
+            for name, said in outdone.items():
+                service = self._services.get(name, LocalService(name, ConnType.DATAGRAM))
+                self._announce(service, cancel=name not in self._services, after=said)
+            await trio.sleep(ANSWER_INTERVAL)
 
     def add(self, service: LocalService) -> None:
         """Advertise a service from now on."""
@@ -59,21 +87,39 @@ class Announcer:
         for service in self._services.values():
             self._announce(service)
 
-    def outdo(self, advert: ServiceAdvertisement) -> None:
-        """Make what we say from now on newer than an advertisement that bears our ID.
+    def heard(self, advert: ServiceAdvertisement) -> None:
+        """Take an advertisement with our ID that is not the newest that we know.
 
-        It is an own one that came round; or one of a life of this node before its clock was set
-        back, and while ours are older than that, the mesh ignores them.
+        It may be an own one that came round. But if it counts as newer than what we said, it is
+        somebody else's; or one of a life of this node before its clock was set back, and while
+        ours are older than that, the mesh ignores them.
         """
-        self._newest = max(self._newest, nanoseconds_of(advert.time) or 0)
+        said = self._table.newest(self._own_id, advert.service)
+        if said is not None and advert.nanoseconds < said.nanoseconds:
+            return
+        if advert.cancel and advert.service not in self._services:
+            return
+        # What nobody believes need not be outdone, and we would not be believed either.
+        if advert.nanoseconds > latest_believed(time.time_ns()):
+            return
+        former = self._outdone.get(advert.service)
+        invented = self._outdone.keys() - self._services.keys()
+        if (
+            former is not None
+            or advert.service in self._services
+            or len(invented) < WITHDRAWN_AT_ONCE
+        ):
+            self._outdone[advert.service] = max(former or 0, advert.nanoseconds)
+            self._due.set()
 
-    def _announce(self, service: LocalService, cancel: bool = False) -> None:
-        # Strictly newer than the one before, whatever the clock does: the newer time wins.
-        self._newest = max(time.time_ns(), self._newest + 1)
+    def _announce(self, service: LocalService, *, cancel: bool = False, after: int = 0) -> None:
+        """Flood a word that is newer than what we said before, whatever the clock does."""
+        said = self._table.newest(self._own_id, service.name)
+        newest = max(after, said.nanoseconds if said is not None else 0)
         advert = ServiceAdvertisement(
             node_id=self._own_id,
             service=service.name,
-            time=timestamp(self._newest),
+            time=format_time(max(time.time_ns(), newest + 1)),
             conn_type=service.conn_type,
             tags=service.tags,
             work_types=service.work_types,

@@ -4,6 +4,7 @@ Turns what sessions report into routes for the router and floods what others mus
 sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from meshnode.protocol.absence import Absences
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.times import latest_believed
 from meshnode.protocol.topology import Topology, Verdict
 
 UPDATE_INTERVAL = 10.0
@@ -133,7 +135,7 @@ class Fabric:
                 self._names.forget(node)
 
     def _note_absences(self, now: float) -> None:
-        known = {*self.topology.nodes, *self.adverts.nodes()} - {self.own_id}
+        known = {*self.topology.nodes, *self.adverts.nodes} - {self.own_id}
         self._absences.note(known, self.routes, now)
 
     # --- SessionOwner ------------------------------------------------------------------------
@@ -228,8 +230,7 @@ class Fabric:
         if verdict is Verdict.NEW_NODE:
             self._update_due.set()
         elif previous not in (None, self.topology.epoch_of(update.node_id)):
-            # What the earlier life advertised may bear a later time than this one's clock shows.
-            self.adverts.forget_node(update.node_id)
+            self.adverts.begin_anew(update.node_id, trio.current_time())
             self._on_restart(update.node_id)
         self._flood(self._as_forwarded(update), session)
         self._routes_stale()
@@ -271,7 +272,16 @@ class Fabric:
     def advertisement(self, session: Session, advert: ServiceAdvertisement, raw: bytes) -> None:
         """Take an advertisement from a peer; it is passed on unchanged."""
         if advert.node_id == self.own_id:
-            self.announcer.outdo(advert)
+            self.announcer.heard(advert)
+        elif advert.nanoseconds > latest_believed(time.time_ns()):
+            # Nothing could be said after it. If its node's clock shows that, there is no harm but
+            # that its services are not listed.
+            self._log.warning(
+                "ignored what %s says of a service of %s: it is dated %s",
+                session.peer,
+                advert.node_id,
+                advert.time,
+            )
         elif self.adverts.apply(advert, trio.current_time(), raw):
             self._flood(raw, session)
             self._note_change()

@@ -1,6 +1,5 @@
-"""Identifiers and times as they stand on the wire."""
+"""Identifiers and epochs as a node chooses them."""
 
-import calendar
 import secrets
 import string
 import time
@@ -29,19 +28,3 @@ def new_epoch() -> int:
     starts within one second, which decides who of two nodes with one ID is the newcomer.
     """
     return (time.time_ns() << 24) // 1_000_000_000
-
-
-def timestamp(nanoseconds: int) -> str:
-    """Return Unix time as RFC 3339 text in UTC with nanoseconds."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
-
-
-def nanoseconds_of(text: str) -> int | None:
-    """Return RFC 3339 text in UTC as Unix time in nanoseconds; None if it is not that."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    try:
-        seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-        return seconds * 1_000_000_000 + int(f"{fraction[:9]:0<9}")
-    except (ValueError, OverflowError):
-        return None

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from meshnode.errors import ProtocolError
 from meshnode.protocol.namehash import NAME_HASH_LENGTH
+from meshnode.protocol.times import parse_time
 
 MAX_HOPS = 30
 """Hops that a message may take (reference section 3)."""
@@ -346,7 +347,10 @@ class WorkType:
 class ServiceAdvertisement:
     """A service that a node offers (reference section 6).
 
-    ``time`` is RFC 3339 text with up to nanoseconds; of two advertisements the newer time wins.
+    ``time`` is RFC 3339 text; of two advertisements the later time wins.
+
+    Raises:
+        ProtocolError: ``time`` is no such text.
     """
 
     node_id: str
@@ -356,14 +360,18 @@ class ServiceAdvertisement:
     tags: Mapping[str, str] | None = None
     work_types: tuple[WorkType, ...] | None = None
     cancel: bool = False
-    _sort_key: tuple[str, str] = field(init=False, repr=False, compare=False)
+    nanoseconds: int = field(init=False, repr=False, compare=False)
+    """``time`` as a number, since 1970."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_sort_key", _time_key(self.time))
+        try:
+            object.__setattr__(self, "nanoseconds", parse_time(self.time))
+        except ValueError as exc:
+            raise ProtocolError("service advertisement: bad value of Time") from exc
 
     def is_newer_than(self, other: "ServiceAdvertisement") -> bool:
         """Whether this one replaces ``other``."""
-        return self._sort_key > other._sort_key
+        return self.nanoseconds > other.nanoseconds
 
     @classmethod
     def decode(cls, message: bytes | bytearray | memoryview) -> Self:
@@ -421,22 +429,6 @@ def _decode_work_types(fields: _Fields) -> tuple[WorkType, ...] | None:
             raise fields.fault("WorkCommands")
         work_types.append(WorkType(name, secure))
     return tuple(work_types)
-
-
-def _time_key(text: str) -> tuple[str, str]:
-    """Order RFC 3339 times in UTC, to the nanosecond that datetime would drop.
-
-    Receptor writes UTC with a trailing Z and strips trailing zeros of the fraction. Other offsets
-    are not converted: no implementation sends them, and the worst is a late update of one entry.
-
-    Raises:
-        ProtocolError: this is no time.
-    """
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    digits = whole.replace("-", "").replace(":", "").replace("T", "")
-    if len(whole) < 19 or not digits[:14].isdigit() or (fraction and not fraction[:1].isdigit()):
-        raise ProtocolError("service advertisement: bad value of Time")
-    return whole, fraction
 
 
 @dataclass(frozen=True, slots=True)

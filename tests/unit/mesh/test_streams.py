@@ -284,7 +284,7 @@ async def test_nothing_is_left_of_streams_that_are_done(shared, autojump_clock):
         listener = await bar.listen("svc")
         await knows_service(foo, "svc")
         if not shared:
-            foo._fabric.adverts.keep_nodes(())
+            foo._fabric.adverts.forget_node("bar")
         for _ in range(5):
             near = await foo.dial("bar", "svc")
             await exchange(near, await listener.accept())

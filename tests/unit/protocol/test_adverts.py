@@ -2,7 +2,12 @@
 
 import itertools
 
-from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME, AdvertisementTable
+from meshnode.protocol.adverts import (
+    ADVERTISEMENT_LIFETIME,
+    RENEWED_WITHIN,
+    WITHDRAWAL_LIFETIME,
+    AdvertisementTable,
+)
 from meshnode.protocol.messages import ServiceAdvertisement
 
 
@@ -40,7 +45,7 @@ def test_services_of_gone_nodes_are_forgotten():
     table = AdvertisementTable()
     for node in "ab":
         table.apply(advert(1, node=node))
-    table.keep_nodes({"b"})
+    table.forget_node("a")
     assert [a.node_id for a in table] == ["b"]
     assert table.apply(advert(1, node="a"))
 
@@ -65,13 +70,59 @@ def test_a_service_that_is_not_repeated_goes():
     assert [a.service for a in table] == ["other"]
 
 
-def test_a_withdrawal_outlives_the_services_and_goes_with_its_node():
+def test_a_withdrawal_outlives_the_services_and_then_goes_too():
     table = AdvertisementTable()
     table.apply(advert(5, cancel=True), now=0.0)
-    table.expire(10 * ADVERTISEMENT_LIFETIME)
+    table.expire(WITHDRAWAL_LIFETIME - 1)
     assert not table.apply(advert(1))
     assert list(table.messages()) == []
-    assert table.nodes() == {"a"}
-    table.forget_node("a")
-    assert table.nodes() == set()
+    assert list(table.nodes) == ["a"]
+    table.expire(WITHDRAWAL_LIFETIME)
+    assert not table.nodes
     assert table.apply(advert(1))
+
+
+def test_a_withdrawal_goes_with_its_node():
+    table = AdvertisementTable()
+    table.apply(advert(5, cancel=True))
+    table.forget_node("a")
+    assert not table.nodes
+    assert table.apply(advert(1))
+
+
+def test_of_a_new_life_any_word_counts_and_what_it_does_not_say_again_goes():
+    table = AdvertisementTable()
+    table.apply(advert(5), now=0.0)
+    table.apply(advert(5, service="old"), now=0.0)
+    table.apply(advert(5, node="b"), now=0.0)
+    table.begin_anew("a", now=10.0)
+    assert len(table) == 3
+    assert table.apply(advert(1), now=20.0)
+    assert not table.apply(advert(1), now=20.0)
+    assert not table.apply(advert(1, node="b"), now=20.0)
+    table.expire(10.0 + RENEWED_WITHIN)
+    assert {(a.node_id, a.service) for a in table} == {("a", "control"), ("b", "control")}
+
+
+class CountingServices(dict):
+    """Counts how often the services of a node are looked at."""
+
+    looks = 0
+
+    def values(self):
+        CountingServices.looks += len(self)
+        return super().values()
+
+
+def test_forgetting_a_node_looks_at_nothing_but_what_is_forgotten():
+    table = AdvertisementTable()
+    for number in range(2000):
+        for service in "xy":
+            table.apply(advert(1, cancel=True, node=f"n{number}", service=service))
+    for node in list(table.nodes):
+        table._nodes[node] = CountingServices(table._nodes[node])
+    for number in range(2000):
+        table.forget_node(f"n{number}")
+    assert CountingServices.looks == 2 * 2000
+    assert not table.nodes
+    assert not table._raw

@@ -1,0 +1,69 @@
+"""Times as they stand on the wire (RFC 3339), and as nanoseconds since 1970 to reckon with."""
+
+import re
+from datetime import date
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+_DAY = 86_400
+_EPOCH = date(1970, 1, 1).toordinal()
+
+FIRST_TIME = (date.min.toordinal() - _EPOCH) * _DAY * SECOND
+LAST_TIME = (date.max.toordinal() + 1 - _EPOCH) * _DAY * SECOND - 1
+"""The first and the last nanosecond that RFC 3339 text can say: its years have four digits."""
+
+CLOCK_AHEAD = 20 * 365 * _DAY * SECOND
+"""Nanoseconds that another node's clock may be ahead of ours and still be believed. Generous, for a
+node with a wrong clock must work all the same: beyond what people mistype (a day, a time zone, a
+year) and beyond the 19.6 years that a receiver of GPS time can be off. What matters is that there
+is a bound: of two statements the later one wins, so without one there is a last word that nobody
+can take back."""
+
+CLOCKS_SHOW = (date(2026, 1, 1).toordinal() - _EPOCH) * _DAY * SECOND
+"""No right clock shows a time before this. A machine without a battery begins in 1970: all others
+would be far ahead of it, and it of none."""
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:[Zz]|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+
+
+def parse_time(text: str) -> int:
+    """Return RFC 3339 text, of any offset, as nanoseconds since 1970; finer fractions are cut off.
+
+    Raises:
+        ValueError: it is no such text, or no such time.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError("not a time as RFC 3339 has it")
+    fraction, sign = match[7] or "", match[8]
+    year, month, day, hour, minute, second = (int(match[i]) for i in range(1, 7))
+    ahead = (int(match[9]), int(match[10])) if sign else (0, 0)
+    # A minute may have a 61st second, which Unix time does not know.
+    if hour > 23 or minute > 59 or second > 60 or ahead[0] > 23 or ahead[1] > 59:
+        raise ValueError("no such time of day")
+    offset = (ahead[0] * 60 + ahead[1]) * (-60 if sign == "-" else 60)
+    days = date(year, month, day).toordinal() - _EPOCH
+    seconds = days * _DAY + hour * 3600 + minute * 60 + second - offset
+    return seconds * SECOND + int(f"{fraction[:9]:0<9}")
+
+
+def format_time(nanoseconds: int) -> str:
+    """Return nanoseconds since 1970 as RFC 3339 text in UTC, with nine digits of the fraction.
+
+    What lies before the year 1 or after 9999 becomes the nearest time that has a text.
+    """
+    seconds, fraction = divmod(min(max(nanoseconds, FIRST_TIME), LAST_TIME), SECOND)
+    days, rest = divmod(seconds, _DAY)
+    minutes, second = divmod(rest, 60)
+    hour, minute = divmod(minutes, 60)
+    day = date.fromordinal(_EPOCH + days).isoformat()
+    return f"{day}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z"
+
+
+def latest_believed(now: int) -> int:
+    """Return the latest time that another node may say, if our clock shows ``now``."""
+    return max(now, CLOCKS_SHOW) + CLOCK_AHEAD
