@@ -2,12 +2,18 @@
 
 A subject is what an operator would look for: ``link tcp:10.0.0.7:41532``, ``unit t1BlAB18``,
 ``session unix#4``. Loggers are made by :func:`subject_logger` and kept by their object.
+
+Peers and clients supply parts of the text, and cause lines. So texts are shortened, what is not
+printable is escaped, and lines of one kind are limited to some a minute.
 """
 
 import logging
+import re
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, TextIO
 
 ROOT = "meshnode"
@@ -20,34 +26,70 @@ LEVELS = {
 }
 """The level names of the ``log-level`` directive."""
 
+LONGEST_TEXT = 500
+"""Characters of one text in a line: a node ID has 255 at most, and an error fits."""
+
+LONGEST_LINE = 4000
+"""Characters of a whole line, and of each line of a traceback."""
+
+LINES_A_MINUTE = 60
+"""Lines of one kind that are written within a minute. What happens once a second can be followed;
+what a stranger causes ten thousand times a minute is counted."""
+
+MINUTE = 60.0
+"""Seconds in which lines of one kind are counted together."""
+
+MOST_KINDS = 1000
+"""Kinds of line that are counted at a time: more than the program has. Those beyond, if ever a
+template is made of what somebody sent, are counted as one."""
+
+NEVER_LIMITED = frozenset({"unit"})
+"""Kinds of subject whose lines are all written: each is about another unit that somebody asked
+for, and what ran here is not to be left out."""
+
 
 class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
     """Puts the subject before each message."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, kind: str, name: str = "") -> None:
         super().__init__(logging.getLogger(ROOT), {})
-        self.subject = subject
+        self.kind = kind
+        self.subject = f"{kind} {_shortened(name)}" if name else kind
 
-    def process(
-        self, msg: object, kwargs: MutableMapping[str, Any]
-    ) -> tuple[str, MutableMapping[str, Any]]:
-        """Prefix the message with the subject."""
-        return f"{self.subject}: {msg}", kwargs
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log an event about the subject; texts among ``args`` are shortened."""
+        if not self.isEnabledFor(level):
+            return
+        template = str(msg)
+        subject = self.subject
+        if args:  # otherwise nothing is formatted, and a percent sign stands for itself
+            subject = subject.replace("%", "%%")
+            args = tuple(map(_loggable, args))
+        extra = {"subject_kind": self.kind, "template": template}
+        self.logger.log(level, f"{subject}: {template}", *args, extra=extra, **kwargs)
 
 
 def subject_logger(kind: str, name: str = "") -> SubjectLogger:
     """Return a logger for one subject, e.g. ``subject_logger("unit", unit_id)``.
 
-    A percent sign in the name (peers choose their names) cannot act as a format.
+    ``kind`` is a word of ours; the name may be anything.
     """
-    subject = f"{kind} {name}" if name else kind
-    return SubjectLogger(subject.replace("%", "%%"))
+    return SubjectLogger(kind, name)
+
+
+def _loggable(value: object) -> object:
+    return value if isinstance(value, int | float | None) else _shortened(str(value))
+
+
+def _shortened(text: str, most: int = LONGEST_TEXT) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 class OneLineFormatter(logging.Formatter):
-    """``2026-11-22T03:00:00.123Z INFO unit t1BlAB18: text``; control characters are escaped.
+    """``2026-11-22T03:00:00.123Z INFO unit t1BlAB18: text``; what is not printable is escaped.
 
-    Peers and clients supply parts of the text, so a newline in it must not forge a second event.
+    Nothing in a text can forge a second event or reach a terminal as a command: the lines of a
+    traceback are indented, so an event's are the only ones that begin with a time.
     """
 
     converter = staticmethod(time.gmtime)
@@ -61,23 +103,130 @@ class OneLineFormatter(logging.Formatter):
         """Format one event to one line; a traceback, where there is one, follows below."""
         traceback_text, record.exc_text = record.exc_info, None
         record.exc_info = None
-        line = super().format(record)
+        lines = [_printable(super().format(record))]
         record.exc_info = traceback_text
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            below = self.formatException(record.exc_info).split("\n")
+            lines += [f"  {_printable(line)}" for line in below]
+        return "\n".join(lines)
+
+
+def _printable(line: str) -> str:
+    line = _shortened(line, LONGEST_LINE)
+    if line.isprintable():
         return line
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send meshnode's log to ``stream`` (stderr by default) at ``level`` (a key of LEVELS)."""
+# --- how many ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Count:
+    """Lines of one kind since ``began``."""
+
+    began: float
+    level: int
+    written: int = 0
+    left_out: int = 0
+
+
+_Kind = tuple[str, str]
+"""The kind of subject and the template: words of ours, whatever a stranger sends."""
+
+_PLACES = re.compile(r"%[-+ #0]*[0-9]*(?:\.[0-9]+)?[a-zA-Z]")
+"""Where a template takes its values."""
+
+
+class LineLimit(logging.Filter):
+    """Lets some lines of each kind pass in a minute, and tells how many it left out."""
+
+    def __init__(
+        self,
+        tell: Callable[[logging.LogRecord], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``tell`` takes the records that say how many lines were left out."""
+        super().__init__()
+        self._tell = tell
+        self._clock = clock
+        self._lock = Lock()
+        self._counts: dict[_Kind, _Count] = {}
+        self._look_at = clock() + MINUTE
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        subject: str = getattr(record, "subject_kind", "")
+        if subject in NEVER_LIMITED or isinstance(record, _Summary):
+            return True
+        if record.levelno <= logging.DEBUG:
+            return True  # whoever sets this level wants all of it
+        self.report()
+        with self._lock:
+            kind = (subject, getattr(record, "template", ""))
+            if kind not in self._counts and len(self._counts) >= MOST_KINDS:
+                kind = ("", "")
+            count = self._counts.get(kind)
+            if count is None:
+                count = self._counts[kind] = _Count(self._clock(), record.levelno)
+            if count.written < LINES_A_MINUTE:
+                count.written += 1
+                return True
+            count.left_out += 1
+            return False
+
+    def report(self) -> None:
+        """Tell what was left out in the minutes that are over.
+
+        Called by each line; and by somebody's clock, as the last line may have been the last.
+        """
+        now = self._clock()
+        if now < self._look_at:
+            return
+        with self._lock:
+            over = [(k, c) for k, c in self._counts.items() if c.began + MINUTE <= now]
+            for kind, _ in over:
+                del self._counts[kind]
+            began = min((count.began for count in self._counts.values()), default=now)
+            self._look_at = began + MINUTE
+        for (subject, template), count in over:
+            if count.left_out:
+                self._tell(_Summary(count.level, subject, template, count.left_out))
+
+
+class _Summary(logging.LogRecord):
+    """Says how many lines of a kind were left out."""
+
+    def __init__(self, level: int, subject: str, template: str, left_out: int) -> None:
+        like = _PLACES.sub("...", template) or "(of other kinds)"
+        text = "%s: %d more like this in the last minute: %s"
+        args = (subject or "log", left_out, _shortened(like))
+        super().__init__(ROOT, level, __file__, 0, text, args, None)
+
+
+# --- set-up --------------------------------------------------------------------------------------
+
+
+def configure(level: str, stream: TextIO | None = None) -> LineLimit:
+    """Send meshnode's log to ``stream`` (stderr by default) at ``level`` (a key of LEVELS).
+
+    What is returned limits the lines; its ``report`` is to be called once a minute.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(OneLineFormatter())
+    limit = LineLimit(handler.handle)
+    handler.addFilter(limit)
     logger = logging.getLogger(ROOT)
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel(LEVELS[level])
     # The QUIC engine logs each connection's troubles without saying whose; ours do, once.
     engine = logging.getLogger("quic")
     engine.handlers = [logging.NullHandler()]
     engine.propagate = False
+    set_level(level)
+    return limit
+
+
+def set_level(level: str) -> None:
+    """Log from this level on (a key of LEVELS)."""
+    logging.getLogger(ROOT).setLevel(LEVELS[level])

@@ -49,11 +49,11 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
         DuplicateNode: another node of the mesh uses our ID.
         Both may come inside exception groups.
     """
-    logs.configure(config.log_level.level)
-    return trio.run(_main, config, load_again or (lambda: config))
+    limit = logs.configure(config.log_level.level)
+    return trio.run(_main, config, load_again or (lambda: config), limit)
 
 
-async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
+async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLimit) -> int:
     log = logs.subject_logger("node", config.node.id)
     started = time.monotonic()
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
@@ -62,6 +62,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
                 open_mesh(config.node.id, idle_timeout=config.node.max_idle_connection_timeout)
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
+            nursery.start_soon(_report_each_minute, limit)
             reloader = Reloader(config, load_again, mesh)
             await _start(config, reloader, mesh, nursery)
             took = (time.monotonic() - started) * 1000
@@ -75,6 +76,12 @@ async def _main(config: NodeConfig, load_again: ConfigLoader) -> int:
                 nursery.cancel_scope.cancel()
                 break
     return 0
+
+
+async def _report_each_minute(limit: logs.LineLimit) -> None:
+    while True:
+        await trio.sleep(logs.MINUTE)
+        limit.report()
 
 
 async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: trio.Nursery) -> None:

@@ -85,7 +85,7 @@ class Reloader:
             raise ReloadRefused(_one_line(exc), ReloadFault.FAILED) from exc
         old, self._running = self._running, fresh
         if fresh.log_level != old.log_level:
-            logs.configure(fresh.log_level.level)
+            logs.set_level(fresh.log_level.level)
             self._log.info("the log level is %s", fresh.log_level.level)
             changed = True
         if fresh.node.firewallrules != old.node.firewallrules:
