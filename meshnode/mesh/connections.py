@@ -1,6 +1,7 @@
 """One QUIC connection over the mesh, driven by one task (reference section 7)."""
 
 import math
+from types import TracebackType
 from typing import Protocol
 
 import trio
@@ -20,7 +21,6 @@ from meshnode.mesh.quic import (
     Address,
     MeshQuicConnection,
     describe_end,
-    is_peers_stream,
 )
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL, MeshStream
@@ -40,6 +40,19 @@ LINGER = POOL_IDLE + 30.0
 """Seconds that a listener's side waits, all streams done, for the dialer's close. Dialers close;
 this ends the connections of those that forget, and never before a meshnode would use it again."""
 
+FIRST_STREAM = 15.0
+"""Seconds after the handshake for a dialer to open its first stream. Dialers shake hands because
+they have a stream to open, so what stays without one is of no use to anybody."""
+
+UNUSED = 5.0
+"""Seconds that a dialer keeps a connection on which it opened no stream: all dials that waited for
+the handshake were given up. Well before the listener's patience ends, which would be told to the
+next dial in the middle of its stream."""
+
+NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
+
+REFUSED = "the other end reads no more"
+
 STREAM_PREFIX = b"\0"
 """The dialer's first byte on a stream; the listener drops it (reference section 7)."""
 
@@ -56,10 +69,37 @@ class ConnectionOwner(Protocol):
         ...
 
 
+class _Boundary:
+    """Where an exception of the QUIC engine ends: at its connection.
+
+    A peer chooses what the engine is fed, and its authors did not think of everything. Whoever
+    calls it is no part of the fault: the link that brought the datagram, the nursery of all
+    connections, the service that closes a stream. So this is the one place where a connection
+    catches whatever comes; it is logged once, and costs the one connection that it is about.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            self._connection.engine_failed(error)
+            return True
+        return False
+
+
 class Connection:
     """A QUIC connection with one service of another node; either end of it.
 
-    ``idle`` is for how many seconds it is kept without a stream.
+    ``idle`` is for how many seconds it is kept after its last stream.
     """
 
     def __init__(
@@ -84,38 +124,38 @@ class Connection:
         self._header = DataHeader(
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
         ).encode()
+        self._boundary = _Boundary(self)
         self._streams: dict[int, MeshStream] = {}
-        self._awaiting_prefix: set[int] = set()
-        self._released: set[int] = set()
-        self._let_go: set[int] = set()
+        """Those that somebody uses, or whose last bytes are not delivered yet."""
+        self._ending: set[int] = set()
+        """Those whose user is done, or that never had one, until the engine forgets them."""
+        self._was_used = False
         self._ready = trio.Event()
         self._failure: MeshError | None = None
         self._over = False
         self._wake = trio.Event()
         self._nap = trio.CancelScope()
-        self._last_heard = trio.current_time()
-        self._next_ping = self._last_heard + KEEP_ALIVE if is_client else math.inf
-        self._linger_since = math.inf
+        now = trio.current_time()
+        self._ready_by = now + HANDSHAKE_TIMEOUT
+        self._last_heard = now
+        self._next_ping = now + KEEP_ALIVE if is_client else math.inf
+        self._idle_since = math.inf
         self._log = subject_logger("connection", f"{peer_node}:{show_service(service)}")
 
     # --- datagrams ---------------------------------------------------------------------------
 
     def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take a datagram of this connection."""
-        if self._over or (source, source_service) != self.peer:
-            return
+        if not self._over and (source, source_service) == self.peer:
+            with self._boundary:
+                self._take(bytes(payload))
+
+    def _take(self, datagram: bytes) -> None:
         quic = self._quic
         self._last_heard = now = trio.current_time()
         in_flight = quic.bytes_in_flight
-        try:
-            quic.receive_datagram(bytes(payload), self.peer, now)
-            only_data = self._take_events()
-        except Exception as exc:  # noqa: BLE001
-            # The engine met bytes that its authors did not think of. They came from one peer and
-            # concern one connection, so one connection is what they cost.
-            self._log.error("the QUIC engine failed on a datagram", exc_info=True)
-            self._fail(StreamError(f"the QUIC engine failed: {type(exc).__name__}"))
-            only_data = False
+        quic.receive_datagram(datagram, self.peer, now)
+        only_data = self._take_events()
         if not only_data or quic.bytes_in_flight != in_flight:
             self._wake.set()
         elif (due := quic.ack_due) < self._nap.deadline:
@@ -139,21 +179,29 @@ class Connection:
     # --- what streams ask for ----------------------------------------------------------------
 
     def open_stream(self) -> MeshStream:
-        """Open a stream to the listener."""
+        """Open a stream to the listener.
+
+        Raises:
+            MeshError: the connection is over.
+        """
         stream_id = self._quic.get_next_available_stream_id()
         self.write(stream_id, STREAM_PREFIX, False)
+        if self._failure is not None:
+            raise self._failure
         return self._add_stream(stream_id)
 
     def _add_stream(self, stream_id: int) -> MeshStream:
         stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]))
         self._streams[stream_id] = stream
-        self._linger_since = math.inf
+        self._was_used = True
+        self._idle_since = math.inf
         return stream
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
         if not self._over:
-            self._quic.write(stream_id, data, end)
+            with self._boundary:
+                self._quic.write(stream_id, data, end)
             self._wake.set()
 
     def unsent(self, stream_id: int) -> int:
@@ -167,18 +215,21 @@ class Connection:
 
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
-        if count and self._quic.consume(stream_id, count):
-            self._wake.set()
+        if count and not self._over:
+            with self._boundary:
+                if self._quic.consume(stream_id, count):
+                    self._wake.set()
 
     def release(self, stream_id: int, *, graceful: bool, stop_reading: bool) -> None:
         """Finish or reset a stream whose user is done with it."""
         if self._over:
             return
-        if stop_reading and self._quic.is_known(stream_id):
-            self._quic.stop_stream(stream_id, CANCELLED_READ)
-        if not graceful:
-            self._quic.reset_stream(stream_id, CANCELLED_READ)
-        self._released.add(stream_id)
+        with self._boundary:
+            if stop_reading and self._quic.is_known(stream_id):
+                self._quic.stop_stream(stream_id, CANCELLED_READ)
+            if not graceful:
+                self._quic.reset_stream(stream_id, CANCELLED_READ)
+        self._ending.add(stream_id)
         self._wake.set()
 
     # --- the driver --------------------------------------------------------------------------
@@ -194,18 +245,19 @@ class Connection:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 await self._ready.wait()
         except trio.TooSlowError:
-            raise MeshTimeout(f"no handshake within {HANDSHAKE_TIMEOUT:g} s") from None
+            raise MeshTimeout(NO_HANDSHAKE) from None
         if self._failure is not None:
             raise self._failure
 
     async def run(self) -> None:
-        """Drive the connection until it is over."""
+        """Drive the connection until it is over; raises nothing but cancellation."""
         try:
-            while not self._over:
-                self._close_if_done()
-                await self._transmit()
-                if not self._over:
-                    await self._wait()
+            with self._boundary:
+                while not self._over:
+                    await self._transmit()
+                    self._let_go()
+                    if not self._over:
+                        await self._wait()
         finally:
             self.close()
             self._owner.connection_ended(self)
@@ -227,13 +279,25 @@ class Connection:
         if now >= self._last_heard + IDLE_TIMEOUT:
             # The engine's own idle time-out begins anew with what *we* send.
             self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
-        if now >= self._linger_since + self._idle:
+        if now >= self._ready_by:
+            self._fail(MeshTimeout(NO_HANDSHAKE))
+        if now >= self._idle_since + self._patience:
             self._close_normally()
 
     def _own_deadline(self) -> float:
         return min(
-            self._next_ping, self._last_heard + IDLE_TIMEOUT, self._linger_since + self._idle
+            self._next_ping,
+            self._last_heard + IDLE_TIMEOUT,
+            self._ready_by,
+            self._idle_since + self._patience,
         )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that the connection is kept without a stream."""
+        if self._was_used:
+            return self._idle
+        return UNUSED if self._is_client else FIRST_STREAM
 
     async def _transmit(self) -> None:
         """Send what the engine has to send, waiting while our own link is behind."""
@@ -265,79 +329,107 @@ class Connection:
             others += 1
             match event:
                 case events.StreamReset():
-                    self._lose_stream(event.stream_id, "the other end reset the stream")
+                    self._take_reset(event.stream_id)
                 case events.StopSendingReceived():
                     if stream := self._streams.get(event.stream_id):
-                        stream.refuse_writes("the other end reads no more")
+                        stream.refuse_writes(REFUSED)
                 case events.HandshakeCompleted():
                     self._handshake_done()
                 case _:
                     pass
         end = self._quic.ended
         if end is not None:
-            self._fail(StreamError(describe_end(end)))
+            self._fail(StreamError(describe_end(end)), closing=self._quic.has_last_words)
             return False
         return data > 0 and others == 0
 
     def _handshake_done(self) -> None:
+        now = trio.current_time()
         if self._is_client and not self._quic.has_insecure_certificate():
             self._quic.close(reason_phrase="insecure connection to secure service")
             self._failure = StreamError("insecure connection to secure service")
-        self._quic.find_size(trio.current_time())
+        self._quic.find_size(now)
+        self._ready_by = math.inf
+        self._idle_since = now
         self._ready.set()
 
     def _take_data(self, event: events.StreamDataReceived) -> None:
-        stream_id, data = event.stream_id, event.data
-        stream = self._streams.get(stream_id)
-        if (
-            stream is None
-            and stream_id not in self._let_go
-            and is_peers_stream(stream_id, self._is_client)
-        ):
-            stream = self._add_stream(stream_id)
-            self._awaiting_prefix.add(stream_id)
-        if stream is None:
-            self._quic.consume(stream_id, len(data))
-            return
-        if data and stream_id in self._awaiting_prefix:
-            self._awaiting_prefix.discard(stream_id)
-            prefix, data = data[:1], data[1:]
-            self._quic.consume(stream_id, 1)
-            if prefix != STREAM_PREFIX or not self._owner.stream_opened(stream):
-                del self._streams[stream_id]
-                self._quic.consume(stream_id, len(data))
-                self.release(stream_id, graceful=False, stop_reading=not event.end_stream)
-                return
-        stream.feed(data, event.end_stream)
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.feed(event.data, event.end_stream)
+        elif event.stream_id in self._ending:
+            self._quic.consume(event.stream_id, len(event.data))
+        else:
+            self._take_first(event)
 
-    def _lose_stream(self, stream_id: int, reason: str) -> None:
+    def _take_first(self, event: events.StreamDataReceived) -> None:
+        """Take the first bytes of a stream that the peer opened.
+
+        Without a first byte there is no stream: it was ended before it began.
+        """
+        stream_id, data = event.stream_id, event.data
+        if data[:1] != STREAM_PREFIX:
+            self._decline(stream_id)
+            return
+        self._quic.consume(stream_id, 1)
+        stream = self._add_stream(stream_id)
+        stream.feed(data[1:], event.end_stream)
+        if not self._quic.may_write(stream_id):
+            # It asked for no bytes before it sent the first of its own.
+            stream.refuse_writes(REFUSED)
+        if not self._owner.stream_opened(stream):
+            del self._streams[stream_id]
+            self._decline(stream_id)
+            self._note_idle()
+
+    def _take_reset(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is not None:
-            stream.lose(reason)
+            stream.lose("the other end reset the stream")
+        elif stream_id not in self._ending:
+            self._decline(stream_id)
+
+    def _decline(self, stream_id: int) -> None:
+        """Have nothing to do with a stream that the peer opened: the engine is to forget it."""
+        if self._quic.is_receiving(stream_id):
+            self._quic.stop_stream(stream_id, CANCELLED_READ)
+        self._quic.reset_stream(stream_id, CANCELLED_READ)
+        self._ending.add(stream_id)
 
     # --- its end -----------------------------------------------------------------------------
 
-    def _close_if_done(self) -> None:
+    def _let_go(self) -> None:
         """Let go of streams that are delivered, and of the connection after the last one."""
-        if not self._released and not self._let_go:
+        if not self._ending:
             return
-        for stream_id in [i for i in self._released if self._quic.is_flushed(i)]:
-            self._released.discard(stream_id)
-            self._let_go.add(stream_id)
-            self._streams.pop(stream_id, None)
-            self._quic.forget_stream(stream_id)
-            if not self._streams:
-                self._linger_since = trio.current_time()
-                if self._idle == 0:
-                    self._close_normally()
+        quic = self._quic
+        for stream_id in [i for i in self._ending if i in self._streams and quic.is_flushed(i)]:
+            del self._streams[stream_id]
+            self._note_idle()
         # The other end may still have words for a stream that we are done with; only when the
         # engine has heard its last one can a frame of that number not come again.
-        self._let_go = {i for i in self._let_go if self._quic.is_known(i)}
+        for stream_id in [i for i in self._ending if not quic.is_known(i)]:
+            self._ending.discard(stream_id)
+            quic.forget_stream(stream_id)
+
+    def _note_idle(self) -> None:
+        """Begin to wait for the next stream if this was the last one; or do not wait."""
+        if not self._streams:
+            self._idle_since = trio.current_time()
+            if self._idle == 0:
+                self._close_normally()
 
     def _close_normally(self) -> None:
-        self._linger_since = math.inf
-        self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
+        self._idle_since = math.inf
+        with self._boundary:
+            self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
         self._fail(StreamError(NORMAL_CLOSE), closing=True)
+
+    def engine_failed(self, error: Exception) -> None:
+        """Give up: the engine's state can be trusted no more, not even to say farewell."""
+        if not self._over:
+            self._log.error("the QUIC engine failed, the connection ends", exc_info=error)
+            self._fail(StreamError(f"the QUIC engine failed: {type(error).__name__}"))
 
     def retire(self) -> None:
         """Close the connection as soon as it has no stream."""
@@ -366,8 +458,11 @@ class Connection:
             self._send_last()
 
     def _send_last(self) -> None:
+        datagrams: list[tuple[bytes, Address]] = []
+        with self._boundary:
+            datagrams = self._quic.datagrams_to_send(trio.current_time())
         try:
-            for datagram, _ in self._quic.datagrams_to_send(trio.current_time()):
+            for datagram, _ in datagrams:
                 self._router.send(self.peer[0], self._header + datagram)
         except NoRoute:
             self._log.debug("no route for the closing packet")

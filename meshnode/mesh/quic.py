@@ -13,9 +13,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.congestion.base import register_congestion_control
 from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
+    Limit,
     QuicConnection,
     QuicConnectionState,
-    stream_is_client_initiated,
 )
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import (
@@ -179,6 +179,11 @@ class MeshQuicConnection(QuicConnection):
         assert isinstance(control, CappedReno)
         self._control = control
         self._path = self._control.path
+        # Dialers open bidirectional streams. What is not allowed, the engine takes for a fault of
+        # the peer, which ends the connection.
+        _set_limit(self._local_max_streams_uni, 0)
+        if self._is_client:
+            _set_limit(self._local_max_streams_bidi, 0)
         self._peer_limit = BASE_SIZE
         self._stream_consumed: dict[int, int] = {}
 
@@ -233,9 +238,12 @@ class MeshQuicConnection(QuicConnection):
     def ended(self) -> ConnectionTerminated | None:
         """Why the connection ended, as soon as that is known; aioquic's own event comes three
         probe time-outs later."""
-        if self._state in (QuicConnectionState.DRAINING, QuicConnectionState.TERMINATED):
-            return self._close_event
-        return None
+        return self._close_event
+
+    @property
+    def has_last_words(self) -> bool:
+        """Whether the peer is still to be told of the end."""
+        return self._close_pending
 
     # --- acknowledgements --------------------------------------------------------------------
 
@@ -269,6 +277,20 @@ class MeshQuicConnection(QuicConnection):
         """Whether the engine still keeps a stream; it drops those that are done both ways."""
         return stream_id in self._streams
 
+    def is_receiving(self, stream_id: int) -> bool:
+        """Whether the peer may still send on a stream."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        return stream is not None and not stream.receiver.is_finished
+
+    def may_write(self, stream_id: int) -> bool:
+        """Whether the engine would take bytes for a stream: it does not when it was ended, or reset
+        because the peer asked for no more."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return False
+        sender = stream.sender
+        return sender._buffer_fin is None and sender._reset_error_code is None
+
     def is_flushed(self, stream_id: int) -> bool:
         """Whether all that was written, FIN included, has been acknowledged."""
         stream: QuicStream | None = self._streams.get(stream_id)
@@ -279,10 +301,10 @@ class MeshQuicConnection(QuicConnection):
 
         What is to be acknowledged goes with it.
         """
-        consumed = self._stream_consumed.get(stream_id, 0) + count
-        self._stream_consumed[stream_id] = consumed
         stream: QuicStream | None = self._streams.get(stream_id)
         if stream is not None and not stream.receiver.is_finished:
+            consumed = self._stream_consumed.get(stream_id, 0) + count
+            self._stream_consumed[stream_id] = consumed
             left = stream.max_stream_data_local - consumed
             if left < STREAM_CREDIT - STREAM_CREDIT // CREDIT_STEP:
                 stream.max_stream_data_local = consumed + STREAM_CREDIT
@@ -402,9 +424,8 @@ class MeshQuicConnection(QuicConnection):
             self._path.probe_lost(sent)
 
 
-def is_peers_stream(stream_id: int, is_client: bool) -> bool:
-    """Whether the other end opened a stream."""
-    return bool(stream_is_client_initiated(stream_id)) != is_client
+def _set_limit(limit: Limit, value: int) -> None:
+    limit.value = limit.sent = value
 
 
 def describe_end(end: ConnectionTerminated) -> str:

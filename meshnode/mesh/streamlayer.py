@@ -198,10 +198,11 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """End the connection whose dialer is no more."""
-        address = (self._layer.names.learn(notice.to_node), notice.to_service)
-        connection = self._connections.get(address)
-        if connection is not None:
-            connection.on_unreachable(notice, reporter)
+        names = self._layer.names
+        if notice.to_node in names:  # a name that only a notice knows is not worth its hash
+            address = (names.learn(notice.to_node), notice.to_service)
+            if (connection := self._connections.get(address)) is not None:
+                connection.on_unreachable(notice, reporter)
 
     def _begin(self, address: Address, datagram: bytes) -> Connection | None:
         from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415

@@ -81,7 +81,17 @@ class StreamServer:
         client = peer_name(stream)
         self._log.debug("%s connected", client)
         try:
-            await self._handler(stream, client)
+            await self._bear(client, self._handler(stream, client))
+        finally:
+            self._open -= 1
+            # Closed it is already, unless something failed.
+            await self._bear(client, reset(stream))
+        self._log.debug("%s is done", client)
+
+    async def _bear(self, client: str, serving: Awaitable[None]) -> None:
+        """Await what is done for a client, to whom it is limited, whatever comes of it."""
+        try:
+            await serving
         except (OSError, MeshError) as exc:
             text = getattr(exc, "strerror", None) or str(exc)
             self._log.warning("closed the connection of %s: %s", client, text)
@@ -89,12 +99,6 @@ class StreamServer:
             self._log.info("the connection of %s broke: %s", client, exc)
         except Exception:  # noqa: BLE001 - a client's boundary: a fault of ours costs only this one
             self._log.exception("failed to serve %s", client)
-        else:
-            self._log.debug("%s is done", client)
-        finally:
-            self._open -= 1
-            # Closed it is already, unless something failed.
-            await reset(stream)
 
 
 def forward_to(

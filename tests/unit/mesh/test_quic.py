@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.packet import pull_quic_transport_parameters
@@ -191,6 +192,63 @@ def test_the_end_of_a_connection_is_known_as_soon_as_it_is_said():
     exchange(client, server)
     assert server.ended is not None
     assert quic.describe_end(server.ended) == quic.NORMAL_CLOSE
+
+
+def test_an_end_that_the_engine_decides_on_is_known_at_once_and_is_still_to_be_told():
+    client, server = connected()
+    client._remote_max_streams_uni = client._remote_max_stream_data_uni = 1
+    client.send_stream_data(2, b"x")
+    ((datagram, _),) = client.datagrams_to_send(0.0)
+    server.receive_datagram(datagram, CLIENT, 0.0)
+    assert server.ended is not None
+    assert server.has_last_words
+    exchange(client, server)
+    assert not server.has_last_words
+    assert client.ended is not None
+
+
+@pytest.mark.parametrize("stream_id", [2, 3, 1])
+def test_no_streams_are_taken_but_those_that_dialers_open(stream_id):
+    client, server = connected()
+    opener, other = (client, server) if stream_id % 2 == 0 else (server, client)
+    # The opener knows that it may not; what is tried here is one that does it all the same.
+    opener._remote_max_streams_uni = opener._remote_max_streams_bidi = 1
+    opener._remote_max_stream_data_uni = opener._remote_max_stream_data_bidi_remote = 10
+    opener.send_stream_data(stream_id, b"x")
+    exchange(client, server)
+    assert other.ended is not None
+    assert other.ended.reason_phrase == "Too many streams open"
+
+
+def test_a_stream_takes_no_bytes_once_it_is_ended_or_the_peer_asked_for_no_more():
+    client, server = connected()
+    assert not client.may_write(0)
+    client.send_stream_data(0, b"x")
+    client.send_stream_data(4, b"x")
+    exchange(client, server)
+    assert client.may_write(0)
+    assert server.may_write(0)
+    assert server.is_receiving(0)
+    client.send_stream_data(0, b"", end_stream=True)
+    assert not client.may_write(0)
+    server.stop_stream(4, 0)
+    exchange(client, server)
+    assert not server.is_receiving(0)
+    assert not client.may_write(4)
+    with pytest.raises(RuntimeError):  # which is what asking first avoids
+        client.send_stream_data(4, b"x")
+
+
+def test_what_is_read_of_a_stream_that_is_forgotten_is_not_remembered():
+    client, server = connected()
+    client.send_stream_data(0, b"x", end_stream=True)
+    exchange(client, server)
+    server.send_stream_data(0, b"", end_stream=True)
+    exchange(client, server, 0.1)
+    exchange(client, server, 0.2)
+    assert not server.is_known(0)
+    server.consume(0, 1)
+    assert not server._stream_consumed
 
 
 class Packet:
