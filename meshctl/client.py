@@ -34,6 +34,7 @@ LOCAL_NODE = "localhost"
 """What a control service takes as its own node (reference section 3)."""
 
 _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
+_FRAMED = "Connecting framed"
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 _RESERVED = frozenset(
     {
@@ -165,7 +166,7 @@ class ControlClient:
         command = f"work list {_word('unit ID', unit_id)}" if unit_id else "work list"
         if not node:
             return self.command(command)
-        session = self._connect_to(node, "control", tls_client)
+        session, _ = self._connect_to(node, "control", tls_client)
         try:
             session.read_greeting(f"service control of {node}")
             session.send_line(command)
@@ -314,22 +315,37 @@ class ControlClient:
         Raises:
             CommandRefused: the mesh said why not.
         """
-        return ControlStream(self._connect_to(node, service, tls_client))
+        # A receptor node does not know "framed" and answers as always: its stream has plain bytes,
+        # and nobody can tell its end from its loss.
+        session, reply = self._connect_to(node, service, tls_client, framed=True)
+        if reply == _FRAMED:
+            from meshctl.framed import FramedStream  # noqa: PLC0415 - few commands need it
 
-    def _connect_to(self, node: str, service: str, tls_client: str) -> Connection:
-        words = ["connect", _word("node", node), _word("service", service)]
+            return FramedStream(session)
+        return ControlStream(session)
+
+    def _connect_to(
+        self, node: str, service: str, tls_client: str, *, framed: bool = False
+    ) -> tuple[Connection, str]:
+        request: JsonObject = {
+            "command": "connect",
+            "node": _word("node", node),
+            "service": _word("service", service),
+        }
         if tls_client:
-            words.append(_word("TLS client", tls_client))
+            request["tls"] = _word("TLS client", tls_client)
+        if framed:
+            request["framed"] = True
         session = self._take()
         try:
-            session.send_line(" ".join(words))
+            session.send_line(json.dumps(request, ensure_ascii=False))
             line = session.read_line()
             if not line.startswith("Connecting"):
                 raise ProtocolMismatch(f"the node's reply is not one to connect: {line[:60]!r}")
         except BaseException:
             session.close()
             raise
-        return session
+        return session, line
 
     def _outcome(self, subcommand: str, unit_id: str) -> str:
         reply = self.command(f"work {subcommand} {_word('unit ID', unit_id)}")

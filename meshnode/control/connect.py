@@ -2,6 +2,7 @@
 
 import trio
 
+from meshnode.control.ends import FramedEnd, RawEnd
 from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
 from meshnode.errors import AccessRefused, CommandError
@@ -15,7 +16,7 @@ def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:
     from here, and rules that let only this node in would let it in as well.
     """
 
-    def run_to(node: str, service: str, tls: str) -> Handler:
+    def run_to(node: str, service: str, tls: str, *, framed: bool = False) -> Handler:
         async def run(session: ControlSession) -> None:
             if origin_node(session) and not forwarding:
                 raise AccessRefused(
@@ -27,12 +28,13 @@ def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:
             stream = await mesh.dial(node, service)
             session.finish()
             try:
-                await session.send(b"Connecting\n")
-                end = _SessionEnd(session)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(end.break_when_lost)
-                    await bridge(end, stream)
-                    nursery.cancel_scope.cancel()
+                if framed:
+                    await session.send(b"Connecting framed\n")
+                    if not await _join_framed(FramedEnd(session), stream):
+                        return
+                else:
+                    await session.send(b"Connecting\n")
+                    await _join(RawEnd(session), stream)
                 await stream.aclose()
             finally:
                 # Closed it is already, unless something failed, and then this is a reset: half of
@@ -54,9 +56,33 @@ def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:
             _field(body, "node", "connect target node"),
             _field(body, "service", "connect target service"),
             _field(body, "tls", "connect tls name") if "tls" in body else "",
+            framed=body.get("framed") is True,
         )
 
     return Command("connect", parse_text, parse_json)
+
+
+async def _join(end: RawEnd, stream: trio.abc.HalfCloseableStream) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.break_when_lost)
+        await bridge(end, stream)
+        nursery.cancel_scope.cancel()
+
+
+async def _join_framed(end: FramedEnd, stream: trio.abc.HalfCloseableStream) -> bool:
+    """Do the same; return False if the stream broke, which the client has been told then.
+
+    Raises:
+        trio.BrokenResourceError: the client is gone.
+    """
+    reason = ""
+    try:
+        await _join(end, stream)
+    except* trio.BrokenResourceError as errors:
+        reason = str(errors.exceptions[0])
+    if reason:
+        await end.send_failure(reason)
+    return not reason
 
 
 def _field(body: JsonObject, key: str, what: str) -> str:
@@ -66,36 +92,3 @@ def _field(body: JsonObject, key: str, what: str) -> str:
     if not isinstance(value, str):
         raise CommandError(f"{what} must be string")
     return value
-
-
-class _SessionEnd:
-    """A session as an end of a bridge."""
-
-    def __init__(self, session: ControlSession) -> None:
-        self._session = session
-        self._client_ended = trio.Event()
-        self._service_ended = False
-
-    async def receive_some(self, max_bytes: int) -> bytes:
-        data = await self._session.receive_some(max_bytes)
-        if not data:
-            self._client_ended.set()
-        return data
-
-    async def send_all(self, data: bytes) -> None:
-        await self._session.send(data)
-
-    async def send_eof(self) -> None:
-        self._service_ended = True
-        await self._session.send_eof()
-
-    async def break_when_lost(self) -> None:
-        """Raise when a client that has ended its bytes is gone: a silent service would stay.
-
-        Raises:
-            trio.BrokenResourceError: nobody waits for what the service may still say.
-        """
-        await self._client_ended.wait()
-        await self._session.wait_lost()
-        if not self._service_ended:
-            raise trio.BrokenResourceError("the client is gone")

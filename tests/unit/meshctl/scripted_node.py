@@ -206,8 +206,9 @@ class ScriptedNode:
             self.session_closed.set()
 
     def _answer(self, session: Session, line: str) -> bool:
+        text = _as_text(line)
         for beginning, handler in self.handlers.items():
-            if line.startswith(beginning):
+            if line.startswith(beginning) or text.startswith(beginning):
                 return handler(session, line)
         words = line.split() or [""]
         if line.startswith("{") and json.loads(line).get("subcommand") == "submit":
@@ -225,7 +226,7 @@ class ScriptedNode:
         elif line.startswith("{") and "requested_fields" in line:
             session.send({name: STATUS[name] for name in json.loads(line)["requested_fields"]})
         else:
-            session.send(RECORDED.get(line, b"ERROR: Unknown command\n"))
+            session.send(RECORDED.get(text, b"ERROR: Unknown command\n"))
         return True
 
     def _unit_command(self, line: str, words: list[str]) -> bytes | dict[str, Any]:
@@ -285,6 +286,14 @@ class ScriptedNode:
         self.results_began.set()
         unit.may_end.wait()
         return False
+
+
+def _as_text(line: str) -> str:
+    """A JSON ``connect`` as the text form, which is shorter to name in a script."""
+    if line.startswith("{") and (request := json.loads(line)).get("command") == "connect":
+        keys = ("command", "node", "service", "tls")
+        return " ".join(str(request[key]) for key in keys if key in request)
+    return line
 
 
 def unix_listener(path: Path) -> socket.socket:
