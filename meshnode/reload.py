@@ -18,7 +18,7 @@ from meshnode.control.reload import ReloadFault, ReloadRefused
 from meshnode.errors import ConfigError
 from meshnode.mesh.mesh import Mesh
 from meshnode.protocol.firewall import Action, Rule
-from meshnode.running_links import RunningLinks
+from meshnode.running_links import LinksRefused, RunningLinks
 
 ConfigLoader = Callable[[], NodeConfig]
 """Reads the configuration again from where it came; raises ConfigError."""
@@ -49,14 +49,16 @@ class Reloader:
         """Take the configuration over as it is now.
 
         Raises:
-            ReloadRefused: it cannot be; everything runs on as it was.
+            ReloadRefused: it cannot be. The text says what was disturbed meanwhile, if anything.
         """
         await self._started.wait()
         async with self._lock:
             try:
                 await self._take_over(await self._read())
             except ReloadRefused as refusal:
-                self._log.warning("refused, and nothing was changed: %s", refusal)
+                whole = not isinstance(refusal.__cause__, LinksRefused)
+                done = "refused, and nothing was changed" if whole else "refused"
+                self._log.warning("%s: %s", done, refusal)
                 raise
 
     async def on_signal(self) -> None:
@@ -81,6 +83,9 @@ class Reloader:
     async def _take_over(self, fresh: NodeConfig) -> None:
         try:
             changed = await self._links.apply(fresh.listeners, fresh.peers)
+        except LinksRefused as exc:
+            text = "; ".join((_one_line(exc), *exc.disturbed))
+            raise ReloadRefused(f"{text}; all else is as before", ReloadFault.FAILED) from exc
         except ConfigError as exc:
             raise ReloadRefused(_one_line(exc), ReloadFault.FAILED) from exc
         old, self._running = self._running, fresh

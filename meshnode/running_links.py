@@ -42,6 +42,17 @@ class _Dialed:
     handle: Dialing
 
 
+class LinksRefused(ConfigError):
+    """The links of a configuration cannot be had; those of the one before are there again.
+
+    ``disturbed`` has a sentence for each listener that was closed meanwhile, to make room.
+    """
+
+    def __init__(self, text: str, disturbed: Sequence[str]) -> None:
+        super().__init__(text)
+        self.disturbed = tuple(disturbed)
+
+
 Opened = list[tuple[ListenerDirective, list[LinkListener]]]
 """Listeners that hold their ports, and accept nothing yet."""
 
@@ -63,7 +74,8 @@ class RunningLinks:
         All new ports are had before anything is closed.
 
         Raises:
-            ConfigError: a port cannot be had; all is as it was.
+            ConfigError: a port cannot be had; nothing was changed.
+            LinksRefused: the same, and something was closed and opened again meanwhile.
         """
         new_listeners, old_listeners = _difference(listeners, self._accepting)
         new_peers, old_peers = _difference(peers, self._dialed)
@@ -113,21 +125,24 @@ class RunningLinks:
             await self._close_accepting(accepting, CHANGED)
         try:
             opened, _ = await self._open(blocked, [])
-        except ConfigError:
+        except ConfigError as exc:
             await _close_opened(others)
-            for accepting in freed:
-                await self._restore(accepting.directive)
-            raise
+            disturbed = [await self._restore(accepting.directive) for accepting in freed]
+            raise LinksRefused(str(exc), disturbed) from exc
         for accepting in freed:
             leaving.remove(accepting)
         return opened
 
-    async def _restore(self, directive: ListenerDirective) -> None:
+    async def _restore(self, directive: ListenerDirective) -> str:
+        """Open a listener again that made room in vain; return what it went through."""
+        name = describe(directive)
         try:
             self._start([(directive, await registry.open_listeners(directive))], [])
         except ConfigError as exc:
-            # Somebody was quicker than we: there is nobody to give the port back.
+            # Another program has taken the port in between: nobody can give it back.
             self._log.error("lost a listener: %s", exc)
+            return f"{name} was closed and cannot be opened again: {exc}"
+        return f"the links of {name} were dropped, and may be dialled again"
 
     def _start(self, opened: Opened, peers: Sequence[PeerDirective]) -> None:
         for directive, listeners in opened:

@@ -14,6 +14,7 @@ from meshnode.control.reload import ReloadFault, ReloadRefused
 from meshnode.errors import Unreachable
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.reload import Reloader, changes_that_need_a_restart
+from meshnode.running_links import LinksRefused
 
 BASE = """\
 - node:
@@ -210,6 +211,24 @@ async def test_two_at_a_time_follow_each_other(tmp_path: Path) -> None:
         await reloader.start()
         nursery.start_soon(reloader)
         nursery.start_soon(reloader.on_signal)
+
+
+async def test_a_refusal_names_what_was_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "foo.yml").write_text(BASE)
+    config = load_file(str(tmp_path / "foo.yml"))
+
+    async def refuse(*args: object) -> bool:
+        raise LinksRefused("foo.yml:3: ws-listener: port: taken", ["the links of x were dropped"])
+
+    async with open_mesh("foo") as mesh:
+        reloader = Reloader(config, lambda: config, mesh)
+        await reloader.start()
+        monkeypatch.setattr(reloader._links, "apply", refuse)
+        with pytest.raises(ReloadRefused, match="taken; the links of x were dropped; all else"):
+            await reloader()
+    assert "nothing was changed" not in caplog.text
 
 
 async def test_a_reload_waits_until_the_node_has_started(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sessions import Session
-from meshnode.running_links import RunningLinks
+from meshnode.running_links import LinksRefused, RunningLinks
 
 LOOPBACK = "127.0.0.1"
 
@@ -229,14 +229,39 @@ async def test_a_listener_comes_back_if_its_port_cannot_pass_on(
         await bar.apply(peer(ports[1]))
         await linked(foo, bar)
         session = foo.session("bar")
+        freed = f"tcp-listener {LOOPBACK}:{ports[0]}"
         monkeypatch.setattr(registry, "open_listeners", open_listeners)
         new = [WsListener(port=ports[0], bindaddr=LOOPBACK), listener(ports[1]), listener(ports[2])]
-        with pytest.raises(ConfigError, match="taken by somebody else"):
+        with pytest.raises(LinksRefused, match="taken by somebody else") as refused:
             await foo.apply(*new)
+        assert refused.value.disturbed == (
+            f"the links of {freed} were dropped, and may be dialled again",
+        )
         assert foo.session("bar") is session
         assert accepts(ports[0])
         assert not accepts(ports[2])
         assert await foo.apply(listener(ports[0]), listener(ports[1])) is False
+
+
+async def test_a_listener_that_is_lost_on_the_way_is_named(
+    ports: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port is freed for its successor, and another program keeps it."""
+    async with nodes("foo") as (foo,):
+        await foo.apply(listener(ports[0]))
+        opening = registry.open_listeners
+
+        async def open_listeners(directive: ListenerDirective) -> list[object]:
+            if not accepts(ports[0]):
+                raise directive.error("port", "taken by somebody else") from OSError("taken")
+            return await opening(directive)
+
+        monkeypatch.setattr(registry, "open_listeners", open_listeners)
+        with pytest.raises(LinksRefused) as refused:
+            await foo.apply(WsListener(port=ports[0], bindaddr=LOOPBACK))
+        (text,) = refused.value.disturbed
+        assert "was closed and cannot be opened again" in text
+        assert "taken by somebody else" in text
 
 
 async def test_equal_directives_are_counted(ports: list[int]) -> None:

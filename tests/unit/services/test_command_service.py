@@ -71,7 +71,7 @@ async def test_the_end_of_input_is_typed(begun: bytes):
 
 async def test_a_command_ends_with_its_terminal_and_its_jobs_with_it(monkeypatch):
     terminal = Terminal.open(
-        ["bash", "-ic", "set -m; trap '' HUP; nohup sleep 1000 >&2 & echo =$!=; cat"]
+        ["bash", "-ic", "set -m; trap '' HUP; nohup sleep 1000 > /dev/null 2>&1 & echo =$!=; cat"]
     )
     job = int((await read_until(terminal, b"=\r\n")).split(b"=")[1])
     assert job in session_members(terminal.pid)
