@@ -130,6 +130,8 @@ class Connection:
         self._ending: set[int] = set()
         """Those whose user is done, or that never had one, until the engine forgets them."""
         self._was_used = False
+        self._dials = 0
+        """Those that wait for the handshake, each with a stream to open."""
         self._ready = trio.Event()
         self._failure: MeshError | None = None
         self._over = False
@@ -174,16 +176,29 @@ class Connection:
     @property
     def has_place(self) -> bool:
         """Whether another stream may be opened, as far as is known now."""
-        return not self._over and self._failure is None and len(self._streams) < MAX_STREAMS
+        if self._over or self._failure is not None:
+            return False
+        if self._ready.is_set() and not self._quic.takes_many_streams:
+            return False
+        return len(self._streams) + self._dials < MAX_STREAMS
+
+    @property
+    def takes_many_streams(self) -> bool:
+        """Whether the listener said in the handshake that it does."""
+        return self._quic.takes_many_streams
 
     # --- what streams ask for ----------------------------------------------------------------
 
-    def open_stream(self) -> MeshStream:
-        """Open a stream to the listener.
+    def open_stream(self) -> MeshStream | None:
+        """Open a stream to the listener; None if it takes one, and that is opened already.
 
         Raises:
             MeshError: the connection is over.
         """
+        if not self._quic.takes_many_streams:
+            if self._was_used:
+                return None
+            self._idle = 0
         stream_id = self._quic.get_next_available_stream_id()
         self.write(stream_id, STREAM_PREFIX, False)
         if self._failure is not None:
@@ -241,11 +256,14 @@ class Connection:
             MeshError: it failed; which error says why.
             MeshTimeout: it took longer than HANDSHAKE_TIMEOUT.
         """
+        self._dials += 1
         try:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 await self._ready.wait()
         except trio.TooSlowError:
             raise MeshTimeout(NO_HANDSHAKE) from None
+        finally:
+            self._dials -= 1
         if self._failure is not None:
             raise self._failure
 

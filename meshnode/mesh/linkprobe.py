@@ -11,14 +11,12 @@ import trio
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
 from meshnode.mesh.sessions import Session
-from meshnode.mesh.stamps import random_id
 from meshnode.protocol.messages import (
     PING_SERVICE,
     WIRE_HOPS,
     DataHeader,
     ServiceKey,
     Unreachable,
-    encode_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -64,8 +62,7 @@ class LinkProbe:
         due = [s for s in sessions if now - s.probed >= PROBE_INTERVAL / 2 or s in unanswered]
         if not due:
             return
-        while self._router.is_bound(service := encode_service(random_id())):
-            pass
+        service = self._router.free_service()
         self._service = service
         self._router.bind(service, self)
         for session in due:

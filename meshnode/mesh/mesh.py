@@ -15,7 +15,6 @@ from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
-from meshnode.mesh.stamps import random_id
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.firewall import Rule
@@ -24,7 +23,7 @@ from meshnode.protocol.messages import (
     ConnType,
     ServiceAdvertisement,
     WorkType,
-    encode_service,
+    decode_service,
 )
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
@@ -123,7 +122,9 @@ class Mesh:
             ServiceInUse: the name is taken on this node.
             ProtocolError: the name does not fit 8 bytes.
         """
-        socket = DatagramSocket(self._router, self._names, service or self._free_service())
+        socket = DatagramSocket(
+            self._router, self._names, service or decode_service(self._router.free_service())
+        )
         if tags is not None:
             self._fabric.announcer.add(LocalService(socket.service, ConnType.DATAGRAM, tags, None))
             socket.when_closed(lambda: self._fabric.announcer.remove(socket.service))
@@ -168,13 +169,7 @@ class Mesh:
         advert = self._fabric.adverts.find(target, service)
         tag, value = MANY_STREAMS
         share = advert is not None and advert.tags is not None and advert.tags.get(tag) == value
-        own = encode_service(self._free_service())
-        return await self._streams.dial(node, service, own, share=share)
-
-    def _free_service(self) -> str:
-        while self._router.is_bound(encode_service(name := random_id())):
-            pass
-        return name
+        return await self._streams.dial(node, service, share=share)
 
     # --- questions ---------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ import trio
 from meshnode.errors import MeshError, MeshTimeout, NoRoute, Unreachable
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
-from meshnode.mesh.stamps import random_id
 from meshnode.protocol import messages
 from meshnode.protocol.messages import (
     MAX_HOPS,
@@ -17,7 +16,6 @@ from meshnode.protocol.messages import (
     WIRE_HOPS,
     DataHeader,
     ServiceKey,
-    encode_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -65,8 +63,7 @@ class Pinger:
             Unreachable: a node on the way said why the ping went no further.
             MeshTimeout: nothing came back within PING_TIMEOUT.
         """
-        while self._router.is_bound(service := encode_service(random_id())):
-            pass
+        service = self._router.free_service()
         echo = _Echo(self._names)
         self._router.bind(service, echo)
         try:

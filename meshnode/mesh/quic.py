@@ -88,6 +88,11 @@ _MAX_UDP_PAYLOAD_SIZE = 0x03
 """Number of the transport parameter max_udp_payload_size (RFC 9000, section 18.2)."""
 
 
+_MANY_STREAMS = 0x6D65_7368
+"""Number of our own transport parameter, which says that this end takes many streams on one
+connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
+
+
 class CappedReno(RenoCongestionControl):
     """Reno that begins with, and never exceeds, a window of its own.
 
@@ -185,6 +190,8 @@ class MeshQuicConnection(QuicConnection):
         if self._is_client:
             _set_limit(self._local_max_streams_bidi, 0)
         self._peer_limit = BASE_SIZE
+        self.takes_many_streams = False
+        """Whether the peer said, in the handshake, that a connection may carry many streams."""
         self._stream_consumed: dict[int, int] = {}
 
     def _update_traffic_key(
@@ -347,13 +354,11 @@ class MeshQuicConnection(QuicConnection):
     # --- transport parameters ----------------------------------------------------------------
 
     def _serialize_transport_parameters(self) -> bytes:
-        # aioquic cannot say how large a datagram it can receive.
-        size = encode_uint_var(LARGE_SIZE)
+        # aioquic cannot say how large a datagram it can receive, nor anything of our own.
         return (
             bytes(super()._serialize_transport_parameters())
-            + encode_uint_var(_MAX_UDP_PAYLOAD_SIZE)
-            + encode_uint_var(len(size))
-            + size
+            + _parameter(_MAX_UDP_PAYLOAD_SIZE, encode_uint_var(LARGE_SIZE))
+            + _parameter(_MANY_STREAMS, b"")
         )
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
@@ -361,6 +366,7 @@ class MeshQuicConnection(QuicConnection):
         super()._parse_transport_parameters(data, from_session_ticket=from_session_ticket)
         limit = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
         self._peer_limit = limit or BASE_SIZE
+        self.takes_many_streams = _MANY_STREAMS in _parameter_numbers(data)
 
     # --- datagram size -----------------------------------------------------------------------
 
@@ -422,6 +428,20 @@ class MeshQuicConnection(QuicConnection):
             self._path.probe_acked()
         elif delivery is QuicDeliveryState.LOST:
             self._path.probe_lost(sent)
+
+
+def _parameter(number: int, value: bytes) -> bytes:
+    return encode_uint_var(number) + encode_uint_var(len(value)) + value
+
+
+def _parameter_numbers(data: bytes) -> set[int]:
+    """Return which transport parameters there are in what the engine has parsed before."""
+    found: set[int] = set()
+    buffer = Buffer(data=data)
+    while not buffer.eof():
+        found.add(buffer.pull_uint_var())
+        buffer.pull_bytes(buffer.pull_uint_var())
+    return found
 
 
 def _set_limit(limit: Limit, value: int) -> None:

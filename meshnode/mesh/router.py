@@ -13,6 +13,7 @@ from typing import Protocol
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
+from meshnode.mesh.stamps import random_id
 from meshnode.protocol.firewall import Action, Firewall, Rule
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
@@ -27,6 +28,7 @@ from meshnode.protocol.messages import (
     MessageType,
     ServiceKey,
     Unreachable,
+    encode_service,
     is_readable,
     show_service,
 )
@@ -143,6 +145,12 @@ class Router:
     def is_bound(self, service: ServiceKey) -> bool:
         """Whether a service name is taken or reserved."""
         return service in RESERVED_SERVICES or service in self._receivers
+
+    def free_service(self) -> ServiceKey:
+        """Return a random service name that is free: what a dialer or a client goes by."""
+        while self.is_bound(service := encode_service(random_id())):
+            pass
+        return service
 
     # --- messages from links -----------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from meshnode.protocol.messages import (
     ServiceKey,
     Unreachable,
     encode_service,
+    show_service,
 )
 from meshnode.protocol.namehash import NameTable
 
@@ -41,6 +42,10 @@ ACCEPT_BACKLOG = 256
 MANY_STREAMS = ("meshnode", "many-streams")
 """Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
 and receptor ignores tags that it does not know."""
+
+MAX_SINGLES = 1024
+"""Services that are remembered as taking one stream a connection although they are advertised
+otherwise; forgotten ones are found out again, which costs a handshake."""
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 """Starts a connection's driver in the nursery of the mesh."""
@@ -60,6 +65,8 @@ class StreamLayer:
         self.spawn = spawn
         self.connections: set[Connection] = set()
         self._pool: dict[Address, list[Connection]] = {}
+        self._singles: dict[Address, None] = {}
+        self._log = subject_logger("streams")
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -68,13 +75,13 @@ class StreamLayer:
 
         return make_insecure_identity()
 
-    async def dial(
-        self, node: str, service: str, own_service: ServiceKey, *, share: bool = False
-    ) -> MeshStream:
-        """Open a stream to a service; ``own_service`` is a free name for our end.
+    async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
+        """Open a stream to a service.
 
-        With ``share`` the listener takes many streams on a connection (:data:`MANY_STREAMS`), so
-        that one which exists is used: the stream then costs no handshake.
+        With ``share`` the listener is said to take many streams on a connection
+        (:data:`MANY_STREAMS`), so that one which exists is used: the stream then costs no
+        handshake. Whoever can advertise can say so; what counts is what the listener itself says
+        in its handshake, and one that takes a single stream gets a connection for each.
 
         Raises:
             NoRoute: no path to the node is known.
@@ -83,33 +90,59 @@ class StreamLayer:
             StreamError: the handshake failed.
             ProtocolError: the service name does not fit 8 bytes.
         """
-        key = encode_service(service)
-        peer: Address = (self.router.resolve(node), key)
-        connection = self._shared(peer) if share else None
-        if connection is None:
-            connection = self._connect(node, peer, own_service, share=share)
-            if share:
+        peer: Address = (self.router.resolve(node), encode_service(service))
+        while share and peer not in self._singles:
+            connection = self._shared(peer)
+            if connection is None:
+                connection = self._connect(node, peer, share=True)
                 self._pool.setdefault(peer, []).append(connection)
+            # Given up, it is not closed: others may wait for the same handshake.
+            stream = await self._open(connection, keep=True)
+            if not connection.takes_many_streams:
+                self._note_single(peer)
+            if stream is not None:
+                return stream
+            # Somebody else has the one stream. We sent nothing yet: another connection loses us
+            # nothing.
+        stream = await self._open(self._connect(node, peer, share=False), keep=False)
+        assert stream is not None
+        return stream
+
+    async def _open(self, connection: Connection, *, keep: bool) -> MeshStream | None:
+        """Open a stream once the handshake is done; None if others have taken the only one."""
         try:
             await connection.wait_ready()
+            return connection.open_stream()
         except MeshError:
             connection.close()
             raise
         except BaseException:
-            if not share:  # others may wait for the same handshake
+            if not keep:
                 connection.close()
             raise
-        return connection.open_stream()
+
+    def _note_single(self, peer: Address) -> None:
+        """Remember a service that takes one stream a connection, whatever is said of it."""
+        if peer in self._singles:
+            return
+        if len(self._singles) >= MAX_SINGLES:
+            del self._singles[next(iter(self._singles))]
+        self._singles[peer] = None
+        self._log.warning(
+            "service %s of %s is advertised as one that takes many streams on a connection, and "
+            "is not: each stream gets its own",
+            show_service(peer[1]),
+            self.names.name(peer[0]),
+        )
 
     def _shared(self, peer: Address) -> Connection | None:
         return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
 
-    def _connect(
-        self, node: str, peer: Address, own_service: ServiceKey, *, share: bool
-    ) -> Connection:
+    def _connect(self, node: str, peer: Address, *, share: bool) -> Connection:
         from meshnode.mesh.connections import POOL_IDLE, Connection  # noqa: PLC0415
         from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
 
+        own_service = self.router.free_service()
         connection = Connection(
             self.router,
             _Dialer(self, own_service),
@@ -146,6 +179,7 @@ class StreamLayer:
     def node_restarted(self, node: str) -> None:
         """End the connections with a node that has begun a new life."""
         node_hash = self.names.learn(node)
+        self._singles = {peer: None for peer in self._singles if peer[0] != node_hash}
         for connection in [c for c in self.connections if c.peer[0] == node_hash]:
             connection.node_restarted()
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.congestion.base import create_congestion_control
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import Epoch
 
@@ -76,6 +77,20 @@ def test_the_largest_datagram_is_announced():
         Buffer(data=client._serialize_transport_parameters())
     )
     assert parameters.max_udp_payload_size == LARGE_SIZE
+
+
+def test_both_ends_say_in_the_handshake_that_a_connection_carries_many_streams():
+    client, server = connected()
+    assert client.takes_many_streams
+    assert server.takes_many_streams
+
+
+def test_an_end_that_does_not_say_so_is_one_that_takes_a_single_stream():
+    client, server = connected()
+    client._parse_transport_parameters(
+        QuicConnection._serialize_transport_parameters(server), from_session_ticket=True
+    )
+    assert not client.takes_many_streams
 
 
 def test_bursts_are_sent_at_once_and_bounded():

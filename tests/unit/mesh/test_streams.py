@@ -7,16 +7,19 @@ import pytest
 import trio
 import trio.testing
 from mesh_helpers import join, line, meshes
+from receptor_like import ReceptorService
 
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError, Unreachable
-from meshnode.mesh.connections import POOL_IDLE
+from meshnode.mesh import streamlayer
+from meshnode.mesh.announcer import LocalService
+from meshnode.mesh.connections import POOL_IDLE, UNUSED
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
-from meshnode.protocol.messages import encode_service
+from meshnode.protocol.messages import ConnType, encode_service
 
 
 @asynccontextmanager
@@ -427,6 +430,96 @@ async def test_a_cancelled_dial_does_not_take_the_handshake_from_others(autojump
                     await trio.lowlevel.checkpoint()
                     scope.cancel()
         await exchange(dialed[-1], await listener.accept())
+
+
+# --- services that are not what they are advertised as -----------------------------------------
+
+
+@asynccontextmanager
+async def forged_advert():
+    """foo believes that a service as receptor's takes many streams on a connection."""
+    async with line("foo", "bar") as (foo, bar):
+        service = ReceptorService(bar, "svc")
+        bar._fabric.announcer.add(LocalService("svc", ConnType.STREAM, dict([MANY_STREAMS]), None))
+        await knows_service(foo, "svc")
+        yield foo, bar, service
+
+
+async def ask(mesh, data):
+    async with await mesh.dial("bar", "svc") as stream:
+        await stream.send_all(data)
+        await stream.send_eof()
+        assert await read_all(stream) == data
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+async def test_a_forged_tag_of_a_receptor_service_costs_none_of_its_streams(
+    count, autojump_clock, caplog
+):
+    async with forged_advert() as (foo, _, service):
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for number in range(count):
+                    nursery.start_soon(ask, foo, bytes([number]) * 5000)
+        assert service.made == 2 * count
+        await trio.sleep(1)
+        assert not foo._streams.connections
+    assert sum("is advertised as one that takes many streams" in t for t in caplog.messages) == 1
+
+
+async def test_a_service_that_begins_to_take_many_streams_is_found_to_after_its_restart(
+    autojump_clock,
+):
+    async with forged_advert() as (foo, bar, service):
+        await ask(foo, b"x")
+        bar._router.unbind(service._key)
+        foo._streams.node_restarted("bar")
+        listener = await bar.listen("svc")
+        pairs = [(await foo.dial("bar", "svc"), await listener.accept()) for _ in range(3)]
+        assert len(foo._streams.connections) == 1
+        for near, far in pairs:
+            await exchange(near, far)
+
+
+async def test_what_is_remembered_of_services_that_take_one_stream_is_bounded(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(streamlayer, "MAX_SINGLES", 3)
+    async with line("foo", "bar") as (foo, bar):
+        for number in range(5):
+            ReceptorService(bar, f"svc{number}")
+            await foo._streams.dial("bar", f"svc{number}", share=True)
+        assert len(foo._streams._singles) == 3
+
+
+async def test_connections_whose_dials_were_all_given_up_end_before_their_listener_ends_them(
+    autojump_clock,
+):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        for _ in range(5):
+            with trio.move_on_after(0):
+                await foo.dial("bar", "svc")
+        assert len(foo._streams.connections) == 1
+        await trio.sleep(UNUSED + 1)
+        assert not foo._streams.connections
+        assert not bar._streams.connections
+        near = await foo.dial("bar", "svc")
+        await exchange(near, await listener.accept())
+
+
+async def test_no_more_dials_wait_for_a_handshake_than_its_connection_takes_streams(
+    autojump_clock,
+):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_STREAMS + 1):
+                nursery.start_soon(foo.dial, "bar", "svc")
+                nursery.start_soon(listener.accept)
+        assert sorted(len(c._streams) for c in foo._streams.connections) == [1, MAX_STREAMS]
 
 
 async def test_datagrams_grow_between_meshnodes_through_a_node_between(autojump_clock):
