@@ -10,6 +10,7 @@ from aioquic.quic import events
 from meshnode.errors import MeshError, MeshTimeout, NoRoute, StreamError
 from meshnode.errors import Unreachable as UnreachableError
 from meshnode.logs import subject_logger
+from meshnode.mesh.doubt import Doubt
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.quic import (
     CANCELLED_READ,
@@ -138,8 +139,9 @@ class Connection:
         self._wake = trio.Event()
         self._nap = trio.CancelScope()
         now = trio.current_time()
+        self._begun_at = now
         self._ready_by = now + HANDSHAKE_TIMEOUT
-        self._last_heard = now
+        self._doubt = Doubt()
         self._next_ping = now + KEEP_ALIVE if is_client else math.inf
         self._idle_since = math.inf
         self._log = subject_logger("connection", f"{peer_node}:{show_service(service)}")
@@ -154,9 +156,11 @@ class Connection:
 
     def _take(self, datagram: bytes) -> None:
         quic = self._quic
-        self._last_heard = now = trio.current_time()
+        now = trio.current_time()
         in_flight = quic.bytes_in_flight
         quic.receive_datagram(datagram, self.peer, now)
+        if self._doubt:
+            self._doubt.heard(quic.heard_at)
         only_data = self._take_events()
         if not only_data or quic.bytes_in_flight != in_flight:
             self._wake.set()
@@ -167,16 +171,28 @@ class Connection:
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours: the other end is no more."""
         if (notice.to_node, notice.to_service) == (self._peer_node, self.peer[1]):
-            self._fail(UnreachableError(notice.problem, reporter))
+            self._doubt_it(UnreachableError(notice.problem, reporter))
 
     def node_restarted(self) -> None:
         """Take the news that the other end's node has begun a new life, without our streams."""
-        self._fail(StreamError(f"node {self._peer_node} was restarted"))
+        self._doubt_it(StreamError(f"node {self._peer_node} was restarted"))
+
+    def _doubt_it(self, why: MeshError) -> None:
+        """Take word of somebody, whoever it is, that the other end is no more.
+
+        Before the handshake there is nobody to ask. After it the other end alone can answer, and
+        an end that is no more does not.
+        """
+        if not self._ready.is_set():
+            self._fail(why)
+        else:
+            self._doubt.begin(why, trio.current_time())
+            self._wake.set()
 
     @property
     def has_place(self) -> bool:
         """Whether another stream may be opened, as far as is known now."""
-        if self._over or self._failure is not None:
+        if self._over or self._failure is not None or self._doubt:
             return False
         if self._ready.is_set() and not self._quic.takes_many_streams:
             return False
@@ -294,7 +310,11 @@ class Connection:
         if now >= self._next_ping:
             self._quic.send_ping(0)
             self._next_ping = now + KEEP_ALIVE
-        if now >= self._last_heard + IDLE_TIMEOUT:
+        if self._doubt.is_to_ask(now):
+            self._quic.send_ping(0)
+        if (end := self._doubt.verdict(now)) is not None:
+            self._fail(end)
+        if now >= self._quiet_until:
             # The engine's own idle time-out begins anew with what *we* send.
             self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
         if now >= self._ready_by:
@@ -305,10 +325,17 @@ class Connection:
     def _own_deadline(self) -> float:
         return min(
             self._next_ping,
-            self._last_heard + IDLE_TIMEOUT,
+            self._quiet_until,
+            self._doubt.next_deadline(),
             self._ready_by,
             self._idle_since + self._patience,
         )
+
+    @property
+    def _quiet_until(self) -> float:
+        """When the other end has been silent for too long; what others send in its name is not
+        its own, so only what it has encrypted counts."""
+        return max(self._quic.heard_at, self._begun_at) + IDLE_TIMEOUT
 
     @property
     def _patience(self) -> float:
@@ -330,6 +357,8 @@ class Connection:
             # A route may come back before the connection's patience ends: to the engine this is
             # loss, and it sends again.
             self._log.debug("no route at the moment")
+        if self._doubt:
+            self._doubt.asked(trio.current_time(), self._quic.probe_timeout)
         for stream in self._streams.values():
             stream.wake_writers()
 

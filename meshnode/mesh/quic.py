@@ -16,6 +16,7 @@ from aioquic.quic.connection import (
     Limit,
     QuicConnection,
     QuicConnectionState,
+    QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import (
@@ -193,6 +194,8 @@ class MeshQuicConnection(QuicConnection):
         self.takes_many_streams = False
         """Whether the peer said, in the handshake, that a connection may carry many streams."""
         self._stream_consumed: dict[int, int] = {}
+        self.heard_at = -math.inf
+        """When something came that only the peer could have sent."""
 
     def _update_traffic_key(
         self, direction: Direction, epoch: Epoch, cipher_suite: CipherSuite, secret: bytes
@@ -251,6 +254,19 @@ class MeshQuicConnection(QuicConnection):
     def has_last_words(self) -> bool:
         """Whether the peer is still to be told of the end."""
         return self._close_pending
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        # Called with what was decrypted, and was not there before.
+        self.heard_at = context.time
+        found: tuple[bool, bool] = super()._payload_received(context, plain, crypto_frame_required)
+        return found
+
+    @property
+    def probe_timeout(self) -> float:
+        """Seconds within which the peer's answer is to be expected."""
+        return float(self._loss.get_probe_timeout())
 
     # --- acknowledgements --------------------------------------------------------------------
 

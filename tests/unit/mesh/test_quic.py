@@ -266,6 +266,20 @@ def test_what_is_read_of_a_stream_that_is_forgotten_is_not_remembered():
     assert not server._stream_consumed
 
 
+def test_only_what_the_peer_encrypted_counts_as_heard():
+    client, server = connected()
+    assert server.heard_at == 0.0
+    server.receive_datagram(b"\x40" + server.host_cid + bytes(1000), CLIENT, 5.0)
+    assert server.heard_at == 0.0
+    client.send_ping(1)
+    ((datagram, _),) = client.datagrams_to_send(6.0)
+    server.receive_datagram(datagram, CLIENT, 6.0)
+    assert server.heard_at == 6.0
+    server.receive_datagram(datagram, CLIENT, 7.0)  # repeated by somebody on the way
+    assert server.heard_at == 6.0
+    assert connected()[1].probe_timeout < 1
+
+
 class Packet:
     def __init__(self, size=BASE_SIZE, sent=1.0):
         self.sent_bytes = size

@@ -1,15 +1,17 @@
 """Streams over the mesh: trio's own conformance suite, back-pressure, loss, and every bad end."""
 
+import itertools
 import os
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
-from mesh_helpers import join, line, meshes
+from mesh_helpers import all_reach_all, join, line, meshes
 from receptor_like import ReceptorService
 
-from meshnode.errors import ProtocolError, ServiceInUse, StreamError, Unreachable
+from meshnode import errors
+from meshnode.errors import ProtocolError, ServiceInUse, StreamError
 from meshnode.mesh import streamlayer
 from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.connections import POOL_IDLE, UNUSED
@@ -19,7 +21,13 @@ from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
-from meshnode.protocol.messages import ConnType, encode_service
+from meshnode.protocol.messages import (
+    UNREACHABLE_SERVICE,
+    ConnType,
+    DataHeader,
+    Unreachable,
+    encode_service,
+)
 
 
 @asynccontextmanager
@@ -192,7 +200,7 @@ async def test_many_writers_of_a_connection_share_what_may_wait(autojump_clock):
 async def test_an_unknown_service_is_told_at_once(autojump_clock):
     async with line("foo", "mid", "bar") as (foo, _, _):
         start = trio.current_time()
-        with pytest.raises(Unreachable, match="service unknown"):
+        with pytest.raises(errors.Unreachable, match="service unknown"):
             await foo.dial("bar", "nobody")
         assert trio.current_time() - start < 1
 
@@ -225,6 +233,116 @@ async def test_streams_to_a_node_that_was_restarted_end_at_once(autojump_clock):
             join(mid, bar)
             with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="restarted"):
                 await near.receive_some()
+
+
+def forged_notices(of, about):
+    """Return notices about all connections of one node with another, as anybody can send them."""
+    (connection,) = of._streams.connections
+    header = DataHeader.decode(connection._header + bytes(36))
+    return [
+        Unreachable(
+            from_node=of.node_id,
+            to_node=about,
+            from_service=header.source_service,
+            to_service=header.destination_service,
+            problem=problem,
+        )
+        for problem in ("service unknown", "message expired", "blocked by firewall", "x")
+    ]
+
+
+@pytest.mark.parametrize("victim", ["foo", "bar"])
+async def test_forged_notices_do_not_end_a_stream_whose_other_end_answers(victim, autojump_clock):
+    sent = []
+
+    def count(messages):
+        sent.extend(messages)
+        return messages
+
+    async with meshes("foo", "mid", "bar") as (foo, mid, bar):
+        join(foo, mid, loss=count)
+        join(mid, bar)
+        await all_reach_all([foo, mid, bar])
+        listener = await bar.listen("svc")
+        near = await foo.dial("bar", "svc")
+        far = await listener.accept()
+        await trio.sleep(1)
+        target, other = (foo, "bar") if victim == "foo" else (bar, "foo")
+        sent.clear()
+        for _ in range(200):
+            for notice in forged_notices(target, other):
+                mid._router.send_notice(notice)
+            await trio.sleep(0.05)
+        for stream, peer in ((near, far), (far, near)):
+            await stream.send_all(b"still here")
+            assert await peer.receive_some() == b"still here"
+        # Each doubt costs a question and its answer, and there are no more than one a second.
+        streams = [m for m in sent if m[0] == 0 and m[28:36] != UNREACHABLE_SERVICE]
+        assert len(streams) < 60
+
+
+async def test_forged_restarts_do_not_end_a_stream_whose_other_end_answers(autojump_clock):
+    async with stream_pair("foo", "mid", "bar") as (near, far, (foo, _, bar)):
+        for _ in range(250):
+            foo._streams.node_restarted("bar")
+            bar._streams.node_restarted("foo")
+            await trio.sleep(0.02)
+        await near.send_all(b"still here")
+        assert await far.receive_some() == b"still here"
+        await far.send_all(b"so am I")
+        assert await near.receive_some() == b"so am I"
+
+
+async def test_a_notice_of_a_listener_that_is_gone_ends_its_streams_in_a_second(autojump_clock):
+    async with stream_pair() as (near, _, (_, bar)):
+        await trio.sleep(1)
+        (connection,) = bar._streams.connections
+        # As killed and started anew within the same life of the node.
+        connection._fail(StreamError("killed"))
+        start = trio.current_time()
+        await near.send_all(b"anybody?")
+        with pytest.raises(trio.BrokenResourceError, match="service unknown"):
+            await near.receive_some()
+        assert trio.current_time() - start < 1.5
+
+
+async def test_a_service_whose_connection_is_in_doubt_is_dialed_anew(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        await knows_service(foo, "svc")
+        await foo.dial("bar", "svc")
+        await listener.accept()
+        (connection,) = bar._streams.connections
+        connection._fail(StreamError("killed"))
+        foo._streams.node_restarted("bar")
+        with trio.fail_after(0.5):
+            near = await foo.dial("bar", "svc")
+            await exchange(near, await listener.accept())
+
+
+async def test_garbage_in_the_name_of_a_dead_end_does_not_keep_its_streams(autojump_clock):
+    async with stream_pair("foo", "mid", "bar") as (near, _, (foo, mid, bar)):
+        await trio.sleep(1)
+        (there,) = foo._streams.connections
+        header = DataHeader.decode(there._header + bytes(36))
+        bar._router.unbind(header.destination_service)
+        bar._router.bind(header.destination_service, _Deaf())
+        forged = DataHeader(
+            29, header.destination, header.source, header.destination_service, header.source_service
+        ).encode()
+        start = trio.current_time()
+
+        async def babble():
+            for size in itertools.cycle((1, 20, 50, 1300)):
+                mid._router.send(header.source, forged + b"\x40" + os.urandom(size))
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(babble)
+            with pytest.raises(trio.BrokenResourceError, match="nothing heard"):
+                await near.receive_some()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - start <= IDLE_TIMEOUT + 1
 
 
 async def test_a_stream_whose_other_end_is_silent_breaks_after_the_idle_timeout(autojump_clock):
@@ -261,7 +379,7 @@ async def test_a_listener_that_closes_keeps_its_streams_and_takes_no_more(autoju
         await listener.aclose()
         await near.send_all(b"x")
         assert await far.receive_some() == b"x"
-        with pytest.raises((Unreachable, StreamError)):
+        with pytest.raises((errors.Unreachable, StreamError)):
             await foo.dial("bar", "svc")
         with pytest.raises(trio.ClosedResourceError):
             await listener.accept()
@@ -472,6 +590,7 @@ async def test_a_service_that_begins_to_take_many_streams_is_found_to_after_its_
 ):
     async with forged_advert() as (foo, bar, service):
         await ask(foo, b"x")
+        await trio.sleep(1)
         bar._router.unbind(service._key)
         foo._streams.node_restarted("bar")
         listener = await bar.listen("svc")
