@@ -59,7 +59,7 @@ class Connection:
         """Read ``Receptor Control, node <id>`` and keep the id. ``name`` is for messages.
 
         Raises:
-            CannotReach: it did not come in time.
+            CannotReach: it did not come in time, or the node takes no more sessions.
             ProtocolMismatch: it is another, or none.
         """
         try:
@@ -73,6 +73,8 @@ class Connection:
                 "Is its node ending, or is it no control service?"
             ) from error
         match = _GREETING.fullmatch(line)
+        if match is None and (refusal := _ERROR.fullmatch(line)):
+            raise CannotReach(name, f"the node refused the session: {refusal[1]}")
         if match is None:
             raise ProtocolMismatch(f"{name} is no control service: it greets with {line[:60]!r}")
         self.node_id = match[1]

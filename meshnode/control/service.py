@@ -1,32 +1,27 @@
 """The control service: serves every client that its listeners accept, each in its own session."""
 
-import resource
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
 
 import trio
 
+from meshnode.control.heldbytes import LINES_IN_ALL, LINES_OF_ONE, HeldLine, Ledger, Replies
 from meshnode.control.listeners import ControlListener
+from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.accepting import Acceptor
-from meshnode.mesh.sockets import peer_name
+from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, origin_of, peer_name
 from meshnode.protocol.control import encode_error
-
-MAX_SESSIONS = 2048
-"""Sessions at a time of one kind (unix, tcp, mesh). Each remote unit that a node runs for another
-holds two mesh sessions and each costs some tens of KiB. Counted by kind, so that clients of the
-network cannot take the operator's own socket away."""
-
-DESCRIPTORS_SHARE = 3
-"""One in so many of the process's file descriptors is for sessions of one kind of socket: those on
-TCP may take theirs, and those on the unix socket theirs, and the links still have the rest."""
 
 REFUSAL_TIMEOUT = 2.0
 """Seconds for telling a client that it is one too many."""
+
+IDLE_CHECK = 30.0
+"""Seconds between two looks for sessions that have waited for too long. Time-outs are minutes at
+least; a timer for each session would cost each command more than reading it."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for a listener to close although its node ends: one on the mesh withdraws its
@@ -36,11 +31,19 @@ advertisement."""
 class ControlService:
     """The sessions of one node, whatever listeners their clients come by."""
 
-    def __init__(self, node_id: str, registry: CommandRegistry) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        registry: CommandRegistry,
+        bounds: Callable[[SessionKind], Bounds] = Bounds.of,
+    ) -> None:
         self._node_id = node_id
         self._registry = registry
+        self._bounds = bounds
         self._numbers = count(1)
-        self._open: Counter[SessionKind] = Counter()
+        self._places: dict[SessionKind, Places] = {}
+        self._lines = Ledger(LINES_OF_ONE, LINES_IN_ALL)
+        self._replies = Replies()
 
     async def run(
         self,
@@ -55,22 +58,28 @@ class ControlService:
         async with AsyncExitStack() as closing:
             for source in listeners:
                 closing.push_async_callback(_close, source)
-            nursery = await closing.enter_async_context(trio.open_nursery())
-            for source in listeners:
-                nursery.start_soon(self._accept, source)
-            task_status.started()
+            watch = await closing.enter_async_context(trio.open_nursery())
+            watch.start_soon(self._end_idle)
+            async with trio.open_nursery() as nursery:
+                for source in listeners:
+                    nursery.start_soon(self._accept, source)
+                task_status.started()
+            watch.cancel_scope.cancel()
 
     async def serve(
         self, stream: trio.abc.HalfCloseableStream, kind: SessionKind, peer: str
     ) -> None:
         """Serve one client to its end and close its stream; raises nothing but cancellation."""
-        name = f"{kind}#{next(self._numbers)}"
-        log = subject_logger("session", name)
-        bound = _most(kind)
-        if self._open[kind] >= bound:
-            await _refuse(stream, bound, log)
+        log = subject_logger("session", f"{kind}#{next(self._numbers)}")
+        origin = origin_of(stream)
+        if origin is UNKNOWN_ORIGIN:
+            origin = Origin(peer)
+        places = self._places_of(kind)
+        place = places.take(origin)
+        if place is None:
+            await _refuse(stream, places, log, peer)
             return
-        self._open[kind] += 1
+        held = HeldLine(self._lines, origin)
         try:
             session = Session(
                 stream,
@@ -79,10 +88,26 @@ class ControlService:
                 node_id=self._node_id,
                 registry=self._registry,
                 log=log,
+                place=place,
+                held=held,
+                replies=self._replies,
             )
             await session.run()
         finally:
-            self._open[kind] -= 1
+            held.close()
+            places.leave(place)
+
+    def _places_of(self, kind: SessionKind) -> Places:
+        places = self._places.get(kind)
+        if places is None:
+            places = self._places[kind] = Places(self._bounds(kind))
+        return places
+
+    async def _end_idle(self) -> None:
+        while True:
+            await trio.sleep(IDLE_CHECK)
+            for places in self._places.values():
+                places.end_idle()
 
     async def _accept(self, source: ControlListener) -> None:
         log = subject_logger("control", str(source))
@@ -99,19 +124,22 @@ async def _close(source: ControlListener) -> None:
         await source.listener.aclose()
 
 
-def _most(kind: SessionKind) -> int:
-    """Return how many sessions of a kind may be open; those on the mesh need no descriptor."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if kind == "mesh" or limit == resource.RLIM_INFINITY:
-        return MAX_SESSIONS
-    return min(MAX_SESSIONS, limit // DESCRIPTORS_SHARE)
-
-
-async def _refuse(stream: trio.abc.HalfCloseableStream, bound: int, log: SubjectLogger) -> None:
-    log.warning("refused: %d sessions are open", bound)
+async def _refuse(
+    stream: trio.abc.HalfCloseableStream, places: Places, log: SubjectLogger, peer: str
+) -> None:
+    log.warning("refused %s: %d sessions are open", peer, places.taken)
+    places.leaving += 1
     try:
+        if places.leaving > MAX_LEAVING:
+            await trio.aclose_forcefully(stream)
+            return
         async with stream:
             with trio.move_on_after(REFUSAL_TIMEOUT):
                 await stream.send_all(encode_error("too many sessions; try again later"))
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         log.debug("client lost: %s", error)
+    except Exception:
+        # A client's boundary: a fault of ours costs only this one.
+        log.exception("cannot close %s", peer)
+    finally:
+        places.leaving -= 1

@@ -4,24 +4,32 @@ Whatever a client sends, and whatever a command does, costs at most this one ses
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from math import inf
 
 import trio
 
 from meshnode.control.baresocket import BareSocket, read_part
 from meshnode.control.hangup import has_hung_up, wait_hung_up
-from meshnode.control.registry import CommandRegistry, SessionKind
+from meshnode.control.heldbytes import FREE, HeldLine, Replies
+from meshnode.control.places import Place
+from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
 from meshnode.protocol.control import (
+    TLS_RECORD,
     UNKNOWN_COMMAND,
     LineReader,
     LineTooLong,
     MalformedRequest,
+    NotText,
     encode_error,
     encode_reply,
     greeting,
+    is_header,
+    is_http,
     parse_line,
 )
 
@@ -36,11 +44,35 @@ SEND_TIMEOUT = 600.0
 """Seconds in which a client must take the next SEND_CHUNK. People stop output with Ctrl-S or a
 pager, so minutes are fair; but a session that nobody reads must not stay for ever."""
 
+IDLE_TIMEOUT: Mapping[SessionKind, float] = {"unix": 86400.0, "tcp": 3600.0, "mesh": 1800.0}
+"""Seconds for which a session may wait for a command. Programs on this machine keep one for their
+next command, and people type; but those who vanished from the network must be noticed some day."""
+
+PAYLOAD_TIMEOUT: Mapping[SessionKind, float] = {"unix": inf, "tcp": 3600.0, "mesh": 600.0}
+"""Seconds in which some more of a payload must come. Nodes send theirs from a file; a program on
+this machine may take as long as it likes to write what the client passes on."""
+
+LINE_TIMEOUT = 120.0
+"""Seconds for a command line that was begun to be complete: the longest, at 10 KB a second."""
+
+MAX_MISTAKES = 32
+"""Lines in a row that are no command before a client of the network is not listened to any more:
+it speaks another protocol, or tries what there is."""
+
+KEPT_TOO_MUCH = "too much is kept of incomplete command lines of yours"
+
+FAREWELL_TIMEOUT = 2.0
+"""Seconds for a client to take the line that tells why its session ends."""
+
 LINGER_TIMEOUT = 2.0
 """Seconds for which a closing session still drops what the client sends. Closing a socket with
 unread bytes resets it, and the client would lose the last reply."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class SessionOver(Exception):
+    """The session is to end; the text tells the client why."""
 
 
 class Session:
@@ -55,6 +87,9 @@ class Session:
         node_id: str,
         registry: CommandRegistry,
         log: SubjectLogger,
+        place: Place,
+        held: HeldLine,
+        replies: Replies,
     ) -> None:
         self.kind = kind
         self.peer = peer
@@ -62,7 +97,18 @@ class Session:
         self._stream = stream
         self._registry = registry
         self._log = log
+        self._place = place
+        self._held = held
+        self._replies = replies
         self._reader = LineReader()
+        self._is_line_begun = False
+        """Whether a line is waited for of which some is there."""
+        self._heard = False
+        """Whether the client has sent anything."""
+        self._mistakes = 0
+        """Lines in a row that were no command."""
+        self._is_first = True
+        """Whether no line was read yet."""
         self._finished = False
         self._gone = False
         self._bare = BareSocket.of(stream, SEND_TIMEOUT)
@@ -88,10 +134,21 @@ class Session:
         """Send bytes to the client; see ControlSession."""
         with self._noticing_loss():
             sent = self._bare.send_now(data) if self._bare is not None else 0
-            view = memoryview(data)
-            for start in range(sent, len(view), SEND_CHUNK):
-                with trio.fail_after(SEND_TIMEOUT):
-                    await self._stream.send_all(view[start : start + SEND_CHUNK])
+            rest = len(data) - sent
+            if rest <= FREE:
+                await self._send_rest(memoryview(data)[sent:])
+                return
+            with self._replies.sending(self._place.origin, rest) as reply:
+                for start in range(sent, len(data), SEND_CHUNK):
+                    await self._send_rest(memoryview(data)[start : start + SEND_CHUNK])
+                    self._replies.progress(reply)
+            if reply.scope.cancelled_caught:
+                raise trio.TooSlowError("the client did not read, and others need the room")
+
+    async def _send_rest(self, data: memoryview) -> None:
+        if data:
+            with trio.fail_after(SEND_TIMEOUT):
+                await self._stream.send_all(data)
 
     async def send_file(self, descriptor: int, position: int, size: int) -> int:
         """Send a part of a file to the client; see ControlSession."""
@@ -114,7 +171,7 @@ class Session:
             await trio.lowlevel.checkpoint()
             return data
         with self._noticing_loss():
-            data = await self._receive(max_bytes)
+            data = await self._receive_payload(max_bytes)
             if not data and has_hung_up(self._stream):
                 raise trio.BrokenResourceError("the client closed its connection")
         if not data:
@@ -137,49 +194,155 @@ class Session:
 
     async def _serve(self) -> None:
         await self.send(greeting(self.node_id))
-        while not (self._finished or self._gone):
-            try:
-                line = await self._next_line()
-            except LineTooLong as error:
-                await self.send(encode_error(str(error)))
-                return
-            if line is None:
-                return
-            await self._execute(line)
+        try:
+            # Cancelled only while it waits for a command: for too long, or for the place's next
+            # holder.
+            with self._place.scope as scope:
+                while not (self._finished or self._gone) and await self._has_line():
+                    if not self._replies.has_room(self._place.origin):
+                        await self._replies.wait_room(self._place.origin)
+                    await self._execute_line()
+            if scope.cancelled_caught:
+                self._check_place()
+        except (SessionOver, LineTooLong) as error:
+            await self._say_why(str(error))
 
-    async def _next_line(self) -> bytes | None:
-        while (line := self._reader.next_line()) is None and not self._reader.at_end:
+    async def _say_why(self, text: str) -> None:
+        """Tell the client in a line why its session ends."""
+        self._log.info("ended (%s): %s", self.peer, text)
+        if not self._place.is_told:
+            self._gone = True
+            return
+        with trio.move_on_after(FAREWELL_TIMEOUT) as farewell:
+            await self.send(encode_error(text))
+        self._gone = farewell.cancelled_caught
+
+    # --- lines --------------------------------------------------------------------------------
+
+    async def _has_line(self) -> bool:
+        """Wait until the reader has a command line, or the client has ended.
+
+        Raises:
+            SessionOver: it has waited, or kept, too much.
+            LineTooLong
+        """
+        reader = self._reader
+        if reader.has_line() or reader.at_end:
+            # One of many that were sent at once: others get their turn in between.
+            await trio.lowlevel.checkpoint()
+            return not reader.at_end
+        self._place.waits(IDLE_TIMEOUT[self.kind])
+        while True:
             with self._noticing_loss():
-                self._reader.feed(await self._receive(CHUNK))
-        return line
+                data = await self._receive(CHUNK)
+            # First of all: even if a command has come at last, the place may be another's.
+            self._check_place()
+            self._take(data)
+            if reader.has_line() or reader.at_end:
+                break
+            if not self._is_line_begun and reader.pending:
+                self._is_line_begun = True
+                self._place.waits_on(LINE_TIMEOUT)
+        self._is_line_begun = False
+        self._place.works()
+        return not reader.at_end
+
+    def _check_place(self) -> None:
+        """Raise SessionOver if the session may not wait any more."""
+        if self._place.gave_way:
+            raise SessionOver("too many sessions; this one has waited longest")
+        if self._place.is_over:
+            raise SessionOver(self._how_idle())
+
+    def _take(self, data: bytes) -> None:
+        """Take bytes of a line. Raises SessionOver."""
+        if not self._heard and data.startswith(TLS_RECORD):
+            raise SessionOver("this is a control service without TLS")
+        self._heard = True
+        self._reader.feed(data)
+        if self._reader.pending > FREE and not self._held.is_within(self._reader.pending):
+            raise SessionOver(KEPT_TOO_MUCH)
+
+    def _how_idle(self) -> str:
+        if self._is_line_begun:
+            return f"the command line was not complete within {LINE_TIMEOUT:g} s"
+        return f"no command came for {IDLE_TIMEOUT[self.kind]:g} s"
 
     async def _receive(self, max_bytes: int) -> bytes:
         if self._bare is not None:
             return await self._bare.receive_some(max_bytes)
         return bytes(await self._stream.receive_some(max_bytes))
 
-    async def _execute(self, line: bytes) -> None:
-        try:
-            request = parse_line(line)
-        except MalformedRequest as error:
-            await self.send(encode_error(str(error)) + encode_error(UNKNOWN_COMMAND))
-            return
-        command = self._registry.find(request.name)
-        if command is None:
-            await self.send(encode_error(UNKNOWN_COMMAND))
-            return
+    async def _receive_payload(self, max_bytes: int) -> bytes:
+        timeout = inf if self._finished else PAYLOAD_TIMEOUT[self.kind]
+        if timeout == inf:
+            return await self._receive(max_bytes)
+        with trio.move_on_after(timeout):
+            return await self._receive(max_bytes)
+        raise trio.BrokenResourceError(f"nothing came for {timeout:g} s")
+
+    # --- commands -----------------------------------------------------------------------------
+
+    async def _execute_line(self) -> None:
+        answer = await self._run_command()
+        if answer and not self._gone:
+            await self.send(answer)
+
+    async def _run_command(self) -> bytes:
+        """Run the command of the next line; return its answer, if that was not sent already."""
+        found = self._read_command()
+        if isinstance(found, bytes):
+            return found
+        name, parse = found
         answer = b""
         try:
-            if isinstance(request.body, str):
-                handler = command.parse_text(request.body)
-            else:
-                handler = command.parse_json(request.body)
+            handler = parse()
+            # What a client has sent is not kept while the command runs, which may be for days: only
+            # what the command has made of it.
+            del found, parse
             reply = await handler(self)
             answer = b"" if reply is None else encode_reply(reply)
         except* Exception as group:  # noqa: BLE001 - a command's boundary: logged and answered
-            answer = self._answer_failure(request.name, group)
-        if answer and not self._gone:
-            await self.send(answer)
+            answer = self._answer_failure(name, group)
+        return answer
+
+    def _read_command(self) -> "tuple[str, Callable[[], Handler]] | bytes":
+        """Take the next line; return its command and how it is read, or what answers it.
+
+        Raises:
+            SessionOver: the client speaks another protocol.
+        """
+        line = self._reader.next_line()
+        assert line is not None, "a line was there"
+        if not self._held.is_within(self._reader.pending):
+            raise SessionOver(KEPT_TOO_MUCH)
+        if is_http(line):
+            raise SessionOver("this is a control service; it does not speak HTTP")
+        is_first, self._is_first = self._is_first, False
+        try:
+            request = parse_line(line)
+        except MalformedRequest as error:
+            if is_first and isinstance(error, NotText) and not line.startswith(b"{"):
+                # Whatever follows may have been put there by a third party, as in a request of a
+                # browser: it is not listened to.
+                self.finish()
+            return self._mistaken(encode_error(str(error)) + encode_error(UNKNOWN_COMMAND))
+        command = self._registry.find(request.name)
+        if command is None:
+            if is_header(line):
+                raise SessionOver("this is a control service; it takes no headers")
+            return self._mistaken(encode_error(UNKNOWN_COMMAND))
+        self._mistakes = 0
+        if isinstance(request.body, str):
+            return command.name, partial(command.parse_text, request.body)
+        return command.name, partial(command.parse_json, request.body)
+
+    def _mistaken(self, answer: bytes) -> bytes:
+        """Count a line that is no command, and return its answer. Raises SessionOver."""
+        self._mistakes += 1
+        if self._mistakes >= MAX_MISTAKES and self.kind != "unix":
+            raise SessionOver(f"{MAX_MISTAKES} lines in a row were no command")
+        return answer
 
     def _answer_failure(self, name: str, group: BaseExceptionGroup[Exception]) -> bytes:
         """Log what a command raised, and return the line that answers it where one can."""
@@ -209,11 +372,10 @@ class Session:
         """Remember that the client is gone, and say so in one way whatever its stream is."""
         try:
             yield
-        except trio.TooSlowError:
+        except trio.TooSlowError as error:
             self._gone = True
-            raise trio.BrokenResourceError(
-                f"the client has read nothing for {SEND_TIMEOUT:g} s"
-            ) from None
+            text = str(error) or f"the client has read nothing for {SEND_TIMEOUT:g} s"
+            raise trio.BrokenResourceError(text) from None
         except (*_GONE, MeshError) as error:
             self._gone = True
             raise trio.BrokenResourceError(_how_lost(error)) from error

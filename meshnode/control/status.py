@@ -1,7 +1,7 @@
 """``status``: what this node is and what it knows of the mesh."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from meshnode import __version__
@@ -26,11 +26,15 @@ def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
     ``Warnings`` is a field of our own, which is there while there are any.
     """
 
-    def run_with(fields: list[str] | None) -> Handler:
+    def run_with(fields: Set[str] | None) -> Handler:
         async def run(session: ControlSession) -> JsonObject:
             status = mesh.status()
-            wanted = _FIELDS if fields is None else fields
-            reply = {name: _FIELDS[name](status) for name in wanted if name in _FIELDS}
+            # Once each, however often a client names it: some take long.
+            reply = {
+                name: field(status)
+                for name, field in _FIELDS.items()
+                if fields is None or name in fields
+            }
             if fields is None or "Warnings" in fields:
                 reply["Warnings"] = list(warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
@@ -48,7 +52,7 @@ def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
     return Command("status", parse_text, parse_json)
 
 
-def _requested_fields(body: JsonObject) -> list[str] | None:
+def _requested_fields(body: JsonObject) -> Set[str] | None:
     if "requested_fields" not in body:
         return None
     fields = body["requested_fields"]
@@ -57,7 +61,7 @@ def _requested_fields(body: JsonObject) -> list[str] | None:
         raise CommandError("requested_fields must be a list of strings")
     if not all(isinstance(field, str) for field in fields):
         raise CommandError("each element of requested_fields must be a string")
-    return fields
+    return frozenset(fields)
 
 
 def _costs(costs: Mapping[str, float]) -> dict[str, int | float]:

@@ -1,7 +1,9 @@
 """Sockets of this machine by which clients come: what their listeners have in common."""
 
+import os
 import socket
 import struct
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import trio
@@ -55,17 +57,66 @@ def keep_alive(connection: trio.socket.SocketType) -> None:
 
 def peer_name(stream: trio.abc.HalfCloseableStream) -> str:
     """Return who a client is, for logs: node ID, ``host:port``, or process and user."""
-    if isinstance(stream, FromNode):
-        return stream.peer_node
     if not isinstance(stream, trio.SocketStream):
-        return "unknown"
+        return stream.peer_node if isinstance(stream, FromNode) else "unknown"
     try:
         if stream.socket.family == socket.AF_UNIX:
-            size = struct.calcsize("3i")
-            data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            pid, uid, _ = struct.unpack("3i", data)
+            pid, uid = _credentials(stream.socket)
             return f"pid {pid} uid {uid}"
         host, port = stream.socket.getpeername()[:2]
     except OSError as error:  # it may be gone already
         return error.strerror or "unknown"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """On whose account a client is: what there is too little of is shared among these."""
+
+    name: str
+    """A node, a user, or an address."""
+
+    is_owner: bool = False
+    """Whether it is root or the user that this node runs as, on this machine."""
+
+
+UNKNOWN_ORIGIN = Origin("unknown")
+"""Of clients that are gone before they could be asked, and of streams of no known kind."""
+
+
+def origin_of(stream: trio.abc.HalfCloseableStream) -> Origin:
+    """Return on whose account a client is.
+
+    Whoever has an IPv6 address has the 2^64 of its network, so these are one.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return Origin(stream.peer_node) if isinstance(stream, FromNode) else UNKNOWN_ORIGIN
+    try:
+        if stream.socket.family == socket.AF_UNIX:
+            _, uid = _credentials(stream.socket)
+            return Origin(f"uid {uid}", is_owner=uid in {0, os.geteuid()})
+        return Origin(network_of(stream.socket.getpeername()[0]))
+    except OSError:
+        return UNKNOWN_ORIGIN
+
+
+def network_of(host: str) -> str:
+    """Return an IPv4 address as it is, and of an IPv6 address the network."""
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
+
+
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with where it is written as one of IPv6 (RFC 4291, 2.5.5.2)."""
+
+
+def _credentials(connection: trio.socket.SocketType) -> tuple[int, int]:
+    """Return process and user at the other end of a unix socket. Raises OSError."""
+    size = struct.calcsize("3i")
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _ = struct.unpack("3i", data)
+    return pid, uid

@@ -6,6 +6,7 @@ A client sends a line a command, as text or as one JSON object; raw bytes may fo
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,28 @@ MAX_LINE = 1024 * 1024
 MAX_DIGITS = 300
 """Digits of a whole number in JSON: what a float can hold, so no later conversion overflows."""
 
+MAX_ERROR = 2000
+"""Characters of an error that are told. Every text of ours is shorter, unless a client has put much
+of its own into it; and each character is looked at."""
+
 UNKNOWN_COMMAND = "Unknown command"
 """Receptor's text, which clients match."""
+
+TLS_RECORD = b"\x16"
+"""What a client of TLS begins with: the number of a handshake record (RFC 8446, section 5.1)."""
+
+_HTTP_REQUEST = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/\d(\.\d)?")
+_HTTP_HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9\-]*:( |$)")
+_BLANK = re.compile(rb"[\r\n]+")
 
 
 class MalformedRequest(CommandError):
     """A line is no request. Receptor answers the fault and then, in a second line, that the
     command is unknown; clients that read one line a request rely on neither."""
+
+
+class NotText(MalformedRequest):
+    """A line is not UTF-8: who sends it speaks another protocol, or a broken one."""
 
 
 class LineTooLong(CommandError):
@@ -64,6 +80,11 @@ class LineReader:
         """Whether the client has sent all that it will ever send and all of it was taken."""
         return self._at_end and not self._buffer
 
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and not taken yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Add bytes as they arrived; ``b""`` says that no more come."""
         if data:
@@ -71,21 +92,35 @@ class LineReader:
         else:
             self._at_end = True
 
-    def next_line(self) -> bytes | None:
-        """Return the next command line, None when more bytes are needed (or none will come).
+    def has_line(self) -> bool:
+        """Whether there is a command line to be taken.
 
         Raises:
             LineTooLong: see MAX_LINE; the reader is of no further use.
         """
-        while (newline := self._buffer.find(b"\n", self._searched)) >= 0:
-            if line := self._cut_line(newline, newline + 1):
-                return line
-        self._searched = len(self._buffer)
+        if not self._searched and (blank := _BLANK.match(self._buffer)):
+            del self._buffer[: blank.end()]
+        newline = self._buffer.find(b"\n", self._searched)
+        self._searched = len(self._buffer) if newline < 0 else newline
         if self._searched > MAX_LINE:
             raise LineTooLong
-        if self._at_end and self._buffer:
-            return self._cut_line(len(self._buffer), len(self._buffer)) or None
-        return None
+        return newline >= 0 or (self._at_end and bool(self._buffer))
+
+    def next_line(self) -> bytes | None:
+        """Return the next command line, None when more bytes are needed (or none will come).
+
+        Raises:
+            LineTooLong: as :meth:`has_line`.
+        """
+        if not self.has_line():
+            return None
+        # Where the search has ended: at the newline, or at the end of all.
+        with memoryview(self._buffer) as buffer:
+            line = bytes(buffer[: self._searched])
+        # Before anything else is made of the line: a long one is not kept twice.
+        del self._buffer[: self._searched + 1]
+        self._searched = 0
+        return line.replace(b"\r", b"")
 
     def take(self, max_bytes: int) -> bytes:
         """Return up to ``max_bytes`` raw bytes that were fed and belong to no line taken so far."""
@@ -93,14 +128,6 @@ class LineReader:
         del self._buffer[:max_bytes]
         self._searched = 0
         return data
-
-    def _cut_line(self, length: int, consumed: int) -> bytes:
-        if length > MAX_LINE:
-            raise LineTooLong
-        line = bytes(self._buffer[:length]).replace(b"\r", b"")
-        del self._buffer[:consumed]
-        self._searched = 0
-        return line
 
 
 def parse_line(line: bytes) -> Request:
@@ -114,7 +141,7 @@ def parse_line(line: bytes) -> Request:
     except UnicodeDecodeError as error:
         # Replacing the bytes, as receptor's JSON does, would run a command with other arguments
         # than were meant.
-        raise MalformedRequest(f"byte {error.start + 1} of the line is not UTF-8") from None
+        raise NotText(f"byte {error.start + 1} of the line is not UTF-8") from None
     if text.startswith("{"):
         return _parse_object(text)
     name, _, rest = text.partition(" ")
@@ -126,8 +153,9 @@ def _parse_object(text: str) -> Request:
         body: dict[str, Any] = json.loads(
             text, parse_int=_whole_number, parse_float=_number, parse_constant=_no_constant
         )
-        # A lone surrogate, written as \ud800, is a str that no later code could encode.
-        json.dumps(body, ensure_ascii=False).encode()
+        if "\\u" in text:
+            # A lone surrogate, written as \ud800, is a str that no later code could encode.
+            json.dumps(body, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise MalformedRequest(_describe(error)) from None
     except UnicodeEncodeError:
@@ -166,6 +194,21 @@ def _no_constant(name: str) -> float:
     raise MalformedRequest(f"invalid JSON: {name} is no value")
 
 
+def is_http(line: bytes) -> bool:
+    """Whether a line is the first one of an HTTP request.
+
+    Web pages can have a browser send such requests to any address, and what their body holds are
+    lines as well.
+    """
+    # The search first: it is quick, and no other line has more to be looked at.
+    return b" HTTP/" in line[-9:] and _HTTP_REQUEST.fullmatch(line) is not None
+
+
+def is_header(line: bytes) -> bool:
+    """Whether a line looks like a header of HTTP or mail. No command has a colon in its name."""
+    return _HTTP_HEADER.match(line) is not None
+
+
 def greeting(node_id: str) -> bytes:
     """Return the line that a session begins with."""
     return f"Receptor Control, node {node_id}\n".encode()
@@ -190,5 +233,7 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
 
 def encode_error(text: str) -> bytes:
     """Return an error line. Clients supply parts of the text: it cannot forge a second line."""
+    if len(text) > MAX_ERROR:
+        text = text[:MAX_ERROR] + "…"
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return b"ERROR: " + shown.encode(errors="replace") + b"\n"

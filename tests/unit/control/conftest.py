@@ -9,6 +9,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from meshnode.control.commands import register_mesh_commands
+from meshnode.control.listeners import ControlListener
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
 from meshnode.errors import MeshTimeout, NoRoute
@@ -157,6 +158,29 @@ def registry(mesh: FakeMesh) -> CommandRegistry:
     return registry
 
 
+class DeafListener(trio.abc.Listener[trio.StapledStream]):
+    """A listener that no client comes by."""
+
+    async def accept(self) -> trio.StapledStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def running(
+    service: ControlService,
+    listener: ControlListener,
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    """Run a service, for what it does by itself."""
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await service.run([listener])
+
+
 @pytest.fixture
 def open_client(mesh: FakeMesh, registry: CommandRegistry) -> OpenClient:
     """``async with open_client() as client``: a session, its greeting already read."""
@@ -167,11 +191,14 @@ def open_client(mesh: FakeMesh, registry: CommandRegistry) -> OpenClient:
         ours, theirs = memory_stream_pair()
         async with trio.open_nursery() as nursery:
             mesh.nursery = nursery
+            listener = ControlListener("mesh", "nobody", DeafListener())
+            watch = await nursery.start(running, service, listener)
             nursery.start_soon(service.serve, theirs, kind, "tester")
             client = Client(ours)
             if greeted:
                 assert await client.line() == GREETING
             yield client
             await ours.aclose()
+            watch.cancel()
 
     return open_client

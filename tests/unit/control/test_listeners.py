@@ -18,7 +18,8 @@ from meshnode.control.listeners import (
 )
 from meshnode.control.service import ControlService
 from meshnode.errors import ConfigError, ServiceInUse
-from meshnode.mesh.sockets import peer_name
+from meshnode.mesh import sockets
+from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, network_of, origin_of, peer_name
 from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.messages import WorkType
 
@@ -235,6 +236,7 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     async with await trio.open_unix_socket(path):
         accepted = await listener.accept()
         assert peer_name(accepted) == f"pid {os.getpid()} uid {os.getuid()}"
+        assert origin_of(accepted) == Origin(f"uid {os.getuid()}", is_owner=True)
         await accepted.aclose()
     await listener.aclose()
 
@@ -243,10 +245,40 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", port) as client:
         accepted = await tcp.accept()
         assert peer_name(accepted) == f"127.0.0.1:{client.socket.getsockname()[1]}"
+        assert origin_of(accepted) == Origin("127.0.0.1")
         await accepted.aclose()
         assert "Bad file descriptor" in peer_name(accepted)
+        assert origin_of(accepted) == UNKNOWN_ORIGIN
     await tcp.aclose()
 
     assert peer_name(memory_stream_pair()[0]) == "unknown"
     meshy = type("Meshy", (), {"peer_node": "bar"})()
     assert peer_name(meshy) == "bar"
+    assert origin_of(meshy) == Origin("bar")
+    assert origin_of(memory_stream_pair()[0]) == UNKNOWN_ORIGIN
+
+
+async def test_another_user_is_no_owner(path, monkeypatch) -> None:
+    listener = UnixListener.open(path, 0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(sockets, "_credentials", lambda connection: (1, 1000))
+    async with await trio.open_unix_socket(path):
+        accepted = await listener.accept()
+        assert origin_of(accepted) == Origin("uid 1000", is_owner=False)
+        await accepted.aclose()
+    await listener.aclose()
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_all_addresses_that_one_machine_may_take_are_one_origin(host, network) -> None:
+    assert network_of(host) == network

@@ -7,10 +7,10 @@ from collections import deque
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from meshnode.control import service as service_module
 from meshnode.control.listeners import ControlListener
+from meshnode.control.places import MAX_LEAVING, Bounds
 from meshnode.control.registry import Command, ControlSession
 from meshnode.control.service import ControlService
 
@@ -55,8 +55,14 @@ def listener() -> ScriptedListener:
 
 
 @pytest.fixture
-async def running(nursery, registry, listener) -> ControlService:
-    service = ControlService("foo", registry)
+def bounds() -> Bounds | None:
+    """Bounds of every kind; None for those of this process."""
+    return None
+
+
+@pytest.fixture
+async def running(nursery, registry, listener, bounds) -> ControlService:
+    service = ControlService("foo", registry, lambda kind: bounds or Bounds.of(kind))
     await nursery.start(service.run, [ControlListener("tcp", "here", listener)])
     return service
 
@@ -102,8 +108,8 @@ async def test_a_session_that_fails_costs_no_other(running, listener, registry) 
     assert await read_line(listener.dial()) == GREETING
 
 
-async def test_one_client_too_many_is_told_so_and_closed(running, listener, monkeypatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_SESSIONS", 1)
+@pytest.mark.parametrize("bounds", [Bounds(most=1, of_one=1)])
+async def test_one_client_too_many_is_told_so_and_closed(running, listener) -> None:
     one = listener.dial()
     assert await read_line(one) == GREETING
     two = listener.dial()
@@ -114,16 +120,42 @@ async def test_one_client_too_many_is_told_so_and_closed(running, listener, monk
     assert await read_line(listener.dial()) == GREETING
 
 
-async def test_a_refused_client_that_is_gone_already_is_no_fault(
-    running, listener, monkeypatch
-) -> None:
-    monkeypatch.setattr(service_module, "MAX_SESSIONS", 0)
+@pytest.mark.parametrize("bounds", [Bounds(most=0, of_one=0)])
+async def test_a_refused_client_that_is_gone_already_is_no_fault(running, listener) -> None:
     await listener.dial().aclose()
     assert await read_line(listener.dial()) == b"ERROR: too many sessions; try again later\n"
 
 
-async def test_the_bound_counts_each_kind_apart(running, listener, monkeypatch, nursery) -> None:
-    monkeypatch.setattr(service_module, "MAX_SESSIONS", 1)
+@pytest.mark.parametrize("bounds", [Bounds(most=0, of_one=0)])
+async def test_a_refused_client_whose_stream_fails_costs_no_other(
+    running, listener, caplog
+) -> None:
+    async def fail() -> None:
+        raise RuntimeError("the engine is broken")
+
+    _, theirs = memory_stream_pair()
+    theirs.send_stream.send_all_hook = fail
+    listener.add(theirs)
+    assert await read_line(listener.dial()) == b"ERROR: too many sessions; try again later\n"
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert messages == ["session tcp#1: cannot close unknown"]
+
+
+@pytest.mark.parametrize("bounds", [Bounds(most=0, of_one=0)])
+async def test_refused_clients_that_do_not_read_are_bounded(
+    running, nursery, autojump_clock
+) -> None:
+    """Some are told and waited for, the rest are closed at once."""
+    streams = [lockstep_stream_pair() for _ in range(MAX_LEAVING + 10)]
+    for _, theirs in streams:
+        nursery.start_soon(running.serve, theirs, "mesh", "mallory")
+    await wait_all_tasks_blocked()
+    words = [await ours.receive_some() for ours, _ in streams]
+    assert words.count(b"") == 10
+
+
+@pytest.mark.parametrize("bounds", [Bounds(most=1, of_one=1)])
+async def test_the_bound_counts_each_kind_apart(running, listener, nursery) -> None:
     assert await read_line(listener.dial()) == GREETING
     ours, theirs = memory_stream_pair()
     nursery.start_soon(running.serve, theirs, "unix", "operator")

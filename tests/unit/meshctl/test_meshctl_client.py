@@ -79,6 +79,22 @@ def test_a_session_that_the_node_has_closed_meanwhile_is_opened_again(any_node, 
     assert any_node.sessions == 3
 
 
+def test_a_session_that_the_node_has_ended_with_a_reason_is_opened_again(any_node, client):
+    """A node tells clients that wait for long, or have many sessions, why it ends one."""
+
+    def answer_and_end(session, line):
+        session.send(STATUS)
+        session.send(b"ERROR: no command came for 3600 s\n")
+        return False
+
+    any_node.handlers["status"] = answer_and_end
+    for _ in range(3):
+        any_node.session_closed.clear()
+        assert client.status() == STATUS
+        assert any_node.session_closed.wait(30)
+    assert any_node.sessions == 3
+
+
 def test_a_session_closed_before_the_answer_is_an_error_and_the_next_command_works(node):
     node.handlers["reload"] = lambda session, line: False
     with ControlClient(node.address) as client:
@@ -388,6 +404,13 @@ def test_a_reply_that_is_no_json_object_is_a_mismatch(node, reply):
 def test_what_greets_otherwise_is_no_control_service(node, greeting):
     node.greeting = greeting
     with ControlClient(node.address) as client, pytest.raises(ProtocolMismatch):
+        client.connect()
+
+
+def test_a_node_that_refuses_the_session_is_quoted(any_node, client):
+    any_node.greeting = b"ERROR: too many sessions; try again later\n"
+    refused = "the node refused the session: too many sessions; try again later$"
+    with pytest.raises(CannotReach, match=refused):
         client.connect()
 
 

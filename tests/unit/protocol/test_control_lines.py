@@ -4,20 +4,25 @@ import contextlib
 import itertools
 import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.protocol.control import (
+    MAX_ERROR,
     MAX_LINE,
     LineReader,
     LineTooLong,
     MalformedRequest,
+    NotText,
     Request,
     encode_error,
     encode_reply,
     greeting,
+    is_header,
+    is_http,
     parse_line,
 )
 
@@ -187,3 +192,81 @@ def test_an_error_is_one_line_whatever_its_text(text: str) -> None:
 
 def test_the_greeting_names_the_node() -> None:
     assert greeting("büro") == "Receptor Control, node büro\n".encode()
+
+
+def test_an_error_repeats_no_more_of_a_clients_text_than_a_person_reads() -> None:
+    line = encode_error("unknown work type " + "\x01" * MAX_LINE)
+    assert line.startswith(b"ERROR: unknown work type \\x01")
+    assert len(line) < 5 * MAX_ERROR
+
+
+def test_a_long_line_is_copied_once_and_no_more() -> None:
+    reader = LineReader()
+    for _ in range(MAX_LINE // 1024):
+        reader.feed(b"x" * 1024)
+        assert reader.next_line() is None
+    reader.feed(b"\nrest")
+    tracemalloc.start()
+    line = reader.next_line()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert line == b"x" * MAX_LINE
+    assert peak < 1.1 * MAX_LINE
+    assert reader.pending == len(b"rest")
+
+
+@given(st.integers(1, 50_000), st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_blank_lines_before_a_command_leave_nothing(count: int, blank: bytes) -> None:
+    reader = LineReader()
+    reader.feed(blank * count + b"status\n")
+    assert reader.next_line() == b"status"
+    assert reader.pending == 0
+
+
+def test_a_line_that_is_no_text_is_told_from_one_that_is_no_request() -> None:
+    with pytest.raises(NotText):
+        parse_line(b"\x00\x01\x21\x12\xa4\x42")
+    with pytest.raises(MalformedRequest) as caught:
+        parse_line(b"{}")
+    assert not isinstance(caught.value, NotText)
+
+
+METHOD = st.text(alphabet="ABCXYZabcxyz0189!#$%&'*+-.^_`|~", min_size=1, max_size=12)
+TARGET = st.text(alphabet=st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=80)
+VERSION = st.sampled_from(["HTTP/0.9", "HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/3"])
+
+
+@given(METHOD, TARGET, VERSION)
+def test_every_request_line_of_http_is_known(method: str, target: str, version: str) -> None:
+    assert is_http(f"{method} {target} {version}".encode())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"status",
+        b"ping HTTP/1.1",
+        b"work submit foo echo -- HTTP/1.1",
+        b"work results GET HTTP/1",
+        b'{"command":"work","x":"GET / HTTP/1.1"}',
+        b"GET / HTTP/1.1 ",
+    ],
+)
+def test_a_command_is_not_taken_for_http(line: bytes) -> None:
+    assert not is_http(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"Host: localhost:7323", True),
+        (b"User-Agent: Mozilla/5.0", True),
+        (b"X-A:", True),
+        (b"work list", False),
+        (b"ping a: b", False),
+        (b'{"command": "status"}', False),
+        (b"a:b", False),
+    ],
+)
+def test_headers_are_known(line: bytes, expected: bool) -> None:
+    assert is_header(line) == expected
