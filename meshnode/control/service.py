@@ -6,6 +6,7 @@ from itertools import count
 
 import trio
 
+from meshnode.control.allowance import Allowance
 from meshnode.control.heldbytes import LINES_IN_ALL, LINES_OF_ONE, HeldLine, Ledger, Replies
 from meshnode.control.listeners import ControlListener
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
@@ -79,7 +80,7 @@ class ControlService:
         if place is None:
             await _refuse(stream, places, log, peer)
             return
-        held = HeldLine(self._lines, origin)
+        allowance = Allowance(place, HeldLine(self._lines, origin), self._replies)
         try:
             session = Session(
                 stream,
@@ -88,13 +89,11 @@ class ControlService:
                 node_id=self._node_id,
                 registry=self._registry,
                 log=log,
-                place=place,
-                held=held,
-                replies=self._replies,
+                allowance=allowance,
             )
             await session.run()
         finally:
-            held.close()
+            allowance.line.close()
             places.leave(place)
 
     def _places_of(self, kind: SessionKind) -> Places:

@@ -11,13 +11,14 @@ from math import inf
 
 import trio
 
+from meshnode.control.allowance import Allowance
 from meshnode.control.baresocket import BareSocket, read_part
 from meshnode.control.hangup import has_hung_up, wait_hung_up
-from meshnode.control.heldbytes import FREE, HeldLine, Replies
-from meshnode.control.places import Place
+from meshnode.control.heldbytes import FREE
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
+from meshnode.mesh.sockets import Origin
 from meshnode.protocol.control import (
     TLS_RECORD,
     UNKNOWN_COMMAND,
@@ -87,19 +88,19 @@ class Session:
         node_id: str,
         registry: CommandRegistry,
         log: SubjectLogger,
-        place: Place,
-        held: HeldLine,
-        replies: Replies,
+        allowance: Allowance | None = None,
     ) -> None:
+        """Without an ``allowance`` the session shares nothing with others."""
+        allowance = allowance or Allowance.unshared(Origin(peer))
         self.kind = kind
         self.peer = peer
         self.node_id = node_id
         self._stream = stream
         self._registry = registry
         self._log = log
-        self._place = place
-        self._held = held
-        self._replies = replies
+        self._place = allowance.place
+        self._held = allowance.line
+        self._replies = allowance.replies
         self._reader = LineReader()
         self._is_line_begun = False
         """Whether a line is waited for of which some is there."""

@@ -7,12 +7,9 @@ import trio
 from trio.testing import memory_stream_pair
 
 from meshnode.control.hangup import has_hung_up, wait_hung_up
-from meshnode.control.heldbytes import HeldLine, Ledger, Replies
-from meshnode.control.places import Place
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.session import Session
 from meshnode.logs import subject_logger
-from meshnode.mesh.sockets import Origin
 from meshnode.mesh.streams import MeshStream
 
 
@@ -44,17 +41,8 @@ class Swallow:
     def session(self, stream: trio.abc.HalfCloseableStream) -> Session:
         registry = CommandRegistry()
         registry.register(Command("swallow", lambda _: self.run, lambda _: self.run))
-        return Session(
-            stream,
-            kind="unix",
-            peer="x",
-            node_id="foo",
-            registry=registry,
-            log=subject_logger("session", "test"),
-            place=Place(Origin("x")),
-            held=HeldLine(Ledger(0, 0), Origin("x")),
-            replies=Replies(),
-        )
+        log = subject_logger("session", "test")
+        return Session(stream, kind="unix", peer="x", node_id="foo", registry=registry, log=log)
 
 
 async def test_a_client_that_closes_its_unix_socket_amid_its_bytes_is_noticed() -> None:
