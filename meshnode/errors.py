@@ -5,6 +5,8 @@
     MeshnodeError                the text is one line, fit for the person who must act on it
     ├── ConfigError              the configuration: names file, line, directive and parameter
     ├── ProtocolError            a peer broke the protocol: costs its link, nothing else
+    │   └── OutOfBounds          a value beyond our bounds: costs that message, as somebody far
+    │                            away may have written it
     ├── MeshError                the mesh could not do what was asked
     │   ├── NoRoute              no path to that node is known
     │   ├── Unreachable          a node on the way said why the message did not arrive
@@ -34,6 +36,13 @@ class ConfigError(MeshnodeError):
 
 class ProtocolError(MeshnodeError):
     """A peer sent what the protocol does not allow."""
+
+
+class OutOfBounds(ProtocolError):
+    """A value is longer than we take, or has characters that no name has.
+
+    A receptor node passes such values on, so the peer that sent it need not be who wrote it.
+    """
 
 
 class MeshError(MeshnodeError):

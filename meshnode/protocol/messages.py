@@ -1,8 +1,8 @@
 """The mesh's messages as values: bytes to typed, checked objects and back (reference sections 2-6).
 
 Everything a peer sent is checked here, once: behind this module a number is a number and within
-its bounds, a name is a name. What does not fit raises :exc:`ProtocolError`, which costs the peer
-its link and nothing else.
+its bounds, a name is a name. What does not fit raises :exc:`ProtocolError`; see ``fields.py`` for
+whose fault it is. Any bytes give a value or that, and each value can be written again.
 """
 
 import enum
@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from meshnode.errors import ProtocolError
+from meshnode.errors import OutOfBounds, ProtocolError
+from meshnode.protocol.fields import CONTROL, Fields, Text
 from meshnode.protocol.namehash import NAME_HASH_LENGTH
 from meshnode.protocol.times import parse_time
 
@@ -34,11 +35,39 @@ ServiceKey = bytes
 """A service name as the 8 bytes that stand for it in a header. Everything between the header and
 people goes by these: a peer may put any bytes there, and not all of them are text."""
 
-MAX_NODE_ID = 255
-"""Bytes of a node ID in UTF-8; it is also a directory name, and no file system allows more."""
+NODE_ID = Text(255, least=1)
+"""A node ID is also a directory name, and no file system allows more."""
+
+UPDATE_ID = Text(64, least=1)
+"""Receptor's are 8 letters and digits; they are remembered for an hour, thousands of them."""
+
+SERVICE = Text(SERVICE_LENGTH, least=1)
+
+MAX_ADVERTISEMENT = 16 * 1024
+"""Bytes of the longest advertisement, which every node keeps and passes on: hundreds of work types
+fit."""
+
+TIME = Text(40)
+"""RFC 3339 with nanoseconds and an offset has 35 bytes."""
+
+TAG_NAME, TAG_VALUE = Text(255), Text(4096)
+"""Receptor's values are addresses, networks and paths, and Linux allows paths of 4,096 bytes."""
+
+WORK_TYPE = Text(255)
+"""As long as our own configuration allows."""
+
+MAX_NOTICE = 8 * 1024
+"""Bytes of the longest notice that a message did not arrive: two node IDs of the greatest length,
+all characters escaped, and the rest."""
+
+PROBLEM = Text(256)
+"""Receptor's have 15 to 19 bytes (below)."""
 
 UNSIGNED_64 = 1 << 64
 """Epochs and sequences are below this (Go's uint64)."""
+
+UNSIGNED_8 = 1 << 8
+"""Kinds of connections are below this (Go's byte)."""
 
 PROBLEM_SERVICE_UNKNOWN = "service unknown"
 PROBLEM_EXPIRED = "message expired"
@@ -74,10 +103,6 @@ def plain_number(value: float) -> int | float:
     return int(value) if abs(value) < GO_EXPONENT_FROM and value == int(value) else value
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Characters that no name has: they end or forge lines of logs, and match no ``.`` of a rule."""
-
-
 def encode_service(service: str) -> ServiceKey:
     """Return a service name as its 8 bytes on the wire.
 
@@ -90,7 +115,7 @@ def encode_service(service: str) -> ServiceKey:
         raise ProtocolError(f"service name {service!r} is not text") from None
     if len(data) > SERVICE_LENGTH:
         raise ProtocolError(f"service name {service!r} does not fit {SERVICE_LENGTH} bytes")
-    if _CONTROL.search(service):
+    if CONTROL.search(service):
         raise ProtocolError(f"service name {service!r} has control characters")
     return data.ljust(SERVICE_LENGTH, b"\0")
 
@@ -105,7 +130,7 @@ def decode_service(key: ServiceKey) -> str:
         service = key.rstrip(b"\0").decode()
     except UnicodeDecodeError:
         raise ProtocolError(f"the service name {show_service(key)} is not text") from None
-    if _CONTROL.search(service):
+    if CONTROL.search(service):
         raise ProtocolError(f"the service name {show_service(key)} has control characters")
     return service
 
@@ -178,16 +203,6 @@ class DataHeader:
         )
 
 
-def _parse_object(body: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(bytes(body).decode())
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"{what}: not valid JSON") from exc
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{what}: not a JSON object")
-    return value
-
-
 # Made once: json.dumps with these arguments would make one for each message.
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -198,73 +213,6 @@ _quote = json.encoder.encode_basestring
 
 def _dump(value: Mapping[str, Any]) -> bytes:
     return _to_json(value).encode()
-
-
-class _Fields:
-    """Takes typed fields out of a peer's JSON object, with one error text for all that is wrong."""
-
-    def __init__(self, body: bytes | bytearray | memoryview, what: str) -> None:
-        self._object = _parse_object(body, what)
-        self._what = what
-
-    def fault(self, key: str) -> ProtocolError:
-        return ProtocolError(f"{self._what}: bad value of {key}")
-
-    def get(self, key: str) -> Any:
-        return self._object.get(key)
-
-    def text(self, key: str) -> str:
-        value = self._object.get(key, "")
-        if not isinstance(value, str):
-            raise self.fault(key)
-        return value
-
-    def node(self, key: str) -> str:
-        return self.check_node(self._object.get(key), key)
-
-    def check_node(self, value: object, key: str) -> str:
-        try:
-            if isinstance(value, str):
-                size = len(value) if value.isascii() else len(value.encode())
-                if 1 <= size <= MAX_NODE_ID:
-                    return value
-        except UnicodeEncodeError:  # a lone surrogate, written as \ud800 in the JSON
-            pass
-        raise self.fault(key)
-
-    def unsigned(self, key: str) -> int:
-        value = self._object.get(key, 0)
-        if type(value) is not int or not 0 <= value < UNSIGNED_64:
-            raise self.fault(key)
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self._object.get(key, False)
-        if not isinstance(value, bool):
-            raise self.fault(key)
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value = self._object.get(key)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.fault(key)
-        return value
-
-    def costs(self, key: str) -> dict[str, float]:
-        costs: dict[str, float] = {}
-        for peer, cost in self.mapping(key).items():
-            if type(cost) is not int and type(cost) is not float:
-                raise self.fault(key)
-            try:
-                number = float(cost)
-            except OverflowError:
-                number = math.inf
-            if not (math.isfinite(number) and number > 0):
-                raise self.fault(key)
-            costs[self.check_node(peer, key)] = number
-        return costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +236,18 @@ class RoutingUpdate:
         """Read a whole routing message.
 
         Raises:
-            ProtocolError: it is not one, or a value is not what it must be.
+            OutOfBounds: a text is too long, too short, or has control characters.
+            ProtocolError: it is no update, or a value is not what it must be.
         """
-        fields = _Fields(message[1:], "routing update")
+        fields = Fields(message[1:], "routing update")
         return cls(
-            node_id=fields.node("NodeID"),
-            update_id=fields.text("UpdateID"),
-            epoch=fields.unsigned("UpdateEpoch"),
-            sequence=fields.unsigned("UpdateSequence"),
-            connections=fields.costs("Connections"),
-            forwarding_node=fields.node("ForwardingNode"),
-            suspected_duplicate=fields.unsigned("SuspectedDuplicate"),
+            node_id=fields.text("NodeID", NODE_ID),
+            update_id=fields.text("UpdateID", UPDATE_ID),
+            epoch=fields.unsigned("UpdateEpoch", UNSIGNED_64),
+            sequence=fields.unsigned("UpdateSequence", UNSIGNED_64),
+            connections=_decode_costs(fields),
+            forwarding_node=fields.text("ForwardingNode", NODE_ID),
+            suspected_duplicate=fields.unsigned("SuspectedDuplicate", UNSIGNED_64),
         )
 
     def encode(self, forwarding_node: str | None = None) -> bytes:
@@ -317,6 +266,31 @@ class RoutingUpdate:
             f'"Connections":{{{connections}}},"ForwardingNode":{_quote(forwarding_node)},'
             f'"SuspectedDuplicate":{self.suspected_duplicate}}}'
         ).encode()
+
+
+def _decode_costs(fields: Fields) -> dict[str, float]:
+    """Return an update's connections; those that no link of ours could have are left out.
+
+    Left out, and not a reason to refuse all: an honest receptor node tells of each of its peers,
+    and a peer may call itself anything. Costs are Go's floats: each above zero is fine.
+    """
+    costs: dict[str, float] = {}
+    for peer, cost in fields.mapping("Connections").items():
+        if not isinstance(cost, int | float) or isinstance(cost, bool):
+            raise fields.fault("Connections")
+        try:
+            number = float(cost)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise fields.fault("Connections")
+        try:
+            name = fields.text_of(peer, NODE_ID, "Connections")
+        except OutOfBounds:
+            continue
+        if number > 0:
+            costs[name] = number
+    return costs
 
 
 _UPDATE_START = re.compile(
@@ -380,16 +354,15 @@ class ServiceAdvertisement:
         Raises:
             ProtocolError: it is not one, or a value is not what it must be.
         """
-        fields = _Fields(message[1:], "service advertisement")
-        tags = fields.mapping("Tags")
-        if not all(isinstance(v, str) for v in tags.values()):
-            raise fields.fault("Tags")
+        if len(message) > MAX_ADVERTISEMENT:
+            raise OutOfBounds(f"a service advertisement of {len(message)} bytes is too long")
+        fields = Fields(message[1:], "service advertisement")
         return cls(
-            node_id=fields.node("NodeID"),
-            service=fields.text("Service"),
-            time=fields.text("Time"),
-            conn_type=fields.unsigned("ConnType"),
-            tags=tags if fields.get("Tags") is not None else None,
+            node_id=fields.text("NodeID", NODE_ID),
+            service=fields.text("Service", SERVICE),
+            time=fields.text("Time", TIME),
+            conn_type=fields.unsigned("ConnType", UNSIGNED_8),
+            tags=_decode_tags(fields),
             work_types=_decode_work_types(fields),
             cancel=fields.flag("Cancel"),
         )
@@ -414,20 +387,27 @@ class ServiceAdvertisement:
         return bytes([MessageType.ADVERTISEMENT]) + _dump({**self.to_json(), "Cancel": self.cancel})
 
 
-def _decode_work_types(fields: _Fields) -> tuple[WorkType, ...] | None:
-    items = fields.get("WorkCommands")
+def _decode_tags(fields: Fields) -> dict[str, str] | None:
+    if fields.get("Tags") is None:
+        return None
+    return {
+        fields.text_of(name, TAG_NAME, "Tags"): fields.text_of(value, TAG_VALUE, "Tags")
+        for name, value in fields.mapping("Tags").items()
+    }
+
+
+def _decode_work_types(fields: Fields) -> tuple[WorkType, ...] | None:
+    key = "WorkCommands"
+    items = fields.get(key)
     if items is None:
         return None
     if not isinstance(items, list):
-        raise fields.fault("WorkCommands")
+        raise fields.fault(key)
     work_types = []
     for item in items:
-        if not isinstance(item, dict):
-            raise fields.fault("WorkCommands")
-        name, secure = item.get("WorkType", ""), item.get("Secure", False)
-        if not isinstance(name, str) or not isinstance(secure, bool):
-            raise fields.fault("WorkCommands")
-        work_types.append(WorkType(name, secure))
+        work_type = fields.mapping_of(item, key)
+        name = fields.text_of(work_type.get("WorkType", ""), WORK_TYPE, key)
+        work_types.append(WorkType(name, fields.flag_of(work_type.get("Secure", False), key)))
     return tuple(work_types)
 
 
@@ -448,13 +428,15 @@ class Unreachable:
         Raises:
             ProtocolError: it is not the JSON object that it must be.
         """
-        fields = _Fields(payload, "unreachable notice")
+        if len(payload) > MAX_NOTICE:
+            raise OutOfBounds(f"an unreachable notice of {len(payload)} bytes is too long")
+        fields = Fields(payload, "unreachable notice")
         return cls(
-            from_node=fields.text("FromNode"),
-            to_node=fields.text("ToNode"),
-            from_service=encode_service(fields.text("FromService")),
-            to_service=encode_service(fields.text("ToService")),
-            problem=fields.text("Problem"),
+            from_node=fields.text("FromNode", NODE_ID),
+            to_node=fields.text("ToNode", NODE_ID),
+            from_service=encode_service(fields.text("FromService", SERVICE)),
+            to_service=encode_service(fields.text("ToService", SERVICE)),
+            problem=fields.text("Problem", PROBLEM),
         )
 
     def encode(self) -> bytes:

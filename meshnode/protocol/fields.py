@@ -1,0 +1,123 @@
+"""Typed values out of JSON that others wrote.
+
+Behind this module a text is text: it can be written in UTF-8 again, and has no more bytes than it
+may; a number is one, and within its range. What is not raises :exc:`ProtocolError`. The work is in
+proportion to the bytes, whatever they are: Python itself refuses a number of more than 4,300 digits
+(reading one takes the square of its length) and brackets that are nested too deep.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from meshnode.errors import OutOfBounds, ProtocolError
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that no name has: they end or forge lines of logs and steer terminals, and no ``.`` of
+a pattern matches a newline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a text may be: ``least`` to ``most`` bytes of UTF-8, without control characters."""
+
+    most: int
+    least: int = 0
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. One that has a key twice could be read in two ways, and is by others."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+# Made once: json.loads with these arguments would make one for each message.
+_from_json = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique).decode
+
+
+class Fields:
+    """One JSON object of somebody else, and the typed fields in it.
+
+    Two kinds of faults are told apart, because a receptor node reads what it passes on of routing
+    updates and writes it anew. What no such node could have written (bytes that are not JSON, a
+    lone surrogate, another type) is :exc:`ProtocolError` itself: the peer made it. A text that is
+    only longer than we take, or has control characters, is :exc:`OutOfBounds`: it may come from far
+    away, over an honest peer.
+    """
+
+    def __init__(self, body: bytes | bytearray | memoryview, what: str) -> None:
+        self._what = what
+        try:
+            # Decoded here: from bytes, json would guess UTF-16 and the like.
+            value = _from_json(bytes(body).decode())
+        except (ValueError, RecursionError) as exc:
+            raise ProtocolError(f"{what}: not valid JSON") from exc
+        self._object = self.mapping_of(value, "the whole")
+
+    def fault(self, key: str) -> ProtocolError:
+        """Return the error for a value of another type, or one that cannot be written."""
+        return ProtocolError(f"{self._what}: bad value of {key}")
+
+    def out_of_bounds(self, key: str) -> OutOfBounds:
+        """Return the error for a text that is too long or too short or has control characters."""
+        return OutOfBounds(f"{self._what}: value of {key} is out of bounds")
+
+    def get(self, key: str) -> object:
+        """Return a value as it is, None if there is none."""
+        return self._object.get(key)
+
+    def text(self, key: str, rule: Text) -> str:
+        """Return a text; the empty one if there is none."""
+        return self.text_of(self._object.get(key, ""), rule, key)
+
+    def text_of(self, value: object, rule: Text, key: str) -> str:
+        """Return a value as the text that it must be; ``key`` is for the error."""
+        if not isinstance(value, str):
+            raise self.fault(key)
+        if value.isascii():
+            size, printable = len(value), value.isprintable()
+        else:
+            try:
+                size = len(value.encode())
+            except UnicodeEncodeError:  # a lone surrogate, written as \ud800 in the JSON
+                raise self.fault(key) from None
+            printable = CONTROL.search(value) is None
+        if printable and rule.least <= size <= rule.most:
+            return value
+        raise self.out_of_bounds(key)
+
+    def unsigned(self, key: str, below: int) -> int:
+        """Return a whole number of less than ``below``; 0 if there is none."""
+        value = self._object.get(key, 0)
+        if type(value) is not int or not 0 <= value < below:  # not isinstance: True is an int
+            raise self.fault(key)
+        return value
+
+    def flag(self, key: str) -> bool:
+        """Return a truth value; False if there is none."""
+        return self.flag_of(self._object.get(key, False), key)
+
+    def flag_of(self, value: object, key: str) -> bool:
+        """Return a value as the truth value that it must be."""
+        if not isinstance(value, bool):
+            raise self.fault(key)
+        return value
+
+    def mapping(self, key: str) -> Mapping[str, object]:
+        """Return an object; an empty one if there is none. Its keys are not checked yet."""
+        value = self._object.get(key)
+        return {} if value is None else self.mapping_of(value, key)
+
+    def mapping_of(self, value: object, key: str) -> Mapping[str, object]:
+        """Return a value as the object that it must be."""
+        if not isinstance(value, dict):
+            raise self.fault(key)
+        return value
