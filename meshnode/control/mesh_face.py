@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from meshnode.mesh.linkfigures import LinkFigures
-from meshnode.mesh.router import FirewallCounts
+from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 
@@ -48,6 +48,11 @@ class StatusLike(Protocol):
     @property
     def firewall(self) -> FirewallCounts | None:
         """What firewall rules have stopped; None without rules."""
+        ...
+
+    @property
+    def drops(self) -> DropCounts:
+        """Messages to this node that came to nothing."""
         ...
 
 

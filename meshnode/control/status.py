@@ -9,7 +9,7 @@ from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError
 from meshnode.mesh.linkfigures import LinkFigures
-from meshnode.mesh.router import FirewallCounts
+from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import plain_number
 from meshnode.protocol.times import SECOND, format_time
 
@@ -88,6 +88,7 @@ def _figures(figures: LinkFigures) -> JsonObject:
         "ReceivedMessages": figures.received_messages,
         "ReceivedBytes": figures.received_bytes,
         "Dropped": figures.dropped,
+        "Refused": figures.refused,
     }
 
 
@@ -96,6 +97,17 @@ def _firewall(counts: FirewallCounts | None) -> JsonObject | None:
     if counts is None:
         return None
     return {"Rejected": counts.rejected, "Dropped": counts.dropped}
+
+
+def _drops(counts: DropCounts) -> JsonObject | None:
+    """Return our own key of nodes that somebody sent what they could not take."""
+    if counts == DropCounts():
+        return None
+    return {
+        "Unreadable": counts.unreadable,
+        "Notices": counts.notices,
+        "Faults": counts.faults,
+    }
 
 
 _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
@@ -111,4 +123,5 @@ _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
         node: _costs(costs) for node, costs in status.known_costs.items()
     },
     "Firewall": lambda status: _firewall(status.firewall),
+    "Dropped": lambda status: _drops(status.drops),
 }

@@ -1,6 +1,6 @@
 """Datagrams between services of nodes: unreliable, unordered, up to 65,499 bytes."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,6 +25,10 @@ from meshnode.protocol.namehash import NameTable
 INBOX = 1000
 """Datagrams that wait to be received before newer ones are dropped, as a UDP socket does."""
 
+ADDRESSES = 256
+"""Services that were sent to last, some 200 bytes each: only of these is it believed that a
+datagram did not arrive. The news takes a round trip, and few sockets send to more in that time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
@@ -45,6 +49,7 @@ class DatagramSocket:
         self._key = encode_service(service)
         self._inbox: deque[Datagram | errors.Unreachable] = deque()
         self._arrived = trio.Event()
+        self._sent_to: OrderedDict[tuple[bytes, ServiceKey], None] = OrderedDict()
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self.dropped = 0
@@ -63,7 +68,8 @@ class DatagramSocket:
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours from the router."""
-        self._put(errors.Unreachable(notice.problem, reporter))
+        if (self._names.learn(notice.to_node), notice.to_service) in self._sent_to:
+            self._put(errors.Unreachable(notice.problem, reporter))
 
     def _put(self, item: Datagram | errors.Unreachable) -> None:
         if len(self._inbox) >= INBOX:
@@ -89,8 +95,15 @@ class DatagramSocket:
             min(hops - 1, WIRE_HOPS), self._router.own_hash, destination, self._key, key
         )
         await self._router.wait_room(destination)
+        self._note_sent((destination, key))
         self._router.send(destination, header.encode() + payload)
         await trio.lowlevel.checkpoint()
+
+    def _note_sent(self, address: tuple[bytes, ServiceKey]) -> None:
+        self._sent_to[address] = None
+        self._sent_to.move_to_end(address)
+        if len(self._sent_to) > ADDRESSES:
+            self._sent_to.popitem(last=False)
 
     async def receive(self) -> Datagram:
         """Wait for the next datagram.

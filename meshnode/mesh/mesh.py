@@ -13,7 +13,7 @@ from meshnode.mesh.fabric import Fabric
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
-from meshnode.mesh.router import LOCALHOST, FirewallCounts, Router
+from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
 from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams import MeshStream
@@ -52,6 +52,7 @@ class MeshStatus:
     known_costs: dict[str, dict[str, float]]
     advertisements: tuple[ServiceAdvertisement, ...]
     firewall: FirewallCounts | None
+    drops: DropCounts
 
 
 class Mesh:
@@ -185,6 +186,7 @@ class Mesh:
             known_costs=self._fabric.topology.known_costs(),
             advertisements=tuple(self._fabric.visible_adverts()),
             firewall=self._router.firewall_counts if self._router.has_firewall else None,
+            drops=self._router.drop_counts,
         )
 
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:

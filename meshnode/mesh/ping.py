@@ -63,8 +63,8 @@ class Pinger:
             Unreachable: a node on the way said why the ping went no further.
             MeshTimeout: nothing came back within PING_TIMEOUT.
         """
+        echo = _Echo(self._names, self._router.resolve(node))
         service = self._router.free_service()
-        echo = _Echo(self._names)
         self._router.bind(service, echo)
         try:
             return await self._await(echo, service, node, hops)
@@ -120,10 +120,11 @@ class Pinger:
 
 
 class _Echo:
-    """What comes back to the service of one ping: the first word counts."""
+    """What comes back to the service of one ping of ``target``: the first word about it counts."""
 
-    def __init__(self, names: NameTable) -> None:
+    def __init__(self, names: NameTable, target: bytes) -> None:
         self._names = names
+        self._target = target
         self.heard = trio.Event()
         self.node: str | None = None
         self.problem: Unreachable | None = None
@@ -131,12 +132,14 @@ class _Echo:
     def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take the answer from the router."""
         node = self._names.name(source)
-        if node is not None and not self.heard.is_set():
+        is_answer = source == self._target and source_service == PING_SERVICE
+        if is_answer and node is not None and not self.heard.is_set():
             self.node = node
             self.heard.set()
 
     def on_unreachable(self, notice: messages.Unreachable, reporter: str) -> None:
         """Take the news that the ping went no further from the router."""
-        if not self.heard.is_set():
+        about = (self._names.learn(notice.to_node), notice.to_service)
+        if about == (self._target, PING_SERVICE) and not self.heard.is_set():
             self.problem = Unreachable(notice.problem, reporter)
             self.heard.set()

@@ -91,12 +91,14 @@ class FirewallCounts:
 
 @dataclass(frozen=True, slots=True)
 class DropCounts:
-    """Messages dropped since the start because nobody could answer or believe them."""
+    """Messages to this node that came to nothing since the start, through nobody's firewall."""
 
     unreadable: int = 0
-    """Of services whose names are not text."""
+    """Of services whose names are not text: nobody could answer them."""
     notices: int = 0
-    """Notices of a failed message that are none, or are about a message that is not ours."""
+    """Notices of a failed message that are none, or that this node cannot believe."""
+    faults: int = 0
+    """Messages that a service of this node failed on, by a fault of ours."""
 
 
 class Router:
@@ -186,6 +188,17 @@ class Router:
                 next_hop.send_data_now(run)
 
     def _deliver(self, message: Message) -> None:
+        try:
+            self._hand_over(message)
+        except Exception as exc:  # noqa: BLE001
+            # The boundary of what is for this node. The message came from anywhere, over a link
+            # to a neighbour that only passed it on: a fault that it meets here must cost neither
+            # that link nor the node, and a service that the fault has left unusable times out.
+            self.drop_counts = replace(self.drop_counts, faults=self.drop_counts.faults + 1)
+            self._log.error("failed on a message to this node: %s: %s", type(exc).__name__, exc)
+            self._log.debug("it began with %s", bytes(message[:64]).hex(), exc_info=True)
+
+    def _hand_over(self, message: Message) -> None:
         sender, service = bytes(message[20:28]), bytes(message[28:36])
         if not is_readable(sender):
             # Here, before anybody makes something of it: a name that is not text can be neither
@@ -209,16 +222,36 @@ class Router:
 
     def _take_notice(self, message: Message) -> None:
         reporter = self._names.name(bytes(message[4:12]))
-        if reporter is None:
-            return
         try:
             notice = Unreachable.decode(message[HEADER_LENGTH:])
-            receiver = self._receivers.get(notice.from_service)
+            if reporter is None:
+                raise ProtocolError("nobody knows the node that it comes from")
+            self._believe(notice, reporter)
         except ProtocolError as exc:
-            self._log.warning("ignored a notice from %s: %s", reporter, exc)
+            # Not answered, whatever it is, and not worth a line each: anybody can send these.
+            self.drop_counts = replace(self.drop_counts, notices=self.drop_counts.notices + 1)
+            self._log.debug("dropped a notice from %s: %s", reporter or "an unknown node", exc)
             return
-        if notice.from_node == self.own_id and receiver is not None:
+        receiver = self._receivers.get(notice.from_service)
+        if receiver is not None:  # else it comes late, for a ping or a stream that is over
             receiver.on_unreachable(notice, reporter)
+
+    def _believe(self, notice: Unreachable, reporter: str) -> None:
+        """Check that a notice is about a message that this node may have sent.
+
+        Nothing shows who wrote it. But what it is about must fit, and a stranger does not know the
+        random name of a service that dials or pings.
+
+        Raises:
+            ProtocolError: it cannot be true.
+        """
+        if notice.from_node != self.own_id:
+            raise ProtocolError(f"it is about a message of {notice.from_node}")
+        if notice.to_node not in self._names:
+            raise ProtocolError("it is about a message to a node that is not known here")
+        if notice.problem == PROBLEM_SERVICE_UNKNOWN and reporter != notice.to_node:
+            # All others only pass a message on, whatever its service is.
+            raise ProtocolError(f"only {notice.to_node} knows its services")
 
     def _drop_unreadable(self, message: Message) -> None:
         counts = self.drop_counts

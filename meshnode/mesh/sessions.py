@@ -1,13 +1,14 @@
 """One link from its opening to its end: drives the protocol's Peering over a real link."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import trio
 
-from meshnode.errors import ProtocolError
+from meshnode.errors import OutOfBounds, ProtocolError
 from meshnode.logs import subject_logger
+from meshnode.mesh.boundary import Boundary, Ended
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.links.base import Link, Message
 from meshnode.mesh.sendqueue import BatchSize, SendQueue
@@ -87,27 +88,6 @@ class SessionOwner(Protocol):
         ...
 
 
-class _Ended(Exception):
-    """The session is over.
-
-    ``fault`` says that somebody should look at why; ``rejected_by_us`` that the peer is owed a
-    reject message.
-    """
-
-    def __init__(self, reason: str, *, fault: bool = False, rejected_by_us: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.fault = fault
-        self.rejected_by_us = rejected_by_us
-
-
-def _how_it_broke(exc: Exception) -> str:
-    cause = exc.__cause__
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"the link broke: {cause.strerror.lower()}"
-    return "the link broke"
-
-
 class Session:
     """A link and what is known of the node at its other end."""
 
@@ -123,12 +103,15 @@ class Session:
         self._peering = Peering(own_id, policy, trio.current_time(), idle_timeout)
         self._log = subject_logger("link", link.name)
         self._scope = trio.CancelScope()
-        self._ended: str = ""
+        self._boundary = Boundary(self._end, self._log)
+        self._ended: Ended | None = None
+        """Why the session is over; the first reason counts."""
         self.failure = ""
         """Why the link did not come up; before its end, why the one before it did not."""
         self._since = self._up_at = 0.0
         self._sent_messages = self._sent_bytes = 0
         self._received_messages = self._received_bytes = 0
+        self._refused = 0
         self.probed = float("-inf")
         """When the link was last measured, by trio's clock."""
         self.round_trip: float | None = None
@@ -162,6 +145,7 @@ class Session:
             received_messages=self._received_messages,
             received_bytes=self._received_bytes,
             dropped=self._queue.dropped,
+            refused=self._refused,
             round_trip=self.round_trip,
         )
 
@@ -194,15 +178,13 @@ class Session:
             self._queue.put_data(message)
 
     def _send_now(self, messages: Sequence[Message], size: int) -> None:
-        try:
+        # Whoever sends here is another link, or somebody on this node: none of it is their fault.
+        with self._boundary:
             self._sending = not self._link.send_now(messages)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            self._end(_how_it_broke(exc))
-            return
-        self._sent_messages += len(messages)
-        self._sent_bytes += size
-        if self._sending:
-            self._queue.wake()
+            self._sent_messages += len(messages)
+            self._sent_bytes += size
+            if self._sending:
+                self._queue.wake()
 
     def send_routing(self, message: Message) -> None:
         """Queue a message that must arrive, or end a link that is hopelessly behind."""
@@ -211,7 +193,7 @@ class Session:
             self._log.error("a routing message of %d bytes cannot be sent", len(message))
             return
         if not self._queue.put_routing(message):
-            self._end("the peer does not read")
+            self._end(Ended("the peer does not read"))
 
     @property
     def has_room(self) -> bool:
@@ -222,8 +204,14 @@ class Session:
         """Wait until a local sender may go on, or the link is gone."""
         await self._queue.wait_room()
 
-    def _end(self, reason: str) -> None:
-        self._ended = self._ended or reason
+    # --- its end -----------------------------------------------------------------------------
+
+    def close(self, reason: str) -> None:
+        """End the session from outside."""
+        self._end(Ended(reason))
+
+    def _end(self, ended: Ended) -> None:
+        self._ended = self._ended or ended
         self._scope.cancel()
 
     # --- the conversation --------------------------------------------------------------------
@@ -233,66 +221,57 @@ class Session:
 
         Whatever the peer does ends this session only.
         """
-        reason, fault = "this node is stopping", False
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
-                with self._scope:
-                    ended = await self._converse()
-                    reason, fault = ended.reason, ended.fault
-                    if ended.rejected_by_us:
-                        self._queue.put_routing(REJECT_MESSAGE)
-                reason = self._ended or reason
-                self._queue.close()
-                nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
+            with self._boundary:
+                await self._converse()
         finally:
             self._queue.close()
-            if self._peering.established:
-                self._owner.link_down(self)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
+            with self._boundary:
+                if self._peering.established:
+                    self._owner.link_down(self)
+            with (
+                self._boundary,
+                trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT),
+            ):
                 await self._link.aclose()
-        self._log_end(reason, fault)
-        self.failure = "" if self._peering.established else reason
-        return reason
+        ended = self._ended or Ended("this node is stopping")
+        self._log_end(ended)
+        self.failure = "" if self._peering.established else ended.reason
+        return ended.reason
 
-    def _log_end(self, reason: str, fault: bool) -> None:
+    def _log_end(self, ended: Ended) -> None:
+        reason = ended.reason
         if self._peering.established:
-            log = self._log.warning if fault else self._log.info
+            log = self._log.warning if ended.fault else self._log.info
         else:
             # A peer that is away for a day is one event, over UDP too, where dialing succeeds.
             log = self._log.debug if reason == self.failure else self._log.warning
         log("closed (%s): %s", self.peer or "peer unknown", reason)
 
-    async def _converse(self) -> _Ended:
-        ended: list[_Ended] = []
-
-        async def until_ended(part: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
-            try:
-                await part()
-            except _Ended as exc:
-                ended.append(exc)
-            except ProtocolError as exc:
-                ended.append(_Ended(f"the peer broke the protocol: {exc}", fault=True))
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                ended.append(_Ended(_how_it_broke(exc)))
-            scope.cancel()
-
-        # Our hello goes before anything that the peer's makes us send.
-        self._do_what_is_due()
+    async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_ended, self._watch_time, nursery.cancel_scope)
-            await until_ended(self._read, nursery.cancel_scope)
-        return ended[0] if ended else _Ended(self._ended)
+            nursery.start_soon(self._write)
+            with self._scope, self._boundary:
+                # Our hello goes before anything that the peer's makes us send.
+                self._do_what_is_due()
+                async with trio.open_nursery() as listening:
+                    listening.start_soon(self._watch_time)
+                    await self._read()
+            if self._ended is not None and self._ended.rejected_by_us:
+                self._queue.put_routing(REJECT_MESSAGE)
+            self._queue.close()
+            nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
 
     async def _read(self) -> None:
-        while True:
-            # No name is given to what was received: the link reads into the same buffer again
-            # once nobody looks at messages in it.
-            self._take(await self._link.receive())
+        with self._boundary:
+            while True:
+                # No name is given to what was received: the link reads into the same buffer again
+                # once nobody looks at messages in it.
+                self._take(await self._link.receive())
 
     def _take(self, messages: list[memoryview]) -> None:
         if not messages:
-            raise _Ended("the peer closed the link")
+            raise Ended("the peer closed the link")
         self._peering.received(trio.current_time())
         self._received_messages += len(messages)
         self._received_bytes += sum(map(len, messages))
@@ -311,9 +290,10 @@ class Session:
             self._owner.data(messages)
 
     async def _watch_time(self) -> None:
-        while True:
-            await trio.sleep_until(self._peering.next_deadline())
-            self._do_what_is_due()
+        with self._boundary:
+            while True:
+                await trio.sleep_until(self._peering.next_deadline())
+                self._do_what_is_due()
 
     def _do_what_is_due(self) -> None:
         action = self._peering.on_timer(trio.current_time())
@@ -321,24 +301,23 @@ class Session:
             self._act(action, None)
 
     async def _write(self) -> None:
-        size = self._batch_size
-        while (batch := await self._queue.take_batch(size.bytes)) is not None or self._sending:
-            self._sending = True
-            started = trio.current_time()
-            try:
-                with trio.fail_after(SEND_TIMEOUT):
-                    await self._link.send(batch or ())
-            except trio.TooSlowError:
-                self._end(f"the peer read nothing for {SEND_TIMEOUT:g} s")
-                return
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                self._end(_how_it_broke(exc))
-                return
-            self._sending = False
-            size.learn(trio.current_time() - started)
-            if batch:
-                self._sent_messages += len(batch)
-                self._sent_bytes += sum(map(len, batch))
+        with self._boundary:
+            size = self._batch_size
+            while (batch := await self._queue.take_batch(size.bytes)) is not None or self._sending:
+                await self._send(batch or [])
+
+    async def _send(self, batch: list[Message]) -> None:
+        self._sending = True
+        started = trio.current_time()
+        try:
+            with trio.fail_after(SEND_TIMEOUT):
+                await self._link.send(batch)
+        except trio.TooSlowError:
+            raise Ended(f"the peer read nothing for {SEND_TIMEOUT:g} s") from None
+        self._sending = False
+        self._batch_size.learn(trio.current_time() - started)
+        self._sent_messages += len(batch)
+        self._sent_bytes += sum(map(len, batch))
 
     # --- what arrives ------------------------------------------------------------------------
 
@@ -346,13 +325,12 @@ class Session:
         kind = message[0]
         if kind == MessageType.ROUTE:
             if not self._is_another_copy(message):
-                self._judge(RoutingUpdate.decode(message))
+                self._take_update(message)
         elif kind == MessageType.ADVERTISEMENT:
-            raw = bytes(message)
-            if self._peering.established and not self._owner.knows_advertisement(raw):
-                self._owner.advertisement(self, ServiceAdvertisement.decode(raw), raw)
+            if self._peering.established:
+                self._take_advertisement(bytes(message))
         elif kind == MessageType.REJECT:
-            raise _Ended("the peer rejected us", fault=True)
+            raise Ended("the peer rejected us", fault=True)
         else:
             self._log.debug("ignored a message of unknown type %d", kind)
 
@@ -368,9 +346,33 @@ class Session:
             and self._owner.knows_update(peeked[1])
         )
 
-    def _judge(self, update: RoutingUpdate) -> None:
+    def _take_update(self, message: memoryview) -> None:
+        try:
+            update = RoutingUpdate.decode(message)
+        except OutOfBounds as exc:
+            if not self._peering.established:
+                raise
+            self._refuse(exc)
+            return
         for action in self._peering.on_update(update, self._owner.connected_peers()):
             self._act(action, update)
+
+    def _take_advertisement(self, raw: bytes) -> None:
+        if self._owner.knows_advertisement(raw):
+            return
+        try:
+            advert = ServiceAdvertisement.decode(raw)
+        except ProtocolError as exc:
+            # However wrong it is: a receptor node passes on the bytes that it was sent.
+            self._refuse(exc)
+        else:
+            self._owner.advertisement(self, advert, raw)
+
+    def _refuse(self, why: ProtocolError) -> None:
+        """Take no notice of a message that somebody beyond the peer may have written."""
+        self._refused += 1
+        log = self._log.warning if self._refused == 1 else self._log.debug
+        log("refused a message, and will only count others: %s", why)
 
     def _act(self, action: Action, update: RoutingUpdate | None) -> None:
         match action:
@@ -384,9 +386,9 @@ class Session:
                 self._owner.routing_update(self, update)
             case Refuse(reason):
                 self._explain_refusal(update)
-                raise _Ended(f"we rejected it: {reason}", fault=True, rejected_by_us=True)
+                raise Ended(f"we rejected it: {reason}", fault=True, rejected_by_us=True)
             case Close(reason):
-                raise _Ended(reason)
+                raise Ended(reason)
 
     def _explain_refusal(self, update: RoutingUpdate | None) -> None:
         word = self._owner.word_to_refused(update) if update and not self.was_established else None
@@ -394,7 +396,3 @@ class Session:
             # It takes nothing from us before it knows who we are.
             self.send_routing(self._owner.hello())
             self.send_routing(word)
-
-    def close(self, reason: str) -> None:
-        """End the session from outside."""
-        self._end(reason)

@@ -14,7 +14,7 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
 from meshnode.errors import MeshTimeout, NoRoute
 from meshnode.mesh.linkfigures import LinkFigures
-from meshnode.mesh.router import FirewallCounts
+from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"
@@ -46,6 +46,7 @@ class FakeStatus:
         ),
     )
     firewall: FirewallCounts | None = None
+    drops: DropCounts = field(default_factory=DropCounts)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from meshnode import __version__
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.reload import ReloadFault, ReloadRefused, reload_command
 from meshnode.control.status import status_command
-from meshnode.mesh.router import FirewallCounts
+from meshnode.mesh.router import DropCounts, FirewallCounts
 
 
 async def answer_to(open_client, line: str) -> dict:
@@ -47,6 +47,15 @@ async def test_status_tells_what_firewall_rules_have_stopped(open_client, mesh) 
     mesh.status = lambda: counted
     status = await answer_to(open_client, '{"command":"status","requested_fields":["Firewall"]}')
     assert status == {"Firewall": {"Rejected": 3, "Dropped": 4}}
+
+
+async def test_status_tells_what_came_to_nothing_once_something_did(open_client, mesh) -> None:
+    asked = '{"command":"status","requested_fields":["Dropped"]}'
+    assert await answer_to(open_client, asked) == {}
+    counted = dataclasses.replace(mesh.status(), drops=DropCounts(unreadable=1, notices=2))
+    mesh.status = lambda: counted
+    status = await answer_to(open_client, asked)
+    assert status == {"Dropped": {"Unreadable": 1, "Notices": 2, "Faults": 0}}
 
 
 async def test_status_warns_of_what_somebody_must_look_after_while_there_is_something(

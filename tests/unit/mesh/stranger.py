@@ -27,6 +27,8 @@ class Stranger:
         self.link = link
         self.heard: list[bytes] = []
         """What the victim said, routing and advertisements."""
+        self.data: list[bytes] = []
+        """Data messages that the victim sent or passed on."""
         self.claims: Mapping[str, float] = {}
         """Further links that it says it has."""
         self._numbers = itertools.count(1)
@@ -69,6 +71,7 @@ class Stranger:
     async def _listen(self) -> None:
         while batch := await self.link.receive():
             self.heard += [bytes(m) for m in batch if m[0] in (1, 2)]
+            self.data += [bytes(m) for m in batch if m[0] == 0]
 
     async def _keep_alive(self) -> None:
         while True:
