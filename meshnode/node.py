@@ -4,7 +4,7 @@ import gc
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import trio
@@ -18,11 +18,13 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
 from meshnode.descriptors import raise_limit
 from meshnode.errors import WorkError
+from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sockets import CannotListen
 from meshnode.mesh.streamlayer import load_engine
 from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
+from meshnode.threads import NoThread, in_thread
 from meshnode.work.boot import boot_id
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Launcher
@@ -56,6 +58,7 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
 async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLimit) -> int:
     log = logs.subject_logger("node", config.node.id)
     started = time.monotonic()
+    trio.socket.set_custom_hostname_resolver(Lookups())
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with AsyncExitStack() as stack:
             mesh = await stack.enter_async_context(
@@ -108,7 +111,12 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     await reloader.start()
     if config.listeners or config.peers:
         # Others may open a stream here at any moment. It should not have to wait, nor should we.
-        nursery.start_soon(trio.to_thread.run_sync, load_engine)
+        nursery.start_soon(_load_engine)
+
+
+async def _load_engine() -> None:
+    with suppress(NoThread):  # the first stream then waits for it
+        await in_thread(load_engine)
 
 
 async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery) -> None:

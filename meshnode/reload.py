@@ -19,6 +19,7 @@ from meshnode.errors import ConfigError
 from meshnode.mesh.mesh import Mesh
 from meshnode.protocol.firewall import Action, Rule
 from meshnode.running_links import LinksRefused, RunningLinks
+from meshnode.threads import NoThread, in_thread
 
 ConfigLoader = Callable[[], NodeConfig]
 """Reads the configuration again from where it came; raises ConfigError."""
@@ -70,7 +71,9 @@ class Reloader:
 
     async def _read(self) -> NodeConfig:
         try:
-            fresh = await trio.to_thread.run_sync(self._load_again)
+            fresh = await in_thread(self._load_again)
+        except NoThread as exc:
+            raise ReloadRefused(exc.strerror or str(exc), ReloadFault.FAILED) from exc
         except ConfigError as exc:
             raise ReloadRefused(_one_line(exc), ReloadFault.UNREADABLE) from exc
         changes = changes_that_need_a_restart(self._running, fresh)
