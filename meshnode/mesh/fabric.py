@@ -10,35 +10,19 @@ from dataclasses import dataclass
 
 import trio
 
-from meshnode.errors import DuplicateNode
 from meshnode.logs import subject_logger
 from meshnode.mesh.announcer import Announcer
 from meshnode.mesh.linkprobe import LinkProbe
+from meshnode.mesh.ownword import CHANGE_INTERVAL, OwnWord
 from meshnode.mesh.router import Router
 from meshnode.mesh.sessions import Session
-from meshnode.mesh.stamps import new_epoch, random_id
+from meshnode.mesh.stamps import epoch_at, new_epoch
 from meshnode.protocol.absence import Absences
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.times import latest_believed
 from meshnode.protocol.topology import Topology, Verdict
-
-UPDATE_INTERVAL = 10.0
-"""Seconds between own updates to each peer when nothing changes (reference section 4)."""
-
-NODES_REFRESHED = 20
-"""Updates that may be flooded a second, in the whole mesh, while nothing changes. A mesh of more
-than 200 nodes would flood more; there a node repeats its last update to its peers (which keeps the
-links, and goes no further), and floods a new one so much more rarely."""
-
-LONGEST_REFRESH = 60.0
-"""Seconds between new updates of a node in the largest mesh: how long what was lost on the way
-stays lost, as for advertisements."""
-
-CHANGE_INTERVAL = 0.1
-"""Seconds between own updates, and between route computations, while things change: the first
-follows its cause at once, a burst is joined (reference section 4)."""
 
 FORGET_INTERVAL = 60.0
 """Seconds between looks at what may be forgotten."""
@@ -57,19 +41,19 @@ class Fabric:
         self.announcer = Announcer(own_id, self.adverts, self._flood)
         self.routes: dict[str, str] = {}
         self.sessions: dict[str, Session] = {}
+        self.own_word = OwnWord(
+            self.topology, self.sessions, self._flood_own_word, self.announcer.announce_all
+        )
         self._router = router
         self._names = names
         self._probe = LinkProbe(router, names)
         self._absences = Absences()
         self._routed_version = -1
         self._routed_at = float("-inf")
-        self._last_update = b""
-        self._refreshed_at = float("-inf")
-        self._update_due = trio.Event()
         self._routes_due = trio.Event()
         self._routes_changed = trio.Event()
         self._changed = trio.Event()
-        self._duplicate = trio.Event()
+        self._doubts = trio.Event()
         self._newcomers: list[Session] = []
         """Sessions whose peers were not told yet what we know."""
         self._complaints: dict[str, RoutingUpdate] = {}
@@ -89,31 +73,12 @@ class Fabric:
             DuplicateNode: another node had our ID first.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_updates)
             nursery.start_soon(self._compute_routes)
+            nursery.start_soon(self._settle_doubts)
             nursery.start_soon(self.announcer.run)
             nursery.start_soon(self._forget_what_is_gone)
             nursery.start_soon(self._probe.run, self.sessions.values())
-            await self._duplicate.wait()
-            raise DuplicateNode(
-                f"another node of this mesh already uses the ID {self.own_id}: "
-                "give this one another ID (node: id)"
-            )
-
-    async def _send_updates(self) -> None:
-        while True:
-            with trio.move_on_after(UPDATE_INTERVAL) as quiet:
-                await self._update_due.wait()
-            if quiet.cancelled_caught and trio.current_time() < self._next_refresh():
-                self._flood(self._last_update)
-            else:
-                self._update_due = trio.Event()
-                self._flood_own_update()
-            await trio.sleep(CHANGE_INTERVAL)
-
-    def _next_refresh(self) -> float:
-        nodes = len(self.topology.nodes)
-        return self._refreshed_at + min(nodes / NODES_REFRESHED, LONGEST_REFRESH)
+            await self.own_word.run()
 
     async def _compute_routes(self) -> None:
         while True:
@@ -121,6 +86,15 @@ class Fabric:
             await trio.sleep_until(self._routed_at + CHANGE_INTERVAL)
             self._routes_due = trio.Event()
             self._recompute()
+
+    async def _settle_doubts(self) -> None:
+        while True:
+            await self._doubts.wait()
+            self._doubts = trio.Event()
+            while (due := self.topology.settle(trio.current_time())) is not None:
+                self._routes_stale()
+                await trio.sleep_until(due)
+            self._routes_stale()
 
     async def _forget_what_is_gone(self) -> None:
         while True:
@@ -146,7 +120,7 @@ class Fabric:
 
     def hello(self) -> bytes:
         """Return an own routing update as a message."""
-        return self.topology.own_update(random_id()).encode()
+        return self.own_word.hello()
 
     def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
         """Have two nodes with one ID, that both link to us, find out about each other.
@@ -177,7 +151,8 @@ class Fabric:
         # One update for all links that come up at the same moment: each is flooded through the
         # whole mesh.
         self._newcomers.append(session)
-        self._update_due.set()
+        self.own_word.due()
+        self.own_word.joined()
         self._probe.link_up()
 
     def _tell_all(self, session: Session) -> None:
@@ -203,24 +178,31 @@ class Fabric:
             self.topology.remove_link(session.peer)
             # At once, whatever was computed just now: messages would go nowhere meanwhile.
             self._recompute()
-            self._update_due.set()
+            self.own_word.due()
             if session.peer not in self.topology.nodes:
                 self._names.forget(session.peer)  # it never said a word that counts
 
-    def knows_update(self, update_id: str) -> bool:
-        """Whether :meth:`routing_update` would ignore an update with this ID."""
-        return self.topology.is_seen(update_id)
+    def knows_update(self, key: int) -> bool:
+        """Whether :meth:`routing_update` would ignore an update with this key."""
+        return self.topology.is_seen(key)
 
     def routing_update(self, session: Session, update: RoutingUpdate) -> None:
         """Take an update from a peer."""
+        latest = epoch_at(latest_believed(time.time_ns()))
+        if update.epoch > latest and update.node_id != self.own_id:
+            self._log.warning(
+                "ignored an update of %s that came via %s: its epoch %d is far in the future",
+                update.node_id,
+                session.peer,
+                update.epoch,
+            )
+            return
         previous = self.topology.epoch_of(update.node_id)
         verdict = self.topology.apply(update, trio.current_time())
-        if verdict is Verdict.WE_ARE_DUPLICATE:
-            self._duplicate.set()
-        elif verdict is Verdict.DUPLICATE_SEEN:
-            self._claim_our_id(session, update)
-        elif verdict is Verdict.EARLIER_LIFE and update.node_id == session.peer:
-            self._show_later_life(session)
+        if update.node_id == self.own_id:
+            self.own_word.judge(update, verdict, session.peer)
+        elif verdict is Verdict.OUTDATED and update.node_id == session.peer:
+            self._show_newer_word(session)
         if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
             return
         if update.node_id in self.topology.nodes:
@@ -228,11 +210,13 @@ class Fabric:
         if update.suspected_duplicate and update.node_id == session.peer:
             self._complaints[session.peer] = update
         if verdict is Verdict.NEW_NODE:
-            self._update_due.set()
+            self.own_word.due()
         elif previous not in (None, self.topology.epoch_of(update.node_id)):
             self.adverts.begin_anew(update.node_id, trio.current_time())
             self._on_restart(update.node_id)
         self._flood(self._as_forwarded(update), session)
+        if self.topology.has_doubts:
+            self._doubts.set()
         self._routes_stale()
 
     def _as_forwarded(self, update: RoutingUpdate) -> bytes:
@@ -241,26 +225,12 @@ class Fabric:
         )
         return message or update.encode(self.own_id)
 
-    def _claim_our_id(self, session: Session, update: RoutingUpdate) -> None:
-        """Answer an update with our ID and a later start than ours.
+    def _show_newer_word(self, session: Session) -> None:
+        """Tell a peer what is known of it and is newer than what it says.
 
-        Either another node came with a used name, which ends by what we flood; or it is what the
-        mesh remembers of this node from before its clock was set back, and by the same message
-        all others go back to the epoch that we have now.
+        It would be ignored for long otherwise. That word is of a life of the peer before its clock
+        was set back, or was made up by somebody; the peer takes it back.
         """
-        self._log.error(
-            "our ID %s is known via %s with a later start: another node uses it, "
-            "or the clock of this one was set back",
-            self.own_id,
-            session.peer,
-        )
-        self._flood(self.topology.own_update(random_id(), update.epoch).encode())
-        self._update_due.set()
-        # They were taken for older than what that other life had.
-        self.announcer.announce_all()
-
-    def _show_later_life(self, session: Session) -> None:
-        """Tell a peer what the mesh remembers of it: it would be ignored for ever otherwise."""
         message = self.topology.message_about(session.peer)
         if message is not None:
             session.send_routing(message)
@@ -337,15 +307,12 @@ class Fabric:
             if session is not source:
                 session.send_routing(message)
 
-    def _flood_own_update(self) -> None:
-        if self.sessions:
-            self._last_update = self.hello()
-            self._refreshed_at = trio.current_time()
-            self._flood(self._last_update)
-            # After our own word, which says that we list them and that this is a new life.
-            newcomers, self._newcomers = self._newcomers, []
-            for session in newcomers:
-                self._tell_all(session)
+    def _flood_own_word(self, message: bytes) -> None:
+        self._flood(message)
+        # After our own word, which says that we list them and that this is a new life.
+        newcomers, self._newcomers = self._newcomers, []
+        for session in newcomers:
+            self._tell_all(session)
 
     # --- services ----------------------------------------------------------------------------
 

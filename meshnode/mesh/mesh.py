@@ -189,6 +189,10 @@ class Mesh:
             drops=self._router.drop_counts,
         )
 
+    def concerns(self) -> list[str]:
+        """Return lines for a person: what of this mesh should be looked after."""
+        return self._fabric.own_word.concerns()
+
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:
         """Send one ping and wait for its answer; see :meth:`Pinger.ping`."""
         return await self._pinger.ping(node, hops)

@@ -15,10 +15,10 @@ from meshnode.mesh.sendqueue import BatchSize, SendQueue
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
     REJECT_MESSAGE,
+    CopyTeller,
     MessageType,
     RoutingUpdate,
     ServiceAdvertisement,
-    peek_update,
 )
 from meshnode.protocol.peering import (
     Action,
@@ -63,8 +63,8 @@ class SessionOwner(Protocol):
         """Note that an established session has ended."""
         ...
 
-    def knows_update(self, update_id: str) -> bool:
-        """Whether :meth:`routing_update` would ignore an update with this ID."""
+    def knows_update(self, key: int) -> bool:
+        """Whether :meth:`routing_update` would ignore an update with this key."""
         ...
 
     def routing_update(self, session: "Session", update: RoutingUpdate) -> None:
@@ -102,6 +102,7 @@ class Session:
         """Whether the next to send is the writer: it is at it, or the link has a rest for it."""
         self._peering = Peering(own_id, policy, trio.current_time(), idle_timeout)
         self._log = subject_logger("link", link.name)
+        self._copies: CopyTeller | None = None
         self._scope = trio.CancelScope()
         self._boundary = Boundary(self._end, self._log)
         self._ended: Ended | None = None
@@ -339,12 +340,8 @@ class Session:
 
         What the peer says about itself is always judged: our link depends on it.
         """
-        peeked = peek_update(message) if self._peering.established else None
-        return (
-            peeked is not None
-            and peeked[0] != self._peering.peer
-            and self._owner.knows_update(peeked[1])
-        )
+        key = self._copies.key(message) if self._copies is not None else None
+        return key is not None and self._owner.knows_update(key)
 
     def _take_update(self, message: memoryview) -> None:
         try:
@@ -380,6 +377,7 @@ class Session:
                 self.send_routing(self._owner.hello())
             case Established(peer, cost):
                 self._log.info("established with %s, cost %g", peer, cost)
+                self._copies = CopyTeller(peer)
                 self._since, self._up_at = time.time(), trio.current_time()
                 self._owner.link_up(self)
             case Apply() if update is not None:

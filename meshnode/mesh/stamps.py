@@ -4,6 +4,8 @@ import secrets
 import string
 import time
 
+from meshnode.protocol.times import SECOND
+
 ID_ALPHABET = string.digits + string.ascii_letters
 ID_LENGTH = 8
 """Update IDs and the service names of dialers are 8 of these (reference sections 4 and 7)."""
@@ -27,4 +29,9 @@ def new_epoch() -> int:
     Receptor puts chance below the seconds; the rest of the time there keeps the order of two
     starts within one second, which decides who of two nodes with one ID is the newcomer.
     """
-    return (time.time_ns() << 24) // 1_000_000_000
+    return epoch_at(time.time_ns())
+
+
+def epoch_at(nanoseconds: int) -> int:
+    """Return the epoch of a node that starts at this Unix time."""
+    return (nanoseconds << 24) // SECOND

@@ -11,11 +11,27 @@ from dataclasses import dataclass, field
 from meshnode.protocol.messages import RoutingUpdate
 
 SEEN_SECONDS = 3600.0
-"""How long an UpdateID is remembered (reference section 4)."""
+"""How long an update is remembered (reference section 4)."""
 
 MAX_SEEN = 20_000
-"""Update IDs remembered at most (3 MB): twenty updates of each node of a mesh of 1,000 at once.
-The oldest go first; what they protected against is then caught by epoch and sequence."""
+"""Updates remembered at most (2 MB, a number for each): twenty of each node of a mesh of 1,000 at
+once. The oldest go first; copies of them are then told by epoch and sequence."""
+
+WORD_COUNTS = 210.0
+"""Seconds for which the newest word of a node keeps older ones from counting: a node says something
+new every 60 s, so three words were missed. What was said in somebody else's name with an epoch or
+sequence that its owner does not reach is over then, also if the owner is a receptor node, which
+does not outdo it."""
+
+CONTESTED_SECONDS = 60.0
+"""For how long after a node has disowned words in its name a further such word is expected."""
+
+DOUBT_SECONDS = 2.0
+"""How long an edge of a contested node stays that it no longer claims and its peer does: longer
+than the node takes to speak for itself."""
+
+OWN_WORDS = 100
+"""Own updates remembered, to tell them from what others say: those of ten seconds at the most."""
 
 MAX_NODES = 10_000
 """Nodes known at most: ten times the largest mesh that we measure; bounds invented names."""
@@ -29,13 +45,16 @@ class Verdict(enum.Enum):
     """Stored; flood it on."""
     NEW_NODE = "new node"
     """Stored; flood it on and send an own update at once."""
-    EARLIER_LIFE = "earlier life"
-    """Ignored: the node is known with a later start. If it is the node itself that speaks, it must
-    be told what is known of it, or it would be ignored for ever."""
+    OUTDATED = "outdated"
+    """Ignored: a newer word of the node is known. If it is the node itself that speaks, it must be
+    told that word, or it would be ignored for long."""
     WE_ARE_DUPLICATE = "we are the duplicate"
-    """Another node had our ID first: this node must end."""
-    DUPLICATE_SEEN = "duplicate seen"
-    """Our ID is known with a later start: send an update that names that epoch."""
+    """Somebody says that our ID was another node's before."""
+    OUTDOES_US = "outdoes us"
+    """Somebody says something newer in our name than we have: flood a claim of that epoch, and then
+    an own update."""
+    NOT_OURS = "not ours"
+    """Somebody has spoken in our name; our next update is newer."""
 
 
 @dataclass(slots=True)
@@ -48,6 +67,10 @@ class _NodeRecord:
     """Those of them that the other end claims too."""
     message: bytes = b""
     """The newest update as we forward it: also what a peer that joins later is given."""
+    heard: float = 0.0
+    """When that came."""
+    contested: float = float("-inf")
+    """When the node last disowned what others had said in its name."""
 
 
 class Topology:
@@ -58,8 +81,11 @@ class Topology:
         self.epoch = epoch
         self._sequence = 0
         self._own: dict[str, float] = {}
+        self._own_words: dict[int, str] = {}
         self._nodes: dict[str, _NodeRecord] = {}
-        self._seen: dict[str, float] = {}
+        self._seen: dict[int, float] = {}
+        self._doubted: dict[tuple[str, str], float] = {}
+        """Since when an edge of a contested node (the first) is claimed by its peer only."""
         self.version = 0
         """Counts up whenever routes may have changed."""
         self.relaxations = 0
@@ -83,29 +109,36 @@ class Topology:
         self.version += 1
 
     def own_update(self, update_id: str, suspected_duplicate: int = 0) -> RoutingUpdate:
-        """Return the next update about ourselves; each call counts the sequence up."""
+        """Return the next update about ourselves; each call counts the sequence up.
+
+        With ``suspected_duplicate`` it is a claim: whoever knows us with that epoch, from another
+        node or our own future, goes back to what we are now. For receptor nodes too, and also if
+        that epoch is ours and only the sequence is not.
+        """
         self._sequence += 1
+        self._own_words[self._sequence] = update_id
+        self._own_words.pop(self._sequence - OWN_WORDS, None)
         return RoutingUpdate(
             node_id=self.own_id,
             update_id=update_id,
             epoch=self.epoch,
             sequence=self._sequence,
-            connections=dict(self._own),
+            connections=dict(sorted(self._own.items())),
             forwarding_node=self.own_id,
             suspected_duplicate=suspected_duplicate,
         )
 
     # --- others' updates ---------------------------------------------------------------------
 
-    def is_seen(self, update_id: str) -> bool:
-        """Whether :meth:`apply` would ignore an update with this ID."""
-        return update_id in self._seen
+    def is_seen(self, key: int) -> bool:
+        """Whether an update with this key (:attr:`RoutingUpdate.key`) was judged before."""
+        return key in self._seen
 
     def apply(self, update: RoutingUpdate, now: float) -> Verdict:
         """Take in an update and say what to do with it. ``now`` is a clock in seconds."""
         if update.node_id == self.own_id:
             return self._judge_own_id(update)
-        if self._was_seen(update.update_id, now):
+        if update.key is not None and self._was_seen(update.key, now):
             return Verdict.IGNORE
         record = self._nodes.get(update.node_id)
         if update.suspected_duplicate:
@@ -113,46 +146,85 @@ class Topology:
             # is the older one.
             if record is not None and record.epoch == update.suspected_duplicate:
                 record.epoch, record.sequence = update.epoch, update.sequence
+                record.contested = now
             return Verdict.FORWARD
         if record is None:
             if len(self._nodes) >= MAX_NODES:
                 return Verdict.IGNORE
             record = self._nodes[update.node_id] = _NodeRecord(update.epoch, update.sequence)
-            self._store(record, update)
+            self._store(record, update, now)
             return Verdict.NEW_NODE
-        if update.epoch < record.epoch:
-            return Verdict.EARLIER_LIFE
-        if (update.epoch, update.sequence) <= (record.epoch, record.sequence):
-            return Verdict.IGNORE
-        self._store(record, update)
+        order, known = (update.epoch, update.sequence), (record.epoch, record.sequence)
+        if order <= known and now < record.heard + WORD_COUNTS:
+            return Verdict.OUTDATED if order < known else Verdict.IGNORE
+        self._store(record, update, now)
         return Verdict.FORWARD
 
     def _judge_own_id(self, update: RoutingUpdate) -> Verdict:
-        if update.epoch == self.epoch:
-            return Verdict.IGNORE
-        if update.suspected_duplicate == self.epoch:
+        same_life = update.epoch == self.epoch
+        if same_life and (
+            update.sequence <= self._sequence - OWN_WORDS
+            or self._own_words.get(update.sequence) == update.update_id
+        ):
+            return Verdict.IGNORE  # our own word came round
+        if update.suspected_duplicate == self.epoch and not same_life:
             return Verdict.WE_ARE_DUPLICATE
-        return Verdict.DUPLICATE_SEEN if update.epoch > self.epoch else Verdict.IGNORE
+        if (update.epoch, update.sequence) > (self.epoch, self._sequence):
+            return Verdict.OUTDOES_US
+        if same_life or update.suspected_duplicate:
+            return Verdict.NOT_OURS
+        return Verdict.IGNORE  # of a former life: nobody who knows us listens
 
-    def _was_seen(self, update_id: str, now: float) -> bool:
+    def _was_seen(self, key: int, now: float) -> bool:
         oldest = now - SEEN_SECONDS
         while self._seen:
             first = next(iter(self._seen))
             if self._seen[first] > oldest and len(self._seen) < MAX_SEEN:
                 break
             del self._seen[first]
-        if update_id in self._seen:
+        if key in self._seen:
             return True
-        self._seen[update_id] = now
+        self._seen[key] = now
         return False
 
-    def _store(self, record: _NodeRecord, update: RoutingUpdate) -> None:
+    def _store(self, record: _NodeRecord, update: RoutingUpdate, now: float) -> None:
         record.epoch, record.sequence = update.epoch, update.sequence
         record.message = update.encode(self.own_id)
+        record.heard = now
         if record.claims != update.connections:
             gone = record.claims.keys() - update.connections.keys()
             record.claims = update.connections
+            if now < record.contested + CONTESTED_SECONDS:
+                gone = self._doubt(update.node_id, gone, now)
             self._match_edges(update.node_id, record, gone)
+
+    def _doubt(self, node: str, gone: set[str], now: float) -> set[str]:
+        """Put off the end of edges that a contested node's peers still claim; return the others.
+
+        Updates that list nobody, in its name, would otherwise take it off the mesh each time.
+        """
+        kept = {p for p in gone if (other := self._nodes.get(p)) and node in other.claims}
+        for peer in kept:
+            self._doubted.setdefault((node, peer), now)
+        for peer in self._nodes[node].claims:
+            self._doubted.pop((node, peer), None)
+        return gone - kept
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether :meth:`settle` has anything to do."""
+        return bool(self._doubted)
+
+    def settle(self, now: float) -> float | None:
+        """End the edges that were doubted for long enough; return when to call again, if ever."""
+        for (node, peer), since in list(self._doubted.items()):
+            record = self._nodes.get(node)
+            if record is None or peer in record.claims or peer not in record.edges:
+                del self._doubted[node, peer]
+            elif now >= since + DOUBT_SECONDS:
+                del self._doubted[node, peer]
+                self._remove_edge(node, peer)
+        return min(self._doubted.values()) + DOUBT_SECONDS if self._doubted else None
 
     def _match_edges(self, node: str, record: _NodeRecord, gone: Collection[str]) -> None:
         """Bring the edges of a node whose claims changed in line with those of its peers.

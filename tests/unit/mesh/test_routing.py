@@ -8,7 +8,7 @@ import trio
 from mesh_helpers import all_reach_all, join, line, meshes
 
 from meshnode.errors import DuplicateNode
-from meshnode.mesh import announcer
+from meshnode.mesh import announcer, ownword
 from meshnode.mesh import fabric as fabric_module
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
@@ -80,7 +80,7 @@ async def test_a_service_whose_withdrawal_was_lost_goes_all_the_same(autojump_cl
 async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(fabric_module, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
+    monkeypatch.setattr(ownword, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
     async with line("a", "b", "c") as (a, b, c):
         await trio.sleep(5)
         before = [n._fabric.topology._sequence for n in (a, b, c)]
@@ -90,7 +90,7 @@ async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only
         # Only b's own word came, every ten seconds, and a's and b's pings did not.
         more = c._fabric.sessions["b"].figures().received_messages - received
         assert more <= 2 + 2
-        await trio.sleep(fabric_module.LONGEST_REFRESH)
+        await trio.sleep(ownword.LONGEST_REFRESH)
         assert [n._fabric.topology._sequence for n in (a, b, c)] > before
         assert a.status().routes == {"b": "b", "c": "b"}
 

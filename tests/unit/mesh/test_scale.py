@@ -7,8 +7,9 @@ import pytest
 import trio
 from simulation import full_mesh, node_names, ring_with_chords, tree, world
 
-from meshnode.mesh.fabric import FORGET_INTERVAL, UPDATE_INTERVAL
+from meshnode.mesh.fabric import FORGET_INTERVAL
 from meshnode.mesh.linkprobe import PROBE_INTERVAL
+from meshnode.mesh.ownword import UPDATE_INTERVAL
 from meshnode.protocol.absence import FORGET_AFTER
 from meshnode.protocol.peering import IDLE_TIMEOUT
 

@@ -7,7 +7,14 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from meshnode.protocol.messages import RoutingUpdate
-from meshnode.protocol.topology import SEEN_SECONDS, Topology, Verdict
+from meshnode.protocol.topology import (
+    CONTESTED_SECONDS,
+    DOUBT_SECONDS,
+    SEEN_SECONDS,
+    WORD_COUNTS,
+    Topology,
+    Verdict,
+)
 
 
 def update(node, connections, *, sequence=1, epoch=1, identifier=None, suspected=0, via=None):
@@ -117,15 +124,15 @@ def test_a_forgotten_node_leaves_no_trace_and_may_come_back():
 def test_a_later_life_known_of_a_node_is_told_apart_from_an_old_word():
     topology = Topology("a", epoch=7)
     topology.apply(update("b", {}, epoch=5), 0)
-    assert topology.apply(update("b", {}, epoch=4, sequence=9), 0) is Verdict.EARLIER_LIFE
+    assert topology.apply(update("b", {}, epoch=4, sequence=9), 0) is Verdict.OUTDATED
 
 
 def test_a_node_whose_clock_was_set_back_is_followed_once_it_has_seen_its_former_life():
     others, reborn = Topology("x", epoch=1), Topology("a", epoch=3)
     others.apply(update("a", {"x": 1}, epoch=8, sequence=50), 0)
-    assert others.apply(reborn.own_update("r1"), 0) is Verdict.EARLIER_LIFE
+    assert others.apply(reborn.own_update("r1"), 0) is Verdict.OUTDATED
     former = RoutingUpdate.decode(others.message_about("a"))
-    assert reborn.apply(former, 0) is Verdict.DUPLICATE_SEEN
+    assert reborn.apply(former, 0) is Verdict.OUTDOES_US
     assert others.apply(reborn.own_update("r2", former.epoch), 0) is Verdict.FORWARD
     assert others.apply(reborn.own_update("r3"), 0) is Verdict.FORWARD
     assert others.epoch_of("a") == 3
@@ -137,32 +144,139 @@ def test_a_link_that_went_takes_its_routes_with_it():
     assert topology.routes() == {}
 
 
-def test_old_and_seen_updates_are_ignored():
+def received(*args, **kwargs):
+    return RoutingUpdate.decode(update(*args, **kwargs).encode())
+
+
+def test_old_updates_are_ignored():
     topology = Topology("a", epoch=7)
     assert topology.apply(update("b", {}, sequence=5), 0) is Verdict.NEW_NODE
     assert topology.apply(update("b", {}, sequence=5), 0) is Verdict.IGNORE
     assert topology.apply(update("b", {}, sequence=5, identifier="other"), 0) is Verdict.IGNORE
-    assert topology.apply(update("b", {}, sequence=4), 0) is Verdict.IGNORE
+    assert topology.apply(update("b", {}, sequence=4), 0) is Verdict.OUTDATED
     assert topology.apply(update("b", {}, sequence=6), 0) is Verdict.FORWARD
     assert topology.apply(update("b", {}, epoch=2, sequence=1), 0) is Verdict.FORWARD
 
 
-def test_an_identifier_is_forgotten_after_an_hour():
+def test_an_update_that_was_judged_is_known_for_an_hour():
     topology = Topology("a", epoch=7)
-    topology.apply(update("b", {}, sequence=1, identifier="same"), 0)
-    late = update("b", {}, sequence=2, identifier="same")
-    assert topology.apply(late, SEEN_SECONDS - 1) is Verdict.IGNORE
-    assert topology.apply(late, SEEN_SECONDS + 1) is Verdict.FORWARD
+    word = received("b", {}, sequence=2)
+    assert not topology.is_seen(word.key)
+    assert topology.apply(word, 0) is Verdict.NEW_NODE
+    assert topology.is_seen(word.key)
+    assert topology.apply(word, SEEN_SECONDS - 1) is Verdict.IGNORE
+    assert topology.apply(word, SEEN_SECONDS + 1) is Verdict.FORWARD
+
+
+def test_nobody_can_hide_an_update_behind_its_identifier():
+    topology = Topology("a", epoch=7)
+    topology.apply(received("other", {}, identifier="same"), 0)
+    topology.apply(received("b", {"x": 1}, sequence=5, identifier="same"), 0)
+    assert topology.apply(received("b", {}, sequence=6, identifier="same"), 0) is Verdict.FORWARD
+
+
+def test_a_claim_is_passed_on_once():
+    topology = Topology("a", epoch=7)
+    claim = received("b", {}, suspected=9)
+    assert topology.apply(claim, 0) is Verdict.FORWARD
+    assert topology.apply(claim, 0) is Verdict.IGNORE
+
+
+def test_a_word_keeps_older_ones_from_counting_for_a_time_only():
+    topology = Topology("a", epoch=7)
+    last = (1 << 64) - 1
+    topology.apply(update("b", {"x": 1}, epoch=last, sequence=last), 0)
+    assert topology.apply(update("b", {}, sequence=1), WORD_COUNTS - 1) is Verdict.OUTDATED
+    assert topology.apply(update("b", {}, sequence=1), WORD_COUNTS) is Verdict.FORWARD
+    assert topology.epoch_of("b") == 1
 
 
 def test_of_two_nodes_with_one_name_the_newcomer_is_told():
     old, new = Topology("a", epoch=1), Topology("a", epoch=2)
     word_of_new = new.own_update("n1")
-    assert old.apply(word_of_new, 0) is Verdict.DUPLICATE_SEEN
+    assert old.apply(word_of_new, 0) is Verdict.OUTDOES_US
     complaint = old.own_update("o1", suspected_duplicate=word_of_new.epoch)
     assert new.apply(complaint, 0) is Verdict.WE_ARE_DUPLICATE
     assert new.apply(old.own_update("o2"), 0) is Verdict.IGNORE
     assert old.apply(old.own_update("o3"), 0) is Verdict.IGNORE
+
+
+NUMBERS = st.one_of(
+    st.integers(0, 8), st.sampled_from([(1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1])
+)
+FORGED = st.builds(
+    lambda epoch, sequence, suspected, links: update(
+        "a", dict.fromkeys(links, 1.0), epoch=epoch, sequence=sequence, suspected=suspected
+    ),
+    NUMBERS,
+    NUMBERS,
+    st.one_of(st.just(0), st.just(5), NUMBERS),
+    st.sets(st.sampled_from("wxy")),
+)
+
+
+@given(st.lists(FORGED, max_size=20), st.data())
+def test_whatever_others_say_in_its_name_the_owners_word_is_the_last(forged, data):
+    # The owner hears all that others hear, in another order, and each hears all that it answers.
+    owner = Topology("a", epoch=5)
+    owner.add_link("x", 1.0)
+    others = [Topology("x", epoch=1), Topology("y", epoch=1)]
+    for other in others:
+        other.apply(owner.own_update("first"), 0)
+        for word in data.draw(st.permutations(forged)):
+            other.apply(word, 0)
+    claims = set()
+    spoken = False
+    for word in data.draw(st.permutations(forged)):
+        verdict = owner.apply(word, 0)
+        spoken = spoken or verdict is not Verdict.IGNORE
+        if verdict in (Verdict.OUTDOES_US, Verdict.WE_ARE_DUPLICATE):
+            claims.add(word.epoch)
+    answers = [owner.own_update(f"claim{epoch}", epoch) for epoch in claims]
+    if spoken:
+        answers.append(owner.own_update("word"))
+    for other in others:
+        for answer in answers:
+            other.apply(answer, 0)
+        assert other.epoch_of("a") == 5
+        assert RoutingUpdate.decode(other.message_about("a")).connections == {"x": 1.0}
+        assert other.apply(owner.own_update("next"), 0) is Verdict.FORWARD
+
+
+def contested(links):
+    """Return the topology of ``own``, and an owner that has just disowned a word of others."""
+    topology = linked("own", links)
+    topology.apply(update("a", {}, epoch=1, sequence=2, suspected=1), 0)
+    return topology
+
+
+def test_an_edge_of_a_contested_node_outlasts_a_word_that_its_peer_contradicts():
+    topology = contested({("own", "x"): 1, ("x", "a"): 1, ("a", "y"): 1})
+    for second in range(10):
+        topology.apply(update("a", {}, sequence=3 + 2 * second), second)
+        assert topology.settle(second) == second + DOUBT_SECONDS
+        assert topology.routes().keys() == {"x", "a", "y"}
+        topology.apply(update("a", {"x": 1, "y": 1}, sequence=4 + 2 * second), second + 0.9)
+        assert topology.settle(second + 0.9) is None
+        assert not topology.has_doubts
+    topology.apply(update("a", {"x": 1}, sequence=100), 20)
+    topology.settle(20 + DOUBT_SECONDS - 0.1)
+    assert topology.routes().keys() == {"x", "a", "y"}
+    assert topology.settle(20 + DOUBT_SECONDS) is None
+    assert topology.routes().keys() == {"x", "a"}
+
+
+def test_an_edge_that_both_ends_give_up_goes_at_once_contested_or_not():
+    topology = contested({("own", "x"): 1, ("x", "a"): 1})
+    topology.apply(update("a", {}, sequence=3), 1)
+    topology.apply(update("x", {"own": 1}, sequence=2), 1)
+    assert topology.routes().keys() == {"x"}
+
+
+def test_long_after_a_node_was_contested_its_word_counts_at_once():
+    topology = contested({("own", "x"): 1, ("x", "a"): 1})
+    topology.apply(update("a", {}, sequence=3), CONTESTED_SECONDS)
+    assert topology.routes().keys() == {"x"}
 
 
 def test_others_follow_the_older_of_two_nodes_with_one_name():
