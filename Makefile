@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults floods coverage bench lint format clean
+.PHONY: help demo test faults floods fuzz coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
@@ -16,6 +16,8 @@ help:
 	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
 	@echo "make floods    every flood of an enemy against real nodes, for a minute each, and a table;"
 	@echo "               ONLY=adverts,names for some, SECONDS=8, WRITE=docs/guarantees.md"
+	@echo "make fuzz      feed what is nearly right to every boundary of a node; TARGET=routing for one,"
+	@echo "               INPUTS=50000, SEED=7; INDEX=123 feeds one input again"
 	@echo "make coverage  run all tests and report which lines they did not reach"
 	@echo "make bench     measure, report and draw; ONLY=start,idle for some scenarios, QUICK=1 for"
 	@echo "               small sizes, REPEATS=9, PEER=/path/to/receptor to measure it beside ours,"
@@ -45,10 +47,9 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest
 
 # The short storm of "make test" is the same test with fewer units. One storm of 500 takes minutes.
-SEED ?= 1 2 3
 UNITS ?= 500
 faults: $(STAMP)
-	@FAULTS_SEEDS="$(SEED)" FAULTS_UNITS=$(UNITS) \
+	@FAULTS_SEEDS="$(or $(SEED),1 2 3)" FAULTS_UNITS=$(UNITS) \
 		$(BIN)/python -m pytest tests/faults -rP --timeout=3600
 
 # Not in make test, but for a short form of each flood: takes an hour, and the machine for itself.
@@ -57,6 +58,11 @@ SECONDS ?= 60
 floods: $(STAMP)
 	@$(TESTS_PATH) $(BIN)/python -m floods --seconds $(SECONDS) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE))
+
+INPUTS ?= 50000
+fuzz: $(STAMP)
+	@$(TESTS_PATH) $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(TARGET),--target $(TARGET)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(INDEX),--index $(INDEX))
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

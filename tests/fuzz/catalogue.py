@@ -1,0 +1,8 @@
+"""All fuzz targets, by name."""
+
+from fuzz.engine import Target
+from fuzz.messages import Adverts, Data, Notices, Routing
+
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (Routing(), Notices(), Adverts(), Data())
+}
