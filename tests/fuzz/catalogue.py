@@ -2,7 +2,8 @@
 
 from fuzz.engine import Target
 from fuzz.messages import Adverts, Data, Notices, Routing
+from fuzz.quic import Quic
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (Routing(), Notices(), Adverts(), Data())
+    target.name: target for target in (Routing(), Notices(), Adverts(), Data(), Quic())
 }

@@ -205,8 +205,11 @@ class _WatchingHandler(logging.Handler):
 @contextmanager
 def watching_log(contained: Counter[str]) -> Iterator[None]:
     """Format all that is logged meanwhile, and count the faults that were caught and logged."""
-    logger = logging.getLogger(logs.ROOT)
+    logger, engine = logging.getLogger(logs.ROOT), logging.getLogger("quic")
     before = (logger.handlers, logger.level, logger.propagate)
+    engine_before = (engine.handlers, engine.propagate)
+    # As a node has it; ours and the enemy's engine would tell of each connection that ends.
+    engine.handlers, engine.propagate = [logging.NullHandler()], False
     logger.handlers = [_WatchingHandler(contained)]
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -215,3 +218,4 @@ def watching_log(contained: Counter[str]) -> Iterator[None]:
     finally:
         logger.handlers, logger.propagate = before[0], before[2]
         logger.setLevel(before[1])
+        engine.handlers, engine.propagate = engine_before

@@ -98,15 +98,21 @@ class MeshWorld(World):
                 world.join(node, victim)
             for node in world.nodes.values():
                 nursery.start_soon(serve, await node.listen(ECHO))
-            await world.prepare()
-            await trio.sleep(SETTLED)
-            await world.check()
-            yield world
+            try:
+                await world.prepare()
+                await trio.sleep(SETTLED)
+                await world.check()
+                yield world
+            finally:
+                world.clean_up()
             world._lost = ""
             nursery.cancel_scope.cancel()
 
     async def prepare(self) -> None:
         """Start what else a target needs."""
+
+    def clean_up(self) -> None:
+        """Remove what :meth:`prepare` has left outside of this process."""
 
     @property
     def victim(self) -> Mesh:

@@ -12,6 +12,7 @@ from hostile.forge import Raw
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import PEER_HASH, MeshWorld, Sent
+from fuzz.services import ServicesWorld
 from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import HEADER_LENGTH, MessageType
 
@@ -152,6 +153,10 @@ class Data(MessageTarget):
 
     name = "data"
     about = "data messages of any header and payload, to every kind of service"
+
+    def world(self) -> AbstractAsyncContextManager[MeshWorld]:
+        """Open a mesh with services."""
+        return ServicesWorld.open()
 
     def message(self, chance: random.Random, to: str) -> bytes:
         """Return a data message; mostly one that reaches a service of the victim."""
