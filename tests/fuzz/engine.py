@@ -108,13 +108,10 @@ def fuzz(
         start = number - number % target.episode
         end = min(start + target.episode, first + inputs)
         failure = run_episode(target, seed, start, end, report.contained)
+        report.inputs += (end if failure is None else failure.number + 1) - start
         if failure is not None:
-            failure = narrow(target, seed, start, failure)
-            report.failures.append(failure)
-            # What comes behind the failure deserves a world, too.
-            end = start + target.episode
-        report.inputs += end - number
-        number = end
+            report.failures.append(narrow(target, seed, start, failure))
+        number = start + target.episode
     report.seconds = time.monotonic() - began
     return report
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -98,21 +98,16 @@ class MeshWorld(World):
                 world.join(node, victim)
             for node in world.nodes.values():
                 nursery.start_soon(serve, await node.listen(ECHO))
-            try:
-                await world.prepare()
+            async with AsyncExitStack() as stack:
+                await world.prepare(stack)
                 await trio.sleep(SETTLED)
                 await world.check()
                 yield world
-            finally:
-                world.clean_up()
             world._lost = ""
             nursery.cancel_scope.cancel()
 
-    async def prepare(self) -> None:
-        """Start what else a target needs."""
-
-    def clean_up(self) -> None:
-        """Remove what :meth:`prepare` has left outside of this process."""
+    async def prepare(self, stack: AsyncExitStack) -> None:
+        """Start what else a target needs; ``stack`` ends it."""
 
     @property
     def victim(self) -> Mesh:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import trio
 import trio.testing
+from hostile.dialer import Dialer, frame, stream_frame, varint
 
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import GONE, EvilLink, MeshWorld
 from fuzz.services import ServicesWorld
-from hostile.dialer import Dialer, frame, stream_frame, varint
 
 ROUNDS = 30
 """Exchanges within which a handshake must be done; it takes four."""
@@ -23,7 +23,23 @@ STREAM_IDS = (0, 4, 8, 12, 16, 20, 40, 400, 508, 512, 1, 2, 3, 5, 6, 7, 10, 14, 
 """Streams that a dialer opens, one after another; and of the other kinds, which it may not."""
 
 OFFSETS = (0, 0, 0, 1, 2, 10, 1000, 1 << 20, (1 << 21) - 1, 1 << 21, (1 << 23) + 1, (1 << 62) - 1)
-NUMBERS = (0, 1, 2, 3, 63, 64, 127, 128, 129, 16383, 16384, 1 << 21, 1 << 30, 1 << 60, (1 << 62) - 1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    63,
+    64,
+    127,
+    128,
+    129,
+    16383,
+    16384,
+    1 << 21,
+    1 << 30,
+    1 << 60,
+    (1 << 62) - 1,
+)
 CODES = (0, 1, 7, 10, 499, 0x100, 0x1FF, 1 << 30)
 
 
@@ -147,8 +163,10 @@ def _close(chance: random.Random, stream: int, number: int, code: int) -> bytes:
 
 def _new_id(chance: random.Random, stream: int, number: int, code: int) -> bytes:
     size = chance.choice([0, 1, 4, 8, 20, 21, 255])
-    return frame(0x18, number, chance.choice([0, 0, 1, number])) + bytes([size]) + chance.randbytes(
-        min(size, 30) + 16
+    return (
+        frame(0x18, number, chance.choice([0, 0, 1, number]))
+        + bytes([size])
+        + chance.randbytes(min(size, 30) + 16)
     )
 
 

@@ -1,10 +1,7 @@
 """The ordinary mesh, whose victim has a service of each kind that strangers can open."""
 
-import ipaddress
 import tempfile
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
+from contextlib import AsyncExitStack, suppress
 
 import trio
 
@@ -19,17 +16,18 @@ from meshnode.config.service_directives import (
 )
 from meshnode.services.make import make_service
 
-LOOPBACK = str(ipaddress.IPv4Address("127.0.0.1"))
+LOOPBACK = "127.0.0.1"
 
 
 class ServicesWorld(MeshWorld):
     """Streams lead to programs that send all back, datagrams to nobody."""
 
-    async def prepare(self) -> None:
+    async def prepare(self, stack: AsyncExitStack) -> None:
         """Start programs, and services that lead to them."""
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="mn-fuzz-"))
         (tcp,) = await trio.open_tcp_listeners(0, host=LOOPBACK)
         port = tcp.socket.getsockname()[1]
-        path = str(Path(self.directory) / "s")
+        path = f"{directory}/s"
         unix = trio.socket.socket(trio.socket.AF_UNIX)
         await unix.bind(path)
         unix.listen()
@@ -43,21 +41,7 @@ class ServicesWorld(MeshWorld):
         )
         for directive in directives:
             service = make_service(directive, self.victim)  # type: ignore[arg-type]
-            await self.nursery.start(partial(service.run))
-
-    @property
-    def directory(self) -> str:
-        """A place for sockets that goes with this world."""
-        if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="mn-fuzz-")
-        return self._directory.name
-
-    _directory: tempfile.TemporaryDirectory[str] | None = None
-
-    def clean_up(self) -> None:
-        """Remove the directory."""
-        if self._directory is not None:
-            self._directory.cleanup()
+            await self.nursery.start(service.run)
 
 
 async def _send_back(stream: trio.abc.Stream) -> None:
