@@ -1,12 +1,23 @@
-"""What a peer may send that is wrong: a corpus of messages, the same on every run."""
+"""What a peer may send that is wrong: a corpus of messages, the same on every run.
 
+The good values pass the gate of a link to ``victim``: an update lists it at the link's cost, a
+notice is about a message of it. So a wrong value beside them is met where it would do its harm.
+"""
+
+import itertools
 import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
 from meshnode.protocol.framing import MAX_MESSAGE
-from meshnode.protocol.messages import MessageType
+from meshnode.protocol.messages import (
+    HEADER_LENGTH,
+    UNREACHABLE_SERVICE,
+    DataHeader,
+    MessageType,
+)
+from meshnode.protocol.namehash import name_hash
 
 LONG = "n" * 65_000
 """A name that fills a message."""
@@ -19,7 +30,7 @@ UPDATE: dict[str, Any] = {
     "UpdateID": "abcdefgh",
     "UpdateEpoch": 1 << 54,
     "UpdateSequence": 7,
-    "Connections": {"other": 1.0},
+    "Connections": {"victim": 1.0, "other": 1.0},
     "ForwardingNode": NAME,
     "SuspectedDuplicate": 0,
 }
@@ -34,12 +45,21 @@ ADVERT: dict[str, Any] = {
     "Cancel": False,
 }
 
+NOTICE: dict[str, Any] = {
+    "FromNode": "victim",
+    "ToNode": NAME,
+    "FromService": "control",
+    "ToService": "x",
+    "Problem": "service unknown",
+}
+
 WRONG_VALUES: tuple[str, ...] = (
     *("null", "true", "false", "0", "-1", "1.5", "-0.0", "1e308", "1e309", "-1e309", "NaN"),
     *("Infinity", "-Infinity", str(1 << 63), str(1 << 64), "9" * 4000, "9" * 5000, "1" + "0" * 400),
     *('""', '"x"', '"\\u0000"', '"\\ud800"', '"../.."', '"a/b"', '" "', '"localhost"', '"victim"'),
     *("[]", "{}", "[[]]", '{"": {}}', '[{"WorkType": 1}]', '[{"WorkType": "a", "Secure": 2}]'),
     *('[{"WorkType": null, "Secure": true}]', "[1, 2]", '{"a": "b"}', '{"a": -1}', '{"a": 0}'),
+    *('{"victim": 1, "\\ud800": 1}', '{"victim": 1, "\\u0000": 1, "a": -1}', '"a\\udfff"'),
     *('{"a": 1e999}', '{"a": NaN}', '{"a": null}', '{"a": []}', '{"\\ud800": 1}', '{"victim": 5}'),
     *('"2026-99-99T99:99:99Z"', '"0000-00-00T00:00:00Z"', '"9999-12-31T23:59:60+99:99"'),
     f'"{LONG}"',
@@ -80,16 +100,39 @@ def with_value(whole: dict[str, Any], key: str, text: str) -> bytes:
     return ("{" + ", ".join(pairs) + "}").encode()
 
 
+def notice(body: bytes) -> bytes:
+    """Return a data message of the sender to the victim that says a message did not arrive."""
+    header = DataHeader(
+        29, name_hash(NAME), name_hash("victim"), UNREACHABLE_SERVICE, UNREACHABLE_SERVICE
+    )
+    return header.encode() + body[: MAX_MESSAGE - HEADER_LENGTH]
+
+
+def fresh(whole: dict[str, Any], numbers: Iterator[int]) -> dict[str, Any]:
+    """Return a good update or advertisement that is news: what was seen before is not looked at."""
+    number = next(numbers)
+    if whole is UPDATE:
+        return whole | {"UpdateID": f"id{number:06}", "UpdateSequence": number}
+    return whole | {"Time": f"2026-01-01T00:00:00.{number:09}Z"}
+
+
 def handmade() -> Iterator[bytes]:
     """Yield messages each of which is wrong in a way that somebody thought of."""
+    for body in BODIES:
+        yield notice(body)
+    for key in NOTICE:
+        for text in WRONG_VALUES:
+            yield notice(with_value(NOTICE, key, text))
+    numbers = itertools.count(8)
     for kind, whole in ((MessageType.ROUTE, UPDATE), (MessageType.ADVERTISEMENT, ADVERT)):
         for body in BODIES:
             yield message(kind, body)
         for key in whole:
-            yield message(kind, {name: value for name, value in whole.items() if name != key})
-            yield message(kind, {name.lower(): value for name, value in whole.items()})
+            good = fresh(whole, numbers)
+            yield message(kind, {name: value for name, value in good.items() if name != key})
+            yield message(kind, {name.lower(): value for name, value in good.items()})
             for text in WRONG_VALUES:
-                yield message(kind, with_value(whole, key, text))
+                yield message(kind, with_value(fresh(whole, numbers), key, text))
     for body in BODIES:
         yield message(MessageType.REJECT, body)
     for size in (0, 1, 2, 10, 34, 35, 36, 40, 1000, MAX_MESSAGE - 1):
@@ -102,14 +145,16 @@ def handmade() -> Iterator[bytes]:
 def mutated(seed: int, count: int) -> Iterator[bytes]:
     """Yield good messages with a few bytes changed, cut out, doubled, or cut off."""
     chance = random.Random(seed)
+    numbers = itertools.count(1_000_000)
     good = [
-        message(MessageType.ROUTE, UPDATE),
-        message(MessageType.ADVERTISEMENT, ADVERT),
         bytes(4) + chance.randbytes(16) + b"ping".ljust(8, b"\0") + b"unreach\0" + b"{}",
+        notice(json.dumps(NOTICE).encode()),
         hello(NAME),
     ]
     for _ in range(count):
-        data = bytearray(chance.choice(good))
+        update = message(MessageType.ROUTE, fresh(UPDATE, numbers))
+        advert = message(MessageType.ADVERTISEMENT, fresh(ADVERT, numbers))
+        data = bytearray(chance.choice([update, advert, *good]))
         for _ in range(chance.randint(1, 4)):
             start = chance.randrange(len(data) or 1)
             end = min(len(data), start + chance.randint(1, 8))

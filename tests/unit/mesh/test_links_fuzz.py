@@ -36,6 +36,7 @@ from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.sessions import SEND_TIMEOUT
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
+from meshnode.protocol.namehash import name_hash
 
 MUTATIONS = 800
 """Mutated messages over each kind of link, beside the handmade ones."""
@@ -110,8 +111,9 @@ async def in_parallel(
 
 
 def signed(data: bytes, number: int) -> bytes:
-    """Put an attacker's own node ID where a message has the general one."""
-    return data.replace(NAME.encode(), b"ev%02d" % number)
+    """Put an attacker's own node ID and its hash where a message has the general one."""
+    name = f"ev{number:02d}"
+    return data.replace(NAME.encode(), name.encode()).replace(name_hash(NAME), name_hash(name))
 
 
 def corpus() -> list[bytes]:
@@ -133,9 +135,13 @@ async def test_malformed_messages_cost_only_their_link(kind, opened, caplog):
         await in_parallel(attacks, attacker)
         await found.wait_alone()
         await found.assert_unharmed()
-    assert len(attacks) > 1400
+        notices = found.victim.status().drops.notices
+    assert len(attacks) > 1700
     # They arrived, and most were seen for what they are; the others are of no known type.
-    assert sum("broke the protocol" in text for text in caplog.messages) > len(attacks) / 3
+    assert sum("broke the protocol" in text for text in caplog.messages) > len(attacks) / 4
+    if opened:
+        assert sum("refused a message" in text for text in caplog.messages) > len(attacks) / 4
+        assert notices > len(attacks) / 8
 
 
 async def test_malformed_messages_over_udp_cost_only_their_link(monkeypatch, caplog):
