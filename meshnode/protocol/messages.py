@@ -14,7 +14,22 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from meshnode.errors import OutOfBounds, ProtocolError
-from meshnode.protocol.fields import CONTROL, Fields, Text
+from meshnode.protocol.bounds import (
+    MAX_ADVERTISEMENT,
+    MAX_NOTICE,
+    NODE_ID,
+    PROBLEM,
+    SERVICE,
+    SERVICE_LENGTH,
+    TAG_NAME,
+    TAG_VALUE,
+    TIME,
+    UNSIGNED_8,
+    UNSIGNED_64,
+    UPDATE_ID,
+    WORK_TYPE,
+)
+from meshnode.protocol.fields import CONTROL, Fields
 from meshnode.protocol.namehash import NAME_HASH_LENGTH
 from meshnode.protocol.times import parse_time
 
@@ -28,46 +43,9 @@ WIRE_HOPS = MAX_HOPS - 1
 HEADER_LENGTH = 36
 """Bytes before a data message's payload."""
 
-SERVICE_LENGTH = 8
-"""Bytes of a service name on the wire, right-padded with NUL."""
-
 ServiceKey = bytes
 """A service name as the 8 bytes that stand for it in a header. Everything between the header and
 people goes by these: a peer may put any bytes there, and not all of them are text."""
-
-NODE_ID = Text(255, least=1)
-"""A node ID is also a directory name, and no file system allows more."""
-
-UPDATE_ID = Text(64, least=1)
-"""Receptor's are 8 letters and digits; they are remembered for an hour, thousands of them."""
-
-SERVICE = Text(SERVICE_LENGTH, least=1)
-
-MAX_ADVERTISEMENT = 16 * 1024
-"""Bytes of the longest advertisement, which every node keeps and passes on: hundreds of work types
-fit."""
-
-TIME = Text(40)
-"""RFC 3339 with nanoseconds and an offset has 35 bytes."""
-
-TAG_NAME, TAG_VALUE = Text(255), Text(4096)
-"""Receptor's values are addresses, networks and paths, and Linux allows paths of 4,096 bytes."""
-
-WORK_TYPE = Text(255)
-"""As long as our own configuration allows."""
-
-MAX_NOTICE = 8 * 1024
-"""Bytes of the longest notice that a message did not arrive: two node IDs of the greatest length,
-all characters escaped, and the rest."""
-
-PROBLEM = Text(256)
-"""Receptor's have 15 to 19 bytes (below)."""
-
-UNSIGNED_64 = 1 << 64
-"""Epochs and sequences are below this (Go's uint64)."""
-
-UNSIGNED_8 = 1 << 8
-"""Kinds of connections are below this (Go's byte)."""
 
 PROBLEM_SERVICE_UNKNOWN = "service unknown"
 PROBLEM_EXPIRED = "message expired"
