@@ -1,12 +1,16 @@
 """What this node says of its own services (reference section 6)."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
+from meshnode.logs import subject_logger
 from meshnode.protocol.adverts import AdvertisementTable
+from meshnode.protocol.bounds import MAX_ADVERTISEMENT, TAG_NAME, TAG_VALUE
+from meshnode.protocol.fields import presentable
 from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
 from meshnode.protocol.times import format_time, latest_believed
 
@@ -49,6 +53,7 @@ class Announcer:
         self._outdone: dict[str, int] = {}
         """What others said in our name and is not put right yet: service, and time."""
         self._due = trio.Event()
+        self._log = subject_logger("mesh")
 
     async def run(self) -> None:
         """Repeat what is offered, and put right what others say of us, for ever."""
@@ -72,9 +77,10 @@ class Announcer:
             await trio.sleep(ANSWER_INTERVAL)
 
     def add(self, service: LocalService) -> None:
-        """Advertise a service from now on."""
-        self._services[service.name] = service
-        self._announce(service)
+        """Advertise a service from now on, as far as others take what there is to say of it."""
+        fitting = self._fitting(service)
+        self._services[service.name] = fitting
+        self._announce(fitting)
 
     def remove(self, name: str) -> None:
         """Withdraw a service."""
@@ -112,19 +118,64 @@ class Announcer:
             self._outdone[advert.service] = max(former or 0, advert.nanoseconds)
             self._due.set()
 
+    def _fitting(self, service: LocalService) -> LocalService:
+        """Return what can be said of a service in one message, and tell whoever runs the node."""
+        if service.tags is not None:
+            tags = [
+                (presentable(name, TAG_NAME), presentable(value, TAG_VALUE))
+                for name, value in service.tags.items()
+            ]
+            service = replace(service, tags=dict(tags))
+        # Work types go before tags, which say what kind of service it is.
+        types, tags = service.work_types or (), list((service.tags or {}).items())
+        kept_types = self._how_many(len(types), lambda n: replace(service, work_types=types[:n]))
+        if kept_types < len(types):
+            self._tell_left_out(service, len(types) - kept_types, len(types), "work types")
+            service = replace(service, work_types=types[:kept_types])
+        kept_tags = self._how_many(len(tags), lambda n: replace(service, tags=dict(tags[:n])))
+        if kept_tags < len(tags):
+            self._tell_left_out(service, len(tags) - kept_tags, len(tags), "tags")
+            service = replace(service, tags=dict(tags[:kept_tags]))
+        return service
+
+    def _how_many(self, most: int, having: Callable[[int], LocalService]) -> int:
+        """Return how many of something a service may have for its advertisement to fit."""
+
+        def size(count: int) -> int:
+            return len(
+                self._said(having(count), format_time(time.time_ns()), cancel=False).encode()
+            )
+
+        if size(most) <= MAX_ADVERTISEMENT:
+            return most
+        return max(0, bisect_right(range(most), MAX_ADVERTISEMENT, key=size) - 1)
+
+    def _tell_left_out(self, service: LocalService, left: int, of: int, what: str) -> None:
+        self._log.warning(
+            "%d of %d %s of service %s are not advertised: an advertisement has %d bytes at most",
+            left,
+            of,
+            what,
+            service.name,
+            MAX_ADVERTISEMENT,
+        )
+
     def _announce(self, service: LocalService, *, cancel: bool = False, after: int = 0) -> None:
         """Flood a word that is newer than what we said before, whatever the clock does."""
         said = self._table.newest(self._own_id, service.name)
         newest = max(after, said.nanoseconds if said is not None else 0)
-        advert = ServiceAdvertisement(
+        advert = self._said(service, format_time(max(time.time_ns(), newest + 1)), cancel=cancel)
+        message = advert.encode()
+        self._table.apply(advert, trio.current_time(), message)
+        self._flood(message)
+
+    def _said(self, service: LocalService, when: str, *, cancel: bool) -> ServiceAdvertisement:
+        return ServiceAdvertisement(
             node_id=self._own_id,
             service=service.name,
-            time=format_time(max(time.time_ns(), newest + 1)),
+            time=when,
             conn_type=service.conn_type,
             tags=service.tags,
             work_types=service.work_types,
             cancel=cancel,
         )
-        message = advert.encode()
-        self._table.apply(advert, trio.current_time(), message)
-        self._flood(message)

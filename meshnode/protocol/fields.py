@@ -27,6 +27,15 @@ class Text:
     least: int = 0
 
 
+def presentable(text: str, rule: Text) -> str:
+    """Return a text of ours as others take it: what they do not is cut off, or is ``?`` instead.
+
+    A path, for one, need not be text at all.
+    """
+    readable = CONTROL.sub("?", text.encode(errors="replace").decode())
+    return readable.encode()[: rule.most].decode(errors="ignore")
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
