@@ -7,7 +7,7 @@ import trio
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.accepting import Acceptor
-from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.sessions import Session
 from meshnode.protocol.peering import LinkPolicy
@@ -64,6 +64,7 @@ class LinkHost(Protocol):
     """What listeners and dialers need of the mesh."""
 
     sessions: SessionGroup
+    greeter: Greeter
 
     @property
     def is_closing(self) -> bool:
@@ -94,6 +95,7 @@ class Listening:
     async def run(self) -> None:
         """Accept links until the listener is closed."""
         self._log.info("listening")
+        self._listener.greet_by(self._host.greeter)
         try:
             acceptor = Acceptor(self._listener.accept, self._log)
             while (link := await acceptor.next()) is not None:

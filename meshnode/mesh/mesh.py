@@ -10,8 +10,9 @@ from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric
+from meshnode.mesh.greeter import MeshGreeter
 from meshnode.mesh.linkfigures import LinkFigures
-from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
@@ -69,6 +70,7 @@ class Mesh:
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
         self.sessions = SessionGroup()
+        self.greeter: Greeter = MeshGreeter(self._router, self._fabric.topology)
         self._closing = False
 
     # --- the firewall ------------------------------------------------------------------------

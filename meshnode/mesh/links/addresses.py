@@ -1,5 +1,7 @@
 """Socket addresses as people write them."""
 
+import ipaddress
+
 import trio
 
 
@@ -17,3 +19,16 @@ def peer_address(stream: trio.SocketStream) -> str:
         return format_address(stream.socket.getpeername())
     except OSError:  # the peer reset it between accept and now; the first read will say so
         return "(already gone)"
+
+
+def network_of(host: str) -> str:
+    """Return on whose account an address is: an IPv4 address itself, and of IPv6 the /64 network.
+
+    Whoever has an address of IPv6 has the 2^64 of its network.
+    """
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

@@ -5,7 +5,10 @@ accepts it; nothing above this folder knows the kinds apart.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from meshnode.protocol.messages import ServiceKey
 
 Message = bytes | bytearray | memoryview
 """One message: 1 to 65,535 bytes (reference section 1)."""
@@ -19,6 +22,13 @@ class Link(ABC):
     """
 
     name: str
+
+    holder = ""
+    """Who has the link's place among those of strangers: the network address of the other end."""
+
+    forgeable = False
+    """Whether anybody who knows its address may send in the peer's name: what ends the link is not
+    believed at once."""
 
     @abstractmethod
     async def send(self, messages: Sequence[Message]) -> None:
@@ -61,10 +71,40 @@ class Link(ABC):
         """Close the link at once; what was not sent is lost."""
 
 
+class Greeter(Protocol):
+    """What a listener may say to somebody to whom there is no link yet, and hear from them."""
+
+    def hello(self) -> bytes:
+        """Return a short routing update of this node, which names no links."""
+        ...
+
+    def ping(self, peer: str, service: ServiceKey) -> bytes:
+        """Return a ping of that node, which is answered to a service of ours."""
+        ...
+
+    def free_service(self) -> ServiceKey:
+        """Return a random name that no service here has."""
+        ...
+
+    def expect(self, service: ServiceKey, heard: Callable[[], None]) -> None:
+        """Call ``heard`` when something arrives for a service, by whatever link."""
+        ...
+
+    def expect_no_more(self, service: ServiceKey) -> None:
+        """Take that back."""
+        ...
+
+
 class LinkListener(ABC):
     """Accepts links. ``name`` is the kind and the address that it listens on."""
 
     name: str
+
+    def greet_by(self, greeter: Greeter) -> None:  # noqa: B027 - most kinds have no use for it
+        """Be told how to speak with strangers; before the first link is accepted.
+
+        Only a kind of link needs it whose peers' addresses are not proven by a handshake.
+        """
 
     @abstractmethod
     async def accept(self) -> Link:

@@ -1,15 +1,15 @@
 """UDP links: one datagram carries one message (reference section 1).
 
-A listener has one socket for all its links and tells them apart by the other end's address. No
-goodbye exists: the session above ends a link from which nothing comes any more.
+A listener has one socket for all its links and tells them apart by the other end's address. Who
+has not shown that it reads at its address has no link: see ``cookies.py`` for meshnodes and
+``strangers.py`` for others. No goodbye exists: the session above ends a link from which nothing
+comes any more.
 """
 
 import errno
-import math
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import trio
 
@@ -17,24 +17,23 @@ from meshnode.config import UdpListener as UdpListenerDirective
 from meshnode.config import UdpPeer as UdpPeerDirective
 from meshnode.config import split_address
 from meshnode.logs import subject_logger
-from meshnode.mesh.links.addresses import format_address
-from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
+from meshnode.mesh.links.addresses import format_address, network_of
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message
+from meshnode.mesh.links.cookies import (
+    ANSWER_TYPE,
+    PREFIX_LENGTH,
+    REQUEST,
+    CookieJar,
+    answer,
+    read_challenge,
+)
+from meshnode.mesh.links.strangers import Proven, Strangers
 from meshnode.mesh.links.tcp import DIAL_TIMEOUT
 from meshnode.mesh.links.turns import Turns
-from meshnode.protocol.framing import MAX_MESSAGE
-from meshnode.protocol.messages import MessageType
+from meshnode.mesh.links.udpsocket import Address, UdpSocket, bound_socket
 
-MAX_SESSIONS = 1024
-"""Addresses that one listener talks with at once."""
-
-ADMITTED_AT_ONCE = 100
-ADMITTED_PER_SECOND = 40.0
-"""New addresses that are admitted in a burst, and for each second since. Anybody can write another
-source address into each datagram, and each costs a session for 10 s, eleven answers and a line of
-log. What is not admitted now may be by its next hello, a second later."""
-
-COMPLAINT_INTERVAL = 60.0
-"""Seconds between two log lines about addresses that are not admitted."""
+MAX_NEW = 64
+"""Links that may wait to be accepted; an accept loop that is at work takes them at once."""
 
 QUEUE_BYTES = 1024 * 1024
 """Bytes that may wait on one link to be received: what a socket's own buffer would hold."""
@@ -42,102 +41,30 @@ QUEUE_BYTES = 1024 * 1024
 LISTENER_QUEUE_BYTES = 32 * 1024 * 1024
 """Bytes that may wait on all links of one listener."""
 
+QUEUE_SHARE = 8 * 1024
+"""Bytes that may wait on a link whatever waits on others."""
+
 DATAGRAM_OVERHEAD = 256
 """Bytes that a waiting datagram takes beside its own, so that tiny ones are bounded too."""
 
-SOCKET_BUFFER = 4 * 1024 * 1024
-"""Bytes of kernel buffer asked for each way, as what comes in bursts and finds no room is lost. The
-kernel gives at most its ``net.core.rmem_max`` and ``wmem_max``."""
+LARGEST = 65_507
+"""Bytes of the largest datagram over IPv4."""
 
-READS_AT_ONCE = 128
-"""Datagrams read before other tasks get their turn."""
-
-LOST = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM})
-"""Errors that mean a lost datagram, which any datagram may be: too large for UDP or for the path,
-no room in the device's queue, a packet filter."""
-
-Address = tuple[Any, ...]
-"""A socket address: host and port, and for IPv6 flow and scope."""
-
-
-class _DatagramSocket:
-    """A non-blocking UDP socket for many datagrams at a time; owns ``sock``."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray(MAX_MESSAGE)
-        self._writing = trio.Lock()
-        sock.setblocking(False)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-
-    async def read(self) -> list[tuple[Address, bytearray]]:
-        """Wait, and return what has arrived; nothing if that was only news of a lost datagram.
-
-        Raises:
-            OSError: the other end of a connected socket is not there.
-            trio.ClosedResourceError: the socket was closed.
-        """
-        await trio.lowlevel.wait_readable(self._sock)
-        arrived: list[tuple[Address, bytearray]] = []
-        for _ in range(READS_AT_ONCE):
-            try:
-                size, address = self._sock.recvfrom_into(self._buffer)
-            except BlockingIOError:
-                break
-            except OSError as exc:
-                if exc.errno not in LOST:
-                    raise
-            else:
-                arrived.append((address, self._buffer[:size]))
-        return arrived
-
-    async def write(self, messages: Sequence[Message], address: Address | None) -> int:
-        """Send each message as a datagram, to ``address`` or where the socket is connected to.
-
-        Returns:
-            The size of the largest message that got lost at once; 0 if none was.
-
-        Raises:
-            OSError: the other end is not there.
-            trio.ClosedResourceError: the socket was closed.
-        """
-        send: Callable[[Message], int] = self._sock.send
-        if address is not None:
-            send = lambda message: self._sock.sendto(message, address)  # noqa: E731
-        lost = 0
-        # Links share a listener's socket, and only one task may wait until it takes more.
-        async with self._writing:
-            for message in messages:
-                try:
-                    await self._write_one(send, message)
-                except OSError as exc:
-                    if exc.errno not in LOST:
-                        raise
-                    lost = max(lost, len(message))
-        return lost
-
-    async def _write_one(self, send: Callable[[Message], int], message: Message) -> None:
-        while True:
-            try:
-                send(message)
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._sock)
-            else:
-                return
-
-    def close(self) -> None:
-        """Close it; tasks that wait for it get ClosedResourceError."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+COOKIE_TRIES = 3
+COOKIE_INTERVAL = 0.5
+"""How often a dialer asks for a cookie, and the seconds between. A receptor node says hello
+instead. If nothing comes the link is opened nevertheless, as one to a receptor node: what it says
+there is its own affair."""
 
 
 class _UdpLink(Link):
     """What both ends have in common."""
 
+    forgeable = True
+
     def __init__(self, address: Address) -> None:
         self.name = f"udp {format_address(address)}"
+        self.holder = network_of(str(address[0]))
         self._log = subject_logger("link", self.name)
         self._complained = False
 
@@ -153,12 +80,33 @@ class DialedUdpLink(_UdpLink):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock.getpeername())
-        self._socket = _DatagramSocket(sock)
+        self._socket = UdpSocket(sock)
+        self._early: list[bytearray] = []
+        """What came while a cookie was waited for."""
+        self._cookie: bytes | None = None
+        """Goes with each first message until the listener has answered one."""
+        self._heard = False
         self._closed = False
+
+    async def ask_for_cookie(self) -> None:
+        """Ask until there is one, or anything else has come, or often enough.
+
+        Raises:
+            OSError: the other end is not there.
+        """
+        for _ in range(COOKIE_TRIES):
+            await self._socket.write([REQUEST], None)
+            with trio.move_on_after(COOKIE_INTERVAL):
+                while not (self._early or self._cookie):
+                    self._early = self._messages(await self._socket.read())
+            if self._early or self._cookie:
+                return
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Send each message as a datagram."""
         self._check_open()
+        if self._cookie is not None and messages:
+            messages = _with_cookie(self._cookie, messages)
         try:
             self._note_lost(await self._socket.write(messages, None))
         except OSError as exc:  # the port is closed there, or there is no way
@@ -167,14 +115,29 @@ class DialedUdpLink(_UdpLink):
     async def receive(self) -> list[memoryview]:
         """Return the datagrams that have arrived."""
         self._check_open()
-        while True:
+        messages, self._early = self._early, []
+        while not messages:
             try:
-                arrived = await self._socket.read()
+                messages = self._messages(await self._socket.read())
             except OSError as exc:  # the system was told so after a datagram of ours
                 raise trio.BrokenResourceError(str(exc)) from exc
-            messages = [memoryview(data) for _, data in arrived if data]
-            if messages:
-                return messages
+        return [memoryview(data) for data in messages]
+
+    def _messages(self, arrived: list[tuple[Address, bytearray]]) -> list[bytearray]:
+        """Return the messages in what has arrived, and take the cookie out."""
+        if self._heard:
+            return [data for _, data in arrived if data]
+        messages: list[bytearray] = []
+        for _, data in arrived:
+            cookie = read_challenge(data)
+            if cookie is not None:
+                self._cookie = cookie
+            elif data:
+                messages.append(data)
+        if messages:
+            self._heard = True
+            self._cookie = None
+        return messages
 
     def _check_open(self) -> None:
         if self._closed:
@@ -185,6 +148,13 @@ class DialedUdpLink(_UdpLink):
         self._closed = True
         self._socket.close()
         await trio.lowlevel.checkpoint()
+
+
+def _with_cookie(cookie: bytes, messages: Sequence[Message]) -> list[Message]:
+    first = messages[0]
+    if PREFIX_LENGTH + len(first) > LARGEST:
+        return [answer(cookie, b""), *messages]
+    return [answer(cookie, first), *messages[1:]]
 
 
 class AcceptedUdpLink(_UdpLink):
@@ -201,7 +171,9 @@ class AcceptedUdpLink(_UdpLink):
     def put(self, data: bytearray) -> None:
         """Queue a datagram, or drop it: the reader is behind."""
         size = len(data) + DATAGRAM_OVERHEAD
-        if self._bytes + size <= QUEUE_BYTES and self._listener.take_room(size):
+        if self._bytes + size > QUEUE_BYTES:
+            return
+        if self._listener.take_room(size, always=self._bytes + size <= QUEUE_SHARE):
             self._bytes += size
             self._arrived.append(data)
 
@@ -229,7 +201,7 @@ class AcceptedUdpLink(_UdpLink):
         return arrived
 
     async def aclose(self) -> None:
-        """Forget the address: its next routing update begins another link."""
+        """Forget the address, which must show again that it is read there."""
         if not self._closed:
             self._closed = True
             self._take()
@@ -245,14 +217,13 @@ class UdpListener(LinkListener):
         self.name = f"udp {format_address(address)}"
         self.port: int = address[1]
         self.turns = Turns(self._read)
-        self._socket = _DatagramSocket(sock)
+        self._socket = UdpSocket(sock)
+        self._cookies = CookieJar()
+        self._strangers: Strangers | None = None
         self._links: dict[Address, AcceptedUdpLink] = {}
         self._new: deque[AcceptedUdpLink] = deque()
         self._room = LISTENER_QUEUE_BYTES
         self._closed = False
-        self._admissible: float = ADMITTED_AT_ONCE
-        self._counted_at = -math.inf
-        self._complained_at = -math.inf
         self._log = subject_logger("listener", self.name)
 
     @classmethod
@@ -268,7 +239,7 @@ class UdpListener(LinkListener):
         listeners: list[UdpListener] = []
         try:
             for family, _, _, _, address in found:
-                sock = _bound(family, address)
+                sock = bound_socket(family, address)
                 # A kernel without IPv6 still names its wildcard address.
                 if sock is not None:
                     listeners.append(cls(sock))
@@ -280,8 +251,12 @@ class UdpListener(LinkListener):
             raise OSError(errno.EAFNOSUPPORT, "this system has none of its address families")
         return listeners
 
+    def greet_by(self, greeter: Greeter) -> None:
+        """Be told how to speak with those who bring no cookie; they have no links until then."""
+        self._strangers = Strangers(greeter, self._take_proven)
+
     async def accept(self) -> AcceptedUdpLink:
-        """Wait for a routing update from an address that no link exists to."""
+        """Wait for an address that has shown that it is read there, and begins a link."""
         await self.turns.wait(self, lambda: self._new or self._closed)
         if self._closed:
             raise trio.ClosedResourceError
@@ -292,6 +267,8 @@ class UdpListener(LinkListener):
         if not self._closed:
             self._closed = True
             self.turns.wake(self)
+            if self._strangers is not None:
+                self._strangers.clear()
             for link in list(self._new):
                 await link.aclose()
             self._close_if_unused()
@@ -308,9 +285,9 @@ class UdpListener(LinkListener):
             self._log.debug("cannot send to %s: %s", format_address(address), exc.strerror)
             return 0
 
-    def take_room(self, size: int) -> bool:
+    def take_room(self, size: int, *, always: bool) -> bool:
         """Count a datagram that waits on some link; False means that there is no room for it."""
-        if size > self._room:
+        if size > self._room and not always:
             return False
         self._room -= size
         return True
@@ -332,64 +309,63 @@ class UdpListener(LinkListener):
     # --- reading -----------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        for address, data in await self._socket.read():
-            if not data:
-                continue  # no message; anybody may have sent it in the peer's name
-            link = self._links.get(address) or self._admit(address, data)
-            if link is not None:
-                link.put(data)
-                self.turns.wake(link)
+        strangers = self._strangers
+        if strangers is None or not strangers:
+            await self._read_socket()
+            return
+        with trio.move_on_at(strangers.next_due()):
+            await self._read_socket()
+        for address, message in strangers.due(trio.current_time()):
+            self._socket.try_to_write(message, address)
 
-    def _admit(self, address: Address, data: bytearray) -> AcceptedUdpLink | None:
-        """Return a new link, if this is how one begins and there is room for it."""
-        if self._closed or data[0] != MessageType.ROUTE:
-            return None
-        if not self._may_admit():
+    async def _read_socket(self) -> None:
+        for address, data in await self._socket.read():
+            self._take(address, data)
+
+    def _take(self, address: Address, data: bytearray) -> None:
+        if not data:
+            return  # no message; anybody may have sent it in the peer's name
+        link = self._links.get(address)
+        if data == REQUEST:
+            challenge = self._cookies.challenge(address, trio.current_time())
+            self._socket.try_to_write(challenge, address)
+        elif data[0] == ANSWER_TYPE and len(data) >= PREFIX_LENGTH:
+            if link is None and self._cookies.accepts(data, address, trio.current_time()):
+                link = self._admit(address)
+            if link is not None:
+                self._put(link, data[PREFIX_LENGTH:])
+        elif link is not None:
+            self._put(link, data)
+        elif self._strangers is not None and not self._closed:
+            self._strangers.take(address, data, trio.current_time())
+
+    def _put(self, link: AcceptedUdpLink, data: bytearray) -> None:
+        if data:
+            link.put(data)
+            self.turns.wake(link)
+
+    def _admit(self, address: Address) -> AcceptedUdpLink | None:
+        """Return a new link, if there is room for it."""
+        if self._strangers is not None:
+            self._strangers.forget(address)
+        if self._closed or len(self._new) >= MAX_NEW:
             return None
         link = self._links[address] = AcceptedUdpLink(self, address)
         self._new.append(link)
         self.turns.wake(self)
         return link
 
-    def _may_admit(self) -> bool:
-        now = trio.current_time()
-        earned = (now - self._counted_at) * ADMITTED_PER_SECOND
-        self._admissible = min(ADMITTED_AT_ONCE, self._admissible + earned)
-        self._counted_at = now
-        if self._admissible >= 1 and len(self._links) < MAX_SESSIONS:
-            self._admissible -= 1
-            return True
-        if now >= self._complained_at + COMPLAINT_INTERVAL:
-            self._complained_at = now
-            self._log.warning(
-                "too many addresses begin links; %d have one, others must wait", len(self._links)
-            )
-        return False
-
-
-def _bound(family: int, address: Address) -> socket.socket | None:
-    """Return a socket bound to an address, or None if the system does not have its family."""
-    try:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-    except OSError as exc:
-        if exc.errno == errno.EAFNOSUPPORT:
-            return None
-        raise
-    try:
-        if family == socket.AF_INET6:
-            # The IPv4 wildcard has a socket of its own.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    def _take_proven(self, proven: Proven) -> None:
+        link = self._links.get(proven.address) or self._admit(proven.address)
+        if link is not None:
+            self._put(link, bytearray(proven.hello))
 
 
 class UdpDialer(LinkDialer):
     """Dials one host and port; the name is looked up anew each time.
 
-    Opening says nothing about the other end: that only shows by an answer, or by none.
+    Only a meshnode or a receptor node that answers at once is known to be there. From others an
+    answer may come later, or none.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -410,15 +386,22 @@ class UdpDialer(LinkDialer):
             raise OSError(f"{self._host} is no name that could be looked up") from exc
         fault = OSError(f"{self._host} has no address")
         for family, _, _, _, address in found:
-            sock = socket.socket(family, socket.SOCK_DGRAM)
             try:
-                sock.connect(address)
+                return await self._open(family, address)
             except OSError as exc:
-                sock.close()
                 fault = exc
-            else:
-                return DialedUdpLink(sock)
         raise fault
+
+    async def _open(self, family: int, address: Address) -> DialedUdpLink:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock.connect(address)
+            link = DialedUdpLink(sock)
+            await link.ask_for_cookie()
+        except BaseException:
+            sock.close()
+            raise
+        return link
 
 
 async def listen(directive: UdpListenerDirective) -> list[UdpListener]:

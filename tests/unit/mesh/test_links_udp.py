@@ -10,13 +10,14 @@ import trio.testing
 from link_kinds import GREETING, UDP, connect, linked, listening, receive
 
 from meshnode.mesh.links import udp
+from meshnode.mesh.links.cookies import REQUEST, answer, read_challenge
 from meshnode.mesh.links.turns import Turns
-from meshnode.mesh.links.udp import UdpListener
+from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
 from meshnode.protocol.framing import MAX_MESSAGE
 
 
 @asynccontextmanager
-async def strangers(count: int):
+async def sockets_at(count: int):
     """Yield a listener and sockets that may send to it, as a peer's would."""
     (listener,) = await UdpListener.open(0, "127.0.0.1")
     with ExitStack() as stack:
@@ -24,6 +25,7 @@ async def strangers(count: int):
         for _ in range(count):
             sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sock.connect(("127.0.0.1", listener.port))
+            sock.setblocking(False)
             sockets.append(sock)
         try:
             yield listener, sockets
@@ -37,13 +39,115 @@ def warnings(caplog) -> list[str]:
     return [text.split(": ", 1)[1] for text in found]
 
 
-async def test_only_a_routing_update_begins_a_link():
-    async with strangers(3) as (listener, (data, empty, update)):
-        for sock, message in ((data, b"\0" * 36), (empty, b""), (data, b"\2{}"), (update, b"\1")):
-            sock.send(message)
+async def cookie_for(sock: socket.socket) -> bytes:
+    """Ask a listener that is being read for the cookie of a socket."""
+    sock.send(REQUEST)
+    await trio.lowlevel.wait_readable(sock)
+    cookie = read_challenge(sock.recv(100))
+    assert cookie is not None
+    return cookie
+
+
+async def begin(listener: UdpListener, sock: socket.socket, first: bytes) -> AcceptedUdpLink:
+    """Begin a link as a meshnode does, and return its other end."""
+
+    async def ask() -> None:
+        sock.send(answer(await cookie_for(sock), first))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
         link = await listener.accept()
-        assert await receive(link, 1) == [b"\1"]
-        assert link.address == update.getsockname()
+    if first:
+        assert await receive(link, 1) == [first]
+    return link
+
+
+@asynccontextmanager
+async def read_meanwhile(listener: UdpListener):
+    """Have a listener's socket read, and what arrives at it taken, while the context lasts."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept_all, listener)
+        yield
+        await trio.testing.wait_all_tasks_blocked(cushion=0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def accept_all(listener: UdpListener) -> None:
+    while True:
+        await listener.accept()
+
+
+async def test_only_who_brings_its_cookie_begins_a_link():
+    async with sockets_at(3) as (listener, (plain, thief, honest)):
+        async with read_meanwhile(listener):
+            stolen, cookie = [await cookie_for(sock) for sock in (thief, honest)]
+            assert stolen != cookie
+            for data in (b"\1{}", b"\0" * 36, b"", b"\2{}", answer(cookie, b"\1")):
+                plain.send(data)
+            thief.send(answer(cookie, b"\1"))
+            thief.send(answer(bytes(8), b"\1"))
+        assert listener._links == {}
+        honest.send(answer(cookie, b"\1hello"))
+        link = await listener.accept()
+        assert await receive(link, 1) == [b"\1hello"]
+        assert link.address == honest.getsockname()
+        # The dialer sends it until it has heard from us.
+        honest.send(answer(cookie, b"\1again"))
+        honest.send(answer(cookie, b""))
+        assert await receive(link, 1) == [b"\1again"]
+        await link.aclose()
+
+
+async def test_a_cookie_alone_begins_a_link_without_messages():
+    async with sockets_at(1) as (listener, (sock,)):
+        link = await begin(listener, sock, b"")
+        sock.send(b"\0")
+        assert await receive(link, 1) == [b"\0"]
+        await link.aclose()
+
+
+async def test_a_dialer_is_ready_when_the_other_end_has_answered():
+    async with listening(UDP) as (listener, dialer):
+        near, far = await connect(listener, dialer)
+        # What was sent before the listener's first word bore the cookie; what follows does not.
+        await near.send([b"first", b"second"])
+        assert await receive(far, 2) == [b"first", b"second"]
+        await far.send([b"word"])
+        assert await receive(near, 1) == [b"word"]
+        await near.send([b"third"])
+        assert await receive(far, 1) == [b"third"]
+        for end in (near, far):
+            await end.aclose()
+
+
+async def test_a_node_that_knows_no_cookies_says_hello_instead():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receptor:
+        receptor.bind(("127.0.0.1", 0))
+        receptor.setblocking(False)
+
+        async def greet() -> None:
+            await trio.lowlevel.wait_readable(receptor)
+            data, address = receptor.recvfrom(100)
+            assert data == REQUEST
+            receptor.sendto(b"\1hello", address)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(greet)
+            link = await udp.UdpDialer("127.0.0.1", receptor.getsockname()[1]).dial()
+        assert await receive(link, 1) == [b"\1hello"]
+        await link.send([b"\1ours"])
+        await trio.lowlevel.wait_readable(receptor)
+        assert receptor.recv(100) == b"\1ours"
+        await link.aclose()
+
+
+async def test_a_node_that_answers_nothing_is_linked_to_all_the_same(monkeypatch):
+    monkeypatch.setattr(udp, "COOKIE_INTERVAL", 0.001)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        link = await udp.UdpDialer("127.0.0.1", silent.getsockname()[1]).dial()
+        await link.send([b"\1ours"])
+        assert [silent.recv(100) for _ in range(4)] == [*[REQUEST] * udp.COOKIE_TRIES, b"\1ours"]
         await link.aclose()
 
 
@@ -55,26 +159,24 @@ async def test_an_empty_datagram_is_nothing():
 
 
 async def test_closing_a_link_forgets_its_address():
-    async with strangers(1) as (listener, (sock,)):
-        sock.send(b"\1first")
-        first = await listener.accept()
-        sock.send(b"\0more of the first")
-        await trio.testing.wait_all_tasks_blocked()
+    async with sockets_at(1) as (listener, (sock,)):
+        first = await begin(listener, sock, b"\1first")
+        async with read_meanwhile(listener):
+            sock.send(b"\0more of the first")
         await first.aclose()
-        sock.send(b"\1second")
-        second = await listener.accept()
-        while b"\1second" not in [bytes(m) for m in await second.receive()]:
-            pass
+        async with read_meanwhile(listener):
+            sock.send(b"\0no link")
+        second = await begin(listener, sock, b"\1second")
         await second.aclose()
 
 
 async def test_links_that_nobody_accepted_go_with_their_listener():
-    async with strangers(2) as (listener, (one, other)):
-        one.send(b"\1")
-        accepted = await listener.accept()
-        other.send(b"\1")
-        one.send(b"\0")
-        assert await receive(accepted, 2) == [b"\1", b"\0"]
+    async with sockets_at(2) as (listener, (one, other)):
+        accepted = await begin(listener, one, b"\1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, accepted, 1)
+            other.send(answer(await cookie_for(other), b"\1"))
+            one.send(b"\0")
         await listener.aclose()
         one.send(b"\0still")
         assert await receive(accepted, 1) == [b"\0still"]
@@ -84,59 +186,21 @@ async def test_links_that_nobody_accepted_go_with_their_listener():
         await again.aclose()
 
 
-async def test_a_flood_of_addresses_takes_no_more_than_its_bound(monkeypatch, caplog):
-    monkeypatch.setattr(udp, "MAX_SESSIONS", 10)
-    async with strangers(30) as (listener, sockets):
-        for sock in sockets:
-            sock.send(b"\1")
-        links = [await listener.accept() for _ in range(10)]
+async def test_no_more_links_wait_to_be_accepted_than_may(monkeypatch):
+    monkeypatch.setattr(udp, "MAX_NEW", 3)
+    async with sockets_at(6) as (listener, (first, *others)):
+        link = await begin(listener, first, b"\1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, link, 1)
+            for sock in others:
+                sock.send(answer(await cookie_for(sock), b"\1"))
+            first.send(b"\0after them")
+        late = [await listener.accept() for _ in range(3)]
         with trio.move_on_after(0.01) as scope:
             await listener.accept()
         assert scope.cancelled_caught
-        texts = warnings(caplog)
-        assert texts == ["too many addresses begin links; 10 have one, others must wait"]
-        # Who is there already is served on, and who goes makes room.
-        sockets[3].send(b"\0here")
-        assert await receive(links[3], 2) == [b"\1", b"\0here"]
-        await links[4].aclose()
-        sockets[29].send(b"\1")
-        links.append(await listener.accept())
-        assert await receive(links[-1], 1) == [b"\1"]
-        for link in links:
-            await link.aclose()
-
-
-async def test_a_flood_of_addresses_is_admitted_by_and_by(monkeypatch, caplog):
-    now = 0.0
-    monkeypatch.setattr(trio, "current_time", lambda: now)
-    async with strangers(udp.ADMITTED_AT_ONCE + 90) as (listener, sockets):
-        links = []
-
-        async def accept_what_comes() -> int:
-            before = len(links)
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(accept_into, links, listener)
-                    await trio.testing.wait_all_tasks_blocked(cushion=0.02)
-                    scope.cancel()
-            return len(links) - before
-
-        for sock in sockets:
-            sock.send(b"\1")
-        assert await accept_what_comes() == udp.ADMITTED_AT_ONCE
-        for seconds in (1.0, 0.5):
-            now += seconds
-            for sock in sockets[udp.ADMITTED_AT_ONCE :]:
-                sock.send(b"\1")
-            assert await accept_what_comes() == seconds * udp.ADMITTED_PER_SECOND
-        assert len(warnings(caplog)) == 1
-        for link in links:
-            await link.aclose()
-
-
-async def accept_into(links: list, listener: UdpListener) -> None:
-    while True:
-        links.append(await listener.accept())
+        for accepted in (link, *late):
+            await accepted.aclose()
 
 
 async def flood(sock: socket.socket, listener: UdpListener, count: int, size: int) -> None:
@@ -147,36 +211,30 @@ async def flood(sock: socket.socket, listener: UdpListener, count: int, size: in
             await trio.testing.wait_all_tasks_blocked(cushion=0.001)
 
 
-async def accept_all(listener: UdpListener) -> None:
-    while True:
-        await listener.accept()
-
-
 async def test_a_link_that_nobody_reads_keeps_what_fits_and_drops_the_rest(monkeypatch):
     monkeypatch.setattr(udp, "QUEUE_BYTES", 10 * (100 + udp.DATAGRAM_OVERHEAD))
-    async with strangers(2) as (listener, (sock, other)):
-        sock.send(b"\1".ljust(100))
-        link = await listener.accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept_all, listener)
+    async with sockets_at(2) as (listener, (sock, other)):
+        link = await begin(listener, sock, b"\1")
+        async with read_meanwhile(listener):
             await flood(sock, listener, 500, 100)
-            await trio.testing.wait_all_tasks_blocked(cushion=0.01)
-            nursery.cancel_scope.cancel()
         assert len(await receive(link, 10)) == 10
-        other.send(b"\1other")
-        late = await listener.accept()
-        assert await receive(late, 1) == [b"\1other"]
+        late = await begin(listener, other, b"\1other")
         await link.aclose()
         await late.aclose()
 
 
-async def test_what_waits_on_all_links_of_a_listener_is_bounded(monkeypatch):
-    monkeypatch.setattr(udp, "LISTENER_QUEUE_BYTES", 10 * (1 + udp.DATAGRAM_OVERHEAD))
-    async with strangers(20) as (listener, sockets):
+async def test_what_waits_on_all_links_is_bounded_and_each_has_a_share(monkeypatch):
+    size = 1 + udp.DATAGRAM_OVERHEAD
+    monkeypatch.setattr(udp, "LISTENER_QUEUE_BYTES", 10 * size)
+    monkeypatch.setattr(udp, "QUEUE_SHARE", 2 * size)
+    async with sockets_at(6) as (listener, sockets):
+        links = [await begin(listener, sock, b"\1") for sock in sockets]
         for sock in sockets:
-            sock.send(b"\1")
-        links = [await listener.accept() for _ in range(20)]
-        assert [bool(link._arrived) for link in links] == [True] * 10 + [False] * 10
+            for _ in range(5):
+                sock.send(b"\1")
+            async with read_meanwhile(listener):
+                pass
+        assert [len(link._arrived) for link in links] == [5, 5, 2, 2, 2, 2]
         for link in links:
             await link.aclose()
         assert listener._room == udp.LISTENER_QUEUE_BYTES
@@ -193,15 +251,13 @@ async def test_a_message_that_no_datagram_holds_is_lost_and_told_once(caplog):
 
 
 async def test_a_listener_is_not_hurt_by_an_address_that_refuses():
-    async with strangers(2) as (listener, (gone, here)):
-        for sock in (gone, here):
-            sock.send(b"\1")
-        first, second = await listener.accept(), await listener.accept()
+    async with sockets_at(2) as (listener, (gone, here)):
+        first, second = [await begin(listener, sock, b"\1") for sock in (gone, here)]
         gone.close()
         for _ in range(3):
             await first.send([b"\1hello?"])
         here.send(b"\0")
-        assert await receive(second, 2) == [b"\1", b"\0"]
+        assert await receive(second, 1) == [b"\0"]
         for link in (first, second):
             await link.aclose()
 
