@@ -5,6 +5,7 @@ import socket
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 import trio
@@ -51,8 +52,10 @@ async def copy(source: Source, sink: Sink) -> None:
     await sink.send_eof()
 
 
-async def bridge(near: End, far: End) -> None:
+async def bridge(near: End, far: End, *, half_open: float = inf) -> None:
     """Copy both ways until both ends have ended their direction; closes nothing.
+
+    ``half_open`` is the seconds for which one direction may be silent once the other has ended.
 
     An end that wants no more bytes may still have some to give: the other's are then dropped, not
     left unread, so that its end or its loss is still seen.
@@ -61,10 +64,12 @@ async def bridge(near: End, far: End) -> None:
         trio.BrokenResourceError: a stream broke, or bytes were dropped. Whoever catches it should
             :func:`reset` both: half of something must not look like all of it.
     """
-    state = _Bridge()
+    state = _Bridge(half_open)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(state.run, near, far, nursery.cancel_scope)
         nursery.start_soon(state.run, far, near, nursery.cancel_scope)
+    if nursery.cancel_scope.cancelled_caught and state.broken is None:
+        state.broken = f"half of it had ended, and the other was silent for {half_open:g} s"
     if state.broken is not None:
         raise trio.BrokenResourceError(state.broken)
 
@@ -73,22 +78,30 @@ async def bridge(near: End, far: End) -> None:
 class _Bridge:
     """What the two directions know of each other."""
 
+    half_open: float
     broken: str | None = None
     running: int = 2
     refused: list[trio.CancelScope] = field(default_factory=list)
 
     async def run(self, source: Source, sink: Sink, both: trio.CancelScope) -> None:
         try:
-            await self._copy(source, sink)
+            await self._copy(source, sink, both)
         except trio.BrokenResourceError as exc:
             self.broken = self.broken or str(exc) or "the connection was lost"
             both.cancel()
         self.running -= 1
+        self._goes_on(both)
         for scope in self.refused:
             scope.cancel()
 
-    async def _copy(self, source: Source, sink: Sink) -> None:
+    def _goes_on(self, both: trio.CancelScope) -> None:
+        """Note that something has happened: the last direction may be silent as long again."""
+        both.deadline = trio.current_time() + self.half_open
+
+    async def _copy(self, source: Source, sink: Sink, both: trio.CancelScope) -> None:
         while data := await source.receive_some(CHUNK):
+            if self.running < 2:
+                self._goes_on(both)
             try:
                 await sink.send_all(bytes(data))
             except trio.BrokenResourceError as exc:

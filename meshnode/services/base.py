@@ -75,6 +75,12 @@ def open_datagrams(
         raise CannotListen(parameter, service, str(exc)) from exc
 
 
+MOST_REASONS = 32
+"""Reasons that are counted apart. Ours are fewer; but some are in the words of other nodes."""
+
+OTHER_REASONS = "other reasons"
+
+
 class DropCount:
     """Counts what a datagram service had to drop, and why, in few lines of log."""
 
@@ -84,10 +90,15 @@ class DropCount:
 
     def note_quietly(self, reason: str) -> None:
         """Count one that is nobody's loss."""
-        self.counts[reason] += 1
+        self.counts[self._kind(reason)] += 1
+
+    def _kind(self, reason: str) -> str:
+        is_new = reason not in self.counts and len(self.counts) >= MOST_REASONS
+        return OTHER_REASONS if is_new else reason
 
     def note(self, reason: str) -> None:
         """Count one; the first of its kind, and each power of ten of them, is logged."""
+        reason = self._kind(reason)
         self.counts[reason] += 1
         count = self.counts[reason]
         if str(count).strip("0") == "1":

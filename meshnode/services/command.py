@@ -12,9 +12,11 @@ from meshnode.services.base import ServiceMesh, listen_on_mesh
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.terminal import Terminal
 
-MAX_COMMANDS = 128
+MAX_COMMANDS = 192
 """Commands of one service at a time: each is a terminal and at least one process."""
 
+MAX_OF_ONE = 128
+"""Commands of one node at a time, so that it does not take all terminals from others."""
 
 EOF_AGAIN = 1.0
 """Seconds until the end of input is typed once more. A terminal has no lasting end: one is for one
@@ -36,7 +38,7 @@ class CommandServiceService:
         service = self._directive.service
         listener = await listen_on_mesh(self._mesh, service, {"type": "Command Service"})
         self._log.info("runs %s", self._directive.command)
-        server = StreamServer(self._log, self._serve, MAX_COMMANDS)
+        server = StreamServer(self._log, self._serve, MAX_COMMANDS, MAX_OF_ONE)
         await server.run([listener], task_status=task_status)
 
     async def _serve(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
@@ -51,8 +53,11 @@ class CommandServiceService:
             await stream.aclose()
         finally:
             code = await terminal.aclose()
-            how = f"exit status {code}" if code >= 0 else f"signal {-code}"
-            self._log.info("PID %d: ended (%s)", terminal.pid, how)
+            if code is None:
+                self._log.warning("PID %d: does not end, and is left alone", terminal.pid)
+            else:
+                how = f"exit status {code}" if code >= 0 else f"signal {-code}"
+                self._log.info("PID %d: ended (%s)", terminal.pid, how)
 
 
 async def _converse(

@@ -1,5 +1,6 @@
 """Accepts streams and joins each to one that it dials: all stream services but commands."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -9,11 +10,19 @@ from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.pump import bridge, reset
-from meshnode.mesh.sockets import peer_name
+from meshnode.mesh.sockets import origin_of, peer_name
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 1536
 """Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
 MiB where its reader stalls; more are reset as they come."""
+
+MAX_OF_ONE = 1024
+"""Connections of one node, user or address at a time. Many services have only one client; those
+that have several are not shut out by one of them."""
+
+HALF_OPEN_TIMEOUT = 86400.0
+"""Seconds of silence after which a connection is reset that one end has ended. Answers may take
+long; but a client that is gone looks, on a unix socket, like one that waits for its answer."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds for a listener to close although its node ends: one on the mesh withdraws its
@@ -32,15 +41,23 @@ class StreamHandler(Protocol):
 
 
 class StreamServer:
-    """Accepts clients from listeners and hands each to ``handler``, at most ``most`` at a time."""
+    """Accepts clients from listeners and hands each to ``handler``.
+
+    At most ``most`` at a time, and ``of_one`` of one node, user or address.
+    """
 
     def __init__(
-        self, log: SubjectLogger, handler: StreamHandler, most: int = MAX_CONNECTIONS
+        self,
+        log: SubjectLogger,
+        handler: StreamHandler,
+        most: int = MAX_CONNECTIONS,
+        of_one: int = MAX_OF_ONE,
     ) -> None:
         self._log = log
         self._handler = handler
         self._most = most
-        self._open = 0
+        self._of_one = of_one
+        self._open: Counter[str] = Counter()
         self._refusing = False
 
     async def run(
@@ -63,27 +80,32 @@ class StreamServer:
     async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
         acceptor = Acceptor(listener.accept, self._log)
         while (stream := await acceptor.next()) is not None:
-            if await self._has_room(stream):
-                self._open += 1
-                clients.start_soon(self._serve, stream)
+            client, origin = peer_name(stream), origin_of(stream).name
+            if self._has_room(client, origin):
+                self._open[origin] += 1
+                clients.start_soon(self._serve, stream, client, origin)
+            else:
+                await self._bear(client, reset(stream))
 
-    async def _has_room(self, stream: trio.abc.HalfCloseableStream) -> bool:
-        if self._open < self._most:
+    def _has_room(self, client: str, origin: str) -> bool:
+        everybodys = self._open.total()
+        if everybodys < self._most and self._open[origin] < self._of_one:
             self._refusing = False
             return True
         if not self._refusing:
-            self._log.warning("clients are refused: %d are connected", self._open)
+            text = "clients are refused, %s first: %d are connected, %d of them from there"
+            self._log.warning(text, client, everybodys, self._open[origin])
         self._refusing = True
-        await reset(stream)
         return False
 
-    async def _serve(self, stream: trio.abc.HalfCloseableStream) -> None:
-        client = peer_name(stream)
+    async def _serve(self, stream: trio.abc.HalfCloseableStream, client: str, origin: str) -> None:
         self._log.debug("%s connected", client)
         try:
             await self._bear(client, self._handler(stream, client))
         finally:
-            self._open -= 1
+            self._open[origin] -= 1
+            if not self._open[origin]:
+                del self._open[origin]
             # Closed it is already, unless something failed.
             await self._bear(client, reset(stream))
         self._log.debug("%s is done", client)
@@ -109,7 +131,7 @@ def forward_to(
     async def handler(stream: trio.abc.HalfCloseableStream, client: str) -> None:
         far = await dial()
         try:
-            await bridge(stream, far)
+            await bridge(stream, far, half_open=HALF_OPEN_TIMEOUT)
             await stream.aclose()
             await far.aclose()
         finally:

@@ -4,19 +4,22 @@ That is how answers find their way back: what comes in by a correspondent's own 
 correspondent. Receptor does the same, but keeps those sockets for ever.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 import trio
 
-from meshnode.errors import MeshError, MessageTooLarge
+from meshnode.errors import MeshnodeError, MessageTooLarge
 from meshnode.logs import SubjectLogger
+from meshnode.services.addresses import A, AddressTable
 from meshnode.services.base import DropCount
 
-MAX_CORRESPONDENTS = 1024
+MAX_CORRESPONDENTS = 1536
 """Correspondents of one service at a time, each with a socket and a task; one more takes the place
-of the one that has been silent longest."""
+of another."""
+
+MAX_OF_ONE = 1024
+"""Correspondents of one machine or node at a time: one more takes the place of its own."""
 
 IDLE_TIMEOUT = 300.0
 """Seconds of silence, both ways, after which a correspondent is forgotten: what RFC 4787 (REQ-5)
@@ -29,9 +32,6 @@ MAX_WAITING = 16 * 1024 * 1024
 """Bytes of all such datagrams of one service: many correspondents must not cost many queues."""
 
 QUEUE_FULL = "they came faster than they could be passed on"
-
-A = TypeVar("A")
-"""The address of a correspondent."""
 
 
 class FarSocket(Protocol):
@@ -57,7 +57,9 @@ class Relay(Generic[A]):
         log: the service's.
         open_far: opens a correspondent's own socket; raises OSError or MeshError.
         answer: sends a datagram back to a correspondent; raises OSError or MeshError.
+        holder_of: says which machine or node a correspondent is of.
         most: correspondents at a time.
+        of_one: of these of one holder.
     """
 
     def __init__(
@@ -65,21 +67,22 @@ class Relay(Generic[A]):
         log: SubjectLogger,
         open_far: Callable[[A], Awaitable[FarSocket]],
         answer: Callable[[A, bytes], Awaitable[None]],
+        holder_of: Callable[[A], str],
         most: int = MAX_CORRESPONDENTS,
+        of_one: int = MAX_OF_ONE,
     ) -> None:
         self.drops = DropCount(log)
         self._log = log
         self._open_far = open_far
         self._answer = answer
-        self._most = most
-        self._known: OrderedDict[A, _Correspondent[A]] = OrderedDict()
+        self._known: AddressTable[A, _Correspondent[A]] = AddressTable(holder_of, most, of_one)
         self.waiting = 0
         """Bytes that wait to be passed on."""
 
     @property
     def correspondents(self) -> tuple[A, ...]:
-        """Who is known now, the one silent longest first."""
-        return tuple(self._known)
+        """Who is known now, the one silent longest first; those that never conversed before."""
+        return self._known.addresses
 
     async def run(
         self,
@@ -89,14 +92,14 @@ class Relay(Generic[A]):
     ) -> None:
         """Pass on what ``receive`` returns, and answers to it, until cancelled.
 
-        An OSError or MeshError of ``receive`` is about an earlier datagram, which is counted.
+        An OSError or MeshnodeError of ``receive`` is about an earlier datagram, which is counted.
         """
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
                 try:
                     address, payload = await receive()
-                except (OSError, MeshError) as exc:
+                except (OSError, MeshnodeError) as exc:
                     self.drops.note(_text(exc))
                     continue
                 self._correspondent(address, nursery).put(payload)
@@ -104,17 +107,20 @@ class Relay(Generic[A]):
     def _correspondent(self, address: A, nursery: trio.Nursery) -> "_Correspondent[A]":
         found = self._known.get(address)
         if found is None:
-            if len(self._known) >= self._most:
-                _, oldest = self._known.popitem(last=False)
-                oldest.scope.cancel()
-            found = self._known[address] = _Correspondent(self, address)
+            found = _Correspondent(self, address)
+            evicted = self._known.add(address, found)
+            if evicted is not None:
+                evicted.scope.cancel()
             nursery.start_soon(self._serve, found)
         return found
 
     def heard(self, address: A) -> None:
         """Note that a correspondent is not silent."""
-        if address in self._known:
-            self._known.move_to_end(address)
+        self._known.heard(address)
+
+    def converses(self, address: A) -> None:
+        """Note that a correspondent has sent something after it was answered."""
+        self._known.prove(address)
 
     async def _serve(self, correspondent: "_Correspondent[A]") -> None:
         address = correspondent.address
@@ -126,13 +132,12 @@ class Relay(Generic[A]):
                     await correspondent.converse(far, self._answer)
                 finally:
                     far.close()
-        except (OSError, MeshError) as exc:
+        except (OSError, MeshnodeError) as exc:
             self.drops.note(_text(exc))
         except Exception:  # noqa: BLE001 - a boundary: a fault of ours costs one correspondent
             self._log.exception("failed to serve %s", address)
         finally:
-            if self._known.get(address) is correspondent:
-                del self._known[address]
+            self._known.discard(address, correspondent)
             self.waiting -= correspondent.waiting
         self._log.debug("%s is forgotten", address)
 
@@ -144,12 +149,17 @@ class _Correspondent(Generic[A]):
         self.address = address
         self.scope = trio.CancelScope(deadline=trio.current_time() + IDLE_TIMEOUT)
         self._relay = relay
+        self._answered = False
+        """Whether it was sent anything since it was last heard of."""
         self.waiting = 0
         self._put, self._queue = trio.open_memory_channel[bytes](QUEUE)
 
     def put(self, payload: bytes) -> None:
         """Take a datagram of this correspondent."""
         self._heard()
+        if self._answered:
+            self._answered = False
+            self._relay.converses(self.address)
         try:
             if self._relay.waiting + len(payload) > MAX_WAITING:
                 raise trio.WouldBlock
@@ -176,6 +186,7 @@ class _Correspondent(Generic[A]):
                     payload = await far.receive()
                     self._heard()
                     await answer(self.address, payload)
+                    self._answered = True
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(back)
@@ -198,13 +209,13 @@ class _Counting:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, OSError | MeshError):
+        if not isinstance(error, OSError | MeshnodeError):
             return False
         self._drops.note(_text(error))
         return True
 
 
-def _text(error: OSError | MeshError) -> str:
+def _text(error: OSError | MeshnodeError) -> str:
     if isinstance(error, MessageTooLarge):
         return "too large for a message of the mesh"
     if isinstance(error, OSError):

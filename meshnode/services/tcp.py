@@ -74,6 +74,8 @@ def _tcp_dialer(host: str, port: int) -> Callable[[], Awaitable[trio.SocketStrea
                 stream = await trio.open_tcp_stream(host, port)
         except trio.TooSlowError:
             raise OSError(f"no connection to {where} within {CONNECT_TIMEOUT:g} s") from None
+        except UnicodeError as exc:
+            raise OSError(f"cannot connect to {where}: that is no host name") from exc
         except OSError as exc:
             raise OSError(f"cannot connect to {where}: {_reason(exc)}") from exc
         keep_alive(stream.socket)

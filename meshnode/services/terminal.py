@@ -10,6 +10,8 @@ from typing import Self
 
 import trio
 
+from meshnode.threads import NoThread, in_thread
+
 GRACE = 2.0
 """Seconds that a command gets to end once its terminal has hung up, before it is killed."""
 
@@ -101,8 +103,14 @@ class Terminal:
         """Type the end-of-file character: what a person does to end the input of a command.
 
         Where a line was begun it takes two: the first only hands over the line.
+
+        Raises:
+            trio.BrokenResourceError: the terminal is gone.
         """
-        character = termios.tcgetattr(self._master)[6][termios.VEOF]
+        try:
+            character = termios.tcgetattr(self._master)[6][termios.VEOF]
+        except termios.error as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
         await self.send_all(character if self._at_line_start else character * 2)
         self._at_line_start = True
 
@@ -113,8 +121,12 @@ class Terminal:
         _, status = os.waitpid(self.pid, 0)  # noqa: ASYNC222
         return os.waitstatus_to_exitcode(status)
 
-    async def aclose(self) -> int:
-        """Hang up, end what is left of the session, and reap the command; return its exit code."""
+    async def aclose(self) -> int | None:
+        """Hang up, end what is left of the session, and reap the command; return its exit code.
+
+        None if it did not end: this process may not kill it, or its disk does not answer.
+        """
+        code: int | None = None
         with trio.CancelScope(shield=True):
             if self._let_go:
                 # It is about to end, and should do so by itself and with its own exit code.
@@ -126,13 +138,24 @@ class Terminal:
             with trio.move_on_after(GRACE):
                 await trio.lowlevel.wait_readable(self._ended)
             # Not reaped yet: until then no other process can have this session's number.
-            members = await trio.to_thread.run_sync(session_members, self.pid)
-            for pid in (*members, self.pid):
-                with suppress(ProcessLookupError):
+            for pid in (*await self._members(), self.pid):
+                with suppress(ProcessLookupError, PermissionError):  # it is gone, or not ours
                     os.kill(pid, signal.SIGKILL)
-            code = await self.wait()
+            with trio.move_on_after(GRACE):
+                code = await self.wait()
             os.close(self._ended)
         return code
+
+    async def _members(self) -> list[int]:
+        try:
+            try:
+                return await in_thread(session_members, self.pid)
+            except NoThread:
+                # To look takes some milliseconds; to leave them running would be worse.
+                return session_members(self.pid)
+        except OSError:
+            # There is no descriptor to look with. They have been hung up on, as the command was.
+            return []
 
 
 def _spawn(command: Sequence[str], terminal: str, environment: Mapping[str, str] | None) -> int:

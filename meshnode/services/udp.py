@@ -15,7 +15,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.router import LOCALHOST
-from meshnode.mesh.sockets import CannotListen
+from meshnode.mesh.sockets import CannotListen, network_of
 from meshnode.services.base import ServiceMesh, open_datagrams
 from meshnode.services.relay import FarSocket, Relay
 
@@ -58,7 +58,10 @@ class UdpServerService:
             wanted.remoteservice,
             wanted.remotenode,
         )
-        self.relays = tuple(Relay(log, self._open_far, partial(_send, near)) for near in sockets)
+        self.relays = tuple(
+            Relay(log, self._open_far, partial(_send, near), lambda client: network_of(client[0]))
+            for near in sockets
+        )
         try:
             async with trio.open_nursery() as nursery:
                 for near, relay in zip(sockets, self.relays, strict=True):
@@ -101,7 +104,7 @@ class UdpClientService:
             async def answer(correspondent: tuple[str, str], payload: bytes) -> None:
                 await near.send_to(*correspondent, payload)
 
-            self.relay = Relay(log, self._open_far, answer)
+            self.relay = Relay(log, self._open_far, answer, lambda correspondent: correspondent[0])
             await self.relay.run(receive, task_status=task_status)
 
     async def _open_far(self, correspondent: tuple[str, str]) -> FarSocket:
@@ -111,6 +114,8 @@ class UdpClientService:
                 found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         except trio.TooSlowError:
             raise OSError(f"{host} was not found within {LOOKUP_TIMEOUT:g} s") from None
+        except UnicodeError as exc:
+            raise OSError(f"{host} is no host name") from exc
         family, kind, protocol, _, address = found[0]
         far = trio.socket.socket(family, kind, protocol)
         try:

@@ -168,3 +168,25 @@ async def test_a_reset_socket_tells_its_other_end():
             await reset(near)
             with pytest.raises(ConnectionResetError):
                 other.recv(1)
+
+
+async def test_an_end_that_is_silent_after_the_others_end_is_given_up(nursery, autojump_clock):
+    left, near = memory_stream_pair()
+    far, right = memory_stream_pair()
+    outcome: list[str] = []
+
+    async def run() -> None:
+        try:
+            await bridge(near, far, half_open=100)
+        except trio.BrokenResourceError as exc:
+            outcome.append(str(exc))
+
+    nursery.start_soon(run)
+    await trio.sleep(1000)  # both are open: they may be silent
+    await left.send_eof()
+    for _ in range(3):
+        await trio.sleep(99)
+        await right.send_all(b"still at it")
+    assert outcome == []
+    await trio.sleep(101)
+    assert outcome == ["half of it had ended, and the other was silent for 100 s"]

@@ -1,6 +1,7 @@
 """Commands on a terminal, by themselves and as a service of the mesh."""
 
 import os
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -102,6 +103,67 @@ async def test_a_process_without_a_descriptor_to_watch_it_is_not_left_running(mo
         Terminal.open(["sleep", "1000"])
     assert is_gone(started[0])
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.fixture
+def no_thread(monkeypatch) -> None:
+    async def run_sync(*args, **options):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+
+async def test_what_runs_on_a_terminal_is_ended_also_where_there_is_no_thread(
+    monkeypatch, no_thread
+):
+    before = os.listdir("/proc/self/fd")
+    terminal = Terminal.open(["bash", "-c", "trap '' HUP; sleep 1000 & echo =$!=; wait"])
+    job = int((await read_until(terminal, b"=\r\n")).split(b"=")[1])
+    monkeypatch.setattr(terminals, "GRACE", 0.5)
+    await terminal.aclose()
+    assert is_gone(terminal.pid)
+    await until(lambda: has_ended(job))
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_command_is_reaped_also_where_there_is_no_descriptor(monkeypatch):
+    def full(path: str) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    terminal = Terminal.open(["bash", "-c", "trap '' HUP; echo ready; while :; do read; done"])
+    await read_until(terminal, b"ready")
+    monkeypatch.setattr(terminals, "GRACE", 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", full)
+        assert await terminal.aclose() == -9
+    assert is_gone(terminal.pid)
+
+
+async def test_a_command_that_may_not_be_killed_is_left_alone(monkeypatch):
+    def not_ours(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = os.listdir("/proc/self/fd")
+    terminal = Terminal.open(["bash", "-c", "trap '' HUP; echo ready; while :; do sleep 0.1; done"])
+    await read_until(terminal, b"ready")
+    monkeypatch.setattr(terminals, "GRACE", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", not_ours)
+        assert await terminal.aclose() is None
+    assert os.listdir("/proc/self/fd") == before
+    os.kill(terminal.pid, 9)
+    os.waitpid(terminal.pid, 0)
+
+
+async def test_the_end_of_input_cannot_be_typed_on_a_terminal_that_is_gone(monkeypatch):
+    def gone(descriptor: int) -> list[object]:
+        raise termios.error(5, "Input/output error")
+
+    terminal = Terminal.open(["true"])
+    monkeypatch.setattr(termios, "tcgetattr", gone)
+    with pytest.raises(trio.BrokenResourceError):
+        await terminal.send_eof()
+    await terminal.aclose()
 
 
 async def test_pipelines_end_as_in_a_shell_because_no_signal_is_ignored():
@@ -221,6 +283,37 @@ async def test_a_command_that_cannot_be_run_breaks_the_stream_with_one_line(worl
         await stream.receive_some()
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.endswith("cannot run nosuchcommand-4711: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("openpty", OSError(28, "out of pty devices")),
+        ("openpty", OSError(24, "Too many open files")),
+        ("posix_spawnp", BlockingIOError(11, "Resource temporarily unavailable")),
+        ("pidfd_open", OSError(24, "Too many open files")),
+    ],
+)
+async def test_what_the_system_has_none_of_costs_that_stream_and_the_next_is_served(
+    world, caplog, monkeypatch, function: str, error: OSError
+):
+    def none_left(*args, **options):
+        raise error
+
+    foo = await serve(world, "bash -c 'echo done'")
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, none_left)
+        for _ in range(3):
+            stream = await foo.dial("bar", "shell")
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+    assert os.listdir("/proc/self/fd") == before
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(lines) == 3
+    assert all(line.endswith(f"cannot run bash: {error.strerror}") for line in lines)
+    async with await foo.dial("bar", "shell") as stream:
+        assert await read_all(stream) == b"done\r\n"
 
 
 async def test_a_service_name_that_is_taken_is_named(world):

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from service_helpers import echo, exchange, read_all, tcp_service, two_nodes
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from meshnode.config.service_directives import (
     TcpClient,
@@ -15,7 +18,9 @@ from meshnode.config.service_directives import (
     UnixSocketClient,
     UnixSocketServer,
 )
+from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
+from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.sockets import CannotListen
 from meshnode.services import forwarder
@@ -210,6 +215,150 @@ async def test_one_too_many_is_reset_and_room_is_used_again(world: World, caplog
     third = await world.connect(port)
     await third.send_all(b"x")
     assert await third.receive_some() == b""
+
+
+class Streams(trio.abc.Listener[trio.abc.HalfCloseableStream]):
+    """Hands out what it is given."""
+
+    def __init__(self) -> None:
+        self.put, self._given = trio.open_memory_channel[trio.abc.HalfCloseableStream](100)
+
+    async def accept(self) -> trio.abc.HalfCloseableStream:
+        return await self._given.receive()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Meshy(trio.abc.HalfCloseableStream):
+    """A stream from a node; closing it may fail."""
+
+    def __init__(self, stream: trio.StapledStream, peer_node: str, error: Exception | None) -> None:
+        self.peer_node = peer_node
+        self._stream = stream
+        self._error = error
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        self._stream.send_stream.close()
+        self._stream.receive_stream.close()
+        if self._error is not None:
+            raise self._error
+        await trio.lowlevel.checkpoint()
+
+
+def stream_from(node: str, error: Exception | None = None) -> tuple[trio.StapledStream, Meshy]:
+    ours, theirs = memory_stream_pair()
+    return ours, Meshy(theirs, node, error)
+
+
+ERRORS = st.sampled_from(
+    [
+        OSError(24, "Too many open files"),
+        OSError("no number"),
+        MeshError("no route to node"),
+        trio.BrokenResourceError("lost"),
+        trio.ClosedResourceError(),
+        trio.BusyResourceError(),
+        RuntimeError("can't start new thread"),
+        ValueError("half a surrogate pair"),
+        KeyError(7),
+        AssertionError(),
+        ExceptionGroup("two", [OSError(5, "x"), ValueError()]),
+    ]
+)
+
+
+@given(st.lists(st.tuples(st.none() | ERRORS, st.none() | ERRORS), min_size=1, max_size=6))
+def test_nothing_that_serving_or_closing_a_client_raises_ends_the_service(clients):
+    served: list[str] = []
+
+    async def main() -> None:
+        async def serve(stream: Meshy, client: str) -> None:
+            served.append(client)
+            if (error := errors[client]) is not None:
+                raise error
+
+        errors: dict[str, Exception | None] = {}
+        listener = Streams()
+        server = StreamServer(subject_logger("test"), serve)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run, [listener])
+            for number, (error, closing) in enumerate([*clients, (None, None)]):
+                errors[f"node {number}"] = error
+                await listener.put.send(stream_from(f"node {number}", closing)[1])
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert served == [f"node {number}" for number in range(len(clients) + 1)]
+
+
+@given(ERRORS)
+def test_nothing_that_refusing_a_client_raises_ends_the_service(error):
+    async def main() -> None:
+        listener = Streams()
+        server = StreamServer(subject_logger("test"), echo, most=0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run, [listener])
+            await listener.put.send(stream_from("mallory", error)[1])
+            ours, theirs = stream_from("alice")
+            await listener.put.send(theirs)
+            assert await ours.receive_some() == b""
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+async def test_one_node_leaves_places_to_others(nursery):
+    async def hold(stream: Meshy, client: str) -> None:
+        await stream.send_all(b"welcome")
+        await stream.receive_some()
+        await stream.aclose()
+
+    listener = Streams()
+    server = StreamServer(subject_logger("test"), hold, most=6, of_one=4)
+    await nursery.start(server.run, [listener])
+
+    async def is_served(node: str) -> bool:
+        ours, theirs = stream_from(node)
+        await listener.put.send(theirs)
+        kept.append(ours)
+        return await ours.receive_some() == b"welcome"
+
+    kept: list[trio.StapledStream] = []
+    assert [await is_served("mallory") for _ in range(6)] == [True] * 4 + [False] * 2
+    assert [await is_served("alice") for _ in range(3)] == [True] * 2 + [False]
+    await kept[0].aclose()
+    await wait_all_tasks_blocked()
+    assert await is_served("alice")
+
+
+async def test_a_name_that_cannot_be_looked_up_costs_its_connection(
+    world: World, caplog, monkeypatch
+):
+    async def run_sync(*args, **options):
+        raise RuntimeError("can't start new thread")
+
+    trio.socket.set_custom_hostname_resolver(Lookups())
+    await world.tcp_client("name.example:80")
+    port = await world.tcp_server()
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", run_sync)
+        await world.meet_reset(port)
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert lines[0].endswith("cannot connect to name.example:80: Resource temporarily unavailable")
 
 
 async def test_a_port_that_is_taken_is_named(world: World):

@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from service_helpers import two_nodes
 
 from meshnode.config.service_directives import UdpClient, UdpServer
+from meshnode.errors import MeshError, ProtocolError
 from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.router import MAX_PAYLOAD
 from meshnode.mesh.sockets import CannotListen
 from meshnode.services import relay as relays
+from meshnode.services.addresses import AddressTable
+from meshnode.services.base import MOST_REASONS, DropCount
 from meshnode.services.relay import Relay
 from meshnode.services.udp import UdpClientService, UdpServerService
 
@@ -220,7 +225,9 @@ class Bench:
         self.near, self._arrives = trio.open_memory_channel[tuple[str, bytes]](10_000)
         self.fars: dict[str, list[Far]] = {}
         self.answers: list[tuple[str, bytes]] = []
-        self.relay: Relay[str] = Relay(subject_logger("test"), self._open, self._answer, most)
+        self.relay: Relay[str] = Relay(
+            subject_logger("test"), self._open, self._answer, lambda address: address[0], most
+        )
 
     async def _open(self, address: str) -> Far:
         await trio.lowlevel.checkpoint()
@@ -289,3 +296,107 @@ async def test_a_socket_that_cannot_be_opened_costs_one_datagram(bench: Bench):
     await bench.say(("bad", b"1"), ("a", b"1"))
     assert bench.relay.correspondents == ("a",)
     assert bench.relay.drops.counts == {"too many open files": 1}
+
+
+async def test_a_correspondent_that_was_answered_and_went_on_outlives_those_that_only_send(
+    bench: Bench,
+):
+    """Whoever only sends may have invented its address."""
+    await bench.say(("a", b"1"))
+    bench.fars["a"][0].gives.send_nowait(b"answer")
+    await trio.testing.wait_all_tasks_blocked()
+    await bench.say(("a", b"2"))
+    await bench.say(*[(f"{number}", b"flood") for number in range(100)])
+    assert bench.relay.correspondents == ("99", "a")
+    assert len(bench.fars["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ProtocolError("no text"), MeshError("unreachable"), OSError(5, "input/output error")]
+)
+async def test_no_error_about_a_datagram_ends_the_service(nursery, error: Exception):
+    bench = Bench()
+    script: list[Exception | tuple[str, bytes]] = [error, ("a", b"1"), error, ("a", b"2")]
+
+    async def receive() -> tuple[str, bytes]:
+        await trio.lowlevel.checkpoint()
+        if not script:
+            await trio.sleep_forever()
+        item = script.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    await nursery.start(bench.relay.run, receive)
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.fars["a"][0].sent == [b"1", b"2"]
+    assert bench.relay.drops.counts.total() == 2
+
+
+async def test_reasons_in_the_words_of_others_are_counted_together(caplog):
+    drops = DropCount(subject_logger("test"))
+    for number in range(10_000):
+        drops.note(f"invented reason {number}")
+        drops.note_quietly(f"another one {number}")
+    assert len(drops.counts) == MOST_REASONS + 1
+    assert drops.counts.total() == 20_000
+    assert len(caplog.records) < 2 * MOST_REASONS
+
+
+# --- the table of addresses ----------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "heard", "prove", "discard"]),
+            st.sampled_from("abc"),
+            st.integers(0, 5),
+        )
+    )
+)
+def test_whatever_comes_the_table_is_bounded_and_shared_out(steps):
+    table: AddressTable[str, object] = AddressTable(lambda address: address[0], 8, 4)
+    proven: set[str] = set()
+    kept: dict[str, object] = {}
+    for what, holder, number in steps:
+        address = f"{holder}{number}"
+        match what:
+            case "add" if address not in kept:
+                item = object()
+                evicted = table.add(address, item)
+                gone = [a for a, kept_item in kept.items() if kept_item is evicted]
+                if evicted is not None:
+                    (victim,) = gone
+                    own = sum(a[0] == holder for a in kept)
+                    # One that is proven gives way only in its own share, or where all are.
+                    assert victim not in proven or own == 4 or set(kept) <= proven
+                    del kept[victim]
+                    proven.discard(victim)
+                kept[address] = item
+            case "heard":
+                table.heard(address)
+            case "prove":
+                table.prove(address)
+                if address in kept:
+                    proven.add(address)
+            case "discard" if address in kept:
+                table.discard(address, object())  # another's: nothing
+                table.discard(address, kept.pop(address))
+                proven.discard(address)
+        assert set(table.addresses) == set(kept)
+        assert all(table.get(a) is item for a, item in kept.items())
+        assert len(table) <= 8
+        assert all(sum(a[0] == h for a in kept) <= 4 for h in "abc")
+
+
+def test_the_one_silent_longest_makes_room():
+    table: AddressTable[str, int] = AddressTable(lambda address: address[0], 4, 3)
+    for number, address in enumerate(["a1", "a2", "b1", "b2"]):
+        table.add(address, number)
+    table.heard("a1")
+    assert table.add("c1", 5) == 1
+    assert table.add("c2", 6) == 2
+    for address in table.addresses:
+        table.prove(address)
+    assert table.add("d1", 7) == 0 or len(table) == 4
