@@ -87,6 +87,7 @@ class Units:
         self._units: dict[str, Unit] = {}
         self._submitted: dict[str, str] = {}
         self._tasks: dict[str, _Task] = {}
+        self._not_taken_over: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
         self._log = subject_logger("work")
 
@@ -117,7 +118,7 @@ class Units:
         try:
             async with trio.open_nursery() as self._nursery:
                 for stored in found:
-                    await self._adopt(stored)
+                    await self._adopt_or_warn(stored)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -144,6 +145,11 @@ class Units:
             *(
                 f"unit {name} cannot be read and is set aside in {self.store.root}/.broken"
                 for name in self.store.broken()
+            ),
+            *(
+                f"unit {unit_id} could not be taken over from the last run: {reason}"
+                for unit_id, reason in self._not_taken_over.items()
+                if unit_id in self._units
             ),
         ]
 
@@ -328,6 +334,16 @@ class Units:
             await unit.change(lambda old: old.with_remote(params=public))
         except MeshnodeError as error:
             unit.log.warning("spent secrets stay on disk: %s", error)
+
+    async def _adopt_or_warn(self, stored: StoredUnit) -> None:
+        try:
+            await self._adopt(stored)
+        except Exception as error:  # noqa: BLE001
+            # A unit's boundary: whatever stands in its files, the node starts. The unit is listed
+            # as it was read, and nothing drives it until the next start.
+            reason = str(error) if isinstance(error, MeshnodeError) else type(error).__name__
+            self._not_taken_over[stored.unit_id] = reason
+            self._log.exception("unit %s could not be taken over: %s", stored.unit_id, reason)
 
     async def _adopt(self, stored: StoredUnit) -> None:
         """Take over a unit as the last run of this node left it."""

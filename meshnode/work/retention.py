@@ -1,6 +1,6 @@
 """Units that ended long ago release themselves: ``node: unit-retention``."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import trio
 
@@ -14,6 +14,16 @@ LONGEST_SLEEP = 3600.0
 """Seconds until the next look at most: somebody may set the clock, and a unit that could not be
 released gets another try."""
 
+SHORTEST_SLEEP = 0.01
+"""Seconds until the next look at least: less than a clock tells apart would be no sleep."""
+
+AHEAD = 86400.0
+"""Seconds by which the end of a unit may seem to lie in the future: the clock was set back a bit.
+What is later is no time that one can count from."""
+
+FIRST_YEAR = 2000
+"""Year before which no unit has ended; machines without a clock of their own begin in 1970."""
+
 AT_A_TIME = 8
 """Releases at a time: one of a remote unit whose node is away waits for a while."""
 
@@ -23,8 +33,10 @@ class Retention:
 
     def __init__(self, units: Units, seconds: float, now: Clock = wall_clock) -> None:
         self._units = units
-        self._age = timedelta(seconds=seconds)
+        self._age = seconds
         self._now = now
+        self._odd: dict[Unit, datetime] = {}
+        """When units were first seen whose ends cannot be right."""
         self._shown = format_duration(int(seconds * 1e9))
         self._log = subject_logger("retention")
 
@@ -35,37 +47,47 @@ class Retention:
             await self._sweep()
             await trio.sleep(self._until_next())
 
-    def _ended(self) -> dict[Unit, datetime]:
-        """Return the units that have ended, and are not being released already, with their ends."""
+    def _ages(self) -> dict[Unit, float]:
+        """Return the seconds since their ends of the units that are not being released already."""
+        now = self._now()
         return {
-            unit: self._end_of(unit)
+            unit: self._age_of(unit, now)
             for unit in self._units.all()
             if unit.is_final and not (unit.status.remote and unit.status.remote.released)
         }
 
+    def _age_of(self, unit: Unit, now: datetime) -> float:
+        end = self._end_of(unit)
+        # A difference of times has no bounds that a status on disk could break; a sum has.
+        age = (now - end).total_seconds()
+        if age > -AHEAD and end.year >= FIRST_YEAR:
+            return age
+        # The clock was wrong then, or somebody wrote nonsense: count from the first look at it.
+        self._odd.setdefault(unit, now)
+        return (now - self._odd[unit]).total_seconds()
+
     def _end_of(self, unit: Unit) -> datetime:
-        if unit.status.finished is not None:
-            try:
-                moment = datetime.fromisoformat(unit.status.finished)
-                return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            except ValueError:
-                unit.log.debug("no time of its end: %r", unit.status.finished)
-        # receptor's units do not say; nothing has been written since.
-        return self._units.store.last_written(unit.unit_id)
+        status = unit.status
+        # When a unit of another node ended is that node's word. What counts is when we learned it.
+        known = status.finished if status.remote is None else status.learned
+        if known is None:
+            # receptor's units do not say; nothing has been written since.
+            return self._units.store.last_written(unit.unit_id)
+        moment = datetime.fromisoformat(known)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def _until_next(self) -> float:
         """Return the seconds until a unit can be due; one that ends from now on is the last."""
-        now = self._now()
-        ages = [end + self._age - now for end in self._ended().values() if end + self._age > now]
+        left = [self._age - age for age in self._ages().values() if age < self._age]
         # Not for ages that a sleep cannot have, nor for ever in case the clock is set.
-        return min(LONGEST_SLEEP, *(age.total_seconds() for age in (*ages, self._age)))
+        return max(SHORTEST_SLEEP, min(LONGEST_SLEEP, self._age, *left))
 
     async def _sweep(self) -> None:
-        latest = self._now() - self._age
+        self._odd = {unit: seen for unit, seen in self._odd.items() if not unit.released}
         places = trio.CapacityLimiter(AT_A_TIME)
         async with trio.open_nursery() as nursery:
-            for unit, end in self._ended().items():
-                if end <= latest:
+            for unit, age in self._ages().items():
+                if age >= self._age:
                     nursery.start_soon(self._release, unit, places)
 
     async def _release(self, unit: Unit, places: trio.CapacityLimiter) -> None:

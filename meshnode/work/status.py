@@ -9,6 +9,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
+from math import isfinite
 from sys import intern
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,6 +26,21 @@ REMOTE = "remote"
 
 SECRET_PREFIX = "secret_"  # noqa: S105
 """Parameters whose key begins so, in any case, are never shown (reference section 8)."""
+
+MAX_SIZE = 2**63 - 1
+"""The most bytes that a file can have: sizes are 64-bit numbers in receptor, too."""
+
+MAX_PID = 2**31 - 1
+"""The highest number that a process can have."""
+
+MAX_TICKS = 2**63 - 1
+"""Clock ticks since the machine's start, in which the kernel tells when a process began."""
+
+EXIT_CODES = range(-(2**31), 2**31)
+"""What an exit code can be."""
+
+MAX_DEPTH = 16
+"""Objects within objects in a status; receptor's deepest has two."""
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How receptor writes "no time" in ``Expiration``."""
@@ -86,6 +103,7 @@ class RemoteExtra:
         params = reader.take("RemoteParams", dict, {}) or {}
         if not all(isinstance(value, str) for value in params.values()):
             raise WorkError("RemoteParams holds a value that is not a string")
+        _check("RemoteParams", params)
         return cls(
             node=intern(reader.require("RemoteNode", str)),
             work_type=intern(reader.require("RemoteWorkType", str)),
@@ -97,7 +115,7 @@ class RemoteExtra:
             sign_work=reader.take("SignWork", bool, False),
             tls_client=reader.take("TLSClient", str, ""),
             expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
-            other=reader.rest or _NOTHING,
+            other=reader.others(),
         )
 
 
@@ -115,6 +133,9 @@ class UnitStatus:
     created: str | None = None
     started: str | None = None
     finished: str | None = None
+    """When it ended; of a unit on another node, by that node's word."""
+    learned: str | None = None
+    """When this node learned that the unit on another node had ended."""
     exit_code: int | None = None
     signal: str | None = None
     stdin_size: int | None = None
@@ -192,6 +213,7 @@ class UnitStatus:
                 else None
             )
         own = {
+            "Learned": self.learned,
             "StdinSha256": self.stdin_sha256,
             "Boot": self.boot,
             "SubmissionKey": self.submission_key,
@@ -232,11 +254,10 @@ class UnitStatus:
         Texts that many units share are in memory once.
         """
         reader = _Reader(data)
-        number = reader.require("State", int)
         try:
-            state = UnitState(number)
+            state = UnitState(reader.require("State", int))
         except ValueError:
-            raise WorkError(f"State {number} is none that a unit can have") from None
+            raise WorkError("State is none that a unit can have") from None
         work_type = intern(reader.require("WorkType", str))
         extra = reader.take("ExtraData", object, None)
         reader.drop("StateName")
@@ -244,23 +265,24 @@ class UnitStatus:
             state=state,
             detail=intern(reader.take("Detail", str, "")),
             work_type=work_type,
-            stdout_size=reader.take("StdoutSize", int, 0),
+            stdout_size=reader.whole("StdoutSize") or 0,
             remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
-            created=reader.take("Created", str, None),
-            started=reader.take("Started", str, None),
-            finished=reader.take("Finished", str, None),
-            exit_code=reader.take("ExitCode", int, None),
+            created=reader.time("Created"),
+            started=reader.time("Started"),
+            finished=reader.time("Finished"),
+            learned=reader.time("Learned"),
+            exit_code=reader.whole("ExitCode", EXIT_CODES),
             signal=reader.take("Signal", str, None),
-            stdin_size=reader.take("StdinSize", int, None),
+            stdin_size=reader.whole("StdinSize"),
             params=_words(reader.take("Params", list, None)),
-            pid=reader.take("Pid", int, None),
+            pid=reader.whole("Pid", range(MAX_PID + 1)),
             supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
             stdin_sha256=reader.take("StdinSha256", str, ""),
             boot=intern(reader.take("Boot", str, "")),
             submission_key=reader.take("SubmissionKey", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
             verifies=reader.take("VerifySignature", bool, False),
-            other=reader.rest or _NOTHING,
+            other=reader.others(),
         )
 
 
@@ -275,22 +297,63 @@ def _parse_expiration(text: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise WorkError(f"Expiration {text!r} is no RFC 3339 time") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        # Some moments of the first and the last year are none in UTC.
+        raise WorkError("Expiration is no RFC 3339 time") from None
 
 
 def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
     if data is None:
         return None
     reader = _Reader(data)
-    return ProcessId(reader.require("Pid", int), reader.require("Started", int))
+    pid = reader.whole("Pid", range(1, MAX_PID + 1))
+    started = reader.whole("Started", range(MAX_TICKS + 1))
+    if pid is None or started is None:
+        raise WorkError("Supervisor names no process")
+    return ProcessId(pid, started)
 
 
 def _words(data: list[Any] | None) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in data or ()):
         raise WorkError("Params holds a word that is not a string")
+    _check("Params", data)
     return tuple(map(intern, data or ()))
+
+
+def _check(key: str, value: object, depth: int = 0) -> None:
+    """Refuse what no reply could hold. Raises WorkError.
+
+    Python's JSON lets through more than JSON is: NaN, and halves of surrogate pairs. One such unit
+    would make the list of all unreadable.
+    """
+    match value:
+        case str():
+            if not _is_text(value):
+                raise WorkError(f"{key} holds half of a surrogate pair")
+        case float():
+            if not isfinite(value):
+                raise WorkError(f"{key} holds a number out of range")
+        case bool() | None:
+            pass
+        case int():
+            if abs(value) > MAX_SIZE:
+                raise WorkError(f"{key} holds a number out of range")
+        case dict() | list():
+            if depth == MAX_DEPTH:
+                raise WorkError(f"{key} is nested too deep")
+            for part in chain(value, value.values()) if isinstance(value, dict) else value:
+                _check(key, part, depth + 1)
+        case _:
+            raise WorkError(f"{key} holds what is not JSON")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Reader:
@@ -318,4 +381,30 @@ class _Reader:
         # In Python a bool is an int; in these files it never is.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise WorkError(f"{key} has a value of the wrong type")
+        if isinstance(value, str) and not value.isascii():
+            _check(key, value)
         return value
+
+    def whole(self, key: str, allowed: range = range(MAX_SIZE + 1)) -> int | None:
+        """Return the whole number of ``key``, None if there is none."""
+        value: int | None = self.take(key, int, None)
+        if value is not None and value not in allowed:
+            raise WorkError(f"{key} has a value that is out of range")
+        return value
+
+    def time(self, key: str) -> str | None:
+        """Return the RFC 3339 time of ``key``, None if there is none."""
+        value: str | None = self.take(key, str, None)
+        if value is not None:
+            try:
+                datetime.fromisoformat(value)
+            except ValueError:
+                raise WorkError(f"{key} is no RFC 3339 time") from None
+        return value
+
+    def others(self) -> Mapping[str, Any]:
+        """Return what nobody took."""
+        for key, value in self.rest.items():
+            _check("a key", key)
+            _check(key, value)
+        return self.rest or _NOTHING

@@ -15,7 +15,6 @@ import re
 import secrets
 import shutil
 import string
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -85,12 +84,13 @@ class UnitStore:
             return 0
 
     def last_written(self, unit_id: str) -> datetime:
-        """Return when the unit's status was last replaced."""
+        """Return when the unit's status was last replaced; now, where the disk does not tell."""
         try:
             seconds = os.stat(self.root / unit_id / "status").st_mtime
-        except FileNotFoundError:
-            seconds = time.time()
-        return datetime.fromtimestamp(seconds, UTC)
+            return datetime.fromtimestamp(seconds, UTC)
+        except (OSError, OverflowError, ValueError):
+            # No such file, or a time that no calendar has.
+            return datetime.now(UTC)
 
     def prepare(self) -> None:
         """Make ``root`` and take it for ourselves, until :meth:`close`.

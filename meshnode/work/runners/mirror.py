@@ -1,19 +1,19 @@
 """Keeps a remote unit's record and stdout equal to what they are on the other node."""
 
-from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
+from meshnode.work.farside import FarStatus, NoStatus
 from meshnode.work.reconnect import Reconnector
 from meshnode.work.remote_client import RemoteControl, RemoteRefused, RemoteUnavailable
 from meshnode.work.status import UnitStatus
 from meshnode.work.store import UnitFile, UnitStore
-from meshnode.work.unit import Unit
+from meshnode.work.unit import Clock, Unit
 
 GONE = "Remote work unit is gone"
 """receptor's text, which clients match."""
@@ -35,42 +35,6 @@ GATHER_TIME = 0.02
 """Seconds for which results may be left to gather after a write; what comes later is not held."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteStatus:
-    """What the other node says of the unit."""
-
-    state: UnitState
-    detail: str
-    stdout_size: int
-    started: str | None = None
-    finished: str | None = None
-    exit_code: int | None = None
-    signal: str | None = None
-    stdout: bytes = b""
-    """All of stdout, where it came along."""
-
-    @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> "RemoteStatus":
-        """Read a status reply; our own keys are missing in receptor's.
-
-        Raises:
-            RemoteUnavailable: it is no status. The node may mend; until then nothing is known.
-        """
-        try:
-            return cls(
-                state=UnitState(reply["State"]),
-                detail=str(reply.get("Detail", "")),
-                stdout_size=int(reply["StdoutSize"]),
-                started=_text(reply.get("Started")),
-                finished=_text(reply.get("Finished")),
-                exit_code=_number(reply.get("ExitCode")),
-                signal=_text(reply.get("Signal")),
-                stdout=b64decode(str(reply.get("Stdout", "")), validate=True),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RemoteUnavailable(f"the node sent no unit status: {error!r}") from error
-
-
 class _StdoutLost(WorkError):
     """The disk did not take all of stdout."""
 
@@ -83,18 +47,20 @@ class Mirror:
         unit: Unit,
         link: Reconnector,
         store: UnitStore,
+        now: Clock,
         followed: RemoteControl | None = None,
     ) -> None:
         """``followed`` is a conversation in which the other node tells of the unit, if there is."""
         self._unit = unit
         self._link = link
         self._store = store
+        self._now = now
         self._followed = followed
         self._output = trio.Event()
         """Set when results are to be asked for: there are any, or nobody would tell."""
         self._keeps = followed is None
         """Whether what is heard goes to disk at once, and not only to memory."""
-        self._end: RemoteStatus | None = None
+        self._end: FarStatus | None = None
         self._ended = trio.Event()
         self._complete = trio.Event()
         self._file: UnitFile | None = None
@@ -150,14 +116,15 @@ class Mirror:
         self._complete.set()
 
     def _merge(
-        self, old: UnitStatus, new: RemoteStatus, *, stdout_size: int | None = None
+        self, old: UnitStatus, new: FarStatus, *, stdout_size: int | None = None
     ) -> UnitStatus:
         """Return our status with what the other node says in it; receptor leaves times to us."""
-        started, finished = new.started or old.started, new.finished
+        started, finished, learned = new.started or old.started, None, None
         if new.state is UnitState.RUNNING and started is None:
             started = self._unit.time()
-        if new.state.is_final and finished is None:
-            finished = self._unit.time()
+        if new.state.is_final:
+            learned = self._unit.time()
+            finished = new.finished or learned
         return replace(
             old,
             state=new.state,
@@ -165,6 +132,7 @@ class Mirror:
             stdout_size=old.stdout_size if stdout_size is None else stdout_size,
             started=started,
             finished=finished,
+            learned=learned,
             exit_code=new.exit_code,
             signal=new.signal,
         )
@@ -180,7 +148,7 @@ class Mirror:
         except WorkError as error:
             self._give_up(str(error))
 
-    async def _record(self, status: RemoteStatus) -> None:
+    async def _record(self, status: FarStatus) -> None:
         """Take over what is not the end."""
         record = self._unit.change if self._keeps else self._unit.note
         await record(lambda old: self._merge(old, status))
@@ -222,14 +190,18 @@ class Mirror:
     async def _listen(self, node: RemoteControl, reply: Mapping[str, Any]) -> None:
         """Take over a status and those that follow it, to the final one."""
         while True:
+            try:
+                status = FarStatus.from_reply(reply, self._now())
+            except NoStatus as error:
+                # The node may mend; until then nothing is known of the unit.
+                raise RemoteUnavailable(f"the node sent no unit status: {error}") from error
             self._link.succeeded()
-            status = RemoteStatus.from_reply(reply)
             await self._take(status)
             if status.state.is_final:
                 return
             reply = await node.next_status(self._unit.remote.unit_id)
 
-    async def _take(self, status: RemoteStatus) -> None:
+    async def _take(self, status: FarStatus) -> None:
         if not status.state.is_final:
             if status.state in {self._unit.status.state, *TRANSITIONS[self._unit.status.state]}:
                 await self._record(status)
@@ -298,11 +270,3 @@ class Mirror:
                 pause = (taken - begun) * GATHER_BYTES / len(data)
                 begun = taken
                 await trio.sleep_until(taken + min(pause, GATHER_TIME))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None

@@ -89,10 +89,10 @@ class RemoteRunner:
                 start = _Start(unit, link, attempt, self._store, self._now, key, talk)
                 await start.run()
                 if not unit.is_final:
-                    await Mirror(unit, link, self._store, start.followed).run()
+                    await Mirror(unit, link, self._store, self._now, start.followed).run()
             return
         if not unit.is_final:
-            await Mirror(unit, link, self._store).run()
+            await Mirror(unit, link, self._store, self._now).run()
 
     async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
         """Cancel at once what the other node has never heard of; else have it cancel."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.processes import ProcessId
-from meshnode.work.status import RemoteExtra, UnitStatus
+from meshnode.work.status import RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import UnitFile, UnitStore
 from meshnode.work.unit import Unit
 
@@ -38,7 +38,7 @@ remotes = st.builds(
     expiration=st.none() | moments,
     other=st.just({}) | st.just({"Later": [1, {"a": None}]}),
 )
-sizes = st.integers(min_value=0, max_value=2**63)
+sizes = st.integers(min_value=0, max_value=2**63 - 1)
 local_statuses = st.builds(
     UnitStatus,
     state=st.sampled_from(UnitState),
@@ -46,13 +46,13 @@ local_statuses = st.builds(
     work_type=texts.filter(lambda text: bool(text) and text != "remote"),
     stdout_size=sizes,
     remote=st.none(),
-    created=st.none() | texts,
+    created=st.none() | moments.map(format_time),
     exit_code=st.none() | st.integers(0, 255),
     signal=st.none() | texts,
     stdin_size=st.none() | sizes,
     params=st.lists(texts).map(tuple),
     pid=st.none() | st.integers(1, 2**22),
-    supervisor=st.none() | st.builds(ProcessId, sizes, sizes),
+    supervisor=st.none() | st.builds(ProcessId, st.integers(1, 2**22), sizes),
     other=st.just({}) | st.just({"Later": True}),
 )
 statuses = local_statuses | st.builds(

@@ -1,0 +1,147 @@
+"""What another node says of a unit, as values: every field is read and bounded where it comes in.
+
+Another node is believed about its own unit, and about nothing else. Whatever it sends, what gets
+past this module can be stored, shown, logged and read again.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.status import EXIT_CODES, MAX_SIZE, format_time
+
+MAX_TEXT = 4096
+"""Characters of a text of another node that are kept: a Detail names a fault, and the longest are
+errors that repeat a command's words. Every status of the unit repeats it."""
+
+MAX_SIGNAL = 32
+"""Characters of a signal's name; the longest that Linux has is 9."""
+
+AHEAD = timedelta(days=1)
+"""How far another node's clock may be ahead of ours for its times to be shown."""
+
+INLINE_LIMIT = 64 * 1024
+"""Bytes of output that may come along with a status: sixteen times what we send ourselves."""
+
+
+class NoStatus(WorkError):
+    """What came is not the status of a unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarStatus:
+    """What the other node says of the unit."""
+
+    state: UnitState
+    detail: str
+    stdout_size: int
+    started: str | None = None
+    finished: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    stdout: bytes = b""
+    """All of stdout, where it came along."""
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any], now: datetime) -> "FarStatus":
+        """Read a status reply; our own keys are missing in receptor's.
+
+        State and size must be right, or nothing is known of the unit. Of the rest, what makes no
+        sense is left out.
+
+        Raises:
+            NoStatus: it is none.
+        """
+        return cls(
+            state=_state(reply.get("State")),
+            detail=_detail(reply.get("Detail")),
+            stdout_size=_size(reply.get("StdoutSize")),
+            started=_time(reply.get("Started"), now),
+            finished=_time(reply.get("Finished"), now),
+            exit_code=_exit_code(reply.get("ExitCode")),
+            signal=_signal(reply.get("Signal")),
+            stdout=_inline(reply.get("Stdout")),
+        )
+
+
+def printable(text: str, most: int = MAX_TEXT) -> str:
+    """Return a text of another node fit for one line of a person's: escaped, and cut if long."""
+    # Cut before as well, since an escape is up to ten characters long.
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def _whole(value: object) -> int | None:
+    # In Python a bool is an int.
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _state(value: object) -> UnitState:
+    number = _whole(value)
+    try:
+        return UnitState(-1 if number is None else number)
+    except ValueError:
+        raise NoStatus(f"State is {_shown(value)}") from None
+
+
+def _size(value: object) -> int:
+    number = _whole(value)
+    if number is None or not 0 <= number <= MAX_SIZE:
+        raise NoStatus(f"StdoutSize is {_shown(value)}")
+    return number
+
+
+def _detail(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise NoStatus(f"Detail is {_shown(value)}")
+    return printable(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str | float) or value is None:
+        return printable(repr(value), 40)
+    number = _whole(value)
+    if number is not None and abs(number) > MAX_SIZE:
+        return "a number out of range"
+    return str(number) if number is not None else f"of the type {type(value).__name__}"
+
+
+def _time(value: object, now: datetime) -> str | None:
+    """Return a time in our own form, None if it cannot be one of that unit."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    if moment.timestamp() < 0 or moment - now > AHEAD:
+        return None
+    return format_time(moment)
+
+
+def _exit_code(value: object) -> int | None:
+    number = _whole(value)
+    return number if number is not None and number in EXIT_CODES else None
+
+
+def _signal(value: object) -> str | None:
+    is_name = isinstance(value, str) and len(value) <= MAX_SIGNAL and value.isprintable()
+    return value if isinstance(value, str) and is_name else None
+
+
+def _inline(value: object) -> bytes:
+    """Return output that came along; what is damaged is asked for like that which did not come."""
+    if not isinstance(value, str) or len(value) > INLINE_LIMIT * 4 // 3 + 4:
+        return b""
+    try:
+        return b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
