@@ -378,7 +378,15 @@ async def test_a_fault_in_what_a_peer_brings_about_ends_its_link_and_is_logged_i
     async with scene() as found:
         links = found.links
         message = message.replace(b'"ForwardingNode": "peer"', b'"ForwardingNode": "enemy"')
-        monkeypatch.setattr(found.victim._fabric, method, fail)
+        original = getattr(found.victim._fabric, method)
+
+        def fail_for_enemy(*args: Any) -> Any:
+            first = args[0]
+            if first is links["enemy"] or first == message or first == [message]:
+                fail()
+            return original(*args)
+
+        monkeypatch.setattr(found.victim._fabric, method, fail_for_enemy)
         await say(found.enemy, message)
         monkeypatch.undo()
         assert all(s.peer != "enemy" for s in found.victim.sessions)
