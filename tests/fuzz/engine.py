@@ -6,6 +6,7 @@ failure is replayed by feeding its episode again from the first input.
 
 import logging
 import random
+import signal
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -18,6 +19,9 @@ import trio
 import trio.testing
 
 from meshnode import logs
+
+EPISODE_SECONDS = 60.0
+"""Seconds of real time for an episode. It takes a few; a node that stands still takes for ever."""
 
 
 class Harm(Exception):
@@ -154,10 +158,32 @@ def run_episode(
     clock = None if target.real_time else trio.testing.MockClock(autojump_threshold=0)
     with watching_log(contained):
         try:
-            trio.run(main, clock=clock)
+            with alarm(EPISODE_SECONDS):
+                trio.run(main, clock=clock)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it came of an input: reported
             return Failure(target.name, seed, at, describe(exc))
     return None
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise Harm when what is done takes so long: a node may stand still within one call.
+
+    The timer that a test's own time-out has set goes on afterwards.
+    """
+
+    def ring(number: int, frame: object) -> None:
+        raise Harm(f"the node stands still: {seconds:g} s have passed")
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, ring)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        left = max(0.001, others - (time.monotonic() - began)) if others else 0
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def describe(exc: BaseException) -> str:

@@ -20,16 +20,6 @@ from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import MessageType
 from meshnode.protocol.namehash import name_hash
 
-PAUSE = 0.2
-"""Simulated seconds between two inputs: none is to be dropped for coming too fast."""
-
-SETTLED = 60.0
-"""Simulated seconds after which a node is no longer in its first moments, when it believes more."""
-
-HEALED = 120.0
-"""Simulated seconds within which all must work again: lies about an honest node are mended by what
-that node says next, and services are said again every minute."""
-
 PEER_HASH = b"@PEERHSH"
 """Stands in messages for the 8 bytes of the sender's name."""
 
@@ -74,6 +64,17 @@ class EvilLink:
 class MeshWorld(World):
     """See the module. Nodes serve streams of ``control`` by sending everything back."""
 
+    pause = 0.2
+    """Simulated seconds between two inputs: none is to be dropped for coming too fast."""
+
+    settled = 60.0
+    """Simulated seconds after which a node is no longer in its first moments, when it believes
+    more."""
+
+    healed = 120.0
+    """Simulated seconds within which all must work again: lies about an honest node are mended by
+    what that node says next, and services are said again every minute."""
+
     def __init__(self, nursery: trio.Nursery, nodes: dict[str, Mesh]) -> None:
         self.nursery = nursery
         self.nodes = nodes
@@ -100,7 +101,7 @@ class MeshWorld(World):
                 nursery.start_soon(serve, await node.listen(ECHO))
             async with AsyncExitStack() as stack:
                 await world.prepare(stack)
-                await trio.sleep(SETTLED)
+                await trio.sleep(world.settled)
                 await world.check()
                 yield world
             world._lost = ""
@@ -182,7 +183,7 @@ class MeshWorld(World):
         """Wait until what was sent has had its effects."""
         await trio.testing.wait_all_tasks_blocked()
         self.see_links()
-        await trio.sleep(PAUSE)
+        await trio.sleep(self.pause)
 
     def see_links(self) -> None:
         """Raise Harm if an honest link has ended."""
@@ -204,9 +205,9 @@ class MeshWorld(World):
         self.see_links()
 
     async def works(self, what: str, attempt: Callable[[], object]) -> None:
-        """Try something until it works, or HEALED has passed."""
+        """Try something until it works, or ``healed`` has passed."""
         failure: Exception | None = None
-        with trio.move_on_after(HEALED):
+        with trio.move_on_after(self.healed):
             while True:
                 try:
                     await attempt()  # type: ignore[misc]

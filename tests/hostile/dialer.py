@@ -7,13 +7,15 @@ what the victim says goes into :meth:`Dialer.take`.
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from aioquic.buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import PACKET_FIXED_BIT, QuicProtocolVersion
+from aioquic.quic.packet import PACKET_FIXED_BIT, QuicProtocolVersion, pull_quic_header
 from aioquic.tls import Epoch
 
 from hostile import forge
+from meshnode.mesh.identity import Identity
 from meshnode.protocol.messages import HEADER_LENGTH
 from meshnode.protocol.namehash import name_hash
 
@@ -43,28 +45,30 @@ Clock = Callable[[], float]
 """Seconds that only grow."""
 
 
-class Dialer:
-    """A connection of ``own_service`` of node ``source`` with a stream service of the victim."""
+def configuration(*, is_client: bool) -> QuicConfiguration:
+    """Return what streams of the mesh are made with."""
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=["netceptor"],
+        idle_timeout=600.0,
+        max_datagram_size=1200,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+        verify_mode=0,
+    )
+
+
+class Talk:
+    """One connection between a service of the enemy's node and one of the victim, at either end."""
 
     def __init__(
         self,
+        quic: QuicConnection,
         source: str,
         own_service: str | bytes,
         service: str | bytes,
-        *,
-        victim: str = forge.VICTIM,
-        now: float = 0.0,
+        victim: str,
     ) -> None:
-        configuration = QuicConfiguration(
-            is_client=True,
-            alpn_protocols=["netceptor"],
-            idle_timeout=600.0,
-            max_datagram_size=1200,
-            supported_versions=[QuicProtocolVersion.VERSION_1],
-            verify_mode=0,
-        )
-        self.quic = QuicConnection(configuration=configuration)
-        self.quic.connect(ADDRESS, now)
+        self.quic = quic
         self._head = forge.data(source, victim, own_service, service)
         self.address = b"".join(
             [
@@ -83,6 +87,8 @@ class Dialer:
 
     def outgoing(self, now: float) -> list[bytes]:
         """Return the messages that the engine wants to send."""
+        if not self.quic._network_paths:
+            return []  # nothing of what the victim said could be read
         return [self._head + bytes(data) for data, _ in self.quic.datagrams_to_send(now)]
 
     def take(self, message: bytes, now: float) -> bool:
@@ -121,6 +127,41 @@ class Dialer:
         # Header protection samples 16 bytes from four behind the packet number's place.
         padded = frames + bytes(max(0, 4 - len(frames)))
         return self._head + bytes(pair.encrypt_packet(head, padded, number))
+
+
+class Dialer(Talk):
+    """A connection of ``own_service`` of node ``source`` with a stream service of the victim."""
+
+    def __init__(
+        self,
+        source: str,
+        own_service: str | bytes,
+        service: str | bytes,
+        *,
+        victim: str = forge.VICTIM,
+        now: float = 0.0,
+    ) -> None:
+        quic = QuicConnection(configuration=configuration(is_client=True))
+        quic.connect(ADDRESS, now)
+        super().__init__(quic, source, own_service, service, victim)
+
+
+class Answerer(Talk):
+    """What answers the victim, which has dialed a service of the enemy's node.
+
+    ``first`` is the first message of the victim's connection.
+    """
+
+    def __init__(
+        self, source: str, own_service: str | bytes, first: bytes, identity: Identity
+    ) -> None:
+        header = pull_quic_header(Buffer(data=first[HEADER_LENGTH:]), host_cid_length=8)
+        settings = configuration(is_client=False)
+        settings.certificate, settings.private_key = identity.certificate, identity.key
+        quic = QuicConnection(
+            configuration=settings, original_destination_connection_id=header.destination_cid
+        )
+        super().__init__(quic, source, own_service, first[20:28], forge.VICTIM)
 
 
 def first_datagram() -> bytes:
