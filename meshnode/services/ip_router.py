@@ -7,13 +7,12 @@ datagram of the mesh, and out of the interface there (receptor's ip_router.go).
 
 import errno
 import os
-from contextlib import closing
 from typing import Protocol
 
 import trio
 
 from meshnode.config.service_directives import IpRouter, Network
-from meshnode.errors import MeshError
+from meshnode.errors import MeshnodeError
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.mesh import MeshStatus
@@ -22,6 +21,16 @@ from meshnode.services import netlink
 from meshnode.services.base import DropCount, ServiceMesh, open_datagrams
 from meshnode.services.ip_routes import RouteTable, advertised_tags, destination_of, path_costs
 from meshnode.services.tun import DEVICE, Tun
+
+SETTLE = 0.5
+"""Seconds after a change of the mesh before its routes are taken over: changes come in swarms, and
+each look costs time in proportion to all that the mesh advertises."""
+
+REOPEN_PAUSE = 5.0
+"""Seconds before an interface that somebody has removed is made again."""
+
+_TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+"""Errors of the kernel that say nothing of a route."""
 
 
 class IpMesh(ServiceMesh, Protocol):
@@ -49,20 +58,46 @@ class IpRouterService:
         """Networks that we lead into the interface."""
         self.drops = DropCount(self._log)
 
+    @property
+    def table(self) -> RouteTable:
+        """Which node leads where, now."""
+        return self._table
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Route until cancelled; see Service."""
         wanted = self._directive
         tags = advertised_tags(self._network, wanted.localnet, wanted.routes)
-        with (
-            closing(self._open_interface()) as tun,
-            open_datagrams(self._mesh, self._network, tags, "networkname") as near,
-        ):
-            self._log.info("interface %s routes for %s", tun.name, wanted.localnet)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow, tun)
-                nursery.start_soon(self._from_kernel, tun, near)
-                nursery.start_soon(self._from_mesh, tun, near)
+        tun = self._open_interface()
+        try:
+            with open_datagrams(self._mesh, self._network, tags, "networkname") as near:
                 task_status.started()
+                while True:
+                    await self._route(tun, near)
+                    tun.close()
+                    tun = await self._open_again()
+        finally:
+            tun.close()
+
+    async def _route(self, tun: Tun, near: DatagramSocket) -> None:
+        """Route by an interface until it is gone: somebody may remove it."""
+        self._log.info("interface %s routes for %s", tun.name, self._directive.localnet)
+        self._kernel.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, tun)
+            nursery.start_soon(self._from_mesh, tun, near)
+            try:
+                await self._from_kernel(tun, near)
+            except OSError as exc:
+                self._log.error("the interface %s is gone: %s", tun.name, exc.strerror)
+            nursery.cancel_scope.cancel()
+
+    async def _open_again(self) -> Tun:
+        while True:
+            await trio.sleep(REOPEN_PAUSE)
+            try:
+                return self._open_interface()
+            except CannotListen as exc:
+                self._log.error("cannot make the interface again: %s", exc)
 
     def _open_interface(self) -> Tun:
         wanted = self._directive
@@ -92,6 +127,7 @@ class IpRouterService:
         while True:
             self._take_over(tun, self._mesh.status())
             await self._mesh.wait_changed()
+            await trio.sleep(SETTLE)
 
     def _take_over(self, tun: Tun, status: MeshStatus) -> None:
         costs = path_costs(status.known_costs, status.node_id)
@@ -108,6 +144,10 @@ class IpRouterService:
         try:
             (netlink.add_route if add else netlink.delete_route)(tun.index, network)
         except OSError as exc:
+            if exc.errno in _TRANSIENT:
+                # The next change of the mesh brings us here again.
+                self._log.warning("cannot %s the route to %s now: %s", what, network, exc.strerror)
+                return
             if exc.errno == errno.ESRCH and not add:
                 self._log.debug("the route to %s was gone already", network)
             else:
@@ -120,6 +160,7 @@ class IpRouterService:
     # --- packets -------------------------------------------------------------------------------
 
     async def _from_kernel(self, tun: Tun, near: DatagramSocket) -> None:
+        """Send on what the kernel sends out by the interface. Raises OSError when that is gone."""
         while True:
             packet = await tun.receive()
             destination = destination_of(packet)
@@ -130,7 +171,7 @@ class IpRouterService:
                 continue
             try:
                 await near.send_to(node, self._network, packet)
-            except MeshError as exc:
+            except MeshnodeError as exc:
                 self.drops.note(str(exc))
 
     async def _from_mesh(self, tun: Tun, near: DatagramSocket) -> None:
@@ -141,7 +182,7 @@ class IpRouterService:
                     self.drops.note("sent by a node that is no router of this network")
                     continue
                 tun.send(datagram.payload)
-            except MeshError as exc:
+            except MeshnodeError as exc:
                 self.drops.note(str(exc))
             except OSError as exc:
                 self.drops.note(f"the kernel refused it: {os.strerror(exc.errno or 0).lower()}")

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
@@ -16,6 +16,9 @@ MAX_ROUTES = 4096
 """Routes of one network that are taken over; peers choose what they advertise, and each becomes a
 route of the kernel."""
 
+MAX_OF_ONE = 512
+"""Routes of one node that are taken over, so that it leaves room for those of others."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -25,11 +28,31 @@ def advertised_tags(network: str, local: Network, routes: Iterable[Network]) -> 
     return tags | {f"route_{number}": str(route) for number, route in enumerate(routes)}
 
 
+_Length = tuple[int, int, dict[int, str]]
+"""Version of IP, bits of an address that are the host's, and which node leads to each network."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouteTable:
     """What the other routers of a network lead to, the narrowest networks first."""
 
     routes: tuple[tuple[Network, str], ...] = ()
+    nodes: frozenset[str] = field(init=False)
+    """Every other router of the network."""
+    _lengths: tuple[_Length, ...] = field(init=False, repr=False, compare=False)
+    """The routes by the length of their prefix: a packet costs a look for each, however many routes
+    others advertise."""
+
+    def __post_init__(self) -> None:
+        """Sort the routes by length, once for all packets."""
+        found: dict[tuple[int, int], dict[int, str]] = {}
+        for network, node in self.routes:
+            host_bits = network.max_prefixlen - network.prefixlen
+            of_length = found.setdefault((network.version, host_bits), {})
+            of_length.setdefault(int(network.network_address) >> host_bits, node)
+        lengths = tuple((version, bits, nodes) for (version, bits), nodes in found.items())
+        object.__setattr__(self, "_lengths", lengths)
+        object.__setattr__(self, "nodes", frozenset(node for _, node in self.routes))
 
     @classmethod
     def of(
@@ -47,12 +70,15 @@ class RouteTable:
             own_id: our node, which is no destination.
             costs: cost of the way to each node; among routes to one network the cheapest counts.
         """
-        found = [
-            (route, advert.node_id)
-            for advert in adverts
-            if advert.node_id != own_id and _is_router(advert, network)
-            for route in _routes(advert.tags or {})
-        ]
+        of_node: dict[str, set[Network]] = {}
+        for advert in adverts:
+            if advert.node_id != own_id and _is_router(advert, network):
+                own = of_node.setdefault(advert.node_id, set())
+                for route in _routes(advert.tags or {}):
+                    if len(own) >= MAX_OF_ONE:
+                        break
+                    own.add(route)
+        found = [(route, node) for node, routes in of_node.items() for route in routes]
         found.sort(key=lambda item: (-item[0].prefixlen, costs.get(item[1], inf), item[1]))
         return cls(tuple(found[:MAX_ROUTES]))
 
@@ -61,15 +87,11 @@ class RouteTable:
         """Every network that there is a route to."""
         return frozenset(network for network, _ in self.routes)
 
-    @property
-    def nodes(self) -> frozenset[str]:
-        """Every other router of the network."""
-        return frozenset(node for _, node in self.routes)
-
     def find(self, destination: Address) -> str | None:
         """Return the node that leads to an address: of the narrowest network, the cheapest."""
-        for network, node in self.routes:
-            if destination.version == network.version and destination in network:
+        version, number = destination.version, int(destination)
+        for of_version, host_bits, nodes in self._lengths:
+            if of_version == version and (node := nodes.get(number >> host_bits)) is not None:
                 return node
         return None
 

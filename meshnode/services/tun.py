@@ -46,7 +46,11 @@ class Tun:
         return tun
 
     async def receive(self) -> bytes:
-        """Wait for a packet that the kernel sends out by this interface."""
+        """Wait for a packet that the kernel sends out by this interface.
+
+        Raises:
+            OSError: the interface is gone.
+        """
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
             try:
@@ -63,6 +67,8 @@ class Tun:
         os.write(self._descriptor, packet)
 
     def close(self) -> None:
-        """Close it."""
-        trio.lowlevel.notify_closing(self._descriptor)
-        os.close(self._descriptor)
+        """Close it, if it is not closed yet."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            trio.lowlevel.notify_closing(descriptor)
+            os.close(descriptor)

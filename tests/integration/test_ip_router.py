@@ -187,6 +187,20 @@ def test_routes_and_interface_go_with_their_nodes(
     assert b"mesh0" not in near.run("ip", "link", "show")
 
 
+def test_an_interface_that_is_removed_is_made_again(
+    joined: tuple[Node, Node], namespaces: dict[str, Namespace]
+) -> None:
+    foo, _ = joined
+    near = namespaces["foo"]
+    near.run("ip", "link", "del", "mesh0")
+    foo.wait_log("the interface mesh0 is gone")
+    wait_until(
+        lambda: b"192.168.77.0/24" in near.run("ip", "route", "show", "dev", "mesh0", check=False),
+        what="the interface to be made again",
+    )
+    assert foo.ask("status")["NodeID"] == "foo"
+
+
 def test_an_interface_that_is_taken_is_a_fault_with_its_line(
     cluster: Cluster, namespaces: dict[str, Namespace]
 ) -> None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.protocol.messages import ServiceAdvertisement
-from meshnode.services.ip_routes import RouteTable, advertised_tags, destination_of, path_costs
+from meshnode.services.ip_routes import (
+    MAX_OF_ONE,
+    MAX_ROUTES,
+    RouteTable,
+    advertised_tags,
+    destination_of,
+    path_costs,
+)
 
 
 def advert(node: str, tags: dict[str, str] | None) -> ServiceAdvertisement:
@@ -82,9 +89,52 @@ def test_what_is_no_network_is_ignored_and_the_rest_of_the_router_counts():
     assert find(table(advert("bar", tags)), "fd00::1") == "bar"
 
 
-def test_a_flood_of_routes_is_bounded():
-    routes = [f"10.{n // 256}.{n % 256}.0/24" for n in range(5000)]
-    assert len(table(router("bar", "10.9.1.0/30", *routes)).routes) == 4096
+def test_a_flood_of_routes_leaves_room_for_those_of_others():
+    """The narrowest network decides, so those of a hostile node would always come first."""
+    hostile = [f"10.{n // 256}.{n % 256}.7/32" for n in range(5000)]
+    routes = table(
+        router("mallory", "10.9.1.0/30", *hostile),
+        router("mallory", "10.9.1.4/30", *[f"11.0.{n % 256}.7/32" for n in range(256)]),
+        *(router(f"node{n}", f"10.200.{n}.0/24") for n in range(200)),
+    )
+    assert sum(node == "mallory" for _, node in routes.routes) == MAX_OF_ONE
+    assert find(routes, "10.200.199.1") == "node199"
+
+
+def test_the_routes_of_many_nodes_are_bounded():
+    adverts = [
+        router(f"node{n}", f"10.9.{n}.0/30", *[f"10.{n}.{m}.0/24" for m in range(256)])
+        for n in range(32)
+    ]
+    assert len(table(*adverts).routes) == MAX_ROUTES
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["10.0.0.0", "10.7.0.0", "10.7.7.0", "10.7.7.7", "fd00::", "fd00:7::"]),
+            st.integers(0, 128),
+            st.sampled_from("abc"),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["10.7.7.7", "10.7.7.8", "10.7.8.1", "11.1.1.1", "fd00:7::1", "fd00::1", "::"]),
+)
+def test_a_destination_is_found_as_by_a_look_at_every_route(routes, destination):
+    adverts = []
+    for address, length, node in routes:
+        most = 32 if "." in address else 128
+        network = ip_network(f"{address}/{min(length, most)}", strict=False)
+        tags = {"type": "IP Router", "network": "lan", "route_0": str(network)}
+        adverts.append(advert(node, tags))
+    found = table(*adverts)
+    wanted = ip_address(destination)
+    by_looking = [
+        node
+        for network, node in found.routes
+        if network.version == wanted.version and wanted in network
+    ]
+    assert found.find(wanted) == (by_looking[0] if by_looking else None)
 
 
 @pytest.mark.parametrize(
