@@ -11,6 +11,7 @@ import pytest
 # Most test folders are no packages, and integration/ and interop/ share one harness. hostile/ is
 # one: what an enemy sends, for tests of any folder.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "unit"))
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 from harness import Cluster, Node, free_port
