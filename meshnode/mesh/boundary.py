@@ -34,8 +34,6 @@ class Boundary:
     nearly always something that the peer sent. Passed on it would end the node, so that one peer
     could end it; a link that went on would be left with half of a message done, and its peer could
     bring about the fault again as fast as it can send. So the link is what it costs.
-
-    It is a class and not a generator because each message that is passed on goes through one.
     """
 
     def __init__(self, end: Callable[[Ended], None], log: SubjectLogger) -> None:
@@ -53,8 +51,12 @@ class Boundary:
     ) -> bool:
         if not isinstance(error, Exception):
             return False  # nothing, a cancellation, or Ctrl-C
-        self._end(self._ended_by(error))
+        self.catch(error)
         return True
+
+    def catch(self, error: Exception) -> None:
+        """End the link for an error: for callers to whom entering a context costs too much."""
+        self._end(self._ended_by(error))
 
     def _ended_by(self, error: Exception) -> Ended:
         match error:

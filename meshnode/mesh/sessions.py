@@ -179,13 +179,17 @@ class Session:
             self._queue.put_data(message)
 
     def _send_now(self, messages: Sequence[Message], size: int) -> None:
-        # Whoever sends here is another link, or somebody on this node: none of it is their fault.
-        with self._boundary:
+        try:
             self._sending = not self._link.send_now(messages)
-            self._sent_messages += len(messages)
-            self._sent_bytes += size
-            if self._sending:
-                self._queue.wake()
+        except Exception as exc:  # noqa: BLE001
+            # The boundary again. Whoever sends here is another link, or somebody on this node: it
+            # is none of their fault.
+            self._boundary.catch(exc)
+            return
+        self._sent_messages += len(messages)
+        self._sent_bytes += size
+        if self._sending:
+            self._queue.wake()
 
     def send_routing(self, message: Message) -> None:
         """Queue a message that must arrive, or end a link that is hopelessly behind."""
