@@ -13,11 +13,11 @@ import trio
 
 from meshnode.control.allowance import Allowance
 from meshnode.control.baresocket import BareSocket, read_part
-from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.heldbytes import FREE
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
+from meshnode.mesh.hangup import has_hung_up, wait_hung_up
 from meshnode.mesh.sockets import Origin
 from meshnode.protocol.control import (
     TLS_RECORD,

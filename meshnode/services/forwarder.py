@@ -9,6 +9,7 @@ import trio
 from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.accepting import Acceptor
+from meshnode.mesh.hangup import has_hung_up
 from meshnode.mesh.pump import bridge, reset
 from meshnode.mesh.sockets import origin_of, peer_name
 
@@ -123,6 +124,36 @@ class StreamServer:
             self._log.exception("failed to serve %s", client)
 
 
+class _ClientEnd:
+    """A client's stream as one end of a bridge, which tells a client that is gone from one that
+    has ended its bytes, where that can be told (``mesh/hangup.py``)."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self._stream = stream
+        self._is_answered = False
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        """Return bytes, none at their end.
+
+        Raises:
+            trio.BrokenResourceError: the client closed its connection before it had its answer:
+                it was killed, perhaps in the middle of what it had to send.
+        """
+        data = await self._stream.receive_some(max_bytes)
+        if not data and not self._is_answered and has_hung_up(self._stream):
+            raise trio.BrokenResourceError("the client closed its connection")
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """Pass the far end on: from here on the client may go when it likes."""
+        self._is_answered = True
+        await self._stream.send_eof()
+
+
 def forward_to(
     dial: Callable[[], Awaitable[trio.abc.HalfCloseableStream]],
 ) -> StreamHandler:
@@ -131,7 +162,7 @@ def forward_to(
     async def handler(stream: trio.abc.HalfCloseableStream, client: str) -> None:
         far = await dial()
         try:
-            await bridge(stream, far, half_open=HALF_OPEN_TIMEOUT)
+            await bridge(_ClientEnd(stream), far, half_open=HALF_OPEN_TIMEOUT)
             await stream.aclose()
             await far.aclose()
         finally:

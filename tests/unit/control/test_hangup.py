@@ -6,10 +6,10 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from meshnode.control.hangup import has_hung_up, wait_hung_up
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.session import Session
 from meshnode.logs import subject_logger
+from meshnode.mesh.hangup import has_hung_up, wait_hung_up
 from meshnode.mesh.streams import MeshStream
 
 

@@ -402,6 +402,62 @@ async def test_a_unix_socket_leads_to_a_unix_socket(world: World, tmp_path):
     assert await exchange(await trio.open_unix_socket(near), DATA) == DATA
 
 
+@pytest.mark.parametrize("sent", [b"", b"half of a payload", DATA])
+async def test_a_unix_client_that_is_gone_has_not_ended_its_bytes(world: World, tmp_path, sent):
+    """It was killed, perhaps half way; the far end must not take what came for all there is."""
+    ends: list[str] = []
+    got = trio.Event()
+    done = trio.Event()
+
+    async def restore(stream: trio.SocketStream) -> None:
+        received = 0
+        try:
+            while data := await stream.receive_some():
+                received += len(data)
+                if received == len(sent):
+                    got.set()
+            ends.append("end")
+        except trio.BrokenResourceError:
+            ends.append("broken")
+        done.set()
+
+    await world.tcp_client(await tcp_service(world.nursery, restore), "restore")
+    near = str(tmp_path / "near")
+    server = UnixSocketServer(filename=near, remotenode="bar", remoteservice="restore")
+    service = UnixSocketServerService(server, world.foo)
+    await world.nursery.start(lambda task_status: service.run(task_status=task_status))
+    client = await trio.open_unix_socket(near)
+    await client.send_all(sent)
+    if sent:
+        await got.wait()
+    client.socket.close()
+    await done.wait()
+    assert ends == ["broken"]
+
+
+async def test_a_unix_client_may_go_once_it_has_its_answer(world: World, tmp_path):
+    ends: list[bytes] = []
+    done = trio.Event()
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"answer")
+        await stream.send_eof()
+        ends.append(await read_all(stream))
+        done.set()
+
+    await world.tcp_client(await tcp_service(world.nursery, answer), "answer")
+    near = str(tmp_path / "near")
+    server = UnixSocketServer(filename=near, remotenode="bar", remoteservice="answer")
+    service = UnixSocketServerService(server, world.foo)
+    await world.nursery.start(lambda task_status: service.run(task_status=task_status))
+    client = await trio.open_unix_socket(near)
+    assert await read_all(client) == b"answer"
+    await client.send_all(b"thanks")
+    client.socket.close()
+    await done.wait()
+    assert ends == [b"thanks"]
+
+
 async def test_a_unix_socket_that_is_not_there_ends_the_connection(world: World, tmp_path, caplog):
     far = str(tmp_path / "far")
     service = UnixSocketClientService(UnixSocketClient(service="db", filename=far), world.bar)
