@@ -14,14 +14,21 @@ import trio
 
 from meshnode.mesh.streams import MeshStream
 
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at a client where there is no descriptor to wait with."""
+
 
 def has_hung_up(stream: trio.abc.Stream) -> bool:
     """Whether the client at the other end of this stream is known to have closed it."""
     if not isinstance(stream, trio.SocketStream) or stream.socket.family != socket.AF_UNIX:
         return False
+    return _has_hung_up(stream.socket.fileno())
+
+
+def _has_hung_up(descriptor: int) -> bool:
     poll = select.poll()
     # No event is asked for: what is told all the same is a hang-up or an error.
-    poll.register(stream.socket.fileno(), 0)
+    poll.register(descriptor, 0)
     return bool(poll.poll(0))
 
 
@@ -39,6 +46,12 @@ async def wait_hung_up(stream: trio.abc.Stream) -> None:
 
 async def _wait_socket(descriptor: int) -> None:
     """Wait for the hang-up alone: after an end of bytes the socket itself is always readable."""
-    with select.epoll(sizehint=1) as epoll:
+    try:
+        waiter = select.epoll(sizehint=1)
+    except OSError:  # no descriptor is left
+        while not _has_hung_up(descriptor):  # noqa: ASYNC110 - nothing can be waited for
+            await trio.sleep(LOOK_AGAIN)
+        return
+    with waiter as epoll:
         epoll.register(descriptor, 0)
         await trio.lowlevel.wait_readable(epoll.fileno())

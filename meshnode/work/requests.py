@@ -209,7 +209,7 @@ def _optional(data: JsonObject, key: str) -> str:
 def _unless_started(data: JsonObject) -> bool:
     """A condition that we do not know must not be taken for none."""
     condition = data.get("unless")
-    if condition not in {None, "started"}:
+    if condition is not None and condition != "started":
         raise CommandError("field unless must be started")
     return condition == "started"
 

@@ -1,5 +1,6 @@
 """A client that has said all and waits, and one that is gone, send the same end of bytes."""
 
+import select
 import socket
 
 import pytest
@@ -126,3 +127,19 @@ async def test_where_nothing_can_tell_nobody_is_gone(
     assert not has_hung_up(ours)
     with pytest.raises(trio.TooSlowError), trio.fail_after(1000):
         await wait_hung_up(ours)
+
+
+async def test_where_no_descriptor_is_left_a_lost_client_is_noticed_all_the_same(
+    monkeypatch, autojump_clock
+) -> None:
+    def full(**options: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    client, theirs = pair()
+    monkeypatch.setattr(select, "epoll", full)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_hung_up, theirs)
+        await trio.sleep(10)
+        assert nursery.child_tasks
+        await client.aclose()
+    await theirs.aclose()

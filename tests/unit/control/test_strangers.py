@@ -449,7 +449,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
     max_leaves=12,
 )
-FIELDS = ["requested_fields", "target", "node", "service", "tls", "nosuch"]
+FIELDS = ["requested_fields", "target", "node", "service", "tls", "framed", "nosuch"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
