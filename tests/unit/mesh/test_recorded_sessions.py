@@ -9,6 +9,7 @@ from mesh_helpers import meshes
 
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.router import DropCounts
 from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
@@ -51,9 +52,24 @@ async def replay(mesh: Mesh, messages: list[bytes]) -> list[bytes]:
         for message in messages:
             await far.send([message])
             await trio.testing.wait_all_tasks_blocked()
-        assert mesh.status().connections, "the link did not survive the session"
+        assert_nothing_refused(mesh)
         nursery.cancel_scope.cancel()
     return answers
+
+
+def assert_nothing_refused(mesh: Mesh) -> None:
+    """Check that a node took all that receptor sent it."""
+    status = mesh.status()
+    (connection,) = status.connections  # otherwise the link did not survive the session
+    assert connection.figures.refused == 0
+    assert status.drops == DropCounts()
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+@pytest.mark.parametrize(("node", "direction"), [("foo", "c2s"), ("bar", "s2c")])
+async def test_nothing_that_receptor_sent_is_refused(session, node, direction, autojump_clock):
+    async with meshes(node) as (mesh,):
+        await replay(mesh, recorded(session, direction))
 
 
 @pytest.mark.parametrize("session", SESSIONS)
