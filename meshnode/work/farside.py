@@ -5,6 +5,8 @@ past this module can be stored, shown, logged and read again.
 """
 
 import binascii
+import json
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.farlines import RemoteUnavailable
 from meshnode.work.status import EXIT_CODES, MAX_SIZE, format_time
 
 MAX_TEXT = 4096
@@ -27,6 +30,37 @@ AHEAD = timedelta(days=1)
 
 INLINE_LIMIT = 64 * 1024
 """Bytes of output that may come along with a status: sixteen times what we send ourselves."""
+
+
+ALREADY_SUBMITTED = "already submitted as unit"
+"""How a meshnode refuses a submission whose key it has seen; the unit's ID follows."""
+
+JsonObject = dict[str, Any]
+
+_UNIT_ID = r"([a-zA-Z0-9]{1,64})"
+_KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} {_UNIT_ID}(?![a-zA-Z0-9])")
+_UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
+
+
+class RemoteRefused(WorkError):
+    """The other node answered ``ERROR: <text>``; ``reason`` is that text."""
+
+    def __init__(self, reason: str, *, told: str = "") -> None:
+        self.reason = printable(reason)
+        super().__init__(told + self.reason)
+
+    @property
+    def unit_unknown(self) -> bool:
+        """Whether the node says that it has no such unit."""
+        return self.reason.startswith("unknown work unit")
+
+
+class AlreadySubmitted(RemoteRefused):
+    """The other node has a unit of that submission key: ``unit_id``."""
+
+    def __init__(self, reason: str, unit_id: str) -> None:
+        super().__init__(reason)
+        self.unit_id = unit_id
 
 
 class NoStatus(WorkError):
@@ -67,6 +101,40 @@ class FarStatus:
             signal=_signal(reply.get("Signal")),
             stdout=_inline(reply.get("Stdout")),
         )
+
+
+def read_created(line: str) -> str:
+    """Return the ID that a submission was given.
+
+    Raises:
+        AlreadySubmitted, RemoteRefused
+    """
+    if line.startswith("ERROR") and (known := _KNOWN_AS.search(line)):
+        raise AlreadySubmitted(line.removeprefix("ERROR: "), known[1])
+    created = _UNIT_CREATED.search(line)
+    if line.startswith("ERROR") or created is None:
+        reason = line.removeprefix("ERROR: ")
+        error = line[: len(line) - len(reason)]
+        raise RemoteRefused(reason, told=f"could not parse response: {error}")
+    return created[1]
+
+
+def read_reply(line: str) -> JsonObject:
+    """Return the object of a reply line.
+
+    Raises:
+        RemoteRefused: it is an error.
+        RemoteUnavailable: it is neither.
+    """
+    if line.startswith("ERROR"):
+        raise RemoteRefused(line.removeprefix("ERROR:").strip())
+    try:
+        reply = json.loads(line)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict):
+        raise RemoteUnavailable(f"the reply is no JSON object: {printable(line, 80)}")
+    return reply
 
 
 def printable(text: str, most: int = MAX_TEXT) -> str:

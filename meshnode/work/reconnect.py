@@ -3,7 +3,8 @@
 import trio
 
 from meshnode.logs import SubjectLogger
-from meshnode.work.remote_client import Dialer, RemoteControl, RemoteUnavailable, Sign
+from meshnode.work.farlines import LongLines, RemoteUnavailable
+from meshnode.work.remote_client import Dialer, RemoteControl, Sign
 
 _FIRST_DELAY = 0.1
 _DELAY_GROWTH = 1.5
@@ -16,9 +17,16 @@ class Reconnector:
     """Opens conversations with one node, and says when to try again after one failed."""
 
     def __init__(
-        self, dialer: Dialer, node: str, log: SubjectLogger, *, sign: Sign | None = None
+        self,
+        dialer: Dialer,
+        node: str,
+        log: SubjectLogger,
+        long_lines: LongLines,
+        *,
+        sign: Sign | None = None,
     ) -> None:
         self._dialer = dialer
+        self._long_lines = long_lines.of(node)
         self._sign = sign
         self._node = node
         self._log = log
@@ -27,7 +35,7 @@ class Reconnector:
 
     async def open(self) -> RemoteControl:
         """Try once. Raises RemoteUnavailable."""
-        return await RemoteControl.open(self._dialer, self._node, sign=self._sign)
+        return await RemoteControl.open(self._dialer, self._node, self._long_lines, sign=self._sign)
 
     def succeeded(self) -> None:
         """A conversation did what it was for: the next failure is a new one."""

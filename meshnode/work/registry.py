@@ -9,12 +9,13 @@ from meshnode.errors import CommandError, MeshnodeError, UnknownUnit
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.access import Caller, UnitAccess
+from meshnode.work.farside import ALREADY_SUBMITTED
 from meshnode.work.follow import send_followed
 from meshnode.work.growth import Growth
 from meshnode.work.intake import Input
 from meshnode.work.planning import Planner, Submission
 from meshnode.work.processes import ProcessHandle, end_unit_processes
-from meshnode.work.remote_client import ALREADY_SUBMITTED, Dialer
+from meshnode.work.remote_client import Dialer
 from meshnode.work.results import SendFile, stream_results
 from meshnode.work.runners.base import Attempt, Runner
 from meshnode.work.runners.command import (

@@ -3,8 +3,7 @@
 import contextlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -12,12 +11,12 @@ from typing import Any, Protocol, Self
 import trio
 
 from meshnode.control.baresocket import read_part
-from meshnode.errors import CannotSign, MeshError, NoRoute, WorkError
+from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.control import greeting
-
-JsonObject = dict[str, Any]
+from meshnode.work.farlines import CHUNK, REPLY_TIMEOUT, FarLines, RemoteUnavailable, translated
+from meshnode.work.farside import JsonObject, RemoteRefused, printable, read_created, read_reply
 
 CONTROL_SERVICE = "control"
 """The service that a submitter dials; receptor has it fixed, too."""
@@ -25,17 +24,8 @@ CONTROL_SERVICE = "control"
 GREETING_TIMEOUT = 10.0
 """Seconds for the greeting once the stream is open; twice receptor's, for busy nodes."""
 
-REPLY_TIMEOUT = 60.0
-"""Seconds for a reply. The slowest is that of a cancel: grace, kill, sync; and a submit's, when the
-other node has a payload to store first. Longer than it matters little: nothing else waits."""
-
-MAX_REPLY = 4 * 1024 * 1024
-"""Bytes of one reply line: a status repeats parameters, of which a command line may hold 1 MiB,
-and JSON's escapes can make the sixfold of a part of them."""
-
-CHUNK = 1024 * 1024
-"""Bytes of payload or results in memory at a time. Each is a hop to a thread, which costs as much
-as copying half of it."""
+MAX_GREETING = 1024
+"""Bytes of the greeting, which has a node's ID of at most 255 in it."""
 
 POLL_INTERVAL = 1.0
 """Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
@@ -43,45 +33,8 @@ POLL_INTERVAL = 1.0
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that nobody has to sign (reference section 8)."""
 
-ALREADY_SUBMITTED = "already submitted as unit"
-"""How a meshnode refuses a submission whose key it has seen; the unit's ID follows."""
-
-_KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} ([a-zA-Z0-9]+)")
-_UNIT_CREATED = re.compile(r"with ID ([a-zA-Z0-9]+)\.")
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-
-
-class RemoteUnavailable(WorkError):
-    """The other node could not be talked to, or the talk broke off: worth another try."""
-
-    def __init__(self, text: str, *, no_route: bool = False) -> None:
-        super().__init__(text)
-        self.no_route = no_route
-
-
-class RemoteRefused(WorkError):
-    """The other node answered ``ERROR: <text>``; ``reason`` is that text."""
-
-    def __init__(self, reason: str, *, text: str | None = None) -> None:
-        super().__init__(reason if text is None else text)
-        self.reason = reason
-
-    @property
-    def unit_unknown(self) -> bool:
-        """Whether the node says that it has no such unit."""
-        return self.reason.startswith("unknown work unit")
-
-
 Sign = Callable[[str], str]
 """Returns a signature for a command to the named node, or raises CannotSign."""
-
-
-class AlreadySubmitted(RemoteRefused):
-    """The other node has a unit of that submission key: ``unit_id``."""
-
-    def __init__(self, reason: str, unit_id: str) -> None:
-        super().__init__(reason)
-        self.unit_id = unit_id
 
 
 class Dialer(Protocol):
@@ -125,6 +78,7 @@ class RemoteControl:
         self,
         stream: trio.abc.HalfCloseableStream,
         node: str,
+        long_lines: trio.CapacityLimiter,
         sign: Sign | None = None,
         *,
         with_meshnode: bool,
@@ -134,11 +88,18 @@ class RemoteControl:
         self._stream = stream
         self._node = node
         self._sign = sign
-        self._buffer = bytearray()
+        self._lines = FarLines(stream, long_lines)
         self._polls = False
 
     @classmethod
-    async def open(cls, dialer: Dialer, node: str, *, sign: Sign | None = None) -> "RemoteControl":
+    async def open(
+        cls,
+        dialer: Dialer,
+        node: str,
+        long_lines: trio.CapacityLimiter,
+        *,
+        sign: Sign | None = None,
+    ) -> "RemoteControl":
         """Dial ``node`` and check that it is the one that answers.
 
         With ``sign``, each command that the node may want to have signed is.
@@ -146,13 +107,16 @@ class RemoteControl:
         Raises:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
         """
-        with _translated():
+        with translated():
             stream = await dialer.dial(node, CONTROL_SERVICE)
-        conversation = cls(stream, node, sign, with_meshnode=is_meshnode(dialer, node))
+        with_meshnode = is_meshnode(dialer, node)
+        conversation = cls(stream, node, long_lines, sign, with_meshnode=with_meshnode)
         try:
-            line = await conversation._line(GREETING_TIMEOUT)
+            line = await conversation._lines.line(GREETING_TIMEOUT, MAX_GREETING)
             if line.encode() + b"\n" != greeting(node):
-                raise RemoteUnavailable(f"while expecting node ID {node}, got message: {line}")
+                raise RemoteUnavailable(
+                    f"while expecting node ID {node}, got message: {printable(line, 80)}"
+                )
         except BaseException:
             await trio.aclose_forcefully(conversation._stream)
             raise
@@ -172,7 +136,7 @@ class RemoteControl:
             await trio.aclose_forcefully(self._stream)
             return
         # All has been said and answered: that the stream breaks only now changes nothing.
-        with contextlib.suppress(MeshError, *_GONE):
+        with contextlib.suppress(RemoteUnavailable), translated():
             await self._stream.aclose()
 
     async def ask(self, **command: Any) -> JsonObject:
@@ -183,7 +147,7 @@ class RemoteControl:
             RemoteRefused: the reply is an error.
         """
         await self._send({"command": "work", **command})
-        return _parse_reply(await self._line(REPLY_TIMEOUT))
+        return read_reply(await self._lines.line(REPLY_TIMEOUT))
 
     async def submit(self, fields: Mapping[str, str]) -> str:
         """Submit a unit and return the ID that the node gave it; its payload must follow.
@@ -193,24 +157,22 @@ class RemoteControl:
             AlreadySubmitted: it has a unit of the ``submissionkey`` in ``fields``.
         """
         await self._send({**fields, "command": "work", "subcommand": "submit"})
-        line = await self._line(REPLY_TIMEOUT)
-        match = _UNIT_CREATED.search(line)
-        if line.startswith("ERROR") and (known := _KNOWN_AS.search(line)):
-            raise AlreadySubmitted(line.removeprefix("ERROR: "), known[1])
-        if line.startswith("ERROR") or match is None:
-            raise RemoteRefused(
-                line.removeprefix("ERROR: "), text=f"could not parse response: {line}"
-            )
-        return match[1]
+        return read_created(await self._lines.line(REPLY_TIMEOUT))
 
-    async def send_payload(self, path: Path, *, before_end: Callable[[], None]) -> JsonObject:
-        """Send a file as the payload of the unit just submitted, and return the final reply.
+    async def send_payload(
+        self, unit_id: str, path: Path, *, before_end: Callable[[], None]
+    ) -> bool:
+        """Send a file as the payload of the unit just submitted, and wait for the final reply.
 
         ``before_end`` is called just before the other node may learn that the payload is complete.
         A refusal is noticed while bytes are still being sent.
 
+        Returns:
+            Whether the node goes on to tell of the unit, as :meth:`next_status` returns it.
+
         Raises:
-            RemoteUnavailable, RemoteRefused
+            RemoteUnavailable: the answer is missing, or about something else.
+            RemoteRefused
             WorkError: the file cannot be read.
         """
         outcome: str | WorkError | None = None
@@ -230,7 +192,7 @@ class RemoteControl:
         async def receive() -> None:
             nonlocal outcome
             try:
-                outcome = await self._line(None)
+                outcome = await self._lines.line(None)
             except RemoteUnavailable as error:
                 outcome = error
             answered.set()
@@ -244,11 +206,12 @@ class RemoteControl:
             raise outcome
         assert outcome is not None
         try:
-            return _parse_reply(outcome)
+            reply = read_reply(outcome)
         except RemoteRefused as refusal:
-            raise RemoteRefused(
-                refusal.reason, text=f"error from remote: {refusal.reason}"
-            ) from None
+            raise RemoteRefused(refusal.reason, told="error from remote: ") from None
+        if reply.get("unitid") != unit_id:
+            raise RemoteUnavailable("the node did not say what became of the unit")
+        return reply.get("follows") is True
 
     async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
         try:
@@ -260,7 +223,7 @@ class RemoteControl:
         except OSError as error:
             raise WorkError(f"error sending stdin file: {error.strerror}") from error
         before_end()
-        with _translated():
+        with translated():
             await self._stream.send_eof()
 
     async def _send_content(self, descriptor: int) -> None:
@@ -270,7 +233,7 @@ class RemoteControl:
             if not chunk:
                 raise WorkError(f"error sending stdin file: it ends at byte {position} of {size}")
             position += len(chunk)
-            with _translated():
+            with translated():
                 await self._stream.send_all(chunk)
 
     async def watch(self, unit_id: str) -> JsonObject:
@@ -299,7 +262,7 @@ class RemoteControl:
         if self._polls:
             await trio.sleep(POLL_INTERVAL)
             return await self.ask(subcommand="status", unitid=unit_id)
-        return _parse_reply(await self._line(None))
+        return read_reply(await self._lines.line(None))
 
     async def start_results(self, unit_id: str, position: int) -> None:
         """Ask for stdout from byte ``position``; :meth:`receive_results` returns it.
@@ -310,11 +273,11 @@ class RemoteControl:
         await self._send(
             {"command": "work", "subcommand": "results", "unitid": unit_id, "startpos": position}
         )
-        line = await self._line(REPLY_TIMEOUT)
+        line = await self._lines.line(REPLY_TIMEOUT)
         if line.startswith("ERROR"):
             raise RemoteRefused(line.removeprefix("ERROR: "))
-        if not line.startswith("Streaming results"):
-            raise RemoteUnavailable(f"the node did not stream results: {line}")
+        if line != f"Streaming results for work unit {unit_id}":
+            raise RemoteUnavailable(f"the node did not stream results: {printable(line, 80)}")
 
     async def receive_results(self) -> bytes:
         """Return the next bytes of stdout, ``b""`` when the node has closed the stream.
@@ -322,12 +285,7 @@ class RemoteControl:
         Raises:
             RemoteUnavailable
         """
-        if self._buffer:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            return data
-        with _translated():
-            return bytes(await self._stream.receive_some(CHUNK))
+        return await self._lines.raw()
 
     def _signed(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the command with a signature of this moment: tokens expire, units last."""
@@ -341,51 +299,5 @@ class RemoteControl:
 
     async def _send(self, command: Mapping[str, Any]) -> None:
         command = self._signed(command)
-        with _translated(), trio.fail_after(REPLY_TIMEOUT):
+        with translated(), trio.fail_after(REPLY_TIMEOUT):
             await self._stream.send_all(json.dumps(command).encode() + b"\n")
-
-    async def _line(self, seconds: float | None) -> str:
-        """Return the next line without its end; one cut off by the end of the stream is none."""
-        with _translated(), trio.CancelScope() as scope:
-            if seconds is not None:
-                scope.deadline = trio.current_time() + seconds
-            searched = 0
-            while (end := self._buffer.find(b"\n", searched)) < 0:
-                searched = len(self._buffer)
-                if searched > MAX_REPLY:
-                    raise RemoteUnavailable(f"a reply line has more than {MAX_REPLY} bytes")
-                data = await self._stream.receive_some(CHUNK)
-                if not data:
-                    raise RemoteUnavailable("the node closed the control session")
-                self._buffer += data
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            return line.decode(errors="replace").rstrip("\r")
-        raise RemoteUnavailable(f"no reply within {seconds:g} s")
-
-
-def _parse_reply(line: str) -> JsonObject:
-    if line.startswith("ERROR"):
-        raise RemoteRefused(line.removeprefix("ERROR:").strip())
-    try:
-        reply = json.loads(line)
-    except (ValueError, RecursionError):
-        reply = None
-    if not isinstance(reply, dict):
-        raise RemoteUnavailable(f"the reply is no JSON object: {line[:80]}")
-    return reply
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Say in one way that the other node cannot be talked to now."""
-    try:
-        yield
-    except NoRoute as error:
-        raise RemoteUnavailable(str(error), no_route=True) from error
-    except MeshError as error:
-        raise RemoteUnavailable(str(error)) from error
-    except trio.TooSlowError as error:
-        raise RemoteUnavailable(f"no answer within {REPLY_TIMEOUT:g} s") from error
-    except _GONE as error:
-        raise RemoteUnavailable(f"the stream broke: {error}") from error

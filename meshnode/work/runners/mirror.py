@@ -8,9 +8,10 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
-from meshnode.work.farside import FarStatus, NoStatus
+from meshnode.work.farlines import RemoteUnavailable
+from meshnode.work.farside import FarStatus, NoStatus, RemoteRefused
 from meshnode.work.reconnect import Reconnector
-from meshnode.work.remote_client import RemoteControl, RemoteRefused, RemoteUnavailable
+from meshnode.work.remote_client import RemoteControl
 from meshnode.work.status import UnitStatus
 from meshnode.work.store import UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit

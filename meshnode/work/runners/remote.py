@@ -19,15 +19,10 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.farlines import LongLines, RemoteUnavailable
+from meshnode.work.farside import AlreadySubmitted, RemoteRefused
 from meshnode.work.reconnect import Reconnector
-from meshnode.work.remote_client import (
-    POLL_INTERVAL,
-    AlreadySubmitted,
-    Dialer,
-    RemoteControl,
-    RemoteRefused,
-    RemoteUnavailable,
-)
+from meshnode.work.remote_client import POLL_INTERVAL, Dialer, RemoteControl
 from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.runners.expiry import Expiry
 from meshnode.work.runners.mirror import GONE, Mirror
@@ -72,6 +67,7 @@ class RemoteRunner:
         self._store = store
         self._signatures = signatures
         self._now = now
+        self._long_lines = LongLines()
 
     async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
         """Do what the record asks for: release, cancel, start, mirror."""
@@ -126,7 +122,7 @@ class RemoteRunner:
     def _link(self, unit: Unit) -> Reconnector:
         remote = unit.remote
         sign = self._signatures.sign if remote.sign_work else None
-        return Reconnector(self._dialer, remote.node, unit.log, sign=sign)
+        return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, sign=sign)
 
     async def _try_release(self, unit: Unit) -> None:
         link = self._link(unit)
@@ -258,10 +254,8 @@ class _Start:
             await self._unit.change(
                 lambda status: status.with_remote(unit_id=unit_id), durable=True
             )
-            reply = await node.send_payload(
-                self._store.stdin_path(self._unit.unit_id), before_end=self._payload_ends
-            )
-            if reply.get("follows") is True:
+            stdin = self._store.stdin_path(self._unit.unit_id)
+            if await node.send_payload(unit_id, stdin, before_end=self._payload_ends):
                 # On disk it stands soon, or with the end: until then the next start would ask.
                 await self._unit.note(lambda status: status.with_remote(started=True))
                 self.followed = node
