@@ -29,8 +29,9 @@ class Engine:
         self._received = 0
         self._client = MeshQuicConnection.client("client", SERVER, self._now())
         ((first, _),) = self._client.datagrams_to_send(self._now())
-        assert first_packet(first).accept
-        self._server = MeshQuicConnection.server(make_insecure_identity(), first)
+        initial = first_packet(first).initial
+        assert initial is not None
+        self._server = MeshQuicConnection.server(make_insecure_identity(), initial.destination_cid)
         self._server.receive_datagram(first, CLIENT, self._now())
         self._pass_all()
         if datagram_size == LARGE_SIZE:

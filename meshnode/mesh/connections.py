@@ -65,6 +65,10 @@ class ConnectionOwner(Protocol):
         """Take a stream that the peer opened; False refuses it."""
         ...
 
+    def connection_ready(self) -> None:
+        """Note that the handshake is done."""
+        ...
+
     def connection_ended(self, connection: "Connection") -> None:
         """Note that the connection is over and takes no more datagrams."""
         ...
@@ -197,6 +201,16 @@ class Connection:
         if self._ready.is_set() and not self._quic.takes_many_streams:
             return False
         return len(self._streams) + self._dials < MAX_STREAMS
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the other end has sent a packet that could be read."""
+        return self._quic.has_begun
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a dial waits for the handshake, or a stream was opened."""
+        return self._dials > 0 or self._was_used
 
     @property
     def takes_many_streams(self) -> bool:
@@ -398,6 +412,7 @@ class Connection:
         self._quic.find_size(now)
         self._ready_by = math.inf
         self._idle_since = now
+        self._owner.connection_ready()
         self._ready.set()
 
     def _take_data(self, event: events.StreamDataReceived) -> None:

@@ -24,7 +24,6 @@ from aioquic.quic.packet import (
     QuicFrameType,
     QuicPacketType,
     QuicProtocolVersion,
-    pull_quic_header,
     pull_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
@@ -42,6 +41,9 @@ ALPN = "netceptor"
 
 IDLE_TIMEOUT = 30.0
 """Seconds after which a silent connection is dead (reference section 7)."""
+
+CID_LENGTH = 8
+"""Bytes of a connection ID of ours."""
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which the dialer asks for a sign of life (reference section 7)."""
@@ -156,6 +158,7 @@ def _configuration(is_client: bool) -> QuicConfiguration:
     return QuicConfiguration(
         is_client=is_client,
         alpn_protocols=[ALPN],
+        connection_id_length=CID_LENGTH,
         congestion_control_algorithm="capped-reno",
         idle_timeout=IDLE_TIMEOUT,
         max_data=CONNECTION_CREDIT,
@@ -174,10 +177,12 @@ class MeshQuicConnection(QuicConnection):
         self,
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._ack_delay = ACK_DELAY
         self._loss._pacer = _NoPacer(max_datagram_size=BASE_SIZE)
@@ -225,15 +230,23 @@ class MeshQuicConnection(QuicConnection):
         return connection
 
     @classmethod
-    def server(cls, identity: Identity, first: bytes) -> "MeshQuicConnection":
-        """Answer the first datagram of a new connection (which :func:`first_packet` approved)."""
+    def server(
+        cls, identity: Identity, original_cid: bytes, retry_cid: bytes | None = None
+    ) -> "MeshQuicConnection":
+        """Answer a new connection.
+
+        ``original_cid`` is the connection ID that the dialer first sent to; ``retry_cid`` the one
+        that it was told to send to, if it was.
+        """
         configuration = _configuration(is_client=False)
         configuration.certificate = identity.certificate
         configuration.private_key = identity.key
-        header = pull_quic_header(
-            Buffer(data=first), host_cid_length=configuration.connection_id_length
-        )
-        return cls(configuration, original_destination_connection_id=header.destination_cid)
+        return cls(configuration, original_cid, retry_cid)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a packet of the peer was one."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT
 
     def has_insecure_certificate(self) -> bool:
         """Whether the listener presented the identity of a service without TLS settings."""

@@ -30,11 +30,9 @@ from meshnode.protocol.namehash import NameTable
 
 if TYPE_CHECKING:
     from meshnode.mesh.connections import Connection
+    from meshnode.mesh.gate import Gate, Place
     from meshnode.mesh.identity import Identity
     from meshnode.mesh.quic import Address
-
-MAX_CONNECTIONS = 4096
-"""Connections that one service holds at most; each costs some 100 KiB and a task."""
 
 ACCEPT_BACKLOG = 256
 """Streams that wait to be accepted before more are refused."""
@@ -53,7 +51,7 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 def load_engine() -> None:
     """Import what streams need, so that the first one does not wait for it; for any thread."""
-    from meshnode.mesh import connections, firstpacket  # noqa: F401, PLC0415
+    from meshnode.mesh import connections, gate  # noqa: F401, PLC0415
 
 
 class StreamLayer:
@@ -74,6 +72,13 @@ class StreamLayer:
         from meshnode.mesh.identity import make_insecure_identity  # noqa: PLC0415
 
         return make_insecure_identity()
+
+    @functools.cached_property
+    def gate(self) -> Gate:
+        """Who may begin a connection with the services of this node."""
+        from meshnode.mesh.gate import Gate  # noqa: PLC0415
+
+        return Gate()
 
     async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
         """Open a stream to a service.
@@ -96,7 +101,7 @@ class StreamLayer:
             if connection is None:
                 connection = self._connect(node, peer, share=True)
                 self._pool.setdefault(peer, []).append(connection)
-            # Given up, it is not closed: others may wait for the same handshake.
+            # Given up, it is not closed as long as others wait for the same handshake.
             stream = await self._open(connection, keep=True)
             if not connection.takes_many_streams:
                 self._note_single(peer)
@@ -117,7 +122,7 @@ class StreamLayer:
             connection.close()
             raise
         except BaseException:
-            if not keep:
+            if not (keep and connection.is_wanted):
                 connection.close()
             raise
 
@@ -195,10 +200,34 @@ class _Dialer:
         """Refuse: listeners do not open streams."""
         return False
 
+    def connection_ready(self) -> None:
+        """Do nothing: who dialed waits for that itself."""
+
     def connection_ended(self, connection: Connection) -> None:
         """Give the service name back; late packets are answered ``service unknown``."""
         self._layer.router.unbind(self._own_service)
         self._layer.dialed_ended(connection)
+
+
+class _Accepted:
+    """Owner of a connection that another node began."""
+
+    def __init__(self, listener: StreamListener, place: Place) -> None:
+        self._listener = listener
+        self._place = place
+
+    def stream_opened(self, stream: MeshStream) -> bool:
+        """Have the stream accepted."""
+        return self._listener.stream_opened(stream)
+
+    def connection_ready(self) -> None:
+        """Note that the handshake is done."""
+        self._place.ready()
+
+    def connection_ended(self, connection: Connection) -> None:
+        """Give the place back."""
+        self._place.leave()
+        self._listener.connection_ended(connection)
 
 
 class StreamListener(trio.abc.Listener[MeshStream]):
@@ -223,12 +252,11 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Give a datagram to its connection, or begin a new one."""
-        address = (source, source_service)
-        connection = self._connections.get(address)
-        if connection is None:
-            connection = self._begin(address, bytes(payload))
+        connection = self._connections.get((source, source_service))
         if connection is not None:
             connection.on_datagram(source, source_service, payload)
+        else:
+            self._begin((source, source_service), bytes(payload))
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """End the connection whose dialer is no more."""
@@ -238,39 +266,52 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             if (connection := self._connections.get(address)) is not None:
                 connection.on_unreachable(notice, reporter)
 
-    def _begin(self, address: Address, datagram: bytes) -> Connection | None:
-        from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415
+    def _begin(self, address: Address, datagram: bytes) -> None:
+        """Begin a connection, if a datagram of no known one asks for that and there is a place."""
         from meshnode.mesh.firstpacket import first_packet  # noqa: PLC0415
-        from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
+        from meshnode.mesh.gate import Place, Retry  # noqa: PLC0415
 
         peer_node = self._layer.names.name(address[0])
         if peer_node is None:
-            return None  # an unknown hash: there is nobody to answer (reference section 3)
-        verdict = first_packet(datagram)
-        if verdict.answer is not None:
-            self._layer.router.send_reply(address[0], self._key, address[1], verdict.answer)
-            return None
-        if not verdict.accept or self._closed:
+            return  # an unknown hash: there is nobody to answer (reference section 3)
+        packet = first_packet(datagram)
+        if packet.answer is not None:
+            self._layer.router.send_reply(address[0], self._key, address[1], packet.answer)
+        elif packet.initial is None or self._closed:
             self._say_unknown(address, peer_node)
-            return None
-        if len(self._connections) >= MAX_CONNECTIONS:
-            self._log.warning("refused a connection of %s: %d are open", peer_node, MAX_CONNECTIONS)
-            return None
-        quic = MeshQuicConnection.server(self._layer.identity, datagram)
+        else:
+            now = trio.current_time()
+            match self._layer.gate.judge(address, self._key, packet.initial, now):
+                case Place() as place:
+                    self._accept(address, peer_node, place, datagram)
+                case Retry() as retry:
+                    # Smaller than what it answers, and all that is remembered of it is in it.
+                    self._layer.router.send_reply(address[0], self._key, address[1], retry.answer)
+                case refused:
+                    # Not told: the dialer asks again, and there may be a place by then.
+                    self._log.info("refused a connection of %s: %s", peer_node, refused.why)
+
+    def _accept(self, address: Address, peer_node: str, place: Place, datagram: bytes) -> None:
+        from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415
+        from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
+
         connection = Connection(
             self._layer.router,
-            self,
-            quic,
+            _Accepted(self, place),
+            MeshQuicConnection.server(self._layer.identity, place.original_cid, place.retry_cid),
             self._key,
             address,
             peer_node,
             is_client=False,
             idle=LINGER,
         )
+        connection.on_datagram(*address, datagram)
+        if not connection.has_begun:
+            place.leave()  # it only looked like a first packet
+            return
         self._connections[address] = connection
         self._layer.connections.add(connection)
         self._layer.spawn(connection.run)
-        return connection
 
     def _say_unknown(self, address: Address, peer_node: str) -> None:
         """Tell a dialer whose connection we lost (we were restarted) that it is over.
@@ -302,7 +343,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def connection_ended(self, connection: Connection) -> None:
         """Forget a connection; after the last one a closed listener's name is free again."""
-        self._connections.pop(connection.peer, None)
+        del self._connections[connection.peer]
         self._layer.connections.discard(connection)
         if self._closed and not self._connections:
             self._layer.router.unbind(self._key)

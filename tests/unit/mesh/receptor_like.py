@@ -32,7 +32,7 @@ class ReceptorService:
         peer, data = (source, source_service), bytes(payload)
         quic = self.connections.get(peer)
         if quic is None:
-            if not first_packet(data).accept:
+            if first_packet(data).initial is None:
                 return
             self.made += 1
             quic = self.connections[peer] = self._make(data)

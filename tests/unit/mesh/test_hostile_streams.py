@@ -7,7 +7,7 @@ a friend has a stream of its own there.
 
 import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,15 +17,18 @@ import pytest
 import trio
 import trio.testing
 from hostile_dialer import HostileDialer, frame, reset_stream, stop_sending, stream_frame
-from mesh_helpers import all_reach_all, join, meshes
+from mesh_helpers import all_reach_all, join, line, meshes
 
 from meshnode.config.service_directives import CommandService, TcpClient, UnixSocketClient
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
+from meshnode.mesh import gate
 from meshnode.mesh.connections import FIRST_STREAM, LINGER, Connection
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.quic import MeshQuicConnection
+from meshnode.mesh.quic import HANDSHAKE_TIMEOUT, MeshQuicConnection
 from meshnode.mesh.streams import MeshStream
+from meshnode.protocol.messages import DataHeader, encode_service
+from meshnode.protocol.namehash import name_hash
 from meshnode.services.base import Service
 from meshnode.services.command import CommandServiceService
 from meshnode.services.forwarder import StreamServer, forward_to
@@ -57,6 +60,7 @@ async def serve_deafly(stream: MeshStream) -> None:
 class Scene:
     victim: Mesh
     evil: Mesh
+    friend_mesh: Mesh
     friend: MeshStream
 
     async def assert_unharmed(self) -> None:
@@ -101,7 +105,7 @@ async def scene() -> AsyncIterator[Scene]:
         await trio.testing.wait_all_tasks_blocked()
         stream = await friend.dial("victim", "strict")
         assert await stream.receive_some() == b"hello"
-        yield Scene(victim, evil, stream)
+        yield Scene(victim, evil, friend, stream)
         nursery.cancel_scope.cancel()
 
 
@@ -287,6 +291,92 @@ async def test_a_dialer_that_opens_a_stream_late_but_in_time_is_served(autojump_
         await dialer.send([stream_frame(0, b"\0x")])
         await trio.sleep(2)
         assert found.connections()
+
+
+# --- before the handshake ------------------------------------------------------------------------
+
+
+def initials(source: str, number: int) -> Iterator[bytes]:
+    """Yield messages that begin connections with the victim, by one who never goes on."""
+    (datagram, _), *_ = MeshQuicConnection.client("x", (b"", b""), 0.0).datagrams_to_send(0.0)
+    for count in range(number):
+        service = f"f{count}".encode().ljust(8, b"\0")
+        header = DataHeader(
+            29, name_hash(source), name_hash("victim"), service, encode_service("strict")
+        )
+        yield header.encode() + datagram
+
+
+@pytest.mark.parametrize("named", ["evil", "friend"])
+async def test_dials_that_lead_to_nothing_cost_little_and_shut_out_nobody(named, autojump_clock):
+    async with scene() as found:
+        victim = found.victim
+        for message in initials(named, 300):
+            found.evil._router.send(victim._router.own_hash, message)
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(0.1)
+        assert len(victim._streams.connections) < 50
+        # Whoever is at home where answers go to gets in all the same: so does the one whose name
+        # was taken in vain.
+        for mesh in (found.evil, found.friend_mesh):
+            with trio.fail_after(1):
+                stream = await mesh._streams.dial("victim", "strict")
+                assert await stream.receive_some() == b"hello"
+                await stream.aclose()
+        await found.assert_unharmed()
+        await trio.sleep(HANDSHAKE_TIMEOUT + 1)
+        assert len(victim._streams.connections) == 1
+        assert not victim._streams.gate._unproven.all
+
+
+async def test_one_node_leaves_places_for_all_others(autojump_clock, monkeypatch):
+    monkeypatch.setattr(gate, "MAX_CONNECTIONS", 40)
+    monkeypatch.setattr(gate, "KEPT_CONNECTIONS", 10)
+    async with scene() as found:
+        for _ in range(30):
+            dialer = HostileDialer(found.evil, "victim", "strict")
+            with trio.move_on_after(0.5):
+                await dialer.connect()
+                await dialer.send([stream_frame(0, b"\0")], settle=False)
+        assert len(found.connections()) == 14
+        stream = await found.friend_mesh._streams.dial("victim", "strict")
+        assert await stream.receive_some() == b"hello"
+        await found.assert_unharmed()
+
+
+FIRST = next(initials("evil", 1))[36:]
+
+
+@hypothesis.given(
+    st.one_of(
+        st.binary(max_size=1300),
+        st.builds(
+            lambda position, new, size: (
+                FIRST[:position] + new + FIRST[position + len(new) :]
+            ).ljust(size, b"\0")[:size],
+            st.integers(0, 60) | st.integers(0, 1199),
+            st.binary(min_size=1, max_size=4),
+            st.sampled_from([1199, 1200, 1300, 16_000, 16_001]),
+        ),
+    )
+)
+def test_no_datagram_of_a_stranger_is_answered_by_more_than_one_or_remembered_for_nothing(datagram):
+    sent: list[bytes] = []
+
+    async def main() -> None:
+        async with line("victim", "evil") as (victim, evil):
+            await victim.listen("strict")
+            await trio.sleep(1)
+            key = encode_service("strict")
+            layer = victim._streams
+            listener = victim._router._receivers[key]
+            victim._router.send = lambda destination, message, **kind: sent.append(message)
+            listener.on_datagram(evil._router.own_hash, b"stranger", datagram)
+            assert len(sent) + len(layer.connections) <= 1
+            assert all(connection.has_begun for connection in layer.connections)
+            assert layer.gate.connections.all == len(layer.connections)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 # --- the services of a node ----------------------------------------------------------------------

@@ -44,8 +44,9 @@ def exchange(client, server, now=0.0):
 def connected():
     client = MeshQuicConnection.client("foo", SERVER, 0.0)
     ((first, _),) = client.datagrams_to_send(0.0)
-    assert first_packet(first).accept
-    server = MeshQuicConnection.server(make_insecure_identity(), first)
+    initial = first_packet(first).initial
+    assert initial is not None
+    server = MeshQuicConnection.server(make_insecure_identity(), initial.destination_cid)
     server.receive_datagram(first, CLIENT, 0.0)
     exchange(client, server)
     return client, server
@@ -387,7 +388,7 @@ def test_an_unknown_version_is_answered_with_ours():
     ((first, _),) = client.datagrams_to_send(0.0)
     strange = first[:1] + b"\x1a\x2a\x3a\x4a" + first[5:]
     verdict = first_packet(strange)
-    assert not verdict.accept
+    assert verdict.initial is None
     assert verdict.answer is not None
     assert verdict.answer[1:5] == bytes(4)
     assert verdict.answer.endswith(b"\x00\x00\x00\x01")
@@ -396,4 +397,4 @@ def test_an_unknown_version_is_answered_with_ours():
 def test_what_is_no_first_packet_begins_nothing():
     for data in (b"", b"\x40" + bytes(1300), b"\xc0", b"\xff" * 1200, bytes(1200)):
         verdict = first_packet(data)
-        assert (verdict.accept, verdict.answer) == (False, None)
+        assert (verdict.initial, verdict.answer) == (None, None)

@@ -1,0 +1,163 @@
+"""Who may begin a connection with the services of this node.
+
+A connection is memory and work, and the datagram that asks for one names whom it likes as its
+sender. So a dialer that many others crowd has to show first that answers reach it (a Retry,
+RFC 9000 section 8.1.2), which costs us nothing to remember; and each node has its share of the
+places, whether its handshakes lead to anything or not.
+"""
+
+import hmac
+import secrets
+import struct
+from dataclasses import dataclass
+
+from meshnode.mesh.firstpacket import Initial
+from meshnode.mesh.parts import Parts
+from meshnode.mesh.quic import CID_LENGTH, Address
+from meshnode.protocol.messages import ServiceKey
+
+MAX_CONNECTIONS = 2304
+"""Connections that others may have with this node, 50 KiB each. One node may have 1024: receptor's
+take one for each stream, and two streams for each unit that runs here for it. Meshnodes take one
+for a hundred streams."""
+
+KEPT_CONNECTIONS = 256
+"""Those of them that are kept for nodes with fewer than FEW_CONNECTIONS."""
+
+FEW_CONNECTIONS = 8
+"""What a node needs to look around, and to have some work done."""
+
+MAX_HALF_OPEN = 288
+"""Handshakes under way, of dialers that have shown that answers reach them. One node may have 128:
+honest ones take milliseconds, and a hundred at once when much work comes at once."""
+
+MAX_UNPROVEN = 64
+"""Handshakes under way of dialers that have not shown that. One node may have 24, so that ordinary
+dials pay no extra round trip; more are asked to."""
+
+TOKEN_SECONDS = 15.0
+"""Seconds that a token is good for: it comes back within one round trip, or within the dialer's
+patience (reference section 7)."""
+
+_TAG_LENGTH = 16
+"""Bytes of the code that shows that a token is ours."""
+
+_UNTIL = struct.Struct("!Q")
+"""When a token ends, in milliseconds."""
+
+
+class Tokens:
+    """Makes tokens that only the address they were sent to can have, and knows them again."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def make(
+        self, address: Address, service: ServiceKey, initial: Initial, retry_cid: bytes, now: float
+    ) -> bytes:
+        """Return a token for a dialer, who is to use it with ``retry_cid``."""
+        content = _UNTIL.pack(int((now + TOKEN_SECONDS) * 1000)) + initial.destination_cid
+        return self._tag(address, service, retry_cid, content) + content
+
+    def read(
+        self, address: Address, service: ServiceKey, initial: Initial, now: float
+    ) -> bytes | None:
+        """Return the connection ID that a dialer began with; None if its token is not for it."""
+        tag, content = initial.token[:_TAG_LENGTH], initial.token[_TAG_LENGTH:]
+        # It was sent to exactly the connection ID that it must come back with.
+        expected = self._tag(address, service, initial.destination_cid, content)
+        if not hmac.compare_digest(tag, expected):
+            return None
+        (until,) = _UNTIL.unpack_from(content)
+        return content[_UNTIL.size :] if now * 1000 <= until else None
+
+    def _tag(self, address: Address, service: ServiceKey, cid: bytes, content: bytes) -> bytes:
+        node, dialer = address  # 8 bytes each, as a service is
+        told = b"".join((node, dialer, service, bytes([len(cid)]), cid, content))
+        return hmac.digest(self._key, told, "sha256")[:_TAG_LENGTH]
+
+
+class Place:
+    """What one connection takes of the places, from its first packet to its end."""
+
+    __slots__ = ("_gate", "_handshakes", "_is_over", "_node", "original_cid", "retry_cid")
+
+    def __init__(
+        self,
+        gate: "Gate",
+        node: bytes,
+        handshakes: Parts,
+        original_cid: bytes,
+        retry_cid: bytes | None,
+    ) -> None:
+        self.original_cid = original_cid
+        self.retry_cid = retry_cid
+        self._gate = gate
+        self._node = node
+        self._handshakes: Parts | None = handshakes
+        self._is_over = False
+
+    def ready(self) -> None:
+        """Note that the handshake is done."""
+        if self._handshakes is not None:
+            self._handshakes.give_back(self._node)
+            self._handshakes = None
+
+    def leave(self) -> None:
+        """Note that the connection is over."""
+        self.ready()
+        if not self._is_over:
+            self._is_over = True
+            self._gate.connections.give_back(self._node)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There is no place."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The dialer is to show that answers reach it, by doing as this one says."""
+
+    answer: bytes
+
+
+class Gate:
+    """Judges who may begin a connection; one for all services of a node."""
+
+    def __init__(self) -> None:
+        self.connections = Parts(MAX_CONNECTIONS, kept=KEPT_CONNECTIONS, few=FEW_CONNECTIONS)
+        self._proven = Parts(MAX_HALF_OPEN, kept=MAX_HALF_OPEN // 9, few=4)
+        self._unproven = Parts(MAX_UNPROVEN, kept=MAX_UNPROVEN // 4, few=2)
+        self._tokens = Tokens()
+
+    def judge(
+        self, address: Address, service: ServiceKey, initial: Initial, now: float
+    ) -> Place | Retry | Refused:
+        """Judge a first packet of a dialer to one of our services."""
+        node, _ = address
+        if not self.connections.left(node):
+            return Refused(
+                f"it has {self.connections.held(node)} connections, of {self.connections.all}"
+            )
+        if initial.token:
+            original_cid = self._tokens.read(address, service, initial, now)
+            if original_cid is None:
+                return Refused("its token is not for it, or is too old")
+            return self._begin(node, self._proven, original_cid, initial.destination_cid)
+        if not self._unproven.left(node):
+            retry_cid = secrets.token_bytes(CID_LENGTH)
+            token = self._tokens.make(address, service, initial, retry_cid, now)
+            return Retry(initial.retry(retry_cid, token))
+        return self._begin(node, self._unproven, initial.destination_cid, None)
+
+    def _begin(
+        self, node: bytes, handshakes: Parts, original_cid: bytes, retry_cid: bytes | None
+    ) -> Place | Refused:
+        if not handshakes.take(node):
+            return Refused(f"{handshakes.held(node)} of its handshakes are under way")
+        self.connections.take(node)
+        return Place(self, node, handshakes, original_cid, retry_cid)

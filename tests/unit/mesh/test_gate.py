@@ -1,0 +1,178 @@
+"""Who may begin a connection: proof of address, shares, places that are given back."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicProtocolVersion
+from test_quic import CLIENT, SERVER, exchange
+
+from meshnode.mesh.firstpacket import Initial, first_packet
+from meshnode.mesh.gate import (
+    MAX_CONNECTIONS,
+    MAX_HALF_OPEN,
+    MAX_UNPROVEN,
+    TOKEN_SECONDS,
+    Gate,
+    Place,
+    Refused,
+    Retry,
+    Tokens,
+)
+from meshnode.mesh.identity import make_insecure_identity
+from meshnode.mesh.quic import ALPN, MeshQuicConnection
+from meshnode.protocol.messages import encode_service
+
+SERVICE = encode_service("control")
+DIALER = (b"nodehash", encode_service("abcdefgh"))
+
+
+def initial(token=b"", cid=b"original"):
+    return Initial(cid, b"dialers", token)
+
+
+def crowd(gate, node=b"nodehash"):
+    """Take all places for dialers that have not shown that answers reach them."""
+    places = []
+    while isinstance(
+        place := gate.judge((node, b"%08d" % len(places)), SERVICE, initial(), 0.0), Place
+    ):
+        places.append(place)
+    return places
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def test_a_token_is_good_for_the_address_and_connection_that_it_was_sent_to():
+    tokens = Tokens()
+    token = tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0)
+    back = initial(token, b"retrycid")
+    assert tokens.read(DIALER, SERVICE, back, 5.0) == b"original"
+    assert tokens.read(DIALER, SERVICE, back, 5.0 + TOKEN_SECONDS) == b"original"
+
+
+@pytest.mark.parametrize(
+    ("address", "service", "cid", "late"),
+    [
+        ((b"another-", DIALER[1]), SERVICE, b"retrycid", 0.0),
+        ((DIALER[0], b"another-"), SERVICE, b"retrycid", 0.0),
+        (DIALER, b"another-", b"retrycid", 0.0),
+        (DIALER, SERVICE, b"another-", 0.0),
+        (DIALER, SERVICE, b"retrycid", TOKEN_SECONDS + 0.01),
+    ],
+)
+def test_a_token_is_good_for_nothing_else(address, service, cid, late):
+    tokens = Tokens()
+    token = tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0)
+    assert tokens.read(address, service, initial(token, cid), 5.0 + late) is None
+
+
+@hypothesis.given(st.binary(max_size=60), st.integers(0, 60), st.integers(1, 255))
+def test_no_other_bytes_are_a_token(data, position, change):
+    tokens = Tokens()
+    assert tokens.read(DIALER, SERVICE, initial(data), 0.0) is None
+    token = bytearray(tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0))
+    token[position % len(token)] ^= change
+    assert tokens.read(DIALER, SERVICE, initial(bytes(token), b"retrycid"), 5.0) is None
+    assert Tokens().read(DIALER, SERVICE, initial(bytes(token), b"retrycid"), 5.0) is None
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+def test_an_ordinary_dialer_is_asked_for_nothing():
+    assert isinstance(Gate().judge(DIALER, SERVICE, initial(), 0.0), Place)
+
+
+def test_a_crowd_is_asked_to_show_itself_and_is_let_in_when_it_does():
+    judge = Gate().judge
+    crowd_gate = Gate()
+    places = crowd(crowd_gate)
+    assert 16 <= len(places) < MAX_UNPROVEN
+    answer = crowd_gate.judge(DIALER, SERVICE, initial(), 0.0)
+    assert isinstance(answer, Retry)
+    assert len(answer.answer) < 150
+    assert isinstance(judge(DIALER, SERVICE, initial(b"made up"), 0.0), Refused)
+    # Another node still begins at once.
+    assert isinstance(crowd_gate.judge((b"another-", DIALER[1]), SERVICE, initial(), 0.0), Place)
+
+
+def test_handshakes_that_are_done_or_over_make_room():
+    found = Gate()
+    places = crowd(found)
+    for number, place in enumerate(places):
+        (place.ready if number % 2 else place.leave)()
+    assert len(crowd(found)) == len(places)
+
+
+def proven(gate, node, number):
+    """Return the judgement of a dialer that has done what a Retry says."""
+    address = (node, b"%08d" % number)
+    token = gate._tokens.make(address, SERVICE, initial(), b"retrycid", 0.0)
+    return gate.judge(address, SERVICE, initial(token, b"retrycid"), 0.0)
+
+
+def test_one_node_with_real_addresses_cannot_take_all_handshakes():
+    found = Gate()
+    mine = [proven(found, b"greedy--", n) for n in range(MAX_HALF_OPEN)]
+    assert sum(isinstance(place, Place) for place in mine) == 128
+    assert isinstance(proven(found, b"another-", 0), Place)
+
+
+def test_one_node_cannot_take_all_connections_and_those_that_end_are_free_again():
+    found = Gate()
+    places = []
+    for number in range(MAX_CONNECTIONS):
+        place = proven(found, b"greedy--", number)
+        if isinstance(place, Place):
+            place.ready()
+            places.append(place)
+    assert len(places) == 1024
+    assert isinstance(found.judge(DIALER, SERVICE, initial(), 0.0), Place)
+    for place in places:
+        place.leave()
+        place.leave()
+    assert found.connections.held(b"greedy--") == 0
+    assert isinstance(proven(found, b"greedy--", 0), Place)
+
+
+# --- a Retry as dialers take it ------------------------------------------------------------------
+
+
+def receptor_dialer():
+    """Return a dialer of the make of receptor's: plain QUIC, connection IDs of 4 bytes."""
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=[ALPN],
+        connection_id_length=4,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+        verify_mode=0,
+    )
+    client = QuicConnection(configuration=configuration)
+    # quic-go makes up 8 to 20 bytes for the listener, whatever its own have.
+    client._peer_cid.cid = client._original_destination_connection_id = bytes(range(12))
+    client.connect(SERVER, 0.0)
+    return client
+
+
+@pytest.mark.parametrize(
+    "make", [receptor_dialer, lambda: MeshQuicConnection.client("foo", SERVER, 0.0)]
+)
+def test_dialers_begin_again_as_a_retry_says(make):
+    client, found = make(), Gate()
+    crowd(found)
+    ((first, _),) = client.datagrams_to_send(0.0)
+    answer = found.judge(DIALER, SERVICE, first_packet(first).initial, 0.0)
+    client.receive_datagram(answer.answer, SERVER, 0.0)
+    ((again, _),) = client.datagrams_to_send(0.0)
+    place = found.judge(DIALER, SERVICE, first_packet(again).initial, 0.0)
+    assert isinstance(place, Place)
+    server = MeshQuicConnection.server(
+        make_insecure_identity(), place.original_cid, place.retry_cid
+    )
+    server.receive_datagram(again, CLIENT, 0.0)
+    exchange(client, server)
+    assert client._handshake_confirmed
+    assert server.ended is None
