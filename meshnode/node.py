@@ -104,6 +104,7 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
     registry.register(work_command(units))
     work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)
+    reloader.when_asked(service.restore_sockets)
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)

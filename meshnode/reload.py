@@ -35,6 +35,7 @@ class Reloader:
         self._links = RunningLinks(mesh)
         self._started = trio.Event()
         self._lock = trio.Lock()
+        self._when_asked: list[Callable[[], None]] = []
         self._log = logs.subject_logger("reload")
 
     async def start(self) -> None:
@@ -46,6 +47,10 @@ class Reloader:
         await self._links.apply(self._running.listeners, self._running.peers)
         self._started.set()
 
+    def when_asked(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at each reload first, whatever becomes of it."""
+        self._when_asked.append(callback)
+
     async def __call__(self) -> None:
         """Take the configuration over as it is now.
 
@@ -53,6 +58,8 @@ class Reloader:
             ReloadRefused: it cannot be. The text says what was disturbed meanwhile, if anything.
         """
         await self._started.wait()
+        for callback in self._when_asked:
+            callback()
         async with self._lock:
             try:
                 await self._take_over(await self._read())

@@ -15,6 +15,7 @@ from meshnode.control.session import Session
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, origin_of, peer_name
+from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
 
 REFUSAL_TIMEOUT = 2.0
@@ -43,6 +44,7 @@ class ControlService:
         self._bounds = bounds
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
+        self._sources: list[ControlListener] = []
         self._lines = Ledger(LINES_OF_ONE, LINES_IN_ALL)
         self._replies = Replies()
 
@@ -59,6 +61,8 @@ class ControlService:
         async with AsyncExitStack() as closing:
             for source in listeners:
                 closing.push_async_callback(_close, source)
+                self._sources.append(source)
+                closing.callback(self._sources.remove, source)
             watch = await closing.enter_async_context(trio.open_nursery())
             watch.start_soon(self._end_idle)
             async with trio.open_nursery() as nursery:
@@ -66,6 +70,12 @@ class ControlService:
                     nursery.start_soon(self._accept, source)
                 task_status.started()
             watch.cancel_scope.cancel()
+
+    def restore_sockets(self) -> None:
+        """Make unix sockets again whose files somebody has deleted; others are as they were."""
+        for source in self._sources:
+            if isinstance(source.listener, UnixListener):
+                source.listener.restore(subject_logger("control", str(source)))
 
     async def serve(
         self, stream: trio.abc.HalfCloseableStream, kind: SessionKind, peer: str
@@ -113,6 +123,15 @@ class ControlService:
         log.info("listening")
         accept = source.listener.accept
         acceptor = Acceptor(accept, log, takes_descriptor=source.kind != "mesh")
+        async with trio.open_nursery() as watch:
+            if isinstance(source.listener, UnixListener):
+                watch.start_soon(source.listener.keep, log)
+            await self._serve_all(source, acceptor)
+            watch.cancel_scope.cancel()
+
+    async def _serve_all(
+        self, source: ControlListener, acceptor: Acceptor[trio.abc.HalfCloseableStream]
+    ) -> None:
         async with trio.open_nursery() as sessions:
             while (stream := await acceptor.next()) is not None:
                 sessions.start_soon(self.serve, stream, source.kind, peer_name(stream))

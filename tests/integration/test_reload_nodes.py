@@ -4,11 +4,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from harness import COMMANDS, Cluster, Node, free_port
+from harness import COMMANDS, Cluster, Node, free_port, wait_until
 
 Directives = list[dict[str, Any]]
 Change = Callable[[Directives], None]
@@ -174,3 +175,13 @@ def test_firewall_rules_are_taken_over_without_a_restart(pair: tuple[Node, Node]
     assert reload(bar).returncode == 0
     assert foo.ask("ping bar")["Success"] is True
     assert_same_link(before, link(bar, "foo"))
+
+
+def test_a_control_socket_that_a_cleaner_deletes_comes_back(cluster: Cluster) -> None:
+    foo = cluster.node("foo")
+    lock = Path(f"{foo.socket}.lock")
+    foo.socket.unlink()
+    lock.unlink()
+    foo.wait_log("made the socket .* again")
+    foo.meshctl("status")
+    wait_until(lock.exists, watch=[foo.directory], what="the lock file")

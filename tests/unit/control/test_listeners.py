@@ -3,8 +3,11 @@
 import fcntl
 import os
 import re
+import shutil
 import socket
 import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,16 @@ from meshnode.control.listeners import (
 )
 from meshnode.control.service import ControlService
 from meshnode.errors import ConfigError, ServiceInUse
+from meshnode.logs import subject_logger
 from meshnode.mesh import sockets
-from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, network_of, origin_of, peer_name
+from meshnode.mesh.sockets import (
+    UNKNOWN_ORIGIN,
+    CannotListen,
+    Origin,
+    network_of,
+    origin_of,
+    peer_name,
+)
 from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.messages import WorkType
 
@@ -282,3 +293,95 @@ async def test_another_user_is_no_owner(path, monkeypatch) -> None:
 )
 def test_all_addresses_that_one_machine_may_take_are_one_origin(host, network) -> None:
     assert network_of(host) == network
+
+
+# --- files that somebody deletes ---------------------------------------------------------------
+
+
+DELETED = {
+    "the socket": ("",),
+    "the lock": (".lock",),
+    "both": ("", ".lock"),
+}
+
+
+async def answers(path: str) -> bool:
+    async with await trio.open_unix_socket(path) as client:
+        return await client.receive_some(1) == b"x"
+
+
+@asynccontextmanager
+async def kept(path: str, permissions: int = 0o600) -> AsyncIterator[UnixListener]:
+    """A listener that is watched over, and whose clients get an x."""
+    listener = UnixListener.open(path, permissions)
+
+    async def greet(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.send_all(b"x")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.keep, subject_logger("control", "unix"))
+        nursery.start_soon(trio.serve_listeners, greet, [listener])
+        await trio.testing.wait_all_tasks_blocked()
+        yield listener
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(60):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["unlink", "rename"])
+@pytest.mark.parametrize("what", DELETED)
+async def test_a_socket_that_somebody_deletes_comes_back(path, caplog, what, how):
+    async with kept(path, 0o640) as listener:
+        for _ in range(3):
+            for suffix in DELETED[what]:
+                if how == "unlink":
+                    os.unlink(path + suffix)
+                else:
+                    os.rename(path + suffix, path + suffix + ".away")
+            await until(listener.is_whole)
+            assert await answers(path)
+            assert os.stat(path).st_mode & 0o777 == 0o640
+            with pytest.raises(CannotListen, match="is in use"):
+                UnixListener.open(path, 0o600)
+    assert "made the socket" in caplog.text
+
+
+async def test_a_socket_whose_directory_was_away_comes_back_when_asked(tmp_path, caplog):
+    inner = tmp_path / "run"
+    inner.mkdir()
+    path = f"{inner}/foo.sock"
+    log = subject_logger("control", "unix")
+    async with kept(path) as listener:
+        shutil.rmtree(inner)
+        await until(lambda: "cannot be made again" in caplog.text)
+        inner.mkdir()
+        assert listener.restore(log)
+        assert await answers(path)
+        await trio.testing.wait_all_tasks_blocked()
+        os.unlink(path)  # and it is watched over again
+        await until(listener.is_whole)
+        assert await answers(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "live socket"])
+async def test_what_others_put_in_the_place_is_left_alone(path, caplog, kind):
+    async with kept(path) as listener:
+        other = path + ".other"
+        if kind == "file":
+            Path(other).write_text("precious")
+        else:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(other)
+            sock.listen()
+        identity = os.stat(other).st_ino
+        os.rename(other, path)
+        await until(lambda: "cannot be made again" in caplog.text)
+        assert os.stat(path).st_ino == identity
+        assert not listener.is_whole()
+        if kind != "file":
+            sock.close()
