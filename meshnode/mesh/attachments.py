@@ -1,20 +1,18 @@
 """Listeners and dialers at work: what makes a mesh's links, and may be taken away again."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import trio
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.accepting import Acceptor
+from meshnode.mesh.linklog import Complaints
+from meshnode.mesh.linkplaces import LinkPlaces
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.redial import redial_delay
 from meshnode.mesh.sessions import Session
 from meshnode.protocol.peering import LinkPolicy
-
-MAX_OPENING = 512
-"""Links that may be in their opening at once; more are closed unheard. Each holds a descriptor for
-up to 10 s, so this bounds what a flood of silent connections can take."""
 
 
 class SessionGroup:
@@ -41,14 +39,13 @@ class SessionGroup:
         if self._parent is not None:
             self._parent._discard(session)
 
-    async def run(self, session: Session) -> bool:
-        """Run a session to its end; True means that it was established at some time."""
+    async def run(self, session: Session) -> None:
+        """Run a session to its end."""
         self.add(session)
         try:
             await session.run()
         finally:
             self._discard(session)
-        return session.was_established
 
     async def close(self, reason: str) -> None:
         """End the sessions that there are now, and wait until they have ended."""
@@ -64,6 +61,7 @@ class LinkHost(Protocol):
     """What listeners and dialers need of the mesh."""
 
     sessions: SessionGroup
+    places: LinkPlaces
     greeter: Greeter
 
     @property
@@ -71,12 +69,12 @@ class LinkHost(Protocol):
         """Whether the mesh takes leave: no new links."""
         ...
 
-    def make_session(self, link: Link, policy: LinkPolicy) -> Session:
+    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
         """Return a session that is not running yet."""
         ...
 
-    def start_session(self, group: SessionGroup, session: Session) -> None:
-        """Run a session in the background."""
+    def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the background."""
         ...
 
 
@@ -89,6 +87,7 @@ class Listening:
         self._listener = listener
         self._policy = policy
         self._sessions = SessionGroup(host.sessions)
+        self._complaints = Complaints()
         self._closed = False
         self._log = subject_logger("listener", listener.name)
 
@@ -107,13 +106,24 @@ class Listening:
     async def _take(self, link: Link) -> None:
         if self._closed or self._host.is_closing:
             await link.aclose()
-        elif sum(not s.was_established for s in self._host.sessions) >= MAX_OPENING:
-            self._log.warning("closed %s unheard: %d links are opening", link.name, MAX_OPENING)
-            await link.aclose()
-        else:
-            session = self._host.make_session(link, self._policy)
-            self._sessions.add(session)
-            self._host.start_session(self._sessions, session)
+            return
+        session = self._host.make_session(link, self._policy, self._complaints)
+
+        def give_way(reason: str) -> None:
+            self._log.warning("rejected %s: %s", link.name, reason)
+            session.close(reason, is_told=True)
+
+        place = self._host.places.take(link.holder, give_way)
+        session.when_established = lambda: self._host.places.established(place)
+        self._sessions.add(session)
+
+        async def run() -> None:
+            try:
+                await self._sessions.run(session)
+            finally:
+                self._host.places.leave(place, lasted=session.has_lasted)
+
+        self._host.start_soon(run)
 
     async def set_policy(self, policy: LinkPolicy, reason: str) -> None:
         """Hold new links to another policy; those of the old one are ended."""
@@ -154,24 +164,26 @@ class Dialing:
 
     async def _keep_dialing(self) -> None:
         failures = 0
-        complaint = failure = ""
+        complaints = Complaints()
         while True:
             try:
                 link = await self._dialer.dial()
             except OSError as exc:
                 text = str(exc.strerror or exc)
                 # A peer that is away for a day is one event, not four thousand.
-                (self._log.debug if text == complaint else self._log.warning)(
-                    "cannot connect: %s", text
-                )
-                complaint = text
+                log = self._log.warning if complaints.is_news(self.name, text) else self._log.debug
+                log("cannot connect: %s", text)
+            except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed
+                # What the other end sends may bring out a fault of ours or of a library: it costs
+                # this attempt. Passed on it would end the node.
+                if complaints.is_news(self.name, repr(exc)):
+                    self._log.exception("cannot connect: a fault of this node")
             else:
-                complaint = ""
-                session = self._host.make_session(link, self._policy)
-                session.failure = failure
-                if await self._sessions.run(session):
+                session = self._host.make_session(link, self._policy, complaints)
+                await self._sessions.run(session)
+                if session.has_lasted:
                     failures = 0
-                failure = session.failure
+                    complaints.settle(self.name)
             if not self._redial or self._closed or self._host.is_closing:
                 return
             failures += 1

@@ -16,14 +16,22 @@ class Ended(Exception):
     """A link is over.
 
     ``fault`` says that somebody should look at why; ``rejected_by_us`` that the peer is owed a
-    reject message.
+    reject message; ``is_told`` that whoever ended the link has logged it.
     """
 
-    def __init__(self, reason: str, *, fault: bool = False, rejected_by_us: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        fault: bool = False,
+        rejected_by_us: bool = False,
+        is_told: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.fault = fault
         self.rejected_by_us = rejected_by_us
+        self.is_told = is_told
 
 
 class Boundary:

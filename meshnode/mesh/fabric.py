@@ -170,6 +170,10 @@ class Fabric:
             if not self._absences.is_gone(node, now):
                 session.send_routing(message)
 
+    def ask(self, session: Session) -> None:
+        """Ping the peer of a session over its link."""
+        self._probe.ask(session)
+
     def link_down(self, session: Session) -> None:
         """Forget a session."""
         if self.sessions.get(session.peer) is session:

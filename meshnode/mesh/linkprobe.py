@@ -60,17 +60,19 @@ class LinkProbe:
                 session.round_trip = None
         self._finish()
         due = [s for s in sessions if now - s.probed >= PROBE_INTERVAL / 2 or s in unanswered]
-        if not due:
-            return
-        service = self._router.free_service()
-        self._service = service
-        self._router.bind(service, self)
         for session in due:
-            session.probed = now
-            peer = self._names.learn(session.peer)
-            self._sent[peer] = (now, session)
-            header = DataHeader(WIRE_HOPS, self._router.own_hash, peer, service, PING_SERVICE)
-            session.send_data(header.encode())
+            self.ask(session)
+
+    def ask(self, session: Session) -> None:
+        """Ping the peer of a session now."""
+        if self._service is None:
+            self._service = self._router.free_service()
+            self._router.bind(self._service, self)
+        peer = self._names.learn(session.peer)
+        session.probed = trio.current_time()
+        self._sent[peer] = (session.probed, session)
+        header = DataHeader(WIRE_HOPS, self._router.own_hash, peer, self._service, PING_SERVICE)
+        session.send_data(header.encode())
 
     def _finish(self) -> None:
         self._sent.clear()
@@ -86,6 +88,7 @@ class LinkProbe:
         if sent is not None and source_service == PING_SERVICE:
             started, session = sent
             session.round_trip = trio.current_time() - started
+            session.answered()
             if not self._sent:
                 self._finish()
 

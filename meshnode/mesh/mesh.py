@@ -1,6 +1,13 @@
 """The mesh's face: open a node, listen, dial, send. Usable by itself (docs/mesh-api.md)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,6 +19,8 @@ from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric
 from meshnode.mesh.greeter import MeshGreeter
 from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.linklog import Complaints
+from meshnode.mesh.linkplaces import LinkPlaces
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
@@ -70,6 +79,7 @@ class Mesh:
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
         self.sessions = SessionGroup()
+        self.places = LinkPlaces()
         self.greeter: Greeter = MeshGreeter(self._router, self._fabric.topology)
         self._closing = False
 
@@ -97,15 +107,17 @@ class Mesh:
 
     async def run_link(self, link: Link, policy: LinkPolicy | None = None) -> bool:
         """Run one link to its end; True means that it was established at some time."""
-        return await self.sessions.run(self.make_session(link, policy or LinkPolicy()))
+        session = self.make_session(link, policy or LinkPolicy(), Complaints())
+        await self.sessions.run(session)
+        return session.was_established
 
-    def make_session(self, link: Link, policy: LinkPolicy) -> Session:
+    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
         """Return a session over a link, for a :class:`SessionGroup` to run."""
-        return Session(link, policy, self._fabric, self.node_id, self._idle_timeout)
+        return Session(link, policy, self._fabric, self.node_id, self._idle_timeout, complaints)
 
-    def start_session(self, group: SessionGroup, session: Session) -> None:
-        """Run a session in the background."""
-        self._nursery.start_soon(group.run, session)
+    def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the background, which owns what it does and raises nothing."""
+        self._nursery.start_soon(run)
 
     @property
     def is_closing(self) -> bool:

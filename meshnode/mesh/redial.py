@@ -17,6 +17,11 @@ REDIAL_JITTER = 0.2
 """Share by which a pause is shortened at random, so that the dialers of a node that was restarted
 do not all come at the same moment."""
 
+STEADY = 30.0
+"""Seconds that a link must have been up for its peer to count as found: three routing updates, by
+which each end has said all that it may be refused for. One that ends before is dialed again as one
+that never came up, so that two nodes that disagree do not meet twice a second for ever."""
+
 _MOST_STEPS = math.ceil(math.log(REDIAL_MOST / REDIAL_FIRST, REDIAL_GROWTH))
 
 

@@ -1,7 +1,7 @@
 """One link from its opening to its end: drives the protocol's Peering over a real link."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import trio
@@ -9,8 +9,11 @@ import trio
 from meshnode.errors import OutOfBounds, ProtocolError
 from meshnode.logs import subject_logger
 from meshnode.mesh.boundary import Boundary, Ended
+from meshnode.mesh.goodbyes import Goodbyes
 from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.linklog import Complaints, LinkLog
 from meshnode.mesh.links.base import Link, Message
+from meshnode.mesh.redial import STEADY
 from meshnode.mesh.sendqueue import BatchSize, SendQueue
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
@@ -63,6 +66,10 @@ class SessionOwner(Protocol):
         """Note that an established session has ended."""
         ...
 
+    def ask(self, session: "Session") -> None:
+        """Send the peer something over this link that it must answer."""
+        ...
+
     def knows_update(self, key: int) -> bool:
         """Whether :meth:`routing_update` would ignore an update with this key."""
         ...
@@ -92,7 +99,13 @@ class Session:
     """A link and what is known of the node at its other end."""
 
     def __init__(
-        self, link: Link, policy: LinkPolicy, owner: SessionOwner, own_id: str, idle_timeout: float
+        self,
+        link: Link,
+        policy: LinkPolicy,
+        owner: SessionOwner,
+        own_id: str,
+        idle_timeout: float,
+        complaints: Complaints | None = None,
     ) -> None:
         self._link = link
         self._owner = owner
@@ -107,8 +120,12 @@ class Session:
         self._boundary = Boundary(self._end, self._log)
         self._ended: Ended | None = None
         """Why the session is over; the first reason counts."""
-        self.failure = ""
-        """Why the link did not come up; before its end, why the one before it did not."""
+        self._life = LinkLog(link.name, link.holder, complaints or Complaints())
+        self._agreed = False
+        """Whether the peer has said that it is linked to us, as we are to it."""
+        self._goodbyes = Goodbyes(lambda: owner.ask(self)) if link.forgeable else None
+        self.when_established: Callable[[], None] = lambda: None
+        """Called when the link comes up."""
         self._since = self._up_at = 0.0
         self._sent_messages = self._sent_bytes = 0
         self._received_messages = self._received_bytes = 0
@@ -154,6 +171,11 @@ class Session:
     def was_established(self) -> bool:
         """Whether the link ever came up."""
         return self._peering.established
+
+    @property
+    def has_lasted(self) -> bool:
+        """Whether the link was up for so long that nobody seems to refuse it."""
+        return self.was_established and trio.current_time() >= self._up_at + STEADY
 
     # --- sending -----------------------------------------------------------------------------
 
@@ -211,9 +233,9 @@ class Session:
 
     # --- its end -----------------------------------------------------------------------------
 
-    def close(self, reason: str) -> None:
-        """End the session from outside."""
-        self._end(Ended(reason))
+    def close(self, reason: str, *, is_told: bool = False) -> None:
+        """End the session from outside; ``is_told``: whoever does so logs it."""
+        self._end(Ended(reason, is_told=is_told))
 
     def _end(self, ended: Ended) -> None:
         self._ended = self._ended or ended
@@ -240,18 +262,8 @@ class Session:
             ):
                 await self._link.aclose()
         ended = self._ended or Ended("this node is stopping")
-        self._log_end(ended)
-        self.failure = "" if self._peering.established else ended.reason
+        self._life.ended(self.peer, ended, lasted=self.has_lasted)
         return ended.reason
-
-    def _log_end(self, ended: Ended) -> None:
-        reason = ended.reason
-        if self._peering.established:
-            log = self._log.warning if ended.fault else self._log.info
-        else:
-            # A peer that is away for a day is one event, over UDP too, where dialing succeeds.
-            log = self._log.debug if reason == self.failure else self._log.warning
-        log("closed (%s): %s", self.peer or "peer unknown", reason)
 
     async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -261,6 +273,8 @@ class Session:
                 self._do_what_is_due()
                 async with trio.open_nursery() as listening:
                     listening.start_soon(self._watch_time)
+                    if self._goodbyes is not None:
+                        listening.start_soon(self._look_into_goodbyes, self._goodbyes)
                     await self._read()
             if self._ended is not None and self._ended.rejected_by_us:
                 self._queue.put_routing(REJECT_MESSAGE)
@@ -287,12 +301,47 @@ class Session:
             else:
                 self._take_data(data)
                 data = []
-                self._handle(message)
+                if self._goodbyes is None:
+                    self._handle(message)
+                else:
+                    self._handle_forgeable(message, self._goodbyes)
         self._take_data(data)
 
+    def _handle_forgeable(self, message: memoryview, goodbyes: Goodbyes) -> None:
+        """Take a message that perhaps somebody else has sent in the peer's name."""
+        if not self.was_established:
+            self._handle(message)
+            return
+        try:
+            self._handle(message)
+        except Ended as exc:
+            goodbyes.said(exc)
+        except ProtocolError as exc:
+            self._refuse(exc)
+        else:
+            goodbyes.denied()
+
+    async def _look_into_goodbyes(self, goodbyes: Goodbyes) -> None:
+        with self._boundary:
+            await goodbyes.run()
+
+    def answered(self) -> None:
+        """Note that the peer has answered a ping, whatever way the answer took."""
+        if self._goodbyes is not None:
+            self._goodbyes.denied()
+
     def _take_data(self, messages: list[memoryview]) -> None:
-        if messages and self._peering.established:
+        if not (messages and self._peering.established):
+            return
+        if self._goodbyes is None:
             self._owner.data(messages)
+            return
+        try:
+            self._owner.data(messages)
+        except ProtocolError as exc:
+            self._refuse(exc)
+        else:
+            self._goodbyes.denied()
 
     async def _watch_time(self) -> None:
         with self._boundary:
@@ -379,12 +428,15 @@ class Session:
         match action:
             case SendHello():
                 self.send_routing(self._owner.hello())
-            case Established(peer, cost):
-                self._log.info("established with %s, cost %g", peer, cost)
+            case Established(peer):
                 self._copies = CopyTeller(peer)
                 self._since, self._up_at = time.time(), trio.current_time()
                 self._owner.link_up(self)
+                self.when_established()
             case Apply() if update is not None:
+                if update.node_id == self.peer and not self._agreed:
+                    self._agreed = True
+                    self._life.agreed(self.peer, self.cost)
                 self._owner.routing_update(self, update)
             case Refuse(reason):
                 self._explain_refusal(update)

@@ -153,7 +153,6 @@ class Peering:
         order = (update.epoch, update.sequence)
         if order < self._newest:
             return []  # overtaken on a link that reorders: what it says is no longer so
-        self._newest = order
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:
@@ -162,4 +161,6 @@ class Peering:
         if cost != self.cost:
             return [Refuse(f"it says the link costs {cost:g}, we say {self.cost:g}")]
         self._phase = _Phase.CONFIRMED
+        # Not of a word that is refused: on a link that is forgeable it may not be the peer's.
+        self._newest = order
         return [Apply()]

@@ -1,8 +1,10 @@
 """Socket addresses as people write them."""
 
-import ipaddress
+from typing import NamedTuple
 
 import trio
+
+from meshnode.mesh.sockets import network_of
 
 
 def format_address(address: object) -> str:
@@ -13,22 +15,17 @@ def format_address(address: object) -> str:
     return str(address)
 
 
-def peer_address(stream: trio.SocketStream) -> str:
+class PeerAddress(NamedTuple):
+    """The other end of a connection: as people write it, and on whose account it is."""
+
+    text: str
+    holder: str
+
+
+def peer_address(stream: trio.SocketStream) -> PeerAddress:
     """Return the address of the other end, or what to say when it is gone already."""
     try:
-        return format_address(stream.socket.getpeername())
+        address = stream.socket.getpeername()
     except OSError:  # the peer reset it between accept and now; the first read will say so
-        return "(already gone)"
-
-
-def network_of(host: str) -> str:
-    """Return on whose account an address is: an IPv4 address itself, and of IPv6 the /64 network.
-
-    Whoever has an address of IPv6 has the 2^64 of its network.
-    """
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+        return PeerAddress("(already gone)", "")
+    return PeerAddress(format_address(address), network_of(str(address[0])))

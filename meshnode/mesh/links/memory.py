@@ -83,10 +83,12 @@ def memory_link_pair(name: str = "pair", loss: Loss | None = None) -> tuple[Memo
 class MemoryListener(LinkListener):
     """A place that :class:`MemoryDialer` can dial, as a port is for TCP."""
 
-    def __init__(self, name: str, loss: Loss | None = None) -> None:
+    def __init__(self, name: str, loss: Loss | None = None, *, holder: str = "") -> None:
+        """``holder`` is on whose account the links are that are accepted here."""
         self.name = f"memory {name}"
         self._label = name
         self._loss = loss
+        self._holder = holder
         self._arrivals, self._accepted = trio.open_memory_channel[MemoryLink](QUEUE_BATCHES)
 
     def connect(self) -> MemoryLink:
@@ -96,6 +98,7 @@ class MemoryListener(LinkListener):
             OSError: nobody listens any more.
         """
         near, far = memory_link_pair(self._label, self._loss)
+        far.holder = self._holder
         try:
             self._arrivals.send_nowait(far)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.WouldBlock):

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.addresses import network_of
 from meshnode.mesh.links.base import Greeter
 from meshnode.mesh.shares import Shares
+from meshnode.mesh.sockets import network_of
 from meshnode.protocol.messages import MessageType, RoutingUpdate, ServiceKey
 
 Address = tuple[object, ...]

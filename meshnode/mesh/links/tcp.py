@@ -1,5 +1,6 @@
 """TCP links: each message behind a 2-byte little-endian length (reference section 1)."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -20,6 +21,10 @@ together costs less; the kernel takes no more than 1,024 pieces (IOV_MAX), two a
 DIAL_TIMEOUT = 15.0
 """Seconds for name lookup and connection; the kernel's own limit is minutes."""
 
+FIRST_WORD_TIMEOUT = 5.0
+"""Seconds that who connects has for its first byte. Nodes say hello at once, and a word that was
+lost twice on the way arrives within that time."""
+
 BACKLOG = 256
 """Connections that may wait to be accepted, as when a whole site reconnects at once."""
 
@@ -27,12 +32,18 @@ BACKLOG = 256
 class TcpLink(Link):
     """A link over one connected TCP stream."""
 
-    def __init__(self, stream: trio.SocketStream, space: ReadSpace) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, space: ReadSpace, *, first_word: float = math.inf
+    ) -> None:
+        """``first_word``: seconds that the other end has for its first byte."""
         self._stream = stream
         self._socket = stream.socket
         self._frames = FrameReader(space)
         self._unsent: list[Buffer] = []
-        self.name = f"tcp {peer_address(stream)}"
+        self._speaks_by = trio.current_time() + first_word
+        address = peer_address(stream)
+        self.name = f"tcp {address.text}"
+        self.holder = address.holder
 
     can_send_now = True
 
@@ -61,6 +72,8 @@ class TcpLink(Link):
 
     async def receive(self) -> list[memoryview]:
         """Return all messages that the next read completes."""
+        if self._speaks_by != math.inf:
+            await self._wait_for_first_word()
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError
@@ -78,6 +91,13 @@ class TcpLink(Link):
                 return []
             if messages:
                 return messages
+
+    async def _wait_for_first_word(self) -> None:
+        with trio.move_on_at(self._speaks_by) as silent:
+            await trio.lowlevel.wait_readable(self._socket)
+        if silent.cancelled_caught:
+            raise ProtocolError(f"not a byte within {FIRST_WORD_TIMEOUT:g} s")
+        self._speaks_by = math.inf
 
     def _read_into(self, space: memoryview) -> int:
         return os.readv(self._socket.fileno(), [space])
@@ -122,7 +142,8 @@ class TcpListener(LinkListener):
 
     async def accept(self) -> TcpLink:
         """Wait for the next connection."""
-        return TcpLink(await self._listener.accept(), self._space)
+        stream = await self._listener.accept()
+        return TcpLink(stream, self._space, first_word=FIRST_WORD_TIMEOUT)
 
     async def aclose(self) -> None:
         """Stop listening."""

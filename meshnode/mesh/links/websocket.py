@@ -31,7 +31,7 @@ from meshnode.config import WsListener as WsListenerDirective
 from meshnode.config import WsPeer as WsPeerDirective
 from meshnode.config import WsUrl, split_ws_url
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.addresses import format_address, peer_address
+from meshnode.mesh.links.addresses import PeerAddress, format_address, peer_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
 from meshnode.protocol.framing import MAX_MESSAGE
@@ -54,10 +54,15 @@ class WebsocketLink(Link):
     """A link over one websocket; an accepted one shakes hands when it is first used."""
 
     def __init__(
-        self, stream: trio.abc.Stream, name: str, websocket: Connection | None, path: str = "/"
+        self,
+        stream: trio.abc.Stream,
+        address: PeerAddress,
+        websocket: Connection | None,
+        path: str = "/",
     ) -> None:
         """Make a link of a dialed ``websocket``, or of a client that has yet to ask for one."""
-        self.name = name
+        self.name = f"ws {address.text}"
+        self.holder = address.holder
         self._stream = stream
         self._path = path
         self._websocket = websocket
@@ -287,7 +292,7 @@ class WebsocketListener(LinkListener):
     async def accept(self) -> WebsocketLink:
         """Wait for the next connection; whether it asks for a websocket shows when it is used."""
         stream = await self._listener.accept()
-        return WebsocketLink(stream, f"ws {peer_address(stream)}", None, self._path)
+        return WebsocketLink(stream, peer_address(stream), None, self._path)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -325,7 +330,7 @@ class WebsocketDialer(LinkDialer):
             raise OSError(f"{self._url.host} is no name that could be looked up") from exc
         except WebsocketError as exc:
             raise OSError(f"the websocket handshake failed: {exc}") from exc
-        return WebsocketLink(stream, f"ws {peer_address(stream)}", websocket)
+        return WebsocketLink(stream, peer_address(stream), websocket)
 
     async def _upgrade(self, stream: trio.SocketStream) -> Connection:
         handshake = H11Handshake(ConnectionType.CLIENT)

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 from link_kinds import TCP, linked, listening, receive
 
 from meshnode.errors import ProtocolError
@@ -79,3 +80,36 @@ async def test_sending_at_once_on_a_link_that_is_gone_says_so():
         await near.aclose()
         with pytest.raises(trio.ClosedResourceError):
             near.send_now([b"x"])
+
+
+@pytest.fixture
+def jumping_clock():
+    """A clock that jumps when nothing happens, and gives bytes time to arrive."""
+    return trio.testing.MockClock(autojump_threshold=0.02)
+
+
+async def test_who_says_not_a_byte_in_time_is_no_link(jumping_clock):
+    async with listening(TCP) as (listener, dialer):
+        near = await dialer.dial()
+        far = await listener.accept()
+        with pytest.raises(ProtocolError, match="not a byte within 5 s"):
+            await far.receive()
+        await far.aclose()
+        await near.aclose()
+
+
+async def test_who_has_said_a_byte_may_be_as_slow_as_it_is(jumping_clock):
+    async with listening(TCP) as (listener, _):
+        stream = await trio.open_tcp_stream("127.0.0.1", listener.port)
+        far = await listener.accept()
+
+        async def speak() -> None:
+            for byte in b"\x03\x00abc":
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(4)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(speak)
+            assert await receive(far, 1) == [b"abc"]
+        await far.aclose()
+        await stream.aclose()

@@ -22,6 +22,7 @@ from wsproto.events import (
 from meshnode.config import split_ws_url
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links import websocket
+from meshnode.mesh.links.addresses import PeerAddress
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
 from meshnode.protocol.framing import MAX_MESSAGE
 
@@ -162,7 +163,7 @@ async def test_a_path_that_ends_in_a_slash_has_all_below_it(path, asked, found):
 
 async def test_a_client_that_asks_for_nothing_is_given_up(autojump_clock):
     near, far = trio.testing.memory_stream_pair()
-    link = websocket.WebsocketLink(near, "ws silent", None)
+    link = websocket.WebsocketLink(near, PeerAddress("silent", ""), None)
     with pytest.raises(ProtocolError, match="no websocket handshake within 5 s"):
         await link.receive()
     assert trio.current_time() == pytest.approx(websocket.HANDSHAKE_TIMEOUT, abs=0.1)
@@ -174,7 +175,7 @@ async def test_a_client_that_asks_for_nothing_is_given_up(autojump_clock):
 
 async def test_a_client_that_leaves_before_it_asks_is_told_as_that():
     near, far = trio.testing.memory_stream_pair()
-    link = websocket.WebsocketLink(near, "ws hasty", None)
+    link = websocket.WebsocketLink(near, PeerAddress("hasty", ""), None)
     await far.send_all(b"GET /")
     await far.send_eof()
     with pytest.raises(ProtocolError, match="left before it asked"):
@@ -262,7 +263,7 @@ async def test_a_dialer_that_gets_no_answer_gives_up(autojump_clock, monkeypatch
 async def client():
     """Yield wsproto's own client, connected to a link of ours by memory streams."""
     near, far = trio.testing.memory_stream_pair()
-    link = websocket.WebsocketLink(near, "ws memory", None)
+    link = websocket.WebsocketLink(near, PeerAddress("memory", ""), None)
     peer = WSConnection(ConnectionType.CLIENT)
     await far.send_all(peer.send(Request(host="foo", target="/")))
     await link.open()
