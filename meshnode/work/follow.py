@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from meshnode import files
 from meshnode.protocol.control import encode_reply
 from meshnode.work.growth import Growth
 from meshnode.work.unit import Unit
@@ -93,8 +94,7 @@ class _Follower:
 
     def _read_stdout(self) -> bytes:
         try:
-            with open(self._stdout, "rb") as file:
-                return file.read(INLINE_BYTES)
+            return files.read_file(self._stdout, INLINE_BYTES)
         except OSError as error:
             self._unit.log.warning("stdout is not sent with the end: %s", error)
             return b""

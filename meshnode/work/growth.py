@@ -113,6 +113,7 @@ class Growth:
         flags = inotify_simple.flags
         # ATTRIB: unlinking an open file changes its link count and nothing else.
         mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+        mask |= flags.DONT_FOLLOW
         try:
             wd: int = self._inotify.add_watch(path, mask)
         except OSError as error:
@@ -147,9 +148,10 @@ async def _look(path: Path, wake: Wake, scope: trio.CancelScope) -> None:
         seen = None
         while True:
             try:
-                now = os.stat(path)
+                now = os.lstat(path)
                 look = (now.st_size, now.st_ino, now.st_nlink)
-            except FileNotFoundError:
+            except OSError:
+                # Gone, or out of reach; whoever is woken looks at it and knows what to say.
                 look = (-1, -1, -1)
             if look != seen:
                 seen = look

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from meshnode.errors import CommandError
+from meshnode.work.shortage import in_thread_or_here
 from meshnode.work.store import UnitFile
 
 RECEIVE = 256 * 1024
@@ -67,7 +68,7 @@ async def take_input(
         piece = bytearray()
     if piece or (keep and file.size):
         # An empty file needs no sync of its own: it is there with its directory.
-        await trio.to_thread.run_sync(intake.finish, piece, keep)
+        await in_thread_or_here(intake.finish, piece, keep)
     received = Input(file.size, intake.digest)
     announced.check(received)
     return received
@@ -134,7 +135,7 @@ class _Intake:
         """Write pieces until there are no more; cancel ``both`` when the disk refuses one."""
         try:
             async for piece in pieces:
-                await trio.to_thread.run_sync(self.write, piece)
+                await in_thread_or_here(self.write, piece)
         except OSError as error:
             self.fault = error
             both.cancel()

@@ -19,11 +19,15 @@ from typing import Any
 
 import trio
 
+from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.logs import subject_logger
+from meshnode.threads import in_thread
 from meshnode.work import launcher
 from meshnode.work.launcher import wire
-from meshnode.work.processes import ProcessId
+from meshnode.work.launcher.statusfile import MAX_STATUS_BYTES
+from meshnode.work.processes import ProcessId, mark_of
+from meshnode.work.shortage import NotNow, Pauses
 
 START_ATTEMPTS = 3
 """Launchers tried for one start. One may be killed, and so may the next; three in the time of one
@@ -39,6 +43,10 @@ DEFAULT_GRACE_SECONDS = 10.0
 
 class LauncherClosed(WorkError):
     """The node is ending; whether the unit was started stands in its status, now or soon."""
+
+
+class OutcomeUnknown(WorkError):
+    """A start may have happened: there is no answer, and the status does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class StartRequest:
             "start": number,
             "unit": self.unit_id,
             # As bytes mean it: the launcher always runs in UTF-8 mode, whatever the node's locale.
-            "dir": os.fsencode(os.path.realpath(self.unit_dir)).decode("utf-8", "surrogateescape"),
+            "dir": os.fsencode(mark_of(self.unit_dir)).decode("utf-8", "surrogateescape"),
             "argv": self.argv,
             "grace": self.grace,
             "env": None if self.env is None else dict(self.env),
@@ -294,6 +302,8 @@ class Launcher:
 
         Raises:
             LauncherClosed: the node is ending.
+            NotNow: the command was not executed for want of something; it may be tried again.
+            OutcomeUnknown: nobody can tell what was started.
             WorkError: there is no supervisor, and the command was not and will not be executed.
         """
         for _ in range(START_ATTEMPTS):
@@ -304,8 +314,8 @@ class Launcher:
                 supervisor = ProcessId(reply["supervisor"], reply["started"])
                 return Started(supervisor, reply["record"], asked)
             if reply is not None and not reply.get("taken"):
-                raise WorkError(reply["error"])
-            recorded = await trio.to_thread.run_sync(_recorded_supervisor, request.unit_dir)
+                raise (NotNow if reply.get("again") else WorkError)(reply["error"])
+            recorded = await _recorded_supervisor(request.unit_dir)
             if recorded is not None:
                 return Started(recorded)
             if reply is not None:
@@ -321,7 +331,8 @@ class Launcher:
                 try:
                     await self._nursery.start(process.run)
                 except OSError as error:
-                    raise WorkError(f"cannot start the launcher: {error.strerror}") from error
+                    kind = NotNow if files.is_passing(error) else WorkError
+                    raise kind(f"cannot start the launcher: {error.strerror}") from error
                 self._process = process
             return self._process
 
@@ -342,16 +353,30 @@ async def _end_process(process: trio.Process) -> None:
             await process.wait()
 
 
-def _recorded_supervisor(unit_dir: Path) -> ProcessId | None:
+async def _recorded_supervisor(unit_dir: Path) -> ProcessId | None:
     """Return the supervisor that took the unit out of Pending, None when none did.
 
     Raises:
-        WorkError: the status cannot be read.
+        OutcomeUnknown: the status cannot be read.
     """
-    try:
-        recorded = json.loads((unit_dir / "status").read_bytes()).get("Supervisor")
-        return None if recorded is None else ProcessId(recorded["Pid"], recorded["Started"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WorkError(
-            f"cannot tell from {unit_dir}/status what was started: {error!r}"
-        ) from error
+    pauses = Pauses()
+    while True:
+        try:
+            return await in_thread(_read_supervisor, unit_dir / "status")
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            if not files.is_passing(error):
+                text = f"cannot tell from {unit_dir}/status what was started: {error}"
+                raise OutcomeUnknown(text) from error
+        await pauses.take()
+
+
+def _read_supervisor(path: Path) -> ProcessId | None:
+    recorded = json.loads(files.read_file(path, MAX_STATUS_BYTES)).get("Supervisor")
+    return None if recorded is None else ProcessId(recorded["Pid"], recorded["Started"])

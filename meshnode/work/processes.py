@@ -11,8 +11,11 @@ from typing import Self
 
 import trio
 
-from meshnode.work.launcher import tree
+from meshnode.files import is_passing
+from meshnode.threads import in_thread
+from meshnode.work.launcher import cancelsignal, tree
 from meshnode.work.launcher.supervisor import UNIT_DIR_VARIABLE
+from meshnode.work.shortage import Pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,13 @@ class ProcessHandle:
             OSError: no descriptor is left.
         """
         pidfd = os.pidfd_open(process_id.pid)
-        # The pidfd is fixed to a process from here on, so the comparison cannot come too late.
-        if current_start_time(process_id.pid) != process_id.started:
+        try:
+            # The pidfd is fixed to a process from here on: the comparison cannot come too late.
+            if current_start_time(process_id.pid) != process_id.started:
+                raise ProcessLookupError(f"process {process_id.pid} is gone")
+        except BaseException:
             os.close(pidfd)
-            raise ProcessLookupError(f"process {process_id.pid} is gone")
+            raise
         return cls(process_id, pidfd)
 
     async def wait_end(self) -> None:
@@ -78,6 +84,15 @@ class ProcessHandle:
             PermissionError: it belongs to another user.
         """
         signal.pidfd_send_signal(self._pidfd, signum)
+
+    def cancel(self, unit_id: str) -> None:
+        """Have the process, which is a supervisor, end a unit if it still watches over that.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        cancelsignal.send(self._pidfd, unit_id)
 
     def close(self) -> None:
         """Let go of the process; it goes on."""
@@ -107,35 +122,105 @@ def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
 
     Looks at every process of the machine (some 20 µs each): call it in a thread.
     """
-    marker = os.fsencode(f"{UNIT_DIR_VARIABLE}={os.path.realpath(unit_dir)}")
-    processes = tree.all_processes()
-    marked = [p for p in processes if not p.dead and _has_variable(p.pid, marker)]
-    below = tree.descendants({p.pid for p in marked}, processes)
-    return [ProcessId(p.pid, p.started) for p in marked + below]
+    return UnitProcesses.look().of(unit_dir)
 
 
-def _has_variable(pid: int, variable: bytes) -> bool:
+def find_supervisor(unit_dir: Path) -> ProcessId | None:
+    """Return the process that watches over what runs of a unit, None if none does.
+
+    Looks at every process of the machine, as :func:`find_unit_processes` does.
+    """
+    processes = UnitProcesses.look()
+    return processes.supervisor_of(processes.of(unit_dir))
+
+
+class UnitProcesses:
+    """The processes of all units on this machine at one moment."""
+
+    def __init__(self, processes: list[tree.Process], marked: dict[bytes, list[int]]) -> None:
+        self._processes = processes
+        self._marked = marked
+        """PIDs by the directory of their unit."""
+
+    @classmethod
+    def look(cls) -> Self:
+        """Look at every process of the machine: some 20 µs each."""
+        processes = tree.all_processes()
+        marked: dict[bytes, list[int]] = {}
+        for process in processes:
+            directory = None if process.dead else _unit_dir_of(process.pid)
+            if directory is not None:
+                marked.setdefault(directory, []).append(process.pid)
+        return cls(processes, marked)
+
+    def of(self, unit_dir: Path) -> list[ProcessId]:
+        """Return the processes that were started for a unit, and their descendants."""
+        marked = set(self._marked.get(os.fsencode(mark_of(unit_dir)), ()))
+        found = [process for process in self._processes if process.pid in marked]
+        found += tree.descendants(marked, self._processes)
+        return [ProcessId(process.pid, process.started) for process in found]
+
+    def supervisor_of(self, left: Iterable[ProcessId]) -> ProcessId | None:
+        """Return the process that watches over these processes of a unit, None if none does."""
+        pids = {process.pid for process in left}
+        parents = {process.parent for process in self._processes if process.pid in pids} - pids
+        for process in self._processes:
+            if process.pid in parents and not process.dead and _is_supervisor(process.pid):
+                return ProcessId(process.pid, process.started)
+        return None
+
+
+def mark_of(unit_dir: Path) -> str:
+    """Return what marks the processes of a unit: its directory, whatever stands there by now."""
+    return os.path.join(os.path.realpath(unit_dir.parent), unit_dir.name)
+
+
+_MARK = os.fsencode(f"{UNIT_DIR_VARIABLE}=")
+
+
+def _unit_dir_of(pid: int) -> bytes | None:
+    """Return the directory of the unit that a process was started for."""
+    for variable in _read_list(pid, "environ"):
+        if variable.startswith(_MARK):
+            return variable.removeprefix(_MARK)
+    return None
+
+
+def _is_supervisor(pid: int) -> bool:
+    """Whether a process was forked by a launcher, and so runs its program."""
+    return any(word.endswith(b"/launcher/__main__.py") for word in _read_list(pid, "cmdline"))
+
+
+def _read_list(pid: int, name: str) -> list[bytes]:
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
-    return variable in environment.split(b"\0")
+        return []
 
 
 async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
     """End what a dead supervisor left of a unit: SIGTERM, ``grace`` seconds, SIGKILL.
 
+    However long that takes where the machine has no descriptor to spare.
+
     Returns:
         What could not be ended, because it belongs to another user (a set-uid program).
     """
     refused: set[ProcessId] = set()
+    pauses = Pauses()
     while True:
-        found = set(await trio.to_thread.run_sync(find_unit_processes, unit_dir)) - refused
-        if not found:
-            return sorted(refused, key=lambda p: p.pid)
-        refused |= await end_processes(found, grace)
-        # Whatever was forked during the first round has had its warning: the parent's.
-        grace = 0
+        try:
+            found = set(await in_thread(find_unit_processes, unit_dir)) - refused
+            if not found:
+                return sorted(refused, key=lambda p: p.pid)
+            refused |= await end_processes(found, grace)
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            await pauses.take()
+        else:
+            # Whatever was forked during the first round has had its warning: the parent's.
+            grace = 0
 
 
 async def end_processes(ids: Iterable[ProcessId], grace: float) -> set[ProcessId]:

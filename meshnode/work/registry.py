@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import trio
 
-from meshnode.errors import CommandError, MeshnodeError, UnknownUnit
+from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.access import Caller, UnitAccess
@@ -17,24 +18,23 @@ from meshnode.work.planning import Planner, Submission
 from meshnode.work.processes import ProcessHandle, end_unit_processes
 from meshnode.work.remote_client import Dialer
 from meshnode.work.results import SendFile, stream_results
-from meshnode.work.runners.base import Attempt, Runner
-from meshnode.work.runners.command import (
-    CommandRunner,
-    CommandType,
-    EndLeftovers,
-    OpenProcess,
-    Starter,
-)
+from meshnode.work.runners.base import Attempt, EndLeftovers, OpenProcess, Runner, Starter
+from meshnode.work.runners.command import CommandRunner, CommandType
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
+from meshnode.work.shortage import in_thread_or_here
 from meshnode.work.signatures import Signatures
 from meshnode.work.space import low_space
 from meshnode.work.status import UnitStatus
-from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
+from meshnode.work.store import Locked, Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 NOT_STARTED = "lost: the node ended before the work was started"
 """Details of units that were not started; remote nodes know them by how they begin."""
+
+ADOPT_PATIENCE = 0.5
+"""Seconds for which a start waits for the lock of one unit; it is tried on beside everything
+else."""
 
 
 @dataclass(slots=True)
@@ -105,9 +105,9 @@ class Units:
         Raises:
             WorkError: the store or the launcher cannot be used.
         """
-        await trio.to_thread.run_sync(self.store.prepare)
+        await in_thread_or_here(self.store.prepare)
         try:
-            found = await trio.to_thread.run_sync(self.store.scan)
+            found = await in_thread_or_here(self.store.scan)
             async with trio.open_nursery() as services:
                 await services.start(self._growth.run)
                 await services.start(self._launcher.run)
@@ -143,10 +143,7 @@ class Units:
         low = low_space(self.store.root)
         return [
             *([low] if low else []),
-            *(
-                f"unit {name} cannot be read and is set aside in {self.store.root}/.broken"
-                for name in self.store.broken()
-            ),
+            *self.store.warnings(),
             *(
                 f"unit {unit_id} could not be taken over from the last run: {reason}"
                 for unit_id, reason in self._not_taken_over.items()
@@ -283,15 +280,28 @@ class Units:
             task.scope.cancel()
             await task.ended.wait()
 
-    async def remove(self, unit: Unit) -> None:
-        """Delete the unit for good. Raises UnknownUnit if somebody else did, or WorkError."""
-        grave = self.store.bury(unit.unit_id)
+    async def remove(self, unit: Unit, *, force: bool = False) -> None:
+        """Delete the unit for good; with ``force`` it is forgotten although its files stay.
+
+        Raises:
+            WorkError: its files cannot be deleted.
+        """
+        grave: Path | None = None
+        try:
+            grave = self.store.bury(unit.unit_id)
+        except UnknownUnit:
+            unit.log.warning("its files were gone before it was released")
+        except WorkError as error:
+            if not force:
+                raise
+            unit.log.warning("released by force: %s", error)
         # In the same breath as its files, so that no reader takes a release for a lost file.
         self._units.pop(unit.unit_id, None)
         self._submitted.pop(unit.status.submission_key, None)
         unit.mark_released()
         unit.log.info("released")
-        await trio.to_thread.run_sync(self.store.erase, grave)
+        if grave is not None:
+            await in_thread_or_here(self.store.erase, grave)
 
     # --- tasks --------------------------------------------------------------------------------
 
@@ -312,12 +322,18 @@ class Units:
             known = isinstance(error, MeshnodeError)
             detail = str(error) if known else f"internal error: {type(error).__name__}"
             unit.log.error("cannot go on: %s", detail, exc_info=None if known else error)
-            try:
-                await unit.fail(detail)
-            except Overtaken:
-                # It has a supervisor after all, or its end: the runner goes on from there.
-                await self._run_unit(unit, attempt)
+            await self._end_after_fault(unit, attempt, detail)
             attempt.fail(CommandError(detail))
+
+    async def _end_after_fault(self, unit: Unit, attempt: Attempt, detail: str) -> None:
+        try:
+            await unit.fail(detail)
+        except Overtaken:
+            # It has a supervisor after all, or its end: the runner goes on from there.
+            await self._run_unit(unit, attempt)
+        except Exception as error:
+            # What ends units is at fault itself. The unit stays as it is; the node lives.
+            unit.log.error("cannot be ended: %s", error, exc_info=error)
 
     def _runner(self, unit: Unit) -> Runner:
         return self._commands if unit.status.remote is None else self._remotes
@@ -361,13 +377,26 @@ class Units:
         elif status.remote is not None or status.supervisor is not None:
             self.spawn(unit)
         elif status.state is UnitState.PENDING:
+            with trio.move_on_after(ADOPT_PATIENCE) as patience:
+                await self._fail_unstarted(unit)
+            if patience.cancelled_caught and self._nursery is not None:
+                # Somebody holds its lock: no reason to hold up the start of the node.
+                self._nursery.start_soon(self._fail_unstarted, unit)
+        else:
+            # Nobody watches over it, and what is left of it is to be ended.
+            self.spawn(unit)
+
+    async def _fail_unstarted(self, unit: Unit) -> None:
+        """End a unit that the last run had not started, as soon as its lock can be had."""
+        while not unit.is_final:
             try:
-                await unit.fail(self._why_not_started(status))
+                await unit.fail(self._why_not_started(unit.status))
             except Overtaken:
                 # The launcher of the last run had it on its way, and now it runs.
                 self.spawn(unit)
-        else:
-            await unit.fail("lost: nobody watched over it")
+                return
+            except Locked as error:
+                unit.log.warning("cannot be ended yet: %s", error)
 
     def _why_not_started(self, status: UnitStatus) -> str:
         if status.boot == self._boot or status.submission_key:

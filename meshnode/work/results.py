@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.work.growth import Growth
 from meshnode.work.unit import Unit
@@ -31,11 +32,11 @@ async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, sen
         Exception: whatever else ``send`` raises.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = files.open_file(path, os.O_RDONLY)
     except OSError as error:
         if unit.is_final and unit.status.stdout_size == 0:
             return 0
-        raise WorkError(f"cannot read the results: {error.strerror}") from error
+        raise WorkError(f"cannot read the results: {files.reason(error)}") from error
     try:
         return await _Reader(unit, path, descriptor, start, send).run(growth)
     finally:

@@ -1,8 +1,8 @@
 """The only code that touches unit files.
 
 A unit is a directory ``<datadir>/<node>/<unit>`` (0700) with ``status``, ``stdin`` and ``stdout``
-(0600), as receptor has it. ``status`` is replaced as a whole under a lock of the directory, so that
-a reader never sees half of it; the supervisor keeps to the same rule (see work/launcher). All
+(0600), as receptor has it. ``status`` is replaced as a whole, so that a reader never sees half of
+it, and by whom and when is a rule that supervisors keep to as well (launcher/statusfile.py). All
 functions block for as long as a small file operation takes, durable ones for as long as the disk
 needs: those belong in a thread.
 """
@@ -14,16 +14,20 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import string
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, count
 from pathlib import Path
 
+from meshnode import files
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.processes import find_unit_processes
+from meshnode.work.launcher.statusfile import MAX_STATUS_BYTES
+from meshnode.work.processes import ProcessId, UnitProcesses
+from meshnode.work.setaside import SetAside
 from meshnode.work.status import UnitStatus
 
 UNIT_ID_LENGTH = 8
@@ -31,21 +35,26 @@ UNIT_ID_LENGTH = 8
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _UNIT_ID = re.compile(rf"[a-zA-Z0-9]{{{UNIT_ID_LENGTH}}}")
-_BROKEN = ".broken"
-"""Directory of what looks like a unit but cannot be read; a person may mend it and move it back."""
 
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
-"""Errors that speak of the machine at this moment, and not of the unit."""
-
-_MADE = ("stdin", "stdout", "status.tmp", "status.lock")
-"""What a unit's directory holds before its first ``status``."""
+UNKNOWN_TYPE = "unknown"
+"""Work type of a unit of which not even that can be read."""
 
 _RELEASED = ".released-"
 """Prefix of a directory whose unit is gone: renaming is one step, deleting its files is several."""
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a disk answers that is full, or on which this user may not have more."""
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+"""What the kernel answers where a unit's directory is not."""
+
 
 class Overtaken(WorkError):
     """A supervisor has changed the unit on disk, and what it says stands."""
+
+
+class Locked(WorkError):
+    """Somebody holds the lock of a unit that is not started yet; it may be a supervisor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +69,13 @@ class UnitStore:
     """The unit directories of one node, below ``root`` (``<datadir>/<node>``)."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        # Links are followed once: what marks the processes of a unit must not change with them.
+        self.root = root = Path(os.path.realpath(root))
         self._lock: int | None = None
         self._log = subject_logger("store", str(root))
+        self._aside = SetAside(root, self._log)
+        self._running: dict[str, str] = {}
+        """Units that run although their status could not be read, with the reason."""
 
     def directory(self, unit_id: str) -> Path:
         """Return the directory of a unit. The ID must be one that this store gave out."""
@@ -77,16 +90,13 @@ class UnitStore:
         return self.root / unit_id / "stdout"
 
     def stdout_size(self, unit_id: str) -> int:
-        """Return the bytes of output so far; 0 while there is no file."""
-        try:
-            return os.stat(self.stdout_path(unit_id)).st_size
-        except FileNotFoundError:
-            return 0
+        """Return the bytes of output so far; 0 while there is no file of ours."""
+        return files.size_of(f"{self.root}/{unit_id}/stdout")
 
     def last_written(self, unit_id: str) -> datetime:
         """Return when the unit's status was last replaced; now, where the disk does not tell."""
         try:
-            seconds = os.stat(self.root / unit_id / "status").st_mtime
+            seconds = os.lstat(self.root / unit_id / "status").st_mtime
             return datetime.fromtimestamp(seconds, UTC)
         except (OSError, OverflowError, ValueError):
             # No such file, or a time that no calendar has.
@@ -132,7 +142,7 @@ class UnitStore:
             # All files exist from the start, so that a reader of results can watch stdout before
             # anything has run, and every mode is ours and not the command's umask's.
             for name in ("stdin", "stdout"):
-                os.close(os.open(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
+                os.close(files.open_file(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY))
             self.write_status(unit_id, status, fresh=True)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
@@ -159,8 +169,7 @@ class UnitStore:
         # As a text: a start reads tens of thousands, and would join paths for a third of its time.
         path = f"{self.root}/{unit_id}/status"
         try:
-            with open(path, "rb", buffering=0) as file:
-                return UnitStatus.from_json(json.loads(file.read()))
+            return UnitStatus.from_json(json.loads(files.read_file(path, MAX_STATUS_BYTES)))
         except OSError as error:
             raise WorkError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -183,50 +192,71 @@ class UnitStore:
 
         Raises:
             OSError: the disk refuses; the old status stands.
+            Locked: somebody may be about to start the unit.
             Overtaken: the state on disk is not the ``expected`` one; it stands, too.
         """
-        directory = f"{self.root}/{unit_id}"
         text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
-        lock = self.lock(unit_id)
+        if len(text) > MAX_STATUS_BYTES:
+            raise OSError(errno.EFBIG, f"the status has more than {MAX_STATUS_BYTES} bytes")
+        # Without a sync, some file systems show an empty file after a power cut: a local unit
+        # would be set aside then, a remote one would be lost to the node that waits for it.
+        synced = durable or (status.remote is not None and not fresh)
+        directory = None
+        if durable or expected is not None:
+            directory = self._open_directory(unit_id)
         try:
-            if expected is not None:
+            if directory is not None and expected is not None:
+                if expected is UnitState.PENDING:
+                    self._lock_pending(directory, unit_id)
                 self._check_state(unit_id, expected)
-            temporary = f"{directory}/status.tmp"
-            descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-            try:
-                _write_all(descriptor, text.encode())
-                # Without this, some file systems show an empty file after a power cut: a local unit
-                # would be set aside then, a remote one would be lost to the node that waits for it.
-                if durable or (status.remote is not None and not fresh):
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, f"{directory}/status")
-            if durable:
-                os.fsync(lock)
+            self._replace(unit_id, text.encode(), synced, is_end=status.state.is_final)
+            if directory is not None and durable:
+                os.fsync(directory)
                 if status.state is UnitState.PENDING:
                     # The directory itself may be new.
                     _sync_directory(self.root)
         finally:
-            os.close(lock)
+            if directory is not None:
+                os.close(directory)
 
-    def lock(self, unit_id: str) -> int:
-        """Wait for the lock that nodes and supervisors hold while they replace ``status``.
+    def _replace(self, unit_id: str, text: bytes, synced: bool, *, is_end: bool) -> None:
+        path = f"{self.root}/{unit_id}/status"
+        try:
+            descriptor = files.open_scratch(path + ".tmp")
+            try:
+                # Not emptied first: a supervisor has taken the room that an end needs.
+                _write_all(descriptor, text)
+                os.ftruncate(descriptor, len(text))
+                if synced:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            files.put_in_place(path + ".tmp", path)
+        except OSError as error:
+            if not (is_end and error.errno in _NO_ROOM):
+                raise
+            files.overwrite(path, text)
+            with suppress(OSError):
+                os.unlink(path + ".tmp")
 
-        Returns:
-            A descriptor of the unit's directory; closing it lets go.
+    def _open_directory(self, unit_id: str) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(f"{self.root}/{unit_id}", flags)
 
-        Raises:
-            OSError: there is no such directory, or no descriptor is left.
-        """
-        descriptor = os.open(f"{self.root}/{unit_id}", os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return descriptor
+    def _lock_pending(self, directory: int, unit_id: str) -> None:
+        """Take the lock that supervisors hold while they start a unit; closing it lets go."""
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(f"work unit {unit_id} is locked by another program") from None
 
     def _check_state(self, unit_id: str, expected: UnitState) -> None:
         try:
             found = self.read_status(unit_id).state
         except WorkError as error:
+            if isinstance(error.__cause__, OSError) and files.is_passing(error.__cause__):
+                # The file may say anything, and must not be written over unread.
+                raise error.__cause__ from error
             # Nobody can tell what it said; what we know is the better truth.
             self._log.warning("%s; it is written anew", error)
             return
@@ -234,59 +264,55 @@ class UnitStore:
             raise Overtaken(f"unit {unit_id} is not {expected.label} any more, but {found.label}")
 
     def scan(self) -> list[StoredUnit]:
-        """Return every readable unit on disk; finish what a crash cut short.
+        """Return every unit on disk; finish what a crash cut short.
 
         What looks like a unit and cannot be read is set aside below ``.broken``, and never deleted.
+        Where its command runs on, it is returned all the same, with what can be known of it.
         """
-        found = []
+        found: list[StoredUnit] = []
+        damaged: dict[str, WorkError] = {}
         with os.scandir(self.root) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        for name in names:
+            by_name = {entry.name: entry for entry in entries}
+        for name in sorted(by_name):
             if name.startswith(_RELEASED):
-                shutil.rmtree(self.root / name, ignore_errors=True)
+                self.erase(self.root / name)
             elif _UNIT_ID.fullmatch(name):
+                if fault := _fault(by_name[name]):
+                    self._aside.leave(name, f"{self.root}/{name} {fault}")
+                    continue
                 try:
                     found.append(StoredUnit(name, self.read_status(name)))
                 except WorkError as error:
-                    self._set_aside(name, error)
+                    damaged[name] = error
+        if damaged:
+            found += self._take_damaged(damaged)
         return found
 
-    def broken(self) -> list[str]:
-        """Return the names of the units that were set aside, as they are called there."""
-        try:
-            return sorted(os.listdir(self.root / _BROKEN))
-        except FileNotFoundError:
-            return []
+    def warnings(self) -> list[str]:
+        """Return a line for a person about each unit that was damaged when the node started."""
+        for name in tuple(self._running):
+            with suppress(WorkError):
+                self.read_status(name)
+                # Its supervisor has written it anew.
+                del self._running[name]
+        running = (f"unit {name} runs, but {why}" for name, why in self._running.items())
+        return [*running, *self._aside.warnings()]
 
-    def _set_aside(self, name: str, reason: WorkError) -> None:
-        directory = self.root / name
-        try:
-            if _never_begun(directory):
-                # Cut short while it was made, before anybody was told of it.
-                shutil.rmtree(directory)
-                return
-            if isinstance(reason.__cause__, OSError) and reason.__cause__.errno in _PASSING:
-                self._log.warning("unit %s is skipped until the next start: %s", name, reason)
-                return
-            if left := find_unit_processes(directory):
-                # The supervisor will write the status anew when the command ends.
+    def _take_damaged(self, damaged: dict[str, WorkError]) -> list[StoredUnit]:
+        """Set damaged units aside; return those that run."""
+        running = []
+        processes = UnitProcesses.look()
+        for name, reason in damaged.items():
+            left = processes.of(self.root / name)
+            if left:
                 pids = ", ".join(str(process.pid) for process in left)
                 self._log.warning("unit %s runs on (PIDs %s), but %s", name, pids, reason)
-                return
-            (self.root / _BROKEN).mkdir(mode=0o700, exist_ok=True)
-            place = self._free_place(name)
-            os.rename(directory, place)
-        except OSError as error:
-            self._log.warning("unit %s is skipped: %s; %s", name, reason, error)
-        else:
-            self._log.warning("unit %s is set aside as %s: %s", name, place, reason)
-
-    def _free_place(self, name: str) -> Path:
-        # The same ID may have been broken before: IDs of released units may come again.
-        places = (
-            self.root / _BROKEN / (name + end) for end in chain([""], map(".{}".format, count(2)))
-        )
-        return next(place for place in places if not os.path.lexists(place))
+                self._running[name] = str(reason)
+                status = _of_damaged(reason, processes.supervisor_of(left))
+                running.append(StoredUnit(name, status))
+            else:
+                self._aside.take(name, reason)
+        return running
 
     def bury(self, unit_id: str) -> Path:
         """Take a unit away in one step, and return the directory that :meth:`erase` deletes.
@@ -298,18 +324,36 @@ class UnitStore:
         grave = self.root / (_RELEASED + unit_id)
         try:
             os.rename(self.root / unit_id, grave)
-        except FileNotFoundError:
-            raise UnknownUnit(unit_id) from None
         except OSError as error:
+            if error.errno in _GONE:
+                raise UnknownUnit(unit_id) from None
             raise WorkError(f"cannot delete work unit {unit_id}: {error.strerror}") from error
         return grave
 
     def erase(self, grave: Path) -> None:
         """Delete the files of a buried unit; what resists is tried again at the next start."""
         try:
-            shutil.rmtree(grave)
-        except OSError as error:
+            if not stat.S_ISDIR(os.lstat(grave).st_mode):
+                # rmtree would open it, and wait if it is a pipe.
+                os.unlink(grave)
+                return
+            try:
+                shutil.rmtree(grave)
+            except PermissionError:
+                _open_up(grave)
+                shutil.rmtree(grave)
+        except (OSError, RecursionError) as error:
             self._log.warning("%s could not be deleted: %s", grave, error)
+
+
+def _open_up(grave: Path) -> None:
+    """Undo that a command closed directories even to its own user. Raises OSError."""
+    places = [os.fspath(grave)]
+    while places:
+        place = places.pop()
+        files.make_accessible(place)
+        with os.scandir(place) as entries:
+            places += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _in_characters(number: int) -> str:
@@ -321,14 +365,23 @@ def _in_characters(number: int) -> str:
     return "".join(characters)
 
 
-def _never_begun(directory: Path) -> bool:
-    """Whether a unit's directory holds no status and not a byte of anything else."""
-    with os.scandir(directory) as entries:
-        return all(entry.name in _MADE and _is_empty(entry) for entry in entries)
+def _fault(entry: os.DirEntry[str]) -> str:
+    """Say why what has a unit's name is no unit's directory of ours; nothing if it is one."""
+    try:
+        return files.directory_fault(entry.stat(follow_symlinks=False))
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}"
 
 
-def _is_empty(entry: os.DirEntry[str]) -> bool:
-    return entry.name == "status.tmp" or entry.stat(follow_symlinks=False).st_size == 0
+def _of_damaged(reason: WorkError, supervisor: ProcessId | None) -> UnitStatus:
+    """Return what is known of a unit whose command runs and whose status cannot be read."""
+    return UnitStatus(
+        UnitState.RUNNING,
+        f"Running, but {reason}",
+        UNKNOWN_TYPE,
+        supervisor=supervisor,
+        stdin_size=0,
+    )
 
 
 WRITE_OUT = 8 * 1024 * 1024
@@ -342,7 +395,7 @@ class UnitFile:
     def __init__(self, path: Path, *, append: bool) -> None:
         """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError."""
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
-        self._descriptor = os.open(path, mode, 0o600)
+        self._descriptor = files.open_file(path, mode)
         self.size = os.fstat(self._descriptor).st_size
         self._given = self.size
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import trio
 
+from meshnode import files
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
 from meshnode.work.brieflock import BriefLock
+from meshnode.work.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
+from meshnode.work.shortage import in_thread_or_here
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
-from meshnode.work.store import Overtaken, UnitStore
+from meshnode.work.store import Locked, Overtaken, UnitStore
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware of its zone."""
@@ -113,18 +116,13 @@ class Unit:
             if status == self.status:
                 return
             try:
-                if durable or status.state.is_final or status.remote is not None:
-                    await trio.to_thread.run_sync(
-                        self._write, status, durable or status.state.is_final, before
-                    )
-                else:
-                    self._write(status, False)
+                await self._write(status, durable=durable or status.state.is_final, before=before)
             except Overtaken:
                 self._publish(self._store.read_status(self.unit_id))
                 raise
             except OSError as error:
                 if not status.state.is_final:
-                    raise WorkError(f"cannot record the status: {error.strerror}") from error
+                    raise WorkError(f"cannot record the status: {files.reason(error)}") from error
                 self.log.error("cannot record the end (%s): %s", status.detail, error)
             self._publish(status)
 
@@ -150,22 +148,44 @@ class Unit:
             WorkError: the disk refuses.
         """
         async with self._lock:
+            if self.is_final or not self._is_ours:
+                return
             try:
-                if not self.is_final:
-                    await trio.to_thread.run_sync(self._write, self.status, True)
+                await self._write(self.status, durable=True)
             except Overtaken:
                 self._publish(self._store.read_status(self.unit_id))
             except OSError as error:
-                raise WorkError(f"cannot record the status: {error.strerror}") from error
+                raise WorkError(f"cannot record the status: {files.reason(error)}") from error
 
-    def _write(
-        self, status: UnitStatus, durable: bool, before: Callable[[], None] | None = None
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this node writes the status on disk; of a unit that runs here it does not."""
+        return self.status.remote is not None or self.status.state is UnitState.PENDING
+
+    async def _write(
+        self, status: UnitStatus, *, durable: bool, before: Callable[[], None] | None = None
     ) -> None:
-        if before is not None:
-            before()
         # Of a remote unit this node is the only writer.
         expected = self.status.state if status.remote is None else None
-        self._store.write_status(self.unit_id, status, durable=durable, expected=expected)
+
+        def write() -> None:
+            if before is not None:
+                before()
+            self._store.write_status(self.unit_id, status, durable=durable, expected=expected)
+
+        deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                if durable or status.remote is not None:
+                    await in_thread_or_here(write)
+                else:
+                    write()
+            except Locked:
+                if trio.current_time() >= deadline:
+                    raise
+                await trio.sleep(LOCK_RETRY_SECONDS)
+            else:
+                return
 
     async def end(self, state: UnitState, detail: str) -> None:
         """Give the unit a final state now, unless it has one; stdout is taken as it is.

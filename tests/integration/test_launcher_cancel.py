@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from launching import (
+    PATIENCE,
     Fifo,
     Status,
     kill,
@@ -22,7 +24,12 @@ from launching import (
 
 from meshnode.work.launch import Launcher, StartRequest
 from meshnode.work.launcher import tree
-from meshnode.work.processes import ProcessId, current_start_time, find_unit_processes
+from meshnode.work.processes import (
+    ProcessHandle,
+    ProcessId,
+    current_start_time,
+    find_unit_processes,
+)
 
 LONG_GRACE = 600.0
 """Seconds that no test waits: whoever has to be killed after it fails by its time limit."""
@@ -242,6 +249,36 @@ async def test_a_cancel_that_comes_too_late_does_not_hit_the_supervisors_next_un
     second = make_unit(tmp_path, "second")
     assert (await run_unit(launcher, second, "sleep", "0.01"))["Detail"] == "exit status 0"
     assert supervisor_of(second) == supervisor
+
+
+async def test_a_cancel_for_another_unit_is_none_for_this_one(
+    launcher: Launcher, tmp_path: Path, says: Fifo
+) -> None:
+    unit = make_unit(tmp_path)
+    with Fifo(tmp_path / "go") as go:
+        script = f"echo up >$1; read <{go.path}"
+        supervisor = await start(launcher, unit, script, says, LONG_GRACE)
+        assert await says.line() == "up"
+        with ProcessHandle.open(supervisor) as handle:
+            # As a node sends it that has not heard yet of the end of the unit before this one.
+            handle.cancel("another")
+            go.write("")
+            await handle.wait_end()
+    assert read_status(unit)["Detail"] == "exit status 0"
+
+
+async def test_a_command_that_locks_its_units_directory_is_canceled_like_any_other(
+    launcher: Launcher, tmp_path: Path, says: Fifo
+) -> None:
+    unit = make_unit(tmp_path)
+    script = 'exec 9<"$MESHNODE_UNIT_DIR"; flock 9; echo up >$1; sleep 1000'
+    supervisor = await start(launcher, unit, script, says, LONG_GRACE)
+    assert await says.line() == "up"
+    with ProcessHandle.open(supervisor) as handle:
+        handle.cancel("unit")
+        with trio.fail_after(PATIENCE):
+            await handle.wait_end()
+    assert read_status(unit)["Detail"] == "Canceled"
 
 
 async def test_a_supervisor_ends_quietly_when_its_unit_is_deleted(

@@ -269,7 +269,7 @@ async def test_a_unit_whose_stdin_cannot_be_opened_is_not_started(
 ) -> None:
     unit = make_unit(tmp_path)
     (unit / "stdin").symlink_to("stdin")
-    with pytest.raises(WorkError, match="cannot start the command: too many levels"):
+    with pytest.raises(WorkError, match=r"cannot start the command: .*stdin is a symbolic link"):
         await run_unit(launcher, unit, "touch", str(tmp_path / "ran"))
     assert read_status(unit)["State"] == 0
     assert not (tmp_path / "ran").exists()

@@ -55,10 +55,10 @@ class Limits:
         if self._watched >= 0:
             os.close(self._watched)
 
-    def wait(self, signals: tuple[signal.Signals, ...]) -> int | None:
+    def wait(self, signals: tuple[signal.Signals, ...]) -> signal.struct_siginfo | None:
         """Wait for one of ``signals``, or until a limit should be looked at; None is the latter."""
         if self._deadline is None and self._watched < 0:
-            return signal.sigwaitinfo(signals).si_signo
+            return signal.sigwaitinfo(signals)
         if self._watched >= 0:
             seconds = self._left(LONGEST_WAIT_SECONDS)
             info = signal.sigtimedwait((*signals, signal.SIGIO), seconds)
@@ -66,7 +66,7 @@ class Limits:
                 info = signal.sigtimedwait(signals, self._left(LOOK_PAUSE_SECONDS))
         else:
             info = signal.sigtimedwait(signals, self._left(LONGEST_WAIT_SECONDS))
-        return None if info is None else info.si_signo
+        return info
 
     def _left(self, most: float) -> float:
         if self._deadline is None:

@@ -1,7 +1,13 @@
-"""A unit's status file as its supervisor changes it: locked, merged, replaced in one step.
+"""A unit's status file as its supervisor changes it: merged, and replaced in one step.
 
-The lock makes "read, look, write" one action among the supervisor and the node, so that exactly one
-supervisor can ever take a unit from Pending to Running (:meth:`StatusFile.claim`).
+Who may write it, when:
+
+* While the unit is Pending, node and supervisors may, each under a lock of the unit's directory: it
+  makes "read, look, write" one action, so that exactly one supervisor can ever take a unit from
+  Pending to Running (:meth:`StatusFile.claim`), and none after the node has ended it.
+* From then on the supervisor alone may, as long as it lives. It takes no lock: the command could
+  hold one on the same directory, by accident or not, and an end must be recorded all the same.
+* When the supervisor is gone, the node may.
 """
 
 from __future__ import annotations
@@ -10,20 +16,32 @@ import errno
 import fcntl
 import json
 import os
+import time
+
+from meshnode import files
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED = range(5)
 """The numbers of protocol/lifecycle, which this package may not import; a test compares them."""
 
-FILE_MODE = 0o600
-"""Status and stdout may hold what only the node's user should see."""
+MAX_STATUS_BYTES = 8 * 1024 * 1024
+"""Bytes of a status. The longest that is ever written holds the words of a command line of 1 MiB,
+six bytes of JSON for each of them; what is longer was put there by somebody else."""
 
-READ_BYTES = 8192
-"""Bytes asked for in one read of the status file."""
+LOCK_PATIENCE_SECONDS = 10.0
+"""How long a claim waits for the lock. Others hold it for a write, or a sync at the most; who holds
+it for longer is no part of meshnode."""
+
+LOCK_RETRY_SECONDS = 0.01
+"""Pause between two tries to lock. A lock that is waited for without tries can be waited for
+without end, and there is no event that says that it is free."""
 
 SPARE_BYTES = 1024
 """What the record of an end may have more than that of a start: some 200 bytes and a detail."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What the kernel answers where a unit's directory is not, or something else is."""
 
 
 class UnitVanished(Exception):
@@ -67,10 +85,11 @@ class StatusFile:
             NotPending: another supervisor, or the node, was first; nothing is changed.
             UnitVanished: there is no such unit any more.
             ValueError: the status cannot be read.
-            OSError: it cannot be written.
+            OSError: it cannot be written, or somebody holds the lock.
         """
-        directory = self._lock()
+        directory = self._open_directory()
         try:
+            self._lock(directory)
             status = self._read()
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
@@ -90,17 +109,7 @@ class StatusFile:
             UnitVanished: the unit was released meanwhile.
             OSError: it cannot be written (yet).
         """
-        directory = self._lock()
-        try:
-            try:
-                status = self._read()
-            except ValueError:
-                # Somebody damaged the file while the command ran. What this process wrote last is
-                # the better truth, and the end must be recorded.
-                status = self._last
-            self._replace(status | changes, directory, durable=True)
-        finally:
-            os.close(directory)
+        self._add(changes, durable=True)
 
     def note(self, changes: dict[str, object]) -> None:
         """Merge ``changes`` that are of use, but not needed, into the status of a running unit.
@@ -108,13 +117,9 @@ class StatusFile:
         Does not touch the room that :meth:`reserve` has taken.
 
         Raises:
-            UnitVanished, ValueError, OSError: nothing is noted.
+            UnitVanished, OSError: nothing is noted.
         """
-        directory = self._lock()
-        try:
-            self._replace(self._read() | changes, directory, durable=False, suffix=".note")
-        finally:
-            os.close(directory)
+        self._add(changes, durable=False, suffix=".note")
 
     def reserve(self) -> None:
         """Take the room that :meth:`finish` will need: it must succeed on a disk that is full.
@@ -123,7 +128,7 @@ class StatusFile:
         """
         size = len(json.dumps(self._last)) + SPARE_BYTES
         try:
-            fd = os.open(self._path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            fd = files.open_scratch(self._path + ".tmp")
         except OSError:
             return
         try:
@@ -133,18 +138,52 @@ class StatusFile:
         finally:
             os.close(fd)
 
-    def _lock(self) -> int:
-        """Return a descriptor of the directory that holds the lock; closing it lets go.
+    def _add(self, changes: dict[str, object], *, durable: bool, suffix: str = ".tmp") -> None:
+        """Replace the status by what this process wrote last, with ``changes``.
+
+        What the file says is not looked at: nobody else may have written it, and what the command
+        may have done to it must not keep an end from being recorded.
+        """
+        directory = self._open_directory()
+        try:
+            self._replace(self._last | changes, directory, durable, suffix)
+        finally:
+            os.close(directory)
+
+    def _open_directory(self) -> int:
+        """Return a descriptor of the unit's directory."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._dir, flags)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise UnitVanished(self._dir) from None
+            if error.errno != errno.EACCES:
+                raise
+        # The command closed it to everybody, and so to us.
+        files.make_accessible(self._dir)
+        return os.open(self._dir, flags)
+
+    def _lock(self, directory: int) -> None:
+        """Take the lock of the unit's directory; closing the descriptor lets go.
 
         The directory is the lock: a file for it would be one more to create for each unit, and that
         is what a file system takes longest for.
+
+        Raises:
+            OSError: somebody keeps it.
         """
-        try:
-            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise UnitVanished(self._dir) from None
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    text = "is locked by another program"
+                    raise BlockingIOError(errno.EAGAIN, text, self._dir) from None
+                time.sleep(LOCK_RETRY_SECONDS)
+            else:
+                return
 
     def _sync_parent(self) -> None:
         parent = os.open(os.path.dirname(self._dir), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -155,16 +194,13 @@ class StatusFile:
 
     def _read(self) -> dict[str, object]:
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            text = files.read_file(self._path, MAX_STATUS_BYTES)
         except FileNotFoundError:
             raise UnitVanished(self._dir) from None
         try:
-            text = b""
-            while piece := os.read(fd, READ_BYTES):
-                text += piece
-        finally:
-            os.close(fd)
-        status = json.loads(text)
+            status = json.loads(text)
+        except RecursionError:
+            raise ValueError("the status is no JSON that a node writes") from None
         if not isinstance(status, dict):
             raise ValueError("the status is no JSON object")
         return status
@@ -173,10 +209,9 @@ class StatusFile:
         self, status: dict[str, object], directory: int, durable: bool, suffix: str = ".tmp"
     ) -> None:
         temporary = self._path + suffix
-        # Not truncated first: the room that reserve() has taken is not given back.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         try:
-            fd = os.open(temporary, flags, FILE_MODE)
+            # Not truncated first: the room that reserve() has taken is not given back.
+            fd = files.open_scratch(temporary)
             try:
                 text = json.dumps(status, separators=(",", ":")).encode()
                 left = memoryview(text)
@@ -187,8 +222,8 @@ class StatusFile:
                     sync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, self._path)
-        except FileNotFoundError:
+            files.put_in_place(temporary, self._path)
+        except (FileNotFoundError, NotADirectoryError):
             raise UnitVanished(self._dir) from None
         if durable:
             sync(directory)

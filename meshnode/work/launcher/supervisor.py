@@ -32,13 +32,13 @@ import signal
 import sys
 import time
 
-from meshnode.work.launcher import command, prctl, tree
+from meshnode import files
+from meshnode.work.launcher import cancelsignal, command, prctl, tree
 from meshnode.work.launcher.lead import Lead
 from meshnode.work.launcher.limits import LONGEST_WAIT_SECONDS, Limits
 from meshnode.work.launcher.statusfile import (
     CANCELED,
     FAILED,
-    FILE_MODE,
     RUNNING,
     SUCCEEDED,
     NotPending,
@@ -138,10 +138,11 @@ class Supervisor:
         self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]
         self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
         self._grace = float(request["grace"])  # type: ignore[arg-type]
+        self._unit_id = str(request["unit"])
         self._dir = str(request["dir"])
         self._limits = Limits(request["timeout"], request["max_output"])  # type: ignore[arg-type]
         env: dict[str, str] | None = request["env"]  # type: ignore[assignment]
-        own = {UNIT_ID_VARIABLE: str(request["unit"]), UNIT_DIR_VARIABLE: self._dir}
+        own = {UNIT_ID_VARIABLE: self._unit_id, UNIT_DIR_VARIABLE: self._dir}
         self._env = (environment if env is None else env) | own
         self._status = StatusFile(self._dir)
         self._myself = myself
@@ -156,8 +157,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the command, tell the node, and watch to the recorded end."""
-        # A cancel that came when the unit before this one was ending (CommandRunner takes care that
-        # none comes later).
+        # What came when the unit before this one was ending. One for this unit cannot have come:
+        # nobody knows yet that it is this process's.
         while signal.sigtimedwait((signal.SIGTERM,), 0) is not None:
             pass
         try:
@@ -209,8 +210,8 @@ class Supervisor:
         Raises:
             OSError, ValueError, NotPending, UnitVanished: it was not started.
         """
-        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
-        self._stdout = os.open(self._dir + "/stdout", flags, FILE_MODE)
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        self._stdout = _for_command(files.open_file(self._dir + "/stdout", flags))
         self._stdin = self._open_stdin()
         known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
@@ -238,7 +239,7 @@ class Supervisor:
 
     def _open_stdin(self) -> int:
         try:
-            return os.open(self._dir + "/stdin", os.O_RDONLY | os.O_CLOEXEC)
+            return _for_command(files.open_file(self._dir + "/stdin", os.O_RDONLY))
         except FileNotFoundError:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -249,7 +250,7 @@ class Supervisor:
         """Write down what the node knows already, for the next node; short commands spare it."""
         try:
             self._status.note(self._running())
-        except (UnitVanished, ValueError, OSError):
+        except (UnitVanished, OSError):
             # Nothing depends on it, and on a full disk the record of the end has its room.
             return
 
@@ -268,27 +269,31 @@ class Supervisor:
     def _wait_tree(self) -> tuple[int, str] | None:
         """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
         while True:
-            signum = self._wait()
+            info = self._wait()
             if self._reap():
                 return None
             if self._end is not None:
                 self._end_tree(signal.SIGTERM)
                 return None
             broken = self._limits.broken()
-            if signum == signal.SIGTERM:
+            if info is not None and self._is_cancel(info):
                 self._end_tree(signal.SIGINT)
                 return CANCELED, "Canceled"
             if broken is not None:
                 self._end_tree(signal.SIGINT)
                 return FAILED, broken
 
-    def _wait(self) -> int | None:
+    def _is_cancel(self, info: signal.struct_siginfo) -> bool:
+        # The node may have meant the unit before this one, of whose end it had not heard yet.
+        return info.si_signo == signal.SIGTERM and cancelsignal.is_for(info, self._unit_id)
+
+    def _wait(self) -> signal.struct_siginfo | None:
         """Return the next signal, None when a limit should be looked at."""
         if self.is_free:
             left = self._moment_ends - time.monotonic()
             info = signal.sigtimedwait(_WAKING, left) if left > 0 else None
             if info is not None:
-                return info.si_signo
+                return info
             self._keep_for_itself()
         return self._limits.wait(_WAKING)
 
@@ -365,12 +370,20 @@ class Supervisor:
             try:
                 self._status.finish(end)
             except UnitVanished:
+                # The node is told of no end that is not on disk; it looks, and sees why.
+                self._keep_for_itself()
                 return
             except OSError:
                 self._keep_for_itself()
                 time.sleep(RECORD_RETRY_SECONDS)
             else:
                 return
+
+
+def _for_command(fd: int) -> int:
+    """Return a descriptor of a file as a command expects it: one that blocks, as it would say."""
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _is_full(fd: int) -> bool:
@@ -393,6 +406,8 @@ def _describe(error: Exception) -> str:
     if isinstance(error, UnitVanished):
         return f"the unit's directory is gone: {error}"
     if isinstance(error, OSError):
+        if isinstance(error, files.NotOurs):
+            return f"cannot start the command: {error}"
         where = f" ({error.filename})" if error.filename else ""
         return f"cannot start the command: {command.error_text(error)}{where}"
     return str(error)
@@ -402,7 +417,7 @@ def _log_crash(unit_dir: str) -> None:
     """Write the current exception's traceback to ``supervisor.log`` in the unit's directory."""
     try:
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
-        os.dup2(os.open(unit_dir + "/supervisor.log", flags, FILE_MODE), 2)
+        os.dup2(files.open_file(unit_dir + "/supervisor.log", flags), 2)
     except OSError:
         # The unit is gone or the disk is broken: the exit code is all that can be said.
         return

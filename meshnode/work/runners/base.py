@@ -1,10 +1,15 @@
-"""What the registry of units asks of a runner, and what a runner may ask of the registry."""
+"""What the registry of units asks of a runner, what a runner may ask of it, and of the machine."""
 
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from meshnode.errors import MeshnodeError
+from meshnode.work.launch import Started, StartRequest
+from meshnode.work.processes import ProcessId
 from meshnode.work.unit import Unit
 
 
@@ -62,8 +67,14 @@ class UnitTasks(Protocol):
         """End the unit's task and return when it has ended; the record says where it stood."""
         ...
 
-    async def remove(self, unit: Unit) -> None:
-        """Delete the unit. May be called from the unit's own task, as the last thing it does."""
+    async def remove(self, unit: Unit, *, force: bool = False) -> None:
+        """Delete the unit. May be called from the unit's own task, as the last thing it does.
+
+        With ``force`` the unit is forgotten also where its files cannot be deleted.
+
+        Raises:
+            WorkError: its files cannot be deleted.
+        """
         ...
 
 
@@ -97,3 +108,53 @@ class Runner(Protocol):
             MeshnodeError: it cannot be released.
         """
         ...
+
+
+class Starter(Protocol):
+    """What starts supervisors: :class:`meshnode.work.launch.Launcher`."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Be able to start, until cancelled."""
+        ...
+
+    async def start(self, request: StartRequest) -> Started:
+        """Return when the command runs, or its failure to is on disk.
+
+        Raises:
+            LauncherClosed: the node is ending; the unit's status tells, now or soon.
+            NotNow: the machine lacks something; the same may be tried again.
+            OutcomeUnknown: nobody can tell whether it was started.
+            WorkError: no supervisor could be started.
+        """
+        ...
+
+
+class Handle(Protocol):
+    """One process that can be watched and signalled without mistaking it for another."""
+
+    async def wait_end(self) -> None:
+        """Return when the process has ended."""
+        ...
+
+    def cancel(self, unit_id: str) -> None:
+        """Have the process, a supervisor, end that unit.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        ...
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signal the process. Raises as :meth:`cancel`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the process."""
+        ...
+
+
+OpenProcess = Callable[[ProcessId], Handle]
+EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
+"""Ends every process of the unit of that directory, after that many seconds by force; returns when
+none is left but those that may not be signalled."""

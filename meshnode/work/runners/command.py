@@ -3,17 +3,34 @@
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import trio
 
+from meshnode import files
 from meshnode.errors import CommandError, WorkError
-from meshnode.work.launch import LauncherClosed, Started, StartRequest
-from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
-from meshnode.work.runners.base import Attempt, UnitTasks
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.threads import in_thread
+from meshnode.work.launch import LauncherClosed, OutcomeUnknown, Started, StartRequest
+from meshnode.work.processes import (
+    ProcessHandle,
+    ProcessId,
+    end_unit_processes,
+    find_supervisor,
+)
+from meshnode.work.runners.base import (
+    Attempt,
+    EndLeftovers,
+    Handle,
+    OpenProcess,
+    Starter,
+    UnitTasks,
+)
+from meshnode.work.shortage import NotNow, Pauses, Telling
 from meshnode.work.store import Overtaken, UnitStore
 from meshnode.work.unit import Unit
 from meshnode.work.words import split_words
@@ -30,8 +47,9 @@ PLUGIN_MAIN = Path(__file__).resolve().parents[1] / "pluginmain.py"
 _KNOWN = frozenset({"StdinSize", "StdinSha256"})
 """Keys of the status that are learned with the end of the input, just before the start."""
 
-OPEN_RETRY = 1.0
-"""Seconds before a node without a free descriptor tries again; no event says that one is free."""
+FORCE_TIMEOUT = 10.0
+"""Seconds that a forced release gives what SIGKILL does not end at once, as a process that waits
+for a lost disk; then the unit is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,43 +108,7 @@ class PythonType(CommandType):
         return (self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config)
 
 
-class Starter(Protocol):
-    """What starts supervisors: :class:`meshnode.work.launch.Launcher`."""
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
-        """Be able to start, until cancelled."""
-        ...
-
-    async def start(self, request: StartRequest) -> Started:
-        """Return when the command runs, or its failure to is on disk.
-
-        Raises:
-            LauncherClosed: the node is ending; the unit's status tells, now or soon.
-            WorkError: no supervisor could be started.
-        """
-        ...
-
-
-class Handle(Protocol):
-    """One process that can be watched and signalled without mistaking it for another."""
-
-    async def wait_end(self) -> None:
-        """Return when the process has ended."""
-        ...
-
-    def send_signal(self, signum: signal.Signals) -> None:
-        """Signal the process. Raises ProcessLookupError if it has ended."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the process."""
-        ...
-
-
-OpenProcess = Callable[[ProcessId], Handle]
-EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
-"""Ends every process of the unit of that directory, after that many seconds by force; returns when
-none is left but those that may not be signalled."""
+T = TypeVar("T")
 
 
 class CommandRunner:
@@ -146,6 +128,10 @@ class CommandRunner:
         self._types = types
         self._open_process = open_process
         self._end_leftovers = end_leftovers
+        self._waiting: set[str] = set()
+        """Units that are to be started when the machine has what that needs."""
+        self._canceling: set[str] = set()
+        """Units whose processes are being ended because somebody asked for it."""
 
     def _type_of(self, unit: Unit) -> CommandType:
         """Return the unit's work type; a plain one when the configuration has it no more."""
@@ -156,6 +142,9 @@ class CommandRunner:
         if unit.is_final:
             return
         process = unit.status.supervisor
+        if process is None and unit.status.state is UnitState.RUNNING:
+            await self._lose(unit, None, None)
+            return
         if process is None:
             started = await self._start(unit, attempt)
             if started is None or await self._ends_at_once(unit, started, attempt):
@@ -177,12 +166,12 @@ class CommandRunner:
             known={key: value for key, value in unit.status.to_disk().items() if key in _KNOWN},
         )
         try:
-            # Shielded: a start that has been asked for happens, and we should know its supervisor.
-            with trio.CancelScope(shield=True):
-                return await self._launcher.start(request)
+            return await self._insist(unit, request)
         except LauncherClosed as error:
             # Not a failure of the unit: the next start of the node reads what became of it.
             attempt.fail(error)
+        except OutcomeUnknown as error:
+            return await self._find(unit, error)
         except WorkError as error:
             try:
                 await unit.fail(f"Error starting worker: {error}")
@@ -191,6 +180,38 @@ class CommandRunner:
                 process = unit.status.supervisor
                 return None if process is None else Started(process)
             attempt.fail(error)
+        return None
+
+    async def _insist(self, unit: Unit, request: StartRequest) -> Started:
+        """Have the unit started, however long the machine lacks what that needs."""
+        pauses = Pauses()
+        while True:
+            try:
+                # Shielded: a start that has been asked for happens, and we should know its
+                # supervisor.
+                with trio.CancelScope(shield=True):
+                    return await self._launcher.start(request)
+            except NotNow as error:
+                await self._say(unit, f"Waiting to be started: {error}")
+            self._waiting.add(unit.unit_id)
+            try:
+                await pauses.take()
+            finally:
+                self._waiting.discard(unit.unit_id)
+
+    async def _say(self, unit: Unit, detail: str) -> None:
+        """Tell in the unit's detail, and once in the log, what it waits for."""
+        if unit.status.detail != detail:
+            unit.log.warning("%s", detail)
+            await unit.note(lambda old: replace(old, detail=detail))
+
+    async def _find(self, unit: Unit, error: OutcomeUnknown) -> Started | None:
+        """Look for the processes of a unit whose start nobody can tell the outcome of."""
+        directory = self._store.directory(unit.unit_id)
+        found = await _patiently(unit, partial(find_supervisor, directory))
+        if found is not None:
+            return Started(found)
+        await unit.fail(f"lost: {error}")
         return None
 
     async def _ends_at_once(self, unit: Unit, started: Started, attempt: Attempt) -> bool:
@@ -209,6 +230,8 @@ class CommandRunner:
 
     async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
         """Take hold of a supervisor, None if it is gone."""
+        pauses = Pauses()
+        tell = Telling(partial(unit.log.warning, "cannot watch supervisor %d yet: %s", process.pid))
         while True:
             try:
                 return self._open_process(process)
@@ -216,13 +239,15 @@ class CommandRunner:
                 return None
             except OSError as error:
                 # The command runs all the same, and must not be called failed for our lack.
-                unit.log.warning("cannot watch supervisor %d yet: %s", process.pid, error)
-                await trio.sleep(OPEN_RETRY)
+                tell(error.strerror or str(error))
+            await pauses.take()
 
     async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
         handle = await self._open(unit, process)
         try:
-            await unit.reload()
+            if fault := await self._reload(unit):
+                # Nothing that was done to its files makes a unit ended whose command runs.
+                await self._say_damaged(unit, process, fault)
             attempt.done()
             if handle is not None:
                 await handle.wait_end()
@@ -230,24 +255,64 @@ class CommandRunner:
             if handle is not None:
                 handle.close()
         # What a supervisor does last is to record the end, so now it is there or never will be.
-        await unit.reload()
+        fault = await self._reload(unit)
         if not unit.is_final:
-            await self._lose(unit, process)
+            await self._lose(unit, process, fault)
 
-    async def _lose(self, unit: Unit, process: ProcessId) -> None:
-        unit.log.warning("supervisor %d is gone without a word", process.pid)
+    async def _reload(self, unit: Unit) -> WorkError | None:
+        """Take over what the supervisor has written; return what is wrong with it, if anything."""
+        pauses = Pauses()
+        while True:
+            try:
+                await unit.reload()
+            except WorkError as error:
+                if not files.is_passing(error.__cause__):
+                    return error
+            else:
+                return None
+            await pauses.take()
+
+    async def _say_damaged(self, unit: Unit, process: ProcessId, fault: WorkError) -> None:
+        unit.log.warning("its command runs on, but %s", fault)
+        if not unit.is_final:
+            detail = f"Running, but {fault}"
+            await unit.note(
+                lambda old: replace(old, state=UnitState.RUNNING, detail=detail, supervisor=process)
+            )
+
+    async def _lose(self, unit: Unit, process: ProcessId | None, fault: WorkError | None) -> None:
+        """End a unit of which no end was recorded, and whatever is left of it."""
         directory = self._store.directory(unit.unit_id)
-        left = await self._end_leftovers(directory, self._type_of(unit).grace)
-        detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
+        grace = self._type_of(unit).grace
+        left = await self._end_leftovers(directory, grace)
+        if unit.unit_id in self._canceling:
+            await unit.end(UnitState.CANCELED, "Canceled")
+            return
+        if fault is not None:
+            detail = f"lost: {fault}"
+        elif process is not None:
+            unit.log.warning("supervisor %d is gone without a word", process.pid)
+            detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
+        else:
+            detail = "lost: nobody watched over it"
         if left:
             detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
         await unit.fail(detail)
 
     async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
         """Have the supervisor end the whole process tree, and wait until it has."""
-        with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
-            await self._signal(unit)
-            await unit.wait_final()
+        if unit.unit_id in self._waiting:
+            # Nothing of it runs, and what would start it does nothing but wait.
+            await tasks.stop(unit)
+            await unit.end(UnitState.CANCELED, "Canceled")
+            return True
+        self._canceling.add(unit.unit_id)
+        try:
+            with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
+                await self._signal(unit)
+                await unit.wait_final()
+        finally:
+            self._canceling.discard(unit.unit_id)
         if not unit.is_final:
             raise CommandError(f"work unit {unit.unit_id} is still being stopped")
         return True
@@ -261,27 +326,16 @@ class CommandRunner:
                 handle = await self._open(unit, process)
                 if handle is not None:
                     try:
-                        await self._signal_if_running(unit, handle)
+                        handle.cancel(unit.unit_id)
+                    except ProcessLookupError:
+                        unit.log.debug("its supervisor ended just before the cancel")
+                    except PermissionError:
+                        who = f"its supervisor (PID {process.pid}) belongs to another user"
+                        raise CommandError(f"work unit {unit.unit_id}: {who}") from None
                     finally:
                         handle.close()
                 return
             await unit.wait_changed(seen)
-
-    async def _signal_if_running(self, unit: Unit, handle: Handle) -> None:
-        """Signal the supervisor while it cannot have left the unit for another one.
-
-        It records an end under the lock, and what came before that it does not take for the next.
-        """
-        lock = await trio.to_thread.run_sync(self._store.lock, unit.unit_id)
-        try:
-            if self._store.read_status(unit.unit_id).state.is_final:
-                unit.log.debug("ended by itself just before the cancel")
-            else:
-                handle.send_signal(signal.SIGTERM)
-        except ProcessLookupError:
-            unit.log.debug("its supervisor ended just before the cancel")
-        finally:
-            os.close(lock)
 
     async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
         """Cancel the unit if need be, then remove it."""
@@ -292,6 +346,35 @@ class CommandRunner:
                 if not force:
                     raise
                 unit.log.warning("released by force: %s", error)
+                await self._kill(unit, tasks)
         await tasks.stop(unit)
-        await tasks.remove(unit)
+        await tasks.remove(unit, force=force)
         return True
+
+    async def _kill(self, unit: Unit, tasks: UnitTasks) -> None:
+        """Kill the supervisor, and then whatever is left of the unit."""
+        with trio.move_on_after(FORCE_TIMEOUT):
+            process = unit.status.supervisor
+            handle = None if process is None else await self._open(unit, process)
+            if handle is not None:
+                try:
+                    handle.send_signal(signal.SIGKILL)
+                    await handle.wait_end()
+                except (ProcessLookupError, PermissionError) as error:
+                    unit.log.debug("its supervisor was not killed: %s", error)
+                finally:
+                    handle.close()
+            await tasks.stop(unit)
+            await self._end_leftovers(self._store.directory(unit.unit_id), 0)
+
+
+async def _patiently(unit: Unit, look: Callable[[], T]) -> T:
+    """Look for something in a thread, until the machine has the descriptors for it."""
+    pauses = Pauses()
+    tell = Telling(partial(unit.log.warning, "cannot look for its processes yet: %s"))
+    while True:
+        try:
+            return await in_thread(look)
+        except OSError as error:
+            tell(error.strerror or str(error))
+        await pauses.take()

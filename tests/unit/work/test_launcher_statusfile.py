@@ -4,10 +4,12 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from strange_files import STRANGE, put_strange
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.launcher import statusfile
@@ -71,27 +73,101 @@ def test_the_end_is_recorded_over_a_status_damaged_meanwhile(unit: Path) -> None
 
 
 def test_a_released_unit_is_not_brought_back(unit: Path) -> None:
+    directory = unit / "unit"
+    directory.mkdir()
+    write(directory, {"State": 0})
+    status = StatusFile(str(directory))
+    status.claim({"State": 1})
+    shutil.rmtree(directory)
+    with pytest.raises(UnitVanished):
+        status.finish({"State": 2})
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize("name", ["status", "status.tmp"])
+def test_the_end_is_recorded_whatever_the_command_put_in_the_place_of_a_file(
+    unit: Path, what: str, name: str
+) -> None:
     status = StatusFile(str(unit))
     status.claim({"State": 1})
-    (unit / "status").unlink()
+    status.reserve()
+    put_strange(unit / name, what)
+    status.finish({"State": 2})
+    assert read(unit) == {"State": 2, "WorkType": "t", "ExtraData": {"Any": [1]}, "Ours": "kept"}
+
+
+@pytest.mark.parametrize("what", [what for what in STRANGE if what not in {"gone", "empty"}])
+def test_no_status_but_a_file_of_ours_is_claimed(unit: Path, what: str) -> None:
+    put_strange(unit / "status", what)
+    with pytest.raises((OSError, ValueError)):
+        StatusFile(str(unit)).claim({"State": 1})
+
+
+@pytest.mark.parametrize("what", ["named pipe", "link to a directory", "file"])
+def test_what_stands_in_the_place_of_the_directory_is_no_unit(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "unit"
+    directory.mkdir()
+    write(directory, {"State": 0})
+    status = StatusFile(str(directory))
+    status.claim({"State": 1})
+    directory.rename(tmp_path / "aside")
+    match what:
+        case "named pipe":
+            os.mkfifo(directory)
+        case "link to a directory":
+            directory.symlink_to(tmp_path / "aside")
+        case "file":
+            directory.touch()
     with pytest.raises(UnitVanished):
         status.finish({"State": 2})
-    assert list(unit.iterdir()) == []
-    unit.rmdir()
-    with pytest.raises(UnitVanished):
-        status.finish({"State": 2})
+    assert read(tmp_path / "aside")["State"] == 1
 
 
-def test_a_writer_waits_for_the_lock(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_claim_waits_for_the_lock(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = os.open(unit, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waits: list[float] = []
 
-    def flock(fd: int, operation: int) -> None:
-        asked.append((os.readlink(f"/proc/self/fd/{fd}"), operation))
+    def let_go_later(seconds: float) -> None:
         assert read(unit)["State"] == 0
+        waits.append(seconds)
+        if len(waits) == 3:
+            os.close(other)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(statusfile.time, "sleep", let_go_later)
     StatusFile(str(unit)).claim({"State": 1})
-    assert asked == [(str(unit), fcntl.LOCK_EX)]
+    assert waits == [statusfile.LOCK_RETRY_SECONDS] * 3
+    assert read(unit)["State"] == 1
+
+
+def test_a_claim_does_not_wait_for_ever_for_a_lock_that_somebody_keeps(
+    unit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(statusfile.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(statusfile.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    other = os.open(unit, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="is locked by another program"):
+            StatusFile(str(unit)).claim({"State": 1})
+    finally:
+        os.close(other)
+    assert read(unit)["State"] == 0
+
+
+def test_an_end_needs_no_lock(unit: Path) -> None:
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    command = os.open(unit, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(command, fcntl.LOCK_EX)
+        status.note({"Pid": 7})
+        status.finish({"State": 2})
+    finally:
+        os.close(command)
+    assert (read(unit)["State"], read(unit)["Pid"]) == (2, 7)
 
 
 def test_a_full_disk_leaves_the_old_status(unit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
     unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def release(seconds: float) -> None:
-        (unit / "status").unlink()
+        shutil.rmtree(unit)
 
     write = os.write
 
@@ -78,7 +79,7 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", release)
     watching._record(watching._outcome(None))
-    assert not (unit / "status").exists()
+    assert not unit.exists()
 
 
 @pytest.mark.parametrize("ended", [None, (4, "Canceled"), (3, "timed out after 1 s")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 
 import pytest
@@ -9,7 +10,6 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.store import UnitStore
 
 
 async def test_a_submitted_command_runs_and_its_results_are_its_output(foo):
@@ -158,27 +158,6 @@ async def test_cancel_of_a_finished_unit_changes_nothing(foo):
         assert foo.status(unit_id) == before
 
 
-async def test_a_supervisor_that_has_recorded_the_end_is_not_signalled_any_more(foo, monkeypatch):
-    async with foo.running(), trio.open_nursery() as nursery:
-        unit_id = await foo.submit("localhost", "wait")
-        supervisor = foo.launcher.supervisors[unit_id]
-        # The end is on disk, and the node has not heard of it yet.
-        supervisor.set(state=UnitState.SUCCEEDED, detail="exit status 0", stdout_size=0)
-        looked = trio.Event()
-        read_status = UnitStore.read_status
-
-        def read_and_tell(store, unit_id):
-            looked.set()
-            return read_status(store, unit_id)
-
-        monkeypatch.setattr(UnitStore, "read_status", read_and_tell)
-        nursery.start_soon(foo.talk, f"work cancel {unit_id}")
-        await looked.wait()
-        supervisor.ended.set()
-        status = await foo.wait_final(unit_id)
-        assert (status.state, supervisor.signals) == (UnitState.SUCCEEDED, [])
-
-
 async def test_a_unit_canceled_during_its_payload_is_never_started(foo):
     async with foo.running():
         client = foo.connect()
@@ -206,6 +185,39 @@ async def test_a_supervisor_that_ignores_the_cancel_is_reported_and_not_waited_f
             f"ERROR: work unit {unit_id} is still being stopped"
         ]
         assert foo.status(unit_id).state is UnitState.RUNNING
+
+
+async def test_a_supervisor_that_ignores_the_cancel_is_killed_by_a_forced_release(
+    foo, monkeypatch, autojump_clock
+):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+        supervisor = foo.launcher.supervisors[unit_id]
+        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        assert await foo.talk(f"work force-release {unit_id}") == [f'{{"released":"{unit_id}"}}']
+        assert supervisor.signals == [signal.SIGTERM, signal.SIGKILL]
+        assert foo.store.directory(unit_id) in foo.launcher.gone_leftovers
+        assert not foo.store.directory(unit_id).exists()
+
+
+async def test_a_unit_that_cannot_be_deleted_is_forgotten_only_by_force(foo, monkeypatch, caplog):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "cat")
+        await foo.wait_final(unit_id)
+
+        def refuse(*paths):
+            raise OSError(30, "Read-only file system")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            assert await foo.talk(f"work release {unit_id}") == [
+                f"ERROR: cannot delete work unit {unit_id}: Read-only file system"
+            ]
+            assert await foo.talk(f"work force-release {unit_id}") == [
+                f'{{"released":"{unit_id}"}}'
+            ]
+        assert foo.units.all() == ()
+        assert "released by force: cannot delete" in caplog.text
 
 
 @pytest.mark.parametrize("work_type", ["cat", "wait"])

@@ -147,7 +147,7 @@ def test_a_unit_that_cannot_be_made_leaves_nothing(store, monkeypatch):
     def refuse(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(WorkError, match="cannot create a work unit: No space left on device"):
         store.create(STATUS)
     assert list(store.root.iterdir()) == []

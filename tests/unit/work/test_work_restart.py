@@ -8,7 +8,6 @@ from work_fakes import FakeLauncher, FakeSupervisor
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work import store
 from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus
 from meshnode.work.store import UnitStore
@@ -209,28 +208,16 @@ async def test_what_is_no_unit_is_left_alone(foo):
     assert sorted(p.name for p in foo.store.root.iterdir()) == ["BROKEN01", "lost+found"]
 
 
-async def test_a_damaged_unit_whose_command_runs_on_stays_for_its_supervisor_to_mend(
-    foo, monkeypatch, caplog
-):
-    directory = foo.store.directory("BROKEN01")
-    directory.mkdir(parents=True)
-    (directory / "status").write_text("{")
-    monkeypatch.setattr(store, "find_unit_processes", lambda directory: [ProcessId(77, 1)])
-    async with foo.running():
-        assert foo.units.all() == ()
-    assert directory.exists()
-    assert "unit BROKEN01 runs on (PIDs 77)" in caplog.text
-
-
 async def test_a_lack_of_descriptors_sets_nothing_aside(foo, monkeypatch):
     unit_id = put(foo, PENDING)
 
-    def read_bytes(path):
+    def refuse(path, flags):
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.read_bytes", read_bytes)
-        foo.store.scan()
+        patch.setattr("meshnode.files.open_file", refuse)
+        assert foo.store.scan() == []
+        assert "is left out: cannot read" in foo.store.warnings()[0]
     assert [unit.unit_id for unit in foo.store.scan()] == [unit_id]
 
 

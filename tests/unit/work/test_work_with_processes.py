@@ -21,6 +21,9 @@ TYPES = {
     "upper": CommandType("bash", '-c "while read -r line; do echo ${line^^}; done"'),
     "ls": CommandType("ls", allow_runtime_params=True),
     "sleep": CommandType("bash", "-c 'echo started; setsid -f sleep 600; sleep 600'"),
+    "locks": CommandType(
+        "bash", """-c 'exec 9<"$MESHNODE_UNIT_DIR"; flock 9; echo locked; sleep 600'"""
+    ),
     "nosuch": CommandType("no-such-program"),
     "fail": CommandType("bash", "-c 'echo out; echo err >&2; exit 7'"),
 }
@@ -98,6 +101,16 @@ async def test_cancel_ends_the_whole_tree_also_what_changed_its_session(foo):
         await foo.talk(f"work cancel {unit_id}")
         assert foo.status(unit_id).state is UnitState.CANCELED
         assert find_unit_processes(directory) == []
+
+
+async def test_a_unit_whose_command_locked_its_directory_is_canceled_and_released(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "locks")
+        stdout = foo.store.stdout_path(unit_id)
+        while b"locked" not in stdout.read_bytes():
+            await trio.sleep(0.01)
+        assert await foo.talk(f"work cancel {unit_id}") == [f'{{"cancelled":"{unit_id}"}}']
+        assert await foo.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
 
 
 async def test_a_killed_supervisor_is_noticed_and_its_processes_are_ended(foo):

@@ -89,13 +89,17 @@ class FakeHandle:
     async def wait_end(self) -> None:
         await self.supervisor.ended.wait()
 
+    def cancel(self, unit_id: str) -> None:
+        assert unit_id == self.supervisor.unit_id
+        self.send_signal(signal.SIGTERM)
+        trio.lowlevel.spawn_system_task(self._be_canceled)
+
     def send_signal(self, signum: int) -> None:
         if self.supervisor.ended.is_set():
             raise ProcessLookupError
-        assert signum == signal.SIGTERM
         self.supervisor.signals.append(signum)
-        # Not in this call: the node holds the lock that the end is recorded under.
-        trio.lowlevel.spawn_system_task(self._be_canceled)
+        if signum == signal.SIGKILL:
+            self.supervisor.ended.set()
 
     async def _be_canceled(self) -> None:
         if not self.supervisor.ended.is_set():

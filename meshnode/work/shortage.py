@@ -1,0 +1,68 @@
+"""What the machine lacks at this moment: waited for, and told from faults that last.
+
+A process, a descriptor, memory: a unit that was accepted does not fail for want of one. It says so
+in its detail, and what it needs is tried again.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from meshnode.errors import WorkError
+from meshnode.threads import NoThread, in_thread
+
+FIRST_PAUSE = 0.1
+PAUSE_GROWTH = 2.0
+LONGEST_PAUSE = 15.0
+"""Seconds between tries: at first as short as what ends by itself, then such that thousands of
+waiting units do not keep a machine busy that has nothing to spare. No event says that a process or
+a descriptor can be had again."""
+
+
+T = TypeVar("T")
+
+
+async def in_thread_or_here(function: Callable[..., T], *args: object) -> T:
+    """Return what a function returns that waits for the disk; it is called in a thread.
+
+    Where the system starts none, it is called here: that holds everybody up for a write or a sync,
+    and what was accepted is recorded all the same.
+
+    Raises:
+        Exception: whatever the function raises.
+    """
+    try:
+        return await in_thread(function, *args)
+    except NoThread:
+        return function(*args)
+
+
+class NotNow(WorkError):
+    """The machine lacks something; nothing has happened, and the same may be tried again."""
+
+
+class Pauses:
+    """The pauses between tries of one thing, each longer than the one before."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_PAUSE
+
+    async def take(self) -> None:
+        """Wait until the next try."""
+        await trio.sleep(self._next)
+        self._next = min(self._next * PAUSE_GROWTH, LONGEST_PAUSE)
+
+
+class Telling:
+    """Tells a reason once, however often it is met in a row."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told = ""
+
+    def __call__(self, reason: str) -> None:
+        """Tell a reason, unless it was the last one told."""
+        if reason != self._told:
+            self._told = reason
+            self._tell(reason)
