@@ -28,6 +28,10 @@ class Harm(Exception):
     """Somebody else than the sender has noticed the input; the text says what."""
 
 
+class StandsStill(BaseException):
+    """A node does nothing else any more. No boundary of its own may take this for its fault."""
+
+
 class World(ABC):
     """Honest nodes, and a way to send something to one of them."""
 
@@ -160,20 +164,23 @@ def run_episode(
         try:
             with alarm(EPISODE_SECONDS):
                 trio.run(main, clock=clock)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it came of an input: reported
+        except BaseException as exc:
+            # Whatever it is, it came of an input; but for the wish of who runs this.
+            if any(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(exc)):
+                raise
             return Failure(target.name, seed, at, describe(exc))
     return None
 
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise Harm when what is done takes so long: a node may stand still within one call.
+    """Raise StandsStill when what is done takes so long: a node may do so within one call.
 
     The timer that a test's own time-out has set goes on afterwards.
     """
 
     def ring(number: int, frame: object) -> None:
-        raise Harm(f"the node stands still: {seconds:g} s have passed")
+        raise StandsStill(f"{seconds:g} s have passed")
 
     began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring)

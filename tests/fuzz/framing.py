@@ -6,7 +6,6 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
-from unittest import mock
 
 import trio
 from hostile import forge
@@ -15,10 +14,9 @@ from hostile.peer import ws_head
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import GONE, MeshWorld
-from meshnode.mesh.links import udp
 from meshnode.mesh.links.base import LinkListener
 from meshnode.mesh.links.tcp import TcpListener
-from meshnode.mesh.links.udp import UdpListener
+from meshnode.mesh.links.udp import UdpDialer, UdpListener
 from meshnode.mesh.links.websocket import WebsocketListener
 from meshnode.protocol.framing import encode_frames
 from meshnode.protocol.messages import REJECT_MESSAGE
@@ -63,9 +61,6 @@ class FramingWorld(MeshWorld):
 
     async def prepare(self, stack: AsyncExitStack) -> None:
         """Listen."""
-        # Each of our sockets is another peer, and there are more of them than there are in a mesh.
-        stack.enter_context(mock.patch.object(udp, "ADMITTED_PER_SECOND", 1e9))
-        stack.enter_context(mock.patch.object(udp, "MAX_SESSIONS", 1 << 20))
         listeners: dict[str, Sequence[LinkListener]] = {
             "tcp": await TcpListener.open(0, LOOPBACK),
             "ws": await WebsocketListener.open(0, LOOPBACK, "/"),
@@ -106,13 +101,14 @@ class FramingWorld(MeshWorld):
                 pass
 
     async def _send_datagrams(self, hello: bytes, pieces: Sequence[bytes]) -> None:
-        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
-            await sock.connect((LOOPBACK, self._ports["udp"]))
-            await sock.send(hello)
-            await sock.recv(65_535)
-            for piece in pieces:
-                await sock.send(piece)
-            await sock.send(REJECT_MESSAGE)
+        # A stranger would be let in at the pace of strangers: this shows that it reads.
+        link = await UdpDialer(LOOPBACK, self._ports["udp"]).dial()
+        try:
+            await link.send([hello])
+            await link.receive()
+            await link.send([*pieces, REJECT_MESSAGE])
+        finally:
+            await link.aclose()
 
 
 class Framing(Target):

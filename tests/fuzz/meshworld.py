@@ -31,7 +31,7 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 ECHO = "control"
 """The stream service that each honest node has."""
 
-_MARK = re.compile(rb"@(PEER|ID|EPOCH|LATER|SEQ|NOW|SOON)@")
+_MARK = re.compile(rb"@(PEER|DIALER|ID|EPOCH|LATER|SEQ|NOW|SOON)@")
 """What stands in messages for values that are only known when they are sent."""
 
 
@@ -80,6 +80,8 @@ class MeshWorld(World):
         self.nodes = nodes
         self.links: dict[str, EvilLink] = {}
         self.epochs: dict[str, int] = {}
+        self.dialer = b"nobody"
+        """The enemy's service that has a connection with the victim, if it has one."""
         self._opened = 0
         self._sent = 0
         self._lost = ""
@@ -157,6 +159,7 @@ class MeshWorld(World):
         epoch = self.epochs.get("victim", 0)
         values = {
             b"PEER": name.encode(),
+            b"DIALER": self.dialer,
             b"ID": b"i%d" % self._sent,
             b"EPOCH": b"%d" % epoch,
             b"LATER": b"%d" % (epoch + A_SECOND),

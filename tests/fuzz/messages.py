@@ -12,6 +12,7 @@ from hostile.forge import Raw
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import PEER_HASH, MeshWorld, Sent
+from fuzz.quic import DialedWorld
 from fuzz.services import ServicesWorld
 from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import HEADER_LENGTH, MessageType
@@ -86,6 +87,10 @@ class Notices(MessageTarget):
     about = "unreachable notices with any fields, of a peer and over a node between"
     directly = 0.5
 
+    def world(self) -> AbstractAsyncContextManager[MeshWorld]:
+        """Open a mesh in which the enemy has a connection with the victim."""
+        return DialedWorld.open()
+
     def message(self, chance: random.Random, to: str) -> bytes:
         """Return a data message to the service ``unreach``."""
         fields = forge.notice_fields(
@@ -97,8 +102,14 @@ class Notices(MessageTarget):
             ),
         )
         changed = mutate.fields(fields, chance, most=4)
-        if chance.random() < 0.5:
-            changed["FromNode"], changed["FromService"] = "victim", "control"
+        kind = chance.random()
+        if kind < 0.3:
+            changed |= {"FromNode": "victim", "FromService": "control", "ToNode": "@PEER@"}
+        elif kind < 0.6:
+            # About the connection that there is, in all but perhaps one respect.
+            good = {"FromNode": "victim", "FromService": "control"}
+            good |= {"ToNode": "@PEER@", "ToService": "@DIALER@", "Problem": "service unknown"}
+            changed = mutate.fields(good, chance, most=1) if kind < 0.5 else good
         body = forge.to_json(changed)
         if chance.random() < 0.1:
             body = mutate.damaged(body, chance)
@@ -129,7 +140,8 @@ class Adverts(MessageTarget):
             good["Tags"] = {"type": "Control Service", "meshnode": "many-streams"}
         if chance.random() < 0.1:
             return mutate.damaged(forge.message(MessageType.ADVERTISEMENT, good), chance)
-        return forge.message(MessageType.ADVERTISEMENT, mutate.fields(good, chance))
+        changed = mutate.fields(good, chance, most=2) if chance.random() < 0.8 else good
+        return forge.message(MessageType.ADVERTISEMENT, changed)
 
 
 SERVICES: tuple[bytes, ...] = (

@@ -78,7 +78,8 @@ class QuicWorld(ServicesWorld):
         if found is not None and found[1] is link and not found[0].is_over and not anew:
             return found
         self._dialed += 1
-        dialer = Dialer(link.name, f"d{self._dialed}", service, now=trio.current_time())
+        self.dialer = b"d%d" % self._dialed
+        dialer = Dialer(link.name, self.dialer, service, now=trio.current_time())
         self._dialers[service] = dialer, link
         for _ in range(ROUNDS):
             await self._send(link, dialer.outgoing(trio.current_time()))
@@ -104,6 +105,17 @@ class QuicWorld(ServicesWorld):
     def is_connected(self) -> bool:
         """Whether any connection is up: what is fed gets behind the handshake."""
         return any(dialer.is_up and not dialer.is_over for dialer, _ in self._dialers.values())
+
+
+class DialedWorld(QuicWorld):
+    """Takes messages, while the enemy has a connection with the victim that they may be about."""
+
+    async def feed(self, item: object) -> None:
+        """Connect, if need be, and send messages."""
+        await self._connection("control", anew=False)
+        await MeshWorld.feed(self, item)
+        for dialer, link in self._dialers.values():
+            await self._send(link, dialer.outgoing(trio.current_time()))
 
 
 class Quic(Target):

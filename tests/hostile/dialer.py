@@ -12,6 +12,7 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import PACKET_FIXED_BIT, QuicProtocolVersion, pull_quic_header
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
 from hostile import forge
@@ -24,6 +25,9 @@ STREAM_PREFIX = b"\0"
 
 ADDRESS = ("victim", 0)
 """Where the engine believes the other end to be."""
+
+CREDIT = 1 << 21
+"""Bytes that pass on a stream that the engine has not opened itself."""
 
 PACKET_NUMBER_BYTES = 2
 """Bytes of a packet number as the engine writes it."""
@@ -55,6 +59,17 @@ def configuration(*, is_client: bool) -> QuicConfiguration:
         supported_versions=[QuicProtocolVersion.VERSION_1],
         verify_mode=0,
     )
+
+
+class _Tolerant(QuicConnection):
+    """Takes the victim's word on streams that were opened behind this engine's back, too."""
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        if stream_id not in self._streams and not self._stream_is_discarded(stream_id):
+            self._streams[stream_id] = QuicStream(
+                stream_id=stream_id, max_stream_data_local=CREDIT, max_stream_data_remote=CREDIT
+            )
+        return super()._get_or_create_stream(frame_type, stream_id)
 
 
 class Talk:
@@ -141,7 +156,7 @@ class Dialer(Talk):
         victim: str = forge.VICTIM,
         now: float = 0.0,
     ) -> None:
-        quic = QuicConnection(configuration=configuration(is_client=True))
+        quic = _Tolerant(configuration=configuration(is_client=True))
         quic.connect(ADDRESS, now)
         super().__init__(quic, source, own_service, service, victim)
 
@@ -158,7 +173,7 @@ class Answerer(Talk):
         header = pull_quic_header(Buffer(data=first[HEADER_LENGTH:]), host_cid_length=8)
         settings = configuration(is_client=False)
         settings.certificate, settings.private_key = identity.certificate, identity.key
-        quic = QuicConnection(
+        quic = _Tolerant(
             configuration=settings, original_destination_connection_id=header.destination_cid
         )
         super().__init__(quic, source, own_service, first[20:28], forge.VICTIM)
