@@ -28,6 +28,13 @@ thousand nodes."""
 REPLIES_IN_ALL = 32 * 1024 * 1024
 """Bytes of replies that wait in all."""
 
+READS_OF_ONE = 16 * 1024 * 1024
+"""Bytes that were read of files for one holder's clients and wait for them. Beyond it less is read
+at a time: readers of results may be slow, and none is given up for that."""
+
+READS_IN_ALL = 32 * 1024 * 1024
+"""Bytes of files that wait in all."""
+
 STALLED_AFTER = 10.0
 """Seconds in which a client must take some of its reply when others wait for the room that it
 takes. A client that reads at all takes milliseconds."""

@@ -6,8 +6,7 @@ from itertools import count
 
 import trio
 
-from meshnode.control.allowance import Allowance
-from meshnode.control.heldbytes import LINES_IN_ALL, LINES_OF_ONE, HeldLine, Ledger, Replies
+from meshnode.control.allowance import Allowance, Holdings
 from meshnode.control.listeners import ControlListener
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
@@ -45,8 +44,7 @@ class ControlService:
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._sources: list[ControlListener] = []
-        self._lines = Ledger(LINES_OF_ONE, LINES_IN_ALL)
-        self._replies = Replies()
+        self._holdings = Holdings()
 
     async def run(
         self,
@@ -83,14 +81,15 @@ class ControlService:
         """Serve one client to its end and close its stream; raises nothing but cancellation."""
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
         origin = origin_of(stream)
-        if origin is UNKNOWN_ORIGIN:
-            origin = Origin(peer)
+        name = peer if origin is UNKNOWN_ORIGIN else origin.name
+        # Nodes choose their names: none is another kind of client's.
+        origin = Origin(f"{kind} {name}", origin.is_owner)
         places = self._places_of(kind)
         place = places.take(origin)
         if place is None:
             await _refuse(stream, places, log, peer)
             return
-        allowance = Allowance(place, HeldLine(self._lines, origin), self._replies)
+        allowance = Allowance.of(place, self._holdings)
         try:
             session = Session(
                 stream,

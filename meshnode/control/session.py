@@ -4,25 +4,22 @@ Whatever a client sends, and whatever a command does, costs at most this one ses
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import inf
 
 import trio
 
 from meshnode.control.allowance import Allowance
 from meshnode.control.baresocket import BareSocket, read_part
 from meshnode.control.heldbytes import FREE
+from meshnode.control.input import CHUNK, ClientInput, SessionOver
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.hangup import has_hung_up, wait_hung_up
-from meshnode.mesh.sockets import Origin
 from meshnode.protocol.control import (
-    TLS_RECORD,
     UNKNOWN_COMMAND,
-    LineReader,
     LineTooLong,
     MalformedRequest,
     NotText,
@@ -34,9 +31,6 @@ from meshnode.protocol.control import (
     parse_line,
 )
 
-CHUNK = 64 * 1024
-"""Bytes asked of a stream at a time: a pipe's or socket buffer's usual size."""
-
 SEND_CHUNK = 256 * 1024
 """Bytes given to a stream at a time: the more a stream of the mesh has, the more datagrams leave in
 one write."""
@@ -45,22 +39,12 @@ SEND_TIMEOUT = 600.0
 """Seconds in which a client must take the next SEND_CHUNK. People stop output with Ctrl-S or a
 pager, so minutes are fair; but a session that nobody reads must not stay for ever."""
 
-IDLE_TIMEOUT: Mapping[SessionKind, float] = {"unix": 86400.0, "tcp": 3600.0, "mesh": 1800.0}
-"""Seconds for which a session may wait for a command. Programs on this machine keep one for their
-next command, and people type; but those who vanished from the network must be noticed some day."""
-
-PAYLOAD_TIMEOUT: Mapping[SessionKind, float] = {"unix": inf, "tcp": 3600.0, "mesh": 600.0}
-"""Seconds in which some more of a payload must come. Nodes send theirs from a file; a program on
-this machine may take as long as it likes to write what the client passes on."""
-
-LINE_TIMEOUT = 120.0
-"""Seconds for a command line that was begun to be complete: the longest, at 10 KB a second."""
+SMALL_READ = 16 * 1024
+"""Bytes read of a file at a time for the clients of a holder that keep much waiting already."""
 
 MAX_MISTAKES = 32
 """Lines in a row that are no command before a client of the network is not listened to any more:
 it speaks another protocol, or tries what there is."""
-
-KEPT_TOO_MUCH = "too much is kept of incomplete command lines of yours"
 
 FAREWELL_TIMEOUT = 2.0
 """Seconds for a client to take the line that tells why its session ends."""
@@ -70,10 +54,6 @@ LINGER_TIMEOUT = 2.0
 unread bytes resets it, and the client would lose the last reply."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-
-
-class SessionOver(Exception):
-    """The session is to end; the text tells the client why."""
 
 
 class Session:
@@ -91,7 +71,7 @@ class Session:
         allowance: Allowance | None = None,
     ) -> None:
         """Without an ``allowance`` the session shares nothing with others."""
-        allowance = allowance or Allowance.unshared(Origin(peer))
+        allowance = allowance or Allowance.unshared(peer)
         self.kind = kind
         self.peer = peer
         self.node_id = node_id
@@ -99,13 +79,9 @@ class Session:
         self._registry = registry
         self._log = log
         self._place = allowance.place
-        self._held = allowance.line
         self._replies = allowance.replies
-        self._reader = LineReader()
-        self._is_line_begun = False
-        """Whether a line is waited for of which some is there."""
-        self._heard = False
-        """Whether the client has sent anything."""
+        self._reads = allowance.reads
+        self._input = ClientInput(self._receive, kind, allowance)
         self._mistakes = 0
         """Lines in a row that were no command."""
         self._is_first = True
@@ -136,7 +112,7 @@ class Session:
         with self._noticing_loss():
             sent = self._bare.send_now(data) if self._bare is not None else 0
             rest = len(data) - sent
-            if rest <= FREE:
+            if rest <= FREE or self._finished:
                 await self._send_rest(memoryview(data)[sent:])
                 return
             with self._replies.sending(self._place.origin, rest) as reply:
@@ -147,9 +123,9 @@ class Session:
                 raise trio.TooSlowError("the client did not read, and others need the room")
 
     async def _send_rest(self, data: memoryview) -> None:
-        if data:
+        for start in range(0, len(data), SEND_CHUNK):
             with trio.fail_after(SEND_TIMEOUT):
-                await self._stream.send_all(data)
+                await self._stream.send_all(data[start : start + SEND_CHUNK])
 
     async def send_file(self, descriptor: int, position: int, size: int) -> int:
         """Send a part of a file to the client; see ControlSession."""
@@ -158,25 +134,25 @@ class Session:
                 sent = await self._bare.send_file(descriptor, position, size)
             if sent is not None:
                 return sent
+        origin = self._place.origin
+        if not self._reads.has_room(origin):
+            size = min(size, SMALL_READ)
         data = await read_part(descriptor, position, size)
-        await self.send(data)
+        self._reads.change(origin, len(data))
+        try:
+            await self.send(data)
+        finally:
+            self._reads.change(origin, -len(data))
         await trio.lowlevel.checkpoint()
         return len(data)
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return raw bytes that follow the command line; see ControlSession."""
-        if self._reader.at_end:
-            await trio.lowlevel.checkpoint()
-            return b""
-        if data := self._reader.take(max_bytes):
-            await trio.lowlevel.checkpoint()
-            return data
+        was_at_end = self._input.at_end
         with self._noticing_loss():
-            data = await self._receive_payload(max_bytes)
-            if not data and has_hung_up(self._stream):
+            data = await self._input.receive_some(max_bytes, is_payload=not self._finished)
+            if not (data or was_at_end) and has_hung_up(self._stream):
                 raise trio.BrokenResourceError("the client closed its connection")
-        if not data:
-            self._reader.feed(b"")
         return data
 
     async def wait_lost(self) -> None:
@@ -199,12 +175,12 @@ class Session:
             # Cancelled only while it waits for a command: for too long, or for the place's next
             # holder.
             with self._place.scope as scope:
-                while not (self._finished or self._gone) and await self._has_line():
+                while not (self._finished or self._gone) and await self._input.wait_line():
                     if not self._replies.has_room(self._place.origin):
                         await self._replies.wait_room(self._place.origin)
                     await self._execute_line()
             if scope.cancelled_caught:
-                self._check_place()
+                self._input.check_place()
         except (SessionOver, LineTooLong) as error:
             await self._say_why(str(error))
 
@@ -218,69 +194,11 @@ class Session:
             await self.send(encode_error(text))
         self._gone = farewell.cancelled_caught
 
-    # --- lines --------------------------------------------------------------------------------
-
-    async def _has_line(self) -> bool:
-        """Wait until the reader has a command line, or the client has ended.
-
-        Raises:
-            SessionOver: it has waited, or kept, too much.
-            LineTooLong
-        """
-        reader = self._reader
-        if reader.has_line() or reader.at_end:
-            # One of many that were sent at once: others get their turn in between.
-            await trio.lowlevel.checkpoint()
-            return not reader.at_end
-        self._place.waits(IDLE_TIMEOUT[self.kind])
-        while True:
-            with self._noticing_loss():
-                data = await self._receive(CHUNK)
-            # First of all: even if a command has come at last, the place may be another's.
-            self._check_place()
-            self._take(data)
-            if reader.has_line() or reader.at_end:
-                break
-            if not self._is_line_begun and reader.pending:
-                self._is_line_begun = True
-                self._place.waits_on(LINE_TIMEOUT)
-        self._is_line_begun = False
-        self._place.works()
-        return not reader.at_end
-
-    def _check_place(self) -> None:
-        """Raise SessionOver if the session may not wait any more."""
-        if self._place.gave_way:
-            raise SessionOver("too many sessions; this one has waited longest")
-        if self._place.is_over:
-            raise SessionOver(self._how_idle())
-
-    def _take(self, data: bytes) -> None:
-        """Take bytes of a line. Raises SessionOver."""
-        if not self._heard and data.startswith(TLS_RECORD):
-            raise SessionOver("this is a control service without TLS")
-        self._heard = True
-        self._reader.feed(data)
-        if self._reader.pending > FREE and not self._held.is_within(self._reader.pending):
-            raise SessionOver(KEPT_TOO_MUCH)
-
-    def _how_idle(self) -> str:
-        if self._is_line_begun:
-            return f"the command line was not complete within {LINE_TIMEOUT:g} s"
-        return f"no command came for {IDLE_TIMEOUT[self.kind]:g} s"
-
     async def _receive(self, max_bytes: int) -> bytes:
-        if self._bare is not None:
-            return await self._bare.receive_some(max_bytes)
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def _receive_payload(self, max_bytes: int) -> bytes:
-        timeout = inf if self._finished else PAYLOAD_TIMEOUT[self.kind]
-        if timeout == inf:
-            return await self._receive(max_bytes)
-        with trio.move_on_after(timeout):
-            return await self._receive(max_bytes)
-        raise trio.BrokenResourceError(f"nothing came for {timeout:g} s")
+        with self._noticing_loss():
+            if self._bare is not None:
+                return await self._bare.receive_some(max_bytes)
+            return bytes(await self._stream.receive_some(max_bytes))
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -313,10 +231,7 @@ class Session:
         Raises:
             SessionOver: the client speaks another protocol.
         """
-        line = self._reader.next_line()
-        assert line is not None, "a line was there"
-        if not self._held.is_within(self._reader.pending):
-            raise SessionOver(KEPT_TOO_MUCH)
+        line = self._input.next_line()
         if is_http(line):
             raise SessionOver("this is a control service; it does not speak HTTP")
         is_first, self._is_first = self._is_first, False
@@ -394,7 +309,7 @@ class Session:
     async def _linger(self) -> None:
         with trio.move_on_after(LINGER_TIMEOUT), self._noticing_loss():
             await self._stream.send_eof()
-            while not self._reader.at_end and await self._stream.receive_some(CHUNK):
+            while not self._input.at_end and await self._stream.receive_some(CHUNK):
                 pass
 
 

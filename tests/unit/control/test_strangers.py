@@ -1,6 +1,7 @@
 """What a client may take of a node, and for how long; what speaks another protocol is not heard."""
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from math import inf
@@ -11,23 +12,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
+from meshnode.control import session as session_module
+from meshnode.control.baresocket import READ_BLOCK
 from meshnode.control.heldbytes import (
     FREE,
     LINES_IN_ALL,
     LINES_OF_ONE,
+    READS_OF_ONE,
     REPLIES_OF_ONE,
     STALLED_AFTER,
 )
+from meshnode.control.input import IDLE_TIMEOUT, LINE_TIMEOUT, PAYLOAD_TIMEOUT
 from meshnode.control.places import Bounds
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.service import IDLE_CHECK, ControlService
-from meshnode.control.session import (
-    IDLE_TIMEOUT,
-    LINE_TIMEOUT,
-    LINGER_TIMEOUT,
-    MAX_MISTAKES,
-    PAYLOAD_TIMEOUT,
-)
+from meshnode.control.session import LINGER_TIMEOUT, MAX_MISTAKES, SMALL_READ
 from meshnode.protocol.control import MAX_LINE
 
 KINDS = ["unix", "tcp", "mesh"]
@@ -383,6 +382,41 @@ async def test_a_client_that_reads_is_not_given_up_however_many_ask_at_once(
         for _ in range(12):
             clients.start_soon(client)
     assert complete == 12
+
+
+async def test_readers_of_files_that_take_nothing_keep_little_and_are_not_given_up(
+    registry, nursery, tmp_path, monkeypatch, autojump_clock
+) -> None:
+    """They may be many, and slow: no reader of results is ended for that."""
+    path = tmp_path / "stdout"
+    path.write_bytes(b"x" * READ_BLOCK)
+    sizes: list[int] = []
+
+    async def read_part(descriptor: int, position: int, size: int) -> bytes:
+        sizes.append(size)
+        return os.pread(descriptor, size, position)
+
+    async def results(session: ControlSession) -> None:
+        session.finish()
+        with path.open("rb") as file:
+            await session.send_file(file.fileno(), 0, READ_BLOCK)
+
+    monkeypatch.setattr(session_module, "read_part", read_part)
+    registry.register(Command("results", lambda _: results, lambda _: results))
+    service = ControlService("foo", registry)
+    clients = []
+    for _ in range(2 * READS_OF_ONE // READ_BLOCK):
+        ours, theirs = lockstep_stream_pair()
+        nursery.start_soon(service.serve, theirs, "mesh", "bar")
+        assert await ours.receive_some() == GREETING
+        await ours.send_all(b"results\n")
+        await wait_all_tasks_blocked()
+        clients.append(ours)
+    most = READS_OF_ONE // READ_BLOCK + 1
+    assert sizes == [READ_BLOCK] * most + [SMALL_READ] * (len(clients) - most)
+    await trio.sleep(STALLED_AFTER * 3)
+    for client in clients:
+        assert await client.receive_some(1) == b"x"
 
 
 # --- places -----------------------------------------------------------------------------------

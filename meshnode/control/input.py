@@ -1,0 +1,137 @@
+"""What a client sends: command lines and what follows them, within bounds of time and memory."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+
+import trio
+
+from meshnode.control.allowance import Allowance
+from meshnode.control.registry import SessionKind
+from meshnode.protocol.control import TLS_RECORD, LineReader
+
+CHUNK = 64 * 1024
+"""Bytes asked of a stream at a time: a pipe's or socket buffer's usual size."""
+
+IDLE_TIMEOUT: Mapping[SessionKind, float] = {"unix": 86400.0, "tcp": 3600.0, "mesh": 1800.0}
+"""Seconds for which a session may wait for a command. Programs on this machine keep one for their
+next command, and people type; but those who vanished from the network must be noticed some day."""
+
+LINE_TIMEOUT = 120.0
+"""Seconds for a command line that was begun to be complete: the longest, at 10 KB a second."""
+
+PAYLOAD_TIMEOUT: Mapping[SessionKind, float] = {"unix": inf, "tcp": 3600.0, "mesh": 600.0}
+"""Seconds in which some more of a payload must come. Nodes send theirs from a file; a program on
+this machine may take as long as it likes to write what the client passes on."""
+
+
+class SessionOver(Exception):
+    """The session is to end; the text tells the client why."""
+
+
+class ClientInput:
+    """One client's bytes. ``receive`` returns some, none at their end."""
+
+    def __init__(
+        self,
+        receive: Callable[[int], Awaitable[bytes]],
+        kind: SessionKind,
+        allowance: Allowance,
+    ) -> None:
+        self._receive = receive
+        self._kind = kind
+        self._place = allowance.place
+        self._held = allowance.line
+        self._reader = LineReader()
+        self._is_line_begun = False
+        self._heard = False
+        """Whether the client has sent anything."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the client has sent all that it will ever send and all of it was taken."""
+        return self._reader.at_end
+
+    # --- lines --------------------------------------------------------------------------------
+
+    async def wait_line(self) -> bool:
+        """Wait for a whole command line; False if the client has ended instead.
+
+        Raises:
+            SessionOver: it has waited, or kept, too much, or speaks another protocol.
+            LineTooLong
+        """
+        reader = self._reader
+        if reader.has_line() or reader.at_end:
+            # One of many that were sent at once: others get their turn in between.
+            await trio.lowlevel.checkpoint()
+            return not reader.at_end
+        self._is_line_begun = reader.pending > 0
+        self._place.waits(LINE_TIMEOUT if self._is_line_begun else IDLE_TIMEOUT[self._kind])
+        while True:
+            data = await self._receive(CHUNK)
+            # First of all: even if a command has come at last, the place may be another's.
+            self.check_place()
+            self._take(data)
+            if reader.has_line() or reader.at_end:
+                break
+            if not self._is_line_begun and reader.pending:
+                self._is_line_begun = True
+                self._place.waits_on(LINE_TIMEOUT)
+        self._place.works()
+        return not reader.at_end
+
+    def check_place(self) -> None:
+        """Raise SessionOver if the session may not wait any more."""
+        if self._place.gave_way:
+            raise SessionOver("too many sessions; this one has waited longest")
+        if self._place.is_over and self._is_line_begun:
+            raise SessionOver(f"the command line was not complete within {LINE_TIMEOUT:g} s")
+        if self._place.is_over:
+            raise SessionOver(f"no command came for {IDLE_TIMEOUT[self._kind]:g} s")
+
+    def _take(self, data: bytes) -> None:
+        if not self._heard and data.startswith(TLS_RECORD):
+            raise SessionOver("this is a control service without TLS")
+        self._heard = True
+        self._reader.feed(data)
+        self._check_held()
+
+    def _check_held(self) -> None:
+        if not self._held.is_within(self._reader.pending):
+            raise SessionOver("too much is kept of incomplete command lines of yours")
+
+    def next_line(self) -> bytes:
+        """Return the line that was waited for. Raises SessionOver if too much is kept after it."""
+        line = self._reader.next_line()
+        assert line is not None, "it was waited for"
+        self._check_held()
+        return line
+
+    # --- what follows a line ------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int, *, is_payload: bool) -> bytes:
+        """Return raw bytes that follow the line, none at their end; a payload must go on coming.
+
+        Raises:
+            trio.BrokenResourceError: nothing came for too long.
+        """
+        if self._reader.at_end:
+            await trio.lowlevel.checkpoint()
+            return b""
+        if data := self._reader.take(max_bytes):
+            self._held.is_within(self._reader.pending)
+            await trio.lowlevel.checkpoint()
+            return data
+        data = await self._receive_within(
+            max_bytes, PAYLOAD_TIMEOUT[self._kind] if is_payload else inf
+        )
+        if not data:
+            self._reader.feed(b"")
+        return data
+
+    async def _receive_within(self, max_bytes: int, seconds: float) -> bytes:
+        if seconds == inf:
+            return await self._receive(max_bytes)
+        with trio.move_on_after(seconds):
+            return await self._receive(max_bytes)
+        raise trio.BrokenResourceError(f"nothing came for {seconds:g} s")
