@@ -76,6 +76,12 @@ class Acceptor(Generic[T]):
                 else:
                     await self._pause(exc.strerror or str(exc))
                 continue
+            except Exception:  # noqa: BLE001 - the boundary of a listener
+                # A fault of ours or of a library, brought about by who connects: it costs that one
+                # its connection. Passed on it would end the node.
+                self._log.exception("failed to accept one")
+                await trio.sleep(PAUSE)
+                continue
             if self._told:
                 self._told = False
                 self._log.info("accepting again")

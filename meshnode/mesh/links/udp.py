@@ -9,7 +9,8 @@ comes any more.
 import errno
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -23,6 +24,7 @@ from meshnode.mesh.links.cookies import (
     ANSWER_TYPE,
     PREFIX_LENGTH,
     REQUEST,
+    REQUEST_TYPE,
     CookieJar,
     answer,
     read_challenge,
@@ -316,17 +318,31 @@ class UdpListener(LinkListener):
             return
         with trio.move_on_at(strangers.next_due()):
             await self._read_socket()
-        for address, message in strangers.due(trio.current_time()):
-            self._socket.try_to_write(message, address)
+        with self._boundary("an answer to a stranger"):
+            for address, message in strangers.due(trio.current_time()):
+                self._socket.try_to_write(message, address)
 
     async def _read_socket(self) -> None:
         for address, data in await self._socket.read():
-            self._take(address, data)
+            link = self._links.get(address)
+            if link is not None and data and data[0] < REQUEST_TYPE:
+                self._put(link, data)
+            else:
+                with self._boundary("a datagram"):
+                    self._take(link, address, data)
 
-    def _take(self, address: Address, data: bytearray) -> None:
+    @contextmanager
+    def _boundary(self, what: str) -> Iterator[None]:
+        """Keep a fault that a datagram brings about from whoever happens to read for all."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - what anybody may send must cost no other's link
+            self._log.exception("dropped %s: a fault of this node", what)
+
+    def _take(self, link: AcceptedUdpLink | None, address: Address, data: bytearray) -> None:
+        """Take what is not just another message of a link."""
         if not data:
             return  # no message; anybody may have sent it in the peer's name
-        link = self._links.get(address)
         if data == REQUEST:
             challenge = self._cookies.challenge(address, trio.current_time())
             self._socket.try_to_write(challenge, address)

@@ -190,7 +190,10 @@ class WebsocketLink(Link):
                 if self._partial:
                     raise ProtocolError("the link ended in the middle of a message")
                 return []
-            websocket.receive_data(bytes(data))
+            try:
+                websocket.receive_data(bytes(data))
+            except WebsocketError as exc:
+                raise ProtocolError(f"no websocket frame: {exc}") from exc
 
     def _take(self, websocket: Connection) -> list[memoryview]:
         messages: list[memoryview] = []

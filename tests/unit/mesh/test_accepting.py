@@ -17,7 +17,10 @@ SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Source:
-    """A listener that is told what the next calls of accept bring: an errno, or a client."""
+    """A listener that is told what the next calls of accept bring: an errno, or a client.
+
+    The errno 0 is a fault of the listener's own code.
+    """
 
     def __init__(self, *outcomes: int | str) -> None:
         self.outcomes = list(outcomes)
@@ -28,7 +31,7 @@ class Source:
             raise trio.ClosedResourceError
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, int):
-            raise OSError(outcome, os.strerror(outcome))
+            raise OSError(outcome, os.strerror(outcome)) if outcome else IndexError("a fault")
         return outcome
 
 
@@ -45,7 +48,7 @@ async def all_of(source: Source) -> list[str]:
 
 
 @hypothesis.given(
-    st.lists(st.one_of(st.sampled_from([*SHORTAGES, *THEIR_OWN, errno.EINVAL]), st.text()))
+    st.lists(st.one_of(st.sampled_from([*SHORTAGES, *THEIR_OWN, errno.EINVAL, 0]), st.text()))
 )
 def test_whatever_errors_come_all_clients_are_accepted(outcomes):
     async def main() -> None:
@@ -88,3 +91,9 @@ async def test_nobody_who_takes_a_descriptor_is_let_in_while_few_are_left(
     taken.close()
     if takes_descriptor:
         assert await accepting.next() == "client"
+
+
+async def test_a_fault_in_a_listener_is_logged_and_costs_nobody_else(autojump_clock, caplog):
+    assert await all_of(Source("a", 0, "b")) == ["a", "b"]
+    assert caplog.messages == ["place: failed to accept one"]
+    assert caplog.records[0].exc_info is not None

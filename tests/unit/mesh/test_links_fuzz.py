@@ -302,6 +302,120 @@ async def test_byte_streams_that_are_no_links_cost_only_themselves(kind, make):
         await found.assert_unharmed()
 
 
+# --- below the messages of a link that is up ------------------------------------------------------
+
+
+def tcp_frame(body: bytes, size: int | None = None) -> bytes:
+    """Return a frame, which may lie about its length."""
+    return (len(body) if size is None else size).to_bytes(2, "little") + body
+
+
+def ws_frame(
+    body: bytes, first: int = 0x82, *, size: int | None = None, form: int = 0, masked: bool = True
+) -> bytes:
+    """Return a frame as a client sends it.
+
+    Its length may be a lie, and be written in a longer form than it needs.
+    """
+    size = len(body) if size is None else size
+    short = size if size < 126 and not form else 126 if size < 65_536 and form < 2 else 127
+    frame = bytes([first, short | (0x80 if masked else 0)])
+    if short >= 126:
+        frame += struct.pack("!H" if short == 126 else "!Q", size)
+    return frame + (bytes(4) if masked else b"") + body
+
+
+BODIES_OF_FRAMES = st.one_of(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [hello(NAME), REJECT_MESSAGE, b"\0" * 36, b"", b"\x03\xe8bye", b"\x03", b"\xff\xfe\xfd"]
+    ),
+    st.integers(0, 300_000).map(bytes),
+    MESSAGES,
+)
+
+TCP_PIECES = st.one_of(
+    st.builds(tcp_frame, BODIES_OF_FRAMES.filter(lambda body: len(body) < 65_536)),
+    st.builds(tcp_frame, st.binary(max_size=50), st.integers(0, 65_535)),
+    st.binary(max_size=300),
+)
+
+WS_PIECES = st.one_of(
+    st.builds(
+        ws_frame,
+        BODIES_OF_FRAMES,
+        st.integers(0, 255),
+        size=st.none() | st.integers(0, 130) | st.integers(0, (1 << 64) - 1),
+        form=st.integers(0, 2),
+        masked=st.sampled_from([True, True, True, False]),
+    ),
+    # A message in fragments, with control frames between them, and perhaps no end.
+    st.lists(BODIES_OF_FRAMES, min_size=2, max_size=6).flatmap(
+        lambda parts: st.lists(
+            st.sampled_from([b"", ws_frame(b"ping", 0x89), ws_frame(b"", 0x8A)]),
+            min_size=len(parts),
+            max_size=len(parts),
+        ).map(
+            lambda between: b"".join(
+                control + ws_frame(part, 0x02 if number == 0 else 0x00)
+                for number, (control, part) in enumerate(zip(between, parts, strict=True))
+            )
+        )
+    ),
+    st.builds(
+        lambda body, code: ws_frame(code.to_bytes(2) + body, 0x88),
+        st.binary(max_size=123),
+        st.integers(0, 65_535),
+    ),
+    st.binary(max_size=300),
+)
+
+
+async def open_as_bytes(kind: Kind, port: int, name: str) -> trio.SocketStream:
+    """Open a link as an honest node does, and return what it runs over."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if kind is WS:
+        await stream.send_all(UPGRADE)
+        await stream.receive_some()
+        await stream.send_all(ws_frame(hello(name)))
+    else:
+        await stream.send_all(tcp_frame(hello(name)))
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces"), [(TCP, TCP_PIECES), (WS, WS_PIECES)], ids=["tcp", "ws"]
+)
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(data=st.data())
+def test_no_bytes_on_a_link_that_is_up_end_more_than_it(kind, pieces, data):
+    attacks = data.draw(st.lists(st.lists(pieces, min_size=1, max_size=6), min_size=8, max_size=16))
+
+    async def main() -> None:
+        async with scene(kind) as found:
+
+            async def attack_with(number: int, hostile: list[bytes]) -> None:
+                name = f"ev{number:02d}"
+                async with await open_as_bytes(kind, found.listener.port, name) as stream:
+                    with trio.fail_after(PATIENCE):
+                        await found.victim.wait_reachable(name)
+                    with suppress(trio.BrokenResourceError):
+                        for piece in hostile:
+                            await stream.send_all(signed(piece, number))
+                        await stream.send_eof()
+                        with trio.fail_after(PATIENCE):
+                            while await stream.receive_some():
+                                pass
+
+            async with trio.open_nursery() as nursery:
+                for number, hostile in enumerate(attacks):
+                    nursery.start_soon(attack_with, number, hostile)
+            await found.wait_alone()
+            await found.assert_unharmed()
+
+    trio.run(main)
+
+
 # --- floods --------------------------------------------------------------------------------------
 
 

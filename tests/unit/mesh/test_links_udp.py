@@ -14,6 +14,7 @@ from meshnode.mesh.links.cookies import REQUEST, answer, read_challenge
 from meshnode.mesh.links.turns import Turns
 from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
 from meshnode.protocol.framing import MAX_MESSAGE
+from meshnode.protocol.messages import RoutingUpdate
 
 
 @asynccontextmanager
@@ -272,6 +273,24 @@ async def test_a_dialer_of_a_port_that_closes_is_a_broken_link():
         with pytest.raises(trio.BrokenResourceError, match="refused"):
             await near.send([GREETING])
         await near.aclose()
+
+
+async def test_a_fault_that_a_datagram_brings_about_costs_no_link(monkeypatch, caplog):
+    async with sockets_at(2) as (listener, (honest, other)):
+        link = await begin(listener, honest, b"\1")
+        listener.greet_by(FaultyGreeter())
+        other.send(RoutingUpdate("bar", "abcdefgh", 1, 1, {}, "bar").encode())
+        honest.send(b"\0still")
+        assert await receive(link, 1) == [b"\0still"]
+        assert sum("a fault of this node" in text for text in caplog.messages) == 1
+        await link.aclose()
+
+
+class FaultyGreeter:
+    """Fails whatever it is asked."""
+
+    def __getattr__(self, name: str):
+        raise RuntimeError(name)
 
 
 # --- turns ---------------------------------------------------------------------------------------

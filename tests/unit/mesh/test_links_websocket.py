@@ -1,8 +1,14 @@
 """What only websocket links have: HTTP before them, and frames that are not messages."""
 
+import base64
+import contextlib
+import functools
+import hashlib
 import struct
 from contextlib import asynccontextmanager
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
@@ -382,3 +388,84 @@ async def test_a_rejection_is_no_connection():
         rejection = next(peer.events())
         assert isinstance(rejection, RejectConnection)
         assert rejection.status_code == 404
+
+
+# --- who answers a dialer ------------------------------------------------------------------------
+
+ACCEPTED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: KEY\r\n\r\n"
+)
+
+
+def damaged(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    """Return the bytes with some of them replaced by others."""
+    for start, size, instead in changes:
+        start %= len(data) + 1
+        data = data[:start] + instead + data[start + size :]
+    return data
+
+
+ANSWERS = st.one_of(
+    st.binary(max_size=300),
+    st.builds(
+        damaged,
+        st.sampled_from(
+            [
+                ACCEPTED,
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+                b"HTTP/1.1 100 Continue\r\n\r\n" + ACCEPTED,
+                ACCEPTED.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: x; y=1\r\n\r\n"),
+                ACCEPTED.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: \xff\r\n\r\n"),
+                ACCEPTED + b"\x82\x01a",
+                b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000,
+            ]
+        ),
+        st.lists(
+            st.tuples(st.integers(0, 400), st.integers(0, 8), st.binary(max_size=8)), max_size=3
+        ),
+    ),
+)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(ANSWERS)
+def test_whatever_answers_a_dialer_is_a_link_or_an_error_of_the_network(data):
+    async def answer(stream: trio.SocketStream) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += await stream.receive_some()
+        key = next(
+            line.partition(b": ")[2]
+            for line in request.split(b"\r\n")
+            if line.lower().startswith(b"sec-websocket-key")
+        )
+        accept = base64.b64encode(hashlib.sha1(key + MAGIC).digest())
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(data.replace(b"KEY", accept))
+        await stream.aclose()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(
+                functools.partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+            )
+            port = listeners[0].socket.getsockname()[1]
+            dialer = websocket.WebsocketDialer(split_ws_url(f"ws://127.0.0.1:{port}/"))
+            try:
+                link = await dialer.dial()
+            except OSError:
+                pass
+            else:
+                with contextlib.suppress(ProtocolError, trio.BrokenResourceError):
+                    while await link.receive():
+                        pass
+                await link.aclose()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What the key is joined with (RFC 6455 section 4.2.2)."""
