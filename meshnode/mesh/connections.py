@@ -410,6 +410,7 @@ class Connection:
             self._quic.close(reason_phrase="insecure connection to secure service")
             self._failure = StreamError("insecure connection to secure service")
         self._quic.find_size(now)
+        self._quic.drop_handshake()
         self._ready_by = math.inf
         self._idle_since = now
         self._owner.connection_ready()

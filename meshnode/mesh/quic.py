@@ -1,22 +1,18 @@
-"""The QUIC engine as the mesh needs it: every private touch of aioquic is in this file.
+"""The QUIC engine as the mesh needs it: every private touch of aioquic is in this file, and in
+those that it is made of (congestion.py, framebounds.py, headerprotection.py).
 
 aioquic is pinned to one exact version (pyproject.toml); ``tests/unit/mesh/test_quic.py`` fails when
 an upgrade moves what is touched here. Why each touch is needed: docs/design/quic.md.
 """
 
 import math
-from collections.abc import Iterable
 
 from aioquic._buffer import Buffer
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.congestion.base import register_congestion_control
-from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     Limit,
-    QuicConnection,
     QuicConnectionState,
-    QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import (
@@ -26,14 +22,16 @@ from aioquic.quic.packet import (
     QuicProtocolVersion,
     pull_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Direction, Epoch
 
+from meshnode.mesh.congestion import CappedReno, NoPacer
+from meshnode.mesh.framebounds import FrameBounds
 from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import Identity, is_insecure
-from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, PathSize
+from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.protocol.messages import ServiceKey
 
 ALPN = "netceptor"
@@ -50,14 +48,6 @@ KEEP_ALIVE = 15.0
 
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds for the handshake (reference section 7)."""
-
-FLIGHT_PACKETS = 180
-"""Packets in flight at most, of the size that every peer takes: quic-go drops what exceeds 256 that
-it has not processed yet."""
-
-LARGE_FLIGHT = 128 * LARGE_SIZE
-"""Bytes in flight at most with large datagrams. A burst of it still fits a link's queue that a
-local sender found half empty (mesh/sendqueue.py)."""
 
 ACK_DELAY = 0.004
 """Seconds for which data may wait for its acknowledgement. One costs as much as ten datagrams, and
@@ -96,64 +86,6 @@ _MANY_STREAMS = 0x6D65_7368
 connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
 
 
-class CappedReno(RenoCongestionControl):
-    """Reno that begins with, and never exceeds, a window of its own.
-
-    Links of a mesh are mostly reliable byte streams: without loss the window would grow without
-    bound, and probing for bandwidth in slow start only costs round trips. Real loss halves it.
-    What becomes of datagrams that not every path takes is told to ``path``.
-    """
-
-    def __init__(self, *, max_datagram_size: int) -> None:
-        super().__init__(max_datagram_size=max_datagram_size)
-        self.path = PathSize()
-        self._cap = FLIGHT_PACKETS * max_datagram_size
-        self.congestion_window = self._cap
-
-    def resize(self) -> None:
-        """Take over the datagram size that the path is now known to take."""
-        self._max_datagram_size = self.path.size
-        self._cap = LARGE_FLIGHT if self.path.size > BASE_SIZE else FLIGHT_PACKETS * BASE_SIZE
-        self.congestion_window = self._cap
-
-    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        """Grow as Reno does, to the cap."""
-        super().on_packet_acked(now=now, packet=packet)
-        self.congestion_window = min(self.congestion_window, self._cap)
-        if packet.sent_bytes > BASE_SIZE:
-            self.path.large_acked()
-
-    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
-        """Halve the window as Reno does, unless only a probe for a larger size was lost."""
-        lost = list(packets)
-        probes = [p for p in lost if p.sent_bytes > self.path.size]
-        if any(BASE_SIZE < p.sent_bytes <= self.path.size for p in lost):
-            self.path.large_lost(now)
-        self.on_packets_expired(packets=probes)
-        rest = [p for p in lost if p not in probes]
-        if rest:
-            super().on_packets_lost(now=now, packets=rest)
-
-    def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
-        """Ignore round-trip times: behind a queue of our own they say nothing of congestion."""
-
-
-register_congestion_control("capped-reno", CappedReno)
-
-
-class _NoPacer(QuicPacketPacer):
-    """Sends at once: a reliable link paces by itself, and timers would shrink every batch."""
-
-    def next_send_time(self, now: float) -> float | None:  # type: ignore[override]
-        return None  # aioquic's annotation forgets that its own pacer returns None as well
-
-    def update_after_send(self, now: float) -> None:
-        return None
-
-    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        return None
-
-
 def _configuration(is_client: bool) -> QuicConfiguration:
     return QuicConfiguration(
         is_client=is_client,
@@ -170,7 +102,7 @@ def _configuration(is_client: bool) -> QuicConfiguration:
     )
 
 
-class MeshQuicConnection(QuicConnection):
+class MeshQuicConnection(FrameBounds):
     """aioquic's connection without a pacer, with credit by consumption and early word of an end."""
 
     def __init__(
@@ -185,7 +117,7 @@ class MeshQuicConnection(QuicConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         self._ack_delay = ACK_DELAY
-        self._loss._pacer = _NoPacer(max_datagram_size=BASE_SIZE)
+        self._loss._pacer = NoPacer(max_datagram_size=BASE_SIZE)
         control = self._loss._cc
         assert isinstance(control, CappedReno)
         self._control = control
@@ -199,8 +131,6 @@ class MeshQuicConnection(QuicConnection):
         self.takes_many_streams = False
         """Whether the peer said, in the handshake, that a connection may carry many streams."""
         self._stream_consumed: dict[int, int] = {}
-        self.heard_at = -math.inf
-        """When something came that only the peer could have sent."""
 
     def _update_traffic_key(
         self, direction: Direction, epoch: Epoch, cipher_suite: CipherSuite, secret: bytes
@@ -268,13 +198,12 @@ class MeshQuicConnection(QuicConnection):
         """Whether the peer is still to be told of the end."""
         return self._close_pending
 
-    def _payload_received(
-        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
-    ) -> tuple[bool, bool]:
-        # Called with what was decrypted, and was not there before.
-        self.heard_at = context.time
-        found: tuple[bool, bool] = super()._payload_received(context, plain, crypto_frame_required)
-        return found
+    @property
+    def heard_at(self) -> float:
+        """When something came that only the peer could have sent, after the handshake."""
+        space = self._spaces.get(Epoch.ONE_RTT)
+        at: float | None = None if space is None else space.largest_received_time
+        return -math.inf if at is None else at
 
     @property
     def probe_timeout(self) -> float:
@@ -413,6 +342,7 @@ class MeshQuicConnection(QuicConnection):
         if self._max_datagram_size != self._path.size:
             self._max_datagram_size = self._path.size
             self._control.resize()
+        self.ask_for_acknowledgement()
         datagrams = super().datagrams_to_send(now)
         if self._state is QuicConnectionState.CONNECTED:
             size = self._path.probe_due(now)

@@ -45,7 +45,7 @@ class HostileDialer:
         for frames in packets:
             if self.quic.ended is not None:
                 break
-            await self._socket.send_to(self._node, self._service, self.packet(frames))
+            await self._socket.send_to(self._node, self._service, packet_of(self.quic, frames))
         if settle:
             await self.settle()
 
@@ -61,23 +61,6 @@ class HostileDialer:
             if quiet.cancelled_caught:
                 return
 
-    def packet(self, frames: bytes) -> bytes:
-        """Return one packet of these frames, as the engine would number and encrypt it."""
-        quic = self.quic
-        builder = QuicPacketBuilder(
-            host_cid=quic.host_cid,
-            is_client=True,
-            max_datagram_size=LARGE_SIZE,
-            packet_number=quic._packet_number,
-            peer_cid=quic._peer_cid.cid,
-            version=quic._version,
-        )
-        builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[Epoch.ONE_RTT])
-        builder.start_frame(QuicFrameType.PADDING).push_bytes(frames[:ROOM])
-        (datagram,), _ = builder.flush()
-        quic._packet_number = builder.packet_number
-        return datagram
-
     def _take(self, payload: bytes) -> None:
         self.quic.receive_datagram(payload, self._peer, trio.current_time())
         while self.quic.next_event() is not None:
@@ -92,7 +75,25 @@ class HostileDialer:
         self._socket.close()
 
 
-# --- frames --------------------------------------------------------------------------------------
+# --- packets and frames --------------------------------------------------------------------------
+
+
+def packet_of(quic: MeshQuicConnection, frames: bytes) -> bytes:
+    """Return one packet of these frames, as a connection's engine would number and encrypt it."""
+    assert quic._version is not None
+    builder = QuicPacketBuilder(
+        host_cid=quic.host_cid,
+        is_client=quic._is_client,
+        max_datagram_size=LARGE_SIZE,
+        packet_number=quic._packet_number,
+        peer_cid=quic._peer_cid.cid,
+        version=quic._version,
+    )
+    builder.start_packet(QuicPacketType.ONE_RTT, quic._cryptos[Epoch.ONE_RTT])
+    builder.start_frame(QuicFrameType.PADDING).push_bytes(frames[:ROOM])
+    (datagram,), _ = builder.flush()
+    quic._packet_number = builder.packet_number
+    return datagram
 
 
 def frame(kind: int, *numbers: int) -> bytes:

@@ -10,6 +10,7 @@ from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import Epoch
 
 from meshnode.mesh import quic
+from meshnode.mesh.congestion import FLIGHT_PACKETS, LARGE_FLIGHT
 from meshnode.mesh.firstpacket import first_packet
 from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import make_insecure_identity
@@ -17,8 +18,6 @@ from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
     ACK_DELAY,
     CONNECTION_CREDIT,
-    FLIGHT_PACKETS,
-    LARGE_FLIGHT,
     STREAM_CREDIT,
     MeshQuicConnection,
 )

@@ -1,0 +1,147 @@
+"""What one peer's packets may make the QUIC engine keep, and how much work they may be.
+
+The engine keeps to the limits of QUIC, some of which bound nothing that costs: a window says how
+far ahead bytes may be, but not in how many pieces they come, and the engine walks over all pieces
+for each new one. A peer that exceeds what stands here ends its connection, as one that breaks
+QUIC's own rules does.
+"""
+
+import bisect
+from operator import attrgetter
+
+from aioquic._buffer import Buffer
+from aioquic.quic.connection import EPOCHS, QuicConnection, QuicConnectionError, QuicReceiveContext
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.stream import FinalSizeError, QuicStream
+from aioquic.tls import Epoch
+
+MAX_GAPS = 1024
+"""Pieces of a stream that wait for what is missing between them. A stream's window is less than
+1,750 packets of the smallest size, and then every second one would have to be lost."""
+
+MAX_CRYPTO = 16 * 1024
+"""Bytes of each part of a handshake: more than certificates have. The engine has a bound on what
+comes ahead of the rest, but none on the length of a message."""
+
+MAX_CRYPTO_GAPS = 64
+"""Pieces in which they may come; quic-go sends a dozen, on purpose out of order."""
+
+ASK_AFTER = 256
+"""Packets without an acknowledgement after which the peer is asked for one: acknowledgements ask
+for none themselves, so who only ever receives would keep note of all it has sent."""
+
+MAX_UNACKNOWLEDGED = 2048
+"""Packets without an acknowledgement. In flight are 180 at most, and acknowledgements of ours come
+every 4 ms at most, so a peer that answers within seconds never comes near."""
+
+MAX_PEER_CIDS = 16_384
+"""Connection IDs that a peer makes up in the life of a connection. Quic-go makes one for 10,000
+packets, and the engine remembers all numbers."""
+
+
+class Pieces(RangeSet):
+    """What has come of a stream, in no more than MAX_GAPS pieces.
+
+    The engine's own looks at all pieces for each new one, in a loop.
+    """
+
+    def add(self, start: int, stop: int | None = None) -> None:
+        """Add a piece.
+
+        Raises:
+            FinalSizeError: there are too many. The engine knows of no such error, and this is one
+                that it ends the connection for.
+        """
+        assert stop is not None
+        ranges: list[range] = self._RangeSet__ranges  # type: ignore[attr-defined]
+        first = bisect.bisect_left(ranges, start, key=_STOP)
+        last = first
+        while last < len(ranges) and ranges[last].start <= stop:
+            last += 1  # it touches this one
+        if first < last:
+            start, stop = min(start, ranges[first].start), max(stop, ranges[last - 1].stop)
+        elif len(ranges) >= MAX_GAPS:
+            raise FinalSizeError("too many gaps in a stream")
+        ranges[first:last] = [range(start, stop)]
+
+
+_STOP = attrgetter("stop")
+
+_EPOCHS = {epochs: epochs for epochs in map(EPOCHS, ("IH01", "IH1", "01", "1"))}
+"""The sets of epochs in which frames are allowed: once, where the engine makes 32 a connection."""
+
+
+class FrameBounds(QuicConnection):
+    """The engine's connection, with bounds on what frames may do."""
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        # Known ones first: the engine asks more of them, to the same end, for each frame.
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = super()._get_or_create_stream(frame_type, stream_id)
+            self._bound_new_streams(stream_id)
+        return stream
+
+    def _get_or_create_stream_for_send(self, stream_id: int) -> QuicStream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = super()._get_or_create_stream_for_send(stream_id)
+            self._bound_new_streams(stream_id)
+        return stream
+
+    def _bound_new_streams(self, stream_id: int) -> None:
+        """Bound a stream, and those of lower numbers that it opened."""
+        stream = self._streams.get(stream_id)
+        while stream is not None and not isinstance(stream.receiver._ranges, Pieces):
+            stream.receiver._ranges = Pieces()
+            stream_id -= 4
+            stream = self._streams.get(stream_id)
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        pieces = len(self._crypto_streams[context.epoch].receiver._ranges)
+        # Only listeners have something to say after the handshake.
+        most = 0 if context.epoch is Epoch.ONE_RTT and not self._is_client else MAX_CRYPTO
+        if end > most or pieces > MAX_CRYPTO_GAPS:
+            code = QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+            raise QuicConnectionError(code, frame_type, "too much of a handshake")
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+    def _handle_new_connection_id_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        if len(self._peer_cid_sequence_numbers) > MAX_PEER_CIDS:
+            raise _exceeded(frame_type, "too many connection IDs")
+
+    def drop_handshake(self) -> None:
+        """Drop what only a handshake needs: half of what a connection takes."""
+        self._crypto_buffers = {}
+        for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+            self._crypto_streams[epoch].receiver._buffer.clear()
+        handlers = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+        for kind, (handler, epochs) in handlers.items():
+            handlers[kind] = (handler, _EPOCHS[epochs])
+
+    def ask_for_acknowledgement(self) -> None:
+        """Ask the peer to acknowledge what it got if that is much; give it up if it never does."""
+        space = self._spaces.get(Epoch.ONE_RTT)
+        if space is None or len(space.sent_packets) <= ASK_AFTER:
+            return
+        if len(space.sent_packets) > MAX_UNACKNOWLEDGED:
+            self.close(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=QuicFrameType.ACK,
+                reason_phrase="nothing is acknowledged",
+            )
+        elif not space.ack_eliciting_in_flight:
+            self.send_ping(0)
+
+
+def _exceeded(frame_type: int, what: str) -> QuicConnectionError:
+    return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, what)
