@@ -12,16 +12,18 @@ from meshnode.control.heldbytes import (
     Replies,
 )
 from meshnode.control.places import Place
+from meshnode.control.turns import Turns
 from meshnode.mesh.sockets import Origin
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What all sessions of a node keep for their clients."""
+    """What all sessions of a node keep for their clients, and take turns at."""
 
     lines: Ledger = field(default_factory=lambda: Ledger(LINES_OF_ONE, LINES_IN_ALL))
     replies: Replies = field(default_factory=Replies)
     reads: Ledger = field(default_factory=lambda: Ledger(READS_OF_ONE, READS_IN_ALL))
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,13 @@ class Allowance:
     line: HeldLine
     replies: Replies
     reads: Ledger
+    turns: Turns
 
     @classmethod
     def of(cls, place: Place, holdings: Holdings) -> "Allowance":
         """Return that of the session at a place."""
         line = HeldLine(holdings.lines, place.origin)
-        return cls(place, line, holdings.replies, holdings.reads)
+        return cls(place, line, holdings.replies, holdings.reads, holdings.turns)
 
     @classmethod
     def unshared(cls, name: str) -> "Allowance":

@@ -5,6 +5,7 @@ no command by name, and a command knows of its client only what :class:`ControlS
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -72,6 +73,13 @@ class ControlSession(Protocol):
 
         Raises:
             trio.BrokenResourceError: the client is gone.
+        """
+        ...
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn at what takes more than a millisecond: ``async with session.turn()``.
+
+        Nothing may be waited for within it. Others may ask for the same at the same moment.
         """
         ...
 

@@ -5,7 +5,7 @@ Whatever a client sends, and whatever a command does, costs at most this one ses
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 
 import trio
@@ -81,6 +81,7 @@ class Session:
         self._place = allowance.place
         self._replies = allowance.replies
         self._reads = allowance.reads
+        self._turns = allowance.turns
         self._input = ClientInput(self._receive, kind, allowance)
         self._mistakes = 0
         """Lines in a row that were no command."""
@@ -164,6 +165,10 @@ class Session:
         """End our side of the stream; see ControlSession."""
         with self._noticing_loss():
             await self._stream.send_eof()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until the client may take up the node; see ControlSession."""
+        return self._turns.turn(self._place.origin)
 
     def finish(self) -> None:
         """Close the session after the running command; see ControlSession."""

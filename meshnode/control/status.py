@@ -28,13 +28,14 @@ def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
 
     def run_with(fields: Set[str] | None) -> Handler:
         async def run(session: ControlSession) -> JsonObject:
-            status = mesh.status()
-            # Once each, however often a client names it: some take long.
-            reply = {
-                name: field(status)
-                for name, field in _FIELDS.items()
-                if fields is None or name in fields
-            }
+            async with session.turn():
+                status = mesh.status()
+                # Once each, however often a client names it: some take long.
+                reply = {
+                    name: field(status)
+                    for name, field in _FIELDS.items()
+                    if fields is None or name in fields
+                }
             if fields is None or "Warnings" in fields:
                 reply["Warnings"] = list(warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}

@@ -213,7 +213,8 @@ async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
     before = b"{"
     for start in range(0, len(in_order), LISTED_AT_ONCE):
         some = in_order[start : start + LISTED_AT_ONCE]
-        members = encode_reply({unit.unit_id: _shown(unit) for unit in some})[1:-2]
+        async with session.turn():
+            members = encode_reply({unit.unit_id: _shown(unit) for unit in some})[1:-2]
         await session.send(before + members)
         before = b","
     await session.send(b"}\n" if in_order else b"{}\n")

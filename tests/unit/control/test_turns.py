@@ -1,0 +1,109 @@
+"""Many who ask for much at the same moment have turns, and nobody else waits for them."""
+
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from meshnode.control.service import ControlService
+from meshnode.control.turns import Turns
+from meshnode.mesh.sockets import Origin
+
+
+async def test_each_origin_has_its_turn_as_often_as_others() -> None:
+    turns = Turns()
+    order: list[str] = []
+    go_on = trio.Event()
+
+    async def one(name: str) -> None:
+        async with turns.turn(Origin(name)):
+            order.append(name)
+            if name == "first":
+                await go_on.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one, "first")
+        await wait_all_tasks_blocked()
+        for name in ["mallory"] * 100 + ["alice"] * 2:
+            nursery.start_soon(one, name)
+        await wait_all_tasks_blocked()
+        go_on.set()
+    assert len(order) == 103
+    # Whoever of the two was first in the queue: alice waits for no more than two of mallory's.
+    assert order[:6].count("alice") == 2
+
+
+async def test_a_status_for_each_of_many_sessions_leaves_the_loop_to_others(
+    mesh, registry, nursery
+) -> None:
+    rounds = 0
+    computed_in: list[int] = []
+    known = mesh.status()
+
+    def status():
+        computed_in.append(rounds)
+        return known
+
+    async def others() -> None:
+        nonlocal rounds
+        while len(computed_in) < 200:
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    mesh.status = status
+    service = ControlService("foo", registry)
+    clients = []
+    for _ in range(200):
+        ours, theirs = memory_stream_pair()
+        nursery.start_soon(service.serve, theirs, "mesh", "mallory")
+        clients.append(ours)
+    await wait_all_tasks_blocked()
+    for client in clients:
+        nursery.start_soon(client.send_all, b"status\n")
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(others)
+    assert max(map(computed_in.count, computed_in)) <= 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.sampled_from(["run", "cancel", "fail"]), st.integers(0, 9)
+        )
+    )
+)
+def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
+    async def main() -> None:
+        turns = Turns()
+        inside = 0
+        scopes: list[trio.CancelScope] = []
+
+        async def one(name: str, fails: bool) -> None:
+            nonlocal inside
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                try:
+                    async with turns.turn(Origin(name)):
+                        inside += 1
+                        assert inside == 1
+                        try:
+                            await trio.lowlevel.checkpoint()
+                            if fails:
+                                raise ValueError
+                        finally:
+                            inside -= 1
+                except ValueError:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            for name, what, number in steps:
+                if what == "cancel" and scopes:
+                    scopes.pop(number % len(scopes)).cancel()
+                else:
+                    nursery.start_soon(one, name, what == "fail")
+                    await trio.lowlevel.checkpoint()
+        with trio.fail_after(5):
+            async with turns.turn(Origin("last")):
+                pass
+
+    trio.run(main)
