@@ -20,6 +20,10 @@ KEPT_BACK = 64
 """Descriptors that accepted clients and links leave to the rest: to units that are at work, lost
 peers that are dialed, name look-ups."""
 
+KEPT_FROM_OPERATORS = KEPT_BACK // 2
+"""Descriptors that clients of this machine leave: whoever has to find out why nobody can get in any
+more must get in."""
+
 KEPT_BACK_SHARE = 8
 """One in so many descriptors is kept back where a process may have so few that 64 were too many."""
 
@@ -40,8 +44,8 @@ def raise_limit() -> int:
     return soft
 
 
-def are_short() -> bool:
-    """Whether so few descriptors are left that nobody else should be let in.
+def are_short(kept_back: int = KEPT_BACK) -> bool:
+    """Whether no more descriptors are left than are kept back, so that nobody should be let in.
 
     The system gives out the lowest free number, so the next one says how many are taken at least.
     """
@@ -55,7 +59,8 @@ def are_short() -> bool:
             return True
         raise
     os.close(number)
-    return number >= limit - min(KEPT_BACK, limit // KEPT_BACK_SHARE)
+    share = limit * kept_back // (KEPT_BACK_SHARE * KEPT_BACK)
+    return number >= limit - min(kept_back, share)
 
 
 class DescriptorReserve:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import count
+from typing import Final
 
 import trio
 
+from meshnode import descriptors
 from meshnode.control.allowance import Allowance, Holdings
 from meshnode.control.listeners import ControlListener
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
@@ -16,6 +18,14 @@ from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, origin_of, peer_name
 from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
+
+KEPT_BACK: Final[dict[SessionKind, int | None]] = {
+    "unix": descriptors.KEPT_FROM_OPERATORS,
+    "tcp": descriptors.KEPT_BACK,
+    "mesh": None,
+}
+"""Descriptors that clients of each kind leave to the rest of the node; those on the mesh take
+none."""
 
 REFUSAL_TIMEOUT = 2.0
 """Seconds for telling a client that it is one too many."""
@@ -120,8 +130,7 @@ class ControlService:
     async def _accept(self, source: ControlListener) -> None:
         log = subject_logger("control", str(source))
         log.info("listening")
-        accept = source.listener.accept
-        acceptor = Acceptor(accept, log, takes_descriptor=source.kind != "mesh")
+        acceptor = Acceptor(source.listener.accept, log, kept_back=KEPT_BACK[source.kind])
         async with trio.open_nursery() as watch:
             if isinstance(source.listener, UnixListener):
                 watch.start_soon(source.listener.keep, log)

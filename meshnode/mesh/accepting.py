@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from meshnode.descriptors import are_short
+from meshnode.descriptors import KEPT_BACK, are_short
 from meshnode.logs import SubjectLogger
 
 PAUSE = 0.1
@@ -46,23 +46,21 @@ class Acceptor(Generic[T]):
         accept: Callable[[], Awaitable[T]],
         log: SubjectLogger,
         *,
-        takes_descriptor: bool = True,
+        kept_back: int | None = KEPT_BACK,
     ) -> None:
-        """``takes_descriptor``: whether what is accepted takes one; a stream of the mesh does not.
-
-        Nobody is accepted while few descriptors are left: those that are let in already, and the
-        node itself, need some to go on.
+        """``kept_back``: descriptors that are left to those that are let in already, and to the
+        node itself, which need some to go on; None where what is accepted takes none.
         """
         self._accept = accept
         self._log = log
-        self._takes_descriptor = takes_descriptor
+        self._kept_back = kept_back
         self._told = False
         self._told_at = -math.inf
 
     async def next(self) -> T | None:
         """Wait for the next one; None once the listener is closed."""
         while True:
-            if self._takes_descriptor and are_short():
+            if self._kept_back is not None and are_short(self._kept_back):
                 await self._pause("few file descriptors are left")
                 continue
             try:

@@ -8,8 +8,9 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import trio
-from descriptor_limits import descriptors_left
+from descriptor_limits import LEAST, descriptors_left
 
+from meshnode.descriptors import KEPT_BACK, KEPT_BACK_SHARE, KEPT_FROM_OPERATORS
 from meshnode.logs import subject_logger
 from meshnode.mesh.accepting import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
 
@@ -35,8 +36,8 @@ class Source:
         return outcome
 
 
-def acceptor(source: Source, *, takes_descriptor: bool = True) -> Acceptor[str]:
-    return Acceptor(source.accept, subject_logger("place"), takes_descriptor=takes_descriptor)
+def acceptor(source: Source, kept_back: int | None = KEPT_BACK) -> Acceptor[str]:
+    return Acceptor(source.accept, subject_logger("place"), kept_back=kept_back)
 
 
 async def all_of(source: Source) -> list[str]:
@@ -80,17 +81,26 @@ async def test_a_connection_that_was_reset_early_makes_nobody_wait(autojump_cloc
     assert trio.current_time() == before
 
 
-@pytest.mark.parametrize("takes_descriptor", [True, False])
-async def test_nobody_who_takes_a_descriptor_is_let_in_while_few_are_left(
-    takes_descriptor, autojump_clock
+@pytest.mark.parametrize(
+    ("kept_back", "left", "is_let_in"),
+    [
+        (KEPT_BACK, LEAST // KEPT_BACK_SHARE - 4, False),
+        (KEPT_FROM_OPERATORS, LEAST // KEPT_BACK_SHARE - 4, True),
+        (KEPT_FROM_OPERATORS, 5, False),
+        (None, 0, True),
+    ],
+)
+async def test_nobody_who_takes_a_descriptor_is_let_in_with_the_last_ones(
+    kept_back, left, is_let_in, autojump_clock
 ):
-    accepting = acceptor(Source("client"), takes_descriptor=takes_descriptor)
-    with descriptors_left(5) as taken, trio.move_on_after(10 * PAUSE) as scope:
-        assert await accepting.next() == "client"
-    assert scope.cancelled_caught == takes_descriptor
-    taken.close()
-    if takes_descriptor:
-        assert await accepting.next() == "client"
+    accepting = acceptor(Source("client"), kept_back)
+    with descriptors_left(left) as taken:
+        with trio.move_on_after(10 * PAUSE) as scope:
+            assert await accepting.next() == "client"
+        assert scope.cancelled_caught != is_let_in
+        taken.close()
+        if not is_let_in:
+            assert await accepting.next() == "client"
 
 
 async def test_a_fault_in_a_listener_is_logged_and_costs_nobody_else(autojump_clock, caplog):
