@@ -62,9 +62,9 @@ class Measured:
 
 
 class Scene:
-    """The nodes of one flood."""
+    """The nodes of one flood; a ``small`` one has no others than victim and left."""
 
-    def __init__(self, cluster: Cluster, joins: str = "tcp") -> None:
+    def __init__(self, cluster: Cluster, joins: str = "tcp", *, small: bool = False) -> None:
         self.cluster = cluster
         ports = {kind: free_port() for kind in ("tcp", "ws", "udp", "control", "right")}
         work = {"echo": {"command": "cat"}}
@@ -90,7 +90,7 @@ class Scene:
         self.right = cluster.node("right", listen=ports["right"], peers=[ports["tcp"]], **quiet)
         self.behind = cluster.node("behind", peers=[ports["right"]], work=work, **quiet)
         self.joiner = cluster.node("joiner", more=[_peer(joins, ports[joins])], **quiet)
-        self.honest = (self.left, self.right, self.behind)
+        self.honest = (self.left,) if small else (self.left, self.right, self.behind)
         self.target = Target(
             tcp=ports["tcp"],
             ws=ports["ws"],
@@ -104,10 +104,12 @@ class Scene:
         self.victim.start()
         for node in self.honest:
             node.start()
-        self.left.wait_knows("behind")
+        far = "behind" if self.behind in self.honest else "victim"
+        self.left.wait_knows(far)
         self.left.wait_service("victim")
-        self.behind.wait_knows("left")
-        ping(self.left, "behind")
+        if far == "behind":
+            self.behind.wait_knows("left")
+        ping(self.left, far)
         echo(self.left, "victim")
 
     @contextmanager

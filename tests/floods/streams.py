@@ -10,7 +10,6 @@ import trio
 from hostile import forge
 from hostile.dialer import Dialer, connect, first_datagram, step
 from hostile.peer import LinkLost, Peer, unique
-from hostile.runner import CREATED, STREAMING, UNIT, Stream, runner
 
 from floods.attack import REOPEN_PAUSE, Limit, Sent, Target
 
@@ -201,6 +200,9 @@ def _submit_and_cancel(path: str, node: str) -> None:
 
 def endless_results(target: Target, limit: Limit) -> Sent:
     """Be given a unit by a user of the victim, and send results of it that never end."""
+    # Imported here: it is most of a node, which all other attackers do without.
+    from hostile.runner import CREATED, STREAMING, UNIT, Stream, runner
+
     sent = Sent()
 
     async def answer(line: bytes, stream: Stream) -> None:

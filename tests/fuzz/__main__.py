@@ -2,10 +2,14 @@
 
 import argparse
 import os
+import resource
 import sys
 
 from fuzz.catalogue import TARGETS
 from fuzz.engine import Failure, Report, fuzz, make_input, run_episode
+
+MEMORY = 4 << 30
+"""Bytes that this process may have: an input that makes a node take ever more is found out."""
 
 
 def main() -> int:
@@ -16,6 +20,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="any number; one of its own")
     parser.add_argument("--index", type=int, help="replay up to this input of one target")
     wanted = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, most))
     names = wanted.target.split(",")
     if unknown := set(names) - TARGETS.keys():
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")

@@ -1,0 +1,46 @@
+"""Each flood for a moment, against real nodes; ``make floods`` has more of each, and measures."""
+
+import pytest
+from harness import Cluster
+
+from bench.processes import forget_peak, peak, resident
+from floods.catalogue import FLOODS
+from floods.probes import echo, operator, ping
+from floods.scene import Scene
+from floods.table import AMPLIFICATION, MEMORY, MIB
+
+SECONDS = 1.0
+"""How long each flood lasts; the nodes take as long to start."""
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_leaves_node_work_and_honest_links_as_they_were(cluster: Cluster, name: str):
+    flood = FLOODS[name]
+    scene = Scene(cluster, small=True)
+    scene.start()
+    idle = resident(scene.victim.pid)
+    forget_peak(scene.victim.pid)
+    with scene.attacked(flood, SECONDS, few=True) as attacker:
+        echo(scene.left, "victim")
+        sent = attacker.wait()
+    ping(scene.left, "victim")
+    echo(scene.left, "victim")
+    way = scene.victim.socket if flood.operator == "unix" else scene.target.control_port
+    operator(way)
+    assert sent.links + sent.messages > 0
+    assert scene.links_lost() == 0
+    assert (peak(scene.victim.pid) - idle) / MIB <= MEMORY / MIB
+    assert sent.extra.get("amplification", 0) <= AMPLIFICATION
+
+
+def test_a_lost_link_and_a_silent_node_are_noticed(cluster: Cluster):
+    scene = Scene(cluster, small=True)
+    scene.start()
+    assert scene.links_lost() == 0
+    scene.victim.kill()
+    scene.left.wait_log(r"closed \(victim\)")
+    assert scene.links_lost() == 1
+    with pytest.raises((AssertionError, OSError)):
+        ping(scene.left, "victim")
+    with pytest.raises(OSError, match="refused"):
+        operator(scene.target.control_port)
