@@ -23,7 +23,7 @@ from meshnode.work.runners.command import CommandRunner, CommandType
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
 from meshnode.work.shortage import in_thread_or_here
 from meshnode.work.signatures import Signatures
-from meshnode.work.space import low_space
+from meshnode.work.space import shortages
 from meshnode.work.status import UnitStatus
 from meshnode.work.store import Locked, Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
@@ -140,9 +140,8 @@ class Units:
 
     def warnings(self) -> list[str]:
         """Return what a person should look after, one line each."""
-        low = low_space(self.store.root)
         return [
-            *([low] if low else []),
+            *shortages(self.store.root),
             *self.store.warnings(),
             *(
                 f"unit {unit_id} could not be taken over from the last run: {reason}"

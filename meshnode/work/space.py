@@ -10,16 +10,28 @@ usual."""
 LOW_SHARE = 0.05
 """Share of a disk below which a small one is short, although it never had a gigabyte to spare."""
 
+LOW_FILES = 10_000
+"""Files that a disk of any size should still take: a unit has six."""
+
 _MIB = 1 << 20
 
 
-def low_space(directory: Path) -> str | None:
-    """Return a line for a person while there is little room for units, else None."""
+def shortages(directory: Path) -> list[str]:
+    """Return a line for a person for each thing that units will soon lack on their disk."""
     try:
         disk = os.statvfs(directory)
     except OSError as error:
-        return f"the space left in {directory} is unknown: {error.strerror}"
+        return [f"the space left in {directory} is unknown: {error.strerror}"]
+    found = []
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    if free >= min(LOW_BYTES, size * LOW_SHARE):
-        return None
-    return f"{directory} has {free // _MIB} MiB left of {size // _MIB} MiB: units will fail"
+    if free < min(LOW_BYTES, size * LOW_SHARE):
+        found.append(
+            f"{directory} has {free // _MIB} MiB left of {size // _MIB} MiB: units will fail"
+        )
+    # File systems that make inodes as they need them (btrfs) say that there are none at all.
+    if disk.f_files and disk.f_favail < min(LOW_FILES, disk.f_files * LOW_SHARE):
+        found.append(
+            f"{directory} has inodes for {disk.f_favail} more files of {disk.f_files}: "
+            "units will fail"
+        )
+    return found

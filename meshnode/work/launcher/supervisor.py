@@ -186,10 +186,11 @@ class Supervisor:
         self.is_free = answer(self._node, self._request, outcome)
 
     def _tell_last(self, outcome: dict[str, object]) -> None:
-        # The launcher first: whoever hears the word may ask for the next start at once.
-        told_launcher = self._lead.be_free()
+        # The node first: of a supervisor that has said that it is free the launcher tells nothing
+        # any more. One that were killed in between would leave a unit that has ended on disk and
+        # runs for ever in the node's memory.
         self._tell(outcome)
-        self.is_free = self.is_free and told_launcher
+        self.is_free = self.is_free and self._lead.be_free()
 
     def _keep_for_itself(self) -> None:
         """Leave node and launcher: this process is the unit's alone, and may outlive both."""
@@ -338,9 +339,11 @@ class Supervisor:
         assert self._end is not None
         detail = command.end_text(self._end)
         state = SUCCEEDED if self._end == 0 else FAILED
-        if state == FAILED and _is_full(self._stdout):
+        if _is_full(self._stdout):
             # Most commands tell that on their standard error, for which there was no room either.
-            detail += "; no space left on the disk of its output"
+            # Some do not even look whether their writes succeed, and nobody else can tell.
+            lost = ", which may be incomplete" if state == SUCCEEDED else ""
+            detail += f"; no space left on the disk of its output{lost}"
         if ended is not None:
             state, detail = ended
         size = os.fstat(self._stdout).st_size

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,59 @@ def test_stdout_is_synced_before_the_end_is_written(
     monkeypatch.setattr(statusfile.os, "fsync", record)
     watching._record(watching._outcome(None))
     assert synced == ["stdout", "status.tmp", unit.name]
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "state", "detail"),
+    [
+        (0, 2, "exit status 0; no space left on the disk of its output, which may be incomplete"),
+        (1 << 8, 3, "exit status 1; no space left on the disk of its output"),
+    ],
+)
+def test_an_end_on_a_full_disk_says_so(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch, wait_status: int, state: int, detail: str
+) -> None:
+    monkeypatch.setattr(supervisor, "_is_full", lambda fd: True)
+    watching._end = wait_status
+    end = watching._outcome(None)
+    assert (end["State"], end["Detail"]) == (state, detail)
+
+
+@pytest.mark.parametrize("argv", [["true"], ["no-such-program-4711"]])
+def test_the_node_hears_of_an_end_before_the_launcher_hears_that_its_supervisor_is_free(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    """Killed in between, it would leave a unit that runs for ever in the node's memory only."""
+    told: list[str] = []
+
+    def tell_node(node: int, request: object, outcome: dict[str, object]) -> bool:
+        told.append("ended" if "ended" in outcome else "started")
+        return True
+
+    def tell_launcher() -> bool:
+        told.append("free")
+        return True
+
+    monkeypatch.setattr(supervisor, "answer", tell_node)
+    monkeypatch.setattr(watching._lead, "be_free", tell_launcher)
+    (unit / "status").write_text('{"State": 0}')
+    watching._argv, watching._end = argv, None
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    try:
+        watching.run()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    assert told[-2:] == ["ended", "free"]
+    assert status_of(unit)["State"] in {2, 3}
+
+
+def test_a_supervisor_that_cannot_tell_the_node_takes_no_other_unit(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It exits, which is what tells the launcher, and that tells the node."""
+    monkeypatch.setattr(supervisor, "answer", lambda *told: False)
+    monkeypatch.setattr(watching._lead, "be_free", lambda: pytest.fail("said to be free"))
+    (unit / "status").write_text('{"State": 0}')
+    watching._argv, watching._end = ["no-such-program-4711"], None
+    watching.run()
+    assert not watching.is_free
