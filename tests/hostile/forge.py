@@ -25,10 +25,13 @@ class Raw(str):
     __slots__ = ()
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def to_json(value: dict[str, Any]) -> bytes:
     """Return an object as JSON. A value that is :class:`Raw` is not encoded; nor are surrogates."""
     pairs = (
-        f"{json.dumps(key)}:{item if isinstance(item, Raw) else json.dumps(item)}"
+        f"{json.dumps(key)}:{item if isinstance(item, Raw) else _to_json(item)}"
         for key, item in value.items()
     )
     return ("{" + ",".join(pairs) + "}").encode(errors="surrogatepass")
