@@ -179,6 +179,34 @@ async def test_a_client_that_asks_for_nothing_is_given_up(autojump_clock):
     await far.aclose()
 
 
+@pytest.mark.parametrize("piece", [b"X: y\r\n", b"a"])
+async def test_a_request_that_comes_slowly_and_never_ends_is_given_up_in_time(
+    piece, autojump_clock
+):
+    near, far = trio.testing.memory_stream_pair()
+    link = websocket.WebsocketLink(near, PeerAddress("slow", ""), None)
+    async with trio.open_nursery() as nursery:
+
+        async def dribble() -> None:
+            await far.send_all(b"GET / HTTP/1.1\r\n")
+            while True:
+                await far.send_all(piece)
+                await trio.sleep(0.5)
+
+        nursery.start_soon(dribble)
+        with pytest.raises(ProtocolError, match="no websocket handshake within 5 s"):
+            await link.receive()
+        assert trio.current_time() == pytest.approx(websocket.HANDSHAKE_TIMEOUT, abs=0.1)
+        nursery.cancel_scope.cancel()
+    await link.aclose()
+
+
+async def test_a_request_with_headers_without_end_is_refused():
+    async with raw_client() as (stream, link):
+        answer = await answer_to(stream, link, b"GET /mesh HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)
+        assert answer.startswith(b"HTTP/1.1 4")
+
+
 async def test_a_client_that_leaves_before_it_asks_is_told_as_that():
     near, far = trio.testing.memory_stream_pair()
     link = websocket.WebsocketLink(near, PeerAddress("hasty", ""), None)
