@@ -267,8 +267,9 @@ class Session:
 
     async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write)
             with self._scope, self._boundary:
+                await self._link.opened()
+                nursery.start_soon(self._write)
                 # Our hello goes before anything that the peer's makes us send.
                 self._do_what_is_due()
                 async with trio.open_nursery() as listening:

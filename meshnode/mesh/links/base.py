@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import trio
+
 from meshnode.protocol.messages import ServiceKey
 
 Message = bytes | bytearray | memoryview
@@ -29,6 +31,15 @@ class Link(ABC):
     forgeable = False
     """Whether anybody who knows its address may send in the peer's name: what ends the link is not
     believed at once."""
+
+    async def opened(self) -> None:
+        """Wait until the other end has shown that it has something to say, if it must do so first.
+
+        Until then nothing is done for the link.
+
+        Raises: what :meth:`receive` does.
+        """
+        await trio.lowlevel.checkpoint()
 
     @abstractmethod
     async def send(self, messages: Sequence[Message]) -> None:

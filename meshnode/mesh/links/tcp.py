@@ -1,6 +1,5 @@
 """TCP links: each message behind a 2-byte little-endian length (reference section 1)."""
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -33,19 +32,29 @@ class TcpLink(Link):
     """A link over one connected TCP stream."""
 
     def __init__(
-        self, stream: trio.SocketStream, space: ReadSpace, *, first_word: float = math.inf
+        self, stream: trio.SocketStream, space: ReadSpace, *, speaks_first: bool = False
     ) -> None:
-        """``first_word``: seconds that the other end has for its first byte."""
+        """``speaks_first``: whether the other end must say something before we do."""
         self._stream = stream
         self._socket = stream.socket
         self._frames = FrameReader(space)
         self._unsent: list[Buffer] = []
-        self._speaks_by = trio.current_time() + first_word
+        self._speaks_first = speaks_first
         address = peer_address(stream)
         self.name = f"tcp {address.text}"
         self.holder = address.holder
 
     can_send_now = True
+
+    async def opened(self) -> None:
+        """Wait for the first byte of who has connected: a dialer says hello at once."""
+        if not self._speaks_first:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_after(FIRST_WORD_TIMEOUT) as silent:
+            await trio.lowlevel.wait_readable(self._socket)
+        if silent.cancelled_caught:
+            raise ProtocolError(f"not a byte within {FIRST_WORD_TIMEOUT:g} s")
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Send messages, after what :meth:`send_now` has left."""
@@ -72,8 +81,6 @@ class TcpLink(Link):
 
     async def receive(self) -> list[memoryview]:
         """Return all messages that the next read completes."""
-        if self._speaks_by != math.inf:
-            await self._wait_for_first_word()
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError
@@ -91,13 +98,6 @@ class TcpLink(Link):
                 return []
             if messages:
                 return messages
-
-    async def _wait_for_first_word(self) -> None:
-        with trio.move_on_at(self._speaks_by) as silent:
-            await trio.lowlevel.wait_readable(self._socket)
-        if silent.cancelled_caught:
-            raise ProtocolError(f"not a byte within {FIRST_WORD_TIMEOUT:g} s")
-        self._speaks_by = math.inf
 
     def _read_into(self, space: memoryview) -> int:
         return os.readv(self._socket.fileno(), [space])
@@ -143,7 +143,7 @@ class TcpListener(LinkListener):
     async def accept(self) -> TcpLink:
         """Wait for the next connection."""
         stream = await self._listener.accept()
-        return TcpLink(stream, self._space, first_word=FIRST_WORD_TIMEOUT)
+        return TcpLink(stream, self._space, speaks_first=True)
 
     async def aclose(self) -> None:
         """Stop listening."""

@@ -77,6 +77,10 @@ class WebsocketLink(Link):
 
     # --- opening -----------------------------------------------------------------------------
 
+    async def opened(self) -> None:
+        """Shake hands with a client."""
+        await self.open()
+
     async def open(self) -> Connection:
         """Shake hands with the client, once; a link is usable without calling this.
 

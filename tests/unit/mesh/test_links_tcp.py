@@ -93,7 +93,7 @@ async def test_who_says_not_a_byte_in_time_is_no_link(jumping_clock):
         near = await dialer.dial()
         far = await listener.accept()
         with pytest.raises(ProtocolError, match="not a byte within 5 s"):
-            await far.receive()
+            await far.opened()
         await far.aclose()
         await near.aclose()
 
@@ -110,6 +110,7 @@ async def test_who_has_said_a_byte_may_be_as_slow_as_it_is(jumping_clock):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(speak)
+            await far.opened()
             assert await receive(far, 1) == [b"abc"]
         await far.aclose()
         await stream.aclose()
