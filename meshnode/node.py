@@ -205,6 +205,7 @@ def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
         boot=boot_id(),
         signatures=make_signatures(config),
         forwarding=config.node.allowforwarding,
+        max_remote_output=config.node.remote_maxoutput,
     )
 
 

@@ -29,11 +29,16 @@ from meshnode.config.security_directives import (
     WorkVerification,
 )
 from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
+from meshnode.config.sizes import size
 from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective
 from meshnode.logs import LEVELS
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
 """Where units are kept unless ``datadir`` says otherwise."""
+
+REMOTE_MAX_OUTPUT = 16 << 30
+"""Bytes of output of a unit on another node, unless configured: more than anybody's work is known
+to print, and an end for a node that prints for ever."""
 
 LEAST_IDLE_SECONDS = 21.0
 """Two of the 10-s routing updates, which keep a link alive, and a second (reference section 5)."""
@@ -68,7 +73,11 @@ def default_node_id() -> str:
     once=True,
 )
 class Node(Directive):
-    """The node itself; ``max_idle_connection_timeout`` and ``unit_retention`` are in seconds."""
+    """The node itself.
+
+    ``max_idle_connection_timeout`` and ``unit_retention`` are in seconds, ``remote_maxoutput`` in
+    bytes.
+    """
 
     id: str = parameter(
         node_id(),
@@ -94,6 +103,14 @@ class Node(Directive):
         default=None,
         default_text="keep them",
         name="unit-retention",
+    )
+    remote_maxoutput: int = parameter(
+        size(),
+        "cancel a unit that this node has submitted to another one, and fail it here, when more "
+        "than that has come of its output",
+        default=REMOTE_MAX_OUTPUT,
+        default_text="16GiB",
+        name="remote-maxoutput",
     )
     allowforwarding: bool = parameter(
         boolean(),

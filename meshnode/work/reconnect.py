@@ -26,12 +26,19 @@ class Reconnector:
         sign: Sign | None = None,
     ) -> None:
         self._dialer = dialer
+        self._all_long_lines = long_lines
         self._long_lines = long_lines.of(node)
         self._sign = sign
         self._node = node
         self._log = log
         self._delay = _FIRST_DELAY
         self._told = ""
+
+    def another(self) -> "Reconnector":
+        """Return one for conversations of another purpose, whose failures are its own."""
+        return Reconnector(
+            self._dialer, self._node, self._log, self._all_long_lines, sign=self._sign
+        )
 
     async def open(self) -> RemoteControl:
         """Try once. Raises RemoteUnavailable."""

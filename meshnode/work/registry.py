@@ -24,7 +24,7 @@ from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
 from meshnode.work.shortage import in_thread_or_here
 from meshnode.work.signatures import Signatures
 from meshnode.work.space import shortages
-from meshnode.work.status import UnitStatus
+from meshnode.work.status import MAX_SIZE, UnitStatus
 from meshnode.work.store import Locked, Overtaken, StoredUnit, UnitFile, UnitStore
 from meshnode.work.unit import Clock, Unit, wall_clock
 
@@ -62,6 +62,7 @@ class Units:
         node_id: str,
         signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
         forwarding: bool = False,
+        max_remote_output: int = MAX_SIZE,
         now: Clock = wall_clock,
         boot: str = "",
         open_process: OpenProcess = ProcessHandle.open,
@@ -84,7 +85,7 @@ class Units:
         self.access = UnitAccess(node_id, self._work_types, signatures, forwarding=forwarding)
         """Judges who may ask what of units."""
         self._planner = Planner(self.access, self._work_types, signatures, now)
-        self._remotes = RemoteRunner(dialer, store, signatures, now)
+        self._remotes = RemoteRunner(dialer, store, signatures, now, max_remote_output)
         self._units: dict[str, Unit] = {}
         self._submitted: dict[str, str] = {}
         self._tasks: dict[str, _Task] = {}

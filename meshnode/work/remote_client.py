@@ -30,6 +30,12 @@ MAX_GREETING = 1024
 POLL_INTERVAL = 1.0
 """Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
 
+BAD_COMMAND = "bad command"
+"""What receptor, and any version of ours, answers to a subcommand that it does not know."""
+
+NO_UNIT = "-"
+"""An ID that no unit has."""
+
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that nobody has to sign (reference section 8)."""
 
@@ -159,6 +165,18 @@ class RemoteControl:
         await self._send({**fields, "command": "work", "subcommand": "submit"})
         return read_created(await self._lines.line(REPLY_TIMEOUT))
 
+    async def takes_keys(self) -> bool:
+        """Ask whether the node is one of ours: who advertises that it is may be anybody.
+
+        Raises:
+            RemoteUnavailable
+        """
+        try:
+            await self.ask(subcommand="watch", unitid=NO_UNIT)
+        except RemoteRefused as refusal:
+            return refusal.reason != BAD_COMMAND
+        return True
+
     async def send_payload(
         self, unit_id: str, path: Path, *, before_end: Callable[[], None]
     ) -> bool:
@@ -245,7 +263,7 @@ class RemoteControl:
         try:
             return await self.ask(subcommand="watch", unitid=unit_id)
         except RemoteRefused as refusal:
-            if refusal.reason != "bad command":
+            if refusal.reason != BAD_COMMAND:
                 raise
         # receptor cannot push: from here on it is asked.
         self._polls = True

@@ -13,6 +13,15 @@ LOW_SHARE = 0.05
 LOW_FILES = 10_000
 """Files that a disk of any size should still take: a unit has six."""
 
+KEPT_BYTES = 64 << 20
+"""Free bytes that results of other nodes leave to payloads, outputs and records of this one."""
+
+KEPT_SHARE = 0.01
+"""The same as a share of a small disk."""
+
+FREE_SIZE = 1 << 20
+"""Bytes of results that a unit may have in any case: most have no more, and must not wait."""
+
 _MIB = 1 << 20
 
 
@@ -35,3 +44,16 @@ def shortages(directory: Path) -> list[str]:
             "units will fail"
         )
     return found
+
+
+def has_room(directory: Path, size: int) -> bool:
+    """Whether results of another node may go on, of which there are ``size`` bytes by now.
+
+    Raises:
+        OSError: nobody can tell.
+    """
+    if size < FREE_SIZE:
+        return True
+    disk = os.statvfs(directory)
+    free, whole = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return free >= min(KEPT_BYTES, whole * KEPT_SHARE)

@@ -399,7 +399,7 @@ class UnitFile:
         self.size = os.fstat(self._descriptor).st_size
         self._given = self.size
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
         view = memoryview(data)
         while view:
@@ -412,6 +412,11 @@ class UnitFile:
                 self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
             )
             self._given = self.size
+
+    def cut(self, size: int) -> None:
+        """Drop what is behind byte ``size``. Raises OSError."""
+        os.ftruncate(self._descriptor, size)
+        self.size = self._given = size
 
     def sync(self) -> None:
         """Have the disk keep what was written. Raises OSError."""

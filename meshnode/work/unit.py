@@ -95,12 +95,14 @@ class Unit:
         *,
         durable: bool = False,
         before: Callable[[], None] | None = None,
+        strict: bool = False,
     ) -> None:
         """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
 
         A final state is always durable. Should the disk refuse one, memory takes it all the same:
         whoever waits for the end must learn of it, and the next start finds the unit unfinished
-        and settles it anew. What must be on disk first, ``before`` brings there, in a thread.
+        and settles it anew. With ``strict`` it is refused as any other. What must be on disk
+        first, ``before`` brings there, in a thread.
 
         Raises:
             WorkError: the change is illegal, or the disk refuses one that is not final; or what
@@ -121,7 +123,7 @@ class Unit:
                 self._publish(self._store.read_status(self.unit_id))
                 raise
             except OSError as error:
-                if not status.state.is_final:
+                if strict or not status.state.is_final:
                     raise WorkError(f"cannot record the status: {files.reason(error)}") from error
                 self.log.error("cannot record the end (%s): %s", status.detail, error)
             self._publish(status)

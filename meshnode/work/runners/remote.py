@@ -61,12 +61,18 @@ class RemoteRunner:
     """Drives the units that this node has submitted to others."""
 
     def __init__(
-        self, dialer: Dialer, store: UnitStore, signatures: Signatures, now: Clock
+        self,
+        dialer: Dialer,
+        store: UnitStore,
+        signatures: Signatures,
+        now: Clock,
+        max_output: int,
     ) -> None:
         self._dialer = dialer
         self._store = store
         self._signatures = signatures
         self._now = now
+        self._max_output = max_output
         self._long_lines = LongLines()
 
     async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
@@ -85,10 +91,15 @@ class RemoteRunner:
                 start = _Start(unit, link, attempt, self._store, self._now, key, talk)
                 await start.run()
                 if not unit.is_final:
-                    await Mirror(unit, link, self._store, self._now, start.followed).run()
+                    await self._mirror(unit, link, start.followed).run()
             return
         if not unit.is_final:
-            await Mirror(unit, link, self._store, self._now).run()
+            await self._mirror(unit, link).run()
+
+    def _mirror(
+        self, unit: Unit, link: Reconnector, followed: RemoteControl | None = None
+    ) -> Mirror:
+        return Mirror(unit, link, self._store, self._now, self._max_output, followed)
 
     async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
         """Cancel at once what the other node has never heard of; else have it cancel."""
@@ -241,7 +252,7 @@ class _Start:
             if remote.unit_id:
                 await self._discard(node, remote.unit_id)
             try:
-                unit_id = await node.submit(self._fields(with_meshnode=node.with_meshnode))
+                unit_id = await self._announce(node)
             except AlreadySubmitted as known:
                 # Our node ended between its answer and our record of it: ask about that unit.
                 self._may_have_started = True
@@ -263,6 +274,18 @@ class _Start:
             else:
                 await self._unit.change(lambda status: status.with_remote(started=True))
         self._link.succeeded()
+
+    async def _announce(self, node: RemoteControl) -> str:
+        """Submit, and return the ID that the other node gives its unit."""
+        try:
+            return await node.submit(self._fields(with_meshnode=node.with_meshnode))
+        except AlreadySubmitted:
+            raise
+        except RemoteRefused:
+            # A receptor node that is wrongly called one of ours takes our keys for parameters.
+            if not node.with_meshnode or await node.takes_keys():
+                raise
+        return await node.submit(self._fields(with_meshnode=False))
 
     def _fields(self, *, with_meshnode: bool) -> dict[str, str]:
         status, remote = self._unit.status, self._unit.remote

@@ -13,7 +13,7 @@ from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
 from meshnode.work.status import UnitStatus
-from meshnode.work.store import UnitFile, UnitStore
+from meshnode.work.store import UnitStore
 
 
 def only_unit(node):
@@ -388,23 +388,6 @@ async def test_cancel_of_a_unit_that_is_gone_over_there_says_that_it_is_gone(
         await foo.talk(f"work cancel {unit_id}")
         foo.mesh.heal()
         assert (await foo.wait_final(unit_id)).detail == "Remote work unit is gone"
-
-
-async def test_a_disk_that_is_full_of_results_fails_the_unit_with_the_reason(
-    foo, bar, autojump_clock, monkeypatch
-):
-    def write(self, data):
-        raise OSError(28, "No space left on device")
-
-    async with bar.running(), foo.running():
-        unit_id = await foo.submit("bar", "wait")
-        supervisor = bar.launcher.supervisors[remote_id(foo, unit_id)]
-        await trio.testing.wait_all_tasks_blocked()
-        monkeypatch.setattr(UnitFile, "write", write)
-        supervisor.write(b"too much")
-        status = await foo.wait_final(unit_id)
-        assert status.state is UnitState.FAILED
-        assert status.detail == "cannot store the results: No space left on device"
 
 
 async def test_a_disk_that_is_full_of_input_over_there_fails_the_submission(

@@ -190,6 +190,7 @@ class FakeNode:
         self.work_types = TYPES
         self.signatures = Signatures()
         self.forwarding = False
+        self.max_remote_output = 2**63 - 1
         self.units: Units | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
@@ -207,6 +208,7 @@ class FakeNode:
             node_id=self.node_id,
             signatures=self.signatures,
             forwarding=self.forwarding,
+            max_remote_output=self.max_remote_output,
             now=self.mesh.now,
             boot=self.boot,
             open_process=self.launcher.open_process,
