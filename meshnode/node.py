@@ -110,6 +110,8 @@ async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: tr
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, nursery)
     await reloader.start()
+    for doubt in units.doubts:
+        logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Others may open a stream here at any moment. It should not have to wait, nor should we.
         nursery.start_soon(_load_engine)

@@ -11,6 +11,7 @@ from meshnode.config.directives import ControlService, Node, NodeConfig
 from meshnode.config.faults import FaultLog, printable
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import UnixSocketServer
+from meshnode.ownership import NODE_DIRECTORIES, judge
 
 
 def check_environment(config: NodeConfig) -> None:
@@ -28,6 +29,7 @@ def check_environment(config: NodeConfig) -> None:
 
 
 def _check_datadir(node: Node, faults: FaultLog) -> None:
+    _check_owners(node, faults)
     for directory in (node.datadir / node.id, *(node.datadir / node.id).parents):
         try:
             mode = directory.stat().st_mode
@@ -41,6 +43,15 @@ def _check_datadir(node: Node, faults: FaultLog) -> None:
         elif not os.access(directory, os.W_OK | os.X_OK):
             _note(faults, node, "datadir", directory, "cannot be written by this user")
         return
+
+
+def _check_owners(node: Node, faults: FaultLog) -> None:
+    try:
+        refusal = judge(node.datadir / node.id, own=NODE_DIRECTORIES).refusal
+    except OSError:
+        return  # why it cannot be used is told by whoever looks at it next
+    if refusal:
+        faults.add(node.place_of("datadir"), node.INFO.name, "datadir", text=printable(refusal))
 
 
 def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) -> None:

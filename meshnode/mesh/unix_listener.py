@@ -5,12 +5,15 @@ import os
 import socket
 import stat
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 import trio
 
-from meshnode.logs import SubjectLogger
+from meshnode import files
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.sockets import BACKLOG, CannotListen
+from meshnode.ownership import doubts
 
 try:
     import inotify_simple
@@ -47,6 +50,9 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
                 directory does not allow it.
         """
         try:
+            for doubt in doubts(Path(path).absolute().parent):
+                log = subject_logger("socket", path)
+                log.warning("clients may be led to another socket: %s", doubt)
             return cls._open(path, permissions)
         except ValueError as error:  # a NUL in the path
             raise _refused(path, str(error)) from error
@@ -205,7 +211,11 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _lock(path: str) -> int:
     # As receptor opens and locks it, so that neither takes the other's socket.
-    lock = os.open(path + ".lock", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        lock = files.open_file(path + ".lock", os.O_CREAT | os.O_RDONLY)
+    except files.NotOurs as error:
+        reason = f"has a lock file that {error.strerror}; move {path}.lock away"
+        raise _refused(path, f"{reason}, or choose another name") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from meshnode.errors import UnusableKey
 from meshnode.logs import subject_logger
+from meshnode.ownership import doubts
 
 LEAST_KEY_BITS: Final = 2048
 """What the guide makes, and the least that is held to be safe; less can be broken."""
@@ -42,7 +43,7 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, mode = _read(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
+    text, found = _read(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
     label = _label(path, text)
     if label in _PUBLIC:
         raise _unusable(path, "holds a public key; the private one is needed here, since it signs")
@@ -58,7 +59,7 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     if not isinstance(key, rsa.RSAPrivateKey):
         raise _not_rsa(path)
     _check_size(path, key.key_size)
-    _warn(path, mode, _READABLE | _WRITABLE)
+    _warn(path, found, _READABLE | _WRITABLE)
     return key
 
 
@@ -68,7 +69,7 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, mode = _read(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
+    text, found = _read(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
     label = _label(path, text)
     if label.endswith("PRIVATE KEY"):
         remedy = f"make it with: openssl rsa -in {path} -pubout -out PUBLIC.pem"
@@ -83,18 +84,18 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     if not isinstance(key, rsa.RSAPublicKey):
         raise _not_rsa(path)
     _check_size(path, key.key_size)
-    _warn(path, mode, _WRITABLE)
+    _warn(path, found, _WRITABLE)
     return key
 
 
-def _read(path: Path, remedy: str) -> tuple[str, int]:
-    """Return a file's text and mode; ``remedy`` is for one that is not there."""
+def _read(path: Path, remedy: str) -> tuple[str, os.stat_result]:
+    """Return a file's text and what it is; ``remedy`` is for one that is not there."""
     try:
         # Nobody may ever write to a pipe, and then opening it would not return.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise _unusable(path, "is not a file")
             data = file.read(MAX_KEY_FILE + 1)
     except FileNotFoundError:
@@ -105,7 +106,7 @@ def _read(path: Path, remedy: str) -> tuple[str, int]:
     if len(data) > MAX_KEY_FILE:
         raise _unusable(path, f"holds no key: it has more than {MAX_KEY_FILE} bytes")
     # What is no ASCII is no PEM, and shows as such.
-    return data.decode("ascii", "replace"), mode
+    return data.decode("ascii", "replace"), found
 
 
 def _label(path: Path, text: str) -> str:
@@ -131,13 +132,20 @@ def _check_size(path: Path, bits: int) -> None:
         raise _unusable(path, f"is too long: {bits} bits of at most {MOST_KEY_BITS}; {remedy}")
 
 
-def _warn(path: Path, mode: int, unwanted: int) -> None:
-    found = mode & unwanted
-    if found:
-        what = "read" if found & _READABLE else "replaced"
+def _warn(path: Path, found: os.stat_result, unwanted: int) -> None:
+    """Warn in the log of what lets other users read a key that is secret, or replace any."""
+    log = subject_logger("key", str(path))
+    if mode := found.st_mode & unwanted:
+        what = "read" if mode & _READABLE else "replaced"
         remedy = "600" if unwanted & _READABLE else "go-w"
-        log = subject_logger("key", str(path))
         log.warning("can be %s by other users; better: chmod %s %s", what, remedy, path)
+    if found.st_uid not in {0, os.geteuid()}:
+        log.warning(
+            "belongs to another user (uid %d), who can replace it; better: chown %d %s",
+            *(found.st_uid, os.geteuid(), path),
+        )
+    for doubt in doubts(path.absolute().parent):
+        log.warning("can be replaced by other users: %s", doubt)
 
 
 def _not_rsa(path: Path) -> UnusableKey:

@@ -151,6 +151,11 @@ class Units:
             ),
         ]
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a person should look at about where the units are kept, one line each."""
+        return self.store.doubts
+
     async def send_followed(self, unit: Unit, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Tell the unit's submitter of it until it is final; see :mod:`meshnode.work.follow`."""
         path = self.store.stdout_path(unit.unit_id)

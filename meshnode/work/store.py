@@ -26,6 +26,7 @@ from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.launcher.statusfile import MAX_STATUS_BYTES
+from meshnode.work.nodedir import NodeDirectory
 from meshnode.work.processes import ProcessId, UnitProcesses
 from meshnode.work.setaside import SetAside
 from meshnode.work.status import UnitStatus
@@ -70,10 +71,12 @@ class UnitStore:
 
     def __init__(self, root: Path) -> None:
         # Links are followed once: what marks the processes of a unit must not change with them.
-        self.root = root = Path(os.path.realpath(root))
-        self._lock: int | None = None
+        self.root = Path(os.path.realpath(root))
         self._log = subject_logger("store", str(root))
-        self._aside = SetAside(root, self._log)
+        self._place = NodeDirectory(root, self._log)
+        self.doubts: tuple[str, ...] = ()
+        """What a person should look at about where the units are, one line each."""
+        self._aside = SetAside(self.root, self._log)
         self._running: dict[str, str] = {}
         """Units that run although their status could not be read, with the reason."""
 
@@ -108,24 +111,11 @@ class UnitStore:
         Raises:
             WorkError: that is impossible, for instance since another node uses it.
         """
-        try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The directory itself is locked: a lock file beside the units would be listed with
-            # them by everything that reads receptor's tree.
-            self._lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise WorkError(f"{self.root} is in use by a running node") from error
-        except OSError as error:
-            self.close()
-            raise WorkError(f"cannot use {self.root} for units: {error.strerror}") from error
+        self.doubts = self._place.open()
 
     def close(self) -> None:
         """Let another node have ``root``."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._place.close()
 
     def create(self, status: UnitStatus) -> str:
         """Make the directory of a new unit with all its files, and return the unit's ID.
@@ -133,6 +123,7 @@ class UnitStore:
         Raises:
             WorkError: the disk refuses; nothing is left behind.
         """
+        self._place.check()
         try:
             unit_id = self._new_directory()
         except OSError as error:
@@ -289,14 +280,15 @@ class UnitStore:
         return found
 
     def warnings(self) -> list[str]:
-        """Return a line for a person about each unit that was damaged when the node started."""
+        """Return a line for a person about what is wrong with the node's directory or units."""
         for name in tuple(self._running):
             with suppress(WorkError):
                 self.read_status(name)
                 # Its supervisor has written it anew.
                 del self._running[name]
         running = (f"unit {name} runs, but {why}" for name, why in self._running.items())
-        return [*running, *self._aside.warnings()]
+        gone = self._place.problem()
+        return [*([gone] if gone else []), *running, *self._aside.warnings()]
 
     def _take_damaged(self, damaged: dict[str, WorkError]) -> list[StoredUnit]:
         """Set damaged units aside; return those that run."""

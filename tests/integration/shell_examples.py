@@ -167,6 +167,7 @@ class Session:
     def rewrite(self, text: str) -> str:
         """Put the session's paths, ports and unit IDs for the document's."""
         text = text.replace("/tmp/", f"{self.cluster.directory}/")
+        text = text.replace("/var/lib/meshnode", f"{self.cluster.directory}/receptor")
         for shown, real in self.ports.items():
             text = re.sub(rf"\b{shown}\b", real, text)
         for shown, real in self.unit_ids.items():

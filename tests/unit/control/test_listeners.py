@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from strange_files import put_strange
 from trio.testing import memory_stream_pair
 
 from meshnode.control.listeners import (
@@ -117,6 +118,28 @@ async def test_a_second_owner_is_refused_and_the_first_goes_on(path) -> None:
     async with await trio.open_unix_socket(path):
         await (await first.accept()).aclose()
     await first.aclose()
+
+
+@pytest.mark.parametrize("what", ["named pipe", "link", "directory", "device", "socket"])
+async def test_a_lock_file_that_is_no_file_is_refused_at_once(tmp_path, what) -> None:
+    directory = tmp_path / "sockets"
+    directory.mkdir()
+    path = directory / "foo.sock"
+    put_strange(Path(f"{path}.lock"), what)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: has a lock file that is a ")):
+        UnixListener.open(str(path), 0o600)
+    assert not path.exists()
+
+
+async def test_a_directory_that_others_may_write_to_is_warned_of(path, tmp_path, caplog) -> None:
+    tmp_path.chmod(0o777)
+    await UnixListener.open(path, 0o600).aclose()
+    text = f'socket {path}: clients may be led to another socket: "{tmp_path}" can be written'
+    assert text in caplog.text
+    caplog.clear()
+    tmp_path.chmod(0o1777)
+    await UnixListener.open(path, 0o600).aclose()
+    assert caplog.text == ""
 
 
 async def test_a_lock_that_another_program_holds_is_respected(path) -> None:

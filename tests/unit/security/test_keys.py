@@ -231,3 +231,22 @@ def test_a_public_key_that_others_can_replace_is_warned_of(key, path, caplog, mo
     load_public_key(path)
     text = f"key {path}: can be replaced by other users; better: chmod go-w {path}"
     assert [record.getMessage() for record in caplog.records] == ([text] if warns else [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+@pytest.mark.parametrize("load", [load_private_key, load_public_key])
+def test_a_key_of_another_user_is_warned_of(key, path, caplog, load):
+    write_key(path, private_pem(key) if load is load_private_key else public_pem(key), 0o600)
+    os.chown(path, 4242, 4242)
+    load(path)
+    assert f"belongs to another user (uid 4242), who can replace it; better: chown 0 {path}" in (
+        caplog.text
+    )
+
+
+def test_a_key_in_a_directory_that_others_may_write_to_is_warned_of(key, path, caplog):
+    write_key(path, private_pem(key), 0o600)
+    path.parent.chmod(0o777)
+    load_private_key(path)
+    text = f'can be replaced by other users: "{path.parent}" can be written by other users'
+    assert text in caplog.text
