@@ -8,6 +8,7 @@ import time
 
 from aioquic.quic.events import StreamDataReceived
 
+from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.firstpacket import first_packet
 from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.pathsize import LARGE_SIZE
@@ -27,11 +28,15 @@ class Engine:
     def __init__(self, datagram_size: int = LARGE_SIZE) -> None:
         self._jumped = 0.0
         self._received = 0
-        self._client = MeshQuicConnection.client("client", SERVER, self._now())
+        self._client = MeshQuicConnection.client(
+            "client", SERVER, self._now(), Credit(Ledger(), b"server")
+        )
         ((first, _),) = self._client.datagrams_to_send(self._now())
         initial = first_packet(first).initial
         assert initial is not None
-        self._server = MeshQuicConnection.server(make_insecure_identity(), initial.destination_cid)
+        self._server = MeshQuicConnection.server(
+            make_insecure_identity(), Credit(Ledger(), b"client"), initial.destination_cid
+        )
         self._server.receive_datagram(first, CLIENT, self._now())
         self._pass_all()
         if datagram_size == LARGE_SIZE:

@@ -198,7 +198,7 @@ class Connection:
         """Whether another stream may be opened, as far as is known now."""
         if self._over or self._failure is not None or self._doubt:
             return False
-        if self._ready.is_set() and not self._quic.takes_many_streams:
+        if self._ready.is_set() and not (self._quic.takes_many_streams and self._quic.may_open):
             return False
         return len(self._streams) + self._dials < MAX_STREAMS
 

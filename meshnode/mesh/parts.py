@@ -42,12 +42,16 @@ class Parts:
         """Take some for a node; False, and none is taken, if that is more than are left to it."""
         if count > self.left(node):
             return False
+        if not count:
+            return True
         self._all += count
         self._held[node] += count
         return True
 
     def give_back(self, node: bytes, count: int = 1) -> None:
         """Give back what a node took."""
+        if not count:
+            return
         self._all -= count
         self._held[node] -= count
         if not self._held[node]:

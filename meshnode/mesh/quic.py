@@ -25,9 +25,10 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite, Direction, Epoch
+from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
 
 from meshnode.mesh.congestion import CappedReno, NoPacer
+from meshnode.mesh.credit import MANY_STREAMS, Credit
 from meshnode.mesh.framebounds import FrameBounds
 from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import Identity, is_insecure
@@ -54,15 +55,12 @@ ACK_DELAY = 0.004
 at the engine's own millisecond a fast stream spent a fifth of the time on them. What may be in
 flight is enough for longer, and peers are told that it may take 25 ms."""
 
-STREAM_CREDIT = 2 * 1024 * 1024
-"""Bytes that a peer may send on a stream ahead of its reader: all that a stalled reader costs."""
-
 CONNECTION_CREDIT = 8 * 1024 * 1024
 """Bytes that a peer may send on a connection ahead of what has arrived. Readers are bounded stream
 by stream: a bound on all of them together would let one that stalls stop the others."""
 
 MAX_STREAMS = 100
-"""Streams at a time on one connection; the engine lets a peer open 128. More take another one."""
+"""Streams at a time that we open on one connection; listeners allow 128. More take another one."""
 
 CREDIT_STEP = 4
 """Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
@@ -81,7 +79,7 @@ _MAX_UDP_PAYLOAD_SIZE = 0x03
 """Number of the transport parameter max_udp_payload_size (RFC 9000, section 18.2)."""
 
 
-_MANY_STREAMS = 0x6D65_7368
+_MANY_STREAMS_PARAMETER = 0x6D65_7368
 """Number of our own transport parameter, which says that this end takes many streams on one
 connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
 
@@ -94,7 +92,6 @@ def _configuration(is_client: bool) -> QuicConfiguration:
         congestion_control_algorithm="capped-reno",
         idle_timeout=IDLE_TIMEOUT,
         max_data=CONNECTION_CREDIT,
-        max_stream_data=STREAM_CREDIT,
         max_datagram_size=BASE_SIZE,
         supported_versions=[QuicProtocolVersion.VERSION_1],
         # The cheapest on any processor with AES instructions, and what receptor picks.
@@ -108,6 +105,7 @@ class MeshQuicConnection(FrameBounds):
     def __init__(
         self,
         configuration: QuicConfiguration,
+        credit: Credit,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
     ) -> None:
@@ -122,11 +120,11 @@ class MeshQuicConnection(FrameBounds):
         assert isinstance(control, CappedReno)
         self._control = control
         self._path = self._control.path
+        self._credit = credit
         # Dialers open bidirectional streams. What is not allowed, the engine takes for a fault of
         # the peer, which ends the connection.
         _set_limit(self._local_max_streams_uni, 0)
-        if self._is_client:
-            _set_limit(self._local_max_streams_bidi, 0)
+        _set_limit(self._local_max_streams_bidi, 0)
         self._peer_limit = BASE_SIZE
         self.takes_many_streams = False
         """Whether the peer said, in the handshake, that a connection may carry many streams."""
@@ -144,8 +142,10 @@ class MeshQuicConnection(FrameBounds):
     # --- making one --------------------------------------------------------------------------
 
     @classmethod
-    def client(cls, own_id: str, peer: Address, now: float) -> "MeshQuicConnection":
-        """Begin a connection to a service of another node.
+    def client(
+        cls, own_id: str, peer: Address, now: float, credit: Credit, streams: int = MAX_STREAMS
+    ) -> "MeshQuicConnection":
+        """Begin a connection to a service of another node, for up to ``streams`` of ours.
 
         The dialer's own node ID goes into the server name, as receptor's does (reference
         section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
@@ -155,13 +155,19 @@ class MeshQuicConnection(FrameBounds):
         if own_id.isascii() and not own_id.endswith("."):
             configuration.server_name = own_id
         configuration.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
-        connection = cls(configuration)
+        connection = cls(configuration, credit)
+        credit.promise(streams)
+        connection._local_max_stream_data_bidi_local = credit.window
         connection.connect(peer, now)
         return connection
 
     @classmethod
     def server(
-        cls, identity: Identity, original_cid: bytes, retry_cid: bytes | None = None
+        cls,
+        identity: Identity,
+        credit: Credit,
+        original_cid: bytes,
+        retry_cid: bytes | None = None,
     ) -> "MeshQuicConnection":
         """Answer a new connection.
 
@@ -171,7 +177,24 @@ class MeshQuicConnection(FrameBounds):
         configuration = _configuration(is_client=False)
         configuration.certificate = identity.certificate
         configuration.private_key = identity.key
-        return cls(configuration, original_cid, retry_cid)
+        return cls(configuration, credit, original_cid, retry_cid)
+
+    def _alpn_handler(self, alpn_protocol: str) -> None:
+        # The earliest moment at which a listener has read what the dialer says of itself, and its
+        # own promises are still to be sent.
+        super()._alpn_handler(alpn_protocol)
+        if not self._is_client:
+            self._credit.promise(MANY_STREAMS if self.takes_many_streams else 1)
+            self._local_max_stream_data_bidi_remote = self._credit.window
+            _set_limit(self._local_max_streams_bidi, self._credit.streams)
+            self.tls.handshake_extensions = [
+                (ExtensionType.QUIC_TRANSPORT_PARAMETERS, self._serialize_transport_parameters())
+            ]
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the listener lets us open another stream."""
+        return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)
 
     @property
     def has_begun(self) -> bool:
@@ -271,8 +294,9 @@ class MeshQuicConnection(FrameBounds):
             consumed = self._stream_consumed.get(stream_id, 0) + count
             self._stream_consumed[stream_id] = consumed
             left = stream.max_stream_data_local - consumed
-            if left < STREAM_CREDIT - STREAM_CREDIT // CREDIT_STEP:
-                stream.max_stream_data_local = consumed + STREAM_CREDIT
+            window = self._credit.window_of(stream_id)
+            if left < window - window // CREDIT_STEP:
+                stream.max_stream_data_local = consumed + self._credit.widen(stream_id)
                 space = self._spaces[Epoch.ONE_RTT]
                 if space.ack_at is not None:
                     space.ack_at = 0.0
@@ -282,6 +306,7 @@ class MeshQuicConnection(FrameBounds):
     def forget_stream(self, stream_id: int) -> None:
         """Drop what was kept of a stream whose both ends are done."""
         self._stream_consumed.pop(stream_id, None)
+        self._credit.narrow(stream_id)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         # The engine doubles a limit when half of it has arrived, read or not, so a stalled reader
@@ -316,7 +341,7 @@ class MeshQuicConnection(FrameBounds):
         return (
             bytes(super()._serialize_transport_parameters())
             + _parameter(_MAX_UDP_PAYLOAD_SIZE, encode_uint_var(LARGE_SIZE))
-            + _parameter(_MANY_STREAMS, b"")
+            + _parameter(_MANY_STREAMS_PARAMETER, b"")
         )
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
@@ -324,7 +349,7 @@ class MeshQuicConnection(FrameBounds):
         super()._parse_transport_parameters(data, from_session_ticket=from_session_ticket)
         limit = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
         self._peer_limit = limit or BASE_SIZE
-        self.takes_many_streams = _MANY_STREAMS in _parameter_numbers(data)
+        self.takes_many_streams = _MANY_STREAMS_PARAMETER in _parameter_numbers(data)
 
     # --- datagram size -----------------------------------------------------------------------
 

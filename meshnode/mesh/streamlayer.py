@@ -16,6 +16,7 @@ import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
+from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
@@ -64,6 +65,7 @@ class StreamLayer:
         self.connections: set[Connection] = set()
         self._pool: dict[Address, list[Connection]] = {}
         self._singles: dict[Address, None] = {}
+        self._promises = Ledger()
         self._log = subject_logger("streams")
 
     @functools.cached_property
@@ -79,6 +81,10 @@ class StreamLayer:
         from meshnode.mesh.gate import Gate  # noqa: PLC0415
 
         return Gate()
+
+    def new_credit(self, node: bytes) -> Credit:
+        """Return what another connection with a node may promise."""
+        return Credit(self._promises, node)
 
     async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
         """Open a stream to a service.
@@ -145,13 +151,20 @@ class StreamLayer:
 
     def _connect(self, node: str, peer: Address, *, share: bool) -> Connection:
         from meshnode.mesh.connections import POOL_IDLE, Connection  # noqa: PLC0415
-        from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
+        from meshnode.mesh.quic import MAX_STREAMS, MeshQuicConnection  # noqa: PLC0415
 
         own_service = self.router.free_service()
+        credit = self.new_credit(peer[0])
         connection = Connection(
             self.router,
-            _Dialer(self, own_service),
-            MeshQuicConnection.client(self.router.own_id, peer, trio.current_time()),
+            _Dialer(self, own_service, credit),
+            MeshQuicConnection.client(
+                self.router.own_id,
+                peer,
+                trio.current_time(),
+                credit,
+                streams=MAX_STREAMS if share else 1,
+            ),
             own_service,
             peer,
             self.names.name(peer[0]) or node,
@@ -192,9 +205,10 @@ class StreamLayer:
 class _Dialer:
     """Owner of a dialed connection."""
 
-    def __init__(self, layer: StreamLayer, own_service: ServiceKey) -> None:
+    def __init__(self, layer: StreamLayer, own_service: ServiceKey, credit: Credit) -> None:
         self._layer = layer
         self._own_service = own_service
+        self._credit = credit
 
     def stream_opened(self, stream: MeshStream) -> bool:
         """Refuse: listeners do not open streams."""
@@ -206,15 +220,17 @@ class _Dialer:
     def connection_ended(self, connection: Connection) -> None:
         """Give the service name back; late packets are answered ``service unknown``."""
         self._layer.router.unbind(self._own_service)
+        self._credit.close()
         self._layer.dialed_ended(connection)
 
 
 class _Accepted:
     """Owner of a connection that another node began."""
 
-    def __init__(self, listener: StreamListener, place: Place) -> None:
+    def __init__(self, listener: StreamListener, place: Place, credit: Credit) -> None:
         self._listener = listener
         self._place = place
+        self._credit = credit
 
     def stream_opened(self, stream: MeshStream) -> bool:
         """Have the stream accepted."""
@@ -225,8 +241,9 @@ class _Accepted:
         self._place.ready()
 
     def connection_ended(self, connection: Connection) -> None:
-        """Give the place back."""
+        """Give back what it had."""
         self._place.leave()
+        self._credit.close()
         self._listener.connection_ended(connection)
 
 
@@ -295,10 +312,13 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415
         from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
 
+        credit = self._layer.new_credit(address[0])
         connection = Connection(
             self._layer.router,
-            _Accepted(self, place),
-            MeshQuicConnection.server(self._layer.identity, place.original_cid, place.retry_cid),
+            _Accepted(self, place, credit),
+            MeshQuicConnection.server(
+                self._layer.identity, credit, place.original_cid, place.retry_cid
+            ),
             self._key,
             address,
             peer_node,
@@ -306,8 +326,9 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             idle=LINGER,
         )
         connection.on_datagram(*address, datagram)
-        if not connection.has_begun:
-            place.leave()  # it only looked like a first packet
+        if not connection.has_begun:  # it only looked like a first packet
+            place.leave()
+            credit.close()
             return
         self._connections[address] = connection
         self._layer.connections.add(connection)

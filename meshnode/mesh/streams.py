@@ -19,6 +19,11 @@ UNSENT_OF_ALL = 4 * UNSENT_MOST
 """Bytes of all streams of a connection that may wait: from the fifth on they share this."""
 
 
+JOINED_MOST = 1024
+"""Bytes of small pieces that are kept as one: a piece by itself takes forty bytes more than it has,
+and a peer may send as many of one or two as its credit has bytes."""
+
+
 class StreamHost(Protocol):
     """What a stream needs of its connection; all calls return at once."""
 
@@ -95,7 +100,11 @@ class MeshStream(trio.abc.HalfCloseableStream):
             self._host.consumed(self._id, len(data))
             return
         if data:
-            self._incoming.append(data)
+            incoming = self._incoming
+            if incoming and len(incoming[-1]) + len(data) <= JOINED_MOST:
+                incoming[-1] += data
+            else:
+                incoming.append(data)
         self._peer_ended = self._peer_ended or end
         if self._readers:
             self._readers.unpark_all()

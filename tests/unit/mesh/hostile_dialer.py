@@ -9,6 +9,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from meshnode.errors import Unreachable
+from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.pathsize import LARGE_SIZE
 from meshnode.mesh.quic import Address, MeshQuicConnection
@@ -28,7 +29,9 @@ class HostileDialer:
         self._socket = mesh.open_datagrams()
         self._node, self._service = node, service
         self._peer: Address = (b"victim--", encode_service(service))
-        self.quic = MeshQuicConnection.client(mesh.node_id, self._peer, trio.current_time())
+        self.quic = MeshQuicConnection.client(
+            mesh.node_id, self._peer, trio.current_time(), Credit(Ledger(), b"")
+        )
         # It takes all streams for ones that it had and forgot, so no answer is a fault to it.
         self.quic._local_next_stream_id_bidi = self.quic._local_next_stream_id_uni = 1 << 62
 

@@ -10,6 +10,7 @@ from aioquic.tls import Epoch
 from hostile_dialer import frame, packet_of, stream_frame
 from test_quic import CLIENT, SERVER, connected, exchange
 
+from meshnode.mesh.credit import WIDE_WINDOW
 from meshnode.mesh.framebounds import (
     ASK_AFTER,
     MAX_CRYPTO,
@@ -19,7 +20,6 @@ from meshnode.mesh.framebounds import (
     MAX_UNACKNOWLEDGED,
     Pieces,
 )
-from meshnode.mesh.quic import STREAM_CREDIT
 
 
 def give(server, client, *frames):
@@ -49,7 +49,8 @@ def test_a_stream_in_too_many_pieces_ends_its_connection():
 def test_a_window_of_which_every_second_packet_was_lost_is_not_too_many_pieces():
     client, server = connected()
     size = 1200
-    offsets = range(size, STREAM_CREDIT - size, 2 * size)
+    server._get_or_create_stream(0, 0).max_stream_data_local = WIDE_WINDOW
+    offsets = range(size, WIDE_WINDOW - size, 2 * size)
     for offset in random.Random(1).sample(offsets, len(offsets)):
         give(server, client, stream_frame(0, bytes(size), offset))
     assert server.ended is None

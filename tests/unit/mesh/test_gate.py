@@ -6,7 +6,7 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
-from test_quic import CLIENT, SERVER, exchange
+from test_quic import CLIENT, SERVER, exchange, new_credit
 
 from meshnode.mesh.firstpacket import Initial, first_packet
 from meshnode.mesh.gate import (
@@ -158,7 +158,7 @@ def receptor_dialer():
 
 
 @pytest.mark.parametrize(
-    "make", [receptor_dialer, lambda: MeshQuicConnection.client("foo", SERVER, 0.0)]
+    "make", [receptor_dialer, lambda: MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())]
 )
 def test_dialers_begin_again_as_a_retry_says(make):
     client, found = make(), Gate()
@@ -170,7 +170,7 @@ def test_dialers_begin_again_as_a_retry_says(make):
     place = found.judge(DIALER, SERVICE, first_packet(again).initial, 0.0)
     assert isinstance(place, Place)
     server = MeshQuicConnection.server(
-        make_insecure_identity(), place.original_cid, place.retry_cid
+        make_insecure_identity(), new_credit(), place.original_cid, place.retry_cid
     )
     server.receive_datagram(again, CLIENT, 0.0)
     exchange(client, server)

@@ -7,6 +7,7 @@ a friend has a stream of its own there.
 
 import itertools
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh import gate
 from meshnode.mesh.connections import FIRST_STREAM, LINGER, Connection
+from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.quic import HANDSHAKE_TIMEOUT, MeshQuicConnection
 from meshnode.mesh.streams import MeshStream
@@ -273,6 +275,22 @@ async def test_streams_opened_empty_without_end_leave_nothing_behind(autojump_cl
         assert not connection._quic._stream_consumed
 
 
+async def test_what_waits_for_a_reader_costs_about_what_it_is_however_small_its_pieces(
+    autojump_clock,
+):
+    async with scene() as found:
+        dialer = await found.dial("deaf")
+        pieces = [stream_frame(0, b"\0", 0)]
+        pieces += [stream_frame(0, b"xy", 1 + 2 * n) for n in range(20_000)]
+        await dialer.send(
+            [b"".join(pieces[n : n + 1000]) for n in range(0, len(pieces), 1000)], settle=False
+        )
+        await trio.sleep(0.1)
+        ((stream,),) = [c._streams.values() for c in found.connections()]
+        assert sum(map(len, stream._incoming)) == 40_000
+        assert sum(map(sys.getsizeof, stream._incoming)) < 50_000
+
+
 async def test_a_connection_on_which_no_stream_is_opened_ends(autojump_clock):
     async with scene() as found:
         dialer = await found.dial("strict")
@@ -298,7 +316,8 @@ async def test_a_dialer_that_opens_a_stream_late_but_in_time_is_served(autojump_
 
 def initials(source: str, number: int) -> Iterator[bytes]:
     """Yield messages that begin connections with the victim, by one who never goes on."""
-    (datagram, _), *_ = MeshQuicConnection.client("x", (b"", b""), 0.0).datagrams_to_send(0.0)
+    client = MeshQuicConnection.client("x", (b"", b""), 0.0, Credit(Ledger(), b""))
+    (datagram, _), *_ = client.datagrams_to_send(0.0)
     for count in range(number):
         service = f"f{count}".encode().ljust(8, b"\0")
         header = DataHeader(
@@ -487,8 +506,8 @@ def test_an_engine_that_fails_at_any_call_costs_its_connection_only(entry, turn,
     failures: list[list[str]] = []
     make = getattr(MeshQuicConnection, side)
 
-    def make_broken(*args):
-        quic = make(*args)
+    def make_broken(*args, **kwargs):
+        quic = make(*args, **kwargs)
         if not failures:
             failures.append(break_at(quic, entry, turn))
         return quic

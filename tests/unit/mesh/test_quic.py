@@ -11,6 +11,7 @@ from aioquic.tls import Epoch
 
 from meshnode.mesh import quic
 from meshnode.mesh.congestion import FLIGHT_PACKETS, LARGE_FLIGHT
+from meshnode.mesh.credit import FIRST_WINDOW, MANY_STREAMS, MAX_BYTES, WIDE_WINDOW, Credit, Ledger
 from meshnode.mesh.firstpacket import first_packet
 from meshnode.mesh.headerprotection import LeanHeaderProtection
 from meshnode.mesh.identity import make_insecure_identity
@@ -18,7 +19,6 @@ from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
 from meshnode.mesh.quic import (
     ACK_DELAY,
     CONNECTION_CREDIT,
-    STREAM_CREDIT,
     MeshQuicConnection,
 )
 
@@ -40,12 +40,18 @@ def exchange(client, server, now=0.0):
         largest = max([largest, *(len(d) for d, _ in there + back)])
 
 
-def connected():
-    client = MeshQuicConnection.client("foo", SERVER, 0.0)
+def new_credit():
+    return Credit(Ledger(), b"")
+
+
+def connected(client=None):
+    client = client or MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())
     ((first, _),) = client.datagrams_to_send(0.0)
     initial = first_packet(first).initial
     assert initial is not None
-    server = MeshQuicConnection.server(make_insecure_identity(), initial.destination_cid)
+    server = MeshQuicConnection.server(
+        make_insecure_identity(), new_credit(), initial.destination_cid
+    )
     server.receive_datagram(first, CLIENT, 0.0)
     exchange(client, server)
     return client, server
@@ -95,7 +101,8 @@ def test_an_end_that_does_not_say_so_is_one_that_takes_a_single_stream():
 
 def test_bursts_are_sent_at_once_and_bounded():
     client, _ = connected()
-    client.send_stream_data(0, bytes(10_000_000))
+    for stream_id in (0, 4, 8):
+        client.send_stream_data(stream_id, bytes(10_000_000))
     burst = client.datagrams_to_send(0.0)
     assert FLIGHT_PACKETS - 5 <= len(burst) <= FLIGHT_PACKETS + 1
 
@@ -107,26 +114,67 @@ def settle(client, server, now, rounds=200):
     return now
 
 
+def arrived(server, *stream_ids):
+    return sum(server._streams[i].receiver.highest_offset for i in stream_ids)
+
+
+def read_all(server, stream_id):
+    read = server._stream_consumed.get(stream_id, 0)
+    server.consume(stream_id, arrived(server, stream_id) - read)
+
+
 def test_credit_follows_what_was_read_and_not_what_arrived():
     client, server = connected()
     client.send_stream_data(0, bytes(3 * CONNECTION_CREDIT))
     now = settle(client, server, 0.0)
-    assert server._streams[0].receiver.highest_offset == STREAM_CREDIT
-    assert server.consume(0, STREAM_CREDIT)
+    assert arrived(server, 0) == FIRST_WINDOW
+    assert server.consume(0, FIRST_WINDOW)
+    now = settle(client, server, now)
+    assert arrived(server, 0) == FIRST_WINDOW + WIDE_WINDOW
+    assert server.consume(0, WIDE_WINDOW)
     settle(client, server, now)
-    assert server._streams[0].receiver.highest_offset == 2 * STREAM_CREDIT
+    assert arrived(server, 0) == FIRST_WINDOW + 2 * WIDE_WINDOW
 
 
-def test_streams_whose_readers_stall_do_not_stop_another():
+@pytest.mark.parametrize("read", [False, True])
+def test_streams_whose_readers_stall_do_not_stop_another(read):
     client, server = connected()
-    stalled = range(0, 4 * 20, 4)
+    last = 4 * 40
+    stalled = range(0, last, 4)
     for stream_id in stalled:
-        client.send_stream_data(stream_id, bytes(2 * STREAM_CREDIT))
-    now = settle(client, server, 0.0)
-    assert sum(server._streams[i].receiver.highest_offset for i in stalled) == 20 * STREAM_CREDIT
-    client.send_stream_data(80, b"through", end_stream=True)
-    settle(client, server, now)
-    assert server._streams[80].receiver.is_finished
+        client.send_stream_data(stream_id, bytes(WIDE_WINDOW // 2))
+    now = settle(client, server, 0.0, rounds=50)
+    assert arrived(server, *stalled) == len(stalled) * FIRST_WINDOW
+    if read:
+        for stream_id in stalled:
+            server.consume(stream_id, FIRST_WINDOW)
+        now = settle(client, server, now, rounds=100)
+    unread = arrived(server, *stalled) - sum(server._stream_consumed.values())
+    assert unread <= MAX_BYTES // 2
+    client.send_stream_data(last, bytes(3 * FIRST_WINDOW), end_stream=True)
+    for _ in range(20):
+        now = settle(client, server, now, rounds=5)
+        read_all(server, last)
+    assert server._streams[last].receiver.is_finished
+
+
+def test_a_dialer_of_many_streams_may_open_them_and_another_one():
+    client, server = connected()
+    assert client._remote_max_streams_bidi == MANY_STREAMS
+    assert client.may_open
+    client.send_stream_data(4 * (MANY_STREAMS - 1), b"x")
+    assert not client.may_open
+    plain = MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())
+    plain._serialize_transport_parameters = lambda: QuicConnection._serialize_transport_parameters(
+        plain
+    )
+    plain._connect(0.0)
+    client, server = connected(plain)
+    assert client._remote_max_streams_bidi == 1
+    client.send_stream_data(0, b"x", end_stream=True)
+    exchange(client, server)
+    assert server.ended is None
+    assert server.is_known(0)
 
 
 def test_a_little_reading_grants_nothing_yet():
@@ -153,13 +201,13 @@ def test_one_acknowledgement_is_enough_for_all_that_comes_within_its_delay():
 
 def test_new_credit_takes_the_acknowledgement_with_it():
     client, server = connected()
-    client.send_stream_data(0, bytes(STREAM_CREDIT // 2))
+    client.send_stream_data(0, bytes(FIRST_WINDOW // 2))
     now = settle(client, server, 0.0)
     client.send_stream_data(0, b"more")
     for datagram, _ in client.datagrams_to_send(now):
         server.receive_datagram(datagram, CLIENT, now)
     assert server.ack_due > now
-    assert server.consume(0, STREAM_CREDIT // 2)
+    assert server.consume(0, FIRST_WINDOW // 2)
     assert len(server.datagrams_to_send(now)) == 1
     assert server.ack_due == math.inf
 
@@ -376,14 +424,16 @@ def test_data_gets_through_when_the_path_begins_to_lose_large_datagrams():
     client, server = connected()
     client.find_size(0.0)
     run_path(client, server, 0.0, 1.0)
-    client.send_stream_data(0, bytes(STREAM_CREDIT), end_stream=True)
-    run_path(client, server, 1.0, 29.0, limit=1500)
+    client.send_stream_data(0, bytes(WIDE_WINDOW), end_stream=True)
+    for second in range(1, 29):
+        run_path(client, server, second, second + 1, limit=1500)
+        read_all(server, 0)
     assert client.datagram_size == BASE_SIZE
     assert server._streams[0].receiver.is_finished
 
 
 def test_an_unknown_version_is_answered_with_ours():
-    client = MeshQuicConnection.client("foo", SERVER, 0.0)
+    client = MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())
     ((first, _),) = client.datagrams_to_send(0.0)
     strange = first[:1] + b"\x1a\x2a\x3a\x4a" + first[5:]
     verdict = first_packet(strange)

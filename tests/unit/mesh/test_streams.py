@@ -15,10 +15,11 @@ from meshnode.errors import ProtocolError, ServiceInUse, StreamError
 from meshnode.mesh import streamlayer
 from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.connections import POOL_IDLE
+from meshnode.mesh.credit import WIDE_WINDOW
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
-from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS, STREAM_CREDIT
+from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
 from meshnode.protocol.messages import (
@@ -169,7 +170,7 @@ async def test_a_reader_that_stalls_stops_the_writer_and_costs_little(autojump_c
             stalled_at = sent
             await trio.sleep(20)
             assert sent == stalled_at
-            assert sent <= STREAM_CREDIT + 2 * UNSENT_MOST
+            assert sent <= WIDE_WINDOW + 2 * UNSENT_MOST
             got = 0
             while got < 2 * stalled_at:
                 got += len(await far.receive_some())
@@ -193,7 +194,7 @@ async def test_many_writers_of_a_connection_share_what_may_wait(autojump_clock):
             nursery.start_soon(pour, number)
         await trio.sleep(20)
         share = UNSENT_OF_ALL // streams
-        assert max(sent) <= STREAM_CREDIT + share + SEND_CHUNK
+        assert max(sent) <= WIDE_WINDOW + share + SEND_CHUNK
         nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,97 @@
+"""How many streams the other ends of connections may open, and how far ahead of their readers they
+may send on them.
+
+What is sent ahead of a reader is kept here until it is read, so it has a budget in bytes, of which
+each node has a part. A stream begins with a small window. It gets a wide one with the first bytes
+that are read of it, as long as there is plenty left for its node; it keeps the small one, which
+costs speed on long paths only, when there is not. So readers that stall never stop those that read.
+"""
+
+from meshnode.mesh.parts import Parts
+
+WIDE_WINDOW = 2 * 1024 * 1024
+"""Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
+nodes, so that no path is waited for."""
+
+FIRST_WINDOW = 128 * 1024
+"""Bytes that may be sent ahead on a stream before any are read: most payloads are smaller."""
+
+LEAST_WINDOW = 16 * 1024
+"""Bytes that may be sent ahead on any stream, however many its node has."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes that may be sent ahead on all streams, those with the least window not counted. One node
+may have half of it."""
+
+MANY_STREAMS = 128
+"""Streams that a peer may open on a connection; dialers open MAX_STREAMS of them."""
+
+MAX_OPEN = 8192
+"""Streams that peers may open on connections that carry many, some 2 KiB each. One node may have
+half of them, which is twice the sessions that the control service has for anybody."""
+
+
+class Ledger:
+    """What all connections of a node have promised to their peers."""
+
+    def __init__(self) -> None:
+        self.bytes = Parts(MAX_BYTES)
+        self.streams = Parts(MAX_OPEN)
+
+
+class Credit:
+    """What one connection promises to its peer, from its handshake to its end."""
+
+    __slots__ = ("_ledger", "_node", "_reserved", "_reserved_streams", "_wide", "streams", "window")
+
+    def __init__(self, ledger: Ledger, node: bytes) -> None:
+        self._ledger = ledger
+        self._node = node
+        self._reserved = 0
+        self._reserved_streams = 0
+        self._wide: set[int] = set()
+        self.streams = 0
+        """Streams that the peer may have open."""
+        self.window = 0
+        """Bytes that may be sent ahead on a stream of which nothing was read."""
+
+    def promise(self, streams: int) -> None:
+        """Make the promises of a connection that carries up to that many streams."""
+        node, ledger = self._node, self._ledger
+        if streams > 1:
+            self._reserved_streams = min(streams, ledger.streams.left(node))
+            ledger.streams.take(node, self._reserved_streams)
+        self.streams = max(1, self._reserved_streams)
+        # Half of what is left: the rest is for wide windows, and for other connections.
+        self._reserved = min(self.streams * FIRST_WINDOW, ledger.bytes.left(node) // 2)
+        ledger.bytes.take(node, self._reserved)
+        self.window = max(LEAST_WINDOW, self._reserved // self.streams)
+
+    def window_of(self, stream_id: int) -> int:
+        """Return the window of a stream."""
+        return WIDE_WINDOW if stream_id in self._wide else self.window
+
+    def widen(self, stream_id: int) -> int:
+        """Return the window of a stream that is read, which is wide if there is plenty left."""
+        if stream_id in self._wide:
+            return WIDE_WINDOW
+        more = WIDE_WINDOW - self.window
+        if self._ledger.bytes.left(self._node) < 2 * more:
+            return self.window
+        self._ledger.bytes.take(self._node, more)
+        self._wide.add(stream_id)
+        return WIDE_WINDOW
+
+    def narrow(self, stream_id: int) -> None:
+        """Take note of the end of a stream."""
+        if stream_id in self._wide:
+            self._wide.discard(stream_id)
+            self._ledger.bytes.give_back(self._node, WIDE_WINDOW - self.window)
+
+    def close(self) -> None:
+        """Take note of the end of the connection."""
+        for stream_id in list(self._wide):
+            self.narrow(stream_id)
+        self._ledger.bytes.give_back(self._node, self._reserved)
+        self._ledger.streams.give_back(self._node, self._reserved_streams)
+        self._reserved = self._reserved_streams = 0
