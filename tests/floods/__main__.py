@@ -32,9 +32,10 @@ def main() -> int:
             print(f"  MISSED {missed[-1]}", file=sys.stderr)
         for text in details(found):
             print(f"  {text}", file=sys.stderr)
+    conditions = f"Floods of {wanted.seconds:g} s each, on {os.cpu_count()} processors"
     if wanted.write is not None:
-        write(wanted.write, rows)
-    print(f"{len(rows)} floods of {wanted.seconds:g} s on {os.cpu_count()} processors", end="; ")
+        write(wanted.write, rows, f"{conditions}:")
+    print(conditions, end="; ")
     print("every bound was kept" if not missed else f"{len(missed)} bounds were missed:")
     print("\n".join(missed))
     return 1 if missed else 0

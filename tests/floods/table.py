@@ -107,11 +107,13 @@ def _mib(count: int) -> str:
     return f"{count / MIB:.0f} MiB"
 
 
-def write(document: Path, rows: Iterable[str]) -> None:
-    """Put the table where it stands in a document."""
+def write(document: Path, rows: Iterable[str], conditions: str) -> None:
+    """Put the table where it stands in a document, below the conditions of its run."""
     text = document.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{document} has no place for the table of floods")
-    document.write_text(f"{before}{BEGIN}\n\n{HEAD}" + "\n".join(rows) + f"\n\n{END}{after}")
+    document.write_text(
+        f"{before}{BEGIN}\n\n{conditions}\n\n{HEAD}" + "\n".join(rows) + f"\n\n{END}{after}"
+    )
