@@ -27,6 +27,7 @@ WORK = {
     "fill": "cat /dev/zero",
     "gated": 'read -r word < $GATE; echo "$word"',
     "cat": {"command": "cat"},
+    "limited": {"command": "cat", "params": "/dev/zero", "maxoutput": "1GiB"},
 }
 
 
@@ -103,3 +104,12 @@ def test_a_payload_that_does_not_fit_fails_its_unit_with_the_reason(node: SmallN
     assert node.meshctl("work", "release", unit)
     after = node.submit("cat", "-l", "after")
     assert wait_final(node, after)["StateName"] == "Succeeded"
+
+
+def test_a_command_with_a_limit_is_stopped_when_the_disk_is_full_before_that(
+    node: SmallNode,
+) -> None:
+    unit = node.submit("limited", "--no-payload")
+    status = wait_final(node, unit)
+    assert status["StateName"] == "Failed"
+    assert status["Detail"] == "stopped: no space left on the disk of its output"

@@ -214,6 +214,7 @@ class Supervisor:
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
         self._stdout = _for_command(files.open_file(self._dir + "/stdout", flags))
         self._stdin = self._open_stdin()
+        output = self._limits.open(self._stdout)
         known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
@@ -230,7 +231,7 @@ class Supervisor:
         self._status.reserve()
         try:
             self._pid = command.spawn(
-                program, self._argv, self._env, self._cwd, self._stdin, self._stdout
+                program, self._argv, self._env, self._cwd, self._stdin, output
             )
         except command.CannotExecute as error:
             failure = self._failure(str(error))
@@ -260,9 +261,13 @@ class Supervisor:
     def _watch(self) -> None:
         """Wait until no process of the unit is left, and record the end."""
         self._moment_ends = time.monotonic() + FIRST_MOMENT_SECONDS
-        if self._limits.begin(self._dir, self._stdout):
+        if self._limits.begin():
             self._keep_for_itself()
-        end = self._outcome(self._wait_tree())
+        ended = self._wait_tree()
+        overflow = self._limits.finish()
+        if ended is None and overflow is not None:
+            ended = FAILED, overflow
+        end = self._outcome(ended)
         self._record(end)
         if self.is_free:
             self._tell_last({"ended": end})
@@ -322,10 +327,10 @@ class Supervisor:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            signal.sigtimedwait((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
+            self._limits.wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
         while not self._reap():
             tree.kill_own_descendants()
-            signal.sigtimedwait((signal.SIGCHLD,), KILL_RETRY_SECONDS)
+            self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
 
     # --- what is recorded ---------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ TYPES = {
     "locks": CommandType(
         "bash", """-c 'exec 9<"$MESHNODE_UNIT_DIR"; flock 9; echo locked; sleep 600'"""
     ),
+    "endless": CommandType("yes", max_output=70_000),
     "nosuch": CommandType("no-such-program"),
     "fail": CommandType("bash", "-c 'echo out; echo err >&2; exit 7'"),
 }
@@ -145,6 +146,16 @@ async def test_remote_work_is_byte_exact(foo, bar, size):
         status = await foo.wait_final(unit_id)
         assert status.state is UnitState.SUCCEEDED
         assert foo.stdout(unit_id) == payload
+
+
+async def test_a_limit_of_output_is_exact_on_both_nodes(foo, bar):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "endless")
+        status = await foo.wait_final(unit_id)
+        assert status.detail == "stopped: it printed more than 70000 bytes"
+        assert foo.stdout(unit_id) == b"y\n" * 35_000
+        (there,) = bar.units.all()
+        assert bar.stdout(there.unit_id) == foo.stdout(unit_id)
 
 
 async def test_many_units_at_once_all_end(foo, bar):
