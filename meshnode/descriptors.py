@@ -6,12 +6,12 @@ while some are left.
 """
 
 import errno
-import fcntl
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Final
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors that mean: this process, or the whole system, has no descriptor left."""
@@ -28,10 +28,11 @@ KEPT_BACK_SHARE = 8
 """One in so many descriptors is kept back where a process may have so few that 64 were too many."""
 
 SPARE = 16
-"""Descriptors that a reserve holds: some units' files may be opened at the same time, each
-operation takes no more than three at once."""
+"""Descriptors that a reserve holds: a node has few peers that it dials."""
 
-T = TypeVar("T")
+NEEDED = 4
+"""Descriptors that an operation takes at most: to dial a peer takes three, with the look-up of its
+name."""
 
 
 def raise_limit() -> int:
@@ -66,42 +67,32 @@ def are_short(kept_back: int = KEPT_BACK) -> bool:
 class DescriptorReserve:
     """Spare descriptors for operations that must not fail when all others are taken.
 
-    For what was accepted already, such as the files of a unit. Threads may share a reserve.
+    For what others cannot bring about, such as dialing a peer that was lost. Threads may share one.
     """
 
     def __init__(self, size: int = SPARE) -> None:
         self._size = size
         self._lock = Lock()
         self._spare: list[int] = []
-        self._fill()
+        self._borrowers = 0
+        self._spare += _open(size)
 
     def __len__(self) -> int:
         """How many descriptors are in reserve now."""
         return len(self._spare)
 
-    def call(self, operation: Callable[[], T]) -> T:
-        """Return what ``operation`` returns; if it finds no descriptor, it is called once more.
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Have the spare ones free while the context lasts, if hardly any other is left.
 
-        The spare ones are free for the second call. What it keeps open comes out of the reserve
-        until there are others again.
-
-        Raises:
-            OSError: the operation's, also if the reserve was not enough.
+        What is kept open then comes out of the reserve until there are others again.
         """
-        with self._lock:
-            if len(self._spare) < self._size:
-                self._fill()
+        borrows = self._borrow()
         try:
-            return operation()
-        except OSError as exc:
-            if exc.errno not in NONE_LEFT:
-                raise
-        with self._lock:
-            self._give_up()
-            try:
-                return operation()
-            finally:
-                self._fill()
+            yield
+        finally:
+            if borrows:
+                self._take_back()
 
     def close(self) -> None:
         """Give all of it back to the process."""
@@ -109,20 +100,43 @@ class DescriptorReserve:
             self._size = 0
             self._give_up()
 
-    def _fill(self) -> None:
-        """Take what is missing, as far as there is any."""
-        try:
-            while len(self._spare) < self._size:
-                self._spare.append(self._another())
-        except OSError as exc:
-            if exc.errno not in NONE_LEFT:
-                raise
+    def _borrow(self) -> bool:
+        """Free the spare ones if that is needed, otherwise take what is missing."""
+        with self._lock:
+            others = [] if self._borrowers else _open(NEEDED + self._size - len(self._spare))
+            borrows = len(others) < NEEDED
+            if not borrows:
+                self._spare += others[NEEDED:]
+                del others[NEEDED:]
+            _close(others)
+            if borrows:
+                self._borrowers += 1
+                self._give_up()
+            return borrows
 
-    def _another(self) -> int:
-        if self._spare:
-            return fcntl.fcntl(self._spare[0], fcntl.F_DUPFD_CLOEXEC, 0)
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    def _take_back(self) -> None:
+        with self._lock:
+            self._borrowers -= 1
+            if not self._borrowers:
+                self._spare += _open(self._size)
 
     def _give_up(self) -> None:
-        while self._spare:
-            os.close(self._spare.pop())
+        _close(self._spare)
+        self._spare.clear()
+
+
+def _open(count: int) -> list[int]:
+    """Return so many new descriptors, or as many as there are."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.eventfd(0))
+    except OSError as exc:
+        if exc.errno not in NONE_LEFT:
+            raise
+    return opened
+
+
+def _close(numbers: list[int]) -> None:
+    for number in numbers:
+        os.close(number)

@@ -16,7 +16,7 @@ from meshnode.control.commands import register_mesh_commands
 from meshnode.control.listeners import ControlListener, open_listeners
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlService
-from meshnode.descriptors import raise_limit
+from meshnode.descriptors import DescriptorReserve, raise_limit
 from meshnode.errors import WorkError
 from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh, open_mesh
@@ -62,7 +62,11 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with AsyncExitStack() as stack:
             mesh = await stack.enter_async_context(
-                open_mesh(config.node.id, idle_timeout=config.node.max_idle_connection_timeout)
+                open_mesh(
+                    config.node.id,
+                    idle_timeout=config.node.max_idle_connection_timeout,
+                    reserve=DescriptorReserve(),
+                )
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)

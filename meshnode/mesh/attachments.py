@@ -5,6 +5,7 @@ from typing import Protocol
 
 import trio
 
+from meshnode.descriptors import DescriptorReserve
 from meshnode.logs import subject_logger
 from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.linklog import Complaints
@@ -62,6 +63,7 @@ class LinkHost(Protocol):
 
     sessions: SessionGroup
     places: LinkPlaces
+    reserve: DescriptorReserve
     greeter: Greeter
 
     @property
@@ -167,7 +169,9 @@ class Dialing:
         complaints = Complaints()
         while True:
             try:
-                link = await self._dialer.dial()
+                # Clients may have the last descriptors, and this node its peers nevertheless.
+                with self._host.reserve.at_hand():
+                    link = await self._dialer.dial()
             except OSError as exc:
                 text = str(exc.strerror or exc)
                 # A peer that is away for a day is one event, not four thousand.

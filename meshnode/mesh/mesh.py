@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from meshnode.descriptors import DescriptorReserve
 from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
@@ -68,7 +69,9 @@ class MeshStatus:
 class Mesh:
     """One node of a mesh. Make it with :func:`open_mesh`."""
 
-    def __init__(self, node_id: str, nursery: trio.Nursery, idle_timeout: float) -> None:
+    def __init__(
+        self, node_id: str, nursery: trio.Nursery, idle_timeout: float, reserve: DescriptorReserve
+    ) -> None:
         self.node_id = node_id
         self._nursery = nursery
         self._idle_timeout = idle_timeout
@@ -80,6 +83,7 @@ class Mesh:
         self._pinger = Pinger(self._router, self._names)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
+        self.reserve = reserve
         self.greeter: Greeter = MeshGreeter(self._router, self._fabric.topology)
         self._closing = False
 
@@ -247,16 +251,22 @@ class Mesh:
 
 
 @asynccontextmanager
-async def open_mesh(node_id: str, *, idle_timeout: float = IDLE_TIMEOUT) -> AsyncIterator[Mesh]:
+async def open_mesh(
+    node_id: str,
+    *,
+    idle_timeout: float = IDLE_TIMEOUT,
+    reserve: DescriptorReserve | None = None,
+) -> AsyncIterator[Mesh]:
     """Open a node of a mesh; leaving the context takes leave of its peers and ends all its tasks.
 
-    ``idle_timeout`` is the seconds after which a silent link is dead (reference section 5).
+    ``idle_timeout`` is the seconds after which a silent link is dead (reference section 5);
+    ``reserve`` has descriptors for dialing peers when there are no others.
 
     Raises:
         DuplicateNode: (inside an exception group) another node had our ID first.
     """
     async with trio.open_nursery() as nursery:
-        mesh = Mesh(node_id, nursery, idle_timeout)
+        mesh = Mesh(node_id, nursery, idle_timeout, reserve or DescriptorReserve(0))
         nursery.start_soon(mesh.run)
         try:
             yield mesh

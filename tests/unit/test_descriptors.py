@@ -1,6 +1,5 @@
 """What is kept back when descriptors run out, in a process whose limit is really reached."""
 
-import errno
 import os
 import resource
 
@@ -10,6 +9,7 @@ from descriptor_limits import LEAST, descriptors_left, next_number
 from meshnode.descriptors import (
     KEPT_BACK,
     KEPT_BACK_SHARE,
+    NEEDED,
     DescriptorReserve,
     are_short,
     raise_limit,
@@ -52,44 +52,56 @@ def test_descriptors_are_short_while_no_more_are_left_than_are_kept_back(limit, 
         assert not are_short()
 
 
-def test_an_operation_takes_its_descriptors_from_the_reserve_when_there_are_no_others():
+def test_an_operation_has_the_reserve_when_there_are_no_others():
     reserve = DescriptorReserve(8)
-    with descriptors_left(0):
+    with descriptors_left(0) as taken:
         with pytest.raises(OSError, match="Too many open files"):
             open_some(1)
-        held = reserve.call(lambda: open_some(3))
+        with reserve.at_hand():
+            assert len(reserve) == 0
+            held = open_some(3)
         assert len(reserve) == 5
-        held += reserve.call(lambda: open_some(5))
+        with reserve.at_hand(), reserve.at_hand():
+            held += open_some(5)
+            with pytest.raises(OSError, match="Too many open files"):
+                open_some(1)
         assert len(reserve) == 0
-        with pytest.raises(OSError, match="Too many open files"):
-            reserve.call(lambda: open_some(1))
-        close_all(held)
-        # What is free again is taken into the reserve, and not given to whoever asks first.
-        close_all(reserve.call(lambda: open_some(3)))
-        assert len(reserve) == 5
+        # It is filled again with what is left beside what an operation needs.
+        close_all(held[:6])
+        with reserve.at_hand():
+            close_all(open_some(NEEDED))
+        assert len(reserve) == 6 - NEEDED
+        taken.close()
+        with reserve.at_hand():
+            assert len(reserve) == 8
+        close_all(held[6:])
     reserve.close()
 
 
-def test_an_operation_that_fails_twice_leaves_the_reserve_as_it_was():
+def test_the_reserve_is_not_touched_while_there_are_others():
+    reserve = DescriptorReserve(8)
+    with reserve.at_hand():
+        assert len(reserve) == 8
+    reserve.close()
+
+
+def test_an_operation_that_fails_leaves_the_reserve_as_it_was():
     with descriptors_left(8):
         reserve = DescriptorReserve(8)
-        with pytest.raises(OSError, match="Too many open files"):
-            reserve.call(lambda: open_some(9))
+        with pytest.raises(OSError, match="Too many open files"), reserve.at_hand():
+            open_some(9)
         assert len(reserve) == 8
         reserve.close()
 
 
-def test_other_errors_are_not_tried_again():
-    reserve = DescriptorReserve(2)
-    calls: list[int] = []
-
-    def fail() -> None:
-        calls.append(1)
-        raise OSError(errno.ENOENT, "no such thing")
-
-    with pytest.raises(OSError, match="no such thing"):
-        reserve.call(fail)
-    assert calls == [1]
+def test_nothing_is_taken_back_while_another_operation_has_it():
+    reserve = DescriptorReserve(8)
+    with descriptors_left(0):
+        with reserve.at_hand():
+            with reserve.at_hand():
+                pass
+            assert len(reserve) == 0
+        assert len(reserve) == 8
     reserve.close()
 
 
@@ -98,8 +110,8 @@ def test_a_closed_reserve_holds_nothing_and_takes_nothing():
     reserve = DescriptorReserve(4)
     assert next_number() == first + 4
     reserve.close()
-    close_all(reserve.call(lambda: open_some(1)))
-    assert next_number() == first
+    with reserve.at_hand():
+        assert next_number() == first
 
 
 def test_a_reserve_that_finds_no_descriptor_at_its_start_is_filled_later():
@@ -107,8 +119,8 @@ def test_a_reserve_that_finds_no_descriptor_at_its_start_is_filled_later():
         reserve = DescriptorReserve(4)
         assert len(reserve) == 1
         taken.close()
-        reserve.call(lambda: None)
-        assert len(reserve) == 4
+        with reserve.at_hand():
+            assert len(reserve) == 4
     reserve.close()
 
 

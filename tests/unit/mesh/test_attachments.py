@@ -1,14 +1,20 @@
 """Listeners and dialers can be taken away from a mesh, with their links and no others."""
 
 import logging
+import socket
 
 import pytest
 import trio
+import trio.testing
+from descriptor_limits import descriptors_left
 from mesh_helpers import join, meshes
 
+from meshnode.descriptors import DescriptorReserve
 from meshnode.mesh import linkplaces
 from meshnode.mesh.links.memory import MemoryDialer, MemoryLink, MemoryListener
-from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.links.tcp import TcpDialer
+from meshnode.mesh.links.udp import UdpDialer
+from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.redial import REDIAL_FIRST, REDIAL_MOST, STEADY
 from meshnode.protocol.peering import LinkPolicy
 
@@ -193,6 +199,26 @@ async def test_a_fault_of_a_dialer_costs_an_attempt_and_not_the_node(autojump_cl
         foo.add_dialer(BrokenDialer(place))
         await foo.wait_reachable("bar")
         assert sum("a fault of this node" in text for text in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+async def test_a_peer_is_dialed_although_others_have_all_descriptors(kind):
+    listens = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, listens) as far:
+        far.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            far.listen()
+        address = far.getsockname()
+        dialer = TcpDialer(*address) if kind == "tcp" else UdpDialer(*address)
+        reserve = DescriptorReserve(4)
+        async with open_mesh("foo", reserve=reserve) as foo:
+            with descriptors_left(0):
+                foo.add_dialer(dialer)
+                with trio.fail_after(60):
+                    while not list(foo.sessions):
+                        await trio.testing.wait_all_tasks_blocked(cushion=0.01)
+                assert 0 < len(reserve) < 4
+        reserve.close()
 
 
 # --- too many ------------------------------------------------------------------------------------
