@@ -10,6 +10,7 @@ from aioquic.quic import events
 from meshnode.errors import MeshError, MeshTimeout, NoRoute, StreamError
 from meshnode.errors import Unreachable as UnreachableError
 from meshnode.logs import subject_logger
+from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.doubt import Doubt
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.quic import (
@@ -24,7 +25,7 @@ from meshnode.mesh.quic import (
     describe_end,
 )
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL, MeshStream
+from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import (
     WIRE_HOPS,
     DataHeader,
@@ -104,7 +105,8 @@ class _Boundary:
 class Connection:
     """A QUIC connection with one service of another node; either end of it.
 
-    ``idle`` is for how many seconds it is kept after its last stream.
+    ``idle`` is for how many seconds it is kept after its last stream, ``backlog`` what all
+    connections with that node have in common.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Connection:
         peer_node: str,
         is_client: bool,
         idle: float,
+        backlog: Backlog,
     ) -> None:
         self.peer = peer
         self._router = router
@@ -130,6 +133,9 @@ class Connection:
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
         ).encode()
         self._boundary = _Boundary(self)
+        self._backlog = backlog
+        self._in_flight = 0
+        """What the backlog counts of this connection."""
         self._streams: dict[int, MeshStream] = {}
         """Those that somebody uses, or whose last bytes are not delivered yet."""
         self._ending: set[int] = set()
@@ -238,9 +244,14 @@ class Connection:
     def _add_stream(self, stream_id: int) -> MeshStream:
         stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]))
         self._streams[stream_id] = stream
+        self._backlog.streams += 1
         self._was_used = True
         self._idle_since = math.inf
         return stream
+
+    def _drop_stream(self, stream_id: int) -> None:
+        del self._streams[stream_id]
+        self._backlog.streams -= 1
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
@@ -249,14 +260,13 @@ class Connection:
                 self._quic.write(stream_id, data, end)
             self._wake.set()
 
-    def unsent(self, stream_id: int) -> int:
-        """Return the bytes that the engine has not sent yet."""
-        return self._quic.unsent(stream_id)
+    def room(self, stream_id: int) -> int:
+        """Return how many bytes may be written on a stream now."""
+        return self._backlog.room(self._quic.unsent(stream_id), self._in_flight)
 
-    @property
-    def unsent_most(self) -> int:
-        """Bytes that each stream may have unsent before its writer waits."""
-        return min(UNSENT_MOST, max(SEND_CHUNK, UNSENT_OF_ALL // max(1, len(self._streams))))
+    def is_drained(self, stream_id: int) -> bool:
+        """Whether a stream has room for half of what may wait."""
+        return self.room(stream_id) >= self._backlog.unsent_most // 2
 
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
@@ -371,10 +381,17 @@ class Connection:
             # A route may come back before the connection's patience ends: to the engine this is
             # loss, and it sends again.
             self._log.debug("no route at the moment")
+        if self._over:
+            return  # our own firewall has refused what was sent
+        self._count_in_flight(self._quic.bytes_in_flight)
         if self._doubt:
             self._doubt.asked(trio.current_time(), self._quic.probe_timeout)
         for stream in self._streams.values():
             stream.wake_writers()
+
+    def _count_in_flight(self, count: int) -> None:
+        self._backlog.in_flight += count - self._in_flight
+        self._in_flight = count
 
     # --- what the engine says ----------------------------------------------------------------
 
@@ -441,7 +458,7 @@ class Connection:
             # It asked for no bytes before it sent the first of its own.
             stream.refuse_writes(REFUSED)
         if not self._owner.stream_opened(stream):
-            del self._streams[stream_id]
+            self._drop_stream(stream_id)
             self._decline(stream_id)
             self._note_idle()
 
@@ -467,7 +484,7 @@ class Connection:
             return
         quic = self._quic
         for stream_id in [i for i in self._ending if i in self._streams and quic.is_flushed(i)]:
-            del self._streams[stream_id]
+            self._drop_stream(stream_id)
             self._note_idle()
         # The other end may still have words for a stream that we are done with; only when the
         # engine has heard its last one can a frame of that number not come again.
@@ -514,7 +531,9 @@ class Connection:
         self._over = True
         for stream in self._streams.values():
             stream.lose(str(error))
+        self._backlog.streams -= len(self._streams)
         self._streams.clear()
+        self._count_in_flight(0)
         self._ready.set()
         self._wake.set()
         if closing:

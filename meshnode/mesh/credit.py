@@ -13,18 +13,20 @@ WIDE_WINDOW = 2 * 1024 * 1024
 """Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
 nodes, so that no path is waited for."""
 
-FIRST_WINDOW = 128 * 1024
-"""Bytes that may be sent ahead on a stream before any are read: most payloads are smaller."""
+FIRST_WINDOW = 216 * 1024
+"""Bytes that may be sent ahead on a stream before any are read: what is in flight at most before
+the path is known, so that a stream waits no round trip for its second window."""
 
 LEAST_WINDOW = 16 * 1024
 """Bytes that may be sent ahead on any stream, however many its node has."""
 
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 96 * 1024 * 1024
 """Bytes that may be sent ahead on all streams, those with the least window not counted. One node
 may have half of it."""
 
-MANY_STREAMS = 128
-"""Streams that a peer may open on a connection; dialers open MAX_STREAMS of them."""
+MANY_STREAMS = 112
+"""Streams that a peer may open on a connection. Dialers open a hundred, but a listener may not have
+heard the last of some that are over for them."""
 
 MAX_OPEN = 8192
 """Streams that peers may open on connections that carry many, some 2 KiB each. One node may have

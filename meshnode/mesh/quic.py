@@ -60,7 +60,7 @@ CONNECTION_CREDIT = 8 * 1024 * 1024
 by stream: a bound on all of them together would let one that stalls stop the others."""
 
 MAX_STREAMS = 100
-"""Streams at a time that we open on one connection; listeners allow 128. More take another one."""
+"""Streams at a time that we open on one connection; more take another one."""
 
 CREDIT_STEP = 4
 """Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,

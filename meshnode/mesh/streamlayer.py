@@ -11,11 +11,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
+from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
@@ -66,6 +68,8 @@ class StreamLayer:
         self._pool: dict[Address, list[Connection]] = {}
         self._singles: dict[Address, None] = {}
         self._promises = Ledger()
+        self._backlogs: WeakValueDictionary[bytes, Backlog] = WeakValueDictionary()
+        """Kept by the connections that they are about."""
         self._log = subject_logger("streams")
 
     @functools.cached_property
@@ -85,6 +89,13 @@ class StreamLayer:
     def new_credit(self, node: bytes) -> Credit:
         """Return what another connection with a node may promise."""
         return Credit(self._promises, node)
+
+    def backlog(self, node: bytes) -> Backlog:
+        """Return what all connections with a node have in common."""
+        found = self._backlogs.get(node)
+        if found is None:
+            found = self._backlogs[node] = Backlog()
+        return found
 
     async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
         """Open a stream to a service.
@@ -170,6 +181,7 @@ class StreamLayer:
             self.names.name(peer[0]) or node,
             is_client=True,
             idle=POOL_IDLE if share else 0,
+            backlog=self.backlog(peer[0]),
         )
         self.router.bind(own_service, connection)
         self.connections.add(connection)
@@ -324,6 +336,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             peer_node,
             is_client=False,
             idle=LINGER,
+            backlog=self._layer.backlog(address[0]),
         )
         connection.on_datagram(*address, datagram)
         if not connection.has_begun:  # it only looked like a first packet

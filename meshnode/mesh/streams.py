@@ -12,13 +12,6 @@ RECEIVE_SIZE = 64 * 1024
 SEND_CHUNK = 64 * 1024
 """Bytes handed to the engine at a time, so that other streams get their turn in between."""
 
-UNSENT_MOST = 1024 * 1024
-"""Bytes of a stream that may wait in the engine before its writer does."""
-
-UNSENT_OF_ALL = 4 * UNSENT_MOST
-"""Bytes of all streams of a connection that may wait: from the fifth on they share this."""
-
-
 JOINED_MOST = 1024
 """Bytes of small pieces that are kept as one: a piece by itself takes forty bytes more than it has,
 and a peer may send as many of one or two as its credit has bytes."""
@@ -31,13 +24,12 @@ class StreamHost(Protocol):
         """Hand bytes (and the FIN) to the engine, which copies them."""
         ...
 
-    def unsent(self, stream_id: int) -> int:
-        """Return the bytes that the engine has not sent yet."""
+    def room(self, stream_id: int) -> int:
+        """Return how many bytes may be written now."""
         ...
 
-    @property
-    def unsent_most(self) -> int:
-        """Bytes that each stream may have unsent before its writer waits."""
+    def is_drained(self, stream_id: int) -> bool:
+        """Whether there is room for half of what may wait to be sent."""
         ...
 
     def consumed(self, stream_id: int, count: int) -> None:
@@ -126,7 +118,7 @@ class MeshStream(trio.abc.HalfCloseableStream):
 
         They then write the other half, and not a piece for each acknowledgement.
         """
-        if self._writers and self._host.unsent(self._id) <= self._host.unsent_most // 2:
+        if self._writers and self._host.is_drained(self._id):
             self._writers.unpark_all()
 
     # --- reading -----------------------------------------------------------------------------
@@ -178,11 +170,13 @@ class MeshStream(trio.abc.HalfCloseableStream):
         if self._write_broken is not None:
             raise trio.BrokenResourceError(self._write_broken)
 
-    async def _wait_room(self) -> None:
+    async def _wait_room(self) -> int:
+        """Wait until bytes may be written, and return how many."""
         self._check_writable()
-        while self._host.unsent(self._id) >= self._host.unsent_most:
+        while not (room := self._host.room(self._id)):
             await self._writers.park()
             self._check_writable()
+        return room
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; returns when the connection has taken them.
@@ -194,10 +188,11 @@ class MeshStream(trio.abc.HalfCloseableStream):
         with self._sending:
             await trio.lowlevel.checkpoint()
             self._check_writable()
-            view = memoryview(data)
-            for start in range(0, len(view), SEND_CHUNK):
-                await self._wait_room()
-                self._host.write(self._id, view[start : start + SEND_CHUNK], False)
+            rest = memoryview(data)
+            while rest:
+                size = min(SEND_CHUNK, await self._wait_room())
+                self._host.write(self._id, rest[:size], False)
+                rest = rest[size:]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` would take some bytes at once."""

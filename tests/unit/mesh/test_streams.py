@@ -14,6 +14,7 @@ from meshnode import errors
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError
 from meshnode.mesh import streamlayer
 from meshnode.mesh.announcer import LocalService
+from meshnode.mesh.backlog import UNSENT_MOST, UNSENT_OF_NODE
 from meshnode.mesh.connections import POOL_IDLE
 from meshnode.mesh.credit import WIDE_WINDOW
 from meshnode.mesh.links.memory import seeded_loss
@@ -21,7 +22,7 @@ from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS
 from meshnode.mesh.streamlayer import MANY_STREAMS
-from meshnode.mesh.streams import SEND_CHUNK, UNSENT_MOST, UNSENT_OF_ALL
+from meshnode.mesh.streams import SEND_CHUNK
 from meshnode.protocol.messages import (
     UNREACHABLE_SERVICE,
     ConnType,
@@ -177,11 +178,14 @@ async def test_a_reader_that_stalls_stops_the_writer_and_costs_little(autojump_c
             nursery.cancel_scope.cancel()
 
 
-async def test_many_writers_of_a_connection_share_what_may_wait(autojump_clock):
+@pytest.mark.parametrize("shared", [True, False], ids=["one-connection", "one-each"])
+async def test_many_writers_to_a_node_share_what_may_wait(shared, autojump_clock):
     streams = 16
     async with line("foo", "bar") as (foo, bar), trio.open_nursery() as nursery:
         await bar.listen("svc", tags=dict([MANY_STREAMS]))
         await trio.sleep(1)
+        if not shared:
+            foo._fabric.adverts.forget_node("bar")
         sent = [0] * streams
 
         async def pour(number):
@@ -193,7 +197,7 @@ async def test_many_writers_of_a_connection_share_what_may_wait(autojump_clock):
         for number in range(streams):
             nursery.start_soon(pour, number)
         await trio.sleep(20)
-        share = UNSENT_OF_ALL // streams
+        share = UNSENT_OF_NODE // streams
         assert max(sent) <= WIDE_WINDOW + share + SEND_CHUNK
         nursery.cancel_scope.cancel()
 
