@@ -12,8 +12,9 @@ from receptor_udp import PlainUdpDialer, ReceptorPeer
 from meshnode.mesh.links.strangers import AMPLIFICATION, GIVEN_UP
 from meshnode.mesh.links.udp import UdpDialer, UdpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.redial import STEADY
 from meshnode.protocol.messages import MessageType, RoutingUpdate
-from meshnode.protocol.peering import LinkPolicy
+from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
 
 PATIENCE = 30.0
 """Seconds after which a wait has failed; none takes as long."""
@@ -140,3 +141,25 @@ async def test_a_thousand_addresses_that_are_forged_keep_no_honest_one_out():
                 await late.wait_reachable("victim")
                 await victim.wait_reachable("late")
             assert [session.peer for session in victim.sessions] == ["late"]
+
+
+@pytest.mark.parametrize("dialer", [UdpDialer, PlainUdpDialer], ids=["meshnode", "without cookies"])
+async def test_a_listener_that_was_restarted_is_linked_again_before_the_old_link_is_idle(
+    dialer, jumping_clock
+):
+    async with open_mesh("dialer") as near:
+        async with open_mesh("victim") as victim, listening(victim) as port:
+            near.add_dialer(dialer("127.0.0.1", port))
+            await near.wait_reachable("victim")
+            await trio.sleep(STEADY)
+            # It ends without a word, as a node that is killed does.
+            for session in list(victim.sessions):
+                await session._link.aclose()
+        began = trio.current_time()
+        async with open_mesh("victim") as again:
+            (listener,) = await UdpListener.open(port, "127.0.0.1")
+            again.add_listener(listener)
+            with trio.fail_after(PATIENCE):
+                await again.wait_reachable("dialer")
+                await near.wait_reachable("victim")
+            assert trio.current_time() - began < IDLE_TIMEOUT
