@@ -42,6 +42,7 @@ class AnswersWorld(MeshWorld):
         self._identity = make_insecure_identity()
         self._talks: dict[bytes, Answerer] = {}
         self._heard: list[bytes] = []
+        self._shares = False
 
     async def feed(self, item: object) -> None:
         """Have the victim dial, answer it, and let its user go on until it has had enough."""
@@ -49,6 +50,7 @@ class AnswersWorld(MeshWorld):
         link = await self.link("victim")
         link.on_message = self._note
         self._talks.clear()
+        self._shares = item.shares
         if item.shares:
             tags = {"type": "x", "meshnode": "many-streams"}
             await self._send(link, [forge.advert(link.name, SERVICE, Tags=tags)])
@@ -89,7 +91,7 @@ class AnswersWorld(MeshWorld):
             if talk is None:
                 with suppress(ValueError):
                     talk = self._talks[dialer] = Answerer(
-                        link.name, SERVICE, message, self._identity
+                        link.name, SERVICE, message, self._identity, many_streams=self._shares
                     )
             if talk is not None:
                 talk.take(message, now)

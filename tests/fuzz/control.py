@@ -12,7 +12,7 @@ from hostile.forge import Raw, to_json
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import GONE, MeshWorld
-from fuzz.workworld import PAYLOAD, FakeMesh, FakeNode, disk, retaining, works
+from fuzz.workworld import PAYLOAD, FakeMesh, FakeNode, ask, disk, retaining, works
 from meshnode.control.commands import register_mesh_commands
 
 LISTENS = 40.0
@@ -68,7 +68,7 @@ class ControlWorld(MeshWorld):
         for target in ("victim", "bar"):
             self.units.append(await works(self.node, target))
         for unit in self.units[2:-UNITS_KEPT]:
-            await self.node.talk(f"work release {unit}")
+            await ask(self.node, f"work release {unit}")
             self.units.remove(unit)
 
 

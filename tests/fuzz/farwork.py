@@ -15,7 +15,7 @@ from hostile.runner import CREATED, GONE, STREAMING, UNIT
 
 from fuzz import mutate
 from fuzz.engine import Target, World
-from fuzz.workworld import FakeMesh, FakeNode, disk, retaining, works
+from fuzz.workworld import FakeMesh, FakeNode, ask, disk, retaining, works
 from meshnode.protocol.control import greeting
 
 LISTENS = 10.0
@@ -148,15 +148,15 @@ class FarworkWorld(World):
         if unit is None:
             return
         with trio.move_on_after(LISTENS):
-            await self._foo.talk(f"work results {unit}")
-        await self._foo.talk(f"work status {unit}")
+            await ask(self._foo, f"work results {unit}")
+        await ask(self._foo, f"work status {unit}")
         if item.then in {"cancel", "release", "force-release"}:
             with trio.move_on_after(CANCEL_PATIENCE):
-                await self._foo.talk(f"work {item.then} {unit}")
+                await ask(self._foo, f"work {item.then} {unit}")
         # Only what has ended is kept: the next start of the node is to read what was said of it.
         if item.then != "keep" or not self._foo.status(unit).state.is_final:
             with trio.move_on_after(CANCEL_PATIENCE):
-                await self._foo.talk(f"work force-release {unit}")
+                await ask(self._foo, f"work force-release {unit}")
 
     async def _submit(self) -> str | None:
         line = {"command": "work", "subcommand": "submit", "node": "evil", "worktype": "echo"}
@@ -174,10 +174,10 @@ class FarworkWorld(World):
         await self.start()
         kept = await works(self._foo, "foo")
         await works(self._foo, "bar")
-        await self._foo.talk(f"work release {kept}")
+        await ask(self._foo, f"work release {kept}")
         for unit in [u.unit_id for u in self._foo.units.all()][:-20]:
             with trio.move_on_after(CANCEL_PATIENCE):
-                await self._foo.talk(f"work force-release {unit}")
+                await ask(self._foo, f"work force-release {unit}")
 
 
 def _good_status(chance: random.Random) -> dict[str, Any]:

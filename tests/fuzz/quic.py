@@ -79,11 +79,18 @@ class QuicWorld(ServicesWorld):
             return found
         self._dialed += 1
         self.dialer = b"d%d" % self._dialed
-        dialer = Dialer(link.name, self.dialer, service, now=trio.current_time())
+        # One in four as a receptor node, which has one stream on a connection.
+        many = self._dialed % 4 > 0
+        now = trio.current_time()
+        dialer = Dialer(link.name, self.dialer, service, now=now, many_streams=many)
         self._dialers[service] = dialer, link
         for _ in range(ROUNDS):
             await self._send(link, dialer.outgoing(trio.current_time()))
-            if dialer.is_up or dialer.is_over or link.is_over:
+            if dialer.is_over or link.is_over:
+                break
+            if dialer.is_up:
+                # Its last word, without which the victim cannot read what comes next.
+                await self._send(link, dialer.outgoing(trio.current_time()))
                 break
             await trio.sleep(ROUND_PAUSE)
         return dialer, link

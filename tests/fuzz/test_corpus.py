@@ -25,6 +25,7 @@ INPUTS = {
     "answers": 100,
     "farwork": 200,
     "control": 400,
+    "unitfiles": 300,
     "framing": 300,
 }
 """How many make some seconds in all."""

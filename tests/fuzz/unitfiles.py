@@ -15,7 +15,7 @@ from hostile.forge import LETTERS, Raw, to_json
 
 from fuzz import mutate
 from fuzz.engine import Target, World
-from fuzz.workworld import FakeMesh, FakeNode, disk, retaining, works
+from fuzz.workworld import FakeMesh, FakeNode, ask, disk, retaining, works
 
 LISTENS = 30.0
 """Simulated seconds for which a client waits for what a unit from the disk has to say."""
@@ -83,11 +83,11 @@ class UnitFilesWorld(World):
         async with retaining(self._node) as node:
             await works(node, "foo")
             await works(node, "bar")
-            await node.talk("work list")
+            await ask(node, "work list")
             for name in sorted(self._names):
                 for command in ("status", "results", "cancel", "release", "force-release"):
                     with trio.move_on_after(LISTENS):
-                        await node.talk(f"work {command} {name}")
+                        await ask(node, f"work {command} {name}")
         async with retaining(self._node) as node:
             await works(node, "foo")
         self._clear()

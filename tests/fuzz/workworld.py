@@ -49,6 +49,14 @@ async def retaining(node: FakeNode) -> AsyncIterator[FakeNode]:
         nursery.cancel_scope.cancel()
 
 
+async def ask(node: FakeNode, line: str) -> bytes:
+    """Send one command and return all that comes until the session ends, whatever it is."""
+    client = node.connect()
+    await client.send_all(line.encode() + b"\n")
+    await client.send_eof()
+    return b"".join([bytes(chunk) async for chunk in client])
+
+
 async def works(node: FakeNode, target: str) -> str:
     """Have honest work done, here or elsewhere, and return its unit.
 
@@ -68,4 +76,4 @@ async def works(node: FakeNode, target: str) -> str:
     raise Harm(f"cat on {target} is not done")
 
 
-__all__ = ["PAYLOAD", "FakeMesh", "FakeNode", "disk", "retaining", "works"]
+__all__ = ["PAYLOAD", "FakeMesh", "FakeNode", "ask", "disk", "retaining", "works"]

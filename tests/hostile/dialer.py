@@ -26,6 +26,9 @@ STREAM_PREFIX = b"\0"
 ADDRESS = ("victim", 0)
 """Where the engine believes the other end to be."""
 
+MANY_STREAMS_PARAMETER = 0x6D65_7368
+"""Number of the transport parameter of meshnodes that says so (docs/design/quic.md)."""
+
 CREDIT = 1 << 21
 """Bytes that pass on a stream that the engine has not opened itself."""
 
@@ -63,6 +66,13 @@ def configuration(*, is_client: bool) -> QuicConfiguration:
 
 class _Tolerant(QuicConnection):
     """Takes the victim's word on streams that were opened behind this engine's back, too."""
+
+    many_streams = False
+    """Whether it says that it is a meshnode: those are granted many streams on a connection."""
+
+    def _serialize_transport_parameters(self) -> bytes:
+        more = varint(MANY_STREAMS_PARAMETER) + varint(0) if self.many_streams else b""
+        return bytes(super()._serialize_transport_parameters()) + more
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
         if stream_id not in self._streams and not self._stream_is_discarded(stream_id):
@@ -155,8 +165,10 @@ class Dialer(Talk):
         *,
         victim: str = forge.VICTIM,
         now: float = 0.0,
+        many_streams: bool = True,
     ) -> None:
         quic = _Tolerant(configuration=configuration(is_client=True))
+        quic.many_streams = many_streams
         quic.connect(ADDRESS, now)
         super().__init__(quic, source, own_service, service, victim)
 
@@ -168,7 +180,13 @@ class Answerer(Talk):
     """
 
     def __init__(
-        self, source: str, own_service: str | bytes, first: bytes, identity: Identity
+        self,
+        source: str,
+        own_service: str | bytes,
+        first: bytes,
+        identity: Identity,
+        *,
+        many_streams: bool = False,
     ) -> None:
         header = pull_quic_header(Buffer(data=first[HEADER_LENGTH:]), host_cid_length=8)
         settings = configuration(is_client=False)
@@ -176,6 +194,7 @@ class Answerer(Talk):
         quic = _Tolerant(
             configuration=settings, original_destination_connection_id=header.destination_cid
         )
+        quic.many_streams = many_streams
         super().__init__(quic, source, own_service, first[20:28], forge.VICTIM)
 
 
