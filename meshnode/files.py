@@ -37,6 +37,9 @@ _REFUSALS = {
 }
 """What the kernel answers of its own accord for what is no file."""
 
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What the kernel answers where a directory is not any more, or something else is."""
+
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
 """Errors that speak of what the machine lacks at this moment: descriptors, memory, processes."""
 

@@ -192,8 +192,9 @@ class Units:
         return unit
 
     def open_stdin(self, unit: Unit) -> UnitFile:
-        """Return the file that takes the unit's input. Raises OSError."""
-        return UnitFile(self.store.stdin_path(unit.unit_id), append=False)
+        """Return the file that takes the unit's input, until the unit ends. Raises OSError."""
+        path = self.store.stdin_path(unit.unit_id)
+        return UnitFile(path, append=False, wanted=lambda: not unit.is_final)
 
     async def start(self, unit: Unit, stdin: Input) -> bool:
         """Start a unit whose input is complete; return False if that must wait for another node.
@@ -204,6 +205,7 @@ class Units:
         """
         async with unit.wishes:
             if unit.is_final:
+                await in_thread_or_here(self.store.drop_stdin, unit.unit_id)
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
 
             def begin(old: UnitStatus) -> UnitStatus:

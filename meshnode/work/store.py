@@ -16,6 +16,7 @@ import secrets
 import shutil
 import stat
 import string
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,9 +46,6 @@ _RELEASED = ".released-"
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk answers that is full, or on which this user may not have more."""
-
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
-"""What the kernel answers where a unit's directory is not."""
 
 
 class Overtaken(WorkError):
@@ -279,6 +277,13 @@ class UnitStore:
             found += self._take_damaged(damaged)
         return found
 
+    def drop_stdin(self, unit_id: str) -> None:
+        """Give the room of a unit's input back: nothing will be started with it."""
+        try:
+            os.close(files.open_file(f"{self.root}/{unit_id}/stdin", os.O_WRONLY | os.O_TRUNC))
+        except OSError as error:
+            self._log.debug("the input of unit %s stays: %s", unit_id, error)
+
     def warnings(self) -> list[str]:
         """Return a line for a person about what is wrong with the node's directory or units."""
         for name in tuple(self._running):
@@ -317,7 +322,7 @@ class UnitStore:
         try:
             os.rename(self.root / unit_id, grave)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in files.GONE:
                 raise UnknownUnit(unit_id) from None
             raise WorkError(f"cannot delete work unit {unit_id}: {error.strerror}") from error
         return grave
@@ -384,8 +389,14 @@ somebody waits, has little left to do."""
 class UnitFile:
     """A unit's stdin or stdout as this node writes it: appending, from where the file ends."""
 
-    def __init__(self, path: Path, *, append: bool) -> None:
-        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError."""
+    def __init__(
+        self, path: Path, *, append: bool, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError.
+
+        What is written while it is not ``wanted`` is dropped.
+        """
+        self._wanted = wanted
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
         self._descriptor = files.open_file(path, mode)
         self.size = os.fstat(self._descriptor).st_size
@@ -393,6 +404,9 @@ class UnitFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
+        if not self._wanted():
+            self.size += len(data)
+            return
         view = memoryview(data)
         while view:
             written = os.write(self._descriptor, view)

@@ -102,7 +102,8 @@ class Unit:
         A final state is always durable. Should the disk refuse one, memory takes it all the same:
         whoever waits for the end must learn of it, and the next start finds the unit unfinished
         and settles it anew. With ``strict`` it is refused as any other. What must be on disk
-        first, ``before`` brings there, in a thread.
+        first, ``before`` brings there, in a thread. The input of a unit that ends without having
+        been started is dropped. Of a unit whose directory is gone, memory has the only record.
 
         Raises:
             WorkError: the change is illegal, or the disk refuses one that is not final; or what
@@ -123,7 +124,12 @@ class Unit:
                 self._publish(self._store.read_status(self.unit_id))
                 raise
             except OSError as error:
-                if strict or not status.state.is_final:
+                if error.errno in files.GONE:
+                    text = (
+                        "its directory is gone, so this is known only while the node runs: %s: %s"
+                    )
+                    self.log.warning(text, status.state.label, status.detail)
+                elif strict or not status.state.is_final:
                     raise WorkError(f"cannot record the status: {files.reason(error)}") from error
                 self.log.error("cannot record the end (%s): %s", status.detail, error)
             self._publish(status)
@@ -170,10 +176,18 @@ class Unit:
         # Of a remote unit this node is the only writer.
         expected = self.status.state if status.remote is None else None
 
+        ends_unstarted = self.status.state is UnitState.PENDING and status.state.is_final
+        half = ends_unstarted and not self.status.input_complete
+
         def write() -> None:
             if before is not None:
                 before()
+            if half:
+                # Nothing could be started with it, and its room may be what the record needs.
+                self._store.drop_stdin(self.unit_id)
             self._store.write_status(self.unit_id, status, durable=durable, expected=expected)
+            if ends_unstarted and not half:
+                self._store.drop_stdin(self.unit_id)
 
         deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
         while True:

@@ -40,9 +40,6 @@ SPARE_BYTES = 1024
 
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What the kernel answers where a unit's directory is not, or something else is."""
-
 
 class UnitVanished(Exception):
     """The unit's directory or status file is gone: it was released."""
@@ -156,7 +153,7 @@ class StatusFile:
         try:
             return os.open(self._dir, flags)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in files.GONE:
                 raise UnitVanished(self._dir) from None
             if error.errno != errno.EACCES:
                 raise

@@ -127,7 +127,7 @@ class RemoteRunner:
             return await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
         if unit.remote.unit_id:
             await self._try_release(unit)
-        await tasks.remove(unit)
+        await tasks.remove(unit, force=force)
         return True
 
     def _link(self, unit: Unit) -> Reconnector:
@@ -157,6 +157,8 @@ class RemoteRunner:
             if not refusal.unit_unknown:
                 error = CommandError(f"error releasing remote unit: {refusal.reason}")
                 unit.log.warning("%s", error)
+                # The wish is not pending: the unit is there until somebody has another one.
+                await unit.change(lambda status: status.with_remote(released=False), durable=True)
                 attempt.fail(error)
                 return False
         return True

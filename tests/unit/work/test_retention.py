@@ -104,3 +104,27 @@ async def test_any_span_of_time_is_one(foo, autojump_clock, days):
         await foo.submit("foo", "cat")
         retain(foo, days)
         await trio.sleep(100)
+
+
+async def test_a_release_that_the_other_node_refuses_is_tried_again(
+    foo, bar, monkeypatch, autojump_clock
+):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "cat")
+        await foo.wait_final(unit_id)
+
+        async def refuse(unit, **options):
+            raise CommandError("not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bar.units, "release", refuse)
+            assert await foo.talk(f"work release {unit_id}") == [
+                "ERROR: error releasing remote unit: not now"
+            ]
+            assert foo.status(unit_id).remote.released is False
+            assert foo.store.read_status(unit_id).remote.released is False
+            retain(foo, days=1)
+            await trio.sleep(2 * DAY)
+            assert ids(foo) == {unit_id}
+        await trio.sleep(2 * LONGEST_SLEEP)
+        assert ids(foo) == ids(bar) == set()
