@@ -132,7 +132,6 @@ class Connection:
         self._header = DataHeader(
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
         ).encode()
-        self._boundary = _Boundary(self)
         self._backlog = backlog
         self._in_flight = 0
         """What the backlog counts of this connection."""
@@ -161,7 +160,7 @@ class Connection:
     def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take a datagram of this connection."""
         if not self._over and (source, source_service) == self.peer:
-            with self._boundary:
+            with _Boundary(self):
                 self._take(bytes(payload))
 
     def _take(self, datagram: bytes) -> None:
@@ -256,7 +255,7 @@ class Connection:
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
         if not self._over:
-            with self._boundary:
+            with _Boundary(self):
                 self._quic.write(stream_id, data, end)
             self._wake.set()
 
@@ -271,7 +270,7 @@ class Connection:
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
         if count and not self._over:
-            with self._boundary:
+            with _Boundary(self):
                 if self._quic.consume(stream_id, count):
                     self._wake.set()
 
@@ -279,7 +278,7 @@ class Connection:
         """Finish or reset a stream whose user is done with it."""
         if self._over:
             return
-        with self._boundary:
+        with _Boundary(self):
             if stop_reading and self._quic.is_known(stream_id):
                 self._quic.stop_stream(stream_id, CANCELLED_READ)
             if not graceful:
@@ -310,7 +309,7 @@ class Connection:
     async def run(self) -> None:
         """Drive the connection until it is over; raises nothing but cancellation."""
         try:
-            with self._boundary:
+            with _Boundary(self):
                 while not self._over:
                     await self._transmit()
                     self._let_go()
@@ -319,6 +318,7 @@ class Connection:
         finally:
             self.close()
             self._owner.connection_ended(self)
+            self._quic.dispose()
 
     async def _wait(self) -> None:
         """Wait for work or for the next timer, and let due timers fire."""
@@ -501,7 +501,7 @@ class Connection:
 
     def _close_normally(self) -> None:
         self._idle_since = math.inf
-        with self._boundary:
+        with _Boundary(self):
             self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
         self._fail(StreamError(NORMAL_CLOSE), closing=True)
 
@@ -541,7 +541,7 @@ class Connection:
 
     def _send_last(self) -> None:
         datagrams: list[tuple[bytes, Address]] = []
-        with self._boundary:
+        with _Boundary(self):
             datagrams = self._quic.datagrams_to_send(trio.current_time())
         try:
             for datagram, _ in datagrams:

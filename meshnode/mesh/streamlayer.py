@@ -19,6 +19,7 @@ from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.credit import Credit, Ledger
+from meshnode.mesh.giveback import GiveBack
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
@@ -44,6 +45,9 @@ MANY_STREAMS = ("meshnode", "many-streams")
 """Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
 and receptor ignores tags that it does not know."""
 
+CONNECTION_BYTES = 50 * 1024
+"""What a connection takes of memory, about."""
+
 MAX_SINGLES = 1024
 """Services that are remembered as taking one stream a connection although they are advertised
 otherwise; forgotten ones are found out again, which costs a handshake."""
@@ -68,6 +72,7 @@ class StreamLayer:
         self._pool: dict[Address, list[Connection]] = {}
         self._singles: dict[Address, None] = {}
         self._promises = Ledger()
+        self._give_back = GiveBack(spawn)
         self._backlogs: WeakValueDictionary[bytes, Backlog] = WeakValueDictionary()
         """Kept by the connections that they are about."""
         self._log = subject_logger("streams")
@@ -190,12 +195,17 @@ class StreamLayer:
 
     def dialed_ended(self, connection: Connection) -> None:
         """Forget a connection that we dialed."""
-        self.connections.discard(connection)
+        self.ended(connection)
         pooled = self._pool.get(connection.peer, [])
         if connection in pooled:
             pooled.remove(connection)
             if not pooled:
                 del self._pool[connection.peer]
+
+    def ended(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+        self._give_back.freed(CONNECTION_BYTES)
 
     def listen(self, service: str) -> StreamListener:
         """Accept streams of a service.
@@ -378,7 +388,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
     def connection_ended(self, connection: Connection) -> None:
         """Forget a connection; after the last one a closed listener's name is free again."""
         del self._connections[connection.peer]
-        self._layer.connections.discard(connection)
+        self._layer.ended(connection)
         if self._closed and not self._connections:
             self._layer.router.unbind(self._key)
 

@@ -1,7 +1,9 @@
 """Streams over the mesh: trio's own conformance suite, back-pressure, loss, and every bad end."""
 
+import gc
 import itertools
 import os
+import weakref
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,16 +14,16 @@ from receptor_like import ReceptorService
 
 from meshnode import errors
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError
-from meshnode.mesh import streamlayer
+from meshnode.mesh import giveback, streamlayer
 from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.backlog import UNSENT_MOST, UNSENT_OF_NODE
-from meshnode.mesh.connections import POOL_IDLE
+from meshnode.mesh.connections import LINGER, POOL_IDLE
 from meshnode.mesh.credit import WIDE_WINDOW
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS
-from meshnode.mesh.streamlayer import MANY_STREAMS
+from meshnode.mesh.streamlayer import CONNECTION_BYTES, MANY_STREAMS
 from meshnode.mesh.streams import SEND_CHUNK
 from meshnode.protocol.messages import (
     UNREACHABLE_SERVICE,
@@ -461,6 +463,53 @@ async def test_streams_to_one_service_share_a_connection_and_do_not_mix(autojump
                     asking.start_soon(ask, number)
             assert len(foo._streams.connections) == 1
             nursery.cancel_scope.cancel()
+
+
+async def test_connections_that_are_over_are_free_at_once(autojump_clock):
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        gc.collect()
+        gc.disable()
+        try:
+            # One ends by itself, and one is broken off.
+            for end in (lambda: None, lambda: close_all(bar)):
+                near = await foo._streams.dial("bar", "svc")
+                far = await listener.accept()
+                await near.send_all(bytes(100_000))
+                await far.receive_some()
+                connections = foo._streams.connections | bar._streams.connections
+                left = [weakref.ref(c) for c in connections]
+                left += [weakref.ref(c._quic) for c in connections]
+                end()
+                for stream in (near, far):
+                    await stream.aclose()
+                del near, far, stream, connections
+                await trio.sleep(LINGER + 1)
+                assert [ref() for ref in left] == [None] * 4
+        finally:
+            gc.enable()
+
+
+def close_all(mesh):
+    for connection in list(mesh._streams.connections):
+        connection.close()
+
+
+async def test_memory_is_given_back_when_many_connections_have_ended(autojump_clock, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(giveback, "_trim", lambda: given_back.append(1))
+    monkeypatch.setattr(giveback, "WORTH_IT", 4 * CONNECTION_BYTES)
+    async with line("foo", "bar") as (foo, bar):
+        listener = await bar.listen("svc")
+        for number in range(8):
+            near = await foo._streams.dial("bar", "svc")
+            await exchange(near, await listener.accept())
+            await trio.sleep(1)
+            assert len(given_back) == 2 * ((number + 1) // 4)
+
+
+def test_the_c_library_can_be_asked_to_give_memory_back():
+    giveback._trim()
 
 
 async def test_more_streams_than_a_connection_takes_get_another_one(autojump_clock):
