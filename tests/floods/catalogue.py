@@ -81,6 +81,7 @@ FLOODS = {
             joins="udp",
         ),
         Flood("udp-addresses", "1,024 UDP addresses", sockets.udp_addresses, joins="udp"),
+        Flood("udp-proven", "1,024 UDP addresses that read", sockets.udp_proven, joins="udp"),
         Flood("results", "results without end", streams.endless_results),
         Flood("empty-streams", "streams that end at once", streams.empty_streams, few=5000),
         Flood("cancelled-dials", "cancelled first dials", streams.cancelled_dials, few=100),

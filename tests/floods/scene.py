@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness import COMMANDS, Cluster, Node, free_port
+from harness import Cluster, free_port
 
 from bench.processes import forget_peak, peak, resident
 from floods.attack import Sent, Target
@@ -59,6 +59,8 @@ class Measured:
     stored: int = 0
     """Bytes below the victim's directory of units, at the end of the flood."""
     alive: bool = True
+    broken: str = ""
+    """Why nothing could be measured."""
 
 
 class Scene:
@@ -213,8 +215,8 @@ def run_floods(floods: Sequence[Flood], seconds: float) -> Iterator[Measured]:
         cluster = Cluster()
         try:
             yield measure(cluster, flood, seconds)
+        except (AssertionError, OSError, subprocess.SubprocessError) as exc:
+            # The other floods are still worth their time.
+            yield Measured(flood, seconds, broken=f"{type(exc).__name__}: {exc}")
         finally:
             cluster.close()
-
-
-__all__ = ["COMMANDS", "Measured", "Node", "Scene", "measure", "run_floods"]

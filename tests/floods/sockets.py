@@ -4,11 +4,13 @@ import contextlib
 import itertools
 import socket
 import time
+from collections.abc import Callable, Iterator
 
 from hostile import forge
 from hostile.peer import LinkLost, Peer, UdpWire, unique
 
 from floods.attack import Crowd, Limit, Sent, Target, linger, tcp_opener, unix_opener
+from meshnode.mesh.links.cookies import REQUEST, answer, read_challenge
 
 SILENT = 540
 HALF_LINES = 800
@@ -22,6 +24,9 @@ LINE = 1024 * 1024
 
 PROBES = 20
 """Addresses that send one datagram each, to see what comes back."""
+
+COOKIE_PATIENCE = 0.2
+"""Seconds for a cookie; one that does not come is done without."""
 
 ROUND = 0.5
 """Seconds between two hellos of each address."""
@@ -131,25 +136,50 @@ def _drain(wire: UdpWire) -> int:
 
 def udp_addresses(target: Target, limit: Limit) -> Sent:
     """Have a thousand addresses begin links, again and again, and read nothing."""
-    sent = Sent()
+    with _many_addresses(target.udp) as wires:
+        return _say_hello(wires, limit, lambda wire, hello: hello)
+
+
+def udp_proven(target: Target, limit: Limit) -> Sent:
+    """Have a thousand addresses begin links as meshnodes do, which show that they read there."""
+    with _many_addresses(target.udp) as wires:
+        cookies: dict[UdpWire, bytes] = {}
+        for wire in wires:
+            with contextlib.suppress(LinkLost):
+                wire.send_messages((REQUEST,))
+                if wire.has_word(COOKIE_PATIENCE):
+                    cookie = read_challenge(wire.take()[0])
+                    if cookie is not None:
+                        cookies[wire] = cookie
+        sent = _say_hello(list(cookies), limit, lambda wire, hello: answer(cookies[wire], hello))
+        sent.extra["proven"] = len(cookies)
+        return sent
+
+
+@contextlib.contextmanager
+def _many_addresses(port: int) -> Iterator[list[UdpWire]]:
     with contextlib.ExitStack() as sockets:
         wires: list[UdpWire] = []
         for number in range(ADDRESSES):
-            wire = UdpWire(target.udp, f"127.1.{number // 250}.{number % 250 + 1}")
+            wire = UdpWire(port, f"127.1.{number // 250}.{number % 250 + 1}")
             sockets.callback(wire.socket.close)
             wires.append(wire)
-        for turn in itertools.count(1):
-            began = time.monotonic()
-            for number, wire in enumerate(wires):
-                hello = forge.update(f"u{number}", UpdateID=unique(), UpdateSequence=turn)
-                with contextlib.suppress(LinkLost):
-                    wire.send_messages((hello,))
-                    sent.messages += 1
-            if not limit.seconds:
-                break
-            time.sleep(max(0.0, min(limit.seconds, ROUND - (time.monotonic() - began))))
-        sent.bytes = sum(wire.sent for wire in wires)
-    sent.links = ADDRESSES
+        yield wires
+
+
+def _say_hello(wires: list[UdpWire], limit: Limit, wrap: Callable[[UdpWire, bytes], bytes]) -> Sent:
+    sent = Sent(links=len(wires))
+    for turn in itertools.count(1):
+        began = time.monotonic()
+        for number, wire in enumerate(wires):
+            hello = forge.update(f"u{number}", UpdateID=unique(), UpdateSequence=turn)
+            with contextlib.suppress(LinkLost):
+                wire.send_messages((wrap(wire, hello),))
+                sent.messages += 1
+        if not limit.seconds:
+            break
+        time.sleep(max(0.0, min(limit.seconds, ROUND - (time.monotonic() - began))))
+    sent.bytes = sum(wire.sent for wire in wires)
     return sent
 
 

@@ -34,6 +34,8 @@ HEAD = (
 
 def faults(found: Measured) -> list[str]:
     """Return every bound that was missed, in words."""
+    if found.broken:
+        return [found.broken]
     if not found.alive:
         return ["the node has ended"]
     checks = [
