@@ -18,6 +18,9 @@ PATIENCE = 15.0
 """Seconds after which a try has failed: longer than the time-out of a ping, so that the
 node says so first."""
 
+LOOK_AGAIN = 0.1
+"""Seconds until the newcomer is looked for again."""
+
 PAYLOAD = b"as it was sent"
 
 
@@ -47,43 +50,43 @@ def repeat(attempt: Callable[[], float], tally: Tally, stop: threading.Event) ->
         stop.wait(max(0.0, INTERVAL - (time.monotonic() - began)))
 
 
-def ping(node: Node, target: str) -> float:
+def ping(node: Node, target: str, patience: float = PATIENCE) -> float:
     """Ping from one node to another; return the round trip in seconds."""
-    with ControlConnection(node.socket, seconds=PATIENCE) as control:
+    with ControlConnection(node.socket, seconds=patience) as control:
         reply = json.loads(control.ask(f"ping {target}"))
     assert reply["Success"], f"ping {target}: {reply}"
     return float(reply["Time"]) / 1e9
 
 
-def echo(node: Node, target: str) -> float:
+def echo(node: Node, target: str, patience: float = PATIENCE) -> float:
     """Have another node run ``echo``, and compare what comes back; return the seconds it took."""
     began = time.monotonic()
-    with ControlConnection(node.socket, seconds=PATIENCE) as control:
+    with ControlConnection(node.socket, seconds=patience) as control:
         created = control.ask(f"work submit {target} echo")
         assert created.startswith("Work unit created"), created
         control.socket.sendall(PAYLOAD)
         control.socket.shutdown(socket.SHUT_WR)
         unit = json.loads(control.read_line())["unitid"]
-    with ControlConnection(node.socket, seconds=PATIENCE) as control:
+    with ControlConnection(node.socket, seconds=patience) as control:
         line = control.ask(f"work results {unit}")
         assert line.startswith("Streaming results"), line
         output = control.reader.read()
         assert output == PAYLOAD, f"echo returned {output!r}"
     took = time.monotonic() - began
-    with ControlConnection(node.socket, seconds=PATIENCE) as control:
+    with ControlConnection(node.socket, seconds=patience) as control:
         control.ask(f"work release {unit}")
     return took
 
 
-def operator(way: Path | int) -> float:
+def operator(way: Path | int, patience: float = PATIENCE) -> float:
     """Come as the operator of a node, by its socket or its port, and have it answer a command."""
     began = time.monotonic()
     if isinstance(way, Path):
-        with ControlConnection(way, seconds=PATIENCE) as control:
+        with ControlConnection(way, seconds=patience) as control:
             reply = control.ask('{"command":"status","requested_fields":["NodeID"]}')
     else:
         with (
-            socket.create_connection(("127.0.0.1", way), PATIENCE) as sock,
+            socket.create_connection(("127.0.0.1", way), patience) as sock,
             sock.makefile("rwb", buffering=0) as lines,
         ):
             lines.readline()
@@ -100,18 +103,27 @@ class Joining:
         self._joiner = joiner
         self._far = far
         self.seconds: float | None = None
-        """How long it took to be reached; None if it never was."""
+        """From its start until it was reached; None if it never was."""
+        self.failure = ""
+        """Why it was not when that was last tried."""
 
     def run(self, stop: threading.Event) -> None:
         """Start the node and wait until it is reached."""
-        self._joiner.start()
         began = time.monotonic()
+        try:
+            self._joiner.start()
+        except AssertionError as exc:
+            self.failure = str(exc)
+            return
         while not stop.is_set():
-            with contextlib.suppress(OSError, AssertionError, ValueError, KeyError):
+            try:
                 ping(self._far, self._joiner.name)
+            except (OSError, AssertionError, ValueError, KeyError) as exc:
+                self.failure = f"{type(exc).__name__}: {exc}"
+            else:
                 self.seconds = time.monotonic() - began
                 return
-            stop.wait(0.1)
+            stop.wait(LOOK_AGAIN)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,9 @@ ATTACKER_PATIENCE = 60.0
 RECOVERY = 60.0
 """Seconds within which the memory must have been given back."""
 
+GIVEN_BACK = 32 << 20
+"""Bytes above idle that may stay: what a node remembers within its budgets until it forgets."""
+
 LOOK = 0.25
 """Seconds between two looks at the memory that is being given back."""
 
@@ -53,6 +56,8 @@ class Measured:
     echoes: Tally = field(default_factory=Tally)
     operator: Tally = field(default_factory=Tally)
     joined: float | None = None
+    """From the newcomer's start until it was reached; None if it never was."""
+    newcomer_failure: str = ""
     lost: int = 0
     logged: float = 0.0
     """Bytes of log a second."""
@@ -182,7 +187,7 @@ def measure(cluster: Cluster, flood: Flood, seconds: float) -> Measured:
         ):
             found.sent = attacker.wait()
         found.logged = (scene.victim.log.stat().st_size - logged) / seconds
-    found.joined = joining.seconds
+    found.joined, found.newcomer_failure = joining.seconds, joining.failure
     found.lost = scene.links_lost()
     assert scene.victim.process is not None
     found.alive = scene.victim.process.poll() is None
@@ -203,10 +208,6 @@ def _settle(pid: int, idle: int) -> int:
     while (now := resident(pid)) > idle + GIVEN_BACK and time.monotonic() < end:
         time.sleep(LOOK)
     return now
-
-
-GIVEN_BACK = 32 << 20
-"""Bytes above idle that may stay: what a node remembers within its budgets until it forgets."""
 
 
 def run_floods(floods: Sequence[Flood], seconds: float) -> Iterator[Measured]:

@@ -69,11 +69,14 @@ def faults(found: Measured) -> list[str]:
 def details(found: Measured) -> list[str]:
     """Return what failed, for whoever looks for the cause."""
     tallies = {"ping": found.pings, "echo": found.echoes, "operator": found.operator}
-    return [
+    failures = [
         f"{name}: {failure}"
         for name, tally in tallies.items()
         for failure in dict.fromkeys(tally.failures)
     ]
+    if found.joined is None:
+        failures.append(f"newcomer: {found.newcomer_failure}")
+    return failures
 
 
 def row(found: Measured) -> str:

@@ -1,7 +1,7 @@
 """Each flood for a moment, against real nodes; ``make floods`` has more of each, and measures."""
 
 import pytest
-from harness import Cluster
+from harness import PATIENCE, Cluster
 
 from bench.processes import forget_peak, peak, resident
 from floods.catalogue import FLOODS
@@ -21,12 +21,13 @@ def test_a_flood_leaves_node_work_and_honest_links_as_they_were(cluster: Cluster
     idle = resident(scene.victim.pid)
     forget_peak(scene.victim.pid)
     with scene.attacked(flood, SECONDS, few=True) as attacker:
-        echo(scene.left, "victim")
+        echo(scene.left, "victim", PATIENCE)
         sent = attacker.wait()
-    ping(scene.left, "victim")
-    echo(scene.left, "victim")
+    scene.left.wait_knows("victim")
+    ping(scene.left, "victim", PATIENCE)
+    echo(scene.left, "victim", PATIENCE)
     way = scene.victim.socket if flood.operator == "unix" else scene.target.control_port
-    operator(way)
+    operator(way, PATIENCE)
     assert sent.links + sent.messages > 0
     assert scene.links_lost() == 0
     assert (peak(scene.victim.pid) - idle) / MIB <= MEMORY / MIB
