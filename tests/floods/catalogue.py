@@ -85,6 +85,16 @@ FLOODS = {
         Flood("results", "results without end", streams.endless_results),
         Flood("empty-streams", "streams that end at once", streams.empty_streams, few=5000),
         Flood("cancelled-dials", "cancelled first dials", streams.cancelled_dials, few=100),
+        Flood("pings", "pings", poured(routing.pings), few=20_000),
+        Flood(
+            "unknown-services",
+            "messages to services that are not",
+            poured(routing.unknown_services),
+            few=5000,
+        ),
+        Flood("flapping", "a node that links and leaves", sockets.flapping),
+        Flood("websocket-pings", "ping frames of a websocket", sockets.websocket_pings, joins="ws"),
+        Flood("handshakes", "QUIC handshakes without a stream", streams.handshakes),
         Flood("log", "messages worth a line of log", poured(routing.bad_notices), few=20_000),
     )
 }

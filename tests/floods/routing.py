@@ -117,6 +117,19 @@ def restarts(name: str) -> Iterator[bytes]:
         )
 
 
+def pings(name: str) -> Iterator[bytes]:
+    """Ping the victim, under ever new services."""
+    for service in forge.names("p"):
+        yield forge.data(name, forge.VICTIM, service, "ping")
+
+
+def unknown_services(name: str) -> Iterator[bytes]:
+    """Send to services that the victim does not have, in our name and in an honest node's."""
+    for number, service in enumerate(forge.names("q")):
+        source = "left" if number % 2 else name
+        yield forge.data(source, forge.VICTIM, "x", service, bytes(1000))
+
+
 def poured(messages: Messages, kind: str = "tcp"):
     """Return the attack that pours these messages."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from hostile import forge
-from hostile.peer import LinkLost, Peer, UdpWire, unique
+from hostile.peer import LinkLost, Peer, UdpWire, unique, ws_head
 
 from floods.attack import Crowd, Limit, Sent, Target, linger, tcp_opener, unix_opener
 from meshnode.mesh.links.cookies import REQUEST, answer, read_challenge
@@ -180,6 +180,30 @@ def _say_hello(wires: list[UdpWire], limit: Limit, wrap: Callable[[UdpWire, byte
             break
         time.sleep(max(0.0, min(limit.seconds, ROUND - (time.monotonic() - began))))
     sent.bytes = sum(wire.sent for wire in wires)
+    return sent
+
+
+def flapping(target: Target, limit: Limit) -> Sent:
+    """Link as a node, leave, and link again as the same one, as fast as it goes."""
+    sent = Sent()
+    while limit.seconds:
+        with contextlib.suppress(LinkLost), Peer.open("tcp", target.tcp, "flapping") as peer:
+            sent.links += 1
+            sent.bytes += peer.wire.sent
+    return sent
+
+
+def websocket_pings(target: Target, limit: Limit) -> Sent:
+    """Send the smallest frames of a websocket, each of which asks for an answer."""
+    pings = (ws_head(0, opcode=9) * 4096, ws_head(125, opcode=9) + bytes(125))
+    sent = Sent()
+    while limit.seconds:
+        with contextlib.suppress(LinkLost), Peer.open("ws", target.ws, f"wsp{sent.links}") as peer:
+            sent.links += 1
+            while limit.seconds:
+                peer.send_bytes(pings[0] if sent.messages % 2 else pings[1] * 64)
+                sent.messages += 1
+                sent.bytes = peer.wire.sent
     return sent
 
 

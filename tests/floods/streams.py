@@ -30,7 +30,7 @@ DEAF_NODES = 500
 ROUTES_SETTLE = 0.3
 """Seconds within which a victim has routes to what it was told of: it computes them every 0.1 s."""
 
-HANDSHAKES = 20.0
+HANDSHAKE_PATIENCE = 20.0
 """Seconds within which our handshakes must end."""
 
 STEP = 0.005
@@ -53,7 +53,7 @@ def initials(name: str) -> Iterator[bytes]:
 
 def _dial(peer: Peer, number: int, limit: Limit) -> list[Dialer]:
     dialers = [Dialer(peer.name, unique(), "control", now=time.monotonic()) for _ in range(number)]
-    connect(dialers, peer, time.monotonic, min(HANDSHAKES, limit.seconds))
+    connect(dialers, peer, time.monotonic, min(HANDSHAKE_PATIENCE, limit.seconds))
     return [dialer for dialer in dialers if dialer.is_up]
 
 
@@ -72,6 +72,22 @@ def idle_streams(target: Target, limit: Limit) -> Sent:
                     peer.say_alive()
                     time.sleep(STEP)
                 sent.extra["greeted"] = sum(len(dialer.heard) for dialer in dialers)
+                sent.bytes += peer.wire.sent
+        except LinkLost:
+            time.sleep(REOPEN_PAUSE)
+    return sent
+
+
+def handshakes(target: Target, limit: Limit) -> Sent:
+    """Shake hands with ``control``, say nothing, and do it again, without an end to any."""
+    sent = Sent()
+    while limit.seconds:
+        try:
+            with Peer.open("tcp", target.tcp, f"shaker{sent.links}") as peer:
+                sent.links += 1
+                while limit.seconds:
+                    sent.messages += len(_dial(peer, DIALED_AT_ONCE, limit))
+                    peer.say_alive()
                 sent.bytes += peer.wire.sent
         except LinkLost:
             time.sleep(REOPEN_PAUSE)
