@@ -13,7 +13,8 @@ DRAWS := $(VENV)/.installed-bench
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make test      run all tests"
-	@echo "make faults    storms of kills and cuts; one again: make faults SEED=7 UNITS=500"
+	@echo "make faults    storms of kills, cuts and full disks over real nodes; one of them again:"
+	@echo "               FLAVOUR=diamond SEED=7 UNITS=500; KINDS=\"fill disk,cut link\" for some faults"
 	@echo "make floods    every flood of an enemy against real nodes, for a minute each, and a table;"
 	@echo "               ONLY=adverts,names for some, SECONDS=8, WRITE=docs/guarantees.md"
 	@echo "make fuzz      feed what is nearly right to every boundary of a node; TARGET=routing for one,"
@@ -46,10 +47,12 @@ test: $(STAMP)
 		|| apt-get install -q -y iproute2 >/dev/null 2>&1 || true
 	@$(BIN)/python -m pytest
 
-# The short storm of "make test" is the same test with fewer units. One storm of 500 takes minutes.
+# The short storms of "make test" are the same test with fewer units. One of 500 takes minutes.
+# Flavours are line, diamond and receptor.
 UNITS ?= 500
 faults: $(STAMP)
 	@FAULTS_SEEDS="$(or $(SEED),1 2 3)" FAULTS_UNITS=$(UNITS) \
+		FAULTS_FLAVOURS="$(FLAVOUR)" FAULTS_KINDS="$(KINDS)" \
 		$(BIN)/python -m pytest tests/faults -rP --timeout=3600
 
 # Not in make test, but for a short form of each flood: takes an hour, and the machine for itself.

@@ -1,17 +1,21 @@
 #!/bin/bash
-# A storm's command: KIND TOKEN COUNT. It writes its line into the ledger before anything else.
-echo "$2 $MESHNODE_UNIT_ID" >> "${0%/*}/ledger"
-print() { for ((i = 0; i < $1; i++)); do echo "$token $i"; sleep "$2"; done; }
-token=$2
-case $1 in
-    cat) exec cat ;;
-    lines) for ((i = 0; i < $3; i++)); do echo "$2 $i"; done ;;
-    slow) print "$3" 0.3 ;;
+# A storm's command: KIND TOKEN COUNT. It writes a line into the ledger before anything else, and
+# another one when nothing is left to do but to exit.
+kind=$1 token=$2 count=$3 ledger=${0%/*}/ledger
+note() { echo "$EPOCHREALTIME $1 $token $MESHNODE_UNIT_DIR" >> "$ledger"; }
+print() { for ((i = 0; i < count; i++)); do echo "$token $i" || exit 1; sleep "$1"; done; }
+note start
+case $kind in
+    cat) cat || exit ;;
+    lines) for ((i = 0; i < count; i++)); do echo "$token $i" || exit 1; done ;;
+    slow) print 0.3 ;;
     family)
         # Children of the kinds that get away from a careless parent.
         setsid sleep 1000 &
         (trap '' INT TERM; sleep 0.4) &
-        print "$3" 0.05
+        print 0.05
         ;;
-    fail) print "$3" 0; exit 3 ;;
+    fail) print 0 ;;
 esac
+note end
+[ "$kind" != fail ] || exit 3

@@ -1,44 +1,116 @@
 """What a storm will do: jobs and faults drawn from a seed, so that any storm can be had again."""
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-NODES = ("a", "b", "c")
-"""In a line, so that work from a to c passes b."""
-
-LINKS = ("a-b", "b-c")
-
 JobKind = Literal["lines", "slow", "cat", "family", "fail"]
 FaultKind = Literal[
-    "kill node", "stop node", "freeze node", "kill launcher", "kill supervisor", "kill command",
-    "cut link", "freeze link",
+    "kill node", "stop node", "freeze node", "kill launcher", "freeze launcher", "kill supervisor",
+    "kill command", "cut link", "freeze link", "cancel there", "release there", "fill disk",
+    "take descriptors", "swap datadir", "spoil files",
 ]  # fmt: skip
+Moment = Literal["now", "start", "end"]
+Cover = Literal["none", "kill", "cut"]
 
-_JOBS: dict[JobKind, int] = {"lines": 4, "slow": 3, "cat": 4, "family": 1, "fail": 1}
-_FAULTS: dict[FaultKind, int] = {
-    "kill node": 5,
-    "stop node": 1,
-    "freeze node": 1,
-    "kill launcher": 2,
-    "kill supervisor": 2,
-    "kill command": 2,
-    "cut link": 3,
-    "freeze link": 2,
+JOBS: dict[JobKind, int] = {"lines": 4, "slow": 3, "cat": 4, "family": 1, "fail": 1}
+FAULTS: dict[FaultKind, int] = {
+    "kill node": 10,
+    "stop node": 2,
+    "freeze node": 2,
+    "kill launcher": 4,
+    "freeze launcher": 2,
+    "kill supervisor": 4,
+    "kill command": 4,
+    "cut link": 6,
+    "freeze link": 4,
+    "cancel there": 3,
+    "release there": 3,
+    "fill disk": 3,
+    "take descriptors": 3,
+    "swap datadir": 2,
+    "spoil files": 4,
 }
 """How often each kind comes, relative to the others."""
 
-UNITS_PER_FAULT = 4
+ON_UNITS: frozenset[FaultKind] = frozenset(
+    {"kill supervisor", "kill command", "cancel there", "release there", "spoil files"}
+)
+"""Kinds that hit one unit; the others hit a node or a link."""
+
+THERE: frozenset[FaultKind] = frozenset({"cancel there", "release there"})
+"""What somebody else does where a unit runs that another node has submitted."""
+
+MOMENTS: dict[Moment, int] = {"now": 3, "start": 2, "end": 1}
+"""How often a fault waits for the next command on its node to start, or to come to its end."""
+
+COVERS: dict[Cover, int] = {"none": 2, "kill": 2, "cut": 1}
+"""How often the submitter of a unit that somebody else cancels or releases is killed just before,
+or has its links cut, and is back afterwards."""
+
+SPOILS = (
+    *(("status", what) for what in ("gone", "empty", "random bytes", "named pipe", "directory")),
+    *(("status", "dangling link"), ("stdout", "gone"), ("stdout", "empty"), ("", "gone")),
+)
+"""What becomes of which file of a unit; "" is its directory. The words are those of
+``strange_files``."""
+
+UNITS_PER_FAULT = 3
 """So that a storm of twice the units is twice as long, and not half as rough."""
 
 LARGEST_PAYLOAD = 1 << 20
 """Bytes: more than any buffer on the way holds, so that faults hit payloads and results."""
+
+LARGEST_SLACK = 256 << 10
+"""Bytes that a full disk may still have, so that it gets full in the middle of something."""
+
+MOST_DESCRIPTORS = 8
+"""Descriptors that a node may still open which is short of them."""
+
+LONG_FREEZE = 22.0
+"""Seconds: more than the 20 for which a submission waits to be started before it is answered."""
+
+LONG_FREEZES = 0.1
+"""Share of the freezes of launchers that are so long, in storms where others last as long."""
+
+LONG_STORM = 200
+"""Units from which a storm has long freezes."""
 
 BREAKING = 0.06
 """Share of the clients that vanish before they have sent their whole payload."""
 
 CANCELING = 0.06
 """Share of the clients that cancel their unit soon after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """Which nodes there are and how they are linked; links are named ``listener-dialer``.
+
+    ``receptor`` is the node that behaves as a receptor node does, if there is one.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    links: tuple[str, ...]
+    receptor: str = ""
+
+    @property
+    def submitters(self) -> tuple[str, ...]:
+        """The nodes that have clients."""
+        return tuple(node for node in self.nodes if node != self.receptor)
+
+
+LINE = Flavour("line", ("a", "b", "c"), ("a-b", "b-c"))
+"""Work from a to c passes b, and there is no other way."""
+
+DIAMOND = Flavour("diamond", ("a", "b", "c", "d"), ("a-b", "a-c", "b-d", "c-d"))
+"""Two ways from a to d, and from b to c."""
+
+RECEPTOR = Flavour("receptor", ("a", "b", "c"), ("a-b", "b-c"), receptor="c")
+
+FLAVOURS = {flavour.name: flavour for flavour in (LINE, DIAMOND, RECEPTOR)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +140,11 @@ class Job:
             return self.payload
         return b"".join(b"%s %d\n" % (self.token.encode(), i) for i in range(self.count))
 
+    @property
+    def end(self) -> str:
+        """State and detail of the unit when the command was left alone."""
+        return "Failed: exit status 3" if self.kind == "fail" else "Succeeded: exit status 0"
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -75,36 +152,48 @@ class Fault:
 
     kind: FaultKind
     target: str
+    """The node or link that it hits, or whose units."""
     pause: float
     duration: float
+    moment: Moment
+    """Whether it waits for the start or end of a command."""
     choice: float
     """From 0 to 1: which of the units that run at that moment, where it is about one."""
+    cover: Cover
+    """What happens to the submitter of a unit that somebody else ends."""
+    verb: Literal["release", "force-release"]
+    spoil: tuple[str, str]
+    slack: float
+    """From 0 to 1: how much room or how many descriptors are left, of the most there may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a seed decides."""
 
+    flavour: Flavour
     jobs: tuple[Job, ...]
     faults: tuple[Fault, ...]
 
 
-def make_plan(seed: int, units: int) -> Plan:
-    """Draw a storm: the same for the same arguments."""
-    draw = random.Random(f"{seed} {units}")
-    jobs = tuple(_job(draw, f"s{seed}-{number}") for number in range(units))
-    return Plan(jobs, tuple(_fault(draw) for _ in range(units // UNITS_PER_FAULT)))
+def make_plan(flavour: Flavour, seed: int, units: int, kinds: Collection[FaultKind]) -> Plan:
+    """Draw a storm with faults of these kinds: the same for the same arguments."""
+    draw = random.Random(f"{flavour.name} {seed} {units}")
+    jobs = tuple(_job(draw, flavour, f"s{seed}-{number}") for number in range(units))
+    weights = {kind: weight for kind, weight in FAULTS.items() if kind in kinds}
+    faults = (_fault(draw, flavour, weights, units) for _ in range(units // UNITS_PER_FAULT))
+    return Plan(flavour, jobs, tuple(faults))
 
 
-def _job(draw: random.Random, token: str) -> Job:
-    kind = draw.choices(list(_JOBS), list(_JOBS.values()))[0]
+def _job(draw: random.Random, flavour: Flavour, token: str) -> Job:
+    kind = draw.choices(list(JOBS), list(JOBS.values()))[0]
     breaks = draw.random() < BREAKING
     size = draw.choice((0, 100, 70_000, draw.randrange(LARGEST_PAYLOAD)))
     return Job(
         token=token,
         kind=kind,
-        node=draw.choice(NODES),
-        target=draw.choice(NODES),
+        node=draw.choice(flavour.submitters),
+        target=draw.choice(flavour.nodes),
         count={"lines": draw.choice((0, 1, 2000)), "slow": draw.randrange(1, 6)}.get(kind, 3),
         payload=draw.randbytes(size) if kind == "cat" or breaks else b"",
         breaks=breaks,
@@ -113,12 +202,21 @@ def _job(draw: random.Random, token: str) -> Job:
     )
 
 
-def _fault(draw: random.Random) -> Fault:
-    kind = draw.choices(list(_FAULTS), list(_FAULTS.values()))[0]
+def _fault(
+    draw: random.Random, flavour: Flavour, weights: dict[FaultKind, int], units: int
+) -> Fault:
+    kind = draw.choices(list(weights), list(weights.values()))[0]
+    duration = draw.uniform(0, 1.5)
+    is_long = draw.random() < LONG_FREEZES and kind == "freeze launcher" and units >= LONG_STORM
     return Fault(
         kind=kind,
-        target=draw.choice(LINKS if kind.endswith("link") else NODES),
+        target=draw.choice(flavour.links if kind.endswith("link") else flavour.nodes),
         pause=draw.expovariate(2),
-        duration=draw.uniform(0, 1.5),
+        duration=LONG_FREEZE if is_long else duration,
+        moment=draw.choices(list(MOMENTS), list(MOMENTS.values()))[0],
         choice=draw.random(),
+        cover=draw.choices(list(COVERS), list(COVERS.values()))[0],
+        verb=draw.choice(("release", "force-release")),
+        spoil=draw.choice(SPOILS),
+        slack=draw.random(),
     )

@@ -1,152 +1,243 @@
-"""What must hold after a storm, whatever it hit."""
+"""What must hold of every unit after a storm, whatever it hit."""
 
 import collections
 import json
-import os
-from pathlib import Path
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 import trio
-from harness import wait_until
-from marks import MARK
-from storm import SETTLE_PATIENCE, Conversation, Fate, Status, Storm, StormNode
+from chronicle import Event, from_ledger, from_log
+from excuses import excuses, refusal_is_explained
+from ledger import Entry, read_ledger
+from machines import Conversation, StormNode
+from scene import Fate, Scene, Status
 
-SUCCEEDED, FAILED, CANCELED = 2, 3, 4
+from meshnode.work.processes import ProcessId
 
+SUCCEEDED = 2
 
-async def settle(storm: Storm) -> dict[str, dict[str, Status]]:
-    """Return the final status of every unit of every node; a unit without one is a failure."""
-    listed: dict[str, dict[str, Status]] = {}
-    with trio.move_on_after(SETTLE_PATIENCE) as scope:
-        for name, node in storm.nodes.items():
-            listed[name] = await _list(node)
-            for unit in [u for u, status in listed[name].items() if status["State"] < SUCCEEDED]:
-                await node.again(lambda talk, unit=unit: _watch(talk, unit))
-        for name, node in storm.nodes.items():
-            listed[name] = await _list(node)
-    if scope.cancelled_caught:
-        stuck = {
-            f"{name}/{unit}": status
-            for name, node in storm.nodes.items()
-            for unit, status in (await _list(node)).items()
-            if status["State"] < SUCCEEDED
-        }
-        raise AssertionError(f"units without an end: {json.dumps(stuck, indent=1)}")
-    return listed
+SETTLE_PATIENCE = 240.0
+"""Seconds after the storm in which every unit must come to its end: time-outs of streams (30 s),
+pauses between tries (20 s), grace of leftovers (10 s), some of them in a row."""
+
+MOST_STORIES = 5
+"""Units whose whole story is told when a storm fails."""
 
 
-async def _list(node: StormNode) -> dict[str, Status]:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Everything that is known of one unit at the end."""
+
+    fate: Fate
+    status: Status | None
+    """What its node says of it."""
+    record: Status | None
+    """What stands on its node's disk."""
+    output: bytes | None
+    """Its results; None if the node does not stream them."""
+    starts: int
+    ends: int
+
+    @property
+    def end(self) -> str:
+        """State and detail."""
+        return "unknown" if self.status is None else shown(self.status)
+
+
+def shown(status: Status) -> str:
+    """Return how a unit ended, as one text."""
+    return f"{status['StateName']}: {status['Detail']}"
+
+
+class Verdict:
+    """Judges the units of one scene, and tells the stories of those that are at fault."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._ledger: list[Entry] = []
+
+    async def judge(self) -> collections.Counter[str]:
+        """Check every unit; return how often each end came.
+
+        Raises:
+            AssertionError: with the stories of what is wrong.
+        """
+        listed = await self._settle()
+        self._ledger = read_ledger(self._scene.ledger.path)
+        self._blame_killed_supervisors()
+        faults: dict[str, list[str]] = {}
+        ends: collections.Counter[str] = collections.Counter()
+        for fate in self._scene.fates.values():
+            case = await self._case(fate, listed[fate.job.node].get(fate.unit))
+            if found := list(self._faults(case)):
+                faults[fate.job.token] = [f"{fault}; it is {case.end}" for fault in found]
+            ends[_shape(case.end)] += 1
+        await self.fail_if(faults)
+        return ends
+
+    async def fail_if(self, faults: dict[str, list[str]]) -> None:
+        """Raise AssertionError with the stories of these jobs, if there are any."""
+        if not faults:
+            return
+        lines = [f"{token}: {text}" for token, texts in faults.items() for text in texts]
+        for token in list(faults)[:MOST_STORIES]:
+            lines += ["", await self._story(token)]
+        raise AssertionError("\n".join([f"{len(faults)} units at fault", *lines]))
+
+    # --- the end of all units -----------------------------------------------------------------
+
+    async def _settle(self) -> dict[str, dict[str, Status]]:
+        listed: dict[str, dict[str, Status]] = {}
+        with trio.move_on_after(SETTLE_PATIENCE) as scope:
+            for name, node in self._scene.nodes.items():
+                listed[name] = await list_units(node)
+                for unit in [u for u, s in listed[name].items() if s["State"] < SUCCEEDED]:
+                    await node.again(_watching(unit), math.inf)
+            for name, node in self._scene.nodes.items():
+                listed[name] = await list_units(node)
+        if scope.cancelled_caught:
+            stuck: dict[str, list[str]] = {}
+            for name, node in self._scene.nodes.items():
+                for unit, status in (await list_units(node)).items():
+                    if status["State"] < SUCCEEDED:
+                        token = self._scene.token(name, unit)
+                        stuck.setdefault(token, []).append(
+                            f"unit {unit} of {name} does not end: {shown(status)}"
+                        )
+            await self.fail_if(stuck)
+        return listed
+
+    def _blame_killed_supervisors(self) -> None:
+        """A supervisor may have had another unit when it was killed than when it was chosen."""
+        for token, fate in self._scene.fates.items():
+            for _, _, status in self._scene.records(token):
+                supervisor = status.get("Supervisor")
+                if not supervisor:
+                    continue
+                process = ProcessId(supervisor["Pid"], supervisor["Started"])
+                hit = self._scene.killed_supervisors.get(process)
+                if hit is not None:
+                    fate.hits.append(hit)
+
+    async def _case(self, fate: Fate, status: Status | None) -> Case:
+        node = self._scene.nodes[fate.job.node]
+        output = None if status is None else await node.again(_reading(fate.unit))
+        token = fate.job.token
+        return Case(
+            fate=fate,
+            status=status,
+            record=self._scene.record(fate.job.node, fate.unit),
+            output=output,
+            starts=self._count(token, "start"),
+            ends=self._count(token, "end"),
+        )
+
+    def _count(self, token: str, what: str) -> int:
+        return sum((entry.token, entry.what) == (token, what) for entry in self._ledger)
+
+    # --- what is right ------------------------------------------------------------------------
+
+    def _faults(self, case: Case) -> Iterator[str]:
+        fate = case.fate
+        if case.starts > 1:
+            yield f"ran {case.starts} times"
+        if case.starts and not fate.sent:
+            yield "ran without its payload"
+        for refusal in set(fate.refusals):
+            if not refusal_is_explained(self._scene, fate, refusal):
+                yield f"was refused: {refusal}"
+        if case.status is None:
+            yield from self._faults_of_unknown(case)
+        else:
+            yield from self._faults_of_end(case, case.status)
+
+    def _faults_of_unknown(self, case: Case) -> Iterator[str]:
+        in_other_store = case.fate.store != 0
+        found = excuses(self._scene, case.fate, case.record)
+        if not in_other_store and not any(excuse.may_be_unknown for excuse in found):
+            yield "its node does not know it"
+
+    def _faults_of_end(self, case: Case, status: Status) -> Iterator[str]:
+        job, whole = case.fate.job, case.fate.job.output
+        spoiled = {hit.kind for hit in case.fate.hits} & {"spoil stdout", "spoil directory"}
+        if case.end == job.end:
+            if (case.starts, case.ends) != (1, 1):
+                yield f"completed after {case.starts} starts and {case.ends} ends"
+            if not spoiled and case.output != whole:
+                size = None if case.output is None else len(case.output)
+                yield f"completed, and its output of {size} bytes is not the {len(whole)} printed"
+        else:
+            found = list(excuses(self._scene, case.fate, case.record or status))
+            if not any(excuse.explains(case.end, case.starts) for excuse in found):
+                hits = ", ".join(sorted({excuse.hit for excuse in found})) or "nothing"
+                yield f"did not complete after {case.ends} ends, and {hits} explains that"
+        if case.output is None:
+            if not spoiled:
+                yield "its results cannot be read"
+            return
+        if not whole.startswith(case.output):
+            yield "has output that was never printed"
+        if not spoiled and len(case.output) != status["StdoutSize"]:
+            yield f"has {len(case.output)} bytes of output, and a size of {status['StdoutSize']}"
+
+    # --- stories --------------------------------------------------------------------------------
+
+    async def _story(self, token: str) -> str:
+        """Tell all that is known of a job and its units, in the order of time."""
+        scene = self._scene
+        fate = scene.fates.get(token)
+        if fate is None:
+            return f"{token or 'a unit of no job'}: nothing is known of it"
+        job = fate.job
+        entries = [entry for entry in read_ledger(scene.ledger.path) if entry.token == token]
+        units = {fate.unit, *(entry.unit for entry in entries)} - {""}
+        lines = [
+            f"{token}: {job.kind} from {job.node} to {job.target}, {len(job.payload)} bytes of"
+            f" payload, {len(job.output)} of output; its client {_client(fate)}"
+        ]
+        for place, unit, status in scene.records(token):
+            units |= {unit, (status.get("ExtraData") or {}).get("RemoteUnitID", "")} - {""}
+            lines.append(f"  on the disk of {place}, {unit}: {json.dumps(status)}")
+        for name, node in scene.nodes.items():
+            lines += [
+                f"  says {name}, {unit}: {json.dumps(status)}"
+                for unit, status in (await list_units(node)).items()
+                if unit in units
+            ]
+        events: list[Event] = [*scene.chronicle.of([token]), *from_ledger(entries)]
+        for name, node in scene.nodes.items():
+            events += from_log(name, node.node.log, units)
+        return "\n".join([*lines, scene.chronicle.story(events, [*scene.nodes, *scene.relays])])
+
+
+def _client(fate: Fate) -> str:
+    job = fate.job
+    end = "breaks off" if job.breaks else "cancels" if job.cancels else "stays"
+    return f"{end}, sent {'all' if fate.sent else 'not all'}, was answered {fate.answer!r}"
+
+
+def _shape(end: str) -> str:
+    return "".join("N" if c.isdigit() else c for c in end).replace("NN", "N")[:70]
+
+
+async def list_units(node: StormNode) -> dict[str, Status]:
+    """Return the units of a node."""
     found: dict[str, Status] = json.loads(await node.again(lambda talk: talk.ask("work list")))
     return found
 
 
-async def _watch(talk: Conversation, unit: str) -> None:
-    await talk.ask(f"work watch {unit}")
-    await talk.rest()
+def _watching(unit: str) -> Callable[[Conversation], Awaitable[None]]:
+    async def watch(talk: Conversation) -> None:
+        await talk.ask(f"work watch {unit}")
+        await talk.rest()
+
+    return watch
 
 
-async def judge(storm: Storm) -> collections.Counter[str]:
-    """Check every unit, and that nothing is left of them; return how often each end came."""
-    listed = await settle(storm)
-    runs = collections.Counter(line.split()[0] for line in storm.ledger.read_text().splitlines())
-    assert {token: n for token, n in runs.items() if n > 1} == {}, "commands that ran twice"
-    faults = []
-    ends: collections.Counter[str] = collections.Counter()
-    for fate in storm.fates.values():
-        status = listed[fate.job.node].get(fate.unit)
-        if status is None:
-            faults.append(f"{fate}: there is no such unit")
-            continue
-        output = await _results(storm.nodes[fate.job.node], fate.unit)
-        faults += [
-            f"{fault}: {_brief(fate)}, {status['StateName']}: {status['Detail']}"
-            for fault in _faults(fate, status, output, runs[fate.job.token])
-        ]
-        ends[f"{status['StateName']}: {_shape(status['Detail'])}"] += 1
-    assert not faults, "\n".join([f"{len(faults)} faults", *faults])
-    return ends
-
-
-def _faults(fate: Fate, status: Status, output: bytes, runs: int) -> list[str]:
-    found = []
-    whole = fate.job.output
-    completed = status["Detail"] == (
-        "exit status 3" if fate.job.kind == "fail" else "exit status 0"
-    )
-    if status["State"] == SUCCEEDED and (runs != 1 or fate.job.kind == "fail"):
-        found.append(f"succeeded after {runs} runs")
-    if completed and output != whole:
-        found.append(f"output of {len(output)} bytes is not the {len(whole)} printed")
-    if not whole.startswith(output):
-        found.append("output that was never printed")
-    if len(output) != status["StdoutSize"]:
-        found.append(f"{len(output)} bytes of output, and a size of {status['StdoutSize']}")
-    if not fate.sent and runs:
-        found.append("ran without its payload")
-    if fate.job.breaks and status["State"] != FAILED:
-        found.append("half a payload did not fail")
-    if fate.answer.startswith("{") and not fate.hit and not completed:
-        found.append("accepted, not hit itself, and did not complete")
-    if fate.answer.startswith("ERROR"):
-        found.append(f"refused: {fate.answer}")
-    return found
-
-
-def _brief(fate: Fate) -> str:
-    job = fate.job
-    return (
-        f"{job.token} ({job.kind}) {job.node}→{job.target} unit {fate.unit},"
-        f" {'sent' if fate.sent else 'not sent'}, answer {fate.answer!r}, hit: {fate.hit}"
-    )
-
-
-def _shape(detail: str) -> str:
-    return "".join("N" if c.isdigit() else c for c in detail).replace("NN", "N")[:60]
-
-
-async def _results(node: StormNode, unit: str) -> bytes:
-    async def read(talk: Conversation) -> bytes:
+def _reading(unit: str) -> Callable[[Conversation], Awaitable[bytes | None]]:
+    async def read(talk: Conversation) -> bytes | None:
         line = await talk.ask(f"work results {unit}")
-        assert line.startswith("Streaming results"), line
-        return await talk.rest()
+        return await talk.rest() if line.startswith("Streaming results") else None
 
-    output: bytes = await node.again(read)
-    return output
-
-
-async def check_nothing_is_left(storm: Storm, mark: str) -> None:
-    """Release every unit; then no process and no file may be left of any."""
-    for node in storm.nodes.values():
-        for unit in await _list(node):
-            reply = await node.again(lambda talk, unit=unit: talk.ask(f"work release {unit}"))
-            # Releasing a remote unit has released that on its node.
-            assert reply.startswith(("{", "ERROR: unknown work unit")), reply
-    for node in storm.nodes.values():
-        # A release that another node asked for deletes the files after its answer.
-        await trio.to_thread.run_sync(_wait_empty, node.node.units)
-        assert await _list(node) == {}
-    nodes = {node.node.pid for node in storm.nodes.values()}
-    assert [p for p in _marked(mark) if p[0] not in nodes and "launcher" not in p[1]] == []
-
-
-def _wait_empty(directory: Path) -> None:
-    wait_until(
-        lambda: not list(directory.iterdir()),
-        watch=[directory],
-        what=f"the release of {sorted(entry.name for entry in directory.iterdir())}",
-    )
-
-
-def _marked(mark: str) -> list[tuple[int, str]]:
-    """Return pid and command line of whatever was started by the cluster's nodes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes().split(b"\0")
-            if os.fsencode(f"{MARK}={mark}") in environment:
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                found.append((int(entry.name), words.decode(errors="replace")))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return found
+    return read

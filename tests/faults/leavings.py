@@ -1,0 +1,181 @@
+"""What must not be left when all units are released: processes, descriptors, files, locks."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import trio
+from harness import wait_until
+from launching import launcher_of
+from machines import StormNode
+from marks import MARK
+from scene import Scene
+from verdict import Verdict, list_units, shown
+
+BROKEN = ".broken"
+RELEASED = ".released-"
+
+SPARE_PIDFDS = 1
+"""A node holds on to its launcher; each further pidfd is that of a supervisor."""
+
+
+class Leavings:
+    """Releases everything, and looks what that leaves."""
+
+    def __init__(self, scene: Scene, verdict: Verdict) -> None:
+        self._scene = scene
+        self._verdict = verdict
+
+    async def check(self) -> None:
+        """Restart, release, look, stop, and look again.
+
+        Raises:
+            AssertionError: something is left.
+        """
+        await self._check_restart()
+        await self._release_ours()
+        await self._check_orphans()
+        for node in self._scene.nodes.values():
+            await trio.to_thread.run_sync(_wait_empty, self._scene, node)
+            assert _descriptors(node) == [], f"descriptors that {node.node.name} has open"
+        nodes = {pid for node in self._scene.nodes.values() for pid in node.node.pids}
+        launchers = {launcher_of(node.node.pid).pid for node in self._scene.nodes.values()}
+        mark = self._scene.cluster.mark
+        await trio.to_thread.run_sync(
+            lambda: wait_until(
+                lambda: {pid for pid, _ in _marked(mark)} <= nodes | launchers,
+                what=f"the end of {[p for p in _marked(mark) if p[0] not in nodes | launchers]}",
+            )
+        )
+        for node in self._scene.nodes.values():
+            await node.end(node.node.stop)
+            assert node.node.disk.mounts() == []
+            _check_unlocked(node.node.units)
+        assert _marked(mark) == []
+
+    async def _check_restart(self) -> None:
+        """What a node says of an ended unit, it says for ever."""
+        faults: dict[str, list[str]] = {}
+        for name, node in self._scene.nodes.items():
+            before = await list_units(node)
+            await node.end(node.node.kill)
+            await node.start()
+            after = await list_units(node)
+            for unit, status in before.items():
+                now = after.get(unit)
+                fate = self._scene.fates.get(token := self._scene.token(name, unit))
+                spoiled = fate is not None and any("spoil" in hit.kind for hit in fate.hits)
+                if now is None and spoiled:
+                    continue
+                if now is None or shown(now) != shown(status):
+                    text = "unknown" if now is None else shown(now)
+                    faults.setdefault(token, []).append(
+                        f"unit {unit} of {name} was {shown(status)}, and after a restart {text}"
+                    )
+        await self._verdict.fail_if(faults)
+
+    async def _release_ours(self) -> None:
+        """Have each client release its unit; that of a remote unit goes with it."""
+        for fate in self._scene.fates.values():
+            node = self._scene.nodes[fate.job.node]
+            reply = await node.again(lambda talk, unit=fate.unit: talk.ask(f"work release {unit}"))
+            if not reply.startswith("{"):
+                assert reply.startswith("ERROR: unknown work unit"), f"{fate}: {reply}"
+            elif "release pending" in reply:
+                # The node was restarted a moment ago and has no route yet.
+                directory = node.node.units / fate.unit
+                await trio.to_thread.run_sync(_wait_gone, directory)
+
+    async def _check_orphans(self) -> None:
+        """What is left on other nodes now must be the doing of somebody who is known."""
+        faults: dict[str, list[str]] = {}
+        for name, node in self._scene.nodes.items():
+            for unit, status in (await list_units(node)).items():
+                token = self._scene.token(name, unit)
+                if not self._is_explained(token, name):
+                    faults.setdefault(token, []).append(
+                        f"unit {unit} is left on {name}: {shown(status)}"
+                    )
+                reply = await node.again(lambda talk, unit=unit: talk.ask(f"work release {unit}"))
+                assert reply.startswith("{"), f"{unit} of {name}: {reply}"
+        await self._verdict.fail_if(faults)
+
+    def _is_explained(self, token: str, name: str) -> bool:
+        fate = self._scene.fates.get(token)
+        if fate is None:
+            return False
+        if name == self._scene.flavour.receptor:
+            # Without keys, a submitter that was killed before it knew the unit's ID never will.
+            return True
+        nodes = [self._scene.nodes[fate.job.node], self._scene.nodes[fate.job.target]]
+        kinds = {hit.kind for node in nodes for hit in node.hits}
+        kinds |= {hit.kind for hit in fate.hits}
+        return bool(kinds & {"swap datadir", "spoil status", "spoil directory"})
+
+
+def _wait_gone(directory: Path) -> None:
+    wait_until(
+        lambda: not directory.exists(), watch=[directory.parent], what=f"the release of {directory}"
+    )
+
+
+def _wait_empty(scene: Scene, node: StormNode) -> None:
+    directory = node.node.units
+
+    def left() -> list[str]:
+        # What begins with a dot is the node's own; but for what it is about to delete.
+        return sorted(
+            name
+            for name in os.listdir(directory)
+            if name.startswith(RELEASED) or not name.startswith(".")
+        )
+
+    # A release that another node asked for deletes the files after its answer.
+    wait_until(lambda: not left(), watch=[directory], what=f"the release of {left()}")
+    broken = directory / BROKEN
+    spoiled = {
+        fate.job.token for fate in scene.fates.values() if any("spoil" in h.kind for h in fate.hits)
+    }
+    names = sorted(os.listdir(broken)) if broken.exists() else []
+    assert len(names) <= len(spoiled), f"set aside: {names}, spoiled: {sorted(spoiled)}"
+
+
+def _descriptors(node: StormNode) -> list[str]:
+    """Return what a node that has nothing to do has open and should not."""
+    found, pidfds = [], 0
+    for entry in Path(f"/proc/{node.node.pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue
+        pidfds += "pidfd" in target
+        is_of_unit = target.startswith(f"{node.node.disk.datadir}/{node.node.name}/")
+        if is_of_unit or target.endswith("(deleted)") or pidfds > SPARE_PIDFDS:
+            found.append(target)
+    return found
+
+
+def _check_unlocked(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AssertionError(f"{directory} is still locked") from None
+    finally:
+        os.close(descriptor)
+
+
+def _marked(mark: str) -> list[tuple[int, str]]:
+    """Return pid and command line of whatever was started by the cluster's nodes."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            if os.fsencode(f"{MARK}={mark}") in environment:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                found.append((int(entry.name), words.decode(errors="replace")))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
