@@ -20,7 +20,7 @@ import trio.testing
 
 from meshnode import logs
 
-EPISODE_SECONDS = 60.0
+EPISODE_SECONDS = 100.0
 """Seconds of real time for an episode. It takes a few; a node that stands still takes for ever."""
 
 

@@ -31,6 +31,8 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 ECHO = "control"
 """The stream service that each honest node has."""
 
+GREETING = b"there and back"
+
 _MARK = re.compile(rb"@(PEER|DIALER|ID|EPOCH|LATER|SEQ|NOW|SOON)@")
 """What stands in messages for values that are only known when they are sent."""
 
@@ -80,6 +82,8 @@ class MeshWorld(World):
         self.nodes = nodes
         self.links: dict[str, EvilLink] = {}
         self.epochs: dict[str, int] = {}
+        self.kept: MeshStream | None = None
+        """A stream from left to right that lasts as long as the world."""
         self.dialer = b"nobody"
         """The enemy's service that has a connection with the victim, if it has one."""
         self._opened = 0
@@ -104,6 +108,7 @@ class MeshWorld(World):
             async with AsyncExitStack() as stack:
                 await world.prepare(stack)
                 await trio.sleep(world.settled)
+                world.kept = await stack.enter_async_context(await left.dial("right", ECHO))
                 await world.check()
                 yield world
             world._lost = ""
@@ -199,6 +204,7 @@ class MeshWorld(World):
         """See that links are up, a ping passes through the victim, and streams reach it."""
         self.see_links()
         left, right = self.nodes["left"], self.nodes["right"]
+        await self._use_kept_stream()
         await self.works("a ping from left to right", lambda: left.ping("right"))
         await self.works("a ping from right to left", lambda: right.ping("left"))
         await self.works("a stream from left to victim", lambda: exchange(left, "victim"))
@@ -206,6 +212,22 @@ class MeshWorld(World):
             "the services of honest nodes", lambda: self._sees_services(left, "victim", "right")
         )
         self.see_links()
+
+    async def _use_kept_stream(self) -> None:
+        """Send something back and forth on the stream that was opened at the beginning."""
+        assert self.kept is not None
+        with trio.move_on_after(self.healed) as patience:
+            try:
+                await self.kept.send_all(GREETING)
+                back = b""
+                while len(back) < len(GREETING):
+                    back += await self.kept.receive_some(65536) or b"\0" * len(GREETING)
+            except (MeshError, *GONE) as exc:
+                raise Harm(f"a stream from left to right broke: {exc!r}") from exc
+            if back != GREETING:
+                raise Harm("a stream from left to right ended")
+        if patience.cancelled_caught:
+            raise Harm(f"a stream from left to right stood still for {self.healed:g} s")
 
     async def works(self, what: str, attempt: Callable[[], object]) -> None:
         """Try something until it works, or ``healed`` has passed."""
@@ -247,10 +269,10 @@ async def exchange(mesh: Mesh, node: str) -> None:
     """Send something to a node's service and see it come back."""
     stream = await mesh.dial(node, ECHO)
     async with stream:
-        await stream.send_all(b"there and back")
+        await stream.send_all(GREETING)
         await stream.send_eof()
         back = bytearray()
         while data := await stream.receive_some(65536):
             back += data
-    if back != b"there and back":
+    if back != GREETING:
         raise Harm(f"{bytes(back)!r} came back from {node}")
