@@ -35,8 +35,9 @@ OUTDO_INTERVAL = 0.5
 """Seconds between two answers to what others say in our name: the first follows at once, and
 whoever goes on gets the whole mesh to carry no more than this."""
 
-OUTDONE_AT_ONCE = 8
-"""Epochs that others gave us and one answer takes back: the last ones, for these count."""
+OUTDONE_AT_ONCE = 3
+"""Epochs that others gave us and one answer takes back: the last ones, for these count. Peers take
+no more claims than that of us."""
 
 NEWCOMER_SECONDS = 30.0
 """For how long after its first link came up a node believes that its ID was another's before. The
@@ -157,7 +158,7 @@ class OwnWord:
             self._outdone = trio.Event()
             claims = dict.fromkeys(self._claims)
             self._claims.clear()
-            for epoch in claims:
+            for epoch in reversed(claims):
                 # Either another node came with a used name, which ends by this; or somebody made
                 # it up; or it is what the mesh remembers of this node from before its clock was
                 # set back. In each case all others go back to the epoch that we have.

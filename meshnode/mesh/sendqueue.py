@@ -12,7 +12,7 @@ messages are dropped (their senders retransmit), so that a slow link never fills
 
 ROUTING_BYTES = 64 * 1024 * 1024
 """Bytes of routing that may wait on one link. Routing is never dropped: a link that is this far
-behind is dead, and is closed."""
+behind is dead, and is closed. What others say is held back long before (``mesh/telling.py``)."""
 
 LOW_WATER = QUEUE_BYTES // 4
 """Local senders that found the queue half full go on when it has sunk to this."""
@@ -87,6 +87,11 @@ class SendQueue:
             self._routing_bytes += len(message)
             self._filled.set()
         return True
+
+    @property
+    def routing_bytes(self) -> int:
+        """Bytes of routing that wait."""
+        return self._routing_bytes
 
     def wake(self) -> None:
         """Have the writer look although nothing is queued: the link has a rest to send."""

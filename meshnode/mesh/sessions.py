@@ -38,6 +38,9 @@ SEND_TIMEOUT = 21.0
 """Seconds that one send may take: a peer that reads nothing for as long as it may be silent is
 dead, and what waits for it must not pile up."""
 
+DRAINED_BYTES = 64 * 1024
+"""Bytes of routing that may still wait when a link is said to have room for more."""
+
 FLUSH_TIMEOUT = 1.0
 """Seconds to deliver the last words (a reject message, the end of streams) to a peer: long enough
 for any link that works, and a node that is told to stop does so within 2 s."""
@@ -68,6 +71,14 @@ class SessionOwner(Protocol):
 
     def ask(self, session: "Session") -> None:
         """Send the peer something over this link that it must answer."""
+        ...
+
+    def link_drained(self, session: "Session") -> None:
+        """Note that the link has room for more routing, as was asked for."""
+        ...
+
+    def admits(self, session: "Session", size: int) -> bool:
+        """Whether a routing message of that size is to be read, or the peer sends too much."""
         ...
 
     def knows_update(self, key: int) -> bool:
@@ -117,7 +128,8 @@ class Session:
         self._log = subject_logger("link", link.name)
         self._copies: CopyTeller | None = None
         self._scope = trio.CancelScope()
-        self._boundary = Boundary(self._end, self._log)
+        self.boundary = Boundary(self._end, self._log)
+        """What is done for the peer is done within this."""
         self._ended: Ended | None = None
         """Why the session is over; the first reason counts."""
         self._life = LinkLog(link.name, link.holder, complaints or Complaints())
@@ -130,6 +142,7 @@ class Session:
         self._sent_messages = self._sent_bytes = 0
         self._received_messages = self._received_bytes = 0
         self._refused = 0
+        self._awaits_room = False
         self.probed = float("-inf")
         """When the link was last measured, by trio's clock."""
         self.round_trip: float | None = None
@@ -206,7 +219,7 @@ class Session:
         except Exception as exc:  # noqa: BLE001
             # The boundary again. Whoever sends here is another link, or somebody on this node: it
             # is none of their fault.
-            self._boundary.catch(exc)
+            self.boundary.catch(exc)
             return
         self._sent_messages += len(messages)
         self._sent_bytes += size
@@ -221,6 +234,15 @@ class Session:
             return
         if not self._queue.put_routing(message):
             self._end(Ended("the peer does not read"))
+
+    @property
+    def routing_waiting(self) -> int:
+        """Bytes of routing that the link has not taken yet."""
+        return self._queue.routing_bytes
+
+    def call_when_drained(self) -> None:
+        """Tell the owner once when the link has room for more routing."""
+        self._awaits_room = True
 
     @property
     def has_room(self) -> bool:
@@ -249,15 +271,15 @@ class Session:
         Whatever the peer does ends this session only.
         """
         try:
-            with self._boundary:
+            with self.boundary:
                 await self._converse()
         finally:
             self._queue.close()
-            with self._boundary:
+            with self.boundary:
                 if self._peering.established:
                     self._owner.link_down(self)
             with (
-                self._boundary,
+                self.boundary,
                 trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT),
             ):
                 await self._link.aclose()
@@ -267,7 +289,7 @@ class Session:
 
     async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:
-            with self._scope, self._boundary:
+            with self._scope, self.boundary:
                 await self._link.opened()
                 nursery.start_soon(self._write)
                 # Our hello goes before anything that the peer's makes us send.
@@ -283,7 +305,7 @@ class Session:
             nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
 
     async def _read(self) -> None:
-        with self._boundary:
+        with self.boundary:
             while True:
                 # No name is given to what was received: the link reads into the same buffer again
                 # once nobody looks at messages in it.
@@ -323,7 +345,7 @@ class Session:
             goodbyes.denied()
 
     async def _look_into_goodbyes(self, goodbyes: Goodbyes) -> None:
-        with self._boundary:
+        with self.boundary:
             await goodbyes.run()
 
     def answered(self) -> None:
@@ -345,7 +367,7 @@ class Session:
             self._goodbyes.denied()
 
     async def _watch_time(self) -> None:
-        with self._boundary:
+        with self.boundary:
             while True:
                 await trio.sleep_until(self._peering.next_deadline())
                 self._do_what_is_due()
@@ -356,9 +378,12 @@ class Session:
             self._act(action, None)
 
     async def _write(self) -> None:
-        with self._boundary:
+        with self.boundary:
             size = self._batch_size
             while (batch := await self._queue.take_batch(size.bytes)) is not None or self._sending:
+                if self._awaits_room and self._queue.routing_bytes <= DRAINED_BYTES:
+                    self._awaits_room = False
+                    self._owner.link_drained(self)
                 await self._send(batch or [])
 
     async def _send(self, batch: list[Message]) -> None:
@@ -379,7 +404,7 @@ class Session:
     def _handle(self, message: memoryview) -> None:
         kind = message[0]
         if kind == MessageType.ROUTE:
-            if not self._is_another_copy(message):
+            if not self._is_another_copy(message) and self._may_read(message):
                 self._take_update(message)
         elif kind == MessageType.ADVERTISEMENT:
             if self._peering.established:
@@ -397,6 +422,9 @@ class Session:
         key = self._copies.key(message) if self._copies is not None else None
         return key is not None and self._owner.knows_update(key)
 
+    def _may_read(self, message: Message) -> bool:
+        return not self._peering.established or self._owner.admits(self, len(message))
+
     def _take_update(self, message: memoryview) -> None:
         try:
             update = RoutingUpdate.decode(message)
@@ -409,7 +437,7 @@ class Session:
             self._act(action, update)
 
     def _take_advertisement(self, raw: bytes) -> None:
-        if self._owner.knows_advertisement(raw):
+        if self._owner.knows_advertisement(raw) or not self._may_read(raw):
             return
         try:
             advert = ServiceAdvertisement.decode(raw)

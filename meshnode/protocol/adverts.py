@@ -1,12 +1,10 @@
 """Which services the mesh offers (reference section 6)."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
 from meshnode.protocol.messages import ServiceAdvertisement
-
-MAX_ADVERTISEMENTS = 50_000
-"""Advertisements kept at most: five services each on the largest mesh that we accept."""
 
 ADVERTISEMENT_LIFETIME = 210.0
 """Seconds after which an advertisement that was not repeated is dropped: its node says it again
@@ -21,30 +19,79 @@ RENEWED_WITHIN = 70.0
 """Seconds within which a node that has begun a new life has advertised all that it offers: it does
 so every 60 s, receptor for the first time after 5."""
 
+ADVERTS_BYTES = 16 * 1024 * 1024
+"""What is remembered of the services of all other nodes: those of 10,000 nodes, or hundreds of work
+types of each of 1,000."""
+
+NODE_ADVERTS_BYTES = 256 * 1024
+"""What is remembered of one node: 200 services with some tags."""
+
+ENTRY_BYTES = 900
+"""What a service costs beyond its message, as was measured."""
+
+UNREACHABLE_BYTES = ADVERTS_BYTES // 8
+"""What is remembered of nodes that cannot be reached: most of what comes before a route does is
+there a moment later."""
+
+ROOM_MADE = ADVERTS_BYTES // 16
+"""What is made room for when all is full, so that the next does not look through all again."""
+
 
 @dataclass(slots=True)
 class _Entry:
-    advert: ServiceAdvertisement
+    """The newest word about a service. Kept as it came: read, it takes four times the memory."""
+
     raw: bytes
+    nanoseconds: int
+    is_offer: bool
+    via: str
+    """The peer that brought it; empty if it is our own."""
     ends: float
     """When it is dropped."""
     outdated: bool = False
     """Its node may have begun a new life since: any word of it counts as a newer one."""
+
+    @property
+    def cost(self) -> int:
+        return ENTRY_BYTES + len(self.raw)
+
+    def read(self) -> ServiceAdvertisement:
+        return ServiceAdvertisement.decode(self.raw)
+
+
+@dataclass(slots=True)
+class _NodeRecord:
+    services: dict[str, _Entry] = field(default_factory=dict)
+    via: str = ""
+    """The peer that brought the newest word."""
+    cost: int = 0
 
 
 class AdvertisementTable:
     """The newest advertisement of every service of every node."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, dict[str, _Entry]] = {}
+        self._nodes: dict[str, _NodeRecord] = {}
         self._raw: set[bytes] = set()
+        self.bytes = 0
+        """What all that came from others is reckoned to take."""
 
     def is_known(self, raw: bytes) -> bool:
         """Whether exactly this message is the newest about its service: most copies are."""
         return raw in self._raw
 
+    def is_news(self, advert: ServiceAdvertisement) -> bool:
+        """Whether :meth:`apply` would store an advertisement, if there is room."""
+        record = self._nodes.get(advert.node_id)
+        current = record.services.get(advert.service) if record is not None else None
+        return current is None or current.outdated or advert.nanoseconds > current.nanoseconds
+
     def apply(
-        self, advert: ServiceAdvertisement, now: float = 0.0, raw: bytes | None = None
+        self,
+        advert: ServiceAdvertisement,
+        now: float = 0.0,
+        raw: bytes | None = None,
+        via: str = "",
     ) -> bool:
         """Take in an advertisement; True means that it was news, to be flooded on.
 
@@ -52,29 +99,42 @@ class AdvertisementTable:
             advert: what was received.
             now: a clock in seconds.
             raw: the whole message that it came in; it is passed on unchanged.
+            via: the peer that brought it. Our own need none and have no bound.
         """
-        current = self._entry(advert.node_id, advert.service)
-        if current is None:
-            if len(self._raw) >= MAX_ADVERTISEMENTS:
-                return False
-        elif not (current.outdated or advert.is_newer_than(current.advert)):
+        if not self.is_news(advert):
             return False
-        else:
-            self._drop(advert.node_id, advert.service)
         message = advert.encode() if raw is None else raw
         lifetime = WITHDRAWAL_LIFETIME if advert.cancel else ADVERTISEMENT_LIFETIME
-        services = self._nodes.setdefault(advert.node_id, {})
-        services[advert.service] = _Entry(advert, message, now + lifetime)
-        self._raw.add(message)
-        return True
+        entry = _Entry(message, advert.nanoseconds, not advert.cancel, via, now + lifetime)
+        node = self._nodes.setdefault(advert.node_id, _NodeRecord())
+        self._put(node, advert.service, entry)
+        if node.cost > NODE_ADVERTS_BYTES and via:
+            self._trim(advert.node_id)
+        return message in self._raw
 
-    def _entry(self, node: str, service: str) -> _Entry | None:
-        return self._nodes.get(node, {}).get(service)
+    def _put(self, node: _NodeRecord, service: str, entry: _Entry) -> None:
+        """Keep the newest word about a service in the place of the one before."""
+        current = node.services.get(service)
+        if current is not None:
+            self._raw.discard(current.raw)
+            self._reckon(node, current, -1)
+        node.services[service] = entry
+        node.via = entry.via
+        self._raw.add(entry.raw)
+        self._reckon(node, entry, 1)
+
+    def _reckon(self, node: _NodeRecord, entry: _Entry, times: int) -> None:
+        if entry.via:
+            node.cost += times * entry.cost
+            self.bytes += times * entry.cost
+
+    # --- what is known -----------------------------------------------------------------------
 
     def newest(self, node: str, service: str) -> ServiceAdvertisement | None:
         """Return the newest word about a service, be it a withdrawal."""
-        entry = self._entry(node, service)
-        return entry.advert if entry is not None else None
+        record = self._nodes.get(node)
+        entry = record.services.get(service) if record is not None else None
+        return entry.read() if entry is not None else None
 
     def find(self, node_id: str, service: str) -> ServiceAdvertisement | None:
         """Return a service's advertisement, if there is one."""
@@ -86,15 +146,22 @@ class AdvertisementTable:
         """The nodes that anything is remembered of, be it a withdrawal."""
         return self._nodes.keys()
 
-    def messages(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the node and the whole message of every service that is offered."""
-        for entry in self._entries():
-            if not entry.advert.cancel:
-                yield entry.advert.node_id, entry.raw
+    def of(self, node: str) -> Iterator[ServiceAdvertisement]:
+        """Yield the advertisements of the services that a node offers."""
+        for raw in self.messages(node):
+            yield ServiceAdvertisement.decode(raw)
 
-    def _entries(self) -> Iterator[_Entry]:
-        for services in self._nodes.values():
-            yield from services.values()
+    def messages(self, node: str) -> Iterator[bytes]:
+        """Yield the whole message about each service that a node offers."""
+        record = self._nodes.get(node)
+        if record is not None:
+            yield from (e.raw for e in record.services.values() if e.is_offer)
+
+    def __iter__(self) -> Iterator[ServiceAdvertisement]:
+        return (advert for node in self._nodes for advert in self.of(node))
+
+    def __len__(self) -> int:
+        return sum(e.is_offer for r in self._nodes.values() for e in r.services.values())
 
     # --- what goes ---------------------------------------------------------------------------
 
@@ -104,29 +171,64 @@ class AdvertisementTable:
         What is not advertised again goes; and what is may bear an earlier time, for the node's
         clock may have been set back.
         """
-        for entry in self._nodes.get(node, {}).values():
+        record = self._nodes.get(node)
+        for entry in record.services.values() if record is not None else ():
             entry.outdated = True
             entry.ends = min(entry.ends, now + RENEWED_WITHIN)
 
     def forget_node(self, node: str) -> None:
         """Forget what a node advertised and withdrew: it is gone."""
-        for entry in self._nodes.pop(node, {}).values():
-            self._raw.discard(entry.raw)
+        record = self._nodes.pop(node, None)
+        if record is not None:
+            self.bytes -= record.cost
+            self._raw.difference_update(e.raw for e in record.services.values())
 
     def expire(self, now: float) -> None:
         """Forget the services that were not repeated for long, and withdrawals of long ago."""
-        over = [e.advert for e in self._entries() if e.ends <= now]
-        for advert in over:
-            self._drop(advert.node_id, advert.service)
+        for node, record in list(self._nodes.items()):
+            for service in [s for s, e in record.services.items() if e.ends <= now]:
+                self._drop(node, service)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more is remembered than may be."""
+        return self.bytes > ADVERTS_BYTES
+
+    def make_room(self, branches: Branches, newest: str) -> None:
+        """Forget nodes so that the rest fits, but not the one that has just spoken."""
+        excess = self.bytes - ADVERTS_BYTES + ROOM_MADE
+        costs, bringers = self._shares()
+        costs.pop(newest, None)
+        for node in unreachable_first(costs, bringers, branches, excess):
+            self.forget_node(node)
+
+    def give_up_unreachable(self, branches: Branches) -> None:
+        """Forget nodes that cannot be reached as far as they are too many."""
+        costs, bringers = self._shares()
+        unreachable = sum(cost for node, cost in costs.items() if node not in branches)
+        excess = unreachable - UNREACHABLE_BYTES
+        for node in newest_unreachable(costs, bringers, branches, excess):
+            self.forget_node(node)
+
+    def _shares(self) -> tuple[dict[str, int], dict[str, str]]:
+        others = [(node, record) for node, record in self._nodes.items() if record.via]
+        return {node: r.cost for node, r in others}, {node: r.via for node, r in others}
+
+    def _trim(self, node: str) -> None:
+        """Have the newest services of a node give way that the peer brought who brought most."""
+        record = self._nodes[node]
+        while record.cost > NODE_ADVERTS_BYTES:
+            brought: dict[str, int] = {}
+            for entry in record.services.values():
+                brought[entry.via] = brought.get(entry.via, 0) + entry.cost
+            most = max(brought, key=brought.__getitem__)
+            services = reversed(record.services.items())
+            self._drop(node, next(s for s, e in services if e.via == most))
 
     def _drop(self, node: str, service: str) -> None:
-        services = self._nodes[node]
-        self._raw.discard(services.pop(service).raw)
-        if not services:
+        record = self._nodes[node]
+        entry = record.services.pop(service)
+        self._raw.discard(entry.raw)
+        self._reckon(record, entry, -1)
+        if not record.services:
             del self._nodes[node]
-
-    def __iter__(self) -> Iterator[ServiceAdvertisement]:
-        return (e.advert for e in self._entries() if not e.advert.cancel)
-
-    def __len__(self) -> int:
-        return sum(not e.advert.cancel for e in self._entries())

@@ -71,6 +71,9 @@ class Fields:
             raise ProtocolError(f"{what}: not valid JSON") from exc
         self._object = self.mapping_of(value, "the whole")
 
+    def __len__(self) -> int:
+        return len(self._object)
+
     def fault(self, key: str) -> ProtocolError:
         """Return the error for a value of another type, or one that cannot be written."""
         return ProtocolError(f"{self._what}: bad value of {key}")

@@ -9,6 +9,7 @@ import enum
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -193,6 +194,10 @@ def _dump(value: Mapping[str, Any]) -> bytes:
     return _to_json(value).encode()
 
 
+UPDATE_FIELDS = 7
+"""Keys of an update. One that has more is not passed on as it came, but as what we know of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingUpdate:
     """What a node floods about its own links (reference section 4).
@@ -208,8 +213,12 @@ class RoutingUpdate:
     connections: Mapping[str, float]
     forwarding_node: str
     suspected_duplicate: int = 0
-    key: int | None = field(default=None, repr=False, compare=False)
+    key: int | None = field(init=False, default=None, repr=False, compare=False)
     """The same for all copies of an update that nodes pass on, and for no other; if received."""
+    size: int = field(init=False, default=0, repr=False, compare=False)
+    """Bytes of the message that it came in."""
+    body: bytes | None = field(init=False, default=None, repr=False, compare=False)
+    """The message up to who passed it on, if it came as nodes write it."""
 
     @classmethod
     def decode(cls, message: bytes | bytearray | memoryview) -> Self:
@@ -229,29 +238,40 @@ class RoutingUpdate:
             forwarding_node=fields.text("ForwardingNode", NODE_ID),
             suspected_duplicate=fields.unsigned("SuspectedDuplicate", UNSIGNED_64),
         )
-        object.__setattr__(update, "key", update._key_of(bytes(message)))
+        whole = bytes(message)
+        end = _update_end(update.forwarding_node, update.suspected_duplicate)
+        if whole.endswith(end) and len(fields) == UPDATE_FIELDS:
+            object.__setattr__(update, "body", whole[: -len(end)])
+        object.__setattr__(update, "key", update._key())
+        object.__setattr__(update, "size", len(whole))
         return update
 
-    def _key_of(self, whole: bytes) -> int:
+    @property
+    def order(self) -> tuple[int, int]:
+        """What is greater in a newer update of the same node."""
+        return self.epoch, self.sequence
+
+    def _key(self) -> int:
         """Return a number made of the whole message but for the node that passed it on.
 
         The UpdateID alone would not do: whoever has seen it could send something else under it,
         and where that comes first the update itself would count as another copy.
         """
-        end = _update_end(self.forwarding_node, self.suspected_duplicate)
-        if not whole.endswith(end):
-            start = hash((self.node_id, self.update_id, self.epoch, self.sequence))
+        if self.body is not None:
+            start = hash(self.body)
         else:
-            start = hash(whole[: -len(end)])
+            start = hash((self.node_id, self.update_id, self.epoch, self.sequence))
         return hash((start, self.suspected_duplicate)) if self.suspected_duplicate else start
 
     def encode(self, forwarding_node: str | None = None) -> bytes:
         """Return the whole message, type byte included; by ``forwarding_node`` if given.
 
-        Put together by hand: a node writes one for each update of the whole mesh, and this takes
-        a third of what a JSON encoder does.
+        What was received is passed on as it came. Otherwise it is put together by hand, which
+        takes a third of what a JSON encoder does.
         """
         forwarding_node = self.forwarding_node if forwarding_node is None else forwarding_node
+        if self.body is not None:
+            return self.body + _update_end(forwarding_node, self.suspected_duplicate)
         connections = ",".join(
             [f"{_quote(p)}:{plain_number(c)!r}" for p, c in self.connections.items()]
         )
@@ -269,23 +289,50 @@ def _decode_costs(fields: Fields) -> dict[str, float]:
     Left out, and not a reason to refuse all: an honest receptor node tells of each of its peers,
     and a peer may call itself anything. Costs are Go's floats: each above zero is fine.
     """
+    connections: Mapping[str, Any] = fields.mapping("Connections")
+    if _are_plain(connections):
+        return {peer: float(cost) for peer, cost in connections.items()}
     costs: dict[str, float] = {}
-    for peer, cost in fields.mapping("Connections").items():
-        if not isinstance(cost, int | float) or isinstance(cost, bool):
-            raise fields.fault("Connections")
-        try:
-            number = float(cost)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise fields.fault("Connections")
-        try:
-            name = fields.text_of(peer, NODE_ID, "Connections")
-        except OutOfBounds:
-            continue
-        if number > 0:
-            costs[name] = number
+    for peer, value in connections.items():
+        cost = _cost(value, fields)
+        if cost > 0 and _is_name(peer, fields):
+            costs[peer] = cost
     return costs
+
+
+def _are_plain(connections: Mapping[str, Any]) -> bool:
+    """Whether nothing is to be said against any connection, nor looked at twice.
+
+    As good as always that is so, and one look at all of them is a tenth of one at each.
+    """
+    names, costs = "".join(connections), connections.values()
+    return (
+        set(map(type, costs)) <= {int, float}
+        and (not costs or (min(costs) > 0 and max(costs) <= sys.float_info.max))
+        and names.isascii()
+        and names.isprintable()
+        and all(NODE_ID.least <= size <= NODE_ID.most for size in map(len, connections))
+    )
+
+
+def _cost(value: object, fields: Fields) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise fields.fault("Connections")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise fields.fault("Connections")
+    return number
+
+
+def _is_name(peer: str, fields: Fields) -> bool:
+    try:
+        fields.text_of(peer, NODE_ID, "Connections")
+    except OutOfBounds:
+        return False
+    return True
 
 
 _PLAIN_NAME = re.compile(r"[0-9A-Za-z._:@/+ -]*")

@@ -1,5 +1,8 @@
 """How much of something may happen in a time; the caller owns the clock."""
 
+_ROUNDING = 1e-6
+"""By how much what comes back in a time may fall short of what was reckoned."""
+
 
 class Bucket:
     """Allows ``burst`` at once and ``rate`` a second in the long run."""
@@ -16,10 +19,53 @@ class Bucket:
         """Return how much may be taken at once."""
         return min(self.burst, self._left + (now - self._at) * self.rate)
 
+    def when(self, now: float, amount: float, *, keep: float = 0.0) -> float:
+        """Return from when on ``amount`` may be taken, if nothing else is."""
+        return now + max(amount + keep - self.left(now), 0.0) / self.rate
+
     def take(self, now: float, amount: float = 1.0, *, keep: float = 0.0) -> bool:
         """Take ``amount`` if that much is left, and ``keep`` beside it."""
         left = self.left(now)
-        if left < amount + keep:
+        if left + _ROUNDING < amount + keep:
             return False
         self._left, self._at = left - amount, now
         return True
+
+
+class Paces:
+    """Allows each of many names some seconds' worth at once, and a second's worth each second.
+
+    A name that takes nothing costs nothing after a while.
+    """
+
+    __slots__ = ("_burst", "_busy", "_sweep_at")
+
+    _LEAST = 256
+    """Names from which on it is worth a look which of them cost nothing any more."""
+
+    def __init__(self, burst: float) -> None:
+        self._burst = burst
+        self._busy: dict[str, float] = {}
+        """Until when each name has taken."""
+        self._sweep_at = self._LEAST
+
+    def take(self, name: str, now: float, seconds: float) -> bool:
+        """Take so many seconds' worth if the name may have that much."""
+        if self.when(name, now, seconds) > now:
+            return False
+        self.add(name, now, seconds)
+        return True
+
+    def when(self, name: str, now: float, seconds: float) -> float:
+        """Return from when on the name may have so many seconds' worth."""
+        return max(self._busy.get(name, now) + seconds - self._burst, now)
+
+    def add(self, name: str, now: float, seconds: float) -> None:
+        """Take so many seconds' worth in any case."""
+        self._busy[name] = max(self._busy.get(name, now), now) + seconds
+        if len(self._busy) >= self._sweep_at:
+            self._busy = {n: until for n, until in self._busy.items() if until > now}
+            self._sweep_at = max(2 * len(self._busy), self._LEAST)
+
+    def __len__(self) -> int:
+        return len(self._busy)

@@ -5,9 +5,10 @@ Pure values in, decisions out; the caller owns the clock, the links and the floo
 
 import enum
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
 from meshnode.protocol.messages import RoutingUpdate
 
 SEEN_SECONDS = 3600.0
@@ -33,8 +34,21 @@ than the node takes to speak for itself."""
 OWN_WORDS = 100
 """Own updates remembered, to tell them from what others say: those of ten seconds at the most."""
 
-MAX_NODES = 10_000
-"""Nodes known at most: ten times the largest mesh that we measure; bounds invented names."""
+TOPOLOGY_BYTES = 28 * 1024 * 1024
+"""What is remembered of all other nodes together: 10,000 nodes of three links, ten times the
+largest mesh that we measure."""
+
+NODE_BYTES = 1200
+LINK_BYTES = 200
+"""What a node costs beyond twice its update as it is passed on, and each link that it says it has:
+as was measured, with names and routes, and with both ends confirming each link."""
+
+UNREACHABLE_BYTES = TOPOLOGY_BYTES // 8
+"""What is remembered of nodes that cannot be reached: of a thousand, for when they are back. Those
+who bring them back bring also what is to be known of them."""
+
+ROOM_MADE = TOPOLOGY_BYTES // 16
+"""What is made room for when all is full, so that the next does not look through all again."""
 
 
 class Verdict(enum.Enum):
@@ -67,6 +81,10 @@ class _NodeRecord:
     """Those of them that the other end claims too."""
     message: bytes = b""
     """The newest update as we forward it: also what a peer that joins later is given."""
+    via: str = ""
+    """The peer that brought it."""
+    cost: int = 0
+    """Bytes that all this is reckoned to take."""
     heard: float = 0.0
     """When that came."""
     contested: float = float("-inf")
@@ -86,6 +104,9 @@ class Topology:
         self._seen: dict[int, float] = {}
         self._doubted: dict[tuple[str, str], float] = {}
         """Since when an edge of a contested node (the first) is claimed by its peer only."""
+        self.bytes = 0
+        """What all records are reckoned to take."""
+        self._given_up: list[str] = []
         self.version = 0
         """Counts up whenever routes may have changed."""
         self.relaxations = 0
@@ -134,8 +155,23 @@ class Topology:
         """Whether an update with this key (:attr:`RoutingUpdate.key`) was judged before."""
         return key in self._seen
 
-    def apply(self, update: RoutingUpdate, now: float) -> Verdict:
-        """Take in an update and say what to do with it. ``now`` is a clock in seconds."""
+    def is_news(self, update: RoutingUpdate, now: float) -> bool:
+        """Whether :meth:`apply` would store an update of another node, if there is room."""
+        record = self._nodes.get(update.node_id)
+        return (
+            record is None
+            or update.order > (record.epoch, record.sequence)
+            or now >= record.heard + WORD_COUNTS
+        )
+
+    def apply(self, update: RoutingUpdate, now: float, via: str = "") -> Verdict:
+        """Take in an update and say what to do with it.
+
+        Args:
+            update: what was received.
+            now: a clock in seconds.
+            via: the peer that brought it.
+        """
         if update.node_id == self.own_id:
             return self._judge_own_id(update)
         if update.key is not None and self._was_seen(update.key, now):
@@ -148,17 +184,17 @@ class Topology:
                 record.epoch, record.sequence = update.epoch, update.sequence
                 record.contested = now
             return Verdict.FORWARD
+        verdict = Verdict.FORWARD
         if record is None:
-            if len(self._nodes) >= MAX_NODES:
-                return Verdict.IGNORE
+            verdict = Verdict.NEW_NODE
             record = self._nodes[update.node_id] = _NodeRecord(update.epoch, update.sequence)
-            self._store(record, update, now)
-            return Verdict.NEW_NODE
-        order, known = (update.epoch, update.sequence), (record.epoch, record.sequence)
-        if order <= known and now < record.heard + WORD_COUNTS:
-            return Verdict.OUTDATED if order < known else Verdict.IGNORE
-        self._store(record, update, now)
-        return Verdict.FORWARD
+        elif not self.is_news(update, now):
+            is_older = update.order < (record.epoch, record.sequence)
+            return Verdict.OUTDATED if is_older else Verdict.IGNORE
+        self._store(record, update, now, via)
+        if self.bytes > TOPOLOGY_BYTES:
+            self._make_room(update.node_id)
+        return verdict
 
     def _judge_own_id(self, update: RoutingUpdate) -> Verdict:
         same_life = update.epoch == self.epoch
@@ -187,10 +223,13 @@ class Topology:
         self._seen[key] = now
         return False
 
-    def _store(self, record: _NodeRecord, update: RoutingUpdate, now: float) -> None:
+    def _store(self, record: _NodeRecord, update: RoutingUpdate, now: float, via: str) -> None:
         record.epoch, record.sequence = update.epoch, update.sequence
         record.message = update.encode(self.own_id)
-        record.heard = now
+        record.heard, record.via = now, via
+        cost = NODE_BYTES + 2 * len(record.message) + LINK_BYTES * len(update.connections)
+        self.bytes += cost - record.cost
+        record.cost = cost
         if record.claims != update.connections:
             gone = record.claims.keys() - update.connections.keys()
             record.claims = update.connections
@@ -250,13 +289,60 @@ class Topology:
             if record is not None and record.edges.pop(peer, None) is not None:
                 self.version += 1
 
+    # --- what goes ---------------------------------------------------------------------------
+
     def forget(self, node: str) -> None:
         """Drop all that is known of a node."""
         record = self._nodes.get(node)
         if record is not None:
             for peer in list(record.edges):
                 self._remove_edge(node, peer)
+            self.bytes -= record.cost
             del self._nodes[node]
+
+    def take_given_up(self) -> list[str]:
+        """Return the nodes that were forgotten for want of room since this was asked last."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def branches(self) -> Branches:
+        """Return who can be reached, and over whom."""
+        nodes = self._nodes
+        return Branches(self._own, lambda node: nodes[node].edges if node in nodes else ())
+
+    def _make_room(self, newest: str) -> None:
+        """Forget nodes, but not the one that has just spoken: its peers may confirm it next."""
+        excess = self.bytes - TOPOLOGY_BYTES + ROOM_MADE
+        costs, bringers = self._shares()
+        del costs[newest]
+        self._give_up(unreachable_first(costs, bringers, self.branches(), excess))
+
+    def give_up_unreachable(self) -> None:
+        """Forget nodes that cannot be reached as far as they are too many."""
+        branches = self.branches()
+        unreachable = sum(r.cost for n, r in self._nodes.items() if n not in branches)
+        excess = unreachable - UNREACHABLE_BYTES
+        self._give_up(newest_unreachable(*self._shares(), branches, excess))
+
+    def _shares(self) -> tuple[dict[str, int], dict[str, str]]:
+        nodes = self._nodes.items()
+        return {node: r.cost for node, r in nodes}, {node: r.via for node, r in nodes}
+
+    def _give_up(self, nodes: Iterable[str]) -> None:
+        for node in list(nodes):
+            self.forget(node)
+            self._given_up.append(node)
+
+    def forget_silent(self, now: float) -> None:
+        """Forget the nodes that can be reached, as it seems, and have not spoken for long."""
+        branches = self.branches()
+        self._give_up(
+            node
+            for node, record in self._nodes.items()
+            if now >= record.heard + WORD_COUNTS and node in branches
+        )
+
+    # --- what is known -----------------------------------------------------------------------
 
     def epoch_of(self, node: str) -> int | None:
         """Return the epoch of a node's newest update: another one is another life of the node."""

@@ -115,7 +115,7 @@ async def test_a_node_answers_at_a_bounded_rate(autojump_clock):
         claims = {u.update_id for u in other.updates if u.suspected_duplicate}
         others = len(other.updates) - len(claims)
         assert 0 < others <= spent / OUTDO_INTERVAL + spent / UPDATE_INTERVAL + 2
-        assert len(claims) <= 8 * (spent / OUTDO_INTERVAL + 1)
+        assert len(claims) <= 3 * (spent / OUTDO_INTERVAL + 1)
 
 
 async def test_that_we_are_the_duplicate_is_believed_only_of_a_newcomer(autojump_clock, caplog):

@@ -56,7 +56,7 @@ def test_the_very_message_is_known_until_a_newer_one_comes():
     assert not table.is_known(first)
     table.apply(advert(1), 0.0, first)
     assert table.is_known(first)
-    assert list(table.messages()) == [("a", first)]
+    assert list(table.messages("a")) == [first]
     table.apply(advert(2), 0.0, second)
     assert not table.is_known(first)
     assert table.is_known(second)
@@ -75,7 +75,7 @@ def test_a_withdrawal_outlives_the_services_and_then_goes_too():
     table.apply(advert(5, cancel=True), now=0.0)
     table.expire(WITHDRAWAL_LIFETIME - 1)
     assert not table.apply(advert(1))
-    assert list(table.messages()) == []
+    assert list(table.messages("a")) == []
     assert list(table.nodes) == ["a"]
     table.expire(WITHDRAWAL_LIFETIME)
     assert not table.nodes
@@ -119,8 +119,8 @@ def test_forgetting_a_node_looks_at_nothing_but_what_is_forgotten():
     for number in range(2000):
         for service in "xy":
             table.apply(advert(1, cancel=True, node=f"n{number}", service=service))
-    for node in list(table.nodes):
-        table._nodes[node] = CountingServices(table._nodes[node])
+    for record in table._nodes.values():
+        record.services = CountingServices(record.services)
     for number in range(2000):
         table.forget_node(f"n{number}")
     assert CountingServices.looks == 2 * 2000

@@ -1,0 +1,158 @@
+"""How much one peer may bring of other nodes in a time.
+
+Whoever floods a mesh does it over some link. What a node takes from each peer, and so passes on to
+all others, is bounded here, far above what honest meshes of thousands of nodes say. ``now``
+arguments are seconds of one clock.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.rates import Bucket, Paces
+
+MESSAGE = 500
+"""Bytes that a message counts beyond its own: judging it costs as much as reading those."""
+
+NEW_NAME = 3000
+"""Bytes that news of a node to which there is no route count beyond that: a name to hash, a record,
+and routes to compute, here and on all other nodes."""
+
+READ_RATE = 512 * 1024
+READ_BURST = 8 * 1024 * 1024
+"""Bytes of updates and advertisements read of one peer, a second and at once; what is more is not
+looked at. Reading takes a few hundredths of a core then. A node that joins a mesh of 1,000 nodes is
+told two megabytes as these are counted."""
+
+NEWS_RATE = 256 * 1024
+NEWS_BURST = 12 * 1024 * 1024
+"""Bytes of that taken and passed on, if they are news, a second and at once. A node that joins a
+mesh of 1,000 nodes is told five megabytes as these are counted; of one of 5,000 it hears the rest
+within a minute, when it is said again. A quiet mesh of 1,000 nodes says 50 kilobytes a second, and
+240 if each has hundreds of work types."""
+
+KEPT_FOR_KNOWN = NEWS_BURST // 6
+"""Bytes that only nodes to which there is a route may take, so that names which somebody invents
+keep nobody from being heard."""
+
+PACE = 0.125
+OTHERS_PACE = 1.0
+AT_ONCE = 20.0
+"""Seconds between two updates of one node, by the peer over which we reach it and by others; and
+how many seconds' worth may come at once. While links come and go, a node sends ten a second. Of
+those too many the newest waits. What a node says comes over all links and soon also over the one
+that leads to it; so what others make up in its name is rarer there than its own answers (eight a
+second at most, with claims) wherever it comes in."""
+
+ADVERT_PACE = 16 * 1024
+ADVERTS_AT_ONCE = 512 * 1024
+"""Bytes of advertisements of one node that one peer brings, a second and at once: a hundred
+services and hundreds of work types, every minute."""
+
+WAITING_BYTES = 512 * 1024
+"""Bytes of updates of one peer that wait; what is more is dropped, and said again by its node."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An update that came too soon after others, and the bytes that it counts."""
+
+    update: RoutingUpdate
+    pace: float
+    known: bool
+    due: float
+    """When it is to be looked at again."""
+
+    @property
+    def cost(self) -> int:
+        return self.update.size + MESSAGE
+
+
+class Intake:
+    """What one peer has brought lately."""
+
+    def __init__(self, now: float) -> None:
+        self._read = Bucket(READ_RATE, READ_BURST, now)
+        self._news = Bucket(NEWS_RATE, NEWS_BURST, now)
+        self._updates = Paces(AT_ONCE)
+        self._claims = Paces(AT_ONCE)
+        self._adverts = Paces(ADVERTS_AT_ONCE / ADVERT_PACE)
+        self._waiting: dict[str, _Waiting] = {}
+        """The newest update of each node that waits, the first ones first."""
+        self._waiting_bytes = 0
+        self.dropped = 0
+        """Updates that there was no room for to wait."""
+
+    def may_read(self, size: int, now: float) -> bool:
+        """Whether a message of that size is to be looked at."""
+        return self._read.take(now, size + MESSAGE)
+
+    def may_claim(self, node: str, size: int, now: float, *, leads_there: bool) -> bool:
+        """Whether a claim of an epoch in the name of a node is to be taken.
+
+        ``leads_there`` if the peer is the next hop to the node.
+        """
+        pace = PACE if leads_there else OTHERS_PACE
+        return self._claims.take(node, now, pace) and self._news.take(now, size + MESSAGE)
+
+    def may_advertise(self, node: str, size: int, now: float, *, known: bool) -> bool:
+        """Whether news of a service of a node are to be taken; ``known`` if we reach the node."""
+        keep = 0 if known else KEPT_FOR_KNOWN
+        return self._adverts.take(node, now, size / ADVERT_PACE) and self._news.take(
+            now, size + MESSAGE, keep=keep
+        )
+
+    # --- updates -----------------------------------------------------------------------------
+
+    def may_update(
+        self, update: RoutingUpdate, now: float, *, known: bool, leads_there: bool
+    ) -> bool:
+        """Whether news of a node are to be taken; otherwise they wait, if there is room.
+
+        Args:
+            update: the news.
+            now: a clock in seconds.
+            known: whether there is a route to the node.
+            leads_there: whether the peer is the next hop to it.
+        """
+        waiting = _Waiting(update, PACE if leads_there else OTHERS_PACE, known, now)
+        former = self._waiting.get(update.node_id)
+        if former is None and self._take(waiting, now):
+            return True
+        if former is not None:
+            if former.update.order >= update.order:
+                return False
+            waiting.due = former.due
+        more = waiting.cost - (former.cost if former is not None else 0)
+        if self._waiting_bytes + more <= WAITING_BYTES:
+            self._waiting[update.node_id] = waiting
+            self._waiting_bytes += more
+        else:
+            self.dropped += 1
+        return False
+
+    def _take(self, waiting: _Waiting, now: float) -> bool:
+        """Take what an update counts; otherwise note when to try again."""
+        node, cost, keep = waiting.update.node_id, waiting.cost, 0
+        if not waiting.known:
+            cost, keep = cost + NEW_NAME, KEPT_FOR_KNOWN
+        waiting.due = max(
+            self._updates.when(node, now, waiting.pace), self._news.when(now, cost, keep=keep)
+        )
+        if waiting.due > now:
+            return False
+        self._updates.add(node, now, waiting.pace)
+        self._news.take(now, cost, keep=keep)
+        return True
+
+    def next_due(self) -> float | None:
+        """Return when to look again at an update that waits, if any does."""
+        return min((w.due for w in self._waiting.values()), default=None)
+
+    def take_due(self, now: float) -> Iterator[RoutingUpdate]:
+        """Yield the updates that have waited for long enough, the first ones first."""
+        for waiting in [w for w in self._waiting.values() if w.due <= now]:
+            if self._take(waiting, now):
+                del self._waiting[waiting.update.node_id]
+                self._waiting_bytes -= waiting.cost
+                yield waiting.update
