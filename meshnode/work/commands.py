@@ -111,14 +111,16 @@ class WorkCommands:
         except (OSError, WrongInput) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             detail = f"Error reading input data: {reason}"
-            await unit.fail(detail)
+            await self._units.refuse_input(unit, detail)
             raise _InputRefused(detail) from error
         except trio.BrokenResourceError as error:
-            await unit.fail(f"Error reading input data: {error or 'the client is gone'}")
+            detail = f"Error reading input data: {error or 'the client is gone'}"
+            await self._units.refuse_input(unit, detail)
             raise
         except trio.Cancelled:
             with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                await unit.fail("Error reading input data: the session was ended")
+                detail = "Error reading input data: the session was ended"
+                await self._units.refuse_input(unit, detail)
             raise
 
     async def _take_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:

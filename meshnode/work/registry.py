@@ -1,7 +1,9 @@
 """All units of a node: made, found, listed, driven by their runners, taken over after a restart."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -21,12 +23,12 @@ from meshnode.work.results import SendFile, stream_results
 from meshnode.work.runners.base import Attempt, EndLeftovers, OpenProcess, Runner, Starter
 from meshnode.work.runners.command import CommandRunner, CommandType
 from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
-from meshnode.work.shortage import in_thread_or_here
+from meshnode.work.shortage import Pauses, in_thread_or_here
 from meshnode.work.signatures import Signatures
 from meshnode.work.space import shortages
 from meshnode.work.status import MAX_SIZE, UnitStatus
-from meshnode.work.store import Locked, Overtaken, StoredUnit, UnitFile, UnitStore
-from meshnode.work.unit import Clock, Unit, wall_clock
+from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
+from meshnode.work.unit import Clock, NotRecorded, Unit, wall_clock
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 NOT_STARTED = "lost: the node ended before the work was started"
@@ -204,7 +206,7 @@ class Units:
             MeshnodeError: it cannot be started.
         """
         async with unit.wishes:
-            if unit.is_final:
+            if unit.is_final or unit.end_waits:
                 await in_thread_or_here(self.store.drop_stdin, unit.unit_id)
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
 
@@ -218,7 +220,15 @@ class Units:
 
             if unit.status.remote is not None:
                 # It must outlive even a power cut: somebody is told that it is submitted.
-                await unit.change(begin, durable=True)
+                try:
+                    await unit.change(begin, durable=True)
+                except WorkError as error:
+                    reason = f"Error starting worker: {error}"
+                    # What the disk refused may be there all the same, and the next start of the
+                    # node would submit what the client is told has failed.
+                    self.store.take_stdin_away(unit.unit_id)
+                    await self.refuse_input(unit, reason)
+                    raise CommandError(reason) from error
                 if self._nursery is None:
                     # The node is ending, and its next start submits what is on record: to call it
                     # refused would be wrong.
@@ -227,11 +237,41 @@ class Units:
                 # The supervisor writes it, with its claim: a write less for each unit.
                 await unit.note(begin)
             attempt = self.spawn(unit)
-        started = await attempt.wait(ATTEMPT_TIMEOUT)
-        if not started and unit.status.submission_key:
-            # The other node is told that it need not submit the unit again.
-            await unit.keep()
-        return started
+        return await self._see_started(unit, attempt)
+
+    async def _see_started(self, unit: Unit, attempt: Attempt) -> bool:
+        """Return True when a unit has started, False when that must wait, as it stands on record.
+
+        Raises:
+            MeshnodeError: it cannot be started.
+        """
+        pauses = Pauses()
+        while not await attempt.wait(ATTEMPT_TIMEOUT):
+            status = unit.status
+            if status.remote is not None:
+                return False
+            if status.supervisor is not None:
+                break
+            if unit.is_final or unit.end_waits:
+                raise CommandError(f"work unit {unit.unit_id} was not started: {status.detail}")
+            try:
+                # What is only in memory would be lost with this node; the next one starts it.
+                await unit.keep()
+            except WorkError as error:
+                unit.log.warning("%s; its client waits until it is started", error)
+                await pauses.take()
+            else:
+                if unit.status.state is UnitState.PENDING:
+                    return False
+        return True
+
+    async def refuse_input(self, unit: Unit, detail: str) -> None:
+        """End a unit as Failed that will not be started.
+
+        The record of that may have to wait for the disk, which does not keep the caller.
+        """
+        with suppress(NotRecorded):
+            await self.end(unit, UnitState.FAILED, detail)
 
     # --- the end of units ---------------------------------------------------------------------
 
@@ -251,8 +291,8 @@ class Units:
             return await self._cancel(unit)
 
     async def _cancel(self, unit: Unit) -> bool:
-        if not unit.is_final and not unit.status.input_complete:
-            await unit.end(UnitState.CANCELED, "Canceled")
+        if unit.end_waits or not (unit.is_final or unit.status.input_complete):
+            await self.end(unit, UnitState.CANCELED, "Canceled")
         return unit.is_final or await self._runner(unit).cancel(unit, self)
 
     async def release(self, unit: Unit, *, force: bool = False) -> bool:
@@ -265,20 +305,36 @@ class Units:
             if unit.released:
                 raise UnknownUnit(unit.unit_id)
             if not unit.status.input_complete:
-                await self._cancel(unit)
+                with suppress(NotRecorded):
+                    # Its files go now, and with them the record.
+                    await self._cancel(unit)
             return await self._runner(unit).release(unit, self, force=force)
 
     # --- what runners ask for (UnitTasks) -----------------------------------------------------
 
     def spawn(self, unit: Unit) -> Attempt:
         """Have the unit's runner drive it in a task of its own."""
-        if self._nursery is None:
-            raise CommandError("the node is ending")
-        assert unit.unit_id not in self._tasks
         attempt = Attempt()
-        self._tasks[unit.unit_id] = task = _Task()
-        self._nursery.start_soon(self._drive, unit, task, attempt, name=f"unit {unit.unit_id}")
+        self._spawn(unit, attempt, partial(self._drive, unit, attempt))
         return attempt
+
+    async def end(self, unit: Unit, state: UnitState, detail: str) -> None:
+        """Give a unit a final state that nothing is left of, as soon as the disk takes that.
+
+        Raises:
+            NotRecorded: it does not now; the unit's task tries it again.
+        """
+        if not unit.end_waits:
+            try:
+                await unit.end(state, detail, patient=False)
+            except NotRecorded:
+                if self._nursery is not None:
+                    self._end_soon(unit, state, detail)
+                raise
+        await unit.wait_ended()
+
+    def _end_soon(self, unit: Unit, state: UnitState, detail: str) -> None:
+        self._spawn(unit, Attempt(), partial(self._record_end, unit, state, detail))
 
     async def stop(self, unit: Unit) -> None:
         """End the unit's task, and return when it has ended."""
@@ -312,16 +368,35 @@ class Units:
 
     # --- tasks --------------------------------------------------------------------------------
 
-    async def _drive(self, unit: Unit, task: _Task, attempt: Attempt) -> None:
+    def _spawn(self, unit: Unit, attempt: Attempt, job: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is None:
+            raise CommandError("the node is ending")
+        assert unit.unit_id not in self._tasks
+        self._tasks[unit.unit_id] = task = _Task()
+        self._nursery.start_soon(self._work, unit, task, attempt, job, name=f"unit {unit.unit_id}")
+
+    async def _work(
+        self, unit: Unit, task: _Task, attempt: Attempt, job: Callable[[], Awaitable[None]]
+    ) -> None:
         try:
             with task.scope:
-                await self._run_unit(unit, attempt)
+                await job()
         finally:
             del self._tasks[unit.unit_id]
             task.ended.set()
             attempt.pending()
 
-    async def _run_unit(self, unit: Unit, attempt: Attempt) -> None:
+    async def _record_end(self, unit: Unit, state: UnitState, detail: str) -> None:
+        try:
+            await (unit.fail(detail) if state is UnitState.FAILED else unit.end(state, detail))
+        except Overtaken:
+            # The launcher of the last run had it on its way, and now it runs.
+            await self._drive(unit, Attempt())
+        except Exception as error:
+            # What ends units is at fault itself. The unit stays as it is; the node lives.
+            unit.log.error("cannot be ended: %s", error, exc_info=error)
+
+    async def _drive(self, unit: Unit, attempt: Attempt) -> None:
         try:
             await self._runner(unit).run(unit, attempt, self)
         except Exception as error:
@@ -337,7 +412,7 @@ class Units:
             await unit.fail(detail)
         except Overtaken:
             # It has a supervisor after all, or its end: the runner goes on from there.
-            await self._run_unit(unit, attempt)
+            await self._drive(unit, attempt)
         except Exception as error:
             # What ends units is at fault itself. The unit stays as it is; the node lives.
             unit.log.error("cannot be ended: %s", error, exc_info=error)
@@ -379,33 +454,33 @@ class Units:
         if status.state.is_final:
             if status.remote is not None and status.remote.released:
                 self.spawn(unit)
-        elif status.remote is not None and not status.input_complete:
-            await unit.fail(INPUT_LOST)
-        elif status.remote is not None or status.supervisor is not None:
+        elif self._can_go_on(unit):
             self.spawn(unit)
-        elif status.state is UnitState.PENDING:
-            with trio.move_on_after(ADOPT_PATIENCE) as patience:
-                await self._fail_unstarted(unit)
-            if patience.cancelled_caught and self._nursery is not None:
-                # Somebody holds its lock: no reason to hold up the start of the node.
-                self._nursery.start_soon(self._fail_unstarted, unit)
         else:
-            # Nobody watches over it, and what is left of it is to be ended.
-            self.spawn(unit)
+            # Somebody may hold its lock, or the disk be full: no reason to hold up the start of
+            # the node.
+            self._end_soon(unit, UnitState.FAILED, self._why_lost(status))
+            with trio.move_on_after(ADOPT_PATIENCE), suppress(NotRecorded):
+                await unit.wait_ended()
 
-    async def _fail_unstarted(self, unit: Unit) -> None:
-        """End a unit that the last run had not started, as soon as its lock can be had."""
-        while not unit.is_final:
-            try:
-                await unit.fail(self._why_not_started(unit.status))
-            except Overtaken:
-                # The launcher of the last run had it on its way, and now it runs.
-                self.spawn(unit)
-                return
-            except Locked as error:
-                unit.log.warning("cannot be ended yet: %s", error)
+    def _can_go_on(self, unit: Unit) -> bool:
+        """Whether a unit that the last run has left is one that a task can bring to its end."""
+        status = unit.status
+        if status.remote is not None and (status.remote.unit_id or status.remote.started):
+            return True
+        if status.remote is None:
+            if status.supervisor is not None or status.state is not UnitState.PENDING:
+                # It runs; or nobody watches over it, and what is left of it is to be ended.
+                return True
+            if not self._boot or status.boot != self._boot:
+                # It may have run: that is not always synced. Nor is its payload.
+                return False
+        # Its payload is complete and here: to be started is all that it lacks.
+        return status.input_complete and self.store.has_input(unit.unit_id, status.stdin_size)
 
-    def _why_not_started(self, status: UnitStatus) -> str:
+    def _why_lost(self, status: UnitStatus) -> str:
+        if status.remote is not None:
+            return INPUT_LOST
         if status.boot == self._boot or status.submission_key:
             return NOT_STARTED if status.input_complete else f"{INPUT_LOST}, or started the work"
         # That a command was started is synced before it is only for other nodes, which submit it

@@ -4,11 +4,13 @@ A process, a descriptor, memory: a unit that was accepted does not fail for want
 in its detail, and what it needs is tried again.
 """
 
+import errno
 from collections.abc import Callable
 from typing import TypeVar
 
 import trio
 
+from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.threads import NoThread, in_thread
 
@@ -36,6 +38,20 @@ async def in_thread_or_here(function: Callable[..., T], *args: object) -> T:
         return await in_thread(function, *args)
     except NoThread:
         return function(*args)
+
+
+def shortage_of(error: OSError) -> str:
+    """Return in words for a person what the machine lacks, by an error that says so."""
+    return _SHORTAGES.get(error.errno or 0) or f"the disk ({files.reason(error)})"
+
+
+_SHORTAGES = {
+    errno.ENOSPC: "disk space",
+    errno.EDQUOT: "disk space",
+    errno.EMFILE: "file descriptors",
+    errno.ENFILE: "file descriptors",
+    errno.ENOMEM: "memory",
+}
 
 
 class NotNow(WorkError):

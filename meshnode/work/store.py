@@ -94,6 +94,11 @@ class UnitStore:
         """Return the bytes of output so far; 0 while there is no file of ours."""
         return files.size_of(f"{self.root}/{unit_id}/stdout")
 
+    def has_input(self, unit_id: str, size: int | None) -> bool:
+        """Whether the unit's input is here, with all the bytes that its status says it has."""
+        path = f"{self.root}/{unit_id}/stdin"
+        return os.path.lexists(path) and files.size_of(path) == size
+
     def last_written(self, unit_id: str) -> datetime:
         """Return when the unit's status was last replaced; now, where the disk does not tell."""
         try:
@@ -283,6 +288,16 @@ class UnitStore:
             os.close(files.open_file(f"{self.root}/{unit_id}/stdin", os.O_WRONLY | os.O_TRUNC))
         except OSError as error:
             self._log.debug("the input of unit %s stays: %s", unit_id, error)
+
+    def take_stdin_away(self, unit_id: str) -> None:
+        """Delete a unit's input, so that no start of the node does anything with the unit.
+
+        It takes neither room nor a descriptor.
+        """
+        try:
+            os.unlink(f"{self.root}/{unit_id}/stdin")
+        except OSError as error:
+            self._log.warning("the payload of unit %s stays: %s", unit_id, error.strerror)
 
     def warnings(self) -> list[str]:
         """Return a line for a person about what is wrong with the node's directory or units."""

@@ -1,19 +1,21 @@
 """One unit in memory: its status, and whoever waits for it to change."""
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import trio
 
 from meshnode import files
-from meshnode.errors import UnknownUnit, WorkError
+from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
 from meshnode.work.brieflock import BriefLock
 from meshnode.work.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
-from meshnode.work.shortage import in_thread_or_here
+from meshnode.work.shortage import Pauses, in_thread_or_here, shortage_of
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import Locked, Overtaken, UnitStore
 
@@ -24,6 +26,10 @@ Clock = Callable[[], datetime]
 def wall_clock() -> datetime:
     """Return the time in UTC."""
     return datetime.now(UTC)
+
+
+class NotRecorded(CommandError):
+    """An end that was asked for has come, and is told as soon as it is on disk."""
 
 
 class Unit:
@@ -38,6 +44,7 @@ class Unit:
         "_lock",
         "_now",
         "_store",
+        "end_waits",
         "released",
         "status",
         "unit_id",
@@ -54,6 +61,8 @@ class Unit:
         """Counts the changes, so that a waiter can say which it has seen."""
         self.released = False
         """Whether the unit's files are gone; the last change there is."""
+        self.end_waits = False
+        """Whether the unit has ended and the disk does not take that now; it is tried again."""
         self.wishes = BriefLock()
         """Held while a start, a cancel or a release is being arranged: one at a time."""
         self._store = store
@@ -94,22 +103,48 @@ class Unit:
         new: Callable[[UnitStatus], UnitStatus],
         *,
         durable: bool = False,
+        patient: bool = True,
         before: Callable[[], None] | None = None,
-        strict: bool = False,
     ) -> None:
         """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
 
-        A final state is always durable. Should the disk refuse one, memory takes it all the same:
-        whoever waits for the end must learn of it, and the next start finds the unit unfinished
-        and settles it anew. With ``strict`` it is refused as any other. What must be on disk
-        first, ``before`` brings there, in a thread. The input of a unit that ends without having
-        been started is dropped. Of a unit whose directory is gone, memory has the only record.
+        A final state is always durable. While the disk refuses one, the unit stays what it is on
+        disk, its detail says what waits for what, and the same is tried again: cancel the call, or
+        release the unit, to stop that. Who is not ``patient`` has somebody try it again who is.
+        What must be on disk first, ``before`` brings there, in a thread. The input of a unit that
+        ends without having been started is dropped. Of a unit whose directory is gone, memory has
+        the only record.
 
         Raises:
             WorkError: the change is illegal, or the disk refuses one that is not final; or what
                 ``before`` raises.
             Overtaken: a supervisor was first; the status is what it wrote.
             UnknownUnit: the unit has been released.
+            NotRecorded: the disk refuses a final state, and the caller is not patient.
+        """
+        pauses: Pauses | None = None
+        refused: UnitStatus | None = None
+        try:
+            while refused := await self._try_change(new, durable, before, refused):
+                self.end_waits = True
+                if not patient:
+                    raise self._not_recorded()
+                pauses = pauses or Pauses()
+                await pauses.take()
+        finally:
+            if pauses is not None:
+                self.end_waits = False
+
+    async def _try_change(
+        self,
+        new: Callable[[UnitStatus], UnitStatus],
+        durable: bool,
+        before: Callable[[], None] | None,
+        refused: UnitStatus | None,
+    ) -> UnitStatus | None:
+        """Make a change; return the final status that the disk refuses now, as ``refused`` before.
+
+        Raises: as :meth:`change`.
         """
         async with self._lock:
             if self.released:
@@ -117,22 +152,33 @@ class Unit:
             status = new(self.status)
             check_transition(self.status.state, status.state)
             if status == self.status:
-                return
+                return None
+            is_end = status.state.is_final
             try:
-                await self._write(status, durable=durable or status.state.is_final, before=before)
-            except Overtaken:
-                self._publish(self._store.read_status(self.unit_id))
-                raise
+                await self._write(status, refused, durable=durable or is_end, before=before)
             except OSError as error:
                 if error.errno in files.GONE:
-                    text = (
-                        "its directory is gone, so this is known only while the node runs: %s: %s"
-                    )
-                    self.log.warning(text, status.state.label, status.detail)
-                elif strict or not status.state.is_final:
+                    text = "its directory is gone, so this is known only while the node runs: %s"
+                    self.log.warning(text, _in_words(status))
+                elif is_end:
+                    self._await_disk(status, shortage_of(error))
+                    return status
+                else:
                     raise WorkError(f"cannot record the status: {files.reason(error)}") from error
-                self.log.error("cannot record the end (%s): %s", status.detail, error)
+            except Locked as error:
+                if not is_end:
+                    raise
+                self._await_disk(status, f"to be let ({error})")
+                return status
             self._publish(status)
+            return None
+
+    def _await_disk(self, end: UnitStatus, what: str) -> None:
+        """Say in the detail, and once in the log, what the record of an end waits for."""
+        detail = f"waiting for {what} to record: {_in_words(end)}"
+        if detail != self.status.detail:
+            self.log.warning("%s", detail)
+            self._publish(replace(self.status, detail=detail))
 
     async def note(self, new: Callable[[UnitStatus], UnitStatus]) -> None:
         """Replace the status by ``new(status)`` in memory; the next write takes it to disk.
@@ -161,7 +207,8 @@ class Unit:
             try:
                 await self._write(self.status, durable=True)
             except Overtaken:
-                self._publish(self._store.read_status(self.unit_id))
+                # The status is what the supervisor wrote.
+                return
             except OSError as error:
                 raise WorkError(f"cannot record the status: {files.reason(error)}") from error
 
@@ -171,43 +218,83 @@ class Unit:
         return self.status.remote is not None or self.status.state is UnitState.PENDING
 
     async def _write(
-        self, status: UnitStatus, *, durable: bool, before: Callable[[], None] | None = None
+        self,
+        status: UnitStatus,
+        refused: UnitStatus | None = None,
+        *,
+        durable: bool,
+        before: Callable[[], None] | None = None,
     ) -> None:
+        """Bring a status to disk, if that says what it should before.
+
+        Raises:
+            OSError: the disk refuses.
+            Locked: somebody keeps the lock of the unit.
+            Overtaken: a supervisor was first; the status in memory is what it wrote.
+        """
         # Of a remote unit this node is the only writer.
         expected = self.status.state if status.remote is None else None
 
         ends_unstarted = self.status.state is UnitState.PENDING and status.state.is_final
         half = ends_unstarted and not self.status.input_complete
 
-        def write() -> None:
+        def write() -> UnitStatus | None:
+            """Return what stands there if a supervisor was first."""
             if before is not None:
                 before()
             if half:
                 # Nothing could be started with it, and its room may be what the record needs.
                 self._store.drop_stdin(self.unit_id)
-            self._store.write_status(self.unit_id, status, durable=durable, expected=expected)
+            put = partial(self._store.write_status, self.unit_id, status, durable=durable)
+            try:
+                put(expected=expected)
+            except Overtaken:
+                found = self._read()
+                if found != refused:
+                    return found
+                # Ours, from the last try: it was put in place, but the disk did not say so.
+                put(expected=found.state)
             if ends_unstarted and not half:
                 self._store.drop_stdin(self.unit_id)
+            return None
 
         deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
         while True:
             try:
                 if durable or status.remote is not None:
-                    await in_thread_or_here(write)
+                    found = await in_thread_or_here(write)
                 else:
-                    write()
+                    found = write()
             except Locked:
                 if trio.current_time() >= deadline:
                     raise
                 await trio.sleep(LOCK_RETRY_SECONDS)
             else:
-                return
+                break
+        if found is not None:
+            self._publish(found)
+            raise Overtaken(f"unit {self.unit_id} is {found.state.label} on disk already")
 
-    async def end(self, state: UnitState, detail: str) -> None:
-        """Give the unit a final state now, unless it has one; stdout is taken as it is.
+    def _read(self) -> UnitStatus:
+        """Return the status on disk. Raises OSError where it cannot be read."""
+        try:
+            return self._store.read_status(self.unit_id)
+        except WorkError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise OSError(errno.EIO, str(error)) from error
+
+    def _not_recorded(self) -> NotRecorded:
+        return NotRecorded(f"work unit {self.unit_id}: {self.status.detail}")
+
+    async def end(self, state: UnitState, detail: str, *, patient: bool = True) -> None:
+        """Give the unit a final state, unless it has one; stdout is taken as it is now.
+
+        Returns when it is on disk, however long that has no room: see :meth:`change`.
 
         Raises:
             Overtaken: a supervisor has taken the unit meanwhile.
+            NotRecorded: as :meth:`change`.
         """
         if self.is_final:
             return
@@ -220,13 +307,14 @@ class Unit:
                 else replace(
                     status, state=state, detail=detail, stdout_size=size, finished=finished
                 )
-            )
+            ),
+            patient=patient,
         )
 
-    async def fail(self, detail: str) -> None:
-        """End the unit as Failed, unless it has ended, and log why. Raises Overtaken."""
+    async def fail(self, detail: str, *, patient: bool = True) -> None:
+        """End the unit as Failed, unless it has ended, and log why. Raises as :meth:`end`."""
         if not self.is_final:
-            await self.end(UnitState.FAILED, detail)
+            await self.end(UnitState.FAILED, detail, patient=patient)
             self.log.warning("failed: %s", detail)
 
     async def reload(self) -> None:
@@ -257,9 +345,7 @@ class Unit:
 
     def _publish(self, status: UnitStatus) -> None:
         if status.state is not self.status.state:
-            # "Running: PID 7" and "Canceled" name the state themselves.
-            named = status.detail.startswith(status.state.label)
-            self.log.info("%s%s", "" if named else f"{status.state.label}: ", status.detail)
+            self.log.info("%s", _in_words(status))
         self.status = status
         self.version += 1
         if self._changed is not None:
@@ -281,6 +367,17 @@ class Unit:
         while not self.is_final:
             await self.wait_changed(self.version)
 
+    async def wait_ended(self) -> None:
+        """Return once the unit is final, or released.
+
+        Raises:
+            NotRecorded: all is done, but the disk does not take the end now.
+        """
+        while not self.is_final:
+            if self.end_waits:
+                raise self._not_recorded()
+            await self.wait_changed(self.version)
+
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called after each change, until it is removed. It must not block."""
         self._listeners += (listener,)
@@ -289,3 +386,10 @@ class Unit:
         """Undo :meth:`add_listener`."""
         index = self._listeners.index(listener)
         self._listeners = self._listeners[:index] + self._listeners[index + 1 :]
+
+
+def _in_words(status: UnitStatus) -> str:
+    """Return state and detail for a person."""
+    # "Running: PID 7" and "Canceled" name the state themselves.
+    named = status.detail.startswith(status.state.label)
+    return status.detail if named else f"{status.state.label}: {status.detail}"

@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from meshnode.errors import MeshnodeError
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.launch import Started, StartRequest
 from meshnode.work.processes import ProcessId
 from meshnode.work.unit import Unit
@@ -65,6 +66,14 @@ class UnitTasks(Protocol):
 
     async def stop(self, unit: Unit) -> None:
         """End the unit's task and return when it has ended; the record says where it stood."""
+        ...
+
+    async def end(self, unit: Unit, state: UnitState, detail: str) -> None:
+        """Give a unit without a task, of which nothing is left, a final state.
+
+        Raises:
+            NotRecorded: the disk does not take that now; it is tried again.
+        """
         ...
 
     async def remove(self, unit: Unit, *, force: bool = False) -> None:

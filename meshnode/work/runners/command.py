@@ -32,7 +32,7 @@ from meshnode.work.runners.base import (
 )
 from meshnode.work.shortage import NotNow, Pauses, Telling
 from meshnode.work.store import Overtaken, UnitStore
-from meshnode.work.unit import Unit
+from meshnode.work.unit import NotRecorded, Unit
 from meshnode.work.words import split_words
 
 CANCEL_GRACE = 10.0
@@ -168,13 +168,20 @@ class CommandRunner:
         try:
             return await self._insist(unit, request)
         except LauncherClosed as error:
-            # Not a failure of the unit: the next start of the node reads what became of it.
-            attempt.fail(error)
+            # Not a failure of the unit: it is on its way, or the next start of the node starts it.
+            unit.log.info("%s", error)
+            attempt.pending()
         except OutcomeUnknown as error:
             return await self._find(unit, error)
         except WorkError as error:
+            detail = f"Error starting worker: {error}"
             try:
-                await unit.fail(f"Error starting worker: {error}")
+                try:
+                    await unit.fail(detail, patient=False)
+                except NotRecorded:
+                    # Its client need not wait for the disk to learn that; nothing starts it later.
+                    attempt.fail(error)
+                    await unit.fail(detail)
             except Overtaken:
                 # A supervisor of an earlier start was first: the unit is its.
                 process = unit.status.supervisor
@@ -304,13 +311,13 @@ class CommandRunner:
         if unit.unit_id in self._waiting:
             # Nothing of it runs, and what would start it does nothing but wait.
             await tasks.stop(unit)
-            await unit.end(UnitState.CANCELED, "Canceled")
+            await tasks.end(unit, UnitState.CANCELED, "Canceled")
             return True
         self._canceling.add(unit.unit_id)
         try:
             with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
                 await self._signal(unit)
-                await unit.wait_final()
+                await unit.wait_ended()
         finally:
             self._canceling.discard(unit.unit_id)
         if not unit.is_final:
@@ -319,7 +326,7 @@ class CommandRunner:
 
     async def _signal(self, unit: Unit) -> None:
         """Ask the supervisor, as soon as there is one."""
-        while not unit.is_final:
+        while not (unit.is_final or unit.end_waits):
             seen = unit.version
             process = unit.status.supervisor
             if process is not None:
@@ -342,6 +349,8 @@ class CommandRunner:
         if not unit.is_final:
             try:
                 await self.cancel(unit, tasks)
+            except NotRecorded as error:
+                unit.log.info("released before that: %s", error)
             except CommandError as error:
                 if not force:
                     raise

@@ -96,13 +96,14 @@ class Mirror:
             await self._unit.fail(str(error))
             return
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow_status)
-                nursery.start_soon(self._follow_results)
-                nursery.start_soon(self._keep_soon)
-                await self._complete.wait()
-                nursery.cancel_scope.cancel()
-            await self._settle()
+            while not self._unit.is_final:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._follow_status)
+                    nursery.start_soon(self._follow_results)
+                    nursery.start_soon(self._keep_soon)
+                    await self._complete.wait()
+                    nursery.cancel_scope.cancel()
+                await self._settle()
         finally:
             self._copy.close()
 
@@ -110,12 +111,31 @@ class Mirror:
         """Record the end: stdout is on disk before the state says that it is complete."""
         try:
             if not self._failure:
-                await insist(self._patience, self._record_end)
+                await self._record_end()
         except CannotStore as error:
-            self._failure = str(error)
+            # What a sync that failed has lost, a second one does not bring back.
+            await self._fetch_again(error)
         if self._failure:
-            await insist(self._patience, self._record_failure)
+            await self._record_failure()
             self._unit.log.warning("failed: %s", self._failure)
+
+    async def _fetch_again(self, error: CannotStore) -> None:
+        """Drop what may be lost, to get it again as soon as the disk has room."""
+        cause = error.__cause__
+        while isinstance(cause, OSError):
+            try:
+                await self._patience.wait(cause)
+            except CannotStore as lasting:
+                self._failure = str(lasting)
+                return
+            try:
+                self._stdout.drop()
+            except OSError as again:
+                cause = again
+            else:
+                break
+        self._end, self._ended = None, trio.Event()
+        self._complete = trio.Event()
 
     async def _record_end(self) -> None:
         assert self._end is not None
@@ -124,14 +144,13 @@ class Mirror:
         await self._unit.change(
             lambda status: replace(self._merge(status, end), stdout_size=size),
             before=(lambda: copy.finish(size)) if copy.size else None,
-            strict=True,
         )
 
     async def _record_failure(self) -> None:
         failed = FarStatus(UnitState.FAILED, self._failure, 0)
         size = self._stdout.size
         await self._unit.change(
-            lambda status: replace(self._merge(status, failed), stdout_size=size), strict=True
+            lambda status: replace(self._merge(status, failed), stdout_size=size)
         )
 
     @property

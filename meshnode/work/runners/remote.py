@@ -13,11 +13,12 @@ again. What makes a start happen once:
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import trio
 
-from meshnode.errors import CommandError, MeshnodeError
+from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.farlines import LongLines, RemoteUnavailable
 from meshnode.work.farside import AlreadySubmitted, RemoteRefused
@@ -26,6 +27,7 @@ from meshnode.work.remote_client import POLL_INTERVAL, Dialer, RemoteControl
 from meshnode.work.runners.base import Attempt, UnitTasks
 from meshnode.work.runners.expiry import Expiry
 from meshnode.work.runners.mirror import GONE, Mirror
+from meshnode.work.shortage import Pauses, shortage_of
 from meshnode.work.signatures import Signatures
 from meshnode.work.status import SECRET_PREFIX
 from meshnode.work.store import UnitStore
@@ -107,10 +109,16 @@ class RemoteRunner:
         if unit.is_final:
             return True
         if not unit.remote.unit_id:
-            await unit.change(lambda status: status.with_remote(cancelled=True))
-            await unit.end(UnitState.CANCELED, "Canceled")
+            # One write for both.
+            await unit.note(lambda status: status.with_remote(cancelled=True))
+            await tasks.end(unit, UnitState.CANCELED, "Canceled")
             return True
-        await unit.change(lambda status: status.with_remote(cancelled=True), durable=True)
+        try:
+            await unit.change(lambda status: status.with_remote(cancelled=True), durable=True)
+        except WorkError:
+            # The wish is refused, and the unit goes on.
+            tasks.spawn(unit)
+            raise
         confirmed = await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
         if confirmed:
             with trio.move_on_after(END_TIMEOUT):
@@ -121,9 +129,18 @@ class RemoteRunner:
         """Have the other node release its unit, then remove ours."""
         await tasks.stop(unit)
         if unit.remote.unit_id and not force:
-            await unit.change(
-                lambda status: status.with_remote(cancelled=True, released=True), durable=True
-            )
+            try:
+                await unit.change(
+                    lambda status: status.with_remote(cancelled=True, released=True), durable=True
+                )
+            except WorkError:
+                # It cannot be left pending, but it may be done now: that gives room back.
+                if await self._try_release(unit):
+                    await tasks.remove(unit)
+                    return True
+                if not unit.is_final:
+                    tasks.spawn(unit)
+                raise
             return await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
         if unit.remote.unit_id:
             await self._try_release(unit)
@@ -135,19 +152,24 @@ class RemoteRunner:
         sign = self._signatures.sign if remote.sign_work else None
         return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, sign=sign)
 
-    async def _try_release(self, unit: Unit) -> None:
+    async def _try_release(self, unit: Unit) -> bool:
+        """Have the other node release its unit, if that can be done now."""
         link = self._link(unit)
         try:
             with trio.fail_after(FORCE_TIMEOUT):
                 async with await link.open() as node:
                     await node.ask(subcommand="release", unitid=unit.remote.unit_id)
         except (MeshnodeError, trio.TooSlowError) as error:
+            if isinstance(error, RemoteRefused) and error.unit_unknown:
+                return True
             unit.log.warning(
-                "released by force; unit %s may be left on node %s: %s",
+                "unit %s may be left on node %s: %s",
                 unit.remote.unit_id,
                 unit.remote.node,
                 str(error) or f"no answer within {FORCE_TIMEOUT:g} s",
             )
+            return False
+        return True
 
     async def _release_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> bool:
         """Return whether the other node has no such unit any more; else it refuses."""
@@ -220,6 +242,7 @@ class _Start:
 
     async def run(self) -> None:
         """Return when the unit has started there, or has ended as failed."""
+        pauses = Pauses()
         with self._expiry.scope:
             while not (self._unit.remote.started or self._unit.is_final):
                 try:
@@ -228,6 +251,13 @@ class _Start:
                     self._attempt.pending()
                     await self._link.recover(error)
                 except MeshnodeError as error:
+                    if isinstance(error, WorkError) and isinstance(error.__cause__, OSError):
+                        # The disk does not take where the unit is, and without that nothing is
+                        # sent there that could be started.
+                        self._attempt.pending()
+                        await self._say(f"waiting for {shortage_of(error.__cause__)} to be started")
+                        await pauses.take()
+                        continue
                     await self._unit.fail(f"Error starting worker: {error}")
                     self._attempt.fail(error)
                     return
@@ -236,6 +266,11 @@ class _Start:
             self._attempt.fail(CommandError(self._expiry.text))
         else:
             self._attempt.done()
+
+    async def _say(self, detail: str) -> None:
+        if self._unit.status.detail != detail:
+            self._unit.log.warning("%s", detail)
+            await self._unit.note(lambda status: replace(status, detail=detail))
 
     async def _try(self) -> None:
         if self._unit.remote.unit_id and self._may_have_started:

@@ -153,6 +153,10 @@ class StdoutCopy:
         except OSError as error:
             raise CannotStore(error) from error
 
+    def drop(self) -> None:
+        """Drop all that is stored. Raises OSError."""
+        self._file.cut(0)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

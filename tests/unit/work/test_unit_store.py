@@ -16,7 +16,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
 from meshnode.work.store import UnitFile, UnitStore
-from meshnode.work.unit import Unit
+from meshnode.work.unit import NotRecorded, Unit
 
 STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
 
@@ -210,17 +210,27 @@ async def test_an_illegal_change_is_refused_and_changes_nothing(store):
     assert store.read_status(unit.unit_id).state is UnitState.CANCELED
 
 
-async def test_a_full_disk_refuses_a_change_but_an_end_reaches_who_waits(store, monkeypatch):
+async def test_a_full_disk_refuses_a_change_and_an_end_waits_for_room(
+    store, monkeypatch, nursery, inline_threads, autojump_clock
+):
     def refuse(*args, **options):
         raise OSError(28, "No space left on device")
 
     unit = make_unit(store)
-    monkeypatch.setattr(store, "write_status", refuse)
-    with pytest.raises(WorkError, match="cannot record the status: No space left on device"):
-        await unit.change(lambda status: replace(status, detail="new"))
-    assert unit.status == STATUS
-    await unit.fail("no room")
-    assert unit.status.detail == "no room"
+    with monkeypatch.context() as full:
+        full.setattr(store, "write_status", refuse)
+        with pytest.raises(WorkError, match="cannot record the status: No space left on device"):
+            await unit.change(lambda status: replace(status, detail="new"))
+        assert unit.status == STATUS
+        nursery.start_soon(unit.fail, "no reason")
+        with pytest.raises(NotRecorded, match="waiting for disk space to record: Failed: no rea"):
+            await unit.wait_ended()
+        await trio.sleep(1000)
+        assert (unit.status.state, unit.is_final) == (STATUS.state, False)
+        assert store.read_status(unit.unit_id) == STATUS
+    await unit.wait_final()
+    assert unit.status.detail == "no reason"
+    assert store.read_status(unit.unit_id) == unit.status
 
 
 async def test_all_waiters_wake_at_a_change_and_none_without_one(store, nursery):

@@ -1,5 +1,6 @@
 """What a node makes of the units that its last run left on disk."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,9 @@ from work_fakes import FakeLauncher, FakeSupervisor
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.launch import LauncherClosed
 from meshnode.work.processes import ProcessId
+from meshnode.work.shortage import NotNow
 from meshnode.work.status import RemoteExtra, UnitStatus
 from meshnode.work.store import UnitStore
 
@@ -94,7 +97,8 @@ async def test_a_command_whose_supervisor_is_gone_is_lost(foo):
 @pytest.mark.parametrize(
     ("status", "detail"),
     [
-        (PENDING, "lost: the node ended before the work was started"),
+        # A payload that is not what its record says.
+        (replace(PENDING, stdin_size=1), "lost: the node ended before the work was started"),
         (
             replace(PENDING, stdin_size=None),
             "lost: the node ended before it had all of the input data, or started the work",
@@ -119,7 +123,7 @@ async def test_a_unit_that_an_old_supervisor_takes_just_now_runs_and_is_not_call
     foo, monkeypatch
 ):
     """The launcher of a killed node may still be starting what it was asked to start."""
-    unit_id = put(foo, PENDING)
+    unit_id = put(foo, replace(PENDING, stdin_size=1))
     supervisor = FakeSupervisor(foo.store, unit_id, 77)
     foo.launcher.supervisors[unit_id] = supervisor
     scan = UnitStore.scan
@@ -275,3 +279,72 @@ async def test_a_lack_of_descriptors_does_not_end_the_watch_over_a_running_comma
         assert foo.status(unit_id).state is UnitState.RUNNING
         foo.launcher.supervisors[unit_id].finish()
         assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+@pytest.mark.parametrize("fields", [{}, {"submissionkey": "bar:x"}])
+@pytest.mark.parametrize("lack", ["frozen", "no process", "ending"])
+async def test_a_local_start_that_was_only_submitted_is_made_by_the_next_start_of_the_node(
+    foo, autojump_clock, monkeypatch, lack, fields
+):
+    gone = trio.Event()
+
+    async def start(request):
+        if lack == "frozen":
+            await gone.wait()
+        await trio.lowlevel.checkpoint()
+        raise NotNow("no process") if lack == "no process" else LauncherClosed("the node is ending")
+
+    async with foo.running():
+        with monkeypatch.context() as patched:
+            patched.setattr(foo.launcher, "start", start)
+            request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+            lines = await foo.talk(request | fields, b"payload")
+            reply = json.loads(lines[1])
+            assert reply["result"] == "Job Submitted"
+            foo.kill()
+            gone.set()
+    foo.mesh.heal()
+    async with foo.running():
+        status = await foo.wait_final(reply["unitid"])
+        assert status.state is UnitState.SUCCEEDED
+        assert foo.stdout(reply["unitid"]) == b"payload"
+    assert foo.launcher.started == [("cat",)]
+
+
+async def test_a_start_is_not_answered_before_it_is_on_record(foo, autojump_clock, monkeypatch):
+    """The launcher is frozen, and the disk is full: the client waits, and hears what has become."""
+    let_go = trio.Event()
+    start = foo.launcher.start
+
+    async def start_late(request):
+        await let_go.wait()
+        return await start(request)
+
+    def refuse(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    async with foo.running():
+        monkeypatch.setattr(foo.launcher, "start", start_late)
+        monkeypatch.setattr(foo.mortal, "write_status", refuse)
+        monkeypatch.setattr(foo.mortal, "create", foo.store.create)
+        client = foo.connect()
+        await client.send_all(b"work submit foo cat\n")
+        await client.send_eof()
+        told = b""
+        with trio.move_on_after(1000):
+            while data := await client.receive_some():
+                told += data
+        assert b"Job" not in told
+        let_go.set()
+        while data := await client.receive_some():
+            told += data
+        assert b"Job Started" in told
+
+
+async def test_after_another_start_of_the_machine_nothing_is_started_whose_payload_may_be_gone(foo):
+    unit_id = put(foo, PENDING)
+    foo.boot = "second boot"
+    async with foo.running():
+        await trio.testing.wait_all_tasks_blocked()
+        assert foo.status(unit_id).state is UnitState.FAILED
+    assert foo.launcher.started == []
