@@ -53,7 +53,7 @@ UNITS ?= 500
 faults: $(STAMP)
 	@FAULTS_SEEDS="$(or $(SEED),1 2 3)" FAULTS_UNITS=$(UNITS) \
 		FAULTS_FLAVOURS="$(FLAVOUR)" FAULTS_KINDS="$(KINDS)" \
-		$(BIN)/python -m pytest tests/faults -rP --timeout=3600
+		$(BIN)/python -m pytest tests/faults -rP
 
 # Not in make test, but for a short form of each flood: takes an hour, and the machine for itself.
 TESTS_PATH := PYTHONPATH=tests:tests/integration:.

@@ -32,6 +32,8 @@ class Leavings:
         Raises:
             AssertionError: something is left.
         """
+        misled = self._scene.cluster.directory / f"{self._scene.flavour.receptor}.misled"
+        assert not misled.exists(), f"a receptor node was sent {misled.read_text()}"
         await self._check_restart()
         await self._release_ours()
         await self._check_orphans()

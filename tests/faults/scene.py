@@ -161,8 +161,11 @@ class Scene:
         """Return the job of a unit of a node; empty if nobody can tell."""
         if found := self._tokens.get((name, unit)):
             return found
-        status = self.record(name, unit)
-        return self._token(name, unit, status) if status else ""
+        if status := self.record(name, unit):
+            return self._token(name, unit, status)
+        # Its files may be gone; if its command ran, that is written down.
+        entries = self.ledger.entries
+        return next((e.token for e in entries if (e.node, e.unit) == (name, unit)), "")
 
     def record(self, name: str, unit: str) -> Status | None:
         """Return what stands on a node's disk of a unit."""

@@ -19,6 +19,9 @@ CHOSEN = os.environ.get("FAULTS_FLAVOURS", "").split() or list(FLAVOURS)
 ONLY = {word.strip() for word in os.environ.get("FAULTS_KINDS", "").split(",")} - {""}
 """The kinds of faults that a storm may have; empty for all but the awaited."""
 
+PATIENCE = max(600, UNITS * 10)
+"""Seconds for a storm: a unit that does not end is to be told of, and not cut off."""
+
 AWAITED: frozenset[FaultKind] = frozenset(
     {
         "release there",
@@ -40,6 +43,7 @@ def kinds_of_faults() -> set[FaultKind]:
     return kinds
 
 
+@pytest.mark.timeout(PATIENCE)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", CHOSEN)
 async def test_after_a_storm_every_unit_has_ended_ran_at_most_once_and_lost_nothing(

@@ -70,7 +70,7 @@ class Verdict:
         ends: collections.Counter[str] = collections.Counter()
         for fate in self._scene.fates.values():
             case = await self._case(fate, listed[fate.job.node].get(fate.unit))
-            if found := list(self._faults(case)):
+            if found := list(self.faults(case)):
                 faults[fate.job.token] = [f"{fault}; it is {case.end}" for fault in found]
             ends[_shape(case.end)] += 1
         await self.fail_if(faults)
@@ -138,7 +138,8 @@ class Verdict:
 
     # --- what is right ------------------------------------------------------------------------
 
-    def _faults(self, case: Case) -> Iterator[str]:
+    def faults(self, case: Case) -> Iterator[str]:
+        """Yield what is false of a unit."""
         fate = case.fate
         if case.starts > 1:
             yield f"ran {case.starts} times"

@@ -1,0 +1,125 @@
+"""The judge of storms finds what is false, and a stand-in for receptor says what receptor says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, UNFINISHED, Excuse
+from harness import Cluster
+from machines import Hit
+from plan import DIAMOND, FAULTS, Job, make_plan
+from receptor_front import as_receptor_reads, as_receptor_says
+from scene import Fate, Scene
+from verdict import Case, Verdict
+
+CAPTURES = Path(__file__).parents[1] / "data" / "captures" / "session2_keylog.streams"
+ALL_EXCUSES = (*ON_UNIT, *ON_SUBMITTER, *ON_EXECUTOR, *UNFINISHED)
+
+
+class Quiet:
+    """A node that nothing has happened to."""
+
+    def __init__(self) -> None:
+        self.hits: list[Hit] = []
+
+
+@pytest.fixture
+def scene(cluster: Cluster) -> Scene:
+    scene = Scene(cluster, make_plan(DIAMOND, 1, 1, list(FAULTS)), mounted=False)
+    scene.nodes = {name: Quiet() for name in DIAMOND.nodes}  # type: ignore[misc]
+    return scene
+
+
+def make_case(end: str = "Succeeded: exit status 0", **changes: object) -> Case:
+    job = Job("s1-0", "lines", "a", "d", 1, b"", False, False, 0.0)
+    fate = Fate(job, unit="aaaaaaaa", begun=1.0, sent=True, answer='{"result":"Job Started"}')
+    state, detail = end.split(": ", 1)
+    status = {"StateName": state, "Detail": detail, "StdoutSize": len(job.output)}
+    known = {"fate": fate, "status": status, "record": status, "output": job.output}
+    return Case(**{**known, "starts": 1, "ends": 1, **changes})  # type: ignore[arg-type]
+
+
+def faults(scene: Scene, case: Case) -> list[str]:
+    return list(Verdict(scene).faults(case))
+
+
+def test_a_unit_that_did_all_it_should_is_at_no_fault(scene: Scene) -> None:
+    assert faults(scene, make_case()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"starts": 2}, "ran 2 times"),
+        ({"ends": 0}, "completed after 1 starts and 0 ends"),
+        ({"output": b"s1"}, "completed, and its output of 2 bytes is not the 7 printed"),
+        ({"output": None}, "its results cannot be read"),
+        ({"output": b"other\n\n"}, "has output that was never printed"),
+        ({"status": None}, "its node does not know it"),
+        ({"end": "Failed: lost: because"}, "and nothing explains that"),
+        ({"end": "Canceled: Canceled"}, "and nothing explains that"),
+        ({"end": "Failed: exit status 3"}, "and nothing explains that"),
+    ],
+)
+def test_what_is_false_of_a_unit_that_nothing_hit_is_found(
+    scene: Scene, changes: dict[str, object], fault: str
+) -> None:
+    assert any(fault in found for found in faults(scene, make_case(**changes)))  # type: ignore[arg-type]
+
+
+def test_a_payload_that_was_not_complete_must_not_run(scene: Scene) -> None:
+    case = make_case("Failed: Error reading input data: gone", output=b"", ends=0)
+    case.fate.sent, case.fate.answer = False, ""
+    assert "ran without its payload" in faults(scene, case)
+
+
+@pytest.mark.parametrize("excuse", ALL_EXCUSES, ids=lambda excuse: excuse.hit)
+def test_no_hit_explains_a_success_or_an_exit_code_that_was_not_printed(excuse: Excuse) -> None:
+    assert not excuse.explains("Succeeded: exit status 0", 1)
+    assert not excuse.explains("Failed: exit status 3", 1)
+
+
+def test_a_hit_explains_its_own_ends_and_no_others(scene: Scene) -> None:
+    case = make_case("Failed: lost: its supervisor (PID 7) ended without recording an end", ends=0)
+    case.fate.hits.append(Hit("kill command"))
+    assert any("kill command explains that" in fault for fault in faults(scene, case))
+    case.fate.hits.append(Hit("kill supervisor"))
+    assert faults(scene, case) == []
+
+
+def test_what_a_node_went_through_before_there_was_the_unit_explains_nothing(scene: Scene) -> None:
+    case = make_case("Failed: exit status 1; no space left on the disk of its output", ends=0)
+    scene.nodes["d"].hits.append(Hit("fill disk", begun=0.0, over=0.5))
+    assert any("nothing explains that" in fault for fault in faults(scene, case))
+    scene.nodes["d"].hits.append(Hit("fill disk", begun=1.5, over=2.0))
+    assert faults(scene, case) == []
+
+
+@pytest.mark.parametrize("stream", sorted(CAPTURES.glob("*.client.bin")), ids=lambda p: p.name[:8])
+def test_the_stand_in_for_receptor_takes_and_says_what_was_recorded_as_it_is(stream: Path) -> None:
+    misled: list[str] = []
+    # The first byte is the stream's own.
+    for line in stream.read_bytes()[1:].splitlines(keepends=True):
+        read = as_receptor_reads(line, misled.append)
+        assert read is not None
+        assert read == line or json.loads(read) == json.loads(line)
+    server = stream.with_name(stream.name.replace("client", "server"))
+    for line in server.read_bytes().splitlines(keepends=True):
+        said = as_receptor_says(line)
+        assert said == line or json.loads(said) == json.loads(line)
+    assert misled == []
+
+
+def test_the_stand_in_for_receptor_knows_nothing_of_our_own() -> None:
+    misled: list[str] = []
+    assert as_receptor_reads(b'{"command":"work","subcommand":"watch"}\n', misled.append) is None
+    assert as_receptor_reads(b"work watch aaaaaaaa\n", misled.append) is None
+    cancel = b'{"command":"work","subcommand":"cancel","unless":"started"}\n'
+    assert b"unless" not in (as_receptor_reads(cancel, misled.append) or b"")
+    submit = b'{"command":"work","subcommand":"submit","submissionkey":"a:b"}\n'
+    assert b"submissionkey" not in (as_receptor_reads(submit, misled.append) or b"")
+    assert misled == ["submit with submissionkey"]
+    status = {"State": 3, "StateName": "Failed", "StdoutSize": 0, "WorkType": "job"}
+    own = {"ExtraData": None, "Created": "now", "Detail": "lost: the node ended before it began"}
+    said = json.loads(as_receptor_says(json.dumps(status | own).encode() + b"\n"))
+    assert said == status | {"ExtraData": None, "Detail": "Pending at restart"}
