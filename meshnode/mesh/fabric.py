@@ -144,6 +144,10 @@ class Fabric:
         """Return the peers that established sessions exist to."""
         return self.sessions.keys()
 
+    def has_place(self, peer: str, cost: float, expected: bool) -> bool:
+        """Whether our updates have room for a link to a peer."""
+        return self.topology.has_place(peer, cost, expected)
+
     def hello(self) -> bytes:
         """Return an own routing update as a message."""
         return self.own_word.hello()

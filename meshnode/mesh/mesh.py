@@ -9,7 +9,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -105,7 +105,8 @@ class Mesh:
         self, dialer: LinkDialer, policy: LinkPolicy | None = None, *, redial: bool = True
     ) -> Dialing:
         """Keep a link to what ``dialer`` dials; without ``redial`` only one attempt is made."""
-        dialing = Dialing(self, dialer, policy or LinkPolicy(), redial=redial)
+        policy = replace(policy or LinkPolicy(), is_dialed=True)
+        dialing = Dialing(self, dialer, policy, redial=redial)
         self._nursery.start_soon(dialing.run)
         return dialing
 

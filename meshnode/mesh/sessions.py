@@ -53,6 +53,10 @@ class SessionOwner(Protocol):
         """Return the peers that established sessions exist to."""
         ...
 
+    def has_place(self, peer: str, cost: float, expected: bool) -> bool:
+        """Whether our updates have room for a link to a peer, and it was ``expected`` or not."""
+        ...
+
     def hello(self) -> bytes:
         """Return an own routing update as a message."""
         ...
@@ -433,7 +437,8 @@ class Session:
                 raise
             self._refuse(exc)
             return
-        for action in self._peering.on_update(update, self._owner.connected_peers()):
+        owner = self._owner
+        for action in self._peering.on_update(update, owner.connected_peers(), owner.has_place):
             self._act(action, update)
 
     def _take_advertisement(self, raw: bytes) -> None:

@@ -5,7 +5,7 @@ sees the link itself.
 """
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from meshnode.protocol.messages import RoutingUpdate
@@ -25,15 +25,21 @@ class LinkPolicy:
     """What a listener or peer directive says about its links.
 
     ``cost`` applies unless ``node_costs`` names the peer; ``allowed_peers`` None means anybody.
+    ``is_dialed`` if the links are those of a peer directive.
     """
 
     cost: float = 1.0
     node_costs: Mapping[str, float] = field(default_factory=dict)
     allowed_peers: frozenset[str] | None = None
+    is_dialed: bool = False
 
     def cost_of(self, peer: str) -> float:
         """Return the cost of a link to ``peer``."""
         return self.node_costs.get(peer, self.cost)
+
+    def is_expected(self, peer: str) -> bool:
+        """Whether the configuration asks for a link to ``peer``, and not only allows it."""
+        return self.is_dialed or peer in self.node_costs or peer in (self.allowed_peers or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +127,23 @@ class Peering:
         self._next_hello = now + HELLO_INTERVAL
         return SendHello()
 
-    def on_update(self, update: RoutingUpdate, connected: Collection[str]) -> list[Action]:
-        """Judge a routing update; ``connected`` are the peers that links exist to already."""
+    def on_update(
+        self,
+        update: RoutingUpdate,
+        connected: Collection[str],
+        has_place: Callable[[str, float, bool], bool] = lambda peer, cost, expected: True,
+    ) -> list[Action]:
+        """Judge a routing update.
+
+        Args:
+            update: what has arrived.
+            connected: the peers that links exist to already.
+            has_place: whether there may be a link to a peer, of a cost, besides these; and whether
+                the configuration asks for it.
+        """
         actions: list[Action] = []
         if not self.established:
-            verdict = self._open(update.forwarding_node, connected)
+            verdict = self._open(update.forwarding_node, connected, has_place)
             actions.append(verdict)
             if isinstance(verdict, Refuse):
                 return actions
@@ -135,7 +153,9 @@ class Peering:
             return [*actions, *self._judge_own_word(update)]
         return [*actions, Apply()]
 
-    def _open(self, peer: str, connected: Collection[str]) -> Established | Refuse:
+    def _open(
+        self, peer: str, connected: Collection[str], has_place: Callable[[str, float, bool], bool]
+    ) -> Established | Refuse:
         if peer == self._own_id:
             return Refuse("it uses our own node ID")
         allowed = self._policy.allowed_peers
@@ -143,9 +163,12 @@ class Peering:
             return Refuse(f"{peer} is not in allowedpeers")
         if peer in connected:
             return Refuse(f"a link to {peer} exists already")
+        cost = self._policy.cost_of(peer)
+        if not has_place(peer, cost, self._policy.is_expected(peer)):
+            return Refuse(f"an update of this node has no place left for a link to {peer}")
         self._phase = _Phase.ESTABLISHED
         self.peer = peer
-        self.cost = self._policy.cost_of(peer)
+        self.cost = cost
         return Established(peer, self.cost)
 
     def _judge_own_word(self, update: RoutingUpdate) -> list[Action]:

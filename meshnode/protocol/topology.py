@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.messages import RoutingUpdate, plain_number
 
 SEEN_SECONDS = 3600.0
 """How long an update is remembered (reference section 4)."""
@@ -17,6 +17,19 @@ SEEN_SECONDS = 3600.0
 MAX_SEEN = 20_000
 """Updates remembered at most (2 MB, a number for each): twenty of each node of a mesh of 1,000 at
 once. The oldest go first; copies of them are then told by epoch and sequence."""
+
+LINKS_BYTES = 62_000
+"""What all links of one node may take of its update: 2,400 with names of 20 bytes. A message has
+65,535 bytes; the rest is for the names of the node and of who passes it on, however written."""
+
+LINKS_FOR_ANYBODY = LINKS_BYTES * 7 // 8
+"""What of that links may take that the configuration does not ask for: the rest is kept for peers
+that it dials or names."""
+
+LONG_NAME = 64
+LINKS_OF_LONG_NAMES = LINKS_BYTES // 2
+"""Bytes from which on a name is long, and up to which all links may take room before one to such a
+name is refused, so that two hundred of the longest do not keep out those with ordinary ones."""
 
 WORD_COUNTS = 210.0
 """Seconds for which the newest word of a node keeps older ones from counting: a node says something
@@ -99,6 +112,8 @@ class Topology:
         self.epoch = epoch
         self._sequence = 0
         self._own: dict[str, float] = {}
+        self._own_bytes = 0
+        """What our links take of our update."""
         self._own_words: dict[int, str] = {}
         self._nodes: dict[str, _NodeRecord] = {}
         self._seen: dict[int, float] = {}
@@ -119,14 +134,30 @@ class Topology:
         """Our own links: peer to cost."""
         return self._own
 
+    def has_place(self, peer: str, cost: float, expected: bool) -> bool:
+        """Whether our update can list one more link; ``expected`` if the configuration asks for it.
+
+        An update that is too long could not be sent, and all links would end.
+        """
+        if expected:
+            most = LINKS_BYTES
+        elif len(peer.encode()) < LONG_NAME:
+            most = LINKS_FOR_ANYBODY
+        else:
+            most = LINKS_OF_LONG_NAMES
+        return self._own_bytes + _link_field(peer, cost) <= most
+
     def add_link(self, peer: str, cost: float) -> None:
         """Record that a link to ``peer`` is established."""
+        self.remove_link(peer)
         self._own[peer] = cost
-        self.version += 1
+        self._own_bytes += _link_field(peer, cost)
 
     def remove_link(self, peer: str) -> None:
         """Record that the link to ``peer`` is gone."""
-        self._own.pop(peer, None)
+        cost = self._own.pop(peer, None)
+        if cost is not None:
+            self._own_bytes -= _link_field(peer, cost)
         self.version += 1
 
     def own_update(self, update_id: str, suspected_duplicate: int = 0) -> RoutingUpdate:
@@ -407,3 +438,12 @@ class Topology:
                     if via == keep or (via < other and other != keep):
                         next_hop[neighbour] = via
         return next_hop
+
+
+def _link_field(peer: str, cost: float) -> int:
+    """Return the bytes that a link to a peer may take in an update, whoever writes it.
+
+    Go writes characters that mean something in HTML, and two separators of lines, as six bytes.
+    """
+    longer = sum(peer.count(c) for c in '<>&"\\\u2028\u2029')
+    return len(peer.encode()) + 5 * longer + len(f'"":{plain_number(cost)!r},')

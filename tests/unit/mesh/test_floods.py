@@ -10,10 +10,11 @@ from stranger import EPOCH, stranger
 
 from meshnode.mesh import fabric as fabric_module
 from meshnode.mesh import ownword
+from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import intake
 from meshnode.protocol import topology as topology_module
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import format_time
 
 TOPOLOGY_BYTES = 400_000
@@ -177,3 +178,36 @@ async def test_ever_new_nodes_do_not_make_all_others_speak(autojump_clock):
         after = [m._fabric.topology._sequence for m in (far,)]
         most = SECONDS * (fabric_module.GREETINGS_RATE + 1 / ownword.UPDATE_INTERVAL)
         assert after[0] - before[0] <= most + fabric_module.GREETINGS_AT_ONCE + 2
+
+
+async def test_links_with_the_longest_names_leave_places_for_new_nodes_and_for_configured_ones(
+    autojump_clock, monkeypatch
+):
+    for name in ("LINKS_BYTES", "LINKS_FOR_ANYBODY", "LINKS_OF_LONG_NAMES"):
+        monkeypatch.setattr(topology_module, name, getattr(topology_module, name) // 20)
+    async with (
+        line("near", "victim") as (near, victim),
+        meshes("new", "dialed") as (new, dialed),
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(20):
+            link, far = memory_link_pair()
+            name = f"{number:02}".ljust(255, "n")
+            hello = RoutingUpdate(name, "i", EPOCH, 1, {"victim": 1.0}, name)
+            nursery.start_soon(victim.run_link, link)
+            await far.send([hello.encode()])
+        await trio.sleep(1)
+        assert 0 < len(victim.status().connections) - 1 < 20
+        join(new, victim)
+        with trio.fail_after(10):
+            await all_reach_all((near, victim, new))
+        number = 0
+        while victim._fabric.has_place(f"ordinary-{number}", 1.0, expected=False):
+            victim._fabric.topology.add_link(f"ordinary-{number}", 1.0)
+            number += 1
+        place = MemoryListener("place")
+        dialed.add_listener(place)
+        victim.add_dialer(MemoryDialer(place))
+        with trio.fail_after(10):
+            await all_reach_all((near, victim, new, dialed))
+        nursery.cancel_scope.cancel()

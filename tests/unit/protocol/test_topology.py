@@ -4,7 +4,7 @@ import itertools
 import random
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import given, settings
 
 from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.topology import (
@@ -381,3 +381,57 @@ def test_an_update_that_changes_nothing_computes_nothing():
     claims = RoutingUpdate.decode(topology.message_about(node)).connections
     assert topology.apply(update(node, claims, sequence=2), 0) is Verdict.FORWARD
     assert topology.version == before
+
+
+PEERS = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('<>&"\\\u2028'),
+    min_size=1,
+    max_size=63,
+)
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(
+        st.tuples(PEERS, st.sampled_from([1.0, 1e300, 1e-7, 123456.789])), min_size=5, max_size=30
+    )
+)
+def test_whatever_peers_call_themselves_our_update_can_be_sent(peers):
+    topology = Topology("own" * 85, epoch=(1 << 64) - 1)
+    for name, cost in peers:
+        for number in range(200):
+            peer = (f"{number}" + 4 * name)[:63]
+            if topology.has_place(peer, cost, expected=True):
+                topology.add_link(peer, cost)
+    message = topology.own_update("i" * 64, (1 << 64) - 1).encode("<" * 255)
+    as_go_writes = message.decode()
+    for letter in "<>&\u2028\u2029":
+        as_go_writes = as_go_writes.replace(letter, "\\u0000")
+    assert len(as_go_writes.encode()) <= 65_535
+
+
+def fill(topology, name, *, expected):
+    """Add links to peers with numbered names until one has no place; return how many."""
+    number = 0
+    while topology.has_place(peer := name.format(number), 1.0, expected=expected):
+        topology.add_link(peer, 1.0)
+        number += 1
+    return number
+
+
+def test_long_names_leave_places_for_others_and_those_for_links_that_are_asked_for():
+    topology = Topology("own", epoch=1)
+    assert fill(topology, "{:0255}", expected=False) > 100
+    assert fill(topology, "short-{:06}", expected=False) > 1000
+    assert not topology.has_place("other", 1.0, expected=False)
+    assert fill(topology, "wanted-{:0248}", expected=True) > 25
+    topology.remove_link(f"{0:0255}")
+    assert topology.has_place(f"{0:0255}", 1.0, expected=True)
+
+
+def test_two_thousand_ordinary_links_have_a_place():
+    topology = Topology("own", epoch=1)
+    for number in range(2000):
+        peer = f"node-{number:04}.example"
+        assert topology.has_place(peer, 1.0, expected=False)
+        topology.add_link(peer, 1.0)
