@@ -18,6 +18,10 @@ at: some ten times what that took, so that a topology as large as its budget all
 100,000 edges) which changes all the time leaves the node the rest of its time. For a mesh of 1,000
 nodes it is shorter than CHANGE_INTERVAL."""
 
+LOGGED_AFTER = 1.0
+"""Seconds after a change of routes until it is logged. What is undone by then, as by a link that is
+refused again and again, is no news, and of a storm one line a second is enough."""
+
 CHANGES_LOGGED = 20
 """Routes named in one line of the log when many change at once."""
 
@@ -57,6 +61,7 @@ class Routes:
         """Compute what :meth:`stale` has put off."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._settle_doubts)
+            nursery.start_soon(self._log_changes)
             while True:
                 await self._due.wait()
                 await trio.sleep_until(self._next)
@@ -102,13 +107,22 @@ class Routes:
         changed = self.table != old
         self._computed(changed)
         if changed:
-            self._log.info("routes changed: %s", RouteChanges(old, self.table))
             self._changed.set()
             self._changed = trio.Event()
 
     async def wait_changed(self) -> None:
         """Wait until the table is another one."""
         await self._changed.wait()
+
+    async def _log_changes(self) -> None:
+        logged: Mapping[str, str] = {}
+        while True:
+            if self.table == logged:
+                await self._changed.wait()
+            await trio.sleep(LOGGED_AFTER)
+            if self.table != logged:
+                self._log.info("routes changed: %s", RouteChanges(logged, self.table))
+                logged = self.table
 
 
 @dataclass(frozen=True, slots=True)

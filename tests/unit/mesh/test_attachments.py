@@ -130,6 +130,7 @@ def of_level(caplog, level: int) -> list[str]:
 async def test_a_refused_link_is_dialed_ever_less_and_told_once(
     policy, here, there, autojump_clock, caplog
 ):
+    caplog.set_level(logging.INFO, "meshnode")
     async with meshes("foo", "bar") as (foo, bar):
         place = MemoryListener("place")
         bar.add_listener(place, policy)
@@ -141,7 +142,28 @@ async def test_a_refused_link_is_dialed_ever_less_and_told_once(
         assert 1 <= len(told) <= 2
         assert len(set(told)) == len(told)
         assert any(here in text or there in text for text in told)
-        assert "established" not in "".join(caplog.messages)
+        # Beside that, that it listens.
+        assert len(caplog.messages) == len(told) + 1
+
+
+async def test_routes_that_change_and_stay_are_logged(autojump_clock, caplog):
+    caplog.set_level(logging.INFO, "meshnode")
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        listening = bar.add_listener(place)
+        foo.add_dialer(MemoryDialer(place), redial=False)
+        await trio.sleep(5)
+        await listening.aclose()
+        await trio.sleep(5)
+        routes = [text for text in caplog.messages if "routes changed" in text]
+        assert sorted(routes[:2]) == [
+            "mesh: routes changed: bar via bar",
+            "mesh: routes changed: foo via foo",
+        ]
+        assert sorted(routes[2:]) == [
+            "mesh: routes changed: bar gone",
+            "mesh: routes changed: foo gone",
+        ]
 
 
 async def test_a_peer_that_goes_after_its_link_has_lasted_is_dialed_soon(autojump_clock):
