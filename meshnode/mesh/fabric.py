@@ -416,5 +416,9 @@ class Fabric:
             a for node in self.adverts.nodes if self._is_near(node) for a in self.adverts.of(node)
         ]
 
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return one of those, if it is among them."""
+        return self.adverts.find(node, service) if self._is_near(node) else None
+
     def _is_near(self, node: str) -> bool:
         return node == self.own_id or node in self.routes

@@ -208,6 +208,10 @@ class Mesh:
             drops=self._router.drop_counts,
         )
 
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return how a node that can be reached (or this one) advertises a service, if it does."""
+        return self._fabric.find_service(node, service)
+
     def concerns(self) -> list[str]:
         """Return lines for a person: what of this mesh should be looked after."""
         return self._fabric.own_word.concerns()

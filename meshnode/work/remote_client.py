@@ -12,9 +12,9 @@ import trio
 
 from meshnode.control.baresocket import read_part
 from meshnode.errors import CannotSign, WorkError
-from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.control import greeting
+from meshnode.protocol.messages import ServiceAdvertisement
 from meshnode.work.farlines import CHUNK, REPLY_TIMEOUT, FarLines, RemoteUnavailable, translated
 from meshnode.work.farside import JsonObject, RemoteRefused, printable, read_created, read_reply
 
@@ -59,8 +59,8 @@ class Dialer(Protocol):
         """Return as soon as a route to the node is known."""
         ...
 
-    def status(self) -> MeshStatus:
-        """Return what is known of the mesh, the services of its nodes among it."""
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return how a node that can be reached advertises a service, if it does."""
         ...
 
 
@@ -70,11 +70,8 @@ def is_meshnode(dialer: Dialer, node: str) -> bool:
     receptor takes every key of a submission that it does not know for a parameter of the work.
     """
     tag, value = MANY_STREAMS
-    return any(
-        (advert.tags or {}).get(tag) == value
-        for advert in dialer.status().advertisements
-        if advert.node_id == node and advert.service == CONTROL_SERVICE
-    )
+    advert = dialer.find_service(node, CONTROL_SERVICE)
+    return advert is not None and (advert.tags or {}).get(tag) == value
 
 
 class RemoteControl:

@@ -103,6 +103,28 @@ async def test_while_somebody_speaks_in_its_name_all_the_time_a_node_is_reached(
         assert bar.status().connections[0].peer in ("foo", "baz")
 
 
+async def test_streams_outlive_every_life_that_somebody_invents_of_their_other_end(autojump_clock):
+    async with line("foo", "bar", "end") as (foo, _, end), stranger(end) as other:
+        listener = await foo.listen("svc")
+        stream = await end.dial("foo", "svc")
+        await stream.send_all(b"a")
+        far = await listener.accept()
+        first = new_epoch()
+        for life in range(500):
+            await other.say(other.update("foo", {}, epoch=first + (life << 24)))
+            await trio.sleep(0.02)
+            if life % 50 == 0:
+                await stream.send_all(b"x")
+                await far.send_all(b"y")
+                with trio.fail_after(5):
+                    assert (await stream.receive_some(1)) == b"y"
+        with trio.fail_after(5):
+            received = b""
+            while len(received) < 11:
+                received += await far.receive_some(100)
+        assert received == b"a" + 10 * b"x"
+
+
 async def test_a_node_answers_at_a_bounded_rate(autojump_clock):
     async with meshes("foo") as (foo,), stranger(foo) as other:
         await trio.sleep(NEWCOMER_SECONDS + 1)

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import trio
 import trio.testing
@@ -22,9 +21,9 @@ from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
 from meshnode.errors import CommandError, NoRoute
 from meshnode.logs import subject_logger
-from meshnode.mesh.mesh import MeshStatus
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.protocol.messages import ServiceAdvertisement
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Started
 from meshnode.work.processes import ProcessId
@@ -390,17 +389,14 @@ class FakeDialer:
         target.nursery.start_soon(partial(target.serve, pair[1], "mesh", self.node_id))
         return pair[0]
 
-    def status(self) -> MeshStatus:
-        """Tell which nodes are meshnodes, as their advertisements do; of the rest, nothing."""
-        adverts = tuple(
-            SimpleNamespace(
-                node_id=node_id,
-                service="control",
-                tags={"type": "Control Service"} | dict([] if node.is_receptor else [MANY_STREAMS]),
-            )
-            for node_id, node in self.mesh.nodes.items()
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Tell whether a node is a meshnode, as its advertisement does."""
+        if node not in self.mesh.nodes:
+            return None
+        tags = dict([] if self.mesh.nodes[node].is_receptor else [MANY_STREAMS])
+        return ServiceAdvertisement(
+            node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
         )
-        return SimpleNamespace(advertisements=adverts)
 
     async def wait_reachable(self, node: str) -> None:
         await trio.lowlevel.checkpoint()
