@@ -51,6 +51,10 @@ class ClientInput:
         """Whether the client has sent all that it will ever send and all of it was taken."""
         return self._reader.at_end
 
+    def drop(self) -> None:
+        """Keep nothing of what the client has sent any more."""
+        self._reader.drop()
+
     # --- lines --------------------------------------------------------------------------------
 
     async def wait_line(self) -> bool:

@@ -302,6 +302,8 @@ class Session:
             raise trio.BrokenResourceError(_how_lost(error)) from error
 
     async def _close(self) -> None:
+        # It may be as much as the longest line, and the client may take its time to go.
+        self._input.drop()
         if self._gone:
             # On the mesh this resets the stream: half of an answer must not look like all of it.
             await trio.aclose_forcefully(self._stream)

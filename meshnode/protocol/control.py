@@ -122,6 +122,11 @@ class LineReader:
         self._searched = 0
         return line.replace(b"\r", b"")
 
+    def drop(self) -> None:
+        """Drop what was fed and not taken."""
+        self._buffer.clear()
+        self._searched = 0
+
     def take(self, max_bytes: int) -> bytes:
         """Return up to ``max_bytes`` raw bytes that were fed and belong to no line taken so far."""
         data = bytes(self._buffer[:max_bytes])

@@ -4,6 +4,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 import pytest
@@ -22,7 +23,7 @@ from meshnode.control.heldbytes import (
     REPLIES_OF_ONE,
     STALLED_AFTER,
 )
-from meshnode.control.input import IDLE_TIMEOUT, LINE_TIMEOUT, PAYLOAD_TIMEOUT
+from meshnode.control.input import CHUNK, IDLE_TIMEOUT, LINE_TIMEOUT, PAYLOAD_TIMEOUT
 from meshnode.control.places import Bounds
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.service import IDLE_CHECK, ControlService
@@ -293,6 +294,21 @@ async def test_what_a_half_line_took_is_given_back_with_its_session(service) -> 
         assert b"ERROR" not in await half_line(client, MAX_LINE)
         await client.aclose()
         await wait_all_tasks_blocked()
+
+
+async def test_half_lines_that_were_refused_are_not_kept_while_their_clients_stay(service) -> None:
+    clients = [service.dial("mallory") for _ in range(50)]
+    tracemalloc.start()
+    for _ in range(MAX_LINE // CHUNK - 1):
+        for client in clients:
+            with suppress(trio.BrokenResourceError):
+                await client.send_all(bytes(CHUNK))
+        await wait_all_tasks_blocked()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    refused = [client for client in clients if b"ERROR" in await client.receive_some(10_000)]
+    assert len(refused) == len(clients)
+    assert kept < LINES_OF_ONE // 4
 
 
 async def test_what_was_asked_is_not_kept_while_a_command_runs(service, registry) -> None:
