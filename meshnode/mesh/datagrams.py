@@ -68,6 +68,8 @@ class DatagramSocket:
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours from the router."""
+        if notice.to_node not in self._names:
+            return  # we have not sent anything there, and the name is not worth its hash
         if (self._names.learn(notice.to_node), notice.to_service) in self._sent_to:
             self._put(errors.Unreachable(notice.problem, reporter))
 

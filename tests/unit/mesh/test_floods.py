@@ -14,7 +14,15 @@ from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import intake
 from meshnode.protocol import topology as topology_module
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.messages import (
+    UNREACHABLE_SERVICE,
+    DataHeader,
+    RoutingUpdate,
+    ServiceAdvertisement,
+    Unreachable,
+    encode_service,
+)
+from meshnode.protocol.namehash import name_hash
 from meshnode.protocol.times import format_time
 
 TOPOLOGY_BYTES = 400_000
@@ -211,3 +219,29 @@ async def test_links_with_the_longest_names_leave_places_for_new_nodes_and_for_c
         with trio.fail_after(10):
             await all_reach_all((near, victim, new, dialed))
         nursery.cancel_scope.cancel()
+
+
+async def test_names_that_only_notices_know_are_not_kept(autojump_clock):
+    async with meshes("victim") as (victim,), stranger(victim) as other:
+        receivers = [victim.open_datagrams("dgram"), await victim.listen("svc")]
+        for service, number in itertools.product(("dgram", "svc"), range(50)):
+            notice = Unreachable(
+                "victim",
+                f"invented-{number}",
+                encode_service(service),
+                encode_service("x"),
+                "service unknown",
+            )
+            header = DataHeader(
+                29,
+                name_hash("stranger"),
+                name_hash("victim"),
+                UNREACHABLE_SERVICE,
+                UNREACHABLE_SERVICE,
+            )
+            await other.say(header.encode() + notice.encode())
+            # Also if the router should let it pass one day.
+            for receiver in receivers:
+                receiver.on_unreachable(notice, "stranger")
+        await trio.sleep(1)
+        assert victim._fabric._names._hashes.keys() == {"victim", "stranger"}
