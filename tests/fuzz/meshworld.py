@@ -108,6 +108,7 @@ class MeshWorld(World):
             async with AsyncExitStack() as stack:
                 await world.prepare(stack)
                 await trio.sleep(world.settled)
+                await left.wait_reachable("right")
                 world.kept = await stack.enter_async_context(await left.dial("right", ECHO))
                 await world.check()
                 yield world
