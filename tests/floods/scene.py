@@ -33,6 +33,9 @@ RECOVERY = 60.0
 GIVEN_BACK = 32 << 20
 """Bytes above idle that may stay: what a node remembers within its budgets until it forgets."""
 
+RESULTS = 32 << 20
+"""Bytes of results that the victim takes of one unit of another node (``remote-maxoutput``)."""
+
 LOOK = 0.25
 """Seconds between two looks at the memory that is being given back."""
 
@@ -81,6 +84,7 @@ class Scene:
             "victim",
             listen=ports["tcp"],
             work=work,
+            settings={"remote-maxoutput": str(RESULTS)},
             more=[
                 {"ws-listener": {"port": ports["ws"], **address}},
                 {"udp-listener": {"port": ports["udp"], **address}},
@@ -139,6 +143,11 @@ class Scene:
             finally:
                 process.kill()
 
+    def stored(self) -> int:
+        """Return the bytes below the victim's directory of units."""
+        found = self.victim.units.rglob("*")
+        return sum(path.stat().st_size for path in found if path.is_file())
+
     def links_lost(self) -> int:
         """Return how often honest nodes have lost links to each other, as they have logged."""
         return sum(
@@ -192,14 +201,10 @@ def measure(cluster: Cluster, flood: Flood, seconds: float) -> Measured:
     assert scene.victim.process is not None
     found.alive = scene.victim.process.poll() is None
     if found.alive:
-        found.stored = _size(scene.victim.units)
+        found.stored = scene.stored()
         found.peak, found.behind_peak = peak(victim), peak(behind)
         found.after = _settle(victim, found.idle)
     return found
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _settle(pid: int, idle: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from floods.scene import GIVEN_BACK, Measured
+from floods.scene import GIVEN_BACK, RESULTS, Measured
 
 MIB = 1 << 20
 
@@ -19,8 +19,8 @@ AMPLIFICATION = 3.0
 LOG = 4096
 """Bytes of log a second: some lines of each kind a minute, and those of honest clients."""
 
-STORED = 256 * MIB
-"""Bytes of one unit's results that a submitter's disk may take."""
+STORED = RESULTS + 4 * MIB
+"""Bytes below the victim's directory of units: one unit's results, and those of honest ones."""
 
 BEGIN, END = "<!-- floods: begin -->", "<!-- floods: end -->"
 """Between these lines of the document stands the table."""

@@ -7,7 +7,7 @@ from bench.processes import forget_peak, peak, resident
 from floods.catalogue import FLOODS
 from floods.probes import echo, operator, ping
 from floods.scene import Scene
-from floods.table import AMPLIFICATION, MEMORY, MIB
+from floods.table import AMPLIFICATION, MEMORY, MIB, STORED
 
 SECONDS = 1.0
 """How long each flood lasts; the nodes take as long to start."""
@@ -32,6 +32,7 @@ def test_a_flood_leaves_node_work_and_honest_links_as_they_were(cluster: Cluster
     assert scene.links_lost() == 0
     assert (peak(scene.victim.pid) - idle) / MIB <= MEMORY / MIB
     assert sent.extra.get("amplification", 0) <= AMPLIFICATION
+    assert scene.stored() <= STORED
 
 
 def test_a_lost_link_and_a_silent_node_are_noticed(cluster: Cluster):

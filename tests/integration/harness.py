@@ -301,6 +301,7 @@ class Cluster:
         work: Mapping[str, str | Directive] | None = None,
         more: Sequence[Directive] = (),
         level: str = "debug",
+        settings: Mapping[str, Any] | None = None,
         start: bool = True,
     ) -> Node:
         """Configure a node and start it.
@@ -312,10 +313,17 @@ class Cluster:
             work: work type → a script for ``bash -c``, or the directive's parameters.
             more: directives beyond those, as they would stand in the file.
             level: of the log.
+            settings: parameters of ``node`` beside its ID and directory.
             start: False leaves the process to be started by ``start()``.
         """
         directives: list[Directive] = [
-            {"node": {"id": name, "datadir": str(self.directory / "data")}},
+            {
+                "node": {
+                    "id": name,
+                    "datadir": str(self.directory / "data"),
+                    **(settings or {}),
+                }
+            },
             {"log-level": {"level": level}},
             {"control-service": {"filename": str(self.directory / f"{name}.sock")}},
         ]
