@@ -60,18 +60,19 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
     started = time.monotonic()
     trio.socket.set_custom_hostname_resolver(Lookups())
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
+        reserve = DescriptorReserve()
         async with AsyncExitStack() as stack:
             mesh = await stack.enter_async_context(
                 open_mesh(
                     config.node.id,
                     idle_timeout=config.node.max_idle_connection_timeout,
-                    reserve=DescriptorReserve(),
+                    reserve=reserve,
                 )
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
             reloader = Reloader(config, load_again, mesh)
-            await _start(config, reloader, mesh, nursery)
+            await _start(config, reloader, mesh, nursery, reserve)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
             begin_collections()
@@ -91,11 +92,17 @@ async def _report_each_minute(limit: logs.LineLimit) -> None:
         limit.report()
 
 
-async def _start(config: NodeConfig, reloader: Reloader, mesh: Mesh, nursery: trio.Nursery) -> None:
+async def _start(
+    config: NodeConfig,
+    reloader: Reloader,
+    mesh: Mesh,
+    nursery: trio.Nursery,
+    reserve: DescriptorReserve,
+) -> None:
     """Start every part, the ones that others hear of last."""
     mesh.set_firewall(firewall_rules(config.node))
     registry = CommandRegistry()
-    units = make_units(config, mesh, raise_limit())
+    units = make_units(config, mesh, raise_limit(), reserve)
     register_mesh_commands(
         registry, mesh, reloader, units.warnings, forwarding=config.node.allowforwarding
     )
@@ -197,13 +204,15 @@ def begin_collections() -> None:
         gc.enable()
 
 
-def make_units(config: NodeConfig, mesh: Mesh, descriptors: int) -> Units:
+def make_units(
+    config: NodeConfig, mesh: Mesh, descriptors: int, reserve: DescriptorReserve
+) -> Units:
     """Return the units that the node's directory holds, with the configured work types.
 
-    ``descriptors`` is the limit that commands get.
+    ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
     """
     return Units(
-        store=UnitStore(config.node.datadir / config.node.id),
+        store=UnitStore(config.node.datadir / config.node.id, reserve),
         launcher=Launcher(descriptors),
         dialer=mesh,
         work_types={d.worktype: work_type(d) for d in config.work_types},

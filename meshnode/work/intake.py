@@ -8,7 +8,7 @@ import trio
 
 from meshnode.errors import CommandError
 from meshnode.work.shortage import in_thread_or_here
-from meshnode.work.store import UnitFile
+from meshnode.work.unitfile import UnitFile
 
 RECEIVE = 256 * 1024
 """Bytes asked of a client at a time."""

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,9 +176,9 @@ class _LauncherProcess:
         self._socket = trio.socket.from_stdlib_socket(ours)
         with self._socket:
             with theirs:
-                process = await trio.lowlevel.open_process(
-                    _launcher_argv(self._descriptors), stdin=theirs
-                )
+                # Not trio's own, which knows no remedy where the system starts no thread.
+                argv = _launcher_argv(self._descriptors)
+                process = await in_thread(_spawn, argv, theirs)
             try:
                 await self._serve(process, task_status)
             except BaseException:
@@ -191,7 +192,9 @@ class _LauncherProcess:
                     asked.close()
                 await _end_process(process)
 
-    async def _serve(self, process: trio.Process, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(
+        self, process: subprocess.Popen[bytes], task_status: trio.TaskStatus[None]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, process)
             self.usable = True
@@ -221,9 +224,9 @@ class _LauncherProcess:
             raise LauncherClosed("the node is ending")
         return asked
 
-    async def _watch(self, process: trio.Process) -> None:
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
         # A supervisor may hold the socket open a little longer; new starts must not go there.
-        code = await process.wait()
+        code = await _wait_end(process)
         self.usable = False
         self._log.warning("process %d ended (%d); the next start brings another", process.pid, code)
 
@@ -343,14 +346,35 @@ def _launcher_argv(descriptors: int | None) -> list[str]:
     return [sys.executable, "-I", "-S", "-X", "utf8", str(program.absolute()), *options]
 
 
-async def _end_process(process: trio.Process) -> None:
+def _spawn(argv: list[str], stdin: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, stdin=stdin.fileno())
+
+
+async def _end_process(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process, which sees its socket closed; kill it when it does not end."""
     with trio.CancelScope(shield=True):
         with trio.move_on_after(LAUNCHER_END_SECONDS):
-            await process.wait()
-        if process.returncode is None:
+            await _wait_end(process)
+        if process.poll() is None:
             process.kill()
-            await process.wait()
+            await _wait_end(process)
+
+
+async def _wait_end(process: subprocess.Popen[bytes]) -> int:
+    """Return how a child has ended, as soon as it has."""
+    pauses = Pauses()
+    while (code := process.poll()) is None:
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            # No descriptor is left for the event.
+            await pauses.take()
+            continue
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+    return code
 
 
 async def _recorded_supervisor(unit_dir: Path) -> ProcessId | None:

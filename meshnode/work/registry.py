@@ -27,8 +27,9 @@ from meshnode.work.shortage import Pauses, in_thread_or_here
 from meshnode.work.signatures import Signatures
 from meshnode.work.space import shortages
 from meshnode.work.status import MAX_SIZE, UnitStatus
-from meshnode.work.store import Overtaken, StoredUnit, UnitFile, UnitStore
+from meshnode.work.store import Overtaken, StoredUnit, UnitStore
 from meshnode.work.unit import Clock, NotRecorded, Unit, wall_clock
+from meshnode.work.unitfile import UnitFile
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 NOT_STARTED = "lost: the node ended before the work was started"
@@ -195,8 +196,7 @@ class Units:
 
     def open_stdin(self, unit: Unit) -> UnitFile:
         """Return the file that takes the unit's input, until the unit ends. Raises OSError."""
-        path = self.store.stdin_path(unit.unit_id)
-        return UnitFile(path, append=False, wanted=lambda: not unit.is_final)
+        return self.store.open_stdin(unit.unit_id, lambda: not unit.is_final)
 
     async def start(self, unit: Unit, stdin: Input) -> bool:
         """Start a unit whose input is complete; return False if that must wait for another node.

@@ -9,6 +9,7 @@ import trio
 from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.work.growth import Growth
+from meshnode.work.shortage import Pauses
 from meshnode.work.unit import Unit
 
 SendFile = Callable[[int, int, int], Awaitable[int]]
@@ -32,7 +33,7 @@ async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, sen
         Exception: whatever else ``send`` raises.
     """
     try:
-        descriptor = files.open_file(path, os.O_RDONLY)
+        descriptor = await _open(path)
     except OSError as error:
         if unit.is_final and unit.status.stdout_size == 0:
             return 0
@@ -41,6 +42,18 @@ async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, sen
         return await _Reader(unit, path, descriptor, start, send).run(growth)
     finally:
         os.close(descriptor)
+
+
+async def _open(path: Path) -> int:
+    """Open a stdout as soon as there is a descriptor for it. Raises OSError."""
+    pauses = Pauses()
+    while True:
+        try:
+            return files.open_file(path, os.O_RDONLY)
+        except OSError as error:
+            if not files.is_passing(error):
+                raise
+        await pauses.take()
 
 
 class _Reader:

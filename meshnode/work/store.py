@@ -21,8 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from meshnode import files
+from meshnode.descriptors import NONE_LEFT, DescriptorReserve
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
@@ -31,6 +33,7 @@ from meshnode.work.nodedir import NodeDirectory
 from meshnode.work.processes import ProcessId, UnitProcesses
 from meshnode.work.setaside import SetAside
 from meshnode.work.status import UnitStatus
+from meshnode.work.unitfile import UnitFile
 
 UNIT_ID_LENGTH = 8
 """Characters of a unit ID, as receptor's: 62^8 keep it short to type and rarely taken."""
@@ -46,6 +49,9 @@ _RELEASED = ".released-"
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk answers that is full, or on which this user may not have more."""
+
+
+T = TypeVar("T")
 
 
 class Overtaken(WorkError):
@@ -67,7 +73,9 @@ class StoredUnit:
 class UnitStore:
     """The unit directories of one node, below ``root`` (``<datadir>/<node>``)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, reserve: DescriptorReserve | None = None) -> None:
+        """``reserve`` holds descriptors for the files of units that were accepted."""
+        self._reserve = reserve or DescriptorReserve(0)
         # Links are followed once: what marks the processes of a unit must not change with them.
         self.root = Path(os.path.realpath(root))
         self._log = subject_logger("store", str(root))
@@ -160,10 +168,14 @@ class UnitStore:
         Raises:
             WorkError: the file is missing, unreadable or holds no status.
         """
+        return self._status_of(unit_id, self._insist)
+
+    def _status_of(self, unit_id: str, call: Callable[[Callable[[], bytes]], bytes]) -> UnitStatus:
         # As a text: a start reads tens of thousands, and would join paths for a third of its time.
         path = f"{self.root}/{unit_id}/status"
         try:
-            return UnitStatus.from_json(json.loads(files.read_file(path, MAX_STATUS_BYTES)))
+            text = call(lambda: files.read_file(path, MAX_STATUS_BYTES))
+            return UnitStatus.from_json(json.loads(text))
         except OSError as error:
             raise WorkError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -189,12 +201,26 @@ class UnitStore:
             Locked: somebody may be about to start the unit.
             Overtaken: the state on disk is not the ``expected`` one; it stands, too.
         """
-        text = json.dumps(status.to_disk(), separators=(",", ":")) + "\n"
+        text = (json.dumps(status.to_disk(), separators=(",", ":")) + "\n").encode()
         if len(text) > MAX_STATUS_BYTES:
             raise OSError(errno.EFBIG, f"the status has more than {MAX_STATUS_BYTES} bytes")
         # Without a sync, some file systems show an empty file after a power cut: a local unit
         # would be set aside then, a remote one would be lost to the node that waits for it.
         synced = durable or (status.remote is not None and not fresh)
+        if fresh:
+            self._replace(unit_id, text, synced, is_end=False)
+            return
+        self._insist(lambda: self._write(unit_id, status.state, text, synced, durable, expected))
+
+    def _write(
+        self,
+        unit_id: str,
+        state: UnitState,
+        text: bytes,
+        synced: bool,
+        durable: bool,
+        expected: UnitState | None,
+    ) -> None:
         directory = None
         if durable or expected is not None:
             directory = self._open_directory(unit_id)
@@ -203,10 +229,10 @@ class UnitStore:
                 if expected is UnitState.PENDING:
                     self._lock_pending(directory, unit_id)
                 self._check_state(unit_id, expected)
-            self._replace(unit_id, text.encode(), synced, is_end=status.state.is_final)
+            self._replace(unit_id, text, synced, is_end=state.is_final)
             if directory is not None and durable:
                 os.fsync(directory)
-                if status.state is UnitState.PENDING:
+                if state is UnitState.PENDING:
                     # The directory itself may be new.
                     _sync_directory(self.root)
         finally:
@@ -246,7 +272,8 @@ class UnitStore:
 
     def _check_state(self, unit_id: str, expected: UnitState) -> None:
         try:
-            found = self.read_status(unit_id).state
+            # Without the reserve: whoever writes has it already.
+            found = self._status_of(unit_id, lambda read: read()).state
         except WorkError as error:
             if isinstance(error.__cause__, OSError) and files.is_passing(error.__cause__):
                 # The file may say anything, and must not be written over unread.
@@ -281,6 +308,24 @@ class UnitStore:
         if damaged:
             found += self._take_damaged(damaged)
         return found
+
+    def open_stdin(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
+        """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
+        path = self.stdin_path(unit_id)
+        return self._insist(lambda: UnitFile(path, append=False, wanted=wanted))
+
+    def _insist(self, act: Callable[[], T]) -> T:
+        """Do something to the files of a unit that was accepted, with spare descriptors if need be.
+
+        It is done once more if the first try finds none, and must be whole then.
+        """
+        try:
+            return act()
+        except OSError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+        with self._reserve.at_hand():
+            return act()
 
     def drop_stdin(self, unit_id: str) -> None:
         """Give the room of a unit's input back: nothing will be started with it."""
@@ -394,58 +439,6 @@ def _of_damaged(reason: WorkError, supervisor: ProcessId | None) -> UnitStatus:
         supervisor=supervisor,
         stdin_size=0,
     )
-
-
-WRITE_OUT = 8 * 1024 * 1024
-"""Bytes after which what a file got is given to the disk, so that the sync at its end, for which
-somebody waits, has little left to do."""
-
-
-class UnitFile:
-    """A unit's stdin or stdout as this node writes it: appending, from where the file ends."""
-
-    def __init__(
-        self, path: Path, *, append: bool, wanted: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError.
-
-        What is written while it is not ``wanted`` is dropped.
-        """
-        self._wanted = wanted
-        mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
-        self._descriptor = files.open_file(path, mode)
-        self.size = os.fstat(self._descriptor).st_size
-        self._given = self.size
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
-        if not self._wanted():
-            self.size += len(data)
-            return
-        view = memoryview(data)
-        while view:
-            written = os.write(self._descriptor, view)
-            self.size += written
-            view = view[written:]
-        if self.size - self._given >= WRITE_OUT:
-            # Of pages that are not on disk yet, this begins the writing and forgets none.
-            os.posix_fadvise(
-                self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
-            )
-            self._given = self.size
-
-    def cut(self, size: int) -> None:
-        """Drop what is behind byte ``size``. Raises OSError."""
-        os.ftruncate(self._descriptor, size)
-        self.size = self._given = size
-
-    def sync(self) -> None:
-        """Have the disk keep what was written. Raises OSError."""
-        os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

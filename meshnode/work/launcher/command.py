@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from meshnode.files import is_passing
+
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where commands are looked for when the environment has no PATH."""
 
@@ -35,7 +37,15 @@ _SIGNAL_TEXTS = {
 
 
 class CannotExecute(Exception):
-    """The command cannot be executed; the text is the unit's detail."""
+    """The command cannot be executed; the text is the unit's detail.
+
+    Attributes:
+        is_passing: whether it is only for want of what the machine lacks at this moment.
+    """
+
+    def __init__(self, text: str, *, is_passing: bool = False) -> None:
+        super().__init__(text)
+        self.is_passing = is_passing
 
 
 def find_executable(name: str, search_path: str) -> str:
@@ -100,7 +110,8 @@ def spawn(
                 setsigmask=(),
             )
     except (OSError, ValueError) as error:
-        raise CannotExecute(f"fork/exec {path}: {error_text(error)}") from None
+        text = f"fork/exec {path}: {error_text(error)}"
+        raise CannotExecute(text, is_passing=is_passing(error)) from None
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
 what became of it. From a supervisor: ``supervisor`` (pid), ``started`` (ticks) and ``record`` (what
-it changed in the status), or ``error``, with ``taken`` when the unit was not Pending; with it or
+it changed in the status), or ``error``, with ``taken`` when the unit was not Pending, and with
+``again`` when the machine lacks something now and the same may be asked for later; with it or
 later ``ended``, the record of an end that came at once, or ``alone`` when there will be no more
-word of it. From the launcher: ``error`` when it cannot fork, and ``gone`` when a supervisor ended
-abnormally. A supervisor's answer is in the queue before its end can be seen, so ``gone`` without an
-answer before it means that there is none.
+word of it. From the launcher: ``error`` (and ``again``) when it cannot fork, and ``gone`` when a
+supervisor ended abnormally. A supervisor's answer is in the queue before its end can be seen, so
+``gone`` without an answer before it means that there is none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import select
 import signal
 import sys
 
+from meshnode.files import is_passing
 from meshnode.work.launcher import command, wire
 from meshnode.work.launcher.staff import Staff
 from meshnode.work.launcher.supervisor import answer
@@ -145,7 +147,10 @@ class Launcher:
             self._staff.start(request, text)
         except OSError as error:
             reason = f"cannot start a supervisor: {command.error_text(error)}"
-            answer(self._socket, request, {"error": reason})
+            outcome: dict[str, object] = {"error": reason}
+            if is_passing(error):
+                outcome["again"] = True
+            answer(self._socket, request, outcome)
 
     def _leave(self) -> None:
         """In a new supervisor: let go of what is the launcher's; the socket is both's."""

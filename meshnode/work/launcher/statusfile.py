@@ -38,6 +38,8 @@ without end, and there is no event that says that it is free."""
 SPARE_BYTES = 1024
 """What the record of an end may have more than that of a start: some 200 bytes and a detail."""
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -68,12 +70,17 @@ class StatusFile:
 
     Args:
         unit_dir: absolute path of the unit's directory.
+
+    Attributes:
+        is_claimed: whether the disk may say that the unit is this process's.
     """
 
     def __init__(self, unit_dir: str) -> None:
         self._dir = unit_dir
         self._path = unit_dir + "/status"
         self._last: dict[str, object] = {}
+        self._before: dict[str, object] = {}
+        self.is_claimed = False
 
     def claim(self, changes: dict[str, object], *, durable: bool = False) -> None:
         """Take the unit out of Pending, once: merge ``changes`` into the status.
@@ -85,6 +92,7 @@ class StatusFile:
             OSError: it cannot be written, or somebody holds the lock.
         """
         directory = self._open_directory()
+        parent = -1
         try:
             self._lock(directory)
             status = self._read()
@@ -92,10 +100,30 @@ class StatusFile:
                 raise NotPending("the unit has been started or has ended before")
             # Work that another node has submitted comes again if its start is forgotten.
             submitted = bool(status.get("SubmissionKey"))
+            if submitted:
+                # Before the claim, which nothing that the machine lacks may leave half done.
+                parent = os.open(os.path.dirname(self._dir), _DIRECTORY)
+            self._before = status
             self._replace(status | changes, directory, durable or submitted)
             if submitted:
                 # The unit's directory may be as new as the unit.
-                self._sync_parent()
+                sync(parent)
+        finally:
+            os.close(directory)
+            if parent >= 0:
+                os.close(parent)
+
+    def unclaim(self) -> None:
+        """Undo a claim, of a command that was not and will not be executed: it is Pending again.
+
+        Raises:
+            UnitVanished: the unit was released meanwhile.
+            OSError: it cannot be written; the claim stands.
+        """
+        directory = self._open_directory()
+        try:
+            self._replace(self._before, directory, bool(self._before.get("SubmissionKey")))
+            self.is_claimed = False
         finally:
             os.close(directory)
 
@@ -149,7 +177,7 @@ class StatusFile:
 
     def _open_directory(self) -> int:
         """Return a descriptor of the unit's directory."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = _DIRECTORY | os.O_NOFOLLOW
         try:
             return os.open(self._dir, flags)
         except OSError as error:
@@ -182,13 +210,6 @@ class StatusFile:
             else:
                 return
 
-    def _sync_parent(self) -> None:
-        parent = os.open(os.path.dirname(self._dir), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync(parent)
-        finally:
-            os.close(parent)
-
     def _read(self) -> dict[str, object]:
         try:
             text = files.read_file(self._path, MAX_STATUS_BYTES)
@@ -220,6 +241,7 @@ class StatusFile:
             finally:
                 os.close(fd)
             files.put_in_place(temporary, self._path)
+            self.is_claimed = True
         except (FileNotFoundError, NotADirectoryError):
             raise UnitVanished(self._dir) from None
         if durable:

@@ -26,11 +26,13 @@ Two decisions that a user can see:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from meshnode import files
 from meshnode.work.launcher import cancelsignal, command, prctl, tree
@@ -65,6 +67,10 @@ KILL_RETRY_SECONDS = 1.0
 """Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
 time only bounds how long a process that a look at /proc missed could go on."""
 
+LACK_RETRY_SECONDS = 0.1
+"""Wait before another look at the tree of processes where the machine had no descriptor or memory
+for one; nothing tells when it has."""
+
 FIRST_MOMENT_SECONDS = 0.1
 """How long a command may run and still leave its supervisor to the next unit. A command that takes
 longer does not notice the milliseconds that another supervisor takes to make."""
@@ -93,7 +99,11 @@ def supervise(request: Request, node: int, lead: Lead) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         os.setsid()
         prctl.become_subreaper()
-        myself = tree.read_process(os.getpid())
+        try:
+            myself = tree.read_process(os.getpid())
+        except OSError as error:
+            answer(node, request, refusal(error))
+            os._exit(0)
         assert myself is not None
         # Once for all units: each look at os.environ turns bytes into text.
         environment = dict(os.environ)
@@ -117,6 +127,16 @@ def answer(node: int, request: Request, outcome: dict[str, object]) -> bool:
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
+
+
+def refusal(error: Exception, *, is_claimed: bool = False) -> dict[str, object]:
+    """Return the answer that there is no supervisor for a unit, and why.
+
+    With ``again`` the same may be asked for once more: what was in the way passes, and nothing has
+    been done.
+    """
+    again = files.is_passing(error) and not is_claimed
+    return {"error": _describe(error)} | ({"again": True} if again else {})
 
 
 class Supervisor:
@@ -168,7 +188,8 @@ class Supervisor:
         except (OSError, ValueError, UnitVanished) as error:
             # Not free: should the claim stand on disk after all, this end is what tells the node.
             self.is_free = False
-            answer(self._node, self._request, {"error": _describe(error)})
+            outcome = refusal(error, is_claimed=self._status.is_claimed)
+            answer(self._node, self._request, outcome)
         else:
             word = {"supervisor": self._myself.pid, "started": self._myself.started}
             if record["State"] == RUNNING:
@@ -234,10 +255,24 @@ class Supervisor:
                 program, self._argv, self._env, self._cwd, self._stdin, output
             )
         except command.CannotExecute as error:
+            if error.is_passing:
+                self._give_back(str(error))
             failure = self._failure(str(error))
             self._record(failure)
             return record | failure
         return record | self._running()
+
+    def _give_back(self, reason: str) -> None:
+        """Leave a unit that cannot be executed now to a later start, if the disk lets us.
+
+        Raises:
+            OSError: with the reason; the unit is Pending.
+        """
+        try:
+            self._status.unclaim()
+        except (OSError, UnitVanished):
+            return
+        raise OSError(errno.EAGAIN, reason)
 
     def _open_stdin(self) -> int:
         try:
@@ -321,7 +356,7 @@ class Supervisor:
     def _end_tree(self, first: int) -> None:
         """Signal every process of the tree, after the grace time kill what is left of it."""
         self._keep_for_itself()
-        tree.signal_all(tree.own_descendants(), first)
+        self._insist(lambda: tree.signal_all(tree.own_descendants(), first))
         deadline = time.monotonic() + self._grace
         while not self._reap():
             left = deadline - time.monotonic()
@@ -329,8 +364,20 @@ class Supervisor:
                 break
             self._limits.wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
         while not self._reap():
-            tree.kill_own_descendants()
+            self._insist(tree.kill_own_descendants)
             self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        """Do something to the tree, however long the machine lacks what looking at it takes."""
+        while True:
+            try:
+                act()
+            except OSError as error:
+                if not files.is_passing(error):
+                    raise
+                self._limits.wait_for((signal.SIGCHLD,), LACK_RETRY_SECONDS)
+            else:
+                return
 
     # --- what is recorded ---------------------------------------------------------------------
 
@@ -417,7 +464,8 @@ def _describe(error: Exception) -> str:
         if isinstance(error, files.NotOurs):
             return f"cannot start the command: {error}"
         where = f" ({error.filename})" if error.filename else ""
-        return f"cannot start the command: {command.error_text(error)}{where}"
+        text = error.strerror or str(error)
+        return f"cannot start the command: {text[:1].lower()}{text[1:]}{where}"
     return str(error)
 
 

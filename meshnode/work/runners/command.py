@@ -172,21 +172,30 @@ class CommandRunner:
             unit.log.info("%s", error)
             attempt.pending()
         except OutcomeUnknown as error:
-            return await self._find(unit, error)
+            found = await _patiently(unit, partial(find_supervisor, request.unit_dir))
+            if found is not None:
+                return Started(found)
+            return await self._refuse(unit, attempt, error, f"lost: {error}")
         except WorkError as error:
-            detail = f"Error starting worker: {error}"
+            return await self._refuse(unit, attempt, error, f"Error starting worker: {error}")
+        return None
+
+    async def _refuse(
+        self, unit: Unit, attempt: Attempt, error: WorkError, detail: str
+    ) -> Started | None:
+        """End a unit that was not started, unless it was after all."""
+        try:
             try:
-                try:
-                    await unit.fail(detail, patient=False)
-                except NotRecorded:
-                    # Its client need not wait for the disk to learn that; nothing starts it later.
-                    attempt.fail(error)
-                    await unit.fail(detail)
-            except Overtaken:
-                # A supervisor of an earlier start was first: the unit is its.
-                process = unit.status.supervisor
-                return None if process is None else Started(process)
-            attempt.fail(error)
+                await unit.fail(detail, patient=False)
+            except NotRecorded:
+                # Its client need not wait for the disk to learn that; nothing starts it later.
+                attempt.fail(error)
+                await unit.fail(detail)
+        except Overtaken:
+            # A supervisor of an earlier start was first: the unit is its.
+            process = unit.status.supervisor
+            return None if process is None else Started(process)
+        attempt.fail(error)
         return None
 
     async def _insist(self, unit: Unit, request: StartRequest) -> Started:
@@ -211,15 +220,6 @@ class CommandRunner:
         if unit.status.detail != detail:
             unit.log.warning("%s", detail)
             await unit.note(lambda old: replace(old, detail=detail))
-
-    async def _find(self, unit: Unit, error: OutcomeUnknown) -> Started | None:
-        """Look for the processes of a unit whose start nobody can tell the outcome of."""
-        directory = self._store.directory(unit.unit_id)
-        found = await _patiently(unit, partial(find_supervisor, directory))
-        if found is not None:
-            return Started(found)
-        await unit.fail(f"lost: {error}")
-        return None
 
     async def _ends_at_once(self, unit: Unit, started: Started, attempt: Attempt) -> bool:
         """Take over what the supervisor tells of the command's first moment.

@@ -14,8 +14,8 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.work.space import has_room
-from meshnode.work.store import UnitFile
 from meshnode.work.unit import Unit
+from meshnode.work.unitfile import UnitFile
 
 RETRY = 5.0
 """Seconds until a disk without room is tried again; no event says that it has some."""

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from meshnode.work.intake import WRITE, Input, WrongInput, take_input
-from meshnode.work.store import UnitFile
+from meshnode.work.unitfile import UnitFile
 
 SIZES = [0, 1, WRITE - 1, WRITE, WRITE + 1, 3 * WRITE + 17, 9 * WRITE + 1]
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,11 @@ def watching(unit: Path) -> Supervisor:
     os.write(result._stdout, b"abc")
     result._end = 0
     return result
+
+
+def wait_for_the_child(supervisor: Supervisor) -> None:
+    """Wait as a supervisor does, in a process whose other threads may get its signals."""
+    os.waitid(os.P_PID, supervisor._pid, os.WEXITED | os.WNOWAIT)
 
 
 def is_status(fd: int) -> bool:
@@ -98,18 +102,126 @@ def test_output_that_the_disk_lost_fails_the_unit(
 
 
 def test_a_supervisor_whose_claim_may_stand_on_disk_takes_no_other_unit(
-    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        # The claim is written, and only then the disk fails.
+        if status_of(unit)["State"] == 1:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     (unit / "status").write_text('{"State": 0, "SubmissionKey": "bar:1"}')
     watching._argv = ["true"]
-    # The claim is written, and only then the disk fails.
-    monkeypatch.setattr(statusfile.StatusFile, "_sync_parent", lambda status: broken(0))
+    monkeypatch.setattr(statusfile.os, "fsync", broken)
     watching.run()
     assert status_of(unit)["State"] == 1
     assert not watching.is_free
+    # Nor may anybody believe that the same can be asked for again.
+    assert [list(answer) for answer in told] == [["error"]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What supervisors told the node."""
+    answers: list[dict[str, Any]] = []
+
+    def tell(node: int, request: object, outcome: dict[str, Any]) -> bool:
+        answers.append(outcome)
+        return True
+
+    monkeypatch.setattr(supervisor, "answer", tell)
+    return answers
+
+
+LACKS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN]
+
+
+@pytest.mark.parametrize("lack", LACKS)
+@pytest.mark.parametrize("key", ["", "bar:1"])
+def test_a_command_that_the_machine_has_no_process_for_is_left_to_another_start(
+    unit: Path,
+    watching: Supervisor,
+    told: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    lack: int,
+    key: str,
+) -> None:
+    def refuse(*args: object, **options: object) -> int:
+        assert status_of(unit)["State"] == 1
+        raise OSError(lack, os.strerror(lack))
+
+    before = {"State": 0, "Detail": "Starting Worker", "SubmissionKey": key, "Ours": "kept"}
+    (unit / "status").write_text(json.dumps(before))
+    watching._argv = ["true"]
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    watching.run()
+    assert status_of(unit) == before
+    text = os.strerror(lack)
+    (answer,) = told
+    assert answer["again"] is True
+    assert answer["error"].endswith(f"true: {text[:1].lower()}{text[1:]}")
+    assert not watching.is_free
+
+
+def test_a_command_that_cannot_be_executed_for_good_is_not_tried_again(
+    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> int:
+        raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
+
+    (unit / "status").write_text('{"State": 0}')
+    watching._argv = ["true"]
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    watching.run()
+    assert status_of(unit)["State"] == 3
+    assert "again" not in told[-1]
+
+
+def test_at_whichever_call_no_descriptor_is_left_a_start_happens_or_may_be_asked_for_again(
+    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never is a command executed of which the node then hears that it was not."""
+    executed: list[str] = []
+    opened, limit = 0, 0
+    real_open = os.open
+
+    def counted_open(*args: Any, **options: Any) -> int:
+        nonlocal opened
+        opened += 1
+        if opened == limit:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real_open(*args, **options)
+
+    def spawn(path: str, *args: Any, **options: Any) -> int:
+        executed.append(path)
+        return os.fork() or os._exit(0)
+
+    monkeypatch.setattr(os, "open", counted_open)
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Supervisor, "_wait", wait_for_the_child)
+    monkeypatch.setattr(watching._lead, "leave", lambda: None)
+    outcomes = []
+    for limit in range(1, 40):
+        opened = 0
+        executed.clear()
+        told.clear()
+        for name in ("stdin", "stdout"):
+            (unit / name).unlink(missing_ok=True)
+        (unit / "status").write_text('{"State": 0, "SubmissionKey": "bar:1"}')
+        request = dict(watching._request, argv=["true"])
+        # Of its own: a supervisor that goes on alone closes it.
+        node = real_open(os.devnull, os.O_WRONLY)
+        Supervisor(request, watching._myself, {}, node, watching._lead).run()
+        state = status_of(unit)["State"]
+        if executed:
+            assert (state, "error" in told[0]) == (2, False), limit
+        else:
+            assert (state, told[0].get("again")) == (0, True), limit
+        outcomes.append(bool(executed))
+        if opened < limit:
+            break
+    assert False in outcomes
+    assert opened < limit
 
 
 def test_stdout_is_synced_before_the_end_is_written(
@@ -158,15 +270,10 @@ def test_the_node_hears_of_an_end_before_the_launcher_hears_that_its_supervisor_
 
     monkeypatch.setattr(supervisor, "answer", tell_node)
     monkeypatch.setattr(watching._lead, "be_free", tell_launcher)
-    # However slow the machine is.
-    monkeypatch.setattr(supervisor, "FIRST_MOMENT_SECONDS", 60.0)
+    monkeypatch.setattr(Supervisor, "_wait", wait_for_the_child)
     (unit / "status").write_text('{"State": 0}')
     watching._argv, watching._end = argv, None
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
-    try:
-        watching.run()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    watching.run()
     assert told[-2:] == ["ended", "free"]
     assert status_of(unit)["State"] in {2, 3}
 

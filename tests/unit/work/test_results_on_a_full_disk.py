@@ -11,7 +11,8 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work import space
 from meshnode.work.runners.stdoutcopy import PASSING
 from meshnode.work.space import FREE_SIZE, KEPT_BYTES, has_room
-from meshnode.work.store import UnitFile, UnitStore
+from meshnode.work.store import UnitStore
+from meshnode.work.unitfile import UnitFile
 
 
 class Shortage:

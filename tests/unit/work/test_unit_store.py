@@ -15,8 +15,9 @@ from meshnode.errors import UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.processes import ProcessId
 from meshnode.work.status import RemoteExtra, UnitStatus, format_time
-from meshnode.work.store import UnitFile, UnitStore
+from meshnode.work.store import UnitStore
 from meshnode.work.unit import NotRecorded, Unit
+from meshnode.work.unitfile import UnitFile
 
 STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
 
