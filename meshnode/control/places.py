@@ -9,6 +9,7 @@ import trio
 
 from meshnode.control.registry import SessionKind
 from meshnode.mesh.sockets import Origin
+from meshnode.mesh.ways import Ways
 
 MAX_SESSIONS = 2048
 """Sessions at a time of one kind (unix, tcp, mesh); each costs some tens of KiB. Counted by kind,
@@ -22,6 +23,10 @@ is left must be enough for everybody else."""
 KEPT = 1 / 16
 """Part of the places on a unix socket that only root and the node's own user may take: whoever must
 look after a node gets in."""
+
+SPARED = 1 / 16
+"""Part of the places on the mesh that one branch of it leaves to the others: whoever is linked to
+us can invent nodes behind itself, and have sessions in the name of each."""
 
 DESCRIPTORS_SHARE = 3
 """One in so many of the process's file descriptors is for sessions of one kind of socket: those on
@@ -45,6 +50,8 @@ class Bounds:
     """What one holder may have of them."""
     kept: int = 0
     """What only owners may have."""
+    spared: int = 0
+    """What the nodes that are reached over one link leave to all others."""
 
     @classmethod
     def of(cls, kind: SessionKind) -> "Bounds":
@@ -54,7 +61,8 @@ class Bounds:
         if kind != "mesh" and limit != resource.RLIM_INFINITY:
             most = min(most, limit // DESCRIPTORS_SHARE)
         kept = max(1, int(most * KEPT)) if kind == "unix" else 0
-        return cls(most, max(1, int(most * SHARE)), kept)
+        spared = int(most * SPARED) if kind == "mesh" else 0
+        return cls(most, max(1, int(most * SHARE)), kept, spared)
 
 
 class Place:
@@ -116,6 +124,7 @@ class Places:
         self._bounds = bounds
         self._holders: dict[str, dict[Place, None]] = {}
         """The places of each holder, in the order in which they were taken."""
+        self._ways = Ways(bounds.most, bounds.spared)
         self._taken = 0
         self.leaving = 0
         """Sessions that gave way, or were refused, and are still being told."""
@@ -131,6 +140,7 @@ class Places:
             return None
         place = Place(origin)
         self._holders.setdefault(origin.name, {})[place] = None
+        self._ways.take(origin.way)
         self._taken += 1
         return place
 
@@ -154,6 +164,7 @@ class Places:
         del holder[place]
         if not holder:
             del self._holders[place.origin.name]
+        self._ways.give_back(place.origin.way)
         self._taken -= 1
 
     def _make_room(self, origin: Origin) -> bool:
@@ -162,6 +173,12 @@ class Places:
         if len(own) >= self._bounds.of_one:
             victim = _longest_waiting(own)
             if victim is None or now - victim.waiting_since < GIVE_WAY_AFTER:
+                return False
+        elif self._ways.is_full(origin.way, len(own)):
+            branch = origin.way.branch
+            victims = self._victims(origin, len(own))
+            victim = next((v for v in victims if v.origin.way.branch == branch), None)
+            if victim is None:
                 return False
         else:
             most = self._bounds.most - (0 if origin.is_owner else self._bounds.kept)

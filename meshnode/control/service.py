@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -15,7 +16,7 @@ from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.accepting import Acceptor
-from meshnode.mesh.sockets import UNKNOWN_ORIGIN, Origin, origin_of, peer_name
+from meshnode.mesh.sockets import UNKNOWN_ORIGIN, origin_of, peer_name
 from meshnode.mesh.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
 
@@ -93,7 +94,7 @@ class ControlService:
         origin = origin_of(stream)
         name = peer if origin is UNKNOWN_ORIGIN else origin.name
         # Nodes choose their names: none is another kind of client's.
-        origin = Origin(f"{kind} {name}", origin.is_owner)
+        origin = replace(origin, name=f"{kind} {name}")
         places = self._places_of(kind)
         place = places.take(origin)
         if place is None:

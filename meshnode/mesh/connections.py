@@ -241,7 +241,8 @@ class Connection:
         return self._add_stream(stream_id)
 
     def _add_stream(self, stream_id: int) -> MeshStream:
-        stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]))
+        way = self._router.way_to(self.peer[0])
+        stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]), way)
         self._streams[stream_id] = stream
         self._backlog.streams += 1
         self._was_used = True

@@ -14,6 +14,7 @@ from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUs
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.stamps import random_id
+from meshnode.mesh.ways import NO_WAY, Way
 from meshnode.protocol.firewall import Action, Firewall, Rule
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
@@ -50,6 +51,16 @@ _ANSWER = bytes([MessageType.DATA, WIRE_HOPS, 0, 0])
 
 class NextHop(Protocol):
     """What the router needs of a session."""
+
+    @property
+    def peer(self) -> str:
+        """The node at the other end."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """The network address of the other end; empty if it has none."""
+        ...
 
     def send_data(self, message: Message) -> bool:
         """Queue a data message; False means that it was dropped."""
@@ -360,6 +371,15 @@ class Router:
         if hashed is None or hashed not in self._next_hops:
             raise NoRoute(node)
         return hashed
+
+    def way_to(self, node: bytes) -> Way:
+        """Return how another node is reached, by its hash."""
+        if node == self.own_hash:
+            return NO_WAY
+        hop = self._next_hops.get(node)
+        if hop is None:
+            return Way("nowhere")
+        return Way(hop.holder or hop.peer, self._names.name(node) == hop.peer)
 
     def send(self, destination: bytes, message: bytes, *, at_once: bool = False) -> bool:
         """Send an own message, header included; False means that it was dropped.

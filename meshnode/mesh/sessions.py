@@ -158,6 +158,11 @@ class Session:
         return self._peering.peer
 
     @property
+    def holder(self) -> str:
+        """The network address of the other end; empty if it has none."""
+        return self._link.holder
+
+    @property
     def cost(self) -> float:
         """What the link costs."""
         return self._peering.cost

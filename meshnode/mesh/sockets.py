@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import trio
 
 from meshnode.errors import ConfigError
+from meshnode.mesh.ways import NO_WAY, Way
 
 BACKLOG = 1024
 """Clients that may wait to be accepted: a burst of scripts starting at once. The kernel lowers it
@@ -34,6 +35,11 @@ class FromNode(Protocol):
     @property
     def peer_node(self) -> str:
         """ID of the node at the other end."""
+        ...
+
+    @property
+    def way(self) -> Way:
+        """How that node is reached."""
         ...
 
 
@@ -79,6 +85,9 @@ class Origin:
     is_owner: bool = False
     """Whether it is root or the user that this node runs as, on this machine."""
 
+    way: Way = NO_WAY
+    """How a node is reached."""
+
 
 UNKNOWN_ORIGIN = Origin("unknown")
 """Of clients that are gone before they could be asked, and of streams of no known kind."""
@@ -90,7 +99,9 @@ def origin_of(stream: trio.abc.HalfCloseableStream) -> Origin:
     Whoever has an IPv6 address has the 2^64 of its network, so these are one.
     """
     if not isinstance(stream, trio.SocketStream):
-        return Origin(stream.peer_node) if isinstance(stream, FromNode) else UNKNOWN_ORIGIN
+        if not isinstance(stream, FromNode):
+            return UNKNOWN_ORIGIN
+        return Origin(stream.peer_node, way=stream.way)
     try:
         if stream.socket.family == socket.AF_UNIX:
             _, uid = _credentials(stream.socket)

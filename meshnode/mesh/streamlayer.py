@@ -320,7 +320,8 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             self._say_unknown(address, peer_node)
         else:
             now = trio.current_time()
-            match self._layer.gate.judge(address, self._key, packet.initial, now):
+            way = self._layer.router.way_to(address[0])
+            match self._layer.gate.judge(address, self._key, packet.initial, now, way):
                 case Place() as place:
                     self._accept(address, peer_node, place, datagram)
                 case Retry() as retry:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import trio
 
+from meshnode.mesh.ways import NO_WAY, Way
+
 RECEIVE_SIZE = 64 * 1024
 """Bytes that ``receive_some`` returns at most when it is not told how many."""
 
@@ -60,7 +62,8 @@ class _OneAtATime:
 class MeshStream(trio.abc.HalfCloseableStream):
     """One stream to a service of another node.
 
-    ``peer_node`` and ``peer_service`` say who is at the other end. Reading returns ``b""`` after
+    ``peer_node`` and ``peer_service`` say who is at the other end, and ``way`` how that was reached
+    when the stream was opened. Reading returns ``b""`` after
     the other end's :meth:`send_eof`; a connection that ends otherwise raises
     :exc:`trio.BrokenResourceError` with the reason. :meth:`aclose` delivers what was written and
     then the end of the stream, in the background; closed while cancelled
@@ -68,9 +71,17 @@ class MeshStream(trio.abc.HalfCloseableStream):
     that half of something never looks like all of it.
     """
 
-    def __init__(self, host: StreamHost, stream_id: int, peer_node: str, peer_service: str) -> None:
+    def __init__(
+        self,
+        host: StreamHost,
+        stream_id: int,
+        peer_node: str,
+        peer_service: str,
+        way: Way = NO_WAY,
+    ) -> None:
         self.peer_node = peer_node
         self.peer_service = peer_service
+        self.way = way
         self._host = host
         self._id = stream_id
         self._incoming: deque[bytes] = deque()

@@ -11,7 +11,8 @@ from meshnode.logs import SubjectLogger
 from meshnode.mesh.accepting import Acceptor
 from meshnode.mesh.hangup import has_hung_up
 from meshnode.mesh.pump import bridge, reset
-from meshnode.mesh.sockets import origin_of, peer_name
+from meshnode.mesh.sockets import Origin, origin_of, peer_name
+from meshnode.mesh.ways import Ways
 
 MAX_CONNECTIONS = 1536
 """Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
@@ -20,6 +21,10 @@ MiB where its reader stalls; more are reset as they come."""
 MAX_OF_ONE = 1024
 """Connections of one node, user or address at a time. Many services have only one client; those
 that have several are not shut out by one of them."""
+
+SPARED = 16
+"""One in so many connections is left to others by all nodes that are reached over one link: whoever
+is linked to us can invent nodes behind itself."""
 
 HALF_OPEN_TIMEOUT = 86400.0
 """Seconds of silence after which a connection is reset that one end has ended. Answers may take
@@ -44,7 +49,8 @@ class StreamHandler(Protocol):
 class StreamServer:
     """Accepts clients from listeners and hands each to ``handler``.
 
-    At most ``most`` at a time, and ``of_one`` of one node, user or address.
+    At most ``most`` at a time, and ``of_one`` of one node, user or address. What is reached over
+    one link of the mesh leaves one in SPARED to others.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class StreamServer:
         self._most = most
         self._of_one = of_one
         self._open: Counter[str] = Counter()
+        self._ways = Ways(most, most // SPARED)
         self._refusing = False
 
     async def run(
@@ -81,32 +88,37 @@ class StreamServer:
     async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
         acceptor = Acceptor(listener.accept, self._log)
         while (stream := await acceptor.next()) is not None:
-            client, origin = peer_name(stream), origin_of(stream).name
+            client, origin = peer_name(stream), origin_of(stream)
             if self._has_room(client, origin):
-                self._open[origin] += 1
+                self._open[origin.name] += 1
+                self._ways.take(origin.way)
                 clients.start_soon(self._serve, stream, client, origin)
             else:
                 await self._bear(client, reset(stream))
 
-    def _has_room(self, client: str, origin: str) -> bool:
-        everybodys = self._open.total()
-        if everybodys < self._most and self._open[origin] < self._of_one:
+    def _has_room(self, client: str, origin: Origin) -> bool:
+        everybodys, own = self._open.total(), self._open[origin.name]
+        is_full = everybodys >= self._most or self._ways.is_full(origin.way, own)
+        if own < self._of_one and not is_full:
             self._refusing = False
             return True
         if not self._refusing:
             text = "clients are refused, %s first: %d are connected, %d of them from there"
-            self._log.warning(text, client, everybodys, self._open[origin])
+            self._log.warning(text, client, everybodys, own)
         self._refusing = True
         return False
 
-    async def _serve(self, stream: trio.abc.HalfCloseableStream, client: str, origin: str) -> None:
+    async def _serve(
+        self, stream: trio.abc.HalfCloseableStream, client: str, origin: Origin
+    ) -> None:
         self._log.debug("%s connected", client)
         try:
             await self._bear(client, self._handler(stream, client))
         finally:
-            self._open[origin] -= 1
-            if not self._open[origin]:
-                del self._open[origin]
+            self._ways.give_back(origin.way)
+            self._open[origin.name] -= 1
+            if not self._open[origin.name]:
+                del self._open[origin.name]
             # Closed it is already, unless something failed.
             await self._bear(client, reset(stream))
         self._log.debug("%s is done", client)

@@ -33,6 +33,7 @@ from meshnode.mesh.sockets import (
     peer_name,
 )
 from meshnode.mesh.unix_listener import UnixListener
+from meshnode.mesh.ways import Way
 from meshnode.protocol.messages import WorkType
 
 
@@ -286,9 +287,9 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     await tcp.aclose()
 
     assert peer_name(memory_stream_pair()[0]) == "unknown"
-    meshy = type("Meshy", (), {"peer_node": "bar"})()
+    meshy = type("Meshy", (), {"peer_node": "bar", "way": Way("10.0.0.1")})()
     assert peer_name(meshy) == "bar"
-    assert origin_of(meshy) == Origin("bar")
+    assert origin_of(meshy) == Origin("bar", way=Way("10.0.0.1"))
     assert origin_of(memory_stream_pair()[0]) == UNKNOWN_ORIGIN
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from meshnode.control.places import GIVE_WAY_AFTER, MAX_LEAVING, Bounds, Place, Places
 from meshnode.mesh.sockets import Origin
+from meshnode.mesh.ways import Way
 
 BOUNDS = Bounds(most=8, of_one=6, kept=1)
 
@@ -189,3 +190,24 @@ def test_bounds_leave_descriptors_to_the_rest_of_the_node(
     bounds = Bounds.of(kind)
     assert (bounds.most, bounds.of_one) == (most, most * 3 // 4)
     assert bounds.kept == (most // 16 if kind == "unix" else 0)
+
+
+async def test_nodes_that_a_peer_invents_leave_places_to_the_rest_of_the_mesh() -> None:
+    places = Places(Bounds(most=32, of_one=24, spared=4))
+    for number in range(100):
+        if (place := places.take(Origin(f"invented {number}", way=Way("10.0.0.66")))) is not None:
+            place.works()
+    assert places.taken == 28
+    assert places.take(Origin("alice", way=Way("10.0.0.1"))) is not None
+    assert places.take(Origin("bob", way=Way("10.0.0.66", is_near=True))) is not None
+
+
+async def test_in_a_full_branch_a_session_of_that_branch_gives_way() -> None:
+    places = Places(Bounds(most=32, of_one=24, spared=4))
+    others = fill(places, Origin("alice", way=Way("10.0.0.1")), 4)
+    many = fill(places, Origin("mallory", way=Way("10.0.0.66")), 24)
+    for number in range(4):
+        assert fill(places, Origin(f"invented {number}", way=Way("10.0.0.66")), 1)
+    assert places.take(Origin("bob", way=Way("10.0.0.66"))) is not None
+    assert [place.gave_way for place in many] == [True] + [False] * 23
+    assert not any(place.gave_way for place in others)

@@ -10,6 +10,7 @@ from test_quic import CLIENT, SERVER, exchange, new_credit
 
 from meshnode.mesh.firstpacket import Initial, first_packet
 from meshnode.mesh.gate import (
+    KEPT_CONNECTIONS,
     MAX_CONNECTIONS,
     MAX_HALF_OPEN,
     MAX_UNPROVEN,
@@ -22,6 +23,7 @@ from meshnode.mesh.gate import (
 )
 from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.quic import ALPN, MeshQuicConnection
+from meshnode.mesh.ways import Way
 from meshnode.protocol.messages import encode_service
 
 SERVICE = encode_service("control")
@@ -176,3 +178,37 @@ def test_dialers_begin_again_as_a_retry_says(make):
     exchange(client, server)
     assert client._handshake_confirmed
     assert server.ended is None
+
+
+def test_nodes_that_a_peer_invents_leave_connections_and_handshakes_to_others() -> None:
+    gate, evil = Gate(), Way("10.0.0.66")
+    honest = (b"honest--", encode_service("x"))
+    for number in range(4000):
+        node = b"%08d" % (number // 2)
+        found = gate.judge((node, b"%08d" % number), SERVICE, initial(), 0.0, evil)
+        if number % 3 and isinstance(found, Place):
+            found.ready()
+    assert isinstance(gate.judge(honest, SERVICE, initial(), 0.0, Way("10.0.0.1")), Place)
+    token = gate._tokens.make(honest, SERVICE, initial(), b"retrycid", 0.0)
+    back = initial(token, b"retrycid")
+    assert isinstance(gate.judge(honest, SERVICE, back, 0.0, Way("10.0.0.1")), Place)
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_connections_of_invented_nodes_leave_some_to_the_rest(proven) -> None:
+    gate, evil = Gate(), Way("10.0.0.66")
+    taken = 0
+    for number in range(2 * MAX_CONNECTIONS):
+        address = (b"%08d" % (number // 4), b"%08d" % number)
+        first = initial()
+        if proven:
+            first = initial(
+                gate._tokens.make(address, SERVICE, first, b"retrycid", 0.0), b"retrycid"
+            )
+        found = gate.judge(address, SERVICE, first, 0.0, evil)
+        if isinstance(found, Place):
+            found.ready()
+            taken += 1
+    assert taken == MAX_CONNECTIONS - KEPT_CONNECTIONS // 2
+    assert isinstance(gate.judge(DIALER, SERVICE, initial(), 0.0, Way("10.0.0.1")), Place)
+    assert isinstance(gate.judge(DIALER, SERVICE, initial(), 0.0, Way("10.0.0.66", True)), Place)

@@ -23,6 +23,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.sockets import CannotListen
+from meshnode.mesh.ways import NO_WAY, Way
 from meshnode.services import forwarder
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.tcp import TcpClientService, TcpServerService
@@ -233,8 +234,15 @@ class Streams(trio.abc.Listener[trio.abc.HalfCloseableStream]):
 class Meshy(trio.abc.HalfCloseableStream):
     """A stream from a node; closing it may fail."""
 
-    def __init__(self, stream: trio.StapledStream, peer_node: str, error: Exception | None) -> None:
+    def __init__(
+        self,
+        stream: trio.StapledStream,
+        peer_node: str,
+        error: Exception | None,
+        way: Way = NO_WAY,
+    ) -> None:
         self.peer_node = peer_node
+        self.way = way
         self._stream = stream
         self._error = error
 
@@ -484,3 +492,25 @@ async def test_a_stopped_service_leaves_nothing_behind(world: World, tmp_path):
     await world.foo.ping("bar")
     assert not near.exists()
     assert world.foo.status().advertisements == ()
+
+
+async def test_nodes_that_a_peer_invents_leave_connections_to_the_rest_of_the_mesh() -> None:
+    served: list[str] = []
+
+    async def serve(stream: Meshy, client: str) -> None:
+        served.append(client)
+        await trio.sleep_forever()
+
+    listener = Streams()
+    server = StreamServer(subject_logger("test"), serve, 32, 24)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run, [listener])
+        for number in range(40):
+            far = Meshy(memory_stream_pair()[1], f"invented {number}", None, Way("10.0.0.66"))
+            await listener.put.send(far)
+        await wait_all_tasks_blocked()
+        assert len(served) == 30
+        await listener.put.send(Meshy(memory_stream_pair()[1], "alice", None, Way("10.0.0.1")))
+        await wait_all_tasks_blocked()
+        assert served[-1] == "alice"
+        nursery.cancel_scope.cancel()
