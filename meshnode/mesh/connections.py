@@ -13,11 +13,11 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.doubt import Doubt
 from meshnode.mesh.links.base import Message
+from meshnode.mesh.patience import Patience
 from meshnode.mesh.quic import (
     CANCELLED_READ,
     HANDSHAKE_TIMEOUT,
     IDLE_TIMEOUT,
-    KEEP_ALIVE,
     MAX_STREAMS,
     NORMAL_CLOSE,
     Address,
@@ -34,22 +34,6 @@ from meshnode.protocol.messages import (
     decode_service,
     show_service,
 )
-
-POOL_IDLE = 60.0
-"""Seconds that a dialer keeps a connection without a stream, for the next one to cost nothing."""
-
-LINGER = POOL_IDLE + 30.0
-"""Seconds that a listener's side waits, all streams done, for the dialer's close. Dialers close;
-this ends the connections of those that forget, and never before a meshnode would use it again."""
-
-FIRST_STREAM = 15.0
-"""Seconds after the handshake for a dialer to open its first stream. Dialers shake hands because
-they have a stream to open, so what stays without one is of no use to anybody."""
-
-UNUSED = 5.0
-"""Seconds that a dialer keeps a connection on which it opened no stream: all dials that waited for
-the handshake were given up. Well before the listener's patience ends, which would be told to the
-next dial in the middle of its stream."""
 
 NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
 
@@ -127,7 +111,6 @@ class Connection:
         self._quic = quic
         self._peer_node = peer_node
         self._is_client = is_client
-        self._idle = idle
         node_hash, service = peer
         self._header = DataHeader(
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
@@ -139,7 +122,6 @@ class Connection:
         """Those that somebody uses, or whose last bytes are not delivered yet."""
         self._ending: set[int] = set()
         """Those whose user is done, or that never had one, until the engine forgets them."""
-        self._was_used = False
         self._dials = 0
         """Those that wait for the handshake, each with a stream to open."""
         self._ready = trio.Event()
@@ -147,12 +129,8 @@ class Connection:
         self._over = False
         self._wake = trio.Event()
         self._nap = trio.CancelScope()
-        now = trio.current_time()
-        self._begun_at = now
-        self._ready_by = now + HANDSHAKE_TIMEOUT
+        self._patience = Patience(is_client=is_client, idle=idle, now=trio.current_time())
         self._doubt = Doubt()
-        self._next_ping = now + KEEP_ALIVE if is_client else math.inf
-        self._idle_since = math.inf
         self._log = subject_logger("connection", f"{peer_node}:{show_service(service)}")
 
     # --- datagrams ---------------------------------------------------------------------------
@@ -215,7 +193,7 @@ class Connection:
     @property
     def is_wanted(self) -> bool:
         """Whether a dial waits for the handshake, or a stream was opened."""
-        return self._dials > 0 or self._was_used
+        return self._dials > 0 or self._patience.was_used
 
     @property
     def takes_many_streams(self) -> bool:
@@ -231,9 +209,9 @@ class Connection:
             MeshError: the connection is over.
         """
         if not self._quic.takes_many_streams:
-            if self._was_used:
+            if self._patience.was_used:
                 return None
-            self._idle = 0
+            self._patience.idle = 0
         stream_id = self._quic.get_next_available_stream_id()
         self.write(stream_id, STREAM_PREFIX, False)
         if self._failure is not None:
@@ -245,8 +223,7 @@ class Connection:
         stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]), way)
         self._streams[stream_id] = stream
         self._backlog.streams += 1
-        self._was_used = True
-        self._idle_since = math.inf
+        self._patience.used()
         return stream
 
     def _drop_stream(self, stream_id: int) -> None:
@@ -332,42 +309,21 @@ class Connection:
         if timer is not None and now >= timer:
             self._quic.handle_timer(now)
             self._take_events()
-        if now >= self._next_ping:
-            self._quic.send_ping(0)
-            self._next_ping = now + KEEP_ALIVE
-        if self._doubt.is_to_ask(now):
+        patience = self._patience
+        if patience.is_to_ping(now) or self._doubt.is_to_ask(now):
             self._quic.send_ping(0)
         if (end := self._doubt.verdict(now)) is not None:
             self._fail(end)
-        if now >= self._quiet_until:
+        if patience.is_quiet(self._quic.heard_at, now):
             # The engine's own idle time-out begins anew with what *we* send.
             self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
-        if now >= self._ready_by:
+        if patience.is_late(now):
             self._fail(MeshTimeout(NO_HANDSHAKE))
-        if now >= self._idle_since + self._patience:
+        if patience.is_idle(now):
             self._close_normally()
 
     def _own_deadline(self) -> float:
-        return min(
-            self._next_ping,
-            self._quiet_until,
-            self._doubt.next_deadline(),
-            self._ready_by,
-            self._idle_since + self._patience,
-        )
-
-    @property
-    def _quiet_until(self) -> float:
-        """When the other end has been silent for too long; what others send in its name is not
-        its own, so only what it has encrypted counts."""
-        return max(self._quic.heard_at, self._begun_at) + IDLE_TIMEOUT
-
-    @property
-    def _patience(self) -> float:
-        """Seconds that the connection is kept without a stream."""
-        if self._was_used:
-            return self._idle
-        return UNUSED if self._is_client else FIRST_STREAM
+        return min(self._patience.next_deadline(self._quic.heard_at), self._doubt.next_deadline())
 
     async def _transmit(self) -> None:
         """Send what the engine has to send, waiting while our own link is behind."""
@@ -429,8 +385,7 @@ class Connection:
             self._failure = StreamError("insecure connection to secure service")
         self._quic.find_size(now)
         self._quic.drop_handshake()
-        self._ready_by = math.inf
-        self._idle_since = now
+        self._patience.ready(now)
         self._owner.connection_ready()
         self._ready.set()
 
@@ -487,21 +442,31 @@ class Connection:
         for stream_id in [i for i in self._ending if i in self._streams and quic.is_flushed(i)]:
             self._drop_stream(stream_id)
             self._note_idle()
+        self._see_delivery()
         # The other end may still have words for a stream that we are done with; only when the
         # engine has heard its last one can a frame of that number not come again.
         for stream_id in [i for i in self._ending if not quic.is_known(i)]:
             self._ending.discard(stream_id)
             quic.forget_stream(stream_id)
 
+    def _see_delivery(self) -> None:
+        """Reset streams that are closed here when the other end takes nothing of them for long."""
+        left = [i for i in self._ending if i in self._streams]
+        undelivered = sum(map(self._quic.undelivered, left))
+        if self._patience.waits_in_vain(undelivered, len(left), trio.current_time()):
+            self._log.info("gave up %d streams: what they end with is not taken", len(left))
+            for stream_id in left:
+                self._quic.reset_stream(stream_id, CANCELLED_READ)
+            self._wake.set()
+
     def _note_idle(self) -> None:
         """Begin to wait for the next stream if this was the last one; or do not wait."""
         if not self._streams:
-            self._idle_since = trio.current_time()
-            if self._idle == 0:
+            self._patience.unused(trio.current_time())
+            if self._patience.idle == 0:
                 self._close_normally()
 
     def _close_normally(self) -> None:
-        self._idle_since = math.inf
         with _Boundary(self):
             self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
         self._fail(StreamError(NORMAL_CLOSE), closing=True)
@@ -514,7 +479,7 @@ class Connection:
 
     def retire(self) -> None:
         """Close the connection as soon as it has no stream."""
-        self._idle = 0
+        self._patience.idle = 0
         if not self._streams:
             self.close()
 

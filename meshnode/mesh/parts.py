@@ -10,7 +10,7 @@ from collections import Counter
 
 
 class Parts:
-    """Which node (by its hash) has how many of ``total``.
+    """Which node (by its hash, or by its name) has how many of ``total``.
 
     The last ``kept`` are for nodes that have fewer than ``few``.
     """

@@ -261,6 +261,14 @@ class MeshQuicConnection(FrameBounds):
         unsent: int = stream.sender._buffer_stop - stream.sender.highest_offset
         return unsent
 
+    def undelivered(self, stream_id: int) -> int:
+        """Return how many bytes of a stream were written and not yet acknowledged."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return 0
+        undelivered: int = stream.sender._buffer_stop - stream.sender._buffer_start
+        return undelivered
+
     def is_known(self, stream_id: int) -> bool:
         """Whether the engine still keeps a stream; it drops those that are done both ways."""
         return stream_id in self._streams

@@ -21,6 +21,7 @@ from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.giveback import GiveBack
 from meshnode.mesh.links.base import Message
+from meshnode.mesh.parts import Parts
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
 from meshnode.protocol.messages import (
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from meshnode.mesh.identity import Identity
     from meshnode.mesh.quic import Address
 
-ACCEPT_BACKLOG = 256
-"""Streams that wait to be accepted before more are refused."""
+ACCEPT_BACKLOG = 1024
+"""Streams that wait to be accepted before more are refused. They wait until their service has its
+turn, so this is what may come in one go; of one node half as many."""
 
 MANY_STREAMS = ("meshnode", "many-streams")
 """Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
@@ -166,7 +168,8 @@ class StreamLayer:
         return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
 
     def _connect(self, node: str, peer: Address, *, share: bool) -> Connection:
-        from meshnode.mesh.connections import POOL_IDLE, Connection  # noqa: PLC0415
+        from meshnode.mesh.connections import Connection  # noqa: PLC0415
+        from meshnode.mesh.patience import POOL_IDLE  # noqa: PLC0415
         from meshnode.mesh.quic import MAX_STREAMS, MeshQuicConnection  # noqa: PLC0415
 
         own_service = self.router.free_service()
@@ -278,6 +281,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         self._layer = layer
         self._connections: dict[Address, Connection] = {}
         self._arrived, self._accepted = trio.open_memory_channel[MeshStream](ACCEPT_BACKLOG)
+        self._waiting = Parts(ACCEPT_BACKLOG)
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self._log = subject_logger("service", service)
@@ -332,7 +336,8 @@ class StreamListener(trio.abc.Listener[MeshStream]):
                     self._log.info("refused a connection of %s: %s", peer_node, refused.why)
 
     def _accept(self, address: Address, peer_node: str, place: Place, datagram: bytes) -> None:
-        from meshnode.mesh.connections import LINGER, Connection  # noqa: PLC0415
+        from meshnode.mesh.connections import Connection  # noqa: PLC0415
+        from meshnode.mesh.patience import LINGER  # noqa: PLC0415
         from meshnode.mesh.quic import MeshQuicConnection  # noqa: PLC0415
 
         credit = self._layer.new_credit(address[0])
@@ -379,11 +384,10 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         """Queue a stream for :meth:`accept`."""
         if self._closed:
             return False
-        try:
-            self._arrived.send_nowait(stream)
-        except trio.WouldBlock:
+        if not self._waiting.take(stream.peer_node.encode()):
             self._log.warning("refused a stream of %s: nobody accepts", stream.peer_node)
             return False
+        self._arrived.send_nowait(stream)
         return True
 
     def connection_ended(self, connection: Connection) -> None:
@@ -399,7 +403,9 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         Raises:
             trio.ClosedResourceError: the listener was closed.
         """
-        return await self._accepted.receive()
+        stream = await self._accepted.receive()
+        self._waiting.give_back(stream.peer_node.encode())
+        return stream
 
     async def aclose(self) -> None:
         """Accept nothing more; accepted streams live on."""

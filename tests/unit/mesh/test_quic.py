@@ -234,8 +234,18 @@ def test_unsent_counts_what_waits():
     assert client.unsent(0) == 10_000_000
     client.datagrams_to_send(0.0)
     assert 9_000_000 < client.unsent(0) < 10_000_000
-    assert client.unsent(4) == 0
+    assert client.undelivered(0) == 10_000_000
+    assert client.unsent(4) == client.undelivered(4) == 0
     assert server.unsent(0) == 0
+
+
+def test_what_is_not_acknowledged_is_not_delivered():
+    client, server = connected()
+    client.send_stream_data(0, bytes(1000))
+    exchange(client, server)
+    assert (client.unsent(0), client.undelivered(0)) == (0, 1000)
+    exchange(client, server, ACK_DELAY)
+    assert client.undelivered(0) == 0
 
 
 def test_a_stream_is_flushed_when_its_end_is_acknowledged():
