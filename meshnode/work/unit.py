@@ -32,6 +32,14 @@ class NotRecorded(CommandError):
     """An end that was asked for has come, and is told as soon as it is on disk."""
 
 
+def _without_words(status: UnitStatus) -> UnitStatus:
+    """Return a status as memory needs it: of a unit that has ended, nobody asks for the command.
+
+    The words may be a megabyte of a stranger's, and units are kept for weeks. On disk they stay.
+    """
+    return replace(status, params=()) if status.params and status.state.is_final else status
+
+
 class Unit:
     """The one record of a unit that everything in this node looks at.
 
@@ -56,7 +64,7 @@ class Unit:
         self, unit_id: str, status: UnitStatus, store: UnitStore, now: Clock = wall_clock
     ) -> None:
         self.unit_id = unit_id
-        self.status = status
+        self.status = _without_words(status)
         self.version = 0
         """Counts the changes, so that a waiter can say which it has seen."""
         self.released = False
@@ -346,7 +354,7 @@ class Unit:
     def _publish(self, status: UnitStatus) -> None:
         if status.state is not self.status.state:
             self.log.info("%s", _in_words(status))
-        self.status = status
+        self.status = _without_words(status)
         self.version += 1
         if self._changed is not None:
             self._changed.set()

@@ -41,6 +41,12 @@ CANCEL_GRACE = 10.0
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
 
+MAX_WORD = 128 * 1024
+"""Bytes of one argument that Linux passes on, its NUL included (MAX_ARG_STRLEN)."""
+
+POINTER = 8
+"""Bytes that each argument takes beside its own (execve(2), "Limits on size")."""
+
 PLUGIN_MAIN = Path(__file__).resolve().parents[1] / "pluginmain.py"
 """The program that calls plugins, in an interpreter of its own."""
 
@@ -74,7 +80,8 @@ class CommandType:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.
 
         Raises:
-            CommandError: runtime parameters are not allowed, or a quote is never closed.
+            CommandError: runtime parameters are not allowed, a quote is never closed, or it is
+                more than a command can be given.
         """
         if runtime_params and not self.allow_runtime_params:
             raise CommandError("extra params provided but not allowed")
@@ -84,7 +91,7 @@ class CommandType:
             raise CommandError(f"cannot split the params into words: {error}") from None
         if any("\0" in word for word in words):
             raise CommandError("params must not contain a NUL character")
-        return (self.command, *words)
+        return _checked((self.command, *words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,29 @@ class PythonType(CommandType):
             raise CommandError("params must not contain a NUL character")
         config = json.dumps({**self.config, "params": runtime_params})
         # Isolated: without -I a file queue.py in the working directory would be imported.
-        return (self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config)
+        return _checked((self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config))
+
+
+def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command line that the system can pass on.
+
+    Another would only fail, and until then each of its words would be kept, on disk too.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    sizes = [len(word.encode(errors="surrogatepass")) + 1 for word in words]
+    if (longest := max(sizes)) > MAX_WORD:
+        raise CommandError(
+            f"an argument of {longest - 1} bytes is longer than the system passes on "
+            f"({MAX_WORD - 1}); send it as the payload"
+        )
+    if (total := sum(sizes) + POINTER * len(sizes)) > (most := os.sysconf("SC_ARG_MAX")):
+        raise CommandError(
+            f"{len(words)} arguments take {total} bytes, more than the system passes on "
+            f"({most}); send them as the payload"
+        )
+    return words
 
 
 T = TypeVar("T")

@@ -327,3 +327,13 @@ async def _dial(node):
     from work_fakes import FakeDialer
 
     return await FakeDialer(node.mesh, "elsewhere").dial(node.node_id, "control")
+
+
+async def test_the_command_line_of_a_unit_that_has_ended_is_kept_on_disk_only(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "cat")
+        await foo.wait_final(unit_id)
+        assert foo.status(unit_id).params == ()
+    async with foo.running():
+        assert foo.status(unit_id).params == ()
+        assert foo.store.read_status(unit_id).params == ("cat",)

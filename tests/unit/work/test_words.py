@@ -6,6 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from meshnode.errors import CommandError
+from meshnode.work.runners.command import MAX_WORD, CommandType, PythonType
 from meshnode.work.words import split_words
 
 TEXTS = st.text(st.sampled_from("ab '\"\\\n\t#$é\0") | st.characters(), max_size=30)
@@ -41,3 +43,24 @@ def test_a_megabyte_of_parameters_is_split(unit):
 def test_a_megabyte_with_a_quote_that_is_never_closed_is_refused(text):
     with pytest.raises(ValueError, match="No closing quotation"):
         split_words(text)
+
+
+COMMAND = CommandType("echo", allow_runtime_params=True)
+PYTHON = PythonType("python", plugin="shouter", function="shout")
+
+
+@pytest.mark.parametrize("kind", [COMMAND, PYTHON])
+def test_an_argument_that_no_command_can_be_given_is_refused(kind):
+    with pytest.raises(CommandError, match="longer than the system passes on"):
+        kind.argv("x" * MAX_WORD)
+
+
+def test_the_longest_argument_of_a_command_is_taken():
+    assert len(COMMAND.argv("x" * (MAX_WORD - 1))[1]) == MAX_WORD - 1
+
+
+def test_more_arguments_than_a_command_can_be_given_are_refused(monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 100_000)
+    assert len(COMMAND.argv("a " * 9_000)) == 9_001
+    with pytest.raises(CommandError, match="10001 arguments take"):
+        COMMAND.argv("a " * 10_000)
