@@ -11,6 +11,9 @@ from floods.attack import Limit, Messages, Sent, Target, pour
 LARGE = 60_000
 """Bytes of filling of the largest messages."""
 
+TAG = 4000
+"""Bytes of one tag that is long, and not too long."""
+
 ALLOWED = 15_000
 """Bytes of filling that no bound on one message can refuse: real advertisements are as long."""
 
@@ -21,10 +24,12 @@ LONG_NAME = 255
 def adverts(filling: int) -> Messages:
     """Advertise ever new services, each with so many bytes of tags."""
     services = forge.names("")
+    # In pieces: each of them is as long as a tag may be.
+    tags = {f"t{number}": "x" * TAG for number in range(filling // TAG)}
 
     def make(name: str) -> Iterator[bytes]:
         for service in services:
-            yield forge.advert(name, service, Tags={"type": "x" * filling})
+            yield forge.advert(name, service, Tags=tags)
 
     return make
 
