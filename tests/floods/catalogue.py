@@ -61,6 +61,7 @@ FLOODS = {
         Flood("half-lines", "800 half lines of 1 MiB", sockets.half_lines),
         Flood("withdrawals", "50,000 withdrawals", poured(routing.withdrawals), few=20_000),
         Flood("long-names", "260 links with 255-byte names", sockets.long_names),
+        Flood("many-links", "1,000 links of one host, all with news", sockets.many_links),
         Flood("invented", "ever new invented nodes", poured(routing.invented), few=15_000),
         Flood("linked", "ever new nodes with routes to them", poured(routing.linked), few=5000),
         Flood("restarts", "an honest node's restarts, forged", poured(routing.restarts), few=5000),

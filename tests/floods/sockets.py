@@ -16,6 +16,7 @@ SILENT = 540
 HALF_LINES = 800
 IDLE_SESSIONS = 2048
 LONG_NAMED = 260
+MANY_LINKS = 1000
 ADDRESSES = 1024
 KNOWN_NODES = 1000
 
@@ -80,6 +81,34 @@ def long_names(target: Target, limit: Limit) -> Sent:
                     peers.remove(peer)
             time.sleep(0.1)
         sent.bytes = sum(peer.wire.sent for peer in peers)
+        sent.extra["left"] = len(peers)
+    return sent
+
+
+def many_links(target: Target, limit: Limit) -> Sent:
+    """Be a thousand peers, each of which has news of itself all the time."""
+    sent = Sent()
+    with contextlib.ExitStack() as links:
+        peers: dict[int, Peer] = {}
+        for turn in itertools.count(2):
+            for number in range(MANY_LINKS):
+                if not limit.seconds:
+                    break
+                try:
+                    if number not in peers:
+                        peer = Peer.open("tcp", target.tcp, f"many{number}")
+                        peers[number] = links.enter_context(peer)
+                        sent.links += 1
+                    peers[number].send(
+                        forge.update(f"many{number}", UpdateID=unique(), UpdateSequence=turn)
+                    )
+                    sent.messages += 1
+                except LinkLost:
+                    if number in peers:
+                        peers.pop(number).close()
+            if not limit.seconds:
+                break
+        sent.bytes = sum(peer.wire.sent for peer in peers.values())
         sent.extra["left"] = len(peers)
     return sent
 
