@@ -151,6 +151,15 @@ def put_in_place(scratch: str | os.PathLike[str], path: str | os.PathLike[str]) 
         os.rename(scratch, path)
 
 
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Have the disk keep which files a directory has. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def overwrite(path: str | os.PathLike[str], text: bytes) -> None:
     """Write JSON over a file in the room that it has: the last resort on a full disk.
 

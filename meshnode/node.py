@@ -221,6 +221,7 @@ def make_units(
         signatures=make_signatures(config),
         forwarding=config.node.allowforwarding,
         max_remote_output=config.node.remote_maxoutput,
+        remember=config.node.remember_submissions,
     )
 
 

@@ -40,6 +40,10 @@ REMOTE_MAX_OUTPUT = 16 << 30
 """Bytes of output of a unit on another node, unless configured: more than anybody's work is known
 to print, and an end for a node that prints for ever."""
 
+REMEMBER_SECONDS = 7 * 86400.0
+"""Seconds for which released units are remembered: a node that submitted work and is away for
+longer is told that nobody knows."""
+
 LEAST_IDLE_SECONDS = 21.0
 """Two of the 10-s routing updates, which keep a link alive, and a second (reference section 5)."""
 
@@ -75,8 +79,8 @@ def default_node_id() -> str:
 class Node(Directive):
     """The node itself.
 
-    ``max_idle_connection_timeout`` and ``unit_retention`` are in seconds, ``remote_maxoutput`` in
-    bytes.
+    ``max_idle_connection_timeout``, ``unit_retention`` and ``remember_submissions`` are in seconds,
+    ``remote_maxoutput`` in bytes.
     """
 
     id: str = parameter(
@@ -103,6 +107,14 @@ class Node(Directive):
         default=None,
         default_text="keep them",
         name="unit-retention",
+    )
+    remember_submissions: float = parameter(
+        duration(1, "1s"),
+        "know for so long after the release of a unit what became of it, so that a node which has "
+        "lost our answer does not submit its work again; days and weeks are 30d and 4w",
+        default=REMEMBER_SECONDS,
+        default_text="7d",
+        name="remember-submissions",
     )
     remote_maxoutput: int = parameter(
         size(),

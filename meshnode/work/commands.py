@@ -21,6 +21,7 @@ from meshnode.work.requests import (
     ResultsRequest,
     StatusRequest,
     SubmitRequest,
+    SubmittedRequest,
     WatchRequest,
     WorkRequest,
     parse_json,
@@ -62,6 +63,7 @@ class WorkCommands:
             ListRequest: self._list,
             StatusRequest: self._status,
             WatchRequest: self._watch,
+            SubmittedRequest: self._submitted,
             CancelRequest: self._cancel,
             ReleaseRequest: self._release,
             ResultsRequest: self._results,
@@ -104,9 +106,7 @@ class WorkCommands:
     async def _receive_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
         """Take in the unit's payload; half of one, or another than was announced, fails it."""
         try:
-            await session.send(
-                f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF.\n".encode()
-            )
+            await session.send(self._created(unit))
             return await self._take_input(unit, session, announced)
         except (OSError, WrongInput) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -122,6 +122,13 @@ class WorkCommands:
                 detail = "Error reading input data: the session was ended"
                 await self._units.refuse_input(unit, detail)
             raise
+
+    def _created(self, unit: Unit) -> bytes:
+        text = f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF."
+        if unit.status.submission_key:
+            # Who has this may ask later what became of the submission.
+            text += f" Store {self._units.submissions.mark()}."
+        return text.encode() + b"\n"
 
     async def _take_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
         file = self._units.open_stdin(unit)
@@ -150,6 +157,21 @@ class WorkCommands:
         self._check_access("watch", unit, request.signature, session)
         session.finish()
         await _while_client_is_there(session, lambda: _send_changes(unit, session))
+
+    async def _submitted(self, request: SubmittedRequest, session: ControlSession) -> JsonObject:
+        submissions, submitter = self._units.submissions, Caller.of(session).node
+        found = submissions.find(submitter, request.key, request.unit_id, request.mark)
+        reply: JsonObject = {"Mark": str(submissions.mark()), "Trace": str(found.trace)}
+        if found.unit is not None:
+            status = found.unit.status
+            reply |= {
+                "UnitID": found.unit.unit_id,
+                "Work": status.submission_work,
+                "NeverRan": status.never_ran,
+            }
+        if found.state is not None:
+            reply["State"] = found.state
+        return reply
 
     async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)

@@ -16,7 +16,9 @@ from typing import Any
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.farlines import RemoteUnavailable
-from meshnode.work.status import EXIT_CODES, MAX_SIZE, format_time
+from meshnode.work.jsonreader import MAX_SIZE, JsonObject
+from meshnode.work.keys import Mark, Trace
+from meshnode.work.status import EXIT_CODES, format_time
 
 MAX_TEXT = 4096
 """Characters of a text of another node that are kept: a Detail names a fault, and the longest are
@@ -35,9 +37,8 @@ INLINE_LIMIT = 64 * 1024
 ALREADY_SUBMITTED = "already submitted as unit"
 """How a meshnode refuses a submission whose key it has seen; the unit's ID follows."""
 
-JsonObject = dict[str, Any]
-
 _UNIT_ID = r"([a-zA-Z0-9]{1,64})"
+_IS_ID = re.compile(_UNIT_ID)
 _KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} {_UNIT_ID}(?![a-zA-Z0-9])")
 _UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
 
@@ -61,6 +62,52 @@ class AlreadySubmitted(RemoteRefused):
     def __init__(self, reason: str, unit_id: str) -> None:
         super().__init__(reason)
         self.unit_id = unit_id
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A unit that the other node has made; ``mark`` is None where it knows no keys."""
+
+    unit_id: str
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class FarTrace:
+    """What the other node knows of a submission."""
+
+    mark: Mark
+    """Of this moment: of what there is now, the store cannot have forgotten an end before it."""
+    trace: Trace
+    unit_id: str = ""
+    work: str = ""
+    """Digest of the work under that key, where there is a unit."""
+    never_ran: bool = False
+    state: UnitState | None = None
+    """How a unit that is gone had ended."""
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> "FarTrace":
+        """Read the reply to ``work submitted``.
+
+        Raises:
+            RemoteUnavailable: it is none.
+        """
+        told, trace = reply.get("Mark"), reply.get("Trace")
+        mark = Mark.find(told) if isinstance(told, str) else None
+        unit_id, state = reply.get("UnitID"), reply.get("State")
+        if mark is None or trace not in tuple(Trace):
+            raise RemoteUnavailable("the node did not say what it knows of the submission")
+        if trace == Trace.UNIT and not (isinstance(unit_id, str) and _IS_ID.fullmatch(unit_id)):
+            raise RemoteUnavailable("the node did not say which unit the submission is")
+        return cls(
+            mark=mark,
+            trace=Trace(trace),
+            unit_id=unit_id if isinstance(unit_id, str) else "",
+            work=str(reply.get("Work", "")),
+            never_ran=reply.get("NeverRan") is True,
+            state=None if state is None else _state_or_none(state),
+        )
 
 
 class NoStatus(WorkError):
@@ -103,8 +150,8 @@ class FarStatus:
         )
 
 
-def read_created(line: str) -> str:
-    """Return the ID that a submission was given.
+def read_created(line: str) -> Created:
+    """Return what the other node tells of the unit that it has made.
 
     Raises:
         AlreadySubmitted, RemoteRefused
@@ -116,7 +163,7 @@ def read_created(line: str) -> str:
         reason = line.removeprefix("ERROR: ")
         error = line[: len(line) - len(reason)]
         raise RemoteRefused(reason, told=f"could not parse response: {error}")
-    return created[1]
+    return Created(created[1], Mark.find(line[created.end() :]))
 
 
 def read_reply(line: str) -> JsonObject:
@@ -155,6 +202,13 @@ def _state(value: object) -> UnitState:
         return UnitState(-1 if number is None else number)
     except ValueError:
         raise NoStatus(f"State is {_shown(value)}") from None
+
+
+def _state_or_none(value: object) -> UnitState | None:
+    try:
+        return _state(value)
+    except NoStatus:
+        return None
 
 
 def _size(value: object) -> int:

@@ -28,6 +28,8 @@ class NodeDirectory:
         self._log = log
         self._lock = -1
         self._identity: Identity | None = None
+        self.takings = 0
+        """How often a directory was taken: each may have been another one."""
 
     def open(self) -> tuple[str, ...]:
         """Make the directory and take it for ourselves, until :meth:`close`.
@@ -102,4 +104,5 @@ class NodeDirectory:
             raise
         self.close()
         self._lock, self._identity = lock, (found.st_dev, found.st_ino)
+        self.takings += 1
         return judgement.warnings

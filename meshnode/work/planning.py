@@ -10,7 +10,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.access import Caller, UnitAccess
 from meshnode.work.intake import Input
 from meshnode.work.runners.command import CommandType
-from meshnode.work.runners.remote import check_way
+from meshnode.work.runners.start import check_way
 from meshnode.work.signatures import Signatures
 from meshnode.work.status import REMOTE, RemoteExtra, UnitStatus, format_time
 from meshnode.work.unit import Clock

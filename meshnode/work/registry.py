@@ -12,10 +12,11 @@ from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.access import Caller, UnitAccess
-from meshnode.work.farside import ALREADY_SUBMITTED
 from meshnode.work.follow import send_followed
 from meshnode.work.growth import Growth
 from meshnode.work.intake import Input
+from meshnode.work.jsonreader import MAX_SIZE
+from meshnode.work.keys import new_secret
 from meshnode.work.planning import Planner, Submission
 from meshnode.work.processes import ProcessHandle, end_unit_processes
 from meshnode.work.remote_client import Dialer
@@ -26,14 +27,14 @@ from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, RemoteRunner
 from meshnode.work.shortage import Pauses, in_thread_or_here
 from meshnode.work.signatures import Signatures
 from meshnode.work.space import shortages
-from meshnode.work.status import MAX_SIZE, UnitStatus
+from meshnode.work.status import NOT_STARTED, UnitStatus
 from meshnode.work.store import Overtaken, StoredUnit, UnitStore
+from meshnode.work.submissions import KEEP_SECONDS, Submissions
 from meshnode.work.unit import Clock, NotRecorded, Unit, wall_clock
 from meshnode.work.unitfile import UnitFile
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
-NOT_STARTED = "lost: the node ended before the work was started"
-"""Details of units that were not started; remote nodes know them by how they begin."""
+"""How the detail begins of a unit that was not started; remote nodes know it by that."""
 
 ADOPT_PATIENCE = 0.5
 """Seconds for which a start waits for the lock of one unit; it is tried on beside everything
@@ -66,6 +67,7 @@ class Units:
         signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
         forwarding: bool = False,
         max_remote_output: int = MAX_SIZE,
+        remember: float = KEEP_SECONDS,
         now: Clock = wall_clock,
         boot: str = "",
         open_process: OpenProcess = ProcessHandle.open,
@@ -90,7 +92,8 @@ class Units:
         self._planner = Planner(self.access, self._work_types, signatures, now)
         self._remotes = RemoteRunner(dialer, store, signatures, now, max_remote_output)
         self._units: dict[str, Unit] = {}
-        self._submitted: dict[str, str] = {}
+        self.submissions = Submissions(store, self._units, now, remember)
+        """What is known of submissions, of units that are gone as well."""
         self._tasks: dict[str, _Task] = {}
         self._not_taken_over: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
@@ -111,8 +114,11 @@ class Units:
         """
         await in_thread_or_here(self.store.prepare)
         try:
+            await in_thread_or_here(self.submissions.open, self._now())
             found = await in_thread_or_here(self.store.scan)
+            await in_thread_or_here(self.submissions.note_damaged)
             async with trio.open_nursery() as services:
+                services.start_soon(self.submissions.run)
                 await services.start(self._growth.run)
                 await services.start(self._launcher.run)
                 await self._drive_all(found, task_status)
@@ -178,9 +184,9 @@ class Units:
             CommandError, SecurityError: with the reason; nothing has been made.
         """
         status = self._planner.plan(submission, caller)
-        if known := self._submitted.get(submission.key):
-            raise CommandError(f"{ALREADY_SUBMITTED} {known}")
-        return replace(status, submission_key=submission.key)
+        if status.remote is not None:
+            status = status.with_remote(key=new_secret())
+        return self.submissions.admit(status, submission)
 
     def create(self, status: UnitStatus) -> Unit:
         """Make the unit that :meth:`plan` has checked; its input must follow.
@@ -272,6 +278,21 @@ class Units:
         """
         with suppress(NotRecorded):
             await self.end(unit, UnitState.FAILED, detail)
+        if self._is_of_no_use(unit):
+            async with unit.wishes:
+                await self.stop(unit)
+                if not unit.released:
+                    await self.remove(unit)
+
+    def _is_of_no_use(self, unit: Unit) -> bool:
+        """Whether nobody will ask for a unit that never had its input.
+
+        Another meshnode that has submitted it has the work on record, and submits it anew if it
+        is still to be done.
+        """
+        status = unit.status
+        is_anothers = bool(status.submitter and status.submission_key)
+        return is_anothers and status.stdin_size is None and status.never_ran
 
     # --- the end of units ---------------------------------------------------------------------
 
@@ -360,11 +381,12 @@ class Units:
             unit.log.warning("released by force: %s", error)
         # In the same breath as its files, so that no reader takes a release for a lost file.
         self._units.pop(unit.unit_id, None)
-        self._submitted.pop(unit.status.submission_key, None)
+        is_needed = self.submissions.forget(unit, grave)
         unit.mark_released()
         unit.log.info("released")
         if grave is not None:
-            await in_thread_or_here(self.store.erase, grave)
+            erase = self.store.hollow if is_needed else self.store.erase
+            await in_thread_or_here(erase, grave)
 
     # --- tasks --------------------------------------------------------------------------------
 
@@ -396,6 +418,12 @@ class Units:
             # What ends units is at fault itself. The unit stays as it is; the node lives.
             unit.log.error("cannot be ended: %s", error, exc_info=error)
 
+    async def _lose(self, unit: Unit) -> None:
+        """End a unit that the last run had not started, and nobody can any more."""
+        await self._record_end(unit, UnitState.FAILED, self._why_lost(unit.status))
+        if unit.is_final and self._is_of_no_use(unit):
+            await self.remove(unit)
+
     async def _drive(self, unit: Unit, attempt: Attempt) -> None:
         try:
             await self._runner(unit).run(unit, attempt, self)
@@ -423,8 +451,7 @@ class Units:
     def _add(self, stored: StoredUnit) -> Unit:
         unit = Unit(stored.unit_id, stored.status, self.store, self._now)
         self._units[unit.unit_id] = unit
-        if unit.status.submission_key:
-            self._submitted[unit.status.submission_key] = unit.unit_id
+        self.submissions.add(unit)
         return unit
 
     async def _forget_secrets(self, unit: Unit) -> None:
@@ -459,7 +486,7 @@ class Units:
         else:
             # Somebody may hold its lock, or the disk be full: no reason to hold up the start of
             # the node.
-            self._end_soon(unit, UnitState.FAILED, self._why_lost(status))
+            self._spawn(unit, Attempt(), partial(self._lose, unit))
             with trio.move_on_after(ADOPT_PATIENCE), suppress(NotRecorded):
                 await unit.wait_ended()
 

@@ -10,13 +10,22 @@ from typing import Any, Protocol, Self
 
 import trio
 
+from meshnode import files
 from meshnode.control.baresocket import read_part
 from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.control import greeting
 from meshnode.protocol.messages import ServiceAdvertisement
 from meshnode.work.farlines import CHUNK, REPLY_TIMEOUT, FarLines, RemoteUnavailable, translated
-from meshnode.work.farside import JsonObject, RemoteRefused, printable, read_created, read_reply
+from meshnode.work.farside import (
+    Created,
+    FarTrace,
+    RemoteRefused,
+    printable,
+    read_created,
+    read_reply,
+)
+from meshnode.work.jsonreader import JsonObject
 
 CONTROL_SERVICE = "control"
 """The service that a submitter dials; receptor has it fixed, too."""
@@ -152,8 +161,8 @@ class RemoteControl:
         await self._send({"command": "work", **command})
         return read_reply(await self._lines.line(REPLY_TIMEOUT))
 
-    async def submit(self, fields: Mapping[str, str]) -> str:
-        """Submit a unit and return the ID that the node gave it; its payload must follow.
+    async def submit(self, fields: Mapping[str, str]) -> Created:
+        """Submit a unit and return what the node calls it; its payload must follow.
 
         Raises:
             RemoteUnavailable, RemoteRefused
@@ -161,6 +170,18 @@ class RemoteControl:
         """
         await self._send({**fields, "command": "work", "subcommand": "submit"})
         return read_created(await self._lines.line(REPLY_TIMEOUT))
+
+    async def trace(self, key: str, unit_id: str, mark: str) -> FarTrace:
+        """Ask what became of a submission; ``unit_id`` and ``mark`` are what was told of it.
+
+        Raises:
+            RemoteUnavailable
+            RemoteRefused: the node knows no keys, or nothing is told now.
+        """
+        reply = await self.ask(
+            subcommand="submitted", submissionkey=key, unitid=unit_id, submissionmark=mark
+        )
+        return FarTrace.from_reply(reply)
 
     async def takes_keys(self) -> bool:
         """Ask whether the node is one of ours: who advertises that it is may be anybody.
@@ -236,7 +257,9 @@ class RemoteControl:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise WorkError(f"error sending stdin file: {error.strerror}") from error
+            text = f"error sending stdin file: {files.reason(error)}"
+            # The payload is not complete over there; when we have what it takes, it is sent anew.
+            raise (RemoteUnavailable if files.is_passing(error) else WorkError)(text) from error
         before_end()
         with translated():
             await self._stream.send_eof()

@@ -10,6 +10,7 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.intake import Input
+from meshnode.work.keys import MAX_KEY, Mark
 from meshnode.work.planning import Submission
 
 JsonObject = dict[str, Any]
@@ -50,6 +51,15 @@ class WatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmittedRequest:
+    """``work submitted``, our own: what became of a submission, for its submitter."""
+
+    key: str
+    unit_id: str
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequest:
     """``work cancel``; ``unless_started`` is our own: only while the unit waits for input."""
 
@@ -81,6 +91,7 @@ WorkRequest = (
     | ListRequest
     | StatusRequest
     | WatchRequest
+    | SubmittedRequest
     | CancelRequest
     | ReleaseRequest
     | ResultsRequest
@@ -150,6 +161,9 @@ def parse_json(data: JsonObject) -> WorkRequest:
     if subcommand == "results":
         unit_id = _string(data, "unitid")
         return ResultsRequest(unit_id, _start_position(data), _optional(data, "signature"))
+    if subcommand == "submitted":
+        unit_id, mark = _optional(data, "unitid"), _optional(data, "submissionmark")
+        return SubmittedRequest(_key(data), unit_id, Mark.find(mark))
     if subcommand in _ON_UNIT:
         request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
         if isinstance(request, CancelRequest):
@@ -178,8 +192,15 @@ def _parse_submission(data: JsonObject) -> Submission:
         signature=data.get("signature", ""),
         announced=_announced(data),
         follow=data.get("submissionfollow", "") == "true",
-        key=data.get("submissionkey", ""),
+        key=_key(data),
     )
+
+
+def _key(data: JsonObject) -> str:
+    key = _optional(data, "submissionkey")
+    if len(key) > MAX_KEY or not key.isprintable():
+        raise CommandError(f"field submissionkey must be at most {MAX_KEY} printable characters")
+    return key
 
 
 def _announced(data: JsonObject) -> Input:

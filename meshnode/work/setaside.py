@@ -27,16 +27,23 @@ class SetAside:
         self._left: dict[str, str] = {}
         """What stays where it is and is no unit that can be read, with the reason."""
 
+    def unit_ids(self) -> list[str]:
+        """Return the IDs of the units that were set aside and not deleted since."""
+        return [name.partition(".")[0] for name in self._names()]
+
+    def _names(self) -> list[str]:
+        place = self._root / _BROKEN
+        try:
+            return sorted(os.listdir(place)) if _is_directory(place) else []
+        except OSError as error:
+            self._log.warning("%s cannot be read: %s", place, error.strerror)
+            return []
+
     def warnings(self) -> list[str]:
         """Return a line for a person about each damaged unit."""
         place = self._root / _BROKEN
-        try:
-            names = sorted(os.listdir(place)) if _is_directory(place) else []
-        except OSError as error:
-            names = []
-            self._log.warning("%s cannot be read: %s", place, error.strerror)
         return [
-            *(f"unit {name} cannot be read and is set aside in {place}" for name in names),
+            *(f"unit {name} cannot be read and is set aside in {place}" for name in self._names()),
             *(f"unit {name} is left out: {reason}" for name, reason in self._left.items()),
         ]
 

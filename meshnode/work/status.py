@@ -9,26 +9,19 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import chain
-from math import isfinite
 from sys import intern
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.processes import ProcessId
-
-JsonObject = dict[str, Any]
 
 REMOTE = "remote"
 """The work type of a unit that runs on another node; no other type may have this name."""
 
 SECRET_PREFIX = "secret_"  # noqa: S105
 """Parameters whose key begins so, in any case, are never shown (reference section 8)."""
-
-MAX_SIZE = 2**63 - 1
-"""The most bytes that a file can have: sizes are 64-bit numbers in receptor, too."""
 
 MAX_PID = 2**31 - 1
 """The highest number that a process can have."""
@@ -39,13 +32,11 @@ MAX_TICKS = 2**63 - 1
 EXIT_CODES = range(-(2**31), 2**31)
 """What an exit code can be."""
 
-MAX_DEPTH = 16
-"""Objects within objects in a status; receptor's deepest has two."""
+NOT_STARTED = "lost: the node ended before the work was started"
+"""How the detail begins of a unit that had all of its input, and was not started all the same."""
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How receptor writes "no time" in ``Expiration``."""
-
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +56,14 @@ class RemoteExtra:
     """Whether this node was asked to release the unit, and the remote node has not done so yet."""
     sign_work: bool = False
     tls_client: str = ""
+    key: str = ""
+    """The secret in the key of the submission; records from before it was made have none."""
+    mark: str = ""
+    """Where and when the remote node has taken the submission: a ``keys.Mark``, empty where it
+    tells none."""
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
-    other: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
     def open_params(self) -> dict[str, str]:
@@ -76,6 +72,14 @@ class RemoteExtra:
             key: value
             for key, value in self.params.items()
             if not key.lower().startswith(SECRET_PREFIX)
+        }
+
+    def to_disk(self, *, secrets: bool) -> JsonObject:
+        """Return receptor's object and what only this node needs; ``secrets`` as below."""
+        own = {"RemoteKey": self.key, "RemoteMark": self.mark}
+        return {
+            **self.to_json(secrets=secrets),
+            **{key: value for key, value in own.items() if value},
         }
 
     def to_json(self, *, secrets: bool) -> JsonObject:
@@ -99,21 +103,23 @@ class RemoteExtra:
     @classmethod
     def from_json(cls, data: object) -> "RemoteExtra":
         """Read receptor's object. Raises WorkError if it is no such thing."""
-        reader = _Reader(data)
+        reader = Reader(data)
         params = reader.take("RemoteParams", dict, {}) or {}
         if not all(isinstance(value, str) for value in params.values()):
             raise WorkError("RemoteParams holds a value that is not a string")
-        _check("RemoteParams", params)
+        check_json("RemoteParams", params)
         return cls(
             node=intern(reader.require("RemoteNode", str)),
             work_type=intern(reader.require("RemoteWorkType", str)),
-            params=params or _NOTHING,
+            params=params or NOTHING,
             unit_id=reader.take("RemoteUnitID", str, ""),
             started=reader.take("RemoteStarted", bool, False),
             cancelled=reader.take("LocalCancelled", bool, False),
             released=reader.take("LocalReleased", bool, False),
             sign_work=reader.take("SignWork", bool, False),
             tls_client=reader.take("TLSClient", str, ""),
+            key=reader.take("RemoteKey", str, ""),
+            mark=reader.take("RemoteMark", str, ""),
             expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
             other=reader.others(),
         )
@@ -152,11 +158,13 @@ class UnitStatus:
     """The start of the machine in which the work was to be started."""
     submission_key: str = ""
     """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
+    submission_work: str = ""
+    """Digest of the work that was submitted under that key; see ``keys.work_digest``."""
     submitter: str = ""
     """The node from which a client on the mesh submitted the unit; empty for our own clients."""
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
-    other: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
     def input_complete(self) -> bool:
@@ -164,6 +172,23 @@ class UnitStatus:
         if self.stdin_size is not None or self.state is not UnitState.PENDING:
             return True
         return self.remote is not None and bool(self.remote.unit_id)
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether nothing of it was ever started: in doubt it was.
+
+        Of a unit with a key; its record reaches the disk before its command is executed.
+        """
+        if self.supervisor is not None or self.pid is not None or self.started is not None:
+            return False
+        if self.state in {UnitState.RUNNING, UnitState.SUCCEEDED}:
+            return False
+        if self.remote is not None and self.remote.unit_id:
+            return False
+        # Without all of its input nothing is started.
+        return self.stdin_size is None or (
+            self.state is UnitState.FAILED and self.detail.startswith(NOT_STARTED)
+        )
 
     @property
     def needs_secrets(self) -> bool:
@@ -196,7 +221,7 @@ class UnitStatus:
             "Detail": self.detail,
             "StdoutSize": self.stdout_size,
             "WorkType": self.work_type,
-            "ExtraData": self.remote.to_json(secrets=self.needs_secrets) if self.remote else None,
+            "ExtraData": self.remote.to_disk(secrets=self.needs_secrets) if self.remote else None,
             "Created": self.created,
             "Started": self.started,
             "Finished": self.finished,
@@ -217,6 +242,7 @@ class UnitStatus:
             "StdinSha256": self.stdin_sha256,
             "Boot": self.boot,
             "SubmissionKey": self.submission_key,
+            "SubmissionWork": self.submission_work,
             "Submitter": self.submitter,
             "VerifySignature": self.verifies,
         }
@@ -253,7 +279,7 @@ class UnitStatus:
 
         Texts that many units share are in memory once.
         """
-        reader = _Reader(data)
+        reader = Reader(data)
         try:
             state = UnitState(reader.require("State", int))
         except ValueError:
@@ -280,6 +306,7 @@ class UnitStatus:
             stdin_sha256=reader.take("StdinSha256", str, ""),
             boot=intern(reader.take("Boot", str, "")),
             submission_key=reader.take("SubmissionKey", str, ""),
+            submission_work=reader.take("SubmissionWork", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
             verifies=reader.take("VerifySignature", bool, False),
             other=reader.others(),
@@ -306,7 +333,7 @@ def _parse_expiration(text: str) -> datetime | None:
 def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
     if data is None:
         return None
-    reader = _Reader(data)
+    reader = Reader(data)
     pid = reader.whole("Pid", range(1, MAX_PID + 1))
     started = reader.whole("Started", range(MAX_TICKS + 1))
     if pid is None or started is None:
@@ -317,94 +344,5 @@ def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
 def _words(data: list[Any] | None) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in data or ()):
         raise WorkError("Params holds a word that is not a string")
-    _check("Params", data)
+    check_json("Params", data)
     return tuple(map(intern, data or ()))
-
-
-def _check(key: str, value: object, depth: int = 0) -> None:
-    """Refuse what no reply could hold. Raises WorkError.
-
-    Python's JSON lets through more than JSON is: NaN, and halves of surrogate pairs. One such unit
-    would make the list of all unreadable.
-    """
-    match value:
-        case str():
-            if not _is_text(value):
-                raise WorkError(f"{key} holds half of a surrogate pair")
-        case float():
-            if not isfinite(value):
-                raise WorkError(f"{key} holds a number out of range")
-        case bool() | None:
-            pass
-        case int():
-            if abs(value) > MAX_SIZE:
-                raise WorkError(f"{key} holds a number out of range")
-        case dict() | list():
-            if depth == MAX_DEPTH:
-                raise WorkError(f"{key} is nested too deep")
-            for part in chain(value, value.values()) if isinstance(value, dict) else value:
-                _check(key, part, depth + 1)
-        case _:
-            raise WorkError(f"{key} holds what is not JSON")
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Reader:
-    """Takes typed values out of a JSON object; what nobody took is ``rest``."""
-
-    def __init__(self, data: object) -> None:
-        if not isinstance(data, dict):
-            raise WorkError("a JSON object was expected")
-        self.rest: JsonObject = dict(data)
-
-    def drop(self, key: str) -> None:
-        self.rest.pop(key, None)
-
-    def require(self, key: str, kind: type) -> Any:
-        value = self.take(key, kind, None)
-        if value is None:
-            raise WorkError(f"{key} is missing")
-        return value
-
-    def take(self, key: str, kind: type, default: Any) -> Any:
-        """Return the value of ``key``; null and absent are ``default``."""
-        value = self.rest.pop(key, None)
-        if value is None:
-            return default
-        # In Python a bool is an int; in these files it never is.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise WorkError(f"{key} has a value of the wrong type")
-        if isinstance(value, str) and not value.isascii():
-            _check(key, value)
-        return value
-
-    def whole(self, key: str, allowed: range = range(MAX_SIZE + 1)) -> int | None:
-        """Return the whole number of ``key``, None if there is none."""
-        value: int | None = self.take(key, int, None)
-        if value is not None and value not in allowed:
-            raise WorkError(f"{key} has a value that is out of range")
-        return value
-
-    def time(self, key: str) -> str | None:
-        """Return the RFC 3339 time of ``key``, None if there is none."""
-        value: str | None = self.take(key, str, None)
-        if value is not None:
-            try:
-                datetime.fromisoformat(value)
-            except ValueError:
-                raise WorkError(f"{key} is no RFC 3339 time") from None
-        return value
-
-    def others(self) -> Mapping[str, Any]:
-        """Return what nobody took."""
-        for key, value in self.rest.items():
-            _check("a key", key)
-            _check(key, value)
-        return self.rest or _NOTHING

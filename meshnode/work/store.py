@@ -44,7 +44,7 @@ _UNIT_ID = re.compile(rf"[a-zA-Z0-9]{{{UNIT_ID_LENGTH}}}")
 UNKNOWN_TYPE = "unknown"
 """Work type of a unit of which not even that can be read."""
 
-_RELEASED = ".released-"
+RELEASED = ".released-"
 """Prefix of a directory whose unit is gone: renaming is one step, deleting its files is several."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -123,6 +123,11 @@ class UnitStore:
             WorkError: that is impossible, for instance since another node uses it.
         """
         self.doubts = self._place.open()
+
+    @property
+    def takings(self) -> int:
+        """How often ``root`` was taken: while the node runs, it may become another directory."""
+        return self._place.takings
 
     def close(self) -> None:
         """Let another node have ``root``."""
@@ -234,7 +239,7 @@ class UnitStore:
                 os.fsync(directory)
                 if state is UnitState.PENDING:
                     # The directory itself may be new.
-                    _sync_directory(self.root)
+                    files.sync_directory(self.root)
         finally:
             if directory is not None:
                 os.close(directory)
@@ -284,6 +289,17 @@ class UnitStore:
         if found is not expected:
             raise Overtaken(f"unit {unit_id} is not {expected.label} any more, but {found.label}")
 
+    def graves(self) -> list[str]:
+        """Return the names of the directories whose units are gone. Raises WorkError."""
+        try:
+            return [name for name in os.listdir(self.root) if name.startswith(RELEASED)]
+        except OSError as error:
+            raise WorkError(f"cannot read {self.root}: {error.strerror}") from error
+
+    def set_aside(self) -> list[str]:
+        """Return the IDs of the units that are set aside."""
+        return self._aside.unit_ids()
+
     def scan(self) -> list[StoredUnit]:
         """Return every unit on disk; finish what a crash cut short.
 
@@ -295,7 +311,7 @@ class UnitStore:
         with os.scandir(self.root) as entries:
             by_name = {entry.name: entry for entry in entries}
         for name in sorted(by_name):
-            if name.startswith(_RELEASED):
+            if name.startswith(RELEASED):
                 self.erase(self.root / name)
             elif _UNIT_ID.fullmatch(name):
                 if fault := _fault(by_name[name]):
@@ -378,7 +394,7 @@ class UnitStore:
             UnknownUnit: there is no such directory.
             WorkError: the disk refuses; the unit is as it was.
         """
-        grave = self.root / (_RELEASED + unit_id)
+        grave = self.root / (RELEASED + unit_id)
         try:
             os.rename(self.root / unit_id, grave)
         except OSError as error:
@@ -386,6 +402,17 @@ class UnitStore:
                 raise UnknownUnit(unit_id) from None
             raise WorkError(f"cannot delete work unit {unit_id}: {error.strerror}") from error
         return grave
+
+    def hollow(self, grave: Path) -> None:
+        """Delete the files of a buried unit but its status; :meth:`erase` deletes the rest."""
+        try:
+            with os.scandir(grave) as entries:
+                rest = [entry for entry in entries if entry.name != "status"]
+            for entry in rest:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+        except OSError as error:
+            self._log.warning("%s could not be emptied: %s", grave, error)
 
     def erase(self, grave: Path) -> None:
         """Delete the files of a buried unit; what resists is tried again at the next start."""
@@ -411,6 +438,11 @@ def _open_up(grave: Path) -> None:
         files.make_accessible(place)
         with os.scandir(place) as entries:
             places += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def is_unit_id(name: str) -> bool:
+    """Whether a name can be that of a unit."""
+    return _UNIT_ID.fullmatch(name) is not None
 
 
 def _in_characters(number: int) -> str:
@@ -445,11 +477,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

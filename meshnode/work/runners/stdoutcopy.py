@@ -166,8 +166,7 @@ async def insist(patience: Patience, record: Callable[[], Awaitable[None]]) -> N
     """Record something, however long the disk has no room for it.
 
     Raises:
-        CannotStore: the disk refuses for good.
-        WorkError: it may not be recorded.
+        WorkError: it may not be recorded, or the disk refuses for good.
     """
     while True:
         try:
@@ -176,9 +175,10 @@ async def insist(patience: Patience, record: Callable[[], Awaitable[None]]) -> N
             # What a sync that failed has lost, a second one does not bring back.
             raise
         except WorkError as error:
-            if not isinstance(error.__cause__, OSError):
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in PASSING:
                 raise
-            await patience.wait(error.__cause__)
+            await patience.wait(cause)
         else:
             await patience.is_over()
             return

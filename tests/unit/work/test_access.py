@@ -41,7 +41,7 @@ async def test_a_client_from_the_mesh_leaves_no_work_for_another_node_here(bar, 
         (line,) = await bar.talk(request, kind="mesh")
         assert line.startswith("ERROR: this node takes no work for fish from the mesh; ")
         assert bar.units.all() == ()
-        assert list(bar.store.root.iterdir()) == []
+        assert bar.left() == []
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])

@@ -115,17 +115,51 @@ async def test_a_payload_that_the_submitters_disk_has_damaged_is_not_run(foo, ba
 # --- the submission's key ---------------------------------------------------------------------
 
 
-async def test_a_key_that_was_seen_is_refused_with_the_units_id_until_that_is_released(foo):
+async def test_a_key_that_was_seen_is_refused_with_the_units_id_also_when_that_is_released(
+    foo, autojump_clock
+):
     async with foo.running():
         unit_id = await foo.submit("foo", "cat", submissionkey="client:1")
         refusal = [f"ERROR: already submitted as unit {unit_id}"]
         assert await foo.talk(SUBMIT | {"submissionkey": "client:1"}, b"") == refusal
         assert await foo.submit("foo", "cat", submissionkey="client:2") != unit_id
+    released = [refusal[0] + ", which was released"]
     async with foo.running():
         assert await foo.talk(SUBMIT | {"submissionkey": "client:1"}, b"") == refusal
         await foo.talk(f"work release {unit_id}")
+        assert await foo.talk(SUBMIT | {"submissionkey": "client:1"}, b"") == released
+    async with foo.running():
+        assert await foo.talk(SUBMIT | {"submissionkey": "client:1"}, b"") == released
+        assert foo.launcher.started == [("cat",)] * 2
+
+
+async def test_a_key_may_be_used_again_for_what_never_had_its_payload(foo):
+    async with foo.running():
+        await foo.talk(SUBMIT | {"submissionkey": "client:1", "stdinsize": "3"}, b"no")
+        unit_id = only_unit(foo)
+        assert foo.status(unit_id).state is UnitState.FAILED
+        await foo.talk(f"work release {unit_id}")
         await foo.submit("foo", "cat", submissionkey="client:1")
-        assert foo.launcher.started == [("cat",)] * 3
+        assert foo.launcher.started == [("cat",)]
+
+
+@pytest.mark.parametrize("key", ["x" * 513, "a\nb", "\x7f", 7])
+async def test_a_key_that_is_none_is_refused_before_there_is_a_unit(foo, key):
+    async with foo.running():
+        (line,) = await foo.talk(SUBMIT | {"submissionkey": key})
+        assert "submissionkey" in line
+        assert foo.units.all() == ()
+
+
+async def test_a_key_used_for_other_work_is_refused_without_a_word_about_the_first(foo):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait", submissionkey="client:1", params="a")
+        others = ({"worktype": "cat", "params": ""}, {"params": "b"}, {"stdinsize": "0"})
+        for other in others:
+            fields = {"worktype": "wait", "params": "a", "submissionkey": "client:1"} | other
+            (line,) = await foo.talk(SUBMIT | fields, b"")
+            assert line == "ERROR: field submissionkey is that of other work"
+            assert unit_id not in line
 
 
 async def test_submissions_without_a_key_are_all_different(foo):

@@ -44,7 +44,7 @@ async def test_a_running_unit_shows_pid_params_and_its_output_so_far(foo):
         assert reply["StdoutSize"] == 5
 
 
-async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo):
+async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo, autojump_clock):
     async with foo.running():
         unit_id = await foo.submit("foo", "cat", b"x")
         (line,) = await foo.talk(f"work list {unit_id}")
@@ -230,7 +230,7 @@ async def test_release_stops_and_deletes_and_ends_readers(foo, work_type, subcom
         await trio.testing.wait_all_tasks_blocked()
         assert await foo.talk(f"work {subcommand} {unit_id}") == [f'{{"released":"{unit_id}"}}']
         assert not foo.store.directory(unit_id).exists()
-        assert list(foo.store.root.iterdir()) == []
+        assert foo.left() == []
         assert await foo.talk(f"work status {unit_id}") == [f"ERROR: unknown work unit {unit_id}"]
         with trio.fail_after(60):
             assert b"".join([chunk async for chunk in reader]).endswith(unit_id.encode() + b"\n")

@@ -9,8 +9,12 @@ import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work import storeid, tombstones
 
 PAYLOAD = b"payload"
+
+STORE = {storeid.FILE, tombstones.FILE}
+"""What is in a node's directory beside units."""
 
 STEPS = 40
 """More than one submission has sends and receives, on either end (test_remote_work checks it)."""
@@ -28,7 +32,7 @@ class Disk:
         self._fsync(descriptor)
         inode, path = os.fstat(descriptor), Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if stat.S_ISDIR(inode.st_mode):
-            names = [name for name in os.listdir(path) if not name.startswith(".")]
+            names = [name for name in os.listdir(path) if name in STORE or name[0] != "."]
             self._directories[path] = {name: self._synced(path / name) for name in names}
         else:
             content = self._contents[inode.st_ino] = path.read_bytes()
@@ -44,9 +48,16 @@ class Disk:
 
     def cut(self, root: Path) -> None:
         """Make ``root`` what it is after a power cut at this moment."""
-        units = {root / name for name in self._directories.get(root, {})}
-        shutil.rmtree(root)
-        root.mkdir()
+        kept = self._directories.get(root, {})
+        units = {root / name for name in kept if name not in STORE}
+        for path in root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in kept:
+                path.unlink()
+            else:
+                # As it was: a file of the same number.
+                path.write_bytes(kept[path.name])
         for unit in units:
             unit.mkdir()
             for name, content in self._directories.get(unit, {}).items():
@@ -57,6 +68,7 @@ class Disk:
 def disk(monkeypatch):
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.fsync)
+    monkeypatch.setattr(os, "fdatasync", disk.fsync)
     return disk
 
 

@@ -95,7 +95,7 @@ async def test_a_submission_with_a_wrong_signature_is_refused_and_logged(
         (line,) = await checking.talk(SUBMIT | fields, kind=kind)
         assert line.startswith(f"ERROR: {text}")
         assert checking.units.all() == ()
-        assert list(checking.store.root.iterdir()) == []
+        assert checking.left() == []
     (warning,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert warning.startswith(f"session client: submission refused to {kind} client client: {text}")
     assert not signature or signature not in caplog.text

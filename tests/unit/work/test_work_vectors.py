@@ -28,7 +28,7 @@ async def test_refusals_are_receptors_to_the_byte(foo, vector):
         expected = OURS.get(vector["send"], vector["reply"])
         assert "".join(f"{line}\n" for line in lines) == expected
         assert foo.units.all() == ()
-        assert list(foo.store.root.iterdir()) == []
+        assert foo.left() == []
 
 
 async def test_a_submission_that_waits_answers_and_shows_what_receptors_does(foo):

@@ -49,7 +49,8 @@ class RealNode(FakeNode):
 async def foo(tmp_path):
     node = RealNode(FakeMesh(), "foo", tmp_path)
     yield node
-    for directory in node.store.root.iterdir():
+    for name in node.left():
+        directory = node.store.directory(name)
         with trio.CancelScope(shield=True):
             await end_unit_processes(directory, 0)
 

@@ -19,11 +19,12 @@ import trio.testing
 
 from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
-from meshnode.errors import CommandError, NoRoute
+from meshnode.errors import CommandError, NoRoute, UnknownUnit
 from meshnode.logs import subject_logger
 from meshnode.mesh.streamlayer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.work import storeid, tombstones
 from meshnode.work.commands import work_command
 from meshnode.work.launch import Started
 from meshnode.work.processes import ProcessId
@@ -31,6 +32,7 @@ from meshnode.work.registry import Units
 from meshnode.work.runners.command import CommandType
 from meshnode.work.signatures import Signatures
 from meshnode.work.store import UnitStore
+from meshnode.work.submissions import KEEP_SECONDS
 
 LONG = 20_000
 """Seconds of mock time after which a test gives a unit up."""
@@ -177,6 +179,19 @@ class MortalStore(UnitStore):
         if not self.dead:
             super().write_status(unit_id, status, **how)
 
+    def bury(self, unit_id):
+        if self.dead:
+            raise UnknownUnit(unit_id)
+        return super().bury(unit_id)
+
+    def hollow(self, grave) -> None:
+        if not self.dead:
+            super().hollow(grave)
+
+    def erase(self, grave) -> None:
+        if not self.dead:
+            super().erase(grave)
+
 
 class FakeNode:
     """A node's units and its control service, on a store that survives it."""
@@ -190,6 +205,8 @@ class FakeNode:
         self.signatures = Signatures()
         self.forwarding = False
         self.max_remote_output = 2**63 - 1
+        self.remember = KEEP_SECONDS
+        self.as_before: Callable[[Command], Command] = lambda command: command
         self.units: Units | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
@@ -208,13 +225,14 @@ class FakeNode:
             signatures=self.signatures,
             forwarding=self.forwarding,
             max_remote_output=self.max_remote_output,
+            remember=self.remember,
             now=self.mesh.now,
             boot=self.boot,
             open_process=self.launcher.open_process,
             end_leftovers=self.launcher.end_leftovers,
         )
         self.registry = CommandRegistry()
-        command = work_command(self.units)
+        command = self.as_before(work_command(self.units))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
@@ -268,8 +286,15 @@ class FakeNode:
         )
         assert len(lines) == 2, lines
         unit_id = json.loads(lines[1])["unitid"]
-        assert lines[0] == f"Work unit created with ID {unit_id}. Send stdin data and EOF."
+        told = f"Work unit created with ID {unit_id}. Send stdin data and EOF."
+        assert lines[0].startswith(told)
+        assert (lines[0] == told) == (not fields.get("submissionkey"))
         return unit_id
+
+    def left(self) -> list[str]:
+        """Return what is left in the node's directory beside what every store has."""
+        names = {path.name for path in self.store.root.iterdir()}
+        return sorted(names - {storeid.FILE, tombstones.FILE})
 
     def status(self, unit_id: str):
         return self.units.find(unit_id).status
