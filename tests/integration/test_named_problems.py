@@ -72,7 +72,7 @@ def test_work_is_not_running_for_ever_after_its_machine_failed(cluster: Cluster)
     foo.wait_unit(unit, "Running")
     # As by a power cut: whatever bar had running is gone in the same moment.
     bar.kill()
-    for there in bar.units.iterdir():
+    for there in bar.units.glob("[!.]*"):
         for pid in processes_of(cluster, there.name):
             os.kill(pid, signal.SIGKILL)
         os.kill(bar.stored_status(there.name)["Supervisor"]["Pid"], signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_nothing_of_a_canceled_unit_goes_on(cluster: Cluster) -> None:
     foo, bar = two_nodes(cluster)
     unit = foo.submit("stubborn", "--node", "bar", "--no-payload")
     foo.wait_output(unit, b"up\n")
-    (there,) = (entry.name for entry in bar.units.iterdir())
+    (there,) = (entry.name for entry in bar.units.glob("[!.]*"))
     assert len(processes_of(cluster, there)) >= 3
     foo.meshctl("work", "cancel", unit)
     assert foo.wait_unit(unit, "Canceled")["Detail"] == "Canceled"
