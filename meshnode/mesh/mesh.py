@@ -18,11 +18,13 @@ from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.fabric import Fabric
+from meshnode.mesh.giveback import GiveBack
 from meshnode.mesh.greeter import MeshGreeter
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.linklog import Complaints
 from meshnode.mesh.linkplaces import LinkPlaces
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
+from meshnode.mesh.outgoing import Outgoing
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
@@ -81,6 +83,7 @@ class Mesh:
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
+        self._outgoing = Outgoing(GiveBack(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
         self.reserve = reserve
@@ -118,7 +121,15 @@ class Mesh:
 
     def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
         """Return a session over a link, for a :class:`SessionGroup` to run."""
-        return Session(link, policy, self._fabric, self.node_id, self._idle_timeout, complaints)
+        return Session(
+            link,
+            policy,
+            self._fabric,
+            self.node_id,
+            self._idle_timeout,
+            complaints,
+            self._outgoing,
+        )
 
     def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run something in the background, which owns what it does and raises nothing."""

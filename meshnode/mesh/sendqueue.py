@@ -5,6 +5,7 @@ from collections import deque
 import trio
 
 from meshnode.mesh.links.base import Message
+from meshnode.mesh.outgoing import Outgoing
 
 QUEUE_BYTES = 4 * 1024 * 1024
 """Bytes of data that may wait on one link: 30 ms of a gigabit link. When they are exceeded, data
@@ -14,8 +15,8 @@ ROUTING_BYTES = 64 * 1024 * 1024
 """Bytes of routing that may wait on one link. Routing is never dropped: a link that is this far
 behind is dead, and is closed. What others say is held back long before (``mesh/telling.py``)."""
 
-LOW_WATER = QUEUE_BYTES // 4
-"""Local senders that found the queue half full go on when it has sunk to this."""
+FULL_WATER, LOW_WATER = QUEUE_BYTES // 2, QUEUE_BYTES // 4
+"""Local senders that found more than the first waiting go on when it has sunk to the second."""
 
 BATCH_BYTES = 512 * 1024
 """Bytes joined into one send at most: more gains nothing on any link."""
@@ -53,11 +54,17 @@ class SendQueue:
     learn of changes, of all that may free it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outgoing: Outgoing | None = None) -> None:
+        """``outgoing`` is what all links of a node share; without it there are no others."""
         self._routing: deque[Message] = deque()
         self._data: deque[Message] = deque()
         self._routing_bytes = 0
         self._data_bytes = 0
+        self._outgoing = outgoing or Outgoing()
+        self._lent = 0
+        """Messages that wait where they were read."""
+        self._lent_sending = self._sending_bytes = 0
+        """The same, and bytes, of what was taken and may not have left yet."""
         self._filled = trio.Event()
         self._room = trio.Event()
         self._room.set()
@@ -66,15 +73,23 @@ class SendQueue:
         self.dropped = 0
         """Data messages dropped because the queue was full."""
 
+    def open(self) -> None:
+        """Count among the links that share what may wait, until :meth:`clear`."""
+        self._outgoing.link_begins()
+
     def put_data(self, message: Message) -> bool:
         """Queue a data message; False means that it was dropped."""
-        if self._data_bytes + len(message) > QUEUE_BYTES or self._closed:
+        size, waiting = len(message), self._data_bytes
+        if self._closed or (waiting and waiting + size > self._outgoing.part(QUEUE_BYTES)):
             self.dropped += 1
             return False
-        self._data.append(message)
-        self._data_bytes += len(message)
+        kept = self._outgoing.keep(message)
+        self._lent += kept is message and type(kept) is memoryview
+        self._data.append(kept)
+        self._data_bytes += size
+        self._outgoing.waiting += size
         self._filled.set()
-        if self._data_bytes > QUEUE_BYTES // 2 and self._room.is_set():
+        if self._data_bytes > self._outgoing.part(FULL_WATER) and self._room.is_set():
             self._room = trio.Event()
         return True
 
@@ -85,36 +100,64 @@ class SendQueue:
         if not self._closed:
             self._routing.append(message)
             self._routing_bytes += len(message)
+            self._outgoing.waiting += len(message)
             self._filled.set()
         return True
+
+    def part(self, most: int) -> int:
+        """Return how many bytes may wait here, ``most`` unless all links together are behind."""
+        return self._outgoing.part(most)
 
     @property
     def routing_bytes(self) -> int:
         """Bytes of routing that wait."""
         return self._routing_bytes
 
-    def wake(self) -> None:
-        """Have the writer look although nothing is queued: the link has a rest to send."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data that wait."""
+        return self._data_bytes
+
+    def leave_rest(self, messages: int, size: int) -> bool:
+        """Have the writer look although nothing is queued: the link has a rest to send.
+
+        Returns:
+            Whether so many messages may stay where they were read until then.
+        """
+        self._sending_bytes += size
+        self._outgoing.waiting += size
+        may_stay = self._outgoing.may_lend(messages)
+        self._lent_sending += messages if may_stay else 0
         self._woken = True
         self._filled.set()
+        return may_stay
 
     async def take_batch(self, limit: int = BATCH_BYTES) -> list[Message] | None:
         """Wait for messages and return what one send should carry; None once closed and empty.
 
         A batch ends with the first message that reaches ``limit`` bytes. It is empty after
-        :meth:`wake`.
+        :meth:`leave_rest`. What is taken counts until :meth:`batch_sent`.
         """
         if not (self._routing or self._data or self._closed or self._woken):
             self._filled = trio.Event()
             await self._filled.wait()
         self._woken = False
         batch: list[Message] = []
-        routing = _move(self._routing, batch, limit)
+        routing, _ = _move(self._routing, batch, limit)
         self._routing_bytes -= routing
-        self._data_bytes -= _move(self._data, batch, limit - routing)
-        if self._data_bytes <= LOW_WATER:
+        data, lent = _move(self._data, batch, limit - routing)
+        self._data_bytes -= data
+        self._sending_bytes += routing + data
+        self._lent -= lent
+        self._lent_sending += lent
+        if self._data_bytes <= self._outgoing.part(LOW_WATER):
             self._room.set()
         return batch or (None if self._closed else batch)
+
+    def batch_sent(self) -> None:
+        """Note that all that was taken has left."""
+        self._outgoing.let_go(self._lent_sending, self._sending_bytes)
+        self._lent_sending = self._sending_bytes = 0
 
     @property
     def is_empty(self) -> bool:
@@ -130,6 +173,17 @@ class SendQueue:
         """Wait until a local sender may go on, or the link is gone."""
         await self._room.wait()
 
+    def clear(self) -> None:
+        """Drop all that waits: the link is gone."""
+        self.close()
+        waited = self._sending_bytes + self._routing_bytes + self._data_bytes
+        self.batch_sent()
+        self._outgoing.let_go(self._lent, self._routing_bytes + self._data_bytes)
+        self._lent = self._routing_bytes = self._data_bytes = 0
+        self._routing.clear()
+        self._data.clear()
+        self._outgoing.link_ends(waited)
+
     def close(self) -> None:
         """Take nothing more; what is queued may still be taken."""
         self._closed = True
@@ -137,11 +191,15 @@ class SendQueue:
         self._room.set()
 
 
-def _move(source: deque[Message], batch: list[Message], limit: int) -> int:
-    """Move messages to ``batch`` until ``limit`` bytes are reached; returns how many bytes."""
-    size = 0
+def _move(source: deque[Message], batch: list[Message], limit: int) -> tuple[int, int]:
+    """Move messages to ``batch`` until ``limit`` bytes are reached; returns how many bytes.
+
+    And how many of the messages lie where they were read.
+    """
+    size = lent = 0
     while source and size < limit:
         message = source.popleft()
         size += len(message)
+        lent += type(message) is memoryview
         batch.append(message)
-    return size
+    return size, lent

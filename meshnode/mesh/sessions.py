@@ -13,6 +13,7 @@ from meshnode.mesh.goodbyes import Goodbyes
 from meshnode.mesh.linkfigures import LinkFigures
 from meshnode.mesh.linklog import Complaints, LinkLog
 from meshnode.mesh.links.base import Link, Message
+from meshnode.mesh.outgoing import Outgoing
 from meshnode.mesh.redial import STEADY
 from meshnode.mesh.sendqueue import BatchSize, SendQueue
 from meshnode.protocol.framing import MAX_MESSAGE
@@ -121,10 +122,11 @@ class Session:
         own_id: str,
         idle_timeout: float,
         complaints: Complaints | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self._link = link
         self._owner = owner
-        self._queue = SendQueue()
+        self._queue = SendQueue(outgoing)
         self._batch_size = BatchSize()
         self._sending = False
         """Whether the next to send is the writer: it is at it, or the link has a rest for it."""
@@ -232,8 +234,8 @@ class Session:
             return
         self._sent_messages += len(messages)
         self._sent_bytes += size
-        if self._sending:
-            self._queue.wake()
+        if self._sending and not self._queue.leave_rest(len(messages), size):
+            self._link.keep_rest()
 
     def send_routing(self, message: Message) -> None:
         """Queue a message that must arrive, or end a link that is hopelessly behind."""
@@ -244,10 +246,9 @@ class Session:
         if not self._queue.put_routing(message):
             self._end(Ended("the peer does not read"))
 
-    @property
-    def routing_waiting(self) -> int:
-        """Bytes of routing that the link has not taken yet."""
-        return self._queue.routing_bytes
+    def has_routing_room(self, most: int) -> bool:
+        """Whether fewer than ``most`` bytes of routing wait; fewer if all links are behind."""
+        return self._queue.routing_bytes < self._queue.part(most)
 
     def call_when_drained(self) -> None:
         """Tell the owner once when the link has room for more routing."""
@@ -279,6 +280,7 @@ class Session:
 
         Whatever the peer does ends this session only.
         """
+        self._queue.open()
         try:
             with self.boundary:
                 await self._converse()
@@ -292,6 +294,7 @@ class Session:
                 trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT),
             ):
                 await self._link.aclose()
+            self._queue.clear()
         ended = self._ended or Ended("this node is stopping")
         self._life.ended(self.peer, ended, lasted=self.has_lasted)
         return ended.reason
@@ -389,7 +392,10 @@ class Session:
     async def _write(self) -> None:
         with self.boundary:
             size = self._batch_size
-            while (batch := await self._queue.take_batch(size.bytes)) is not None or self._sending:
+            queue = self._queue
+            while (
+                batch := await queue.take_batch(queue.part(size.bytes))
+            ) is not None or self._sending:
                 if self._awaits_room and self._queue.routing_bytes <= DRAINED_BYTES:
                     self._awaits_room = False
                     self._owner.link_drained(self)
@@ -404,6 +410,7 @@ class Session:
         except trio.TooSlowError:
             raise Ended(f"the peer read nothing for {SEND_TIMEOUT:g} s") from None
         self._sending = False
+        self._queue.batch_sent()
         self._batch_size.learn(trio.current_time() - started)
         self._sent_messages += len(batch)
         self._sent_bytes += sum(map(len, batch))

@@ -46,7 +46,7 @@ class Telling:
         """Tell the news of a node: now, or its newest word when there is room."""
         if self._late and (node, is_advert) in self._late:
             return
-        if self._session.routing_waiting < BEHIND_BYTES:
+        if self._session.has_routing_room(BEHIND_BYTES):
             self._session.send_routing(message)
         else:
             self._late.add((node, is_advert))
@@ -55,7 +55,7 @@ class Telling:
 
     def go_on(self) -> None:
         """Tell more, as far as there is room."""
-        while self._session.routing_waiting < PORTION_BYTES:
+        while self._session.has_routing_room(PORTION_BYTES):
             if self._ready:
                 self._session.send_routing(self._ready.popleft())
             elif self._updates:

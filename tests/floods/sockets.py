@@ -16,7 +16,8 @@ SILENT = 540
 HALF_LINES = 800
 IDLE_SESSIONS = 2048
 LONG_NAMED = 260
-MANY_LINKS = 1000
+MANY_LINKS = 500
+DEAF_LINKS = 300
 ADDRESSES = 1024
 KNOWN_NODES = 1000
 
@@ -86,7 +87,7 @@ def long_names(target: Target, limit: Limit) -> Sent:
 
 
 def many_links(target: Target, limit: Limit) -> Sent:
-    """Be a thousand peers, each of which has news of itself all the time."""
+    """Be hundreds of peers, each of which has news of itself all the time."""
     sent = Sent()
     with contextlib.ExitStack() as links:
         peers: dict[int, Peer] = {}
@@ -110,6 +111,29 @@ def many_links(target: Target, limit: Limit) -> Sent:
                 break
         sent.bytes = sum(peer.wire.sent for peer in peers.values())
         sent.extra["left"] = len(peers)
+    return sent
+
+
+def deaf_links(target: Target, limit: Limit) -> Sent:
+    """Have hundreds of peers that never read, and send each of them as much as it can be sent."""
+    sent = Sent()
+    with contextlib.ExitStack() as links:
+        deaf = [
+            links.enter_context(Peer.open("tcp", target.tcp, f"deaf{number}"))
+            for number in range(DEAF_LINKS)
+        ]
+        talker = links.enter_context(Peer.open("tcp", target.tcp, "talker"))
+        sent.links = len(deaf) + 1
+        while limit.seconds:
+            for peer in deaf:
+                with contextlib.suppress(LinkLost):
+                    # Without a look at what the victim says: that is not read.
+                    peer.wire.send_messages((forge.data(peer.name, forge.VICTIM, "x", "y"),))
+                talker.send(
+                    *[forge.data("talker", peer.name, "x", "y", bytes(16_000)) for _ in range(8)]
+                )
+                sent.messages += 8
+        sent.bytes = talker.wire.sent
     return sent
 
 

@@ -65,6 +65,10 @@ class Link(ABC):
         """
         raise NotImplementedError
 
+    def keep_rest(self) -> None:
+        """Copy what :meth:`send_now` has left, which lies where it was read until then."""
+        raise NotImplementedError
+
     @abstractmethod
     async def receive(self) -> list[memoryview]:
         """Return the next messages, at least one; an empty list when the peer closed the link.

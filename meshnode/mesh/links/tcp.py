@@ -79,6 +79,10 @@ class TcpLink(Link):
             raise self._lost() from exc
         return True
 
+    def keep_rest(self) -> None:
+        """Copy what was not sent."""
+        self._unsent = [b"".join(self._unsent)]
+
     async def receive(self) -> list[memoryview]:
         """Return all messages that the next read completes."""
         while True:
@@ -108,6 +112,7 @@ class TcpLink(Link):
 
     async def aclose(self) -> None:
         """Close the connection."""
+        self._unsent = []
         await self._stream.aclose()
 
 

@@ -27,6 +27,9 @@ class SlowSession:
         self.routing_waiting += len(message)
         self.most_waiting = max(self.most_waiting, self.routing_waiting)
 
+    def has_routing_room(self, most):
+        return self.routing_waiting < most
+
     def call_when_drained(self):
         self._asked = True
 
