@@ -147,7 +147,8 @@ class UnitStatus:
     stdin_size: int | None = None
     """Bytes of input, known once all of it is here; until then nothing may be started."""
     params: tuple[str, ...] = ()
-    """The words of the command, the executable first."""
+    """The words of the command, the executable first; none once the unit has ended: they may be a
+    megabyte of a stranger's, and ended units are kept for weeks."""
     pid: int | None = None
     """Process id of the command itself."""
     supervisor: ProcessId | None = None
@@ -287,6 +288,7 @@ class UnitStatus:
         work_type = intern(reader.require("WorkType", str))
         extra = reader.take("ExtraData", object, None)
         reader.drop("StateName")
+        words = _words(reader.take("Params", list, None))
         return cls(
             state=state,
             detail=intern(reader.take("Detail", str, "")),
@@ -300,7 +302,7 @@ class UnitStatus:
             exit_code=reader.whole("ExitCode", EXIT_CODES),
             signal=reader.take("Signal", str, None),
             stdin_size=reader.whole("StdinSize"),
-            params=_words(reader.take("Params", list, None)),
+            params=() if state.is_final else words,
             pid=reader.whole("Pid", range(MAX_PID + 1)),
             supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
             stdin_sha256=reader.take("StdinSha256", str, ""),

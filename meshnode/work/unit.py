@@ -33,10 +33,7 @@ class NotRecorded(CommandError):
 
 
 def _without_words(status: UnitStatus) -> UnitStatus:
-    """Return a status as memory needs it: of a unit that has ended, nobody asks for the command.
-
-    The words may be a megabyte of a stranger's, and units are kept for weeks. On disk they stay.
-    """
+    """Return a status without the command's words if the unit has ended; see UnitStatus.params."""
     return replace(status, params=()) if status.params and status.state.is_final else status
 
 

@@ -22,21 +22,10 @@ ONLY = {word.strip() for word in os.environ.get("FAULTS_KINDS", "").split(",")} 
 PATIENCE = max(600, UNITS * 10)
 """Seconds for a storm: a unit that does not end is to be told of, and not cut off."""
 
-AWAITED: frozenset[FaultKind] = frozenset(
-    {
-        "release there",
-        "fill disk",
-        "take descriptors",
-        "swap datadir",
-        "spoil files",
-    }
-)
-"""Kinds that are left out until the nodes pass them, unless they are asked for."""
-
 
 def kinds_of_faults() -> set[FaultKind]:
     """Return what a storm may do here; say what it may not, and why."""
-    kinds = {kind for kind in FAULTS if kind in ONLY or (not ONLY and kind not in AWAITED)}
+    kinds = {kind for kind in FAULTS if kind in ONLY or not ONLY}
     if reason := why_no_mounts():
         print(f"no disk is filled: {reason}")
         kinds.discard("fill disk")

@@ -336,4 +336,5 @@ async def test_the_command_line_of_a_unit_that_has_ended_is_kept_on_disk_only(fo
         assert foo.status(unit_id).params == ()
     async with foo.running():
         assert foo.status(unit_id).params == ()
-        assert foo.store.read_status(unit_id).params == ("cat",)
+    on_disk = json.loads((foo.store.directory(unit_id) / "status").read_bytes())
+    assert on_disk["Params"] == ["cat"]

@@ -70,7 +70,8 @@ KEYS = st.sampled_from(list(STATUS.to_disk()) + list(RemoteExtra("n", "t").to_js
 
 @given(statuses)
 def test_what_is_written_reads_back_equal_with_unknown_keys(status):
-    assert UnitStatus.from_json(json.loads(json.dumps(status.to_disk()))) == status
+    read = UnitStatus.from_json(json.loads(json.dumps(status.to_disk())))
+    assert read == (replace(status, params=()) if status.state.is_final else status)
 
 
 @given(json_values | st.dictionaries(KEYS, json_values | st.just("remote")))
