@@ -93,8 +93,12 @@ class UnitFilesWorld(World):
         self._clear()
 
     def _clear(self) -> None:
-        for entry in os.scandir(self._node.store.root):
-            shutil.rmtree(entry.path)
+        with os.scandir(self._node.store.root) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)  # what the node keeps of its own
         self._names.clear()
 
 

@@ -19,12 +19,18 @@ def failure(reason: str) -> bytes:
     return (BROKEN | len(data)).to_bytes(4, "big") + data
 
 
-def answering(*pieces: bytes):
-    """A handler that sends these and closes."""
+def answering(*pieces: bytes, after_end: bool = True):
+    """A handler that sends these and closes, after the client's end of its own bytes or at once.
+
+    A TCP connection that is closed with bytes unread is reset, and takes with it what was sent.
+    """
 
     def connect(session, line):
         assert json.loads(line)["framed"] is True
-        for piece in (FRAMED, *pieces):
+        session.send(FRAMED)
+        if after_end:
+            assert b"".join(session.socket.recv(1) for _ in range(4)) == frame(b"")
+        for piece in pieces:
             session.send(piece)
         return False
 
@@ -96,7 +102,9 @@ def test_what_is_sent_is_frames_with_an_end(any_node, options, start_process):
 
 
 def test_the_client_raises_what_the_node_says(any_node, options):
-    any_node.handlers["connect"] = answering(frame(b"half"), failure("reset by bar"))
+    any_node.handlers["connect"] = answering(
+        frame(b"half"), failure("reset by bar"), after_end=False
+    )
     tls = TlsSettings(rootcas=options[1]) if options else TlsSettings()
     with ControlClient(any_node.address, tls=tls) as client:
         stream = client.connect_stream("bar", "backup")
@@ -107,7 +115,7 @@ def test_the_client_raises_what_the_node_says(any_node, options):
 
 
 def test_what_is_no_frame_is_a_mismatch(node):
-    node.handlers["connect"] = answering((MAX_FRAME + 1).to_bytes(4, "big"))
+    node.handlers["connect"] = answering((MAX_FRAME + 1).to_bytes(4, "big"), after_end=False)
     with ControlClient(node.address) as client:
         stream = client.connect_stream("bar", "backup")
         with pytest.raises(ProtocolMismatch):
