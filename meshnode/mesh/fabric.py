@@ -22,7 +22,7 @@ from meshnode.mesh.stamps import epoch_at, new_epoch
 from meshnode.mesh.telling import Telling
 from meshnode.protocol.absence import Absences
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.intake import Intake
+from meshnode.protocol.intake import Allowances, Intake
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.rates import Bucket
@@ -72,6 +72,7 @@ class Fabric:
         self._names = names
         self._probe = LinkProbe(router, names)
         self._absences = Absences()
+        self._allowances = Allowances()
         self._greetings = Bucket(GREETINGS_RATE, GREETINGS_AT_ONCE, trio.current_time())
         self._latest_epoch = 0
         """The latest that was believed when we last looked at the clock."""
@@ -179,7 +180,7 @@ class Fabric:
         self._peers[session.peer] = _Peer(
             session,
             Telling(session, self.topology, self.adverts),
-            Intake(now),
+            Intake(now, self._allowances.of(session.holder, now)),
             Bucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
         )
         self._names.learn(session.peer)

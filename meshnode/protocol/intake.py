@@ -1,8 +1,8 @@
-"""How much one peer may bring of other nodes in a time.
+"""How much one peer, and all peers at one address, may bring of nodes in a time.
 
-Whoever floods a mesh does it over some link. What a node takes from each peer, and so passes on to
-all others, is bounded here, far above what honest meshes of thousands of nodes say. ``now``
-arguments are seconds of one clock.
+Whoever floods a mesh does it over some link, or over many. What a node takes from each peer, and so
+passes on to all others, is bounded here, far above what honest meshes of thousands of nodes say.
+``now`` arguments are seconds of one clock.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ and routes to compute, here and on all other nodes."""
 
 READ_RATE = 512 * 1024
 READ_BURST = 8 * 1024 * 1024
-"""Bytes of updates and advertisements read of one peer, a second and at once; what is more is not
-looked at. Reading takes a few hundredths of a core then. A node that joins a mesh of 1,000 nodes is
-told two megabytes as these are counted."""
+"""Bytes of updates and advertisements read of all peers at one address, a second and at once; what
+is more is not looked at. Reading takes a few hundredths of a core then. A node that joins a mesh of
+1,000 nodes is told two megabytes as these are counted."""
 
 NEWS_RATE = 256 * 1024
 NEWS_BURST = 12 * 1024 * 1024
@@ -68,12 +68,56 @@ class _Waiting:
         return self.update.size + MESSAGE
 
 
-class Intake:
-    """What one peer has brought lately."""
+class Allowance:
+    """What peers at one address may have read, and taken, of what they bring."""
+
+    __slots__ = ("news", "read")
 
     def __init__(self, now: float) -> None:
-        self._read = Bucket(READ_RATE, READ_BURST, now)
-        self._news = Bucket(NEWS_RATE, NEWS_BURST, now)
+        self.read = Bucket(READ_RATE, READ_BURST, now)
+        self.news = Bucket(NEWS_RATE, NEWS_BURST, now)
+
+    def is_whole(self, now: float) -> bool:
+        """Whether nothing of it is used up, so that another one is as good."""
+        return all(b.left(now) >= b.burst for b in (self.read, self.news))
+
+
+class Allowances:
+    """The allowance of each address, also between one link and the next."""
+
+    _LEAST = 256
+    """Addresses from which on it is worth a look which of them have a whole allowance again."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[str, Allowance] = {}
+        self._sweep_at = self._LEAST
+
+    def of(self, address: str, now: float) -> Allowance:
+        """Return what peers at an address share; a peer without one has its own."""
+        if not address:
+            return Allowance(now)
+        found = self._by_address.get(address)
+        if found is None:
+            if len(self._by_address) >= self._sweep_at:
+                self._sweep(now)
+            found = self._by_address[address] = Allowance(now)
+        return found
+
+    def _sweep(self, now: float) -> None:
+        left = {a: w for a, w in self._by_address.items() if not w.is_whole(now)}
+        self._by_address = left
+        self._sweep_at = max(2 * len(left), self._LEAST)
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+
+class Intake:
+    """What one peer has brought lately; it uses up its address' ``allowance``."""
+
+    def __init__(self, now: float, allowance: Allowance | None = None) -> None:
+        allowance = allowance or Allowance(now)
+        self._read, self._news = allowance.read, allowance.news
         self._updates = Paces(AT_ONCE)
         self._claims = Paces(AT_ONCE)
         self._adverts = Paces(ADVERTS_AT_ONCE / ADVERT_PACE)

@@ -16,9 +16,10 @@ SILENT = 540
 HALF_LINES = 800
 IDLE_SESSIONS = 2048
 LONG_NAMED = 260
-MANY_LINKS = 500
+MANY_LINKS = 100
 DEAF_LINKS = 300
 ADDRESSES = 1024
+PROVEN = 100
 KNOWN_NODES = 1000
 
 LINE = 1024 * 1024
@@ -194,8 +195,8 @@ def udp_addresses(target: Target, limit: Limit) -> Sent:
 
 
 def udp_proven(target: Target, limit: Limit) -> Sent:
-    """Have a thousand addresses begin links as meshnodes do, which show that they read there."""
-    with _many_addresses(target.udp) as wires:
+    """Have a hundred addresses begin links as meshnodes do, which show that they read there."""
+    with _many_addresses(target.udp, PROVEN) as wires:
         cookies: dict[UdpWire, bytes] = {}
         for wire in wires:
             with contextlib.suppress(LinkLost):
@@ -210,10 +211,10 @@ def udp_proven(target: Target, limit: Limit) -> Sent:
 
 
 @contextlib.contextmanager
-def _many_addresses(port: int) -> Iterator[list[UdpWire]]:
+def _many_addresses(port: int, count: int = ADDRESSES) -> Iterator[list[UdpWire]]:
     with contextlib.ExitStack() as sockets:
         wires: list[UdpWire] = []
-        for number in range(ADDRESSES):
+        for number in range(count):
             wire = UdpWire(port, f"127.1.{number // 250}.{number % 250 + 1}")
             sockets.callback(wire.socket.close)
             wires.append(wire)

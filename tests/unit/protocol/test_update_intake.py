@@ -15,6 +15,7 @@ from meshnode.protocol.intake import (
     READ_BURST,
     READ_RATE,
     WAITING_BYTES,
+    Allowances,
     Intake,
 )
 from meshnode.protocol.messages import RoutingUpdate
@@ -183,3 +184,51 @@ def test_what_waits_is_bounded_in_bytes(monkeypatch):
     waiting = list(of_one.take_due(1000.0))
     assert WAITING_BYTES / 2 < sum(u.size for u in waiting) <= WAITING_BYTES
     assert of_one.next_due() is None
+
+
+def taken_of(peers, seconds, sequence=0):
+    """Return how many updates of themselves peers get through that send 50 a second each."""
+    taken = 0
+    for step in range(int(seconds * 50)):
+        now = step / 50
+        for number, peer in enumerate(peers):
+            update = word(f"n{number}", sequence + step + 1)
+            if peer.may_read(update.size, now):
+                taken += peer.may_update(update, now, known=True, leads_there=True)
+                taken += len(list(peer.take_due(now)))
+    return taken
+
+
+def test_many_peers_at_one_address_bring_no_more_than_one():
+    allowances = Allowances()
+    together = [Intake(0.0, allowances.of("10.0.0.1", 0.0)) for _ in range(100)]
+    most = (NEWS_BURST + 100 * NEWS_RATE) / 800
+    taken = taken_of(together, 100)
+    assert 0.4 * most < taken <= most
+
+
+def test_peers_at_other_addresses_or_at_none_bring_theirs():
+    allowances = Allowances()
+    flooders = [Intake(0.0, allowances.of("10.0.0.1", 0.0)) for _ in range(50)]
+    others = [Intake(0.0, allowances.of(a, 0.0)) for a in ("10.0.0.2", "10.0.0.3", "", "")]
+    taken_of(flooders, 60)
+    for number, peer in enumerate(others):
+        assert peer.may_read(300, 60.0)
+        assert peer.may_update(word(f"other{number}", 1), 60.0, known=False, leads_there=False)
+
+
+def test_an_address_that_links_anew_has_what_it_has_left():
+    allowances = Allowances()
+    before = Intake(0.0, allowances.of("10.0.0.1", 0.0))
+    while before.may_read(65_000, 0.0):
+        pass
+    assert not Intake(0.0, allowances.of("10.0.0.1", 0.0)).may_read(65_000, 0.0)
+    assert Intake(9.0, allowances.of("10.0.0.1", 9.0)).may_read(65_000, 9.0)
+
+
+def test_addresses_that_have_brought_nothing_lately_are_not_remembered():
+    allowances, now = Allowances(), 0.0
+    for number in range(5000):
+        now += 1.0
+        Intake(now, allowances.of(f"10.0.{number // 256}.{number % 256}", now)).may_read(5000, now)
+    assert len(allowances) < 600
