@@ -60,6 +60,13 @@ ON_EXECUTOR = (
 )
 """What the nodes went through while there was the unit."""
 
+RESTARTED = tuple(
+    Excuse(hit, ("Failed: Pending at restart",), unless_run=True)
+    for hit in ("kill node", "stop node")
+)
+"""What a receptor node says of a unit that it had not started when it went. The submitter does not
+take that for a proof, so such a unit is not submitted again."""
+
 REFUSALS = {"fill disk": NO_ROOM, "take descriptors": NO_DESCRIPTORS}
 """With which words a node may refuse to make a unit, and when."""
 
@@ -80,6 +87,8 @@ def excuses(scene: Scene, fate: Fate, status: Status | None) -> Iterator[Excuse]
     for node, table in ((fate.job.node, ON_SUBMITTER), (fate.job.target, ON_EXECUTOR)):
         kinds = {h.kind for h in scene.nodes[node].hits if h.meets(fate.begun, ended)}
         yield from (excuse for excuse in table if excuse.hit in kinds)
+        if node == fate.job.target == scene.flavour.receptor:
+            yield from (excuse for excuse in RESTARTED if excuse.hit in kinds)
 
 
 def refusal_is_explained(scene: Scene, fate: Fate, refusal: str) -> bool:

@@ -1,10 +1,11 @@
 """The judge of storms finds what is false, and a stand-in for receptor says what receptor says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, UNFINISHED, Excuse
+from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Excuse
 from harness import Cluster
 from machines import Hit
 from plan import DIAMOND, FAULTS, Job, make_plan
@@ -13,7 +14,7 @@ from scene import Fate, Scene
 from verdict import Case, Verdict
 
 CAPTURES = Path(__file__).parents[1] / "data" / "captures" / "session2_keylog.streams"
-ALL_EXCUSES = (*ON_UNIT, *ON_SUBMITTER, *ON_EXECUTOR, *UNFINISHED)
+ALL_EXCUSES = (*ON_UNIT, *ON_SUBMITTER, *ON_EXECUTOR, *RESTARTED, *UNFINISHED)
 
 
 class Quiet:
@@ -93,6 +94,26 @@ def test_what_a_node_went_through_before_there_was_the_unit_explains_nothing(sce
     assert any("nothing explains that" in fault for fault in faults(scene, case))
     scene.nodes["d"].hits.append(Hit("fill disk", begun=1.5, over=2.0))
     assert faults(scene, case) == []
+
+
+@pytest.mark.parametrize(
+    ("receptor", "hit", "starts", "found"),
+    [
+        ("d", "kill node", 0, False),
+        ("d", "stop node", 0, False),
+        ("d", "kill node", 1, True),
+        ("d", "freeze node", 0, True),
+        ("", "kill node", 0, True),
+        ("b", "kill node", 0, True),
+    ],
+)
+def test_only_a_receptor_node_that_went_may_leave_work_undone_at_its_restart(
+    scene: Scene, receptor: str, hit: str, starts: int, found: bool
+) -> None:
+    scene.flavour = replace(scene.flavour, receptor=receptor)
+    case = make_case("Failed: Pending at restart", starts=starts, ends=0, output=b"")
+    scene.nodes["d"].hits.append(Hit(hit, begun=1.5, over=2.0))
+    assert any("explains that" in fault for fault in faults(scene, case)) == found
 
 
 @pytest.mark.parametrize("stream", sorted(CAPTURES.glob("*.client.bin")), ids=lambda p: p.name[:8])
