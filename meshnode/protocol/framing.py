@@ -21,6 +21,14 @@ LEND_FROM = 128 * 1024
 """Bytes of messages from which they are left in the space that they were read into. A message may
 be kept, and keeps its whole space: of less than this they are copied out."""
 
+SHORTEST = 36
+"""Bytes of the shortest messages that come in numbers, data without a payload. Only a reject, which
+is a link's last, is shorter."""
+
+SHORTER_AT_ONCE = 1024
+"""Messages by which a read may have more than those of SHORTEST: they may mean something to nodes
+yet to come. A read of nothing else would be a hundred thousand, while the rest of a node waits."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -53,11 +61,13 @@ def _cut(view: memoryview) -> tuple[list[memoryview], int]:
     """Return the whole messages in a buffer, and where the first byte that is of none stands.
 
     Raises:
-        ProtocolError: a frame of length zero.
+        ProtocolError: a frame of length zero, or more frames than honest nodes make of as much.
     """
     messages: list[memoryview] = []
     start, end = 0, len(view)
-    while end - start >= LENGTH_BYTES:
+    for _ in range(SHORTER_AT_ONCE + end // (LENGTH_BYTES + SHORTEST)):
+        if end - start < LENGTH_BYTES:
+            break
         size = view[start] | view[start + 1] << 8
         if size == 0:
             raise ProtocolError("a frame of length zero")
@@ -66,6 +76,8 @@ def _cut(view: memoryview) -> tuple[list[memoryview], int]:
             break
         messages.append(view[start + LENGTH_BYTES : stop])
         start = stop
+    else:
+        raise ProtocolError(f"more than {len(messages)} messages in {end} bytes")
     return messages, start
 
 
@@ -73,7 +85,8 @@ def decode_frames(data: Buffer) -> list[memoryview]:
     """Return the messages of a whole byte stream; the views are writable.
 
     Raises:
-        ProtocolError: a frame of length zero, or the stream ends within a message.
+        ProtocolError: a frame of length zero, a flood of tiny ones, or the stream ends within a
+            message.
     """
     messages, end = _cut(memoryview(bytearray(data)))
     if end < len(data):
@@ -130,7 +143,7 @@ class FrameReader:
         counts hops down in place.
 
         Raises:
-            ProtocolError: a frame of length zero.
+            ProtocolError: a frame of length zero, or a flood of tiny ones.
             Exception: whatever ``read_into`` raises; nothing has changed then.
         """
         view, start = self._space.view(), len(self._rest)

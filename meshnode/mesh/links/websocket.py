@@ -6,6 +6,7 @@ The websocket protocol is wsproto's; here are the bytes' way in and out, and the
 import contextlib
 import http
 from collections.abc import Sequence
+from itertools import islice
 from urllib.parse import urlsplit
 
 import trio
@@ -37,8 +38,11 @@ from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
 from meshnode.protocol.framing import MAX_MESSAGE
 
 READ_SIZE = 64 * 1024
-"""Bytes asked for in one read. A read may hold thousands of the smallest frames, each of which
-costs microseconds: this bounds for how long the rest of the node waits for them."""
+"""Bytes asked for in one read."""
+
+FRAMES_AT_ONCE = 512
+"""Frames taken before other tasks get their turn: some milliseconds. A read may hold ten thousand
+of the smallest ones, pings; one of messages seldom has more than these."""
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds that a client has for its request; a receptor node waits as long."""
@@ -73,6 +77,8 @@ class WebsocketLink(Link):
         self._partial = bytearray()
         self._pong: bytes | None = None
         self._left = False
+        self._has_more = False
+        """Whether frames that have arrived may not have been taken yet."""
         self._closed = False
 
     # --- opening -----------------------------------------------------------------------------
@@ -178,17 +184,21 @@ class WebsocketLink(Link):
     # --- receiving ---------------------------------------------------------------------------
 
     async def receive(self) -> list[memoryview]:
-        """Return all messages that the next read completes."""
+        """Return the messages that the next read completes: all, or those of its first frames."""
         websocket = await self.open()
         while True:
+            if self._has_more:
+                await trio.lowlevel.checkpoint()
             messages = self._take(websocket)
             # Who is writing sends the pong too: a reader that waited for a writer could
             # wait for a peer that waits for this reader.
-            if self._pong is not None and not self._writing.locked():
+            if self._pong is not None and not (self._has_more or self._writing.locked()):
                 async with self._writing:
                     await self._send_pong(websocket)
             if messages or self._left:
                 return messages
+            if self._has_more:
+                continue
             data = await self._stream.receive_some(READ_SIZE)
             if not data:
                 if self._partial:
@@ -201,7 +211,9 @@ class WebsocketLink(Link):
 
     def _take(self, websocket: Connection) -> list[memoryview]:
         messages: list[memoryview] = []
-        for event in websocket.events():
+        count = 0
+        for event in islice(websocket.events(), FRAMES_AT_ONCE):
+            count += 1
             if isinstance(event, BytesMessage | TextMessage):
                 self._add(event, messages)
             elif isinstance(event, Ping):
@@ -211,6 +223,7 @@ class WebsocketLink(Link):
                 if websocket.state is ConnectionState.OPEN:
                     raise ProtocolError(f"no websocket frame: {event.reason}")
                 self._left = True
+        self._has_more = count == FRAMES_AT_ONCE
         return messages
 
     def _add(self, event: BytesMessage | TextMessage, messages: list[memoryview]) -> None:

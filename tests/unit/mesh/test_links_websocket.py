@@ -382,6 +382,38 @@ async def test_what_is_no_message_breaks_the_protocol(data):
             await link.receive()
 
 
+@pytest.mark.parametrize(
+    "tiny",
+    [frame(9, b""), frame(10, b""), frame(2, b"x"), frame(1, b"x"), frame(0, b"", first=0)],
+    ids=["ping", "pong", "message", "text", "fragment"],
+)
+async def test_while_thousands_of_frames_of_one_read_are_taken_others_have_their_turns(tiny):
+    count = websocket.READ_SIZE // len(tiny) - 20
+    is_fragment = tiny[0] == 0
+    first = frame(2, b"", first=0) if is_fragment else b""
+    last = frame(0 if is_fragment else 2, b"end")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with client() as (link, _, stream), trio.open_nursery() as nursery:
+        await stream.send_all(first + count * tiny + last)
+        nursery.start_soon(others)
+        largest = 0
+        while True:
+            messages = await link.receive()
+            largest = max(largest, len(messages))
+            if bytes(messages[-1]) == b"end":
+                break
+        nursery.cancel_scope.cancel()
+    assert largest < 1000
+    assert turns > 10
+
+
 async def test_a_message_of_a_wrong_size_is_not_sent():
     async with linked(WS) as [ends]:
         for end in ends:

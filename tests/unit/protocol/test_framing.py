@@ -11,6 +11,8 @@ from meshnode.protocol.framing import (
     FIRST_SPACE,
     LARGEST_SPACE,
     MAX_MESSAGE,
+    SHORTER_AT_ONCE,
+    SHORTEST,
     FrameReader,
     ReadSpace,
     decode_frames,
@@ -58,6 +60,19 @@ def test_the_largest_message_passes():
 def test_a_frame_of_length_zero_is_refused():
     with pytest.raises(ProtocolError, match="length zero"):
         decode_frames(b"\x01\x00x\x00\x00")
+
+
+@given(st.integers(1, SHORTEST - 6))
+def test_a_read_of_nothing_but_tiny_messages_is_refused(size):
+    flood = encode_frames([bytes(size)] * (LARGEST_SPACE // (size + 2)))
+    with pytest.raises(ProtocolError, match="messages in"):
+        decode_frames(flood)
+
+
+@given(st.integers(SHORTEST, 2 * SHORTEST), st.integers(0, SHORTER_AT_ONCE - 1))
+def test_a_read_full_of_the_shortest_data_messages_passes_with_a_thousand_others(size, others):
+    messages = [bytes(size)] * (FIRST_SPACE // (size + 2)) + [b"\xff"] * others
+    assert len(decode_frames(encode_frames(messages))) == len(messages)
 
 
 @pytest.mark.parametrize("data", [b"\x05\x00ab", b"\x05", b"\x01\x00a\x01"])
