@@ -8,6 +8,7 @@ QUIC's own rules does.
 
 import bisect
 from operator import attrgetter
+from typing import Any
 
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import EPOCHS, QuicConnection, QuicConnectionError, QuicReceiveContext
@@ -34,6 +35,10 @@ for none themselves, so who only ever receives would keep note of all it has sen
 MAX_UNACKNOWLEDGED = 2048
 """Packets without an acknowledgement. In flight are 180 at most, and acknowledgements of ours come
 every 4 ms at most, so a peer that answers within seconds never comes near."""
+
+MAX_FRAMES = 1024
+"""Frames of one packet. Honest ones have a dozen or so; the largest packet would hold sixteen
+thousand pings, and nothing else happens until it is read."""
 
 MAX_PEER_CIDS = 16_384
 """Connection IDs that a peer makes up in the life of a connection. Quic-go makes one for 10,000
@@ -72,8 +77,35 @@ _EPOCHS = {epochs: epochs for epochs in map(EPOCHS, ("IH01", "IH1", "01", "1"))}
 """The sets of epochs in which frames are allowed: once, where the engine makes 32 a connection."""
 
 
+class _Handlers(dict[int, tuple[Any, Any]]):
+    """What to do with each type of frame; asked once for each frame of a packet."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, handlers: dict[int, tuple[Any, Any]]) -> None:
+        super().__init__(handlers)
+        self.left = MAX_FRAMES
+
+    def __getitem__(self, frame_type: int) -> tuple[Any, Any]:
+        self.left -= 1
+        if self.left < 0:
+            raise _exceeded(frame_type, "too many frames in a packet")
+        return super().__getitem__(frame_type)
+
+
 class FrameBounds(QuicConnection):
     """The engine's connection, with bounds on what frames may do."""
+
+    def __init__(self, **engine: Any) -> None:
+        super().__init__(**engine)
+        self._handlers = _Handlers(self._QuicConnection__frame_handlers)
+        self._QuicConnection__frame_handlers = self._handlers
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        self._handlers.left = MAX_FRAMES
+        return super()._payload_received(context, plain, crypto_frame_required)
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
         # Known ones first: the engine asks more of them, to the same end, for each frame.
@@ -124,7 +156,7 @@ class FrameBounds(QuicConnection):
         self._crypto_buffers = {}
         for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
             self._crypto_streams[epoch].receiver._buffer.clear()
-        handlers = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+        handlers = self._handlers
         for kind, (handler, epochs) in handlers.items():
             handlers[kind] = (handler, _EPOCHS[epochs])
 
@@ -134,7 +166,7 @@ class FrameBounds(QuicConnection):
         The engine's parts know it by its methods. Python would find out that only they do when it
         looks at everything, which a node that was flooded and has nothing to do does not.
         """
-        self._QuicConnection__frame_handlers.clear()  # type: ignore[attr-defined]
+        self._handlers.clear()
         for space in self._spaces.values():
             space.sent_packets.clear()
         self._cryptos.clear()

@@ -130,6 +130,11 @@ class MeshQuicConnection(FrameBounds):
         """Whether the peer said, in the handshake, that a connection may carry many streams."""
         self._stream_consumed: dict[int, int] = {}
 
+    def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
+        """Take a datagram; one that is larger than we say we take is none."""
+        if len(data) <= LARGE_SIZE:
+            super().receive_datagram(data, addr, now)
+
     def _update_traffic_key(
         self, direction: Direction, epoch: Epoch, cipher_suite: CipherSuite, secret: bytes
     ) -> None:

@@ -8,6 +8,8 @@ over links with one address are one branch, and no branch may take everything.
 from collections import Counter
 from dataclasses import dataclass
 
+from meshnode.mesh.parts import Parts
+
 FEW = 8
 """Places of a node that is linked to us, of the part that its branch leaves to others: enough to
 look around, whatever those behind it have taken."""
@@ -28,28 +30,74 @@ NO_WAY = Way()
 
 
 class Ways:
-    """How many of ``most`` places each branch has; it leaves ``spared`` of them to all others."""
+    """How many of ``most`` places each branch has; it leaves ``spared`` of them to all others.
 
-    def __init__(self, most: int, spared: int) -> None:
+    A node that is linked to us may have ``few`` of half of these.
+    """
+
+    def __init__(self, most: int, spared: int, few: int = FEW) -> None:
         self._most = most
         self._spared = spared
+        self._few = few
         self._held: Counter[str] = Counter()
+
+    def left(self, way: Way, held: int) -> int:
+        """Return how many more a node that has ``held`` may take, as far as its branch goes."""
+        if not way.branch:
+            return self._most
+        left = self._most - self._spared - self._held.get(way.branch, 0)
+        if way.is_near:
+            left = max(left, min(left + self._spared - self._spared // 2, self._few - held))
+        return max(0, left)
 
     def is_full(self, way: Way, held: int) -> bool:
         """Whether a node that has ``held`` places gets no more because of its branch."""
-        if not way.branch:
-            return False
-        spared = self._spared // 2 if way.is_near and held < FEW else self._spared
-        return self._held.get(way.branch, 0) >= self._most - spared
+        return not self.left(way, held)
 
-    def take(self, way: Way) -> None:
-        """Count a place."""
-        if way.branch:
-            self._held[way.branch] += 1
+    def take(self, way: Way, count: int = 1) -> None:
+        """Count places."""
+        if way.branch and count:
+            self._held[way.branch] += count
 
-    def give_back(self, way: Way) -> None:
-        """Count a place no more."""
-        if way.branch:
-            self._held[way.branch] -= 1
+    def give_back(self, way: Way, count: int = 1) -> None:
+        """Count places no more."""
+        if way.branch and count:
+            self._held[way.branch] -= count
             if not self._held[way.branch]:
                 del self._held[way.branch]
+
+
+class BranchParts:
+    """Parts of ``total`` by node, as :class:`Parts` has them, of which each branch spares some."""
+
+    def __init__(
+        self, total: int, spared: int, *, kept: int = 0, few: int = 0, near: int = FEW
+    ) -> None:
+        """``near`` is what a node that is linked to us may have of half of what is spared."""
+        self._parts = Parts(total, kept=kept, few=few)
+        self._ways = Ways(total, spared, near)
+
+    @property
+    def all(self) -> int:
+        """How many are taken."""
+        return self._parts.all
+
+    def held(self, node: bytes) -> int:
+        """Return how many a node has."""
+        return self._parts.held(node)
+
+    def left(self, node: bytes, way: Way) -> int:
+        """Return how many more a node may take."""
+        return min(self._parts.left(node), self._ways.left(way, self.held(node)))
+
+    def take(self, node: bytes, way: Way, count: int = 1) -> bool:
+        """Take some for a node; False, and none is taken, if that is more than are left to it."""
+        if count > self.left(node, way):
+            return False
+        self._ways.take(way, count)
+        return self._parts.take(node, count)
+
+    def give_back(self, node: bytes, way: Way, count: int = 1) -> None:
+        """Give back what a node took by that way."""
+        self._ways.give_back(way, count)
+        self._parts.give_back(node, count)

@@ -15,11 +15,13 @@ from meshnode.mesh.framebounds import (
     ASK_AFTER,
     MAX_CRYPTO,
     MAX_CRYPTO_GAPS,
+    MAX_FRAMES,
     MAX_GAPS,
     MAX_PEER_CIDS,
     MAX_UNACKNOWLEDGED,
     Pieces,
 )
+from meshnode.mesh.pathsize import LARGE_SIZE
 
 
 def give(server, client, *frames):
@@ -66,6 +68,32 @@ def test_pieces_are_kept_as_the_engine_keeps_them(spans):
         ours.add(start, start + size)
         engines.add(start, start + size)
         assert list(ours) == list(engines)
+
+
+TINY = st.sampled_from(
+    [frame(1), frame(0x10, 9), frame(0x12, 9), frame(0x14, 9), frame(0x16, 9), frame(9, 0) + b"\0"]
+)
+"""Frames of one to three bytes that mean next to nothing."""
+
+
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(TINY, st.integers(0, 5))
+def test_a_packet_of_thousands_of_frames_ends_its_connection_and_others_pass(tiny, more):
+    client, server = connected()
+    for _ in range(3):
+        give(server, client, *[tiny] * (MAX_FRAMES - 1))  # and what pads the packet
+    assert reason(server) != "too many frames in a packet"
+    client, server = connected()
+    give(server, client, *[frame(1)] * (MAX_FRAMES + 1 + more), tiny)
+    assert reason(server) == "too many frames in a packet"
+
+
+def test_a_datagram_that_is_larger_than_a_listener_takes_is_none():
+    client, server = connected()
+    server.receive_datagram(packet_of(client, bytes(200)) + bytes(LARGE_SIZE), CLIENT, 5.0)
+    assert server.heard_at < 5.0
+    server.receive_datagram(packet_of(client, bytes(200)), CLIENT, 5.0)
+    assert server.heard_at == 5.0
 
 
 def test_streams_that_another_opened_are_bounded_too():
