@@ -1,6 +1,7 @@
 """What sessions keep in memory for their clients: lines that are not complete, replies not taken.
 
-Both have a budget in bytes, and each holder (a node, a user, an address) its share of it.
+Both have a budget in bytes, and each source of clients (a user, an address, or a link over which
+nodes are reached) its share of it, which its holders (the user, the address, these nodes) share.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ LINES_OF_ONE = 8 * 1024 * 1024
 """Bytes of incomplete command lines of one holder: eight of the longest."""
 
 LINES_IN_ALL = 24 * 1024 * 1024
-"""Bytes of incomplete command lines of all. Beyond it each holder has an equal share."""
+"""Bytes of incomplete command lines of all. Beyond it each source has an equal share."""
 
 REPLIES_OF_ONE = 16 * 1024 * 1024
 """Bytes of replies that wait for one holder's clients to read: some dozens of the status of a
@@ -46,7 +47,8 @@ class Ledger:
     def __init__(self, of_one: int, in_all: int) -> None:
         self._of_one = of_one
         self._in_all = in_all
-        self._held: Counter[str] = Counter()
+        self._sources: dict[str, Counter[str]] = {}
+        """What the holders of each source hold."""
         self._all = 0
 
     @property
@@ -59,18 +61,24 @@ class Ledger:
         if not size:
             return
         self._all += size
-        self._held[origin.name] += size
-        if not self._held[origin.name]:
-            del self._held[origin.name]
+        holders = self._sources.setdefault(origin.source, Counter())
+        holders[origin.name] += size
+        if not holders[origin.name]:
+            del holders[origin.name]
+            if not holders:
+                del self._sources[origin.source]
 
     def has_room(self, origin: Origin) -> bool:
         """Whether a holder has no more than its share."""
-        held = self._held.get(origin.name, 0)
+        holders = self._sources.get(origin.source, Counter())
+        held = holders[origin.name]
         if held > self._of_one:
             return False
         if self._all <= self._in_all or origin.is_owner:
             return True
-        return held <= self._in_all // max(1, len(self._held))
+        # A peer can invent nodes behind itself, so their number takes nothing from other sources.
+        share = self._in_all // max(1, len(self._sources))
+        return held <= share // max(1, len(holders)) or holders.total() <= share
 
     def exceeds_all(self) -> bool:
         """Whether all together hold more than they may."""

@@ -18,8 +18,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._is_taken = False
-        self._waiting: OrderedDict[Origin, deque[trio.Event]] = OrderedDict()
-        """Who waits, by origin; the next one is of the first origin."""
+        self._waiting: OrderedDict[str, OrderedDict[Origin, deque[trio.Event]]] = OrderedDict()
+        """Who waits, by origins and their sources; the next one is of the first origin of the first
+        source. A peer can invent nodes behind itself, and these are origins of one source."""
 
     @asynccontextmanager
     async def turn(self, origin: Origin) -> AsyncIterator[None]:
@@ -37,7 +38,8 @@ class Turns:
 
     async def _wait(self, origin: Origin) -> None:
         mine = trio.Event()
-        self._waiting.setdefault(origin, deque()).append(mine)
+        origins = self._waiting.setdefault(origin.source, OrderedDict())
+        origins.setdefault(origin, deque()).append(mine)
         try:
             await mine.wait()
         except trio.Cancelled:
@@ -48,15 +50,22 @@ class Turns:
             raise
 
     def _remove(self, origin: Origin, waiter: trio.Event) -> None:
-        self._waiting[origin].remove(waiter)
-        if not self._waiting[origin]:
-            del self._waiting[origin]
+        origins = self._waiting[origin.source]
+        origins[origin].remove(waiter)
+        if not origins[origin]:
+            del origins[origin]
+        if not origins:
+            del self._waiting[origin.source]
 
     def _pass_on(self) -> None:
         if not self._waiting:
             self._is_taken = False
             return
-        origin, waiters = self._waiting.popitem(last=False)
+        source, origins = self._waiting.popitem(last=False)
+        origin, waiters = origins.popitem(last=False)
         waiters.popleft().set()
+        # Again, after all others.
         if waiters:
-            self._waiting[origin] = waiters  # again, after all others
+            origins[origin] = waiters
+        if origins:
+            self._waiting[source] = origins

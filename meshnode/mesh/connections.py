@@ -222,13 +222,13 @@ class Connection:
         way = self._router.way_to(self.peer[0])
         stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]), way)
         self._streams[stream_id] = stream
-        self._backlog.streams += 1
+        self._backlog.add_streams(1)
         self._patience.used()
         return stream
 
     def _drop_stream(self, stream_id: int) -> None:
         del self._streams[stream_id]
-        self._backlog.streams -= 1
+        self._backlog.add_streams(-1)
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
@@ -347,7 +347,7 @@ class Connection:
             stream.wake_writers()
 
     def _count_in_flight(self, count: int) -> None:
-        self._backlog.in_flight += count - self._in_flight
+        self._backlog.add_in_flight(count - self._in_flight)
         self._in_flight = count
 
     # --- what the engine says ----------------------------------------------------------------
@@ -497,7 +497,7 @@ class Connection:
         self._over = True
         for stream in self._streams.values():
             stream.lose(str(error))
-        self._backlog.streams -= len(self._streams)
+        self._backlog.add_streams(-len(self._streams))
         self._streams.clear()
         self._count_in_flight(0)
         self._ready.set()

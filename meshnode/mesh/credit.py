@@ -2,12 +2,13 @@
 may send on them.
 
 What is sent ahead of a reader is kept here until it is read, so it has a budget in bytes, of which
-each node has a part. A stream begins with a small window. It gets a wide one with the first bytes
-that are read of it, as long as there is plenty left for its node; it keeps the small one, which
-costs speed on long paths only, when there is not. So readers that stall never stop those that read.
+each node has a part, and each branch of the mesh leaves some to others. A stream begins with a
+small window. It gets a wide one with the first bytes that are read of it, as long as there is
+plenty left for its node; it keeps the small one, which costs speed on long paths only, when there
+is not. So readers that stall never stop those that read.
 """
 
-from meshnode.mesh.parts import Parts
+from meshnode.mesh.ways import NO_WAY, BranchParts, Way
 
 WIDE_WINDOW = 2 * 1024 * 1024
 """Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
@@ -33,22 +34,41 @@ MAX_OPEN = 8192
 half of them, which is twice the sessions that the control service has for anybody."""
 
 
+BRANCH_SPARES = 4
+STREAMS_SPARED = 16
+"""One in so many of those bytes, and of those streams, is left to others by all nodes that are
+reached over one link: whoever is linked to us can invent nodes behind itself."""
+
+NEAR_BYTES = 8 * FIRST_WINDOW
+"""Bytes of a node that is linked to us, of half of what its branch leaves to others."""
+
+
 class Ledger:
     """What all connections of a node have promised to their peers."""
 
     def __init__(self) -> None:
-        self.bytes = Parts(MAX_BYTES)
-        self.streams = Parts(MAX_OPEN)
+        self.bytes = BranchParts(MAX_BYTES, MAX_BYTES // BRANCH_SPARES, near=NEAR_BYTES)
+        self.streams = BranchParts(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MANY_STREAMS)
 
 
 class Credit:
     """What one connection promises to its peer, from its handshake to its end."""
 
-    __slots__ = ("_ledger", "_node", "_reserved", "_reserved_streams", "_wide", "streams", "window")
+    __slots__ = (
+        "_ledger",
+        "_node",
+        "_reserved",
+        "_reserved_streams",
+        "_way",
+        "_wide",
+        "streams",
+        "window",
+    )
 
-    def __init__(self, ledger: Ledger, node: bytes) -> None:
+    def __init__(self, ledger: Ledger, node: bytes, way: Way = NO_WAY) -> None:
         self._ledger = ledger
         self._node = node
+        self._way = way
         self._reserved = 0
         self._reserved_streams = 0
         self._wide: set[int] = set()
@@ -59,14 +79,14 @@ class Credit:
 
     def promise(self, streams: int) -> None:
         """Make the promises of a connection that carries up to that many streams."""
-        node, ledger = self._node, self._ledger
+        node, way, ledger = self._node, self._way, self._ledger
         if streams > 1:
-            self._reserved_streams = min(streams, ledger.streams.left(node))
-            ledger.streams.take(node, self._reserved_streams)
+            self._reserved_streams = min(streams, ledger.streams.left(node, way))
+            ledger.streams.take(node, way, self._reserved_streams)
         self.streams = max(1, self._reserved_streams)
         # Half of what is left: the rest is for wide windows, and for other connections.
-        self._reserved = min(self.streams * FIRST_WINDOW, ledger.bytes.left(node) // 2)
-        ledger.bytes.take(node, self._reserved)
+        self._reserved = min(self.streams * FIRST_WINDOW, ledger.bytes.left(node, way) // 2)
+        ledger.bytes.take(node, way, self._reserved)
         self.window = max(LEAST_WINDOW, self._reserved // self.streams)
 
     def window_of(self, stream_id: int) -> int:
@@ -78,9 +98,9 @@ class Credit:
         if stream_id in self._wide:
             return WIDE_WINDOW
         more = WIDE_WINDOW - self.window
-        if self._ledger.bytes.left(self._node) < 2 * more:
+        if self._ledger.bytes.left(self._node, self._way) < 2 * more:
             return self.window
-        self._ledger.bytes.take(self._node, more)
+        self._ledger.bytes.take(self._node, self._way, more)
         self._wide.add(stream_id)
         return WIDE_WINDOW
 
@@ -88,12 +108,12 @@ class Credit:
         """Take note of the end of a stream."""
         if stream_id in self._wide:
             self._wide.discard(stream_id)
-            self._ledger.bytes.give_back(self._node, WIDE_WINDOW - self.window)
+            self._ledger.bytes.give_back(self._node, self._way, WIDE_WINDOW - self.window)
 
     def close(self) -> None:
         """Take note of the end of the connection."""
         for stream_id in list(self._wide):
             self.narrow(stream_id)
-        self._ledger.bytes.give_back(self._node, self._reserved)
-        self._ledger.streams.give_back(self._node, self._reserved_streams)
+        self._ledger.bytes.give_back(self._node, self._way, self._reserved)
+        self._ledger.streams.give_back(self._node, self._way, self._reserved_streams)
         self._reserved = self._reserved_streams = 0

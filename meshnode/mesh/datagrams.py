@@ -11,6 +11,7 @@ import trio
 from meshnode import errors
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
+from meshnode.mesh.ways import Way
 from meshnode.protocol.messages import (
     MAX_HOPS,
     WIRE_HOPS,
@@ -100,6 +101,10 @@ class DatagramSocket:
         self._note_sent((destination, key))
         self._router.send(destination, header.encode() + payload)
         await trio.lowlevel.checkpoint()
+
+    def way_to(self, node: str) -> Way:
+        """Return how a node is reached that a datagram came from."""
+        return self._router.way_to(self._names.learn(node))
 
     def _note_sent(self, address: tuple[bytes, ServiceKey]) -> None:
         self._sent_to[address] = None

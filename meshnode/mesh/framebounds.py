@@ -98,8 +98,8 @@ class FrameBounds(QuicConnection):
 
     def __init__(self, **engine: Any) -> None:
         super().__init__(**engine)
-        self._handlers = _Handlers(self._QuicConnection__frame_handlers)
-        self._QuicConnection__frame_handlers = self._handlers
+        engines: dict[int, tuple[Any, Any]] = self._QuicConnection__frame_handlers  # type: ignore[has-type]
+        self._QuicConnection__frame_handlers = self._handlers = _Handlers(engines)
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False

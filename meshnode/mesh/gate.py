@@ -12,9 +12,8 @@ import struct
 from dataclasses import dataclass
 
 from meshnode.mesh.firstpacket import Initial
-from meshnode.mesh.parts import Parts
 from meshnode.mesh.quic import CID_LENGTH, Address
-from meshnode.mesh.ways import NO_WAY, Way, Ways
+from meshnode.mesh.ways import NO_WAY, BranchParts, Way
 from meshnode.protocol.messages import ServiceKey
 
 MAX_CONNECTIONS = 2304
@@ -88,7 +87,7 @@ class Place:
         gate: "Gate",
         node: bytes,
         way: Way,
-        handshakes: "Handshakes",
+        handshakes: BranchParts,
         original_cid: bytes,
         retry_cid: bytes | None,
     ) -> None:
@@ -97,7 +96,7 @@ class Place:
         self._gate = gate
         self._node = node
         self._way = way
-        self._handshakes: Handshakes | None = handshakes
+        self._handshakes: BranchParts | None = handshakes
         self._is_over = False
 
     def ready(self) -> None:
@@ -111,8 +110,7 @@ class Place:
         self.ready()
         if not self._is_over:
             self._is_over = True
-            self._gate.connections.give_back(self._node)
-            self._gate.ways.give_back(self._way)
+            self._gate.connections.give_back(self._node, self._way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,48 +127,20 @@ class Retry:
     answer: bytes
 
 
-class Handshakes:
-    """Those under way of one kind, by node and by the way it is reached."""
-
-    def __init__(self, most: int, *, kept: int, few: int) -> None:
-        self._parts = Parts(most, kept=kept, few=few)
-        self._ways = Ways(most, most // 8)
-
-    @property
-    def all(self) -> int:
-        """How many are under way."""
-        return self._parts.all
-
-    def held(self, node: bytes) -> int:
-        """Return how many a node has."""
-        return self._parts.held(node)
-
-    def has_room(self, node: bytes, way: Way) -> bool:
-        """Whether a node may begin another one."""
-        return bool(self._parts.left(node)) and not self._ways.is_full(way, self.held(node))
-
-    def take(self, node: bytes, way: Way) -> bool:
-        """Count one for a node; False if there is no room."""
-        if not self.has_room(node, way):
-            return False
-        self._ways.take(way)
-        return self._parts.take(node)
-
-    def give_back(self, node: bytes, way: Way) -> None:
-        """Count one no more."""
-        self._ways.give_back(way)
-        self._parts.give_back(node)
+def _handshakes(most: int, *, kept: int, few: int) -> BranchParts:
+    return BranchParts(most, most // 8, kept=kept, few=few)
 
 
 class Gate:
     """Judges who may begin a connection; one for all services of a node."""
 
     def __init__(self) -> None:
-        self.connections = Parts(MAX_CONNECTIONS, kept=KEPT_CONNECTIONS, few=FEW_CONNECTIONS)
         # Whoever is linked to us can invent nodes behind itself, each with a few connections.
-        self.ways = Ways(MAX_CONNECTIONS, KEPT_CONNECTIONS // 2)
-        self._proven = Handshakes(MAX_HALF_OPEN, kept=MAX_HALF_OPEN // 9, few=4)
-        self._unproven = Handshakes(MAX_UNPROVEN, kept=MAX_UNPROVEN // 4, few=2)
+        self.connections = BranchParts(
+            MAX_CONNECTIONS, KEPT_CONNECTIONS // 2, kept=KEPT_CONNECTIONS, few=FEW_CONNECTIONS
+        )
+        self._proven = _handshakes(MAX_HALF_OPEN, kept=MAX_HALF_OPEN // 9, few=4)
+        self._unproven = _handshakes(MAX_UNPROVEN, kept=MAX_UNPROVEN // 4, few=2)
         self._tokens = Tokens()
 
     def judge(
@@ -184,16 +154,16 @@ class Gate:
         """Judge a first packet of a dialer to one of our services, who is reached in that way."""
         node, _ = address
         held = self.connections.held(node)
-        if self.ways.is_full(way, held):
+        if self.connections.is_branch_full(node, way):
             return Refused(f"those whom we reach over {way.branch} have too many connections")
-        if not self.connections.left(node):
+        if not self.connections.left(node, way):
             return Refused(f"it has {held} connections, of {self.connections.all}")
         if initial.token:
             original_cid = self._tokens.read(address, service, initial, now)
             if original_cid is None:
                 return Refused("its token is not for it, or is too old")
             return self._begin(node, way, self._proven, original_cid, initial.destination_cid)
-        if not self._unproven.has_room(node, way):
+        if not self._unproven.left(node, way):
             retry_cid = secrets.token_bytes(CID_LENGTH)
             token = self._tokens.make(address, service, initial, retry_cid, now)
             return Retry(initial.retry(retry_cid, token))
@@ -203,12 +173,11 @@ class Gate:
         self,
         node: bytes,
         way: Way,
-        handshakes: Handshakes,
+        handshakes: BranchParts,
         original_cid: bytes,
         retry_cid: bytes | None,
     ) -> Place | Refused:
         if not handshakes.take(node, way):
             return Refused(f"{handshakes.held(node)} of its handshakes are under way")
-        self.connections.take(node)
-        self.ways.take(way)
+        self.connections.take(node, way)
         return Place(self, node, way, handshakes, original_cid, retry_cid)

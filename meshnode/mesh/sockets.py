@@ -88,6 +88,11 @@ class Origin:
     way: Way = NO_WAY
     """How a node is reached."""
 
+    @property
+    def source(self) -> str:
+        """What nobody can invent of it: the link over which a node is reached, else the name."""
+        return self.way.branch or self.name
+
 
 UNKNOWN_ORIGIN = Origin("unknown")
 """Of clients that are gone before they could be asked, and of streams of no known kind."""

@@ -21,9 +21,9 @@ from meshnode.mesh.backlog import Backlog
 from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.giveback import GiveBack
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.parts import Parts
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.ways import BranchParts
 from meshnode.protocol.messages import (
     PROBLEM_SERVICE_UNKNOWN,
     ServiceKey,
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 ACCEPT_BACKLOG = 1024
 """Streams that wait to be accepted before more are refused. They wait until their service has its
-turn, so this is what may come in one go; of one node half as many."""
+turn, so this is what may come in one go; of one node half as many, and what is reached over one
+link leaves a sixteenth to others."""
 
 MANY_STREAMS = ("meshnode", "many-streams")
 """Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
@@ -77,6 +78,8 @@ class StreamLayer:
         self._give_back = GiveBack(spawn)
         self._backlogs: WeakValueDictionary[bytes, Backlog] = WeakValueDictionary()
         """Kept by the connections that they are about."""
+        self._branch_backlogs: WeakValueDictionary[str, Backlog] = WeakValueDictionary()
+        """Kept by those of their nodes."""
         self._log = subject_logger("streams")
 
     @functools.cached_property
@@ -95,13 +98,23 @@ class StreamLayer:
 
     def new_credit(self, node: bytes) -> Credit:
         """Return what another connection with a node may promise."""
-        return Credit(self._promises, node)
+        return Credit(self._promises, node, self.router.way_to(node))
 
     def backlog(self, node: bytes) -> Backlog:
         """Return what all connections with a node have in common."""
         found = self._backlogs.get(node)
         if found is None:
-            found = self._backlogs[node] = Backlog()
+            branch = self._branch_backlog(self.router.way_to(node).branch)
+            found = self._backlogs[node] = Backlog.of_node(branch)
+        return found
+
+    def _branch_backlog(self, branch: str) -> Backlog | None:
+        """Return what all connections with nodes have in common that one link leads to."""
+        if not branch:
+            return None
+        found = self._branch_backlogs.get(branch)
+        if found is None:
+            found = self._branch_backlogs[branch] = Backlog.of_branch()
         return found
 
     async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
@@ -281,7 +294,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         self._layer = layer
         self._connections: dict[Address, Connection] = {}
         self._arrived, self._accepted = trio.open_memory_channel[MeshStream](ACCEPT_BACKLOG)
-        self._waiting = Parts(ACCEPT_BACKLOG)
+        self._waiting = BranchParts(ACCEPT_BACKLOG, ACCEPT_BACKLOG // 16)
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self._log = subject_logger("service", service)
@@ -384,7 +397,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         """Queue a stream for :meth:`accept`."""
         if self._closed:
             return False
-        if not self._waiting.take(stream.peer_node.encode()):
+        if not self._waiting.take(stream.peer_node.encode(), stream.way):
             self._log.warning("refused a stream of %s: nobody accepts", stream.peer_node)
             return False
         self._arrived.send_nowait(stream)
@@ -404,7 +417,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             trio.ClosedResourceError: the listener was closed.
         """
         stream = await self._accepted.receive()
-        self._waiting.give_back(stream.peer_node.encode())
+        self._waiting.give_back(stream.peer_node.encode(), stream.way)
         return stream
 
     async def aclose(self) -> None:

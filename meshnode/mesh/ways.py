@@ -90,6 +90,10 @@ class BranchParts:
         """Return how many more a node may take."""
         return min(self._parts.left(node), self._ways.left(way, self.held(node)))
 
+    def is_branch_full(self, node: bytes, way: Way) -> bool:
+        """Whether a node gets no more because of its branch."""
+        return self._ways.is_full(way, self.held(node))
+
     def take(self, node: bytes, way: Way, count: int = 1) -> bool:
         """Take some for a node; False, and none is taken, if that is more than are left to it."""
         if count > self.left(node, way):

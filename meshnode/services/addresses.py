@@ -1,18 +1,24 @@
 """The addresses that a datagram service knows: bounded in all, and shared out among their holders.
 
 Who sends datagrams need not be who they say. So those of whom nothing shows that they are there
-make room first, and no machine or node puts all others out.
+make room first, and no machine or node puts all others out; nor do nodes that a peer invents behind
+itself.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from meshnode.mesh.ways import NO_WAY, Way, Ways
+
 A = TypeVar("A")
 """An address."""
 
 T = TypeVar("T")
 """What is kept of an address."""
+
+SPARED = 16
+"""One in so many addresses is left to others by all nodes that are reached over one link."""
 
 
 class AddressTable(Generic[A, T]):
@@ -22,15 +28,26 @@ class AddressTable(Generic[A, T]):
         holder_of: says which machine or node an address is of.
         most: addresses at a time.
         of_one: of these of one holder.
+        way_of: says how the node is reached that an address is of.
     """
 
-    def __init__(self, holder_of: Callable[[A], str], most: int, of_one: int) -> None:
+    def __init__(
+        self,
+        holder_of: Callable[[A], str],
+        most: int,
+        of_one: int,
+        way_of: Callable[[A], Way] = lambda _: NO_WAY,
+    ) -> None:
         self._holder_of = holder_of
+        self._way_of = way_of
         self._most = most
         self._of_one = of_one
         self._strangers: OrderedDict[A, T] = OrderedDict()
         self._proven: OrderedDict[A, T] = OrderedDict()
         self._holders: dict[str, OrderedDict[A, None]] = {}
+        self._ways = Ways(most, most // SPARED)
+        self._came_by: dict[A, Way] = {}
+        """How each address was reached when it was added."""
 
     def __len__(self) -> int:
         """How many are known."""
@@ -48,15 +65,22 @@ class AddressTable(Generic[A, T]):
 
     def add(self, address: A, item: T) -> T | None:
         """Add an address that is not known; return what was kept of the one that makes room."""
-        evicted = self._make_room(self._holder_of(address))
+        way = self._way_of(address)
+        evicted = self._make_room(self._holder_of(address), way)
         self._strangers[address] = item
+        self._came_by[address] = way
+        self._ways.take(way)
         self._holders.setdefault(self._holder_of(address), OrderedDict())[address] = None
         return evicted
 
-    def _make_room(self, holder: str) -> T | None:
+    def _make_room(self, holder: str, way: Way) -> T | None:
         own = self._holders.get(holder, OrderedDict())
         if len(own) >= self._of_one:
             return self._remove(next(iter(own)))
+        if self._ways.is_full(way, len(own)):
+            # Few are passed over: others have hardly more than what the branch leaves to them.
+            came_by, branch = self._came_by, way.branch
+            return self._remove(next(a for a in self.addresses if came_by[a].branch == branch))
         if len(self) < self._most:
             return None
         if self._strangers:
@@ -84,6 +108,7 @@ class AddressTable(Generic[A, T]):
     def _remove(self, address: A) -> T:
         table = self._strangers if address in self._strangers else self._proven
         item = table.pop(address)
+        self._ways.give_back(self._came_by.pop(address))
         holder = self._holder_of(address)
         del self._holders[holder][address]
         if not self._holders[holder]:

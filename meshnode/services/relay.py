@@ -11,6 +11,7 @@ import trio
 
 from meshnode.errors import MeshnodeError, MessageTooLarge
 from meshnode.logs import SubjectLogger
+from meshnode.mesh.ways import NO_WAY, BranchParts, Way
 from meshnode.services.addresses import A, AddressTable
 from meshnode.services.base import DropCount
 
@@ -29,7 +30,8 @@ QUEUE = 256
 """Datagrams of one correspondent that wait for its socket to be opened or to take them."""
 
 MAX_WAITING = 16 * 1024 * 1024
-"""Bytes of all such datagrams of one service: many correspondents must not cost many queues."""
+"""Bytes of all such datagrams of one service: many correspondents must not cost many queues. One
+machine or node has half of it, and what is reached over one link leaves a quarter to others."""
 
 QUEUE_FULL = "they came faster than they could be passed on"
 
@@ -60,6 +62,7 @@ class Relay(Generic[A]):
         holder_of: says which machine or node a correspondent is of.
         most: correspondents at a time.
         of_one: of these of one holder.
+        way_of: says how the node of a correspondent is reached.
     """
 
     def __init__(
@@ -70,14 +73,23 @@ class Relay(Generic[A]):
         holder_of: Callable[[A], str],
         most: int = MAX_CORRESPONDENTS,
         of_one: int = MAX_OF_ONE,
+        way_of: Callable[[A], Way] = lambda _: NO_WAY,
     ) -> None:
         self.drops = DropCount(log)
         self._log = log
         self._open_far = open_far
         self._answer = answer
-        self._known: AddressTable[A, _Correspondent[A]] = AddressTable(holder_of, most, of_one)
-        self.waiting = 0
+        self._holder_of = holder_of
+        self._way_of = way_of
+        self._known: AddressTable[A, _Correspondent[A]] = AddressTable(
+            holder_of, most, of_one, way_of
+        )
+        self._bytes = BranchParts(MAX_WAITING, MAX_WAITING // 4)
+
+    @property
+    def waiting(self) -> int:
         """Bytes that wait to be passed on."""
+        return self._bytes.all
 
     @property
     def correspondents(self) -> tuple[A, ...]:
@@ -107,7 +119,8 @@ class Relay(Generic[A]):
     def _correspondent(self, address: A, nursery: trio.Nursery) -> "_Correspondent[A]":
         found = self._known.get(address)
         if found is None:
-            found = _Correspondent(self, address)
+            room = _Room(self._bytes, self._holder_of(address), self._way_of(address))
+            found = _Correspondent(self, address, room)
             evicted = self._known.add(address, found)
             if evicted is not None:
                 evicted.scope.cancel()
@@ -138,20 +151,48 @@ class Relay(Generic[A]):
             self._log.exception("failed to serve %s", address)
         finally:
             self._known.discard(address, correspondent)
-            self.waiting -= correspondent.waiting
+            correspondent.room.close()
         self._log.debug("%s is forgotten", address)
+
+
+class _Room:
+    """What one correspondent's waiting datagrams take of the bytes of all."""
+
+    __slots__ = ("_bytes", "_holder", "_taken", "_way")
+
+    def __init__(self, all_bytes: BranchParts, holder: str, way: Way) -> None:
+        self._bytes = all_bytes
+        self._holder = holder.encode()
+        self._way = way
+        self._taken = 0
+
+    def take(self, size: int) -> bool:
+        """Count a datagram that is to wait; False if there is no room for it."""
+        if not self._bytes.take(self._holder, self._way, size):
+            return False
+        self._taken += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Count one that waits no more."""
+        self._bytes.give_back(self._holder, self._way, size)
+        self._taken -= size
+
+    def close(self) -> None:
+        """Count none any more."""
+        self.give_back(self._taken)
 
 
 class _Correspondent(Generic[A]):
     """One correspondent: what it sent and was not passed on yet, and for how long it is known."""
 
-    def __init__(self, relay: Relay[A], address: A) -> None:
+    def __init__(self, relay: Relay[A], address: A, room: _Room) -> None:
         self.address = address
+        self.room = room
         self.scope = trio.CancelScope(deadline=trio.current_time() + IDLE_TIMEOUT)
         self._relay = relay
         self._answered = False
         """Whether it was sent anything since it was last heard of."""
-        self.waiting = 0
         self._put, self._queue = trio.open_memory_channel[bytes](QUEUE)
 
     def put(self, payload: bytes) -> None:
@@ -160,18 +201,14 @@ class _Correspondent(Generic[A]):
         if self._answered:
             self._answered = False
             self._relay.converses(self.address)
+        if not self.room.take(len(payload)):
+            self._relay.drops.note(QUEUE_FULL)
+            return
         try:
-            if self._relay.waiting + len(payload) > MAX_WAITING:
-                raise trio.WouldBlock
             self._put.send_nowait(payload)
         except trio.WouldBlock:
+            self.room.give_back(len(payload))
             self._relay.drops.note(QUEUE_FULL)
-        else:
-            self._count(len(payload))
-
-    def _count(self, size: int) -> None:
-        self.waiting += size
-        self._relay.waiting += size
 
     def _heard(self) -> None:
         self.scope.deadline = trio.current_time() + IDLE_TIMEOUT
@@ -191,7 +228,7 @@ class _Correspondent(Generic[A]):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(back)
             async for payload in self._queue:
-                self._count(-len(payload))
+                self.room.give_back(len(payload))
                 with self._counting():
                     await far.send(payload)
 

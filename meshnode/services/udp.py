@@ -104,7 +104,13 @@ class UdpClientService:
             async def answer(correspondent: tuple[str, str], payload: bytes) -> None:
                 await near.send_to(*correspondent, payload)
 
-            self.relay = Relay(log, self._open_far, answer, lambda correspondent: correspondent[0])
+            self.relay = Relay(
+                log,
+                self._open_far,
+                answer,
+                holder_of=lambda correspondent: correspondent[0],
+                way_of=lambda correspondent: near.way_to(correspondent[0]),
+            )
             await self.relay.run(receive, task_status=task_status)
 
     async def _open_far(self, correspondent: tuple[str, str]) -> FarSocket:

@@ -8,6 +8,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from meshnode.control.service import ControlService
 from meshnode.control.turns import Turns
 from meshnode.mesh.sockets import Origin
+from meshnode.mesh.ways import NO_WAY, Way
 
 
 async def test_each_origin_has_its_turn_as_often_as_others() -> None:
@@ -31,6 +32,32 @@ async def test_each_origin_has_its_turn_as_often_as_others() -> None:
     assert len(order) == 103
     # Whoever of the two was first in the queue: alice waits for no more than two of mallory's.
     assert order[:6].count("alice") == 2
+
+
+async def test_nodes_that_a_peer_invents_have_no_more_turns_than_one_of_another_branch() -> None:
+    turns = Turns()
+    order: list[str] = []
+    go_on = trio.Event()
+
+    async def one(origin: Origin) -> None:
+        async with turns.turn(origin):
+            order.append(origin.name)
+            if origin.name == "first":
+                await go_on.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one, Origin("first"))
+        await wait_all_tasks_blocked()
+        for number in range(100):
+            nursery.start_soon(one, Origin(f"invented {number}", way=Way("10.0.0.66")))
+        await wait_all_tasks_blocked()
+        for name, way in [("alice", Way("10.0.0.1")), ("bob", Way("10.0.0.1")), ("own", NO_WAY)]:
+            nursery.start_soon(one, Origin(name, way=way))
+        await wait_all_tasks_blocked()
+        go_on.set()
+    assert len(order) == 104
+    # A round has a turn of each source: three turns, and alice and bob share theirs.
+    assert {"alice", "bob", "own"} <= set(order[:7])
 
 
 async def test_a_status_for_each_of_many_sessions_leaves_the_loop_to_others(
@@ -68,7 +95,7 @@ async def test_a_status_for_each_of_many_sessions_leaves_the_loop_to_others(
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from("abc"), st.sampled_from(["run", "cancel", "fail"]), st.integers(0, 9)
+            st.sampled_from("abcd"), st.sampled_from(["run", "cancel", "fail"]), st.integers(0, 9)
         )
     )
 )
@@ -83,7 +110,8 @@ def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
             with trio.CancelScope() as scope:
                 scopes.append(scope)
                 try:
-                    async with turns.turn(Origin(name)):
+                    way = Way("x") if name in "cd" else NO_WAY
+                    async with turns.turn(Origin(name, way=way)):
                         inside += 1
                         assert inside == 1
                         try:

@@ -2,6 +2,7 @@
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshnode.mesh.credit import (
@@ -14,6 +15,7 @@ from meshnode.mesh.credit import (
     Credit,
     Ledger,
 )
+from meshnode.mesh.ways import NO_WAY, Way
 
 NODES = st.sampled_from([b"a", b"b", b"c"])
 
@@ -97,3 +99,19 @@ def test_a_node_that_opens_all_it_can_leaves_windows_for_another():
     other.promise(1)
     assert other.window == FIRST_WINDOW
     assert other.widen(0) == WIDE_WINDOW
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+@pytest.mark.parametrize("way", [Way("10.0.0.1"), Way("10.0.0.1", is_near=True), NO_WAY])
+def test_nodes_that_a_peer_invents_leave_windows_and_streams_to_all_others(way, is_near):
+    ledger = Ledger()
+    for number in range(500):
+        credit = Credit(ledger, b"%d" % number, Way("10.0.0.66", is_near and number % 2 == 0))
+        credit.promise(MANY_STREAMS)
+        for n in range(credit.streams):
+            credit.widen(4 * n)
+    other = Credit(ledger, b"other", way)
+    other.promise(MANY_STREAMS)
+    assert other.streams == MANY_STREAMS
+    assert other.window > LEAST_WINDOW
+    assert is_near or other.widen(0) == WIDE_WINDOW

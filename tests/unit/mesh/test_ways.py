@@ -3,7 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.mesh.ways import FEW, Way, Ways
+from meshnode.mesh.mesh import open_mesh
+from meshnode.mesh.streamlayer import ACCEPT_BACKLOG
+from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.ways import FEW, NO_WAY, BranchParts, Way, Ways
 
 MOST, SPARED = 128, 16
 
@@ -44,3 +47,44 @@ def test_a_place_that_is_given_back_is_free_again_and_what_has_no_way_is_never_f
     for _ in range(5):
         ways.take(Way())
     assert not ways.is_full(Way(), 0)
+
+
+TAKEN = st.tuples(st.integers(0, 300), st.booleans(), st.integers(1, 200), st.booleans())
+
+
+@given(st.lists(TAKEN, max_size=300))
+def test_whatever_invented_nodes_take_others_and_this_machine_find_some(steps) -> None:
+    parts, held = BranchParts(1000, 100), list[tuple[bytes, Way, int]]()
+    for node, is_near, count, leaves in steps:
+        if leaves and held:
+            parts.give_back(*held.pop(node % len(held)))
+            continue
+        step = (b"%d" % node, Way("10.0.0.66", is_near), count)
+        left = parts.left(*step[:2])
+        assert parts.take(*step) == (count <= left)
+        if count <= left:
+            held.append(step)
+    assert parts.all == sum(count for _, _, count in held) <= 1000 - 50
+    assert parts.left(b"honest", Way("10.0.0.1")) >= 25
+    assert parts.left(b"own", NO_WAY) >= 25
+    for step in held:
+        parts.give_back(*step)
+    assert parts.all == 0
+    assert parts.left(b"again", Way("10.0.0.66")) == 500
+
+
+async def test_streams_of_invented_nodes_that_wait_leave_room_for_those_of_another_branch() -> None:
+    async with open_mesh("foo") as mesh:
+        listener = await mesh.listen("service")
+
+        def arrives(node: str, way: Way) -> bool:
+            return listener.stream_opened(MeshStream(None, 0, node, "service", way))
+
+        crowd = [arrives(f"invented {n}", Way("10.0.0.66")) for n in range(2 * ACCEPT_BACKLOG)]
+        assert not all(crowd)
+        assert arrives("honest", Way("10.0.0.1"))
+        assert arrives("foo", NO_WAY)
+        for _ in range(sum(crowd) + 2):
+            await listener.accept()
+        assert arrives("invented 0", Way("10.0.0.66"))
+        await listener.aclose()

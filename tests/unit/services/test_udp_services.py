@@ -1,7 +1,7 @@
 """UDP datagrams through two nodes of a mesh."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +16,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.router import MAX_PAYLOAD
 from meshnode.mesh.sockets import CannotListen
+from meshnode.mesh.ways import NO_WAY, Way
 from meshnode.services import relay as relays
 from meshnode.services.addresses import AddressTable
 from meshnode.services.base import MOST_REASONS, DropCount
@@ -221,12 +222,17 @@ class Far:
 class Bench:
     """A relay with its two ends in the hands of the test."""
 
-    def __init__(self, most: int = 1000) -> None:
+    def __init__(self, most: int = 1000, way_of: Callable[[str], Way] = lambda _: NO_WAY) -> None:
         self.near, self._arrives = trio.open_memory_channel[tuple[str, bytes]](10_000)
         self.fars: dict[str, list[Far]] = {}
         self.answers: list[tuple[str, bytes]] = []
         self.relay: Relay[str] = Relay(
-            subject_logger("test"), self._open, self._answer, lambda address: address[0], most
+            subject_logger("test"),
+            self._open,
+            self._answer,
+            lambda address: address[0],
+            most,
+            way_of=way_of,
         )
 
     async def _open(self, address: str) -> Far:
@@ -400,3 +406,48 @@ def test_the_one_silent_longest_makes_room():
     for address in table.addresses:
         table.prove(address)
     assert table.add("d1", 7) == 0 or len(table) == 4
+
+
+def way_of(address: str) -> Way:
+    """Return that of an address of one letter, the node: m to z are behind mallory's link."""
+    return Way("10.0.0.66") if address >= "m" else Way("10.0.0.1")
+
+
+@given(st.lists(st.tuples(st.characters(min_codepoint=0x6D, max_codepoint=0x3000), st.booleans())))
+def test_correspondents_of_invented_nodes_leave_places_to_those_of_another_branch(steps):
+    table: AddressTable[str, int] = AddressTable(lambda address: address, 32, 4, way_of)
+    for number, name in enumerate("ab"):
+        table.add(name, number)
+        table.prove(name)
+    for number, (name, proves) in enumerate(steps):
+        if table.get(name) is None:
+            table.add(name, number)
+        if proves:
+            table.prove(name)
+    assert len(table) <= 32
+    assert (table.get("a"), table.get("b")) == (0, 1)
+    crowd = set(table.addresses) - {"a", "b"}
+    assert len(crowd) == min(30, len({name for name, _ in steps}))
+    for address in crowd:
+        table.discard(address, table.get(address))
+    assert table.add("z", 0) is None
+
+
+async def test_what_waits_for_invented_nodes_leaves_room_for_those_of_another_branch(nursery):
+    bench = Bench(way_of=way_of)
+    await nursery.start(bench.relay.run, bench._arrives.receive)
+    crowd = [chr(0x100 + number) for number in range(40)]
+    await bench.say(*[(name, b"1") for name in (*crowd, "a")])
+    for name in (*crowd, "a"):
+        bench.fars[name][0].gate = trio.Event()
+    await bench.say(*[(name, bytes(65_000)) for name in crowd for _ in range(20)])
+    dropped = bench.relay.drops.counts[relays.QUEUE_FULL]
+    assert dropped > 0
+    assert bench.relay.waiting <= relays.MAX_WAITING * 3 // 4
+    await bench.say(*[("a", bytes(65_000))] * 20)
+    assert bench.relay.drops.counts[relays.QUEUE_FULL] == dropped
+    for name in crowd:
+        bench.fars[name][0].gate.set()
+    bench.fars["a"][0].gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.relay.waiting == 0
