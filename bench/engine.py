@@ -8,13 +8,12 @@ import time
 
 from aioquic.quic.events import StreamDataReceived
 
-from meshnode.mesh.backlog import UNSENT_MOST
-from meshnode.mesh.credit import Credit, Ledger
-from meshnode.mesh.firstpacket import first_packet
-from meshnode.mesh.identity import make_insecure_identity
-from meshnode.mesh.pathsize import LARGE_SIZE
-from meshnode.mesh.quic import Address, MeshQuicConnection
-from meshnode.mesh.streams import SEND_CHUNK
+from meshnode.mesh.streams.congestion import LARGE_SIZE
+from meshnode.mesh.streams.credit import UNSENT_MOST, Credit, Ledger
+from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.identity import make_insecure_identity
+from meshnode.mesh.streams.quic import Address, MeshQuicConnection
+from meshnode.mesh.streams.stream import SEND_CHUNK
 
 CLIENT: Address = (b"client--", "c")
 SERVER: Address = (b"server--", "s")

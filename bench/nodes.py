@@ -19,7 +19,7 @@ import yaml
 from bench import processes
 from bench.processes import Usage
 from meshctl import ControlClient
-from meshnode.work.launcher import tree
+from meshnode.work.local.launcher import tree
 
 PATIENCE = 120.0
 """Seconds after which something that a scenario waits for will not come any more."""

@@ -9,7 +9,7 @@ for smaller datagrams than their path takes.
 import sys
 
 from meshnode.cli import main
-from meshnode.mesh import quic
+from meshnode.mesh.streams import quic
 
 RECEPTOR_TAKES = 1452
 """Bytes of the buffer that receptor's QUIC reads a datagram into (reference section 7)."""

@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshctl.client import ControlClient, Submission
-    from meshctl.connection import ControlStream, ResultStream
-    from meshctl.errors import (
+    from meshctl.api.client import ControlClient, Submission
+    from meshctl.api.connection import ControlStream, ResultStream
+    from meshctl.api.errors import (
         BadSettings,
         CannotReach,
         CommandRefused,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         SubmissionUnconfirmed,
         WaitTimedOut,
     )
-    from meshctl.settings import TlsSettings
+    from meshctl.api.settings import TlsSettings
 
 __version__ = "0.1.0"
 """The same as ``meshnode.__version__``; a test holds them together. A constant, because asking
@@ -55,20 +55,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ControlClient": "meshctl.client",
-    "Submission": "meshctl.client",
-    "ControlStream": "meshctl.connection",
-    "ResultStream": "meshctl.connection",
-    "TlsSettings": "meshctl.settings",
+    "ControlClient": "meshctl.api.client",
+    "Submission": "meshctl.api.client",
+    "ControlStream": "meshctl.api.connection",
+    "ResultStream": "meshctl.api.connection",
+    "TlsSettings": "meshctl.api.settings",
 }
-"""Where a public name lives; all others are in meshctl.errors."""
+"""Where a public name lives; all others are in meshctl.api.errors."""
 
 
 def __getattr__(name: str) -> Any:
     # The command line imports this package first: `meshctl --help` must not pay for sockets.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "meshctl.errors")), name)
+    return getattr(import_module(_HOMES.get(name, "meshctl.api.errors")), name)
 
 
 def __dir__() -> list[str]:

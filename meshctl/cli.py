@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from meshctl import __version__
-from meshctl.errors import ControlError
-from meshctl.exit_codes import ExitCode, help_epilog
-from meshctl.invocation import Invocation, json_option, pass_invocation
-from meshctl.output import (
+from meshctl.api.errors import ControlError
+from meshctl.commands.invocation import Invocation, json_option, pass_invocation
+from meshctl.commands.work import work
+from meshctl.render.output import (
+    ExitCode,
     Failure,
     discard_stdout,
+    help_epilog,
     json_line,
     print_error,
     print_json,
@@ -22,8 +24,7 @@ from meshctl.output import (
     sentence,
     stdout_is_terminal,
 )
-from meshctl.render import status_lines
-from meshctl.work_commands import work
+from meshctl.render.tables import status_lines
 
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
@@ -248,7 +249,7 @@ def connect(
     """
     del as_json
     # Terminals, threads and sockets: only this command pays for them.
-    from meshctl.bridge import (  # noqa: PLC0415
+    from meshctl.commands.bridge import (  # noqa: PLC0415
         BridgeError,
         bridge,
         raw_terminal,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
+from meshnode.config.build import LATER_DIRECTIVES
+from meshnode.config.check import exposures
 from meshnode.config.directives import DIRECTIVES
-from meshnode.config.exposure import exposures
 from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
-from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.errors import ConfigError, MeshnodeError
 
 
@@ -125,7 +125,7 @@ def _check_keys(config: NodeConfig) -> None:
     """Read the keys as a start would. Raises ConfigFaults."""
     if config.work_signing or config.work_verification:
         # Imported here: a file without keys is checked without the libraries that read them.
-        from meshnode.security.signing import make_signer, make_verifier  # noqa: PLC0415
+        from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
 
         make_signer(config)
         make_verifier(config)

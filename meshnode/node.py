@@ -12,27 +12,25 @@ import trio
 from meshnode import __version__, logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
-from meshnode.control.commands import register_mesh_commands
-from meshnode.control.listeners import ControlListener, open_listeners
+from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
-from meshnode.control.service import ControlService
-from meshnode.descriptors import DescriptorReserve, raise_limit
+from meshnode.control.service import ControlListener, ControlService, open_listeners
 from meshnode.errors import WorkError
-from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.sockets import CannotListen
-from meshnode.mesh.streamlayer import load_engine
+from meshnode.mesh.streams.layer import load_engine
+from meshnode.net.addresses import Lookups
+from meshnode.net.sockets import CannotListen
 from meshnode.protocol.messages import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
-from meshnode.threads import NoThread, in_thread
-from meshnode.work.boot import boot_id
-from meshnode.work.commands import work_command
-from meshnode.work.launch import Launcher
-from meshnode.work.registry import Units
-from meshnode.work.retention import Retention
-from meshnode.work.runners.command import CommandType, PythonType
-from meshnode.work.signatures import Signatures
-from meshnode.work.store import UnitStore
+from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.runner import CommandType, PythonType
+from meshnode.work.units.access import Signatures
+from meshnode.work.units.commands import work_command
+from meshnode.work.units.manager import Units
+from meshnode.work.units.retention import Retention
+from meshnode.work.units.runner import boot_id
+from meshnode.work.units.store import UnitStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -137,7 +135,7 @@ async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery)
     if not config.services:
         return
     # Imported here: most nodes have none, and a start is no longer than it must be.
-    from meshnode.services.make import make_service  # noqa: PLC0415
+    from meshnode.services import make_service  # noqa: PLC0415
 
     for wanted in config.services:
         try:
@@ -230,6 +228,6 @@ def make_signatures(config: NodeConfig) -> Signatures:
     if config.work_signing is None and config.work_verification is None:
         return Signatures()
     # Imported here, as services are.
-    from meshnode.security.signing import make_signer, make_verifier  # noqa: PLC0415
+    from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
 
     return Signatures(make_signer(config), make_verifier(config))

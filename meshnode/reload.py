@@ -14,12 +14,12 @@ from meshnode import logs
 from meshnode.config import NodeConfig
 from meshnode.config.directives import Node
 from meshnode.config.schema import Directive
-from meshnode.control.reload import ReloadFault, ReloadRefused
+from meshnode.control.mesh_commands import ReloadFault, ReloadRefused
 from meshnode.errors import ConfigError
 from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
 from meshnode.protocol.firewall import Action, Rule
-from meshnode.running_links import LinksRefused, RunningLinks
-from meshnode.threads import NoThread, in_thread
+from meshnode.resources import NoThread, in_thread
 
 ConfigLoader = Callable[[], NodeConfig]
 """Reads the configuration again from where it came; raises ConfigError."""

@@ -14,7 +14,7 @@ from bench.nodes import Daemon, Node, World
 from bench.processes import MIB
 from bench.report import Report
 from bench.rows import Measure, Options, Target
-from meshctl.transport import RECEIVE_BYTES
+from meshctl.api.transport import RECEIVE_BYTES
 
 MEGA = 1e6
 LIVE = "results while produced"

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit" / "mesh"))
 from simulation import World, node_names, ring_with_chords, world
 
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.sessions import Session
+from meshnode.mesh.peers.session import Session
 from meshnode.protocol.messages import RoutingUpdate
 
 QUIET = 60.0

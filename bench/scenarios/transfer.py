@@ -18,7 +18,7 @@ from bench.engine import MEGA, Engine
 from bench.nodes import MESHNODE, Daemon, Node, World
 from bench.report import Report
 from bench.rows import Measure, Options, Row, Target
-from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
+from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
 
 MIB = 1 << 20
 STREAMS = 20

@@ -5,8 +5,8 @@ Nobody past this package meets a dict, a YAML node or an unchecked value.
 
 from collections.abc import Sequence
 
-from meshnode.config.argv_source import read_arguments
 from meshnode.config.build import build
+from meshnode.config.check import check_environment
 from meshnode.config.directives import (
     ControlService,
     LocalOnly,
@@ -14,9 +14,7 @@ from meshnode.config.directives import (
     Node,
     NodeConfig,
 )
-from meshnode.config.environment import check_environment
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
-from meshnode.config.firewall_rules import FirewallRule
 from meshnode.config.link_directives import (
     LINK_DIRECTIVES,
     ListenerDirective,
@@ -27,12 +25,19 @@ from meshnode.config.link_directives import (
     UdpPeer,
     WsListener,
     WsPeer,
+    WsUrl,
+    split_ws_url,
 )
 from meshnode.config.names import split_address, split_listen_address
-from meshnode.config.security_directives import WorkSigning, WorkVerification
-from meshnode.config.websocket_values import WsUrl, split_ws_url
-from meshnode.config.work_directives import WorkCommand, WorkDirective, WorkPython
-from meshnode.config.yaml_source import read_file
+from meshnode.config.rules import FirewallRule
+from meshnode.config.sources import read_arguments, read_file
+from meshnode.config.work_directives import (
+    WorkCommand,
+    WorkDirective,
+    WorkPython,
+    WorkSigning,
+    WorkVerification,
+)
 
 
 def load_file(path: str) -> NodeConfig:

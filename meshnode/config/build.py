@@ -1,11 +1,10 @@
 """Makes typed directives of what was written, and one configuration of the directives."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import yaml
 
-from meshnode.config.claims import check_claims
 from meshnode.config.directives import (
     DIRECTIVES,
     ControlService,
@@ -16,14 +15,106 @@ from meshnode.config.directives import (
 )
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import STANDARD, WrongPart
-from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong
-from meshnode.config.raw import RawDirective, RawParameter, place_of
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
-from meshnode.config.security_directives import WorkSigning, WorkVerification, check_verifiable
 from meshnode.config.service_directives import ServiceDirective
-from meshnode.config.work_directives import WorkDirective
+from meshnode.config.sources import RawDirective, RawParameter, place_of
+from meshnode.config.work_directives import (
+    WorkDirective,
+    WorkSigning,
+    WorkVerification,
+    check_verifiable,
+)
+
+# --- What only one directive can have, whatever directives ask for it: a port, a socket, a
+# service
+#
+# Two directives of one kind that clash are found by ``unique`` in their declarations; this is
+# about directives of different kinds. Ports that clash only once host names are looked up are
+# found when the node starts.
+
+CLAIMS: Final[Sequence[Mapping[str, tuple[str, ...]]]] = (
+    # Service names: the mesh has one namespace of them for each node.
+    {
+        "control-service": ("service",),
+        "tcp-client": ("service",),
+        "udp-client": ("service",),
+        "unix-socket-client": ("service",),
+        "command-service": ("service",),
+        "ip-router": ("networkname",),
+    },
+    # Types of work.
+    {
+        "work-command": ("worktype",),
+        "work-python": ("worktype",),
+    },
+    # TCP ports.
+    {
+        "tcp-listener": ("bindaddr", "port"),
+        "ws-listener": ("bindaddr", "port"),
+        "tcp-server": ("bindaddr", "port"),
+    },
+    # UDP ports.
+    {
+        "udp-listener": ("bindaddr", "port"),
+        "udp-server": ("bindaddr", "port"),
+    },
+    # Unix sockets.
+    {
+        "control-service": ("filename",),
+        "unix-socket-server": ("filename",),
+    },
+)
+"""For each thing that is there once: directives that ask for it, and with which parameters."""
+
+
+def check_claims(typed: Sequence[Directive], faults: FaultLog) -> None:
+    """Note what directives of different kinds both ask for."""
+    for claim in CLAIMS:
+        first: dict[tuple[object, ...], Directive] = {}
+        for current in typed:
+            names = claim.get(current.INFO.name)
+            if names is None:
+                continue
+            key = tuple(getattr(current, name) for name in names)
+            # Empty means "none", and port 0 "any": two of those do not clash.
+            if not key[-1]:
+                continue
+            other = first.setdefault(key, current)
+            if other.INFO.name != current.INFO.name:
+                _note(current, names[-1], other, claim[other.INFO.name][-1], faults)
+
+
+def _note(
+    current: Directive, name: str, other: Directive, other_name: str, faults: FaultLog
+) -> None:
+    place = current.place_of(name)
+    where = other.place_of(other_name).seen_from(place)
+    value = quote(str(getattr(current, name)))
+    text = f"{value} is already used by the {other.INFO.name} {where}"
+    faults.add(place, current.INFO.name, name, text=text)
+
+
+# --- Directives that receptor has, or that are planned, and that meshnode does not support yet
+#
+# They are refused by name: a configuration that asks for TLS and silently gets none would be
+# worse than one that does not start.
+
+LATER_DIRECTIVES: Final = (
+    "tls-server",
+    "tls-client",
+    "work-kubernetes",
+    "trace",
+    "cert-init",
+    "cert-makereq",
+    "cert-signreq",
+)
+"""Every directive of receptor that is not in directives.py."""
+
+
+pass  # SELFIMPORT
+pass  # SELFIMPORT
 
 D = TypeVar("D", bound=Directive)
 

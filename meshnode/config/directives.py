@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from meshnode.config import names
-from meshnode.config.firewall_rules import FirewallRule, firewall_rules
 from meshnode.config.kinds import (
     boolean,
     choice,
@@ -18,19 +17,21 @@ from meshnode.config.kinds import (
     node_id,
     path,
     permissions,
+    size,
     text,
 )
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.config.names import Wrong, check_node_id
+from meshnode.config.rules import FirewallRule, firewall_rules
 from meshnode.config.schema import Directive, directive, parameter
-from meshnode.config.security_directives import (
+from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
+from meshnode.config.work_directives import (
     SECURITY_DIRECTIVES,
+    WORK_DIRECTIVES,
+    WorkDirective,
     WorkSigning,
     WorkVerification,
 )
-from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
-from meshnode.config.sizes import size
-from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective
 from meshnode.logs import LEVELS
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on

@@ -1,26 +1,28 @@
 """Directives that offer types of work, with the limits that all of them can have."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
 
 from meshnode.config import names
-from meshnode.config.faults import quote
+from meshnode.config.faults import FaultLog, quote
 from meshnode.config.kinds import (
     Kind,
     boolean,
     duration,
     map_of,
+    path,
     shell_words,
+    size,
     text,
 )
 from meshnode.config.names import Wrong
 from meshnode.config.schema import Directive, directive, parameter
-from meshnode.config.sizes import size
 
 
 def _empty() -> Mapping[str, Any]:
@@ -139,3 +141,65 @@ class WorkPython(WorkDirective):
 
 
 WORK_DIRECTIVES: Final[tuple[type[WorkDirective], ...]] = (WorkCommand, WorkPython)
+
+
+# --- The directives that sign work and check signatures: names and meaning are receptor's
+
+SECTION: Final = "Signing"
+
+DEFAULT_TOKEN_LIFETIME: Final = 300.0
+"""Seconds for which a signature holds, as receptor has it: a token waits for no node, it is made
+when there is a connection to use it on."""
+
+LEAST_TOKEN_LIFETIME: Final = 1.0
+"""Seconds; less is over before the other node has read it."""
+
+
+@directive(
+    "work-signing",
+    "Sign work for other nodes, where a submission asks for it.",
+    section=SECTION,
+    example=(("privatekey", "/etc/meshnode/sign.pem"), ("tokenexpiration", "1h30m")),
+    once=True,
+)
+class WorkSigning(Directive):
+    """The key that signs; ``tokenexpiration`` is in seconds."""
+
+    privatekey: Path = parameter(path("file"), "file of the RSA private key, as PEM")
+    tokenexpiration: float = parameter(
+        duration(LEAST_TOKEN_LIFETIME, "1s"),
+        "how long a signature holds",
+        default=DEFAULT_TOKEN_LIFETIME,
+        default_text="5m",
+    )
+
+
+@directive(
+    "work-verification",
+    "Check the signatures of work of a type with `verifysignature: true`.",
+    section=SECTION,
+    example=(("publickey", "/etc/meshnode/verify.pem"),),
+    once=True,
+)
+class WorkVerification(Directive):
+    """The key that signatures are checked with."""
+
+    publickey: Path = parameter(path("file"), "file of the RSA public key, as PEM")
+
+
+SECURITY_DIRECTIVES: Final[tuple[type[Directive], ...]] = (WorkSigning, WorkVerification)
+"""Every directive of signing, in the order in which help lists them."""
+
+
+def check_verifiable(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Note each work type that is to check signatures and has no key to do it with.
+
+    receptor starts, and then refuses every submission but those from its unix socket.
+    """
+    directives = list(typed)
+    if any(isinstance(one, WorkVerification) for one in directives):
+        return
+    for one in directives:
+        if getattr(one, "verifysignature", False):
+            text = "needs a work-verification directive with the public key of those who sign"
+            faults.add(one.place_of("verifysignature"), one.INFO.name, "verifysignature", text=text)

@@ -2,11 +2,125 @@
 
 import trio
 
-from meshnode.control.ends import FramedEnd, RawEnd
 from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
 from meshnode.errors import AccessRefused, CommandError
-from meshnode.mesh.pump import bridge
+from meshnode.net.pump import bridge
+
+# --- A ``connect`` session as one end of a bridge: raw bytes, or frames
+#
+# Raw bytes on a unix socket have one end only: a stream that broke looks like one that is
+# complete, and ``meshctl connect bar backup > file`` would truncate the file without a word. A
+# client that asks for it gets frames both ways (docs/control-protocol.md, "connect"):
+#
+# * 4 bytes, the length of what follows, most significant first; then that many bytes of the
+# stream; * a length of 0: this direction has ended, and is complete; * from the node, a length
+# with the highest bit set: the stream broke, and what follows is the reason in UTF-8. Nothing
+# comes after it.
+#
+# An end of the connection without one of the last two means that the other side is gone.
+
+LENGTH_BYTES = 4
+
+BROKEN = 1 << 31
+"""The bit of a length that says that the stream broke."""
+
+MAX_FRAME = 1 << 24
+"""Bytes of one frame at most. Nobody holds a whole frame: this only tells garbage from frames."""
+
+END = bytes(LENGTH_BYTES)
+
+
+class RawEnd:
+    """A session whose bytes are the stream's."""
+
+    def __init__(self, session: ControlSession) -> None:
+        self._session = session
+        self._client_ended = trio.Event()
+        self._service_ended = False
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return the client's bytes, ``b""`` at their end. Raises BrokenResourceError."""
+        data = await self._session.receive_some(max_bytes)
+        if not data:
+            self._client_ended.set()
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes to the client. Raises BrokenResourceError."""
+        await self._session.send(data)
+
+    async def send_eof(self) -> None:
+        """End the client's stream. Raises BrokenResourceError."""
+        self._service_ended = True
+        await self._session.send_eof()
+
+    async def break_when_lost(self) -> None:
+        """Raise when a client that has ended its bytes is gone: a silent service would stay.
+
+        Raises:
+            trio.BrokenResourceError: nobody waits for what the service may still say.
+        """
+        await self._client_ended.wait()
+        await self._session.wait_lost()
+        if not self._service_ended:
+            raise trio.BrokenResourceError("the client is gone")
+
+
+class FramedEnd(RawEnd):
+    """A session whose bytes are frames."""
+
+    def __init__(self, session: ControlSession) -> None:
+        super().__init__(session)
+        self._left = 0
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return bytes of the client's frames, ``b""`` after its last one.
+
+        Raises:
+            trio.BrokenResourceError: the client went before that, or sends no frames.
+        """
+        if not self._left:
+            self._left = await self._next_length()
+            if not self._left:
+                self._client_ended.set()
+                return b""
+        data = await self._some(min(max_bytes, self._left))
+        self._left -= len(data)
+        return data
+
+    async def _next_length(self) -> int:
+        header = b""
+        while len(header) < LENGTH_BYTES:
+            header += await self._some(LENGTH_BYTES - len(header))
+        length = int.from_bytes(header)
+        if length > MAX_FRAME:
+            raise trio.BrokenResourceError("the client sends what is no frame")
+        return length
+
+    async def _some(self, max_bytes: int) -> bytes:
+        data = await self._session.receive_some(max_bytes)
+        if not data:
+            raise trio.BrokenResourceError("the client is gone")
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        """Send one frame. Raises BrokenResourceError."""
+        if data:
+            await self._session.send(len(data).to_bytes(LENGTH_BYTES) + data)
+
+    async def send_eof(self) -> None:
+        """Say that the service has ended its bytes. Raises BrokenResourceError."""
+        self._service_ended = True
+        await self._session.send(END)
+
+    async def send_failure(self, reason: str) -> None:
+        """Say why the stream broke; nothing may follow. Raises BrokenResourceError."""
+        text = reason.encode(errors="replace")
+        await self._session.send((BROKEN | len(text)).to_bytes(LENGTH_BYTES) + text)
+
+
+pass  # SELFIMPORT
 
 
 def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:

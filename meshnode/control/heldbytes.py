@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import trio
 
-from meshnode.mesh.sockets import Origin
+from meshnode.net.sockets import Origin
 
 FREE = 4096
 """Bytes of each session that are not counted: an ordinary command or reply, and about what a

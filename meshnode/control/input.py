@@ -5,7 +5,7 @@ from math import inf
 
 import trio
 
-from meshnode.control.allowance import Allowance
+from meshnode.control.places import Allowance
 from meshnode.control.registry import SessionKind
 from meshnode.protocol.control import TLS_RECORD, LineReader
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 

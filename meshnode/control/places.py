@@ -1,15 +1,26 @@
 """Who may have how many sessions of a kind, and who gives way when there is no place left."""
 
 import resource
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from math import inf
 
 import trio
 
+from meshnode.control.heldbytes import (
+    LINES_IN_ALL,
+    LINES_OF_ONE,
+    READS_IN_ALL,
+    READS_OF_ONE,
+    HeldLine,
+    Ledger,
+    Replies,
+)
 from meshnode.control.registry import SessionKind
-from meshnode.mesh.sockets import Origin
-from meshnode.mesh.ways import Ways
+from meshnode.net.sockets import Origin
+from meshnode.shares import Ways
 
 MAX_SESSIONS = 2048
 """Sessions at a time of one kind (unix, tcp, mesh); each costs some tens of KiB. Counted by kind,
@@ -206,3 +217,106 @@ class Places:
 def _longest_waiting(places: Iterable[Place]) -> Place | None:
     longest = min(places, key=lambda place: place.waiting_since, default=None)
     return None if longest is None or longest.waiting_since == inf else longest
+
+
+# --- Turns at what takes the node's time: one at a time, and each client's origin as often as
+# others
+#
+# All that a node knows of its mesh, or of its units, takes milliseconds to put into words, and
+# nothing else happens meanwhile. A thousand sessions may ask for it at the same moment.
+
+
+class Turns:
+    """Whoever waits is let in when all else that was due has had its time."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: OrderedDict[str, OrderedDict[Origin, deque[trio.Event]]] = OrderedDict()
+        """Who waits, by origins and their sources; the next one is of the first origin of the first
+        source. A peer can invent nodes behind itself, and these are origins of one source."""
+
+    @asynccontextmanager
+    async def turn(self, origin: Origin) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
+        if self._is_taken:
+            await self._wait(origin)
+        else:
+            self._is_taken = True
+        try:
+            # In the next round of the loop, not in this one.
+            await trio.lowlevel.checkpoint()
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, origin: Origin) -> None:
+        mine = trio.Event()
+        origins = self._waiting.setdefault(origin.source, OrderedDict())
+        origins.setdefault(origin, deque()).append(mine)
+        try:
+            await mine.wait()
+        except trio.Cancelled:
+            if mine.is_set():  # it was just given the turn
+                self._pass_on()
+            else:
+                self._remove(origin, mine)
+            raise
+
+    def _remove(self, origin: Origin, waiter: trio.Event) -> None:
+        origins = self._waiting[origin.source]
+        origins[origin].remove(waiter)
+        if not origins[origin]:
+            del origins[origin]
+        if not origins:
+            del self._waiting[origin.source]
+
+    def _pass_on(self) -> None:
+        if not self._waiting:
+            self._is_taken = False
+            return
+        source, origins = self._waiting.popitem(last=False)
+        origin, waiters = origins.popitem(last=False)
+        waiters.popleft().set()
+        # Again, after all others.
+        if waiters:
+            origins[origin] = waiters
+        if origins:
+            self._waiting[source] = origins
+
+
+# --- What one session may take of what all sessions share
+
+pass  # SELFIMPORT
+pass  # SELFIMPORT
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What all sessions of a node keep for their clients, and take turns at."""
+
+    lines: Ledger = field(default_factory=lambda: Ledger(LINES_OF_ONE, LINES_IN_ALL))
+    replies: Replies = field(default_factory=Replies)
+    reads: Ledger = field(default_factory=lambda: Ledger(READS_OF_ONE, READS_IN_ALL))
+    turns: Turns = field(default_factory=Turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """A session's place, and its part in what is kept."""
+
+    place: Place
+    line: HeldLine
+    replies: Replies
+    reads: Ledger
+    turns: Turns
+
+    @classmethod
+    def of(cls, place: Place, holdings: Holdings) -> "Allowance":
+        """Return that of the session at a place."""
+        line = HeldLine(holdings.lines, place.origin)
+        return cls(place, line, holdings.replies, holdings.reads, holdings.turns)
+
+    @classmethod
+    def unshared(cls, name: str) -> "Allowance":
+        """Return that of a session beside which there are no others."""
+        return cls.of(Place(Origin(name)), Holdings())

@@ -10,14 +10,14 @@ from functools import partial
 
 import trio
 
-from meshnode.control.allowance import Allowance
-from meshnode.control.baresocket import BareSocket, read_part
 from meshnode.control.heldbytes import FREE
 from meshnode.control.input import CHUNK, ClientInput, SessionOver
+from meshnode.control.places import Allowance
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
-from meshnode.mesh.hangup import has_hung_up, wait_hung_up
+from meshnode.net.pump import has_hung_up, wait_hung_up
+from meshnode.net.sendfile import BareSocket, read_part
 from meshnode.protocol.control import (
     UNKNOWN_COMMAND,
     LineTooLong,

@@ -11,7 +11,6 @@ import trio
 from meshnode import errors
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
-from meshnode.mesh.ways import Way
 from meshnode.protocol.messages import (
     MAX_HOPS,
     WIRE_HOPS,
@@ -22,6 +21,7 @@ from meshnode.protocol.messages import (
     encode_service,
 )
 from meshnode.protocol.namehash import NameTable
+from meshnode.shares import Way
 
 INBOX = 1000
 """Datagrams that wait to be received before newer ones are dropped, as a UDP socket does."""

@@ -13,23 +13,20 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from meshnode.descriptors import DescriptorReserve
-from meshnode.mesh.announcer import LocalService
-from meshnode.mesh.attachments import Dialing, Listening, SessionGroup
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.fabric import Fabric
-from meshnode.mesh.giveback import GiveBack
-from meshnode.mesh.greeter import MeshGreeter
-from meshnode.mesh.linkfigures import LinkFigures
-from meshnode.mesh.linklog import Complaints
-from meshnode.mesh.linkplaces import LinkPlaces
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
-from meshnode.mesh.outgoing import Outgoing
+from meshnode.mesh.peers.adverts import LocalService
+from meshnode.mesh.peers.endpoints import Dialing, Listening, SessionGroup
+from meshnode.mesh.peers.greeting import MeshGreeter
+from meshnode.mesh.peers.linklog import Complaints, LinkFigures
+from meshnode.mesh.peers.linkstate import Fabric
+from meshnode.mesh.peers.places import LinkPlaces
+from meshnode.mesh.peers.sendqueue import Outgoing
+from meshnode.mesh.peers.session import FLUSH_TIMEOUT, Session
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
-from meshnode.mesh.sessions import FLUSH_TIMEOUT, Session
-from meshnode.mesh.streamlayer import MANY_STREAMS, StreamLayer, StreamListener
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
+from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.firewall import Rule
 from meshnode.protocol.messages import (
     MAX_HOPS,
@@ -40,6 +37,7 @@ from meshnode.protocol.messages import (
 )
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
+from meshnode.resources import DescriptorReserve, GiveBack
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from typing import Protocol
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.stamps import random_id
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.mesh.peers.updates import random_id
 from meshnode.protocol.firewall import Action, Firewall, Rule
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
@@ -34,6 +33,7 @@ from meshnode.protocol.messages import (
     show_service,
 )
 from meshnode.protocol.namehash import NameTable
+from meshnode.shares import NO_WAY, Way
 
 MAX_PAYLOAD = MAX_MESSAGE - HEADER_LENGTH
 """Bytes of the largest payload of a data message."""

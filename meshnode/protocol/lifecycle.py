@@ -5,6 +5,7 @@ final state. Numbers and names are receptor's (reference section 8).
 """
 
 import enum
+import sys
 
 from meshnode.errors import WorkError
 
@@ -50,3 +51,24 @@ def check_transition(old: UnitState, new: UnitState) -> None:
     """
     if new is not old and new not in TRANSITIONS[old]:
         raise WorkError(f"a unit cannot go from {old.label} to {new.label}")
+
+
+# --- Draws the life cycle of units from its table: ``python -m meshnode.protocol.lifecycle``
+#
+# What it prints stands in docs/guarantees.md; a test compares them.
+
+pass  # SELFIMPORT
+
+
+def life_cycle() -> str:
+    """Return the table of transitions as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {UnitState.PENDING.label}: submitted"]
+    for state, following in TRANSITIONS.items():
+        lines += [f"    {state.label} --> {after.label}" for after in sorted(following)]
+        if state.is_final:
+            lines.append(f"    {state.label} --> [*]: released")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(life_cycle())

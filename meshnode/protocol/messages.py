@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from meshnode.errors import OutOfBounds, ProtocolError
-from meshnode.protocol.bounds import (
+from meshnode.protocol.fields import (
+    CONTROL,
     MAX_ADVERTISEMENT,
     MAX_NOTICE,
     NODE_ID,
@@ -29,8 +30,8 @@ from meshnode.protocol.bounds import (
     UNSIGNED_64,
     UPDATE_ID,
     WORK_TYPE,
+    Fields,
 )
-from meshnode.protocol.fields import CONTROL, Fields
 from meshnode.protocol.namehash import NAME_HASH_LENGTH
 from meshnode.protocol.times import parse_time
 

@@ -9,8 +9,8 @@ import trio
 from meshnode.errors import MeshnodeError
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.sockets import CannotListen
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams.stream import MeshStream
+from meshnode.net.sockets import CannotListen
 
 
 class Service(Protocol):

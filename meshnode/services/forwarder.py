@@ -8,11 +8,9 @@ import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
-from meshnode.mesh.accepting import Acceptor
-from meshnode.mesh.hangup import has_hung_up
-from meshnode.mesh.pump import bridge, reset
-from meshnode.mesh.sockets import Origin, origin_of, peer_name
-from meshnode.mesh.ways import Ways
+from meshnode.net.pump import bridge, has_hung_up, reset
+from meshnode.net.sockets import Acceptor, Origin, origin_of, peer_name
+from meshnode.shares import Ways
 
 MAX_CONNECTIONS = 1536
 """Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
@@ -138,7 +136,7 @@ class StreamServer:
 
 class _ClientEnd:
     """A client's stream as one end of a bridge, which tells a client that is gone from one that
-    has ended its bytes, where that can be told (``mesh/hangup.py``)."""
+    has ended its bytes, where that can be told (``net/pump.py``)."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream

@@ -16,11 +16,11 @@ from meshnode.errors import MeshnodeError
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.mesh import MeshStatus
-from meshnode.mesh.sockets import CannotListen
-from meshnode.services import netlink
+from meshnode.net.sockets import CannotListen
+from meshnode.services import interface
 from meshnode.services.base import DropCount, ServiceMesh, open_datagrams
+from meshnode.services.interface import DEVICE, Tun
 from meshnode.services.ip_routes import RouteTable, advertised_tags, destination_of, path_costs
-from meshnode.services.tun import DEVICE, Tun
 
 SETTLE = 0.5
 """Seconds after a change of the mesh before its routes are taken over: changes come in swarms, and
@@ -112,8 +112,8 @@ class IpRouterService:
         # The first address of the network is ours, the second stands for all other routers.
         own = wanted.localnet.network_address + 1
         try:
-            netlink.add_point_to_point(tun.index, own, own + 1)
-            netlink.set_up(tun.index)
+            interface.add_point_to_point(tun.index, own, own + 1)
+            interface.set_up(tun.index)
         except OSError as exc:
             tun.close()
             reason = exc.strerror or str(exc)
@@ -142,7 +142,7 @@ class IpRouterService:
     def _change(self, tun: Tun, network: Network, *, add: bool) -> None:
         what = "add" if add else "remove"
         try:
-            (netlink.add_route if add else netlink.delete_route)(tun.index, network)
+            (interface.add_route if add else interface.delete_route)(tun.index, network)
         except OSError as exc:
             if exc.errno in _TRANSIENT:
                 # The next change of the mesh brings us here again.

@@ -13,9 +13,9 @@ from meshnode.config import split_address
 from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.router import LOCALHOST
-from meshnode.mesh.sockets import CannotListen, network_of
+from meshnode.net.addresses import format_address
+from meshnode.net.sockets import CannotListen, network_of
 from meshnode.services.base import ServiceMesh, open_datagrams
 from meshnode.services.relay import FarSocket, Relay
 

@@ -15,7 +15,7 @@ from plan import LARGEST_SLACK, MOST_DESCRIPTORS, ON_UNITS, THERE, Fault, Moment
 from scene import Recorded, Scene
 from strange_files import put_strange
 
-from meshnode.work.launcher import tree
+from meshnode.work.local.launcher import tree
 
 MOMENT_PATIENCE = 3.0
 """Seconds for which a fault waits for its moment; then any moment will do."""

@@ -17,9 +17,9 @@ from typing import Any
 
 import trio
 
-from meshnode.mesh.announcer import LocalService
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.peers.adverts import LocalService
 from meshnode.protocol.messages import ConnType, WorkType
 
 RECEIVE = 64 * 1024

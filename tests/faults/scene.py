@@ -18,8 +18,8 @@ from plan import FAULTS, Flavour, Job, Plan
 from relay import Relay
 
 from meshnode import files
-from meshnode.work.launcher.statusfile import MAX_STATUS_BYTES
-from meshnode.work.processes import ProcessId
+from meshnode.work.local.launcher.statusfile import MAX_STATUS_BYTES
+from meshnode.work.local.processes import ProcessId
 
 Status = dict[str, Any]
 

@@ -13,7 +13,7 @@ from ledger import Entry, read_ledger
 from machines import Conversation, StormNode
 from scene import Fate, Scene, Status
 
-from meshnode.work.processes import ProcessId
+from meshnode.work.local.processes import ProcessId
 
 SUCCEEDED = 2
 

@@ -14,7 +14,7 @@ from fuzz.engine import Target
 from fuzz.meshworld import GONE, EvilLink, MeshWorld
 from fuzz.quic import ROUND_PAUSE, ROUNDS, one_frame
 from meshnode.errors import MeshError
-from meshnode.mesh.identity import make_insecure_identity
+from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.protocol.messages import HEADER_LENGTH, MessageType
 
 SERVICE = "web"

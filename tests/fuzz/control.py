@@ -13,7 +13,7 @@ from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import GONE, MeshWorld
 from fuzz.workworld import PAYLOAD, FakeMesh, FakeNode, ask, disk, retaining, works
-from meshnode.control.commands import register_mesh_commands
+from meshnode.control.mesh_commands import register_mesh_commands
 
 LISTENS = 40.0
 """Simulated seconds for which a client listens; a wish for a node that is away may take 20."""

@@ -15,7 +15,7 @@ from fuzz.engine import Harm, World
 from meshnode.errors import MeshError
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import MessageType
 from meshnode.protocol.namehash import name_hash

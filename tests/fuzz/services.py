@@ -14,7 +14,7 @@ from meshnode.config.service_directives import (
     UdpServer,
     UnixSocketClient,
 )
-from meshnode.services.make import make_service
+from meshnode.services import make_service
 
 LOOPBACK = "127.0.0.1"
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "work"))
 from work_fakes import FakeMesh, FakeNode, inline_run_sync
 
 from fuzz.engine import Harm
-from meshnode.work.retention import Retention
+from meshnode.work.units.retention import Retention
 
 MEMORY = Path("/dev/shm")
 """Where syncing a file costs nothing, on most machines."""

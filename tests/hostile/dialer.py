@@ -16,7 +16,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
 from hostile import forge
-from meshnode.mesh.identity import Identity
+from meshnode.mesh.streams.identity import Identity
 from meshnode.protocol.messages import HEADER_LENGTH
 from meshnode.protocol.namehash import name_hash
 

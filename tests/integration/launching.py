@@ -15,9 +15,9 @@ from typing import Any, Self
 import trio
 from inotify_simple import INotify, flags
 
-from meshnode.work.launch import Launcher, Started, StartRequest
-from meshnode.work.launcher import tree
-from meshnode.work.processes import ProcessHandle, ProcessId, end_unit_processes
+from meshnode.work.local.client import Launcher, Started, StartRequest
+from meshnode.work.local.launcher import tree
+from meshnode.work.local.processes import ProcessHandle, ProcessId, end_unit_processes
 
 PATIENCE = 60.0
 """Seconds until a wait fails. Only what is broken takes so long; a passing test never waits it."""

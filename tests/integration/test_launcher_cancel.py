@@ -22,9 +22,9 @@ from launching import (
     wait_gone,
 )
 
-from meshnode.work.launch import Launcher, StartRequest
-from meshnode.work.launcher import tree
-from meshnode.work.processes import (
+from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.launcher import tree
+from meshnode.work.local.processes import (
     ProcessHandle,
     ProcessId,
     current_start_time,

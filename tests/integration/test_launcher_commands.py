@@ -22,10 +22,10 @@ from launching import (
 )
 
 from meshnode.errors import WorkError
-from meshnode.work.launch import Launcher, StartRequest
-from meshnode.work.launcher import tree
-from meshnode.work.launcher.staff import MOST_FREE
-from meshnode.work.processes import ProcessId
+from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.launcher import tree
+from meshnode.work.local.launcher.pool import MOST_FREE
+from meshnode.work.local.processes import ProcessId
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ from launching import (
 )
 
 from meshnode.errors import WorkError
-from meshnode.work import launch
-from meshnode.work.launch import Launcher, LauncherClosed, StartRequest
-from meshnode.work.launcher import tree
-from meshnode.work.processes import ProcessId, find_unit_processes
+from meshnode.work.local import client
+from meshnode.work.local.client import Launcher, LauncherClosed, StartRequest
+from meshnode.work.local.launcher import tree
+from meshnode.work.local.processes import ProcessId, find_unit_processes
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ async def test_a_start_is_given_up_when_no_supervisor_lives_to_its_claim(
     async with trio.open_nursery() as nursery:
         with locked(unit), FileEvents(unit) as events:
             nursery.start_soon(start.run, launcher, ledger.request(unit))
-            for _ in range(launch.START_ATTEMPTS):
+            for _ in range(client.START_ATTEMPTS):
                 await events.wait_opened("stdout")
                 kill(only_child_of(process.pid))
             assert await start.wait() is None
@@ -276,22 +276,22 @@ async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(
             spawned.append("once")
             return ["false"]
 
-        monkeypatch.setattr(launch, "_launcher_argv", argv)
+        monkeypatch.setattr(client, "_launcher_argv", argv)
         kill(process)
         await wait_gone(ProcessId(process.pid, process.started))
         unit = make_unit(tmp_path)
         for attempt in (1, 2):
             with pytest.raises(WorkError, match="the command was not started"):
                 await launcher.start(StartRequest("unit", unit, ("true",)))
-            assert launch.START_ATTEMPTS * attempt - 1 <= len(spawned)
-            assert len(spawned) <= launch.START_ATTEMPTS * attempt
+            assert client.START_ATTEMPTS * attempt - 1 <= len(spawned)
+            assert len(spawned) <= client.START_ATTEMPTS * attempt
         assert read_status(unit)["State"] == 0
         monkeypatch.undo()
         assert (await run_unit(launcher, unit, "true"))["State"] == 2
 
 
 async def test_a_node_whose_launcher_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_launcher_argv", lambda descriptors: ["/no/such/python"])
+    monkeypatch.setattr(client, "_launcher_argv", lambda descriptors: ["/no/such/python"])
     with pytest.raises(WorkError, match=r"cannot start the launcher: No such file"):
         await Launcher().run()
     with pytest.raises(LauncherClosed):
@@ -322,7 +322,7 @@ async def test_a_node_that_ends_says_so_to_starts_under_way_and_they_go_on(
 NODE = """
 import sys, trio
 from pathlib import Path
-from meshnode.work.launch import Launcher, StartRequest
+from meshnode.work.local.client import Launcher, StartRequest
 
 async def main():
     launcher = Launcher()

@@ -17,7 +17,7 @@ from launching import (
     wait_gone,
 )
 
-from meshnode.work.launch import Launcher, StartRequest
+from meshnode.work.local.client import Launcher, StartRequest
 
 FAILED = 3
 

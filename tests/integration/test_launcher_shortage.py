@@ -11,9 +11,9 @@ import pytest
 from harness import Cluster, wait_until
 from launching import launcher_of, make_unit, read_status, run_unit, running_launcher
 
-from meshnode.work.launch import Launcher
-from meshnode.work.processes import find_unit_processes
-from meshnode.work.shortage import NotNow
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.processes import find_unit_processes
+from meshnode.work.units.shortage import NotNow
 
 
 @contextmanager

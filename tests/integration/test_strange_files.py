@@ -10,7 +10,7 @@ import pytest
 from harness import Cluster, ControlConnection, Node, wait_until
 from strange_files import SECRET, STRANGE, put_strange
 
-from meshnode.work.processes import find_unit_processes
+from meshnode.work.local.processes import find_unit_processes
 
 NAMES = ("status", "stdin", "stdout", "status.tmp", "")
 """Each file of a unit, and its directory."""

@@ -11,8 +11,8 @@ import pytest
 import meshnode
 from meshnode.cli import ExitCode, main
 from meshnode.config import NodeConfig
+from meshnode.config.build import LATER_DIRECTIVES
 from meshnode.config.directives import DIRECTIVES
-from meshnode.config.later import LATER_DIRECTIVES
 from meshnode.errors import ConfigError, DuplicateNode
 
 Capture = pytest.CaptureFixture[str]

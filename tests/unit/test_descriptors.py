@@ -6,7 +6,7 @@ import resource
 import pytest
 from descriptor_limits import LEAST, descriptors_left, next_number
 
-from meshnode.descriptors import (
+from meshnode.resources import (
     KEPT_BACK,
     KEPT_BACK_SHARE,
     NEEDED,

@@ -10,11 +10,11 @@ import trio
 
 from meshnode import logs
 from meshnode.config import load_file
-from meshnode.control.reload import ReloadFault, ReloadRefused
+from meshnode.control.mesh_commands import ReloadFault, ReloadRefused
 from meshnode.errors import Unreachable
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.peers.configured import LinksRefused
 from meshnode.reload import Reloader, changes_that_need_a_restart
-from meshnode.running_links import LinksRefused
 
 BASE = """\
 - node:

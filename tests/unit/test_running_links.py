@@ -21,8 +21,8 @@ from meshnode.config import (
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.sessions import Session
-from meshnode.running_links import LinksRefused, RunningLinks
+from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
+from meshnode.mesh.peers.session import Session
 
 LOOPBACK = "127.0.0.1"
 

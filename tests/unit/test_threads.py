@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from meshnode.mesh.lookups import MAX_OF_ONE, Lookups
-from meshnode.threads import NoThread, in_thread
+from meshnode.net.addresses import MAX_OF_ONE, Lookups
+from meshnode.resources import NoThread, in_thread
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_what_a_function_raises_is_its_own() -> None:
 def test_python_says_what_we_look_for() -> None:
     program = """
 import threading, trio
-from meshnode.threads import NoThread, in_thread
+from meshnode.resources import NoThread, in_thread
 threading.stack_size(1 << 46)  # more than there is address space
 try:
     trio.run(in_thread, int)

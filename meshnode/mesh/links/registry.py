@@ -19,8 +19,8 @@ from meshnode.config import (
     WsListener,
     WsPeer,
 )
-from meshnode.mesh.links.addresses import format_address
 from meshnode.mesh.links.base import LinkDialer, LinkListener
+from meshnode.net.addresses import format_address
 from meshnode.protocol.peering import LinkPolicy
 
 

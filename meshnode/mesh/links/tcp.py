@@ -9,8 +9,8 @@ from meshnode.config import TcpListener as TcpListenerDirective
 from meshnode.config import TcpPeer as TcpPeerDirective
 from meshnode.config import split_address
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.addresses import format_address, peer_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
+from meshnode.net.addresses import format_address, peer_address
 from meshnode.protocol.framing import Buffer, FrameReader, ReadSpace, encode_frames, frame_parts
 
 GATHERED = 64

@@ -18,22 +18,22 @@ from meshnode.config import UdpListener as UdpListenerDirective
 from meshnode.config import UdpPeer as UdpPeerDirective
 from meshnode.config import split_address
 from meshnode.logs import subject_logger
-from meshnode.mesh.links.addresses import format_address
-from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message
-from meshnode.mesh.links.cookies import (
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message, Turns
+from meshnode.mesh.links.strangers import (
     ANSWER_TYPE,
     PREFIX_LENGTH,
     REQUEST,
     REQUEST_TYPE,
     CookieJar,
+    Proven,
+    Strangers,
     answer,
     read_challenge,
 )
-from meshnode.mesh.links.strangers import Proven, Strangers
 from meshnode.mesh.links.tcp import DIAL_TIMEOUT
-from meshnode.mesh.links.turns import Turns
-from meshnode.mesh.links.udpsocket import Address, UdpSocket, bound_socket
-from meshnode.mesh.sockets import network_of
+from meshnode.net.addresses import format_address
+from meshnode.net.sockets import network_of
+from meshnode.net.udp import Address, UdpSocket, bound_socket
 
 MAX_NEW = 64
 """Links that may wait to be accepted; an accept loop that is at work takes them at once."""

@@ -32,9 +32,9 @@ from meshnode.config import WsListener as WsListenerDirective
 from meshnode.config import WsPeer as WsPeerDirective
 from meshnode.config import WsUrl, split_ws_url
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.addresses import PeerAddress, format_address, peer_address
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
+from meshnode.net.addresses import PeerAddress, format_address, peer_address
 from meshnode.protocol.framing import MAX_MESSAGE
 
 READ_SIZE = 64 * 1024

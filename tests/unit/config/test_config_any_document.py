@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.config import ConfigFaults, NodeConfig, load_arguments, load_file
+from meshnode.config.build import LATER_DIRECTIVES
 from meshnode.config.directives import DIRECTIVES
-from meshnode.config.later import LATER_DIRECTIVES
 
 NAMES = [cls.INFO.name for cls in DIRECTIVES]
 PARAMETERS = sorted({p.name for cls in DIRECTIVES for p in cls.INFO.parameters})

@@ -6,7 +6,7 @@ import pytest
 
 from meshnode.cli import ExitCode, main
 from meshnode.config import load_arguments
-from meshnode.config.exposure import exposures
+from meshnode.config.check import exposures
 
 EVERYWHERE = ["", "0.0.0.0", "::"]
 SOMEWHERE = ["127.0.0.1", "::1", "10.0.0.7", "localhost", "foo.example.org"]

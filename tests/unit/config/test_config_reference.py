@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file
+from meshnode.config.build import LATER_DIRECTIVES
 from meshnode.config.directives import DIRECTIVES
-from meshnode.config.help import WIDTH, argument_example, directive_help, yaml_example
-from meshnode.config.later import LATER_DIRECTIVES
-from meshnode.config.reference import FAULT_EXAMPLE, main, reference
+from meshnode.config.help import (
+    FAULT_EXAMPLE,
+    WIDTH,
+    argument_example,
+    directive_help,
+    main,
+    reference,
+    yaml_example,
+)
 from meshnode.config.schema import DirectiveInfo
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +28,7 @@ each_directive = pytest.mark.parametrize("info", INFOS, ids=lambda info: info.na
 
 def test_the_document_is_what_the_code_says():
     written = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m meshnode.config.reference docs/configuration.md"
+    assert written == reference(), "run: python -m meshnode.config.help docs/configuration.md"
 
 
 @each_directive

@@ -8,12 +8,11 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from meshnode.control.commands import register_mesh_commands
-from meshnode.control.listeners import ControlListener
+from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
-from meshnode.control.service import ControlService
+from meshnode.control.service import ControlListener, ControlService
 from meshnode.errors import MeshTimeout, NoRoute
-from meshnode.mesh.linkfigures import LinkFigures
+from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import ServiceAdvertisement, WorkType
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from meshnode.control.baresocket import BLOCK, READ_BLOCK, BareSocket, is_cached, read_part
+from meshnode.net.sendfile import BLOCK, READ_BLOCK, BareSocket, is_cached, read_part
 
 PATIENCE = 600.0
 CONTENT = bytes(range(256)) * (3 * BLOCK // 256)
@@ -150,7 +150,7 @@ async def test_a_client_that_has_reset_its_connection_is_a_broken_stream() -> No
 
 
 async def test_what_is_not_in_memory_is_not_sent_by_the_kernel(descriptor, monkeypatch) -> None:
-    monkeypatch.setattr("meshnode.control.baresocket.is_cached", lambda *_: False)
+    monkeypatch.setattr("meshnode.net.sendfile.is_cached", lambda *_: False)
     near, far = connected(socket.AF_UNIX)
     async with far:
         async with near:
@@ -174,7 +174,7 @@ def test_what_lies_beyond_the_end_is_not_cached(descriptor) -> None:
 
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_part_is_read_as_it_is(descriptor, monkeypatch, cached) -> None:
-    monkeypatch.setattr("meshnode.control.baresocket.is_cached", lambda *_: cached)
+    monkeypatch.setattr("meshnode.net.sendfile.is_cached", lambda *_: cached)
     assert await read_part(descriptor, 7, 10) == CONTENT[7:17]
     assert await read_part(descriptor, 1, BLOCK) == CONTENT[1 : 1 + READ_BLOCK]
     assert await read_part(descriptor, len(CONTENT) - 3, 10) == CONTENT[-3:]

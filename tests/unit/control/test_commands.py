@@ -8,9 +8,13 @@ import pytest
 import trio
 
 from meshnode import __version__
+from meshnode.control.mesh_commands import (
+    ReloadFault,
+    ReloadRefused,
+    reload_command,
+    status_command,
+)
 from meshnode.control.registry import CommandRegistry
-from meshnode.control.reload import ReloadFault, ReloadRefused, reload_command
-from meshnode.control.status import status_command
 from meshnode.mesh.router import DropCounts, FirewallCounts
 
 

@@ -7,7 +7,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.control.ends import BROKEN, END, MAX_FRAME, FramedEnd
+from meshnode.control.connect import BROKEN, END, MAX_FRAME, FramedEnd
 
 CONNECT = b'{"command":"connect","node":"bar","service":"backup","framed":true}\n'
 

@@ -10,8 +10,8 @@ from trio.testing import memory_stream_pair
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.session import Session
 from meshnode.logs import subject_logger
-from meshnode.mesh.hangup import has_hung_up, wait_hung_up
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams.stream import MeshStream
+from meshnode.net.pump import has_hung_up, wait_hung_up
 
 
 def pair() -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.control.heldbytes import Ledger
-from meshnode.mesh.sockets import Origin
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.net.sockets import Origin
+from meshnode.shares import NO_WAY, Way
 
 OF_ONE, IN_ALL = 100, 300
 

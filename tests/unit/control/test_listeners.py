@@ -15,16 +15,11 @@ import trio
 from strange_files import put_strange
 from trio.testing import memory_stream_pair
 
-from meshnode.control.listeners import (
-    SERVICE_TAGS,
-    open_listeners,
-    open_tcp,
-)
-from meshnode.control.service import ControlService
+from meshnode.control.service import SERVICE_TAGS, ControlService, open_listeners, open_tcp
 from meshnode.errors import ConfigError, ServiceInUse
 from meshnode.logs import subject_logger
-from meshnode.mesh import sockets
-from meshnode.mesh.sockets import (
+from meshnode.net import sockets
+from meshnode.net.sockets import (
     UNKNOWN_ORIGIN,
     CannotListen,
     Origin,
@@ -32,9 +27,9 @@ from meshnode.mesh.sockets import (
     origin_of,
     peer_name,
 )
-from meshnode.mesh.unix_listener import UnixListener
-from meshnode.mesh.ways import Way
+from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.messages import WorkType
+from meshnode.shares import Way
 
 
 class FakeListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from meshnode.control.commands import register_mesh_commands
-from meshnode.control.listeners import open_listeners
+from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
-from meshnode.control.service import ControlService
+from meshnode.control.service import ControlService, open_listeners
 from meshnode.errors import ConfigError
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh, open_mesh

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.control.places import GIVE_WAY_AFTER, MAX_LEAVING, Bounds, Place, Places
-from meshnode.mesh.sockets import Origin
-from meshnode.mesh.ways import Way
+from meshnode.net.sockets import Origin
+from meshnode.shares import Way
 
 BOUNDS = Bounds(most=8, of_one=6, kept=1)
 

@@ -9,10 +9,9 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from meshnode.control.listeners import ControlListener
 from meshnode.control.places import MAX_LEAVING, Bounds
 from meshnode.control.registry import Command, ControlSession
-from meshnode.control.service import ControlService
+from meshnode.control.service import ControlListener, ControlService
 
 GREETING = b"Receptor Control, node foo\n"
 

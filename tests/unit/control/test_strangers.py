@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from meshnode.control import session as session_module
-from meshnode.control.baresocket import READ_BLOCK
 from meshnode.control.heldbytes import (
     FREE,
     LINES_IN_ALL,
@@ -28,6 +27,7 @@ from meshnode.control.places import Bounds
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.service import IDLE_CHECK, ControlService
 from meshnode.control.session import LINGER_TIMEOUT, MAX_MISTAKES, SMALL_READ
+from meshnode.net.sendfile import READ_BLOCK
 from meshnode.protocol.control import MAX_LINE
 
 KINDS = ["unix", "tcp", "mesh"]

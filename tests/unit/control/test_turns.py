@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from meshnode.control.places import Turns
 from meshnode.control.service import ControlService
-from meshnode.control.turns import Turns
-from meshnode.mesh.sockets import Origin
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.net.sockets import Origin
+from meshnode.shares import NO_WAY, Way
 
 
 async def test_each_origin_has_its_turn_as_often_as_others() -> None:

@@ -9,10 +9,10 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from meshnode.errors import Unreachable
-from meshnode.mesh.credit import Credit, Ledger
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.pathsize import LARGE_SIZE
-from meshnode.mesh.quic import Address, MeshQuicConnection
+from meshnode.mesh.streams.congestion import LARGE_SIZE
+from meshnode.mesh.streams.credit import Credit, Ledger
+from meshnode.mesh.streams.quic import Address, MeshQuicConnection
 from meshnode.protocol.messages import encode_service
 
 ROOM = LARGE_SIZE - 64

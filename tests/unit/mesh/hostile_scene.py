@@ -22,11 +22,11 @@ from hostile_dialer import (
 from mesh_helpers import all_reach_all, join, meshes
 
 from meshnode.logs import subject_logger
-from meshnode.mesh import patience
-from meshnode.mesh.connections import Connection
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.quic import IDLE_TIMEOUT
-from meshnode.mesh.streams import MeshStream
+from meshnode.mesh.streams import patience
+from meshnode.mesh.streams.connection import Connection
+from meshnode.mesh.streams.quic import IDLE_TIMEOUT
+from meshnode.mesh.streams.stream import MeshStream
 from meshnode.services.forwarder import StreamServer, forward_to
 
 SERVICES = ("strict", "joined", "deaf")

@@ -8,10 +8,10 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 
-from meshnode.mesh.firstpacket import first_packet
-from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.quic import ALPN, Address
+from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.identity import make_insecure_identity
+from meshnode.mesh.streams.quic import ALPN, Address
 from meshnode.protocol.messages import ServiceKey, encode_service
 
 

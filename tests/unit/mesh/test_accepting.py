@@ -10,9 +10,9 @@ import pytest
 import trio
 from descriptor_limits import LEAST, descriptors_left
 
-from meshnode.descriptors import KEPT_BACK, KEPT_BACK_SHARE, KEPT_FROM_OPERATORS
 from meshnode.logs import subject_logger
-from meshnode.mesh.accepting import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
+from meshnode.net.sockets import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
+from meshnode.resources import KEPT_BACK, KEPT_BACK_SHARE, KEPT_FROM_OPERATORS
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 

@@ -5,9 +5,9 @@ import trio
 from hostile.anything import ANY_TEXT
 from hypothesis import given
 
-from meshnode.mesh.announcer import Announcer, LocalService
+from meshnode.mesh.peers.adverts import Announcer, LocalService
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.bounds import MAX_ADVERTISEMENT
+from meshnode.protocol.fields import MAX_ADVERTISEMENT
 from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
 
 

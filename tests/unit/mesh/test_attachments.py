@@ -9,14 +9,14 @@ import trio.testing
 from descriptor_limits import descriptors_left
 from mesh_helpers import join, meshes
 
-from meshnode.descriptors import DescriptorReserve
-from meshnode.mesh import linkplaces
 from meshnode.mesh.links.memory import MemoryDialer, MemoryLink, MemoryListener
 from meshnode.mesh.links.tcp import TcpDialer
 from meshnode.mesh.links.udp import UdpDialer
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.redial import REDIAL_FIRST, REDIAL_MOST, STEADY
+from meshnode.mesh.peers import places
+from meshnode.mesh.peers.linklog import REDIAL_FIRST, REDIAL_MOST, STEADY
 from meshnode.protocol.peering import LinkPolicy
+from meshnode.resources import DescriptorReserve
 
 
 def peers(mesh: Mesh) -> set[str]:
@@ -257,7 +257,7 @@ async def test_silent_connections_give_way_to_who_comes_to_talk(autojump_clock, 
                 place.connect()
                 await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked()
-            assert foo.places.opening <= linkplaces.MAX_OPENING
+            assert foo.places.opening <= places.MAX_OPENING
             assert foo.places.up == 1
         before = trio.current_time()
         late.add_dialer(MemoryDialer(place))
@@ -275,7 +275,7 @@ async def test_silent_connections_give_way_to_who_comes_to_talk(autojump_clock, 
 
 
 async def test_nodes_that_are_dialed_need_no_place(autojump_clock, monkeypatch):
-    monkeypatch.setattr(linkplaces, "MAX_OPENING", 4)
+    monkeypatch.setattr(places, "MAX_OPENING", 4)
     async with meshes("foo", "bar") as (foo, bar):
         place, far = MemoryListener("place"), MemoryListener("far")
         foo.add_listener(place)
@@ -289,7 +289,7 @@ async def test_nodes_that_are_dialed_need_no_place(autojump_clock, monkeypatch):
 
 
 async def test_links_that_are_up_are_bounded_and_the_first_ones_stay(autojump_clock, monkeypatch):
-    monkeypatch.setattr(linkplaces, "MAX_LINKS", 16)
+    monkeypatch.setattr(places, "MAX_LINKS", 16)
     names = [f"n{number}" for number in range(30)]
     async with meshes("foo", *names) as (foo, *others):
         place = MemoryListener("place")
@@ -297,13 +297,13 @@ async def test_links_that_are_up_are_bounded_and_the_first_ones_stay(autojump_cl
         for other in others:
             other.add_dialer(MemoryDialer(place), redial=False)
             await trio.sleep(1)
-        most = 16 - 16 // linkplaces.KEPT
+        most = 16 - 16 // places.KEPT
         assert peers(foo) == set(names[:most])
         assert foo.places.up == most
 
 
 async def test_who_has_been_linked_for_long_finds_a_place_again(autojump_clock, monkeypatch):
-    monkeypatch.setattr(linkplaces, "MAX_LINKS", 8)
+    monkeypatch.setattr(places, "MAX_LINKS", 8)
     async with meshes("foo", "honest", *[f"n{number}" for number in range(20)]) as nodes:
         foo, honest, *others = nodes
         place, elsewhere = MemoryListener("place"), MemoryListener("elsewhere", holder="10.0.0.7")

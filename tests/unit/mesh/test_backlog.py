@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.mesh.backlog import (
+from meshnode.mesh.streams.credit import (
     IN_FLIGHT_LEAST,
     IN_FLIGHT_OF_BRANCH,
     IN_FLIGHT_OF_NODE,

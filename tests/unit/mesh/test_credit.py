@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshnode.mesh.credit import (
+from meshnode.mesh.streams.credit import (
     FIRST_WINDOW,
     LEAST_WINDOW,
     MANY_STREAMS,
@@ -15,7 +15,7 @@ from meshnode.mesh.credit import (
     Credit,
     Ledger,
 )
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.shares import NO_WAY, Way
 
 NODES = st.sampled_from([b"a", b"b", b"c"])
 

@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 
 from meshnode.errors import StreamError
-from meshnode.mesh.doubt import AGAIN, LEAST, MOST, Doubt
+from meshnode.mesh.streams.patience import AGAIN, LEAST, MOST, Doubt
 
 REASON = StreamError("restarted")
 

@@ -8,9 +8,9 @@ import trio
 from mesh_helpers import all_reach_all, join, line, meshes
 from stranger import EPOCH, stranger
 
-from meshnode.mesh import fabric as fabric_module
-from meshnode.mesh import ownword
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
+from meshnode.mesh.peers import linkstate as fabric_module
+from meshnode.mesh.peers import updates
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import intake
 from meshnode.protocol import topology as topology_module
@@ -174,7 +174,7 @@ async def test_what_is_passed_on_of_a_flood_is_bounded(flood, autojump_clock):
         await pour(other, flood(other), SECONDS)
         spent = trio.current_time() - start
         passed_on = sum(map(len, witness.heard[heard:]))
-        own = (spent / ownword.UPDATE_INTERVAL + SECONDS) * 1000
+        own = (spent / updates.UPDATE_INTERVAL + SECONDS) * 1000
         assert passed_on <= NEWS_BURST + NEWS_RATE * spent + own
 
 
@@ -184,7 +184,7 @@ async def test_ever_new_nodes_do_not_make_all_others_speak(autojump_clock):
         before = [m._fabric.topology._sequence for m in (far,)]
         await pour(other, new_nodes(other), SECONDS)
         after = [m._fabric.topology._sequence for m in (far,)]
-        most = SECONDS * (fabric_module.GREETINGS_RATE + 1 / ownword.UPDATE_INTERVAL)
+        most = SECONDS * (fabric_module.GREETINGS_RATE + 1 / updates.UPDATE_INTERVAL)
         assert after[0] - before[0] <= most + fabric_module.GREETINGS_AT_ONCE + 2
 
 

@@ -9,7 +9,7 @@ import trio
 from meshnode.mesh.links.base import Link
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.sendqueue import QUEUE_BYTES
+from meshnode.mesh.peers.sendqueue import QUEUE_BYTES
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
     DataHeader,

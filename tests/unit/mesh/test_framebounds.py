@@ -10,8 +10,9 @@ from aioquic.tls import Epoch
 from hostile_dialer import frame, packet_of, stream_frame
 from test_quic import CLIENT, SERVER, connected, exchange
 
-from meshnode.mesh.credit import WIDE_WINDOW
-from meshnode.mesh.framebounds import (
+from meshnode.mesh.streams.congestion import LARGE_SIZE
+from meshnode.mesh.streams.credit import WIDE_WINDOW
+from meshnode.mesh.streams.packets import (
     ASK_AFTER,
     MAX_CRYPTO,
     MAX_CRYPTO_GAPS,
@@ -21,7 +22,6 @@ from meshnode.mesh.framebounds import (
     MAX_UNACKNOWLEDGED,
     Pieces,
 )
-from meshnode.mesh.pathsize import LARGE_SIZE
 
 
 def give(server, client, *frames):
@@ -189,7 +189,7 @@ def test_a_peer_that_acknowledges_nothing_is_given_up():
 
 
 def test_connection_ids_without_end_end_the_connection(monkeypatch):
-    monkeypatch.setattr("meshnode.mesh.framebounds.MAX_PEER_CIDS", 20)
+    monkeypatch.setattr("meshnode.mesh.streams.packets.MAX_PEER_CIDS", 20)
     assert MAX_PEER_CIDS > 20
     client, server = connected()
     for number in range(8, 60):

@@ -8,23 +8,24 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 from test_quic import CLIENT, SERVER, exchange, new_credit
 
-from meshnode.mesh.firstpacket import Initial, first_packet
-from meshnode.mesh.gate import (
+from meshnode.mesh.streams.gate import (
     KEPT_CONNECTIONS,
     MAX_CONNECTIONS,
     MAX_HALF_OPEN,
     MAX_UNPROVEN,
     TOKEN_SECONDS,
     Gate,
+    Initial,
     Place,
     Refused,
     Retry,
     Tokens,
+    first_packet,
 )
-from meshnode.mesh.identity import make_insecure_identity
-from meshnode.mesh.quic import ALPN, MeshQuicConnection
-from meshnode.mesh.ways import Way
+from meshnode.mesh.streams.identity import make_insecure_identity
+from meshnode.mesh.streams.quic import ALPN, MeshQuicConnection
 from meshnode.protocol.messages import encode_service
+from meshnode.shares import Way
 
 SERVICE = encode_service("control")
 DIALER = (b"nodehash", encode_service("abcdefgh"))

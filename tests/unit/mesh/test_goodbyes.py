@@ -11,11 +11,11 @@ import trio.testing
 from malformed import UPDATE, handmade, message, mutated
 from mesh_helpers import meshes
 
-from meshnode.mesh.boundary import Ended
-from meshnode.mesh.goodbyes import ASKED_EVERY, BELIEVED_AFTER, Goodbyes
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.sessions import Session
+from meshnode.mesh.peers.boundary import Ended
+from meshnode.mesh.peers.greeting import ASKED_EVERY, BELIEVED_AFTER, Goodbyes
+from meshnode.mesh.peers.session import Session
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from aioquic._crypto import CryptoError, HeaderProtection
 
-from meshnode.mesh.headerprotection import LeanHeaderProtection
+from meshnode.mesh.streams.packets import LeanHeaderProtection
 
 CIPHERS = [(b"aes-128-ecb", 16), (b"chacha20", 32)]
 

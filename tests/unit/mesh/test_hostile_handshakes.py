@@ -25,13 +25,13 @@ from hostile_scene import (
 from mesh_helpers import line
 
 from meshnode.errors import MeshError
-from meshnode.mesh import gate
-from meshnode.mesh.connections import Connection
-from meshnode.mesh.credit import Credit, Ledger
-from meshnode.mesh.firstpacket import first_packet
-from meshnode.mesh.identity import make_insecure_identity
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.quic import HANDSHAKE_TIMEOUT, Address, MeshQuicConnection
+from meshnode.mesh.streams import gate
+from meshnode.mesh.streams.connection import Connection
+from meshnode.mesh.streams.credit import Credit, Ledger
+from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.identity import make_insecure_identity
+from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, Address, MeshQuicConnection
 from meshnode.protocol.messages import DataHeader, ServiceKey, encode_service
 from meshnode.protocol.namehash import name_hash
 

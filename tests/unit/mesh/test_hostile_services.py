@@ -26,11 +26,10 @@ from mesh_helpers import all_reach_all, join, meshes
 from meshnode.config.service_directives import CommandService, TcpClient, UnixSocketClient
 from meshnode.errors import MeshError
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.quic import MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
 from meshnode.services.base import Service
-from meshnode.services.command import CommandServiceService
-from meshnode.services.tcp import TcpClientService
-from meshnode.services.unix_socket import UnixSocketClientService
+from meshnode.services.sockets import TcpClientService, UnixSocketClientService
+from meshnode.services.terminal import CommandServiceService
 
 # --- the services of a node ----------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from hostile_scene import (
 )
 from mesh_helpers import all_reach_all, join, meshes
 
-from meshnode.mesh import backlog, streamlayer
+from meshnode.mesh.streams import credit, layer
 
 
 @hypothesis.settings(max_examples=40)
@@ -138,8 +138,8 @@ async def test_what_waits_for_a_reader_costs_about_what_it_is_however_small_its_
 
 
 async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_clock, monkeypatch):
-    monkeypatch.setattr(backlog, "IN_FLIGHT_OF_NODE", 500_000)
-    monkeypatch.setattr(backlog, "UNSENT_OF_NODE", 400_000)
+    monkeypatch.setattr(credit, "IN_FLIGHT_OF_NODE", 500_000)
+    monkeypatch.setattr(credit, "UNSENT_OF_NODE", 400_000)
     async with scene() as found:
         for _ in range(20):
             dialer = await found.dial("deaf")
@@ -151,7 +151,7 @@ async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_
         held = found.connections()
         assert len(held) == 20
         kept = sum(len(c._quic._streams[0].sender._buffer) for c in held)
-        assert 500_000 < kept < 500_000 + 400_000 + 20 * backlog.IN_FLIGHT_LEAST
+        assert 500_000 < kept < 500_000 + 400_000 + 20 * credit.IN_FLIGHT_LEAST
         (common,) = {c._backlog for c in held}
         await trio.sleep(ALL_PATIENCE)
         assert not found.connections()
@@ -162,7 +162,7 @@ async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_
 async def test_a_node_that_opens_many_streams_at_once_leaves_room_for_those_of_others(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(streamlayer, "ACCEPT_BACKLOG", 20)
+    monkeypatch.setattr(layer, "ACCEPT_BACKLOG", 20)
     async with meshes("victim", "evil", "friend") as nodes:
         victim, evil, friend = nodes
         join(victim, evil)

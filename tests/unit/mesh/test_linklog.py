@@ -4,8 +4,8 @@ import logging
 
 import trio
 
-from meshnode.mesh.boundary import Ended
-from meshnode.mesh.linklog import REMEMBERED, REPEATED_AFTER, Complaints, LinkLog
+from meshnode.mesh.peers.boundary import Ended
+from meshnode.mesh.peers.linklog import REMEMBERED, REPEATED_AFTER, Complaints, LinkLog
 
 
 def lines(caplog) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshnode.mesh import linkplaces
-from meshnode.mesh.linkplaces import KEPT, LinkPlace, LinkPlaces
+from meshnode.mesh.peers import places
+from meshnode.mesh.peers.places import KEPT, LinkPlace, LinkPlaces
 
 
 @dataclass(eq=False)
@@ -47,8 +47,8 @@ class Crowd:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(linkplaces, "MAX_OPENING", 16)
-    monkeypatch.setattr(linkplaces, "MAX_LINKS", 16)
+    monkeypatch.setattr(places, "MAX_OPENING", 16)
+    monkeypatch.setattr(places, "MAX_LINKS", 16)
 
 
 STRANGERS = 16 - 16 // KEPT
@@ -121,7 +121,7 @@ def test_kept_places_are_shared_among_those_that_have_a_right_to_them():
 
 
 def test_what_has_lasted_is_remembered_of_a_bounded_number_of_addresses(monkeypatch):
-    monkeypatch.setattr(linkplaces, "REMEMBERED", 3)
+    monkeypatch.setattr(places, "REMEMBERED", 3)
     crowd = Crowd()
     for address in ("a", "b", "c", "a", "d"):
         crowd.leave(crowd.link("some", address), lasted=True)
@@ -133,10 +133,10 @@ def test_places_are_no_more_than_a_share_of_the_descriptors(monkeypatch):
     crowd = Crowd()
     for _ in range(100):
         crowd.open("one", "a")
-    assert crowd.places.opening == 40 // linkplaces.OPENING_DESCRIPTORS
+    assert crowd.places.opening == 40 // places.OPENING_DESCRIPTORS
     for _ in range(100):
         crowd.link("one", "a")
-    assert crowd.places.up <= 40 // linkplaces.LINK_DESCRIPTORS
+    assert crowd.places.up <= 40 // places.LINK_DESCRIPTORS
 
 
 STEPS = st.lists(

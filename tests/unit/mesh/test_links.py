@@ -19,9 +19,9 @@ from link_kinds import (
 
 from meshnode.config import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.errors import ConfigError
-from meshnode.mesh import attachments
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import open_mesh
+from meshnode.mesh.peers import endpoints
 from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.peering import LinkPolicy
 
@@ -398,7 +398,7 @@ async def test_a_peer_that_stays_away_is_one_line_of_log(kind, caplog, monkeypat
             enough.set()
         return 0.0
 
-    monkeypatch.setattr(attachments, "redial_delay", count)
+    monkeypatch.setattr(endpoints, "redial_delay", count)
     async with listening(kind) as (listener, dialer), open_mesh("foo") as foo:
         await listener.aclose()
         dialing = foo.add_dialer(dialer)

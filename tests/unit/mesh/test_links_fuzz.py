@@ -31,10 +31,10 @@ from malformed import (
     with_value,
 )
 
-from meshnode.mesh import linkplaces
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.sessions import SEND_TIMEOUT
+from meshnode.mesh.peers import places
+from meshnode.mesh.peers.session import SEND_TIMEOUT
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 from meshnode.protocol.namehash import name_hash
 
@@ -421,7 +421,7 @@ def test_no_bytes_on_a_link_that_is_up_end_more_than_it(kind, pieces, data):
 
 @every_kind
 async def test_a_flood_of_half_opened_links_leaves_the_node_at_work(kind, monkeypatch):
-    monkeypatch.setattr(linkplaces, "MAX_OPENING", 30)
+    monkeypatch.setattr(places, "MAX_OPENING", 30)
     async with scene(kind) as found, trio.open_nursery() as nursery:
         links: list[Link] = []
 

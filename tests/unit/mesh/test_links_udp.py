@@ -10,8 +10,8 @@ import trio.testing
 from link_kinds import GREETING, UDP, connect, linked, listening, receive
 
 from meshnode.mesh.links import udp
-from meshnode.mesh.links.cookies import REQUEST, answer, read_challenge
-from meshnode.mesh.links.turns import Turns
+from meshnode.mesh.links.base import Turns
+from meshnode.mesh.links.strangers import REQUEST, answer, read_challenge
 from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import RoutingUpdate

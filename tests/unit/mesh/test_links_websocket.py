@@ -28,8 +28,8 @@ from wsproto.events import (
 from meshnode.config import split_ws_url
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links import websocket
-from meshnode.mesh.links.addresses import PeerAddress
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
+from meshnode.net.addresses import PeerAddress
 from meshnode.protocol.framing import MAX_MESSAGE
 
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="

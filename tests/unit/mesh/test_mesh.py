@@ -13,7 +13,7 @@ from meshnode.mesh.links.memory import (
     memory_link_pair,
 )
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.streamlayer import MANY_STREAMS
+from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.messages import PROBLEM_SERVICE_UNKNOWN, RoutingUpdate, WorkType
 from meshnode.protocol.peering import HELLO_TRIES, LinkPolicy
 

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from mesh_helpers import meshes
 
 from meshnode.mesh.links.base import Link, Message
-from meshnode.mesh.outgoing import LEAST_WAITING, MAX_LENT, MAX_WAITING, Outgoing
-from meshnode.mesh.sendqueue import QUEUE_BYTES, SendQueue
+from meshnode.mesh.peers.sendqueue import (
+    LEAST_WAITING,
+    MAX_LENT,
+    MAX_WAITING,
+    QUEUE_BYTES,
+    Outgoing,
+    SendQueue,
+)
 
 MESSAGE = bytes(16 * 1024)
 SPACE = 512 * 1024

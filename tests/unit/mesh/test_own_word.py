@@ -11,8 +11,14 @@ from mesh_helpers import line, meshes
 from stranger import EPOCH, stranger
 
 from meshnode.errors import DuplicateNode
-from meshnode.mesh.ownword import CONCERN_SECONDS, NEWCOMER_SECONDS, OUTDO_INTERVAL, UPDATE_INTERVAL
-from meshnode.mesh.stamps import epoch_at, new_epoch
+from meshnode.mesh.peers.updates import (
+    CONCERN_SECONDS,
+    NEWCOMER_SECONDS,
+    OUTDO_INTERVAL,
+    UPDATE_INTERVAL,
+    epoch_at,
+    new_epoch,
+)
 from meshnode.protocol.messages import UNSIGNED_64
 from meshnode.protocol.times import CLOCK_AHEAD
 

@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshnode.mesh.parts import Parts
+from meshnode.shares import Parts
 
 TOTAL, KEPT, FEW = 100, 10, 2
 NODES = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])

@@ -5,7 +5,7 @@ import math
 import hypothesis.strategies as st
 from hypothesis import given
 
-from meshnode.mesh.pathsize import (
+from meshnode.mesh.streams.congestion import (
     BASE_SIZE,
     LARGE_SIZE,
     LOSS_EVENTS,

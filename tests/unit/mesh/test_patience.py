@@ -6,8 +6,15 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshnode.mesh.patience import DELIVERY, FIRST_STREAM, LINGER, POOL_IDLE, UNUSED, Patience
-from meshnode.mesh.quic import HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE
+from meshnode.mesh.streams.patience import (
+    DELIVERY,
+    FIRST_STREAM,
+    LINGER,
+    POOL_IDLE,
+    UNUSED,
+    Patience,
+)
+from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE
 
 NEVER = -math.inf
 

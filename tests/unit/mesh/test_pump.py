@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from meshnode.mesh.pump import bridge, copy, reset
+from meshnode.net.pump import bridge, copy, reset
 
 Stream = trio.StapledStream
 

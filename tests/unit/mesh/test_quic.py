@@ -9,18 +9,26 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import Epoch
 
-from meshnode.mesh import quic
-from meshnode.mesh.congestion import FLIGHT_PACKETS, LARGE_FLIGHT
-from meshnode.mesh.credit import FIRST_WINDOW, MANY_STREAMS, MAX_BYTES, WIDE_WINDOW, Credit, Ledger
-from meshnode.mesh.firstpacket import first_packet
-from meshnode.mesh.headerprotection import LeanHeaderProtection
-from meshnode.mesh.identity import make_insecure_identity
-from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE, RETRY
-from meshnode.mesh.quic import (
-    ACK_DELAY,
-    CONNECTION_CREDIT,
-    MeshQuicConnection,
+from meshnode.mesh.streams import quic
+from meshnode.mesh.streams.congestion import (
+    BASE_SIZE,
+    FLIGHT_PACKETS,
+    LARGE_FLIGHT,
+    LARGE_SIZE,
+    RETRY,
 )
+from meshnode.mesh.streams.credit import (
+    FIRST_WINDOW,
+    MANY_STREAMS,
+    MAX_BYTES,
+    WIDE_WINDOW,
+    Credit,
+    Ledger,
+)
+from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.identity import make_insecure_identity
+from meshnode.mesh.streams.packets import LeanHeaderProtection
+from meshnode.mesh.streams.quic import ACK_DELAY, CONNECTION_CREDIT, MeshQuicConnection
 
 CLIENT, SERVER = (b"client", "c"), (b"server", "s")
 

@@ -1,6 +1,6 @@
 """Pauses between attempts to dial."""
 
-from meshnode.mesh.redial import REDIAL_FIRST, REDIAL_JITTER, REDIAL_MOST, redial_delay
+from meshnode.mesh.peers.linklog import REDIAL_FIRST, REDIAL_JITTER, REDIAL_MOST, redial_delay
 
 
 def test_pauses_grow_to_their_bound_and_never_vanish():

@@ -8,11 +8,11 @@ import trio
 from mesh_helpers import all_reach_all, join, line, meshes
 
 from meshnode.errors import DuplicateNode
-from meshnode.mesh import announcer, ownword
-from meshnode.mesh import fabric as fabric_module
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.stamps import new_epoch
+from meshnode.mesh.peers import adverts, updates
+from meshnode.mesh.peers import linkstate as fabric_module
+from meshnode.mesh.peers.updates import new_epoch
 from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.peering import IDLE_TIMEOUT
@@ -52,7 +52,7 @@ async def test_services_of_a_node_whose_clock_was_set_back_are_known_again(
     async with line("foo", "mid") as (foo, mid):
         async with open_mesh("x") as x:
             x._fabric.topology.epoch += LATER_START
-            monkeypatch.setattr(announcer.time, "time_ns", lambda: ahead)
+            monkeypatch.setattr(adverts.time, "time_ns", lambda: ahead)
             join(x, mid)
             await x.listen("old")
             await x.listen("both")
@@ -80,7 +80,7 @@ async def test_a_service_whose_withdrawal_was_lost_goes_all_the_same(autojump_cl
 async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(ownword, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
+    monkeypatch.setattr(updates, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
     async with line("a", "b", "c") as (a, b, c):
         await trio.sleep(5)
         before = [n._fabric.topology._sequence for n in (a, b, c)]
@@ -90,7 +90,7 @@ async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only
         # Only b's own word came, every ten seconds, and a's and b's pings did not.
         more = c._fabric.sessions["b"].figures().received_messages - received
         assert more <= 2 + 2
-        await trio.sleep(ownword.LONGEST_REFRESH)
+        await trio.sleep(updates.LONGEST_REFRESH)
         assert [n._fabric.topology._sequence for n in (a, b, c)] > before
         assert a.status().routes == {"b": "b", "c": "b"}
 

@@ -7,10 +7,10 @@ import pytest
 import trio
 from simulation import full_mesh, node_names, ring_with_chords, tree, world
 
-from meshnode.mesh.fabric import FORGET_INTERVAL
-from meshnode.mesh.linkprobe import PROBE_INTERVAL
-from meshnode.mesh.ownword import UPDATE_INTERVAL
-from meshnode.protocol.absence import FORGET_AFTER
+from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
+from meshnode.mesh.peers.probe import PROBE_INTERVAL
+from meshnode.mesh.peers.updates import UPDATE_INTERVAL
+from meshnode.protocol.budget import FORGET_AFTER
 from meshnode.protocol.peering import IDLE_TIMEOUT
 
 SHAPES = {

@@ -2,7 +2,7 @@
 
 import trio
 
-from meshnode.mesh.sendqueue import (
+from meshnode.mesh.peers.sendqueue import (
     BATCH_BYTES,
     FIRST_BATCH,
     LOW_WATER,

@@ -12,19 +12,18 @@ import trio.testing
 from mesh_helpers import all_reach_all, join, line, meshes
 from receptor_like import ReceptorService
 
-from meshnode import errors
+from meshnode import errors, resources
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError
-from meshnode.mesh import giveback, streamlayer
-from meshnode.mesh.announcer import LocalService
-from meshnode.mesh.backlog import UNSENT_MOST, UNSENT_OF_NODE
-from meshnode.mesh.credit import WIDE_WINDOW
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.pathsize import BASE_SIZE, LARGE_SIZE
-from meshnode.mesh.patience import LINGER, POOL_IDLE
-from meshnode.mesh.quic import IDLE_TIMEOUT, MAX_STREAMS
-from meshnode.mesh.streamlayer import CONNECTION_BYTES, MANY_STREAMS
-from meshnode.mesh.streams import SEND_CHUNK
+from meshnode.mesh.peers.adverts import LocalService
+from meshnode.mesh.streams import layer
+from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
+from meshnode.mesh.streams.credit import UNSENT_MOST, UNSENT_OF_NODE, WIDE_WINDOW
+from meshnode.mesh.streams.layer import CONNECTION_BYTES, MANY_STREAMS
+from meshnode.mesh.streams.patience import LINGER, POOL_IDLE
+from meshnode.mesh.streams.quic import IDLE_TIMEOUT, MAX_STREAMS
+from meshnode.mesh.streams.stream import SEND_CHUNK
 from meshnode.protocol.messages import (
     UNREACHABLE_SERVICE,
     ConnType,
@@ -501,8 +500,8 @@ async def test_memory_is_given_back_when_many_connections_have_ended(autojump_cl
     async def count():
         given_back.append(1)
 
-    monkeypatch.setattr(giveback, "give_back", count)
-    monkeypatch.setattr(giveback, "WORTH_IT", 3 * CONNECTION_BYTES)
+    monkeypatch.setattr(resources, "give_back", count)
+    monkeypatch.setattr(resources, "WORTH_IT", 3 * CONNECTION_BYTES)
     async with line("foo", "bar") as (foo, bar):
         listener = await bar.listen("svc")
         for number in range(1, 8):
@@ -514,7 +513,7 @@ async def test_memory_is_given_back_when_many_connections_have_ended(autojump_cl
 
 
 def test_the_c_library_can_be_asked_to_give_memory_back():
-    giveback._trim()
+    resources._trim()
 
 
 async def test_more_streams_than_a_connection_takes_get_another_one(autojump_clock):
@@ -662,7 +661,7 @@ async def test_a_service_that_begins_to_take_many_streams_is_found_to_after_its_
 async def test_what_is_remembered_of_services_that_take_one_stream_is_bounded(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(streamlayer, "MAX_SINGLES", 3)
+    monkeypatch.setattr(layer, "MAX_SINGLES", 3)
     async with line("foo", "bar") as (foo, bar):
         for number in range(5):
             ReceptorService(bar, f"svc{number}")

@@ -5,7 +5,7 @@ from collections import Counter
 import hypothesis.strategies as st
 from hypothesis import given
 
-from meshnode.mesh.telling import BEHIND_BYTES, PORTION_BYTES, Telling
+from meshnode.mesh.peers.telling import BEHIND_BYTES, PORTION_BYTES, Telling
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.topology import Topology

@@ -12,7 +12,7 @@ from receptor_udp import PlainUdpDialer, ReceptorPeer
 from meshnode.mesh.links.strangers import AMPLIFICATION, GIVEN_UP
 from meshnode.mesh.links.udp import UdpDialer, UdpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.redial import STEADY
+from meshnode.mesh.peers.linklog import STEADY
 from meshnode.protocol.messages import MessageType, RoutingUpdate
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
 

@@ -5,25 +5,23 @@ import hypothesis.strategies as st
 import pytest
 
 from meshnode.mesh.links import strangers as strangers_module
-from meshnode.mesh.links.cookies import (
+from meshnode.mesh.links.strangers import (
+    AMPLIFICATION,
     ANSWER_TYPE,
     CHALLENGE_TYPE,
     COOKIE_LENGTH,
-    LIFETIME,
-    PREFIX_LENGTH,
-    REQUEST,
-    CookieJar,
-    answer,
-    read_challenge,
-)
-from meshnode.mesh.links.strangers import (
-    AMPLIFICATION,
     GIVEN_UP,
+    LIFETIME,
     MAX_STRANGERS,
+    PREFIX_LENGTH,
     READ_AT_ONCE,
+    REQUEST,
     STEPS,
+    CookieJar,
     Proven,
     Strangers,
+    answer,
+    read_challenge,
 )
 from meshnode.protocol.messages import MessageType, RoutingUpdate
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.streamlayer import ACCEPT_BACKLOG
-from meshnode.mesh.streams import MeshStream
-from meshnode.mesh.ways import FEW, NO_WAY, BranchParts, Way, Ways
+from meshnode.mesh.streams.layer import ACCEPT_BACKLOG
+from meshnode.mesh.streams.stream import MeshStream
+from meshnode.shares import FEW, NO_WAY, BranchParts, Way, Ways
 
 MOST, SPARED = 128, 16
 

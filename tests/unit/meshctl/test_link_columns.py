@@ -2,8 +2,7 @@
 
 import pytest
 
-from meshctl.link_columns import link_table, round_trip, size, uptime
-from meshctl.render import status_lines
+from meshctl.render.tables import link_table, round_trip, size, status_lines, uptime
 
 BAR = {
     "NodeID": "bar",

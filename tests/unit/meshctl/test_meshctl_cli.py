@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS, SUCCEEDED
 
 import meshctl as package
-from meshctl import work_commands
 from meshctl.cli import cli
-from meshctl.exit_codes import ExitCode
+from meshctl.commands import work
+from meshctl.render.output import ExitCode
 
 
 def test_help_lists_every_exit_code(meshctl):
@@ -222,7 +222,7 @@ def test_work_status_in_a_pipe_is_json(meshctl, node):
 
 
 def test_on_a_terminal_units_are_a_table(meshctl, node, monkeypatch):
-    monkeypatch.setattr(work_commands, "stdout_is_terminal", lambda: True)
+    monkeypatch.setattr(work, "stdout_is_terminal", lambda: True)
     assert meshctl("work", "list").stdout == "No units of work.\n"
     node.add_unit("one", b"12345")
     extra = {"RemoteNode": "bar", "RemoteWorkType": "sleep", "RemoteParams": {}}

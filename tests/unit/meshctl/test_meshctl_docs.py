@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import meshctl
-from meshctl import errors
+from meshctl.api import errors
 from meshctl.cli import cli
-from meshctl.exit_codes import ExitCode
+from meshctl.render.output import ExitCode
 
 PAGE = (Path(__file__).parents[3] / "docs" / "meshctl.md").read_text("utf-8")
 

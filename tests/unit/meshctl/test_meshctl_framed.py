@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meshctl import ControlClient, ProtocolMismatch, SessionLost, TlsSettings
-from meshctl.framed import BROKEN, MAX_FRAME
+from meshctl.api.connection import BROKEN, MAX_FRAME
 
 FRAMED = b"Connecting framed\n"
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from scripted_node import FAILED, RUNNING
 
-from meshctl.exit_codes import ExitCode
+from meshctl.render.output import ExitCode
 
 
 def made(**ago):

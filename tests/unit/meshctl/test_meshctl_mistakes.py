@@ -5,8 +5,7 @@ import json
 import pytest
 
 from meshctl import ControlClient, SessionLost
-from meshctl.exit_codes import ExitCode
-from meshctl.output import sentence
+from meshctl.render.output import ExitCode, sentence
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from scripted_node import RUNNING
 
 import meshctl as package
 import meshnode
-from meshctl.exit_codes import ExitCode
+from meshctl.render.output import ExitCode
 
 SLOW_TO_IMPORT = {"ssl", "yaml", "importlib.metadata", "socket", "json", "asyncio", "subprocess"}
 OF_THE_NODE = {"trio", "cryptography", "aioquic", "meshnode"}
@@ -26,7 +26,10 @@ OF_THE_NODE = {"trio", "cryptography", "aioquic", "meshnode"}
     ("code", "unwanted"),
     [
         ("import meshctl.cli", SLOW_TO_IMPORT | OF_THE_NODE),
-        ("import meshctl.client, meshctl.bridge", {"ssl", "yaml", "asyncio"} | OF_THE_NODE),
+        (
+            "import meshctl.api.client, meshctl.commands.bridge",
+            {"ssl", "yaml", "asyncio"} | OF_THE_NODE,
+        ),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code, unwanted):

@@ -8,8 +8,9 @@ import re
 import pytest
 from scripted_node import RUNNING
 
-from meshctl import ControlClient, progress
-from meshctl.progress import LARGE_BYTES, Progress
+from meshctl import ControlClient
+from meshctl.render import progress
+from meshctl.render.progress import LARGE_BYTES, Progress
 
 MIB = 1024 * 1024
 
@@ -131,7 +132,7 @@ def seen(at_once, monkeypatch):
     def on_stderr(label, *, wanted=True, start=0):
         return Progress(label, drawn if wanted else None, start=start)
 
-    for module in ("meshctl.follow", "meshctl.submission"):
+    for module in ("meshctl.commands.follow", "meshctl.commands.submit"):
         monkeypatch.setattr(f"{module}.on_stderr", on_stderr)
     return drawn
 

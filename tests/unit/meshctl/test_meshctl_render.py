@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshctl.render import unit_table
+from meshctl.render.tables import unit_table
 
 NOW = datetime(2026, 11, 22, 4, 0, 0, tzinfo=UTC)
 

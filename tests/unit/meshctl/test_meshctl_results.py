@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING
 
-from meshctl import tail
-from meshctl.exit_codes import ExitCode
-from meshctl.tail import start_of_last_lines
+from meshctl.commands import results
+from meshctl.commands.results import start_of_last_lines
+from meshctl.render.output import ExitCode
 
 
 @pytest.mark.parametrize("option", ["--from", "--startpos"])
@@ -78,8 +78,8 @@ class _Pieces:
 def test_the_start_of_the_last_lines_is_found_in_blocks_of_any_size(
     monkeypatch, lines, ends, later, count, block
 ):
-    monkeypatch.setattr(tail, "BLOCK_BYTES", block)
-    monkeypatch.setattr(tail, "LARGEST_BLOCK_BYTES", 2 * block)
+    monkeypatch.setattr(results, "BLOCK_BYTES", block)
+    monkeypatch.setattr(results, "LARGEST_BLOCK_BYTES", 2 * block)
     data = ("\n".join(lines) + "\n" * ends).encode()
     start = start_of_last_lines(Stdout(data + later), "one", len(data), count)
     assert data[start:] == b"".join(data.splitlines(keepends=True)[-count:])
@@ -88,7 +88,7 @@ def test_the_start_of_the_last_lines_is_found_in_blocks_of_any_size(
 def test_a_tail_does_not_read_what_it_need_not():
     stdout = Stdout(b"x" * 10_000_000 + b"\nlast\n")
     assert start_of_last_lines(stdout, "one", len(stdout.data), 1) == 10_000_001
-    assert stdout.read <= tail.BLOCK_BYTES + 3
+    assert stdout.read <= results.BLOCK_BYTES + 3
 
 
 def test_a_tail_goes_on_until_the_unit_has_ended(node, start_process):

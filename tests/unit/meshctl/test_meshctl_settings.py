@@ -1,7 +1,7 @@
 import pytest
 
 from meshctl import BadSettings, TlsSettings
-from meshctl.settings import NetworkAddress, UnixAddress, choose_tls, parse_address
+from meshctl.api.settings import NetworkAddress, UnixAddress, choose_tls, parse_address
 
 
 @pytest.mark.parametrize(

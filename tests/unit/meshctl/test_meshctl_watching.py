@@ -9,16 +9,11 @@ import pytest
 from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING, SUCCEEDED, ScriptedNode, unix_listener
 
-from meshctl import (
-    CommandRefused,
-    ControlClient,
-    SessionLost,
-    WaitTimedOut,
-    watching,
-    work_commands,
-)
-from meshctl.exit_codes import ExitCode
-from meshctl.selection import Age
+from meshctl import CommandRefused, ControlClient, SessionLost, WaitTimedOut
+from meshctl.api import watching
+from meshctl.commands import work
+from meshctl.commands.select import Age
+from meshctl.render.output import ExitCode
 
 PENDING = {"State": 0, "StateName": "Pending", "Detail": "Waiting"}
 
@@ -274,7 +269,7 @@ def test_status_watch_in_a_pipe_prints_each_change_as_a_line_of_json(node, start
 
 
 def test_status_watch_on_a_terminal_prints_only_what_looks_different(meshctl, node, monkeypatch):
-    monkeypatch.setattr(work_commands, "stdout_is_terminal", lambda: True)
+    monkeypatch.setattr(work, "stdout_is_terminal", lambda: True)
 
     def tell(session, line):
         session.send(PENDING)

@@ -1,6 +1,6 @@
 """Since when nodes are away."""
 
-from meshnode.protocol.absence import FORGET_AFTER, GONE_AFTER, Absences
+from meshnode.protocol.budget import FORGET_AFTER, GONE_AFTER, Absences
 
 
 def test_a_node_is_overdue_when_it_was_away_all_the_time():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.protocol.durations import InvalidDuration, format_duration, parse_duration
+from meshnode.protocol.times import InvalidDuration, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

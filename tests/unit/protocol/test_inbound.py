@@ -16,7 +16,7 @@ from hostile.anything import ANY_TEXT, GOOD_ADVERT, GOOD_NOTICE, GOOD_UPDATE, bo
 from hypothesis import given
 
 from meshnode.errors import OutOfBounds, ProtocolError
-from meshnode.protocol import bounds
+from meshnode.protocol import fields
 from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
 from meshnode.protocol.messages import (
     CopyTeller,
@@ -222,12 +222,12 @@ def test_control_characters_and_great_lengths_are_out_of_bounds_in_every_text(ki
 @pytest.mark.parametrize(
     ("rule", "key", "kind"),
     [
-        (bounds.NODE_ID, "NodeID", UPDATE),
-        (bounds.NODE_ID, "NodeID", ADVERT),
-        (bounds.NODE_ID, "ToNode", NOTICE),
-        (bounds.UPDATE_ID, "UpdateID", UPDATE),
-        (bounds.SERVICE, "Service", ADVERT),
-        (bounds.PROBLEM, "Problem", NOTICE),
+        (fields.NODE_ID, "NodeID", UPDATE),
+        (fields.NODE_ID, "NodeID", ADVERT),
+        (fields.NODE_ID, "ToNode", NOTICE),
+        (fields.UPDATE_ID, "UpdateID", UPDATE),
+        (fields.SERVICE, "Service", ADVERT),
+        (fields.PROBLEM, "Problem", NOTICE),
     ],
 )
 def test_a_text_may_have_as_many_bytes_as_it_may_and_no_more(rule, key, kind):

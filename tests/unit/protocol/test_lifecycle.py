@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from meshnode.errors import WorkError
-from meshnode.protocol.diagram import life_cycle
-from meshnode.protocol.lifecycle import TRANSITIONS, UnitState, check_transition
+from meshnode.protocol.lifecycle import TRANSITIONS, UnitState, check_transition, life_cycle
 
 PAGE = Path(__file__).parents[3] / "docs" / "guarantees.md"
 
 
 def test_the_picture_in_the_docs_is_drawn_from_the_table() -> None:
     picture = f"```mermaid\n{life_cycle()}```\n"
-    assert picture in PAGE.read_text("utf-8"), "run: python -m meshnode.protocol.diagram"
+    assert picture in PAGE.read_text("utf-8"), "run: python -m meshnode.protocol.lifecycle"
 
 
 def test_every_state_is_in_the_table_and_nothing_leaves_a_final_one() -> None:

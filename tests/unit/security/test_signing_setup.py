@@ -3,7 +3,7 @@ from signing_keys import private_pem, public_pem, write_key
 
 from meshnode.config import load_file
 from meshnode.errors import ConfigError, SignatureRefused
-from meshnode.security.signing import make_signer, make_verifier
+from meshnode.security.tokens import make_signer, make_verifier
 
 
 def load(tmp_path, text: str):

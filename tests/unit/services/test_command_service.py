@@ -11,11 +11,10 @@ from service_helpers import read_all, two_nodes
 
 from meshnode.config.service_directives import CommandService
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.pump import reset
-from meshnode.mesh.sockets import CannotListen
+from meshnode.net.pump import reset
+from meshnode.net.sockets import CannotListen
 from meshnode.services import terminal as terminals
-from meshnode.services.command import CommandServiceService
-from meshnode.services.terminal import Terminal, session_members
+from meshnode.services.terminal import CommandServiceService, Terminal, session_members
 
 
 def is_gone(pid: int) -> bool:

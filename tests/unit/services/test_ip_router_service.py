@@ -10,7 +10,7 @@ from service_helpers import two_nodes
 
 from meshnode.config.service_directives import IpRouter
 from meshnode.mesh.mesh import Mesh
-from meshnode.services import ip_router, netlink
+from meshnode.services import interface, ip_router
 from meshnode.services.ip_router import IpRouterService
 from meshnode.services.ip_routes import advertised_tags
 
@@ -57,7 +57,7 @@ def interfaces(monkeypatch) -> list[FakeTun]:
     monkeypatch.setattr(ip_router.Tun, "open", open_one)
     monkeypatch.setattr(ip_router, "SETTLE", 0.01)
     for question in ("set_up", "add_point_to_point", "add_route", "delete_route"):
-        monkeypatch.setattr(netlink, question, lambda *args: None)
+        monkeypatch.setattr(interface, question, lambda *args: None)
     return made
 
 
@@ -146,7 +146,7 @@ async def test_a_kernel_that_has_no_room_now_is_asked_again(world, interfaces, m
         if answers:
             raise answers.pop(0)
 
-    monkeypatch.setattr(netlink, "add_route", add)
+    monkeypatch.setattr(interface, "add_route", add)
     with (
         bar.open_datagrams("lan", tags=routes_of_bar()),
         bar.open_datagrams("one", tags={"type": "x"}),

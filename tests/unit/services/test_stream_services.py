@@ -20,14 +20,18 @@ from meshnode.config.service_directives import (
 )
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
-from meshnode.mesh.lookups import Lookups
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.sockets import CannotListen
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.net.addresses import Lookups
+from meshnode.net.sockets import CannotListen
 from meshnode.services import forwarder
 from meshnode.services.forwarder import StreamServer
-from meshnode.services.tcp import TcpClientService, TcpServerService
-from meshnode.services.unix_socket import UnixSocketClientService, UnixSocketServerService
+from meshnode.services.sockets import (
+    TcpClientService,
+    TcpServerService,
+    UnixSocketClientService,
+    UnixSocketServerService,
+)
+from meshnode.shares import NO_WAY, Way
 
 DATA = random.Random(3).randbytes(300_000)
 

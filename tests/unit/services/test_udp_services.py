@@ -15,13 +15,12 @@ from meshnode.errors import MeshError, ProtocolError
 from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.router import MAX_PAYLOAD
-from meshnode.mesh.sockets import CannotListen
-from meshnode.mesh.ways import NO_WAY, Way
+from meshnode.net.sockets import CannotListen
 from meshnode.services import relay as relays
-from meshnode.services.addresses import AddressTable
 from meshnode.services.base import MOST_REASONS, DropCount
-from meshnode.services.relay import Relay
+from meshnode.services.relay import AddressTable, Relay
 from meshnode.services.udp import UdpClientService, UdpServerService
+from meshnode.shares import NO_WAY, Way
 
 
 async def udp_socket(port: int | None = None) -> trio.socket.SocketType:

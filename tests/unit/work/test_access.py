@@ -8,8 +8,8 @@ from signing_keys import golang_token, new_key
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, Verifier
-from meshnode.work.runners.command import CommandType
-from meshnode.work.signatures import Signatures
+from meshnode.work.local.runner import CommandType
+from meshnode.work.units.access import Signatures
 
 KEY = new_key()
 SUBMIT = {"command": "work", "subcommand": "submit"}

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from meshnode.work.brieflock import BriefLock
+from meshnode.work.units.unit import BriefLock
 
 
 async def test_one_holds_it_and_the_others_follow_in_the_order_in_which_they_came(autojump_clock):

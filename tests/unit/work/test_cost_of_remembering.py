@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshnode.work import tombstones
-from meshnode.work.submissions import SYNC_DELAY
+from meshnode.work.units import tombstones
+from meshnode.work.units.submissions import SYNC_DELAY
 
 RELEASED = 20
 

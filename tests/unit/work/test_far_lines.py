@@ -6,7 +6,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.work.farlines import (
+from meshnode.work.remote.farside import (
     LONG_LINES,
     MAX_LINE,
     REPLY_TIMEOUT,

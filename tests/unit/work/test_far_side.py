@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.farside import AHEAD, MAX_TEXT, FarStatus, NoStatus, printable
-from meshnode.work.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.remote.farside import AHEAD, MAX_TEXT, FarStatus, NoStatus, printable
+from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
 
 NOW = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
 OURS = UnitStatus(UnitState.RUNNING, "", "remote", remote=RemoteExtra("bar", "cat"))

@@ -3,7 +3,7 @@
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.follow import INLINE_BYTES
+from meshnode.work.units.follow import INLINE_BYTES
 
 
 def supervisor_of(foo, bar, unit_id):

@@ -3,8 +3,8 @@
 import pytest
 import trio
 
-from meshnode.work import growth as growth_module
-from meshnode.work.growth import Growth
+from meshnode.work.units import output as growth_module
+from meshnode.work.units.output import Growth
 
 
 class Bell:

@@ -7,8 +7,7 @@ import os
 import pytest
 import trio
 
-from meshnode.work.intake import WRITE, Input, WrongInput, take_input
-from meshnode.work.unitfile import UnitFile
+from meshnode.work.units.intake import WRITE, Input, UnitFile, WrongInput, take_input
 
 SIZES = [0, 1, WRITE - 1, WRITE, WRITE + 1, 3 * WRITE + 17, 9 * WRITE + 1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.work.launcher import command
-from meshnode.work.launcher.command import CannotExecute, find_executable
+from meshnode.work.local.launcher import command
+from meshnode.work.local.launcher.command import CannotExecute, find_executable
 
 
 def make_program(path: Path, mode: int = 0o755) -> Path:

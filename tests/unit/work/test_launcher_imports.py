@@ -13,7 +13,7 @@ HEAVY |= {"tempfile", "traceback", "trio", "typing", "pathlib"}
 def test_the_launcher_imports_nothing_of_weight() -> None:
     root = Path(meshnode.__file__).parent.parent
     code = (
-        f"import sys; sys.path.append({str(root)!r}); import meshnode.work.launcher.main; "
+        f"import sys; sys.path.append({str(root)!r}); import meshnode.work.local.launcher.main; "
         "print(*sys.modules)"
     )
     result = subprocess.run(
@@ -22,5 +22,5 @@ def test_the_launcher_imports_nothing_of_weight() -> None:
     modules = set(result.stdout.split())
     assert modules & HEAVY == set()
     ours = {name for name in modules if name.startswith("meshnode.")}
-    launcher = {name for name in ours if name.startswith("meshnode.work.launcher")}
+    launcher = {name for name in ours if name.startswith("meshnode.work.local.launcher")}
     assert ours - launcher == {"meshnode.work", "meshnode.files"}

@@ -12,8 +12,8 @@ import pytest
 from strange_files import STRANGE, put_strange
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.launcher import statusfile
-from meshnode.work.launcher.statusfile import NotPending, StatusFile, UnitVanished
+from meshnode.work.local.launcher import statusfile
+from meshnode.work.local.launcher.statusfile import NotPending, StatusFile, UnitVanished
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from meshnode.work.launcher import statusfile, supervisor, tree
-from meshnode.work.launcher.lead import Lead
-from meshnode.work.launcher.supervisor import Supervisor
+from meshnode.work.local.launcher import statusfile, supervisor, tree
+from meshnode.work.local.launcher.supervisor import Supervisor
+from meshnode.work.local.launcher.wire import Lead
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.work.launcher import wire
+from meshnode.work.local.launcher import wire
 
 REQUESTS = st.integers(min_value=1, max_value=3 * wire.PIECE_BYTES + 2).map(
     lambda size: (b"0123456789" * (size // 10 + 1))[:size]

@@ -8,8 +8,8 @@ import pytest
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.status import UnitStatus
-from meshnode.work.store import UnitStore
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import UnitStore
 
 STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
 STRANGER = 4242

@@ -17,7 +17,7 @@ import trio.testing
 from work_fakes import LONG, FakeMesh, FakeNode, inline_run_sync
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.submissions import SYNC_DELAY
+from meshnode.work.units.submissions import SYNC_DELAY
 
 PAYLOAD = b"payload"
 

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work import storeid, tombstones
+from meshnode.work.units import directory, tombstones
 
 PAYLOAD = b"payload"
 
-STORE = {storeid.FILE, tombstones.FILE}
+STORE = {directory.FILE, tombstones.FILE}
 """What is in a node's directory beside units."""
 
 STEPS = 40

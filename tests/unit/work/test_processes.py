@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshnode.work import processes
-from meshnode.work.launcher import tree
-from meshnode.work.processes import (
+from meshnode.work.local import processes
+from meshnode.work.local.launcher import tree
+from meshnode.work.local.processes import (
     ProcessHandle,
     ProcessId,
     current_start_time,

@@ -11,10 +11,10 @@ from work_fakes import FakeDialer
 
 from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.runners.remote import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
-from meshnode.work.status import UnitStatus
-from meshnode.work.store import UnitStore
-from meshnode.work.submissions import SYNC_DELAY
+from meshnode.work.remote.runner import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submissions import SYNC_DELAY
 
 
 def only_unit(node):

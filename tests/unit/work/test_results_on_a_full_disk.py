@@ -8,11 +8,11 @@ import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work import space
-from meshnode.work.runners.stdoutcopy import PASSING
-from meshnode.work.space import FREE_SIZE, KEPT_BYTES, has_room
-from meshnode.work.store import UnitStore
-from meshnode.work.unitfile import UnitFile
+from meshnode.work.remote.stdout import PASSING
+from meshnode.work.units import shortage
+from meshnode.work.units.intake import UnitFile
+from meshnode.work.units.shortage import FREE_SIZE, KEPT_BYTES, has_room
+from meshnode.work.units.store import UnitStore
 
 
 class Shortage:
@@ -194,7 +194,7 @@ async def test_results_leave_the_last_of_a_disk_to_other_work(
         disk.f_bavail = free
         return disk
 
-    monkeypatch.setattr(space.os, "statvfs", statvfs)
+    monkeypatch.setattr(shortage.os, "statvfs", statvfs)
     async with bar.running(), foo.running():
         small = await foo.submit("bar", "cat", b"x" * 1000)
         assert (await foo.wait_final(small)).state is UnitState.SUCCEEDED
@@ -210,7 +210,7 @@ async def test_results_leave_the_last_of_a_disk_to_other_work(
 
 def test_a_small_disk_keeps_a_share_and_not_all(monkeypatch, tmp_path):
     disk = SimpleNamespace(f_bavail=9 << 20, f_frsize=1, f_blocks=512 << 20)
-    monkeypatch.setattr(space.os, "statvfs", lambda path: disk)
+    monkeypatch.setattr(shortage.os, "statvfs", lambda path: disk)
     assert has_room(tmp_path, FREE_SIZE)
     disk.f_bavail = 5 << 20
     assert not has_room(tmp_path, FREE_SIZE)

@@ -5,7 +5,7 @@ import trio
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.retention import LONGEST_SLEEP, Retention
+from meshnode.work.units.retention import LONGEST_SLEEP, Retention
 
 DAY = 86400
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.status import RemoteExtra, UnitStatus
+from meshnode.work.units.status import RemoteExtra, UnitStatus
 
 SECRET = "hush-hush"
 EXTRA = RemoteExtra("bar", "cat", {"secret_token": SECRET, "open": "yes"})

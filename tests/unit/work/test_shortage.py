@@ -10,9 +10,9 @@ import trio
 from work_fakes import FakeLauncher, FakeSupervisor, inline_run_sync
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.processes import ProcessId
-from meshnode.work.runners import command as command_module
-from meshnode.work.shortage import LONGEST_PAUSE, NotNow
+from meshnode.work.local import runner as command_module
+from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.shortage import LONGEST_PAUSE, NotNow
 
 
 class Shortage:

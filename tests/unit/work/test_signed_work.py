@@ -8,7 +8,7 @@ from signing_keys import golang_token, new_key, public_pem, secret_token, unsign
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, Verifier
-from meshnode.work.signatures import Signatures
+from meshnode.work.units.access import Signatures
 
 KEY = new_key()
 OTHER_KEY = new_key()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from meshnode.work.space import LOW_FILES, shortages
+from meshnode.work.units.shortage import LOW_FILES, shortages
 
 GIB = 1 << 30
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from meshnode.logs import subject_logger
-from meshnode.work.storeid import FILE, store_identity
+from meshnode.work.units.directory import FILE, store_identity
 
 LOG = subject_logger("test")
 

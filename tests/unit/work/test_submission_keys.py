@@ -14,10 +14,9 @@ from work_fakes import FakeDialer, FakeNode
 from meshnode.control.registry import Command
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.farlines import RemoteUnavailable
-from meshnode.work.farside import FarTrace, read_created
-from meshnode.work.keys import Mark, Trace
-from meshnode.work.submissions import SYNC_DELAY
+from meshnode.work.remote.farside import FarTrace, RemoteUnavailable, read_created
+from meshnode.work.units.keys import Mark, Trace
+from meshnode.work.units.submissions import SYNC_DELAY
 
 SUBMIT = {"command": "work", "subcommand": "submit", "node": "bar", "worktype": "cat"}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.logs import subject_logger
-from meshnode.work import tombstones
-from meshnode.work.tombstones import Tombstone, TombstoneFile, Tombstones
+from meshnode.work.units import tombstones
+from meshnode.work.units.tombstones import Tombstone, TombstoneFile, Tombstones
 
 DAY = 86400
 LOG = subject_logger("test")

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
-from meshnode.work.status import UnitStatus
-from meshnode.work.store import Overtaken, UnitStore
-from meshnode.work.unit import Unit
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import Overtaken, UnitStore
+from meshnode.work.units.unit import Unit
 
 FIRST = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, params=("cat",))
 

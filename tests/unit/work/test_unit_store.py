@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.processes import ProcessId
-from meshnode.work.status import RemoteExtra, UnitStatus, format_time
-from meshnode.work.store import UnitStore
-from meshnode.work.unit import NotRecorded, Unit
-from meshnode.work.unitfile import UnitFile
+from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.intake import UnitFile
+from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.unit import NotRecorded, Unit
 
 STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
 

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.runners.command import MAX_WORD, CommandType, PythonType
-from meshnode.work.words import split_words
+from meshnode.work.local.runner import MAX_WORD, CommandType, PythonType
+from meshnode.work.local.words import split_words
 
 TEXTS = st.text(st.sampled_from("ab '\"\\\n\t#$é\0") | st.characters(), max_size=30)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.planning import Submission
-from meshnode.work.requests import (
+from meshnode.work.units.planning import Submission
+from meshnode.work.units.requests import (
     CancelRequest,
     ListRequest,
     ReleaseRequest,

@@ -9,11 +9,11 @@ from work_fakes import FakeLauncher, FakeSupervisor
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.launch import LauncherClosed
-from meshnode.work.processes import ProcessId
-from meshnode.work.shortage import NotNow
-from meshnode.work.status import RemoteExtra, UnitStatus
-from meshnode.work.store import UnitStore
+from meshnode.work.local.client import LauncherClosed
+from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.shortage import NotNow
+from meshnode.work.units.status import RemoteExtra, UnitStatus
+from meshnode.work.units.store import UnitStore
 
 PENDING = UnitStatus(
     UnitState.PENDING,

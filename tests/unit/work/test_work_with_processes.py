@@ -11,9 +11,9 @@ import trio
 from work_fakes import FakeMesh, FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.launch import Launcher
-from meshnode.work.processes import ProcessHandle, end_unit_processes, find_unit_processes
-from meshnode.work.runners.command import CommandType
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.processes import ProcessHandle, end_unit_processes, find_unit_processes
+from meshnode.work.local.runner import CommandType
 
 TYPES = {
     "cat": CommandType("cat"),

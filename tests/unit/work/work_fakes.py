@@ -21,18 +21,18 @@ from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
 from meshnode.errors import CommandError, NoRoute, UnknownUnit
 from meshnode.logs import subject_logger
-from meshnode.mesh.streamlayer import MANY_STREAMS
+from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.messages import ServiceAdvertisement
-from meshnode.work import storeid, tombstones
-from meshnode.work.commands import work_command
-from meshnode.work.launch import Started
-from meshnode.work.processes import ProcessId
-from meshnode.work.registry import Units
-from meshnode.work.runners.command import CommandType
-from meshnode.work.signatures import Signatures
-from meshnode.work.store import UnitStore
-from meshnode.work.submissions import KEEP_SECONDS
+from meshnode.work.local.client import Started
+from meshnode.work.local.processes import ProcessId
+from meshnode.work.local.runner import CommandType
+from meshnode.work.units import directory, tombstones
+from meshnode.work.units.access import Signatures
+from meshnode.work.units.commands import work_command
+from meshnode.work.units.manager import Units
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submissions import KEEP_SECONDS
 
 LONG = 20_000
 """Seconds of mock time after which a test gives a unit up."""
@@ -294,7 +294,7 @@ class FakeNode:
     def left(self) -> list[str]:
         """Return what is left in the node's directory beside what every store has."""
         names = {path.name for path in self.store.root.iterdir()}
-        return sorted(names - {storeid.FILE, tombstones.FILE})
+        return sorted(names - {directory.FILE, tombstones.FILE})
 
     def status(self, unit_id: str):
         return self.units.find(unit_id).status

@@ -1,0 +1,1 @@
+"""The client of a control service: synchronous, and independent of meshnode."""

@@ -1,0 +1,489 @@
+"""The public Python API: one client for one control service.
+
+Plain blocking sockets; a client is for one thread at a time (the streams it hands out are their
+own). Every error is a :class:`meshctl.ControlError`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from meshctl.api.connection import Connection, ControlStream, JsonObject, ResultStream
+from meshctl.api.errors import (
+    BadSettings,
+    CannotReach,
+    CommandRefused,
+    PayloadLost,
+    ProtocolMismatch,
+    SessionLost,
+    SubmissionUnconfirmed,
+)
+from meshctl.api.payload import Payload, PayloadError
+from meshctl.api.settings import TlsSettings, parse_address
+from meshctl.api.states import UNFINISHED
+from meshctl.api.watching import Watch
+
+OPEN_TIMEOUT = 10.0
+"""Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
+milliseconds; ten seconds are for a far one."""
+
+LOCAL_NODE = "localhost"
+"""What a control service takes as its own node (reference section 3)."""
+
+_CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
+_FRAMED = "Connecting framed"
+_STREAMING = re.compile(r"Streaming results for work unit .+")
+_RESERVED = frozenset(
+    {
+        *("command", "subcommand", "node", "worktype"),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a node answered to a unit of work.
+
+    Attributes:
+        unit_id: The unit's ID on the node of the control service.
+        result: ``Job Started``, or ``Job Submitted`` while the target is out of reach.
+    """
+
+    unit_id: str
+    result: str
+
+
+class ControlClient:
+    """A client of the control service at ``address``; a context manager.
+
+    Nothing is opened before the first use. Commands share one session, opened again when the node
+    has closed it meanwhile; results, submissions and streams each use a session up.
+
+    Args:
+        address: A socket's path, ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
+        tls: For ``tls://``; the default trusts the system's CAs and shows no certificate.
+        timeout: Seconds for each step of opening a session. Replies are not bounded: a cancel or
+            a ping takes the time that the node gives it.
+
+    Raises:
+        BadSettings: the address is none.
+    """
+
+    def __init__(
+        self, address: str, *, tls: TlsSettings | None = None, timeout: float = OPEN_TIMEOUT
+    ) -> None:
+        self._name = address
+        self._address = parse_address(address)
+        self._tls = tls or TlsSettings()
+        self._timeout = timeout
+        self._session: Connection | None = None
+        self._node_id = ""
+
+    def __enter__(self) -> "ControlClient":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def node_id(self) -> str:
+        """The ID of the node, from its greeting; connects where need be."""
+        if not self._node_id:
+            self.connect()
+        return self._node_id
+
+    def connect(self) -> None:
+        """Open the session that commands use, if it is not open.
+
+        Raises:
+            CannotReach, NotTrusted, ProtocolMismatch, BadSettings.
+        """
+        self._session = self._take()
+
+    def close(self) -> None:
+        """Close the session; a later use opens another."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def command(self, command: str | Mapping[str, object]) -> JsonObject:
+        """Send one command that has one reply, and return that.
+
+        Args:
+            command: A line (``"work list"``) or an object (``{"command": "ping", …}``).
+
+        Raises:
+            CommandRefused: the node answered ERROR.
+            SessionLost: it answered nothing; whether it acted is not known.
+            ProtocolMismatch: its reply is no JSON object, as of a command that streams.
+            CannotReach: no session could be opened.
+            BadSettings: ``command`` is none: more than one line, or JSON without a ``command``.
+        """
+        line = _command_line(command)
+        with self._using() as session:
+            session.send_line(line)
+            return session.read_json()
+
+    def status(self, fields: Sequence[str] | None = None) -> JsonObject:
+        """Return the node's status (reference section 8), or only the named fields of it."""
+        if fields is None:
+            return self.command("status")
+        return self.command({"command": "status", "requested_fields": list(fields)})
+
+    def ping(self, node: str) -> JsonObject:
+        """Ping a node: ``{"Success": True, "From", "Time" (ns), "TimeStr"}``.
+
+        A node out of reach is no exception: ``{"Success": False, "Error": …}``.
+        """
+        return self.command(f"ping {_word('node', node)}")
+
+    def traceroute(self, node: str) -> list[JsonObject]:
+        """Return the hops to a node in order; one that failed has an ``Error``."""
+        reply = self.command(f"traceroute {_word('node', node)}")
+        try:
+            return [reply[key] for key in sorted(reply, key=int)]
+        except ValueError as error:
+            raise ProtocolMismatch("the node's hops are not numbered") from error
+
+    def reload(self) -> JsonObject:
+        """Ask the node to read its configuration again: ``{"Success": bool, "Error"?: str}``."""
+        return self.command("reload")
+
+    def work_list(
+        self, unit_id: str = "", *, node: str = "", tls_client: str = ""
+    ) -> dict[str, JsonObject]:
+        """Return status by unit ID: of all units, or of one.
+
+        Args:
+            unit_id: Only this one.
+            node: Ask the control service of this node, through ours.
+            tls_client: Name of a ``tls-client`` of our node, for the way to ``node``.
+        """
+        command = f"work list {_word('unit ID', unit_id)}" if unit_id else "work list"
+        if not node:
+            return self.command(command)
+        session, _ = self._connect_to(node, "control", tls_client)
+        try:
+            session.read_greeting(f"service control of {node}")
+            session.send_line(command)
+            return session.read_json()
+        finally:
+            session.close()
+
+    def work_status(self, unit_id: str) -> JsonObject:
+        """Return the status of one unit. Raises CommandRefused when there is none of that ID."""
+        return self.command(f"work status {_word('unit ID', unit_id)}")
+
+    def watch(self, unit_id: str) -> Iterator[JsonObject]:
+        """Return a unit's status now and after each change, the final one last.
+
+        Growth of stdout alone is no change. A meshnode tells by itself, in a session of its own; a
+        receptor node is asked once a second. A node that goes away has 30 s to come back.
+
+        Raises:
+            CommandRefused: while iterating, as the others: there is no such unit, or not any more.
+            SessionLost, CannotReach, ProtocolMismatch: the node stays away.
+        """
+        return Watch(self._take, self.work_status, _word("unit ID", unit_id)).statuses()
+
+    def wait(self, unit_id: str, timeout: float | None = None) -> JsonObject:
+        """Return the final status of a unit once it has ended, as :meth:`watch` tells it.
+
+        Args:
+            unit_id: The unit.
+            timeout: Seconds until WaitTimedOut is raised; 0 asks once, None waits without end.
+
+        Raises:
+            WaitTimedOut: the unit goes on; with its last known ``status``.
+            CommandRefused, SessionLost, CannotReach, ProtocolMismatch: as :meth:`watch`.
+        """
+        if timeout is None and (ended := self._end_of(unit_id)) is not None:
+            return ended
+        watch = Watch(self._take, self.work_status, _word("unit ID", unit_id), timeout)
+        *_, status = watch.statuses()
+        return status
+
+    def _end_of(self, unit_id: str) -> JsonObject | None:
+        """Return the status of a unit that has ended; the session is kept, as by a watch it is not.
+
+        None if the unit goes on, or if the node must be waited for, which a watch does.
+        """
+        try:
+            status = self.work_status(unit_id)
+        except (SessionLost, CannotReach, ProtocolMismatch):
+            return None
+        return None if status.get("State") in UNFINISHED else status
+
+    def cancel(self, unit_id: str) -> str:
+        """Cancel a unit: ``cancelled``, or ``cancel pending`` while its node is out of reach."""
+        return self._outcome("cancel", unit_id)
+
+    def release(self, unit_id: str) -> str:
+        """Cancel a unit and delete its files: ``released``, or ``release pending``."""
+        return self._outcome("release", unit_id)
+
+    def force_release(self, unit_id: str) -> str:
+        """As :meth:`release`, and delete our side even if its node is out of reach."""
+        return self._outcome("force-release", unit_id)
+
+    def submit(
+        self,
+        worktype: str,
+        payload: bytes | BinaryIO | None = None,
+        *,
+        node: str = "",
+        params: Mapping[str, str] | None = None,
+        ttl: str = "",
+        signwork: bool = False,
+        tls_client: str = "",
+        on_created: Callable[[str], object] | None = None,
+        on_sent: Callable[[int, int | None], object] | None = None,
+    ) -> Submission:
+        """Submit a unit of work and send its payload.
+
+        Half a payload never starts a unit: if reading it fails, or this process dies, the node
+        sees a reset session.
+
+        Args:
+            worktype: A work type of the target.
+            payload: The unit's stdin: bytes, an open binary file (read to its end), or nothing.
+            node: The target; empty for the node of the control service.
+            params: Further parameters, e.g. ``{"params": "--all /root"}``.
+            ttl: Time in which remote work must start, e.g. ``1h20m30s``.
+            signwork: Have the node sign the submission.
+            tls_client: Name of a ``tls-client`` of our node, for the way to the target.
+            on_created: Called with the unit's ID before the payload is sent, for whoever must be
+                able to name the unit whatever happens next.
+            on_sent: Called after each piece of the payload with the bytes sent so far and their
+                number in all, None where that is not known.
+
+        Raises:
+            CommandRefused: the node said why; with ``unit_id`` if the unit exists.
+            PayloadLost: the payload could not be read to its end.
+            SubmissionUnconfirmed: the unit exists, and may have been started.
+            BadSettings: the payload is text, or an argument cannot be sent; nothing was sent.
+            SessionLost: the session ended before the payload was sent: nothing was started.
+        """
+        whole = Payload(payload)
+        line = _submission(worktype, node, tls_client, ttl, signwork, params or {}, whole.announced)
+        session = self._take()
+        try:
+            session.send_line(line)
+            unit_id = _created_id(session.read_line_guarded())
+            if on_created is not None:
+                on_created(unit_id)
+            _send_payload(session, unit_id, whole, on_sent)
+            return _confirmation(session, unit_id)
+        finally:
+            session.close()
+
+    def results(self, unit_id: str, startpos: int = 0) -> ResultStream:
+        """Return a unit's stdout from ``startpos`` (bytes) as it comes, until the unit has ended.
+
+        The request is made at once. The end of the pieces is the end of the unit; its status says
+        which end that was.
+
+        Raises:
+            CommandRefused: there is no such unit.
+            SessionLost: the session broke; also while iterating.
+        """
+        session = self._take()
+        try:
+            session.send_line(f"work results {_word('unit ID', unit_id)} {startpos:d}")
+            line = session.read_line()
+            if not _STREAMING.fullmatch(line):
+                raise ProtocolMismatch(f"the node's reply is not one to results: {line[:60]!r}")
+        except BaseException:
+            session.close()
+            raise
+        # Unlike receptorctl we do not end our half: TLS's goodbye would lie unread at the node when
+        # it closes, and TCP then throws away what we have not read yet.
+        return ResultStream(session)
+
+    def connect_stream(self, node: str, service: str, tls_client: str = "") -> ControlStream:
+        """Open a stream to ``service`` on ``node``.
+
+        Args:
+            node: The node; ``localhost`` for that of the control service.
+            service: A stream service there, as its advertisement names it.
+            tls_client: Name of a ``tls-client`` of our node.
+
+        Raises:
+            CommandRefused: the mesh said why not.
+        """
+        # A receptor node does not know "framed" and answers as always: its stream has plain bytes,
+        # and nobody can tell its end from its loss.
+        session, reply = self._connect_to(node, service, tls_client, framed=True)
+        if reply == _FRAMED:
+            from meshctl.api.connection import FramedStream  # noqa: PLC0415 - few commands need it
+
+            return FramedStream(session)
+        return ControlStream(session)
+
+    def _connect_to(
+        self, node: str, service: str, tls_client: str, *, framed: bool = False
+    ) -> tuple[Connection, str]:
+        request: JsonObject = {
+            "command": "connect",
+            "node": _word("node", node),
+            "service": _word("service", service),
+        }
+        if tls_client:
+            request["tls"] = _word("TLS client", tls_client)
+        if framed:
+            request["framed"] = True
+        session = self._take()
+        try:
+            session.send_line(json.dumps(request, ensure_ascii=False))
+            line = session.read_line()
+            if not line.startswith("Connecting"):
+                raise ProtocolMismatch(f"the node's reply is not one to connect: {line[:60]!r}")
+        except BaseException:
+            session.close()
+            raise
+        return session, line
+
+    def _outcome(self, subcommand: str, unit_id: str) -> str:
+        reply = self.command(f"work {subcommand} {_word('unit ID', unit_id)}")
+        for outcome in reply:
+            return outcome
+        raise ProtocolMismatch(f"the node's reply to {subcommand} is empty")
+
+    def _take(self) -> Connection:
+        """Return a session that nobody else has: the idle one, or a new one."""
+        session, self._session = self._session, None
+        if session is not None:
+            if session.is_idle():
+                return session
+            session.close()
+        session = Connection.open(self._address, self._name, self._tls, self._timeout)
+        self._node_id = session.node_id
+        return session
+
+    @contextmanager
+    def _using(self) -> Iterator[Connection]:
+        """A session for one command, kept for the next one unless something unexpected comes."""
+        session = self._take()
+        try:
+            yield session
+        except CommandRefused:
+            self._session = session  # the session goes on after an ERROR line
+            raise
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+
+
+def _command_line(command: str | Mapping[str, object]) -> str:
+    """Check that a command is one that gets one reply: malformed JSON would get two."""
+    line = command if isinstance(command, str) else json.dumps(command)
+    if not line or "\n" in line or "\r" in line:
+        raise BadSettings("a command is one line")
+    if line.startswith("{"):
+        try:
+            well_formed = isinstance(json.loads(line).get("command"), str)
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            raise BadSettings("a command in JSON is an object with the name of its command")
+    return line
+
+
+def _word(kind: str, text: str) -> str:
+    """Check that ``text`` is one word of a command line, so that no value can add another command.
+
+    Raises:
+        BadSettings: it is empty or has white space in it.
+    """
+    if not text or not text.isprintable() or any(map(str.isspace, text)):
+        raise BadSettings(f"{kind} {text!r} is not one word")
+    return text
+
+
+def _submission(
+    worktype: str,
+    node: str,
+    tls_client: str,
+    ttl: str,
+    signwork: bool,
+    params: Mapping[str, str],
+    announced: Mapping[str, str],
+) -> str:
+    """The JSON form of a submission; all values are strings (reference section 8)."""
+    request = {
+        "command": "work",
+        "subcommand": "submit",
+        "node": node or LOCAL_NODE,
+        "worktype": worktype,
+    }
+    options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
+    request |= {key: value for key, value in options.items() if value}
+    # receptor knows neither key: it keeps them as parameters that its commands do not look at.
+    request |= announced
+    for key, value in params.items():
+        if key in request or key in _RESERVED:
+            raise BadSettings(f"{key} cannot be given as a parameter: it has an option of its own")
+        request[key] = value
+    try:
+        return json.dumps(request, ensure_ascii=False).encode().decode()
+    except UnicodeEncodeError as error:
+        raise BadSettings("the submission's words and parameters must be UTF-8") from error
+
+
+def _created_id(line: str) -> str:
+    match = _CREATED.fullmatch(line)
+    if match is None:
+        raise ProtocolMismatch(f"the node's reply is not one to a submission: {line[:60]!r}")
+    return match[1]
+
+
+def _send_payload(
+    session: Connection,
+    unit_id: str,
+    payload: Payload,
+    on_sent: Callable[[int, int | None], object] | None,
+) -> None:
+    """Send all of the payload and its end, or neither."""
+    sent = 0
+    try:
+        for chunk in payload.chunks():
+            session.send(chunk)
+            sent += len(chunk)
+            if on_sent is not None:
+                on_sent(sent, payload.size)
+    except PayloadError as error:
+        raise PayloadLost(unit_id, str(error)) from error
+    except SessionLost:
+        _raise_refusal(session, unit_id)
+        raise
+    try:
+        session.end_payload()
+    except OSError as error:
+        raise SubmissionUnconfirmed(unit_id, f"the session broke ({error.strerror})") from error
+
+
+def _raise_refusal(session: Connection, unit_id: str) -> None:
+    """Where a node ended a payload early, raise the reason that it gave, if it did."""
+    try:
+        session.read_line()  # what is left of the line before the payload
+        session.read_line()
+    except CommandRefused as error:
+        raise CommandRefused(str(error), unit_id) from error
+    except SessionLost:
+        return
+
+
+def _confirmation(session: Connection, unit_id: str) -> Submission:
+    """Read what the node did with the unit."""
+    try:
+        reply = session.read_json()
+    except CommandRefused as error:
+        raise CommandRefused(str(error), unit_id) from error
+    except SessionLost as error:
+        raise SubmissionUnconfirmed(unit_id, str(error)) from error
+    return Submission(str(reply.get("unitid", unit_id)), str(reply.get("result", "")))

@@ -1,0 +1,149 @@
+"""Where the control service is and how to trust it: addresses and TLS settings, as typed values."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshctl.api.errors import BadSettings
+
+_NETWORK = re.compile(r"(tcp|tls):(?://)?(?:\[([^\[\]/]+)\]|([^\[\]/]+)):([0-9]+)/?")
+_OTHER_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://.*")
+_HOST_AND_PORT = re.compile(r"[^/:]*:[0-9]+")
+
+LAST_PORT = 65535
+"""The highest TCP port."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket in the file system."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAddress:
+    """A TCP address, with TLS on it or not."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+Address = UnixAddress | NetworkAddress
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How to do TLS with a ``tls://`` address.
+
+    Attributes:
+        rootcas: File of CA certificates (PEM) that replaces the system's; empty for the system's.
+        key: File of our private key (PEM), with ``cert``.
+        cert: File of our certificate (PEM), for a service that asks clients for one.
+        insecureskipverify: Accept any server certificate.
+    """
+
+    rootcas: str = ""
+    key: str = ""
+    cert: str = ""
+    insecureskipverify: bool = False
+
+
+def parse_address(text: str) -> Address:
+    """Read a control address: a path, ``unix:PATH``, ``unix://PATH``, ``tcp://…`` or ``tls://…``.
+
+    ``tcp:HOST:PORT`` without slashes and IPv6 addresses in brackets are taken too; a leading ``~``
+    of a path is the home directory.
+
+    Raises:
+        BadSettings: it is none of these.
+    """
+    if match := _NETWORK.fullmatch(text):
+        port = int(match[4])
+        if not 0 < port <= LAST_PORT:
+            raise BadSettings(f"{text}: a port is a number from 1 to {LAST_PORT}")
+        return NetworkAddress(match[2] or match[3], port, match[1] == "tls")
+    path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else text
+    if path == text and (text.startswith(("tcp:", "tls:")) or _OTHER_SCHEME.fullmatch(text)):
+        raise BadSettings(
+            f"{text} is no control address: give a socket's path, tcp://HOST:PORT or tls://HOST:PORT"
+        )
+    if path == text and _HOST_AND_PORT.fullmatch(text):
+        raise BadSettings(f"{text} is no socket's path: for TCP write tcp://{text}")
+    if not path or "\0" in path:
+        raise BadSettings("the socket's path is empty" if not path else "a path has no NUL in it")
+    return UnixAddress(os.path.expanduser(path))
+
+
+def choose_tls(
+    config: str | None, tls_client: str | None, given: TlsSettings, *, read: bool
+) -> TlsSettings:
+    """Combine the TLS options by receptorctl's rules: a configured client, or single options.
+
+    Args:
+        config: A node's configuration file that has the ``tls-client``.
+        tls_client: Name of that ``tls-client``.
+        given: What the single options say.
+        read: Whether the settings are needed; without need the file is not opened.
+
+    Raises:
+        BadSettings: the options exclude each other, or the file has no such client.
+    """
+    if not config:
+        return given
+    if given.rootcas or given.key or given.cert:
+        raise BadSettings("--config excludes --rootcas, --key and --cert")
+    if not tls_client:
+        raise BadSettings("--config needs --tls-client: the name of a tls-client in that file")
+    if not read:
+        return given
+    return _read_tls_client(config, tls_client, given)
+
+
+def _read_tls_client(config: str, name: str, given: TlsSettings) -> TlsSettings:
+    """Find one ``tls-client`` in a node's configuration; directive names are case-insensitive."""
+    import yaml  # noqa: PLC0415 - slow to import and rarely needed
+
+    try:
+        with open(config, encoding="utf-8") as file:
+            directives = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise BadSettings(f"cannot read {config}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise BadSettings(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    names = []
+    for directive in directives if isinstance(directives, list) else []:
+        client = _lower(_lower(directive).get("tls-client"))
+        if client.get("name") == name:
+            return _tls_from(client, given)
+        if "name" in client:
+            names.append(str(client["name"]))
+    known = f"it has {', '.join(names)}" if names else "it has none"
+    raise BadSettings(f"{config} has no tls-client named {name}: {known}")
+
+
+def _lower(value: object) -> Mapping[str, Any]:
+    """A map's keys in lower case; what is no map is an empty one."""
+    return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _tls_from(client: Mapping[str, Any], given: TlsSettings) -> TlsSettings:
+    return TlsSettings(
+        rootcas=str(client.get("rootcas") or ""),
+        key=str(client.get("key") or ""),
+        cert=str(client.get("cert") or ""),
+        insecureskipverify=_as_bool(client.get("insecureskipverify", given.insecureskipverify)),
+    )
+
+
+def _as_bool(value: object) -> bool:
+    # A quoted "false" must not switch verification off.
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in {"true", "false"}:
+        return str(value).lower() == "true"
+    raise BadSettings(f"insecureskipverify is true or false, not {value!r}")

@@ -1,0 +1,145 @@
+"""A unit's status as it changes: told by a meshnode, asked for again and again elsewhere.
+
+``work watch`` is meshnode's own command. receptor refuses it (``bad command``), and so does a
+meshnode where it would have to be signed; both tell a status to whoever asks.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+from meshctl.api.connection import Connection, JsonObject
+from meshctl.api.errors import (
+    CannotReach,
+    CommandRefused,
+    ControlError,
+    ProtocolMismatch,
+    SessionLost,
+    WaitTimedOut,
+)
+from meshctl.api.states import UNFINISHED
+
+ASK_INTERVAL = 1.0
+"""Seconds between two questions to a node that does not tell by itself, and between two attempts to
+reach one that is away: soon enough for a person, and rare enough for thousands of waiting scripts.
+"""
+
+NODE_RETURNS = 30.0
+"""Seconds that a node may be away in the midst of a watch, as one is that restarts."""
+
+FIRST_STATUS = 10.0
+"""Seconds at least for the first status, however short the time-out: it says where the unit is."""
+
+
+class Watch:
+    """One watch of one unit.
+
+    Args:
+        take: Gives a session that nobody else has.
+        ask: Gives the unit's status by asking for it.
+        unit_id: The unit, checked to be one word.
+        timeout: Seconds until :meth:`statuses` gives up; None for never.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], Connection],
+        ask: Callable[[str], JsonObject],
+        unit_id: str,
+        timeout: float | None = None,
+    ) -> None:
+        self._take = take
+        self._ask = ask
+        self._unit_id = unit_id
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._last: JsonObject | None = None
+        self._changes = 0
+        self._away_since: float | None = None
+
+    def statuses(self) -> Iterator[JsonObject]:
+        """Yield the status now and after each change, the final one last; growth is no change.
+
+        Raises:
+            WaitTimedOut: the unit has not ended in time.
+            CommandRefused: there is no such unit, or not any more.
+            SessionLost, CannotReach, ProtocolMismatch: the node is away, and stays so.
+        """
+        for status in self._received():
+            is_new = self._last is None or _but_growth(status) != _but_growth(self._last)
+            self._last, self._away_since = status, None
+            if is_new:
+                self._changes += 1
+                yield status
+            if status.get("State") not in UNFINISHED:
+                return
+
+    def _received(self) -> Iterator[JsonObject]:
+        """Yield every status that comes, over as many sessions as it takes."""
+        source = self._told
+        while True:
+            before = self._changes
+            try:
+                yield from source()
+            except CommandRefused:
+                if source == self._asked:
+                    raise
+                source = self._asked
+                continue
+            except (SessionLost, CannotReach, ProtocolMismatch) as error:
+                self._check_away(error)
+            # A node that ends its sessions without news, as one that is ending, is left in peace.
+            if source == self._asked or self._changes == before:
+                self._pause()
+
+    def _told(self) -> Iterator[JsonObject]:
+        session = self._take()
+        try:
+            session.send_line(f"work watch {self._unit_id}")
+            while True:
+                session.set_timeout(self._patience())
+                yield session.read_json()
+        finally:
+            session.close()
+
+    def _asked(self) -> Iterator[JsonObject]:
+        yield self._ask(self._unit_id)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for the next status. Raises WaitTimedOut."""
+        remaining = self._remaining()
+        if remaining is None or self._last is not None:
+            return remaining
+        return max(remaining, FIRST_STATUS)
+
+    def _remaining(self) -> float | None:
+        if self._deadline is None:
+            return None
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0 and self._last is not None:
+            raise self._timed_out(self._last)
+        return remaining
+
+    def _pause(self) -> None:
+        remaining = self._remaining()
+        time.sleep(ASK_INTERVAL if remaining is None else min(ASK_INTERVAL, max(remaining, 0)))
+
+    def _check_away(self, error: ControlError) -> None:
+        """Pass an error over where the node may come back; raise it, or what it means."""
+        self._remaining()
+        too_late = isinstance(error, SessionLost) and isinstance(error.__cause__, TimeoutError)
+        if too_late and self._last is None:
+            raise SessionLost(
+                f"the node did not tell the status of unit {self._unit_id} in time"
+            ) from error
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        if self._last is None or now - self._away_since >= NODE_RETURNS:
+            raise error
+
+    def _timed_out(self, status: JsonObject) -> WaitTimedOut:
+        return WaitTimedOut(self._unit_id, self._timeout or 0.0, status)
+
+
+def _but_growth(status: JsonObject) -> JsonObject:
+    return {key: value for key, value in status.items() if key != "StdoutSize"}

@@ -1,0 +1,191 @@
+"""Which units ``work release`` means when it is not told their IDs."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import Any
+
+import click
+
+from meshctl.render.output import Failure, print_warning
+
+ENDED = frozenset({"Succeeded", "Failed", "Canceled"})
+"""Names of the states that a unit does not leave."""
+
+_SECONDS = {
+    **{"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3},
+    **{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800},
+}
+_TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([nuµμm]s|[smhdw])")
+"""A term of a duration as Go writes it, and days and weeks."""
+
+LONGEST_SECONDS = 365_000 * 86400
+"""A thousand years: what is longer is a typing error, and dates cannot hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What units must be like.
+
+    Attributes:
+        states: their states, in receptor's names; empty for any that a unit does not leave.
+        older_than: the least time since their end; None for any.
+        everything: all units, whatever they are like.
+    """
+
+    states: frozenset[str] = frozenset()
+    older_than: timedelta | None = None
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.states) or self.older_than is not None
+
+    def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> Sequence[str]:
+        """Return the IDs of the units that are so, in the order given."""
+        if self.everything:
+            return list(units)
+        states = self.states or ENDED
+        ended = {unit: status for unit, status in units.items() if status["StateName"] in states}
+        if self.older_than is None:
+            return list(ended)
+        ends = {unit: moment(status, "Finished") for unit, status in ended.items()}
+        if unknown := [unit for unit, end in ends.items() if end is None]:
+            # A receptor node says of no unit when it ended.
+            print_warning(f"the node does not say when these ended: {' '.join(unknown)}")
+        earliest = now - self.older_than
+        return [unit for unit, end in ends.items() if end is not None and end <= earliest]
+
+
+ALL = Selection(everything=True)
+
+
+class Age(click.ParamType):
+    """A span of time as an option: ``7d``, ``1h30m``, ``2w``."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read the text. Fails as click's types do."""
+        if isinstance(value, timedelta):
+            return value
+        terms = _TERM.findall(value)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in terms)
+        if "".join(number + unit for number, unit in terms) != value or not terms:
+            self.fail(f"{value!r} is not a time such as 7d, 12h or 1h30m", param, ctx)
+        if seconds > LONGEST_SECONDS:
+            self.fail(f"{value} is longer than a thousand years", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+def check_one_way(unit_ids: Sequence[str], everything: bool, selection: Selection) -> None:
+    """Refuse what could mean two things. Raises Failure."""
+    if selection and (unit_ids or everything):
+        given = "--all" if everything else "unit IDs"
+        raise Failure(f"Cannot combine {given} with --failed, --succeeded or --older-than.")
+
+
+def now() -> datetime:
+    """Return the time, as nodes write it: in UTC."""
+    return datetime.now(UTC)
+
+
+def moment(status: Mapping[str, Any], key: str) -> datetime | None:
+    """Return a time that a status tells, None where it tells none (a receptor node never does)."""
+    text = status.get(key)
+    try:
+        told = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
+
+
+# --- Which units ``work list`` shows when it is told what they are like
+
+pass  # SELFIMPORT
+
+STATES = ("Pending", "Running", "Succeeded", "Failed", "Canceled")
+"""Names of the states of a unit (reference section 8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFilter:
+    """What units must be like to be listed.
+
+    Attributes:
+        states: names of states; empty for any.
+        types: work types, on whichever node the units run; empty for any.
+        since: the longest time since they were made; None for any.
+    """
+
+    states: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
+    since: timedelta | None = None
+
+    def choose(self, units: Mapping[str, dict[str, Any]], now: datetime) -> dict[str, Any]:
+        """Return the units that are so, in the order given."""
+        chosen = {
+            unit: status
+            for unit, status in units.items()
+            if (not self.states or status.get("StateName") in self.states)
+            and (not self.types or work_type(status) in self.types)
+        }
+        if self.since is None:
+            return chosen
+        made = {unit: moment(status, "Created") for unit, status in chosen.items()}
+        if unknown := [unit for unit, when in made.items() if when is None]:
+            # A receptor node says of no unit when it was made.
+            print_warning(f"the node does not say when these were made: {' '.join(unknown)}")
+        earliest = now - self.since
+        return {u: chosen[u] for u, when in made.items() if when is not None and when >= earliest}
+
+
+def filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose what is listed; the command gets a ``wanted`` filter."""
+
+    @wraps(command)
+    def choose(
+        *args: Any,
+        states: tuple[str, ...],
+        types: tuple[str, ...],
+        since: timedelta | None,
+        **kwargs: Any,
+    ) -> None:
+        wanted = UnitFilter(frozenset(states), frozenset(types), since)
+        return command(*args, wanted=wanted, **kwargs)
+
+    for option in reversed(
+        (
+            click.option(
+                "--state",
+                "states",
+                multiple=True,
+                type=click.Choice(STATES, case_sensitive=False),
+                help="Only units in this state; may be repeated.",
+            ),
+            click.option(
+                "--type",
+                "types",
+                multiple=True,
+                metavar="WORKTYPE",
+                help="Only units of this work type; may be repeated.",
+            ),
+            click.option("--since", type=Age(), help="Only units made in the last, e.g., 2h."),
+        )
+    ):
+        choose = option(choose)
+    return choose
+
+
+def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a status says of the node that the unit runs on; nothing for a local unit."""
+    extra = status.get("ExtraData")
+    return extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
+
+
+def work_type(status: Mapping[str, Any]) -> str:
+    """Return the type of the work itself, wherever it runs."""
+    return str(remote_part(status).get("RemoteWorkType") or status.get("WorkType", ""))

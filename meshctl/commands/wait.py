@@ -1,0 +1,177 @@
+"""``meshctl work wait``, and what other commands say of a unit whose end they have waited for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic, strftime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshctl.api.errors import (
+    CannotReach,
+    CommandRefused,
+    ProtocolMismatch,
+    SessionLost,
+    WaitTimedOut,
+)
+from meshctl.api.states import UNFINISHED
+from meshctl.commands.follow import ending, report_end
+from meshctl.commands.invocation import Invocation, json_option, pass_invocation
+from meshctl.commands.select import Age
+from meshctl.render.output import (
+    ExitCode,
+    Failure,
+    json_line,
+    print_error,
+    print_json,
+    print_line,
+    sentence,
+)
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+_GRAVEST_FIRST = (ExitCode.FAILURE, ExitCode.WAIT_TIMED_OUT, ExitCode.UNIT_CANCELED)
+"""Of several units' exit codes, the first of these that is among them is the command's."""
+
+Status = dict[str, Any]
+
+
+@click.command()
+@click.argument("unit_ids", nargs=-1, required=True)
+@click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
+@json_option
+@pass_invocation
+def wait(
+    invocation: Invocation, unit_ids: tuple[str, ...], timeout: timedelta | None, as_json: bool
+) -> None:
+    """Wait until units have ended; the exit code says how.
+
+    1 if one failed or cannot be asked about, else 7 if one has not ended in time, else 6 if one
+    was canceled, else 0. Ctrl-C ends the waiting only.
+    """
+    with invocation.client() as client:
+        waiting = _Waiting(client, None if timeout is None else timeout.total_seconds())
+        try:
+            with waiting_for(invocation, waiting.unfinished):
+                waiting.ask_all(unit_ids, report=not as_json)
+                waiting.wait_all(report=not as_json)
+        finally:
+            # Also where a break keeps the rest: what is known is known.
+            if as_json:
+                print_json(waiting.statuses)
+    code = next((code for code in _GRAVEST_FIRST if code in waiting.codes), ExitCode.OK)
+    if code:
+        raise Failure("", code)
+
+
+@contextmanager
+def waiting_for(invocation: Invocation, unfinished: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Say of whatever ends the waiting early that the units go on, and how to wait again.
+
+    Raises:
+        Failure: Ctrl-C, or the node is away.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SessionLost, CannotReach, ProtocolMismatch) as error:
+        units = unfinished()
+        if not units and not isinstance(error, KeyboardInterrupt):
+            raise
+        again = invocation.shell_command("work", "wait", *units)
+        what = f"unit {units[0]} goes" if len(units) == 1 else "the units go"
+        hint = f"{what} on. Wait again: {again}"
+        if isinstance(error, KeyboardInterrupt):
+            text = f"interrupted: {hint}" if units else ""
+            raise Failure(text, ExitCode.INTERRUPTED) from error
+        raise Failure(f"{sentence(str(error))} Nothing is lost: {hint}") from error
+
+
+def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) -> Status:
+    """Return the final status of a unit that is known to exist.
+
+    Raises:
+        Failure: Ctrl-C, or the node is away.
+        ControlError: the unit was released meanwhile.
+    """
+    with waiting_for(invocation, lambda: [unit_id]):
+        return client.wait(unit_id)
+
+
+def show_changes(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, as_json: bool
+) -> None:
+    """Print a unit's status and each change of it until the unit has ended, a line each.
+
+    Raises:
+        Failure: the unit did not end well; or Ctrl-C, or the node is away.
+        ControlError: there is no such unit, or not any more.
+    """
+    status: Status = {}
+    shown = ""
+    with waiting_for(invocation, lambda: [unit_id] if status else []):
+        for status in client.watch(unit_id):
+            if as_json:
+                print_line(json_line(status))
+                continue
+            state = f"{status.get('StateName', status.get('State'))!s:<9}"
+            line = f"{state}  {status.get('Detail', '')}".rstrip()
+            if line != shown:
+                # Changes that a line does not show, such as when the unit started, are none here.
+                print_line(f"{strftime('%H:%M:%S')}  {line}")
+            shown = line
+    report_end(unit_id, status, as_json=False)
+
+
+class _Waiting:
+    """What is known of the units that a command waits for."""
+
+    def __init__(self, client: "ControlClient", seconds: float | None) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._deadline = None if seconds is None else monotonic() + seconds
+        self.statuses: dict[str, Status] = {}
+        self.codes: set[ExitCode] = set()
+
+    def unfinished(self) -> list[str]:
+        """Return the units that had not ended when last heard of."""
+        return [unit for unit, s in self.statuses.items() if s.get("State") in UNFINISHED]
+
+    def ask_all(self, unit_ids: Sequence[str], *, report: bool) -> None:
+        """Learn where each unit stands: a mistyped ID must not come out after hours."""
+        for unit_id in dict.fromkeys(unit_ids):
+            try:
+                self._heard(unit_id, self._client.work_status(unit_id), report=report)
+            except CommandRefused as error:
+                print_error(str(error))
+                self.codes.add(ExitCode.FAILURE)
+
+    def wait_all(self, *, report: bool) -> None:
+        """Wait for those that have not ended, all of them until the same moment."""
+        for unit_id in self.unfinished():
+            try:
+                status = self._client.wait(unit_id, self._remaining())
+            except WaitTimedOut as error:
+                self.statuses[unit_id] = error.status
+                print_error(str(WaitTimedOut(unit_id, self._seconds or 0, error.status)))
+                self.codes.add(ExitCode.WAIT_TIMED_OUT)
+            except CommandRefused as error:
+                print_error(f"unit {unit_id} was released meanwhile: {error}")
+                self.codes.add(ExitCode.FAILURE)
+            else:
+                self._heard(unit_id, status, report=report)
+
+    def _heard(self, unit_id: str, status: Status, *, report: bool) -> None:
+        self.statuses[unit_id] = status
+        if status.get("State") in UNFINISHED:
+            return
+        if report:
+            print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
+        text, code = ending(unit_id, status)
+        if code:
+            print_error(text)
+            self.codes.add(code)
+
+    def _remaining(self) -> float | None:
+        return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)

@@ -1,0 +1,139 @@
+"""Whether this machine can run a configuration: what a check of the file alone cannot tell.
+
+Nothing is created or changed: ``meshnode check`` must leave no trace.
+"""
+
+import ipaddress
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from meshnode.config.directives import ControlService, Node, NodeConfig
+from meshnode.config.faults import Fault, FaultLog, printable
+from meshnode.config.link_directives import ListenerDirective
+from meshnode.config.names import split_listen_address
+from meshnode.config.schema import Directive
+from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
+from meshnode.ownership import NODE_DIRECTORIES, judge
+
+
+def check_environment(config: NodeConfig) -> None:
+    """Check that the directories a node needs are there, or can be made, and can be written.
+
+    Raises:
+        ConfigFaults: some are not.
+    """
+    faults = FaultLog()
+    _check_datadir(config.node, faults)
+    for service in (*config.control_services, *config.services):
+        if isinstance(service, ControlService | UnixSocketServer) and service.filename:
+            _check_socket(service, faults)
+    faults.raise_if_any()
+
+
+def _check_datadir(node: Node, faults: FaultLog) -> None:
+    _check_owners(node, faults)
+    for directory in (node.datadir / node.id, *(node.datadir / node.id).parents):
+        try:
+            mode = directory.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it, or the file that is in its way, shows at one of its parents
+        except OSError as error:
+            _note(faults, node, "datadir", directory, f"cannot be used: {_reason(error)}")
+            return
+        if not stat.S_ISDIR(mode):
+            _note(faults, node, "datadir", directory, "is not a directory")
+        elif not os.access(directory, os.W_OK | os.X_OK):
+            _note(faults, node, "datadir", directory, "cannot be written by this user")
+        return
+
+
+def _check_owners(node: Node, faults: FaultLog) -> None:
+    try:
+        refusal = judge(node.datadir / node.id, own=NODE_DIRECTORIES).refusal
+    except OSError:
+        return  # why it cannot be used is told by whoever looks at it next
+    if refusal:
+        faults.add(node.place_of("datadir"), node.INFO.name, "datadir", text=printable(refusal))
+
+
+def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) -> None:
+    path = Path(service.filename)
+    try:
+        # lstat of the socket: a node replaces what is at the path itself, link or not.
+        if not stat.S_ISDIR(path.parent.stat().st_mode):
+            _note(faults, service, "filename", path.parent, "is not a directory")
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            _note(faults, service, "filename", path.parent, "cannot be written by this user")
+        elif os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+            _note(faults, service, "filename", path, "is there and is not a socket")
+    except FileNotFoundError:
+        _note(faults, service, "filename", path.parent, "does not exist; create it first")
+    except OSError as error:
+        _note(faults, service, "filename", path.parent, f"cannot be used: {_reason(error)}")
+
+
+def _note(faults: FaultLog, directive: Directive, parameter: str, path: Path, text: str) -> None:
+    place = directive.place_of(parameter)
+    faults.add(place, directive.INFO.name, parameter, text=f'"{printable(str(path))}" {text}')
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+# --- What a configuration opens to everybody who can reach this machine: ``meshnode check`` warns
+#
+# The defaults are receptor's, and receptor's listen on all interfaces. See docs/exposure.md.
+
+
+def exposures(config: NodeConfig) -> list[Fault]:
+    """Return one warning for each socket that everybody may use, in the order of the directives."""
+    return [
+        *(_fault(d, "bindaddr", _of_link(d)) for d in config.listeners if _is_open(d.bindaddr)),
+        *_of_control(config.control_services),
+        *(
+            _fault(d, "bindaddr", _of_service(d))
+            for d in config.services
+            if isinstance(d, TcpServer | UdpServer) and _is_open(d.bindaddr)
+        ),
+    ]
+
+
+def _of_link(directive: ListenerDirective) -> str:
+    who = "whoever can reach it may join the mesh"
+    if directive.allowedpeers is not None:
+        who = "whoever can reach it may join the mesh under the name of an allowed peer"
+    return f"port {directive.port} is open on all interfaces without TLS: {who}"
+
+
+def _of_service(directive: TcpServer | UdpServer) -> str:
+    return (
+        f"port {directive.port} is open on all interfaces: whoever can reach it may use the "
+        f"service {directive.remoteservice} of {directive.remotenode}"
+    )
+
+
+def _of_control(directives: tuple[ControlService, ...]) -> Iterator[Fault]:
+    for directive in directives:
+        if not directive.tcplisten:
+            continue
+        host, port = split_listen_address(directive.tcplisten)
+        if _is_open(host):
+            text = f"port {port} is open on all interfaces: whoever can reach it controls the node"
+            yield _fault(directive, "tcplisten", text)
+
+
+def _fault(directive: Directive, parameter: str, text: str) -> Fault:
+    remedy = "write 127.0.0.1 and the port" if parameter == "tcplisten" else "set bindaddr"
+    advice = f"{text}; {remedy}, or let a firewall choose who can"
+    return Fault(directive.place_of(parameter), ("warning", directive.INFO.name), advice)
+
+
+def _is_open(host: str) -> bool:
+    """Whether an address to listen on means all interfaces; a host name never does."""
+    try:
+        return not host or ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,271 @@
+"""The mesh's own commands of the control service. Work's are brought by ``meshnode.work``."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import aclosing
+from enum import IntEnum
+from typing import Any
+
+import trio
+
+from meshnode import __version__
+from meshnode.control.connect import connect_command
+from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
+from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
+from meshnode.errors import CommandError, MeshError, MeshnodeError
+from meshnode.mesh.peers.linklog import LinkFigures
+from meshnode.mesh.router import DropCounts, FirewallCounts
+from meshnode.protocol.messages import plain_number
+from meshnode.protocol.times import SECOND, format_duration, format_time
+
+# --- ``status``: what this node is and what it knows of the mesh
+
+_MIB = 1024 * 1024
+
+
+Warnings = Callable[[], Sequence[str]]
+"""Returns lines for a person: what this node needs somebody to look after."""
+
+
+def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
+    """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
+
+    ``Warnings`` is a field of our own, which is there while there are any.
+    """
+
+    def run_with(fields: Set[str] | None) -> Handler:
+        async def run(session: ControlSession) -> JsonObject:
+            async with session.turn():
+                status = mesh.status()
+                # Once each, however often a client names it: some take long.
+                reply = {
+                    name: field(status)
+                    for name, field in _FIELDS.items()
+                    if fields is None or name in fields
+                }
+            if fields is None or "Warnings" in fields:
+                reply["Warnings"] = list(warnings()) or None
+            return {name: value for name, value in reply.items() if value is not None}
+
+        return run
+
+    def parse_text(rest: str) -> Handler:
+        if rest:
+            raise CommandError("status command does not take parameters")
+        return run_with(None)
+
+    def parse_json(body: JsonObject) -> Handler:
+        return run_with(_requested_fields(body))
+
+    return Command("status", parse_text, parse_json)
+
+
+def _requested_fields(body: JsonObject) -> Set[str] | None:
+    if "requested_fields" not in body:
+        return None
+    fields = body["requested_fields"]
+    # Anything else than a list ends a receptor node (reference section 11).
+    if not isinstance(fields, list):
+        raise CommandError("requested_fields must be a list of strings")
+    if not all(isinstance(field, str) for field in fields):
+        raise CommandError("each element of requested_fields must be a string")
+    return frozenset(fields)
+
+
+def _costs(costs: Mapping[str, float]) -> dict[str, int | float]:
+    return {peer: plain_number(cost) for peer, cost in costs.items()}
+
+
+def _connection(link: ConnectionLike) -> JsonObject:
+    """Return receptor's two keys of a connection, and ours beside them."""
+    connection = {"NodeID": link.peer, "Cost": plain_number(link.cost)}
+    return connection if link.figures is None else connection | _figures(link.figures)
+
+
+def _figures(figures: LinkFigures) -> JsonObject:
+    # Spans of time are in nanoseconds, as in the replies to ping.
+    round_trip = figures.round_trip
+    return {
+        "Kind": figures.kind,
+        "Address": figures.address,
+        "Since": format_time(int(figures.since * SECOND)),
+        "Uptime": int(figures.uptime * SECOND),
+        "RoundTrip": None if round_trip is None else int(round_trip * SECOND),
+        "SentMessages": figures.sent_messages,
+        "SentBytes": figures.sent_bytes,
+        "ReceivedMessages": figures.received_messages,
+        "ReceivedBytes": figures.received_bytes,
+        "Dropped": figures.dropped,
+        "Refused": figures.refused,
+    }
+
+
+def _firewall(counts: FirewallCounts | None) -> JsonObject | None:
+    """Return our own key of nodes that have rules; receptor's client shows it as additional."""
+    if counts is None:
+        return None
+    return {"Rejected": counts.rejected, "Dropped": counts.dropped}
+
+
+def _drops(counts: DropCounts) -> JsonObject | None:
+    """Return our own key of nodes that somebody sent what they could not take."""
+    if counts == DropCounts():
+        return None
+    return {
+        "Unreadable": counts.unreadable,
+        "Notices": counts.notices,
+        "Faults": counts.faults,
+    }
+
+
+_FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
+    "Version": lambda _: __version__,
+    # As Go counts them: those that this process may run on.
+    "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
+    "SystemMemoryMiB": lambda _: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB,
+    "NodeID": lambda status: status.node_id,
+    "Connections": lambda status: [_connection(link) for link in status.connections],
+    "RoutingTable": lambda status: dict(status.routes),
+    "Advertisements": lambda status: [ad.to_json() for ad in status.advertisements],
+    "KnownConnectionCosts": lambda status: {
+        node: _costs(costs) for node, costs in status.known_costs.items()
+    },
+    "Firewall": lambda status: _firewall(status.firewall),
+    "Dropped": lambda status: _drops(status.drops),
+}
+
+
+# --- ``ping`` and ``traceroute``: whether and by which way a node is reached
+
+
+def ping_command(mesh: ControlMesh) -> Command:
+    """Return the ``ping`` command."""
+
+    async def ping(target: str) -> JsonObject:
+        try:
+            answer = await mesh.ping(target)
+        except MeshError as error:
+            return {"Success": False, "Error": str(error)}
+        return {"Success": True, "From": answer.from_node, **_time_keys(answer.seconds)}
+
+    return _target_command("ping", ping)
+
+
+def traceroute_command(mesh: ControlMesh) -> Command:
+    """Return the ``traceroute`` command; its reply has an object for each hop, by number."""
+
+    async def traceroute(target: str) -> JsonObject:
+        reply: JsonObject = {}
+        async with aclosing(mesh.traceroute(target)) as hops:
+            async for hop in hops:
+                entry = {"From": hop.from_node, **_time_keys(hop.seconds)}
+                if hop.error is not None:
+                    entry["Error"] = hop.error
+                reply[str(len(reply))] = entry
+        return reply
+
+    return _target_command("traceroute", traceroute)
+
+
+def _target_command(name: str, probe: Callable[[str], Awaitable[JsonObject]]) -> Command:
+    def run_at(target: str) -> Handler:
+        async def run(session: ControlSession) -> JsonObject:
+            return await probe(target)
+
+        return run
+
+    def parse_text(rest: str) -> Handler:
+        if not rest:
+            raise CommandError(f"no {name} target")
+        return run_at(rest)
+
+    def parse_json(body: JsonObject) -> Handler:
+        if "target" not in body:
+            raise CommandError(f"no {name} target")
+        if not isinstance(body["target"], str):
+            raise CommandError(f"{name} target must be string")
+        return run_at(body["target"])
+
+    return Command(name, parse_text, parse_json)
+
+
+def _time_keys(seconds: float) -> JsonObject:
+    nanoseconds = round(seconds * 1e9)
+    return {"Time": nanoseconds, "TimeStr": format_duration(nanoseconds)}
+
+
+# --- ``reload``: have the node read its configuration again
+
+
+class ReloadFault(IntEnum):
+    """Why a reload was refused: the number after ERRORCODE, which clients act on."""
+
+    NEEDS_RESTART = 3
+    """A directive changed, came or went that only a restart can apply."""
+
+    UNREADABLE = 4
+    """The configuration file cannot be read or does not parse."""
+
+    FAILED = 5
+    """What the configuration asks for cannot be had now, such as a port."""
+
+
+class ReloadRefused(MeshnodeError):
+    """The configuration was not taken over; ``str()`` ends with its error code."""
+
+    def __init__(self, text: str, fault: ReloadFault) -> None:
+        super().__init__(f"{text} ERRORCODE {fault.value}")
+        self.fault = fault
+
+
+Reloader = Callable[[], Awaitable[None]]
+"""Takes the configuration file over as it is now, or raises ReloadRefused and changes nothing."""
+
+
+def reload_command(reload: Reloader) -> Command:
+    """Return the ``reload`` command. Two clients' reloads follow each other."""
+    one_at_a_time = trio.Lock()
+
+    async def run(session: ControlSession) -> JsonObject:
+        try:
+            async with one_at_a_time:
+                await reload()
+        except ReloadRefused as refusal:
+            return {"Success": False, "Error": str(refusal)}
+        return {"Success": True}
+
+    def parse_text(rest: str) -> Handler:
+        return run
+
+    def parse_json(body: JsonObject) -> Handler:
+        return run
+
+    return Command("reload", parse_text, parse_json)
+
+
+pass  # SELFIMPORT
+pass  # SELFIMPORT
+pass  # SELFIMPORT
+
+
+def register_mesh_commands(
+    registry: CommandRegistry,
+    mesh: ControlMesh,
+    reload: Reloader,
+    warnings: Warnings = list,
+    *,
+    forwarding: bool = False,
+) -> None:
+    """Add status, ping, traceroute, connect and reload (reference section 8) to a registry.
+
+    ``warnings`` returns what ``status`` warns of; ``forwarding`` says whether a client from the
+    mesh may connect to other nodes from here.
+    """
+    for command in (
+        status_command(mesh, warnings),
+        ping_command(mesh),
+        traceroute_command(mesh),
+        connect_command(mesh, forwarding=forwarding),
+        reload_command(reload),
+    ):
+        registry.register(command)

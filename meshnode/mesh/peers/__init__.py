@@ -1,0 +1,1 @@
+"""Peers: one session a link, what peers tell of the mesh, and what dials and accepts."""

@@ -1,0 +1,249 @@
+"""The links that the configuration asks for, and how they become those of another one.
+
+What did not change is not touched: its sockets, its dialers and its links live on.
+"""
+
+import dataclasses
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+from meshnode.config import ListenerDirective, PeerDirective
+from meshnode.errors import ConfigError
+from meshnode.logs import subject_logger
+from meshnode.mesh.links import registry
+from meshnode.mesh.links.base import LinkListener
+from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.peers.endpoints import Dialing, Listening
+from meshnode.net.addresses import format_address
+
+NOT_CONFIGURED = "the configuration has this link no more"
+CHANGED = "the configuration of this link changed"
+
+D = TypeVar("D", ListenerDirective, PeerDirective)
+
+
+@dataclass(slots=True)
+class _Accepting:
+    """A listener directive at work; it may mean several addresses."""
+
+    directive: ListenerDirective
+    handles: list[Listening]
+
+
+@dataclass(slots=True)
+class _Dialed:
+    """A peer directive at work."""
+
+    directive: PeerDirective
+    handle: Dialing
+
+
+class LinksRefused(ConfigError):
+    """The links of a configuration cannot be had; those of the one before are there again.
+
+    ``disturbed`` has a sentence for each listener that was closed meanwhile, to make room.
+    """
+
+    def __init__(self, text: str, disturbed: Sequence[str]) -> None:
+        super().__init__(text)
+        self.disturbed = tuple(disturbed)
+
+
+Opened = list[tuple[ListenerDirective, list[LinkListener]]]
+"""Listeners that hold their ports, and accept nothing yet."""
+
+
+class RunningLinks:
+    """Owns the mesh's configured listeners and dialers, by directive."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._accepting: list[_Accepting] = []
+        self._dialed: list[_Dialed] = []
+        self._log = subject_logger("links")
+
+    async def apply(
+        self, listeners: Sequence[ListenerDirective], peers: Sequence[PeerDirective]
+    ) -> bool:
+        """Make the links those of these directives; returns whether anything changed.
+
+        All new ports are had before anything is closed.
+
+        Raises:
+            ConfigError: a port cannot be had; nothing was changed.
+            LinksRefused: the same, and something was closed and opened again meanwhile.
+        """
+        new_listeners, old_listeners = _difference(listeners, self._accepting)
+        new_peers, old_peers = _difference(peers, self._dialed)
+        changes = bool(new_listeners or old_listeners or new_peers or old_peers)
+        taken_over = _take_over(new_listeners, old_listeners)
+        opened, blocked = await self._open(new_listeners, old_listeners)
+        # Whoever asked may be gone by now, perhaps with a link that is closed here; half a
+        # configuration would be neither the old one nor the new one.
+        with trio.CancelScope(shield=True):
+            opened += await self._open_blocked(blocked, opened, old_listeners)
+            await self._close(old_listeners, old_peers)
+            for accepting, directive in taken_over:
+                await self._change(accepting, directive)
+            self._start(opened, new_peers)
+        return changes
+
+    # --- opening -----------------------------------------------------------------------------
+
+    async def _open(
+        self, wanted: Sequence[ListenerDirective], leaving: Sequence[_Accepting]
+    ) -> tuple[Opened, list[ListenerDirective]]:
+        """Open listeners; returns also those whose port is still held by a leaving one."""
+        opened: Opened = []
+        blocked: list[ListenerDirective] = []
+        try:
+            for directive in wanted:
+                try:
+                    opened.append((directive, await registry.open_listeners(directive)))
+                except ConfigError as exc:
+                    if not (_is_taken(exc) and _holders(directive, leaving)):
+                        raise
+                    blocked.append(directive)
+        except BaseException:
+            await _close_opened(opened)
+            raise
+        return opened, blocked
+
+    async def _open_blocked(
+        self,
+        blocked: Sequence[ListenerDirective],
+        others: Opened,
+        leaving: list[_Accepting],
+    ) -> Opened:
+        """Open listeners in the place of leaving ones, which come back if that fails."""
+        freed = [a for a in leaving if any(_holders(d, [a]) for d in blocked)]
+        for accepting in freed:
+            await self._close_accepting(accepting, CHANGED)
+        try:
+            opened, _ = await self._open(blocked, [])
+        except ConfigError as exc:
+            await _close_opened(others)
+            disturbed = [await self._restore(accepting.directive) for accepting in freed]
+            raise LinksRefused(str(exc), disturbed) from exc
+        for accepting in freed:
+            leaving.remove(accepting)
+        return opened
+
+    async def _restore(self, directive: ListenerDirective) -> str:
+        """Open a listener again that made room in vain; return what it went through."""
+        name = describe(directive)
+        try:
+            self._start([(directive, await registry.open_listeners(directive))], [])
+        except ConfigError as exc:
+            # Another program has taken the port in between: nobody can give it back.
+            self._log.error("lost a listener: %s", exc)
+            return f"{name} was closed and cannot be opened again: {exc}"
+        return f"the links of {name} were dropped, and may be dialled again"
+
+    def _start(self, opened: Opened, peers: Sequence[PeerDirective]) -> None:
+        for directive, listeners in opened:
+            policy = registry.policy_of(directive)
+            handles = [self._mesh.add_listener(listener, policy) for listener in listeners]
+            self._accepting.append(_Accepting(directive, handles))
+        for peer in peers:
+            dialing = self._mesh.add_dialer(
+                registry.make_dialer(peer), registry.policy_of(peer), redial=peer.redial
+            )
+            self._dialed.append(_Dialed(peer, dialing))
+            self._log.info("dialing %s", describe(peer))
+
+    # --- closing and changing ----------------------------------------------------------------
+
+    async def _close(self, listeners: Sequence[_Accepting], peers: Sequence[_Dialed]) -> None:
+        async with trio.open_nursery() as nursery:
+            for accepting in listeners:
+                nursery.start_soon(self._close_accepting, accepting, NOT_CONFIGURED)
+            for dialed in peers:
+                nursery.start_soon(self._close_dialed, dialed)
+
+    async def _close_accepting(self, accepting: _Accepting, reason: str) -> None:
+        self._accepting.remove(accepting)
+        for handle in accepting.handles:
+            await handle.aclose(reason)
+        self._log.info("closed %s", describe(accepting.directive))
+
+    async def _close_dialed(self, dialed: _Dialed) -> None:
+        self._dialed.remove(dialed)
+        await dialed.handle.aclose(NOT_CONFIGURED)
+        self._log.info("closed %s", describe(dialed.directive))
+
+    async def _change(self, accepting: _Accepting, directive: ListenerDirective) -> None:
+        accepting.directive = directive
+        for handle in accepting.handles:
+            await handle.set_policy(registry.policy_of(directive), CHANGED)
+        self._log.info("changed %s: its links are opened anew", describe(directive))
+
+
+def describe(directive: ListenerDirective | PeerDirective) -> str:
+    """Name a directive and its address: ``tcp-listener *:2222``."""
+    if isinstance(directive, PeerDirective):
+        return f"{directive.INFO.name} {directive.address}"
+    where = format_address((directive.bindaddr or "*", directive.port))
+    return f"{directive.INFO.name} {where}"
+
+
+R = TypeVar("R", _Accepting, _Dialed)
+
+
+def _difference(wanted: Iterable[D], running: Sequence[R]) -> tuple[list[D], list[R]]:
+    """Return the directives that are not running, and the running ones that are not wanted.
+
+    Equal directives may occur more than once (port 0), so each is taken once.
+    """
+    new: list[D] = []
+    old = list(running)
+    for directive in wanted:
+        same = next((r for r in old if r.directive == directive), None)
+        if same is None:
+            new.append(directive)
+        else:
+            old.remove(same)
+    return new, old
+
+
+def _take_over(
+    new: list[ListenerDirective], old: list[_Accepting]
+) -> list[tuple[_Accepting, ListenerDirective]]:
+    """Pair running listeners with directives that change no more than who may link, and the cost.
+
+    Such a listener keeps its socket; both are taken out of the lists that are given.
+    """
+    pairs: list[tuple[_Accepting, ListenerDirective]] = []
+    for directive in list(new):
+        place = _without_policy(directive)
+        same = next((a for a in old if _without_policy(a.directive) == place), None)
+        if same is not None:
+            pairs.append((same, directive))
+            new.remove(directive)
+            old.remove(same)
+    return pairs
+
+
+def _without_policy(directive: ListenerDirective) -> ListenerDirective:
+    return dataclasses.replace(directive, cost=1.0, nodecost={}, allowedpeers=None)
+
+
+def _holders(directive: ListenerDirective, accepting: Sequence[_Accepting]) -> list[_Accepting]:
+    """Return what may hold the port that a directive asks for."""
+    return [a for a in accepting if a.directive.port == directive.port]
+
+
+def _is_taken(error: ConfigError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+
+
+async def _close_opened(opened: Opened) -> None:
+    with trio.CancelScope(shield=True):
+        for _, listeners in opened:
+            for listener in listeners:
+                await listener.aclose()

@@ -1,0 +1,200 @@
+"""Listeners and dialers at work: what makes a mesh's links, and may be taken away again."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+import trio
+
+from meshnode.logs import subject_logger
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
+from meshnode.mesh.peers.linklog import Complaints, redial_delay
+from meshnode.mesh.peers.places import LinkPlaces
+from meshnode.mesh.peers.session import Session
+from meshnode.net.sockets import Acceptor
+from meshnode.protocol.peering import LinkPolicy
+from meshnode.resources import DescriptorReserve
+
+
+class SessionGroup:
+    """Sessions that run; a session in a group is in its parent too."""
+
+    def __init__(self, parent: "SessionGroup | None" = None) -> None:
+        self._parent = parent
+        self._sessions: set[Session] = set()
+        self._one_ended = trio.Event()
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions)
+
+    def add(self, session: Session) -> None:
+        """Take a session in that :meth:`run` is about to run, so that it can be closed already."""
+        self._sessions.add(session)
+        if self._parent is not None:
+            self._parent.add(session)
+
+    def _discard(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._one_ended.set()
+        self._one_ended = trio.Event()
+        if self._parent is not None:
+            self._parent._discard(session)
+
+    async def run(self, session: Session) -> None:
+        """Run a session to its end."""
+        self.add(session)
+        try:
+            await session.run()
+        finally:
+            self._discard(session)
+
+    async def close(self, reason: str) -> None:
+        """End the sessions that there are now, and wait until they have ended."""
+        ending = set(self._sessions)
+        for session in ending:
+            session.close(reason)
+        while self._sessions & ending:
+            await self._one_ended.wait()
+        await trio.lowlevel.checkpoint()
+
+
+class LinkHost(Protocol):
+    """What listeners and dialers need of the mesh."""
+
+    sessions: SessionGroup
+    places: LinkPlaces
+    reserve: DescriptorReserve
+    greeter: Greeter
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the mesh takes leave: no new links."""
+        ...
+
+    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
+        """Return a session that is not running yet."""
+        ...
+
+    def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the background."""
+        ...
+
+
+class Listening:
+    """A listener at work, and the links that it accepted. Made by ``Mesh.add_listener``."""
+
+    def __init__(self, host: LinkHost, listener: LinkListener, policy: LinkPolicy) -> None:
+        self.name = listener.name
+        self._host = host
+        self._listener = listener
+        self._policy = policy
+        self._sessions = SessionGroup(host.sessions)
+        self._complaints = Complaints()
+        self._closed = False
+        self._log = subject_logger("listener", listener.name)
+
+    async def run(self) -> None:
+        """Accept links until the listener is closed."""
+        self._log.info("listening")
+        self._listener.greet_by(self._host.greeter)
+        try:
+            acceptor = Acceptor(self._listener.accept, self._log)
+            while (link := await acceptor.next()) is not None:
+                await self._take(link)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._listener.aclose()
+
+    async def _take(self, link: Link) -> None:
+        if self._closed or self._host.is_closing:
+            await link.aclose()
+            return
+        session = self._host.make_session(link, self._policy, self._complaints)
+
+        def give_way(reason: str) -> None:
+            self._log.warning("rejected %s: %s", link.name, reason)
+            session.close(reason, is_told=True)
+
+        place = self._host.places.take(link.holder, give_way)
+        session.when_established = lambda: self._host.places.established(place)
+        self._sessions.add(session)
+
+        async def run() -> None:
+            try:
+                await self._sessions.run(session)
+            finally:
+                self._host.places.leave(place, lasted=session.has_lasted)
+
+        self._host.start_soon(run)
+
+    async def set_policy(self, policy: LinkPolicy, reason: str) -> None:
+        """Hold new links to another policy; those of the old one are ended."""
+        self._policy = policy
+        await self._sessions.close(reason)
+
+    async def aclose(self, reason: str = "its listener was closed") -> None:
+        """Stop listening, and end the links that were accepted."""
+        self._closed = True
+        await self._listener.aclose()
+        await self._sessions.close(reason)
+
+
+class Dialing:
+    """A dialer at work, and the link that it keeps. Made by ``Mesh.add_dialer``."""
+
+    def __init__(
+        self, host: LinkHost, dialer: LinkDialer, policy: LinkPolicy, *, redial: bool
+    ) -> None:
+        self.name = dialer.name
+        self._host = host
+        self._dialer = dialer
+        self._policy = policy
+        self._redial = redial
+        self._sessions = SessionGroup(host.sessions)
+        self._closed = False
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._log = subject_logger("peer", dialer.name)
+
+    async def run(self) -> None:
+        """Keep the link until it is given up or :meth:`aclose` is called."""
+        try:
+            with self._scope:
+                await self._keep_dialing()
+        finally:
+            self._ended.set()
+
+    async def _keep_dialing(self) -> None:
+        failures = 0
+        complaints = Complaints()
+        while True:
+            try:
+                # Clients may have the last descriptors, and this node its peers nevertheless.
+                with self._host.reserve.at_hand():
+                    link = await self._dialer.dial()
+            except OSError as exc:
+                text = str(exc.strerror or exc)
+                # A peer that is away for a day is one event, not four thousand.
+                log = self._log.warning if complaints.is_news(self.name, text) else self._log.debug
+                log("cannot connect: %s", text)
+            except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed
+                # What the other end sends may bring out a fault of ours or of a library: it costs
+                # this attempt. Passed on it would end the node.
+                if complaints.is_news(self.name, repr(exc)):
+                    self._log.exception("cannot connect: a fault of this node")
+            else:
+                session = self._host.make_session(link, self._policy, complaints)
+                await self._sessions.run(session)
+                if session.has_lasted:
+                    failures = 0
+                    complaints.settle(self.name)
+            if not self._redial or self._closed or self._host.is_closing:
+                return
+            failures += 1
+            await trio.sleep(redial_delay(failures))
+
+    async def aclose(self, reason: str = "its dialer was closed") -> None:
+        """Dial no more, and end the link."""
+        self._closed = True
+        await self._sessions.close(reason)
+        self._scope.cancel()
+        await self._ended.wait()

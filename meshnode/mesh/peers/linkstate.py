@@ -1,0 +1,424 @@
+"""The mesh as this node sees it: its sessions, who is linked to whom, which services there are.
+
+Turns what sessions report into routes for the router and floods what others must know (reference
+sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from meshnode.logs import subject_logger
+from meshnode.mesh.peers.adverts import Announcer
+from meshnode.mesh.peers.probe import LinkProbe
+from meshnode.mesh.peers.routes import Routes
+from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.telling import Telling
+from meshnode.mesh.peers.updates import OwnWord, epoch_at, new_epoch
+from meshnode.mesh.router import Router
+from meshnode.protocol.adverts import AdvertisementTable
+from meshnode.protocol.budget import Absences
+from meshnode.protocol.intake import Allowances, Intake
+from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.rates import Bucket
+from meshnode.protocol.times import latest_believed
+from meshnode.protocol.topology import Topology, Verdict
+
+FORGET_INTERVAL = 15.0
+"""Seconds between looks at what may be forgotten."""
+
+GREETINGS_RATE, GREETINGS_AT_ONCE = 0.5, 5
+"""Own updates because a node is new to us, a second and at once: a newcomer among receptor nodes
+hears of us by that, ten seconds before it would anyway, and new names are easily invented."""
+
+SHOWN_RATE, SHOWN_AT_ONCE = 1.0, 3
+"""Newer words of a peer that it is shown, a second and at once."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    """An established session, and what goes each way over it."""
+
+    session: Session
+    telling: Telling
+    intake: Intake
+    shown: Bucket
+    complaint: RoutingUpdate | None = None
+    """The last update by which the peer claimed the epoch of another node with its ID."""
+    said: set[str] = field(default_factory=set)
+    """Which bounds it was said to exceed."""
+
+
+class Fabric:
+    """Sessions, topology, advertisements. Implements ``SessionOwner`` for the sessions."""
+
+    def __init__(self, own_id: str, router: Router, names: NameTable) -> None:
+        self.own_id = own_id
+        self.topology = Topology(own_id, new_epoch())
+        self.adverts = AdvertisementTable()
+        self.sessions: dict[str, Session] = {}
+        self._peers: dict[str, _Peer] = {}
+        self.announcer = Announcer(own_id, self.adverts, self._flood)
+        self.own_word = OwnWord(
+            self.topology, self.sessions, self._flood_own_word, self.announcer.announce_all
+        )
+        self._routes = Routes(self.topology, router, self.sessions, self._routes_computed)
+        self._router = router
+        self._names = names
+        self._probe = LinkProbe(router, names)
+        self._absences = Absences()
+        self._allowances = Allowances()
+        self._greetings = Bucket(GREETINGS_RATE, GREETINGS_AT_ONCE, trio.current_time())
+        self._latest_epoch = 0
+        """The latest that was believed when we last looked at the clock."""
+        self._waiting = trio.Event()
+        self._changed = trio.Event()
+        self._newcomers: list[str] = []
+        """Peers that were not told yet what we know."""
+        self._log = subject_logger("mesh")
+        self._on_restart: Callable[[str], None] = lambda node: None
+
+    def when_restarted(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` with each node that is seen to have begun a new life."""
+        self._on_restart = callback
+
+    # --- background --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send updates and advertisements when they are due.
+
+        Raises:
+            DuplicateNode: another node had our ID first.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._routes.run)
+            nursery.start_soon(self.announcer.run)
+            nursery.start_soon(self._forget_what_is_gone)
+            nursery.start_soon(self._take_what_waited)
+            nursery.start_soon(self._probe.run, self.sessions.values())
+            await self.own_word.run()
+
+    async def _forget_what_is_gone(self) -> None:
+        while True:
+            await trio.sleep(FORGET_INTERVAL)
+            now = trio.current_time()
+            self.adverts.expire(now)
+            self._note_absences(now)
+            for node in self._absences.overdue(now):
+                self._log.info("forgot %s: it could not be reached for long", node)
+                self.topology.forget(node)
+                self._forget(node)
+            self.topology.forget_silent(now)
+            self.topology.give_up_unreachable()
+            self._forget_given_up()
+            self.adverts.give_up_unreachable(self.topology.branches())
+            self._routes.stale()
+
+    def _note_absences(self, now: float) -> None:
+        known = {*self.topology.nodes, *self.adverts.nodes} - {self.own_id}
+        self._absences.note(known, self.routes, now)
+
+    def _forget_given_up(self) -> None:
+        given_up = self.topology.take_given_up()
+        for node in given_up:
+            self._forget(node)
+        if given_up:
+            self._log.warning(
+                "forgot %d nodes, %s among them: more are said to exist than can be remembered",
+                len(given_up),
+                given_up[0],
+            )
+
+    def _forget(self, node: str) -> None:
+        self.adverts.forget_node(node)
+        if node not in self.sessions:
+            self._names.forget(node)
+
+    # --- links -------------------------------------------------------------------------------
+
+    def connected_peers(self) -> Collection[str]:
+        """Return the peers that established sessions exist to."""
+        return self.sessions.keys()
+
+    def has_place(self, peer: str, cost: float, expected: bool) -> bool:
+        """Whether our updates have room for a link to a peer."""
+        return self.topology.has_place(peer, cost, expected)
+
+    def hello(self) -> bytes:
+        """Return an own routing update as a message."""
+        return self.own_word.hello()
+
+    def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
+        """Have two nodes with one ID, that both link to us, find out about each other.
+
+        The second link is refused, so the newcomer's word would reach nobody and it would dial
+        for ever. Its word is passed on to the first owner of the ID, and the complaint that comes
+        back is given to the newcomer when it dials again. If the first link is only what a crash
+        of the same node has left, no complaint comes.
+        """
+        node = update.forwarding_node
+        known = self.topology.epoch_of(node)
+        first = self._peers.get(node)
+        if update.node_id != node or first is None or known is None:
+            return None
+        complaint = first.complaint
+        if complaint is not None and complaint.suspected_duplicate == update.epoch:
+            return complaint.encode(self.own_id)
+        if update.epoch > known:
+            first.session.send_routing(update.encode(self.own_id))
+        return None
+
+    def link_up(self, session: Session) -> None:
+        """Take a session that was established; its peer is told all that we know at once."""
+        now = trio.current_time()
+        self.sessions[session.peer] = session
+        self._peers[session.peer] = _Peer(
+            session,
+            Telling(session, self.topology, self.adverts),
+            Intake(now, self._allowances.of(session.holder, now)),
+            Bucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
+        )
+        self._names.learn(session.peer)
+        self.topology.add_link(session.peer, session.cost)
+        self._routes.stale()
+        # One update for all links that come up at the same moment: each is flooded through the
+        # whole mesh.
+        self._newcomers.append(session.peer)
+        self.own_word.due()
+        self.own_word.joined()
+        self._probe.link_up()
+
+    def _greet(self, peer: str) -> None:
+        """Give a new peer what we know of others; the dead are not brought back among the living.
+
+        receptor sends nothing: its peers wait for the next periodic messages.
+        """
+        now = trio.current_time()
+        known = dict.fromkeys([*self.topology.nodes, self.own_id, *self.adverts.nodes])
+        near = [n for n in known if self._is_near(n)]
+        far = [n for n in known if not (self._is_near(n) or self._absences.is_gone(n, now))]
+        # Those first that it can reach over us, and so never those that somebody has invented.
+        self._peers[peer].telling.tell_all([*near, *far])
+
+    def ask(self, session: Session) -> None:
+        """Ping the peer of a session over its link."""
+        self._probe.ask(session)
+
+    def link_down(self, session: Session) -> None:
+        """Forget a session."""
+        if self.sessions.get(session.peer) is session:
+            del self.sessions[session.peer]
+            del self._peers[session.peer]
+            self.topology.remove_link(session.peer)
+            # At once, whatever was computed just now: messages would go nowhere meanwhile.
+            self._routes.compute()
+            self.own_word.due()
+            if session.peer not in self.topology.nodes:
+                self._names.forget(session.peer)  # it never said a word that counts
+
+    def link_drained(self, session: Session) -> None:
+        """Tell a peer more of what it was not told yet."""
+        if self.sessions.get(session.peer) is session:
+            self._peers[session.peer].telling.go_on()
+
+    # --- what comes over them ----------------------------------------------------------------
+
+    def admits(self, session: Session, size: int) -> bool:
+        """Whether a routing message of that size is to be read."""
+        peer = self._peers[session.peer]
+        return peer.intake.may_read(size, trio.current_time()) or self._exceeds(peer, "read")
+
+    def _exceeds(self, peer: _Peer, what: str) -> bool:
+        """Say once of a peer that not all it brings is read or taken; always False."""
+        if what not in peer.said:
+            peer.said.add(what)
+            self._log.warning(
+                "not all that %s brings of other nodes is %s: it is more than any mesh has to say",
+                peer.session.peer,
+                what,
+            )
+        return False
+
+    def knows_update(self, key: int) -> bool:
+        """Whether :meth:`routing_update` would ignore an update with this key."""
+        return self.topology.is_seen(key)
+
+    def routing_update(self, session: Session, update: RoutingUpdate) -> None:
+        """Take an update from a peer, if it may bring it now."""
+        peer, node = self._peers[session.peer], update.node_id
+        now = trio.current_time()
+        if node == self.own_id:
+            self.own_word.judge(update, self.topology.apply(update, now), session.peer)
+        elif update.epoch > self._latest_epoch and update.epoch > self._look_at_clock():
+            self._log.warning(
+                "ignored an update of %s that came via %s: its epoch %d is far in the future",
+                node,
+                session.peer,
+                update.epoch,
+            )
+        else:
+            leads_there = self.routes.get(node) == session.peer
+            if update.suspected_duplicate:
+                if peer.intake.may_claim(node, update.size, now, leads_there=leads_there):
+                    self._take_update(peer, update)
+            elif not self.topology.is_news(update, now):
+                if self.topology.apply(update, now) is Verdict.OUTDATED and node == session.peer:
+                    self._show_newer_word(peer)
+            elif peer.intake.may_update(
+                update,
+                now,
+                known=node == session.peer or node in self.routes,
+                leads_there=leads_there,
+            ):
+                self._take_update(peer, update)
+            else:
+                self._waiting.set()
+                if peer.intake.dropped:
+                    self._exceeds(peer, "taken")
+
+    def _look_at_clock(self) -> int:
+        self._latest_epoch = epoch_at(latest_believed(time.time_ns()))
+        return self._latest_epoch
+
+    async def _take_what_waited(self) -> None:
+        """Take the updates that came too soon after others of their node."""
+        while True:
+            dues = [due for p in self._peers.values() if (due := p.intake.next_due()) is not None]
+            with trio.move_on_at(min(dues, default=math.inf)):
+                await self._waiting.wait()
+            self._waiting = trio.Event()
+            for peer in list(self._peers.values()):
+                with peer.session.boundary:
+                    for update in peer.intake.take_due(trio.current_time()):
+                        self._take_update(peer, update)
+
+    def _take_update(self, peer: _Peer, update: RoutingUpdate) -> None:
+        now, node = trio.current_time(), update.node_id
+        name = peer.session.peer
+        former = self.topology.epoch_of(node)
+        verdict = self.topology.apply(update, now, name)
+        self._forget_given_up()
+        if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
+            return
+        if update.suspected_duplicate and node == name:
+            # Of its links nobody wants to know.
+            peer.complaint = replace(update, connections={})
+        if verdict is Verdict.NEW_NODE:
+            if self._greetings.take(now):
+                self.own_word.due()
+        elif former not in (None, self.topology.epoch_of(node)):
+            self.adverts.begin_anew(node, now)
+            self._on_restart(node)
+        self._pass_on_update(update, name)
+        self._routes.stale()
+
+    def _pass_on_update(self, update: RoutingUpdate, source: str) -> None:
+        if update.suspected_duplicate:
+            self._flood(update.encode(self.own_id), source)
+            return
+        message = self.topology.message_about(update.node_id)
+        if message is not None:
+            for name, peer in list(self._peers.items()):
+                if name != source:
+                    peer.telling.pass_on(update.node_id, message, is_advert=False)
+
+    def _show_newer_word(self, peer: _Peer) -> None:
+        """Tell a peer what is known of it and is newer than what it says.
+
+        It would be ignored for long otherwise. That word is of a life of the peer before its clock
+        was set back, or was made up by somebody; the peer takes it back.
+        """
+        message = self.topology.message_about(peer.session.peer)
+        if message is not None and peer.shown.take(trio.current_time()):
+            peer.session.send_routing(message)
+
+    def knows_advertisement(self, raw: bytes) -> bool:
+        """Whether :meth:`advertisement` would ignore this message."""
+        return self.adverts.is_known(raw)
+
+    def advertisement(self, session: Session, advert: ServiceAdvertisement, raw: bytes) -> None:
+        """Take an advertisement from a peer, if it may bring it now; it is passed on unchanged."""
+        peer, node = self._peers[session.peer], advert.node_id
+        now = trio.current_time()
+        if node == self.own_id:
+            self.announcer.heard(advert)
+        elif advert.nanoseconds > latest_believed(time.time_ns()):
+            # Nothing could be said after it. If its node's clock shows that, there is no harm but
+            # that its services are not listed.
+            self._log.warning(
+                "ignored what %s says of a service of %s: it is dated %s",
+                session.peer,
+                node,
+                advert.time,
+            )
+        elif not self.adverts.is_news(advert):
+            pass  # most are: another word about a service that came by another way
+        elif not peer.intake.may_advertise(node, len(raw), now, known=node in self.routes):
+            self._exceeds(peer, "taken")
+        elif self.adverts.apply(advert, now, raw, session.peer):
+            if self.adverts.is_full:
+                self.adverts.make_room(self.topology.branches(), node)
+            for name, other in list(self._peers.items()):
+                if name != session.peer:
+                    other.telling.pass_on(node, raw, is_advert=True)
+            self._note_change()
+
+    def data(self, messages: Sequence[memoryview]) -> None:
+        """Take data messages from a peer."""
+        self._router.handle(messages)
+
+    # --- what this node says -----------------------------------------------------------------
+
+    def _flood(self, message: bytes, source: str = "") -> None:
+        for name, session in list(self.sessions.items()):
+            if name != source:
+                session.send_routing(message)
+
+    def _flood_own_word(self, message: bytes) -> None:
+        self._flood(message)
+        # After our own word, which says that we list them and that this is a new life.
+        newcomers, self._newcomers = self._newcomers, []
+        for peer in newcomers:
+            if peer in self._peers:
+                self._greet(peer)
+
+    # --- what is known -----------------------------------------------------------------------
+
+    @property
+    def routes(self) -> Mapping[str, str]:
+        """The next hop to each node that can be reached."""
+        return self._routes.table
+
+    def _routes_computed(self, changed: bool) -> None:
+        self._note_absences(trio.current_time())
+        if changed:
+            self._note_change()
+
+    async def wait_routes_changed(self) -> None:
+        """Wait until the routing table is another one."""
+        await self._routes.wait_changed()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until the routing table is another one, or another node's service is."""
+        await self._changed.wait()
+
+    def visible_adverts(self) -> Iterable[ServiceAdvertisement]:
+        """Return the advertisements of this node and of those that can be reached now."""
+        return [
+            a for node in self.adverts.nodes if self._is_near(node) for a in self.adverts.of(node)
+        ]
+
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return one of those, if it is among them."""
+        return self.adverts.find(node, service) if self._is_near(node) else None
+
+    def _is_near(self, node: str) -> bool:
+        return node == self.own_id or node in self.routes

@@ -1,0 +1,208 @@
+"""How many streams the other ends of connections may open, and how far ahead of their readers they
+may send on them.
+
+What is sent ahead of a reader is kept here until it is read, so it has a budget in bytes, of which
+each node has a part, and each branch of the mesh leaves some to others. A stream begins with a
+small window. It gets a wide one with the first bytes that are read of it, as long as there is
+plenty left for its node; it keeps the small one, which costs speed on long paths only, when there
+is not. So readers that stall never stop those that read.
+"""
+
+from typing import Self
+
+from meshnode.shares import NO_WAY, BranchParts, Way
+
+WIDE_WINDOW = 2 * 1024 * 1024
+"""Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
+nodes, so that no path is waited for."""
+
+FIRST_WINDOW = 216 * 1024
+"""Bytes that may be sent ahead on a stream before any are read: what is in flight at most before
+the path is known, so that a stream waits no round trip for its second window."""
+
+LEAST_WINDOW = 16 * 1024
+"""Bytes that may be sent ahead on any stream, however many its node has."""
+
+MAX_BYTES = 96 * 1024 * 1024
+"""Bytes that may be sent ahead on all streams, those with the least window not counted. One node
+may have half of it."""
+
+MANY_STREAMS = 112
+"""Streams that a peer may open on a connection. Dialers open a hundred, but a listener may not have
+heard the last of some that are over for them."""
+
+MAX_OPEN = 8192
+"""Streams that peers may open on connections that carry many, some 2 KiB each. One node may have
+half of them, which is twice the sessions that the control service has for anybody."""
+
+
+BRANCH_SPARES = 4
+STREAMS_SPARED = 16
+"""One in so many of those bytes, and of those streams, is left to others by all nodes that are
+reached over one link: whoever is linked to us can invent nodes behind itself."""
+
+NEAR_BYTES = 8 * FIRST_WINDOW
+"""Bytes of a node that is linked to us, of half of what its branch leaves to others."""
+
+
+class Ledger:
+    """What all connections of a node have promised to their peers."""
+
+    def __init__(self) -> None:
+        self.bytes = BranchParts(MAX_BYTES, MAX_BYTES // BRANCH_SPARES, near=NEAR_BYTES)
+        self.streams = BranchParts(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MANY_STREAMS)
+
+
+class Credit:
+    """What one connection promises to its peer, from its handshake to its end."""
+
+    __slots__ = (
+        "_ledger",
+        "_node",
+        "_reserved",
+        "_reserved_streams",
+        "_way",
+        "_wide",
+        "streams",
+        "window",
+    )
+
+    def __init__(self, ledger: Ledger, node: bytes, way: Way = NO_WAY) -> None:
+        self._ledger = ledger
+        self._node = node
+        self._way = way
+        self._reserved = 0
+        self._reserved_streams = 0
+        self._wide: set[int] = set()
+        self.streams = 0
+        """Streams that the peer may have open."""
+        self.window = 0
+        """Bytes that may be sent ahead on a stream of which nothing was read."""
+
+    def promise(self, streams: int) -> None:
+        """Make the promises of a connection that carries up to that many streams."""
+        node, way, ledger = self._node, self._way, self._ledger
+        if streams > 1:
+            self._reserved_streams = min(streams, ledger.streams.left(node, way))
+            ledger.streams.take(node, way, self._reserved_streams)
+        self.streams = max(1, self._reserved_streams)
+        # Half of what is left: the rest is for wide windows, and for other connections.
+        self._reserved = min(self.streams * FIRST_WINDOW, ledger.bytes.left(node, way) // 2)
+        ledger.bytes.take(node, way, self._reserved)
+        self.window = max(LEAST_WINDOW, self._reserved // self.streams)
+
+    def window_of(self, stream_id: int) -> int:
+        """Return the window of a stream."""
+        return WIDE_WINDOW if stream_id in self._wide else self.window
+
+    def widen(self, stream_id: int) -> int:
+        """Return the window of a stream that is read, which is wide if there is plenty left."""
+        if stream_id in self._wide:
+            return WIDE_WINDOW
+        more = WIDE_WINDOW - self.window
+        if self._ledger.bytes.left(self._node, self._way) < 2 * more:
+            return self.window
+        self._ledger.bytes.take(self._node, self._way, more)
+        self._wide.add(stream_id)
+        return WIDE_WINDOW
+
+    def narrow(self, stream_id: int) -> None:
+        """Take note of the end of a stream."""
+        if stream_id in self._wide:
+            self._wide.discard(stream_id)
+            self._ledger.bytes.give_back(self._node, self._way, WIDE_WINDOW - self.window)
+
+    def close(self) -> None:
+        """Take note of the end of the connection."""
+        for stream_id in list(self._wide):
+            self.narrow(stream_id)
+        self._ledger.bytes.give_back(self._node, self._way, self._reserved)
+        self._ledger.streams.give_back(self._node, self._way, self._reserved_streams)
+        self._reserved = self._reserved_streams = 0
+
+
+# --- What waits here for one node to take it, on all its connections
+#
+# A node that asks for much and reads nothing, or acknowledges nothing, makes its writers wait.
+# What each may have written by then is bounded for the node, and not for each of its connections;
+# and for all nodes that one link leads to, since whoever is linked to us can invent them.
+
+UNSENT_MOST = 1024 * 1024
+"""Bytes of a stream that may wait to be sent before its writer does."""
+
+UNSENT_LEAST = 16 * 1024
+"""Bytes of any stream that may wait, however many there are: a large datagram."""
+
+UNSENT_OF_NODE = 4 * UNSENT_MOST
+"""Bytes of all streams with a node that may wait: from the fifth on they share this."""
+
+IN_FLIGHT_OF_NODE = 24 * 1024 * 1024
+"""Bytes in flight on all connections with a node before writers wait for acknowledgements: a dozen
+connections at full speed."""
+
+UNSENT_OF_BRANCH = 4 * UNSENT_OF_NODE
+IN_FLIGHT_OF_BRANCH = 3 * IN_FLIGHT_OF_NODE
+"""The same for all nodes that are reached over links with one address: what four, or three, that
+are as busy as can be have."""
+
+IN_FLIGHT_LEAST = 64 * 1024
+"""Bytes in flight on each of its connections for which they do not wait."""
+
+
+class Backlog:
+    """What one node, or all of a branch of the mesh, has been sent, or is to be."""
+
+    def __init__(self, unsent: int, in_flight: int, branch: "Backlog | None") -> None:
+        self._unsent = unsent
+        self._in_flight_most = in_flight
+        self._branch = branch
+        self.streams = 0
+        """Streams with the node."""
+        self.in_flight = 0
+        """Bytes sent to the node that it has not acknowledged."""
+
+    @classmethod
+    def of_node(cls, branch: "Backlog | None" = None) -> Self:
+        """Return that of a node, of a branch if it is another than this one."""
+        return cls(UNSENT_OF_NODE, IN_FLIGHT_OF_NODE, branch)
+
+    @classmethod
+    def of_branch(cls) -> Self:
+        """Return that of a branch, beside those of its nodes."""
+        return cls(UNSENT_OF_BRANCH, IN_FLIGHT_OF_BRANCH, None)
+
+    def add_streams(self, count: int) -> None:
+        """Count streams; below zero, that many are over."""
+        self.streams += count
+        if self._branch is not None:
+            self._branch.add_streams(count)
+
+    def add_in_flight(self, count: int) -> None:
+        """Count bytes that were sent; below zero, that many are acknowledged or given up."""
+        self.in_flight += count
+        if self._branch is not None:
+            self._branch.add_in_flight(count)
+
+    @property
+    def unsent_most(self) -> int:
+        """Bytes of each stream that may wait to be sent."""
+        return min(UNSENT_MOST, max(UNSENT_LEAST, self._share()))
+
+    def _share(self) -> int:
+        share = self._unsent // max(1, self.streams)
+        return share if self._branch is None else min(share, self._branch._share())
+
+    @property
+    def _is_behind(self) -> bool:
+        if self.in_flight >= self._in_flight_most:
+            return True
+        return self._branch is not None and self._branch._is_behind
+
+    def room(self, unsent: int, in_flight: int) -> int:
+        """Return how many bytes a stream may write, that has ``unsent`` ones of its own.
+
+        ``in_flight`` are those of its connection.
+        """
+        if unsent + in_flight >= IN_FLIGHT_LEAST and self._is_behind:
+            return 0
+        return max(0, self.unsent_most - unsent)

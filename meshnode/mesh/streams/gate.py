@@ -1,0 +1,256 @@
+"""Who may begin a connection with the services of this node.
+
+A connection is memory and work, and the datagram that asks for one names whom it likes as its
+sender. So a dialer that many others crowd has to show first that answers reach it (a Retry,
+RFC 9000 section 8.1.2), which costs us nothing to remember; and each node has its share of the
+places, whether its handshakes lead to anything or not.
+"""
+
+import hmac
+import secrets
+import struct
+from dataclasses import dataclass
+
+from aioquic._buffer import Buffer
+from aioquic.quic.packet import (
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+
+from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
+from meshnode.mesh.streams.quic import CID_LENGTH, Address
+from meshnode.protocol.messages import ServiceKey
+from meshnode.shares import NO_WAY, BranchParts, Way
+
+# --- What to do with a QUIC datagram that belongs to no known connection
+
+LEAST_CID = 8
+"""Bytes of the connection ID that a dialer makes up for its listener, at least: who would answer in
+the listener's place must guess it (RFC 9000, section 7.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """The first packet of a dialer, as far as it can be read without a key."""
+
+    destination_cid: bytes
+    source_cid: bytes
+    token: bytes
+
+    def retry(self, retry_cid: bytes, token: bytes) -> bytes:
+        """Return the answer that asks the dialer to begin again with a token."""
+        return bytes(
+            encode_quic_retry(
+                version=QuicProtocolVersion.VERSION_1,
+                source_cid=retry_cid,
+                destination_cid=self.source_cid,
+                original_destination_cid=self.destination_cid,
+                retry_token=token,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPacket:
+    """What to do with a datagram from an address without a connection.
+
+    It may begin a connection (``initial``), or is to be answered (a version negotiation), or
+    neither: then it belongs to a connection that is no more.
+    """
+
+    initial: Initial | None = None
+    answer: bytes | None = None
+
+
+def first_packet(datagram: bytes) -> FirstPacket:
+    """Judge a datagram from an address that no connection is known of."""
+    try:
+        header = pull_quic_header(Buffer(data=datagram), host_cid_length=8)
+    except ValueError:
+        return FirstPacket()
+    if header.version is None or not BASE_SIZE <= len(datagram) <= LARGE_SIZE:
+        return FirstPacket()
+    if header.version == QuicProtocolVersion.NEGOTIATION:
+        return FirstPacket()
+    if header.version != QuicProtocolVersion.VERSION_1:
+        answer = encode_quic_version_negotiation(
+            source_cid=header.destination_cid,
+            destination_cid=header.source_cid,
+            supported_versions=[QuicProtocolVersion.VERSION_1],
+        )
+        return FirstPacket(answer=answer)
+    if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < LEAST_CID:
+        return FirstPacket()
+    return FirstPacket(Initial(header.destination_cid, header.source_cid, header.token))
+
+
+pass  # SELFIMPORT
+
+MAX_CONNECTIONS = 2304
+"""Connections that others may have with this node, 50 KiB each. One node may have 1024: receptor's
+take one for each stream, and two streams for each unit that runs here for it. Meshnodes take one
+for a hundred streams."""
+
+KEPT_CONNECTIONS = 256
+"""Those of them that are kept for nodes with fewer than FEW_CONNECTIONS."""
+
+FEW_CONNECTIONS = 8
+"""What a node needs to look around, and to have some work done."""
+
+MAX_HALF_OPEN = 288
+"""Handshakes under way, of dialers that have shown that answers reach them. One node may have 128:
+honest ones take milliseconds, and a hundred at once when much work comes at once."""
+
+MAX_UNPROVEN = 64
+"""Handshakes under way of dialers that have not shown that. One node may have 24, so that ordinary
+dials pay no extra round trip; more are asked to."""
+
+TOKEN_SECONDS = 15.0
+"""Seconds that a token is good for: it comes back within one round trip, or within the dialer's
+patience (reference section 7)."""
+
+_TAG_LENGTH = 16
+"""Bytes of the code that shows that a token is ours."""
+
+_UNTIL = struct.Struct("!Q")
+"""When a token ends, in milliseconds."""
+
+
+class Tokens:
+    """Makes tokens that only the address they were sent to can have, and knows them again."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def make(
+        self, address: Address, service: ServiceKey, initial: Initial, retry_cid: bytes, now: float
+    ) -> bytes:
+        """Return a token for a dialer, who is to use it with ``retry_cid``."""
+        content = _UNTIL.pack(int((now + TOKEN_SECONDS) * 1000)) + initial.destination_cid
+        return self._tag(address, service, retry_cid, content) + content
+
+    def read(
+        self, address: Address, service: ServiceKey, initial: Initial, now: float
+    ) -> bytes | None:
+        """Return the connection ID that a dialer began with; None if its token is not for it."""
+        tag, content = initial.token[:_TAG_LENGTH], initial.token[_TAG_LENGTH:]
+        # It was sent to exactly the connection ID that it must come back with.
+        expected = self._tag(address, service, initial.destination_cid, content)
+        if not hmac.compare_digest(tag, expected):
+            return None
+        (until,) = _UNTIL.unpack_from(content)
+        return content[_UNTIL.size :] if now * 1000 <= until else None
+
+    def _tag(self, address: Address, service: ServiceKey, cid: bytes, content: bytes) -> bytes:
+        node, dialer = address  # 8 bytes each, as a service is
+        told = b"".join((node, dialer, service, bytes([len(cid)]), cid, content))
+        return hmac.digest(self._key, told, "sha256")[:_TAG_LENGTH]
+
+
+class Place:
+    """What one connection takes of the places, from its first packet to its end."""
+
+    __slots__ = ("_gate", "_handshakes", "_is_over", "_node", "_way", "original_cid", "retry_cid")
+
+    def __init__(
+        self,
+        gate: "Gate",
+        node: bytes,
+        way: Way,
+        handshakes: BranchParts,
+        original_cid: bytes,
+        retry_cid: bytes | None,
+    ) -> None:
+        self.original_cid = original_cid
+        self.retry_cid = retry_cid
+        self._gate = gate
+        self._node = node
+        self._way = way
+        self._handshakes: BranchParts | None = handshakes
+        self._is_over = False
+
+    def ready(self) -> None:
+        """Note that the handshake is done."""
+        if self._handshakes is not None:
+            self._handshakes.give_back(self._node, self._way)
+            self._handshakes = None
+
+    def leave(self) -> None:
+        """Note that the connection is over."""
+        self.ready()
+        if not self._is_over:
+            self._is_over = True
+            self._gate.connections.give_back(self._node, self._way)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There is no place."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The dialer is to show that answers reach it, by doing as this one says."""
+
+    answer: bytes
+
+
+def _handshakes(most: int, *, kept: int, few: int) -> BranchParts:
+    return BranchParts(most, most // 8, kept=kept, few=few)
+
+
+class Gate:
+    """Judges who may begin a connection; one for all services of a node."""
+
+    def __init__(self) -> None:
+        # Whoever is linked to us can invent nodes behind itself, each with a few connections.
+        self.connections = BranchParts(
+            MAX_CONNECTIONS, KEPT_CONNECTIONS // 2, kept=KEPT_CONNECTIONS, few=FEW_CONNECTIONS
+        )
+        self._proven = _handshakes(MAX_HALF_OPEN, kept=MAX_HALF_OPEN // 9, few=4)
+        self._unproven = _handshakes(MAX_UNPROVEN, kept=MAX_UNPROVEN // 4, few=2)
+        self._tokens = Tokens()
+
+    def judge(
+        self,
+        address: Address,
+        service: ServiceKey,
+        initial: Initial,
+        now: float,
+        way: Way = NO_WAY,
+    ) -> Place | Retry | Refused:
+        """Judge a first packet of a dialer to one of our services, who is reached in that way."""
+        node, _ = address
+        held = self.connections.held(node)
+        if self.connections.is_branch_full(node, way):
+            return Refused(f"those whom we reach over {way.branch} have too many connections")
+        if not self.connections.left(node, way):
+            return Refused(f"it has {held} connections, of {self.connections.all}")
+        if initial.token:
+            original_cid = self._tokens.read(address, service, initial, now)
+            if original_cid is None:
+                return Refused("its token is not for it, or is too old")
+            return self._begin(node, way, self._proven, original_cid, initial.destination_cid)
+        if not self._unproven.left(node, way):
+            retry_cid = secrets.token_bytes(CID_LENGTH)
+            token = self._tokens.make(address, service, initial, retry_cid, now)
+            return Retry(initial.retry(retry_cid, token))
+        return self._begin(node, way, self._unproven, initial.destination_cid, None)
+
+    def _begin(
+        self,
+        node: bytes,
+        way: Way,
+        handshakes: BranchParts,
+        original_cid: bytes,
+        retry_cid: bytes | None,
+    ) -> Place | Refused:
+        if not handshakes.take(node, way):
+            return Refused(f"{handshakes.held(node)} of its handshakes are under way")
+        self.connections.take(node, way)
+        return Place(self, node, way, handshakes, original_cid, retry_cid)

@@ -1,0 +1,245 @@
+"""What one peer's packets may make the QUIC engine keep, and how much work they may be.
+
+The engine keeps to the limits of QUIC, some of which bound nothing that costs: a window says how
+far ahead bytes may be, but not in how many pieces they come, and the engine walks over all pieces
+for each new one. A peer that exceeds what stands here ends its connection, as one that breaks
+QUIC's own rules does.
+"""
+
+import bisect
+from operator import attrgetter
+from typing import Any
+
+from aioquic._buffer import Buffer
+from aioquic._crypto import (
+    PACKET_NUMBER_LENGTH_MAX,
+    SAMPLE_LENGTH,
+    CryptoError,
+    HeaderProtection,
+)
+from aioquic.quic.connection import EPOCHS, QuicConnection, QuicConnectionError, QuicReceiveContext
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.stream import FinalSizeError, QuicStream
+from aioquic.tls import Epoch
+
+MAX_GAPS = 1024
+"""Pieces of a stream that wait for what is missing between them. A stream's window is less than
+1,750 packets of the smallest size, and then every second one would have to be lost."""
+
+MAX_CRYPTO = 16 * 1024
+"""Bytes of each part of a handshake: more than certificates have. The engine has a bound on what
+comes ahead of the rest, but none on the length of a message."""
+
+MAX_CRYPTO_GAPS = 64
+"""Pieces in which they may come; quic-go sends a dozen, on purpose out of order."""
+
+ASK_AFTER = 256
+"""Packets without an acknowledgement after which the peer is asked for one: acknowledgements ask
+for none themselves, so who only ever receives would keep note of all it has sent."""
+
+MAX_UNACKNOWLEDGED = 2048
+"""Packets without an acknowledgement. In flight are 180 at most, and acknowledgements of ours come
+every 4 ms at most, so a peer that answers within seconds never comes near."""
+
+MAX_FRAMES = 1024
+"""Frames of one packet. Honest ones have a dozen or so; the largest packet would hold sixteen
+thousand pings, and nothing else happens until it is read."""
+
+MAX_PEER_CIDS = 16_384
+"""Connection IDs that a peer makes up in the life of a connection. Quic-go makes one for 10,000
+packets, and the engine remembers all numbers."""
+
+
+class Pieces(RangeSet):
+    """What has come of a stream, in no more than MAX_GAPS pieces.
+
+    The engine's own looks at all pieces for each new one, in a loop.
+    """
+
+    def add(self, start: int, stop: int | None = None) -> None:
+        """Add a piece.
+
+        Raises:
+            FinalSizeError: there are too many. The engine knows of no such error, and this is one
+                that it ends the connection for.
+        """
+        assert stop is not None
+        ranges: list[range] = self._RangeSet__ranges  # type: ignore[attr-defined]
+        first = bisect.bisect_left(ranges, start, key=_STOP)
+        last = first
+        while last < len(ranges) and ranges[last].start <= stop:
+            last += 1  # it touches this one
+        if first < last:
+            start, stop = min(start, ranges[first].start), max(stop, ranges[last - 1].stop)
+        elif len(ranges) >= MAX_GAPS:
+            raise FinalSizeError("too many gaps in a stream")
+        ranges[first:last] = [range(start, stop)]
+
+
+_STOP = attrgetter("stop")
+
+_EPOCHS = {epochs: epochs for epochs in map(EPOCHS, ("IH01", "IH1", "01", "1"))}
+"""The sets of epochs in which frames are allowed: once, where the engine makes 32 a connection."""
+
+
+class _Handlers(dict[int, tuple[Any, Any]]):
+    """What to do with each type of frame; asked once for each frame of a packet."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, handlers: dict[int, tuple[Any, Any]]) -> None:
+        super().__init__(handlers)
+        self.left = MAX_FRAMES
+
+    def __getitem__(self, frame_type: int) -> tuple[Any, Any]:
+        self.left -= 1
+        if self.left < 0:
+            raise _exceeded(frame_type, "too many frames in a packet")
+        return super().__getitem__(frame_type)
+
+
+class FrameBounds(QuicConnection):
+    """The engine's connection, with bounds on what frames may do."""
+
+    def __init__(self, **engine: Any) -> None:
+        super().__init__(**engine)
+        engines: dict[int, tuple[Any, Any]] = self._QuicConnection__frame_handlers  # type: ignore[has-type]
+        self._QuicConnection__frame_handlers = self._handlers = _Handlers(engines)
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        self._handlers.left = MAX_FRAMES
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        # Known ones first: the engine asks more of them, to the same end, for each frame.
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = super()._get_or_create_stream(frame_type, stream_id)
+            self._bound_new_streams(stream_id)
+        return stream
+
+    def _get_or_create_stream_for_send(self, stream_id: int) -> QuicStream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = super()._get_or_create_stream_for_send(stream_id)
+            self._bound_new_streams(stream_id)
+        return stream
+
+    def _bound_new_streams(self, stream_id: int) -> None:
+        """Bound a stream, and those of lower numbers that it opened."""
+        stream = self._streams.get(stream_id)
+        while stream is not None and not isinstance(stream.receiver._ranges, Pieces):
+            stream.receiver._ranges = Pieces()
+            stream_id -= 4
+            stream = self._streams.get(stream_id)
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        pieces = len(self._crypto_streams[context.epoch].receiver._ranges)
+        # Only listeners have something to say after the handshake.
+        most = 0 if context.epoch is Epoch.ONE_RTT and not self._is_client else MAX_CRYPTO
+        if end > most or pieces > MAX_CRYPTO_GAPS:
+            code = QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+            raise QuicConnectionError(code, frame_type, "too much of a handshake")
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+    def _handle_new_connection_id_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        if len(self._peer_cid_sequence_numbers) > MAX_PEER_CIDS:
+            raise _exceeded(frame_type, "too many connection IDs")
+
+    def drop_handshake(self) -> None:
+        """Drop what only a handshake needs: half of what a connection takes."""
+        self._crypto_buffers = {}
+        for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+            self._crypto_streams[epoch].receiver._buffer.clear()
+        handlers = self._handlers
+        for kind, (handler, epochs) in handlers.items():
+            handlers[kind] = (handler, _EPOCHS[epochs])
+
+    def dispose(self) -> None:
+        """Let go of everything, so that it is free as soon as nobody asks for this any more.
+
+        The engine's parts know it by its methods. Python would find out that only they do when it
+        looks at everything, which a node that was flooded and has nothing to do does not.
+        """
+        self._handlers.clear()
+        for space in self._spaces.values():
+            space.sent_packets.clear()
+        self._cryptos.clear()
+        self._cryptos_initial.clear()
+        self._loss._send_probe = _nothing
+        self.__dict__.pop("tls", None)
+
+    def ask_for_acknowledgement(self) -> None:
+        """Ask the peer to acknowledge what it got if that is much; give it up if it never does."""
+        space = self._spaces.get(Epoch.ONE_RTT)
+        if space is None or len(space.sent_packets) <= ASK_AFTER:
+            return
+        if len(space.sent_packets) > MAX_UNACKNOWLEDGED:
+            self.close(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=QuicFrameType.ACK,
+                reason_phrase="nothing is acknowledged",
+            )
+        elif not space.ack_eliciting_in_flight:
+            self.send_ping(0)
+
+
+def _nothing() -> None:
+    """Have nothing to probe."""
+
+
+def _exceeded(frame_type: int, what: str) -> QuicConnectionError:
+    return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, what)
+
+
+# --- The engine's header protection (RFC 9001, section 5.4) without its copies of whole packets
+#
+# What is protected are five bytes of a header. For them aioquic copies each packet three times on
+# its way out and once on its way in, which with large datagrams is a tenth of the engine's time.
+
+
+class LeanHeaderProtection(HeaderProtection):
+    """Protects as another does, with its keys."""
+
+    def __init__(self, other: HeaderProtection) -> None:
+        self._encryptor = other._encryptor
+        self._is_chacha20 = other._is_chacha20
+
+    def apply(self, plain_header: bytes, protected_payload: bytes) -> bytes:
+        """Return the packet with its header protected."""
+        number_length = (plain_header[0] & 0x03) + 1
+        sample = PACKET_NUMBER_LENGTH_MAX - number_length
+        mask = self._mask(protected_payload[sample : sample + SAMPLE_LENGTH])
+        header = bytearray(plain_header)
+        _protect(header, mask, len(header) - number_length, number_length)
+        return bytes(header) + protected_payload
+
+    def remove(self, packet: bytes, pn_offset: int) -> tuple[bytes, int]:
+        """Return a packet's plain header, and the packet number in it."""
+        sample = pn_offset + PACKET_NUMBER_LENGTH_MAX
+        if sample + SAMPLE_LENGTH > len(packet):
+            raise CryptoError("Packet is too short to sample")
+        mask = self._mask(packet[sample : sample + SAMPLE_LENGTH])
+        header = bytearray(packet[:sample])
+        # The length of the packet number is protected, too.
+        number_length = ((header[0] ^ mask[0]) & 0x03) + 1
+        _protect(header, mask, pn_offset, number_length)
+        plain = bytes(header[: pn_offset + number_length])
+        return plain, int.from_bytes(plain[pn_offset:], "big")
+
+
+def _protect(header: bytearray, mask: bytes, offset: int, number_length: int) -> None:
+    header[0] ^= mask[0] & (0x0F if header[0] & 0x80 else 0x1F)
+    for i in range(number_length):
+        header[offset + i] ^= mask[1 + i]

@@ -1,0 +1,452 @@
+"""The QUIC engine as the mesh needs it: every private touch of aioquic is in this file, and in
+those that it is made of (congestion.py, framebounds.py, headerprotection.py).
+
+aioquic is pinned to one exact version (pyproject.toml); ``tests/unit/mesh/test_quic.py`` fails when
+an upgrade moves what is touched here. Why each touch is needed: docs/design/quic.md.
+"""
+
+import math
+
+from aioquic._buffer import Buffer
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import (
+    Limit,
+    QuicConnectionState,
+)
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicPacketType,
+    QuicProtocolVersion,
+    pull_quic_transport_parameters,
+)
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
+
+from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE, CappedReno, NoPacer
+from meshnode.mesh.streams.credit import MANY_STREAMS, Credit
+from meshnode.mesh.streams.identity import Identity, is_insecure
+from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
+from meshnode.protocol.messages import ServiceKey
+
+ALPN = "netceptor"
+"""The application protocol (reference section 7)."""
+
+IDLE_TIMEOUT = 30.0
+"""Seconds after which a silent connection is dead (reference section 7)."""
+
+CID_LENGTH = 8
+"""Bytes of a connection ID of ours."""
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which the dialer asks for a sign of life (reference section 7)."""
+
+HANDSHAKE_TIMEOUT = 15.0
+"""Seconds for the handshake (reference section 7)."""
+
+ACK_DELAY = 0.004
+"""Seconds for which data may wait for its acknowledgement. One costs as much as ten datagrams, and
+at the engine's own millisecond a fast stream spent a fifth of the time on them. What may be in
+flight is enough for longer, and peers are told that it may take 25 ms."""
+
+CONNECTION_CREDIT = 8 * 1024 * 1024
+"""Bytes that a peer may send on a connection ahead of what has arrived. Readers are bounded stream
+by stream: a bound on all of them together would let one that stalls stop the others."""
+
+MAX_STREAMS = 100
+"""Streams at a time that we open on one connection; more take another one."""
+
+CREDIT_STEP = 4
+"""Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
+more often would cost packets."""
+
+NORMAL_CLOSE = "normal close"
+"""Reason of the application error 0 with which a dialer ends a connection (reference section 7)."""
+
+CANCELLED_READ = 499
+"""Error code of a stream whose reader gave up (reference section 7)."""
+
+Address = tuple[bytes, ServiceKey]
+"""Where a QUIC peer is: node hash and service name."""
+
+_MAX_UDP_PAYLOAD_SIZE = 0x03
+"""Number of the transport parameter max_udp_payload_size (RFC 9000, section 18.2)."""
+
+
+_MANY_STREAMS_PARAMETER = 0x6D65_7368
+"""Number of our own transport parameter, which says that this end takes many streams on one
+connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
+
+
+def _configuration(is_client: bool) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        connection_id_length=CID_LENGTH,
+        congestion_control_algorithm="capped-reno",
+        idle_timeout=IDLE_TIMEOUT,
+        max_data=CONNECTION_CREDIT,
+        max_datagram_size=BASE_SIZE,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+        # The cheapest on any processor with AES instructions, and what receptor picks.
+        cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
+    )
+
+
+class MeshQuicConnection(FrameBounds):
+    """aioquic's connection without a pacer, with credit by consumption and early word of an end."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        credit: Credit,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self._ack_delay = ACK_DELAY
+        self._loss._pacer = NoPacer(max_datagram_size=BASE_SIZE)
+        control = self._loss._cc
+        assert isinstance(control, CappedReno)
+        self._control = control
+        self._path = self._control.path
+        self._credit = credit
+        # Dialers open bidirectional streams. What is not allowed, the engine takes for a fault of
+        # the peer, which ends the connection.
+        _set_limit(self._local_max_streams_uni, 0)
+        _set_limit(self._local_max_streams_bidi, 0)
+        self._peer_limit = BASE_SIZE
+        self.takes_many_streams = False
+        """Whether the peer said, in the handshake, that a connection may carry many streams."""
+        self._stream_consumed: dict[int, int] = {}
+
+    def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
+        """Take a datagram; one that is larger than we say we take is none."""
+        if len(data) <= LARGE_SIZE:
+            super().receive_datagram(data, addr, now)
+
+    def _update_traffic_key(
+        self, direction: Direction, epoch: Epoch, cipher_suite: CipherSuite, secret: bytes
+    ) -> None:
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+        keys = self._cryptos[epoch]
+        context = keys.send if direction is Direction.ENCRYPT else keys.recv
+        assert context.hp is not None
+        context.hp = LeanHeaderProtection(context.hp)
+
+    # --- making one --------------------------------------------------------------------------
+
+    @classmethod
+    def client(
+        cls, own_id: str, peer: Address, now: float, credit: Credit, streams: int = MAX_STREAMS
+    ) -> "MeshQuicConnection":
+        """Begin a connection to a service of another node, for up to ``streams`` of ours.
+
+        The dialer's own node ID goes into the server name, as receptor's does (reference
+        section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
+        """
+        configuration = _configuration(is_client=True)
+        # A server name is ASCII without a final dot (RFC 6066), a node ID need not be.
+        if own_id.isascii() and not own_id.endswith("."):
+            configuration.server_name = own_id
+        configuration.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
+        connection = cls(configuration, credit)
+        credit.promise(streams)
+        connection._local_max_stream_data_bidi_local = credit.window
+        connection.connect(peer, now)
+        return connection
+
+    @classmethod
+    def server(
+        cls,
+        identity: Identity,
+        credit: Credit,
+        original_cid: bytes,
+        retry_cid: bytes | None = None,
+    ) -> "MeshQuicConnection":
+        """Answer a new connection.
+
+        ``original_cid`` is the connection ID that the dialer first sent to; ``retry_cid`` the one
+        that it was told to send to, if it was.
+        """
+        configuration = _configuration(is_client=False)
+        configuration.certificate = identity.certificate
+        configuration.private_key = identity.key
+        return cls(configuration, credit, original_cid, retry_cid)
+
+    def _alpn_handler(self, alpn_protocol: str) -> None:
+        # The earliest moment at which a listener has read what the dialer says of itself, and its
+        # own promises are still to be sent.
+        super()._alpn_handler(alpn_protocol)
+        if not self._is_client:
+            self._credit.promise(MANY_STREAMS if self.takes_many_streams else 1)
+            self._local_max_stream_data_bidi_remote = self._credit.window
+            _set_limit(self._local_max_streams_bidi, self._credit.streams)
+            self.tls.handshake_extensions = [
+                (ExtensionType.QUIC_TRANSPORT_PARAMETERS, self._serialize_transport_parameters())
+            ]
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the listener lets us open another stream."""
+        return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a packet of the peer was one."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    def has_insecure_certificate(self) -> bool:
+        """Whether the listener presented the identity of a service without TLS settings."""
+        certificate = self.tls._peer_certificate
+        if certificate is None:
+            return False
+        return is_insecure(certificate)
+
+    # --- its end -----------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> ConnectionTerminated | None:
+        """Why the connection ended, as soon as that is known; aioquic's own event comes three
+        probe time-outs later."""
+        return self._close_event
+
+    @property
+    def has_last_words(self) -> bool:
+        """Whether the peer is still to be told of the end."""
+        return self._close_pending
+
+    @property
+    def heard_at(self) -> float:
+        """When something came that only the peer could have sent, after the handshake."""
+        space = self._spaces.get(Epoch.ONE_RTT)
+        at: float | None = None if space is None else space.largest_received_time
+        return -math.inf if at is None else at
+
+    @property
+    def probe_timeout(self) -> float:
+        """Seconds within which the peer's answer is to be expected."""
+        return float(self._loss.get_probe_timeout())
+
+    # --- acknowledgements --------------------------------------------------------------------
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes that were sent and neither acknowledged nor given up."""
+        return self._control.bytes_in_flight
+
+    @property
+    def ack_due(self) -> float:
+        """When what has arrived is to be acknowledged."""
+        at: float | None = self._spaces[Epoch.ONE_RTT].ack_at
+        return math.inf if at is None else at
+
+    # --- flow control ------------------------------------------------------------------------
+
+    def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        """Append bytes (and the FIN) to a stream."""
+        # All that becomes of them is that they are appended to a bytearray.
+        self.send_stream_data(stream_id, data, end_stream=end)  # type: ignore[arg-type]
+
+    def unsent(self, stream_id: int) -> int:
+        """Return how many bytes of a stream were written and not yet sent once."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return 0
+        unsent: int = stream.sender._buffer_stop - stream.sender.highest_offset
+        return unsent
+
+    def undelivered(self, stream_id: int) -> int:
+        """Return how many bytes of a stream were written and not yet acknowledged."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return 0
+        undelivered: int = stream.sender._buffer_stop - stream.sender._buffer_start
+        return undelivered
+
+    def is_known(self, stream_id: int) -> bool:
+        """Whether the engine still keeps a stream; it drops those that are done both ways."""
+        return stream_id in self._streams
+
+    def is_receiving(self, stream_id: int) -> bool:
+        """Whether the peer may still send on a stream."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        return stream is not None and not stream.receiver.is_finished
+
+    def may_write(self, stream_id: int) -> bool:
+        """Whether the engine would take bytes for a stream: it does not when it was ended, or reset
+        because the peer asked for no more."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is None:
+            return False
+        sender = stream.sender
+        return sender._buffer_fin is None and sender._reset_error_code is None
+
+    def is_flushed(self, stream_id: int) -> bool:
+        """Whether all that was written, FIN included, has been acknowledged."""
+        stream: QuicStream | None = self._streams.get(stream_id)
+        return stream is None or bool(stream.sender.is_finished)
+
+    def consume(self, stream_id: int, count: int) -> bool:
+        """Note that a reader took ``count`` bytes; True means that new credit is to be sent.
+
+        What is to be acknowledged goes with it.
+        """
+        stream: QuicStream | None = self._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            consumed = self._stream_consumed.get(stream_id, 0) + count
+            self._stream_consumed[stream_id] = consumed
+            left = stream.max_stream_data_local - consumed
+            window = self._credit.window_of(stream_id)
+            if left < window - window // CREDIT_STEP:
+                stream.max_stream_data_local = consumed + self._credit.widen(stream_id)
+                space = self._spaces[Epoch.ONE_RTT]
+                if space.ack_at is not None:
+                    space.ack_at = 0.0
+                return True
+        return False
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Drop what was kept of a stream whose both ends are done."""
+        self._stream_consumed.pop(stream_id, None)
+        self._credit.narrow(stream_id)
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        # The engine doubles a limit when half of it has arrived, read or not, so a stalled reader
+        # costs the sender's whole stream in memory. Shown that nothing arrived, it only announces
+        # the limits that are set here and in consume().
+        limit = self._local_max_data
+        used, limit.used = limit.used, 0
+        if limit.value - used < CONNECTION_CREDIT - CONNECTION_CREDIT // CREDIT_STEP:
+            limit.value = used + CONNECTION_CREDIT
+        try:
+            super()._write_connection_limits(builder=builder, space=space)
+        finally:
+            limit.used = used
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        # Asked for each stream before each packet, and as good as always there is nothing to say.
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
+            return
+        receiver = stream.receiver
+        highest, receiver.highest_offset = receiver.highest_offset, 0
+        try:
+            super()._write_stream_limits(builder=builder, space=space, stream=stream)
+        finally:
+            receiver.highest_offset = highest
+
+    # --- transport parameters ----------------------------------------------------------------
+
+    def _serialize_transport_parameters(self) -> bytes:
+        # aioquic cannot say how large a datagram it can receive, nor anything of our own.
+        return (
+            bytes(super()._serialize_transport_parameters())
+            + _parameter(_MAX_UDP_PAYLOAD_SIZE, encode_uint_var(LARGE_SIZE))
+            + _parameter(_MANY_STREAMS_PARAMETER, b"")
+        )
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        # ... and does not keep what the peer says of that.
+        super()._parse_transport_parameters(data, from_session_ticket=from_session_ticket)
+        limit = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+        self._peer_limit = limit or BASE_SIZE
+        self.takes_many_streams = _MANY_STREAMS_PARAMETER in _parameter_numbers(data)
+
+    # --- datagram size -----------------------------------------------------------------------
+
+    def find_size(self, now: float) -> None:
+        """Begin to look for the largest datagram that gets through to the peer."""
+        self._path.peer_takes(self._peer_limit, now)
+
+    @property
+    def datagram_size(self) -> int:
+        """Bytes of the largest datagram that is sent now."""
+        return self._max_datagram_size
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return what is due, a probe for a larger size included."""
+        if self._max_datagram_size != self._path.size:
+            self._max_datagram_size = self._path.size
+            self._control.resize()
+        self.ask_for_acknowledgement()
+        datagrams = super().datagrams_to_send(now)
+        if self._state is QuicConnectionState.CONNECTED:
+            size = self._path.probe_due(now)
+            if size is not None:
+                datagrams += self._size_probe(size, now)
+        return datagrams
+
+    def get_timer(self) -> float | None:
+        """Return when the engine, or the search for the datagram size, wants to go on."""
+        timer = super().get_timer()
+        return None if timer is None else min(timer, self._path.next_deadline())
+
+    def handle_timer(self, now: float) -> None:
+        """Let what is due happen, and see whether the path has stopped taking large datagrams."""
+        super().handle_timer(now)
+        self._path.timed_out(self._loss._pto_count, now)
+
+    def _size_probe(self, size: int, now: float) -> list[tuple[bytes, Address]]:
+        path = self._network_paths[0]
+        assert self._version is not None
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            version=self._version,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[Epoch.ONE_RTT])
+        builder.start_frame(
+            QuicFrameType.PING, handler=self._on_size_probe_delivery, handler_args=(now,)
+        )
+        padding = builder.remaining_buffer_space
+        buffer = builder.start_frame(QuicFrameType.PADDING, capacity=padding)
+        buffer.push_bytes(bytes(padding - 1))
+        return self._flush_builder(
+            builder=builder, network_path=path, peer_cid=self._peer_cid.cid, now=now
+        )
+
+    def _on_size_probe_delivery(self, delivery: QuicDeliveryState, sent: float) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._path.probe_acked()
+        elif delivery is QuicDeliveryState.LOST:
+            self._path.probe_lost(sent)
+
+
+def _parameter(number: int, value: bytes) -> bytes:
+    return encode_uint_var(number) + encode_uint_var(len(value)) + value
+
+
+def _parameter_numbers(data: bytes) -> set[int]:
+    """Return which transport parameters there are in what the engine has parsed before."""
+    found: set[int] = set()
+    buffer = Buffer(data=data)
+    while not buffer.eof():
+        found.add(buffer.pull_uint_var())
+        buffer.pull_bytes(buffer.pull_uint_var())
+    return found
+
+
+def _set_limit(limit: Limit, value: int) -> None:
+    limit.value = limit.sent = value
+
+
+def describe_end(end: ConnectionTerminated) -> str:
+    """Return why a connection ended, for a person."""
+    if end.error_code == QuicErrorCode.NO_ERROR:
+        return end.reason_phrase or NORMAL_CLOSE
+    if 0x100 <= end.error_code <= 0x1FF:
+        return f"TLS alert {end.error_code - 0x100}: {end.reason_phrase}"
+    return end.reason_phrase or f"QUIC error {end.error_code:#x}"

@@ -1,0 +1,1 @@
+"""Sockets, pumps and unix listeners that know nothing of a mesh."""

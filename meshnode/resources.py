@@ -1,0 +1,232 @@
+"""File descriptors run out: what is kept back for what must go on, and how shortage is told.
+
+Every link, client and unit takes some. A process that has none left can neither open the files of
+a unit that it accepted nor dial a peer that it lost, so clients and links of others are let in only
+while some are left.
+"""
+
+import ctypes
+import errno
+import os
+import resource
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Final, TypeVar
+
+import trio
+
+NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors that mean: this process, or the whole system, has no descriptor left."""
+
+KEPT_BACK = 64
+"""Descriptors that accepted clients and links leave to the rest: to units that are at work, lost
+peers that are dialed, name look-ups."""
+
+KEPT_FROM_OPERATORS = KEPT_BACK // 2
+"""Descriptors that clients of this machine leave: whoever has to find out why nobody can get in any
+more must get in."""
+
+KEPT_BACK_SHARE = 8
+"""One in so many descriptors is kept back where a process may have so few that 64 were too many."""
+
+SPARE = 16
+"""Descriptors that a reserve holds: a node has few peers that it dials."""
+
+NEEDED = 4
+"""Descriptors that an operation takes at most: to dial a peer takes three, with the look-up of its
+name."""
+
+
+def raise_limit() -> int:
+    """Let this process have as many descriptors as it may, and return how many it had.
+
+    The usual 1,024 is what a shell gets, not a daemon.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def are_short(kept_back: int = KEPT_BACK) -> bool:
+    """Whether no more descriptors are left than are kept back, so that nobody should be let in.
+
+    The system gives out the lowest free number, so the next one says how many are taken at least.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        number = os.eventfd(0)
+    except OSError as exc:
+        if exc.errno in NONE_LEFT:
+            return True
+        raise
+    os.close(number)
+    share = limit * kept_back // (KEPT_BACK_SHARE * KEPT_BACK)
+    return number >= limit - min(kept_back, share)
+
+
+class DescriptorReserve:
+    """Spare descriptors for operations that must not fail when all others are taken.
+
+    For what others cannot bring about, such as dialing a peer that was lost. Threads may share one.
+    """
+
+    def __init__(self, size: int = SPARE) -> None:
+        self._size = size
+        self._lock = Lock()
+        self._spare: list[int] = []
+        self._borrowers = 0
+        self._spare += _open(size)
+
+    def __len__(self) -> int:
+        """How many descriptors are in reserve now."""
+        return len(self._spare)
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Have the spare ones free while the context lasts, if hardly any other is left.
+
+        What is kept open then comes out of the reserve until there are others again.
+        """
+        borrows = self._borrow()
+        try:
+            yield
+        finally:
+            if borrows:
+                self._take_back()
+
+    def close(self) -> None:
+        """Give all of it back to the process."""
+        with self._lock:
+            self._size = 0
+            self._give_up()
+
+    def _borrow(self) -> bool:
+        """Free the spare ones if that is needed, otherwise take what is missing."""
+        with self._lock:
+            others = [] if self._borrowers else _open(NEEDED + self._size - len(self._spare))
+            borrows = len(others) < NEEDED
+            if not borrows:
+                self._spare += others[NEEDED:]
+                del others[NEEDED:]
+            _close(others)
+            if borrows:
+                self._borrowers += 1
+                self._give_up()
+            return borrows
+
+    def _take_back(self) -> None:
+        with self._lock:
+            self._borrowers -= 1
+            if not self._borrowers:
+                self._spare += _open(self._size)
+
+    def _give_up(self) -> None:
+        _close(self._spare)
+        self._spare.clear()
+
+
+def _open(count: int) -> list[int]:
+    """Return so many new descriptors, or as many as there are."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.eventfd(0))
+    except OSError as exc:
+        if exc.errno not in NONE_LEFT:
+            raise
+    return opened
+
+
+def _close(numbers: list[int]) -> None:
+    for number in numbers:
+        os.close(number)
+
+
+# --- Threads run out, as descriptors do: how that is told, and waited for
+
+RETRY: Final = 0.1
+"""Seconds before a thread is asked for again: nothing tells of one that has ended."""
+
+_NONE_LEFT: Final = "can't start new thread"
+"""All that Python says when the system refuses a thread."""
+
+T = TypeVar("T")
+
+
+class NoThread(OSError):
+    """The system starts no thread now: too many processes, or too little memory."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "no thread can be started now")
+
+
+async def in_thread(
+    function: Callable[..., T],
+    *args: object,
+    patience: float = 0.0,
+    abandon: bool = False,
+    limiter: trio.CapacityLimiter | None = None,
+) -> T:
+    """Return what a function returns that is called in a thread.
+
+    Args:
+        function: May block.
+        args: What it is called with.
+        patience: Seconds for which a thread is waited for where there is none.
+        abandon: Whether a cancelled call is left to end by itself.
+        limiter: Bounds the threads of one purpose; without one, trio's for all.
+
+    Raises:
+        NoThread: there is still none.
+        Exception: whatever the function raises.
+    """
+    until = trio.current_time() + patience
+    while True:
+        try:
+            return await trio.to_thread.run_sync(
+                function, *args, abandon_on_cancel=abandon, limiter=limiter
+            )
+        except RuntimeError as exc:
+            if _NONE_LEFT not in str(exc):
+                raise
+            if trio.current_time() >= until:
+                raise NoThread from exc
+        await trio.sleep(RETRY)
+
+
+# --- Memory that is free is given back to the system
+#
+# The C library keeps what was freed for what may come. After thousands of connections that is
+# most of what they took, so that a node would look for ever as it did in its worst minute.
+
+WORTH_IT = 16 * 1024 * 1024
+"""Bytes that must have been freed for the library to be asked: it takes some milliseconds."""
+
+
+class GiveBack:
+    """Counts what is freed, and has it given back when it is worth it."""
+
+    def __init__(self, spawn: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
+        self._spawn = spawn
+        self._freed = 0
+
+    def freed(self, size: int) -> None:
+        """Note that about so many bytes are free."""
+        self._freed += size
+        if self._freed >= WORTH_IT:
+            self._freed = 0
+            self._spawn(give_back)
+
+
+async def give_back() -> None:
+    """Have the C library give back what it keeps, if it is one that can be asked to."""
+    await trio.to_thread.run_sync(_trim)
+
+
+def _trim() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # others than the GNU library keep little, and have no such function
+        trim(0)

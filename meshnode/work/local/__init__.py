@@ -1,0 +1,1 @@
+"""Units that run commands of this machine."""

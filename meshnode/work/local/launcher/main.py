@@ -1,0 +1,174 @@
+"""The launcher's loop: a request in, a supervisor at work; ends with its node.
+
+Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
+what became of it. From a supervisor: ``supervisor`` (pid), ``started`` (ticks) and ``record`` (what
+it changed in the status), or ``error``, with ``taken`` when the unit was not Pending, and with
+``again`` when the machine lacks something now and the same may be asked for later; with it or
+later ``ended``, the record of an end that came at once, or ``alone`` when there will be no more
+word of it. From the launcher: ``error`` (and ``again``) when it cannot fork, and ``gone`` when a
+supervisor ended abnormally. A supervisor's answer is in the queue before its end can be seen, so
+``gone`` without an answer before it means that there is none.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+
+from meshnode.files import is_passing
+from meshnode.work.local.launcher import command, wire
+from meshnode.work.local.launcher.pool import Staff
+from meshnode.work.local.launcher.supervisor import answer
+
+WAKEUP_BYTES = 512
+"""Bytes read at once of the pipe that carries one byte per SIGCHLD."""
+
+HELD_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGPIPE,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXFSZ,
+    signal.SIGTSTP,
+)
+"""What a terminal, a shell, a vanished reader or a limit may send to launcher and supervisors. Not
+simply all: each call that changes the mask costs Python microseconds for every signal in it."""
+
+FREE_MILLISECONDS = 10_000
+"""Time without any event after which free supervisors are let go of."""
+
+_STDIN = 0
+
+
+def main() -> None:
+    """Serve the node at the other end of stdin, a SOCK_SEQPACKET socket, until it closes."""
+    _default_signals()
+    _limit_descriptors(sys.argv[1:])
+    socket_fd = _take_stdin()
+    launcher = Launcher(socket_fd)
+    # What exists now lives for ever; collections in a supervisor must not touch (copy) its pages.
+    gc.collect()
+    gc.freeze()
+    launcher.serve()
+
+
+def _limit_descriptors(arguments: list[str]) -> None:
+    """Give commands the limit that the node itself was started with, if it was named.
+
+    The node raises its own, and a program that still uses select() breaks on descriptors above
+    1,023, which a raised limit would let it have.
+    """
+    if arguments:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(arguments[0]), hard))
+
+
+def _default_signals() -> None:
+    """Give every signal its default, and hold back those that would end the process.
+
+    The launcher ends with its node, by end-of-file alone. Held back and not ignored, because a
+    command would inherit that through exec (Python itself ignores SIGPIPE at its start).
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def _take_stdin() -> int:
+    """Move the socket away from descriptor 0, where commands have their stdin."""
+    socket_fd = os.dup(_STDIN)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    return socket_fd
+
+
+class Launcher:
+    """The socket, the pipe that SIGCHLD writes to, and the supervisors.
+
+    Args:
+        socket_fd: connected SOCK_SEQPACKET socket; closed on exec.
+    """
+
+    def __init__(self, socket_fd: int) -> None:
+        self._socket = socket_fd
+        self._assembler = wire.Assembler()
+        self._staff = Staff(socket_fd, self._leave)
+        self._wakeup, self._waker = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._waker, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+
+    def serve(self) -> None:
+        """Start what is asked for and reap what has ended, until the node's end closes."""
+        poll = select.poll()
+        # In this order they are seen to: who has become free can take the request that is next.
+        for fd in (self._wakeup, self._staff.reports, self._socket):
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = poll.poll(FREE_MILLISECONDS if self._staff.has_free else None)
+            if not ready:
+                self._staff.let_go()
+            for fd, _events in ready:
+                if fd == self._wakeup:
+                    self._reap()
+                elif fd == self._staff.reports:
+                    self._staff.take_reports()
+                elif not self._take_packet():
+                    return
+
+    def _take_packet(self) -> bool:
+        """Take one packet from the node; False when there is no node any more."""
+        try:
+            packet = os.read(self._socket, wire.MAX_PACKET_BYTES)
+        except ConnectionResetError:
+            return False
+        if not packet:
+            return False
+        text = self._assembler.feed(packet)
+        if text is not None:
+            self._start(text)
+        return True
+
+    def _start(self, text: bytes) -> None:
+        request = json.loads(text)
+        try:
+            self._staff.start(request, text)
+        except OSError as error:
+            reason = f"cannot start a supervisor: {command.error_text(error)}"
+            outcome: dict[str, object] = {"error": reason}
+            if is_passing(error):
+                outcome["again"] = True
+            answer(self._socket, request, outcome)
+
+    def _leave(self) -> None:
+        """In a new supervisor: let go of what is the launcher's; the socket is both's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._wakeup)
+        os.close(self._waker)
+        # A unit may outlive its node by days, and must not hold the node's log open.
+        os.dup2(_STDIN, 2)
+
+    def _reap(self) -> None:
+        """Collect ended supervisors."""
+        os.read(self._wakeup, WAKEUP_BYTES)
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._staff.take_end(pid, wait_status)

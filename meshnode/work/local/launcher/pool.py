@@ -1,0 +1,122 @@
+"""The launcher's supervisors: forked when there is none to spare, kept for a while when free."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from meshnode.work.local.launcher import command, wire
+from meshnode.work.local.launcher.supervisor import Request, answer, supervise
+
+MOST_FREE = 32
+"""Supervisors kept without a unit: some two megabytes each. More than that many units start at the
+same moment only where forking is the least of the work."""
+
+HANDED_BYTES = 32 * 1024
+"""Longest request for a supervisor that exists: an empty pipe holds it, so the launcher never waits
+until it is read. What is longer is worth a fork."""
+
+REPORT_BYTES = 4096
+"""Bytes of reports read at once: a hundred of them."""
+
+
+class Staff:
+    """Everything about supervisors but their work.
+
+    Args:
+        node: the socket that supervisors answer on.
+        leave_launcher: called in each new supervisor, to let go of what is the launcher's.
+
+    Attributes:
+        reports: pipe to be watched; when readable, call :meth:`take_reports`.
+    """
+
+    def __init__(self, node: int, leave_launcher: Callable[[], None]) -> None:
+        self._node = node
+        self._leave_launcher = leave_launcher
+        self.reports, self._reporting = os.pipe()
+        self._unfinished = b""
+        self._units: dict[int, Request] = {}
+        """The unit of each supervisor that has one."""
+        self._pipes: dict[int, int] = {}
+        """Where each supervisor that takes requests reads them."""
+        self._free: list[int] = []
+
+    @property
+    def has_free(self) -> bool:
+        """Whether a supervisor waits for a unit."""
+        return bool(self._free)
+
+    def start(self, request: Request, text: bytes) -> None:
+        """Have a supervisor see to ``request``; ``text`` is the same as JSON.
+
+        Raises:
+            OSError: none can be forked.
+        """
+        pid = self._hand(text) or self._fork(request)
+        # Not the whole request: it may be megabytes, and the unit may run for days.
+        self._units[pid] = {key: request[key] for key in ("start", "unit")}
+
+    def _hand(self, text: bytes) -> int | None:
+        """Give a request to a free supervisor; None if there is none."""
+        while self._free and len(text) < HANDED_BYTES:
+            # The one that was busy last has its memory still at hand.
+            pid = self._free.pop()
+            try:
+                os.write(self._pipes[pid], text + b"\n")
+            except BrokenPipeError:
+                continue  # it was killed while it was free
+            return pid
+        return None
+
+    def _fork(self, request: Request) -> int:
+        requests, ours = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(requests)
+            os.close(ours)
+            raise
+        if pid == 0:
+            self._leave_launcher()
+            # A pipe that a sibling held open would not end with the launcher.
+            for fd in (self.reports, ours, *self._pipes.values()):
+                os.close(fd)
+            supervise(request, self._node, wire.Lead(requests, self._reporting))
+        os.close(requests)
+        self._pipes[pid] = ours
+        return pid
+
+    def take_reports(self) -> None:
+        """Take note of who is free and who goes on alone."""
+        *lines, self._unfinished = (self._unfinished + os.read(self.reports, REPORT_BYTES)).split(
+            b"\n"
+        )
+        for line in lines:
+            pid, what = line.decode().split()
+            if int(pid) not in self._pipes:
+                continue  # its end was seen first
+            if what == wire.FREE and len(self._free) < MOST_FREE:
+                del self._units[int(pid)]
+                self._free.append(int(pid))
+            else:
+                self._close_pipe(int(pid))
+
+    def let_go(self) -> None:
+        """Have the free supervisors end."""
+        while self._free:
+            self._close_pipe(self._free.pop())
+
+    def take_end(self, pid: int, wait_status: int) -> None:
+        """Take note that a supervisor has ended; tell the node if it did not end by itself."""
+        self._close_pipe(pid)
+        if pid in self._free:
+            self._free.remove(pid)
+        request = self._units.pop(pid, None)
+        if request is not None and wait_status != 0:
+            answer(self._node, request, {"gone": command.end_text(wait_status)})
+
+    def _close_pipe(self, pid: int) -> None:
+        pipe = self._pipes.pop(pid, None)
+        if pipe is not None:
+            os.close(pipe)

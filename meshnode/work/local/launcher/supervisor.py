@@ -1,0 +1,482 @@
+"""The supervisor: one small process per running unit, parent of its command, writer of its status.
+
+Its life, and what holds when it (or anything else) is killed at any point of it:
+
+1. Under the lock it takes the unit from Pending to Running, once
+(:meth:`~.statusfile.StatusFile.claim`), and takes the room on the disk that the record of the end
+will need. 2. Only now is the command executed, so a unit that is still Pending on disk never ran,
+and one that is not can never be started again. 3. It tells the node. 4. It waits until no process
+of the unit is left, syncs stdout, and records the end. When the supervisor itself is killed, the
+node finds and ends what it left behind.
+
+A command that ends within its first moment, as most do where there are many, leaves a supervisor
+that can take the next unit: making another one costs more than all else that a short unit needs.
+One that goes on has its supervisor for itself: that lets go of the node's socket and of the
+launcher, which both may end from then on.
+
+Two decisions that a user can see:
+
+* **Left-behind processes are ended.** When the command ends by itself and leaves processes (a
+  daemon, a job in the background), these get SIGTERM, the grace time and SIGKILL before the end is
+  recorded. A final state says that stdout is complete, and they could still write to it.
+* **Cancel against end.** What the supervisor sees first counts: a cancel taken after the command
+  has ended changes nothing, and the state is what the command's end says; before, it is Canceled,
+  also when the command handled SIGINT and left with 0 (its exit code is recorded either way).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from meshnode import files
+from meshnode.work.local.launcher import cancelsignal, command, tree
+from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS, Limits
+from meshnode.work.local.launcher.statusfile import (
+    CANCELED,
+    FAILED,
+    RUNNING,
+    SUCCEEDED,
+    NotPending,
+    StatusFile,
+    UnitVanished,
+    sync,
+)
+from meshnode.work.local.launcher.wire import Lead
+
+UNIT_ID_VARIABLE = "MESHNODE_UNIT_ID"
+"""Environment variable that tells a command (and its descendants) its unit."""
+
+UNIT_DIR_VARIABLE = "MESHNODE_UNIT_DIR"
+"""The unit's directory: unique on a machine, so it marks the processes that belong to a unit."""
+
+RECORD_RETRY_SECONDS = 1.0
+"""Wait before another try to record an end on a disk that is full or failing. No event says that
+there is room again; a try costs some microseconds, so one a second does not load the machine."""
+
+FULL_BYTES = 64 * 1024
+"""Free bytes below which a disk counts as full: what a write did not find room for may be more than
+is left."""
+
+KILL_RETRY_SECONDS = 1.0
+"""Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
+time only bounds how long a process that a look at /proc missed could go on."""
+
+LACK_RETRY_SECONDS = 0.1
+"""Wait before another look at the tree of processes where the machine had no descriptor or memory
+for one; nothing tells when it has."""
+
+FIRST_MOMENT_SECONDS = 0.1
+"""How long a command may run and still leave its supervisor to the next unit. A command that takes
+longer does not notice the milliseconds that another supervisor takes to make."""
+
+SUPERVISOR_FAILED = 1
+"""Exit code of a supervisor that met an error in its own code."""
+
+_WAKING = (signal.SIGCHLD, signal.SIGTERM)
+
+Request = dict[str, object]
+"""What :mod:`meshnode.work.local.client` asks for: ``start`` (number of the request), ``unit``,
+``dir``,
+``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null,
+``timeout`` (seconds) or null, ``max_output`` (bytes of stdout) or null, ``known`` (keys of the
+status to be written with the claim).
+"""
+
+
+def supervise(request: Request, node: int, lead: Lead) -> None:
+    """Supervise the unit of ``request``, and others while each ends at once; does not return.
+
+    Runs in a process of its own, freshly forked, with only descriptors 0-2, ``node`` (the socket
+    that answers go to) and those of ``lead`` open.
+    """
+    try:
+        # Beside what the launcher holds back already; from now on it is only ever waited for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        os.setsid()
+        cancelsignal.become_subreaper()
+        try:
+            myself = tree.read_process(os.getpid())
+        except OSError as error:
+            answer(node, request, refusal(error))
+            os._exit(0)
+        assert myself is not None
+        # Once for all units: each look at os.environ turns bytes into text.
+        environment = dict(os.environ)
+        following: Request | None = request
+        while following is not None:
+            request = following
+            supervisor = Supervisor(request, myself, environment, node, lead)
+            supervisor.run()
+            following = lead.next_request() if supervisor.is_free else None
+    except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
+        _log_crash(str(request["dir"]))
+        os._exit(SUPERVISOR_FAILED)
+    os._exit(0)
+
+
+def answer(node: int, request: Request, outcome: dict[str, object]) -> bool:
+    """Tell the node what became of a request; False if it is gone (the next one reads the disk)."""
+    packet = {"start": request["start"], "unit": request["unit"]} | outcome
+    try:
+        os.write(node, json.dumps(packet).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def refusal(error: Exception, *, is_claimed: bool = False) -> dict[str, object]:
+    """Return the answer that there is no supervisor for a unit, and why.
+
+    With ``again`` the same may be asked for once more: what was in the way passes, and nothing has
+    been done.
+    """
+    again = files.is_passing(error) and not is_claimed
+    return {"error": _describe(error)} | ({"again": True} if again else {})
+
+
+class Supervisor:
+    """What a supervisor process knows of its unit.
+
+    Attributes:
+        is_free: whether this process has nothing more to do with the unit, and may take another.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        myself: tree.Process,
+        environment: dict[str, str],
+        node: int,
+        lead: Lead,
+    ) -> None:
+        self._request = request
+        self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]
+        self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
+        self._grace = float(request["grace"])  # type: ignore[arg-type]
+        self._unit_id = str(request["unit"])
+        self._dir = str(request["dir"])
+        self._limits = Limits(request["timeout"], request["max_output"])  # type: ignore[arg-type]
+        env: dict[str, str] | None = request["env"]  # type: ignore[assignment]
+        own = {UNIT_ID_VARIABLE: self._unit_id, UNIT_DIR_VARIABLE: self._dir}
+        self._env = (environment if env is None else env) | own
+        self._status = StatusFile(self._dir)
+        self._myself = myself
+        self._node = node
+        self._lead = lead
+        self._stdin = self._stdout = -1
+        self._pid = 0
+        self._end: int | None = None
+        """Wait status of the command, once it has ended."""
+        self._moment_ends = 0.0
+        self.is_free = True
+
+    def run(self) -> None:
+        """Start the command, tell the node, and watch to the recorded end."""
+        # What came when the unit before this one was ending. One for this unit cannot have come:
+        # nobody knows yet that it is this process's.
+        while signal.sigtimedwait((signal.SIGTERM,), 0) is not None:
+            pass
+        try:
+            record = self._start()
+        except NotPending as error:
+            self._tell_last({"error": str(error), "taken": True})
+        except (OSError, ValueError, UnitVanished) as error:
+            # Not free: should the claim stand on disk after all, this end is what tells the node.
+            self.is_free = False
+            outcome = refusal(error, is_claimed=self._status.is_claimed)
+            answer(self._node, self._request, outcome)
+        else:
+            word = {"supervisor": self._myself.pid, "started": self._myself.started}
+            if record["State"] == RUNNING:
+                self._tell(word | {"record": record})
+                self._watch()
+            else:
+                self._tell_last(word | {"record": record, "ended": record})
+        finally:
+            self._limits.end()
+            for fd in (self._stdin, self._stdout):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _tell(self, outcome: dict[str, object]) -> None:
+        self.is_free = answer(self._node, self._request, outcome)
+
+    def _tell_last(self, outcome: dict[str, object]) -> None:
+        # The node first: of a supervisor that has said that it is free the launcher tells nothing
+        # any more. One that were killed in between would leave a unit that has ended on disk and
+        # runs for ever in the node's memory.
+        self._tell(outcome)
+        self.is_free = self.is_free and self._lead.be_free()
+
+    def _keep_for_itself(self) -> None:
+        """Leave node and launcher: this process is the unit's alone, and may outlive both."""
+        if not self.is_free:
+            return
+        self.is_free = False
+        if self._end is None:
+            self._note_pid()
+        answer(self._node, self._request, {"alone": True})
+        os.close(self._node)
+        self._lead.leave()
+
+    # --- the start ----------------------------------------------------------------------------
+
+    def _start(self) -> dict[str, object]:
+        """Start the command, or record why that cannot be; return what is recorded.
+
+        Raises:
+            OSError, ValueError, NotPending, UnitVanished: it was not started.
+        """
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        self._stdout = _for_command(files.open_file(self._dir + "/stdout", flags))
+        self._stdin = self._open_stdin()
+        output = self._limits.open(self._stdout)
+        known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
+        supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
+        try:
+            search_path = self._env.get("PATH", command.DEFAULT_PATH)
+            program = command.find_executable(self._argv[0], search_path)
+        except command.CannotExecute as error:
+            record = known | {"Supervisor": supervisor} | self._failure(str(error))
+            self._status.claim(record, durable=True)
+            return record
+        record = known | {"State": RUNNING, "Detail": "Running", "Started": _now()}
+        record["Supervisor"] = supervisor
+        self._status.claim(record)
+        # Before the command can fill the disk with what it prints.
+        self._status.reserve()
+        try:
+            self._pid = command.spawn(
+                program, self._argv, self._env, self._cwd, self._stdin, output
+            )
+        except command.CannotExecute as error:
+            if error.is_passing:
+                self._give_back(str(error))
+            failure = self._failure(str(error))
+            self._record(failure)
+            return record | failure
+        return record | self._running()
+
+    def _give_back(self, reason: str) -> None:
+        """Leave a unit that cannot be executed now to a later start, if the disk lets us.
+
+        Raises:
+            OSError: with the reason; the unit is Pending.
+        """
+        try:
+            self._status.unclaim()
+        except (OSError, UnitVanished):
+            return
+        raise OSError(errno.EAGAIN, reason)
+
+    def _open_stdin(self) -> int:
+        try:
+            return _for_command(files.open_file(self._dir + "/stdin", os.O_RDONLY))
+        except FileNotFoundError:
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _running(self) -> dict[str, object]:
+        return {"Detail": f"Running: PID {self._pid}", "Pid": self._pid}
+
+    def _note_pid(self) -> None:
+        """Write down what the node knows already, for the next node; short commands spare it."""
+        try:
+            self._status.note(self._running())
+        except (UnitVanished, OSError):
+            # Nothing depends on it, and on a full disk the record of the end has its room.
+            return
+
+    # --- the watch ----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Wait until no process of the unit is left, and record the end."""
+        self._moment_ends = time.monotonic() + FIRST_MOMENT_SECONDS
+        if self._limits.begin():
+            self._keep_for_itself()
+        ended = self._wait_tree()
+        overflow = self._limits.finish()
+        if ended is None and overflow is not None:
+            ended = FAILED, overflow
+        end = self._outcome(ended)
+        self._record(end)
+        if self.is_free:
+            self._tell_last({"ended": end})
+
+    def _wait_tree(self) -> tuple[int, str] | None:
+        """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
+        while True:
+            info = self._wait()
+            if self._reap():
+                return None
+            if self._end is not None:
+                self._end_tree(signal.SIGTERM)
+                return None
+            broken = self._limits.broken()
+            if info is not None and self._is_cancel(info):
+                self._end_tree(signal.SIGINT)
+                return CANCELED, "Canceled"
+            if broken is not None:
+                self._end_tree(signal.SIGINT)
+                return FAILED, broken
+
+    def _is_cancel(self, info: signal.struct_siginfo) -> bool:
+        # The node may have meant the unit before this one, of whose end it had not heard yet.
+        return info.si_signo == signal.SIGTERM and cancelsignal.is_for(info, self._unit_id)
+
+    def _wait(self) -> signal.struct_siginfo | None:
+        """Return the next signal, None when a limit should be looked at."""
+        if self.is_free:
+            left = self._moment_ends - time.monotonic()
+            info = signal.sigtimedwait(_WAKING, left) if left > 0 else None
+            if info is not None:
+                return info
+            self._keep_for_itself()
+        return self._limits.wait(_WAKING)
+
+    def _reap(self) -> bool:
+        """Collect the dead children; return whether no process of the tree is left.
+
+        Orphans become children of this process, so without children there is no tree.
+        """
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            if pid == self._pid:
+                self._end = wait_status
+
+    def _end_tree(self, first: int) -> None:
+        """Signal every process of the tree, after the grace time kill what is left of it."""
+        self._keep_for_itself()
+        self._insist(lambda: tree.signal_all(tree.own_descendants(), first))
+        deadline = time.monotonic() + self._grace
+        while not self._reap():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._limits.wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
+        while not self._reap():
+            self._insist(tree.kill_own_descendants)
+            self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        """Do something to the tree, however long the machine lacks what looking at it takes."""
+        while True:
+            try:
+                act()
+            except OSError as error:
+                if not files.is_passing(error):
+                    raise
+                self._limits.wait_for((signal.SIGCHLD,), LACK_RETRY_SECONDS)
+            else:
+                return
+
+    # --- what is recorded ---------------------------------------------------------------------
+
+    def _failure(self, detail: str) -> dict[str, object]:
+        """Return the record of a command that was never executed."""
+        readable = detail.encode(errors="backslashreplace").decode()
+        return self._final(FAILED, readable) | {"ExitCode": None, "Signal": None}
+
+    def _outcome(self, ended: tuple[int, str] | None) -> dict[str, object]:
+        """Return the record of the command's end; ``ended`` is what :meth:`_wait_tree` returned."""
+        assert self._end is not None
+        detail = command.end_text(self._end)
+        state = SUCCEEDED if self._end == 0 else FAILED
+        if _is_full(self._stdout):
+            # Most commands tell that on their standard error, for which there was no room either.
+            # Some do not even look whether their writes succeed, and nobody else can tell.
+            lost = ", which may be incomplete" if state == SUCCEEDED else ""
+            detail += f"; no space left on the disk of its output{lost}"
+        if ended is not None:
+            state, detail = ended
+        size = os.fstat(self._stdout).st_size
+        try:
+            if size:
+                sync(self._stdout)
+        except OSError as error:
+            # What the command wrote may be lost although it was told that all was well.
+            state, detail = FAILED, f"stdout is incomplete: {command.error_text(error)}"
+        return self._final(state, detail) | {
+            "Pid": self._pid,
+            "ExitCode": command.exit_code(self._end),
+            "Signal": command.signal_name(self._end),
+        }
+
+    def _final(self, state: int, detail: str) -> dict[str, object]:
+        return {
+            "State": state,
+            "Detail": detail,
+            "StdoutSize": os.fstat(self._stdout).st_size,
+            "Finished": _now(),
+        }
+
+    def _record(self, end: dict[str, object]) -> None:
+        """Bring the end to the disk, however long that takes, unless the unit was released."""
+        while True:
+            try:
+                self._status.finish(end)
+            except UnitVanished:
+                # The node is told of no end that is not on disk; it looks, and sees why.
+                self._keep_for_itself()
+                return
+            except OSError:
+                self._keep_for_itself()
+                time.sleep(RECORD_RETRY_SECONDS)
+            else:
+                return
+
+
+def _for_command(fd: int) -> int:
+    """Return a descriptor of a file as a command expects it: one that blocks, as it would say."""
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _is_full(fd: int) -> bool:
+    disk = os.fstatvfs(fd)
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES
+
+
+def _now() -> str:
+    """Return the time as RFC 3339 in UTC: ``2026-11-22T03:00:00.123456Z``."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+    return (
+        f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
+        f".{nanoseconds // 1000:06d}Z"
+    )
+
+
+def _describe(error: Exception) -> str:
+    """Return one line for a person: why there is no supervisor for the unit."""
+    if isinstance(error, UnitVanished):
+        return f"the unit's directory is gone: {error}"
+    if isinstance(error, OSError):
+        if isinstance(error, files.NotOurs):
+            return f"cannot start the command: {error}"
+        where = f" ({error.filename})" if error.filename else ""
+        text = error.strerror or str(error)
+        return f"cannot start the command: {text[:1].lower()}{text[1:]}{where}"
+    return str(error)
+
+
+def _log_crash(unit_dir: str) -> None:
+    """Write the current exception's traceback to ``supervisor.log`` in the unit's directory."""
+    try:
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        os.dup2(files.open_file(unit_dir + "/supervisor.log", flags), 2)
+    except OSError:
+        # The unit is gone or the disk is broken: the exit code is all that can be said.
+        return
+    # Written in C, without importing the traceback module in the middle of a failure.
+    sys.__excepthook__(*sys.exc_info())

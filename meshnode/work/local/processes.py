@@ -1,0 +1,259 @@
+"""Processes that may not be our children: named without ambiguity, awaited, signalled, ended."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from meshnode.files import is_passing
+from meshnode.resources import in_thread
+from meshnode.work.local.launcher import cancelsignal, tree
+from meshnode.work.local.launcher.supervisor import UNIT_DIR_VARIABLE
+from meshnode.work.units.shortage import Pauses
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """What names one process for as long as the machine is up.
+
+    Attributes:
+        pid: its number, which the kernel uses again after its end.
+        started: its start time in clock ticks since boot (/proc/<pid>/stat, field 22).
+    """
+
+    pid: int
+    started: int
+
+
+def current_start_time(pid: int) -> int | None:
+    """Return the start time (clock ticks) of the process that has this pid now, None if none."""
+    process = tree.read_process(pid)
+    return None if process is None else process.started
+
+
+class ProcessHandle:
+    """Holds on to one process: nothing done through it can reach another that got its pid.
+
+    One task at a time may wait. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, process_id: ProcessId, pidfd: int) -> None:
+        self.process_id = process_id
+        self._pidfd = pidfd
+
+    @classmethod
+    def open(cls, process_id: ProcessId) -> Self:
+        """Take hold of a running process, or of one that has ended and was not reaped yet.
+
+        Raises:
+            ProcessLookupError: it is gone, or its pid is another process's now.
+            OSError: no descriptor is left.
+        """
+        pidfd = os.pidfd_open(process_id.pid)
+        try:
+            # The pidfd is fixed to a process from here on: the comparison cannot come too late.
+            if current_start_time(process_id.pid) != process_id.started:
+                raise ProcessLookupError(f"process {process_id.pid} is gone")
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return cls(process_id, pidfd)
+
+    async def wait_end(self) -> None:
+        """Return when the process has ended.
+
+        Raises:
+            trio.ClosedResourceError: the handle was closed meanwhile.
+            trio.BusyResourceError: another task waits already.
+        """
+        if self._pidfd < 0:
+            raise trio.ClosedResourceError("the process handle is closed")
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    def send_signal(self, signum: int) -> None:
+        """Signal the process.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        signal.pidfd_send_signal(self._pidfd, signum)
+
+    def cancel(self, unit_id: str) -> None:
+        """Have the process, which is a supervisor, end a unit if it still watches over that.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        cancelsignal.send(self._pidfd, unit_id)
+
+    def close(self) -> None:
+        """Let go of the process; it goes on."""
+        if self._pidfd >= 0:
+            trio.lowlevel.notify_closing(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
+    """Return the running processes that were started for a unit, and their descendants.
+
+    They are known by the variable that the supervisor put into the command's environment, and a
+    process whose environment is hidden or replaced by being a descendant of one that is known. One
+    that dropped its environment *and* lost its parent is not found.
+
+    Looks at every process of the machine (some 20 µs each): call it in a thread.
+    """
+    return UnitProcesses.look().of(unit_dir)
+
+
+def find_supervisor(unit_dir: Path) -> ProcessId | None:
+    """Return the process that watches over what runs of a unit, None if none does.
+
+    Looks at every process of the machine, as :func:`find_unit_processes` does.
+    """
+    processes = UnitProcesses.look()
+    return processes.supervisor_of(processes.of(unit_dir))
+
+
+class UnitProcesses:
+    """The processes of all units on this machine at one moment."""
+
+    def __init__(self, processes: list[tree.Process], marked: dict[bytes, list[int]]) -> None:
+        self._processes = processes
+        self._marked = marked
+        """PIDs by the directory of their unit."""
+
+    @classmethod
+    def look(cls) -> Self:
+        """Look at every process of the machine: some 20 µs each."""
+        processes = tree.all_processes()
+        marked: dict[bytes, list[int]] = {}
+        for process in processes:
+            directory = None if process.dead else _unit_dir_of(process.pid)
+            if directory is not None:
+                marked.setdefault(directory, []).append(process.pid)
+        return cls(processes, marked)
+
+    def of(self, unit_dir: Path) -> list[ProcessId]:
+        """Return the processes that were started for a unit, and their descendants."""
+        marked = set(self._marked.get(os.fsencode(mark_of(unit_dir)), ()))
+        found = [process for process in self._processes if process.pid in marked]
+        found += tree.descendants(marked, self._processes)
+        return [ProcessId(process.pid, process.started) for process in found]
+
+    def supervisor_of(self, left: Iterable[ProcessId]) -> ProcessId | None:
+        """Return the process that watches over these processes of a unit, None if none does."""
+        pids = {process.pid for process in left}
+        parents = {process.parent for process in self._processes if process.pid in pids} - pids
+        for process in self._processes:
+            if process.pid in parents and not process.dead and _is_supervisor(process.pid):
+                return ProcessId(process.pid, process.started)
+        return None
+
+
+def mark_of(unit_dir: Path) -> str:
+    """Return what marks the processes of a unit: its directory, whatever stands there by now."""
+    return os.path.join(os.path.realpath(unit_dir.parent), unit_dir.name)
+
+
+_MARK = os.fsencode(f"{UNIT_DIR_VARIABLE}=")
+
+
+def _unit_dir_of(pid: int) -> bytes | None:
+    """Return the directory of the unit that a process was started for."""
+    for variable in _read_list(pid, "environ"):
+        if variable.startswith(_MARK):
+            return variable.removeprefix(_MARK)
+    return None
+
+
+def _is_supervisor(pid: int) -> bool:
+    """Whether a process was forked by a launcher, and so runs its program."""
+    return any(word.endswith(b"/launcher/__main__.py") for word in _read_list(pid, "cmdline"))
+
+
+def _read_list(pid: int, name: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
+
+
+async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
+    """End what a dead supervisor left of a unit: SIGTERM, ``grace`` seconds, SIGKILL.
+
+    However long that takes where the machine has no descriptor to spare.
+
+    Returns:
+        What could not be ended, because it belongs to another user (a set-uid program).
+    """
+    refused: set[ProcessId] = set()
+    pauses = Pauses()
+    while True:
+        try:
+            found = set(await in_thread(find_unit_processes, unit_dir)) - refused
+            if not found:
+                return sorted(refused, key=lambda p: p.pid)
+            refused |= await end_processes(found, grace)
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            await pauses.take()
+        else:
+            # Whatever was forked during the first round has had its warning: the parent's.
+            grace = 0
+
+
+async def end_processes(ids: Iterable[ProcessId], grace: float) -> set[ProcessId]:
+    """End processes: SIGTERM, ``grace`` seconds to leave, SIGKILL; return when they are gone.
+
+    Returns:
+        Those that could not be signalled, because they belong to another user; not waited for.
+    """
+    with contextlib.ExitStack() as stack:
+        handles: list[ProcessHandle] = []
+        for process_id in ids:
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(stack.enter_context(ProcessHandle.open(process_id)))
+        ours = _signal(handles, signal.SIGTERM)
+        with trio.move_on_after(grace):
+            await _wait_all(ours)
+        await _wait_all(_signal(ours, signal.SIGKILL))
+        return {h.process_id for h in handles if h not in ours}
+
+
+def _signal(handles: list[ProcessHandle], signum: int) -> list[ProcessHandle]:
+    """Signal each; return those that may be signalled (also when they have ended)."""
+    allowed = []
+    for handle in handles:
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                handle.send_signal(signum)
+        except PermissionError:
+            continue
+        allowed.append(handle)
+    return allowed
+
+
+async def _wait_all(handles: list[ProcessHandle]) -> None:
+    for handle in handles:
+        await handle.wait_end()

@@ -1,0 +1,418 @@
+"""Units that run a command on this node, through the launcher and its supervisors."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.resources import in_thread
+from meshnode.work.local.client import LauncherClosed, OutcomeUnknown, Started, StartRequest
+from meshnode.work.local.processes import (
+    ProcessHandle,
+    ProcessId,
+    end_unit_processes,
+    find_supervisor,
+)
+from meshnode.work.local.words import split_words
+from meshnode.work.units.runner import (
+    Attempt,
+    EndLeftovers,
+    Handle,
+    OpenProcess,
+    Starter,
+    UnitTasks,
+)
+from meshnode.work.units.shortage import NotNow, Pauses, Telling
+from meshnode.work.units.store import Overtaken, UnitStore
+from meshnode.work.units.unit import NotRecorded, Unit
+
+CANCEL_GRACE = 10.0
+"""Seconds between SIGINT and SIGKILL, as receptor gives."""
+
+CANCEL_MARGIN = 5.0
+"""Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
+
+MAX_WORD = 128 * 1024
+"""Bytes of one argument that Linux passes on, its NUL included (MAX_ARG_STRLEN)."""
+
+POINTER = 8
+"""Bytes that each argument takes beside its own (execve(2), "Limits on size")."""
+
+PLUGIN_MAIN = Path(__file__).resolve().parents[1] / "pluginmain.py"
+"""The program that calls plugins, in an interpreter of its own."""
+
+_KNOWN = frozenset({"StdinSize", "StdinSha256"})
+"""Keys of the status that are learned with the end of the input, just before the start."""
+
+FORCE_TIMEOUT = 10.0
+"""Seconds that a forced release gives what SIGKILL does not end at once, as a process that waits
+for a lost disk; then the unit is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandType:
+    """One ``work-command`` directive.
+
+    ``env`` is what its environment has beside the node's own, ``timeout`` and ``grace`` are
+    seconds, ``max_output`` bytes.
+    """
+
+    command: str
+    params: str = ""
+    allow_runtime_params: bool = False
+    verify_signature: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    max_output: int | None = None
+    grace: float = CANCEL_GRACE
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; parameters are split as a shell splits them, by no shell.
+
+        Raises:
+            CommandError: runtime parameters are not allowed, a quote is never closed, or it is
+                more than a command can be given.
+        """
+        if runtime_params and not self.allow_runtime_params:
+            raise CommandError("extra params provided but not allowed")
+        try:
+            words = (*split_words(self.params), *split_words(runtime_params))
+        except ValueError as error:
+            raise CommandError(f"cannot split the params into words: {error}") from None
+        if any("\0" in word for word in words):
+            raise CommandError("params must not contain a NUL character")
+        return _checked((self.command, *words))
+
+
+@dataclass(frozen=True, slots=True)
+class PythonType(CommandType):
+    """One ``work-python`` directive: a command that calls a function of a plugin."""
+
+    plugin: str = ""
+    function: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; the client's parameters go into the config, as text.
+
+        Raises:
+            CommandError: the parameters hold what no argument can.
+        """
+        if "\0" in runtime_params:
+            raise CommandError("params must not contain a NUL character")
+        config = json.dumps({**self.config, "params": runtime_params})
+        # Isolated: without -I a file queue.py in the working directory would be imported.
+        return _checked((self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config))
+
+
+def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command line that the system can pass on.
+
+    Another would only fail, and until then each of its words would be kept, on disk too.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    sizes = [len(word.encode(errors="surrogatepass")) + 1 for word in words]
+    if (longest := max(sizes)) > MAX_WORD:
+        raise CommandError(
+            f"an argument of {longest - 1} bytes is longer than the system passes on "
+            f"({MAX_WORD - 1}); send it as the payload"
+        )
+    if (total := sum(sizes) + POINTER * len(sizes)) > (most := os.sysconf("SC_ARG_MAX")):
+        raise CommandError(
+            f"{len(words)} arguments take {total} bytes, more than the system passes on "
+            f"({most}); send them as the payload"
+        )
+    return words
+
+
+T = TypeVar("T")
+
+
+class CommandRunner:
+    """Starts commands, watches their supervisors, and takes over the ends that those record."""
+
+    def __init__(
+        self,
+        launcher: Starter,
+        store: UnitStore,
+        types: Mapping[str, CommandType],
+        *,
+        open_process: OpenProcess = ProcessHandle.open,
+        end_leftovers: EndLeftovers = end_unit_processes,
+    ) -> None:
+        self._launcher = launcher
+        self._store = store
+        self._types = types
+        self._open_process = open_process
+        self._end_leftovers = end_leftovers
+        self._waiting: set[str] = set()
+        """Units that are to be started when the machine has what that needs."""
+        self._canceling: set[str] = set()
+        """Units whose processes are being ended because somebody asked for it."""
+
+    def _type_of(self, unit: Unit) -> CommandType:
+        """Return the unit's work type; a plain one when the configuration has it no more."""
+        return self._types.get(unit.status.work_type, CommandType(""))
+
+    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+        """Start a pending unit, or adopt a running one, and watch it to its end."""
+        if unit.is_final:
+            return
+        process = unit.status.supervisor
+        if process is None and unit.status.state is UnitState.RUNNING:
+            await self._lose(unit, None, None)
+            return
+        if process is None:
+            started = await self._start(unit, attempt)
+            if started is None or await self._ends_at_once(unit, started, attempt):
+                return
+            process = started.process
+        await self._watch(unit, process, attempt)
+
+    async def _start(self, unit: Unit, attempt: Attempt) -> Started | None:
+        kind = self._type_of(unit)
+        request = StartRequest(
+            unit_id=unit.unit_id,
+            unit_dir=self._store.directory(unit.unit_id),
+            argv=unit.status.params,
+            grace=kind.grace,
+            env={**os.environ, **kind.env} if kind.env else None,
+            cwd=kind.cwd,
+            timeout=kind.timeout,
+            max_output=kind.max_output,
+            known={key: value for key, value in unit.status.to_disk().items() if key in _KNOWN},
+        )
+        try:
+            return await self._insist(unit, request)
+        except LauncherClosed as error:
+            # Not a failure of the unit: it is on its way, or the next start of the node starts it.
+            unit.log.info("%s", error)
+            attempt.pending()
+        except OutcomeUnknown as error:
+            found = await _patiently(unit, partial(find_supervisor, request.unit_dir))
+            if found is not None:
+                return Started(found)
+            return await self._refuse(unit, attempt, error, f"lost: {error}")
+        except WorkError as error:
+            return await self._refuse(unit, attempt, error, f"Error starting worker: {error}")
+        return None
+
+    async def _refuse(
+        self, unit: Unit, attempt: Attempt, error: WorkError, detail: str
+    ) -> Started | None:
+        """End a unit that was not started, unless it was after all."""
+        try:
+            try:
+                await unit.fail(detail, patient=False)
+            except NotRecorded:
+                # Its client need not wait for the disk to learn that; nothing starts it later.
+                attempt.fail(error)
+                await unit.fail(detail)
+        except Overtaken:
+            # A supervisor of an earlier start was first: the unit is its.
+            process = unit.status.supervisor
+            return None if process is None else Started(process)
+        attempt.fail(error)
+        return None
+
+    async def _insist(self, unit: Unit, request: StartRequest) -> Started:
+        """Have the unit started, however long the machine lacks what that needs."""
+        pauses = Pauses()
+        while True:
+            try:
+                # Shielded: a start that has been asked for happens, and we should know its
+                # supervisor.
+                with trio.CancelScope(shield=True):
+                    return await self._launcher.start(request)
+            except NotNow as error:
+                await self._say(unit, f"Waiting to be started: {error}")
+            self._waiting.add(unit.unit_id)
+            try:
+                await pauses.take()
+            finally:
+                self._waiting.discard(unit.unit_id)
+
+    async def _say(self, unit: Unit, detail: str) -> None:
+        """Tell in the unit's detail, and once in the log, what it waits for."""
+        if unit.status.detail != detail:
+            unit.log.warning("%s", detail)
+            await unit.note(lambda old: replace(old, detail=detail))
+
+    async def _ends_at_once(self, unit: Unit, started: Started, attempt: Attempt) -> bool:
+        """Take over what the supervisor tells of the command's first moment.
+
+        Nothing is read from disk: what is told there was written before it was told here.
+        """
+        if started.record is None:
+            return False
+        await unit.take_over(started.record)
+        attempt.done()
+        end = await started.first_moment()
+        if end is not None:
+            await unit.take_over(end)
+        return unit.is_final
+
+    async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
+        """Take hold of a supervisor, None if it is gone."""
+        pauses = Pauses()
+        tell = Telling(partial(unit.log.warning, "cannot watch supervisor %d yet: %s", process.pid))
+        while True:
+            try:
+                return self._open_process(process)
+            except ProcessLookupError:
+                return None
+            except OSError as error:
+                # The command runs all the same, and must not be called failed for our lack.
+                tell(error.strerror or str(error))
+            await pauses.take()
+
+    async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
+        handle = await self._open(unit, process)
+        try:
+            if fault := await self._reload(unit):
+                # Nothing that was done to its files makes a unit ended whose command runs.
+                await self._say_damaged(unit, process, fault)
+            attempt.done()
+            if handle is not None:
+                await handle.wait_end()
+        finally:
+            if handle is not None:
+                handle.close()
+        # What a supervisor does last is to record the end, so now it is there or never will be.
+        fault = await self._reload(unit)
+        if not unit.is_final:
+            await self._lose(unit, process, fault)
+
+    async def _reload(self, unit: Unit) -> WorkError | None:
+        """Take over what the supervisor has written; return what is wrong with it, if anything."""
+        pauses = Pauses()
+        while True:
+            try:
+                await unit.reload()
+            except WorkError as error:
+                if not files.is_passing(error.__cause__):
+                    return error
+            else:
+                return None
+            await pauses.take()
+
+    async def _say_damaged(self, unit: Unit, process: ProcessId, fault: WorkError) -> None:
+        unit.log.warning("its command runs on, but %s", fault)
+        if not unit.is_final:
+            detail = f"Running, but {fault}"
+            await unit.note(
+                lambda old: replace(old, state=UnitState.RUNNING, detail=detail, supervisor=process)
+            )
+
+    async def _lose(self, unit: Unit, process: ProcessId | None, fault: WorkError | None) -> None:
+        """End a unit of which no end was recorded, and whatever is left of it."""
+        directory = self._store.directory(unit.unit_id)
+        grace = self._type_of(unit).grace
+        left = await self._end_leftovers(directory, grace)
+        if unit.unit_id in self._canceling:
+            await unit.end(UnitState.CANCELED, "Canceled")
+            return
+        if fault is not None:
+            detail = f"lost: {fault}"
+        elif process is not None:
+            unit.log.warning("supervisor %d is gone without a word", process.pid)
+            detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
+        else:
+            detail = "lost: nobody watched over it"
+        if left:
+            detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
+        await unit.fail(detail)
+
+    async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
+        """Have the supervisor end the whole process tree, and wait until it has."""
+        if unit.unit_id in self._waiting:
+            # Nothing of it runs, and what would start it does nothing but wait.
+            await tasks.stop(unit)
+            await tasks.end(unit, UnitState.CANCELED, "Canceled")
+            return True
+        self._canceling.add(unit.unit_id)
+        try:
+            with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
+                await self._signal(unit)
+                await unit.wait_ended()
+        finally:
+            self._canceling.discard(unit.unit_id)
+        if not unit.is_final:
+            raise CommandError(f"work unit {unit.unit_id} is still being stopped")
+        return True
+
+    async def _signal(self, unit: Unit) -> None:
+        """Ask the supervisor, as soon as there is one."""
+        while not (unit.is_final or unit.end_waits):
+            seen = unit.version
+            process = unit.status.supervisor
+            if process is not None:
+                handle = await self._open(unit, process)
+                if handle is not None:
+                    try:
+                        handle.cancel(unit.unit_id)
+                    except ProcessLookupError:
+                        unit.log.debug("its supervisor ended just before the cancel")
+                    except PermissionError:
+                        who = f"its supervisor (PID {process.pid}) belongs to another user"
+                        raise CommandError(f"work unit {unit.unit_id}: {who}") from None
+                    finally:
+                        handle.close()
+                return
+            await unit.wait_changed(seen)
+
+    async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
+        """Cancel the unit if need be, then remove it."""
+        if not unit.is_final:
+            try:
+                await self.cancel(unit, tasks)
+            except NotRecorded as error:
+                unit.log.info("released before that: %s", error)
+            except CommandError as error:
+                if not force:
+                    raise
+                unit.log.warning("released by force: %s", error)
+                await self._kill(unit, tasks)
+        await tasks.stop(unit)
+        await tasks.remove(unit, force=force)
+        return True
+
+    async def _kill(self, unit: Unit, tasks: UnitTasks) -> None:
+        """Kill the supervisor, and then whatever is left of the unit."""
+        with trio.move_on_after(FORCE_TIMEOUT):
+            process = unit.status.supervisor
+            handle = None if process is None else await self._open(unit, process)
+            if handle is not None:
+                try:
+                    handle.send_signal(signal.SIGKILL)
+                    await handle.wait_end()
+                except (ProcessLookupError, PermissionError) as error:
+                    unit.log.debug("its supervisor was not killed: %s", error)
+                finally:
+                    handle.close()
+            await tasks.stop(unit)
+            await self._end_leftovers(self._store.directory(unit.unit_id), 0)
+
+
+async def _patiently(unit: Unit, look: Callable[[], T]) -> T:
+    """Look for something in a thread, until the machine has the descriptors for it."""
+    pauses = Pauses()
+    tell = Telling(partial(unit.log.warning, "cannot look for its processes yet: %s"))
+    while True:
+        try:
+            return await in_thread(look)
+        except OSError as error:
+            tell(error.strerror or str(error))
+        await pauses.take()

@@ -1,0 +1,1 @@
+"""Units that run on other nodes: submitted once, followed to their end."""

@@ -1,0 +1,345 @@
+"""One conversation with the control service of another node (reference sections 8 and 10)."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CannotSign, WorkError
+from meshnode.mesh.streams.layer import MANY_STREAMS
+from meshnode.net.sendfile import read_part
+from meshnode.protocol.control import greeting
+from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.work.remote.farside import (
+    CHUNK,
+    REPLY_TIMEOUT,
+    Created,
+    FarLines,
+    FarTrace,
+    RemoteRefused,
+    RemoteUnavailable,
+    printable,
+    read_created,
+    read_reply,
+    translated,
+)
+from meshnode.work.units.jsonreader import JsonObject
+
+CONTROL_SERVICE = "control"
+"""The service that a submitter dials; receptor has it fixed, too."""
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for the greeting once the stream is open; twice receptor's, for busy nodes."""
+
+MAX_GREETING = 1024
+"""Bytes of the greeting, which has a node's ID of at most 255 in it."""
+
+POLL_INTERVAL = 1.0
+"""Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
+
+BAD_COMMAND = "bad command"
+"""What receptor, and any version of ours, answers to a subcommand that it does not know."""
+
+NO_UNIT = "-"
+"""An ID that no unit has."""
+
+UNSIGNED = frozenset({"status", "list"})
+"""Subcommands that nobody has to sign (reference section 8)."""
+
+Sign = Callable[[str], str]
+"""Returns a signature for a command to the named node, or raises CannotSign."""
+
+
+class Dialer(Protocol):
+    """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
+
+    @property
+    def node_id(self) -> str:
+        """Our own node."""
+        ...
+
+    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
+        """Open a stream. Raises MeshError."""
+        ...
+
+    async def wait_reachable(self, node: str) -> None:
+        """Return as soon as a route to the node is known."""
+        ...
+
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return how a node that can be reached advertises a service, if it does."""
+        ...
+
+
+def is_meshnode(dialer: Dialer, node: str) -> bool:
+    """Whether the control service of ``node`` is one of ours: it says so where it is advertised.
+
+    receptor takes every key of a submission that it does not know for a parameter of the work.
+    """
+    tag, value = MANY_STREAMS
+    advert = dialer.find_service(node, CONTROL_SERVICE)
+    return advert is not None and (advert.tags or {}).get(tag) == value
+
+
+class RemoteControl:
+    """An open conversation; use it as an async context manager, which closes it."""
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        node: str,
+        long_lines: trio.CapacityLimiter,
+        sign: Sign | None = None,
+        *,
+        with_meshnode: bool,
+    ) -> None:
+        self.with_meshnode = with_meshnode
+        """Whether the other node is one of ours and takes more keys than receptor."""
+        self._stream = stream
+        self._node = node
+        self._sign = sign
+        self._lines = FarLines(stream, long_lines)
+        self._polls = False
+
+    @classmethod
+    async def open(
+        cls,
+        dialer: Dialer,
+        node: str,
+        long_lines: trio.CapacityLimiter,
+        *,
+        sign: Sign | None = None,
+    ) -> "RemoteControl":
+        """Dial ``node`` and check that it is the one that answers.
+
+        With ``sign``, each command that the node may want to have signed is.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached now, or another node answers for it.
+        """
+        with translated():
+            stream = await dialer.dial(node, CONTROL_SERVICE)
+        with_meshnode = is_meshnode(dialer, node)
+        conversation = cls(stream, node, long_lines, sign, with_meshnode=with_meshnode)
+        try:
+            line = await conversation._lines.line(GREETING_TIMEOUT, MAX_GREETING)
+            if line.encode() + b"\n" != greeting(node):
+                raise RemoteUnavailable(
+                    f"while expecting node ID {node}, got message: {printable(line, 80)}"
+                )
+        except BaseException:
+            await trio.aclose_forcefully(conversation._stream)
+            raise
+        return conversation
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            # A reset, not an end: half a payload must not look like a whole one.
+            await trio.aclose_forcefully(self._stream)
+            return
+        # All has been said and answered: that the stream breaks only now changes nothing.
+        with contextlib.suppress(RemoteUnavailable), translated():
+            await self._stream.aclose()
+
+    async def ask(self, **command: Any) -> JsonObject:
+        """Send one ``work`` command and return its reply.
+
+        Raises:
+            RemoteUnavailable: the talk broke off.
+            RemoteRefused: the reply is an error.
+        """
+        await self._send({"command": "work", **command})
+        return read_reply(await self._lines.line(REPLY_TIMEOUT))
+
+    async def submit(self, fields: Mapping[str, str]) -> Created:
+        """Submit a unit and return what the node calls it; its payload must follow.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+            AlreadySubmitted: it has a unit of the ``submissionkey`` in ``fields``.
+        """
+        await self._send({**fields, "command": "work", "subcommand": "submit"})
+        return read_created(await self._lines.line(REPLY_TIMEOUT))
+
+    async def trace(self, key: str, unit_id: str, mark: str) -> FarTrace:
+        """Ask what became of a submission; ``unit_id`` and ``mark`` are what was told of it.
+
+        Raises:
+            RemoteUnavailable
+            RemoteRefused: the node knows no keys, or nothing is told now.
+        """
+        reply = await self.ask(
+            subcommand="submitted", submissionkey=key, unitid=unit_id, submissionmark=mark
+        )
+        return FarTrace.from_reply(reply)
+
+    async def takes_keys(self) -> bool:
+        """Ask whether the node is one of ours: who advertises that it is may be anybody.
+
+        Raises:
+            RemoteUnavailable
+        """
+        try:
+            await self.ask(subcommand="watch", unitid=NO_UNIT)
+        except RemoteRefused as refusal:
+            return refusal.reason != BAD_COMMAND
+        return True
+
+    async def send_payload(
+        self, unit_id: str, path: Path, *, before_end: Callable[[], None]
+    ) -> bool:
+        """Send a file as the payload of the unit just submitted, and wait for the final reply.
+
+        ``before_end`` is called just before the other node may learn that the payload is complete.
+        A refusal is noticed while bytes are still being sent.
+
+        Returns:
+            Whether the node goes on to tell of the unit, as :meth:`next_status` returns it.
+
+        Raises:
+            RemoteUnavailable: the answer is missing, or about something else.
+            RemoteRefused
+            WorkError: the file cannot be read.
+        """
+        outcome: str | WorkError | None = None
+
+        async def send() -> None:
+            nonlocal outcome
+            try:
+                await self._send_file(path, before_end)
+                with trio.fail_after(REPLY_TIMEOUT):
+                    await answered.wait()
+            except trio.TooSlowError:
+                outcome = RemoteUnavailable("no reply to the end of the payload")
+            except WorkError as error:
+                outcome = error
+            nursery.cancel_scope.cancel()
+
+        async def receive() -> None:
+            nonlocal outcome
+            try:
+                outcome = await self._lines.line(None)
+            except RemoteUnavailable as error:
+                outcome = error
+            answered.set()
+            nursery.cancel_scope.cancel()
+
+        answered = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            nursery.start_soon(send)
+        if isinstance(outcome, WorkError):
+            raise outcome
+        assert outcome is not None
+        try:
+            reply = read_reply(outcome)
+        except RemoteRefused as refusal:
+            raise RemoteRefused(refusal.reason, told="error from remote: ") from None
+        if reply.get("unitid") != unit_id:
+            raise RemoteUnavailable("the node did not say what became of the unit")
+        return reply.get("follows") is True
+
+    async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                await self._send_content(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            text = f"error sending stdin file: {files.reason(error)}"
+            # The payload is not complete over there; when we have what it takes, it is sent anew.
+            raise (RemoteUnavailable if files.is_passing(error) else WorkError)(text) from error
+        before_end()
+        with translated():
+            await self._stream.send_eof()
+
+    async def _send_content(self, descriptor: int) -> None:
+        position, size = 0, os.fstat(descriptor).st_size
+        while position < size:
+            chunk = await read_part(descriptor, position, CHUNK)
+            if not chunk:
+                raise WorkError(f"error sending stdin file: it ends at byte {position} of {size}")
+            position += len(chunk)
+            with translated():
+                await self._stream.send_all(chunk)
+
+    async def watch(self, unit_id: str) -> JsonObject:
+        """Ask to be told of each change of a unit; return its status now.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        try:
+            return await self.ask(subcommand="watch", unitid=unit_id)
+        except RemoteRefused as refusal:
+            if refusal.reason != BAD_COMMAND:
+                raise
+        # receptor cannot push: from here on it is asked.
+        self._polls = True
+        return await self.ask(subcommand="status", unitid=unit_id)
+
+    async def next_status(self, unit_id: str) -> JsonObject:
+        """Return the next status; it may be the same as before.
+
+        After :meth:`watch`, or a submission whose reply said that the node ``follows`` it.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        if self._polls:
+            await trio.sleep(POLL_INTERVAL)
+            return await self.ask(subcommand="status", unitid=unit_id)
+        return read_reply(await self._lines.line(None))
+
+    async def start_results(self, unit_id: str, position: int) -> None:
+        """Ask for stdout from byte ``position``; :meth:`receive_results` returns it.
+
+        Raises:
+            RemoteUnavailable, RemoteRefused
+        """
+        await self._send(
+            {"command": "work", "subcommand": "results", "unitid": unit_id, "startpos": position}
+        )
+        line = await self._lines.line(REPLY_TIMEOUT)
+        if line.startswith("ERROR"):
+            raise RemoteRefused(line.removeprefix("ERROR: "))
+        if line != f"Streaming results for work unit {unit_id}":
+            raise RemoteUnavailable(f"the node did not stream results: {printable(line, 80)}")
+
+    async def receive_results(self) -> bytes:
+        """Return the next bytes of stdout, ``b""`` when the node has closed the stream.
+
+        Raises:
+            RemoteUnavailable
+        """
+        return await self._lines.raw()
+
+    def _signed(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the command with a signature of this moment: tokens expire, units last."""
+        if self._sign is None or command["subcommand"] in UNSIGNED:
+            return command
+        try:
+            return {**command, "signature": self._sign(self._node)}
+        except CannotSign as error:
+            # To the other node it would be an unsigned command, which it refuses.
+            raise RemoteRefused(str(error)) from error
+
+    async def _send(self, command: Mapping[str, Any]) -> None:
+        command = self._signed(command)
+        with translated(), trio.fail_after(REPLY_TIMEOUT):
+            await self._stream.send_all(json.dumps(command).encode() + b"\n")

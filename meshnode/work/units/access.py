@@ -1,0 +1,178 @@
+"""Who may ask what of a node's units.
+
+Three things decide: what the client came by, whether its signature shows that it may, and who
+submitted the unit. A client of the unix socket may do everything, since the socket's permissions
+speak for it. To the others a unit of a verifying work type is open with a valid signature only.
+
+A remote unit is this node's own business with another one. A client from the mesh may touch it if
+its own node submitted it, or if it is signed work and the client signs as well; the results and
+the cancelling of everything else belong to the submitter.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from meshnode.control.registry import ControlSession, origin_node
+from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
+from meshnode.work.local.runner import CommandType
+from meshnode.work.units.status import UnitStatus
+
+# --- Who must sign what they ask of units, and what this node signs itself (reference section 8)
+
+if TYPE_CHECKING:  # most nodes have no use for what it imports
+    from meshnode.security.tokens import Signer, Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """A node's two sides of signed work; either may be missing, and is then refused by name."""
+
+    signer: "Signer | None" = None
+    verifier: "Verifier | None" = None
+
+    def check(self, signature: str, *, verifies: bool, trusted: bool) -> None:
+        """Return if a request may be carried out, as far as signatures go.
+
+        Args:
+            signature: the token that came with the request, empty if none did.
+            verifies: whether what the request is about asks for one.
+            trusted: whether the client came by a unix socket, whose permissions speak for it.
+
+        Raises:
+            CommandError: there is a signature and nobody asks for one, as receptor has it: who
+                signs believes that it is checked.
+            SignatureRefused: it is missing or wrong.
+        """
+        if not verifies:
+            if signature:
+                raise CommandError("work type did not expect a signature")
+            return
+        if trusted:
+            return
+        if not signature:
+            raise SignatureRefused("could not verify signature: signature is empty")
+        if self.verifier is None:
+            raise SignatureRefused(
+                "could not verify signature: this node has no work-verification directive"
+            )
+        self.verifier.verify(signature)
+
+    def sign(self, node: str) -> str:
+        """Return a token for a command to ``node``. Raises CannotSign."""
+        return self.require_signer().sign(node)
+
+    def require_signer(self) -> "Signer":
+        """Return what signs. Raises CannotSign if this node cannot."""
+        if self.signer is None:
+            raise CannotSign("this node has no work-signing directive: it cannot sign work")
+        return self.signer
+
+
+pass  # SELFIMPORT
+
+if TYPE_CHECKING:
+    from meshnode.work.units.planning import Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The client that asks.
+
+    ``trusted`` is a client of a unix socket; ``node`` is the other node from which a client came
+    over the mesh, and empty for all clients of this node.
+    """
+
+    trusted: bool = False
+    node: str = ""
+
+    @classmethod
+    def of(cls, session: ControlSession) -> Self:
+        """Return who is at the other end of a control session."""
+        return cls(session.kind == "unix", origin_node(session))
+
+
+class UnitAccess:
+    """Judges what clients ask, by the node's work types and signatures.
+
+    ``forwarding`` says whether clients from the mesh may submit unsigned work for other nodes.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        work_types: Mapping[str, CommandType],
+        signatures: Signatures,
+        *,
+        forwarding: bool = False,
+    ) -> None:
+        self._node_id = node_id
+        self._work_types = work_types
+        self._signatures = signatures
+        self._forwarding = forwarding
+
+    def is_local(self, node: str) -> bool:
+        """Whether work for that node runs here."""
+        return node == self._node_id or node.lower() == "localhost"
+
+    def verifies(self, work_type: str) -> bool:
+        """Whether submissions of that type must be signed."""
+        kind = self._work_types.get(work_type)
+        return kind is not None and kind.verify_signature
+
+    def check_submission(self, submission: "Submission", caller: Caller) -> None:
+        """Return if the client may have this run.
+
+        Raises:
+            CommandError: there is a signature and nobody asks for one.
+            SignatureRefused: it is missing or wrong.
+            AccessRefused: it is for another node, and clients from the mesh may not ask for that.
+        """
+        local = self.is_local(submission.node)
+        # A client that has this node sign must sign, too: otherwise anyone who can connect could
+        # use this node's key. receptor asks for that only afterwards, with each later command.
+        lends_key = submission.sign_work and not local and not caller.trusted
+        verifies = lends_key or self.verifies(submission.work_type)
+        self._signatures.check(submission.signature, verifies=verifies, trusted=caller.trusted)
+        if caller.node and not local and not verifies and not self._forwarding:
+            raise AccessRefused(
+                f"this node takes no work for {submission.node} from the mesh; submit it on the "
+                f"node where you are (or set node: allowforwarding on {self._node_id})"
+            )
+
+    def check_unit(self, status: UnitStatus, signature: str, caller: Caller) -> None:
+        """Return if the client may cancel, release or read a unit.
+
+        Raises:
+            CommandError, SignatureRefused: as for submissions.
+            AccessRefused: the unit is none of the client's.
+        """
+        self.check_visible(status, caller)
+        self._signatures.check(
+            signature, verifies=self._asks_for_signature(status), trusted=caller.trusted
+        )
+
+    def check_visible(self, status: UnitStatus, caller: Caller) -> None:
+        """Return if the client may know of a unit. Raises AccessRefused."""
+        if not self.is_visible(status, caller):
+            raise AccessRefused(
+                "this work unit was submitted here for another node: only clients of this node "
+                "may ask for it"
+            )
+
+    def is_visible(self, status: UnitStatus, caller: Caller) -> bool:
+        """Whether the client may know of a unit: a list leaves out what it may not."""
+        remote = status.remote
+        if remote is None or not caller.node:
+            return True
+        return remote.sign_work or status.submitter == caller.node
+
+    def _asks_for_signature(self, status: UnitStatus) -> bool:
+        if status.remote is not None:
+            return status.remote.sign_work
+        if status.verifies:
+            return True  # also after its type was renamed, removed or opened to all
+        if status.work_type in self._work_types:
+            return self.verifies(status.work_type)
+        # A unit from before that was recorded, of a type that is gone: it may have been signed.
+        return self._signatures.verifier is not None

@@ -1,0 +1,279 @@
+"""The ``work`` command of the control service: handlers for what ``requests`` reads."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import trio
+
+from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
+from meshnode.errors import CommandError, SecurityError, WorkError
+from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.protocol.control import encode_error, encode_reply
+from meshnode.work.units.access import Caller
+from meshnode.work.units.intake import RECEIVE, Input, WrongInput, take_input
+from meshnode.work.units.manager import Units
+from meshnode.work.units.requests import (
+    CancelRequest,
+    ListRequest,
+    ReleaseRequest,
+    ResultsRequest,
+    StatusRequest,
+    SubmitRequest,
+    SubmittedRequest,
+    WatchRequest,
+    WorkRequest,
+    parse_json,
+    parse_text,
+)
+from meshnode.work.units.unit import Unit
+
+LISTED_AT_ONCE = 256
+"""Units of a list that are put into words together: some 100 KiB and a few milliseconds. A list of
+all in one piece would hold everybody else up, and a long one would not give its memory back."""
+
+CLEANUP_TIMEOUT = 2.0
+"""Seconds to record why a payload broke off when the session is being ended: a disk write."""
+
+
+class _InputRefused(CommandError):
+    """The payload of a unit could not be taken in, and the unit has failed."""
+
+
+def work_command(units: Units) -> Command:
+    """Return the command that brings ``units`` to the control service."""
+    commands = WorkCommands(units)
+    return Command(
+        name="work",
+        parse_text=lambda words: commands.handler(parse_text(words)),
+        parse_json=lambda data: commands.handler(parse_json(data)),
+    )
+
+
+class WorkCommands:
+    """Runs parsed requests."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._handlers: dict[
+            type[WorkRequest], Callable[[Any, ControlSession], Awaitable[JsonObject | None]]
+        ] = {
+            SubmitRequest: self._submit,
+            ListRequest: self._list,
+            StatusRequest: self._status,
+            WatchRequest: self._watch,
+            SubmittedRequest: self._submitted,
+            CancelRequest: self._cancel,
+            ReleaseRequest: self._release,
+            ResultsRequest: self._results,
+        }
+
+    def handler(self, request: WorkRequest) -> Handler:
+        """Return what runs a request."""
+        handle = self._handlers[type(request)]
+
+        async def run(session: ControlSession) -> JsonObject | None:
+            return await handle(request, session)
+
+        return run
+
+    # --- submit -------------------------------------------------------------------------------
+
+    async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
+        with _told_of_refusal("submission", subject_logger("session", session.peer), session):
+            status = self._units.plan(request.submission, Caller.of(session))
+        unit = self._units.create(status)
+        try:
+            stdin = await self._receive_input(unit, session, request.submission.announced)
+        except _InputRefused as refusal:
+            # The session cannot go on: what is left of the payload would be read as commands.
+            await session.send(encode_error(str(refusal)))
+            session.finish()
+            return None
+        started = await self._units.start(unit, stdin)
+        reply = {
+            "unitid": unit.unit_id,
+            "result": "Job Started" if started else "Job Submitted",
+        }
+        if not request.submission.follow:
+            return reply
+        await session.send(encode_reply({**reply, "follows": True}))
+        session.finish()
+        await _while_client_is_there(session, lambda: self._units.send_followed(unit, session.send))
+        return None
+
+    async def _receive_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
+        """Take in the unit's payload; half of one, or another than was announced, fails it."""
+        try:
+            await session.send(self._created(unit))
+            return await self._take_input(unit, session, announced)
+        except (OSError, WrongInput) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            detail = f"Error reading input data: {reason}"
+            await self._units.refuse_input(unit, detail)
+            raise _InputRefused(detail) from error
+        except trio.BrokenResourceError as error:
+            detail = f"Error reading input data: {error or 'the client is gone'}"
+            await self._units.refuse_input(unit, detail)
+            raise
+        except trio.Cancelled:
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                detail = "Error reading input data: the session was ended"
+                await self._units.refuse_input(unit, detail)
+            raise
+
+    def _created(self, unit: Unit) -> bytes:
+        text = f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF."
+        if unit.status.submission_key:
+            # Who has this may ask later what became of the submission.
+            text += f" Store {self._units.submissions.mark()}."
+        return text.encode() + b"\n"
+
+    async def _take_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
+        file = self._units.open_stdin(unit)
+        try:
+            keep = unit.status.remote is not None
+            return await take_input(session.receive_some, file, announced, keep=keep)
+        finally:
+            file.close()
+
+    # --- looking ------------------------------------------------------------------------------
+
+    async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject | None:
+        if request.unit_id is None:
+            caller, access = Caller.of(session), self._units.access
+            units = (u for u in self._units.all() if access.is_visible(u.status, caller))
+            await _send_list(units, session)
+            return None
+        unit = self._visible(request.unit_id, "list", session)
+        return {unit.unit_id: _shown(unit)}
+
+    async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
+        return _shown(self._visible(request.unit_id, "status", session))
+
+    async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
+        unit = self._units.find(request.unit_id)
+        self._check_access("watch", unit, request.signature, session)
+        session.finish()
+        await _while_client_is_there(session, lambda: _send_changes(unit, session))
+
+    async def _submitted(self, request: SubmittedRequest, session: ControlSession) -> JsonObject:
+        submissions, submitter = self._units.submissions, Caller.of(session).node
+        found = submissions.find(submitter, request.key, request.unit_id, request.mark)
+        reply: JsonObject = {"Mark": str(submissions.mark()), "Trace": str(found.trace)}
+        if found.unit is not None:
+            status = found.unit.status
+            reply |= {
+                "UnitID": found.unit.unit_id,
+                "Work": status.submission_work,
+                "NeverRan": status.never_ran,
+            }
+        if found.state is not None:
+            reply["State"] = found.state
+        return reply
+
+    async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
+        unit = self._units.find(request.unit_id)
+        self._check_access("results", unit, request.signature, session)
+        await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
+        # From here on everything that is sent counts as output, so no error line may follow.
+        session.finish()
+        if request.start < 0:
+            return
+        try:
+            await _while_client_is_there(
+                session, lambda: self._send_results(unit, request.start, session)
+            )
+        except* WorkError as errors:
+            for error in errors.exceptions:
+                unit.log.warning("results cut short for %s: %s", session.peer, error)
+
+    async def _send_results(self, unit: Unit, start: int, session: ControlSession) -> None:
+        await self._units.send_results(unit, start, session.send_file)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
+        unit = self._units.find(request.unit_id)
+        self._check_access("cancel", unit, request.signature, session)
+        done = await self._units.cancel(unit, unless_started=request.unless_started)
+        return {"cancelled" if done else "cancel pending": unit.unit_id}
+
+    async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
+        unit = self._units.find(request.unit_id)
+        self._check_access("release", unit, request.signature, session)
+        done = await self._units.release(unit, force=request.force)
+        return {"released" if done else "release pending": unit.unit_id}
+
+    def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:
+        with _told_of_refusal(what, unit.log, session):
+            self._units.access.check_unit(unit.status, signature, Caller.of(session))
+
+    def _visible(self, unit_id: str, what: str, session: ControlSession) -> Unit:
+        unit = self._units.find(unit_id)
+        with _told_of_refusal(what, unit.log, session):
+            self._units.access.check_visible(unit.status, Caller.of(session))
+        return unit
+
+
+@contextmanager
+def _told_of_refusal(what: str, log: SubjectLogger, session: ControlSession) -> Iterator[None]:
+    """Log what is refused for security: somebody may be trying what else works."""
+    try:
+        yield
+    except SecurityError as error:
+        log.warning("%s refused to %s client %s: %s", what, session.kind, session.peer, error)
+        raise
+
+
+def _shown(unit: Unit) -> JsonObject:
+    return unit.status.to_reply(unit.stdout_size())
+
+
+async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
+    """Send the reply that shows these units, piece by piece."""
+    in_order = sorted(units, key=attrgetter("unit_id"))
+    before = b"{"
+    for start in range(0, len(in_order), LISTED_AT_ONCE):
+        some = in_order[start : start + LISTED_AT_ONCE]
+        async with session.turn():
+            members = encode_reply({unit.unit_id: _shown(unit) for unit in some})[1:-2]
+        await session.send(before + members)
+        before = b","
+    await session.send(b"}\n" if in_order else b"{}\n")
+
+
+async def _send_changes(unit: Unit, session: ControlSession) -> None:
+    """Send the status now and after each change, the final one last; growth is no change."""
+    sent: JsonObject = {}
+    while not unit.released:
+        seen, final = unit.version, unit.is_final
+        shown = _shown(unit)
+        if {**shown, "StdoutSize": 0} != {**sent, "StdoutSize": 0}:
+            await session.send(encode_reply(shown))
+            sent = shown
+        if final:
+            return
+        await unit.wait_changed(seen)
+
+
+async def _while_client_is_there(
+    session: ControlSession, send: Callable[[], Awaitable[None]]
+) -> None:
+    """Run ``send``, but not longer than the client listens: it may have nothing to send for hours.
+
+    A client that only ends its own side (receptorctl does) still listens. What it sends is of no
+    use any more.
+    """
+
+    async def notice_loss() -> None:
+        while await session.receive_some(RECEIVE):
+            pass
+        await session.wait_lost()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notice_loss)
+        await send()
+        nursery.cancel_scope.cancel()

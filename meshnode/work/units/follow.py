@@ -1,0 +1,100 @@
+"""What the node that submitted a unit is told of it in the session of the submission itself.
+
+The status now and after each change, as by ``work watch``, and two things more: that stdout is no
+longer empty, and with the final status a short stdout. So a short unit needs no other session, and
+a long one needs one for its results only once there are any.
+"""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from meshnode import files
+from meshnode.protocol.control import encode_reply
+from meshnode.work.units.output import Growth
+from meshnode.work.units.unit import Unit
+
+INLINE_BYTES = 4096
+"""Longest stdout that goes with the final status: a read and a line that are small in any case."""
+
+OUTPUT_DELAY = 0.02
+"""Seconds for which the first output waits for the unit's end, which then brings it along. Results
+are promised within 50 ms."""
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+async def send_followed(unit: Unit, stdout: Path, growth: Growth, send: Send) -> None:
+    """Send what a follower is told, until the unit is final or released.
+
+    Raises:
+        Exception: whatever ``send`` raises.
+    """
+    follower = _Follower(unit, stdout, send)
+    unit.add_listener(follower.wake)
+    try:
+        with growth.watch(stdout, follower.wake):
+            await follower.until_output()
+        await follower.until_final()
+    finally:
+        unit.remove_listener(follower.wake)
+
+
+class _Follower:
+    def __init__(self, unit: Unit, stdout: Path, send: Send) -> None:
+        self._unit = unit
+        self._stdout = stdout
+        self._send = send
+        self._told: dict[str, Any] = {}
+        self._changed = trio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def until_output(self) -> None:
+        """Tell changes until there is output of a unit that goes on."""
+        while not self._unit.is_final:
+            if self._unit.stdout_size():
+                with trio.move_on_after(OUTPUT_DELAY):
+                    await self._unit.wait_final()
+                return
+            await self._tell()
+            await self._wait()
+
+    async def until_final(self) -> None:
+        """Tell that there is output, further changes, and the end."""
+        while not self._unit.is_final:
+            await self._tell()
+            await self._wait()
+        if not self._unit.released:
+            await self._send(encode_reply(self._final()))
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    async def _tell(self) -> None:
+        shown = self._unit.status.to_reply(self._unit.stdout_size())
+        # How much output there is is no news, but whether there is any.
+        news = {**shown, "StdoutSize": bool(shown["StdoutSize"])}
+        if news != self._told:
+            self._told = news
+            await self._send(encode_reply(shown))
+
+    def _final(self) -> dict[str, Any]:
+        shown = self._unit.status.to_reply(self._unit.stdout_size())
+        if 0 < shown["StdoutSize"] <= INLINE_BYTES:
+            output = self._read_stdout()
+            if len(output) == shown["StdoutSize"]:
+                shown["Stdout"] = b64encode(output).decode()
+        return shown
+
+    def _read_stdout(self) -> bytes:
+        try:
+            return files.read_file(self._stdout, INLINE_BYTES)
+        except OSError as error:
+            self._unit.log.warning("stdout is not sent with the end: %s", error)
+            return b""

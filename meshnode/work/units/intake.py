@@ -1,0 +1,209 @@
+"""The payload of a unit on its way to disk: all of it, or none that anything is started with."""
+
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CommandError
+from meshnode.work.units.shortage import in_thread_or_here
+
+# --- A unit's stdin or stdout as this node writes it
+
+WRITE_OUT = 8 * 1024 * 1024
+"""Bytes after which what a file got is given to the disk, so that the sync at its end, for which
+somebody waits, has little left to do."""
+
+
+class UnitFile:
+    """A unit's stdin or stdout as this node writes it: appending, from where the file ends."""
+
+    def __init__(
+        self, path: Path, *, append: bool, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError.
+
+        What is written while it is not ``wanted`` is dropped.
+        """
+        self._wanted = wanted
+        mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
+        self._descriptor = files.open_file(path, mode)
+        self.size = os.fstat(self._descriptor).st_size
+        self._given = self.size
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of ``data``. Raises OSError; ``size`` counts what was written."""
+        if not self._wanted():
+            self.size += len(data)
+            return
+        view = memoryview(data)
+        while view:
+            written = os.write(self._descriptor, view)
+            self.size += written
+            view = view[written:]
+        if self.size - self._given >= WRITE_OUT:
+            # Of pages that are not on disk yet, this begins the writing and forgets none.
+            os.posix_fadvise(
+                self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
+            )
+            self._given = self.size
+
+    def cut(self, size: int) -> None:
+        """Drop what is behind byte ``size``. Raises OSError."""
+        os.ftruncate(self._descriptor, size)
+        self.size = self._given = size
+
+    def sync(self) -> None:
+        """Have the disk keep what was written. Raises OSError."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+pass  # SELFIMPORT
+
+RECEIVE = 256 * 1024
+"""Bytes asked of a client at a time."""
+
+WRITE = 1024 * 1024
+"""Bytes of payload gathered before a write, which is a hop to a thread. One piece is written while
+another is received: that is all that a payload of any size takes of memory."""
+
+Receive = Callable[[int], Awaitable[bytes]]
+
+
+class WrongInput(CommandError):
+    """The payload that came is not the one that was announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A payload: what a client announces of one, or what is known of one that is here."""
+
+    size: int | None = None
+    """Bytes."""
+
+    sha256: str = ""
+    """Digest in lower-case hexadecimal; empty where nobody knows it."""
+
+    def check_size(self, size: int) -> None:
+        """Refuse more bytes than were announced. Raises WrongInput."""
+        if self.size is not None and size > self.size:
+            raise WrongInput(f"more than the {self.size} bytes that were announced")
+
+    def check(self, received: "Input") -> None:
+        """Refuse what is not as announced. Raises WrongInput."""
+        if self.size is not None and received.size != self.size:
+            raise WrongInput(f"{received.size} of the {self.size} bytes that were announced")
+        if self.sha256 and received.sha256 != self.sha256:
+            raise WrongInput("its SHA-256 is not the one that was announced")
+
+
+async def take_input(
+    receive: Receive, file: UnitFile, announced: Input, *, keep: bool = False
+) -> Input:
+    """Write a whole payload to ``file`` and return what it is.
+
+    With ``keep``, it is on disk for good on return, and its digest is known: somebody will be told
+    that it was accepted, and it is sent on later.
+
+    Raises:
+        OSError: the disk refuses.
+        WrongInput: it is not as announced.
+        trio.BrokenResourceError: the client is gone.
+    """
+    source = _Source(receive, announced)
+    intake = _Intake(file, hashes=keep or bool(announced.sha256))
+    piece = await source.gather()
+    if source.has_more:
+        await _take_long_input(source, intake, piece)
+        piece = bytearray()
+    if piece or (keep and file.size):
+        # An empty file needs no sync of its own: it is there with its directory.
+        await in_thread_or_here(intake.finish, piece, keep)
+    received = Input(file.size, intake.digest)
+    announced.check(received)
+    return received
+
+
+async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearray) -> None:
+    """Write each piece while the next one is received. Raises as :func:`take_input`."""
+    fault: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        pieces, to_write = trio.open_memory_channel[bytearray](0)
+        nursery.start_soon(intake.run, to_write, nursery.cancel_scope)
+        try:
+            async with pieces:
+                await pieces.send(piece)
+                while source.has_more:
+                    await pieces.send(await source.gather())
+        except (WrongInput, trio.BrokenResourceError) as error:
+            # Raised in here it would come out in a group, since there are two tasks.
+            fault = error
+            nursery.cancel_scope.cancel()
+    if fault := fault or intake.fault:
+        raise fault
+
+
+class _Source:
+    """The payload as it is received, in pieces that are worth a write."""
+
+    def __init__(self, receive: Receive, announced: Input) -> None:
+        self._receive = receive
+        self._announced = announced
+        self._size = 0
+        self.has_more = True
+
+    async def gather(self) -> bytearray:
+        """Return the next piece; of fewer than WRITE bytes it is the last one."""
+        gathered = bytearray()
+        while len(gathered) < WRITE:
+            data = await self._receive(RECEIVE)
+            if not data:
+                self.has_more = False
+                break
+            gathered += data
+            self._size += len(data)
+            self._announced.check_size(self._size)
+        return gathered
+
+
+class _Intake:
+    """What is done to each piece, in a thread."""
+
+    def __init__(self, file: UnitFile, *, hashes: bool) -> None:
+        self._file = file
+        self._hash = hashlib.sha256() if hashes else None
+        self.fault: OSError | None = None
+        """Why the disk refused."""
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest() if self._hash is not None else ""
+
+    async def run(
+        self, pieces: trio.MemoryReceiveChannel[bytearray], both: trio.CancelScope
+    ) -> None:
+        """Write pieces until there are no more; cancel ``both`` when the disk refuses one."""
+        try:
+            async for piece in pieces:
+                await in_thread_or_here(self.write, piece)
+        except OSError as error:
+            self.fault = error
+            both.cancel()
+
+    def write(self, data: bytearray) -> None:
+        if self._hash is not None:
+            self._hash.update(data)
+        self._file.write(data)
+
+    def finish(self, rest: bytearray, keep: bool) -> None:
+        self.write(rest)
+        if keep:
+            self._file.sync()

@@ -1,0 +1,73 @@
+"""The key of a submission: what both ends say of it, so that the work runs once.
+
+The submitting node makes a key for each unit, which nobody can guess, and sends it with the
+submission. The running node remembers it, with the submitting node and a digest of the work, and
+can tell later what became of it: also when the unit is gone.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from meshnode.work.units.intake import Input
+
+MAX_KEY = 512
+"""Characters of a key: a unit's ID and a secret of ours, or a name of a client's own."""
+
+SECRET_BYTES = 18
+"""Bytes of chance in a key: nobody finds it by trying."""
+
+
+class Trace(StrEnum):
+    """What a node knows of a key."""
+
+    UNIT = "unit"
+    """There is a unit of that key."""
+    RELEASED = "released"
+    """There was one; it was started, and is released."""
+    DAMAGED = "damaged"
+    """There is what was that unit, and it cannot be read."""
+    FORGOTTEN = "forgotten"
+    """It is so long ago, or so much has come since, that nothing is known."""
+    NOTHING = "nothing"
+    """No work of that key was ever started here."""
+
+
+def new_secret() -> str:
+    """Return the part of a key that makes it ours."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def work_digest(work_type: str, params: Mapping[str, str], stdin: Input) -> str:
+    """Return what tells one piece of work from another: type, parameters, and payload if known."""
+    parts = [work_type, sorted(params.items()), stdin.size, stdin.sha256]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where and when a submission was taken: what a node tells with the ID of the new unit."""
+
+    store: str
+    """The identity of the node's store: of another, nothing is known of the submission."""
+
+    moment: int
+    """Microseconds by the clock of that store, which never goes back."""
+
+    def __str__(self) -> str:
+        """Return the mark as it is told and recorded."""
+        return f"{self.store}@{self.moment}"
+
+    @classmethod
+    def find(cls, text: str) -> Self | None:
+        """Return the mark that is in a text, None if there is none."""
+        match = _MARK.search(text)
+        return cls(match[1], int(match[2])) if match else None
+
+
+_MARK = re.compile(r"(?<![0-9a-z])([0-9a-f]{32})@([0-9]{1,18})(?![0-9a-z])")

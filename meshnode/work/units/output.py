@@ -1,0 +1,278 @@
+"""Results: the bytes of a unit's stdout from any position, as they are written."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from meshnode import files
+from meshnode.errors import WorkError
+from meshnode.logs import subject_logger
+from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.unit import Unit
+
+# --- Growth of files as events: one inotify instance for the whole node, however many readers
+#
+# receptor opens an instance for each remote unit and stops working at the kernel's 128 (reference
+# section 11). Here all watches share one; readers of the same file share its watch.
+
+try:
+    import inotify_simple
+except ImportError:  # the package is only asked for on Linux
+    inotify_simple = None
+
+STAT_INTERVAL = 0.05
+"""Seconds between looks at a file that the kernel does not watch for us.
+
+Only where inotify is not to be had: another system than Linux, or the user's instances or watches
+are used up (``fs.inotify.max_user_watches``). Results are promised within 50 ms of being written,
+and a stat every 50 ms costs a reader some 0.1 % of a core.
+"""
+
+GATHER = 0.001
+"""Seconds for which further events are left to pile up in the kernel, which makes one of those that
+are alike. A command that prints a gigabyte in pieces of 8 KB would wake its readers 100,000 times;
+what is printed after a pause is told at once."""
+
+Wake = Callable[[], None]
+
+
+class Growth:
+    """Calls back when a watched file has grown, was truncated, or went away.
+
+    Resource handling: :meth:`run` owns the kernel's instance; watches may be added before it runs
+    and are then served by looking.
+    """
+
+    def __init__(self) -> None:
+        self._log = subject_logger("growth")
+        self._inotify: Any = None
+        self._watchers: dict[int, list[Wake]] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver events until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            self._inotify = self._open()
+            try:
+                task_status.started()
+                if self._inotify is None:
+                    await trio.sleep_forever()
+                while True:
+                    await trio.lowlevel.wait_readable(self._inotify.fileno())
+                    for event in self._inotify.read(timeout=0):
+                        self._deliver(event.wd, event.mask)
+                    await trio.sleep(GATHER)
+            finally:
+                self._watchers.clear()
+                if self._inotify is not None:
+                    self._inotify.close()
+                    self._inotify = None
+
+    def _open(self) -> Any:
+        if inotify_simple is None:
+            return None
+        try:
+            return inotify_simple.INotify(nonblocking=True)
+        except OSError as error:
+            self._log.warning("no inotify instance (%s): looking at files instead", error)
+            return None
+
+    def _deliver(self, wd: int, mask: int) -> None:
+        if mask & inotify_simple.flags.Q_OVERFLOW:
+            # Events were lost and nobody knows whose: everybody looks at their file once.
+            woken = [wake for wakes in self._watchers.values() for wake in wakes]
+        else:
+            woken = list(self._watchers.get(wd, ()))
+        for wake in woken:
+            wake()
+
+    @contextmanager
+    def watch(self, path: Path, wake: Wake) -> Iterator[None]:
+        """Have ``wake`` called after each change of the file, for as long as the context lasts.
+
+        ``wake`` may be called without a change, and must not block. The file is the one that
+        ``path`` names now.
+        """
+        wd = self._add(path)
+        if wd is None:
+            with self._looking(path, wake):
+                yield
+            return
+        wakes = self._watchers.setdefault(wd, [])
+        wakes.append(wake)
+        try:
+            yield
+        finally:
+            wakes.remove(wake)
+            if not wakes and self._watchers.get(wd) is wakes:
+                del self._watchers[wd]
+                self._remove(wd)
+
+    def _add(self, path: Path) -> int | None:
+        if self._inotify is None:
+            return None
+        flags = inotify_simple.flags
+        # ATTRIB: unlinking an open file changes its link count and nothing else.
+        mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+        mask |= flags.DONT_FOLLOW
+        try:
+            wd: int = self._inotify.add_watch(path, mask)
+        except OSError as error:
+            self._log.warning("no watch for %s (%s): looking at it instead", path, error)
+            return None
+        return wd
+
+    def _remove(self, wd: int) -> None:
+        if self._inotify is None:
+            return
+        try:
+            self._inotify.rm_watch(wd)
+        except OSError:
+            # The kernel drops the watch of a deleted file by itself.
+            self._log.debug("watch %d was already gone", wd)
+
+    @contextmanager
+    def _looking(self, path: Path, wake: Wake) -> Iterator[None]:
+        if self._nursery is None:
+            raise RuntimeError("watching files needs a running Growth")
+        scope = trio.CancelScope()
+        self._nursery.start_soon(_look, path, wake, scope)
+        try:
+            yield
+        finally:
+            scope.cancel()
+
+
+async def _look(path: Path, wake: Wake, scope: trio.CancelScope) -> None:
+    """Call ``wake`` whenever the file's size, identity or existence is another than before."""
+    with scope:
+        seen = None
+        while True:
+            try:
+                now = os.lstat(path)
+                look = (now.st_size, now.st_ino, now.st_nlink)
+            except OSError:
+                # Gone, or out of reach; whoever is woken looks at it and knows what to say.
+                look = (-1, -1, -1)
+            if look != seen:
+                seen = look
+                wake()
+            await trio.sleep(STAT_INTERVAL)
+
+
+pass  # SELFIMPORT
+
+SendFile = Callable[[int, int, int], Awaitable[int]]
+"""Sends a part of a file: descriptor, position and size to the number of bytes that were sent; 0 at
+the file's end. An OSError says that the file cannot be read."""
+
+
+class ResultsEndedEarly(WorkError):
+    """A stdout was truncated, replaced or deleted while its unit still had bytes to show."""
+
+
+async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, send: SendFile) -> int:
+    """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
+
+    A start beyond the end waits for the output to get there, and ends with the unit. A released
+    unit ends its readers.
+
+    Raises:
+        ResultsEndedEarly: the file is no longer what it was.
+        WorkError: the file cannot be read.
+        Exception: whatever else ``send`` raises.
+    """
+    try:
+        descriptor = await _open(path)
+    except OSError as error:
+        if unit.is_final and unit.status.stdout_size == 0:
+            return 0
+        raise WorkError(f"cannot read the results: {files.reason(error)}") from error
+    try:
+        return await _Reader(unit, path, descriptor, start, send).run(growth)
+    finally:
+        os.close(descriptor)
+
+
+async def _open(path: Path) -> int:
+    """Open a stdout as soon as there is a descriptor for it. Raises OSError."""
+    pauses = Pauses()
+    while True:
+        try:
+            return files.open_file(path, os.O_RDONLY)
+        except OSError as error:
+            if not files.is_passing(error):
+                raise
+        await pauses.take()
+
+
+class _Reader:
+    """One reader of one stdout."""
+
+    def __init__(self, unit: Unit, path: Path, descriptor: int, start: int, send: SendFile) -> None:
+        self._unit = unit
+        self._path = path
+        self._descriptor = descriptor
+        self._start = start
+        self._position = start
+        self._send = send
+        self._wake = trio.Event()
+
+    async def run(self, growth: Growth) -> int:
+        # Waking is asked for before the first look, so that nothing falls between the two.
+        with growth.watch(self._path, self._set):
+            self._unit.add_listener(self._set)
+            try:
+                while not await self._send_what_is_there():
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+            finally:
+                self._unit.remove_listener(self._set)
+        return self._position - self._start
+
+    def _set(self) -> None:
+        self._wake.set()
+
+    async def _send_what_is_there(self) -> bool:
+        """Send up to the end of the file; return whether no more can come."""
+        while True:
+            # The state first: what is in the file after that is all that a final unit has.
+            final = self._unit.is_final
+            available = os.fstat(self._descriptor).st_size - self._position
+            sent = await self._send_some(available) if available > 0 else 0
+            if not sent:
+                break
+            self._position += sent
+            if sent == available and not final:
+                # More will wake us. To look at once would find a few bytes more, again and again.
+                return False
+        if self._unit.released:
+            return True
+        self._check_file()
+        if final and self._position < self._unit.status.stdout_size:
+            raise ResultsEndedEarly(
+                f"stdout of unit {self._unit.unit_id} ends at byte {self._position}"
+                f" of {self._unit.status.stdout_size}"
+            )
+        return final
+
+    async def _send_some(self, size: int) -> int:
+        try:
+            return await self._send(self._descriptor, self._position, size)
+        except OSError as error:
+            raise WorkError(f"cannot read the results: {error.strerror}") from error
+
+    def _check_file(self) -> None:
+        """Notice a stdout that was truncated or deleted: waiting for it would be for ever."""
+        file = os.fstat(self._descriptor)
+        if file.st_size < self._position and self._position > self._start:
+            raise ResultsEndedEarly(
+                f"stdout of unit {self._unit.unit_id} was truncated to {file.st_size} bytes"
+                f" after {self._position} had been sent"
+            )
+        if file.st_nlink == 0:
+            raise ResultsEndedEarly(f"stdout of unit {self._unit.unit_id} was deleted")

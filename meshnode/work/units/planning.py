@@ -1,0 +1,107 @@
+"""What a submission asks for, and the unit that it becomes if nothing speaks against it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from meshnode.errors import CommandError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.protocol.times import parse_duration
+from meshnode.work.local.runner import CommandType
+from meshnode.work.remote.start import check_way
+from meshnode.work.units.access import Caller, Signatures, UnitAccess
+from meshnode.work.units.intake import Input
+from meshnode.work.units.status import REMOTE, RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.unit import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks to have run, as it was sent."""
+
+    node: str
+    work_type: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    tls_client: str = ""
+    ttl: str = ""
+    sign_work: bool = False
+    signature: str = ""
+    announced: Input = field(default_factory=Input)
+    """What the client says of the payload; nothing else is started."""
+    follow: bool = False
+    """Whether the session goes on to tell of the unit until it is final."""
+    key: str = ""
+    """Names the submission: a second one of the same key is refused for as long as its unit
+    exists. A meshnode that submits to us makes it of its own ID and its unit's."""
+
+
+class Planner:
+    """Judges submissions by what this node offers and asks for."""
+
+    def __init__(
+        self,
+        access: UnitAccess,
+        work_types: Mapping[str, CommandType],
+        signatures: Signatures,
+        now: Clock,
+    ) -> None:
+        self._access = access
+        self._work_types = work_types
+        self._signatures = signatures
+        self._now = now
+
+    def plan(self, submission: Submission, caller: Caller) -> UnitStatus:
+        """Check everything about a submission that can be checked, and return its first status.
+
+        Raises:
+            CommandError, SecurityError: with the reason.
+        """
+        self._access.check_submission(submission, caller)
+        if self._access.is_local(submission.node):
+            status = self._plan_local(submission)
+        else:
+            status = self._plan_remote(submission)
+        return replace(status, submitter=caller.node)
+
+    def _plan_local(self, submission: Submission) -> UnitStatus:
+        if submission.ttl:
+            raise CommandError("ttl option is intended for remote work only")
+        kind = self._work_types.get(submission.work_type)
+        if kind is None:
+            raise CommandError(f"unknown work type {submission.work_type}")
+        argv = kind.argv(submission.params.get("params", ""))
+        status = self._first_status(submission.work_type, params=argv)
+        return replace(status, verifies=kind.verify_signature)
+
+    def _plan_remote(self, submission: Submission) -> UnitStatus:
+        check_way(submission.tls_client, submission.params)
+        if submission.sign_work:
+            self._signatures.require_signer()
+        extra = RemoteExtra(
+            node=submission.node,
+            work_type=submission.work_type,
+            params=dict(submission.params),
+            sign_work=submission.sign_work,
+            expiration=self._expiration(submission.ttl),
+        )
+        return self._first_status(REMOTE, remote=extra)
+
+    def _expiration(self, ttl: str) -> datetime | None:
+        if not ttl:
+            return None
+        try:
+            return self._now() + timedelta(seconds=parse_duration(ttl))
+        except OverflowError:
+            raise CommandError(f"ttl {ttl} ends after the year 9999") from None
+
+    def _first_status(
+        self, work_type: str, *, params: tuple[str, ...] = (), remote: RemoteExtra | None = None
+    ) -> UnitStatus:
+        return UnitStatus(
+            state=UnitState.PENDING,
+            detail="Unit Created",
+            work_type=work_type,
+            remote=remote,
+            params=params,
+            created=format_time(self._now()),
+        )

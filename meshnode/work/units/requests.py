@@ -1,0 +1,251 @@
+"""What clients ask of units: ``work …`` in its two forms, as values (reference section 8).
+
+The texts of refusals are receptor's, which clients match, but for those that hold Go's own names.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meshnode.errors import CommandError
+from meshnode.work.units.intake import Input
+from meshnode.work.units.keys import MAX_KEY, Mark
+from meshnode.work.units.planning import Submission
+
+JsonObject = dict[str, Any]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+MAX_POSITION = 2**63 - 1
+"""The highest byte that a file can have: positions are 64-bit numbers in receptor, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """``work submit``."""
+
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """``work list``: one unit, or all."""
+
+    unit_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """``work status``."""
+
+    unit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """``work watch``, our own: the status now and at each change, until it is final."""
+
+    unit_id: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedRequest:
+    """``work submitted``, our own: what became of a submission, for its submitter."""
+
+    key: str
+    unit_id: str
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """``work cancel``; ``unless_started`` is our own: only while the unit waits for input."""
+
+    unit_id: str
+    signature: str = ""
+    unless_started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """``work release`` and ``work force-release``."""
+
+    unit_id: str
+    signature: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsRequest:
+    """``work results`` from byte ``start``."""
+
+    unit_id: str
+    start: int
+    signature: str = ""
+
+
+WorkRequest = (
+    SubmitRequest
+    | ListRequest
+    | StatusRequest
+    | WatchRequest
+    | SubmittedRequest
+    | CancelRequest
+    | ReleaseRequest
+    | ResultsRequest
+)
+
+_ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
+    "status": lambda unit_id, signature: StatusRequest(unit_id),
+    "watch": lambda unit_id, signature: WatchRequest(unit_id, signature),
+    "cancel": lambda unit_id, signature: CancelRequest(unit_id, signature),
+    "release": lambda unit_id, signature: ReleaseRequest(unit_id, signature),
+    "force-release": lambda unit_id, signature: ReleaseRequest(unit_id, signature, force=True),
+}
+
+_NOT_PARAMS = {
+    *("command", "subcommand", "node", "worktype"),
+    *("tlsclient", "ttl", "signwork", "signature"),
+    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+}
+"""Keys of a submission that say how to submit; every other key is a parameter of the work."""
+
+
+def parse_text(words: str) -> WorkRequest:
+    """Read what stands after ``work ``. Raises CommandError."""
+    subcommand, *rest = words.split(" ")
+    subcommand = subcommand.lower()
+    if subcommand == "submit":
+        if len(rest) < 2 or not rest[0]:
+            raise CommandError("work submit requires a target node and work type")
+        params = {"params": " ".join(rest[2:])} if rest[2:] else {}
+        return SubmitRequest(Submission(node=rest[0], work_type=rest[1], params=params))
+    if subcommand == "list":
+        return ListRequest(rest[0] if rest else None)
+    if subcommand == "results":
+        return _parse_text_results(rest)
+    if subcommand in _ON_UNIT:
+        if not rest:
+            raise CommandError(f"work {subcommand} requires a unit ID")
+        if len(rest) > 1:
+            raise CommandError(f"work {subcommand} does not take parameters after the unit ID")
+        return _ON_UNIT[subcommand](rest[0], "")
+    raise CommandError("bad command")
+
+
+def _parse_text_results(rest: list[str]) -> ResultsRequest:
+    if not rest:
+        raise CommandError("work results requires a unit ID")
+    if len(rest) > 2:
+        raise CommandError("work results only takes a unit ID and optional start position")
+    start = rest[1] if len(rest) > 1 else "0"
+    digits = start[1:] if start[:1] in {"+", "-"} else start
+    # int() takes more than receptor does: blanks, underscores, digits of other scripts.
+    if not (digits.isascii() and digits.isdigit()):
+        raise CommandError(f'error converting start position to integer: "{start}" is not a number')
+    if len(digits) > len(str(MAX_POSITION)):
+        raise CommandError(f"start position {start} is out of range")
+    return ResultsRequest(rest[0], _position(int(start), start))
+
+
+def parse_json(data: JsonObject) -> WorkRequest:
+    """Read a whole JSON object. Raises CommandError."""
+    subcommand = _string(data, "subcommand").lower()
+    if subcommand == "submit":
+        return SubmitRequest(_parse_submission(data))
+    if subcommand == "list":
+        unit_id = data.get("unitid")
+        return ListRequest(unit_id if isinstance(unit_id, str) else None)
+    if subcommand == "results":
+        unit_id = _string(data, "unitid")
+        return ResultsRequest(unit_id, _start_position(data), _optional(data, "signature"))
+    if subcommand == "submitted":
+        unit_id, mark = _optional(data, "unitid"), _optional(data, "submissionmark")
+        return SubmittedRequest(_key(data), unit_id, Mark.find(mark))
+    if subcommand in _ON_UNIT:
+        request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
+        if isinstance(request, CancelRequest):
+            return CancelRequest(request.unit_id, request.signature, _unless_started(data))
+        return request
+    raise CommandError("bad command")
+
+
+def _parse_submission(data: JsonObject) -> Submission:
+    for key, value in data.items():
+        if not isinstance(value, str):
+            raise CommandError(f"submit parameters must all be strings and {key} is not")
+    node, work_type = _string(data, "node"), _string(data, "worktype")
+    if not node:
+        raise CommandError("work submit requires a target node and work type")
+    sign_work = data.get("signwork", "false")
+    if sign_work not in {"true", "false"}:
+        raise CommandError(f"field signwork value {sign_work} is not convertible to a bool")
+    return Submission(
+        node=node,
+        work_type=work_type,
+        params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
+        tls_client=data.get("tlsclient", ""),
+        ttl=data.get("ttl", ""),
+        sign_work=sign_work == "true",
+        signature=data.get("signature", ""),
+        announced=_announced(data),
+        follow=data.get("submissionfollow", "") == "true",
+        key=_key(data),
+    )
+
+
+def _key(data: JsonObject) -> str:
+    key = _optional(data, "submissionkey")
+    if len(key) > MAX_KEY or not key.isprintable():
+        raise CommandError(f"field submissionkey must be at most {MAX_KEY} printable characters")
+    return key
+
+
+def _announced(data: JsonObject) -> Input:
+    """What the client says of the payload that it is about to send; strings, as all else here."""
+    size, sha256 = data.get("stdinsize", ""), data.get("stdinsha256", "").lower()
+    if size and not (size.isascii() and size.isdigit() and len(size) <= len(str(MAX_POSITION))):
+        raise CommandError(f"field stdinsize value {size} is not a number of bytes")
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise CommandError("field stdinsha256 must be 64 hexadecimal digits")
+    return Input(int(size) if size else None, sha256)
+
+
+def _string(data: JsonObject, key: str) -> str:
+    if key not in data:
+        raise CommandError(f"field {key} missing")
+    value = data[key]
+    if not isinstance(value, str):
+        raise CommandError(f"field {key} must be a string")
+    return value
+
+
+def _optional(data: JsonObject, key: str) -> str:
+    value = data.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def _unless_started(data: JsonObject) -> bool:
+    """A condition that we do not know must not be taken for none."""
+    condition = data.get("unless")
+    if condition is not None and condition != "started":
+        raise CommandError("field unless must be started")
+    return condition == "started"
+
+
+def _start_position(data: JsonObject) -> int:
+    if "startpos" not in data:
+        raise CommandError("field startpos missing")
+    value = data["startpos"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        shown = value if isinstance(value, str) else "of another type"
+        raise CommandError(f"field startpos value {shown} is not convertible to an int")
+    return _position(int(value), value)
+
+
+def _position(value: int, shown: object) -> int:
+    if abs(value) > MAX_POSITION:
+        raise CommandError(f"start position {shown} is out of range")
+    return value

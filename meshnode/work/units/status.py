@@ -1,0 +1,350 @@
+"""The status of a unit as a value, and its JSON on disk and in replies (reference section 8).
+
+On disk stand receptor's five keys and ours beside them; a reply adds ``StateName``, leaves out what
+only this node needs, and never shows a secret. Keys that we do not know are kept as they are: a
+later version, or the supervisor, may have written them.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from sys import intern
+from typing import Any
+
+from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
+
+REMOTE = "remote"
+"""The work type of a unit that runs on another node; no other type may have this name."""
+
+SECRET_PREFIX = "secret_"  # noqa: S105
+"""Parameters whose key begins so, in any case, are never shown (reference section 8)."""
+
+MAX_PID = 2**31 - 1
+"""The highest number that a process can have."""
+
+MAX_TICKS = 2**63 - 1
+"""Clock ticks since the machine's start, in which the kernel tells when a process began."""
+
+EXIT_CODES = range(-(2**31), 2**31)
+"""What an exit code can be."""
+
+NOT_STARTED = "lost: the node ended before the work was started"
+"""How the detail begins of a unit that had all of its input, and was not started all the same."""
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+"""How receptor writes "no time" in ``Expiration``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteExtra:
+    """``ExtraData`` of a remote unit."""
+
+    node: str
+    work_type: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    unit_id: str = ""
+    """ID on the remote node; empty until that node has named it."""
+    started: bool = False
+    """Whether the remote node has confirmed the start."""
+    cancelled: bool = False
+    """Whether this node was asked to cancel the unit."""
+    released: bool = False
+    """Whether this node was asked to release the unit, and the remote node has not done so yet."""
+    sign_work: bool = False
+    tls_client: str = ""
+    key: str = ""
+    """The secret in the key of the submission; records from before it was made have none."""
+    mark: str = ""
+    """Where and when the remote node has taken the submission: a ``keys.Mark``, empty where it
+    tells none."""
+    expiration: datetime | None = None
+    """The unit fails if it has not started by then."""
+    other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    @property
+    def open_params(self) -> dict[str, str]:
+        """The parameters without the secret ones."""
+        return {
+            key: value
+            for key, value in self.params.items()
+            if not key.lower().startswith(SECRET_PREFIX)
+        }
+
+    def to_disk(self, *, secrets: bool) -> JsonObject:
+        """Return receptor's object and what only this node needs; ``secrets`` as below."""
+        own = {"RemoteKey": self.key, "RemoteMark": self.mark}
+        return {
+            **self.to_json(secrets=secrets),
+            **{key: value for key, value in own.items() if value},
+        }
+
+    def to_json(self, *, secrets: bool) -> JsonObject:
+        """Return receptor's object; ``secrets`` says whether secret parameters are in it."""
+        params = dict(self.params if secrets else self.open_params)
+        expiration = format_time(self.expiration) if self.expiration else ZERO_TIME
+        return {
+            "RemoteNode": self.node,
+            "RemoteWorkType": self.work_type,
+            "RemoteParams": params,
+            "RemoteUnitID": self.unit_id,
+            "RemoteStarted": self.started,
+            "LocalCancelled": self.cancelled,
+            "LocalReleased": self.released,
+            "SignWork": self.sign_work,
+            "TLSClient": self.tls_client,
+            "Expiration": expiration,
+            **self.other,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> "RemoteExtra":
+        """Read receptor's object. Raises WorkError if it is no such thing."""
+        reader = Reader(data)
+        params = reader.take("RemoteParams", dict, {}) or {}
+        if not all(isinstance(value, str) for value in params.values()):
+            raise WorkError("RemoteParams holds a value that is not a string")
+        check_json("RemoteParams", params)
+        return cls(
+            node=intern(reader.require("RemoteNode", str)),
+            work_type=intern(reader.require("RemoteWorkType", str)),
+            params=params or NOTHING,
+            unit_id=reader.take("RemoteUnitID", str, ""),
+            started=reader.take("RemoteStarted", bool, False),
+            cancelled=reader.take("LocalCancelled", bool, False),
+            released=reader.take("LocalReleased", bool, False),
+            sign_work=reader.take("SignWork", bool, False),
+            tls_client=reader.take("TLSClient", str, ""),
+            key=reader.take("RemoteKey", str, ""),
+            mark=reader.take("RemoteMark", str, ""),
+            expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
+            other=reader.others(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """Everything that is known of a unit at one moment. Times are RFC 3339 texts in UTC."""
+
+    state: UnitState
+    detail: str
+    work_type: str
+    stdout_size: int = 0
+    """Bytes of stdout: exact once the state is final, else as last recorded."""
+    remote: RemoteExtra | None = None
+    """Set for units of type ``remote``, and only for them."""
+    created: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    """When it ended; of a unit on another node, by that node's word."""
+    learned: str | None = None
+    """When this node learned that the unit on another node had ended."""
+    exit_code: int | None = None
+    signal: str | None = None
+    stdin_size: int | None = None
+    """Bytes of input, known once all of it is here; until then nothing may be started."""
+    params: tuple[str, ...] = ()
+    """The words of the command, the executable first; none once the unit has ended: they may be a
+    megabyte of a stranger's, and ended units are kept for weeks."""
+    pid: int | None = None
+    """Process id of the command itself."""
+    supervisor: ProcessId | None = None
+    """The process that watches over the command, once there is one."""
+    stdin_sha256: str = ""
+    """Digest of the input, where it was asked for; the next node is told it."""
+    boot: str = ""
+    """The start of the machine in which the work was to be started."""
+    submission_key: str = ""
+    """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
+    submission_work: str = ""
+    """Digest of the work that was submitted under that key; see ``keys.work_digest``."""
+    submitter: str = ""
+    """The node from which a client on the mesh submitted the unit; empty for our own clients."""
+    verifies: bool = False
+    """Whether the work type asked for a signature when the unit was submitted."""
+    other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    @property
+    def input_complete(self) -> bool:
+        """Whether all input is here. receptor's units do not say, but having started shows it."""
+        if self.stdin_size is not None or self.state is not UnitState.PENDING:
+            return True
+        return self.remote is not None and bool(self.remote.unit_id)
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether nothing of it was ever started: in doubt it was.
+
+        Of a unit with a key; its record reaches the disk before its command is executed.
+        """
+        if self.supervisor is not None or self.pid is not None or self.started is not None:
+            return False
+        if self.state in {UnitState.RUNNING, UnitState.SUCCEEDED}:
+            return False
+        if self.remote is not None and self.remote.unit_id:
+            return False
+        # Without all of its input nothing is started.
+        return self.stdin_size is None or (
+            self.state is UnitState.FAILED and self.detail.startswith(NOT_STARTED)
+        )
+
+    @property
+    def needs_secrets(self) -> bool:
+        """Whether the other node is still to be sent the parameters: until it has started."""
+        return self.remote is not None and not (self.remote.started or self.state.is_final)
+
+    @property
+    def has_spent_secrets(self) -> bool:
+        """Whether there are secret parameters that nobody needs any more."""
+        remote = self.remote
+        return (
+            remote is not None
+            and not self.needs_secrets
+            and len(remote.open_params) < len(remote.params)
+        )
+
+    def with_remote(self, **changes: Any) -> "UnitStatus":
+        """Return a copy in which these fields of ``remote`` are changed."""
+        if self.remote is None:
+            raise WorkError("the unit is not a remote one")
+        return replace(self, remote=replace(self.remote, **changes))
+
+    def to_disk(self) -> JsonObject:
+        """Return the object that stands in the unit's ``status`` file.
+
+        Secrets are in it only for as long as the next start of this node may have to send them.
+        """
+        data: JsonObject = {
+            "State": int(self.state),
+            "Detail": self.detail,
+            "StdoutSize": self.stdout_size,
+            "WorkType": self.work_type,
+            "ExtraData": self.remote.to_disk(secrets=self.needs_secrets) if self.remote else None,
+            "Created": self.created,
+            "Started": self.started,
+            "Finished": self.finished,
+            "ExitCode": self.exit_code,
+            "Signal": self.signal,
+            "StdinSize": self.stdin_size,
+        }
+        if self.remote is None:
+            data["Params"] = list(self.params)
+            data["Pid"] = self.pid
+            data["Supervisor"] = (
+                {"Pid": self.supervisor.pid, "Started": self.supervisor.started}
+                if self.supervisor
+                else None
+            )
+        own = {
+            "Learned": self.learned,
+            "StdinSha256": self.stdin_sha256,
+            "Boot": self.boot,
+            "SubmissionKey": self.submission_key,
+            "SubmissionWork": self.submission_work,
+            "Submitter": self.submitter,
+            "VerifySignature": self.verifies,
+        }
+        return {**data, **{key: value for key, value in own.items() if value}, **self.other}
+
+    def to_reply(self, stdout_size: int) -> JsonObject:
+        """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
+        return {
+            "State": int(self.state),
+            "StateName": self.state.label,
+            "Detail": self.detail,
+            "StdoutSize": stdout_size,
+            "WorkType": self.work_type,
+            "ExtraData": self._shown_extra(),
+            "Created": self.created,
+            "Started": self.started,
+            "Finished": self.finished,
+            "ExitCode": self.exit_code,
+            "Signal": self.signal,
+            "StdinSize": self.stdin_size,
+        }
+
+    def _shown_extra(self) -> JsonObject | None:
+        """receptor shows a command's pid and parameters while it runs, and nothing afterwards."""
+        if self.remote is not None:
+            return self.remote.to_json(secrets=False)
+        if self.state.is_final:
+            return None
+        return {"Pid": self.pid or 0, "Params": shlex.join(self.params[1:])}
+
+    @classmethod
+    def from_json(cls, data: object) -> "UnitStatus":
+        """Read an object from disk. Raises WorkError if it is no status.
+
+        Texts that many units share are in memory once.
+        """
+        reader = Reader(data)
+        try:
+            state = UnitState(reader.require("State", int))
+        except ValueError:
+            raise WorkError("State is none that a unit can have") from None
+        work_type = intern(reader.require("WorkType", str))
+        extra = reader.take("ExtraData", object, None)
+        reader.drop("StateName")
+        words = _words(reader.take("Params", list, None))
+        return cls(
+            state=state,
+            detail=intern(reader.take("Detail", str, "")),
+            work_type=work_type,
+            stdout_size=reader.whole("StdoutSize") or 0,
+            remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
+            created=reader.time("Created"),
+            started=reader.time("Started"),
+            finished=reader.time("Finished"),
+            learned=reader.time("Learned"),
+            exit_code=reader.whole("ExitCode", EXIT_CODES),
+            signal=reader.take("Signal", str, None),
+            stdin_size=reader.whole("StdinSize"),
+            params=() if state.is_final else words,
+            pid=reader.whole("Pid", range(MAX_PID + 1)),
+            supervisor=_parse_supervisor(reader.take("Supervisor", dict, None)),
+            stdin_sha256=reader.take("StdinSha256", str, ""),
+            boot=intern(reader.take("Boot", str, "")),
+            submission_key=reader.take("SubmissionKey", str, ""),
+            submission_work=reader.take("SubmissionWork", str, ""),
+            submitter=intern(reader.take("Submitter", str, "")),
+            verifies=reader.take("VerifySignature", bool, False),
+            other=reader.others(),
+        )
+
+
+def format_time(moment: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC, e.g. ``2026-11-22T03:00:00.123456Z``."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def _parse_expiration(text: str) -> datetime | None:
+    if text == ZERO_TIME:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        # Some moments of the first and the last year are none in UTC.
+        raise WorkError("Expiration is no RFC 3339 time") from None
+
+
+def _parse_supervisor(data: JsonObject | None) -> ProcessId | None:
+    if data is None:
+        return None
+    reader = Reader(data)
+    pid = reader.whole("Pid", range(1, MAX_PID + 1))
+    started = reader.whole("Started", range(MAX_TICKS + 1))
+    if pid is None or started is None:
+        raise WorkError("Supervisor names no process")
+    return ProcessId(pid, started)
+
+
+def _words(data: list[Any] | None) -> tuple[str, ...]:
+    if not all(isinstance(word, str) for word in data or ()):
+        raise WorkError("Params holds a word that is not a string")
+    check_json("Params", data)
+    return tuple(map(intern, data or ()))

@@ -1,0 +1,276 @@
+"""What a store knows of the submissions that it has taken: of those that it has, and had.
+
+A submission with a key is taken once. While its unit is there, the unit's own record says so. What
+is left of it after its release is a tombstone, which costs the release nothing: the buried
+directory keeps its status until the tombstones of a while have been brought to disk together.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CommandError, WorkError
+from meshnode.logs import subject_logger
+from meshnode.work.remote.farside import ALREADY_SUBMITTED
+from meshnode.work.units.directory import store_identity
+from meshnode.work.units.keys import Mark, Trace, work_digest
+from meshnode.work.units.planning import Submission
+from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import RELEASED, UNKNOWN_TYPE, UnitStore, is_unit_id
+from meshnode.work.units.tombstones import Tombstone, TombstoneFile, Tombstones
+from meshnode.work.units.unit import Clock, Unit
+
+KEEP_SECONDS = 7 * 86400.0
+"""Seconds for which released units are remembered, unless the configuration says how many."""
+
+SYNC_DELAY = 1.0
+"""Seconds for which tombstones gather before they are brought to disk together. Until then the
+status in each buried directory tells the same."""
+
+RETRY_DELAY = 15.0
+"""Seconds until a disk that refused tombstones is tried again."""
+
+MARGIN = 60.0
+"""Seconds after a unit's creation in which its submitter is told of it, at the very most: what is
+remembered of the unit must count as later than that, also if the clock was set back since."""
+
+
+AHEAD = 86400.0
+"""Seconds by which a unit may seem to have been created in the future: the clock was set back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of one submission."""
+
+    trace: Trace
+    unit: Unit | None = None
+    state: int | None = None
+    """How a unit that is gone had ended."""
+
+
+class Submissions:
+    """The submissions of one store.
+
+    ``units`` are the store's, by ID; the registry that owns them tells of each that comes and goes.
+    """
+
+    def __init__(
+        self,
+        store: UnitStore,
+        units: Mapping[str, Unit],
+        now: Clock,
+        keep: float = KEEP_SECONDS,
+    ) -> None:
+        self._identity = ""
+        self._taking = 0
+        self._store = store
+        self._units = units
+        self._now = now
+        self._log = subject_logger("store", str(store.root))
+        self._by_key: dict[tuple[str, str], Unit] = {}
+        self._tombstones = Tombstones(keep)
+        self._file = TombstoneFile(store.root, self._log)
+        self._pending: list[_Pending] = []
+        self._wake = trio.Event()
+
+    # --- submitting ---------------------------------------------------------------------------
+
+    def admit(self, status: UnitStatus, submission: Submission) -> UnitStatus:
+        """Return the first status of a unit with its key in it.
+
+        Raises:
+            CommandError: the submission was taken before.
+        """
+        key = submission.key
+        if not key:
+            return status
+        digest = work_digest(submission.work_type, submission.params, submission.announced)
+        unit = self._unit_of(status.submitter, key)
+        if unit is not None:
+            if unit.status.submission_work not in {"", digest}:
+                raise CommandError("field submissionkey is that of other work")
+            raise CommandError(f"{ALREADY_SUBMITTED} {unit.unit_id}")
+        if stone := self._tombstones.find(status.submitter, key):
+            raise CommandError(f"{ALREADY_SUBMITTED} {stone.unit_id}, which was released")
+        return replace(status, submission_key=key, submission_work=digest)
+
+    def mark(self) -> Mark:
+        """Return what a submitter is told of the store, with the ID of its new unit."""
+        return Mark(self.identity(), self._tombstones.now(self._now().timestamp()))
+
+    def identity(self) -> str:
+        """Return the store's identity; another directory, or an emptied one, has another.
+
+        Blocks where the directory is another one since the last time, which is rare.
+        """
+        if self._taking != self._store.takings:
+            self._taking = self._store.takings
+            self._identity = store_identity(self._store.root, self._log)
+        return self._identity
+
+    def find(self, submitter: str, key: str, unit_id: str, mark: Mark | None) -> Found:
+        """Return what is known of a submission, for its submitter.
+
+        ``unit_id`` and ``mark`` are what the submitter was told when it was taken, if it knows.
+        """
+        unit = self._unit_of(submitter, key)
+        if unit is not None:
+            return Found(Trace.UNIT, unit)
+        if stone := self._tombstones.find(submitter, key):
+            return Found(Trace.RELEASED, state=stone.state)
+        if self._tombstones.is_damaged(unit_id) or self._is_unreadable(unit_id):
+            return Found(Trace.DAMAGED)
+        if mark is not None and mark.moment <= self._tombstones.horizon(submitter):
+            return Found(Trace.FORGOTTEN)
+        return Found(Trace.NOTHING)
+
+    def _unit_of(self, submitter: str, key: str) -> Unit | None:
+        unit = self._by_key.get((submitter, key))
+        if unit is None and submitter and key.startswith(f"{submitter}:"):
+            # A record from before submitters were recorded.
+            unit = self._by_key.get(("", key))
+        return unit
+
+    def _is_unreadable(self, unit_id: str) -> bool:
+        """Whether there is something of that name, and nobody can tell which unit it is."""
+        if not is_unit_id(unit_id):
+            return False
+        if unit := self._units.get(unit_id):
+            return unit.status.work_type == UNKNOWN_TYPE
+        return os.path.lexists(self._store.directory(unit_id))
+
+    # --- units that come and go -----------------------------------------------------------------
+
+    def add(self, unit: Unit) -> None:
+        """Take note of a unit, a new one or one of the last run."""
+        key = (unit.status.submitter, unit.status.submission_key)
+        known = self._by_key.get(key)
+        # Of two with one key (a power cut may have undone a release) only one can have been
+        # started.
+        if key[1] and (known is None or known.status.never_ran):
+            self._by_key[key] = unit
+
+    def forget(self, unit: Unit, grave: Path | None) -> bool:
+        """Forget a unit that was just buried; return whether its status is still needed there."""
+        status = unit.status
+        key = (status.submitter, status.submission_key)
+        if self._by_key.get(key) is unit:
+            del self._by_key[key]
+        if not key[1] or status.never_ran:
+            return False
+        self._remember(self._stone(unit.unit_id, status, self._now().timestamp()), grave)
+        self._wake.set()
+        return grave is not None
+
+    def _stone(self, unit_id: str, status: UnitStatus, now: float) -> Tombstone:
+        moment = now
+        if status.created is not None and _seconds(status.created) < now + AHEAD:
+            moment = max(now, _seconds(status.created) + MARGIN)
+        return Tombstone.of(
+            status.submitter,
+            status.submission_key,
+            unit_id,
+            int(status.state),
+            self._tombstones.now(moment),
+        )
+
+    def _remember(self, stone: Tombstone, grave: Path | None = None) -> None:
+        self._tombstones.add(stone)
+        self._pending.append(_Pending(stone, grave))
+
+    # --- the disk -----------------------------------------------------------------------------
+
+    def open(self, now: datetime) -> None:
+        """Find out what the store remembers, before its units are read. Blocks.
+
+        Raises:
+            WorkError: its directory cannot be read.
+        """
+        self.identity()
+        self._file.load(self._tombstones, now.timestamp())
+        for name in self._store.graves():
+            self._remember_grave(name, now.timestamp())
+        self._write_pending()
+
+    def note_damaged(self) -> None:
+        """Remember the units that are set aside, also for when somebody deletes them. Blocks."""
+        for name in self._store.set_aside():
+            if not self._tombstones.is_damaged(name):
+                self._remember(Tombstone.of_damaged(name, self._tombstones.now(0)))
+        self._write_pending()
+
+    def _remember_grave(self, name: str, now: float) -> None:
+        """Remember a unit whose release was cut short: the scan of units will erase it."""
+        unit_id = name.removeprefix(RELEASED)
+        try:
+            status = self._store.read_status(name)
+        except WorkError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                self._remember(Tombstone.of_damaged(unit_id, self._tombstones.now(0)))
+            return
+        if status.submission_key and not status.never_ran:
+            self._remember(self._stone(unit_id, status, now))
+
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        try:
+            self._file.append([pending.stone for pending in self._pending])
+        except OSError as error:
+            self._say_refused(error)
+        else:
+            self._pending.clear()
+
+    async def run(self) -> None:
+        """Bring tombstones to disk, until cancelled."""
+        if self._pending:
+            self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            await trio.sleep(SYNC_DELAY)
+            batch, self._pending = self._pending, []
+            try:
+                await self._write(batch)
+            except OSError as error:
+                self._say_refused(error)
+                self._pending = batch + self._pending
+                self._wake.set()
+                await trio.sleep(RETRY_DELAY)
+
+    async def _write(self, batch: list["_Pending"]) -> None:
+        if self._file.is_long:
+            await in_thread_or_here(self._file.replace, self._tombstones.prune())
+        else:
+            await in_thread_or_here(self._file.append, [pending.stone for pending in batch])
+        await in_thread_or_here(self._erase, [p.grave for p in batch if p.grave is not None])
+
+    def _erase(self, graves: Iterable[Path]) -> None:
+        for grave in graves:
+            self._store.erase(grave)
+
+    def _say_refused(self, error: OSError) -> None:
+        self._log.warning(
+            "what is released is remembered in memory only, for now: %s", files.reason(error)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A tombstone that is not on disk yet."""
+
+    stone: Tombstone
+    grave: Path | None
+    """The buried directory, whose status tells the same."""
+
+
+def _seconds(time: str) -> float:
+    moment = datetime.fromisoformat(time)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,434 @@
+"""One unit in memory: its status, and whoever waits for it to change."""
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CommandError, UnknownUnit, WorkError
+from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.protocol.lifecycle import UnitState, check_transition
+from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
+from meshnode.work.units.shortage import Pauses, in_thread_or_here, shortage_of
+from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.store import Locked, Overtaken, UnitStore
+
+# --- A lock that takes memory only while somebody needs it
+
+
+class BriefLock:
+    """A lock, for ``async with``, that a great many things may have of which few are in use.
+
+    A trio.Lock takes half a kilobyte; this one has one only while somebody holds it or waits.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock: trio.Lock | None = None
+
+    async def __aenter__(self) -> None:
+        if self._lock is None:
+            self._lock = trio.Lock()
+        await self._lock.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._lock is not None
+        self._lock.release()
+        # Whoever waited holds it by now.
+        if not self._lock.locked():
+            self._lock = None
+
+
+pass  # SELFIMPORT
+
+Clock = Callable[[], datetime]
+"""Returns the wall-clock time, aware of its zone."""
+
+
+def wall_clock() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+class NotRecorded(CommandError):
+    """An end that was asked for has come, and is told as soon as it is on disk."""
+
+
+def _without_words(status: UnitStatus) -> UnitStatus:
+    """Return a status without the command's words if the unit has ended; see UnitStatus.params."""
+    return replace(status, params=()) if status.params and status.state.is_final else status
+
+
+class Unit:
+    """The one record of a unit that everything in this node looks at.
+
+    Only :meth:`change` and :meth:`reload` give it a new status; each time all waiters wake.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_listeners",
+        "_lock",
+        "_now",
+        "_store",
+        "end_waits",
+        "released",
+        "status",
+        "unit_id",
+        "version",
+        "wishes",
+    )
+
+    def __init__(
+        self, unit_id: str, status: UnitStatus, store: UnitStore, now: Clock = wall_clock
+    ) -> None:
+        self.unit_id = unit_id
+        self.status = _without_words(status)
+        self.version = 0
+        """Counts the changes, so that a waiter can say which it has seen."""
+        self.released = False
+        """Whether the unit's files are gone; the last change there is."""
+        self.end_waits = False
+        """Whether the unit has ended and the disk does not take that now; it is tried again."""
+        self.wishes = BriefLock()
+        """Held while a start, a cancel or a release is being arranged: one at a time."""
+        self._store = store
+        self._now = now
+        self._lock = BriefLock()
+        self._changed: trio.Event | None = None
+        self._listeners: tuple[Callable[[], None], ...] = ()
+
+    @property
+    def log(self) -> SubjectLogger:
+        """The logger that speaks for this unit."""
+        return subject_logger("unit", self.unit_id)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change the state any more."""
+        return self.released or self.status.state.is_final
+
+    @property
+    def remote(self) -> RemoteExtra:
+        """What is known of the remote side. Raises WorkError for a unit of another type."""
+        if self.status.remote is None:
+            raise WorkError(f"unit {self.unit_id} is not a remote one")
+        return self.status.remote
+
+    def time(self) -> str:
+        """Return the time now as it stands in a status."""
+        return format_time(self._now())
+
+    def stdout_size(self) -> int:
+        """Return the bytes of stdout at this moment."""
+        if self.is_final:
+            return self.status.stdout_size
+        return self._store.stdout_size(self.unit_id)
+
+    async def change(
+        self,
+        new: Callable[[UnitStatus], UnitStatus],
+        *,
+        durable: bool = False,
+        patient: bool = True,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
+
+        A final state is always durable. While the disk refuses one, the unit stays what it is on
+        disk, its detail says what waits for what, and the same is tried again: cancel the call, or
+        release the unit, to stop that. Who is not ``patient`` has somebody try it again who is.
+        What must be on disk first, ``before`` brings there, in a thread. The input of a unit that
+        ends without having been started is dropped. Of a unit whose directory is gone, memory has
+        the only record.
+
+        Raises:
+            WorkError: the change is illegal, or the disk refuses one that is not final; or what
+                ``before`` raises.
+            Overtaken: a supervisor was first; the status is what it wrote.
+            UnknownUnit: the unit has been released.
+            NotRecorded: the disk refuses a final state, and the caller is not patient.
+        """
+        pauses: Pauses | None = None
+        refused: UnitStatus | None = None
+        try:
+            while refused := await self._try_change(new, durable, before, refused):
+                self.end_waits = True
+                if not patient:
+                    raise self._not_recorded()
+                pauses = pauses or Pauses()
+                await pauses.take()
+        finally:
+            if pauses is not None:
+                self.end_waits = False
+
+    async def _try_change(
+        self,
+        new: Callable[[UnitStatus], UnitStatus],
+        durable: bool,
+        before: Callable[[], None] | None,
+        refused: UnitStatus | None,
+    ) -> UnitStatus | None:
+        """Make a change; return the final status that the disk refuses now, as ``refused`` before.
+
+        Raises: as :meth:`change`.
+        """
+        async with self._lock:
+            if self.released:
+                raise UnknownUnit(self.unit_id)
+            status = new(self.status)
+            check_transition(self.status.state, status.state)
+            if status == self.status:
+                return None
+            is_end = status.state.is_final
+            try:
+                await self._write(status, refused, durable=durable or is_end, before=before)
+            except OSError as error:
+                if error.errno in files.GONE:
+                    text = "its directory is gone, so this is known only while the node runs: %s"
+                    self.log.warning(text, _in_words(status))
+                elif is_end:
+                    self._await_disk(status, shortage_of(error))
+                    return status
+                else:
+                    raise WorkError(f"cannot record the status: {files.reason(error)}") from error
+            except Locked as error:
+                if not is_end:
+                    raise
+                self._await_disk(status, f"to be let ({error})")
+                return status
+            self._publish(status)
+            return None
+
+    def _await_disk(self, end: UnitStatus, what: str) -> None:
+        """Say in the detail, and once in the log, what the record of an end waits for."""
+        detail = f"waiting for {what} to record: {_in_words(end)}"
+        if detail != self.status.detail:
+            self.log.warning("%s", detail)
+            self._publish(replace(self.status, detail=detail))
+
+    async def note(self, new: Callable[[UnitStatus], UnitStatus]) -> None:
+        """Replace the status by ``new(status)`` in memory; the next write takes it to disk.
+
+        Raises:
+            WorkError: the change is illegal.
+            UnknownUnit: the unit has been released.
+        """
+        async with self._lock:
+            if self.released:
+                raise UnknownUnit(self.unit_id)
+            status = new(self.status)
+            check_transition(self.status.state, status.state)
+            if status != self.status:
+                self._publish(status)
+
+    async def keep(self) -> None:
+        """Write what is only in memory so that it outlives a power cut, too.
+
+        Raises:
+            WorkError: the disk refuses.
+        """
+        async with self._lock:
+            if self.is_final or not self._is_ours:
+                return
+            try:
+                await self._write(self.status, durable=True)
+            except Overtaken:
+                # The status is what the supervisor wrote.
+                return
+            except OSError as error:
+                raise WorkError(f"cannot record the status: {files.reason(error)}") from error
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this node writes the status on disk; of a unit that runs here it does not."""
+        return self.status.remote is not None or self.status.state is UnitState.PENDING
+
+    async def _write(
+        self,
+        status: UnitStatus,
+        refused: UnitStatus | None = None,
+        *,
+        durable: bool,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """Bring a status to disk, if that says what it should before.
+
+        Raises:
+            OSError: the disk refuses.
+            Locked: somebody keeps the lock of the unit.
+            Overtaken: a supervisor was first; the status in memory is what it wrote.
+        """
+        # Of a remote unit this node is the only writer.
+        expected = self.status.state if status.remote is None else None
+
+        ends_unstarted = self.status.state is UnitState.PENDING and status.state.is_final
+        half = ends_unstarted and not self.status.input_complete
+
+        def write() -> UnitStatus | None:
+            """Return what stands there if a supervisor was first."""
+            if before is not None:
+                before()
+            if half:
+                # Nothing could be started with it, and its room may be what the record needs.
+                self._store.drop_stdin(self.unit_id)
+            put = partial(self._store.write_status, self.unit_id, status, durable=durable)
+            try:
+                put(expected=expected)
+            except Overtaken:
+                found = self._read()
+                if found != refused:
+                    return found
+                # Ours, from the last try: it was put in place, but the disk did not say so.
+                put(expected=found.state)
+            if ends_unstarted and not half:
+                self._store.drop_stdin(self.unit_id)
+            return None
+
+        deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                if durable or status.remote is not None:
+                    found = await in_thread_or_here(write)
+                else:
+                    found = write()
+            except Locked:
+                if trio.current_time() >= deadline:
+                    raise
+                await trio.sleep(LOCK_RETRY_SECONDS)
+            else:
+                break
+        if found is not None:
+            self._publish(found)
+            raise Overtaken(f"unit {self.unit_id} is {found.state.label} on disk already")
+
+    def _read(self) -> UnitStatus:
+        """Return the status on disk. Raises OSError where it cannot be read."""
+        try:
+            return self._store.read_status(self.unit_id)
+        except WorkError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise OSError(errno.EIO, str(error)) from error
+
+    def _not_recorded(self) -> NotRecorded:
+        return NotRecorded(f"work unit {self.unit_id}: {self.status.detail}")
+
+    async def end(self, state: UnitState, detail: str, *, patient: bool = True) -> None:
+        """Give the unit a final state, unless it has one; stdout is taken as it is now.
+
+        Returns when it is on disk, however long that has no room: see :meth:`change`.
+
+        Raises:
+            Overtaken: a supervisor has taken the unit meanwhile.
+            NotRecorded: as :meth:`change`.
+        """
+        if self.is_final:
+            return
+        size = self._store.stdout_size(self.unit_id)
+        finished = self.time()
+        await self.change(
+            lambda status: (
+                status
+                if status.state.is_final
+                else replace(
+                    status, state=state, detail=detail, stdout_size=size, finished=finished
+                )
+            ),
+            patient=patient,
+        )
+
+    async def fail(self, detail: str, *, patient: bool = True) -> None:
+        """End the unit as Failed, unless it has ended, and log why. Raises as :meth:`end`."""
+        if not self.is_final:
+            await self.end(UnitState.FAILED, detail, patient=patient)
+            self.log.warning("failed: %s", detail)
+
+    async def reload(self) -> None:
+        """Take over what the supervisor has written to disk.
+
+        Raises:
+            WorkError: the status cannot be read.
+        """
+        async with self._lock:
+            status = self._store.read_status(self.unit_id)
+            if status != self.status and not self.released:
+                self._publish(status)
+
+    async def take_over(self, changes: Mapping[str, Any]) -> None:
+        """Take over what a supervisor has changed on disk, as it tells it.
+
+        Raises:
+            WorkError: with it, the status is none.
+        """
+        async with self._lock:
+            if not self.released:
+                self._publish(UnitStatus.from_json({**self.status.to_disk(), **changes}))
+
+    def mark_released(self) -> None:
+        """Tell everybody that the unit's files are gone."""
+        self.released = True
+        self._publish(self.status)
+
+    def _publish(self, status: UnitStatus) -> None:
+        if status.state is not self.status.state:
+            self.log.info("%s", _in_words(status))
+        self.status = _without_words(status)
+        self.version += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        for listener in self._listeners:
+            listener()
+
+    async def wait_changed(self, seen: int) -> int:
+        """Return the version as soon as it is not ``seen``."""
+        while self.version == seen:
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
+        return self.version
+
+    async def wait_final(self) -> None:
+        """Return once the unit is final, or released."""
+        while not self.is_final:
+            await self.wait_changed(self.version)
+
+    async def wait_ended(self) -> None:
+        """Return once the unit is final, or released.
+
+        Raises:
+            NotRecorded: all is done, but the disk does not take the end now.
+        """
+        while not self.is_final:
+            if self.end_waits:
+                raise self._not_recorded()
+            await self.wait_changed(self.version)
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called after each change, until it is removed. It must not block."""
+        self._listeners += (listener,)
+
+    def remove_listener(self, listener: Callable[[], None]) -> None:
+        """Undo :meth:`add_listener`."""
+        index = self._listeners.index(listener)
+        self._listeners = self._listeners[:index] + self._listeners[index + 1 :]
+
+
+def _in_words(status: UnitStatus) -> str:
+    """Return state and detail for a person."""
+    # "Running: PID 7" and "Canceled" name the state themselves.
+    named = status.detail.startswith(status.state.label)
+    return status.detail if named else f"{status.state.label}: {status.detail}"
