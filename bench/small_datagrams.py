@@ -12,7 +12,7 @@ from meshnode.cli import main
 from meshnode.mesh.streams import quic
 
 RECEPTOR_TAKES = 1452
-"""Bytes of the buffer that receptor's QUIC reads a datagram into (reference section 7)."""
+"""Bytes of the buffer that receptor's QUIC reads a datagram into (protocol section 7)."""
 
 if __name__ == "__main__":
     quic.LARGE_SIZE = RECEPTOR_TAKES

@@ -58,7 +58,7 @@ class NoRoute(MeshError):
 
 
 class Unreachable(MeshError):
-    """A node on the way reported why a message did not arrive (reference section 3).
+    """A node on the way reported why a message did not arrive (protocol section 3).
 
     ``problem`` is one of ``service unknown``, ``message expired``, ``blocked by firewall``;
     ``reporter`` is the node that said so.
@@ -79,7 +79,7 @@ class ServiceInUse(MeshError):
 
 
 class DuplicateNode(MeshError):
-    """Another node already uses our ID; we are the newcomer and must end (reference section 4)."""
+    """Another node already uses our ID; we are the newcomer and must end (protocol section 4)."""
 
 
 class MessageTooLarge(MeshError):

@@ -27,7 +27,7 @@ from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandType, PythonType
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
-from meshnode.work.units.manager import Units
+from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.runner import boot_id
 from meshnode.work.units.store import UnitStore
@@ -204,12 +204,12 @@ def begin_collections() -> None:
 
 def make_units(
     config: NodeConfig, mesh: Mesh, descriptors: int, reserve: DescriptorReserve
-) -> Units:
+) -> UnitManager:
     """Return the units that the node's directory holds, with the configured work types.
 
     ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
     """
-    return Units(
+    return UnitManager(
         store=UnitStore(config.node.datadir / config.node.id, reserve),
         launcher=Launcher(descriptors),
         dialer=mesh,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit" / "mesh"))
 from simulation import World, node_names, ring_with_chords, world
 
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.protocol.messages import RoutingUpdate
 
 QUIET = 60.0
@@ -149,7 +149,7 @@ def updates(
     return messages
 
 
-def timed(session: Session, messages: list[memoryview]) -> float:
+def timed(session: PeerSession, messages: list[memoryview]) -> float:
     """Return the seconds that a node takes for messages that a link brings."""
     start = time.perf_counter()
     for message in messages:

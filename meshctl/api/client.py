@@ -31,7 +31,7 @@ OPEN_TIMEOUT = 10.0
 milliseconds; ten seconds are for a far one."""
 
 LOCAL_NODE = "localhost"
-"""What a control service takes as its own node (reference section 3)."""
+"""What a control service takes as its own node (protocol section 3)."""
 
 _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
 _FRAMED = "Connecting framed"
@@ -129,7 +129,7 @@ class ControlClient:
             return session.read_json()
 
     def status(self, fields: Sequence[str] | None = None) -> JsonObject:
-        """Return the node's status (reference section 8), or only the named fields of it."""
+        """Return the node's status (protocol section 8), or only the named fields of it."""
         if fields is None:
             return self.command("status")
         return self.command({"command": "status", "requested_fields": list(fields)})
@@ -414,7 +414,7 @@ def _submission(
     params: Mapping[str, str],
     announced: Mapping[str, str],
 ) -> str:
-    """The JSON form of a submission; all values are strings (reference section 8)."""
+    """The JSON form of a submission; all values are strings (protocol section 8)."""
     request = {
         "command": "work",
         "subcommand": "submit",

@@ -42,7 +42,7 @@ class NotTrusted(CannotReach):
 
 
 class ProtocolMismatch(ControlError):
-    """What answers does not speak the control protocol (reference section 8)."""
+    """What answers does not speak the control protocol (protocol section 8)."""
 
 
 class SessionLost(ControlError):

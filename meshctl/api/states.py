@@ -1,4 +1,4 @@
-"""``State`` of a unit of work (reference section 8)."""
+"""``State`` of a unit of work (protocol section 8)."""
 
 UNFINISHED = frozenset({0, 1})
 """Pending and Running."""

@@ -108,7 +108,7 @@ def moment(status: Mapping[str, Any], key: str) -> datetime | None:
 pass  # SELFIMPORT
 
 STATES = ("Pending", "Running", "Succeeded", "Failed", "Canceled")
-"""Names of the states of a unit (reference section 8)."""
+"""Names of the states of a unit (protocol section 8)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def size(count: float) -> str:
 pass  # SELFIMPORT
 
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
-"""ConnType of a service advertisement (reference section 6)."""
+"""ConnType of a service advertisement (protocol section 6)."""
 
 NARROWEST_NODE = 12
 """Columns of the node column at least, as in receptorctl's status."""

@@ -46,7 +46,7 @@ REMEMBER_SECONDS = 7 * 86400.0
 longer is told that nobody knows."""
 
 LEAST_IDLE_SECONDS = 21.0
-"""Two of the 10-s routing updates, which keep a link alive, and a second (reference section 5)."""
+"""Two of the 10-s routing updates, which keep a link alive, and a second (protocol section 5)."""
 
 
 def _checked_listen_address(value: str) -> str:

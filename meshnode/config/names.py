@@ -13,7 +13,7 @@ MAX_NODE_ID_BYTES = 255
 """A node ID is the name of a directory, and file systems take 255 bytes (NAME_MAX)."""
 
 MAX_SERVICE_BYTES = 8
-"""The data message's header has 8 bytes for a service name (reference section 3)."""
+"""The data message's header has 8 bytes for a service name (protocol section 3)."""
 
 MAX_WORK_TYPE_BYTES = 255
 """Work types are flooded in every advertisement: room for any sensible name, not for an essay."""
@@ -25,7 +25,7 @@ MAX_PORT = 65535
 """Ports are 16 bits wide."""
 
 RESERVED_SERVICES = frozenset({"ping", "unreach"})
-"""Service names that the mesh answers itself (reference section 3)."""
+"""Service names that the mesh answers itself (protocol section 3)."""
 
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[^\s:/\[\]]+")

@@ -64,7 +64,7 @@ def _requested_fields(body: JsonObject) -> Set[str] | None:
     if "requested_fields" not in body:
         return None
     fields = body["requested_fields"]
-    # Anything else than a list ends a receptor node (reference section 11).
+    # Anything else than a list ends a receptor node (protocol section 11).
     if not isinstance(fields, list):
         raise CommandError("requested_fields must be a list of strings")
     if not all(isinstance(field, str) for field in fields):
@@ -256,7 +256,7 @@ def register_mesh_commands(
     *,
     forwarding: bool = False,
 ) -> None:
-    """Add status, ping, traceroute, connect and reload (reference section 8) to a registry.
+    """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
     ``warnings`` returns what ``status`` warns of; ``forwarding`` says whether a client from the
     mesh may connect to other nodes from here.

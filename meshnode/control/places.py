@@ -226,7 +226,7 @@ def _longest_waiting(places: Iterable[Place]) -> Place | None:
 # nothing else happens meanwhile. A thousand sessions may ask for it at the same moment.
 
 
-class Turns:
+class FairLock:
     """Whoever waits is let in when all else that was due has had its time."""
 
     def __init__(self) -> None:
@@ -297,7 +297,7 @@ class Holdings:
     lines: Ledger = field(default_factory=lambda: Ledger(LINES_OF_ONE, LINES_IN_ALL))
     replies: Replies = field(default_factory=Replies)
     reads: Ledger = field(default_factory=lambda: Ledger(READS_OF_ONE, READS_IN_ALL))
-    turns: Turns = field(default_factory=Turns)
+    turns: FairLock = field(default_factory=FairLock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ class Allowance:
     line: HeldLine
     replies: Replies
     reads: Ledger
-    turns: Turns
+    turns: FairLock
 
     @classmethod
     def of(cls, place: Place, holdings: Holdings) -> "Allowance":

@@ -13,7 +13,7 @@ JsonObject = dict[str, Any]
 """A decoded JSON object: what a client sent, or what a reply line is made from."""
 
 SessionKind = Literal["unix", "tcp", "mesh"]
-"""What a client came by. Only ``unix`` is trusted without a signature (reference section 8)."""
+"""What a client came by. Only ``unix`` is trusted without a signature (protocol section 8)."""
 
 
 class ControlSession(Protocol):

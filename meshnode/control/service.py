@@ -33,7 +33,7 @@ from meshnode.protocol.messages import WorkType
 # All are opened before the node runs, so that what is wrong with them is a ConfigError.
 
 SERVICE_TAGS = {"type": "Control Service"}
-"""Tags that the service is advertised with (reference section 6)."""
+"""Tags that the service is advertised with (protocol section 6)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from meshnode.mesh.peers.adverts import LocalService
 from meshnode.mesh.peers.endpoints import Dialing, Listening, SessionGroup
 from meshnode.mesh.peers.greeting import MeshGreeter
 from meshnode.mesh.peers.linklog import Complaints, LinkFigures
-from meshnode.mesh.peers.linkstate import Fabric
+from meshnode.mesh.peers.linkstate import LinkState
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.sendqueue import Outgoing
-from meshnode.mesh.peers.session import FLUSH_TIMEOUT, Session
+from meshnode.mesh.peers.session import FLUSH_TIMEOUT, PeerSession
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
@@ -41,7 +41,7 @@ from meshnode.resources import DescriptorReserve, GiveBack
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class LinkStatus:
     """A link to a peer, its cost, and how it fares."""
 
     peer: str
@@ -58,7 +58,7 @@ class MeshStatus:
     """
 
     node_id: str
-    connections: tuple[Connection, ...]
+    connections: tuple[LinkStatus, ...]
     routes: dict[str, str]
     known_costs: dict[str, dict[str, float]]
     advertisements: tuple[ServiceAdvertisement, ...]
@@ -77,7 +77,7 @@ class Mesh:
         self._idle_timeout = idle_timeout
         self._names = NameTable()
         self._router = Router(node_id, self._names)
-        self._fabric = Fabric(node_id, self._router, self._names)
+        self._fabric = LinkState(node_id, self._router, self._names)
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._fabric.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
@@ -117,9 +117,9 @@ class Mesh:
         await self.sessions.run(session)
         return session.was_established
 
-    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
+    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> PeerSession:
         """Return a session over a link, for a :class:`SessionGroup` to run."""
-        return Session(
+        return PeerSession(
             link,
             policy,
             self._fabric,
@@ -207,7 +207,7 @@ class Mesh:
         return MeshStatus(
             node_id=self.node_id,
             connections=tuple(
-                Connection(peer, session.cost, session.figures())
+                LinkStatus(peer, session.cost, session.figures())
                 for peer, session in sorted(self._fabric.sessions.items())
             ),
             routes=dict(sorted(self._fabric.routes.items())),
@@ -273,7 +273,7 @@ async def open_mesh(
 ) -> AsyncIterator[Mesh]:
     """Open a node of a mesh; leaving the context takes leave of its peers and ends all its tasks.
 
-    ``idle_timeout`` is the seconds after which a silent link is dead (reference section 5);
+    ``idle_timeout`` is the seconds after which a silent link is dead (protocol section 5);
     ``reserve`` has descriptors for dialing peers when there are no others.
 
     Raises:

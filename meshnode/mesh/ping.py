@@ -1,4 +1,4 @@
-"""Ping and traceroute (reference section 3)."""
+"""Ping and traceroute (protocol section 3)."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from meshnode.protocol.messages import (
 from meshnode.protocol.namehash import NameTable
 
 PING_TIMEOUT = 10.0
-"""Seconds to wait for the answer to a ping (reference section 8)."""
+"""Seconds to wait for the answer to a ping (protocol section 8)."""
 
 
 PING_AGAIN = 1.0

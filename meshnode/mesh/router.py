@@ -1,4 +1,4 @@
-"""The data path: every data message passes here (reference section 3).
+"""The data path: every data message passes here (protocol section 3).
 
 What is not for us is forwarded undecoded: the next hop is looked up by the 8 destination bytes,
 and the hops byte is counted down in place.
@@ -284,7 +284,7 @@ class Router:
         """Return what to tell the sender of a message that goes no further, if anything."""
         header = DataHeader.decode(message)
         if header.source_service == UNREACHABLE_SERVICE:
-            return None  # never answer a notice with another (reference section 3)
+            return None  # never answer a notice with another (protocol section 3)
         if not (is_readable(header.source_service) and is_readable(header.destination_service)):
             self._drop_unreadable(message)
             return None

@@ -1,4 +1,4 @@
-"""Which services the mesh offers (reference section 6)."""
+"""Which services the mesh offers (protocol section 6)."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field

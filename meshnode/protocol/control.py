@@ -1,7 +1,7 @@
 """The control protocol as values: bytes to command lines, lines to requests, replies to lines.
 
 A client sends a line a command, as text or as one JSON object; raw bytes may follow a line
-(reference section 8). What this module makes of any bytes at all is a request or an error text.
+(protocol section 8). What this module makes of any bytes at all is a request or an error text.
 """
 
 import json

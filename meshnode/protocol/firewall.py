@@ -1,4 +1,4 @@
-"""Firewall rules: which data messages may pass this node (reference section 3, "Handling").
+"""Firewall rules: which data messages may pass this node (protocol section 3, "Handling").
 
 Nodes are named by the hashes in a message's header, which is what the message claims: a rule
 keeps order among nodes that play by the rules, and proves nothing about who sent a message.
@@ -19,7 +19,7 @@ passing ones fill the table it begins anew, which costs each of the living one e
 
 FLOW_START = 4
 """Where the flow begins in a header: source, destination, source service, destination service, of
-8 bytes each, up to its end (reference section 3)."""
+8 bytes each, up to its end (protocol section 3)."""
 
 NODE_FIELDS = 2
 """The first two of the four fields are hashes of nodes, the others names of services."""

@@ -1,4 +1,4 @@
-"""Messages on a byte stream: 2-byte little-endian length, then the bytes (reference section 1)."""
+"""Messages on a byte stream: 2-byte little-endian length, then the bytes (protocol section 1)."""
 
 from collections.abc import Callable, Iterable
 

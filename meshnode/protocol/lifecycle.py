@@ -1,7 +1,7 @@
 """The states of a unit of work and every transition between them (design section 4).
 
 Pending → Running → Succeeded | Failed | Canceled; Pending → Failed | Canceled. Nothing leaves a
-final state. Numbers and names are receptor's (reference section 8).
+final state. Numbers and names are receptor's (protocol section 8).
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""The mesh's messages as values: bytes to typed, checked objects and back (reference sections 2-6).
+"""The mesh's messages as values: bytes to typed, checked objects and back (protocol sections 2-6).
 
 Everything a peer sent is checked here, once: behind this module a number is a number and within
 its bounds, a name is a name. What does not fit raises :exc:`ProtocolError`; see ``fields.py`` for
@@ -36,7 +36,7 @@ from meshnode.protocol.namehash import NAME_HASH_LENGTH
 from meshnode.protocol.times import parse_time
 
 MAX_HOPS = 30
-"""Hops that a message may take (reference section 3)."""
+"""Hops that a message may take (protocol section 3)."""
 
 WIRE_HOPS = MAX_HOPS - 1
 """The hops byte of a message on its first link: its origin has counted one down, as forwarders do
@@ -75,7 +75,7 @@ GO_EXPONENT_FROM = 1e21
 """Numbers from here on are written with an exponent by Go's JSON."""
 
 REJECT_MESSAGE = bytes([MessageType.REJECT]) + b"[]"
-"""The whole message that says "go away" (reference section 2)."""
+"""The whole message that says "go away" (protocol section 2)."""
 
 
 def plain_number(value: float) -> int | float:
@@ -201,7 +201,7 @@ UPDATE_FIELDS = 7
 
 @dataclass(frozen=True, slots=True)
 class RoutingUpdate:
-    """What a node floods about its own links (reference section 4).
+    """What a node floods about its own links (protocol section 4).
 
     ``connections`` maps each peer to the cost of the link; ``epoch`` and ``sequence`` order the
     updates of one node; ``suspected_duplicate`` is the epoch of another node seen with our ID or 0.
@@ -379,7 +379,7 @@ class WorkType:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAdvertisement:
-    """A service that a node offers (reference section 6).
+    """A service that a node offers (protocol section 6).
 
     ``time`` is RFC 3339 text; of two advertisements the later time wins.
 
@@ -473,7 +473,7 @@ def _decode_work_types(fields: Fields) -> tuple[WorkType, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """Why a message did not arrive, with the fields of that message (reference section 3)."""
+    """Why a message did not arrive, with the fields of that message (protocol section 3)."""
 
     from_node: str
     to_node: str

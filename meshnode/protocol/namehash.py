@@ -1,4 +1,4 @@
-"""Node names as the 8 bytes that data messages carry (reference section 3).
+"""Node names as the 8 bytes that data messages carry (protocol section 3).
 
 HighwayHash-64 with the all-zero key. Written here because PyPI's wrapper of the C library is long
 unmaintained, and a name is hashed once: :class:`NameTable` remembers.
@@ -110,7 +110,7 @@ def name_hash(name: str) -> bytes:
 
 
 class NameTable:
-    """Node names ↔ hashes, learnt from own ID, peers and routing updates (reference section 3)."""
+    """Node names ↔ hashes, learnt from own ID, peers and routing updates (protocol section 3)."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""Opening and judging one link (reference section 5).
+"""Opening and judging one link (protocol section 5).
 
 A :class:`Peering` is told what arrives and what time it is; it answers with what to do. It never
 sees the link itself.
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from meshnode.protocol.messages import RoutingUpdate
 
 HELLO_INTERVAL = 1.0
-"""Seconds between the hellos of a link that is being opened (reference section 5)."""
+"""Seconds between the hellos of a link that is being opened (protocol section 5)."""
 
 HELLO_TRIES = 10
-"""Hellos sent before a silent peer is given up (reference section 5)."""
+"""Hellos sent before a silent peer is given up (protocol section 5)."""
 
 IDLE_TIMEOUT = 21.0
 """Seconds without a message after which a link is dead: two lost 10-s updates and a second."""

@@ -89,7 +89,7 @@ _SECOND = 1_000_000_000
 
 
 class InvalidDuration(CommandError, ValueError):
-    """A text is no duration. The wording is Go's, which clients match (reference section 8)."""
+    """A text is no duration. The wording is Go's, which clients match (protocol section 8)."""
 
 
 def parse_duration(text: str) -> float:

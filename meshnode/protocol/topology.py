@@ -1,4 +1,4 @@
-"""The link-state database of the mesh and the routes over it (reference section 4).
+"""The link-state database of the mesh and the routes over it (protocol section 4).
 
 Pure values in, decisions out; the caller owns the clock, the links and the flooding.
 """
@@ -12,7 +12,7 @@ from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_f
 from meshnode.protocol.messages import RoutingUpdate, plain_number
 
 SEEN_SECONDS = 3600.0
-"""How long an update is remembered (reference section 4)."""
+"""How long an update is remembered (protocol section 4)."""
 
 MAX_SEEN = 20_000
 """Updates remembered at most (2 MB, a number for each): twenty of each node of a mesh of 1,000 at

@@ -1,7 +1,7 @@
 """RSA keys in PEM files: loaded once, checked at once, and refused in words that say what to do.
 
 Taken are what ``openssl genrsa`` and ``openssl rsa -pubout`` write, old and new: PKCS#1 and PKCS#8
-private keys, PKIX and PKCS#1 public keys (reference section 8).
+private keys, PKIX and PKCS#1 public keys (protocol section 8).
 """
 
 import os

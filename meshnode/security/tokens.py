@@ -1,4 +1,4 @@
-"""Signatures of work: JSON web tokens as receptor makes and takes them (reference section 8).
+"""Signatures of work: JSON web tokens as receptor makes and takes them (protocol section 8).
 
 A token is signed with RS512 and says until when it holds (``exp``) and for which node (``aud``).
 It does not say for which command: whoever has one may use it until it expires.

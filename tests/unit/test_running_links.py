@@ -22,7 +22,7 @@ from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,7 +51,7 @@ class Node:
             [d for d in directives if isinstance(d, PeerDirective)],
         )
 
-    def session(self, peer: str) -> Session:
+    def session(self, peer: str) -> PeerSession:
         return self.mesh._fabric.sessions[peer]
 
     def peers(self) -> set[str]:

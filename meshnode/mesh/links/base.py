@@ -13,7 +13,7 @@ import trio
 from meshnode.protocol.messages import ServiceKey
 
 Message = bytes | bytearray | memoryview
-"""One message: 1 to 65,535 bytes (reference section 1)."""
+"""One message: 1 to 65,535 bytes (protocol section 1)."""
 
 
 class Link(ABC):
@@ -152,7 +152,7 @@ class LinkDialer(ABC):
 # --- Work that whoever waits for its outcome does, one at a time, for all who wait
 
 
-class Turns:
+class SharedReader:
     """Shares one piece of repeated work, such as reading a socket, among tasks.
 
     Each task waits for something that the work may bring about. One of those that wait does the

@@ -202,7 +202,7 @@ class Strangers:
 REQUEST_TYPE: Final = 0x80
 CHALLENGE_TYPE: Final = 0x81
 ANSWER_TYPE: Final = 0x82
-"""First bytes, where messages have their type (reference section 2 ends with 3)."""
+"""First bytes, where messages have their type (protocol section 2 ends with 3)."""
 
 COOKIE_LENGTH = 8
 """Bytes of a cookie: nobody guesses one of 2^64 by sending datagrams."""

@@ -1,4 +1,4 @@
-"""TCP links: each message behind a 2-byte little-endian length (reference section 1)."""
+"""TCP links: each message behind a 2-byte little-endian length (protocol section 1)."""
 
 import os
 from collections.abc import Sequence

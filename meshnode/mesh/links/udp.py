@@ -1,4 +1,4 @@
-"""UDP links: one datagram carries one message (reference section 1).
+"""UDP links: one datagram carries one message (protocol section 1).
 
 A listener has one socket for all its links and tells them apart by the other end's address. Who
 has not shown that it reads at its address has no link: see ``cookies.py`` for meshnodes and
@@ -18,7 +18,7 @@ from meshnode.config import UdpListener as UdpListenerDirective
 from meshnode.config import UdpPeer as UdpPeerDirective
 from meshnode.config import split_address
 from meshnode.logs import subject_logger
-from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message, Turns
+from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message, SharedReader
 from meshnode.mesh.links.strangers import (
     ANSWER_TYPE,
     PREFIX_LENGTH,
@@ -219,7 +219,7 @@ class UdpListener(LinkListener):
         address = sock.getsockname()
         self.name = f"udp {format_address(address)}"
         self.port: int = address[1]
-        self.turns = Turns(self._read)
+        self.turns = SharedReader(self._read)
         self._socket = UdpSocket(sock)
         self._cookies = CookieJar()
         self._strangers: Strangers | None = None

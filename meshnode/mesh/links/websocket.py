@@ -1,4 +1,4 @@
-"""Websocket links: one binary websocket message carries one message (reference section 1).
+"""Websocket links: one binary websocket message carries one message (protocol section 1).
 
 The websocket protocol is wsproto's; here are the bytes' way in and out, and the bounds.
 """

@@ -1,4 +1,4 @@
-"""What this node says of its own services (reference section 6)."""
+"""What this node says of its own services (protocol section 6)."""
 
 import time
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
 from meshnode.protocol.times import format_time, latest_believed
 
 ADVERTISE_INTERVAL = 60.0
-"""Seconds between advertisements of a service that does not change (reference section 6)."""
+"""Seconds between advertisements of a service that does not change (protocol section 6)."""
 
 ANSWER_INTERVAL = 1.0
 """Seconds between two rounds in which what others said in our name is put right: the first follows

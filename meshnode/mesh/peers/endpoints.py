@@ -9,7 +9,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.peers.linklog import Complaints, redial_delay
 from meshnode.mesh.peers.places import LinkPlaces
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.net.sockets import Acceptor
 from meshnode.protocol.peering import LinkPolicy
 from meshnode.resources import DescriptorReserve
@@ -20,26 +20,26 @@ class SessionGroup:
 
     def __init__(self, parent: "SessionGroup | None" = None) -> None:
         self._parent = parent
-        self._sessions: set[Session] = set()
+        self._sessions: set[PeerSession] = set()
         self._one_ended = trio.Event()
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[PeerSession]:
         return iter(self._sessions)
 
-    def add(self, session: Session) -> None:
+    def add(self, session: PeerSession) -> None:
         """Take a session in that :meth:`run` is about to run, so that it can be closed already."""
         self._sessions.add(session)
         if self._parent is not None:
             self._parent.add(session)
 
-    def _discard(self, session: Session) -> None:
+    def _discard(self, session: PeerSession) -> None:
         self._sessions.discard(session)
         self._one_ended.set()
         self._one_ended = trio.Event()
         if self._parent is not None:
             self._parent._discard(session)
 
-    async def run(self, session: Session) -> None:
+    async def run(self, session: PeerSession) -> None:
         """Run a session to its end."""
         self.add(session)
         try:
@@ -70,7 +70,7 @@ class LinkHost(Protocol):
         """Whether the mesh takes leave: no new links."""
         ...
 
-    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> Session:
+    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> PeerSession:
         """Return a session that is not running yet."""
         ...
 

@@ -107,7 +107,7 @@ class LinkFigures:
     round_trip: float | None
 
 
-# --- When to dial again (reference section 1 says what receptor does; ours begins sooner)
+# --- When to dial again (protocol section 1 says what receptor does; ours begins sooner)
 
 REDIAL_FIRST = 0.5
 """Seconds to the first new attempt. Receptor waits 5 s; a peer that was only restarted is back

@@ -15,9 +15,9 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.peers.adverts import Announcer
 from meshnode.mesh.peers.probe import LinkProbe
 from meshnode.mesh.peers.routes import Routes
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.mesh.peers.telling import Telling
-from meshnode.mesh.peers.updates import OwnWord, epoch_at, new_epoch
+from meshnode.mesh.peers.updates import OwnUpdates, epoch_at, new_epoch
 from meshnode.mesh.router import Router
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.budget import Absences
@@ -43,7 +43,7 @@ SHOWN_RATE, SHOWN_AT_ONCE = 1.0, 3
 class _Peer:
     """An established session, and what goes each way over it."""
 
-    session: Session
+    session: PeerSession
     telling: Telling
     intake: Intake
     shown: Bucket
@@ -53,17 +53,17 @@ class _Peer:
     """Which bounds it was said to exceed."""
 
 
-class Fabric:
+class LinkState:
     """Sessions, topology, advertisements. Implements ``SessionOwner`` for the sessions."""
 
     def __init__(self, own_id: str, router: Router, names: NameTable) -> None:
         self.own_id = own_id
         self.topology = Topology(own_id, new_epoch())
         self.adverts = AdvertisementTable()
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, PeerSession] = {}
         self._peers: dict[str, _Peer] = {}
         self.announcer = Announcer(own_id, self.adverts, self._flood)
-        self.own_word = OwnWord(
+        self.own_word = OwnUpdates(
             self.topology, self.sessions, self._flood_own_word, self.announcer.announce_all
         )
         self._routes = Routes(self.topology, router, self.sessions, self._routes_computed)
@@ -172,7 +172,7 @@ class Fabric:
             first.session.send_routing(update.encode(self.own_id))
         return None
 
-    def link_up(self, session: Session) -> None:
+    def link_up(self, session: PeerSession) -> None:
         """Take a session that was established; its peer is told all that we know at once."""
         now = trio.current_time()
         self.sessions[session.peer] = session
@@ -204,11 +204,11 @@ class Fabric:
         # Those first that it can reach over us, and so never those that somebody has invented.
         self._peers[peer].telling.tell_all([*near, *far])
 
-    def ask(self, session: Session) -> None:
+    def ask(self, session: PeerSession) -> None:
         """Ping the peer of a session over its link."""
         self._probe.ask(session)
 
-    def link_down(self, session: Session) -> None:
+    def link_down(self, session: PeerSession) -> None:
         """Forget a session."""
         if self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
@@ -220,14 +220,14 @@ class Fabric:
             if session.peer not in self.topology.nodes:
                 self._names.forget(session.peer)  # it never said a word that counts
 
-    def link_drained(self, session: Session) -> None:
+    def link_drained(self, session: PeerSession) -> None:
         """Tell a peer more of what it was not told yet."""
         if self.sessions.get(session.peer) is session:
             self._peers[session.peer].telling.go_on()
 
     # --- what comes over them ----------------------------------------------------------------
 
-    def admits(self, session: Session, size: int) -> bool:
+    def admits(self, session: PeerSession, size: int) -> bool:
         """Whether a routing message of that size is to be read."""
         peer = self._peers[session.peer]
         return peer.intake.may_read(size, trio.current_time()) or self._exceeds(peer, "read")
@@ -247,7 +247,7 @@ class Fabric:
         """Whether :meth:`routing_update` would ignore an update with this key."""
         return self.topology.is_seen(key)
 
-    def routing_update(self, session: Session, update: RoutingUpdate) -> None:
+    def routing_update(self, session: PeerSession, update: RoutingUpdate) -> None:
         """Take an update from a peer, if it may bring it now."""
         peer, node = self._peers[session.peer], update.node_id
         now = trio.current_time()
@@ -340,7 +340,7 @@ class Fabric:
         """Whether :meth:`advertisement` would ignore this message."""
         return self.adverts.is_known(raw)
 
-    def advertisement(self, session: Session, advert: ServiceAdvertisement, raw: bytes) -> None:
+    def advertisement(self, session: PeerSession, advert: ServiceAdvertisement, raw: bytes) -> None:
         """Take an advertisement from a peer, if it may bring it now; it is passed on unchanged."""
         peer, node = self._peers[session.peer], advert.node_id
         now = trio.current_time()

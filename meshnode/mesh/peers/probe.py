@@ -1,6 +1,6 @@
 """How long a message takes to each peer and back: one ping a link, now and then.
 
-A ping is 36 bytes each way and every node answers it, receptor's too (reference section 3). It is
+A ping is 36 bytes each way and every node answers it, receptor's too (protocol section 3). It is
 put on the link itself, whatever the routes say; the answer comes back by the peer's route to us.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 import trio
 
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.mesh.router import Router
 from meshnode.protocol.messages import (
     PING_SERVICE,
@@ -34,7 +34,7 @@ class LinkProbe:
     def __init__(self, router: Router, names: NameTable) -> None:
         self._router = router
         self._names = names
-        self._sent: dict[bytes, tuple[float, Session]] = {}
+        self._sent: dict[bytes, tuple[float, PeerSession]] = {}
         self._new_link = trio.Event()
         self._service: ServiceKey | None = None
 
@@ -42,7 +42,7 @@ class LinkProbe:
         """Note that there is a link that was not measured yet."""
         self._new_link.set()
 
-    async def run(self, sessions: Collection[Session]) -> None:
+    async def run(self, sessions: Collection[PeerSession]) -> None:
         """Measure ``sessions``, whichever they are at the time, for ever."""
         while True:
             with trio.move_on_after(PROBE_INTERVAL):
@@ -51,7 +51,7 @@ class LinkProbe:
             self._new_link = trio.Event()
             self._probe(sessions)
 
-    def _probe(self, sessions: Collection[Session]) -> None:
+    def _probe(self, sessions: Collection[PeerSession]) -> None:
         now = trio.current_time()
         unanswered = set()
         for sent, session in self._sent.values():
@@ -63,7 +63,7 @@ class LinkProbe:
         for session in due:
             self.ask(session)
 
-    def ask(self, session: Session) -> None:
+    def ask(self, session: PeerSession) -> None:
         """Ping the peer of a session now."""
         if self._service is None:
             self._service = self._router.free_service()

@@ -44,7 +44,7 @@ FLUSH_TIMEOUT = 1.0
 for any link that works, and a node that is told to stop does so within 2 s."""
 
 
-class SessionOwner(Protocol):
+class PeerSessionOwner(Protocol):
     """What a session tells the mesh; every call is quick and does not block."""
 
     def connected_peers(self) -> Collection[str]:
@@ -63,23 +63,23 @@ class SessionOwner(Protocol):
         """Return what a peer that is refused with this update should know besides."""
         ...
 
-    def link_up(self, session: "Session") -> None:
+    def link_up(self, session: "PeerSession") -> None:
         """Note that the session is established."""
         ...
 
-    def link_down(self, session: "Session") -> None:
+    def link_down(self, session: "PeerSession") -> None:
         """Note that an established session has ended."""
         ...
 
-    def ask(self, session: "Session") -> None:
+    def ask(self, session: "PeerSession") -> None:
         """Send the peer something over this link that it must answer."""
         ...
 
-    def link_drained(self, session: "Session") -> None:
+    def link_drained(self, session: "PeerSession") -> None:
         """Note that the link has room for more routing, as was asked for."""
         ...
 
-    def admits(self, session: "Session", size: int) -> bool:
+    def admits(self, session: "PeerSession", size: int) -> bool:
         """Whether a routing message of that size is to be read, or the peer sends too much."""
         ...
 
@@ -87,7 +87,7 @@ class SessionOwner(Protocol):
         """Whether :meth:`routing_update` would ignore an update with this key."""
         ...
 
-    def routing_update(self, session: "Session", update: RoutingUpdate) -> None:
+    def routing_update(self, session: "PeerSession", update: RoutingUpdate) -> None:
         """Take an update that the peer may send."""
         ...
 
@@ -95,7 +95,9 @@ class SessionOwner(Protocol):
         """Whether :meth:`advertisement` would ignore this message."""
         ...
 
-    def advertisement(self, session: "Session", advert: ServiceAdvertisement, raw: bytes) -> None:
+    def advertisement(
+        self, session: "PeerSession", advert: ServiceAdvertisement, raw: bytes
+    ) -> None:
         """Take a service advertisement."""
         ...
 
@@ -108,14 +110,14 @@ class SessionOwner(Protocol):
         ...
 
 
-class Session:
+class PeerSession:
     """A link and what is known of the node at its other end."""
 
     def __init__(
         self,
         link: Link,
         policy: LinkPolicy,
-        owner: SessionOwner,
+        owner: PeerSessionOwner,
         own_id: str,
         idle_timeout: float,
         complaints: Complaints | None = None,

@@ -8,7 +8,7 @@ others say.
 from collections import deque
 from collections.abc import Collection
 
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.topology import Topology
 
@@ -22,7 +22,9 @@ BEHIND_BYTES = 1024 * 1024
 class Telling:
     """Tells one peer of other nodes."""
 
-    def __init__(self, session: Session, topology: Topology, adverts: AdvertisementTable) -> None:
+    def __init__(
+        self, session: PeerSession, topology: Topology, adverts: AdvertisementTable
+    ) -> None:
         self._session = session
         self._topology = topology
         self._adverts = adverts

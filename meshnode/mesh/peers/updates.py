@@ -1,7 +1,7 @@
 """What this node says of its own links: when things change, now and then, and when others do.
 
 Whoever has a link can send updates in our name: with a later epoch or sequence than ours, listing
-whom they like. We do not keep them from it, but the last word is ours (reference section 4).
+whom they like. We do not keep them from it, but the last word is ours (protocol section 4).
 """
 
 import secrets
@@ -22,7 +22,7 @@ from meshnode.protocol.topology import Topology, Verdict
 
 ID_ALPHABET = string.digits + string.ascii_letters
 ID_LENGTH = 8
-"""Update IDs and the service names of dialers are 8 of these (reference sections 4 and 7)."""
+"""Update IDs and the service names of dialers are 8 of these (protocol sections 4 and 7)."""
 
 
 def random_id() -> str:
@@ -38,7 +38,7 @@ def random_id() -> str:
 
 
 def new_epoch() -> int:
-    """Return the epoch of a node that starts now (reference section 4).
+    """Return the epoch of a node that starts now (protocol section 4).
 
     Receptor puts chance below the seconds; the rest of the time there keeps the order of two
     starts within one second, which decides who of two nodes with one ID is the newcomer.
@@ -54,7 +54,7 @@ def epoch_at(nanoseconds: int) -> int:
 pass  # SELFIMPORT
 
 UPDATE_INTERVAL = 10.0
-"""Seconds between own updates to each peer when nothing changes (reference section 4)."""
+"""Seconds between own updates to each peer when nothing changes (protocol section 4)."""
 
 NODES_REFRESHED = 20
 """Updates that may be flooded a second, in the whole mesh, while nothing changes. A mesh of more
@@ -67,7 +67,7 @@ stays lost, as for advertisements."""
 
 CHANGE_INTERVAL = 0.1
 """Seconds between own updates, and between route computations, while things change: the first
-follows its cause at once, a burst is joined (reference section 4)."""
+follows its cause at once, a burst is joined (protocol section 4)."""
 
 OUTDO_INTERVAL = 0.5
 """Seconds between two answers to what others say in our name: the first follows at once, and
@@ -86,7 +86,7 @@ CONCERN_SECONDS = 3600.0
 """For how long ``status`` shows that somebody has spoken in our name."""
 
 
-class OwnWord:
+class OwnUpdates:
     """Floods updates about ourselves.
 
     Args:

@@ -1,4 +1,4 @@
-"""One QUIC connection over the mesh, driven by one task (reference section 7)."""
+"""One QUIC connection over the mesh, driven by one task (protocol section 7)."""
 
 import math
 from types import TracebackType
@@ -39,7 +39,7 @@ NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
 REFUSED = "the other end reads no more"
 
 STREAM_PREFIX = b"\0"
-"""The dialer's first byte on a stream; the listener drops it (reference section 7)."""
+"""The dialer's first byte on a stream; the listener drops it (protocol section 7)."""
 
 
 class ConnectionOwner(Protocol):

@@ -110,7 +110,7 @@ dials pay no extra round trip; more are asked to."""
 
 TOKEN_SECONDS = 15.0
 """Seconds that a token is good for: it comes back within one round trip, or within the dialer's
-patience (reference section 7)."""
+patience (protocol section 7)."""
 
 _TAG_LENGTH = 16
 """Bytes of the code that shows that a token is ours."""

@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 INSECURE_NAME = "netceptor-insecure-common-name"
 """Common name of the certificate that a listener without TLS settings presents, and the only one
-that a dialer without TLS settings accepts (reference section 7)."""
+that a dialer without TLS settings accepts (protocol section 7)."""
 
 CERTIFICATE_DAYS = 3650
 """Nobody checks how old the throw-away identity is; ten years outlast any node's run."""
@@ -25,7 +25,7 @@ class Identity:
 
 
 def make_insecure_identity() -> Identity:
-    """Make the self-signed identity of a listener without TLS settings (reference section 7)."""
+    """Make the self-signed identity of a listener without TLS settings (protocol section 7)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, INSECURE_NAME)])
     now = datetime.datetime.now(datetime.UTC)
@@ -44,6 +44,6 @@ def make_insecure_identity() -> Identity:
 
 
 def is_insecure(certificate: x509.Certificate) -> bool:
-    """Whether a certificate is that of a service without TLS settings (reference section 7)."""
+    """Whether a certificate is that of a service without TLS settings (protocol section 7)."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return [n.value for n in names] == [INSECURE_NAME]

@@ -331,7 +331,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
         peer_node = self._layer.names.name(address[0])
         if peer_node is None:
-            return  # an unknown hash: there is nobody to answer (reference section 3)
+            return  # an unknown hash: there is nobody to answer (protocol section 3)
         packet = first_packet(datagram)
         if packet.answer is not None:
             self._layer.router.send_reply(address[0], self._key, address[1], packet.answer)

@@ -34,19 +34,19 @@ from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
 from meshnode.protocol.messages import ServiceKey
 
 ALPN = "netceptor"
-"""The application protocol (reference section 7)."""
+"""The application protocol (protocol section 7)."""
 
 IDLE_TIMEOUT = 30.0
-"""Seconds after which a silent connection is dead (reference section 7)."""
+"""Seconds after which a silent connection is dead (protocol section 7)."""
 
 CID_LENGTH = 8
 """Bytes of a connection ID of ours."""
 
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which the dialer asks for a sign of life (reference section 7)."""
+"""Seconds of silence after which the dialer asks for a sign of life (protocol section 7)."""
 
 HANDSHAKE_TIMEOUT = 15.0
-"""Seconds for the handshake (reference section 7)."""
+"""Seconds for the handshake (protocol section 7)."""
 
 ACK_DELAY = 0.004
 """Seconds for which data may wait for its acknowledgement. One costs as much as ten datagrams, and
@@ -65,10 +65,10 @@ CREDIT_STEP = 4
 more often would cost packets."""
 
 NORMAL_CLOSE = "normal close"
-"""Reason of the application error 0 with which a dialer ends a connection (reference section 7)."""
+"""Reason of the application error 0 with which a dialer ends a connection (protocol section 7)."""
 
 CANCELLED_READ = 499
-"""Error code of a stream whose reader gave up (reference section 7)."""
+"""Error code of a stream whose reader gave up (protocol section 7)."""
 
 Address = tuple[bytes, ServiceKey]
 """Where a QUIC peer is: node hash and service name."""

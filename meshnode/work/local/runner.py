@@ -24,8 +24,8 @@ from meshnode.work.local.processes import (
 )
 from meshnode.work.local.words import split_words
 from meshnode.work.units.runner import (
-    Attempt,
     EndLeftovers,
+    FirstOutcome,
     Handle,
     OpenProcess,
     Starter,
@@ -166,7 +166,7 @@ class CommandRunner:
         """Return the unit's work type; a plain one when the configuration has it no more."""
         return self._types.get(unit.status.work_type, CommandType(""))
 
-    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+    async def run(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
         """Start a pending unit, or adopt a running one, and watch it to its end."""
         if unit.is_final:
             return
@@ -181,7 +181,7 @@ class CommandRunner:
             process = started.process
         await self._watch(unit, process, attempt)
 
-    async def _start(self, unit: Unit, attempt: Attempt) -> Started | None:
+    async def _start(self, unit: Unit, attempt: FirstOutcome) -> Started | None:
         kind = self._type_of(unit)
         request = StartRequest(
             unit_id=unit.unit_id,
@@ -210,7 +210,7 @@ class CommandRunner:
         return None
 
     async def _refuse(
-        self, unit: Unit, attempt: Attempt, error: WorkError, detail: str
+        self, unit: Unit, attempt: FirstOutcome, error: WorkError, detail: str
     ) -> Started | None:
         """End a unit that was not started, unless it was after all."""
         try:
@@ -250,7 +250,7 @@ class CommandRunner:
             unit.log.warning("%s", detail)
             await unit.note(lambda old: replace(old, detail=detail))
 
-    async def _ends_at_once(self, unit: Unit, started: Started, attempt: Attempt) -> bool:
+    async def _ends_at_once(self, unit: Unit, started: Started, attempt: FirstOutcome) -> bool:
         """Take over what the supervisor tells of the command's first moment.
 
         Nothing is read from disk: what is told there was written before it was told here.
@@ -278,7 +278,7 @@ class CommandRunner:
                 tell(error.strerror or str(error))
             await pauses.take()
 
-    async def _watch(self, unit: Unit, process: ProcessId, attempt: Attempt) -> None:
+    async def _watch(self, unit: Unit, process: ProcessId, attempt: FirstOutcome) -> None:
         handle = await self._open(unit, process)
         try:
             if fault := await self._reload(unit):

@@ -1,4 +1,4 @@
-"""One conversation with the control service of another node (reference sections 8 and 10)."""
+"""One conversation with the control service of another node (protocol sections 8 and 10)."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ NO_UNIT = "-"
 """An ID that no unit has."""
 
 UNSIGNED = frozenset({"status", "list"})
-"""Subcommands that nobody has to sign (reference section 8)."""
+"""Subcommands that nobody has to sign (protocol section 8)."""
 
 Sign = Callable[[str], str]
 """Returns a signature for a command to the named node, or raises CannotSign."""

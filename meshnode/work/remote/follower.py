@@ -49,7 +49,7 @@ GATHER_TIME = 0.02
 """Seconds for which results may be left to gather after a write; what comes later is not held."""
 
 
-class Mirror:
+class RemoteFollower:
     """Follows one remote unit until it is final here, too: over there, and stdout complete."""
 
     def __init__(

@@ -26,7 +26,7 @@ from meshnode.work.units.unit import Clock, Unit
 
 SETTLE_TIMEOUT = 60.0
 """Seconds in which a receptor node must notice that our session broke off: twice the idle time-out
-of its streams (reference section 7). Only then is a unit that it still shows as waiting for input
+of its streams (protocol section 7). Only then is a unit that it still shows as waiting for input
 known not to start any more."""
 
 _WAITING = ("Unit Created", "Waiting for Input Data")

@@ -1,4 +1,4 @@
-"""Units that run on another node: submitted there once, mirrored here (reference section 10)."""
+"""Units that run on another node: submitted there once, mirrored here (protocol section 10)."""
 
 from contextlib import AsyncExitStack
 
@@ -8,12 +8,12 @@ from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.client import Dialer, RemoteControl
 from meshnode.work.remote.farside import LongLines, RemoteRefused, RemoteUnavailable
-from meshnode.work.remote.follower import GONE, Mirror
+from meshnode.work.remote.follower import GONE, RemoteFollower
 from meshnode.work.remote.inquiry import Inquiry, Lost
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.start import Start
 from meshnode.work.units.access import Signatures
-from meshnode.work.units.runner import Attempt, UnitTasks
+from meshnode.work.units.runner import FirstOutcome, UnitTasks
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
 
@@ -47,7 +47,7 @@ class RemoteRunner:
         self._max_output = max_output
         self._long_lines = LongLines()
 
-    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+    async def run(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
         """Do what the record asks for: release, cancel, start, mirror."""
         link = self._link(unit)
         if unit.remote.released:
@@ -77,8 +77,8 @@ class RemoteRunner:
 
     def _mirror(
         self, unit: Unit, link: Reconnector, followed: RemoteControl | None = None
-    ) -> Mirror:
-        return Mirror(unit, link, self._store, self._now, self._max_output, followed)
+    ) -> RemoteFollower:
+        return RemoteFollower(unit, link, self._store, self._now, self._max_output, followed)
 
     async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
         """Cancel at once what the other node has never heard of; else have it cancel."""
@@ -148,7 +148,7 @@ class RemoteRunner:
             return False
         return True
 
-    async def _release_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> bool:
+    async def _release_there(self, unit: Unit, link: Reconnector, attempt: FirstOutcome) -> bool:
         """Return whether the other node has no such unit any more; else it refuses."""
         try:
             await _insist(link, attempt, unit, subcommand="release")
@@ -162,7 +162,7 @@ class RemoteRunner:
                 return False
         return True
 
-    async def _cancel_there(self, unit: Unit, link: Reconnector, attempt: Attempt) -> None:
+    async def _cancel_there(self, unit: Unit, link: Reconnector, attempt: FirstOutcome) -> None:
         """Have the other node cancel; what became of the unit there, the mirror will see."""
         try:
             await _insist(link, attempt, unit, subcommand="cancel")
@@ -178,7 +178,7 @@ class RemoteRunner:
                 await self._end_unknown(unit, link, attempt)
         attempt.done()
 
-    async def _end_unknown(self, unit: Unit, link: Reconnector, attempt: Attempt) -> None:
+    async def _end_unknown(self, unit: Unit, link: Reconnector, attempt: FirstOutcome) -> None:
         """End a unit that was to be canceled, and that the other node does not know."""
         inquiry = Inquiry(unit, self._key(unit), self._now)
         while not unit.is_final:
@@ -194,7 +194,7 @@ class RemoteRunner:
                 await link.recover(RemoteUnavailable(str(error)))
 
 
-async def _insist(link: Reconnector, attempt: Attempt, unit: Unit, *, subcommand: str) -> None:
+async def _insist(link: Reconnector, attempt: FirstOutcome, unit: Unit, *, subcommand: str) -> None:
     """Have the other node do something with its unit, however long it takes to reach it."""
     while True:
         try:

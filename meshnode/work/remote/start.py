@@ -26,7 +26,7 @@ from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.farside import AlreadySubmitted, Created, RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.inquiry import Inquiry, Lost, discard
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.units.runner import Attempt
+from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.status import SECRET_PREFIX
 from meshnode.work.units.store import UnitStore
@@ -55,7 +55,7 @@ class Expiry:
 
     @property
     def text(self) -> str:
-        """What clients match on (reference section 8), in Go's layout; times are UTC."""
+        """What clients match on (protocol section 8), in Go's layout; times are UTC."""
         assert self._moment is not None
         at = self._moment.astimezone(UTC)
         day = f"{_DAYS[at.weekday()]} {_MONTHS[at.month - 1]} {at.day}"
@@ -82,7 +82,7 @@ class Start:
         self,
         unit: Unit,
         link: Reconnector,
-        attempt: Attempt,
+        attempt: FirstOutcome,
         store: UnitStore,
         now: Clock,
         key: str,

@@ -18,7 +18,7 @@ from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRe
 from meshnode.work.local.runner import CommandType
 from meshnode.work.units.status import UnitStatus
 
-# --- Who must sign what they ask of units, and what this node signs itself (reference section 8)
+# --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)
 
 if TYPE_CHECKING:  # most nodes have no use for what it imports
     from meshnode.security.tokens import Signer, Verifier

@@ -13,7 +13,7 @@ from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.control import encode_error, encode_reply
 from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import RECEIVE, Input, WrongInput, take_input
-from meshnode.work.units.manager import Units
+from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
     CancelRequest,
     ListRequest,
@@ -41,7 +41,7 @@ class _InputRefused(CommandError):
     """The payload of a unit could not be taken in, and the unit has failed."""
 
 
-def work_command(units: Units) -> Command:
+def work_command(units: UnitManager) -> Command:
     """Return the command that brings ``units`` to the control service."""
     commands = WorkCommands(units)
     return Command(
@@ -54,7 +54,7 @@ def work_command(units: Units) -> Command:
 class WorkCommands:
     """Runs parsed requests."""
 
-    def __init__(self, units: Units) -> None:
+    def __init__(self, units: UnitManager) -> None:
         self._units = units
         self._handlers: dict[
             type[WorkRequest], Callable[[Any, ControlSession], Awaitable[JsonObject | None]]

@@ -14,7 +14,7 @@ import trio
 
 from meshnode import files
 from meshnode.protocol.control import encode_reply
-from meshnode.work.units.output import Growth
+from meshnode.work.units.output import FileWatcher
 from meshnode.work.units.unit import Unit
 
 INLINE_BYTES = 4096
@@ -27,7 +27,7 @@ are promised within 50 ms."""
 Send = Callable[[bytes], Awaitable[None]]
 
 
-async def send_followed(unit: Unit, stdout: Path, growth: Growth, send: Send) -> None:
+async def send_followed(unit: Unit, stdout: Path, growth: FileWatcher, send: Send) -> None:
     """Send what a follower is told, until the unit is final or released.
 
     Raises:

@@ -20,9 +20,9 @@ from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, UnitFile
 from meshnode.work.units.jsonreader import MAX_SIZE
 from meshnode.work.units.keys import new_secret
-from meshnode.work.units.output import Growth, SendFile, stream_results
+from meshnode.work.units.output import FileWatcher, SendFile, stream_results
 from meshnode.work.units.planning import Planner, Submission
-from meshnode.work.units.runner import Attempt, EndLeftovers, OpenProcess, Runner, Starter
+from meshnode.work.units.runner import EndLeftovers, FirstOutcome, OpenProcess, Runner, Starter
 from meshnode.work.units.shortage import Pauses, in_thread_or_here, shortages
 from meshnode.work.units.status import NOT_STARTED, UnitStatus
 from meshnode.work.units.store import Overtaken, StoredUnit, UnitStore
@@ -45,7 +45,7 @@ class _Task:
     ended: trio.Event = field(default_factory=trio.Event)
 
 
-class Units:
+class UnitManager:
     """The units of one node.
 
     Resource handling: :meth:`run` owns the launcher, the watches on stdout and one task for each
@@ -75,7 +75,7 @@ class Units:
         self._work_types = dict(work_types)
         self._now = now
         self._boot = boot
-        self._growth = Growth()
+        self._growth = FileWatcher()
         self._commands = CommandRunner(
             launcher,
             store,
@@ -241,7 +241,7 @@ class Units:
             attempt = self.spawn(unit)
         return await self._see_started(unit, attempt)
 
-    async def _see_started(self, unit: Unit, attempt: Attempt) -> bool:
+    async def _see_started(self, unit: Unit, attempt: FirstOutcome) -> bool:
         """Return True when a unit has started, False when that must wait, as it stands on record.
 
         Raises:
@@ -329,9 +329,9 @@ class Units:
 
     # --- what runners ask for (UnitTasks) -----------------------------------------------------
 
-    def spawn(self, unit: Unit) -> Attempt:
+    def spawn(self, unit: Unit) -> FirstOutcome:
         """Have the unit's runner drive it in a task of its own."""
-        attempt = Attempt()
+        attempt = FirstOutcome()
         self._spawn(unit, attempt, partial(self._drive, unit, attempt))
         return attempt
 
@@ -351,7 +351,7 @@ class Units:
         await unit.wait_ended()
 
     def _end_soon(self, unit: Unit, state: UnitState, detail: str) -> None:
-        self._spawn(unit, Attempt(), partial(self._record_end, unit, state, detail))
+        self._spawn(unit, FirstOutcome(), partial(self._record_end, unit, state, detail))
 
     async def stop(self, unit: Unit) -> None:
         """End the unit's task, and return when it has ended."""
@@ -386,7 +386,7 @@ class Units:
 
     # --- tasks --------------------------------------------------------------------------------
 
-    def _spawn(self, unit: Unit, attempt: Attempt, job: Callable[[], Awaitable[None]]) -> None:
+    def _spawn(self, unit: Unit, attempt: FirstOutcome, job: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is None:
             raise CommandError("the node is ending")
         assert unit.unit_id not in self._tasks
@@ -394,7 +394,7 @@ class Units:
         self._nursery.start_soon(self._work, unit, task, attempt, job, name=f"unit {unit.unit_id}")
 
     async def _work(
-        self, unit: Unit, task: _Task, attempt: Attempt, job: Callable[[], Awaitable[None]]
+        self, unit: Unit, task: _Task, attempt: FirstOutcome, job: Callable[[], Awaitable[None]]
     ) -> None:
         try:
             with task.scope:
@@ -409,7 +409,7 @@ class Units:
             await (unit.fail(detail) if state is UnitState.FAILED else unit.end(state, detail))
         except Overtaken:
             # The launcher of the last run had it on its way, and now it runs.
-            await self._drive(unit, Attempt())
+            await self._drive(unit, FirstOutcome())
         except Exception as error:
             # What ends units is at fault itself. The unit stays as it is; the node lives.
             unit.log.error("cannot be ended: %s", error, exc_info=error)
@@ -420,7 +420,7 @@ class Units:
         if unit.is_final and self._is_of_no_use(unit):
             await self.remove(unit)
 
-    async def _drive(self, unit: Unit, attempt: Attempt) -> None:
+    async def _drive(self, unit: Unit, attempt: FirstOutcome) -> None:
         try:
             await self._runner(unit).run(unit, attempt, self)
         except Exception as error:
@@ -431,7 +431,7 @@ class Units:
             await self._end_after_fault(unit, attempt, detail)
             attempt.fail(CommandError(detail))
 
-    async def _end_after_fault(self, unit: Unit, attempt: Attempt, detail: str) -> None:
+    async def _end_after_fault(self, unit: Unit, attempt: FirstOutcome, detail: str) -> None:
         try:
             await unit.fail(detail)
         except Overtaken:
@@ -482,7 +482,7 @@ class Units:
         else:
             # Somebody may hold its lock, or the disk be full: no reason to hold up the start of
             # the node.
-            self._spawn(unit, Attempt(), partial(self._lose, unit))
+            self._spawn(unit, FirstOutcome(), partial(self._lose, unit))
             with trio.move_on_after(ADOPT_PATIENCE), suppress(NotRecorded):
                 await unit.wait_ended()
 

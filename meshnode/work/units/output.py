@@ -40,7 +40,7 @@ what is printed after a pause is told at once."""
 Wake = Callable[[], None]
 
 
-class Growth:
+class FileWatcher:
     """Calls back when a watched file has grown, was truncated, or went away.
 
     Resource handling: :meth:`run` owns the kernel's instance; watches may be added before it runs
@@ -138,7 +138,7 @@ class Growth:
     @contextmanager
     def _looking(self, path: Path, wake: Wake) -> Iterator[None]:
         if self._nursery is None:
-            raise RuntimeError("watching files needs a running Growth")
+            raise RuntimeError("watching files needs a running FileWatcher")
         scope = trio.CancelScope()
         self._nursery.start_soon(_look, path, wake, scope)
         try:
@@ -175,7 +175,9 @@ class ResultsEndedEarly(WorkError):
     """A stdout was truncated, replaced or deleted while its unit still had bytes to show."""
 
 
-async def stream_results(unit: Unit, path: Path, start: int, growth: Growth, send: SendFile) -> int:
+async def stream_results(
+    unit: Unit, path: Path, start: int, growth: FileWatcher, send: SendFile
+) -> int:
     """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
 
     A start beyond the end waits for the output to get there, and ends with the unit. A released
@@ -222,7 +224,7 @@ class _Reader:
         self._send = send
         self._wake = trio.Event()
 
-    async def run(self, growth: Growth) -> int:
+    async def run(self, growth: FileWatcher) -> int:
         # Waking is asked for before the first look, so that nothing falls between the two.
         with growth.watch(self._path, self._set):
             self._unit.add_listener(self._set)

@@ -1,4 +1,4 @@
-"""What clients ask of units: ``work …`` in its two forms, as values (reference section 8).
+"""What clients ask of units: ``work …`` in its two forms, as values (protocol section 8).
 
 The texts of refusals are receptor's, which clients match, but for those that hold Go's own names.
 """

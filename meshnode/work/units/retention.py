@@ -7,7 +7,7 @@ import trio
 from meshnode.errors import MeshnodeError
 from meshnode.logs import subject_logger
 from meshnode.protocol.times import format_duration
-from meshnode.work.units.manager import Units
+from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 
 LONGEST_SLEEP = 3600.0
@@ -31,7 +31,7 @@ AT_A_TIME = 8
 class Retention:
     """Releases each unit ``seconds`` after its end."""
 
-    def __init__(self, units: Units, seconds: float, now: Clock = wall_clock) -> None:
+    def __init__(self, units: UnitManager, seconds: float, now: Clock = wall_clock) -> None:
         self._units = units
         self._age = seconds
         self._now = now

@@ -14,7 +14,7 @@ from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.unit import Unit
 
 
-class Attempt:
+class FirstOutcome:
     """The outcome of the first try of something, for a client that waits while it is made.
 
     Only the first outcome counts, and nobody need be waiting: a client may leave, the try goes on.
@@ -60,7 +60,7 @@ class Attempt:
 class UnitTasks(Protocol):
     """What a runner may ask of the registry, which owns the task of each unit."""
 
-    def spawn(self, unit: Unit) -> Attempt:
+    def spawn(self, unit: Unit) -> FirstOutcome:
         """Have the unit's runner drive it in a task of its own, from what its record says."""
         ...
 
@@ -93,7 +93,7 @@ class Runner(Protocol):
     So a task may be ended at any await, by a wish of a client or by a kill, and be spawned again.
     """
 
-    async def run(self, unit: Unit, attempt: Attempt, tasks: UnitTasks) -> None:
+    async def run(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
         """Drive the unit to its end, from wherever its record says that it stands.
 
         ``attempt`` is settled with the outcome of the first try.

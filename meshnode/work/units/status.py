@@ -1,4 +1,4 @@
-"""The status of a unit as a value, and its JSON on disk and in replies (reference section 8).
+"""The status of a unit as a value, and its JSON on disk and in replies (protocol section 8).
 
 On disk stand receptor's five keys and ours beside them; a reply adds ``StateName``, leaves out what
 only this node needs, and never shows a secret. Keys that we do not know are kept as they are: a
@@ -21,7 +21,7 @@ REMOTE = "remote"
 """The work type of a unit that runs on another node; no other type may have this name."""
 
 SECRET_PREFIX = "secret_"  # noqa: S105
-"""Parameters whose key begins so, in any case, are never shown (reference section 8)."""
+"""Parameters whose key begins so, in any case, are never shown (protocol section 8)."""
 
 MAX_PID = 2**31 - 1
 """The highest number that a process can have."""

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from meshnode.control.places import Turns
+from meshnode.control.places import FairLock
 from meshnode.control.service import ControlService
 from meshnode.net.sockets import Origin
 from meshnode.shares import NO_WAY, Way
 
 
 async def test_each_origin_has_its_turn_as_often_as_others() -> None:
-    turns = Turns()
+    turns = FairLock()
     order: list[str] = []
     go_on = trio.Event()
 
@@ -35,7 +35,7 @@ async def test_each_origin_has_its_turn_as_often_as_others() -> None:
 
 
 async def test_nodes_that_a_peer_invents_have_no_more_turns_than_one_of_another_branch() -> None:
-    turns = Turns()
+    turns = FairLock()
     order: list[str] = []
     go_on = trio.Event()
 
@@ -101,7 +101,7 @@ async def test_a_status_for_each_of_many_sessions_leaves_the_loop_to_others(
 )
 def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
     async def main() -> None:
-        turns = Turns()
+        turns = FairLock()
         inside = 0
         scopes: list[trio.CancelScope] = []
 

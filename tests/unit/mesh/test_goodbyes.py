@@ -15,7 +15,7 @@ from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.boundary import Ended
 from meshnode.mesh.peers.greeting import ASKED_EVERY, BELIEVED_AFTER, Goodbyes
-from meshnode.mesh.peers.session import Session
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 
 
@@ -45,7 +45,7 @@ class Forged:
 
     victim: Mesh
     peer: Mesh
-    session: Session
+    session: PeerSession
     forger: trio.MemorySendChannel[list[bytes]]
 
     def is_up(self) -> bool:

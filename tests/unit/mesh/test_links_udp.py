@@ -10,7 +10,7 @@ import trio.testing
 from link_kinds import GREETING, UDP, connect, linked, listening, receive
 
 from meshnode.mesh.links import udp
-from meshnode.mesh.links.base import Turns
+from meshnode.mesh.links.base import SharedReader
 from meshnode.mesh.links.strangers import REQUEST, answer, read_challenge
 from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
 from meshnode.protocol.framing import MAX_MESSAGE
@@ -303,7 +303,7 @@ class Mailboxes:
         self.send, self.receive = trio.open_memory_channel[str](100)
         self.boxes: dict[str, int] = {}
         self.working = 0
-        self.turns = Turns(self.work)
+        self.turns = SharedReader(self.work)
 
     async def work(self) -> None:
         self.working += 1

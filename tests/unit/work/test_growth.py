@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from meshnode.work.units import output as growth_module
-from meshnode.work.units.output import Growth
+from meshnode.work.units.output import FileWatcher
 
 
 class Bell:
@@ -56,7 +56,7 @@ def append(path, data):
 
 
 async def test_readers_of_one_file_are_woken_when_it_grows(way, file, nursery):
-    growth = Growth()
+    growth = FileWatcher()
     await nursery.start(growth.run)
     one, other = Bell(), Bell()
     with growth.watch(file, one.ring), growth.watch(file, other.ring):
@@ -68,7 +68,7 @@ async def test_readers_of_one_file_are_woken_when_it_grows(way, file, nursery):
 
 
 async def test_truncating_and_deleting_wake_too(way, file, nursery):
-    growth = Growth()
+    growth = FileWatcher()
     await nursery.start(growth.run)
     append(file, b"12345")
     bell = Bell()
@@ -83,7 +83,7 @@ async def test_truncating_and_deleting_wake_too(way, file, nursery):
 
 
 async def test_who_has_left_is_not_woken_and_who_stays_is(file, nursery):
-    growth = Growth()
+    growth = FileWatcher()
     await nursery.start(growth.run)
     left, stays = Bell(), Bell()
     with growth.watch(file, stays.ring):
@@ -96,7 +96,7 @@ async def test_who_has_left_is_not_woken_and_who_stays_is(file, nursery):
 
 
 async def test_a_watch_costs_the_kernel_nothing_after_its_last_reader(file, nursery):
-    growth = Growth()
+    growth = FileWatcher()
     await nursery.start(growth.run)
     for _ in range(3):
         with growth.watch(file, Bell().ring), growth.watch(file, Bell().ring):
@@ -107,7 +107,7 @@ async def test_a_watch_costs_the_kernel_nothing_after_its_last_reader(file, nurs
 
 
 async def test_lost_events_wake_everybody(file, tmp_path, nursery):
-    growth = Growth()
+    growth = FileWatcher()
     await nursery.start(growth.run)
     bell = Bell()
     with growth.watch(file, bell.ring):

@@ -11,7 +11,7 @@ import pytest
 
 from meshnode.work.local.launcher import statusfile, supervisor, tree
 from meshnode.work.local.launcher.supervisor import Supervisor
-from meshnode.work.local.launcher.wire import Lead
+from meshnode.work.local.launcher.wire import SupervisorChannel
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def watching(unit: Path) -> Supervisor:
     myself = tree.read_process(os.getpid())
     assert myself is not None
     node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
-    lead = Lead(os.open(os.devnull, os.O_RDONLY), reports)
+    lead = SupervisorChannel(os.open(os.devnull, os.O_RDONLY), reports)
     result = Supervisor(request, myself, {}, node, lead)
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")

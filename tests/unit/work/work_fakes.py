@@ -30,7 +30,7 @@ from meshnode.work.local.runner import CommandType
 from meshnode.work.units import directory, tombstones
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
-from meshnode.work.units.manager import Units
+from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import KEEP_SECONDS
 
@@ -207,7 +207,7 @@ class FakeNode:
         self.max_remote_output = 2**63 - 1
         self.remember = KEEP_SECONDS
         self.as_before: Callable[[Command], Command] = lambda command: command
-        self.units: Units | None = None
+        self.units: UnitManager | None = None
         self.registry = CommandRegistry()
         self.is_receptor = False
         self.boot = "first boot"
@@ -216,7 +216,7 @@ class FakeNode:
     async def running(self):
         """Run the node; leaving the context stops it, its commands go on."""
         self.mortal = MortalStore(self.store.root)
-        self.units = Units(
+        self.units = UnitManager(
             store=self.mortal,
             launcher=self.launcher,
             dialer=FakeDialer(self.mesh, self.node_id),

@@ -1,6 +1,6 @@
 """The command of a unit: finding it, becoming it, and the words for how it ended.
 
-The words are Go's, because receptor shows Go's and its clients match them (reference section 8).
+The words are Go's, because receptor shows Go's and its clients match them (protocol section 8).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import sys
 
 from meshnode.files import is_passing
 from meshnode.work.local.launcher import command, wire
-from meshnode.work.local.launcher.pool import Staff
+from meshnode.work.local.launcher.pool import SupervisorPool
 from meshnode.work.local.launcher.supervisor import answer
 
 WAKEUP_BYTES = 512
@@ -103,7 +103,7 @@ class Launcher:
     def __init__(self, socket_fd: int) -> None:
         self._socket = socket_fd
         self._assembler = wire.Assembler()
-        self._staff = Staff(socket_fd, self._leave)
+        self._staff = SupervisorPool(socket_fd, self._leave)
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._waker, False)

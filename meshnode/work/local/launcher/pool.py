@@ -20,7 +20,7 @@ REPORT_BYTES = 4096
 """Bytes of reports read at once: a hundred of them."""
 
 
-class Staff:
+class SupervisorPool:
     """Everything about supervisors but their work.
 
     Args:
@@ -82,7 +82,7 @@ class Staff:
             # A pipe that a sibling held open would not end with the launcher.
             for fd in (self.reports, ours, *self._pipes.values()):
                 os.close(fd)
-            supervise(request, self._node, wire.Lead(requests, self._reporting))
+            supervise(request, self._node, wire.SupervisorChannel(requests, self._reporting))
         os.close(requests)
         self._pipes[pid] = ours
         return pid

@@ -47,7 +47,7 @@ from meshnode.work.local.launcher.statusfile import (
     UnitVanished,
     sync,
 )
-from meshnode.work.local.launcher.wire import Lead
+from meshnode.work.local.launcher.wire import SupervisorChannel
 
 UNIT_ID_VARIABLE = "MESHNODE_UNIT_ID"
 """Environment variable that tells a command (and its descendants) its unit."""
@@ -89,7 +89,7 @@ status to be written with the claim).
 """
 
 
-def supervise(request: Request, node: int, lead: Lead) -> None:
+def supervise(request: Request, node: int, lead: SupervisorChannel) -> None:
     """Supervise the unit of ``request``, and others while each ends at once; does not return.
 
     Runs in a process of its own, freshly forked, with only descriptors 0-2, ``node`` (the socket
@@ -153,7 +153,7 @@ class Supervisor:
         myself: tree.Process,
         environment: dict[str, str],
         node: int,
-        lead: Lead,
+        lead: SupervisorChannel,
     ) -> None:
         self._request = request
         self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]

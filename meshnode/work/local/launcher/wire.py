@@ -66,7 +66,7 @@ ALONE = "alone"
 """A supervisor goes on with its unit by itself and takes no more requests."""
 
 
-class Lead:
+class SupervisorChannel:
     """The supervisor's end.
 
     Args:
