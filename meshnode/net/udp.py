@@ -28,8 +28,12 @@ Address = tuple[Any, ...]
 class UdpSocket:
     """A non-blocking UDP socket for many datagrams at a time; owns ``sock``."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self, sock: socket.socket, bears: Callable[[OSError], bool] = lambda _: False
+    ) -> None:
+        """``bears``: whether an error is no reason to stop; of what became of earlier datagrams."""
         self._sock = sock
+        self._bears = bears
         self._buffer = bytearray(MAX_MESSAGE)
         self._writing = trio.Lock()
         sock.setblocking(False)
@@ -51,7 +55,7 @@ class UdpSocket:
             except BlockingIOError:
                 break
             except OSError as exc:
-                if exc.errno not in LOST:
+                if exc.errno not in LOST and not self._bears(exc):
                     raise
             else:
                 arrived.append((address, self._buffer[:size]))
@@ -77,10 +81,21 @@ class UdpSocket:
                 try:
                     await self._write_one(send, message)
                 except OSError as exc:
-                    if exc.errno not in LOST:
+                    if exc.errno in LOST:
+                        lost = max(lost, len(message))
+                    elif self._bears(exc):
+                        await self._write_again(send, message)
+                    else:
                         raise
-                    lost = max(lost, len(message))
         return lost
+
+    async def _write_again(self, send: Callable[[Message], int], message: Message) -> None:
+        """Send a datagram in whose place news of an earlier one came; now it goes or is lost."""
+        try:
+            await self._write_one(send, message)
+        except OSError as exc:
+            if not self._bears(exc):
+                raise
 
     async def _write_one(self, send: Callable[[Message], int], message: Message) -> None:
         while True:

@@ -41,6 +41,13 @@ class Link(ABC):
         """
         await trio.lowlevel.checkpoint()
 
+    def when_doubtful(self, doubt: Callable[[str], bool]) -> None:  # noqa: B027 - see below
+        """Have ``doubt`` told what speaks for the end of the link and proves nothing.
+
+        If it returns True it looks into that, and the link goes on until it is closed. Only a kind
+        of link needs this that learns of its end from others than its peer.
+        """
+
     @abstractmethod
     async def send(self, messages: Sequence[Message]) -> None:
         """Send messages in this order, joined into as few writes as the link can.

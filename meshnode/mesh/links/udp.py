@@ -7,9 +7,10 @@ comes any more.
 """
 
 import errno
+import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -83,7 +84,10 @@ class DialedUdpLink(_UdpLink):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock.getpeername())
-        self._socket = UdpSocket(sock)
+        self._socket = UdpSocket(sock, self._bears)
+        self._doubt: Callable[[str], bool] = lambda _: False
+        self.errors = 0
+        """Errors of the network that the link has outlived."""
         self._early: list[bytearray] = []
         """What came while a cookie was waited for."""
         self._cookie: bytes | None = None
@@ -104,6 +108,24 @@ class DialedUdpLink(_UdpLink):
                     self._early = self._messages(await self._socket.read())
             if self._early or self._cookie:
                 return
+
+    def when_doubtful(self, doubt: Callable[[str], bool]) -> None:
+        """Have errors of the network looked into, once the peer has said something."""
+        self._doubt = doubt
+
+    def _bears(self, error: OSError) -> bool:
+        """Whether an error is no more than a hint that the peer is gone.
+
+        It is news by ICMP about an earlier datagram, which a router between may send for a moment,
+        and anybody in the peer's name. The peer itself knows better.
+        """
+        text = os.strerror(error.errno) if error.errno else str(error)
+        if not (self._heard and self._doubt(text.lower())):
+            return False
+        self.errors += 1
+        if self.errors == 1:
+            self._log.info("the network says: %s; the peer is asked", text.lower())
+        return True
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Send each message as a datagram."""

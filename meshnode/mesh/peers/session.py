@@ -141,6 +141,7 @@ class PeerSession:
         self._agreed = False
         """Whether the peer has said that it is linked to us, as we are to it."""
         self._goodbyes = Goodbyes(lambda: owner.ask(self)) if link.forgeable else None
+        link.when_doubtful(self._doubt)
         self.when_established: Callable[[], None] = lambda: None
         """Called when the link comes up."""
         self._since = self._up_at = 0.0
@@ -354,6 +355,13 @@ class PeerSession:
             self._refuse(exc)
         else:
             goodbyes.denied()
+
+    def _doubt(self, reason: str) -> bool:
+        """Look into what speaks for the end of a link that is up; whether it can be looked into."""
+        if self._goodbyes is None or not self.was_established:
+            return False
+        self._goodbyes.said(Ended(f"the link broke: {reason}"))
+        return True
 
     async def _look_into_goodbyes(self, goodbyes: Goodbyes) -> None:
         with self.boundary:

@@ -1,6 +1,7 @@
 """Who can forge a peer's datagrams does not end a link that is up; the peer itself does."""
 
 import json
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -140,6 +141,40 @@ async def test_a_peer_that_says_goodbye_and_no_more_is_believed_soon(autojump_cl
         while list(victim.sessions):
             await trio.sleep(0.1)
         assert trio.current_time() - before <= BELIEVED_AFTER + 1.5
+
+
+async def test_what_the_network_says_of_a_peer_that_answers_does_not_end_the_link(autojump_clock):
+    async with forged_link() as found:
+        for pause in (0.0, 0.1, 1.0, BELIEVED_AFTER, 0.3) * 5:
+            assert found.session._doubt("connection refused")
+            await trio.sleep(pause)
+        await trio.sleep(2 * BELIEVED_AFTER)
+        assert found.is_up()
+        assert (await found.victim.ping("peer")).from_node == "peer"
+
+
+async def test_what_the_network_says_of_a_peer_that_is_silent_is_believed_soon(
+    autojump_clock, caplog
+):
+    caplog.set_level("INFO")
+    async with meshes("victim") as (victim,):
+        near, far = memory_link_pair("link")
+        near.forgeable = True
+        told: list[Callable[[str], bool]] = []
+        near.when_doubtful = told.append
+        victim._nursery.start_soon(victim.run_link, near)
+        await trio.testing.wait_all_tasks_blocked()
+        (doubt,) = told
+        assert not doubt("connection refused")  # there is no peer yet that could be asked
+        await far.send([word(Connections={"victim": 1})])
+        await victim.wait_reachable("peer")
+        await trio.sleep(1)
+        before = trio.current_time()
+        assert doubt("connection refused")
+        while list(victim.sessions):
+            await trio.sleep(0.1)
+        assert trio.current_time() - before <= BELIEVED_AFTER + 1.5
+    assert any("the link broke: connection refused" in text for text in caplog.messages)
 
 
 async def test_a_link_that_nobody_can_forge_ends_at_once(autojump_clock):

@@ -1,9 +1,13 @@
 """What only UDP links have: one socket for many of them, addresses anybody may invent, no end."""
 
+import errno
 import logging
+import os
 import socket
 from contextlib import ExitStack, asynccontextmanager
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
@@ -272,6 +276,85 @@ async def test_a_dialer_of_a_port_that_closes_is_a_broken_link():
         await trio.testing.wait_all_tasks_blocked(cushion=0.001)
         with pytest.raises(trio.BrokenResourceError, match="refused"):
             await near.send([GREETING])
+        await near.aclose()
+
+
+class Refusing:
+    """A socket that some calls get an error of, as after ICMP messages."""
+
+    def __init__(self, real: socket.socket, errors: list[int]) -> None:
+        self._real = real
+        self.errors = errors
+        """Of the next calls, the last one first; 0 is none."""
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+    def _may_refuse(self) -> None:
+        if self.errors and (number := self.errors.pop()):
+            raise OSError(number, os.strerror(number))
+
+    def send(self, data):
+        self._may_refuse()
+        return self._real.send(data)
+
+    def recvfrom_into(self, buffer):
+        self._may_refuse()
+        return self._real.recvfrom_into(buffer)
+
+
+REFUSALS = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO, errno.EACCES]
+
+
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(st.lists(st.sampled_from([0, *REFUSALS]), max_size=12))
+def test_errors_of_the_network_cost_a_proven_link_datagrams_at_most(errors):
+    async def main() -> None:
+        async with listening(UDP) as (listener, dialer):
+            near, far = await connect(listener, dialer)
+            doubts: list[str] = []
+            near.when_doubtful(lambda text: doubts.append(text) is None)
+            await far.send([b"word"])
+            assert await receive(near, 1) == [b"word"]
+            near._socket._sock = Refusing(near._socket._sock, errors.copy())
+            for number in range(len(errors)):
+                await near.send([b"to %d" % number])
+                await far.send([b"from %d" % number])
+                assert (await receive(near, 1)) == [b"from %d" % number]
+            await near.send([b"last"])
+            got: list[bytes] = []
+            while b"last" not in got:
+                got += [bytes(message) for message in await far.receive()]
+            assert len(got) >= 1 + len(errors) // 2
+            expected = [os.strerror(number).lower() for number in reversed(errors) if number]
+            assert doubts == expected
+            assert near.errors == len(expected)
+            for end in (near, far):
+                await end.aclose()
+
+    trio.run(main)
+
+
+async def test_a_dialer_that_hears_nothing_more_may_be_told_so_and_goes_on():
+    async with listening(UDP) as (listener, dialer):
+        near, far = await connect(listener, dialer)
+        await far.send([b"word"])
+        assert await receive(near, 1) == [b"word"]
+        doubts: list[str] = []
+        near.when_doubtful(lambda text: doubts.append(text) is None)
+        await far.aclose()
+        await listener.aclose()
+        await near.send([GREETING])
+        await trio.testing.wait_all_tasks_blocked(cushion=0.001)
+        await near.send([GREETING])
+        assert doubts[:1] == ["connection refused"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind(("127.0.0.1", listener.port))
+            await near.send([b"still"])
+            again.settimeout(10)
+            assert again.recv(100) == b"still"
+            again.sendto(b"here", near._socket._sock.getsockname())
+            assert await receive(near, 1) == [b"here"]
         await near.aclose()
 
 
