@@ -1,4 +1,4 @@
-"""The states of a unit of work and every transition between them (design section 4).
+"""The states of a unit of work and every transition between them.
 
 Pending → Running → Succeeded | Failed | Canceled; Pending → Failed | Canceled. Nothing leaves a
 final state. Numbers and names are receptor's (protocol section 8).

@@ -1,4 +1,4 @@
-"""What waits to be sent on one link, bounded (design section 3)."""
+"""What waits to be sent on one link, bounded."""
 
 from collections import deque
 from collections.abc import Callable
