@@ -16,6 +16,7 @@ from meshnode.errors import CommandError, MeshError, MeshnodeError
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.messages import plain_number
+from meshnode.protocol.rates import Paces
 from meshnode.protocol.times import SECOND, format_duration, format_time
 
 # --- ``status``: what this node is and what it knows of the mesh
@@ -115,6 +116,7 @@ def _drops(counts: DropCounts) -> JsonObject | None:
         "Unreadable": counts.unreadable,
         "Notices": counts.notices,
         "Faults": counts.faults,
+        "Unanswered": counts.unanswered,
     }
 
 
@@ -222,15 +224,66 @@ Reloader = Callable[[], Awaitable[None]]
 """Takes the configuration file over as it is now, or raises ReloadRefused and changes nothing."""
 
 
+RELOADS_AT_ONCE = 4
+RELOAD_EVERY = 5.0
+"""Reloads that clients of the network may have one after the other, and the seconds between two of
+more: each reads the whole file, and they may ask as often as they like."""
+
+
+class _Run:
+    """One reload, and who asked for it before it began."""
+
+    __slots__ = ("is_done", "refusal")
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.refusal: ReloadRefused | None = None
+
+
+class _SharedReload:
+    """Reloads that follow each other, each for all who have asked before it began."""
+
+    def __init__(self, reload: Callable[[], Awaitable[ReloadRefused | None]]) -> None:
+        self._reload = reload
+        self._one_at_a_time = trio.Lock()
+        self._next: _Run | None = None
+
+    async def ask(self) -> ReloadRefused | None:
+        """Return what came of a reload that began after this was called."""
+        run = self._next = self._next or _Run()
+        async with self._one_at_a_time:
+            # Not yet done if whoever began it was cancelled: the next one does it then.
+            if not run.is_done:
+                self._next = None
+                run.refusal = await self._reload()
+                run.is_done = True
+        return run.refusal
+
+
 def reload_command(reload: Reloader) -> Command:
-    """Return the ``reload`` command. Two clients' reloads follow each other."""
-    one_at_a_time = trio.Lock()
+    """Return the ``reload`` command. Two clients' reloads follow each other.
+
+    Those of clients of the network, whoever they are, are rarer than they may like.
+    """
+    pace = Paces(RELOADS_AT_ONCE * RELOAD_EVERY)
+
+    async def at_once() -> ReloadRefused | None:
+        try:
+            await reload()
+        except ReloadRefused as refusal:
+            return refusal
+        return None
+
+    async def in_time() -> ReloadRefused | None:
+        await trio.sleep_until(pace.when("", trio.current_time(), RELOAD_EVERY))
+        pace.add("", trio.current_time(), RELOAD_EVERY)
+        return await near.ask()
+
+    near, far = _SharedReload(at_once), _SharedReload(in_time)
 
     async def run(session: ControlSession) -> JsonObject:
-        try:
-            async with one_at_a_time:
-                await reload()
-        except ReloadRefused as refusal:
+        refusal = await (near if session.kind == "unix" else far).ask()
+        if refusal is not None:
             return {"Success": False, "Error": str(refusal)}
         return {"Success": True}
 

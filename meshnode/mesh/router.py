@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import trio
+
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
@@ -33,12 +35,18 @@ from meshnode.protocol.messages import (
     show_service,
 )
 from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.rates import Paces
 from meshnode.shares import NO_WAY, Way
 
 MAX_PAYLOAD = MAX_MESSAGE - HEADER_LENGTH
 """Bytes of the largest payload of a data message."""
 
 LOCALHOST = "localhost"
+
+NOTICES_PER_SECOND = 500
+NOTICES_AT_ONCE = 2000
+"""Notices that what comes over links with one address may bring about: a hundredth of a core. A
+traceroute takes one at each node; dialers of a node that was restarted take one each."""
 
 RESERVED_SERVICES = frozenset({PING_SERVICE, UNREACHABLE_SERVICE})
 
@@ -110,6 +118,8 @@ class DropCounts:
     """Notices of a failed message that are none, or that this node cannot believe."""
     faults: int = 0
     """Messages that a service of this node failed on, by a fault of ours."""
+    unanswered: int = 0
+    """Messages whose senders were not told, since too many of them came over one link."""
 
 
 class Router:
@@ -124,6 +134,9 @@ class Router:
         self._firewall: Firewall | None = None
         self.firewall_counts = FirewallCounts()
         self.drop_counts = DropCounts()
+        self._notices = Paces(NOTICES_AT_ONCE / NOTICES_PER_SECOND)
+        self._came_by = ""
+        """Over whose links the messages came that are handled now; empty if none are."""
         self._log = subject_logger("router")
 
     # --- what the mesh tells it --------------------------------------------------------------
@@ -167,15 +180,17 @@ class Router:
 
     # --- messages from links -----------------------------------------------------------------
 
-    def handle(self, messages: Sequence[memoryview]) -> None:
+    def handle(self, messages: Sequence[memoryview], came_by: str = "") -> None:
         """Deliver or forward data messages that a link brought in one go.
 
-        Those with the same next hop go on as one, in their order.
+        Those with the same next hop go on as one, in their order. ``came_by`` is the address at
+        the link's other end, or its node.
 
         Raises:
             ProtocolError: one is shorter than a header; those before it have gone their way.
         """
         onward: dict[NextHop, list[Message]] = {}
+        self._came_by = came_by
         try:
             for message in messages:
                 if len(message) < HEADER_LENGTH:
@@ -195,6 +210,7 @@ class Router:
                     message[1] = hops - 1
                     onward.setdefault(next_hop, []).append(message)
         finally:
+            self._came_by = ""
             for next_hop, run in onward.items():
                 next_hop.send_data_now(run)
 
@@ -276,9 +292,22 @@ class Router:
 
     def _report(self, message: Message, problem: str) -> None:
         """Tell the sender why its message went no further."""
-        notice = self._notice(message, problem)
+        notice = self._notice(message, problem) if self._may_answer() else None
         if notice is not None:
-            self.send_notice(notice)
+            self._send_notice(notice)
+
+    def _may_answer(self) -> bool:
+        """Count a notice for whoever brought what is handled now; False if those are too many.
+
+        The sender that a message names is no measure: whoever brings it can write any name.
+        """
+        if not self._came_by or self._notices.take(
+            self._came_by, trio.current_time(), 1 / NOTICES_PER_SECOND
+        ):
+            return True
+        counts = self.drop_counts
+        self.drop_counts = replace(counts, unanswered=counts.unanswered + 1)
+        return False
 
     def _notice(self, message: Message, problem: str) -> Unreachable | None:
         """Return what to tell the sender of a message that goes no further, if anything."""
@@ -300,7 +329,14 @@ class Router:
         )
 
     def send_notice(self, notice: Unreachable) -> None:
-        """Send an unreachable notice to the node whose message failed."""
+        """Send an unreachable notice to the node whose message failed, or leave it if too many do.
+
+        Whoever did not get it sends again.
+        """
+        if self._may_answer():
+            self._send_notice(notice)
+
+    def _send_notice(self, notice: Unreachable) -> None:
         self.send_reply(
             self._names.learn(notice.from_node),
             UNREACHABLE_SERVICE,
@@ -332,7 +368,7 @@ class Router:
         return False
 
     def _answer_rejected(self, message: Message) -> None:
-        notice = self._notice(message, PROBLEM_REJECTED)
+        notice = self._notice(message, PROBLEM_REJECTED) if self._may_answer() else None
         if notice is None:
             return
         destination = bytes(message[4:12])

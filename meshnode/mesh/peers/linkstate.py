@@ -367,9 +367,9 @@ class LinkState:
                     other.telling.pass_on(node, raw, is_advert=True)
             self._note_change()
 
-    def data(self, messages: Sequence[memoryview]) -> None:
+    def data(self, session: PeerSession, messages: Sequence[memoryview]) -> None:
         """Take data messages from a peer."""
-        self._router.handle(messages)
+        self._router.handle(messages, session.holder or session.peer)
 
     # --- what this node says -----------------------------------------------------------------
 

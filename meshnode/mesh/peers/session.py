@@ -101,8 +101,8 @@ class PeerSessionOwner(Protocol):
         """Take a service advertisement."""
         ...
 
-    def data(self, messages: Sequence[memoryview]) -> None:
-        """Take data messages.
+    def data(self, session: "PeerSession", messages: Sequence[memoryview]) -> None:
+        """Take data messages that came over a link.
 
         Raises:
             ProtocolError: one is malformed.
@@ -376,10 +376,10 @@ class PeerSession:
         if not (messages and self._peering.established):
             return
         if self._goodbyes is None:
-            self._owner.data(messages)
+            self._owner.data(self, messages)
             return
         try:
-            self._owner.data(messages)
+            self._owner.data(self, messages)
         except ProtocolError as exc:
             self._refuse(exc)
         else:

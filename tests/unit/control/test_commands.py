@@ -4,11 +4,16 @@ import dataclasses
 import json
 import os
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import trio
+import trio.testing
 
 from meshnode import __version__
 from meshnode.control.mesh_commands import (
+    RELOAD_EVERY,
+    RELOADS_AT_ONCE,
     ReloadFault,
     ReloadRefused,
     reload_command,
@@ -59,7 +64,7 @@ async def test_status_tells_what_came_to_nothing_once_something_did(open_client,
     counted = dataclasses.replace(mesh.status(), drops=DropCounts(unreadable=1, notices=2))
     mesh.status = lambda: counted
     status = await answer_to(open_client, asked)
-    assert status == {"Dropped": {"Unreadable": 1, "Notices": 2, "Faults": 0}}
+    assert status == {"Dropped": {"Unreadable": 1, "Notices": 2, "Faults": 0, "Unanswered": 0}}
 
 
 async def test_status_warns_of_what_somebody_must_look_after_while_there_is_something(
@@ -206,6 +211,13 @@ async def test_a_connect_that_fails_leaves_the_session_usable(open_client, line,
         assert await client.ask(line + b"\nping\n") == reply + b"ERROR: no ping target\n"
 
 
+@dataclasses.dataclass
+class Client:
+    """What the reload command asks of a session."""
+
+    kind: str
+
+
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
@@ -217,7 +229,7 @@ async def test_a_refused_reload_says_why_and_with_which_code(fault, text) -> Non
     async def refuse() -> None:
         raise ReloadRefused("node changed", fault)
 
-    reply = await reload_command(refuse).parse_text("")(None)
+    reply = await reload_command(refuse).parse_text("")(Client("unix"))
     assert reply == {"Success": False, "Error": text}
 
 
@@ -233,8 +245,76 @@ async def test_reloads_of_two_clients_follow_each_other(autojump_clock) -> None:
 
     command = reload_command(slow)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(command.parse_text(""), None)
-        nursery.start_soon(command.parse_json({"command": "reload"}), None)
+        nursery.start_soon(command.parse_text(""), Client("unix"))
+        nursery.start_soon(command.parse_json({"command": "reload"}), Client("mesh"))
+
+
+class Reloads:
+    """A configuration that takes a moment to be read, which is refused now and then."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+        self.command = reload_command(self)
+
+    async def __call__(self) -> None:
+        self.begun.append(trio.current_time())
+        number = len(self.begun)
+        await trio.sleep(0.1)
+        if number % 2 == 0:
+            raise ReloadRefused(f"no {number}", ReloadFault.FAILED)
+
+    async def ask(self, kind: str) -> dict:
+        return await self.command.parse_text("")(Client(kind))
+
+
+@pytest.mark.parametrize("kind", ["mesh", "tcp"])
+async def test_clients_of_the_network_that_reload_all_the_time_hold_up_no_operator(
+    kind, autojump_clock
+) -> None:
+    reloads = Reloads()
+
+    async def again_and_again() -> None:
+        while True:
+            await reloads.ask(kind)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(300):
+            nursery.start_soon(again_and_again)
+        await trio.sleep(60)
+        assert 4 <= len(reloads.begun) <= RELOADS_AT_ONCE + 60 / RELOAD_EVERY + 1
+        for _ in range(10):
+            before = trio.current_time()
+            await reloads.ask("unix")
+            assert trio.current_time() - before < 0.5
+        nursery.cancel_scope.cancel()
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["unix", "mesh", "tcp"]), st.floats(0, 20), st.floats(0.001, 0.2)
+        ),
+        max_size=20,
+    )
+)
+def test_each_reload_that_is_asked_for_begins_after_that_whoever_else_leaves(askers) -> None:
+    async def main() -> None:
+        reloads = Reloads()
+
+        async def one(kind: str, at: float, patience: float, number: int) -> None:
+            await trio.sleep(at)
+            asked = trio.current_time()
+            with trio.move_on_after(patience if number % 3 == 0 else 1000):
+                reply = await reloads.ask(kind)
+                assert any(begun >= asked for begun in reloads.begun)
+                assert reply["Success"] or reply["Error"].endswith("ERRORCODE 5")
+
+        async with trio.open_nursery() as nursery:
+            for number, (kind, at, patience) in enumerate(askers):
+                nursery.start_soon(one, kind, at, patience, number)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_the_meshs_commands_are_all_registered(registry: CommandRegistry) -> None:
