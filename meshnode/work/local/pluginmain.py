@@ -29,7 +29,7 @@ def trusted_places(environment: Mapping[str, str]) -> list[str]:
     directory and is left out.
     """
     listed = environment.get("PYTHONPATH", "").split(os.pathsep)
-    places = [str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, listed)]
+    places = [str(Path(__file__).resolve().parents[3]), *filter(os.path.isabs, listed)]
     if "PYTHONNOUSERSITE" not in environment and site.check_enableusersite() is not None:
         places.append(site.getusersitepackages())
     return [place for place in dict.fromkeys(places) if place not in sys.path]

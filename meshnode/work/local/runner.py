@@ -47,7 +47,7 @@ MAX_WORD = 128 * 1024
 POINTER = 8
 """Bytes that each argument takes beside its own (execve(2), "Limits on size")."""
 
-PLUGIN_MAIN = Path(__file__).resolve().parents[1] / "pluginmain.py"
+PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
 """The program that calls plugins, in an interpreter of its own."""
 
 _KNOWN = frozenset({"StdinSize", "StdinSha256"})

@@ -23,4 +23,4 @@ def test_the_launcher_imports_nothing_of_weight() -> None:
     assert modules & HEAVY == set()
     ours = {name for name in modules if name.startswith("meshnode.")}
     launcher = {name for name in ours if name.startswith("meshnode.work.local.launcher")}
-    assert ours - launcher == {"meshnode.work", "meshnode.files"}
+    assert ours - launcher == {"meshnode.work", "meshnode.work.local", "meshnode.files"}
