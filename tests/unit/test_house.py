@@ -1,0 +1,246 @@
+"""The house rules that a program can check: who touches whose private parts, sizes, circles.
+
+What breaks a rule today and is argued stands in a list here, by name. A name that breaks it no
+longer must leave its list, so the lists only shrink.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("meshnode", "meshctl")
+FILES = {
+    str(path.relative_to(ROOT)): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+@cache
+def nodes(name: str) -> list[ast.AST]:
+    """Return all of a module's syntax tree."""
+    return list(ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))))
+
+
+# --- Private parts -------------------------------------------------------------------------------
+
+ENGINE = frozenset(
+    {
+        "meshnode/mesh/streams/congestion.py",
+        "meshnode/mesh/streams/packets.py",
+        "meshnode/mesh/streams/quic.py",
+    }
+)
+"""Files that touch private parts of aioquic, each with a test (docs/design/quic.md)."""
+
+PUBLIC = frozenset({"os._exit"})
+"""Names with an underscore that are documented for everybody."""
+
+TOUCHES = frozenset({"meshnode/mesh/streams/packets.py: _buffer"})  # aioquic's own
+"""Private parts of another module that are touched: ``file: name``."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@cache
+def defined(name: str) -> frozenset[str]:
+    """Return the private names that a module gives to its own classes, objects, or itself."""
+    names = set()
+    for node in nodes(name):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), ctx=ast.Store()):
+                names.add(node.attr)
+            case ast.Constant(value=str()) if node.value.isidentifier():
+                names.add(node.value)  # in __slots__, or set by its name
+    return frozenset(filter(is_private, names))
+
+
+def touched(name: str) -> Iterator[str]:
+    """Yield each private name of others that a module touches."""
+    own = defined(name)
+    for node in nodes(name):
+        match node:
+            case ast.ImportFrom():
+                yield from (alias.name for alias in node.names if is_private(alias.name))
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+                pass
+            case ast.Attribute() if is_private(node.attr) and node.attr not in own:
+                if f"{ast.unparse(node.value)}.{node.attr}" not in PUBLIC:
+                    yield node.attr
+
+
+@cache
+def private_touches() -> set[str]:
+    house = frozenset().union(*(defined(name) for name in FILES if name not in ENGINE))
+    return {
+        f"{name}: {attribute}"
+        for name in FILES
+        for attribute in touched(name)
+        if name not in ENGINE or attribute in house
+    }
+
+
+def test_no_private_part_of_another_module_is_touched() -> None:
+    assert sorted(private_touches() - TOUCHES) == []
+
+
+def test_each_touch_that_is_allowed_is_still_there() -> None:
+    assert sorted(TOUCHES - private_touches()) == []
+
+
+# --- Sizes ---------------------------------------------------------------------------------------
+
+LARGEST = 400
+"""Lines of a module; a larger one does a second thing."""
+
+SMALLEST = 60
+"""Lines below which a module needs a reason to be one."""
+
+NOT_YET = "to be divided or shortened"
+LARGE = {
+    "meshctl/api/client.py": NOT_YET,
+    "meshnode/mesh/links/udp.py": NOT_YET,
+    "meshnode/mesh/peers/linkstate.py": NOT_YET,
+    "meshnode/mesh/peers/session.py": NOT_YET,
+    "meshnode/mesh/router.py": NOT_YET,
+    "meshnode/mesh/streams/connection.py": NOT_YET,
+    "meshnode/mesh/streams/layer.py": NOT_YET,
+    "meshnode/mesh/streams/quic.py": NOT_YET,
+    "meshnode/protocol/messages.py": NOT_YET,
+    "meshnode/protocol/topology.py": NOT_YET,
+    "meshnode/work/local/client.py": NOT_YET,
+    "meshnode/work/local/launcher/supervisor.py": NOT_YET,
+    "meshnode/work/local/runner.py": NOT_YET,
+    "meshnode/work/units/manager.py": NOT_YET,
+    "meshnode/work/units/store.py": NOT_YET,
+    "meshnode/work/units/unit.py": NOT_YET,
+}
+"""Modules that are larger, and why."""
+
+SMALL = {
+    "meshctl/api/states.py": NOT_YET,
+    "meshnode/mesh/streams/identity.py": NOT_YET,
+    "meshnode/patterns.py": "below config and protocol; loads RE2 only when needed",
+    "meshnode/plugins.py": NOT_YET,
+    "meshnode/work/local/words.py": NOT_YET,
+}
+"""Modules that are smaller, and why. Packages' own files (``__init__``, ``__main__``) need none."""
+
+
+def lines(name: str) -> int:
+    return FILES[name].read_text(encoding="utf-8").count("\n")
+
+
+def test_no_module_is_too_large() -> None:
+    assert [name for name in FILES if lines(name) > LARGEST and name not in LARGE] == []
+
+
+def test_no_module_is_too_small_to_be_looked_for() -> None:
+    assert [
+        name
+        for name, path in FILES.items()
+        if lines(name) < SMALLEST and not path.stem.startswith("__") and name not in SMALL
+    ] == []
+
+
+def test_each_size_that_is_excused_needs_it() -> None:
+    assert [name for name in LARGE if name not in FILES or lines(name) <= LARGEST] == []
+    assert [name for name in SMALL if name not in FILES or lines(name) >= SMALLEST] == []
+
+
+# --- Circles -------------------------------------------------------------------------------------
+
+
+def dotted(name: str) -> str:
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {dotted(name): name for name in FILES}
+
+
+def imported(name: str) -> set[str]:
+    """Return the modules of the house that a module imports, wherever in it, also for types."""
+    found = set()
+    for node in nodes(name):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module), level=0):
+                for alias in node.names:
+                    part = f"{module}.{alias.name}"
+                    found.add(part if part in MODULES else module)
+    return found & MODULES.keys() - {dotted(name)}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that reach each other (Tarjan's)."""
+    found: list[list[str]] = []
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in graph[module]:
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            at = stack.index(module)
+            found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for module in graph:
+        if module not in index:
+            visit(module)
+    return sorted(group for group in found if len(group) > 1)
+
+
+CIRCLES = [["meshnode.work.units.access", "meshnode.work.units.planning"]]
+"""Modules that import each other today."""
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: imported(name) for module, name in MODULES.items()}
+    assert circles(graph) == CIRCLES
+
+
+# --- The checks themselves can fail --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("other._part", ["_part"]),
+        ("self._part._inner", ["_inner"]),
+        ("from meshnode.net.pump import _copy", ["_copy"]),
+        ("self._part; cls._part; super()._part; other.__class__; os._exit(1)", []),
+        ("class C:\n    def same(self, other):\n        self._part = other._part", []),
+    ],
+)
+def test_a_touch_of_others_is_told_from_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, found: list[str]
+) -> None:
+    (tmp_path / "m.py").write_text(source)
+    monkeypatch.setitem(FILES, f"{tmp_path}/m.py", tmp_path / "m.py")
+    assert list(touched(f"{tmp_path}/m.py")) == found
+
+
+def test_a_circle_of_three_is_found_and_a_diamond_is_none() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
