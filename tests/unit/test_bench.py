@@ -198,3 +198,51 @@ def test_rows_and_growth_are_drawn_to_a_file(tmp_path):
     file.write_text(json.dumps(figures))
     assert main(["draw", str(file), str(picture)]) == 0
     assert "what grows" in picture.read_text()
+
+
+# --- the house ----------------------------------------------------------------------------------
+
+
+def test_the_house_is_counted_in_modules_lines_and_functions(tmp_path, capsys):
+    from bench.house import main
+
+    part = tmp_path / "meshnode" / "part"
+    part.mkdir(parents=True)
+    (tmp_path / "meshnode" / "__init__.py").write_text('"""A package."""\n')
+    (part / "small.py").write_text("def one():\n    def two():\n        pass\n\n    return two\n")
+    (part / "large.py").write_text("\n" * 401)
+    (part / "marked.py").write_text("@overload\ndef f(): ...\n\n\ndef f():\n    pass\n")
+    main([str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out) == {
+        "modules": 3,
+        "lines": 413,
+        "below_60": 2,
+        "above_400": 1,
+        "median_module": 6,
+        "functions": 3,
+        "function_median": 2,
+        "function_p95": 5,
+        "function_longest": 5,
+    }
+    main([str(tmp_path)])
+    assert capsys.readouterr().out.startswith(
+        "modules                  3\nlines                  413\n"
+    )
+
+
+def test_a_tree_without_the_packages_is_no_house(tmp_path):
+    from bench.house import count
+
+    with pytest.raises(FileNotFoundError, match="no meshnode"):
+        count(tmp_path)
+
+
+def test_a_crossing_counts_a_file_that_two_processes_cross_once():
+    from bench.crossing import report
+
+    calls = {"client": {"a.py": ["f", "g"]}, "foo": {"a.py": ["g"], "b.py": ["f"]}}
+    assert report(calls) == [
+        "client       1 files     2 functions",
+        "foo          2 files     2 functions",
+        "together     2 files     3 functions",
+    ]
