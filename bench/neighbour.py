@@ -6,8 +6,9 @@ from itertools import count
 from bench.nodes import PATIENCE
 from bench.pump import connect
 from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
-from meshnode.protocol.messages import DataHeader, MessageType, RoutingUpdate, encode_service
+from meshnode.protocol.messages import DataHeader, MessageType, encode_service
 from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.routing import RoutingUpdate
 
 PROBE_INTERVAL = 0.05
 SERVICE = encode_service("bench")

@@ -20,7 +20,7 @@ from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.streams.layer import load_engine
 from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
-from meshnode.protocol.messages import WorkType
+from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader, firewall_rules
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.work.local.client import Launcher

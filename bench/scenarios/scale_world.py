@@ -18,7 +18,7 @@ from simulation import World, node_names, ring_with_chords, world
 
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.session import PeerSession
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 
 QUIET = 60.0
 """Simulated seconds over which a quiet mesh is watched: the longest time between two updates."""

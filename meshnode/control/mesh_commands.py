@@ -15,8 +15,8 @@ from meshnode.control.registry import Command, CommandRegistry, ControlSession, 
 from meshnode.errors import CommandError, MeshError, MeshnodeError
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
-from meshnode.protocol.messages import plain_number
 from meshnode.protocol.rates import Paces
+from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
 
 # --- ``status``: what this node is and what it knows of the mesh

@@ -10,7 +10,7 @@ import trio
 
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
-from meshnode.protocol.messages import ServiceAdvertisement, WorkType
+from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 
 
 class ConnectionLike(Protocol):

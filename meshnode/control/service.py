@@ -26,7 +26,7 @@ from meshnode.net.sockets import (
 )
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
-from meshnode.protocol.messages import WorkType
+from meshnode.protocol.routing import WorkType
 
 # --- Where clients of the control service come from: a unix socket, TCP, the mesh
 #

@@ -28,15 +28,10 @@ from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.firewall import Rule
-from meshnode.protocol.messages import (
-    MAX_HOPS,
-    ConnType,
-    ServiceAdvertisement,
-    WorkType,
-    decode_service,
-)
+from meshnode.protocol.messages import MAX_HOPS, decode_service
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
+from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
 from meshnode.resources import DescriptorReserve, GiveBack
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 
 ADVERTISEMENT_LIFETIME = 210.0
 """Seconds after which an advertisement that was not repeated is dropped: its node says it again

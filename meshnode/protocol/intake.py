@@ -8,8 +8,8 @@ passes on to all others, is bounded here, far above what honest meshes of thousa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.rates import Bucket, Paces
+from meshnode.protocol.routing import RoutingUpdate
 
 MESSAGE = 500
 """Bytes that a message counts beyond its own: judging it costs as much as reading those."""

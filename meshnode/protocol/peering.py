@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 
 HELLO_INTERVAL = 1.0
 """Seconds between the hellos of a link that is being opened (protocol section 5)."""

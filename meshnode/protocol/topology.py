@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
-from meshnode.protocol.messages import RoutingUpdate, plain_number
+from meshnode.protocol.routing import RoutingUpdate, plain_number
 
 SEEN_SECONDS = 3600.0
 """How long an update is remembered (protocol section 4)."""

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from meshnode.config.service_directives import Network
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 
 ROUTER_TYPE = "IP Router"
 """The tag ``type`` by which ip-routers know each other (receptor's)."""

@@ -20,7 +20,7 @@ import trio
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.adverts import LocalService
-from meshnode.protocol.messages import ConnType, WorkType
+from meshnode.protocol.routing import ConnType, WorkType
 
 RECEIVE = 64 * 1024
 OWN_KEYS = frozenset({"submissionkey", "submissionfollow", "stdinsize", "stdinsha256"})

@@ -19,7 +19,8 @@ from typing import Final
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Greeter
 from meshnode.net.sockets import network_of
-from meshnode.protocol.messages import MessageType, RoutingUpdate, ServiceKey
+from meshnode.protocol.messages import MessageType, ServiceKey
+from meshnode.protocol.routing import RoutingUpdate
 from meshnode.shares import Shares
 
 Address = tuple[object, ...]

@@ -10,7 +10,7 @@ import trio
 from meshnode.logs import subject_logger
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.fields import MAX_ADVERTISEMENT, TAG_NAME, TAG_VALUE, presentable
-from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
+from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
 from meshnode.protocol.times import format_time, latest_believed
 
 ADVERTISE_INTERVAL = 60.0

@@ -22,9 +22,9 @@ from meshnode.mesh.router import Router
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.budget import Absences
 from meshnode.protocol.intake import Allowances, Intake
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.rates import Bucket
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import latest_believed
 from meshnode.protocol.topology import Topology, Verdict
 

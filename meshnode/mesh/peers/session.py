@@ -14,13 +14,7 @@ from meshnode.mesh.peers.greeting import Goodbyes
 from meshnode.mesh.peers.linklog import STEADY, Complaints, LinkFigures, LinkLog
 from meshnode.mesh.peers.sendqueue import BatchSize, Outgoing, SendQueue
 from meshnode.protocol.framing import MAX_MESSAGE
-from meshnode.protocol.messages import (
-    REJECT_MESSAGE,
-    CopyTeller,
-    MessageType,
-    RoutingUpdate,
-    ServiceAdvertisement,
-)
+from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 from meshnode.protocol.peering import (
     Action,
     Apply,
@@ -31,6 +25,7 @@ from meshnode.protocol.peering import (
     Refuse,
     SendHello,
 )
+from meshnode.protocol.routing import CopyDetector, RoutingUpdate, ServiceAdvertisement
 
 SEND_TIMEOUT = 21.0
 """Seconds that one send may take: a peer that reads nothing for as long as it may be silent is
@@ -131,7 +126,7 @@ class PeerSession:
         """Whether the next to send is the writer: it is at it, or the link has a rest for it."""
         self._peering = Peering(own_id, policy, trio.current_time(), idle_timeout)
         self._log = subject_logger("link", link.name)
-        self._copies: CopyTeller | None = None
+        self._copies: CopyDetector | None = None
         self._scope = trio.CancelScope()
         self.boundary = Boundary(self._end, self._log)
         """What is done for the peer is done within this."""
@@ -482,7 +477,7 @@ class PeerSession:
             case SendHello():
                 self.send_routing(self._owner.hello())
             case Established(peer):
-                self._copies = CopyTeller(peer)
+                self._copies = CopyDetector(peer)
                 self._since, self._up_at = time.time(), trio.current_time()
                 self._owner.link_up(self)
                 self.when_established()

@@ -14,7 +14,7 @@ import trio
 
 from meshnode.errors import DuplicateNode
 from meshnode.logs import subject_logger
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 from meshnode.protocol.times import SECOND
 from meshnode.protocol.topology import Topology, Verdict
 

@@ -15,7 +15,7 @@ from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.net.sendfile import read_part
 from meshnode.protocol.control import greeting
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.remote.farside import (
     CHUNK,
     REPLY_TIMEOUT,

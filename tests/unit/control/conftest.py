@@ -14,7 +14,7 @@ from meshnode.control.service import ControlListener, ControlService
 from meshnode.errors import MeshTimeout, NoRoute
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
-from meshnode.protocol.messages import ServiceAdvertisement, WorkType
+from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"
 

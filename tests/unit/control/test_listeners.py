@@ -28,7 +28,7 @@ from meshnode.net.sockets import (
     peer_name,
 )
 from meshnode.net.unix_listener import UnixListener
-from meshnode.protocol.messages import WorkType
+from meshnode.protocol.routing import WorkType
 from meshnode.shares import Way
 
 

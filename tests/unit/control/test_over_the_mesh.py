@@ -12,7 +12,7 @@ from meshnode.control.service import ControlService, open_listeners
 from meshnode.errors import ConfigError
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.protocol.messages import WorkType
+from meshnode.protocol.routing import WorkType
 
 
 async def nothing_changed() -> None:

@@ -10,14 +10,9 @@ from collections.abc import Callable
 import trio
 
 from meshnode.mesh.links.udp import DialedUdpLink, UdpDialer
-from meshnode.protocol.messages import (
-    PING_SERVICE,
-    WIRE_HOPS,
-    DataHeader,
-    MessageType,
-    RoutingUpdate,
-)
+from meshnode.protocol.messages import PING_SERVICE, WIRE_HOPS, DataHeader, MessageType
 from meshnode.protocol.namehash import name_hash
+from meshnode.protocol.routing import RoutingUpdate
 
 TICK = 0.1
 """Seconds from a change of links to the update and to the new routes (receptor's tick runner)."""

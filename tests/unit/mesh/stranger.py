@@ -9,7 +9,7 @@ import trio
 from meshnode.mesh.links.base import Link
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 
 EPOCH = 1_800_000_000 << 24
 """The start of the life of a stranger, if it does not say another."""

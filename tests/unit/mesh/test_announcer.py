@@ -8,7 +8,7 @@ from hypothesis import given
 from meshnode.mesh.peers.adverts import Announcer, LocalService
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.fields import MAX_ADVERTISEMENT
-from meshnode.protocol.messages import ConnType, ServiceAdvertisement, WorkType
+from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
 
 
 def said_of(service: LocalService) -> ServiceAdvertisement:

@@ -14,15 +14,9 @@ from meshnode.mesh.peers import updates
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import intake
 from meshnode.protocol import topology as topology_module
-from meshnode.protocol.messages import (
-    UNREACHABLE_SERVICE,
-    DataHeader,
-    RoutingUpdate,
-    ServiceAdvertisement,
-    Unreachable,
-    encode_service,
-)
+from meshnode.protocol.messages import UNREACHABLE_SERVICE, DataHeader, Unreachable, encode_service
 from meshnode.protocol.namehash import name_hash
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import format_time
 
 TOPOLOGY_BYTES = 400_000

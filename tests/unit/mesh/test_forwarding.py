@@ -10,14 +10,9 @@ from meshnode.mesh.links.base import Link
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.sendqueue import QUEUE_BYTES
-from meshnode.protocol.messages import (
-    HEADER_LENGTH,
-    DataHeader,
-    MessageType,
-    RoutingUpdate,
-    encode_service,
-)
+from meshnode.protocol.messages import HEADER_LENGTH, DataHeader, MessageType, encode_service
 from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.routing import RoutingUpdate
 
 PIECE = 16_000
 FROM, TO = encode_service("from"), encode_service("to")

@@ -7,9 +7,10 @@ from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.peers.probe import FIRST_PROBE, PROBE_INTERVAL
 from meshnode.mesh.peers.sendqueue import QUEUE_BYTES
 from meshnode.mesh.peers.session import SEND_TIMEOUT
-from meshnode.protocol.messages import PING_SERVICE, DataHeader, RoutingUpdate, encode_service
+from meshnode.protocol.messages import PING_SERVICE, DataHeader, encode_service
 from meshnode.protocol.namehash import name_hash
 from meshnode.protocol.peering import IDLE_TIMEOUT
+from meshnode.protocol.routing import RoutingUpdate
 
 PAYLOAD = bytes(16_000)
 

@@ -22,8 +22,8 @@ from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.peers import endpoints
-from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.peering import LinkPolicy
+from meshnode.protocol.routing import RoutingUpdate
 
 ENDLESS = 64 * 1024 * 1024
 """Bytes more than any buffer between two ends takes."""

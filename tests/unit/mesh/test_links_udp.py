@@ -18,7 +18,7 @@ from meshnode.mesh.links.base import SharedReader
 from meshnode.mesh.links.strangers import REQUEST, answer, read_challenge
 from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
 from meshnode.protocol.framing import MAX_MESSAGE
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from stranger import EPOCH, stranger
 from meshnode.mesh.peers.adverts import ADVERTISE_INTERVAL, ANSWER_INTERVAL, WITHDRAWN_AT_ONCE
 from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
 from meshnode.protocol.adverts import RENEWED_WITHIN
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.protocol.times import (
     CLOCK_AHEAD,
     FIRST_TIME,

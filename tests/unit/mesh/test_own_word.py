@@ -19,7 +19,7 @@ from meshnode.mesh.peers.updates import (
     epoch_at,
     new_epoch,
 )
-from meshnode.protocol.messages import UNSIGNED_64
+from meshnode.protocol.fields import UNSIGNED_64
 from meshnode.protocol.times import CLOCK_AHEAD
 
 LAST = UNSIGNED_64 - 1

@@ -17,10 +17,10 @@ from meshnode.protocol.messages import (
     UNREACHABLE_SERVICE,
     DataHeader,
     MessageType,
-    RoutingUpdate,
     Unreachable,
     encode_service,
 )
+from meshnode.protocol.routing import RoutingUpdate
 
 CAPTURES = Path(__file__).parents[2] / "data" / "captures"
 SESSIONS = ("session1", "session2_keylog")

@@ -14,8 +14,8 @@ from meshnode.mesh.peers import adverts, updates
 from meshnode.mesh.peers import linkstate as fabric_module
 from meshnode.mesh.peers.updates import new_epoch
 from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.peering import IDLE_TIMEOUT
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import CLOCK_AHEAD
 
 LATER_START = 1 << 40

@@ -24,13 +24,8 @@ from meshnode.mesh.streams.layer import CONNECTION_BYTES, MANY_STREAMS
 from meshnode.mesh.streams.patience import LINGER, POOL_IDLE
 from meshnode.mesh.streams.quic import IDLE_TIMEOUT, MAX_STREAMS
 from meshnode.mesh.streams.stream import SEND_CHUNK
-from meshnode.protocol.messages import (
-    UNREACHABLE_SERVICE,
-    ConnType,
-    DataHeader,
-    Unreachable,
-    encode_service,
-)
+from meshnode.protocol.messages import UNREACHABLE_SERVICE, DataHeader, Unreachable, encode_service
+from meshnode.protocol.routing import ConnType
 
 
 @asynccontextmanager

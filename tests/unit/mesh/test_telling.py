@@ -7,7 +7,7 @@ from hypothesis import given
 
 from meshnode.mesh.peers.telling import BEHIND_BYTES, PORTION_BYTES, Telling
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.topology import Topology
 
 

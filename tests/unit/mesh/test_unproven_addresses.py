@@ -23,7 +23,8 @@ from meshnode.mesh.links.strangers import (
     answer,
     read_challenge,
 )
-from meshnode.protocol.messages import MessageType, RoutingUpdate
+from meshnode.protocol.messages import MessageType
+from meshnode.protocol.routing import RoutingUpdate
 
 
 class FakeGreeter:

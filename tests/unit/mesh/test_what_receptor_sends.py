@@ -18,14 +18,8 @@ from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.router import DropCounts
 from meshnode.protocol.framing import decode_frames
-from meshnode.protocol.messages import (
-    HEADER_LENGTH,
-    DataHeader,
-    MessageType,
-    RoutingUpdate,
-    ServiceAdvertisement,
-    Unreachable,
-)
+from meshnode.protocol.messages import HEADER_LENGTH, DataHeader, MessageType, Unreachable
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 
 DATA = Path(__file__).parents[2] / "data"
 UNREACH = b"unreach".ljust(8, b"\0")

@@ -8,7 +8,7 @@ from meshnode.protocol.adverts import (
     WITHDRAWAL_LIFETIME,
     AdvertisementTable,
 )
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 
 
 def advert(second, *, cancel=False, node="a", service="control"):

@@ -8,7 +8,7 @@ from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import topology as topology_module
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
-from meshnode.protocol.messages import RoutingUpdate, ServiceAdvertisement
+from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.topology import Topology, Verdict
 
 BUDGET = 200_000

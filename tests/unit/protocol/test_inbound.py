@@ -19,10 +19,7 @@ from meshnode.errors import OutOfBounds, ProtocolError
 from meshnode.protocol import fields
 from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
 from meshnode.protocol.messages import (
-    CopyTeller,
     DataHeader,
-    RoutingUpdate,
-    ServiceAdvertisement,
     Unreachable,
     decode_service,
     encode_service,
@@ -30,6 +27,7 @@ from meshnode.protocol.messages import (
     show_service,
 )
 from meshnode.protocol.peering import LinkPolicy, Peering
+from meshnode.protocol.routing import CopyDetector, RoutingUpdate, ServiceAdvertisement
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def test_what_is_read_without_parsing_is_what_the_parser_reads(body):
     message = UPDATE.message(body)
     update = read(UPDATE, message)
     if update is not None:
-        assert CopyTeller(update.forwarding_node).key(message) in (None, update.key)
+        assert CopyDetector(update.forwarding_node).key(message) in (None, update.key)
 
 
 @given(st.lists(bodies(GOOD_UPDATE), max_size=6), st.sampled_from([None, frozenset({"peer"})]))

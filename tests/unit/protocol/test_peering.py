@@ -2,7 +2,6 @@
 
 import pytest
 
-from meshnode.protocol.messages import RoutingUpdate
 from meshnode.protocol.peering import (
     HELLO_INTERVAL,
     HELLO_TRIES,
@@ -15,6 +14,7 @@ from meshnode.protocol.peering import (
     Refuse,
     SendHello,
 )
+from meshnode.protocol.routing import RoutingUpdate
 
 
 def word(node="bar", connections=None, via=None, sequence=1):

@@ -6,7 +6,7 @@ import random
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 from meshnode.protocol.topology import (
     CONTESTED_SECONDS,
     DOUBT_SECONDS,

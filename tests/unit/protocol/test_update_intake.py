@@ -18,7 +18,7 @@ from meshnode.protocol.intake import (
     Allowances,
     Intake,
 )
-from meshnode.protocol.messages import RoutingUpdate
+from meshnode.protocol.routing import RoutingUpdate
 
 NODES = 1000
 """Of the mesh whose nodes must never meet a bound."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.services.ip_routes import (
     MAX_OF_ONE,
     MAX_ROUTES,

@@ -23,7 +23,7 @@ from meshnode.errors import CommandError, NoRoute, UnknownUnit
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.protocol.messages import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.local.client import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.runner import CommandType
