@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshctl.api.client import ControlClient, Submission
+    from meshctl.api.client import ControlClient
     from meshctl.api.connection import ControlStream, ResultStream
     from meshctl.api.errors import (
         BadSettings,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
     )
     from meshctl.api.settings import TlsSettings
+    from meshctl.api.submission import Submission
 
 __version__ = "0.1.0"
 """The same as ``meshnode.__version__``; a test holds them together. A constant, because asking
@@ -56,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "ControlClient": "meshctl.api.client",
-    "Submission": "meshctl.api.client",
+    "Submission": "meshctl.api.submission",
     "ControlStream": "meshctl.api.connection",
     "ResultStream": "meshctl.api.connection",
     "TlsSettings": "meshctl.api.settings",

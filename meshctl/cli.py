@@ -10,7 +10,7 @@ import click
 
 from meshctl import __version__
 from meshctl.api.errors import ControlError
-from meshctl.commands.invocation import Invocation, json_option, pass_invocation
+from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.work import work
 from meshctl.render.output import (
     ExitCode,
@@ -279,12 +279,15 @@ def reload(invocation: Invocation, as_json: bool) -> None:
     if reply.get("Success"):
         return
     text = str(reply.get("Error", "no reason given"))
-    code = ExitCode.RELOAD_FAILED
-    if "ERRORCODE 3" in text:
-        code = ExitCode.RELOAD_NEEDS_RESTART
-    elif "ERRORCODE 4" in text:
-        code = ExitCode.RELOAD_UNPARSABLE
-    raise Failure("" if as_json else text, code)
+    raise Failure("" if as_json else text, _reload_exit(reply.get("ErrorCode"), text))
+
+
+def _reload_exit(code: object, text: str) -> ExitCode:
+    """What a refused reload means; a receptor node has the number only in its text."""
+    for exit_code in (ExitCode.RELOAD_NEEDS_RESTART, ExitCode.RELOAD_UNPARSABLE):
+        if code == exit_code or (code is None and f"ERRORCODE {exit_code:d}" in text):
+            return exit_code
+    return ExitCode.RELOAD_FAILED
 
 
 @cli.command()

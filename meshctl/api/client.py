@@ -8,53 +8,27 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO
 
-from meshctl.api.connection import Connection, ControlStream, JsonObject, ResultStream
+from meshctl.api import JsonObject
+from meshctl.api.connection import Connection, ControlStream, FramedStream, ResultStream
 from meshctl.api.errors import (
     BadSettings,
     CannotReach,
     CommandRefused,
-    PayloadLost,
     ProtocolMismatch,
     SessionLost,
-    SubmissionUnconfirmed,
 )
-from meshctl.api.payload import Payload, PayloadError
 from meshctl.api.settings import TlsSettings, parse_address
-from meshctl.api.states import UNFINISHED
-from meshctl.api.watching import Watch
+from meshctl.api.status import UNFINISHED, Watch
+from meshctl.api.submission import Payload, Submission, send_submission, submission_line
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
 milliseconds; ten seconds are for a far one."""
 
-LOCAL_NODE = "localhost"
-"""What a control service takes as its own node (protocol section 3)."""
-
-_CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
 _FRAMED = "Connecting framed"
 _STREAMING = re.compile(r"Streaming results for work unit .+")
-_RESERVED = frozenset(
-    {
-        *("command", "subcommand", "node", "worktype"),
-        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a node answered to a unit of work.
-
-    Attributes:
-        unit_id: The unit's ID on the node of the control service.
-        result: ``Job Started``, or ``Job Submitted`` while the target is out of reach.
-    """
-
-    unit_id: str
-    result: str
 
 
 class ControlClient:
@@ -269,15 +243,12 @@ class ControlClient:
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
         whole = Payload(payload)
-        line = _submission(worktype, node, tls_client, ttl, signwork, params or {}, whole.announced)
+        line = submission_line(
+            worktype, node, tls_client, ttl, signwork, params or {}, whole.announced
+        )
         session = self._take()
         try:
-            session.send_line(line)
-            unit_id = _created_id(session.read_line_guarded())
-            if on_created is not None:
-                on_created(unit_id)
-            _send_payload(session, unit_id, whole, on_sent)
-            return _confirmation(session, unit_id)
+            return send_submission(session, line, whole, on_created, on_sent)
         finally:
             session.close()
 
@@ -319,8 +290,6 @@ class ControlClient:
         # and nobody can tell its end from its loss.
         session, reply = self._connect_to(node, service, tls_client, framed=True)
         if reply == _FRAMED:
-            from meshctl.api.connection import FramedStream  # noqa: PLC0415 - few commands need it
-
             return FramedStream(session)
         return ControlStream(session)
 
@@ -403,87 +372,3 @@ def _word(kind: str, text: str) -> str:
     if not text or not text.isprintable() or any(map(str.isspace, text)):
         raise BadSettings(f"{kind} {text!r} is not one word")
     return text
-
-
-def _submission(
-    worktype: str,
-    node: str,
-    tls_client: str,
-    ttl: str,
-    signwork: bool,
-    params: Mapping[str, str],
-    announced: Mapping[str, str],
-) -> str:
-    """The JSON form of a submission; all values are strings (protocol section 8)."""
-    request = {
-        "command": "work",
-        "subcommand": "submit",
-        "node": node or LOCAL_NODE,
-        "worktype": worktype,
-    }
-    options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
-    request |= {key: value for key, value in options.items() if value}
-    # receptor knows neither key: it keeps them as parameters that its commands do not look at.
-    request |= announced
-    for key, value in params.items():
-        if key in request or key in _RESERVED:
-            raise BadSettings(f"{key} cannot be given as a parameter: it has an option of its own")
-        request[key] = value
-    try:
-        return json.dumps(request, ensure_ascii=False).encode().decode()
-    except UnicodeEncodeError as error:
-        raise BadSettings("the submission's words and parameters must be UTF-8") from error
-
-
-def _created_id(line: str) -> str:
-    match = _CREATED.fullmatch(line)
-    if match is None:
-        raise ProtocolMismatch(f"the node's reply is not one to a submission: {line[:60]!r}")
-    return match[1]
-
-
-def _send_payload(
-    session: Connection,
-    unit_id: str,
-    payload: Payload,
-    on_sent: Callable[[int, int | None], object] | None,
-) -> None:
-    """Send all of the payload and its end, or neither."""
-    sent = 0
-    try:
-        for chunk in payload.chunks():
-            session.send(chunk)
-            sent += len(chunk)
-            if on_sent is not None:
-                on_sent(sent, payload.size)
-    except PayloadError as error:
-        raise PayloadLost(unit_id, str(error)) from error
-    except SessionLost:
-        _raise_refusal(session, unit_id)
-        raise
-    try:
-        session.end_payload()
-    except OSError as error:
-        raise SubmissionUnconfirmed(unit_id, f"the session broke ({error.strerror})") from error
-
-
-def _raise_refusal(session: Connection, unit_id: str) -> None:
-    """Where a node ended a payload early, raise the reason that it gave, if it did."""
-    try:
-        session.read_line()  # what is left of the line before the payload
-        session.read_line()
-    except CommandRefused as error:
-        raise CommandRefused(str(error), unit_id) from error
-    except SessionLost:
-        return
-
-
-def _confirmation(session: Connection, unit_id: str) -> Submission:
-    """Read what the node did with the unit."""
-    try:
-        reply = session.read_json()
-    except CommandRefused as error:
-        raise CommandRefused(str(error), unit_id) from error
-    except SessionLost as error:
-        raise SubmissionUnconfirmed(unit_id, str(error)) from error
-    return Submission(str(reply.get("unitid", unit_id)), str(reply.get("result", "")))

@@ -2,13 +2,11 @@
 
 import json
 import re
-from typing import Any
 
+from meshctl.api import JsonObject
 from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.api.settings import Address, TlsSettings
 from meshctl.api.transport import RECEIVE_BYTES, Transport, open_transport
-
-JsonObject = dict[str, Any]
 
 MAX_GREETING = 4096
 """Longest greeting in bytes, with room for any node ID; other services speak longer first lines."""
@@ -275,15 +273,12 @@ def _unless_error(line: str) -> str:
     return line
 
 
-# --- A stream to a service in frames: its end can be told from its loss (docs/control-
-# protocol.md)
+# --- A stream in frames (docs/control-protocol.md) -----------------------------------------------
 #
 # A frame is 4 bytes of length, most significant first, and that many bytes. A length of 0 ends
 # the direction; one with the highest bit set comes from the node alone and brings the reason why
 # the stream broke. Plain bytes have no such end: a file that is copied through them may be cut
 # short without a word.
-
-pass  # SELFIMPORT
 
 LENGTH_BYTES = 4
 

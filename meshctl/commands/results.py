@@ -1,18 +1,28 @@
 """``meshctl work results``: a unit's stdout, all of it or a part, as it comes or as it is."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.states import UNFINISHED
-from meshctl.commands.follow import deliver, deliver_until, report_end
-from meshctl.commands.invocation import Invocation, pass_invocation
-from meshctl.render.output import Failure, json_line, print_note
-
-# --- Where the last lines of a unit's stdout begin, found without reading all of it
+from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.status import CANCELED, FAILED, UNFINISHED
+from meshctl.commands.options import Invocation, pass_invocation
+from meshctl.render.output import (
+    ExitCode,
+    Failure,
+    json_line,
+    on_stderr,
+    print_note,
+    sentence,
+    stdout_is_terminal,
+    write_raw,
+)
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
+
 
 BLOCK_BYTES = 64 * 1024
 """Bytes that are read of the end at first; most tails are shorter."""
@@ -20,48 +30,6 @@ BLOCK_BYTES = 64 * 1024
 LARGEST_BLOCK_BYTES = 4 * 1024 * 1024
 """Bytes that are read at once at most, each block being twice the last: few sessions for many
 lines, and never much memory."""
-
-
-def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count: int) -> int:
-    """Return the position where the last ``count`` lines of the first ``size`` bytes begin.
-
-    As for ``tail -n``, bytes after the last newline are a line too. No lines begin at ``size``.
-
-    Raises:
-        ControlError: stdout could not be read.
-    """
-    if count == 0:
-        return size
-    end, block = size, BLOCK_BYTES
-    missing = count
-    while end > 0:
-        start = max(end - block, 0)
-        data = _read(client, unit_id, start, end)
-        # A newline at the very end closes the last line and begins none.
-        searched = len(data) - 1 if end == size else len(data)
-        while (searched := data.rfind(b"\n", 0, searched)) >= 0:
-            missing -= 1
-            if missing == 0:
-                return start + searched + 1
-        end, block = start, min(2 * block, LARGEST_BLOCK_BYTES)
-    return 0
-
-
-def _read(client: "ControlClient", unit_id: str, start: int, end: int) -> bytes:
-    """Return the bytes from ``start`` to ``end``, fewer if stdout has fewer."""
-    data = bytearray()
-    with client.results(unit_id, start) as pieces:
-        for piece in pieces:
-            data += piece
-            if len(data) >= end - start:
-                break
-    return bytes(data[: end - start])
-
-
-pass  # SELFIMPORT
-
-if TYPE_CHECKING:
-    from meshctl.api.client import ControlClient
 
 
 @click.command()
@@ -123,6 +91,184 @@ def _deliver_present(
     deliver_until(invocation, client, unit_id, start, _size(known))
     if as_json:
         print_note(json_line({"unitid": unit_id, **known}))
+
+
+def deliver(
+    invocation: Invocation,
+    client: "ControlClient",
+    unit_id: str,
+    startpos: int = 0,
+    *,
+    removes: bool = False,
+) -> dict[str, Any]:
+    """Write the unit's stdout from ``startpos`` to ours until the unit has ended.
+
+    Args:
+        invocation: For the commands that a message suggests.
+        client: Whom to ask.
+        unit_id: The unit.
+        startpos: First byte wanted.
+        removes: Whether the unit was to be released afterwards, which an error must mention.
+
+    Returns:
+        The unit's final status; all of its stdout has been written.
+
+    Raises:
+        Failure: the results are not complete; the unit goes on and is not released.
+        ControlError: they could not be asked for.
+    """
+    position = startpos
+    try:
+        with (
+            _progress(client, unit_id, startpos) as show,
+            client.results(unit_id, startpos) as pieces,
+        ):
+            try:
+                for piece in pieces:
+                    write_raw(piece)
+                    position += len(piece)
+                    show(position)
+                status = _status_at_end(client, unit_id, position)
+            except (SessionLost, CannotReach, ProtocolMismatch) as error:
+                # A node that dies ends its sessions as one that is done: the status tells.
+                raise _broken_off(invocation, unit_id, position, str(error)) from error
+    except KeyboardInterrupt as error:
+        again = invocation.shell_command("work", "results", unit_id)
+        release = invocation.shell_command("work", "release", unit_id)
+        kept = f" and is not released (to release it: {release})" if removes else ""
+        raise Failure(
+            f"interrupted: unit {unit_id} goes on{kept}. Follow it again: {again}",
+            ExitCode.INTERRUPTED,
+        ) from error
+    if status.get("State") in UNFINISHED:
+        state = str(status.get("StateName", "not finished"))
+        raise _broken_off(invocation, unit_id, position, f"the unit is still {state}")
+    if position < int(status.get("StdoutSize") or 0):
+        total = status["StdoutSize"]
+        raise _broken_off(invocation, unit_id, position, f"there are {total} bytes")
+    return status
+
+
+def deliver_until(
+    invocation: Invocation, client: "ControlClient", unit_id: str, startpos: int, end: int
+) -> None:
+    """Write the unit's stdout from ``startpos`` to ``end`` to ours: bytes that it has printed.
+
+    Raises:
+        Failure: they are not complete.
+        ControlError: they could not be asked for.
+    """
+    position = startpos
+    if position >= end:
+        return
+    with (
+        on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress,
+        client.results(unit_id, startpos) as pieces,
+    ):
+        try:
+            for piece in pieces:
+                write_raw(piece[: end - position])
+                position += len(piece)
+                progress.update(position, end)
+                if position >= end:
+                    return
+        except SessionLost as error:
+            raise _broken_off(invocation, unit_id, position, str(error)) from error
+    raise _broken_off(invocation, unit_id, position, f"there are {end} bytes")
+
+
+@contextmanager
+def _progress(
+    client: "ControlClient", unit_id: str, startpos: int
+) -> Iterator[Callable[[int], None]]:
+    """Give what shows how far results have come; how far there is to go only an end tells."""
+    # Results on the same terminal show that by themselves.
+    with on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress:
+        total = None
+        if progress.is_shown:
+            status = client.work_status(unit_id)
+            if status.get("State") not in UNFINISHED:
+                total = int(status.get("StdoutSize") or 0)
+        yield lambda position: progress.update(position, total)
+
+
+def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
+    """End the command as the unit ended; with JSON wanted, its status goes to stderr.
+
+    Raises:
+        Failure: the unit Failed or was Canceled.
+    """
+    if as_json:
+        print_note(json_line({"unitid": unit_id, **status}))
+    text, code = ending(unit_id, status)
+    if code:
+        raise Failure(text, code)
+
+
+def ending(unit_id: str, status: Mapping[str, Any]) -> tuple[str, ExitCode]:
+    """Return what to say of a final status, and the exit code: nothing and OK for success."""
+    if status.get("State") == FAILED:
+        text = f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}"
+        return text, ExitCode.FAILURE
+    if status.get("State") == CANCELED:
+        return f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED
+    return "", ExitCode.OK
+
+
+def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict[str, Any]:
+    try:
+        return client.work_status(unit_id)
+    except CommandRefused as error:
+        if not client.work_list().get(unit_id):
+            raise Failure(
+                f"unit {unit_id} was released while its results were read; "
+                f"they end after byte {position}"
+            ) from error
+        raise
+
+
+def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str) -> Failure:
+    again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
+    return Failure(
+        f"the results of unit {unit_id} broke off after byte {position}: {sentence(reason)} "
+        f"Nothing is lost; go on with: {again}"
+    )
+
+
+def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count: int) -> int:
+    """Return the position where the last ``count`` lines of the first ``size`` bytes begin.
+
+    As for ``tail -n``, bytes after the last newline are a line too. No lines begin at ``size``.
+
+    Raises:
+        ControlError: stdout could not be read.
+    """
+    if count == 0:
+        return size
+    end, block = size, BLOCK_BYTES
+    missing = count
+    while end > 0:
+        start = max(end - block, 0)
+        data = _read(client, unit_id, start, end)
+        # A newline at the very end closes the last line and begins none.
+        searched = len(data) - 1 if end == size else len(data)
+        while (searched := data.rfind(b"\n", 0, searched)) >= 0:
+            missing -= 1
+            if missing == 0:
+                return start + searched + 1
+        end, block = start, min(2 * block, LARGEST_BLOCK_BYTES)
+    return 0
+
+
+def _read(client: "ControlClient", unit_id: str, start: int, end: int) -> bytes:
+    """Return the bytes from ``start`` to ``end``, fewer if stdout has fewer."""
+    data = bytearray()
+    with client.results(unit_id, start) as pieces:
+        for piece in pieces:
+            data += piece
+            if len(data) >= end - start:
+                break
+    return bytes(data[: end - start])
 
 
 def _size(status: dict[str, Any] | None) -> int:

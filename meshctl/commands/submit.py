@@ -1,17 +1,38 @@
-"""What ``work submit`` was told: its payload and parameters, as receptorctl's users write them."""
+"""``meshctl work submit``: payload and parameters as receptorctl's users write them."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from meshctl.render.output import ExitCode, Failure
-from meshctl.render.progress import on_stderr
+import click
+
+from meshctl.api.errors import CannotReach, CommandRefused, ControlError
+from meshctl.commands.options import (
+    Invocation,
+    json_option,
+    pass_invocation,
+    tls_client_option,
+)
+from meshctl.commands.results import deliver, report_end
+from meshctl.commands.wait import wait_for_end
+from meshctl.render.output import (
+    ExitCode,
+    Failure,
+    on_stderr,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    print_warning,
+    sentence,
+)
 
 if TYPE_CHECKING:
-    from meshctl.api.client import ControlClient, Submission
+    from meshctl.api.client import ControlClient
+    from meshctl.api.submission import Submission
 
 Payload = bytes | BinaryIO | None
 
@@ -127,3 +148,137 @@ def _param_value(value: str) -> str:
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) else error
         raise Failure(f"--param @{path}: {text}", ExitCode.SUBMIT_FAILED) from error
+
+
+@click.command()
+@click.argument("worktype")
+@click.option("--node", default="", help="Node to run the work; default: the local one.")
+@click.option("--payload", "-p", default="", help="File with the unit's stdin; - for ours.")
+@click.option("--payload-literal", "-l", default="", help="A line that is the unit's stdin.")
+@click.option("--no-payload", "-n", is_flag=True, help="Give the unit an empty stdin.")
+@tls_client_option
+@click.option("--ttl", default="", help="Time in which remote work must start, e.g. 1h20m30s.")
+@click.option("--signwork", is_flag=True, help="Sign the submission.")
+@click.option("--follow", "-f", is_flag=True, help="Write the results to stdout as they come.")
+@click.option("--wait", "waits", is_flag=True, help="Wait for the unit's end.")
+@click.option("--rm", is_flag=True, help="Wait for the unit's end, then release it.")
+@click.option(
+    "--param",
+    "-a",
+    "params",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A further parameter; @FILE is a file's text, @@ a plain @.",
+)
+@click.argument("cmdparams", nargs=-1)
+@json_option
+@pass_invocation
+def submit(
+    invocation: Invocation,
+    /,
+    follow: bool,
+    waits: bool,
+    rm: bool,
+    as_json: bool,
+    payload: str,
+    payload_literal: str,
+    no_payload: bool,
+    params: tuple[str, ...],
+    cmdparams: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
+
+    Exactly one of --payload, --payload-literal and --no-payload must be given.
+    """
+    with invocation.client() as client:
+        with chosen_payload(payload, payload_literal, no_payload) as data:
+            if rm and not follow:
+                print_warning("using --rm without --follow. Unit results will never be seen.")
+            all_params = collect_params(params, cmdparams)
+            request = SubmissionRequest(params=all_params, payload=data, **options)
+            done = _submit(invocation, client, request, rm=rm)
+        if follow:
+            _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
+            return
+        _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+
+
+def _report_start(
+    invocation: Invocation,
+    client: "ControlClient",
+    done: "Submission",
+    *,
+    waits: bool,
+    rm: bool,
+    as_json: bool,
+) -> None:
+    """Say what became of a submission, and wait for the unit's end where that is wanted.
+
+    With both JSON and waiting wanted, there is one document, at the end.
+    """
+    unit_id, status = done.unit_id, None
+    if not as_json:
+        print_line(f"Result: {done.result}")
+        print_line(f"Unit ID: {unit_id}")
+    if waits or rm:
+        status = wait_for_end(invocation, client, unit_id)
+    if as_json:
+        more = {} if status is None else {"status": status}
+        print_json({"unitid": unit_id, "result": done.result, **more})
+    elif waits and status is not None:
+        print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
+    if rm:
+        outcome = client.release(unit_id)
+        (print_note if as_json else print_line)(f"({unit_id}, {outcome})")
+    if status is not None:
+        report_end(unit_id, status, as_json=False)
+
+
+def _submit(
+    invocation: Invocation, client: "ControlClient", request: SubmissionRequest, *, rm: bool
+) -> "Submission":
+    """Submit, with receptorctl's exit code for whatever a submission can fail of.
+
+    With ``rm``, a unit that the node has failed for the reason that it gives is released.
+    """
+    created: list[str] = []
+    try:
+        return request.send(client, created.append)
+    except CannotReach:
+        raise
+    except KeyboardInterrupt as error:
+        text = "interrupted: nothing was submitted"
+        if created:
+            command = invocation.shell_command("work", "status", created[0])
+            text = f"interrupted: unit {created[0]} exists. See what became of it: {command}"
+        raise Failure(text, ExitCode.INTERRUPTED) from error
+    except ControlError as error:
+        text = str(error)
+        if isinstance(error, CommandRefused):
+            text = f"Failed to start work unit: {error}"
+            if rm and created and _is_released(client, created[0]):
+                raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+        if created:
+            text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
+        raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+
+
+def _is_released(client: "ControlClient", unit_id: str) -> bool:
+    """Release a unit that came to nothing; False if it is still there."""
+    try:
+        return client.release(unit_id) == "released"
+    except ControlError as error:
+        print_error(f"unit {unit_id} could not be released: {error}")
+        return False
+
+
+def _follow(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, rm: bool, as_json: bool
+) -> None:
+    """Deliver the results; release only a unit that has ended and was delivered in full."""
+    status = deliver(invocation, client, unit_id, removes=rm)
+    if rm:
+        # Not on stdout, where receptorctl has it: that is for the unit's own bytes.
+        print_note(f"({unit_id}, {client.release(unit_id)})")
+    report_end(unit_id, status, as_json=as_json)

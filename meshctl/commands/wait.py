@@ -15,10 +15,9 @@ from meshctl.api.errors import (
     SessionLost,
     WaitTimedOut,
 )
-from meshctl.api.states import UNFINISHED
-from meshctl.commands.follow import ending, report_end
-from meshctl.commands.invocation import Invocation, json_option, pass_invocation
-from meshctl.commands.select import Age
+from meshctl.api.status import UNFINISHED
+from meshctl.commands.options import Age, Invocation, json_option, pass_invocation
+from meshctl.commands.results import ending, report_end
 from meshctl.render.output import (
     ExitCode,
     Failure,

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from meshctl.api.states import UNFINISHED
-from meshctl.commands.select import moment, remote_part, work_type
-from meshctl.render.output import json_text
+from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
+from meshctl.render.output import json_text, size
 
 # --- The links of a node as a table for people: what meshnode adds to a connection's two values
 
@@ -73,18 +72,6 @@ def round_trip(nanoseconds: float) -> str:
             return f"{nanoseconds / unit:.3g}{name}"
     return f"{nanoseconds / 1e3:.3g}µs"
 
-
-def size(count: float) -> str:
-    """A number of bytes in the largest unit that leaves a digit before the point."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-pass  # SELFIMPORT
 
 CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
 """ConnType of a service advertisement (protocol section 6)."""

@@ -182,6 +182,19 @@ def test_reload_tells_its_failures_apart(meshctl, node, error, code):
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (code, reply, "")
 
 
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [(3, 3), (4, 4), (5, 5), (9, 5), (None, 5), ("3", 5), ({}, 5)]
+)
+def test_the_code_of_a_refused_reload_is_believed_before_its_text(meshctl, node, code, exit_code):
+    # The text may quote anything: here a name in the configuration.
+    reply = {"Success": False, "Error": "no such port: ERRORCODE 9", "ErrorCode": code}
+    node.handlers["reload"] = lambda session, line: session.send(reply) or True
+    assert meshctl("reload").exit_code == exit_code
+    told = reply | {"Error": "yaml: ERRORCODE 4 ERRORCODE 3", "ErrorCode": 4}
+    node.handlers["reload"] = lambda session, line: session.send(told) or True
+    assert meshctl("reload").exit_code == 4
+
+
 def test_version_asks_the_node_and_no_other_command_does(meshctl, node):
     result = meshctl("version")
     assert result.stdout == f"meshctl  {package.__version__}\nnode     1.4.9+git52be4019\n"
@@ -552,7 +565,7 @@ def test_release_can_choose_among_the_units_that_have_ended(meshctl, node, optio
     assert result.exit_code == 0
     assert sorted(before - set(node.units)) == released
     assert all(f"({unit_id}, released)" in result.stdout for unit_id in released)
-    assert ("No unit is so" in result.stderr) == (not released)
+    assert ("No unit matches the selection" in result.stderr) == (not released)
 
 
 def test_a_unit_whose_end_is_unknown_is_not_called_old(meshctl, node):
@@ -597,5 +610,5 @@ def test_a_unit_that_cannot_be_released_does_not_keep_the_others(meshctl, node):
 def test_without_unit_ids_nothing_is_done(meshctl, node, command):
     result = meshctl("work", command)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "Warning: No unit IDs supplied: Not doing anything\n"
+    assert result.stderr == "Warning: No unit ID is given; nothing to do.\n"
     assert node.sessions == 0

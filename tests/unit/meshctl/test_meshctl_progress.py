@@ -9,8 +9,8 @@ import pytest
 from scripted_node import RUNNING
 
 from meshctl import ControlClient
-from meshctl.render import progress
-from meshctl.render.progress import LARGE_BYTES, Progress
+from meshctl.render import output
+from meshctl.render.output import LARGE_BYTES, Progress
 
 MIB = 1024 * 1024
 
@@ -114,9 +114,9 @@ def test_a_submission_tells_how_much_is_sent(node, tmp_path):
 @pytest.fixture
 def at_once(monkeypatch):
     """Draw each step, large or not: a test must not wait for time to pass."""
-    monkeypatch.setattr(progress, "SHOW_AFTER", 0.0)
-    monkeypatch.setattr(progress, "REDRAW_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "LARGE_BYTES", 0)
+    monkeypatch.setattr(output, "SHOW_AFTER", 0.0)
+    monkeypatch.setattr(output, "REDRAW_INTERVAL", 0.0)
+    monkeypatch.setattr(output, "LARGE_BYTES", 0)
 
 
 class Terminal(io.StringIO):
@@ -132,7 +132,7 @@ def seen(at_once, monkeypatch):
     def on_stderr(label, *, wanted=True, start=0):
         return Progress(label, drawn if wanted else None, start=start)
 
-    for module in ("meshctl.commands.follow", "meshctl.commands.submit"):
+    for module in ("meshctl.commands.results", "meshctl.commands.submit"):
         monkeypatch.setattr(f"{module}.on_stderr", on_stderr)
     return drawn
 

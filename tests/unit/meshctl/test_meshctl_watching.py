@@ -10,9 +10,9 @@ from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING, SUCCEEDED, ScriptedNode, unix_listener
 
 from meshctl import CommandRefused, ControlClient, SessionLost, WaitTimedOut
-from meshctl.api import watching
+from meshctl.api import status as unit_status
 from meshctl.commands import work
-from meshctl.commands.select import Age
+from meshctl.commands.options import Age
 from meshctl.render.output import ExitCode
 
 PENDING = {"State": 0, "StateName": "Pending", "Detail": "Waiting"}
@@ -28,7 +28,7 @@ def sleeps(monkeypatch):
         if deeds:
             deeds.pop(0)()
 
-    monkeypatch.setattr(watching.time, "sleep", sleep)
+    monkeypatch.setattr(unit_status.time, "sleep", sleep)
     return lengths, deeds
 
 
@@ -100,7 +100,7 @@ def test_no_time_at_all_is_enough_for_a_unit_that_has_ended(node):
 
 
 def test_a_node_that_says_nothing_is_not_waited_for_without_end(node, monkeypatch):
-    monkeypatch.setattr(watching, "FIRST_STATUS", 0.05)
+    monkeypatch.setattr(unit_status, "FIRST_STATUS", 0.05)
     node.handlers["work watch"] = lambda session, line: session.read_to_end() and False
     with ControlClient(node.address) as client, pytest.raises(SessionLost, match="in time"):
         client.wait("one", 0)
@@ -238,7 +238,7 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_unit_goes_on(node, start_proc
 
 
 def test_a_node_that_stays_away_is_told_with_how_to_wait_again(meshctl, node, sleeps, monkeypatch):
-    monkeypatch.setattr(watching, "NODE_RETURNS", 0.0)
+    monkeypatch.setattr(unit_status, "NODE_RETURNS", 0.0)
 
     def die(session, line):
         session.send(RUNNING)

@@ -1,18 +1,19 @@
-"""Which units ``work release`` means when it is not told their IDs."""
+"""What the options say that several commands have: which node, and which units."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshctl.api.status import ENDED, STATES, moment, work_type
 from meshctl.render.output import Failure, print_warning
 
-ENDED = frozenset({"Succeeded", "Failed", "Canceled"})
-"""Names of the states that a unit does not leave."""
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
 
 _SECONDS = {
     **{"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3},
@@ -23,6 +24,77 @@ _TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([nuµμm]s|[smhdw])")
 
 LONGEST_SECONDS = 365_000 * 86400
 """A thousand years: what is longer is a typing error, and dates cannot hold it."""
+
+
+# --- Which node ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The global options of one run of meshctl, as given or taken from the environment."""
+
+    socket: str
+    config: str
+    tls_client: str
+    rootcas: str
+    key: str
+    cert: str
+    insecureskipverify: bool
+
+    def client(self) -> "ControlClient":
+        """Make the client that these options describe; nothing is opened yet.
+
+        Raises:
+            Failure: no socket is given.
+            ControlError: the options do not go together.
+        """
+        # Imported here: help and usage errors must not wait for sockets.
+        from meshctl.api.client import ControlClient  # noqa: PLC0415
+        from meshctl.api.settings import (  # noqa: PLC0415
+            NetworkAddress,
+            TlsSettings,
+            choose_tls,
+            parse_address,
+        )
+
+        if not self.socket:
+            raise Failure("no control socket given: use --socket, or set MESHCTL_SOCKET")
+        address = parse_address(self.socket)
+        tls = choose_tls(
+            self.config,
+            self.tls_client,
+            TlsSettings(self.rootcas, self.key, self.cert, self.insecureskipverify),
+            read=isinstance(address, NetworkAddress) and address.tls,
+        )
+        return ControlClient(self.socket, tls=tls)
+
+    def shell_command(self, *words: str) -> str:
+        """Return the line that a person can paste to run ``meshctl`` on the same node."""
+        import shlex  # noqa: PLC0415 - rarely needed
+
+        options = {
+            "--socket": self.socket,
+            "--config": self.config,
+            "--tls-client": self.tls_client,
+            "--rootcas": self.rootcas,
+            "--key": self.key,
+            "--cert": self.cert,
+            "--insecureskipverify": "true" if self.insecureskipverify else "",
+        }
+        given = [part for name, value in options.items() if value for part in (name, value)]
+        return shlex.join(["meshctl", *given, *words])
+
+
+pass_invocation = click.make_pass_decorator(Invocation)
+
+tls_client_option = click.option(
+    "--tls-client", default="", help="tls-client of our node for the way to --node."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# --- Which units ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +153,31 @@ class Age(click.ParamType):
         return timedelta(seconds=seconds)
 
 
+def selection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose units by what they are."""
+
+    @wraps(command)
+    def choose(
+        *args: Any, failed: bool, succeeded: bool, older_than: timedelta | None, **kwargs: Any
+    ) -> None:
+        named = {"Failed": failed, "Succeeded": succeeded}
+        states = frozenset(name for name, wanted in named.items() if wanted)
+        return command(*args, selection=Selection(states, older_than), **kwargs)
+
+    for option in reversed(
+        (
+            click.option("--all", "everything", is_flag=True, help="All units."),
+            click.option("--failed", is_flag=True, help="Those that have failed."),
+            click.option("--succeeded", is_flag=True, help="Those that have succeeded."),
+            click.option(
+                "--older-than", type=Age(), help="Those that ended so long ago, e.g. 7d or 12h."
+            ),
+        )
+    ):
+        choose = option(choose)
+    return choose
+
+
 def check_one_way(unit_ids: Sequence[str], everything: bool, selection: Selection) -> None:
     """Refuse what could mean two things. Raises Failure."""
     if selection and (unit_ids or everything):
@@ -91,24 +188,6 @@ def check_one_way(unit_ids: Sequence[str], everything: bool, selection: Selectio
 def now() -> datetime:
     """Return the time, as nodes write it: in UTC."""
     return datetime.now(UTC)
-
-
-def moment(status: Mapping[str, Any], key: str) -> datetime | None:
-    """Return a time that a status tells, None where it tells none (a receptor node never does)."""
-    text = status.get(key)
-    try:
-        told = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
-
-
-# --- Which units ``work list`` shows when it is told what they are like
-
-pass  # SELFIMPORT
-
-STATES = ("Pending", "Running", "Succeeded", "Failed", "Canceled")
-"""Names of the states of a unit (protocol section 8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +257,3 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         choose = option(choose)
     return choose
-
-
-def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a status says of the node that the unit runs on; nothing for a local unit."""
-    extra = status.get("ExtraData")
-    return extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
-
-
-def work_type(status: Mapping[str, Any]) -> str:
-    """Return the type of the work itself, wherever it runs."""
-    return str(remote_part(status).get("RemoteWorkType") or status.get("WorkType", ""))

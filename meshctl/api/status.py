@@ -1,13 +1,16 @@
-"""A unit's status as it changes: told by a meshnode, asked for again and again elsewhere.
+"""A unit's status: what it says, and how it changes.
 
-``work watch`` is meshnode's own command. receptor refuses it (``bad command``), and so does a
-meshnode where it would have to be signed; both tell a status to whoever asks.
+A status changes as a meshnode tells it, and as a receptor node says when it is asked again and
+again. ``work watch`` is meshnode's own command. receptor refuses it (``bad command``), and so does
+a meshnode where it would have to be signed; both tell a status to whoever asks.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from meshctl.api.connection import Connection, JsonObject
+from meshctl.api import JsonObject
 from meshctl.api.errors import (
     CannotReach,
     CommandRefused,
@@ -16,7 +19,21 @@ from meshctl.api.errors import (
     SessionLost,
     WaitTimedOut,
 )
-from meshctl.api.states import UNFINISHED
+
+if TYPE_CHECKING:  # the commands need what is here before they need sockets
+    from meshctl.api.connection import Connection
+
+STATES = ("Pending", "Running", "Succeeded", "Failed", "Canceled")
+"""Names of the states of a unit, by their numbers (protocol section 8)."""
+
+UNFINISHED = frozenset({0, 1})
+"""Pending and Running."""
+
+FAILED, CANCELED = 3, 4
+"""The states of a unit that ended badly."""
+
+ENDED = frozenset(STATES[2:])
+"""Names of the states that a unit does not leave."""
 
 ASK_INTERVAL = 1.0
 """Seconds between two questions to a node that does not tell by itself, and between two attempts to
@@ -28,6 +45,27 @@ NODE_RETURNS = 30.0
 
 FIRST_STATUS = 10.0
 """Seconds at least for the first status, however short the time-out: it says where the unit is."""
+
+
+def moment(status: Mapping[str, Any], key: str) -> datetime | None:
+    """Return a time that a status tells, None where it tells none (a receptor node never does)."""
+    text = status.get(key)
+    try:
+        told = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
+
+
+def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a status says of the node that the unit runs on; nothing for a local unit."""
+    extra = status.get("ExtraData")
+    return extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
+
+
+def work_type(status: Mapping[str, Any]) -> str:
+    """Return the type of the work itself, wherever it runs."""
+    return str(remote_part(status).get("RemoteWorkType") or status.get("WorkType", ""))
 
 
 class Watch:
@@ -42,7 +80,7 @@ class Watch:
 
     def __init__(
         self,
-        take: Callable[[], Connection],
+        take: "Callable[[], Connection]",
         ask: Callable[[str], JsonObject],
         unit_id: str,
         timeout: float | None = None,

@@ -1,0 +1,257 @@
+"""One submission: what is asked for, its payload, and the node's answer.
+
+A payload is read piece by piece, and known to be whole at its end. Half a payload never starts a
+unit: the session is guarded (see ``transport``) until all of it is sent.
+"""
+
+import io
+import json
+import os
+import re
+import select
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from meshctl.api.connection import Connection
+from meshctl.api.errors import (
+    BadSettings,
+    CommandRefused,
+    PayloadLost,
+    ProtocolMismatch,
+    SessionLost,
+    SubmissionUnconfirmed,
+)
+
+LOCAL_NODE = "localhost"
+"""What a control service takes as its own node (protocol section 3)."""
+
+CHUNK_BYTES = 256 * 1024
+"""Bytes read at once."""
+
+_CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
+_RESERVED = frozenset(
+    {
+        *("command", "subcommand", "node", "worktype"),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+    }
+)
+_BYTES: Final = (bytes, bytearray, memoryview)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a node answered to a unit of work.
+
+    Attributes:
+        unit_id: The unit's ID on the node of the control service.
+        result: ``Job Started``, or ``Job Submitted`` while the target is out of reach.
+    """
+
+    unit_id: str
+    result: str
+
+
+class PayloadError(Exception):
+    """The payload could not be read to its end; ``str()`` says why."""
+
+
+class Payload:
+    """A payload about to be sent.
+
+    A regular file is what it was when this object was made: one that is cut meanwhile is not a
+    smaller payload, it is a broken one, and what is appended meanwhile is not sent.
+
+    Attributes:
+        size: how many bytes it has; None where nobody knows before it is sent.
+        announced: what a node can check the payload against, as fields of the submission; empty
+            where nobody knows before it is sent (a pipe, an object that only reads).
+
+    Raises:
+        BadSettings: the source is text, or nothing that has bytes.
+    """
+
+    def __init__(self, source: bytes | BinaryIO | None) -> None:
+        # Checked before anything is sent: a unit that exists already would be left failed.
+        if isinstance(source, (str, io.TextIOBase)):
+            raise BadSettings("the payload is text; give bytes, or a file that is open as bytes")
+        if not (
+            source is None or isinstance(source, _BYTES) or callable(getattr(source, "read", None))
+        ):
+            raise BadSettings(f"the payload is neither bytes nor a file, but {type(source)!r}")
+        self._source = source
+        self.size: int | None = 0 if source is None else None
+        self.announced: dict[str, str] = {}
+        known = _measure(source)
+        if known is not None:
+            self.size, digest = known
+            self.announced = {"stdinsize": str(self.size), "stdinsha256": digest}
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the bytes in pieces, once.
+
+        Raises:
+            PayloadError: reading failed, or came to an early end.
+        """
+        if self._source is None:
+            return
+        if isinstance(self._source, _BYTES):
+            yield memoryview(self._source)
+            return
+        done = 0
+        for chunk in _read(self._source):
+            piece = chunk if self.size is None else chunk[: self.size - done]
+            done += len(piece)
+            yield piece
+            if len(piece) < len(chunk):
+                break
+        if self.size is not None and done < self.size:
+            raise PayloadError(f"the payload ended after {done} of its {self.size} bytes")
+
+
+def _read(file: BinaryIO) -> Iterator[memoryview]:
+    while True:
+        try:
+            # A raw file may give None, and an untyped caller's file anything.
+            chunk: object = file.read(CHUNK_BYTES)
+            if chunk is None:
+                # A raw file whose descriptor somebody made non-blocking; this is no end of file.
+                select.select([file], [], [])
+                continue
+        except (OSError, ValueError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PayloadError(f"the payload cannot be read ({reason})") from error
+        if not isinstance(chunk, (bytes, bytearray)):
+            raise PayloadError("the payload's file is not open as bytes")
+        if not chunk:
+            return
+        yield memoryview(chunk)
+
+
+def _measure(source: bytes | BinaryIO | None) -> tuple[int, str] | None:
+    """Return size and SHA-256 of what is yet to be read, None where only reading it would tell."""
+    if source is None:
+        return None
+    import hashlib  # noqa: PLC0415 - most commands of meshctl send no payload, and start faster
+
+    if isinstance(source, _BYTES):
+        return len(source), hashlib.sha256(source).hexdigest()
+    try:
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            return None
+        start, size, digest = source.tell(), 0, hashlib.sha256()
+        for chunk in _read(source):
+            size += len(chunk)
+            digest.update(chunk)
+        source.seek(start)
+    except (AttributeError, OSError, ValueError, PayloadError):
+        return None  # no real file, or one whose fault will show when it is sent
+    return size, digest.hexdigest()
+
+
+def submission_line(
+    worktype: str,
+    node: str,
+    tls_client: str,
+    ttl: str,
+    signwork: bool,
+    params: Mapping[str, str],
+    announced: Mapping[str, str],
+) -> str:
+    """Return the line of a submission: JSON whose values are all strings (protocol section 8).
+
+    Raises:
+        BadSettings: a parameter has an option of its own, or a text cannot be sent.
+    """
+    request = {
+        "command": "work",
+        "subcommand": "submit",
+        "node": node or LOCAL_NODE,
+        "worktype": worktype,
+    }
+    options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
+    request |= {key: value for key, value in options.items() if value}
+    # receptor knows neither key: it keeps them as parameters that its commands do not look at.
+    request |= announced
+    for key, value in params.items():
+        if key in request or key in _RESERVED:
+            raise BadSettings(f"{key} cannot be given as a parameter: it has an option of its own")
+        request[key] = value
+    try:
+        return json.dumps(request, ensure_ascii=False).encode().decode()
+    except UnicodeEncodeError as error:
+        raise BadSettings("the submission's words and parameters must be UTF-8") from error
+
+
+def send_submission(
+    session: Connection,
+    line: str,
+    payload: Payload,
+    on_created: Callable[[str], object] | None,
+    on_sent: Callable[[int, int | None], object] | None,
+) -> Submission:
+    """Send a submission and its payload over a session of its own; return the node's answer.
+
+    Raises as :meth:`meshctl.ControlClient.submit`.
+    """
+    session.send_line(line)
+    unit_id = _created_id(session.read_line_guarded())
+    if on_created is not None:
+        on_created(unit_id)
+    _send_payload(session, unit_id, payload, on_sent)
+    return _confirmation(session, unit_id)
+
+
+def _created_id(line: str) -> str:
+    match = _CREATED.fullmatch(line)
+    if match is None:
+        raise ProtocolMismatch(f"the node's reply is not one to a submission: {line[:60]!r}")
+    return match[1]
+
+
+def _send_payload(
+    session: Connection,
+    unit_id: str,
+    payload: Payload,
+    on_sent: Callable[[int, int | None], object] | None,
+) -> None:
+    """Send all of the payload and its end, or neither."""
+    sent = 0
+    try:
+        for chunk in payload.chunks():
+            session.send(chunk)
+            sent += len(chunk)
+            if on_sent is not None:
+                on_sent(sent, payload.size)
+    except PayloadError as error:
+        raise PayloadLost(unit_id, str(error)) from error
+    except SessionLost:
+        _raise_refusal(session, unit_id)
+        raise
+    try:
+        session.end_payload()
+    except OSError as error:
+        raise SubmissionUnconfirmed(unit_id, f"the session broke ({error.strerror})") from error
+
+
+def _raise_refusal(session: Connection, unit_id: str) -> None:
+    """Where a node ended a payload early, raise the reason that it gave, if it did."""
+    try:
+        session.read_line()  # what is left of the line before the payload
+        session.read_line()
+    except CommandRefused as error:
+        raise CommandRefused(str(error), unit_id) from error
+    except SessionLost:
+        return
+
+
+def _confirmation(session: Connection, unit_id: str) -> Submission:
+    """Read what the node did with the unit."""
+    try:
+        reply = session.read_json()
+    except CommandRefused as error:
+        raise CommandRefused(str(error), unit_id) from error
+    except SessionLost as error:
+        raise SubmissionUnconfirmed(unit_id, str(error)) from error
+    return Submission(str(reply.get("unitid", unit_id)), str(reply.get("result", "")))
