@@ -8,12 +8,13 @@ import time
 
 from aioquic.quic.events import StreamDataReceived
 
+from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.congestion import LARGE_SIZE
-from meshnode.mesh.streams.credit import UNSENT_MOST, Credit, Ledger
-from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.flowcontrol import UNSENT_MOST, Credit, CreditPool
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.quic import Address, MeshQuicConnection
 from meshnode.mesh.streams.stream import SEND_CHUNK
+from meshnode.shares import Holder
 
 CLIENT: Address = (b"client--", "c")
 SERVER: Address = (b"server--", "s")
@@ -29,13 +30,15 @@ class Engine:
         self._jumped = 0.0
         self._received = 0
         self._client = MeshQuicConnection.client(
-            "client", SERVER, self._now(), Credit(Ledger(), b"server")
+            "client", SERVER, self._now(), Credit(CreditPool(), Holder("server"))
         )
         ((first, _),) = self._client.datagrams_to_send(self._now())
         initial = first_packet(first).initial
         assert initial is not None
         self._server = MeshQuicConnection.server(
-            make_insecure_identity(), Credit(Ledger(), b"client"), initial.destination_cid
+            make_insecure_identity(),
+            Credit(CreditPool(), Holder("client")),
+            initial.destination_cid,
         )
         self._server.receive_datagram(first, CLIENT, self._now())
         self._pass_all()

@@ -5,7 +5,8 @@ from math import inf
 
 import trio
 
-from meshnode.control.places import Allowance
+from meshnode.control.budgets import HeldLine
+from meshnode.control.places import Place
 from meshnode.control.registry import SessionKind
 from meshnode.protocol.control import TLS_RECORD, LineReader
 
@@ -35,12 +36,13 @@ class ClientInput:
         self,
         receive: Callable[[int], Awaitable[bytes]],
         kind: SessionKind,
-        allowance: Allowance,
+        place: Place,
+        line: HeldLine,
     ) -> None:
         self._receive = receive
         self._kind = kind
-        self._place = allowance.place
-        self._held = allowance.line
+        self._place = place
+        self._held = line
         self._reader = LineReader()
         self._is_line_begun = False
         self._heard = False
@@ -54,6 +56,10 @@ class ClientInput:
     def drop(self) -> None:
         """Keep nothing of what the client has sent any more."""
         self._reader.drop()
+
+    def close(self) -> None:
+        """Give back what the client's bytes took of its share."""
+        self._held.is_within(0)
 
     # --- lines --------------------------------------------------------------------------------
 

@@ -10,18 +10,19 @@ import trio
 
 from meshnode import resources
 from meshnode.config import split_listen_address
+from meshnode.control.budgets import SessionBudgets
 from meshnode.control.mesh_face import ListeningMesh
-from meshnode.control.places import MAX_LEAVING, Allowance, Bounds, Holdings, Places
+from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.net.sockets import (
-    UNKNOWN_ORIGIN,
+    UNKNOWN_HOLDER,
     Acceptor,
     CannotListen,
+    holder_of,
     open_tcp_listeners,
-    origin_of,
     peer_name,
 )
 from meshnode.net.unix_listener import UnixListener
@@ -148,7 +149,7 @@ class ControlService:
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._sources: list[ControlListener] = []
-        self._holdings = Holdings()
+        self._budgets = SessionBudgets()
 
     async def run(
         self,
@@ -184,16 +185,15 @@ class ControlService:
     ) -> None:
         """Serve one client to its end and close its stream; raises nothing but cancellation."""
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
-        origin = origin_of(stream)
-        name = peer if origin is UNKNOWN_ORIGIN else origin.name
+        holder = holder_of(stream)
+        name = peer if holder is UNKNOWN_HOLDER else holder.name
         # Nodes choose their names: none is another kind of client's.
-        origin = replace(origin, name=f"{kind} {name}")
+        holder = replace(holder, name=f"{kind} {name}")
         places = self._places_of(kind)
-        place = places.take(origin)
+        place = places.take(holder)
         if place is None:
             await _refuse(stream, places, log, peer)
             return
-        allowance = Allowance.of(place, self._holdings)
         try:
             session = Session(
                 stream,
@@ -202,11 +202,11 @@ class ControlService:
                 node_id=self._node_id,
                 registry=self._registry,
                 log=log,
-                allowance=allowance,
+                place=place,
+                budgets=self._budgets,
             )
             await session.run()
         finally:
-            allowance.line.close()
             places.leave(place)
 
     def _places_of(self, kind: SessionKind) -> Places:

@@ -10,9 +10,9 @@ from functools import partial
 
 import trio
 
-from meshnode.control.heldbytes import FREE
+from meshnode.control.budgets import FREE, HeldLine, SessionBudgets
 from meshnode.control.input import CHUNK, ClientInput, SessionOver
-from meshnode.control.places import Allowance
+from meshnode.control.places import Place
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
 from meshnode.logs import SubjectLogger
@@ -30,6 +30,7 @@ from meshnode.protocol.control import (
     is_http,
     parse_line,
 )
+from meshnode.shares import Holder
 
 SEND_CHUNK = 256 * 1024
 """Bytes given to a stream at a time: the more a stream of the mesh has, the more datagrams leave in
@@ -68,21 +69,23 @@ class Session:
         node_id: str,
         registry: CommandRegistry,
         log: SubjectLogger,
-        allowance: Allowance | None = None,
+        place: Place | None = None,
+        budgets: SessionBudgets | None = None,
     ) -> None:
-        """Without an ``allowance`` the session shares nothing with others."""
-        allowance = allowance or Allowance.unshared(peer)
+        """Without a ``place`` and ``budgets`` the session shares nothing with others."""
+        place = place or Place(Holder(peer))
+        budgets = budgets or SessionBudgets()
         self.kind = kind
         self.peer = peer
         self.node_id = node_id
         self._stream = stream
         self._registry = registry
         self._log = log
-        self._place = allowance.place
-        self._replies = allowance.replies
-        self._reads = allowance.reads
-        self._turns = allowance.turns
-        self._input = ClientInput(self._receive, kind, allowance)
+        self._place = place
+        self._replies = budgets.replies
+        self._reads = budgets.reads
+        self._lock = budgets.lock
+        self._input = ClientInput(self._receive, kind, place, HeldLine(budgets.lines, place.holder))
         self._mistakes = 0
         """Lines in a row that were no command."""
         self._is_first = True
@@ -106,6 +109,8 @@ class Session:
             self._log.debug("client lost: %s", error)
         except Exception:  # noqa: BLE001 - a session's boundary: a fault of ours costs only this one
             self._log.exception("session failed")
+        finally:
+            self._input.close()
         self._log.debug("closed")
 
     async def send(self, data: bytes) -> None:
@@ -116,7 +121,7 @@ class Session:
             if rest <= FREE or self._finished:
                 await self._send_rest(memoryview(data)[sent:])
                 return
-            with self._replies.sending(self._place.origin, rest) as reply:
+            with self._replies.sending(self._place.holder, rest) as reply:
                 for start in range(sent, len(data), SEND_CHUNK):
                     await self._send_rest(memoryview(data)[start : start + SEND_CHUNK])
                     self._replies.progress(reply)
@@ -135,15 +140,15 @@ class Session:
                 sent = await self._bare.send_file(descriptor, position, size)
             if sent is not None:
                 return sent
-        origin = self._place.origin
-        if not self._reads.has_room(origin):
+        holder = self._place.holder
+        if not self._reads.has_room(holder):
             size = min(size, SMALL_READ)
         data = await read_part(descriptor, position, size)
-        self._reads.change(origin, len(data))
+        self._reads.change(holder, len(data))
         try:
             await self.send(data)
         finally:
-            self._reads.change(origin, -len(data))
+            self._reads.change(holder, -len(data))
         await trio.lowlevel.checkpoint()
         return len(data)
 
@@ -168,7 +173,7 @@ class Session:
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Wait until the client may take up the node; see ControlSession."""
-        return self._turns.turn(self._place.origin)
+        return self._lock.turn(self._place.holder)
 
     def finish(self) -> None:
         """Close the session after the running command; see ControlSession."""
@@ -181,8 +186,8 @@ class Session:
             # holder.
             with self._place.scope as scope:
                 while not (self._finished or self._gone) and await self._input.wait_line():
-                    if not self._replies.has_room(self._place.origin):
-                        await self._replies.wait_room(self._place.origin)
+                    if not self._replies.has_room(self._place.holder):
+                        await self._replies.wait_room(self._place.holder)
                     await self._execute_line()
             if scope.cancelled_caught:
                 self._input.check_place()

@@ -21,7 +21,7 @@ from meshnode.protocol.messages import (
     encode_service,
 )
 from meshnode.protocol.namehash import NameTable
-from meshnode.shares import Way
+from meshnode.shares import Holder
 
 INBOX = 1000
 """Datagrams that wait to be received before newer ones are dropped, as a UDP socket does."""
@@ -102,9 +102,9 @@ class DatagramSocket:
         self._router.send(destination, header.encode() + payload)
         await trio.lowlevel.checkpoint()
 
-    def way_to(self, node: str) -> Way:
-        """Return how a node is reached that a datagram came from."""
-        return self._router.way_to(self._names.learn(node))
+    def holder_of(self, node: str) -> Holder:
+        """Return a node that a datagram came from as a holder of what is scarce here."""
+        return self._router.holder_of(self._names.learn(node))
 
     def _note_sent(self, address: tuple[bytes, ServiceKey]) -> None:
         self._sent_to[address] = None

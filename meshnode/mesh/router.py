@@ -36,7 +36,7 @@ from meshnode.protocol.messages import (
 )
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.rates import Paces
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
 MAX_PAYLOAD = MAX_MESSAGE - HEADER_LENGTH
 """Bytes of the largest payload of a data message."""
@@ -408,14 +408,15 @@ class Router:
             raise NoRoute(node)
         return hashed
 
-    def way_to(self, node: bytes) -> Way:
-        """Return how another node is reached, by its hash."""
+    def holder_of(self, node: bytes) -> Holder:
+        """Return a node, by its hash, as a holder of what is scarce here."""
         if node == self.own_hash:
-            return NO_WAY
+            return Holder(self.own_id)
+        name = self._names.name(node) or node.hex()
         hop = self._next_hops.get(node)
         if hop is None:
-            return Way("nowhere")
-        return Way(hop.holder or hop.peer, self._names.name(node) == hop.peer)
+            return Holder(name, "nowhere")
+        return Holder(name, hop.holder or hop.peer, is_near=name == hop.peer)
 
     def send(self, destination: bytes, message: bytes, *, at_once: bool = False) -> bool:
         """Send an own message, header included; False means that it was dropped.

@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import trio
@@ -14,7 +13,7 @@ import trio
 from meshnode.errors import ConfigError
 from meshnode.logs import SubjectLogger
 from meshnode.resources import KEPT_BACK, are_short
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
 BACKLOG = 1024
 """Clients that may wait to be accepted: a burst of scripts starting at once. The kernel lowers it
@@ -43,8 +42,8 @@ class FromNode(Protocol):
         ...
 
     @property
-    def way(self) -> Way:
-        """How that node is reached."""
+    def holder(self) -> Holder:
+        """On whose account the stream is."""
         ...
 
 
@@ -80,45 +79,24 @@ def peer_name(stream: trio.abc.HalfCloseableStream) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """On whose account a client is: what there is too little of is shared among these."""
-
-    name: str
-    """A node, a user, or an address."""
-
-    is_owner: bool = False
-    """Whether it is root or the user that this node runs as, on this machine."""
-
-    way: Way = NO_WAY
-    """How a node is reached."""
-
-    @property
-    def source(self) -> str:
-        """What nobody can invent of it: the link over which a node is reached, else the name."""
-        return self.way.branch or self.name
-
-
-UNKNOWN_ORIGIN = Origin("unknown")
+UNKNOWN_HOLDER = Holder("unknown")
 """Of clients that are gone before they could be asked, and of streams of no known kind."""
 
 
-def origin_of(stream: trio.abc.HalfCloseableStream) -> Origin:
+def holder_of(stream: trio.abc.HalfCloseableStream) -> Holder:
     """Return on whose account a client is.
 
     Whoever has an IPv6 address has the 2^64 of its network, so these are one.
     """
     if not isinstance(stream, trio.SocketStream):
-        if not isinstance(stream, FromNode):
-            return UNKNOWN_ORIGIN
-        return Origin(stream.peer_node, way=stream.way)
+        return stream.holder if isinstance(stream, FromNode) else UNKNOWN_HOLDER
     try:
         if stream.socket.family == socket.AF_UNIX:
             _, uid = _credentials(stream.socket)
-            return Origin(f"uid {uid}", is_owner=uid in {0, os.geteuid()})
-        return Origin(network_of(stream.socket.getpeername()[0]))
+            return Holder(f"uid {uid}", is_owner=uid in {0, os.geteuid()})
+        return Holder(network_of(stream.socket.getpeername()[0]))
     except OSError:
-        return UNKNOWN_ORIGIN
+        return UNKNOWN_HOLDER
 
 
 def network_of(host: str) -> str:

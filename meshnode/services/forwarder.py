@@ -1,6 +1,5 @@
 """Accepts streams and joins each to one that it dials: all stream services but commands."""
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -9,8 +8,8 @@ import trio
 from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
 from meshnode.net.pump import bridge, has_hung_up, reset
-from meshnode.net.sockets import Acceptor, Origin, origin_of, peer_name
-from meshnode.shares import Ways
+from meshnode.net.sockets import Acceptor, holder_of, peer_name
+from meshnode.shares import Holder, Shares
 
 MAX_CONNECTIONS = 1536
 """Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
@@ -47,8 +46,8 @@ class StreamHandler(Protocol):
 class StreamServer:
     """Accepts clients from listeners and hands each to ``handler``.
 
-    At most ``most`` at a time, and ``of_one`` of one node, user or address. What is reached over
-    one link of the mesh leaves one in SPARED to others.
+    At most ``most`` at a time, and ``of_one`` of one holder. Each branch of the mesh leaves one in
+    SPARED to others.
     """
 
     def __init__(
@@ -60,10 +59,7 @@ class StreamServer:
     ) -> None:
         self._log = log
         self._handler = handler
-        self._most = most
-        self._of_one = of_one
-        self._open: Counter[str] = Counter()
-        self._ways = Ways(most, most // SPARED)
+        self._open = Shares(most, most // SPARED, of_one=of_one)
         self._refusing = False
 
     async def run(
@@ -86,37 +82,30 @@ class StreamServer:
     async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
         acceptor = Acceptor(listener.accept, self._log)
         while (stream := await acceptor.next()) is not None:
-            client, origin = peer_name(stream), origin_of(stream)
-            if self._has_room(client, origin):
-                self._open[origin.name] += 1
-                self._ways.take(origin.way)
-                clients.start_soon(self._serve, stream, client, origin)
+            client, holder = peer_name(stream), holder_of(stream)
+            if self._take_place(client, holder):
+                clients.start_soon(self._serve, stream, client, holder)
             else:
                 await self._bear(client, reset(stream))
 
-    def _has_room(self, client: str, origin: Origin) -> bool:
-        everybodys, own = self._open.total(), self._open[origin.name]
-        is_full = everybodys >= self._most or self._ways.is_full(origin.way, own)
-        if own < self._of_one and not is_full:
+    def _take_place(self, client: str, holder: Holder) -> bool:
+        if self._open.take(holder):
             self._refusing = False
             return True
         if not self._refusing:
             text = "clients are refused, %s first: %d are connected, %d of them from there"
-            self._log.warning(text, client, everybodys, own)
+            self._log.warning(text, client, self._open.used, self._open.held(holder))
         self._refusing = True
         return False
 
     async def _serve(
-        self, stream: trio.abc.HalfCloseableStream, client: str, origin: Origin
+        self, stream: trio.abc.HalfCloseableStream, client: str, holder: Holder
     ) -> None:
         self._log.debug("%s connected", client)
         try:
             await self._bear(client, self._handler(stream, client))
         finally:
-            self._ways.give_back(origin.way)
-            self._open[origin.name] -= 1
-            if not self._open[origin.name]:
-                del self._open[origin.name]
+            self._open.give_back(holder)
             # Closed it is already, unless something failed.
             await self._bear(client, reset(stream))
         self._log.debug("%s is done", client)

@@ -5,7 +5,7 @@ correspondent. Receptor does the same, but keeps those sockets for ever.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -13,121 +13,16 @@ import trio
 from meshnode.errors import MeshnodeError, MessageTooLarge
 from meshnode.logs import SubjectLogger
 from meshnode.services.base import DropCount
-from meshnode.shares import NO_WAY, BranchParts, Way, Ways
+from meshnode.shares import Held, Holder, Limit, Shares
 
-# --- The addresses that a datagram service knows: bounded in all, and shared out among their
-# holders
-#
-# Who sends datagrams need not be who they say. So those of whom nothing shows that they are there
-# make room first, and no machine or node puts all others out; nor do nodes that a peer invents
-# behind itself.
-
-A = TypeVar("A")
+A = TypeVar("A", bound=Hashable)
 """An address."""
 
 T = TypeVar("T")
 """What is kept of an address."""
 
 SPARED = 16
-"""One in so many addresses is left to others by all nodes that are reached over one link."""
-
-
-class AddressTable(Generic[A, T]):
-    """Addresses and what is kept of each, the one silent longest first.
-
-    Args:
-        holder_of: says which machine or node an address is of.
-        most: addresses at a time.
-        of_one: of these of one holder.
-        way_of: says how the node is reached that an address is of.
-    """
-
-    def __init__(
-        self,
-        holder_of: Callable[[A], str],
-        most: int,
-        of_one: int,
-        way_of: Callable[[A], Way] = lambda _: NO_WAY,
-    ) -> None:
-        self._holder_of = holder_of
-        self._way_of = way_of
-        self._most = most
-        self._of_one = of_one
-        self._strangers: OrderedDict[A, T] = OrderedDict()
-        self._proven: OrderedDict[A, T] = OrderedDict()
-        self._holders: dict[str, OrderedDict[A, None]] = {}
-        self._ways = Ways(most, most // SPARED)
-        self._came_by: dict[A, Way] = {}
-        """How each address was reached when it was added."""
-
-    def __len__(self) -> int:
-        """How many are known."""
-        return len(self._strangers) + len(self._proven)
-
-    @property
-    def addresses(self) -> tuple[A, ...]:
-        """All that are known, those that are not proven first."""
-        return (*self._strangers, *self._proven)
-
-    def get(self, address: A) -> T | None:
-        """Return what is kept of an address."""
-        found = self._proven.get(address)
-        return self._strangers.get(address) if found is None else found
-
-    def add(self, address: A, item: T) -> T | None:
-        """Add an address that is not known; return what was kept of the one that makes room."""
-        way = self._way_of(address)
-        evicted = self._make_room(self._holder_of(address), way)
-        self._strangers[address] = item
-        self._came_by[address] = way
-        self._ways.take(way)
-        self._holders.setdefault(self._holder_of(address), OrderedDict())[address] = None
-        return evicted
-
-    def _make_room(self, holder: str, way: Way) -> T | None:
-        own = self._holders.get(holder, OrderedDict())
-        if len(own) >= self._of_one:
-            return self._remove(next(iter(own)))
-        if self._ways.is_full(way, len(own)):
-            # Few are passed over: others have hardly more than what the branch leaves to them.
-            came_by, branch = self._came_by, way.branch
-            return self._remove(next(a for a in self.addresses if came_by[a].branch == branch))
-        if len(self) < self._most:
-            return None
-        if self._strangers:
-            return self._remove(next(iter(self._strangers)))
-        largest = max(self._holders.values(), key=len)
-        return self._remove(next(iter(largest)))
-
-    def heard(self, address: A) -> None:
-        """Note that something was sent from or to an address."""
-        for table in (self._strangers, self._proven):
-            if address in table:
-                table.move_to_end(address)
-                self._holders[self._holder_of(address)].move_to_end(address)
-
-    def prove(self, address: A) -> None:
-        """Note that whoever sends from an address also receives there."""
-        if address in self._strangers:
-            self._proven[address] = self._strangers.pop(address)
-
-    def discard(self, address: A, item: T) -> None:
-        """Forget an address, if that is what is kept of it."""
-        if self.get(address) is item:
-            self._remove(address)
-
-    def _remove(self, address: A) -> T:
-        table = self._strangers if address in self._strangers else self._proven
-        item = table.pop(address)
-        self._ways.give_back(self._came_by.pop(address))
-        holder = self._holder_of(address)
-        del self._holders[holder][address]
-        if not self._holders[holder]:
-            del self._holders[holder]
-        return item
-
-
-pass  # SELFIMPORT
+"""One in so many addresses is left by each branch of the mesh to others."""
 
 MAX_CORRESPONDENTS = 1536
 """Correspondents of one service at a time, each with a socket and a task; one more takes the place
@@ -148,6 +43,93 @@ MAX_WAITING = 16 * 1024 * 1024
 machine or node has half of it, and what is reached over one link leaves a quarter to others."""
 
 QUEUE_FULL = "they came faster than they could be passed on"
+
+
+class AddressTable(Generic[A, T]):
+    """Addresses and what is kept of each, the one silent longest first.
+
+    Who sends datagrams need not be who they say. So addresses of which nothing shows that somebody
+    is there make room first. No holder, and no branch of the mesh, puts all others out.
+
+    Args:
+        holder_of: says on whose account an address is.
+        most: addresses at a time.
+        of_one: of these of one holder.
+    """
+
+    def __init__(self, holder_of: Callable[[A], Holder], most: int, of_one: int) -> None:
+        self._holder_of = holder_of
+        self._strangers: OrderedDict[A, T] = OrderedDict()
+        self._proven: OrderedDict[A, T] = OrderedDict()
+        self._holders: dict[A, Holder] = {}
+        """As it was when the address was added: a node may be reached over another link since."""
+        self._held = Held[A]("oldest")
+        self._shares = Shares(most, most // SPARED, of_one=of_one)
+
+    def __len__(self) -> int:
+        """How many are known."""
+        return len(self._holders)
+
+    @property
+    def addresses(self) -> tuple[A, ...]:
+        """All that are known, those that are not proven first."""
+        return (*self._strangers, *self._proven)
+
+    def get(self, address: A) -> T | None:
+        """Return what is kept of an address."""
+        found = self._proven.get(address)
+        return self._strangers.get(address) if found is None else found
+
+    def add(self, address: A, item: T) -> T | None:
+        """Add an address that is not known; return what was kept of the one that makes room."""
+        holder = self._holder_of(address)
+        evicted = self._make_room(holder)
+        self._strangers[address] = item
+        self._holders[address] = holder
+        self._held.add(holder.name, address)
+        self._shares.add(holder)
+        return evicted
+
+    def _make_room(self, holder: Holder) -> T | None:
+        match self._shares.limit(holder):
+            case None:
+                return None
+            case Limit.HOLDER:
+                return self._remove(next(iter(self._held.of(holder.name))))
+            case Limit.BRANCH:
+                # Few are passed over: other branches have hardly more than this one leaves them.
+                same = (a for a in self.addresses if self._holders[a].branch == holder.branch)
+                return self._remove(next(same))
+            case Limit.TOTAL if self._strangers:
+                return self._remove(next(iter(self._strangers)))
+            case Limit.TOTAL:
+                return self._remove(next(iter(self._held.largest_first()[0])))
+
+    def heard(self, address: A) -> None:
+        """Note that something was sent from or to an address."""
+        for table in (self._strangers, self._proven):
+            if address in table:
+                table.move_to_end(address)
+                name = self._holders[address].name
+                self._held.discard(name, address)
+                self._held.add(name, address)
+
+    def prove(self, address: A) -> None:
+        """Note that whoever sends from an address also receives there."""
+        if address in self._strangers:
+            self._proven[address] = self._strangers.pop(address)
+
+    def discard(self, address: A, item: T) -> None:
+        """Forget an address, if that is what is kept of it."""
+        if self.get(address) is item:
+            self._remove(address)
+
+    def _remove(self, address: A) -> T:
+        table = self._strangers if address in self._strangers else self._proven
+        holder = self._holders.pop(address)
+        self._held.discard(holder.name, address)
+        self._shares.give_back(holder)
+        return table.pop(address)
 
 
 class FarSocket(Protocol):
@@ -173,10 +155,9 @@ class Relay(Generic[A]):
         log: the service's.
         open_far: opens a correspondent's own socket; raises OSError or MeshError.
         answer: sends a datagram back to a correspondent; raises OSError or MeshError.
-        holder_of: says which machine or node a correspondent is of.
+        holder_of: says on whose account a correspondent is.
         most: correspondents at a time.
         of_one: of these of one holder.
-        way_of: says how the node of a correspondent is reached.
     """
 
     def __init__(
@@ -184,26 +165,22 @@ class Relay(Generic[A]):
         log: SubjectLogger,
         open_far: Callable[[A], Awaitable[FarSocket]],
         answer: Callable[[A, bytes], Awaitable[None]],
-        holder_of: Callable[[A], str],
+        holder_of: Callable[[A], Holder],
         most: int = MAX_CORRESPONDENTS,
         of_one: int = MAX_OF_ONE,
-        way_of: Callable[[A], Way] = lambda _: NO_WAY,
     ) -> None:
         self.drops = DropCount(log)
         self._log = log
         self._open_far = open_far
         self._answer = answer
         self._holder_of = holder_of
-        self._way_of = way_of
-        self._known: AddressTable[A, _Correspondent[A]] = AddressTable(
-            holder_of, most, of_one, way_of
-        )
-        self._bytes = BranchParts(MAX_WAITING, MAX_WAITING // 4)
+        self._known = AddressTable[A, _Correspondent[A]](holder_of, most, of_one)
+        self._bytes = Shares(MAX_WAITING, MAX_WAITING // 4)
 
     @property
     def waiting(self) -> int:
         """Bytes that wait to be passed on."""
-        return self._bytes.all
+        return self._bytes.used
 
     @property
     def correspondents(self) -> tuple[A, ...]:
@@ -233,7 +210,7 @@ class Relay(Generic[A]):
     def _correspondent(self, address: A, nursery: trio.Nursery) -> "_Correspondent[A]":
         found = self._known.get(address)
         if found is None:
-            room = _Room(self._bytes, self._holder_of(address), self._way_of(address))
+            room = _Room(self._bytes, self._holder_of(address))
             found = _Correspondent(self, address, room)
             evicted = self._known.add(address, found)
             if evicted is not None:
@@ -272,24 +249,23 @@ class Relay(Generic[A]):
 class _Room:
     """What one correspondent's waiting datagrams take of the bytes of all."""
 
-    __slots__ = ("_bytes", "_holder", "_taken", "_way")
+    __slots__ = ("_bytes", "_holder", "_taken")
 
-    def __init__(self, all_bytes: BranchParts, holder: str, way: Way) -> None:
+    def __init__(self, all_bytes: Shares, holder: Holder) -> None:
         self._bytes = all_bytes
-        self._holder = holder.encode()
-        self._way = way
+        self._holder = holder
         self._taken = 0
 
     def take(self, size: int) -> bool:
         """Count a datagram that is to wait; False if there is no room for it."""
-        if not self._bytes.take(self._holder, self._way, size):
+        if not self._bytes.take(self._holder, size):
             return False
         self._taken += size
         return True
 
     def give_back(self, size: int) -> None:
         """Count one that waits no more."""
-        self._bytes.give_back(self._holder, self._way, size)
+        self._bytes.give_back(self._holder, size)
         self._taken -= size
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from meshnode.net.addresses import format_address
 from meshnode.net.sockets import CannotListen, network_of
 from meshnode.services.base import ServiceMesh, open_datagrams
 from meshnode.services.relay import FarSocket, Relay
+from meshnode.shares import Holder
 
 RECEIVE_SIZE = 65536
 """Bytes asked for at a time: more than a UDP datagram can have."""
@@ -59,8 +60,7 @@ class UdpServerService:
             wanted.remotenode,
         )
         self.relays = tuple(
-            Relay(log, self._open_far, partial(_send, near), lambda client: network_of(client[0]))
-            for near in sockets
+            Relay(log, self._open_far, partial(_send, near), _holder_of_client) for near in sockets
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -108,8 +108,7 @@ class UdpClientService:
                 log,
                 self._open_far,
                 answer,
-                holder_of=lambda correspondent: correspondent[0],
-                way_of=lambda correspondent: near.way_to(correspondent[0]),
+                holder_of=lambda correspondent: near.holder_of(correspondent[0]),
             )
             await self.relay.run(receive, task_status=task_status)
 
@@ -197,6 +196,10 @@ async def _bind(host: str, port: int) -> list[trio.socket.SocketType]:
             near.close()
         raise
     return opened
+
+
+def _holder_of_client(client: UdpAddress) -> Holder:
+    return Holder(network_of(client[0]))
 
 
 async def _receive(near: trio.socket.SocketType) -> tuple[UdpAddress, bytes]:

@@ -21,7 +21,7 @@ from meshnode.mesh.links.base import Greeter
 from meshnode.net.sockets import network_of
 from meshnode.protocol.messages import MessageType, ServiceKey
 from meshnode.protocol.routing import RoutingUpdate
-from meshnode.shares import Shares
+from meshnode.shares import Held
 
 Address = tuple[object, ...]
 """A socket address: host and port, and for IPv6 flow and scope."""
@@ -90,7 +90,7 @@ class Strangers:
     greeter: Greeter
     on_proven: Callable[[Proven], None]
     _by_address: dict[Address, _Stranger] = field(default_factory=dict)
-    _shares: Shares[_Stranger] = field(default_factory=lambda: Shares("oldest"))
+    _held: Held[_Stranger] = field(default_factory=lambda: Held("oldest"))
     _kept: int = 0
     _readable: float = READ_AT_ONCE
     _counted_at: float = -math.inf
@@ -131,12 +131,12 @@ class Strangers:
         while self._by_address and (
             len(self) >= MAX_STRANGERS or self._kept + len(hello) > KEPT_BYTES
         ):
-            self._remove(self._shares.take_away())
+            self._remove(self._held.take_away())
         holder = network_of(str(address[0]))
         service = self.greeter.free_service()
         stranger = _Stranger(address, holder, peer, service, now, hello, len(hello))
         self._by_address[address] = stranger
-        self._shares.add(holder, stranger)
+        self._held.add(holder, stranger)
         self._kept += len(hello)
         # The answer may come by another link, if the peer has a cheaper way to us.
         self.greeter.expect(service, lambda: self._is_proven(stranger))
@@ -153,7 +153,7 @@ class Strangers:
 
     def _remove(self, stranger: _Stranger) -> None:
         del self._by_address[stranger.address]
-        self._shares.discard(stranger.holder, stranger)
+        self._held.discard(stranger.holder, stranger)
         self._kept -= len(stranger.hello)
         self.greeter.expect_no_more(stranger.service)
 

@@ -3,7 +3,7 @@
 import resource
 from collections.abc import Callable
 
-from meshnode.shares import Shares
+from meshnode.shares import Held
 
 MAX_OPENING = 512
 """Accepted links that may be in their opening at once. An honest one is through in a few round
@@ -50,8 +50,8 @@ class LinkPlaces:
     """
 
     def __init__(self) -> None:
-        self._opening = Shares[LinkPlace]("oldest")
-        self._up = Shares[LinkPlace]("newest")
+        self._opening = Held[LinkPlace]("oldest")
+        self._up = Held[LinkPlace]("newest")
         self._lasted: dict[str, None] = {}
         """Holders of links that have lasted, those of the last one at the end."""
 
@@ -90,7 +90,7 @@ class LinkPlaces:
             if len(self._lasted) > REMEMBERED:
                 del self._lasted[next(iter(self._lasted))]
 
-    def _keep_within(self, pool: Shares[LinkPlace], most: int, reason: str) -> None:
+    def _keep_within(self, pool: Held[LinkPlace], most: int, reason: str) -> None:
         """Have places given up until all, and those of strangers, are no more than may be."""
         strangers = most - most // KEPT
         if len(pool) <= strangers:

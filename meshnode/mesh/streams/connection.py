@@ -12,8 +12,7 @@ from meshnode.errors import Unreachable as UnreachableError
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams.credit import Backlog
-from meshnode.mesh.streams.patience import Doubt, Patience
+from meshnode.mesh.streams.flowcontrol import SendBudget
 from meshnode.mesh.streams.quic import (
     CANCELLED_READ,
     HANDSHAKE_TIMEOUT,
@@ -25,6 +24,7 @@ from meshnode.mesh.streams.quic import (
     describe_end,
 )
 from meshnode.mesh.streams.stream import MeshStream
+from meshnode.mesh.streams.timers import ConnectionTimers, LivenessCheck
 from meshnode.protocol.messages import (
     WIRE_HOPS,
     DataHeader,
@@ -88,7 +88,7 @@ class _Boundary:
 class Connection:
     """A QUIC connection with one service of another node; either end of it.
 
-    ``idle`` is for how many seconds it is kept after its last stream, ``backlog`` what all
+    ``idle`` is for how many seconds it is kept after its last stream, ``send_budget`` what all
     connections with that node have in common.
     """
 
@@ -102,7 +102,7 @@ class Connection:
         peer_node: str,
         is_client: bool,
         idle: float,
-        backlog: Backlog,
+        send_budget: SendBudget,
     ) -> None:
         self.peer = peer
         self._router = router
@@ -114,9 +114,9 @@ class Connection:
         self._header = DataHeader(
             WIRE_HOPS, router.own_hash, node_hash, own_service, service
         ).encode()
-        self._backlog = backlog
+        self._send_budget = send_budget
         self._in_flight = 0
-        """What the backlog counts of this connection."""
+        """What the budget counts of this connection."""
         self._streams: dict[int, MeshStream] = {}
         """Those that somebody uses, or whose last bytes are not delivered yet."""
         self._ending: set[int] = set()
@@ -128,8 +128,8 @@ class Connection:
         self._over = False
         self._wake = trio.Event()
         self._nap = trio.CancelScope()
-        self._patience = Patience(is_client=is_client, idle=idle, now=trio.current_time())
-        self._doubt = Doubt()
+        self._timers = ConnectionTimers(is_client=is_client, idle=idle, now=trio.current_time())
+        self._liveness = LivenessCheck()
         self._log = subject_logger("connection", f"{peer_node}:{show_service(service)}")
 
     # --- datagrams ---------------------------------------------------------------------------
@@ -145,8 +145,8 @@ class Connection:
         now = trio.current_time()
         in_flight = quic.bytes_in_flight
         quic.receive_datagram(datagram, self.peer, now)
-        if self._doubt:
-            self._doubt.heard(quic.heard_at)
+        if self._liveness:
+            self._liveness.heard(quic.heard_at)
         only_data = self._take_events()
         if not only_data or quic.bytes_in_flight != in_flight:
             self._wake.set()
@@ -157,13 +157,13 @@ class Connection:
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours: the other end is no more."""
         if (notice.to_node, notice.to_service) == (self._peer_node, self.peer[1]):
-            self._doubt_it(UnreachableError(notice.problem, reporter))
+            self._question(UnreachableError(notice.problem, reporter))
 
     def node_restarted(self) -> None:
         """Take the news that the other end's node has begun a new life, without our streams."""
-        self._doubt_it(StreamError(f"node {self._peer_node} was restarted"))
+        self._question(StreamError(f"node {self._peer_node} was restarted"))
 
-    def _doubt_it(self, why: MeshError) -> None:
+    def _question(self, why: MeshError) -> None:
         """Take word of somebody, whoever it is, that the other end is no more.
 
         Before the handshake there is nobody to ask. After it the other end alone can answer, and
@@ -172,13 +172,13 @@ class Connection:
         if not self._ready.is_set():
             self._fail(why)
         else:
-            self._doubt.begin(why, trio.current_time())
+            self._liveness.begin(why, trio.current_time())
             self._wake.set()
 
     @property
     def has_place(self) -> bool:
         """Whether another stream may be opened, as far as is known now."""
-        if self._over or self._failure is not None or self._doubt:
+        if self._over or self._failure is not None or self._liveness:
             return False
         if self._ready.is_set() and not (self._quic.takes_many_streams and self._quic.may_open):
             return False
@@ -192,7 +192,7 @@ class Connection:
     @property
     def is_wanted(self) -> bool:
         """Whether a dial waits for the handshake, or a stream was opened."""
-        return self._dials > 0 or self._patience.was_used
+        return self._dials > 0 or self._timers.was_used
 
     @property
     def takes_many_streams(self) -> bool:
@@ -208,9 +208,9 @@ class Connection:
             MeshError: the connection is over.
         """
         if not self._quic.takes_many_streams:
-            if self._patience.was_used:
+            if self._timers.was_used:
                 return None
-            self._patience.idle = 0
+            self._timers.idle = 0
         stream_id = self._quic.get_next_available_stream_id()
         self.write(stream_id, STREAM_PREFIX, False)
         if self._failure is not None:
@@ -218,16 +218,17 @@ class Connection:
         return self._add_stream(stream_id)
 
     def _add_stream(self, stream_id: int) -> MeshStream:
-        way = self._router.way_to(self.peer[0])
-        stream = MeshStream(self, stream_id, self._peer_node, decode_service(self.peer[1]), way)
+        holder = self._router.holder_of(self.peer[0])
+        service = decode_service(self.peer[1])
+        stream = MeshStream(self, stream_id, self._peer_node, service, holder)
         self._streams[stream_id] = stream
-        self._backlog.add_streams(1)
-        self._patience.used()
+        self._send_budget.add_streams(1)
+        self._timers.used()
         return stream
 
     def _drop_stream(self, stream_id: int) -> None:
         del self._streams[stream_id]
-        self._backlog.add_streams(-1)
+        self._send_budget.add_streams(-1)
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
@@ -238,11 +239,11 @@ class Connection:
 
     def room(self, stream_id: int) -> int:
         """Return how many bytes may be written on a stream now."""
-        return self._backlog.room(self._quic.unsent(stream_id), self._in_flight)
+        return self._send_budget.room(self._quic.unsent(stream_id), self._in_flight)
 
     def is_drained(self, stream_id: int) -> bool:
         """Whether a stream has room for half of what may wait."""
-        return self.room(stream_id) >= self._backlog.unsent_most // 2
+        return self.room(stream_id) >= self._send_budget.unsent_most // 2
 
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
@@ -308,21 +309,21 @@ class Connection:
         if timer is not None and now >= timer:
             self._quic.handle_timer(now)
             self._take_events()
-        patience = self._patience
-        if patience.is_to_ping(now) or self._doubt.is_to_ask(now):
+        timers = self._timers
+        if timers.is_to_ping(now) or self._liveness.is_to_ask(now):
             self._quic.send_ping(0)
-        if (end := self._doubt.verdict(now)) is not None:
+        if (end := self._liveness.verdict(now)) is not None:
             self._fail(end)
-        if patience.is_quiet(self._quic.heard_at, now):
+        if timers.is_quiet(self._quic.heard_at, now):
             # The engine's own idle time-out begins anew with what *we* send.
             self._fail(StreamError(f"nothing heard for {IDLE_TIMEOUT:g} s"))
-        if patience.is_late(now):
+        if timers.is_late(now):
             self._fail(MeshTimeout(NO_HANDSHAKE))
-        if patience.is_idle(now):
+        if timers.is_idle(now):
             self._close_normally()
 
     def _own_deadline(self) -> float:
-        return min(self._patience.next_deadline(self._quic.heard_at), self._doubt.next_deadline())
+        return min(self._timers.next_deadline(self._quic.heard_at), self._liveness.next_deadline())
 
     async def _transmit(self) -> None:
         """Send what the engine has to send, waiting while our own link is behind."""
@@ -334,19 +335,19 @@ class Connection:
             for datagram, _ in self._quic.datagrams_to_send(trio.current_time()):
                 send(node_hash, header + datagram)
         except NoRoute:
-            # A route may come back before the connection's patience ends: to the engine this is
+            # A route may come back before the connection's timers ends: to the engine this is
             # loss, and it sends again.
             self._log.debug("no route at the moment")
         if self._over:
             return  # our own firewall has refused what was sent
         self._count_in_flight(self._quic.bytes_in_flight)
-        if self._doubt:
-            self._doubt.asked(trio.current_time(), self._quic.probe_timeout)
+        if self._liveness:
+            self._liveness.asked(trio.current_time(), self._quic.probe_timeout)
         for stream in self._streams.values():
             stream.wake_writers()
 
     def _count_in_flight(self, count: int) -> None:
-        self._backlog.add_in_flight(count - self._in_flight)
+        self._send_budget.add_in_flight(count - self._in_flight)
         self._in_flight = count
 
     # --- what the engine says ----------------------------------------------------------------
@@ -384,7 +385,7 @@ class Connection:
             self._failure = StreamError("insecure connection to secure service")
         self._quic.find_size(now)
         self._quic.drop_handshake()
-        self._patience.ready(now)
+        self._timers.ready(now)
         self._owner.connection_ready()
         self._ready.set()
 
@@ -452,7 +453,7 @@ class Connection:
         """Reset streams that are closed here when the other end takes nothing of them for long."""
         left = [i for i in self._ending if i in self._streams]
         undelivered = sum(map(self._quic.undelivered, left))
-        if self._patience.waits_in_vain(undelivered, len(left), trio.current_time()):
+        if self._timers.waits_in_vain(undelivered, len(left), trio.current_time()):
             self._log.info("gave up %d streams: what they end with is not taken", len(left))
             for stream_id in left:
                 self._quic.reset_stream(stream_id, CANCELLED_READ)
@@ -461,8 +462,8 @@ class Connection:
     def _note_idle(self) -> None:
         """Begin to wait for the next stream if this was the last one; or do not wait."""
         if not self._streams:
-            self._patience.unused(trio.current_time())
-            if self._patience.idle == 0:
+            self._timers.unused(trio.current_time())
+            if self._timers.idle == 0:
                 self._close_normally()
 
     def _close_normally(self) -> None:
@@ -478,7 +479,7 @@ class Connection:
 
     def retire(self) -> None:
         """Close the connection as soon as it has no stream."""
-        self._patience.idle = 0
+        self._timers.idle = 0
         if not self._streams:
             self.close()
 
@@ -496,7 +497,7 @@ class Connection:
         self._over = True
         for stream in self._streams.values():
             stream.lose(str(error))
-        self._backlog.add_streams(-len(self._streams))
+        self._send_budget.add_streams(-len(self._streams))
         self._streams.clear()
         self._count_in_flight(0)
         self._ready.set()

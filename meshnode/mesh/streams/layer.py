@@ -19,7 +19,7 @@ from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams.credit import Backlog, Credit, Ledger
+from meshnode.mesh.streams.flowcontrol import Credit, CreditPool, SendBudget
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.messages import (
     PROBLEM_SERVICE_UNKNOWN,
@@ -30,11 +30,11 @@ from meshnode.protocol.messages import (
 )
 from meshnode.protocol.namehash import NameTable
 from meshnode.resources import GiveBack
-from meshnode.shares import BranchParts
+from meshnode.shares import Shares
 
 if TYPE_CHECKING:
+    from meshnode.mesh.streams.admission import Admission, Admitted
     from meshnode.mesh.streams.connection import Connection
-    from meshnode.mesh.streams.gate import Gate, Place
     from meshnode.mesh.streams.identity import Identity
     from meshnode.mesh.streams.quic import Address
 
@@ -60,7 +60,7 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 def load_engine() -> None:
     """Import what streams need, so that the first one does not wait for it; for any thread."""
-    from meshnode.mesh.streams import connection, gate  # noqa: F401, PLC0415
+    from meshnode.mesh.streams import admission, connection  # noqa: F401, PLC0415
 
 
 class StreamLayer:
@@ -73,11 +73,11 @@ class StreamLayer:
         self.connections: set[Connection] = set()
         self._pool: dict[Address, list[Connection]] = {}
         self._singles: dict[Address, None] = {}
-        self._promises = Ledger()
+        self._credit = CreditPool()
         self._give_back = GiveBack(spawn)
-        self._backlogs: WeakValueDictionary[bytes, Backlog] = WeakValueDictionary()
+        self._budgets: WeakValueDictionary[bytes, SendBudget] = WeakValueDictionary()
         """Kept by the connections that they are about."""
-        self._branch_backlogs: WeakValueDictionary[str, Backlog] = WeakValueDictionary()
+        self._branch_budgets: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
         """Kept by those of their nodes."""
         self._log = subject_logger("streams")
 
@@ -89,31 +89,31 @@ class StreamLayer:
         return make_insecure_identity()
 
     @functools.cached_property
-    def gate(self) -> Gate:
+    def admission(self) -> Admission:
         """Who may begin a connection with the services of this node."""
-        from meshnode.mesh.streams.gate import Gate  # noqa: PLC0415
+        from meshnode.mesh.streams.admission import Admission  # noqa: PLC0415
 
-        return Gate()
+        return Admission()
 
     def new_credit(self, node: bytes) -> Credit:
         """Return what another connection with a node may promise."""
-        return Credit(self._promises, node, self.router.way_to(node))
+        return Credit(self._credit, self.router.holder_of(node))
 
-    def backlog(self, node: bytes) -> Backlog:
+    def send_budget(self, node: bytes) -> SendBudget:
         """Return what all connections with a node have in common."""
-        found = self._backlogs.get(node)
+        found = self._budgets.get(node)
         if found is None:
-            branch = self._branch_backlog(self.router.way_to(node).branch)
-            found = self._backlogs[node] = Backlog.of_node(branch)
+            branch = self._branch_budget(self.router.holder_of(node).branch)
+            found = self._budgets[node] = SendBudget.of_node(branch)
         return found
 
-    def _branch_backlog(self, branch: str) -> Backlog | None:
+    def _branch_budget(self, branch: str) -> SendBudget | None:
         """Return what all connections with nodes have in common that one link leads to."""
         if not branch:
             return None
-        found = self._branch_backlogs.get(branch)
+        found = self._branch_budgets.get(branch)
         if found is None:
-            found = self._branch_backlogs[branch] = Backlog.of_branch()
+            found = self._branch_budgets[branch] = SendBudget.of_branch()
         return found
 
     async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
@@ -181,8 +181,8 @@ class StreamLayer:
 
     def _connect(self, node: str, peer: Address, *, share: bool) -> Connection:
         from meshnode.mesh.streams.connection import Connection  # noqa: PLC0415
-        from meshnode.mesh.streams.patience import POOL_IDLE  # noqa: PLC0415
         from meshnode.mesh.streams.quic import MAX_STREAMS, MeshQuicConnection  # noqa: PLC0415
+        from meshnode.mesh.streams.timers import POOL_IDLE  # noqa: PLC0415
 
         own_service = self.router.free_service()
         credit = self.new_credit(peer[0])
@@ -201,7 +201,7 @@ class StreamLayer:
             self.names.name(peer[0]) or node,
             is_client=True,
             idle=POOL_IDLE if share else 0,
-            backlog=self.backlog(peer[0]),
+            send_budget=self.send_budget(peer[0]),
         )
         self.router.bind(own_service, connection)
         self.connections.add(connection)
@@ -264,7 +264,7 @@ class _Dialer:
 class _Accepted:
     """Owner of a connection that another node began."""
 
-    def __init__(self, listener: StreamListener, place: Place, credit: Credit) -> None:
+    def __init__(self, listener: StreamListener, place: Admitted, credit: Credit) -> None:
         self._listener = listener
         self._place = place
         self._credit = credit
@@ -293,7 +293,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         self._layer = layer
         self._connections: dict[Address, Connection] = {}
         self._arrived, self._accepted = trio.open_memory_channel[MeshStream](ACCEPT_BACKLOG)
-        self._waiting = BranchParts(ACCEPT_BACKLOG, ACCEPT_BACKLOG // 16)
+        self._waiting = Shares(ACCEPT_BACKLOG, ACCEPT_BACKLOG // 16)
         self._closed = False
         self._on_close: Callable[[], None] | None = None
         self._log = subject_logger("service", service)
@@ -323,8 +323,8 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def _begin(self, address: Address, datagram: bytes) -> None:
         """Begin a connection, if a datagram of no known one asks for that and there is a place."""
-        from meshnode.mesh.streams.gate import (  # noqa: PLC0415
-            Place,
+        from meshnode.mesh.streams.admission import (  # noqa: PLC0415
+            Admitted,
             Retry,
             first_packet,
         )
@@ -339,9 +339,9 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             self._say_unknown(address, peer_node)
         else:
             now = trio.current_time()
-            way = self._layer.router.way_to(address[0])
-            match self._layer.gate.judge(address, self._key, packet.initial, now, way):
-                case Place() as place:
+            holder = self._layer.router.holder_of(address[0])
+            match self._layer.admission.judge(address, self._key, packet.initial, now, holder):
+                case Admitted() as place:
                     self._accept(address, peer_node, place, datagram)
                 case Retry() as retry:
                     # Smaller than what it answers, and all that is remembered of it is in it.
@@ -350,10 +350,10 @@ class StreamListener(trio.abc.Listener[MeshStream]):
                     # Not told: the dialer asks again, and there may be a place by then.
                     self._log.info("refused a connection of %s: %s", peer_node, refused.why)
 
-    def _accept(self, address: Address, peer_node: str, place: Place, datagram: bytes) -> None:
+    def _accept(self, address: Address, peer_node: str, place: Admitted, datagram: bytes) -> None:
         from meshnode.mesh.streams.connection import Connection  # noqa: PLC0415
-        from meshnode.mesh.streams.patience import LINGER  # noqa: PLC0415
         from meshnode.mesh.streams.quic import MeshQuicConnection  # noqa: PLC0415
+        from meshnode.mesh.streams.timers import LINGER  # noqa: PLC0415
 
         credit = self._layer.new_credit(address[0])
         connection = Connection(
@@ -367,7 +367,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             peer_node,
             is_client=False,
             idle=LINGER,
-            backlog=self._layer.backlog(address[0]),
+            send_budget=self._layer.send_budget(address[0]),
         )
         connection.on_datagram(*address, datagram)
         if not connection.has_begun:  # it only looked like a first packet
@@ -399,7 +399,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         """Queue a stream for :meth:`accept`."""
         if self._closed:
             return False
-        if not self._waiting.take(stream.peer_node.encode(), stream.way):
+        if not self._waiting.take(stream.holder):
             self._log.warning("refused a stream of %s: nobody accepts", stream.peer_node)
             return False
         self._arrived.send_nowait(stream)
@@ -419,7 +419,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
             trio.ClosedResourceError: the listener was closed.
         """
         stream = await self._accepted.receive()
-        self._waiting.give_back(stream.peer_node.encode(), stream.way)
+        self._waiting.give_back(stream.holder)
         return stream
 
     async def aclose(self) -> None:

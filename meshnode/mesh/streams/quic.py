@@ -28,7 +28,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
 
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE, CappedReno, NoPacer
-from meshnode.mesh.streams.credit import MANY_STREAMS, Credit
+from meshnode.mesh.streams.flowcontrol import MANY_STREAMS, Credit
 from meshnode.mesh.streams.identity import Identity, is_insecure
 from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
 from meshnode.protocol.messages import ServiceKey

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import trio
 
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes that ``receive_some`` returns at most when it is not told how many."""
@@ -62,13 +62,12 @@ class _OneAtATime:
 class MeshStream(trio.abc.HalfCloseableStream):
     """One stream to a service of another node.
 
-    ``peer_node`` and ``peer_service`` say who is at the other end, and ``way`` how that was reached
-    when the stream was opened. Reading returns ``b""`` after
-    the other end's :meth:`send_eof`; a connection that ends otherwise raises
-    :exc:`trio.BrokenResourceError` with the reason. :meth:`aclose` delivers what was written and
-    then the end of the stream, in the background; closed while cancelled
-    (:func:`trio.aclose_forcefully`) it is reset instead, which the other end sees as broken, so
-    that half of something never looks like all of it.
+    ``peer_node`` and ``peer_service`` say who is at the other end, and ``holder`` on whose account
+    the stream is. Reading returns ``b""`` after the other end's :meth:`send_eof`; a connection
+    that ends otherwise raises :exc:`trio.BrokenResourceError` with the reason. :meth:`aclose`
+    delivers what was written and then the end of the stream, in the background; closed while
+    cancelled (:func:`trio.aclose_forcefully`) it is reset instead, which the other end sees as
+    broken, so that half of something never looks like all of it.
     """
 
     def __init__(
@@ -77,11 +76,11 @@ class MeshStream(trio.abc.HalfCloseableStream):
         stream_id: int,
         peer_node: str,
         peer_service: str,
-        way: Way = NO_WAY,
+        holder: Holder | None = None,
     ) -> None:
         self.peer_node = peer_node
         self.peer_service = peer_service
-        self.way = way
+        self.holder = holder or Holder(peer_node)
         self._host = host
         self._id = stream_id
         self._incoming: deque[bytes] = deque()

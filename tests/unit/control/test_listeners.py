@@ -20,16 +20,15 @@ from meshnode.errors import ConfigError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.net import sockets
 from meshnode.net.sockets import (
-    UNKNOWN_ORIGIN,
+    UNKNOWN_HOLDER,
     CannotListen,
-    Origin,
+    holder_of,
     network_of,
-    origin_of,
     peer_name,
 )
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.routing import WorkType
-from meshnode.shares import Way
+from meshnode.shares import Holder
 
 
 class FakeListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
@@ -266,7 +265,7 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     async with await trio.open_unix_socket(path):
         accepted = await listener.accept()
         assert peer_name(accepted) == f"pid {os.getpid()} uid {os.getuid()}"
-        assert origin_of(accepted) == Origin(f"uid {os.getuid()}", is_owner=True)
+        assert holder_of(accepted) == Holder(f"uid {os.getuid()}", is_owner=True)
         await accepted.aclose()
     await listener.aclose()
 
@@ -275,17 +274,17 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", port) as client:
         accepted = await tcp.accept()
         assert peer_name(accepted) == f"127.0.0.1:{client.socket.getsockname()[1]}"
-        assert origin_of(accepted) == Origin("127.0.0.1")
+        assert holder_of(accepted) == Holder("127.0.0.1")
         await accepted.aclose()
         assert "Bad file descriptor" in peer_name(accepted)
-        assert origin_of(accepted) == UNKNOWN_ORIGIN
+        assert holder_of(accepted) == UNKNOWN_HOLDER
     await tcp.aclose()
 
     assert peer_name(memory_stream_pair()[0]) == "unknown"
-    meshy = type("Meshy", (), {"peer_node": "bar", "way": Way("10.0.0.1")})()
+    meshy = type("Meshy", (), {"peer_node": "bar", "holder": Holder("bar", "10.0.0.1")})()
     assert peer_name(meshy) == "bar"
-    assert origin_of(meshy) == Origin("bar", way=Way("10.0.0.1"))
-    assert origin_of(memory_stream_pair()[0]) == UNKNOWN_ORIGIN
+    assert holder_of(meshy) == Holder("bar", "10.0.0.1")
+    assert holder_of(memory_stream_pair()[0]) == UNKNOWN_HOLDER
 
 
 async def test_another_user_is_no_owner(path, monkeypatch) -> None:
@@ -294,7 +293,7 @@ async def test_another_user_is_no_owner(path, monkeypatch) -> None:
     monkeypatch.setattr(sockets, "_credentials", lambda connection: (1, 1000))
     async with await trio.open_unix_socket(path):
         accepted = await listener.accept()
-        assert origin_of(accepted) == Origin("uid 1000", is_owner=False)
+        assert holder_of(accepted) == Holder("uid 1000", is_owner=False)
         await accepted.aclose()
     await listener.aclose()
 

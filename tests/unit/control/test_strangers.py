@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from meshnode.control import session as session_module
-from meshnode.control.heldbytes import (
+from meshnode.control.budgets import (
     FREE,
     LINES_IN_ALL,
     LINES_OF_ONE,

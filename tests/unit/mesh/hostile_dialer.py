@@ -11,9 +11,10 @@ from aioquic.tls import Epoch
 from meshnode.errors import Unreachable
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.congestion import LARGE_SIZE
-from meshnode.mesh.streams.credit import Credit, Ledger
+from meshnode.mesh.streams.flowcontrol import Credit, CreditPool
 from meshnode.mesh.streams.quic import Address, MeshQuicConnection
 from meshnode.protocol.messages import encode_service
+from meshnode.shares import Holder
 
 ROOM = LARGE_SIZE - 64
 """Bytes of frames that fit one packet."""
@@ -30,7 +31,7 @@ class HostileDialer:
         self._node, self._service = node, service
         self._peer: Address = (b"victim--", encode_service(service))
         self.quic = MeshQuicConnection.client(
-            mesh.node_id, self._peer, trio.current_time(), Credit(Ledger(), b"")
+            mesh.node_id, self._peer, trio.current_time(), Credit(CreditPool(), Holder(""))
         )
         # It takes all streams for ones that it had and forgot, so no answer is a fault to it.
         self.quic._local_next_stream_id_bidi = self.quic._local_next_stream_id_uni = 1 << 62

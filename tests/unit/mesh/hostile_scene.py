@@ -23,7 +23,7 @@ from mesh_helpers import all_reach_all, join, meshes
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.streams import patience
+from meshnode.mesh.streams import timers
 from meshnode.mesh.streams.connection import Connection
 from meshnode.mesh.streams.quic import IDLE_TIMEOUT
 from meshnode.mesh.streams.stream import MeshStream
@@ -84,10 +84,10 @@ ALL_PATIENCE = IDLE_TIMEOUT + LINGER + DELIVERY
 @asynccontextmanager
 async def scene() -> AsyncIterator[Scene]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patience, "FIRST_STREAM", FIRST_STREAM)
-        patch.setattr(patience, "LINGER", LINGER)
-        patch.setattr(patience, "POOL_IDLE", LINGER)
-        patch.setattr(patience, "DELIVERY", DELIVERY)
+        patch.setattr(timers, "FIRST_STREAM", FIRST_STREAM)
+        patch.setattr(timers, "LINGER", LINGER)
+        patch.setattr(timers, "POOL_IDLE", LINGER)
+        patch.setattr(timers, "DELIVERY", DELIVERY)
         async with _scene() as found:
             yield found
 

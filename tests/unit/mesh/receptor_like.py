@@ -9,7 +9,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.quic import ALPN, Address
 from meshnode.protocol.messages import ServiceKey, encode_service

@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshnode.mesh.streams.credit import (
+from meshnode.mesh.streams.flowcontrol import (
     FIRST_WINDOW,
     LEAST_WINDOW,
     MANY_STREAMS,
@@ -13,11 +13,13 @@ from meshnode.mesh.streams.credit import (
     MAX_OPEN,
     WIDE_WINDOW,
     Credit,
-    Ledger,
+    CreditPool,
 )
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
-NODES = st.sampled_from([b"a", b"b", b"c"])
+OTHERS = [Holder("n", "10.0.0.1"), Holder("n", "10.0.0.1", is_near=True), Holder("n")]
+
+NODES = st.sampled_from([Holder(name) for name in "abc"])
 
 
 class Peers(RuleBasedStateMachine):
@@ -25,12 +27,12 @@ class Peers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
-        self.open: list[tuple[bytes, Credit, dict[int, int]]] = []
+        self.pool = CreditPool()
+        self.open: list[tuple[Holder, Credit, dict[int, int]]] = []
 
     @rule(node=NODES, streams=st.sampled_from([1, MANY_STREAMS]))
     def connect(self, node, streams):
-        credit = Credit(self.ledger, node)
+        credit = Credit(self.pool, node)
         credit.promise(streams)
         assert 1 <= credit.streams <= streams
         assert LEAST_WINDOW <= credit.window <= FIRST_WINDOW
@@ -62,7 +64,7 @@ class Peers(RuleBasedStateMachine):
 
     @invariant()
     def all_that_is_promised_is_bounded_and_nothing_is_lost(self):
-        promised: dict[bytes, int] = {}
+        promised: dict[Holder, int] = {}
         for node, credit, windows in self.open:
             # What a peer can send ahead, above the least of each stream.
             ahead = (credit.window - LEAST_WINDOW) * credit.streams
@@ -73,7 +75,7 @@ class Peers(RuleBasedStateMachine):
         many = sum(credit.streams for _, credit, _ in self.open if credit.streams > 1)
         assert many <= MAX_OPEN
         if not self.open:
-            assert self.ledger.bytes.all == self.ledger.streams.all == 0
+            assert self.pool.bytes.used == self.pool.streams.used == 0
 
 
 TestPeers = Peers.TestCase
@@ -81,37 +83,39 @@ TestPeers.settings = hypothesis.settings(max_examples=60, stateful_step_count=40
 
 
 def test_an_ordinary_node_has_fast_streams_and_room_for_more():
-    credit = Credit(Ledger(), b"node")
+    credit = Credit(CreditPool(), Holder("node"))
     credit.promise(MANY_STREAMS)
     assert (credit.streams, credit.window) == (MANY_STREAMS, FIRST_WINDOW)
     assert [credit.widen(4 * n) for n in range(5)] == [WIDE_WINDOW] * 5
 
 
 def test_a_node_that_opens_all_it_can_leaves_windows_for_another():
-    ledger = Ledger()
-    greedy = [Credit(ledger, b"greedy") for _ in range(1000)]
+    pool = CreditPool()
+    greedy = [Credit(pool, Holder("greedy")) for _ in range(1000)]
     for credit in greedy:
         credit.promise(MANY_STREAMS)
         for n in range(credit.streams):
             credit.widen(4 * n)
     assert sum(credit.streams for credit in greedy) <= MAX_OPEN // 2 + 1000
-    other = Credit(ledger, b"other")
+    other = Credit(pool, Holder("other"))
     other.promise(1)
     assert other.window == FIRST_WINDOW
     assert other.widen(0) == WIDE_WINDOW
 
 
 @pytest.mark.parametrize("is_near", [True, False])
-@pytest.mark.parametrize("way", [Way("10.0.0.1"), Way("10.0.0.1", is_near=True), NO_WAY])
-def test_nodes_that_a_peer_invents_leave_windows_and_streams_to_all_others(way, is_near):
-    ledger = Ledger()
+@pytest.mark.parametrize(
+    "other", [Holder("n", "10.0.0.1"), Holder("n", "10.0.0.1", is_near=True), Holder("n")]
+)
+def test_nodes_that_a_peer_invents_leave_windows_and_streams_to_all_others(other, is_near):
+    pool = CreditPool()
     for number in range(500):
-        credit = Credit(ledger, b"%d" % number, Way("10.0.0.66", is_near and number % 2 == 0))
+        credit = Credit(pool, Holder(str(number), "10.0.0.66", is_near and number % 2 == 0))
         credit.promise(MANY_STREAMS)
         for n in range(credit.streams):
             credit.widen(4 * n)
-    other = Credit(ledger, b"other", way)
-    other.promise(MANY_STREAMS)
-    assert other.streams == MANY_STREAMS
-    assert other.window > LEAST_WINDOW
-    assert is_near or other.widen(0) == WIDE_WINDOW
+    credit = Credit(pool, other)
+    credit.promise(MANY_STREAMS)
+    assert credit.streams == MANY_STREAMS
+    assert credit.window > LEAST_WINDOW
+    assert is_near or credit.widen(0) == WIDE_WINDOW

@@ -11,7 +11,7 @@ from hostile_dialer import frame, packet_of, stream_frame
 from test_quic import CLIENT, SERVER, connected, exchange
 
 from meshnode.mesh.streams.congestion import LARGE_SIZE
-from meshnode.mesh.streams.credit import WIDE_WINDOW
+from meshnode.mesh.streams.flowcontrol import WIDE_WINDOW
 from meshnode.mesh.streams.packets import (
     ASK_AFTER,
     MAX_CRYPTO,

@@ -26,21 +26,22 @@ from mesh_helpers import line
 
 from meshnode.errors import MeshError
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.streams import gate
+from meshnode.mesh.streams import admission
+from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.connection import Connection
-from meshnode.mesh.streams.credit import Credit, Ledger
-from meshnode.mesh.streams.gate import first_packet
+from meshnode.mesh.streams.flowcontrol import Credit, CreditPool
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, Address, MeshQuicConnection
 from meshnode.protocol.messages import DataHeader, ServiceKey, encode_service
 from meshnode.protocol.namehash import name_hash
+from meshnode.shares import Holder
 
 # --- before the handshake ------------------------------------------------------------------------
 
 
 def initials(source: str, number: int) -> Iterator[bytes]:
     """Yield messages that begin connections with the victim, by one who never goes on."""
-    client = MeshQuicConnection.client("x", (b"", b""), 0.0, Credit(Ledger(), b""))
+    client = MeshQuicConnection.client("x", (b"", b""), 0.0, Credit(CreditPool(), Holder("")))
     (datagram, _), *_ = client.datagrams_to_send(0.0)
     for count in range(number):
         service = f"f{count}".encode().ljust(8, b"\0")
@@ -69,12 +70,12 @@ async def test_dials_that_lead_to_nothing_cost_little_and_shut_out_nobody(named,
         await found.assert_unharmed()
         await trio.sleep(HANDSHAKE_TIMEOUT + 1)
         assert len(victim._streams.connections) == 1
-        assert not victim._streams.gate._unproven.all
+        assert not victim._streams.admission._unproven.used
 
 
 async def test_one_node_leaves_places_for_all_others(autojump_clock, monkeypatch):
-    monkeypatch.setattr(gate, "MAX_CONNECTIONS", 40)
-    monkeypatch.setattr(gate, "KEPT_CONNECTIONS", 10)
+    monkeypatch.setattr(admission, "MAX_CONNECTIONS", 40)
+    monkeypatch.setattr(admission, "KEPT_CONNECTIONS", 10)
     async with scene() as found:
         for _ in range(30):
             dialer = HostileDialer(found.evil, "victim", "strict")
@@ -117,7 +118,7 @@ def test_no_datagram_of_a_stranger_is_answered_by_more_than_one_or_remembered_fo
             listener.on_datagram(evil._router.own_hash, b"stranger", datagram)
             assert len(sent) + len(layer.connections) <= 1
             assert all(connection.has_begun for connection in layer.connections)
-            assert layer.gate.connections.all == len(layer.connections)
+            assert layer.admission.connections.used == len(layer.connections)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -214,7 +215,7 @@ class HostileService:
             if initial is None:
                 return
             quic = self._connections[peer] = MeshQuicConnection.server(
-                make_insecure_identity(), Credit(Ledger(), b""), initial.destination_cid
+                make_insecure_identity(), Credit(CreditPool(), Holder("")), initial.destination_cid
             )
             quic._local_next_stream_id_bidi = quic._local_next_stream_id_uni = 1 << 62
         was_ready = quic._handshake_confirmed

@@ -25,7 +25,7 @@ from hostile_scene import (
 )
 from mesh_helpers import all_reach_all, join, meshes
 
-from meshnode.mesh.streams import credit, layer
+from meshnode.mesh.streams import flowcontrol, layer
 
 
 @hypothesis.settings(max_examples=40)
@@ -138,8 +138,8 @@ async def test_what_waits_for_a_reader_costs_about_what_it_is_however_small_its_
 
 
 async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_clock, monkeypatch):
-    monkeypatch.setattr(credit, "IN_FLIGHT_OF_NODE", 500_000)
-    monkeypatch.setattr(credit, "UNSENT_OF_NODE", 400_000)
+    monkeypatch.setattr(flowcontrol, "IN_FLIGHT_OF_NODE", 500_000)
+    monkeypatch.setattr(flowcontrol, "UNSENT_OF_NODE", 400_000)
     async with scene() as found:
         for _ in range(20):
             dialer = await found.dial("deaf")
@@ -151,8 +151,8 @@ async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_
         held = found.connections()
         assert len(held) == 20
         kept = sum(len(c._quic._streams[0].sender._buffer) for c in held)
-        assert 500_000 < kept < 500_000 + 400_000 + 20 * credit.IN_FLIGHT_LEAST
-        (common,) = {c._backlog for c in held}
+        assert 500_000 < kept < 500_000 + 400_000 + 20 * flowcontrol.IN_FLIGHT_LEAST
+        (common,) = {c._send_budget for c in held}
         await trio.sleep(ALL_PATIENCE)
         assert not found.connections()
         assert (common.streams, common.in_flight) == (0, 0)

@@ -10,6 +10,7 @@ from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import Epoch
 
 from meshnode.mesh.streams import quic
+from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.congestion import (
     BASE_SIZE,
     FLIGHT_PACKETS,
@@ -17,18 +18,18 @@ from meshnode.mesh.streams.congestion import (
     LARGE_SIZE,
     RETRY,
 )
-from meshnode.mesh.streams.credit import (
+from meshnode.mesh.streams.flowcontrol import (
     FIRST_WINDOW,
     MANY_STREAMS,
     MAX_BYTES,
     WIDE_WINDOW,
     Credit,
-    Ledger,
+    CreditPool,
 )
-from meshnode.mesh.streams.gate import first_packet
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.packets import LeanHeaderProtection
 from meshnode.mesh.streams.quic import ACK_DELAY, CONNECTION_CREDIT, MeshQuicConnection
+from meshnode.shares import Holder
 
 CLIENT, SERVER = (b"client", "c"), (b"server", "s")
 
@@ -49,7 +50,7 @@ def exchange(client, server, now=0.0):
 
 
 def new_credit():
-    return Credit(Ledger(), b"")
+    return Credit(CreditPool(), Holder(""))
 
 
 def connected(client=None):

@@ -19,11 +19,11 @@ from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.peers.adverts import LocalService
 from meshnode.mesh.streams import layer
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
-from meshnode.mesh.streams.credit import UNSENT_MOST, UNSENT_OF_NODE, WIDE_WINDOW
+from meshnode.mesh.streams.flowcontrol import UNSENT_MOST, UNSENT_OF_NODE, WIDE_WINDOW
 from meshnode.mesh.streams.layer import CONNECTION_BYTES, MANY_STREAMS
-from meshnode.mesh.streams.patience import LINGER, POOL_IDLE
 from meshnode.mesh.streams.quic import IDLE_TIMEOUT, MAX_STREAMS
 from meshnode.mesh.streams.stream import SEND_CHUNK
+from meshnode.mesh.streams.timers import LINGER, POOL_IDLE
 from meshnode.protocol.messages import UNREACHABLE_SERVICE, DataHeader, Unreachable, encode_service
 from meshnode.protocol.routing import ConnType
 

@@ -147,7 +147,7 @@ def test_a_flood_of_addresses_takes_no_more_than_its_bounds(strangers, greeter):
     assert 1 <= len(strangers) <= MAX_STRANGERS
     assert len(greeter.expected) == len(strangers)
     strangers.clear()
-    assert (len(strangers), strangers._kept, len(strangers._shares)) == (0, 0, 0)
+    assert (len(strangers), strangers._kept, len(strangers._held)) == (0, 0, 0)
     assert greeter.expected == {}
 
 

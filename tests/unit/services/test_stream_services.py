@@ -31,7 +31,7 @@ from meshnode.services.sockets import (
     UnixSocketClientService,
     UnixSocketServerService,
 )
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
 DATA = random.Random(3).randbytes(300_000)
 
@@ -243,10 +243,10 @@ class Meshy(trio.abc.HalfCloseableStream):
         stream: trio.StapledStream,
         peer_node: str,
         error: Exception | None,
-        way: Way = NO_WAY,
+        branch: str = "",
     ) -> None:
         self.peer_node = peer_node
-        self.way = way
+        self.holder = Holder(peer_node, branch)
         self._stream = stream
         self._error = error
 
@@ -510,11 +510,11 @@ async def test_nodes_that_a_peer_invents_leave_connections_to_the_rest_of_the_me
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run, [listener])
         for number in range(40):
-            far = Meshy(memory_stream_pair()[1], f"invented {number}", None, Way("10.0.0.66"))
+            far = Meshy(memory_stream_pair()[1], f"invented {number}", None, "10.0.0.66")
             await listener.put.send(far)
         await wait_all_tasks_blocked()
         assert len(served) == 30
-        await listener.put.send(Meshy(memory_stream_pair()[1], "alice", None, Way("10.0.0.1")))
+        await listener.put.send(Meshy(memory_stream_pair()[1], "alice", None, "10.0.0.1"))
         await wait_all_tasks_blocked()
         assert served[-1] == "alice"
         nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ from meshnode.services import relay as relays
 from meshnode.services.base import MOST_REASONS, DropCount
 from meshnode.services.relay import AddressTable, Relay
 from meshnode.services.udp import UdpClientService, UdpServerService
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import Holder
 
 
 async def udp_socket(port: int | None = None) -> trio.socket.SocketType:
@@ -221,7 +221,9 @@ class Far:
 class Bench:
     """A relay with its two ends in the hands of the test."""
 
-    def __init__(self, most: int = 1000, way_of: Callable[[str], Way] = lambda _: NO_WAY) -> None:
+    def __init__(
+        self, most: int = 1000, holder_of: Callable[[str], Holder] = lambda a: Holder(a[0])
+    ) -> None:
         self.near, self._arrives = trio.open_memory_channel[tuple[str, bytes]](10_000)
         self.fars: dict[str, list[Far]] = {}
         self.answers: list[tuple[str, bytes]] = []
@@ -229,9 +231,8 @@ class Bench:
             subject_logger("test"),
             self._open,
             self._answer,
-            lambda address: address[0],
+            holder_of,
             most,
-            way_of=way_of,
         )
 
     async def _open(self, address: str) -> Far:
@@ -361,7 +362,7 @@ async def test_reasons_in_the_words_of_others_are_counted_together(caplog):
     )
 )
 def test_whatever_comes_the_table_is_bounded_and_shared_out(steps):
-    table: AddressTable[str, object] = AddressTable(lambda address: address[0], 8, 4)
+    table: AddressTable[str, object] = AddressTable(lambda address: Holder(address[0]), 8, 4)
     proven: set[str] = set()
     kept: dict[str, object] = {}
     for what, holder, number in steps:
@@ -396,7 +397,7 @@ def test_whatever_comes_the_table_is_bounded_and_shared_out(steps):
 
 
 def test_the_one_silent_longest_makes_room():
-    table: AddressTable[str, int] = AddressTable(lambda address: address[0], 4, 3)
+    table: AddressTable[str, int] = AddressTable(lambda address: Holder(address[0]), 4, 3)
     for number, address in enumerate(["a1", "a2", "b1", "b2"]):
         table.add(address, number)
     table.heard("a1")
@@ -407,14 +408,14 @@ def test_the_one_silent_longest_makes_room():
     assert table.add("d1", 7) == 0 or len(table) == 4
 
 
-def way_of(address: str) -> Way:
+def holder_of(address: str) -> Holder:
     """Return that of an address of one letter, the node: m to z are behind mallory's link."""
-    return Way("10.0.0.66") if address >= "m" else Way("10.0.0.1")
+    return Holder(address, "10.0.0.66" if address >= "m" else "10.0.0.1")
 
 
 @given(st.lists(st.tuples(st.characters(min_codepoint=0x6D, max_codepoint=0x3000), st.booleans())))
 def test_correspondents_of_invented_nodes_leave_places_to_those_of_another_branch(steps):
-    table: AddressTable[str, int] = AddressTable(lambda address: address, 32, 4, way_of)
+    table: AddressTable[str, int] = AddressTable(holder_of, 32, 4)
     for number, name in enumerate("ab"):
         table.add(name, number)
         table.prove(name)
@@ -433,7 +434,7 @@ def test_correspondents_of_invented_nodes_leave_places_to_those_of_another_branc
 
 
 async def test_what_waits_for_invented_nodes_leaves_room_for_those_of_another_branch(nursery):
-    bench = Bench(way_of=way_of)
+    bench = Bench(holder_of=holder_of)
     await nursery.start(bench.relay.run, bench._arrives.receive)
     crowd = [chr(0x100 + number) for number in range(40)]
     await bench.say(*[(name, b"1") for name in (*crowd, "a")])

@@ -23,7 +23,7 @@ from aioquic.quic.packet import (
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.streams.quic import CID_LENGTH, Address
 from meshnode.protocol.messages import ServiceKey
-from meshnode.shares import NO_WAY, BranchParts, Way
+from meshnode.shares import Holder, Limit, Shares
 
 # --- What to do with a QUIC datagram that belongs to no known connection
 
@@ -119,7 +119,7 @@ _UNTIL = struct.Struct("!Q")
 """When a token ends, in milliseconds."""
 
 
-class Tokens:
+class RetryTokens:
     """Makes tokens that only the address they were sent to can have, and knows them again."""
 
     def __init__(self) -> None:
@@ -150,40 +150,37 @@ class Tokens:
         return hmac.digest(self._key, told, "sha256")[:_TAG_LENGTH]
 
 
-class Place:
+class Admitted:
     """What one connection takes of the places, from its first packet to its end."""
 
-    __slots__ = ("_gate", "_handshakes", "_is_over", "_node", "_way", "original_cid", "retry_cid")
+    __slots__ = ("_connections", "_handshakes", "_holder", "original_cid", "retry_cid")
 
     def __init__(
         self,
-        gate: "Gate",
-        node: bytes,
-        way: Way,
-        handshakes: BranchParts,
+        holder: Holder,
+        connections: Shares,
+        handshakes: Shares,
         original_cid: bytes,
         retry_cid: bytes | None,
     ) -> None:
         self.original_cid = original_cid
         self.retry_cid = retry_cid
-        self._gate = gate
-        self._node = node
-        self._way = way
-        self._handshakes: BranchParts | None = handshakes
-        self._is_over = False
+        self._holder = holder
+        self._connections: Shares | None = connections
+        self._handshakes: Shares | None = handshakes
 
     def ready(self) -> None:
         """Note that the handshake is done."""
         if self._handshakes is not None:
-            self._handshakes.give_back(self._node, self._way)
+            self._handshakes.give_back(self._holder)
             self._handshakes = None
 
     def leave(self) -> None:
         """Note that the connection is over."""
         self.ready()
-        if not self._is_over:
-            self._is_over = True
-            self._gate.connections.give_back(self._node, self._way)
+        if self._connections is not None:
+            self._connections.give_back(self._holder)
+            self._connections = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,21 +197,17 @@ class Retry:
     answer: bytes
 
 
-def _handshakes(most: int, *, kept: int, few: int) -> BranchParts:
-    return BranchParts(most, most // 8, kept=kept, few=few)
-
-
-class Gate:
+class Admission:
     """Judges who may begin a connection; one for all services of a node."""
 
     def __init__(self) -> None:
         # Whoever is linked to us can invent nodes behind itself, each with a few connections.
-        self.connections = BranchParts(
+        self.connections = Shares(
             MAX_CONNECTIONS, KEPT_CONNECTIONS // 2, kept=KEPT_CONNECTIONS, few=FEW_CONNECTIONS
         )
-        self._proven = _handshakes(MAX_HALF_OPEN, kept=MAX_HALF_OPEN // 9, few=4)
-        self._unproven = _handshakes(MAX_UNPROVEN, kept=MAX_UNPROVEN // 4, few=2)
-        self._tokens = Tokens()
+        self._proven = Shares(MAX_HALF_OPEN, MAX_HALF_OPEN // 8, kept=MAX_HALF_OPEN // 9, few=4)
+        self._unproven = Shares(MAX_UNPROVEN, MAX_UNPROVEN // 8, kept=MAX_UNPROVEN // 4, few=2)
+        self._tokens = RetryTokens()
 
     def judge(
         self,
@@ -222,35 +215,34 @@ class Gate:
         service: ServiceKey,
         initial: Initial,
         now: float,
-        way: Way = NO_WAY,
-    ) -> Place | Retry | Refused:
-        """Judge a first packet of a dialer to one of our services, who is reached in that way."""
-        node, _ = address
-        held = self.connections.held(node)
-        if self.connections.is_branch_full(node, way):
-            return Refused(f"those whom we reach over {way.branch} have too many connections")
-        if not self.connections.left(node, way):
-            return Refused(f"it has {held} connections, of {self.connections.all}")
+        holder: Holder,
+    ) -> Admitted | Retry | Refused:
+        """Judge a first packet of a dialer, the ``holder``, to one of our services."""
+        limit = self.connections.limit(holder)
+        if limit is Limit.BRANCH:
+            return Refused(f"the nodes reached over {holder.branch} have too many connections")
+        if limit is not None:
+            held, used = self.connections.held(holder), self.connections.used
+            return Refused(f"it has {held} connections, of {used}")
         if initial.token:
             original_cid = self._tokens.read(address, service, initial, now)
             if original_cid is None:
                 return Refused("its token is not for it, or is too old")
-            return self._begin(node, way, self._proven, original_cid, initial.destination_cid)
-        if not self._unproven.left(node, way):
+            return self._begin(holder, self._proven, original_cid, initial.destination_cid)
+        if not self._unproven.left(holder):
             retry_cid = secrets.token_bytes(CID_LENGTH)
             token = self._tokens.make(address, service, initial, retry_cid, now)
             return Retry(initial.retry(retry_cid, token))
-        return self._begin(node, way, self._unproven, initial.destination_cid, None)
+        return self._begin(holder, self._unproven, initial.destination_cid, None)
 
     def _begin(
         self,
-        node: bytes,
-        way: Way,
-        handshakes: BranchParts,
+        holder: Holder,
+        handshakes: Shares,
         original_cid: bytes,
         retry_cid: bytes | None,
-    ) -> Place | Refused:
-        if not handshakes.take(node, way):
-            return Refused(f"{handshakes.held(node)} of its handshakes are under way")
-        self.connections.take(node, way)
-        return Place(self, node, way, handshakes, original_cid, retry_cid)
+    ) -> Admitted | Refused:
+        if not handshakes.take(holder):
+            return Refused(f"{handshakes.held(holder)} of its handshakes are in progress")
+        self.connections.add(holder)
+        return Admitted(holder, self.connections, handshakes, original_cid, retry_cid)

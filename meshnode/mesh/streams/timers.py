@@ -30,7 +30,7 @@ here, as long as a client may pause the output of a unit. Then they are reset: n
 tell any more that it is waited for in vain."""
 
 
-class Patience:
+class ConnectionTimers:
     """The time-outs of one connection, of a dialer or a listener.
 
     ``idle`` is for how many seconds it is kept after its last stream.
@@ -143,7 +143,7 @@ AGAIN = 1.0
 packet a second for each connection."""
 
 
-class Doubt:
+class LivenessCheck:
     """What is doubted of one connection, and until when."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ is not. So readers that stall never stop those that read.
 
 from typing import Self
 
-from meshnode.shares import NO_WAY, BranchParts, Way
+from meshnode.shares import Holder, Shares
 
 WIDE_WINDOW = 2 * 1024 * 1024
 """Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
@@ -36,7 +36,7 @@ MAX_OPEN = 8192
 half of them, which is twice the sessions that the control service has for anybody."""
 
 
-BRANCH_SPARES = 4
+BYTES_SPARED = 4
 STREAMS_SPARED = 16
 """One in so many of those bytes, and of those streams, is left to others by all nodes that are
 reached over one link: whoever is linked to us can invent nodes behind itself."""
@@ -45,32 +45,30 @@ NEAR_BYTES = 8 * FIRST_WINDOW
 """Bytes of a node that is linked to us, of half of what its branch leaves to others."""
 
 
-class Ledger:
-    """What all connections of a node have promised to their peers."""
+class CreditPool:
+    """What all connections of a node may promise to their peers."""
 
     def __init__(self) -> None:
-        self.bytes = BranchParts(MAX_BYTES, MAX_BYTES // BRANCH_SPARES, near=NEAR_BYTES)
-        self.streams = BranchParts(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MANY_STREAMS)
+        self.bytes = Shares(MAX_BYTES, MAX_BYTES // BYTES_SPARED, near=NEAR_BYTES)
+        self.streams = Shares(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MANY_STREAMS)
 
 
 class Credit:
     """What one connection promises to its peer, from its handshake to its end."""
 
     __slots__ = (
-        "_ledger",
-        "_node",
+        "_holder",
+        "_pool",
         "_reserved",
         "_reserved_streams",
-        "_way",
         "_wide",
         "streams",
         "window",
     )
 
-    def __init__(self, ledger: Ledger, node: bytes, way: Way = NO_WAY) -> None:
-        self._ledger = ledger
-        self._node = node
-        self._way = way
+    def __init__(self, pool: CreditPool, holder: Holder) -> None:
+        self._pool = pool
+        self._holder = holder
         self._reserved = 0
         self._reserved_streams = 0
         self._wide: set[int] = set()
@@ -81,14 +79,14 @@ class Credit:
 
     def promise(self, streams: int) -> None:
         """Make the promises of a connection that carries up to that many streams."""
-        node, way, ledger = self._node, self._way, self._ledger
+        holder, pool = self._holder, self._pool
         if streams > 1:
-            self._reserved_streams = min(streams, ledger.streams.left(node, way))
-            ledger.streams.take(node, way, self._reserved_streams)
+            self._reserved_streams = min(streams, pool.streams.left(holder))
+            pool.streams.take(holder, self._reserved_streams)
         self.streams = max(1, self._reserved_streams)
         # Half of what is left: the rest is for wide windows, and for other connections.
-        self._reserved = min(self.streams * FIRST_WINDOW, ledger.bytes.left(node, way) // 2)
-        ledger.bytes.take(node, way, self._reserved)
+        self._reserved = min(self.streams * FIRST_WINDOW, pool.bytes.left(holder) // 2)
+        pool.bytes.take(holder, self._reserved)
         self.window = max(LEAST_WINDOW, self._reserved // self.streams)
 
     def window_of(self, stream_id: int) -> int:
@@ -100,9 +98,9 @@ class Credit:
         if stream_id in self._wide:
             return WIDE_WINDOW
         more = WIDE_WINDOW - self.window
-        if self._ledger.bytes.left(self._node, self._way) < 2 * more:
+        if self._pool.bytes.left(self._holder) < 2 * more:
             return self.window
-        self._ledger.bytes.take(self._node, self._way, more)
+        self._pool.bytes.take(self._holder, more)
         self._wide.add(stream_id)
         return WIDE_WINDOW
 
@@ -110,14 +108,14 @@ class Credit:
         """Take note of the end of a stream."""
         if stream_id in self._wide:
             self._wide.discard(stream_id)
-            self._ledger.bytes.give_back(self._node, self._way, WIDE_WINDOW - self.window)
+            self._pool.bytes.give_back(self._holder, WIDE_WINDOW - self.window)
 
     def close(self) -> None:
         """Take note of the end of the connection."""
         for stream_id in list(self._wide):
             self.narrow(stream_id)
-        self._ledger.bytes.give_back(self._node, self._way, self._reserved)
-        self._ledger.streams.give_back(self._node, self._way, self._reserved_streams)
+        self._pool.bytes.give_back(self._holder, self._reserved)
+        self._pool.streams.give_back(self._holder, self._reserved_streams)
         self._reserved = self._reserved_streams = 0
 
 
@@ -149,10 +147,10 @@ IN_FLIGHT_LEAST = 64 * 1024
 """Bytes in flight on each of its connections for which they do not wait."""
 
 
-class Backlog:
+class SendBudget:
     """What one node, or all of a branch of the mesh, has been sent, or is to be."""
 
-    def __init__(self, unsent: int, in_flight: int, branch: "Backlog | None") -> None:
+    def __init__(self, unsent: int, in_flight: int, branch: "SendBudget | None") -> None:
         self._unsent = unsent
         self._in_flight_most = in_flight
         self._branch = branch
@@ -162,7 +160,7 @@ class Backlog:
         """Bytes sent to the node that it has not acknowledged."""
 
     @classmethod
-    def of_node(cls, branch: "Backlog | None" = None) -> Self:
+    def of_node(cls, branch: "SendBudget | None" = None) -> Self:
         """Return that of a node, of a branch if it is another than this one."""
         return cls(UNSENT_OF_NODE, IN_FLIGHT_OF_NODE, branch)
 

@@ -1,23 +1,21 @@
-"""Many who ask for much at the same moment have turns, and nobody else waits for them."""
+"""Many who ask for much at the same moment have lock, and nobody else waits for them."""
 
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from meshnode.control.places import FairLock
 from meshnode.control.service import ControlService
-from meshnode.net.sockets import Origin
-from meshnode.shares import NO_WAY, Way
+from meshnode.shares import FairLock, Holder
 
 
 async def test_each_origin_has_its_turn_as_often_as_others() -> None:
-    turns = FairLock()
+    lock = FairLock()
     order: list[str] = []
     go_on = trio.Event()
 
     async def one(name: str) -> None:
-        async with turns.turn(Origin(name)):
+        async with lock.turn(Holder(name)):
             order.append(name)
             if name == "first":
                 await go_on.wait()
@@ -35,28 +33,28 @@ async def test_each_origin_has_its_turn_as_often_as_others() -> None:
 
 
 async def test_nodes_that_a_peer_invents_have_no_more_turns_than_one_of_another_branch() -> None:
-    turns = FairLock()
+    lock = FairLock()
     order: list[str] = []
     go_on = trio.Event()
 
-    async def one(origin: Origin) -> None:
-        async with turns.turn(origin):
-            order.append(origin.name)
-            if origin.name == "first":
+    async def one(holder: Holder) -> None:
+        async with lock.turn(holder):
+            order.append(holder.name)
+            if holder.name == "first":
                 await go_on.wait()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(one, Origin("first"))
+        nursery.start_soon(one, Holder("first"))
         await wait_all_tasks_blocked()
         for number in range(100):
-            nursery.start_soon(one, Origin(f"invented {number}", way=Way("10.0.0.66")))
+            nursery.start_soon(one, Holder(f"invented {number}", "10.0.0.66"))
         await wait_all_tasks_blocked()
-        for name, way in [("alice", Way("10.0.0.1")), ("bob", Way("10.0.0.1")), ("own", NO_WAY)]:
-            nursery.start_soon(one, Origin(name, way=way))
+        for name, branch in [("alice", "10.0.0.1"), ("bob", "10.0.0.1"), ("own", "")]:
+            nursery.start_soon(one, Holder(name, branch))
         await wait_all_tasks_blocked()
         go_on.set()
     assert len(order) == 104
-    # A round has a turn of each source: three turns, and alice and bob share theirs.
+    # A round has a turn of each source: three lock, and alice and bob share theirs.
     assert {"alice", "bob", "own"} <= set(order[:7])
 
 
@@ -101,7 +99,7 @@ async def test_a_status_for_each_of_many_sessions_leaves_the_loop_to_others(
 )
 def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
     async def main() -> None:
-        turns = FairLock()
+        lock = FairLock()
         inside = 0
         scopes: list[trio.CancelScope] = []
 
@@ -110,8 +108,8 @@ def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
             with trio.CancelScope() as scope:
                 scopes.append(scope)
                 try:
-                    way = Way("x") if name in "cd" else NO_WAY
-                    async with turns.turn(Origin(name, way=way)):
+                    branch = "x" if name in "cd" else ""
+                    async with lock.turn(Holder(name, branch)):
                         inside += 1
                         assert inside == 1
                         try:
@@ -131,7 +129,7 @@ def test_whoever_leaves_in_whatever_way_the_next_has_its_turn(steps) -> None:
                     nursery.start_soon(one, name, what == "fail")
                     await trio.lowlevel.checkpoint()
         with trio.fail_after(5):
-            async with turns.turn(Origin("last")):
+            async with lock.turn(Holder("last")):
                 pass
 
     trio.run(main)

@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 
 from meshnode.errors import StreamError
-from meshnode.mesh.streams.patience import AGAIN, LEAST, MOST, Doubt
+from meshnode.mesh.streams.timers import AGAIN, LEAST, MOST, LivenessCheck
 
 REASON = StreamError("restarted")
 
@@ -17,20 +17,20 @@ TIMEOUTS = st.floats(0, 10)
 
 def play(words, answers, until, probe_timeout=0.1):
     """Let word come at these times, and answers; return when questions went, and the verdict."""
-    doubt, now, questions = Doubt(), 0.0, []
+    liveness, now, questions = LivenessCheck(), 0.0, []
     words, answers = list(words), list(answers)
     while now < until:
-        if doubt.is_to_ask(now):
+        if liveness.is_to_ask(now):
             questions.append(now)
-        doubt.asked(now, probe_timeout)
-        if doubt.verdict(now) is not None:
+        liveness.asked(now, probe_timeout)
+        if liveness.verdict(now) is not None:
             return questions, now
-        now = min([doubt.next_deadline(), until, *words[:1], *answers[:1]])
+        now = min([liveness.next_deadline(), until, *words[:1], *answers[:1]])
         while words and words[0] <= now:
             words.pop(0)
-            doubt.begin(REASON, now)
+            liveness.begin(REASON, now)
         while answers and answers[0] <= now:
-            doubt.heard(answers.pop(0))
+            liveness.heard(answers.pop(0))
     return questions, None
 
 
@@ -54,20 +54,20 @@ def test_an_end_that_answers_is_never_given_up_whatever_is_said_of_it(words, bea
 
 
 def test_what_was_said_before_the_question_is_no_answer():
-    doubt = Doubt()
-    doubt.begin(REASON, 1.0)
-    doubt.heard(1.0)
-    assert doubt.is_to_ask(1.0)
-    doubt.asked(1.0, 0.0)
-    doubt.heard(0.9)
-    assert doubt.verdict(1.0 + LEAST) is REASON
+    liveness = LivenessCheck()
+    liveness.begin(REASON, 1.0)
+    liveness.heard(1.0)
+    assert liveness.is_to_ask(1.0)
+    liveness.asked(1.0, 0.0)
+    liveness.heard(0.9)
+    assert liveness.verdict(1.0 + LEAST) is REASON
 
 
 def test_time_that_our_own_link_holds_up_the_question_is_not_held_against_the_other_end():
-    doubt = Doubt()
-    doubt.begin(REASON, 0.0)
-    assert doubt.is_to_ask(0.0)
-    assert doubt.verdict(10.0) is None
-    doubt.asked(10.0, 0.0)
-    assert doubt.verdict(10.0) is None
-    assert doubt.verdict(10.0 + LEAST) is REASON
+    liveness = LivenessCheck()
+    liveness.begin(REASON, 0.0)
+    assert liveness.is_to_ask(0.0)
+    assert liveness.verdict(10.0) is None
+    liveness.asked(10.0, 0.0)
+    assert liveness.verdict(10.0) is None
+    assert liveness.verdict(10.0 + LEAST) is REASON

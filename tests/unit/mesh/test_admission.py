@@ -8,24 +8,24 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 from test_quic import CLIENT, SERVER, exchange, new_credit
 
-from meshnode.mesh.streams.gate import (
+from meshnode.mesh.streams.admission import (
     KEPT_CONNECTIONS,
     MAX_CONNECTIONS,
     MAX_HALF_OPEN,
     MAX_UNPROVEN,
     TOKEN_SECONDS,
-    Gate,
+    Admission,
+    Admitted,
     Initial,
-    Place,
     Refused,
     Retry,
-    Tokens,
+    RetryTokens,
     first_packet,
 )
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.quic import ALPN, MeshQuicConnection
 from meshnode.protocol.messages import encode_service
-from meshnode.shares import Way
+from meshnode.shares import Holder
 
 SERVICE = encode_service("control")
 DIALER = (b"nodehash", encode_service("abcdefgh"))
@@ -35,12 +35,16 @@ def initial(token=b"", cid=b"original"):
     return Initial(cid, b"dialers", token)
 
 
-def crowd(gate, node=b"nodehash"):
+def judge(admission, address, first, branch="", is_near=False):
+    """Judge a first packet of a dialer, whose name is its hash."""
+    holder = Holder(address[0].decode(), branch, is_near)
+    return admission.judge(address, SERVICE, first, 0.0, holder)
+
+
+def crowd(admission, node=b"nodehash"):
     """Take all places for dialers that have not shown that answers reach them."""
     places = []
-    while isinstance(
-        place := gate.judge((node, b"%08d" % len(places)), SERVICE, initial(), 0.0), Place
-    ):
+    while isinstance(place := judge(admission, (node, b"%08d" % len(places)), initial()), Admitted):
         places.append(place)
     return places
 
@@ -49,7 +53,7 @@ def crowd(gate, node=b"nodehash"):
 
 
 def test_a_token_is_good_for_the_address_and_connection_that_it_was_sent_to():
-    tokens = Tokens()
+    tokens = RetryTokens()
     token = tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0)
     back = initial(token, b"retrycid")
     assert tokens.read(DIALER, SERVICE, back, 5.0) == b"original"
@@ -67,78 +71,77 @@ def test_a_token_is_good_for_the_address_and_connection_that_it_was_sent_to():
     ],
 )
 def test_a_token_is_good_for_nothing_else(address, service, cid, late):
-    tokens = Tokens()
+    tokens = RetryTokens()
     token = tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0)
     assert tokens.read(address, service, initial(token, cid), 5.0 + late) is None
 
 
 @hypothesis.given(st.binary(max_size=60), st.integers(0, 60), st.integers(1, 255))
 def test_no_other_bytes_are_a_token(data, position, change):
-    tokens = Tokens()
+    tokens = RetryTokens()
     assert tokens.read(DIALER, SERVICE, initial(data), 0.0) is None
     token = bytearray(tokens.make(DIALER, SERVICE, initial(), b"retrycid", 5.0))
     token[position % len(token)] ^= change
     assert tokens.read(DIALER, SERVICE, initial(bytes(token), b"retrycid"), 5.0) is None
-    assert Tokens().read(DIALER, SERVICE, initial(bytes(token), b"retrycid"), 5.0) is None
+    assert RetryTokens().read(DIALER, SERVICE, initial(bytes(token), b"retrycid"), 5.0) is None
 
 
 # --- places --------------------------------------------------------------------------------------
 
 
 def test_an_ordinary_dialer_is_asked_for_nothing():
-    assert isinstance(Gate().judge(DIALER, SERVICE, initial(), 0.0), Place)
+    assert isinstance(judge(Admission(), DIALER, initial()), Admitted)
 
 
 def test_a_crowd_is_asked_to_show_itself_and_is_let_in_when_it_does():
-    judge = Gate().judge
-    crowd_gate = Gate()
-    places = crowd(crowd_gate)
+    crowded = Admission()
+    places = crowd(crowded)
     assert 16 <= len(places) < MAX_UNPROVEN
-    answer = crowd_gate.judge(DIALER, SERVICE, initial(), 0.0)
+    answer = judge(crowded, DIALER, initial())
     assert isinstance(answer, Retry)
     assert len(answer.answer) < 150
-    assert isinstance(judge(DIALER, SERVICE, initial(b"made up"), 0.0), Refused)
+    assert isinstance(judge(Admission(), DIALER, initial(b"made up")), Refused)
     # Another node still begins at once.
-    assert isinstance(crowd_gate.judge((b"another-", DIALER[1]), SERVICE, initial(), 0.0), Place)
+    assert isinstance(judge(crowded, (b"another-", DIALER[1]), initial()), Admitted)
 
 
 def test_handshakes_that_are_done_or_over_make_room():
-    found = Gate()
+    found = Admission()
     places = crowd(found)
     for number, place in enumerate(places):
         (place.ready if number % 2 else place.leave)()
     assert len(crowd(found)) == len(places)
 
 
-def proven(gate, node, number):
+def proven(admission, node, number):
     """Return the judgement of a dialer that has done what a Retry says."""
     address = (node, b"%08d" % number)
-    token = gate._tokens.make(address, SERVICE, initial(), b"retrycid", 0.0)
-    return gate.judge(address, SERVICE, initial(token, b"retrycid"), 0.0)
+    token = admission._tokens.make(address, SERVICE, initial(), b"retrycid", 0.0)
+    return judge(admission, address, initial(token, b"retrycid"))
 
 
 def test_one_node_with_real_addresses_cannot_take_all_handshakes():
-    found = Gate()
+    found = Admission()
     mine = [proven(found, b"greedy--", n) for n in range(MAX_HALF_OPEN)]
-    assert sum(isinstance(place, Place) for place in mine) == 128
-    assert isinstance(proven(found, b"another-", 0), Place)
+    assert sum(isinstance(place, Admitted) for place in mine) == 128
+    assert isinstance(proven(found, b"another-", 0), Admitted)
 
 
 def test_one_node_cannot_take_all_connections_and_those_that_end_are_free_again():
-    found = Gate()
+    found = Admission()
     places = []
     for number in range(MAX_CONNECTIONS):
         place = proven(found, b"greedy--", number)
-        if isinstance(place, Place):
+        if isinstance(place, Admitted):
             place.ready()
             places.append(place)
     assert len(places) == 1024
-    assert isinstance(found.judge(DIALER, SERVICE, initial(), 0.0), Place)
+    assert isinstance(judge(found, DIALER, initial()), Admitted)
     for place in places:
         place.leave()
         place.leave()
-    assert found.connections.held(b"greedy--") == 0
-    assert isinstance(proven(found, b"greedy--", 0), Place)
+    assert found.connections.held(Holder("greedy--")) == 0
+    assert isinstance(proven(found, b"greedy--", 0), Admitted)
 
 
 # --- a Retry as dialers take it ------------------------------------------------------------------
@@ -164,14 +167,14 @@ def receptor_dialer():
     "make", [receptor_dialer, lambda: MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())]
 )
 def test_dialers_begin_again_as_a_retry_says(make):
-    client, found = make(), Gate()
+    client, found = make(), Admission()
     crowd(found)
     ((first, _),) = client.datagrams_to_send(0.0)
-    answer = found.judge(DIALER, SERVICE, first_packet(first).initial, 0.0)
+    answer = judge(found, DIALER, first_packet(first).initial)
     client.receive_datagram(answer.answer, SERVER, 0.0)
     ((again, _),) = client.datagrams_to_send(0.0)
-    place = found.judge(DIALER, SERVICE, first_packet(again).initial, 0.0)
-    assert isinstance(place, Place)
+    place = judge(found, DIALER, first_packet(again).initial)
+    assert isinstance(place, Admitted)
     server = MeshQuicConnection.server(
         make_insecure_identity(), new_credit(), place.original_cid, place.retry_cid
     )
@@ -182,34 +185,34 @@ def test_dialers_begin_again_as_a_retry_says(make):
 
 
 def test_nodes_that_a_peer_invents_leave_connections_and_handshakes_to_others() -> None:
-    gate, evil = Gate(), Way("10.0.0.66")
+    admission = Admission()
     honest = (b"honest--", encode_service("x"))
     for number in range(4000):
         node = b"%08d" % (number // 2)
-        found = gate.judge((node, b"%08d" % number), SERVICE, initial(), 0.0, evil)
-        if number % 3 and isinstance(found, Place):
+        found = judge(admission, (node, b"%08d" % number), initial(), "10.0.0.66")
+        if number % 3 and isinstance(found, Admitted):
             found.ready()
-    assert isinstance(gate.judge(honest, SERVICE, initial(), 0.0, Way("10.0.0.1")), Place)
-    token = gate._tokens.make(honest, SERVICE, initial(), b"retrycid", 0.0)
+    assert isinstance(judge(admission, honest, initial(), "10.0.0.1"), Admitted)
+    token = admission._tokens.make(honest, SERVICE, initial(), b"retrycid", 0.0)
     back = initial(token, b"retrycid")
-    assert isinstance(gate.judge(honest, SERVICE, back, 0.0, Way("10.0.0.1")), Place)
+    assert isinstance(judge(admission, honest, back, "10.0.0.1"), Admitted)
 
 
 @pytest.mark.parametrize("proven", [False, True])
 def test_connections_of_invented_nodes_leave_some_to_the_rest(proven) -> None:
-    gate, evil = Gate(), Way("10.0.0.66")
+    admission = Admission()
     taken = 0
     for number in range(2 * MAX_CONNECTIONS):
         address = (b"%08d" % (number // 4), b"%08d" % number)
         first = initial()
         if proven:
             first = initial(
-                gate._tokens.make(address, SERVICE, first, b"retrycid", 0.0), b"retrycid"
+                admission._tokens.make(address, SERVICE, first, b"retrycid", 0.0), b"retrycid"
             )
-        found = gate.judge(address, SERVICE, first, 0.0, evil)
-        if isinstance(found, Place):
+        found = judge(admission, address, first, "10.0.0.66")
+        if isinstance(found, Admitted):
             found.ready()
             taken += 1
     assert taken == MAX_CONNECTIONS - KEPT_CONNECTIONS // 2
-    assert isinstance(gate.judge(DIALER, SERVICE, initial(), 0.0, Way("10.0.0.1")), Place)
-    assert isinstance(gate.judge(DIALER, SERVICE, initial(), 0.0, Way("10.0.0.66", True)), Place)
+    assert isinstance(judge(admission, DIALER, initial(), "10.0.0.1"), Admitted)
+    assert isinstance(judge(admission, DIALER, initial(), "10.0.0.66", is_near=True), Admitted)
