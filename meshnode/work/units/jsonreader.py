@@ -21,12 +21,17 @@ NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 MAX_SIZE = 2**63 - 1
 """The most bytes that a file can have: sizes are 64-bit numbers in receptor, too."""
 
+SIZES = range(MAX_SIZE + 1)
+"""What a size can be."""
+
 MAX_DEPTH = 16
 """Objects within objects; the deepest of receptor's has two."""
 
 
 class Reader:
     """Takes typed values out of a JSON object; what nobody took is ``rest``."""
+
+    __slots__ = ("rest",)
 
     def __init__(self, data: object) -> None:
         if not isinstance(data, dict):
@@ -49,17 +54,21 @@ class Reader:
         value = self.rest.pop(key, None)
         if value is None:
             return default
-        # In Python a bool is an int; in these files it never is.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        # JSON makes these types and no classes of them; a bool is no int in these files.
+        if type(value) is not kind and kind is not object:
             raise WorkError(f"{key} has a value of the wrong type")
-        if isinstance(value, str) and not value.isascii():
+        if kind is str and not value.isascii():
             check_json(key, value)
         return value
 
-    def whole(self, key: str, allowed: range = range(MAX_SIZE + 1)) -> int | None:
+    def whole(self, key: str, allowed: range = SIZES) -> int | None:
         """Return the whole number of ``key``, None if there is none."""
-        value: int | None = self.take(key, int, None)
-        if value is not None and value not in allowed:
+        value: int | None = self.rest.pop(key, None)
+        if value is None:
+            return None
+        if type(value) is not int:
+            raise WorkError(f"{key} has a value of the wrong type")
+        if value not in allowed:
             raise WorkError(f"{key} has a value that is out of range")
         return value
 

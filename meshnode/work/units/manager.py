@@ -126,6 +126,8 @@ class UnitManager:
             async with trio.open_nursery() as self._nursery:
                 for stored in found:
                     await self._adopt_or_warn(stored)
+                # Not kept while the node runs: each would hold on to a unit's first status.
+                found.clear()
                 task_status.started()
                 await trio.sleep_forever()
         finally:

@@ -375,7 +375,7 @@ class Unit:
         """
         async with self._lock:
             if not self.released:
-                self._publish(UnitStatus.from_json({**self.status.to_disk(), **changes}))
+                self._publish(self.status.merged(changes))
 
     def mark_released(self) -> None:
         """Tell everybody that the unit's files are gone."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import UnknownUnit, WorkError
+from meshnode.files import READ_BYTES
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.intake import UnitFile
@@ -78,6 +80,48 @@ def test_what_is_written_reads_back_equal_with_unknown_keys(status):
 def test_any_json_is_a_status_or_a_named_error(data):
     with contextlib.suppress(WorkError):
         assert UnitStatus.from_json(data).to_reply(0)["StateName"]
+
+
+RECORDS = (
+    *("State", "Detail", "StdoutSize", "Started", "Finished", "ExitCode", "Signal"),
+    *("StdinSize", "StdinSha256", "Pid", "Supervisor"),
+)
+plausible = (
+    st.sampled_from(list(UnitState)).map(int)
+    | moments.map(format_time)
+    | st.fixed_dictionaries({"Pid": st.integers(1, 2**22), "Started": sizes})
+)
+
+
+@given(statuses, st.dictionaries(KEYS | st.sampled_from(RECORDS), json_values | plausible))
+def test_what_a_supervisor_changes_is_merged_as_if_all_of_it_were_read_anew(status, changes):
+    def anew():
+        # Every status has been read or written once, without the words of what has ended.
+        return UnitStatus.from_json({**status.to_disk(), **changes})
+
+    assert _or_refused(lambda: status.merged(changes)) == _or_refused(anew)
+
+
+def _or_refused(read):
+    try:
+        return read()
+    except WorkError:
+        return "refused"
+
+
+def test_reading_many_units_takes_no_memory_that_is_not_kept(store):
+    for _ in range(300):
+        store.create(STATUS)
+    store.scan()
+    tracemalloc.start()
+    try:
+        found = store.scan()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 300
+    # One read of a file asks for more than it gets.
+    assert peak - kept < READ_BYTES + 300 * 100
 
 
 def test_the_guides_status_files_read_and_keep_receptors_keys_in_place():
