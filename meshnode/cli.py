@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
-from meshnode.config.build import LATER_DIRECTIVES
 from meshnode.config.check import exposures
-from meshnode.config.directives import DIRECTIVES
+from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
 from meshnode.errors import ConfigError, MeshnodeError
 
@@ -148,7 +147,7 @@ def _help(arguments: list[str]) -> int:
 
 
 def _no_help(word: str) -> str:
-    if word in LATER_DIRECTIVES:
+    if word in UNSUPPORTED_DIRECTIVES:
         return f"{word}: not supported yet"
     names = [cls.INFO.name for cls in DIRECTIVES]
     hint = suggestion(word, names, otherwise="meshnode --help lists all directives")

@@ -21,7 +21,7 @@ from meshnode.mesh.streams.layer import load_engine
 from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
-from meshnode.reload import ConfigLoader, Reloader, firewall_rules
+from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandType, PythonType
@@ -98,7 +98,7 @@ async def _start(
     reserve: DescriptorReserve,
 ) -> None:
     """Start every part, the ones that others hear of last."""
-    mesh.set_firewall(firewall_rules(config.node))
+    mesh.set_firewall(config.node.firewallrules)
     registry = CommandRegistry()
     units = make_units(config, mesh, raise_limit(), reserve)
     register_mesh_commands(

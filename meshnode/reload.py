@@ -12,13 +12,11 @@ import trio
 
 from meshnode import logs
 from meshnode.config import NodeConfig
-from meshnode.config.directives import Node
 from meshnode.config.schema import Directive
 from meshnode.control.mesh_commands import ReloadFault, ReloadRefused
 from meshnode.errors import ConfigError
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
-from meshnode.protocol.firewall import Action, Rule
 from meshnode.resources import NoThread, in_thread
 
 ConfigLoader = Callable[[], NodeConfig]
@@ -104,19 +102,10 @@ class Reloader:
             self._log.info("the log level is %s", fresh.log_level.level)
             changed = True
         if fresh.node.firewallrules != old.node.firewallrules:
-            rules = firewall_rules(fresh.node)
-            self._mesh.set_firewall(rules)
-            self._log.info("firewall rules: %d", len(rules))
+            self._mesh.set_firewall(fresh.node.firewallrules)
+            self._log.info("firewall rules: %d", len(fresh.node.firewallrules))
             changed = True
         self._log.info("done" if changed else "nothing changed")
-
-
-def firewall_rules(node: Node) -> list[Rule]:
-    """Return a node's firewall rules for its mesh."""
-    return [
-        Rule(Action(r.action), r.fromnode, r.tonode, r.fromservice, r.toservice)
-        for r in node.firewallrules
-    ]
 
 
 def changes_that_need_a_restart(old: NodeConfig, new: NodeConfig) -> list[str]:

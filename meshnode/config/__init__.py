@@ -26,10 +26,9 @@ from meshnode.config.link_directives import (
     WsListener,
     WsPeer,
     WsUrl,
-    split_ws_url,
+    parse_ws_url,
 )
-from meshnode.config.names import split_address, split_listen_address
-from meshnode.config.rules import FirewallRule
+from meshnode.config.names import Address, parse_address, parse_listen_address
 from meshnode.config.sources import read_arguments, read_file
 from meshnode.config.work_directives import (
     WorkCommand,
@@ -75,9 +74,9 @@ def load_arguments(argv: Sequence[str]) -> NodeConfig:
 
 __all__ = [
     "LINK_DIRECTIVES",
+    "Address",
     "ConfigFaults",
     "ControlService",
-    "FirewallRule",
     "ListenerDirective",
     "LocalOnly",
     "LogLevel",
@@ -99,7 +98,7 @@ __all__ = [
     "check_environment",
     "load_arguments",
     "load_file",
-    "split_address",
-    "split_listen_address",
-    "split_ws_url",
+    "parse_address",
+    "parse_listen_address",
+    "parse_ws_url",
 ]

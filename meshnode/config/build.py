@@ -1,12 +1,13 @@
 """Makes typed directives of what was written, and one configuration of the directives."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import yaml
 
 from meshnode.config.directives import (
     DIRECTIVES,
+    UNSUPPORTED_DIRECTIVES,
     ControlService,
     LocalOnly,
     LogLevel,
@@ -16,7 +17,7 @@ from meshnode.config.directives import (
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
-from meshnode.config.names import Wrong
+from meshnode.config.names import Address, Wrong
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.sources import RawDirective, RawParameter, place_of
@@ -27,99 +28,10 @@ from meshnode.config.work_directives import (
     check_verifiable,
 )
 
-# --- What only one directive can have, whatever directives ask for it: a port, a socket, a
-# service
-#
-# Two directives of one kind that clash are found by ``unique`` in their declarations; this is
-# about directives of different kinds. Ports that clash only once host names are looked up are
-# found when the node starts.
-
-CLAIMS: Final[Sequence[Mapping[str, tuple[str, ...]]]] = (
-    # Service names: the mesh has one namespace of them for each node.
-    {
-        "control-service": ("service",),
-        "tcp-client": ("service",),
-        "udp-client": ("service",),
-        "unix-socket-client": ("service",),
-        "command-service": ("service",),
-        "ip-router": ("networkname",),
-    },
-    # Types of work.
-    {
-        "work-command": ("worktype",),
-        "work-python": ("worktype",),
-    },
-    # TCP ports.
-    {
-        "tcp-listener": ("bindaddr", "port"),
-        "ws-listener": ("bindaddr", "port"),
-        "tcp-server": ("bindaddr", "port"),
-    },
-    # UDP ports.
-    {
-        "udp-listener": ("bindaddr", "port"),
-        "udp-server": ("bindaddr", "port"),
-    },
-    # Unix sockets.
-    {
-        "control-service": ("filename",),
-        "unix-socket-server": ("filename",),
-    },
-)
-"""For each thing that is there once: directives that ask for it, and with which parameters."""
-
-
-def check_claims(typed: Sequence[Directive], faults: FaultLog) -> None:
-    """Note what directives of different kinds both ask for."""
-    for claim in CLAIMS:
-        first: dict[tuple[object, ...], Directive] = {}
-        for current in typed:
-            names = claim.get(current.INFO.name)
-            if names is None:
-                continue
-            key = tuple(getattr(current, name) for name in names)
-            # Empty means "none", and port 0 "any": two of those do not clash.
-            if not key[-1]:
-                continue
-            other = first.setdefault(key, current)
-            if other.INFO.name != current.INFO.name:
-                _note(current, names[-1], other, claim[other.INFO.name][-1], faults)
-
-
-def _note(
-    current: Directive, name: str, other: Directive, other_name: str, faults: FaultLog
-) -> None:
-    place = current.place_of(name)
-    where = other.place_of(other_name).seen_from(place)
-    value = quote(str(getattr(current, name)))
-    text = f"{value} is already used by the {other.INFO.name} {where}"
-    faults.add(place, current.INFO.name, name, text=text)
-
-
-# --- Directives that receptor has, or that are planned, and that meshnode does not support yet
-#
-# They are refused by name: a configuration that asks for TLS and silently gets none would be
-# worse than one that does not start.
-
-LATER_DIRECTIVES: Final = (
-    "tls-server",
-    "tls-client",
-    "work-kubernetes",
-    "trace",
-    "cert-init",
-    "cert-makereq",
-    "cert-signreq",
-)
-"""Every directive of receptor that is not in directives.py."""
-
-
-pass  # SELFIMPORT
-pass  # SELFIMPORT
-
 D = TypeVar("D", bound=Directive)
 
 OPTIONS = ("config", "help", "version")
-"""What a mistyped directive on the command line may have been meant to be as well."""
+"""Options that a mistyped directive on the command line may have been meant to be."""
 
 
 def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeConfig:
@@ -134,10 +46,8 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
         ConfigFaults: anything at all is wrong; it has every fault found.
     """
     typed = _singled(_typed(list(raws), faults), faults)
-    for cls in DIRECTIVES:
-        _check_unique([d for d in typed if isinstance(d, cls)], cls.INFO, faults)
+    _check_claims(typed, faults)
     # Only once each directive is right: a mistyped listener is not also a missing one.
-    check_claims(typed, faults)
     if not faults:
         _check_links(typed, whole, faults)
         check_verifiable(typed, faults)
@@ -175,10 +85,10 @@ def _typed(raws: Sequence[RawDirective], faults: FaultLog) -> list[Directive]:
 
 
 def _note_unknown(raw: RawDirective, known: Iterable[str], faults: FaultLog) -> None:
-    if raw.name.lower() in LATER_DIRECTIVES:
+    if raw.name.lower() in UNSUPPORTED_DIRECTIVES:
         faults.add(raw.place, raw.name, text="not supported yet")
         return
-    valid = [*known, *LATER_DIRECTIVES]
+    valid = [*known, *UNSUPPORTED_DIRECTIVES]
     if raw.place.source == COMMAND_LINE:
         valid += OPTIONS
     hint = suggestion(raw.name, valid, otherwise="meshnode --help lists all directives")
@@ -303,20 +213,25 @@ def _singled(typed: Sequence[Directive], faults: FaultLog) -> list[Directive]:
     return kept
 
 
-def _check_unique(alike: Sequence[Directive], info: DirectiveInfo, faults: FaultLog) -> None:
-    for names in info.unique:
-        seen: dict[tuple[Any, ...], Directive] = {}
-        for current in alike:
-            key = tuple(getattr(current, name) for name in names)
-            # Empty means "none", and port 0 "any": two of those do not clash.
-            if not key[-1]:
+def _check_claims(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Note each directive that asks for what an earlier one has taken."""
+    taken: dict[tuple[object, ...], tuple[Directive, str]] = {}
+    for current in typed:
+        info = current.INFO
+        for thing, parameters in info.claims.items():
+            name = parameters[-1]
+            value = getattr(current, name)
+            # Compared with directives that have the two as parameters of their own.
+            split = (value.host, value.port) if type(value) is Address else (value,)
+            if not split[-1]:
                 continue
-            first = seen.setdefault(key, current)
+            key = (thing, *(getattr(current, other) for other in parameters[:-1]), *split)
+            first, its_name = taken.setdefault(key, (current, name))
             if first is not current:
-                place = current.place_of(names[-1])
-                where = first.place_of(names[-1]).seen_from(place)
-                text = f"{quote(str(key[-1]))} is already used by the {info.name} {where}"
-                faults.add(place, info.name, names[-1], text=text)
+                place = current.place_of(name)
+                where = first.place_of(its_name).seen_from(place)
+                text = f"{quote(str(value))} is already used by the {first.INFO.name} {where}"
+                faults.add(place, info.name, name, text=text)
 
 
 def _check_links(typed: Sequence[Directive], whole: Place, faults: FaultLog) -> None:

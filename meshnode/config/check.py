@@ -12,7 +12,6 @@ from pathlib import Path
 from meshnode.config.directives import ControlService, Node, NodeConfig
 from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
-from meshnode.config.names import split_listen_address
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.ownership import NODE_DIRECTORIES, judge
@@ -119,8 +118,8 @@ def _of_control(directives: tuple[ControlService, ...]) -> Iterator[Fault]:
     for directive in directives:
         if not directive.tcplisten:
             continue
-        host, port = split_listen_address(directive.tcplisten)
-        if _is_open(host):
+        if _is_open(directive.tcplisten.host):
+            port = directive.tcplisten.port
             text = f"port {port} is open on all interfaces: whoever can reach it controls the node"
             yield _fault(directive, "tcplisten", text)
 

@@ -1,7 +1,7 @@
 """The directives that meshnode supports, and the configuration made of them.
 
 Each class is the whole truth about its directive: the checks, the help and the reference are all
-made from it. Directives that are known but not supported yet are in later.py.
+made from it.
 """
 
 import socket
@@ -15,15 +15,23 @@ from meshnode.config.kinds import (
     choice,
     duration,
     node_id,
+    parsed,
     path,
     permissions,
     size,
     text,
 )
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
-from meshnode.config.names import Wrong, check_node_id
-from meshnode.config.rules import FirewallRule, firewall_rules
-from meshnode.config.schema import Directive, directive, parameter
+from meshnode.config.names import Address, Wrong, check_node_id
+from meshnode.config.rules import firewall_rules
+from meshnode.config.schema import (
+    MESH_SERVICE,
+    TCP_PORT,
+    UNIX_SOCKET,
+    Directive,
+    directive,
+    parameter,
+)
 from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
 from meshnode.config.work_directives import (
     SECURITY_DIRECTIVES,
@@ -33,26 +41,25 @@ from meshnode.config.work_directives import (
     WorkVerification,
 )
 from meshnode.logs import LEVELS
+from meshnode.policies import Rule
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
 """Where units are kept unless ``datadir`` says otherwise."""
 
 REMOTE_MAX_OUTPUT = 16 << 30
-"""Bytes of output of a unit on another node, unless configured: more than anybody's work is known
-to print, and an end for a node that prints for ever."""
+"""Bytes of output that a unit on another node may bring, unless configured: more than work is known
+to print, and a bound on a node that never stops sending."""
 
 REMEMBER_SECONDS = 7 * 86400.0
-"""Seconds for which released units are remembered: a node that submitted work and is away for
-longer is told that nobody knows."""
+"""Seconds for which released units are remembered. A node that submitted work and is away for
+longer cannot learn what became of it."""
 
 LEAST_IDLE_SECONDS = 21.0
 """Two of the 10-s routing updates, which keep a link alive, and a second (protocol section 5)."""
 
 
-def _checked_listen_address(value: str) -> str:
-    if value:
-        names.split_listen_address(value)
-    return value
+def _parse_tcplisten(value: str) -> Address | None:
+    return names.parse_listen_address(value) if value else None
 
 
 def default_node_id() -> str:
@@ -131,7 +138,7 @@ class Node(Directive):
         "work submit for another node, connect",
         default=False,
     )
-    firewallrules: tuple[FirewallRule, ...] = parameter(
+    firewallrules: tuple[Rule, ...] = parameter(
         firewall_rules(),
         "which messages may pass this node; the first rule that matches decides",
         default=(),
@@ -173,11 +180,11 @@ class LocalOnly(Directive):
     "Let clients control this node: from the mesh, a unix socket, a TCP port.",
     section="Control",
     example=(("service", "control"), ("filename", "/tmp/foo.sock")),  # noqa: S108  # the guide's
-    unique=(("service",), ("filename",), ("tcplisten",)),
+    claims={MESH_SERVICE: ("service",), UNIX_SOCKET: ("filename",), TCP_PORT: ("tcplisten",)},
     later=("tls", "tcptls"),
 )
 class ControlService(Directive):
-    """Where clients reach the node; an empty ``filename`` or ``tcplisten`` means none."""
+    """Where clients reach the node; an empty ``filename`` means none."""
 
     service: str = parameter(
         text("service name of at most 8 bytes", names.check_service),
@@ -193,10 +200,10 @@ class ControlService(Directive):
     permissions: int = parameter(
         permissions(), "who may open the unix socket, as for chmod", default=0o600
     )
-    tcplisten: str = parameter(
-        text("port or host:port", _checked_listen_address),
+    tcplisten: Address | None = parameter(
+        parsed(_parse_tcplisten, "port or host:port"),
         "TCP port to listen on as well, without any authentication",
-        default="",
+        default=None,
         default_text="none",
     )
 
@@ -212,6 +219,18 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *SERVICE_DIRECTIVES,
 )
 """Every supported directive, in the order in which help lists them."""
+
+UNSUPPORTED_DIRECTIVES: Final = (
+    "tls-server",
+    "tls-client",
+    "work-kubernetes",
+    "trace",
+    "cert-init",
+    "cert-makereq",
+    "cert-signreq",
+)
+"""Directives of receptor that are refused by name. A configuration that asks for TLS and silently
+gets none would be worse than a node that does not start."""
 
 
 @dataclass(frozen=True, slots=True)

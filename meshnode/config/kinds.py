@@ -29,10 +29,19 @@ TEXT_TAGS = frozenset(
 """Tags of scalars whose text may be taken as it stands; ``!!binary`` and own tags may not."""
 
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
-"""Decimal only: YAML reads ``010`` as eight and people read it as ten, so neither guess is made."""
+"""Decimal only: YAML reads ``010`` as eight, people read it as ten; it is refused."""
 
 OCTAL = re.compile(r"0o?([0-7]{3})")
 UNIT_OF_DURATION = re.compile(r"[a-zµμ]")
+
+SIZE = re.compile(r"([0-9]{1,15})\s*([a-zA-Z]*)")
+UNITS_OF_SIZE: Mapping[str, int] = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
+}
+"""Bytes in each unit, in lower case: ``4096``, ``2GB``, ``100MiB``."""
 
 TRUE = frozenset({"true", "yes", "on"})
 FALSE = frozenset({"false", "no", "off"})
@@ -182,6 +191,23 @@ def duration(least: float, least_text: str) -> Kind[float]:
     return Kind(label, read, lambda value: f"{value:g}s")
 
 
+def size() -> Kind[int]:
+    """A number of bytes, at least 1."""
+    label = "size such as 4096, 100MiB or 2GB"
+
+    def read(node: yaml.Node) -> int:
+        value = scalar_text(node, label)
+        match = SIZE.fullmatch(value.strip())
+        unit = UNITS_OF_SIZE.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            raise Wrong(f"{quote(value)} is not a {label}")
+        if int(match[1]) == 0:
+            raise Wrong(f"{quote(value)} is too small; it must be at least 1 byte")
+        return int(match[1]) * unit
+
+    return Kind(label, read)
+
+
 def permissions() -> Kind[int]:
     """File permissions, always octal: 600 without the leading zero is refused, not guessed at."""
     label = "octal number such as 0600"
@@ -198,12 +224,12 @@ def permissions() -> Kind[int]:
     return Kind(label, read, lambda value: f"{value:04o}")
 
 
-def shell_words(*, least: int = 0) -> Kind[str]:
-    """Text that is later split into at least ``least`` words as a shell splits them."""
+def shell_words(*, least: int = 0) -> Kind[tuple[str, ...]]:
+    """Text that a shell would split into at least ``least`` words; it becomes those words."""
     label = "text, split into words as a shell does"
     inner = text(label)
 
-    def read(node: yaml.Node) -> str:
+    def read(node: yaml.Node) -> tuple[str, ...]:
         value = inner.read(node)
         try:
             words = shlex.split(value)
@@ -211,9 +237,15 @@ def shell_words(*, least: int = 0) -> Kind[str]:
             raise Wrong(f"cannot be split into words: {str(error).lower()}") from None
         if len(words) < least:
             raise Wrong(f"is empty; expected: {label}")
-        return value
+        return tuple(words)
 
-    return Kind(label, read)
+    return Kind(label, read, shlex.join)
+
+
+def parsed(parse: Callable[[str], T], label: str) -> Kind[T]:
+    """Text that ``parse`` makes a value of; it raises Wrong."""
+    inner = text(label)
+    return Kind(label, lambda node: parse(inner.read(node)))
 
 
 def list_of(item: Kind[str], label: str) -> Kind[tuple[str, ...]]:
@@ -287,41 +319,3 @@ def _forget_lines(node: yaml.Node) -> None:
             pending.extend(current.value)
         elif isinstance(current, yaml.MappingNode):
             pending.extend(part for pair in current.value for part in pair)
-
-
-# --- Sizes in bytes as people write them: ``100MiB``, ``2GB``, ``4096``
-
-pass  # SELFIMPORT
-
-UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-"""Bytes in each unit, whose letters may be of any case."""
-
-_SIZE = re.compile(r"([0-9]{1,15})\s*([a-zA-Z]*)")
-
-
-def size() -> Kind[int]:
-    """Return the kind of a number of bytes, at least 1."""
-    label = "size such as 4096, 100MiB or 2GB"
-
-    def read(node: yaml.Node) -> int:
-        value = scalar_text(node, label)
-        match = _SIZE.fullmatch(value.strip())
-        unit = UNITS.get(match[2].lower()) if match else None
-        if match is None or unit is None:
-            raise Wrong(f"{quote(value)} is not a {label}")
-        if int(match[1]) == 0:
-            raise Wrong(f"{quote(value)} is too small; it must be at least 1 byte")
-        return int(match[1]) * unit
-
-    return Kind(label, read)

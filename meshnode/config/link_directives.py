@@ -1,7 +1,7 @@
 """The directives that make links: where to accept them, where to open them.
 
-A kind of link has two, one of each base class here; mesh/links/registry.py says what is done with
-them, and nothing in between knows the kinds apart.
+A kind of link has two, one of each base class here. mesh/links/registry.py says which module
+drives them; no other code tells the kinds of link apart.
 """
 
 import re
@@ -13,9 +13,27 @@ from urllib.parse import urlsplit
 
 from meshnode.config import names
 from meshnode.config.faults import quote
-from meshnode.config.kinds import Kind, boolean, list_of, map_of, node_id, positive, text, whole
-from meshnode.config.names import Wrong, split_address
-from meshnode.config.schema import Directive, directive, directive_base, parameter
+from meshnode.config.kinds import (
+    Kind,
+    boolean,
+    list_of,
+    map_of,
+    node_id,
+    parsed,
+    positive,
+    text,
+    whole,
+)
+from meshnode.config.names import Address, Wrong, parse_address
+from meshnode.config.schema import (
+    TCP_PORT,
+    UDP_PORT,
+    Directive,
+    directive,
+    directive_base,
+    parameter,
+)
+from meshnode.policies import LinkPolicy
 
 # --- Values that only websocket links have: URLs, paths, an HTTP header
 
@@ -30,17 +48,23 @@ HANDSHAKE_HEADERS = ("host", "upgrade", "connection")
 
 
 @dataclass(frozen=True, slots=True)
-class WsUrl:
-    """Where a websocket is: ``host`` without brackets, ``target`` with path and query."""
+class WsUrl(Address):
+    """Where a websocket is.
 
-    host: str
-    port: int
+    Attributes:
+        host_and_port: as the URL has them, for the ``Host`` header.
+        target: path and query.
+    """
+
     host_and_port: str
     target: str
 
+    def __str__(self) -> str:
+        return f"ws://{self.host_and_port}{self.target}"
 
-def split_ws_url(url: str) -> WsUrl:
-    """Take ``ws://host:port/path`` apart.
+
+def parse_ws_url(url: str) -> WsUrl:
+    """Return the parts of ``ws://host:port/path``.
 
     Raises:
         Wrong: it is not of that form.
@@ -58,19 +82,9 @@ def split_ws_url(url: str) -> WsUrl:
     whole = parts.netloc
     if re.search(r":[0-9]*$", whole) is None or whole.endswith("]"):
         whole = f"{whole}:{DEFAULT_PORT}"
-    host, port = split_address(whole)
+    where = parse_address(whole)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WsUrl(host, port, parts.netloc, target)
-
-
-def ws_url() -> Kind[str]:
-    """A URL that :func:`split_ws_url` takes apart."""
-
-    def check(value: str) -> str:
-        split_ws_url(value)
-        return value
-
-    return text("ws://host:port/path", check)
+    return WsUrl(where.host, where.port, parts.netloc, target)
 
 
 def url_path() -> Kind[str]:
@@ -101,7 +115,7 @@ def http_header() -> Kind[tuple[str, str]]:
     return Kind(label, lambda node: split(inner.read(node)), ": ".join)
 
 
-pass  # SELFIMPORT
+# --- The directives
 
 LINKS = "Links to other nodes"
 """The heading under which help lists these directives."""
@@ -109,18 +123,15 @@ LINKS = "Links to other nodes"
 NODE_IDS = list_of(node_id(), "list of node IDs")
 COSTS = map_of(node_id(), positive(), "map of node ID to number above 0")
 EVERY_PEER = "every node"
-
-
-def _checked_address(value: str) -> str:
-    names.split_address(value)
-    return value
+HOST_AND_PORT = parsed(parse_address, "host:port")
 
 
 def _no_costs() -> Mapping[str, float]:
     return MappingProxyType({})
 
 
-HOST_AND_PORT = text("host:port", _checked_address)
+def _set_of(peers: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if peers is None else frozenset(peers)
 
 
 @directive_base
@@ -151,14 +162,19 @@ class ListenerDirective(Directive):
         NODE_IDS, "nodes that may link here", default=None, default_text=EVERY_PEER
     )
 
+    @property
+    def policy(self) -> LinkPolicy:
+        """Who may be at the other end of its links, and what they cost."""
+        return LinkPolicy(self.cost, self.nodecost, _set_of(self.allowedpeers))
+
 
 @directive_base
 class PeerDirective(Directive):
-    """What all directives that open a link have; ``names`` takes the address apart."""
+    """What all directives that open a link have."""
 
     RELOADABLE = True
 
-    address: str = parameter(HOST_AND_PORT, "where the other node listens", bare=True)
+    address: Address = parameter(HOST_AND_PORT, "where the other node listens", bare=True)
     redial: bool = parameter(
         boolean(), "dial again when the link cannot be opened or is lost", default=True
     )
@@ -167,13 +183,18 @@ class PeerDirective(Directive):
         NODE_IDS, "nodes that may be at the other end", default=None, default_text=EVERY_PEER
     )
 
+    @property
+    def policy(self) -> LinkPolicy:
+        """Who may be at the other end of its link, and what that costs."""
+        return LinkPolicy(self.cost, {}, _set_of(self.allowedpeers))
+
 
 @directive(
     "tcp-listener",
     "Accept links from other nodes over TCP.",
     section=LINKS,
     example=(("port", "2222"), ("bindaddr", "127.0.0.1")),
-    unique=(("bindaddr", "port"),),
+    claims={TCP_PORT: ("bindaddr", "port")},
     later=("tls",),
 )
 class TcpListener(ListenerDirective):
@@ -185,7 +206,7 @@ class TcpListener(ListenerDirective):
     "Open a link to another node over TCP.",
     section=LINKS,
     example=(("address", "foo.example.org:2222"), ("cost", "1.5")),
-    unique=(("address",),),
+    claims={"tcp link": ("address",)},
     later=("tls",),
 )
 class TcpPeer(PeerDirective):
@@ -197,7 +218,7 @@ class TcpPeer(PeerDirective):
     "Accept links from other nodes over websockets.",
     section=LINKS,
     example=(("port", "8080"), ("path", "/mesh")),
-    unique=(("bindaddr", "port"),),
+    claims={TCP_PORT: ("bindaddr", "port")},
     later=("tls",),
 )
 class WsListener(ListenerDirective):
@@ -211,13 +232,15 @@ class WsListener(ListenerDirective):
     "Open a link to another node over a websocket.",
     section=LINKS,
     example=(("address", "ws://foo.example.org:8080/mesh"),),
-    unique=(("address",),),
+    claims={"ws link": ("address",)},
     later=("tls",),
 )
 class WsPeer(PeerDirective):
-    """Opens a link over a websocket; ``split_ws_url`` takes the address apart."""
+    """Opens a link over a websocket."""
 
-    address: str = parameter(ws_url(), "where the other node listens", bare=True)
+    address: WsUrl = parameter(
+        parsed(parse_ws_url, "ws://host:port/path"), "where the other node listens", bare=True
+    )
     extraheader: tuple[str, str] | None = parameter(
         http_header(),
         "HTTP header to send when the link is opened, as a proxy on the way may want",
@@ -231,7 +254,7 @@ class WsPeer(PeerDirective):
     "Accept links from other nodes over UDP.",
     section=LINKS,
     example=(("port", "2222"),),
-    unique=(("bindaddr", "port"),),
+    claims={UDP_PORT: ("bindaddr", "port")},
 )
 class UdpListener(ListenerDirective):
     """Accepts links over UDP."""
@@ -242,7 +265,7 @@ class UdpListener(ListenerDirective):
     "Open a link to another node over UDP.",
     section=LINKS,
     example=(("address", "foo.example.org:2222"),),
-    unique=(("address",),),
+    claims={"udp link": ("address",)},
 )
 class UdpPeer(PeerDirective):
     """Opens a link over UDP."""

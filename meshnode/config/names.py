@@ -6,20 +6,21 @@ The rules stand apart from the kinds of parameters so that whoever takes such a 
 
 import ipaddress
 import re
+from dataclasses import dataclass
 
 from meshnode.config.faults import quote
 
 MAX_NODE_ID_BYTES = 255
-"""A node ID is the name of a directory, and file systems take 255 bytes (NAME_MAX)."""
+"""A node ID names a directory; file systems take 255 bytes (NAME_MAX)."""
 
 MAX_SERVICE_BYTES = 8
 """The data message's header has 8 bytes for a service name (protocol section 3)."""
 
 MAX_WORK_TYPE_BYTES = 255
-"""Work types are flooded in every advertisement: room for any sensible name, not for an essay."""
+"""Bytes of a work type's name, which every advertisement carries."""
 
 MAX_SOCKET_PATH_BYTES = 107
-"""The kernel's ``sun_path`` has 108 bytes, of which one is the terminating NUL."""
+"""The kernel's ``sun_path`` has 108 bytes; one is the terminating NUL."""
 
 MAX_PORT = 65535
 """Ports are 16 bits wide."""
@@ -33,6 +34,19 @@ _HOST = re.compile(r"[^\s:/\[\]]+")
 
 class Wrong(ValueError):
     """A value breaks a rule; the text continues a line that already names the parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to connect or listen: ``host`` has no brackets; an empty one is all interfaces."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return the address as people write it: ``host:port``, ``[IPv6]:port``, ``*:port``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host or "*"
+        return f"{host}:{self.port}"
 
 
 def check_node_id(text: str) -> str:
@@ -100,8 +114,8 @@ def check_bind_address(text: str) -> str:
     raise Wrong(f"{quote(text)} is not an address; the port goes into its own parameter")
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[IPv6]:port`` into the host, without brackets, and the port.
+def parse_address(text: str) -> Address:
+    """Return the address that ``host:port`` or ``[IPv6]:port`` means.
 
     Raises:
         Wrong: it is not of that form.
@@ -117,17 +131,17 @@ def split_address(text: str) -> tuple[str, int]:
         raise Wrong(f"{quote(text)} is not host:port; an IPv6 address goes into brackets: [::1]:80")
     elif not _HOST.fullmatch(host):
         raise Wrong(f"{quote(text)} is not host:port")
-    return host, _port(port, least=1)
+    return Address(host, _port(port, least=1))
 
 
-def split_listen_address(text: str) -> tuple[str, int]:
-    """Split ``port`` or ``host:port`` to listen on; an empty host means all interfaces.
+def parse_listen_address(text: str) -> Address:
+    """Return the address to listen on that ``port`` or ``host:port`` means.
 
     Raises:
         Wrong: it is not of that form.
     """
     host, _, port = text.rpartition(":")
-    return check_bind_address(host), _port(port, least=0)
+    return Address(check_bind_address(host), _port(port, least=0))
 
 
 def check_variable(text: str) -> str:

@@ -1,7 +1,6 @@
 """The ``firewallrules`` of a node, in receptor's notation."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
@@ -17,11 +16,11 @@ from meshnode.config.kinds import (
     unfolded,
 )
 from meshnode.config.names import RESERVED_SERVICES, Wrong, check_node_id, check_service
-from meshnode.patterns import SLASH, NamePattern
-
-# --- Parameters whose value is a list of maps, all of the same known keys: rules, for instance
+from meshnode.policies import SLASH, Action, NamePattern, Rule
 
 T = TypeVar("T")
+
+# --- Lists of maps that all have the same known keys
 
 
 def records_of(
@@ -73,20 +72,9 @@ def _known_key(node: yaml.Node, which: str, kinds: Mapping[str, Kind[Any]]) -> s
     return name.lower()
 
 
-pass  # SELFIMPORT
+# --- Firewall rules
 
-ACTIONS = ("accept", "reject", "drop")
-
-
-@dataclass(frozen=True, slots=True)
-class FirewallRule:
-    """One rule: ``action`` is one of ACTIONS; a pattern that is not given matches every name."""
-
-    action: str
-    fromnode: NamePattern | None = None
-    tonode: NamePattern | None = None
-    fromservice: NamePattern | None = None
-    toservice: NamePattern | None = None
+ACTIONS = tuple(action.value for action in Action)
 
 
 def _pattern(label: str, check: Callable[[str], str]) -> Kind[NamePattern]:
@@ -112,13 +100,23 @@ def _check_any_service(value: str) -> str:
     return value if value in RESERVED_SERVICES else check_service(value)
 
 
-def firewall_rules() -> Kind[tuple[FirewallRule, ...]]:
-    """A list of rules, of which the first that matches a message decides."""
+def _rule(
+    action: str,
+    fromnode: NamePattern | None = None,
+    tonode: NamePattern | None = None,
+    fromservice: NamePattern | None = None,
+    toservice: NamePattern | None = None,
+) -> Rule:
+    return Rule(Action(action), fromnode, tonode, fromservice, toservice)
+
+
+def firewall_rules() -> Kind[tuple[Rule, ...]]:
+    """A list of rules; the first one that matches a message decides."""
     node = _pattern("node ID or /regular expression/", check_node_id)
     service = _pattern("service name or /regular expression/", _check_any_service)
     return records_of(
         "rule",
-        FirewallRule,
+        _rule,
         {"action": choice(ACTIONS)},
         fromnode=node,
         tonode=node,

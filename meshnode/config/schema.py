@@ -7,7 +7,7 @@
         port: int = parameter(whole(0, 65535), "TCP port to listen on", bare=True)
 
 From that one declaration come the checks of files and arguments (build.py), ``--help`` (help.py)
-and docs/configuration.md (reference.py).
+and docs/configuration.md (help.py).
 """
 
 import dataclasses
@@ -21,6 +21,12 @@ from meshnode.config.kinds import Kind
 
 KEY = "meshnode.parameter"
 """Where a field's metadata holds its description."""
+
+MESH_SERVICE = "service"
+TCP_PORT = "TCP port"
+UDP_PORT = "UDP port"
+UNIX_SOCKET = "unix socket"
+"""Things that a node has once and that several directives ask for (``DirectiveInfo.claims``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,10 @@ class DirectiveInfo:
         example: parameters and values as they would be written.
         once: whether a configuration has at most one.
         overridable: whether the command line's replaces the file's; else a second one is a fault.
-        unique: sets of parameters in whose values no two such directives may agree.
+        claims: what a node has only once, and the parameters that say which one the directive
+            takes. No two directives, of whatever kind, may take the same one. The last parameter
+            decides whether any is taken: empty means none, and port 0 means any free one. Ports
+            that clash only once host names are looked up are found when the node starts.
         parameters: in the order in which help shows them.
         later: names of parameters that are known but not supported yet.
         reloadable: whether all of it can be changed, added and removed while the node runs.
@@ -81,7 +90,7 @@ class DirectiveInfo:
     example: tuple[tuple[str, str], ...]
     once: bool
     overridable: bool
-    unique: tuple[tuple[str, ...], ...]
+    claims: Mapping[str, tuple[str, ...]]
     parameters: tuple[ParameterInfo, ...]
     later: tuple[str, ...]
     reloadable: bool
@@ -166,6 +175,8 @@ def parameter(
 
 D = TypeVar("D", bound=Directive)
 
+NO_CLAIMS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
 def directive(
@@ -176,7 +187,7 @@ def directive(
     example: tuple[tuple[str, str], ...] = (),
     once: bool = False,
     overridable: bool = False,
-    unique: tuple[tuple[str, ...], ...] = (),
+    claims: Mapping[str, tuple[str, ...]] = NO_CLAIMS,
     later: tuple[str, ...] = (),
 ) -> Callable[[type[D]], type[D]]:
     """Make a class of annotated parameters a directive; the arguments are DirectiveInfo's."""
@@ -194,7 +205,7 @@ def directive(
             example=example,
             once=once,
             overridable=overridable,
-            unique=unique,
+            claims=MappingProxyType(claims),
             parameters=tuple(described),
             later=later,
             reloadable=made.RELOADABLE,
@@ -227,15 +238,3 @@ def _info(field: dataclasses.Field[Any]) -> ParameterInfo:
         default=default,
         reloadable=described.reloadable,
     )
-
-
-__all__ = [
-    "NOWHERE",
-    "Directive",
-    "DirectiveInfo",
-    "Origin",
-    "ParameterInfo",
-    "directive",
-    "directive_base",
-    "parameter",
-]

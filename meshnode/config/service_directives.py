@@ -11,9 +11,25 @@ import yaml
 
 from meshnode.config import names
 from meshnode.config.faults import quote
-from meshnode.config.kinds import Kind, permissions, scalar_text, shell_words, text, whole
-from meshnode.config.names import Wrong, check_node_id
-from meshnode.config.schema import Directive, directive, parameter
+from meshnode.config.kinds import (
+    Kind,
+    parsed,
+    permissions,
+    scalar_text,
+    shell_words,
+    text,
+    whole,
+)
+from meshnode.config.names import Address, Wrong, check_node_id
+from meshnode.config.schema import (
+    MESH_SERVICE,
+    TCP_PORT,
+    UDP_PORT,
+    UNIX_SOCKET,
+    Directive,
+    directive,
+    parameter,
+)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 """A network as ``ip-router`` takes and advertises it."""
@@ -26,11 +42,6 @@ MAX_INTERFACE_BYTES = 15
 LINK_PREFIX = 30
 """Bits of the prefix of an ip-router's own network: room for two addresses, ours and one for the
 other end (as receptor has it)."""
-
-
-def _checked_address(value: str) -> str:
-    names.split_address(value)
-    return value
 
 
 def _checked_remote(value: str) -> str:
@@ -91,7 +102,7 @@ PORT = whole(0, names.MAX_PORT)
 BIND_ADDRESS = text("IP address or host name", names.check_bind_address)
 NODE = text("node ID", _checked_remote)
 SERVICE = text("service name of at most 8 bytes", names.check_service)
-ADDRESS = text("host:port", _checked_address)
+ADDRESS = parsed(names.parse_address, "host:port")
 SOCKET_PATH = text("path of at most 107 bytes", _checked_filename)
 
 
@@ -106,7 +117,7 @@ class ServiceDirective(Directive):
     "Listen on a TCP port and lead each connection to a service on the mesh.",
     section=SECTION,
     example=(("port", "8080"), ("remotenode", "bar"), ("remoteservice", "web")),
-    unique=(("bindaddr", "port"),),
+    claims={TCP_PORT: ("bindaddr", "port")},
     later=("tlsserver", "tlsclient"),
 )
 class TcpServer(ServiceDirective):
@@ -125,14 +136,14 @@ class TcpServer(ServiceDirective):
     "Offer a service on the mesh that leads each stream to a TCP address.",
     section=SECTION,
     example=(("service", "web"), ("address", "localhost:80")),
-    unique=(("service",),),
+    claims={MESH_SERVICE: ("service",)},
     later=("tlsserver", "tlsclient"),
 )
 class TcpClient(ServiceDirective):
     """A stream service, and where its streams go."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
-    address: str = parameter(ADDRESS, "where to connect for each stream")
+    address: Address = parameter(ADDRESS, "where to connect for each stream")
 
 
 @directive(
@@ -140,7 +151,7 @@ class TcpClient(ServiceDirective):
     "Listen on a UDP port and pass each datagram to a service on the mesh.",
     section=SECTION,
     example=(("port", "5353"), ("remotenode", "bar"), ("remoteservice", "dns")),
-    unique=(("bindaddr", "port"),),
+    claims={UDP_PORT: ("bindaddr", "port")},
 )
 class UdpServer(ServiceDirective):
     """Where clients send, and which datagram service they reach."""
@@ -158,13 +169,13 @@ class UdpServer(ServiceDirective):
     "Offer a service on the mesh that passes each datagram to a UDP address.",
     section=SECTION,
     example=(("service", "dns"), ("address", "localhost:53")),
-    unique=(("service",),),
+    claims={MESH_SERVICE: ("service",)},
 )
 class UdpClient(ServiceDirective):
     """A datagram service, and where its datagrams go."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
-    address: str = parameter(ADDRESS, "where to send")
+    address: Address = parameter(ADDRESS, "where to send")
 
 
 @directive(
@@ -172,7 +183,7 @@ class UdpClient(ServiceDirective):
     "Listen on a unix socket and lead each connection to a service on the mesh.",
     section=SECTION,
     example=(("filename", "/run/db.sock"), ("remotenode", "bar"), ("remoteservice", "db")),
-    unique=(("filename",),),
+    claims={UNIX_SOCKET: ("filename",)},
     later=("tls",),
 )
 class UnixSocketServer(ServiceDirective):
@@ -191,7 +202,7 @@ class UnixSocketServer(ServiceDirective):
     "Offer a service on the mesh that leads each stream to a unix socket.",
     section=SECTION,
     example=(("service", "db"), ("filename", "/run/postgresql/.s.PGSQL.5432")),
-    unique=(("service",),),
+    claims={MESH_SERVICE: ("service",)},
     later=("tls",),
 )
 class UnixSocketClient(ServiceDirective):
@@ -206,14 +217,14 @@ class UnixSocketClient(ServiceDirective):
     "Offer a service on the mesh that runs a command on a terminal for each stream.",
     section=SECTION,
     example=(("service", "shell"), ("command", "bash -l")),
-    unique=(("service",),),
+    claims={MESH_SERVICE: ("service",)},
     later=("tls",),
 )
 class CommandService(ServiceDirective):
-    """A stream service; ``command`` is split by ``shlex``, never run by a shell."""
+    """A stream service, and the words of the command that it runs."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
-    command: str = parameter(shell_words(least=1), "command to run; no shell runs it")
+    command: tuple[str, ...] = parameter(shell_words(least=1), "command to run; no shell runs it")
 
 
 @directive(
@@ -225,7 +236,11 @@ class CommandService(ServiceDirective):
         ("localnet", "10.9.1.0/30"),
         ("routes", "192.168.7.0/24"),
     ),
-    unique=(("networkname",), ("interface",), ("localnet",)),
+    claims={
+        MESH_SERVICE: ("networkname",),
+        "interface": ("interface",),
+        "network": ("localnet",),
+    },
 )
 class IpRouter(ServiceDirective):
     """A router of a network; the first address of ``localnet`` is this node's."""

@@ -104,14 +104,14 @@ class WorkDirective(Directive):
     "Offer a type of work that runs a command.",
     section="Work",
     example=(("worktype", "echo"), ("command", "bash"), ("params", '-c "echo hi"')),
-    unique=(("worktype",),),
+    claims={"work type": ("worktype",)},
 )
 class WorkCommand(WorkDirective):
-    """A command that clients may run; ``params`` is split by ``shlex``, never run by a shell."""
+    """A command that clients may run, and its first arguments."""
 
     command: str = parameter(text(least=1), "program to run, by path or as found in PATH")
-    params: str = parameter(
-        shell_words(), "its arguments; no shell runs them", default="", default_text="none"
+    params: tuple[str, ...] = parameter(
+        shell_words(), "its arguments; no shell runs them", default=(), default_text="none"
     )
     allowruntimeparams: bool = parameter(
         boolean(), "let clients add arguments of their own", default=False
@@ -123,7 +123,7 @@ class WorkCommand(WorkDirective):
     "Offer a type of work that calls a Python function of an installed plugin.",
     section="Work",
     example=(("worktype", "greet"), ("plugin", "greeter"), ("function", "greet")),
-    unique=(("worktype",),),
+    claims={"work type": ("worktype",)},
 )
 class WorkPython(WorkDirective):
     """A function that clients may call; see docs/plugins.md."""

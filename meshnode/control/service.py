@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from meshnode import resources
-from meshnode.config import split_listen_address
+from meshnode.config import Address
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.mesh_face import ListeningMesh
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
@@ -54,11 +54,11 @@ async def open_listeners(
     service: str,
     filename: str,
     permissions: int,
-    tcplisten: str,
+    tcplisten: Address | None,
     mesh: ListeningMesh,
     work_types: Sequence[WorkType],
 ) -> list[ControlListener]:
-    """Open what a ``control-service`` directive names; empty texts name nothing.
+    """Open what a ``control-service`` directive names; an empty text or None names nothing.
 
     The mesh comes last: nobody hears of a service that then fails to start.
 
@@ -72,7 +72,9 @@ async def open_listeners(
                 ControlListener("unix", filename, UnixListener.open(filename, permissions))
             )
         if tcplisten:
-            opened += [ControlListener("tcp", tcplisten, tcp) for tcp in await open_tcp(tcplisten)]
+            opened += [
+                ControlListener("tcp", str(tcplisten), tcp) for tcp in await open_tcp(tcplisten)
+            ]
         if service:
             opened.append(
                 ControlListener("mesh", service, await _listen(mesh, service, work_types))
@@ -98,18 +100,17 @@ async def _listen(
         raise CannotListen("service", service, str(error)) from error
 
 
-async def open_tcp(address: str) -> list[trio.SocketListener]:
-    """Listen on TCP at ``host:port`` or ``port`` (every interface), a ``tcplisten`` value.
+async def open_tcp(address: Address) -> list[trio.SocketListener]:
+    """Listen on a TCP address.
 
     Raises:
-        CannotListen: the address is none, or is not free.
+        CannotListen: the address is not free, or its host cannot be looked up.
     """
     try:
-        host, port = split_listen_address(address)
-        return await open_tcp_listeners(host, port)
-    except (OSError, ValueError) as error:  # ValueErrors: a wrong form, a name that DNS cannot hold
+        return await open_tcp_listeners(address.host, address.port)
+    except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot hold
         reason = getattr(error, "strerror", None) or error
-        raise CannotListen("tcplisten", address, str(reason)) from error
+        raise CannotListen("tcplisten", str(address), str(reason)) from error
 
 
 pass  # SELFIMPORT

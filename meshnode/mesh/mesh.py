@@ -27,10 +27,10 @@ from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
 from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams.stream import MeshStream
-from meshnode.protocol.firewall import Rule
+from meshnode.policies import LinkPolicy, Rule
 from meshnode.protocol.messages import MAX_HOPS, decode_service
 from meshnode.protocol.namehash import NameTable
-from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
+from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
 from meshnode.resources import DescriptorReserve, GiveBack
 

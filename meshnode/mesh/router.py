@@ -16,7 +16,8 @@ from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUs
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.peers.updates import random_id
-from meshnode.protocol.firewall import Action, Firewall, Rule
+from meshnode.policies import Action, Rule
+from meshnode.protocol.firewall import Firewall
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import (
     HEADER_LENGTH,

@@ -4,12 +4,11 @@ Nodes are named by the hashes in a message's header, which is what the message c
 keeps order among nodes that play by the rules, and proves nothing about who sent a message.
 """
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meshnode.errors import ProtocolError
-from meshnode.patterns import NamePattern
+from meshnode.policies import Action, Rule
 from meshnode.protocol.messages import HEADER_LENGTH, decode_service
 from meshnode.protocol.namehash import NAME_HASH_LENGTH, NameTable
 
@@ -23,30 +22,6 @@ FLOW_START = 4
 
 NODE_FIELDS = 2
 """The first two of the four fields are hashes of nodes, the others names of services."""
-
-
-class Action(enum.Enum):
-    """What a rule does with a message that matches it."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    DROP = "drop"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Matches messages that match all of its patterns; without any it matches every message."""
-
-    action: Action
-    from_node: NamePattern | None = None
-    to_node: NamePattern | None = None
-    from_service: NamePattern | None = None
-    to_service: NamePattern | None = None
-
-    @property
-    def patterns(self) -> tuple[NamePattern | None, ...]:
-        """The patterns in the order of the header's fields."""
-        return (self.from_node, self.to_node, self.from_service, self.to_service)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ sees the link itself.
 """
 
 import enum
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.routing import RoutingUpdate
 
 HELLO_INTERVAL = 1.0
@@ -18,28 +19,6 @@ HELLO_TRIES = 10
 
 IDLE_TIMEOUT = 21.0
 """Seconds without a message after which a link is dead: two lost 10-s updates and a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkPolicy:
-    """What a listener or peer directive says about its links.
-
-    ``cost`` applies unless ``node_costs`` names the peer; ``allowed_peers`` None means anybody.
-    ``is_dialed`` if the links are those of a peer directive.
-    """
-
-    cost: float = 1.0
-    node_costs: Mapping[str, float] = field(default_factory=dict)
-    allowed_peers: frozenset[str] | None = None
-    is_dialed: bool = False
-
-    def cost_of(self, peer: str) -> float:
-        """Return the cost of a link to ``peer``."""
-        return self.node_costs.get(peer, self.cost)
-
-    def is_expected(self, peer: str) -> bool:
-        """Whether the configuration asks for a link to ``peer``, and not only allows it."""
-        return self.is_dialed or peer in self.node_costs or peer in (self.allowed_peers or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from meshnode.config import split_address
+from meshnode.config import Address
 from meshnode.config.service_directives import (
     TcpClient,
     TcpServer,
@@ -64,26 +64,25 @@ class TcpClientService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service, address = self._directive.service, self._directive.address
-        tags = {"type": "TCP Proxy", "address": address}
+        tags = {"type": "TCP Proxy", "address": str(address)}
         listener = await listen_on_mesh(self._mesh, service, tags)
         log = subject_logger("tcp-client", service)
         log.info("leads to %s", address)
-        server = StreamServer(log, forward_to(_tcp_dialer(*split_address(address))))
+        server = StreamServer(log, forward_to(_tcp_dialer(address)))
         await server.run([listener], task_status=task_status)
 
 
-def _tcp_dialer(host: str, port: int) -> Callable[[], Awaitable[trio.SocketStream]]:
+def _tcp_dialer(address: Address) -> Callable[[], Awaitable[trio.SocketStream]]:
     async def dial() -> trio.SocketStream:
-        where = format_address((host, port))
         try:
             with trio.fail_after(CONNECT_TIMEOUT):
-                stream = await trio.open_tcp_stream(host, port)
+                stream = await trio.open_tcp_stream(address.host, address.port)
         except trio.TooSlowError:
-            raise OSError(f"no connection to {where} within {CONNECT_TIMEOUT:g} s") from None
+            raise OSError(f"no connection to {address} within {CONNECT_TIMEOUT:g} s") from None
         except UnicodeError as exc:
-            raise OSError(f"cannot connect to {where}: that is no host name") from exc
+            raise OSError(f"cannot connect to {address}: that is no host name") from exc
         except OSError as exc:
-            raise OSError(f"cannot connect to {where}: {_reason(exc)}") from exc
+            raise OSError(f"cannot connect to {address}: {_reason(exc)}") from exc
         keep_alive(stream.socket)
         return stream
 

@@ -231,23 +231,24 @@ class CommandServiceService:
     def __init__(self, directive: CommandService, mesh: ServiceMesh) -> None:
         self._directive = directive
         self._mesh = mesh
-        self._words = shlex.split(directive.command)
         self._log = subject_logger("command-service", directive.service)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service = self._directive.service
         listener = await listen_on_mesh(self._mesh, service, {"type": "Command Service"})
-        self._log.info("runs %s", self._directive.command)
+        self._log.info("runs %s", shlex.join(self._directive.command))
         server = StreamServer(self._log, self._serve, MAX_COMMANDS, MAX_OF_ONE)
         await server.run([listener], task_status=task_status)
 
     async def _serve(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
         assert isinstance(stream, MeshStream)
         try:
-            terminal = Terminal.open(self._words)
+            terminal = Terminal.open(self._directive.command)
         except OSError as exc:
-            raise OSError(f"cannot run {self._words[0]}: {exc.strerror or exc}") from exc
+            raise OSError(
+                f"cannot run {self._directive.command[0]}: {exc.strerror or exc}"
+            ) from exc
         self._log.info("PID %d: started for %s", terminal.pid, client)
         try:
             await _converse(stream, terminal, self._log, client)

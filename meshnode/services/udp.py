@@ -9,7 +9,6 @@ from functools import partial
 
 import trio
 
-from meshnode.config import split_address
 from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
@@ -92,7 +91,7 @@ class UdpClientService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service, address = self._directive.service, self._directive.address
-        tags = {"type": "UDP Proxy", "address": address}
+        tags = {"type": "UDP Proxy", "address": str(address)}
         log = subject_logger("udp-client", service)
         with open_datagrams(self._mesh, service, tags) as near:
             log.info("leads to %s", address)
@@ -113,7 +112,7 @@ class UdpClientService:
             await self.relay.run(receive, task_status=task_status)
 
     async def _open_far(self, correspondent: tuple[str, str]) -> FarSocket:
-        host, port = split_address(self._directive.address)
+        host, port = self._directive.address.host, self._directive.address.port
         try:
             with trio.fail_after(LOOKUP_TIMEOUT):
                 found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, suppress
 import trio
 
 from fuzz.meshworld import GONE, MeshWorld
+from meshnode.config import Address
 from meshnode.config.service_directives import (
     CommandService,
     ServiceDirective,
@@ -33,10 +34,10 @@ class ServicesWorld(MeshWorld):
         unix.listen()
         self.nursery.start_soon(trio.serve_listeners, _send_back, [tcp, trio.SocketListener(unix)])
         directives: tuple[ServiceDirective, ...] = (
-            TcpClient(service="web", address=f"{LOOPBACK}:{port}"),
+            TcpClient(service="web", address=Address(LOOPBACK, port)),
             UnixSocketClient(service="sock", filename=path),
-            CommandService(service="shell", command="cat"),
-            UdpClient(service="loud", address=f"{LOOPBACK}:9"),
+            CommandService(service="shell", command=("cat",)),
+            UdpClient(service="loud", address=Address(LOOPBACK, 9)),
             UdpServer(port=0, bindaddr=LOOPBACK, remotenode="left", remoteservice="loud"),
         )
         for directive in directives:

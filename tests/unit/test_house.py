@@ -130,7 +130,6 @@ LARGE = {
 
 SMALL = {
     "meshnode/mesh/streams/identity.py": NOT_YET,
-    "meshnode/patterns.py": "below config and protocol; loads RE2 only when needed",
     "meshnode/plugins.py": NOT_YET,
     "meshnode/work/local/words.py": NOT_YET,
 }

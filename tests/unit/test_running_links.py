@@ -2,13 +2,14 @@
 
 import dataclasses
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
 
 from meshnode.config import (
+    Address,
     ListenerDirective,
     PeerDirective,
     TcpListener,
@@ -17,6 +18,8 @@ from meshnode.config import (
     UdpPeer,
     WsListener,
     WsPeer,
+    parse_address,
+    parse_ws_url,
 )
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
@@ -69,7 +72,7 @@ def listener(port: int, **more: object) -> TcpListener:
 
 
 def peer(port: int, **more: object) -> TcpPeer:
-    return TcpPeer(address=f"{LOOPBACK}:{port}", **more)
+    return TcpPeer(address=Address(LOOPBACK, port), **more)
 
 
 def accepts(port: int) -> bool:
@@ -139,18 +142,21 @@ async def test_a_changed_cost_opens_the_links_anew_and_keeps_the_socket(ports: l
 
 
 KINDS = {
-    "tcp": (TcpListener, TcpPeer, "{}"),
-    "ws": (WsListener, WsPeer, "ws://{}/"),
-    "udp": (UdpListener, UdpPeer, "{}"),
+    "tcp": (TcpListener, TcpPeer, parse_address),
+    "ws": (WsListener, WsPeer, lambda address: parse_ws_url(f"ws://{address}/")),
+    "udp": (UdpListener, UdpPeer, parse_address),
 }
 
 
-@pytest.mark.parametrize(("accept", "dial", "url"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(("accept", "dial", "parse"), KINDS.values(), ids=KINDS)
 async def test_every_kind_of_link_comes_stays_changes_and_goes(
-    ports: list[int], accept: type[ListenerDirective], dial: type[PeerDirective], url: str
+    ports: list[int],
+    accept: type[ListenerDirective],
+    dial: type[PeerDirective],
+    parse: Callable[[str], Address],
 ) -> None:
     here = accept(port=ports[0], bindaddr=LOOPBACK)
-    there = dial(address=url.format(f"{LOOPBACK}:{ports[0]}"))
+    there = dial(address=parse(f"{LOOPBACK}:{ports[0]}"))
     async with nodes("foo", "bar") as (foo, bar):
         await foo.apply(here)
         await bar.apply(there)

@@ -21,7 +21,6 @@ from meshnode.config import (
 )
 from meshnode.mesh.links.base import LinkDialer, LinkListener
 from meshnode.net.addresses import format_address
-from meshnode.protocol.peering import LinkPolicy
 
 
 class LinkModule(Protocol):
@@ -87,10 +86,3 @@ def make_dialer(directive: PeerDirective) -> LinkDialer:
     """Return what opens the directive's link."""
     kind = next(kind for kind in KINDS if isinstance(directive, kind.peer))
     return kind.module.dialer(directive)
-
-
-def policy_of(directive: ListenerDirective | PeerDirective) -> LinkPolicy:
-    """Return who may be at the other end of the directive's links, and what they cost."""
-    peers = directive.allowedpeers
-    costs = directive.nodecost if isinstance(directive, ListenerDirective) else {}
-    return LinkPolicy(directive.cost, costs, frozenset(peers) if peers is not None else None)

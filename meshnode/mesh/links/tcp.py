@@ -7,7 +7,6 @@ import trio
 
 from meshnode.config import TcpListener as TcpListenerDirective
 from meshnode.config import TcpPeer as TcpPeerDirective
-from meshnode.config import split_address
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.net.addresses import format_address, peer_address
@@ -186,4 +185,4 @@ async def listen(directive: TcpListenerDirective) -> list[TcpListener]:
 
 def dialer(directive: TcpPeerDirective) -> TcpDialer:
     """Return what opens the directive's link."""
-    return TcpDialer(*split_address(directive.address))
+    return TcpDialer(directive.address.host, directive.address.port)

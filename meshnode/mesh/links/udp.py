@@ -17,7 +17,6 @@ import trio
 
 from meshnode.config import UdpListener as UdpListenerDirective
 from meshnode.config import UdpPeer as UdpPeerDirective
-from meshnode.config import split_address
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener, Message, SharedReader
 from meshnode.mesh.links.strangers import (
@@ -454,4 +453,4 @@ async def listen(directive: UdpListenerDirective) -> list[UdpListener]:
 
 def dialer(directive: UdpPeerDirective) -> UdpDialer:
     """Return what opens the directive's link."""
-    return UdpDialer(*split_address(directive.address))
+    return UdpDialer(directive.address.host, directive.address.port)

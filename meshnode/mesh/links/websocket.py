@@ -30,7 +30,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from meshnode.config import WsListener as WsListenerDirective
 from meshnode.config import WsPeer as WsPeerDirective
-from meshnode.config import WsUrl, split_ws_url
+from meshnode.config import WsUrl
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
@@ -384,4 +384,4 @@ async def listen(directive: WsListenerDirective) -> list[WebsocketListener]:
 
 def dialer(directive: WsPeerDirective) -> WebsocketDialer:
     """Return what opens the directive's link."""
-    return WebsocketDialer(split_ws_url(directive.address), directive.extraheader)
+    return WebsocketDialer(directive.address, directive.extraheader)

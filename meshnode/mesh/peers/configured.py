@@ -146,12 +146,12 @@ class RunningLinks:
 
     def _start(self, opened: Opened, peers: Sequence[PeerDirective]) -> None:
         for directive, listeners in opened:
-            policy = registry.policy_of(directive)
+            policy = directive.policy
             handles = [self._mesh.add_listener(listener, policy) for listener in listeners]
             self._accepting.append(_Accepting(directive, handles))
         for peer in peers:
             dialing = self._mesh.add_dialer(
-                registry.make_dialer(peer), registry.policy_of(peer), redial=peer.redial
+                registry.make_dialer(peer), peer.policy, redial=peer.redial
             )
             self._dialed.append(_Dialed(peer, dialing))
             self._log.info("dialing %s", describe(peer))
@@ -179,7 +179,7 @@ class RunningLinks:
     async def _change(self, accepting: _Accepting, directive: ListenerDirective) -> None:
         accepting.directive = directive
         for handle in accepting.handles:
-            await handle.set_policy(registry.policy_of(directive), CHANGED)
+            await handle.set_policy(directive.policy, CHANGED)
         self._log.info("changed %s: its links are opened anew", describe(directive))
 
 

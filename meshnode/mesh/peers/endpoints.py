@@ -11,7 +11,7 @@ from meshnode.mesh.peers.linklog import Complaints, redial_delay
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.net.sockets import Acceptor
-from meshnode.protocol.peering import LinkPolicy
+from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
 

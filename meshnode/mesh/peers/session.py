@@ -13,6 +13,7 @@ from meshnode.mesh.peers.boundary import Boundary, Ended
 from meshnode.mesh.peers.greeting import Goodbyes
 from meshnode.mesh.peers.linklog import STEADY, Complaints, LinkFigures, LinkLog
 from meshnode.mesh.peers.sendqueue import BatchSize, Outgoing, SendQueue
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 from meshnode.protocol.peering import (
@@ -20,7 +21,6 @@ from meshnode.protocol.peering import (
     Apply,
     Close,
     Established,
-    LinkPolicy,
     Peering,
     Refuse,
     SendHello,

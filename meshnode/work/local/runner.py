@@ -67,7 +67,7 @@ class CommandType:
     """
 
     command: str
-    params: str = ""
+    params: tuple[str, ...] = ()
     allow_runtime_params: bool = False
     verify_signature: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class CommandType:
         if runtime_params and not self.allow_runtime_params:
             raise CommandError("extra params provided but not allowed")
         try:
-            words = (*split_words(self.params), *split_words(runtime_params))
+            words = (*self.params, *split_words(runtime_params))
         except ValueError as error:
             raise CommandError(f"cannot split the params into words: {error}") from None
         if any("\0" in word for word in words):

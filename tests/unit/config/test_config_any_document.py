@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.config import ConfigFaults, NodeConfig, load_arguments, load_file
-from meshnode.config.build import LATER_DIRECTIVES
-from meshnode.config.directives import DIRECTIVES
+from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
 
 NAMES = [cls.INFO.name for cls in DIRECTIVES]
 PARAMETERS = sorted({p.name for cls in DIRECTIVES for p in cls.INFO.parameters})
@@ -26,7 +25,7 @@ scalars = st.one_of(
     st.dates(),
     st.sampled_from(["0600", "2222", "host:1", "foo", "30s", "[a", "{a: 1}", "[]", "debug"]),
 )
-names = st.sampled_from([*NAMES, *PARAMETERS, *LATER_DIRECTIVES]) | st.text(max_size=8)
+names = st.sampled_from([*NAMES, *PARAMETERS, *UNSUPPORTED_DIRECTIVES]) | st.text(max_size=8)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),

@@ -178,6 +178,10 @@ FAULTS = {
         "- node: foo\n- tcp-listener: 2222\n- tcp-listener: 2222\n",
         '{f}:3: tcp-listener: port: "2222" is already used by the tcp-listener on line 2',
     ),
+    "a port of a control service used by a listener": (
+        "- node: foo\n- tcp-listener: 2222\n- control-service:\n    tcplisten: 2222\n",
+        '{f}:4: control-service: tcplisten: "*:2222" is already used by the tcp-listener on line 2',
+    ),
     "a peer given twice": (
         "- node: foo\n- tcp-peer: a:1\n- tcp-peer: a:1\n",
         '{f}:3: tcp-peer: address: "a:1" is already used by the tcp-peer on line 2',

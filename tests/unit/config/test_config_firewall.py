@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.config import ConfigFaults, FirewallRule, load_arguments, load_file
-from meshnode.patterns import NamePattern
+from meshnode.config import ConfigFaults, load_arguments, load_file
+from meshnode.policies import Action, NamePattern, Rule
 
 HEAD = "- local-only\n- node:\n    id: foo\n    firewallrules:\n"
 
@@ -91,9 +91,9 @@ def test_rules_are_read_in_receptors_notation(tmp_path: Path) -> None:
         + "      - {action: drop, fromservice: unreach}\n"
     )
     assert load_file(str(path)).node.firewallrules == (
-        FirewallRule("accept", fromnode=NamePattern("bar"), toservice=NamePattern("ping")),
-        FirewallRule("reject", tonode=NamePattern("/(?i)a.*b/")),
-        FirewallRule("drop", fromservice=NamePattern("unreach")),
+        Rule(Action.ACCEPT, from_node=NamePattern("bar"), to_service=NamePattern("ping")),
+        Rule(Action.REJECT, to_node=NamePattern("/(?i)a.*b/")),
+        Rule(Action.DROP, from_service=NamePattern("unreach")),
     )
 
 
@@ -105,7 +105,7 @@ def test_no_rules_and_an_empty_list_are_the_same(tmp_path: Path) -> None:
 
 def test_rules_can_be_given_as_arguments() -> None:
     one, other = '{"action": "drop", "tonode": "bar"}', '{"action": "accept"}'
-    expected = (FirewallRule("drop", tonode=NamePattern("bar")), FirewallRule("accept"))
+    expected = (Rule(Action.DROP, to_node=NamePattern("bar")), Rule(Action.ACCEPT))
     for arguments in (
         [f"firewallrules={one}", f"firewallrules={other}"],
         [f"firewallrules=[{one}, {other}]"],

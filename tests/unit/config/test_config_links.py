@@ -6,6 +6,7 @@ import pytest
 
 from meshnode.config import (
     LINK_DIRECTIVES,
+    Address,
     ConfigFaults,
     ListenerDirective,
     NodeConfig,
@@ -16,7 +17,7 @@ from meshnode.config import (
     WsPeer,
     WsUrl,
     load_file,
-    split_ws_url,
+    parse_ws_url,
 )
 
 
@@ -54,13 +55,13 @@ def test_websocket_and_udp_links_are_read_as_receptors_files_write_them(tmp_path
     )
     assert config.peers == (
         WsPeer(
-            "ws://bar.example.org/mesh?site=1",
+            WsUrl("bar.example.org", 80, "bar.example.org", "/mesh?site=1"),
             False,
             3.0,
             ("bar",),
             ("X-Forwarded-User", "mesh one"),
         ),
-        UdpPeer("[::1]:2222"),
+        UdpPeer(Address("::1", 2222)),
     )
 
 
@@ -76,7 +77,7 @@ def test_websocket_and_udp_links_are_read_as_receptors_files_write_them(tmp_path
     ],
 )
 def test_the_url_of_a_websocket_is_taken_apart(url: str, parts: WsUrl):
-    assert split_ws_url(url) == parts
+    assert parse_ws_url(url) == parts
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.config import (
+    Address,
     ConfigFaults,
     ControlService,
     LogLevel,
@@ -17,8 +18,8 @@ from meshnode.config import (
     WorkCommand,
     load_arguments,
     load_file,
-    split_address,
-    split_listen_address,
+    parse_address,
+    parse_listen_address,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +42,7 @@ def test_the_guides_foo_is_read():
             WorkCommand(
                 worktype="echoint",
                 command="bash",
-                params='-c "for i in {1..5}; do echo $i; sleep 1; done"',
+                params=("-c", "for i in {1..5}; do echo $i; sleep 1; done"),
             ),
         ),
     )
@@ -51,7 +52,7 @@ def test_the_guides_foo_is_read():
 def test_the_guides_quoting_reaches_bash_intact():
     config = load_file(str(ROOT / "examples/bar.yml"))
     payload = next(w for w in config.work_types if w.worktype == "echopayload")
-    assert shlex.split(payload.params)[1].startswith("while read -r line; do echo ${line^^};")
+    assert payload.params[1].startswith("while read -r line; do echo ${line^^};")
 
 
 def test_bare_values_serve_where_one_parameter_says_it_all(tmp_path: Path):
@@ -59,7 +60,7 @@ def test_bare_values_serve_where_one_parameter_says_it_all(tmp_path: Path):
         tmp_path, "- node: foo\n- log-level: DEBUG\n- tcp-listener: 2222\n- tcp-peer: bar:2223\n"
     )
     assert config == NodeConfig(
-        Node("foo"), LogLevel("debug"), (TcpListener(2222),), (TcpPeer("bar:2223"),)
+        Node("foo"), LogLevel("debug"), (TcpListener(2222),), (TcpPeer(Address("bar", 2223)),)
     )
 
 
@@ -102,7 +103,7 @@ def test_numbers_and_truth_may_be_in_quotes(tmp_path: Path):
     text = "- node: a\n- tcp-listener: '2222'\n- tcp-peer: {address: b:1, redial: 'NO', cost: '2'}"
     config = from_text(tmp_path, text)
     assert config.listeners == (TcpListener(2222),)
-    assert config.peers == (TcpPeer("b:1", redial=False, cost=2.0),)
+    assert config.peers == (TcpPeer(Address("b", 1), redial=False, cost=2.0),)
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("21s", 21.0), ("1m30.5s", 90.5), ("1h", 3600.0)])
@@ -154,7 +155,7 @@ def test_the_issues_command_line_is_read():
         log_level=LogLevel("debug"),
         listeners=(TcpListener(2222),),
         control_services=(ControlService(filename="/tmp/foo.sock"),),
-        work_types=(WorkCommand(worktype="echo", command="echo", params="hi"),),
+        work_types=(WorkCommand(worktype="echo", command="echo", params=("hi",)),),
     )
 
 
@@ -170,8 +171,8 @@ def test_arguments_may_be_bare_joined_repeated_and_json():
         node=Node("foo"),
         listeners=(TcpListener(2222, cost=2.0, nodecost={"b": 2.0}),),
         peers=(
-            TcpPeer("b:1", allowedpeers=("b", "c", "d")),
-            TcpPeer("c:1", redial=False, allowedpeers=("b", "c")),
+            TcpPeer(Address("b", 1), allowedpeers=("b", "c", "d")),
+            TcpPeer(Address("c", 1), redial=False, allowedpeers=("b", "c")),
         ),
     )
 
@@ -180,7 +181,7 @@ def test_a_value_may_have_an_equals_sign_and_begin_with_a_dash():
     (work,) = load_arguments(
         ["--node", "a", "--local-only", "--work-command", "worktype=x", "command=y", "params=-a=b"]
     ).work_types
-    assert work.params == "-a=b"
+    assert work.params == ("-a=b",)
 
 
 def test_a_file_and_arguments_add_up(tmp_path: Path):
@@ -284,7 +285,7 @@ def test_a_fault_found_at_start_is_located_like_any_other(tmp_path: Path):
     [("a.b-c:1", ("a.b-c", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.1:22", ("10.0.0.1", 22))],
 )
 def test_addresses_are_taken_apart(address: str, expected: tuple[str, int]):
-    assert split_address(address) == expected
+    assert parse_address(address) == Address(*expected)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +293,10 @@ def test_addresses_are_taken_apart(address: str, expected: tuple[str, int]):
     [("0", ("", 0)), ("8888", ("", 8888)), (":8888", ("", 8888)), ("[::]:1", ("::", 1))],
 )
 def test_listen_addresses_may_be_a_port_alone(address: str, expected: tuple[str, int]):
-    assert split_listen_address(address) == expected
+    assert parse_listen_address(address) == Address(*expected)
 
 
 def test_the_summary_counts_and_inflects():
-    config = NodeConfig(Node("a"), peers=(TcpPeer("b:1"), TcpPeer("c:1")))
+    config = NodeConfig(Node("a"), peers=(TcpPeer(Address("b", 1)), TcpPeer(Address("c", 1))))
     assert config.summary() == "node a: 2 peers"
     assert NodeConfig(Node("a"), local_only=True).summary() == "node a: local only"

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file
-from meshnode.config.build import LATER_DIRECTIVES
-from meshnode.config.directives import DIRECTIVES
+from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.config.help import (
     FAULT_EXAMPLE,
     WIDTH,
@@ -82,7 +81,7 @@ def test_the_references_faults_are_real(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_no_directive_is_both_supported_and_not():
-    assert not {info.name for info in INFOS} & set(LATER_DIRECTIVES)
+    assert not {info.name for info in INFOS} & set(UNSUPPORTED_DIRECTIVES)
     for info in INFOS:
         assert not {p.name for p in info.parameters} & set(info.later)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.config import ConfigFaults, load_file
+from meshnode.config import Address, ConfigFaults, load_file
 from meshnode.config.service_directives import (
     CommandService,
     TcpClient,
@@ -32,11 +32,11 @@ def test_receptors_names_make_services_in_the_order_of_the_file(tmp_path: Path):
         "- command-service: {service: sh, command: bash -l}\n",
     )
     assert config.services == (
-        TcpClient(service="web", address="localhost:80"),
+        TcpClient(service="web", address=Address("localhost", 80)),
         TcpServer(port=8080, bindaddr="127.0.0.1", remotenode="bar", remoteservice="web"),
         UdpServer(port=53, remotenode="localhost", remoteservice="dns"),
         UnixSocketServer(filename="/run/s", remotenode="bar", remoteservice="db"),
-        CommandService(service="sh", command="bash -l"),
+        CommandService(service="sh", command=("bash", "-l")),
     )
     assert config.services[3].permissions == 0o600
     assert config.summary() == "node foo: local only, 5 services"

@@ -26,7 +26,7 @@ async def serve(mesh: Mesh, nursery: trio.Nursery, *, forwarding: bool = False) 
         service="control",
         filename="",
         permissions=0o600,
-        tcplisten="",
+        tcplisten=None,
         mesh=mesh,
         work_types=[WorkType("echo", False)],
     )

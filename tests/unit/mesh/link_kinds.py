@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 
-from meshnode.config import split_ws_url
+from meshnode.config import parse_ws_url
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
@@ -49,7 +49,7 @@ async def listen_tcp():
 
 async def listen_ws():
     (listener,) = await WebsocketListener.open(0, "127.0.0.1", "/mesh")
-    return listener, WebsocketDialer(split_ws_url(f"ws://127.0.0.1:{listener.port}/mesh"))
+    return listener, WebsocketDialer(parse_ws_url(f"ws://127.0.0.1:{listener.port}/mesh"))
 
 
 async def listen_udp():

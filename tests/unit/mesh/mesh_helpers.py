@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from meshnode.mesh.links.memory import Loss, memory_link_pair
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.protocol.peering import LinkPolicy
+from meshnode.policies import LinkPolicy
 
 
 @asynccontextmanager

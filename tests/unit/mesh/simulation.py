@@ -14,8 +14,8 @@ import trio
 from meshnode.mesh.links.base import Link, Message
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.policies import LinkPolicy
 from meshnode.protocol import namehash
-from meshnode.protocol.peering import LinkPolicy
 
 Pair = tuple[str, str]
 """Two nodes, the alphabetically first one first."""

@@ -15,7 +15,7 @@ from meshnode.mesh.links.udp import UdpDialer
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers import places
 from meshnode.mesh.peers.linklog import REDIAL_FIRST, REDIAL_MOST, STEADY
-from meshnode.protocol.peering import LinkPolicy
+from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
 

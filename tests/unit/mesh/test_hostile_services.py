@@ -23,6 +23,7 @@ from hostile_scene import (
 )
 from mesh_helpers import all_reach_all, join, meshes
 
+from meshnode.config import Address
 from meshnode.config.service_directives import CommandService, TcpClient, UnixSocketClient
 from meshnode.errors import MeshError
 from meshnode.mesh.mesh import Mesh
@@ -37,7 +38,7 @@ from meshnode.services.terminal import CommandServiceService
 async def tcp_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
     listeners = await nursery.start(trio.serve_tcp, serve_strictly, 0)
     port = listeners[0].socket.getsockname()[1]
-    return TcpClientService(TcpClient(service="svc", address=f"127.0.0.1:{port}"), victim)
+    return TcpClientService(TcpClient(service="svc", address=Address("127.0.0.1", port)), victim)
 
 
 async def unix_socket_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
@@ -51,7 +52,7 @@ async def unix_socket_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> S
 
 
 async def command_service(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
-    return CommandServiceService(CommandService(service="svc", command="cat"), victim)
+    return CommandServiceService(CommandService(service="svc", command=("cat",)), victim)
 
 
 OPENINGS = [

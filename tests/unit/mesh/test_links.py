@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import trio
@@ -17,12 +18,12 @@ from link_kinds import (
     reliable_kinds,
 )
 
-from meshnode.config import LINK_DIRECTIVES, ListenerDirective, PeerDirective
+from meshnode.config import LINK_DIRECTIVES, Address, ListenerDirective, PeerDirective, parse_ws_url
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.peers import endpoints
-from meshnode.protocol.peering import LinkPolicy
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.routing import RoutingUpdate
 
 ENDLESS = 64 * 1024 * 1024
@@ -330,16 +331,17 @@ async def test_a_listener_that_cannot_be_opened_is_named(directive):
 
 def test_the_policy_of_a_directive_is_what_it_says():
     for cls in LINK_DIRECTIVES:
-        where = 1 if issubclass(cls, ListenerDirective) else "ws://foo:1/"
-        assert registry.policy_of(cls(where)) == LinkPolicy()
+        where = 1 if issubclass(cls, ListenerDirective) else parse_ws_url("ws://foo:1/")
+        assert cls(where).policy == LinkPolicy()
         strict = cls(where, cost=2.0, allowedpeers=("bar",))
-        assert registry.policy_of(strict).cost_of("bar") == 2
-        assert registry.policy_of(strict).allowed_peers == {"bar"}
+        assert strict.policy.cost_of("bar") == 2
+        assert strict.policy.allowed_peers == {"bar"}
         if issubclass(cls, ListenerDirective):
-            assert registry.policy_of(cls(1, nodecost={"bar": 3.0})).cost_of("bar") == 3
+            assert cls(1, nodecost={"bar": 3.0}).policy.cost_of("bar") == 3
 
 
-PEERS = {"tcp-peer": "foo:1", "udp-peer": "foo:1", "ws-peer": "ws://foo:1/"}
+FOO = Address("foo", 1)
+PEERS = {"tcp-peer": FOO, "udp-peer": FOO, "ws-peer": parse_ws_url("ws://foo:1/")}
 
 
 @pytest.mark.parametrize(
@@ -348,7 +350,7 @@ PEERS = {"tcp-peer": "foo:1", "udp-peer": "foo:1", "ws-peer": "ws://foo:1/"}
     ids=lambda cls: cls.INFO.name,
 )
 async def test_a_peer_that_cannot_be_found_is_an_os_error(directive):
-    address = PEERS[directive.INFO.name].replace("foo", "x" * 64)
+    address = replace(PEERS[directive.INFO.name], host="x" * 64)
     with pytest.raises(OSError, match="no name that could be looked up"):
         await registry.make_dialer(directive(address)).dial()
 

@@ -25,7 +25,7 @@ from wsproto.events import (
     TextMessage,
 )
 
-from meshnode.config import split_ws_url
+from meshnode.config import parse_ws_url
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links import websocket
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
@@ -250,7 +250,7 @@ async def test_a_dialer_says_what_was_wrong_with_the_answer(answer, text):
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(serve_once, listener, answer, [])
         with pytest.raises(OSError, match=text):
-            await WebsocketDialer(split_ws_url(f"ws://127.0.0.1:{port}/")).dial()
+            await WebsocketDialer(parse_ws_url(f"ws://127.0.0.1:{port}/")).dial()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ async def test_a_dialer_sends_origin_and_the_extra_header(header, origin):
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(serve_once, listener, b"HTTP/1.1 404 No\r\n\r\n", seen)
         with pytest.raises(OSError, match="404"):
-            await WebsocketDialer(split_ws_url(f"ws://127.0.0.1:{port}/a?b"), header).dial()
+            await WebsocketDialer(parse_ws_url(f"ws://127.0.0.1:{port}/a?b"), header).dial()
     lines = seen[0].split("\r\n")
     assert lines[0] == "GET /a?b HTTP/1.1"
     assert f"Host: 127.0.0.1:{port}" in lines
@@ -286,7 +286,7 @@ async def test_a_dialer_that_gets_no_answer_gives_up(autojump_clock, monkeypatch
 
     monkeypatch.setattr(trio, "open_tcp_stream", open_stream)
     with pytest.raises(OSError, match="no connection within"):
-        await WebsocketDialer(split_ws_url("ws://foo/")).dial()
+        await WebsocketDialer(parse_ws_url("ws://foo/")).dial()
     await far.aclose()
 
 
@@ -512,7 +512,7 @@ def test_whatever_answers_a_dialer_is_a_link_or_an_error_of_the_network(data):
                 functools.partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
             )
             port = listeners[0].socket.getsockname()[1]
-            dialer = websocket.WebsocketDialer(split_ws_url(f"ws://127.0.0.1:{port}/"))
+            dialer = websocket.WebsocketDialer(parse_ws_url(f"ws://127.0.0.1:{port}/"))
             try:
                 link = await dialer.dial()
             except OSError:

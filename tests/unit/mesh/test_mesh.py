@@ -14,8 +14,9 @@ from meshnode.mesh.links.memory import (
 )
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.streams.layer import MANY_STREAMS
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.messages import PROBLEM_SERVICE_UNKNOWN
-from meshnode.protocol.peering import HELLO_TRIES, LinkPolicy
+from meshnode.protocol.peering import HELLO_TRIES
 from meshnode.protocol.routing import RoutingUpdate, WorkType
 
 

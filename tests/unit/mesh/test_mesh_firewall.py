@@ -7,8 +7,7 @@ from mesh_helpers import line
 from meshnode.errors import MeshTimeout, Unreachable
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.router import FirewallCounts
-from meshnode.patterns import NamePattern
-from meshnode.protocol.firewall import Action, Rule
+from meshnode.policies import Action, NamePattern, Rule
 
 REJECTED = "blocked by firewall"
 

@@ -8,8 +8,7 @@ import trio
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.router import NOTICES_AT_ONCE, NOTICES_PER_SECOND, Router
-from meshnode.patterns import NamePattern
-from meshnode.protocol.firewall import Action, Rule
+from meshnode.policies import Action, NamePattern, Rule
 from meshnode.protocol.messages import (
     PING_SERVICE,
     UNREACHABLE_SERVICE,

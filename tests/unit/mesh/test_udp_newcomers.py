@@ -13,8 +13,9 @@ from meshnode.mesh.links.strangers import AMPLIFICATION, GIVEN_UP
 from meshnode.mesh.links.udp import UdpDialer, UdpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.linklog import STEADY
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.messages import MessageType
-from meshnode.protocol.peering import IDLE_TIMEOUT, LinkPolicy
+from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import RoutingUpdate
 
 PATIENCE = 30.0

@@ -5,9 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.patterns import NamePattern
+from meshnode.policies import Action, NamePattern, Rule
 from meshnode.protocol import firewall as firewall_module
-from meshnode.protocol.firewall import Action, Firewall, Rule
+from meshnode.protocol.firewall import Firewall
 from meshnode.protocol.messages import DataHeader, encode_service, is_readable
 from meshnode.protocol.namehash import NameTable, name_hash
 

@@ -16,6 +16,7 @@ from hostile.anything import ANY_TEXT, GOOD_ADVERT, GOOD_NOTICE, GOOD_UPDATE, bo
 from hypothesis import given
 
 from meshnode.errors import OutOfBounds, ProtocolError
+from meshnode.policies import LinkPolicy
 from meshnode.protocol import fields
 from meshnode.protocol.framing import FrameReader, ReadSpace, encode_frames
 from meshnode.protocol.messages import (
@@ -26,7 +27,7 @@ from meshnode.protocol.messages import (
     is_readable,
     show_service,
 )
-from meshnode.protocol.peering import LinkPolicy, Peering
+from meshnode.protocol.peering import Peering
 from meshnode.protocol.routing import CopyDetector, RoutingUpdate, ServiceAdvertisement
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from meshnode.policies import LinkPolicy
 from meshnode.protocol.peering import (
     HELLO_INTERVAL,
     HELLO_TRIES,
@@ -9,7 +10,6 @@ from meshnode.protocol.peering import (
     Apply,
     Close,
     Established,
-    LinkPolicy,
     Peering,
     Refuse,
     SendHello,

@@ -1,6 +1,7 @@
 """Commands on a terminal, by themselves and as a service of the mesh."""
 
 import os
+import shlex
 import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -183,7 +184,9 @@ async def world() -> AsyncIterator[tuple[Mesh, Mesh, trio.Nursery]]:
 
 async def serve(world, command: str) -> Mesh:
     foo, bar, nursery = world
-    service = CommandServiceService(CommandService(service="shell", command=command), bar)
+    service = CommandServiceService(
+        CommandService(service="shell", command=tuple(shlex.split(command))), bar
+    )
     await nursery.start(lambda task_status: service.run(task_status=task_status))
     return foo
 
@@ -249,7 +252,7 @@ async def test_a_command_that_ends_ends_the_stream_although_input_goes_on(world)
 async def test_a_stopped_service_ends_its_commands(world):
     foo, bar, _ = world
     service = CommandServiceService(
-        CommandService(service="shell", command="bash -c 'echo =$$=; sleep 1000'"), bar
+        CommandService(service="shell", command=("bash", "-c", "echo =$$=; sleep 1000")), bar
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: service.run(task_status=task_status))
@@ -317,6 +320,6 @@ async def test_what_the_system_has_none_of_costs_that_stream_and_the_next_is_ser
 
 async def test_a_service_name_that_is_taken_is_named(world):
     await serve(world, "bash")
-    second = CommandServiceService(CommandService(service="shell", command="bash"), world[1])
+    second = CommandServiceService(CommandService(service="shell", command=("bash",)), world[1])
     with pytest.raises(CannotListen, match="service shell: "):
         await second.run()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from service_helpers import echo, exchange, read_all, tcp_service, two_nodes
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from meshnode.config import Address, parse_address
 from meshnode.config.service_directives import (
     TcpClient,
     TcpServer,
@@ -52,7 +53,9 @@ class World:
         return server.ports[0]
 
     async def tcp_client(self, address: str, service: str = "echo") -> None:
-        client = TcpClientService(TcpClient(service=service, address=address), self.bar)
+        client = TcpClientService(
+            TcpClient(service=service, address=parse_address(address)), self.bar
+        )
         await self.nursery.start(lambda task_status: client.run(task_status=task_status))
 
     async def connect(self, port: int) -> trio.SocketStream:
@@ -388,7 +391,7 @@ async def test_a_port_that_is_taken_is_named(world: World):
 async def test_a_service_name_that_is_taken_is_named(world: World):
     await world.tcp_client("localhost:80", "web")
     with pytest.raises(CannotListen) as caught:
-        await TcpClientService(TcpClient(service="web", address="a:1"), world.bar).run()
+        await TcpClientService(TcpClient(service="web", address=Address("a", 1)), world.bar).run()
     assert (caught.value.parameter, caught.value.problem) == (
         "service",
         "web: service web is already listening",
@@ -485,7 +488,7 @@ async def test_a_stopped_service_leaves_nothing_behind(world: World, tmp_path):
     server = UnixSocketServerService(
         UnixSocketServer(filename=str(near), remotenode="bar", remoteservice="echo"), world.foo
     )
-    client = TcpClientService(TcpClient(service="echo", address="127.0.0.1:1"), world.bar)
+    client = TcpClientService(TcpClient(service="echo", address=Address("127.0.0.1", 1)), world.bar)
     async with trio.open_nursery() as nursery:
         for service in (server, client):
             await nursery.start(lambda task_status, run=service.run: run(task_status=task_status))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_helpers import two_nodes
 
+from meshnode.config import Address, parse_address
 from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.errors import MeshError, ProtocolError
 from meshnode.logs import subject_logger
@@ -61,7 +62,9 @@ class World:
         return server
 
     async def client(self, address: str) -> UdpClientService:
-        service = UdpClientService(UdpClient(service="dns", address=address), self.bar)
+        service = UdpClientService(
+            UdpClient(service="dns", address=parse_address(address)), self.bar
+        )
         await self.nursery.start(lambda task_status: service.run(task_status=task_status))
         return service
 
@@ -191,7 +194,7 @@ async def test_a_port_that_is_taken_is_named(world: World):
 async def test_a_service_name_that_is_taken_is_named(world: World):
     await world.client("localhost:53")
     with pytest.raises(CannotListen, match="service dns: service dns is already listening"):
-        await UdpClientService(UdpClient(service="dns", address="a:1"), world.bar).run()
+        await UdpClientService(UdpClient(service="dns", address=Address("a", 1)), world.bar).run()
 
 
 # --- the relay by itself, in its own time --------------------------------------------------------

@@ -17,16 +17,16 @@ from meshnode.work.local.runner import CommandType
 
 TYPES = {
     "cat": CommandType("cat"),
-    "count": CommandType("bash", '-c "for i in {1..5}; do echo $i; done"'),
-    "upper": CommandType("bash", '-c "while read -r line; do echo ${line^^}; done"'),
+    "count": CommandType("bash", ("-c", "for i in {1..5}; do echo $i; done")),
+    "upper": CommandType("bash", ("-c", "while read -r line; do echo ${line^^}; done")),
     "ls": CommandType("ls", allow_runtime_params=True),
-    "sleep": CommandType("bash", "-c 'echo started; setsid -f sleep 600; sleep 600'"),
+    "sleep": CommandType("bash", ("-c", "echo started; setsid -f sleep 600; sleep 600")),
     "locks": CommandType(
-        "bash", """-c 'exec 9<"$MESHNODE_UNIT_DIR"; flock 9; echo locked; sleep 600'"""
+        "bash", ("-c", 'exec 9<"$MESHNODE_UNIT_DIR"; flock 9; echo locked; sleep 600')
     ),
     "endless": CommandType("yes", max_output=70_000),
     "nosuch": CommandType("no-such-program"),
-    "fail": CommandType("bash", "-c 'echo out; echo err >&2; exit 7'"),
+    "fail": CommandType("bash", ("-c", "echo out; echo err >&2; exit 7")),
 }
 
 

@@ -164,8 +164,8 @@ class FakeLauncher:
 
 TYPES = {
     "cat": CommandType("cat"),
-    "echo": CommandType("echo", "hi"),
-    "wait": CommandType("wait", "for 'the end'", allow_runtime_params=True),
+    "echo": CommandType("echo", ("hi",)),
+    "wait": CommandType("wait", ("for", "the end"), allow_runtime_params=True),
     "signed": CommandType("cat", verify_signature=True),
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshnode.patterns import NamePattern
+from meshnode.policies import NamePattern
 
 MATCHES = [
     ("foo", "foo", True),
