@@ -25,7 +25,7 @@ SHORTEST = 36
 """Bytes of the shortest messages that come in numbers, data without a payload. Only a reject, which
 is a link's last, is shorter."""
 
-SHORTER_AT_ONCE = 1024
+SHORTER_AT_ONCE = 4096
 """Messages by which a read may have more than those of SHORTEST: they may mean something to nodes
 yet to come. A read of nothing else would be a hundred thousand, while the rest of a node waits."""
 

@@ -184,23 +184,22 @@ class SendBudget:
     @property
     def unsent_most(self) -> int:
         """Bytes of each stream that may wait to be sent."""
-        return min(UNSENT_MOST, max(UNSENT_LEAST, self._share()))
+        share, branch = self._unsent // (self.streams or 1), self._branch
+        if branch is not None:
+            share = min(share, branch._unsent // (branch.streams or 1))
+        return min(UNSENT_MOST, max(UNSENT_LEAST, share))
 
-    def _share(self) -> int:
-        share = self._unsent // max(1, self.streams)
-        return share if self._branch is None else min(share, self._branch._share())
-
-    @property
     def _is_behind(self) -> bool:
-        if self.in_flight >= self._in_flight_most:
-            return True
-        return self._branch is not None and self._branch._is_behind
+        branch = self._branch
+        return self.in_flight >= self._in_flight_most or (
+            branch is not None and branch._is_behind()
+        )
 
     def room(self, unsent: int, in_flight: int) -> int:
         """Return how many bytes a stream may write, that has ``unsent`` ones of its own.
 
         ``in_flight`` are those of its connection.
         """
-        if unsent + in_flight >= IN_FLIGHT_LEAST and self._is_behind:
+        if unsent + in_flight >= IN_FLIGHT_LEAST and self._is_behind():
             return 0
         return max(0, self.unsent_most - unsent)

@@ -4,7 +4,7 @@ import itertools
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from meshnode.errors import ProtocolError
 from meshnode.protocol.framing import (
@@ -62,15 +62,16 @@ def test_a_frame_of_length_zero_is_refused():
         decode_frames(b"\x01\x00x\x00\x00")
 
 
-@given(st.integers(1, SHORTEST - 6))
+@given(st.integers(1, SHORTEST - 12))
 def test_a_read_of_nothing_but_tiny_messages_is_refused(size):
     flood = encode_frames([bytes(size)] * (LARGEST_SPACE // (size + 2)))
     with pytest.raises(ProtocolError, match="messages in"):
         decode_frames(flood)
 
 
+@settings(max_examples=25)
 @given(st.integers(SHORTEST, 2 * SHORTEST), st.integers(0, SHORTER_AT_ONCE - 1))
-def test_a_read_full_of_the_shortest_data_messages_passes_with_a_thousand_others(size, others):
+def test_a_read_full_of_the_shortest_data_messages_passes_with_thousands_of_others(size, others):
     messages = [bytes(size)] * (FIRST_SPACE // (size + 2)) + [b"\xff"] * others
     assert len(decode_frames(encode_frames(messages))) == len(messages)
 
