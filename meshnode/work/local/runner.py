@@ -1,9 +1,11 @@
 """Units that run a command on this node, through the launcher and its supervisors."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +56,16 @@ _KNOWN = frozenset({"StdinSize", "StdinSha256"})
 """Keys of the status that are learned with the end of the input, just before the start."""
 
 FORCE_TIMEOUT = 10.0
-"""Seconds that a forced release gives what SIGKILL does not end at once, as a process that waits
-for a lost disk; then the unit is forgotten."""
+"""Seconds that a forced release gives a cancel, whatever the grace time; and then what SIGKILL does
+not end at once, as a process that waits for a lost disk. Then the unit is forgotten."""
+
+START_PATIENCE = 1.0
+"""Seconds that a cancel waits for a start under way, which takes milliseconds. A launcher that is
+frozen starts nothing that was canceled meanwhile."""
+
+STOP_PATIENCE = 2.0
+"""Seconds that a release waits for the unit's task, which may wait for a launcher that does not
+answer. It finds the unit gone when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,39 +381,56 @@ class CommandRunner:
                     finally:
                         handle.close()
                 return
-            await unit.wait_changed(seen)
+            with trio.move_on_after(START_PATIENCE) as patience:
+                await unit.wait_changed(seen)
+            if patience.cancelled_caught and unit.status.state is UnitState.PENDING:
+                # What is Canceled on disk is started by nobody.
+                with suppress(Overtaken):
+                    await unit.end(UnitState.CANCELED, "Canceled")
 
     async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
         """Cancel the unit if need be, then remove it."""
         if not unit.is_final:
             try:
-                await self.cancel(unit, tasks)
+                with trio.move_on_after(FORCE_TIMEOUT if force else math.inf):
+                    await self.cancel(unit, tasks)
             except NotRecorded as error:
                 unit.log.info("released before that: %s", error)
             except CommandError as error:
                 if not force:
                     raise
                 unit.log.warning("released by force: %s", error)
-                await self._kill(unit, tasks)
-        await tasks.stop(unit)
-        await tasks.remove(unit, force=force)
+            if force and not (unit.is_final or unit.end_waits):
+                with trio.move_on_after(FORCE_TIMEOUT):
+                    await self.kill(unit)
+        with trio.move_on_after(STOP_PATIENCE):
+            await tasks.stop(unit)
+        try:
+            await tasks.remove(unit, force=force)
+        except WorkError:
+            # Nothing of it runs, and somebody must record that when the disk is well.
+            with suppress(NotRecorded):
+                await tasks.end(unit, UnitState.CANCELED, "Canceled")
+            raise
         return True
 
-    async def _kill(self, unit: Unit, tasks: UnitTasks) -> None:
+    async def kill(self, unit: Unit) -> None:
         """Kill the supervisor, and then whatever is left of the unit."""
-        with trio.move_on_after(FORCE_TIMEOUT):
-            process = unit.status.supervisor
-            handle = None if process is None else await self._open(unit, process)
-            if handle is not None:
-                try:
-                    handle.send_signal(signal.SIGKILL)
-                    await handle.wait_end()
-                except (ProcessLookupError, PermissionError) as error:
-                    unit.log.debug("its supervisor was not killed: %s", error)
-                finally:
-                    handle.close()
-            await tasks.stop(unit)
-            await self._end_leftovers(self._store.directory(unit.unit_id), 0)
+        process = unit.status.supervisor
+        handle = None if process is None else await self._open(unit, process)
+        if handle is not None:
+            try:
+                handle.send_signal(signal.SIGKILL)
+                await handle.wait_end()
+            except (ProcessLookupError, PermissionError) as error:
+                unit.log.debug("its supervisor was not killed: %s", error)
+            finally:
+                handle.close()
+        await self.end_leftovers(unit)
+
+    async def end_leftovers(self, unit: Unit) -> None:
+        """Kill whatever is left of a unit beside its supervisor."""
+        await self._end_leftovers(self._store.directory(unit.unit_id), 0)
 
 
 async def _patiently(unit: Unit, look: Callable[[], T]) -> T:

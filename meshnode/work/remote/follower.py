@@ -37,8 +37,8 @@ AHEAD = 64 * 1024 * 1024
 looks at the size once a second."""
 
 STOP_TIMEOUT = 20.0
-"""Seconds to have a unit ended that has brought too much: longer than it takes to end a command
-that is deaf to all but SIGKILL."""
+"""Seconds to have a unit ended whose results cannot be kept here: longer than it takes to end a
+command that is deaf to all but SIGKILL."""
 
 KEEP_DELAY = 0.1
 """Seconds after which the record of a unit that goes on is brought to disk. Short units are spared
@@ -85,6 +85,9 @@ class RemoteFollower:
         self._stated = 0
         """Bytes of stdout that there are over there, by the newest word."""
         self._failure = ""
+        self._may_run_on = False
+        """Whether the work of a unit that failed here may not have ended: who sends too much may
+        lie about its end as well."""
 
     async def run(self) -> None:
         """Return when the unit is final."""
@@ -92,6 +95,7 @@ class RemoteFollower:
         try:
             self._copy = await StdoutCopy.open(path, self._patience, self._limit)
         except CannotStore as error:
+            await self._stop_there()
             await self._unit.fail(str(error))
             return
         try:
@@ -115,6 +119,9 @@ class RemoteFollower:
             # What a sync that failed has lost, a second one does not bring back.
             await self._fetch_again(error)
         if self._failure:
+            if self._may_run_on:
+                # Or it would be called failed, and run.
+                await self._stop_there()
             await self._record_failure()
             self._unit.log.warning("failed: %s", self._failure)
 
@@ -157,8 +164,8 @@ class RemoteFollower:
         assert self._copy is not None
         return self._copy
 
-    def _give_up(self, failure: str) -> None:
-        self._failure = failure
+    def _give_up(self, failure: str, *, may_run_on: bool = True) -> None:
+        self._failure, self._may_run_on = failure, may_run_on
         self._complete.set()
 
     def _merge(self, old: UnitStatus, new: FarStatus) -> UnitStatus:
@@ -214,7 +221,7 @@ class RemoteFollower:
                 await self._link.recover(error)
             except RemoteRefused as refusal:
                 if refusal.unit_unknown:
-                    self._give_up(GONE)
+                    self._give_up(GONE, may_run_on=False)
                     return
                 # Such as a lack of descriptors over there: nothing about the unit itself.
                 await self._link.recover(RemoteUnavailable(f"status refused: {refusal}"))
@@ -275,7 +282,7 @@ class RemoteFollower:
                 continue
             except RemoteRefused as refusal:
                 if refusal.unit_unknown:
-                    self._give_up(GONE)
+                    self._give_up(GONE, may_run_on=False)
                     return
                 await self._results_link.recover(RemoteUnavailable(f"results refused: {refusal}"))
                 continue
@@ -286,7 +293,7 @@ class RemoteFollower:
             if knew_end and not self._complete.is_set():
                 await self._results_link.recover(RemoteUnavailable(self._how_short()))
         if not self._complete.is_set():
-            self._give_up(self._how_short())
+            self._give_up(self._how_short(), may_run_on=False)
 
     def _how_short(self) -> str:
         assert self._end is not None
@@ -334,14 +341,13 @@ class RemoteFollower:
         try:
             await self._stdout.append(data, small=small)
         except TooMuch as error:
-            await self._stop_there()
             node = self._unit.remote.node
             self._give_up(f"stopped: node {node} sent {error} (remote-maxoutput)")
         except CannotStore as error:
             self._give_up(str(error))
 
     async def _stop_there(self) -> None:
-        """Try to have the other node end what nobody takes any more."""
+        """Try to have the other node end what nobody here can take any more."""
         unit = self._unit
         try:
             with trio.fail_after(STOP_TIMEOUT):

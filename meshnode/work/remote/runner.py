@@ -1,6 +1,7 @@
 """Units that run on another node: submitted there once, mirrored here (protocol section 10)."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import trio
 
@@ -14,8 +15,9 @@ from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.start import Start
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.runner import FirstOutcome, UnitTasks
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
-from meshnode.work.units.unit import Clock, Unit
+from meshnode.work.units.unit import Clock, NotRecorded, Unit
 
 ATTEMPT_TIMEOUT = 20.0
 """Seconds for which a client waits for the first try to reach the other node; then its wish is
@@ -52,8 +54,7 @@ class RemoteRunner:
         link = self._link(unit)
         if unit.remote.released:
             if await self._release_there(unit, link, attempt):
-                await tasks.remove(unit)
-                attempt.done()
+                await self._remove_now(unit, attempt, tasks)
                 return
         elif unit.remote.cancelled and not unit.is_final:
             await self._cancel_there(unit, link, attempt)
@@ -67,6 +68,20 @@ class RemoteRunner:
             return
         if not unit.is_final:
             await self._mirror(unit, link).run()
+
+    async def _remove_now(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
+        """Remove a unit that the other node has released; it is canceled if the disk refuses."""
+        try:
+            await tasks.remove(unit)
+        except WorkError as error:
+            unit.log.warning("%s", error)
+            attempt.fail(error)
+            if not unit.is_final:
+                await unit.end(UnitState.CANCELED, "Canceled")
+            # Not pending any more: a retention tries it again, or who asked, or the next start.
+            await unit.note(lambda status: status.with_remote(released=False))
+        else:
+            attempt.done()
 
     def _key(self, unit: Unit) -> str:
         """Return the key of the unit's submission."""
@@ -113,7 +128,7 @@ class RemoteRunner:
             except WorkError:
                 # It cannot be left pending, but it may be done now: that gives room back.
                 if await self._try_release(unit):
-                    await tasks.remove(unit)
+                    await self._remove(unit, tasks, force=False)
                     return True
                 if not unit.is_final:
                     tasks.spawn(unit)
@@ -121,8 +136,18 @@ class RemoteRunner:
             return await tasks.spawn(unit).wait(ATTEMPT_TIMEOUT)
         if unit.remote.unit_id:
             await self._try_release(unit)
-        await tasks.remove(unit, force=force)
+        await self._remove(unit, tasks, force=force)
         return True
+
+    async def _remove(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> None:
+        """Remove a unit that nothing is left of on the other node."""
+        try:
+            await tasks.remove(unit, force=force)
+        except WorkError:
+            # Somebody must record that when the disk is well, since it has no task any more.
+            with suppress(NotRecorded):
+                await tasks.end(unit, UnitState.CANCELED, "Canceled")
+            raise
 
     def _link(self, unit: Unit) -> Reconnector:
         remote = unit.remote
@@ -156,9 +181,14 @@ class RemoteRunner:
             if not refusal.unit_unknown:
                 error = CommandError(f"error releasing remote unit: {refusal.reason}")
                 unit.log.warning("%s", error)
-                # The wish is not pending: the unit is there until somebody has another one.
-                await unit.change(lambda status: status.with_remote(released=False), durable=True)
                 attempt.fail(error)
+                # The wish is not pending: the unit is there until somebody has another one.
+                undo = partial(UnitStatus.with_remote, released=False)
+                try:
+                    await unit.change(undo, durable=True)
+                except WorkError as refused:
+                    unit.log.warning("%s: the next start asks again", refused)
+                    await unit.note(undo)
                 return False
         return True
 
@@ -174,18 +204,23 @@ class RemoteRunner:
                 return
             if unit.remote.started:
                 await unit.fail(GONE)
-            else:
-                await self._end_unknown(unit, link, attempt)
+        if not (unit.remote.started or unit.is_final):
+            await self._end_unstarted(unit, link, attempt)
         attempt.done()
 
-    async def _end_unknown(self, unit: Unit, link: Reconnector, attempt: FirstOutcome) -> None:
-        """End a unit that was to be canceled, and that the other node does not know."""
+    async def _end_unstarted(self, unit: Unit, link: Reconnector, attempt: FirstOutcome) -> None:
+        """End a unit that was canceled over there if it was never started, or nobody can tell.
+
+        It may be unknown there, or have failed for want of the rest of its payload.
+        """
         inquiry = Inquiry(unit, self._key(unit), self._now)
         while not unit.is_final:
             try:
                 async with await link.open() as node:
-                    if await inquiry.started_unit(node) is not None:
-                        raise RemoteUnavailable("the unit is known to it after all")
+                    started = await inquiry.started_unit(node)
+                if started is not None:
+                    await unit.note(partial(UnitStatus.with_remote, unit_id=started, started=True))
+                    return
                 await unit.end(UnitState.CANCELED, "Canceled")
             except Lost as error:
                 await unit.fail(str(error))

@@ -1,5 +1,6 @@
 """The directory of one node: made, judged, locked, and made anew should it go."""
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -120,7 +121,8 @@ class NodeDirectory:
 #
 # A node that has submitted work asks about it after a failure. That nothing is known of it says
 # something only if it is the same store that is asked. A copy of a directory is no such thing: it
-# knows nothing of what came after it was made.
+# knows nothing of what came after it was made. It is known by its file, whose number and time of
+# birth no copy can have; the number alone is often the same on a disk that was made the same way.
 
 FILE = ".store"
 """Name of the file in a node's directory that holds the identity."""
@@ -129,6 +131,10 @@ _MOST = 1024
 """Bytes that the file may have; it has some 60."""
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
+
+_STATX_BTIME = 0x800
+_STATX_BYTES = 256
+_AT_EMPTY_PATH = 0x1000
 
 
 def store_identity(root: Path, log: SubjectLogger) -> str:
@@ -155,7 +161,12 @@ def _read(path: Path, log: SubjectLogger) -> str | None:
         identity, inode = data["Store"], data["Inode"]
         if not _IDENTITY.fullmatch(identity):
             raise ValueError("no identity")
-        is_copy = inode != os.lstat(path).st_ino
+        descriptor = files.open_file(path, os.O_RDONLY)
+        try:
+            is_copy = inode != os.fstat(descriptor).st_ino
+            is_copy |= data.get("Born") not in {None, _birth(descriptor)}
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -167,12 +178,43 @@ def _read(path: Path, log: SubjectLogger) -> str | None:
     return str(identity)
 
 
+class _Statx(ctypes.Structure):
+    """struct statx(2), as far as the time of birth."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("before", ctypes.c_uint8 * 76),
+        ("seconds", ctypes.c_int64),
+        ("nanoseconds", ctypes.c_uint32),
+        ("rest", ctypes.c_uint8 * (_STATX_BYTES - 92)),
+    )
+
+
+def _birth(descriptor: int) -> int | None:
+    """Return when a file was made, in nanoseconds; None where the file system does not tell.
+
+    Python's os.stat does not have it on Linux.
+    """
+    found = _Statx()
+    try:
+        statx = ctypes.CDLL(None, use_errno=True).statx
+    except AttributeError:
+        # An older C library, or another one.
+        return None
+    if statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_BTIME, ctypes.byref(found)) != 0:
+        return None
+    if not found.mask & _STATX_BTIME:
+        return None
+    return int(found.seconds) * 1_000_000_000 + int(found.nanoseconds)
+
+
 def _write(path: Path, identity: str) -> None:
     scratch = f"{path}.tmp"
     descriptor = files.open_scratch(scratch)
     try:
         inode = os.fstat(descriptor).st_ino
-        text = json.dumps({"Store": identity, "Inode": inode}).encode() + b"\n"
+        born = _birth(descriptor)
+        text = json.dumps({"Store": identity, "Inode": inode, "Born": born}).encode() + b"\n"
         os.write(descriptor, text)
         os.ftruncate(descriptor, len(text))
         os.fsync(descriptor)
@@ -199,10 +241,17 @@ class SetAside:
         self._log = log
         self._left: dict[str, str] = {}
         """What stays where it is and is no unit that can be read, with the reason."""
+        self._cut_short: list[str] = []
+        """What was deleted since it looked as if it had never been begun."""
 
     def unit_ids(self) -> list[str]:
-        """Return the IDs of the units that were set aside and not deleted since."""
-        return [name.partition(".")[0] for name in self._names()]
+        """Return the IDs of the units that were set aside, or of which nothing was left.
+
+        One that had neither input nor output, and whose status was taken away, looks like one that
+        was cut short while it was made. Nobody was told of such a one; of the other somebody may
+        ask.
+        """
+        return [*(name.partition(".")[0] for name in self._names()), *self._cut_short]
 
     def _names(self) -> list[str]:
         place = self._root / _BROKEN
@@ -227,6 +276,7 @@ class SetAside:
             if _never_begun(directory):
                 # Cut short while it was made, before anybody was told of it.
                 shutil.rmtree(directory)
+                self._cut_short.append(name)
                 return
             if _may_mend(reason.__cause__):
                 self.leave(name, f"{reason}; the next start reads it")

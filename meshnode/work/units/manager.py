@@ -1,7 +1,8 @@
 """All units of a node: made, found, listed, driven by their runners, taken over after a restart."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ from meshnode.work.units.unit import Clock, NotRecorded, Unit, wall_clock
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 """How the detail begins of a unit that was not started; remote nodes know it by that."""
+
+FORCE_PATIENCE = 1.0
+"""Seconds that a forced release of a unit waits for somebody else's cancel or release of it."""
 
 ADOPT_PATIENCE = 0.5
 """Seconds for which a start waits for the lock of one unit; it is tried on beside everything
@@ -110,7 +114,7 @@ class UnitManager:
         """
         await in_thread_or_here(self.store.prepare)
         try:
-            await in_thread_or_here(self.submissions.open, self._now())
+            await in_thread_or_here(self.submissions.open)
             found = await in_thread_or_here(self.store.scan)
             await in_thread_or_here(self.submissions.note_damaged)
             async with trio.open_nursery() as services:
@@ -279,8 +283,12 @@ class UnitManager:
         if self._is_of_no_use(unit):
             async with unit.wishes:
                 await self.stop(unit)
-                if not unit.released:
+                try:
                     await self.remove(unit)
+                except WorkError as error:
+                    unit.log.warning("it stays until somebody releases it: %s", error)
+                    with suppress(NotRecorded):
+                        await self.end(unit, UnitState.FAILED, detail)
 
     def _is_of_no_use(self, unit: Unit) -> bool:
         """Whether nobody will ask for a unit that never had its input.
@@ -320,7 +328,11 @@ class UnitManager:
         Raises:
             CommandError: it cannot be stopped or deleted.
         """
-        async with unit.wishes:
+        is_insistent = force and unit.status.remote is None
+        async with AsyncExitStack() as wish:
+            # Whoever has another wish may wait for as long as a command is given to end.
+            with trio.move_on_after(FORCE_PATIENCE if is_insistent else math.inf):
+                await wish.enter_async_context(unit.wishes)
             if unit.released:
                 raise UnknownUnit(unit.unit_id)
             if not unit.status.input_complete:
@@ -343,11 +355,12 @@ class UnitManager:
         Raises:
             NotRecorded: it does not now; the unit's task tries it again.
         """
-        if not unit.end_waits:
+        if not unit.end_waits or unit.unit_id not in self._tasks:
             try:
                 await unit.end(state, detail, patient=False)
             except NotRecorded:
-                if self._nursery is not None:
+                # Somebody who asked for the same may have been first.
+                if self._nursery is not None and unit.unit_id not in self._tasks:
                     self._end_soon(unit, state, detail)
                 raise
         await unit.wait_ended()
@@ -368,6 +381,8 @@ class UnitManager:
         Raises:
             WorkError: its files cannot be deleted.
         """
+        if unit.released:
+            return
         grave: Path | None = None
         try:
             grave = self.store.bury(unit.unit_id)
@@ -435,6 +450,9 @@ class UnitManager:
 
     async def _end_after_fault(self, unit: Unit, attempt: FirstOutcome, detail: str) -> None:
         try:
+            if unit.status.supervisor is not None and not unit.is_final:
+                # Or it would be called failed, and run.
+                await self._kill_after_fault(unit)
             await unit.fail(detail)
         except Overtaken:
             # It has a supervisor after all, or its end: the runner goes on from there.
@@ -442,6 +460,14 @@ class UnitManager:
         except Exception as error:
             # What ends units is at fault itself. The unit stays as it is; the node lives.
             unit.log.error("cannot be ended: %s", error, exc_info=error)
+
+    async def _kill_after_fault(self, unit: Unit) -> None:
+        try:
+            await self._commands.kill(unit)
+        except Exception:
+            # The same fault, perhaps. What is left can be found without the supervisor.
+            unit.log.exception("its supervisor could not be killed")
+            await self._commands.end_leftovers(unit)
 
     def _runner(self, unit: Unit) -> Runner:
         return self._commands if unit.status.remote is None else self._remotes

@@ -123,6 +123,14 @@ class UnitStore:
         """
         self.doubts = self._place.open()
 
+    def check(self) -> None:
+        """Make sure that ``root`` is the directory that was taken; one that is gone is made anew.
+
+        Raises:
+            WorkError: something else is there, or another node uses it.
+        """
+        self._place.check()
+
     @property
     def takings(self) -> int:
         """How often ``root`` was taken: while the node runs, it may become another directory."""

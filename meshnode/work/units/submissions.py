@@ -17,7 +17,7 @@ from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.logs import subject_logger
 from meshnode.work.remote.farside import ALREADY_SUBMITTED
-from meshnode.work.units.directory import store_identity
+from meshnode.work.units import directory
 from meshnode.work.units.keys import Mark, Trace, work_digest
 from meshnode.work.units.planning import Submission
 from meshnode.work.units.shortage import in_thread_or_here
@@ -70,6 +70,7 @@ class Submissions:
     ) -> None:
         self._identity = ""
         self._taking = 0
+        """Which directory of the store's is known: see :meth:`_look`."""
         self._store = store
         self._units = units
         self._now = now
@@ -87,10 +88,14 @@ class Submissions:
 
         Raises:
             CommandError: the submission was taken before.
+            WorkError: there is no directory for units.
         """
         key = submission.key
         if not key:
             return status
+        # What a directory that is there again remembers may be this very submission.
+        self._store.check()
+        self._look()
         digest = work_digest(submission.work_type, submission.params, submission.announced)
         unit = self._unit_of(status.submitter, key)
         if unit is not None:
@@ -110,16 +115,41 @@ class Submissions:
 
         Blocks where the directory is another one since the last time, which is rare.
         """
-        if self._taking != self._store.takings:
-            self._taking = self._store.takings
-            self._identity = store_identity(self._store.root, self._log)
+        self._look()
         return self._identity
+
+    def _look(self) -> None:
+        """Learn what the directory remembers if it is another one since the last look.
+
+        It may be one that was missing when the node started, or was away for a while. Who shows a
+        store's identity must know all that was ever released in it.
+        """
+        if self._taking == self._store.takings:
+            return
+        self._taking = self._store.takings
+        is_new = not os.path.lexists(self._store.root / directory.FILE)
+        self._identity = directory.store_identity(self._store.root, self._log)
+        self._file = TombstoneFile(self._store.root, self._log)
+        now = self._now().timestamp()
+        self._file.load(self._tombstones, now, is_new=is_new)
+        try:
+            graves = self._store.graves()
+        except WorkError as error:
+            self._log.warning("%s; what it remembers is unknown", error)
+            self._tombstones.forget_until(self._tombstones.now(now))
+            graves = []
+        waiting = {pending.grave.name for pending in self._pending if pending.grave is not None}
+        for name in graves:
+            if name not in waiting:
+                self._remember_grave(name, now)
+        self.note_damaged()
 
     def find(self, submitter: str, key: str, unit_id: str, mark: Mark | None) -> Found:
         """Return what is known of a submission, for its submitter.
 
         ``unit_id`` and ``mark`` are what the submitter was told when it was taken, if it knows.
         """
+        self._look()
         unit = self._unit_of(submitter, key)
         if unit is not None:
             return Found(Trace.UNIT, unit)
@@ -187,17 +217,9 @@ class Submissions:
 
     # --- the disk -----------------------------------------------------------------------------
 
-    def open(self, now: datetime) -> None:
-        """Find out what the store remembers, before its units are read. Blocks.
-
-        Raises:
-            WorkError: its directory cannot be read.
-        """
-        self.identity()
-        self._file.load(self._tombstones, now.timestamp())
-        for name in self._store.graves():
-            self._remember_grave(name, now.timestamp())
-        self._write_pending()
+    def open(self) -> None:
+        """Find out what the store remembers, before its units are read. Blocks."""
+        self._look()
 
     def note_damaged(self) -> None:
         """Remember the units that are set aside, also for when somebody deletes them. Blocks."""
@@ -222,11 +244,15 @@ class Submissions:
         if not self._pending:
             return
         try:
-            self._file.append([pending.stone for pending in self._pending])
+            if self._file.is_due:
+                self._file.replace(self._tombstones.prune())
+            else:
+                self._file.append([pending.stone for pending in self._pending])
         except OSError as error:
             self._say_refused(error)
         else:
-            self._pending.clear()
+            written, self._pending = self._pending, []
+            self._erase(pending.grave for pending in written if pending.grave is not None)
 
     async def run(self) -> None:
         """Bring tombstones to disk, until cancelled."""
@@ -246,7 +272,8 @@ class Submissions:
                 await trio.sleep(RETRY_DELAY)
 
     async def _write(self, batch: list["_Pending"]) -> None:
-        if self._file.is_long:
+        self._look()
+        if self._file.is_due:
             await in_thread_or_here(self._file.replace, self._tombstones.prune())
         else:
             await in_thread_or_here(self._file.append, [pending.stone for pending in batch])

@@ -201,21 +201,25 @@ class TombstoneFile:
     def __init__(self, root: Path, log: SubjectLogger) -> None:
         self._path = root / FILE
         self._log = log
+        self._owes_rewrite = False
+        """Whether what stands in the file is not what it should say, for want of disk or so."""
         self._lines = 0
         self._size = 0
         """Bytes of whole lines; what stands behind them is of a write that failed."""
 
-    def load(self, tombstones: Tombstones, moment: float) -> None:
+    def load(self, tombstones: Tombstones, moment: float, *, is_new: bool = False) -> None:
         """Read the file into memory, and write it anew if much of it is of no more use.
 
-        What cannot be read leaves a horizon.
+        What cannot be read leaves a horizon. Only a store that ``is_new`` may have no file: from
+        any other somebody took it.
         """
-        is_damaged = False
+        is_damaged = is_missing = False
         text = b""
         try:
             text = files.read_file(self._path, MOST_BYTES)
         except FileNotFoundError:
-            self._log.debug("no tombstones yet")
+            is_missing = True
+            is_damaged = not is_new
         except OSError as error:
             self._log.warning("%s cannot be read: %s", self._path, files.reason(error))
             is_damaged = True
@@ -228,19 +232,22 @@ class TombstoneFile:
         self._lines = len(lines)
         now = tombstones.now(moment)
         if is_damaged:
-            self._log.warning("%s is damaged: what it held is forgotten", self._path)
+            how = "missing" if is_missing else "damaged"
+            self._log.warning("%s is %s: what it held is forgotten", self._path, how)
             tombstones.forget_until(now)
         left = tombstones.prune()
-        if is_damaged or torn or self._lines > len(left.stones) + len(left.horizons):
+        is_long = self._lines > len(left.stones) + len(left.horizons)
+        if is_damaged or is_missing or torn or is_long:
+            self._owes_rewrite = is_damaged
             try:
                 self.replace(left)
             except OSError as error:
                 self._log.warning("%s cannot be replaced: %s", self._path, files.reason(error))
 
     @property
-    def is_long(self) -> bool:
-        """Whether much of the file is of no more use."""
-        return self._lines > REWRITE_AFTER
+    def is_due(self) -> bool:
+        """Whether the file is to be written anew: much of it is of no more use, or it is wrong."""
+        return self._owes_rewrite or self._lines > REWRITE_AFTER
 
     def append(self, stones: Iterable[Tombstone]) -> None:
         """Bring tombstones to the disk. Raises OSError."""
@@ -275,6 +282,7 @@ class TombstoneFile:
         files.put_in_place(scratch, self._path)
         files.sync_directory(self._path.parent)
         self._lines, self._size = len(lines), len(text)
+        self._owes_rewrite = False
 
 
 def _digest(submitter: str, key: str) -> bytes:

@@ -82,6 +82,10 @@ class Scene:
         assert self.foo.store.read_status(self.unit_id) == status
         return status.state
 
+    def was_canceled(self) -> None:
+        """Check that what somebody canceled before it ran is not told as another's failure."""
+        assert not self.foo.status(self.unit_id).detail.startswith("Error reading input data")
+
 
 Event = Callable[[Scene], Awaitable[UnitState | None]]
 EVENTS: dict[str, Event] = {}
@@ -288,6 +292,7 @@ async def the_link_is_cut_and_the_unit_canceled(scene):
         await scene.foo.talk(f"work cancel {scene.unit_id}")
         scene.is_over()
         state = await scene.ends()
+        scene.was_canceled()
         await scene.foo.talk(f"work release {scene.unit_id}")
         await nothing_is_left(scene)
         return state
@@ -303,6 +308,7 @@ async def foo_is_killed_and_the_unit_canceled_when_it_is_back(scene):
             await scene.foo.talk(f"work cancel {scene.unit_id}")
             scene.is_over()
             state = await scene.ends()
+            scene.was_canceled()
             await scene.foo.talk(f"work release {scene.unit_id}")
             await nothing_is_left(scene)
             return state

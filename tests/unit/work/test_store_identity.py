@@ -1,5 +1,6 @@
 """A store has an identity: another directory, an emptied one or a copy has another."""
 
+import json
 import os
 import shutil
 
@@ -37,6 +38,27 @@ def test_a_copy_is_another_store_and_a_directory_that_was_moved_is_the_same(tmp_
     assert "is a copy of another store" in caplog.text
     one.rename(tmp_path / "moved")
     assert store_identity(tmp_path / "moved", LOG) == identity
+
+
+def test_a_copy_is_another_store_also_where_its_file_has_the_same_number(tmp_path):
+    """As on a fresh disk of the same kind, where numbers are given in order."""
+    one, copy = tmp_path / "one", tmp_path / "copy"
+    one.mkdir()
+    identity = store_identity(one, LOG)
+    record = json.loads((one / FILE).read_bytes())
+    if record.get("Born", 0) is None:
+        pytest.skip("this file system does not tell when a file was made")
+    shutil.copytree(one, copy)
+    (copy / FILE).write_text(json.dumps(record | {"Inode": (copy / FILE).stat().st_ino}))
+    assert store_identity(copy, LOG) != identity
+
+
+def test_an_identity_of_the_version_before_is_still_one(tmp_path):
+    identity = store_identity(tmp_path, LOG)
+    record = json.loads((tmp_path / FILE).read_bytes())
+    del record["Born"]
+    (tmp_path / FILE).write_text(json.dumps(record))
+    assert store_identity(tmp_path, LOG) == identity
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"Store":"x","Inode":1}', b"9" * 9999])

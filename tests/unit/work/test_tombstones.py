@@ -27,7 +27,7 @@ def few(monkeypatch):
 
 def load(root, now=START, keep=7 * DAY) -> tuple[Tombstones, TombstoneFile]:
     stones, file = Tombstones(keep), TombstoneFile(root, LOG)
-    file.load(stones, now)
+    file.load(stones, now, is_new=not os.path.lexists(root / tombstones.FILE))
     return stones, file
 
 
@@ -94,7 +94,7 @@ def test_the_file_is_written_anew_before_it_is_long(tmp_path, few):
     stones, file = load(tmp_path)
     for number in range(1000):
         stone = put(stones, "foo", f"k{number}", START + number)
-        if file.is_long:
+        if file.is_due:
             file.replace(stones.prune())
         else:
             file.append([stone])

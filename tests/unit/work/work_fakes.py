@@ -132,6 +132,10 @@ class FakeLauncher:
         await trio.lowlevel.checkpoint()
         if self.refuses is not None:
             raise self.refuses
+        return self.start_now(request)
+
+    def start_now(self, request) -> Started:
+        """Start a supervisor in one step."""
         self.started.append(request.argv)
         pid = 100 + len(self.started)
         supervisor = FakeSupervisor(self.store, request.unit_id, pid)
