@@ -1,7 +1,6 @@
 """The control service: serves every client that its listeners accept, each in its own session."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
@@ -17,9 +16,9 @@ from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.net.accept import serve
 from meshnode.net.sockets import (
     UNKNOWN_HOLDER,
-    Acceptor,
     CannotListen,
     holder_of,
     open_tcp_listeners,
@@ -130,10 +129,6 @@ IDLE_CHECK = 30.0
 """Seconds between two looks for sessions that have waited for too long. Time-outs are minutes at
 least; a timer for each session would cost each command more than reading it."""
 
-CLOSE_TIMEOUT = 1.0
-"""Seconds for a listener to close although its node ends: one on the mesh withdraws its
-advertisement."""
-
 
 class ControlService:
     """The sessions of one node, whatever listeners their clients come by."""
@@ -162,18 +157,18 @@ class ControlService:
 
         Several calls at once share one node's sessions and their bounds.
         """
-        async with AsyncExitStack() as closing:
+        self._sources += listeners
+        try:
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._end_idle)
+                async with trio.open_nursery() as nursery:
+                    for source in listeners:
+                        nursery.start_soon(self._serve_source, source)
+                    task_status.started()
+                watch.cancel_scope.cancel()
+        finally:
             for source in listeners:
-                closing.push_async_callback(_close, source)
-                self._sources.append(source)
-                closing.callback(self._sources.remove, source)
-            watch = await closing.enter_async_context(trio.open_nursery())
-            watch.start_soon(self._end_idle)
-            async with trio.open_nursery() as nursery:
-                for source in listeners:
-                    nursery.start_soon(self._accept, source)
-                task_status.started()
-            watch.cancel_scope.cancel()
+                self._sources.remove(source)
 
     def restore_sockets(self) -> None:
         """Make unix sockets again whose files somebody has deleted; others are as they were."""
@@ -222,27 +217,14 @@ class ControlService:
             for places in self._places.values():
                 places.end_idle()
 
-    async def _accept(self, source: ControlListener) -> None:
+    async def _serve_source(self, source: ControlListener) -> None:
         log = subject_logger("control", str(source))
         log.info("listening")
-        acceptor = Acceptor(source.listener.accept, log, kept_back=KEPT_BACK[source.kind])
-        async with trio.open_nursery() as watch:
-            if isinstance(source.listener, UnixListener):
-                watch.start_soon(source.listener.keep, log)
-            await self._serve_all(source, acceptor)
-            watch.cancel_scope.cancel()
 
-    async def _serve_all(
-        self, source: ControlListener, acceptor: Acceptor[trio.abc.HalfCloseableStream]
-    ) -> None:
-        async with trio.open_nursery() as sessions:
-            while (stream := await acceptor.next()) is not None:
-                sessions.start_soon(self.serve, stream, source.kind, peer_name(stream))
+        async def client(stream: trio.abc.HalfCloseableStream) -> None:
+            await self.serve(stream, source.kind, peer_name(stream))
 
-
-async def _close(source: ControlListener) -> None:
-    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        await source.listener.aclose()
+        await serve([source.listener], log, client, kept_back=KEPT_BACK[source.kind])
 
 
 async def _refuse(

@@ -6,7 +6,6 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from meshnode.net.sockets import network_of
 from meshnode.resources import in_thread
 
 
@@ -16,6 +15,20 @@ def format_address(address: object) -> str:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     return str(address)
+
+
+def network_of(host: str) -> str:
+    """Return an IPv4 address as it is, and of an IPv6 address the network."""
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
+
+
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with where it is written as one of IPv6 (RFC 4291, 2.5.5.2)."""
 
 
 class PeerAddress(NamedTuple):

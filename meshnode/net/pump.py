@@ -7,11 +7,9 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import trio
-
-from meshnode.mesh.streams.stream import MeshStream
 
 CHUNK = 64 * 1024
 """Bytes that one direction holds at most: a pipe's or socket buffer's usual size."""
@@ -42,6 +40,15 @@ class Sink(Protocol):
 
 class End(Source, Sink, Protocol):
     """One end of a bridge: a stream of trio, or what behaves as one."""
+
+
+@runtime_checkable
+class TellsRefusal(Protocol):
+    """A stream that knows when its other end reads no more, such as one over the mesh."""
+
+    async def wait_refused(self) -> None:
+        """Return when nothing that is written has a reader any more."""
+        ...
 
 
 async def copy(source: Source, sink: Sink) -> None:
@@ -169,7 +176,7 @@ async def wait_hung_up(stream: trio.abc.Stream) -> None:
     """Return when the client is known to be gone; where nothing can tell, never."""
     if isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
-    if isinstance(stream, MeshStream):
+    if isinstance(stream, TellsRefusal):
         await stream.wait_refused()
     elif isinstance(stream, trio.SocketStream):
         await _wait_socket(stream.socket.fileno())

@@ -7,7 +7,6 @@ from typing import Any
 
 import trio
 
-from meshnode.mesh.links.base import Message
 from meshnode.protocol.framing import MAX_MESSAGE
 
 SOCKET_BUFFER = 4 * 1024 * 1024
@@ -20,6 +19,8 @@ READS_AT_ONCE = 128
 LOST = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM})
 """Errors that mean a lost datagram, which any datagram may be: too large for UDP or for the path,
 no room in the device's queue, a packet filter."""
+
+Datagram = bytes | bytearray | memoryview
 
 Address = tuple[Any, ...]
 """A socket address: host and port, and for IPv6 flow and scope."""
@@ -61,7 +62,7 @@ class UdpSocket:
                 arrived.append((address, self._buffer[:size]))
         return arrived
 
-    async def write(self, messages: Sequence[Message], address: Address | None) -> int:
+    async def write(self, messages: Sequence[Datagram], address: Address | None) -> int:
         """Send each message as a datagram, to ``address`` or where the socket is connected to.
 
         Returns:
@@ -71,7 +72,7 @@ class UdpSocket:
             OSError: the other end is not there.
             trio.ClosedResourceError: the socket was closed.
         """
-        send: Callable[[Message], int] = self._sock.send
+        send: Callable[[Datagram], int] = self._sock.send
         if address is not None:
             send = lambda message: self._sock.sendto(message, address)  # noqa: E731
         lost = 0
@@ -89,7 +90,7 @@ class UdpSocket:
                         raise
         return lost
 
-    async def _write_again(self, send: Callable[[Message], int], message: Message) -> None:
+    async def _write_again(self, send: Callable[[Datagram], int], message: Datagram) -> None:
         """Send a datagram in whose place news of an earlier one came; now it goes or is lost."""
         try:
             await self._write_one(send, message)
@@ -97,7 +98,7 @@ class UdpSocket:
             if not self._bears(exc):
                 raise
 
-    async def _write_one(self, send: Callable[[Message], int], message: Message) -> None:
+    async def _write_one(self, send: Callable[[Datagram], int], message: Datagram) -> None:
         while True:
             try:
                 send(message)
@@ -106,7 +107,7 @@ class UdpSocket:
             else:
                 return
 
-    def try_to_write(self, message: Message, address: Address) -> None:
+    def try_to_write(self, message: Datagram, address: Address) -> None:
         """Send a datagram that nobody waits for: it gets lost if it cannot go at once."""
         try:
             self._sock.sendto(message, address)

@@ -7,8 +7,9 @@ import trio
 
 from meshnode.errors import MeshError
 from meshnode.logs import SubjectLogger
+from meshnode.net.accept import Listener, serve
 from meshnode.net.pump import bridge, has_hung_up, reset
-from meshnode.net.sockets import Acceptor, holder_of, peer_name
+from meshnode.net.sockets import holder_of, peer_name
 from meshnode.shares import Holder, Shares
 
 MAX_CONNECTIONS = 1536
@@ -26,12 +27,6 @@ is linked to us can invent nodes behind itself."""
 HALF_OPEN_TIMEOUT = 86400.0
 """Seconds of silence after which a connection is reset that one end has ended. Answers may take
 long; but a client that is gone looks, on a unix socket, like one that waits for its answer."""
-
-CLOSE_TIMEOUT = 1.0
-"""Seconds for a listener to close although its node ends: one on the mesh withdraws its
-advertisement."""
-
-Listener = trio.abc.Listener[trio.abc.HalfCloseableStream]
 
 
 class StreamHandler(Protocol):
@@ -64,29 +59,19 @@ class StreamServer:
 
     async def run(
         self,
-        listeners: Sequence[Listener],
+        listeners: Sequence[Listener[trio.abc.HalfCloseableStream]],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until cancelled, then close the listeners."""
-        try:
-            async with trio.open_nursery() as nursery:
-                for listener in listeners:
-                    nursery.start_soon(self._accept, listener, nursery)
-                task_status.started()
-        finally:
-            for listener in listeners:
-                with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                    await listener.aclose()
+        await serve(listeners, self._log, self._admit, task_status=task_status)
 
-    async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
-        acceptor = Acceptor(listener.accept, self._log)
-        while (stream := await acceptor.next()) is not None:
-            client, holder = peer_name(stream), holder_of(stream)
-            if self._take_place(client, holder):
-                clients.start_soon(self._serve, stream, client, holder)
-            else:
-                await self._bear(client, reset(stream))
+    async def _admit(self, stream: trio.abc.HalfCloseableStream) -> None:
+        client, holder = peer_name(stream), holder_of(stream)
+        if self._take_place(client, holder):
+            await self._serve(stream, client, holder)
+        else:
+            await self._bear(client, reset(stream))
 
     def _take_place(self, client: str, holder: Holder) -> bool:
         if self._open.take(holder):

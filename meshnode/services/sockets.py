@@ -114,11 +114,7 @@ class UnixSocketServerService:
         listener = UnixListener.open(wanted.filename, wanted.permissions)
         log = subject_logger("unix-socket-server", wanted.filename)
         log.info("listening for %s of node %s", wanted.remoteservice, wanted.remotenode)
-        server = StreamServer(log, forward_to(self._dial))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(listener.keep, log)
-            await server.run([listener], task_status=task_status)
-            nursery.cancel_scope.cancel()
+        await StreamServer(log, forward_to(self._dial)).run([listener], task_status=task_status)
 
     async def _dial(self) -> trio.abc.HalfCloseableStream:
         return await self._mesh.dial(self._directive.remotenode, self._directive.remoteservice)

@@ -13,8 +13,8 @@ from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.router import LOCALHOST
-from meshnode.net.addresses import format_address
-from meshnode.net.sockets import CannotListen, network_of
+from meshnode.net.addresses import format_address, network_of
+from meshnode.net.sockets import CannotListen
 from meshnode.services.base import ServiceMesh, open_datagrams
 from meshnode.services.relay import FarSocket, Relay
 from meshnode.shares import Holder

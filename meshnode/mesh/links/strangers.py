@@ -18,7 +18,7 @@ from typing import Final
 
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Greeter
-from meshnode.net.sockets import network_of
+from meshnode.net.addresses import network_of
 from meshnode.protocol.messages import MessageType, ServiceKey
 from meshnode.protocol.routing import RoutingUpdate
 from meshnode.shares import Held

@@ -10,6 +10,7 @@ from meshnode.config import TcpPeer as TcpPeerDirective
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 from meshnode.net.addresses import format_address, peer_address
+from meshnode.net.sockets import open_tcp_listeners
 from meshnode.protocol.framing import Buffer, FrameReader, ReadSpace, encode_frames, frame_parts
 
 GATHERED = 64
@@ -22,9 +23,6 @@ DIAL_TIMEOUT = 15.0
 FIRST_WORD_TIMEOUT = 5.0
 """Seconds that who connects has for its first byte. Nodes say hello at once, and a word that was
 lost twice on the way arrives within that time."""
-
-BACKLOG = 256
-"""Connections that may wait to be accepted, as when a whole site reconnects at once."""
 
 
 class TcpLink(Link):
@@ -141,7 +139,7 @@ class TcpListener(LinkListener):
         Raises:
             OSError: the address is not ours or the port is taken.
         """
-        listeners = await trio.open_tcp_listeners(port, host=bind_address or None, backlog=BACKLOG)
+        listeners = await open_tcp_listeners(bind_address, port)
         return [cls(listener) for listener in listeners]
 
     async def accept(self) -> TcpLink:

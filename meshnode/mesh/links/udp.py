@@ -31,8 +31,7 @@ from meshnode.mesh.links.strangers import (
     read_challenge,
 )
 from meshnode.mesh.links.tcp import DIAL_TIMEOUT
-from meshnode.net.addresses import format_address
-from meshnode.net.sockets import network_of
+from meshnode.net.addresses import format_address, network_of
 from meshnode.net.udp import Address, UdpSocket, bound_socket
 
 MAX_NEW = 64

@@ -33,8 +33,9 @@ from meshnode.config import WsPeer as WsPeerDirective
 from meshnode.config import WsUrl
 from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
-from meshnode.mesh.links.tcp import BACKLOG, DIAL_TIMEOUT
+from meshnode.mesh.links.tcp import DIAL_TIMEOUT
 from meshnode.net.addresses import PeerAddress, format_address, peer_address
+from meshnode.net.sockets import open_tcp_listeners
 from meshnode.protocol.framing import MAX_MESSAGE
 
 READ_SIZE = 64 * 1024
@@ -306,7 +307,7 @@ class WebsocketListener(LinkListener):
         Raises:
             OSError: the address is not ours or the port is taken.
         """
-        listeners = await trio.open_tcp_listeners(port, host=bind_address or None, backlog=BACKLOG)
+        listeners = await open_tcp_listeners(bind_address, port)
         return [cls(listener, path) for listener in listeners]
 
     async def accept(self) -> WebsocketLink:

@@ -10,7 +10,7 @@ from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
 from meshnode.mesh.peers.linklog import Complaints, redial_delay
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
-from meshnode.net.sockets import Acceptor
+from meshnode.net.accept import accept
 from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
@@ -97,9 +97,7 @@ class Listening:
         self._log.info("listening")
         self._listener.greet_by(self._host.greeter)
         try:
-            acceptor = Acceptor(self._listener.accept, self._log)
-            while (link := await acceptor.next()) is not None:
-                await self._take(link)
+            await accept(self._listener, self._log, self._take)
         finally:
             with trio.CancelScope(shield=True):
                 await self._listener.aclose()

@@ -20,11 +20,11 @@ from meshnode.control.service import SERVICE_TAGS, ControlService, open_listener
 from meshnode.errors import ConfigError, ServiceInUse
 from meshnode.logs import subject_logger
 from meshnode.net import sockets
+from meshnode.net.addresses import network_of
 from meshnode.net.sockets import (
     UNKNOWN_HOLDER,
     CannotListen,
     holder_of,
-    network_of,
     peer_name,
 )
 from meshnode.net.unix_listener import UnixListener

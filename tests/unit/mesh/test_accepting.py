@@ -11,7 +11,7 @@ import trio
 from descriptor_limits import LEAST, descriptors_left
 
 from meshnode.logs import subject_logger
-from meshnode.net.sockets import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
+from meshnode.net.accept import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
 from meshnode.resources import KEPT_BACK, KEPT_BACK_SHARE, KEPT_FROM_OPERATORS
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
