@@ -117,7 +117,6 @@ LARGE = {
     "meshnode/mesh/streams/connection.py": NOT_YET,
     "meshnode/mesh/streams/layer.py": NOT_YET,
     "meshnode/mesh/streams/quic.py": NOT_YET,
-    "meshnode/protocol/messages.py": NOT_YET,
     "meshnode/protocol/topology.py": NOT_YET,
     "meshnode/work/local/client.py": NOT_YET,
     "meshnode/work/local/launcher/supervisor.py": NOT_YET,
