@@ -5,6 +5,7 @@ longer must leave its list, so the lists only shrink.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -216,6 +217,40 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(graph) == CIRCLES
 
 
+# --- The page about the house --------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:/|\.\w+))`")
+"""What stands in code marks and looks like a directory or a file."""
+
+
+def drawn(block: str) -> Iterator[str]:
+    """Yield the paths in a drawing of directories, a level for each two blanks."""
+    above: list[str] = []
+    for line in filter(None, block.splitlines()):
+        indent = (len(line) - len(line.lstrip())) // 2
+        del above[indent:]
+        for name in line.split("  ")[0 if not indent else indent].split():
+            yield "".join(above) + name
+        above.append(line.split()[0])
+
+
+def named(page: str) -> set[str]:
+    drawings = re.findall(r"```text\n(meshnode/\n.*?)```", page, re.DOTALL)
+    assert drawings
+    return set(PATH.findall(page)).union(*map(drawn, drawings))
+
+
+def test_each_path_that_the_page_about_the_house_names_is_there() -> None:
+    bases = (ROOT, ROOT / "meshnode", ROOT / "meshctl")
+    assert [p for p in sorted(named(PAGE)) if not any((base / p).exists() for base in bases)] == []
+
+
+def test_each_room_has_its_line_on_the_page_about_the_house() -> None:
+    rooms = {f"{Path(name).parent}/" for name in FILES}
+    assert rooms - named(PAGE) == set()
+
+
 # --- The checks themselves can fail --------------------------------------------------------------
 
 
@@ -235,6 +270,18 @@ def test_a_touch_of_others_is_told_from_one_of_its_own(
     (tmp_path / "m.py").write_text(source)
     monkeypatch.setitem(FILES, f"{tmp_path}/m.py", tmp_path / "m.py")
     assert list(touched(f"{tmp_path}/m.py")) == found
+
+
+def test_what_a_page_names_is_read_from_its_words_and_its_drawing() -> None:
+    page = "See `a/b.py`, `no_path` and `x = 1/2`.\n```text\nmeshnode/\n  c.py d.py   why\n  e/        what\n    f/   that\n```\n"
+    assert named(page) == {
+        "a/b.py",
+        "meshnode/",
+        "meshnode/c.py",
+        "meshnode/d.py",
+        "meshnode/e/",
+        "meshnode/e/f/",
+    }
 
 
 def test_a_circle_of_three_is_found_and_a_diamond_is_none() -> None:
