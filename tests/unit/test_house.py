@@ -220,7 +220,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 # --- The page about the house --------------------------------------------------------------------
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:/|\.\w+))`")
+PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|toml)))`")
 """What stands in code marks and looks like a directory or a file."""
 
 
@@ -230,7 +230,7 @@ def drawn(block: str) -> Iterator[str]:
     for line in filter(None, block.splitlines()):
         indent = (len(line) - len(line.lstrip())) // 2
         del above[indent:]
-        for name in line.split("  ")[0 if not indent else indent].split():
+        for name in line.strip().split("  ")[0].split():
             yield "".join(above) + name
         above.append(line.split()[0])
 
@@ -273,7 +273,8 @@ def test_a_touch_of_others_is_told_from_one_of_its_own(
 
 
 def test_what_a_page_names_is_read_from_its_words_and_its_drawing() -> None:
-    page = "See `a/b.py`, `no_path` and `x = 1/2`.\n```text\nmeshnode/\n  c.py d.py   why\n  e/        what\n    f/   that\n```\n"
+    drawing = "meshnode/\n  c.py d.py   why\n  e/        what\n    f/   that\n"
+    page = f"See `a/b.py`, `no_path` and `x = 1/2`.\n```text\n{drawing}```\n"
     assert named(page) == {
         "a/b.py",
         "meshnode/",
