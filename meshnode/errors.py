@@ -15,6 +15,7 @@
     │   ├── DuplicateNode        another node already uses our ID: this node must end
     │   ├── MessageTooLarge      more bytes than one message carries
     │   └── StreamError          a stream's connection ended in another way than a normal close
+    ├── ReloadRefused            a changed configuration cannot be taken over; has a code
     ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
@@ -24,6 +25,8 @@
         ├── AccessRefused        who asks may not do this
         └── CannotSign           this node was asked to sign and has no key
 """
+
+from enum import IntEnum
 
 
 class MeshnodeError(Exception):
@@ -88,6 +91,27 @@ class MessageTooLarge(MeshError):
 
 class StreamError(MeshError):
     """A stream's connection ended in another way than a normal close."""
+
+
+class ReloadFault(IntEnum):
+    """Why a reload was refused: the error code that clients act on."""
+
+    NEEDS_RESTART = 3
+    """A directive changed, came or went that only a restart can apply."""
+
+    UNREADABLE = 4
+    """The configuration file cannot be read or does not parse."""
+
+    FAILED = 5
+    """What the configuration asks for cannot be had now, such as a port."""
+
+
+class ReloadRefused(MeshnodeError):
+    """The configuration was not taken over. The text ends with the code, as receptor's does."""
+
+    def __init__(self, text: str, fault: ReloadFault) -> None:
+        super().__init__(f"{text} ERRORCODE {fault.value}")
+        self.fault = fault
 
 
 class CommandError(MeshnodeError):

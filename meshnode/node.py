@@ -17,6 +17,7 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
 from meshnode.errors import WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.mesh.streams.layer import load_engine
 from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
@@ -69,8 +70,9 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
-            reloader = Reloader(config, load_again, mesh)
-            await _start(config, reloader, mesh, nursery, reserve)
+            links = ConfiguredLinks(mesh)
+            reloader = Reloader(config, load_again, mesh, links)
+            await _start(config, reloader, mesh, links, nursery, reserve)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
             begin_collections()
@@ -94,6 +96,7 @@ async def _start(
     config: NodeConfig,
     reloader: Reloader,
     mesh: Mesh,
+    links: ConfiguredLinks,
     nursery: trio.Nursery,
     reserve: DescriptorReserve,
 ) -> None:
@@ -118,7 +121,8 @@ async def _start(
         listeners = await _open_control(mesh, directive, work_types)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, nursery)
-    await reloader.start()
+    await links.apply(config.listeners, config.peers)
+    reloader.start()
     for doubt in units.doubts:
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:

@@ -13,10 +13,10 @@ import trio
 from meshnode import logs
 from meshnode.config import NodeConfig
 from meshnode.config.schema import Directive
-from meshnode.control.mesh_commands import ReloadFault, ReloadRefused
-from meshnode.errors import ConfigError
+from meshnode.control.mesh_commands import SharedReload
+from meshnode.errors import ConfigError, ReloadFault, ReloadRefused
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
+from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.resources import NoThread, in_thread
 
 ConfigLoader = Callable[[], NodeConfig]
@@ -24,55 +24,53 @@ ConfigLoader = Callable[[], NodeConfig]
 
 
 class Reloader:
-    """What ``reload`` and SIGHUP do. One runs at a time; others wait."""
+    """What ``reload`` and SIGHUP do."""
 
-    def __init__(self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh) -> None:
+    def __init__(
+        self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh, links: ConfiguredLinks
+    ) -> None:
+        """``running`` is the configuration that ``mesh`` and ``links`` have."""
         self._running = running
         self._load_again = load_again
         self._mesh = mesh
-        self._links = RunningLinks(mesh)
+        self._links = links
         self._started = trio.Event()
-        self._lock = trio.Lock()
         self._when_asked: list[Callable[[], None]] = []
+        self._shared = SharedReload(self._reload)
         self._log = logs.subject_logger("reload")
 
-    async def start(self) -> None:
-        """Open the links of the configuration that the node starts with; reloads wait for that.
-
-        Raises:
-            ConfigError: a port cannot be had.
-        """
-        await self._links.apply(self._running.listeners, self._running.peers)
+    def start(self) -> None:
+        """Let reloads begin: the node runs with the configuration that it was started with."""
         self._started.set()
 
     def when_asked(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` at each reload first, whatever becomes of it."""
         self._when_asked.append(callback)
 
-    async def __call__(self) -> None:
-        """Take the configuration over as it is now.
+    async def __call__(self) -> ReloadRefused | None:
+        """Take the configuration over as it is now, or return why not.
 
-        Raises:
-            ReloadRefused: it cannot be. The text says what was disturbed meanwhile, if anything.
+        Reloads follow each other. One may be for several who ask.
         """
         await self._started.wait()
         for callback in self._when_asked:
             callback()
-        async with self._lock:
-            try:
-                await self._take_over(await self._read())
-            except ReloadRefused as refusal:
-                whole = not isinstance(refusal.__cause__, LinksRefused)
-                done = "refused, and nothing was changed" if whole else "refused"
-                self._log.warning("%s: %s", done, refusal)
-                raise
+        return await self._shared()
 
     async def on_signal(self) -> None:
-        """Do the same for a signal, which cannot be answered but in the log."""
+        """Do the same for a signal; only the log tells what came of it."""
+        await self()
+
+    async def _reload(self) -> ReloadRefused | None:
         try:
-            await self()
-        except ReloadRefused:
-            await trio.lowlevel.checkpoint()
+            await self._take_over(await self._read())
+        except ReloadRefused as refusal:
+            # What was disturbed meanwhile, if anything, is in the text.
+            whole = not isinstance(refusal.__cause__, LinksRefused)
+            done = "refused, and nothing was changed" if whole else "refused"
+            self._log.warning("%s: %s", done, refusal)
+            return refusal
+        return None
 
     async def _read(self) -> NodeConfig:
         try:

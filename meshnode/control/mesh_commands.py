@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import aclosing
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -12,7 +12,7 @@ from meshnode import __version__
 from meshnode.control.connect import connect_command
 from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
-from meshnode.errors import CommandError, MeshError, MeshnodeError
+from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.rates import Paces
@@ -199,30 +199,8 @@ def _time_keys(seconds: float) -> JsonObject:
 # --- ``reload``: have the node read its configuration again
 
 
-class ReloadFault(IntEnum):
-    """Why a reload was refused: the number after ERRORCODE, which clients act on."""
-
-    NEEDS_RESTART = 3
-    """A directive changed, came or went that only a restart can apply."""
-
-    UNREADABLE = 4
-    """The configuration file cannot be read or does not parse."""
-
-    FAILED = 5
-    """What the configuration asks for cannot be had now, such as a port."""
-
-
-class ReloadRefused(MeshnodeError):
-    """The configuration was not taken over; ``str()`` ends with its error code."""
-
-    def __init__(self, text: str, fault: ReloadFault) -> None:
-        super().__init__(f"{text} ERRORCODE {fault.value}")
-        self.fault = fault
-
-
-Reloader = Callable[[], Awaitable[None]]
-"""Takes the configuration file over as it is now, or raises ReloadRefused and changes nothing."""
-
+Reload = Callable[[], Awaitable[ReloadRefused | None]]
+"""Takes the configuration file over as it is when this is called; returns why it was refused."""
 
 RELOADS_AT_ONCE = 4
 RELOAD_EVERY = 5.0
@@ -230,25 +208,15 @@ RELOAD_EVERY = 5.0
 more: each reads the whole file, and they may ask as often as they like."""
 
 
-class _Run:
-    """One reload, and who asked for it before it began."""
+class SharedReload:
+    """Has reloads follow each other, each for all who have asked before it began."""
 
-    __slots__ = ("is_done", "refusal")
-
-    def __init__(self) -> None:
-        self.is_done = False
-        self.refusal: ReloadRefused | None = None
-
-
-class _SharedReload:
-    """Reloads that follow each other, each for all who have asked before it began."""
-
-    def __init__(self, reload: Callable[[], Awaitable[ReloadRefused | None]]) -> None:
+    def __init__(self, reload: Reload) -> None:
         self._reload = reload
         self._one_at_a_time = trio.Lock()
         self._next: _Run | None = None
 
-    async def ask(self) -> ReloadRefused | None:
+    async def __call__(self) -> ReloadRefused | None:
         """Return what came of a reload that began after this was called."""
         run = self._next = self._next or _Run()
         async with self._one_at_a_time:
@@ -260,32 +228,34 @@ class _SharedReload:
         return run.refusal
 
 
-def reload_command(reload: Reloader) -> Command:
-    """Return the ``reload`` command. Two clients' reloads follow each other.
+@dataclass(slots=True)
+class _Run:
+    """One reload, for all who asked for it before it began."""
 
-    Those of clients of the network, whoever they are, are rarer than they may like.
+    is_done: bool = False
+    refusal: ReloadRefused | None = None
+
+
+def reload_command(reload: Reload) -> Command:
+    """Return the ``reload`` command.
+
+    Clients of the network, whoever they are, wait for their turn: each reload reads a whole file.
     """
     pace = Paces(RELOADS_AT_ONCE * RELOAD_EVERY)
-
-    async def at_once() -> ReloadRefused | None:
-        try:
-            await reload()
-        except ReloadRefused as refusal:
-            return refusal
-        return None
 
     async def in_time() -> ReloadRefused | None:
         await trio.sleep_until(pace.when("", trio.current_time(), RELOAD_EVERY))
         pace.add("", trio.current_time(), RELOAD_EVERY)
-        return await near.ask()
+        return await reload()
 
-    near, far = _SharedReload(at_once), _SharedReload(in_time)
+    reload_in_time = SharedReload(in_time)
 
     async def run(session: ControlSession) -> JsonObject:
-        refusal = await (near if session.kind == "unix" else far).ask()
-        if refusal is not None:
-            return {"Success": False, "Error": str(refusal)}
-        return {"Success": True}
+        refusal = await (reload() if session.kind == "unix" else reload_in_time())
+        if refusal is None:
+            return {"Success": True}
+        # The text is receptor's; the code beside it is for clients that would not take it apart.
+        return {"Success": False, "Error": str(refusal), "ErrorCode": refusal.fault.value}
 
     def parse_text(rest: str) -> Handler:
         return run
@@ -296,15 +266,10 @@ def reload_command(reload: Reloader) -> Command:
     return Command("reload", parse_text, parse_json)
 
 
-pass  # SELFIMPORT
-pass  # SELFIMPORT
-pass  # SELFIMPORT
-
-
 def register_mesh_commands(
     registry: CommandRegistry,
     mesh: ControlMesh,
-    reload: Reloader,
+    reload: Reload,
     warnings: Warnings = list,
     *,
     forwarding: bool = False,

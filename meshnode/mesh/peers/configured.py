@@ -57,7 +57,7 @@ Opened = list[tuple[ListenerDirective, list[LinkListener]]]
 """Listeners that hold their ports, and accept nothing yet."""
 
 
-class RunningLinks:
+class ConfiguredLinks:
     """Owns the mesh's configured listeners and dialers, by directive."""
 
     def __init__(self, mesh: Mesh) -> None:

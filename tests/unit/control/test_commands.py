@@ -14,12 +14,12 @@ from meshnode import __version__
 from meshnode.control.mesh_commands import (
     RELOAD_EVERY,
     RELOADS_AT_ONCE,
-    ReloadFault,
-    ReloadRefused,
+    SharedReload,
     reload_command,
     status_command,
 )
 from meshnode.control.registry import CommandRegistry
+from meshnode.errors import ReloadFault, ReloadRefused
 from meshnode.mesh.router import DropCounts, FirewallCounts
 
 
@@ -226,11 +226,11 @@ class Client:
     ],
 )
 async def test_a_refused_reload_says_why_and_with_which_code(fault, text) -> None:
-    async def refuse() -> None:
-        raise ReloadRefused("node changed", fault)
+    async def refuse() -> ReloadRefused:
+        return ReloadRefused("node changed", fault)
 
     reply = await reload_command(refuse).parse_text("")(Client("unix"))
-    assert reply == {"Success": False, "Error": text}
+    assert reply == {"Success": False, "Error": text, "ErrorCode": int(text[-1])}
 
 
 async def test_reloads_of_two_clients_follow_each_other(autojump_clock) -> None:
@@ -243,7 +243,7 @@ async def test_reloads_of_two_clients_follow_each_other(autojump_clock) -> None:
         await trio.sleep(1)
         running -= 1
 
-    command = reload_command(slow)
+    command = reload_command(SharedReload(slow))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(command.parse_text(""), Client("unix"))
         nursery.start_soon(command.parse_json({"command": "reload"}), Client("mesh"))
@@ -254,14 +254,13 @@ class Reloads:
 
     def __init__(self) -> None:
         self.begun: list[float] = []
-        self.command = reload_command(self)
+        self.command = reload_command(SharedReload(self._reload))
 
-    async def __call__(self) -> None:
+    async def _reload(self) -> ReloadRefused | None:
         self.begun.append(trio.current_time())
         number = len(self.begun)
         await trio.sleep(0.1)
-        if number % 2 == 0:
-            raise ReloadRefused(f"no {number}", ReloadFault.FAILED)
+        return ReloadRefused(f"no {number}", ReloadFault.FAILED) if number % 2 == 0 else None
 
     async def ask(self, kind: str) -> dict:
         return await self.command.parse_text("")(Client(kind))

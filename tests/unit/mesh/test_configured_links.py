@@ -24,7 +24,7 @@ from meshnode.config import (
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.peers.configured import LinksRefused, RunningLinks
+from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.mesh.peers.session import PeerSession
 
 LOOPBACK = "127.0.0.1"
@@ -46,7 +46,7 @@ class Node:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.links = RunningLinks(mesh)
+        self.links = ConfiguredLinks(mesh)
 
     async def apply(self, *directives: ListenerDirective | PeerDirective) -> bool:
         return await self.links.apply(
