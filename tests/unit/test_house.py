@@ -241,9 +241,18 @@ def named(page: str) -> set[str]:
     return set(PATH.findall(page)).union(*map(drawn, drawings))
 
 
+def is_there(path: str) -> bool:
+    return any((base / path).exists() for base in (ROOT, ROOT / "meshnode", ROOT / "meshctl"))
+
+
 def test_each_path_that_the_page_about_the_house_names_is_there() -> None:
-    bases = (ROOT, ROOT / "meshnode", ROOT / "meshctl")
-    assert [p for p in sorted(named(PAGE)) if not any((base / p).exists() for base in bases)] == []
+    assert [path for path in sorted(named(PAGE)) if not is_there(path)] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("[dp]*/*.md")), ids=lambda p: p.stem)
+def test_each_file_that_a_page_on_design_or_performance_names_is_there(page: Path) -> None:
+    paths = PATH.findall(page.read_text(encoding="utf-8"))
+    assert [path for path in paths if not is_there(path)] == []
 
 
 def test_each_room_has_its_line_on_the_page_about_the_house() -> None:
