@@ -25,12 +25,12 @@ from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.work.local.client import Launcher
-from meshnode.work.local.runner import CommandType, PythonType
+from meshnode.work.local.worktypes import CommandType, PythonType
 from meshnode.work.units.access import Signatures
+from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.retention import Retention
-from meshnode.work.units.runner import boot_id
 from meshnode.work.units.store import UnitStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

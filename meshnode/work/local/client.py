@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -255,6 +255,25 @@ class _LauncherProcess:
             asked.take(reply)
             if asked.settled.is_set():
                 del self._asked[reply["start"]]
+
+
+class Starter(Protocol):
+    """What starts supervisors: :class:`Launcher`, or a stand-in."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Be able to start, until cancelled."""
+        ...
+
+    async def start(self, request: StartRequest) -> Started:
+        """Return when the command runs, or its failure to is on disk.
+
+        Raises:
+            LauncherClosed: the node is ending; the unit's status tells, now or soon.
+            NotNow: the machine lacks something; the same may be tried again.
+            OutcomeUnknown: nobody can tell whether it was started.
+            WorkError: no supervisor could be started.
+        """
+        ...
 
 
 class Launcher:

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import trio
 
@@ -35,6 +35,31 @@ def current_start_time(pid: int) -> int | None:
     """Return the start time (clock ticks) of the process that has this pid now, None if none."""
     process = tree.read_process(pid)
     return None if process is None else process.started
+
+
+class Handle(Protocol):
+    """One process that can be watched and signalled without mistaking it for another."""
+
+    async def wait_end(self) -> None:
+        """Return when the process has ended."""
+        ...
+
+    def cancel(self, unit_id: str) -> None:
+        """Have the process, a supervisor, end that unit.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        ...
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """Signal the process. Raises as :meth:`cancel`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the process."""
+        ...
 
 
 class ProcessHandle:
@@ -111,6 +136,12 @@ class ProcessHandle:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+OpenProcess = Callable[[ProcessId], Handle]
+EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
+"""Ends every process of the unit of that directory, after that many seconds by force; returns when
+none is left but those that may not be signalled."""
 
 
 def find_unit_processes(unit_dir: Path) -> list[ProcessId]:

@@ -1,15 +1,13 @@
 """Units that run a command on this node, through the launcher and its supervisors."""
 
-import json
 import math
 import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -17,40 +15,30 @@ from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import in_thread
-from meshnode.work.local.client import LauncherClosed, OutcomeUnknown, Started, StartRequest
+from meshnode.work.local.client import (
+    LauncherClosed,
+    OutcomeUnknown,
+    Started,
+    Starter,
+    StartRequest,
+)
 from meshnode.work.local.processes import (
+    EndLeftovers,
+    Handle,
+    OpenProcess,
     ProcessHandle,
     ProcessId,
     end_unit_processes,
     find_supervisor,
 )
-from meshnode.work.local.words import split_words
-from meshnode.work.units.runner import (
-    EndLeftovers,
-    FirstOutcome,
-    Handle,
-    OpenProcess,
-    Starter,
-    UnitTasks,
-)
+from meshnode.work.local.worktypes import CommandType
+from meshnode.work.units.runner import FirstOutcome, Outcome
 from meshnode.work.units.shortage import NotNow, Pauses, Telling
 from meshnode.work.units.store import Overtaken, UnitStore
 from meshnode.work.units.unit import NotRecorded, Unit
 
-CANCEL_GRACE = 10.0
-"""Seconds between SIGINT and SIGKILL, as receptor gives."""
-
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
-
-MAX_WORD = 128 * 1024
-"""Bytes of one argument that Linux passes on, its NUL included (MAX_ARG_STRLEN)."""
-
-POINTER = 8
-"""Bytes that each argument takes beside its own (execve(2), "Limits on size")."""
-
-PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
-"""The program that calls plugins, in an interpreter of its own."""
 
 _KNOWN = frozenset({"StdinSize", "StdinSha256"})
 """Keys of the status that are learned with the end of the input, just before the start."""
@@ -62,89 +50,6 @@ not end at once, as a process that waits for a lost disk. Then the unit is forgo
 START_PATIENCE = 1.0
 """Seconds that a cancel waits for a start under way, which takes milliseconds. A launcher that is
 frozen starts nothing that was canceled meanwhile."""
-
-STOP_PATIENCE = 2.0
-"""Seconds that a release waits for the unit's task, which may wait for a launcher that does not
-answer. It finds the unit gone when it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommandType:
-    """One ``work-command`` directive.
-
-    ``env`` is what its environment has beside the node's own, ``timeout`` and ``grace`` are
-    seconds, ``max_output`` bytes.
-    """
-
-    command: str
-    params: tuple[str, ...] = ()
-    allow_runtime_params: bool = False
-    verify_signature: bool = False
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
-    timeout: float | None = None
-    max_output: int | None = None
-    grace: float = CANCEL_GRACE
-
-    def argv(self, runtime_params: str) -> tuple[str, ...]:
-        """Return the words to execute; parameters are split as a shell splits them, by no shell.
-
-        Raises:
-            CommandError: runtime parameters are not allowed, a quote is never closed, or it is
-                more than a command can be given.
-        """
-        if runtime_params and not self.allow_runtime_params:
-            raise CommandError("extra params provided but not allowed")
-        try:
-            words = (*self.params, *split_words(runtime_params))
-        except ValueError as error:
-            raise CommandError(f"cannot split the params into words: {error}") from None
-        if any("\0" in word for word in words):
-            raise CommandError("params must not contain a NUL character")
-        return _checked((self.command, *words))
-
-
-@dataclass(frozen=True, slots=True)
-class PythonType(CommandType):
-    """One ``work-python`` directive: a command that calls a function of a plugin."""
-
-    plugin: str = ""
-    function: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def argv(self, runtime_params: str) -> tuple[str, ...]:
-        """Return the words to execute; the client's parameters go into the config, as text.
-
-        Raises:
-            CommandError: the parameters hold what no argument can.
-        """
-        if "\0" in runtime_params:
-            raise CommandError("params must not contain a NUL character")
-        config = json.dumps({**self.config, "params": runtime_params})
-        # Isolated: without -I a file queue.py in the working directory would be imported.
-        return _checked((self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config))
-
-
-def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a command line that the system can pass on.
-
-    Another would only fail, and until then each of its words would be kept, on disk too.
-
-    Raises:
-        CommandError: it cannot.
-    """
-    sizes = [len(word.encode(errors="surrogatepass")) + 1 for word in words]
-    if (longest := max(sizes)) > MAX_WORD:
-        raise CommandError(
-            f"an argument of {longest - 1} bytes is longer than the system passes on "
-            f"({MAX_WORD - 1}); send it as the payload"
-        )
-    if (total := sum(sizes) + POINTER * len(sizes)) > (most := os.sysconf("SC_ARG_MAX")):
-        raise CommandError(
-            f"{len(words)} arguments take {total} bytes, more than the system passes on "
-            f"({most}); send them as the payload"
-        )
-    return words
 
 
 T = TypeVar("T")
@@ -176,22 +81,28 @@ class CommandRunner:
         """Return the unit's work type; a plain one when the configuration has it no more."""
         return self._types.get(unit.status.work_type, CommandType(""))
 
-    async def run(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
+    @property
+    def stops_for_requests(self) -> bool:
+        """No: the task sees the command end, and records that."""
+        return False
+
+    async def run(self, unit: Unit, first: FirstOutcome) -> Outcome:
         """Start a pending unit, or adopt a running one, and watch it to its end."""
-        if unit.is_final:
-            return
         process = unit.status.supervisor
+        if unit.is_final:
+            return Outcome.DONE
         if process is None and unit.status.state is UnitState.RUNNING:
             await self._lose(unit, None, None)
-            return
+            return Outcome.DONE
         if process is None:
-            started = await self._start(unit, attempt)
-            if started is None or await self._ends_at_once(unit, started, attempt):
-                return
+            started = await self._start(unit, first)
+            if started is None or await self._ends_at_once(unit, started, first):
+                return Outcome.DONE
             process = started.process
-        await self._watch(unit, process, attempt)
+        await self._watch(unit, process, first)
+        return Outcome.DONE
 
-    async def _start(self, unit: Unit, attempt: FirstOutcome) -> Started | None:
+    async def _start(self, unit: Unit, first: FirstOutcome) -> Started | None:
         kind = self._type_of(unit)
         request = StartRequest(
             unit_id=unit.unit_id,
@@ -209,18 +120,18 @@ class CommandRunner:
         except LauncherClosed as error:
             # Not a failure of the unit: it is on its way, or the next start of the node starts it.
             unit.log.info("%s", error)
-            attempt.pending()
+            first.pending()
         except OutcomeUnknown as error:
             found = await _patiently(unit, partial(find_supervisor, request.unit_dir))
             if found is not None:
                 return Started(found)
-            return await self._refuse(unit, attempt, error, f"lost: {error}")
+            return await self._refuse(unit, first, error, f"lost: {error}")
         except WorkError as error:
-            return await self._refuse(unit, attempt, error, f"Error starting worker: {error}")
+            return await self._refuse(unit, first, error, f"Error starting worker: {error}")
         return None
 
     async def _refuse(
-        self, unit: Unit, attempt: FirstOutcome, error: WorkError, detail: str
+        self, unit: Unit, first: FirstOutcome, error: WorkError, detail: str
     ) -> Started | None:
         """End a unit that was not started, unless it was after all."""
         try:
@@ -228,13 +139,13 @@ class CommandRunner:
                 await unit.fail(detail, patient=False)
             except NotRecorded:
                 # Its client need not wait for the disk to learn that; nothing starts it later.
-                attempt.fail(error)
+                first.fail(error)
                 await unit.fail(detail)
         except Overtaken:
             # A supervisor of an earlier start was first: the unit is its.
             process = unit.status.supervisor
             return None if process is None else Started(process)
-        attempt.fail(error)
+        first.fail(error)
         return None
 
     async def _insist(self, unit: Unit, request: StartRequest) -> Started:
@@ -260,7 +171,7 @@ class CommandRunner:
             unit.log.warning("%s", detail)
             await unit.note(lambda old: replace(old, detail=detail))
 
-    async def _ends_at_once(self, unit: Unit, started: Started, attempt: FirstOutcome) -> bool:
+    async def _ends_at_once(self, unit: Unit, started: Started, first: FirstOutcome) -> bool:
         """Take over what the supervisor tells of the command's first moment.
 
         Nothing is read from disk: what is told there was written before it was told here.
@@ -268,7 +179,7 @@ class CommandRunner:
         if started.record is None:
             return False
         await unit.take_over(started.record)
-        attempt.done()
+        first.done()
         end = await started.first_moment()
         if end is not None:
             await unit.take_over(end)
@@ -288,13 +199,13 @@ class CommandRunner:
                 tell(error.strerror or str(error))
             await pauses.take()
 
-    async def _watch(self, unit: Unit, process: ProcessId, attempt: FirstOutcome) -> None:
+    async def _watch(self, unit: Unit, process: ProcessId, first: FirstOutcome) -> None:
         handle = await self._open(unit, process)
         try:
             if fault := await self._reload(unit):
                 # Nothing that was done to its files makes a unit ended whose command runs.
                 await self._say_damaged(unit, process, fault)
-            attempt.done()
+            first.done()
             if handle is not None:
                 await handle.wait_end()
         finally:
@@ -337,7 +248,7 @@ class CommandRunner:
         if fault is not None:
             detail = f"lost: {fault}"
         elif process is not None:
-            unit.log.warning("supervisor %d is gone without a word", process.pid)
+            unit.log.warning("supervisor %d exited without recording a result", process.pid)
             detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
         else:
             detail = "lost: nobody watched over it"
@@ -345,13 +256,11 @@ class CommandRunner:
             detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
         await unit.fail(detail)
 
-    async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
+    async def cancel(self, unit: Unit) -> Outcome:
         """Have the supervisor end the whole process tree, and wait until it has."""
         if unit.unit_id in self._waiting:
             # Nothing of it runs, and what would start it does nothing but wait.
-            await tasks.stop(unit)
-            await tasks.end(unit, UnitState.CANCELED, "Canceled")
-            return True
+            return Outcome.IDLE
         self._canceling.add(unit.unit_id)
         try:
             with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
@@ -361,7 +270,7 @@ class CommandRunner:
             self._canceling.discard(unit.unit_id)
         if not unit.is_final:
             raise CommandError(f"work unit {unit.unit_id} is still being stopped")
-        return True
+        return Outcome.DONE
 
     async def _signal(self, unit: Unit) -> None:
         """Ask the supervisor, as soon as there is one."""
@@ -388,33 +297,37 @@ class CommandRunner:
                 with suppress(Overtaken):
                     await unit.end(UnitState.CANCELED, "Canceled")
 
-    async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
-        """Cancel the unit if need be, then remove it."""
-        if not unit.is_final:
-            try:
-                with trio.move_on_after(FORCE_TIMEOUT if force else math.inf):
-                    await self.cancel(unit, tasks)
-            except NotRecorded as error:
-                unit.log.info("released before that: %s", error)
-            except CommandError as error:
-                if not force:
-                    raise
-                unit.log.warning("released by force: %s", error)
-            if force and not (unit.is_final or unit.end_waits):
-                with trio.move_on_after(FORCE_TIMEOUT):
-                    await self.kill(unit)
-        with trio.move_on_after(STOP_PATIENCE):
-            await tasks.stop(unit)
+    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+        """Cancel the unit if need be: it is removable then."""
+        if unit.is_final:
+            return Outcome.REMOVABLE
         try:
-            await tasks.remove(unit, force=force)
-        except WorkError:
-            # Nothing of it runs, and somebody must record that when the disk is well.
-            with suppress(NotRecorded):
-                await tasks.end(unit, UnitState.CANCELED, "Canceled")
-            raise
-        return True
+            with trio.move_on_after(FORCE_TIMEOUT if force else math.inf):
+                if await self.cancel(unit) is Outcome.IDLE:
+                    return Outcome.IDLE
+        except NotRecorded as error:
+            unit.log.info("released before that: %s", error)
+        except CommandError as error:
+            if not force:
+                raise
+            unit.log.warning("released by force: %s", error)
+        if force and not (unit.is_final or unit.end_waits):
+            with trio.move_on_after(FORCE_TIMEOUT):
+                await self._kill(unit)
+        return Outcome.REMOVABLE
 
-    async def kill(self, unit: Unit) -> None:
+    async def abandon(self, unit: Unit) -> None:
+        """Kill what runs of a unit, by its supervisor or without it."""
+        if unit.status.supervisor is None or unit.is_final:
+            return
+        try:
+            await self._kill(unit)
+        except Exception:
+            # The same fault, perhaps. What is left can be found without the supervisor.
+            unit.log.exception("its supervisor could not be killed")
+            await self._kill_leftovers(unit)
+
+    async def _kill(self, unit: Unit) -> None:
         """Kill the supervisor, and then whatever is left of the unit."""
         process = unit.status.supervisor
         handle = None if process is None else await self._open(unit, process)
@@ -426,10 +339,9 @@ class CommandRunner:
                 unit.log.debug("its supervisor was not killed: %s", error)
             finally:
                 handle.close()
-        await self.end_leftovers(unit)
+        await self._kill_leftovers(unit)
 
-    async def end_leftovers(self, unit: Unit) -> None:
-        """Kill whatever is left of a unit beside its supervisor."""
+    async def _kill_leftovers(self, unit: Unit) -> None:
         await self._end_leftovers(self._store.directory(unit.unit_id), 0)
 
 

@@ -82,7 +82,7 @@ class Start:
         self,
         unit: Unit,
         link: Reconnector,
-        attempt: FirstOutcome,
+        first: FirstOutcome,
         store: UnitStore,
         now: Clock,
         key: str,
@@ -94,7 +94,7 @@ class Start:
         self._talk = talk
         self._unit = unit
         self._link = link
-        self._attempt = attempt
+        self._first = first
         self._store = store
         self._key = key
         self._inquiry = Inquiry(unit, key, now)
@@ -110,28 +110,28 @@ class Start:
                 try:
                     await self._try()
                 except RemoteUnavailable as error:
-                    self._attempt.pending()
+                    self._first.pending()
                     await self._link.recover(error)
                 except Lost as error:
                     await self._unit.fail(str(error))
-                    self._attempt.fail(error)
+                    self._first.fail(error)
                     return
                 except MeshnodeError as error:
                     if isinstance(error, WorkError) and isinstance(error.__cause__, OSError):
                         # The disk does not take where the unit is, and without that nothing is
                         # sent there that could be started.
-                        self._attempt.pending()
+                        self._first.pending()
                         await self._say(f"waiting for {shortage_of(error.__cause__)} to be started")
                         await pauses.take()
                         continue
                     await self._unit.fail(f"Error starting worker: {error}")
-                    self._attempt.fail(error)
+                    self._first.fail(error)
                     return
         if self._expiry.scope.cancelled_caught:
             await self._unit.fail(self._expiry.text)
-            self._attempt.fail(CommandError(self._expiry.text))
+            self._first.fail(CommandError(self._expiry.text))
         else:
-            self._attempt.done()
+            self._first.done()
 
     async def _say(self, detail: str) -> None:
         if self._unit.status.detail != detail:

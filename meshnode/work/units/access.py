@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from meshnode.control.registry import ControlSession, origin_node
 from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
-from meshnode.work.local.runner import CommandType
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.status import UnitStatus
 
 # --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)

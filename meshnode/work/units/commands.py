@@ -8,11 +8,11 @@ from typing import Any
 import trio
 
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.errors import CommandError, SecurityError, WorkError
+from meshnode.errors import SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.control import encode_error, encode_reply
 from meshnode.work.units.access import Caller
-from meshnode.work.units.intake import RECEIVE, Input, WrongInput, take_input
+from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
     CancelRequest,
@@ -32,13 +32,6 @@ from meshnode.work.units.unit import Unit
 LISTED_AT_ONCE = 256
 """Units of a list that are put into words together: some 100 KiB and a few milliseconds. A list of
 all in one piece would hold everybody else up, and a long one would not give its memory back."""
-
-CLEANUP_TIMEOUT = 2.0
-"""Seconds to record why a payload broke off when the session is being ended: a disk write."""
-
-
-class _InputRefused(CommandError):
-    """The payload of a unit could not be taken in, and the unit has failed."""
 
 
 def work_command(units: UnitManager) -> Command:
@@ -82,16 +75,19 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         with _told_of_refusal("submission", subject_logger("session", session.peer), session):
-            status = self._units.plan(request.submission, Caller.of(session))
-        unit = self._units.create(status)
+            unit = self._units.create(request.submission, Caller.of(session))
+        payload = Payload(
+            request.submission.announced,
+            invite=lambda: session.send(self._created(unit)),
+            receive=session.receive_some,
+        )
         try:
-            stdin = await self._receive_input(unit, session, request.submission.announced)
-        except _InputRefused as refusal:
+            started = await self._units.start(unit, payload)
+        except InputRefused as refusal:
             # The session cannot go on: what is left of the payload would be read as commands.
             await session.send(encode_error(str(refusal)))
             session.finish()
             return None
-        started = await self._units.start(unit, stdin)
         reply = {
             "unitid": unit.unit_id,
             "result": "Job Started" if started else "Job Submitted",
@@ -103,40 +99,12 @@ class WorkCommands:
         await _while_client_is_there(session, lambda: self._units.send_followed(unit, session.send))
         return None
 
-    async def _receive_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
-        """Take in the unit's payload; half of one, or another than was announced, fails it."""
-        try:
-            await session.send(self._created(unit))
-            return await self._take_input(unit, session, announced)
-        except (OSError, WrongInput) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            detail = f"Error reading input data: {reason}"
-            await self._units.refuse_input(unit, detail)
-            raise _InputRefused(detail) from error
-        except trio.BrokenResourceError as error:
-            detail = f"Error reading input data: {error or 'the client is gone'}"
-            await self._units.refuse_input(unit, detail)
-            raise
-        except trio.Cancelled:
-            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                detail = "Error reading input data: the session was ended"
-                await self._units.refuse_input(unit, detail)
-            raise
-
     def _created(self, unit: Unit) -> bytes:
         text = f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF."
         if unit.status.submission_key:
             # Who has this may ask later what became of the submission.
             text += f" Store {self._units.submissions.mark()}."
         return text.encode() + b"\n"
-
-    async def _take_input(self, unit: Unit, session: ControlSession, announced: Input) -> Input:
-        file = self._units.open_stdin(unit)
-        try:
-            keep = unit.status.remote is not None
-            return await take_input(session.receive_some, file, announced, keep=keep)
-        finally:
-            file.close()
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -197,13 +165,13 @@ class WorkCommands:
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
         self._check_access("cancel", unit, request.signature, session)
-        done = await self._units.cancel(unit, unless_started=request.unless_started)
+        done = await self._units.ender.cancel(unit, unless_started=request.unless_started)
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
         self._check_access("release", unit, request.signature, session)
-        done = await self._units.release(unit, force=request.force)
+        done = await self._units.ender.release(unit, force=request.force)
         return {"released" if done else "release pending": unit.unit_id}
 
     def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:

@@ -82,6 +82,10 @@ class WrongInput(CommandError):
     """The payload that came is not the one that was announced."""
 
 
+class InputRefused(CommandError):
+    """The payload of a unit could not be taken in, and the unit has failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """A payload: what a client announces of one, or what is known of one that is here."""
@@ -103,6 +107,17 @@ class Input:
             raise WrongInput(f"{received.size} of the {self.size} bytes that were announced")
         if self.sha256 and received.sha256 != self.sha256:
             raise WrongInput("its SHA-256 is not the one that was announced")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload that a client is about to send."""
+
+    announced: Input
+    invite: Callable[[], Awaitable[None]]
+    """Tells the client to send it."""
+    receive: Receive
+    """Returns the next bytes of it, none at its end."""
 
 
 async def take_input(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
-from meshnode.work.local.runner import CommandType
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.remote.start import check_way
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.intake import Input

@@ -93,7 +93,7 @@ class Retention:
     async def _release(self, unit: Unit, places: trio.CapacityLimiter) -> None:
         async with places:
             try:
-                done = await self._units.release(unit)
+                done = await self._units.ender.release(unit)
             except MeshnodeError as error:
                 unit.log.warning("not released %s after its end: %s", self._shown, error)
             else:

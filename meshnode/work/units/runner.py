@@ -1,17 +1,33 @@
-"""What the registry of units asks of a runner, what a runner may ask of it, and of the machine."""
+"""The contract between the manager of units and the runners that do their work.
 
-import signal
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+Calls go one way: a command asks the manager, the manager asks a runner, the runner returns an
+outcome, and the manager carries it out. A runner reads and changes the record of a unit. It never
+spawns, stops or removes one: of the tasks of units only the manager knows.
+
+All that a runner must know to go on with a unit is in the unit's record. So its task may be ended
+at any await, by a request of a client or with the node, and be spawned again.
+"""
+
+from enum import Enum, auto
 from typing import Protocol
 
 import trio
 
 from meshnode.errors import MeshnodeError
-from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.local.client import Started, StartRequest
-from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.unit import Unit
+
+
+class Outcome(Enum):
+    """What a runner leaves to the manager when it returns."""
+
+    DONE = auto()
+    """Nothing: the unit has ended, or its record says what is to come."""
+    IDLE = auto()
+    """Nothing of the unit runs or can be started by anybody else: stop its task and end it."""
+    REQUESTED = auto()
+    """The request is on record: run the unit's task, which carries it out and reports."""
+    REMOVABLE = auto()
+    """Nothing is left of the unit but what is kept here: remove it."""
 
 
 class FirstOutcome:
@@ -57,126 +73,43 @@ class FirstOutcome:
         return self._done
 
 
-class UnitTasks(Protocol):
-    """What a runner may ask of the registry, which owns the task of each unit."""
-
-    def spawn(self, unit: Unit) -> FirstOutcome:
-        """Have the unit's runner drive it in a task of its own, from what its record says."""
-        ...
-
-    async def stop(self, unit: Unit) -> None:
-        """End the unit's task and return when it has ended; the record says where it stood."""
-        ...
-
-    async def end(self, unit: Unit, state: UnitState, detail: str) -> None:
-        """Give a unit without a task, of which nothing is left, a final state.
-
-        Raises:
-            NotRecorded: the disk does not take that now; it is tried again.
-        """
-        ...
-
-    async def remove(self, unit: Unit, *, force: bool = False) -> None:
-        """Delete the unit. May be called from the unit's own task, as the last thing it does.
-
-        With ``force`` the unit is forgotten also where its files cannot be deleted.
-
-        Raises:
-            WorkError: its files cannot be deleted.
-        """
-        ...
-
-
 class Runner(Protocol):
-    """Runs the units of one kind. All that a runner must know of a unit is in its record.
+    """Runs the units of one kind."""
 
-    So a task may be ended at any await, by a wish of a client or by a kill, and be spawned again.
-    """
+    @property
+    def stops_for_requests(self) -> bool:
+        """Whether the manager stops a unit's task before it asks for a cancel or a release.
 
-    async def run(self, unit: Unit, attempt: FirstOutcome, tasks: UnitTasks) -> None:
+        The task of a remote unit is stopped, so that nothing but the request changes the record.
+        The task of a command goes on: it sees the command end and records that.
+        """
+        ...
+
+    async def run(self, unit: Unit, first: FirstOutcome) -> Outcome:
         """Drive the unit to its end, from wherever its record says that it stands.
 
-        ``attempt`` is settled with the outcome of the first try.
+        ``first`` is settled with the outcome of the first try.
         """
         ...
 
-    async def cancel(self, unit: Unit, tasks: UnitTasks) -> bool:
-        """Stop a unit that is not final; return False if that must wait for another node.
+    async def abandon(self, unit: Unit) -> None:
+        """See that nothing runs on here of a unit whose task had a fault; it fails then."""
+        ...
+
+    async def cancel(self, unit: Unit) -> Outcome:
+        """Stop a unit that is not final, or record that it is to be stopped.
 
         Raises:
             MeshnodeError: it cannot be stopped.
         """
         ...
 
-    async def release(self, unit: Unit, tasks: UnitTasks, *, force: bool) -> bool:
-        """Stop and remove a unit; return False if that must wait for another node.
+    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+        """Stop a unit and let go of all that is elsewhere, or record that this is to be done.
 
-        ``force`` removes it in any case, after one try to do it properly.
+        With ``force`` the unit is removable in any case, after one try to do it properly.
 
         Raises:
             MeshnodeError: it cannot be released.
         """
         ...
-
-
-class Starter(Protocol):
-    """What starts supervisors: :class:`meshnode.work.local.client.Launcher`."""
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
-        """Be able to start, until cancelled."""
-        ...
-
-    async def start(self, request: StartRequest) -> Started:
-        """Return when the command runs, or its failure to is on disk.
-
-        Raises:
-            LauncherClosed: the node is ending; the unit's status tells, now or soon.
-            NotNow: the machine lacks something; the same may be tried again.
-            OutcomeUnknown: nobody can tell whether it was started.
-            WorkError: no supervisor could be started.
-        """
-        ...
-
-
-class Handle(Protocol):
-    """One process that can be watched and signalled without mistaking it for another."""
-
-    async def wait_end(self) -> None:
-        """Return when the process has ended."""
-        ...
-
-    def cancel(self, unit_id: str) -> None:
-        """Have the process, a supervisor, end that unit.
-
-        Raises:
-            ProcessLookupError: it has ended.
-            PermissionError: it belongs to another user.
-        """
-        ...
-
-    def send_signal(self, signum: signal.Signals) -> None:
-        """Signal the process. Raises as :meth:`cancel`."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the process."""
-        ...
-
-
-OpenProcess = Callable[[ProcessId], Handle]
-EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
-"""Ends every process of the unit of that directory, after that many seconds by force; returns when
-none is left but those that may not be signalled."""
-
-
-# --- Which start of the machine this is
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> str:
-    """Return an ID that every start of the machine has its own of; empty where none is told."""
-    try:
-        return _BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        return ""

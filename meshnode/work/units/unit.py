@@ -83,12 +83,12 @@ class Unit:
         "_lock",
         "_now",
         "_store",
+        "command_lock",
         "end_waits",
         "released",
         "status",
         "unit_id",
         "version",
-        "wishes",
     )
 
     def __init__(
@@ -102,7 +102,7 @@ class Unit:
         """Whether the unit's files are gone; the last change there is."""
         self.end_waits = False
         """Whether the unit has ended and the disk does not take that now; it is tried again."""
-        self.wishes = BriefLock()
+        self.command_lock = BriefLock()
         """Held while a start, a cancel or a release is being arranged: one at a time."""
         self._store = store
         self._now = now

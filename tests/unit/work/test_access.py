@@ -8,7 +8,7 @@ from signing_keys import golang_token, new_key
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, Verifier
-from meshnode.work.local.runner import CommandType
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.access import Signatures
 
 KEY = new_key()

@@ -237,7 +237,7 @@ async def test_a_release_that_is_refused_there_fails_no_unit_on_a_full_disk(
         disk = ReadOnly(monkeypatch, foo)
         unit_id = await foo.submit("bar", "wait")
         await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
-        monkeypatch.setattr(bar.units, "release", refuse)
+        monkeypatch.setattr(bar.units.ender, "release", refuse)
         (line,) = await foo.talk(f"work release {unit_id}")
         assert line == "ERROR: error releasing remote unit: not so"
         await trio.sleep(100)

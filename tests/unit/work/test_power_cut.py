@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.runner import boot_id
+from meshnode.work.units.adoption import boot_id
 
 
 async def test_a_start_that_a_power_cut_may_have_undone_is_not_called_none(foo):

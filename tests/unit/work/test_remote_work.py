@@ -11,10 +11,11 @@ from work_fakes import FakeDialer
 
 from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.runner import ATTEMPT_TIMEOUT, FORCE_TIMEOUT
+from meshnode.work.remote.runner import FORCE_TIMEOUT
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import SYNC_DELAY
+from meshnode.work.units.tasks import FIRST_TIMEOUT
 
 
 def only_unit(node):
@@ -64,7 +65,7 @@ async def test_what_is_on_record_when_the_node_ends_is_submitted_by_its_next_sta
             def write_and_end(store, unit_id, status, *, durable=False, **how):
                 write_status(store, unit_id, status, durable=durable, **how)
                 if durable:
-                    foo.units._nursery = None
+                    foo.units._tasks._nursery = None
 
             with monkeypatch.context() as patch:
                 patch.setattr(UnitStore, "write_status", write_and_end)
@@ -358,7 +359,7 @@ async def test_the_first_try_bounds_how_long_a_client_waits(foo, bar, autojump_c
         before = trio.current_time()
         lines = await foo.talk("work submit bar cat")
         assert "Job Submitted" in lines[1]
-        assert trio.current_time() - before == pytest.approx(ATTEMPT_TIMEOUT)
+        assert trio.current_time() - before == pytest.approx(FIRST_TIMEOUT)
 
 
 @pytest.mark.parametrize("subcommand", ["cancel", "release"])
@@ -370,7 +371,7 @@ async def test_what_the_other_node_refuses_is_told_and_the_unit_is_followed_on(
 
     async with bar.running(), foo.running():
         unit_id = await foo.submit("bar", "wait")
-        monkeypatch.setattr(bar.units, subcommand, refuse)
+        monkeypatch.setattr(bar.units.ender, subcommand, refuse)
         (line,) = await foo.talk(f"work {subcommand} {unit_id}")
         assert line.startswith("ERROR: error ")
         assert line.endswith("ing remote unit: not today")
@@ -396,11 +397,11 @@ async def test_cancel_of_a_unit_that_is_gone_over_there_says_that_it_is_gone(
 async def test_a_disk_that_is_full_of_input_over_there_fails_the_submission(
     foo, bar, autojump_clock, monkeypatch
 ):
-    def open_stdin(unit):
+    def open_stdin(unit_id, wanted):
         raise OSError(28, "No space left on device")
 
     async with bar.running(), foo.running():
-        monkeypatch.setattr(bar.units, "open_stdin", open_stdin)
+        monkeypatch.setattr(bar.mortal, "open_stdin", open_stdin)
         lines = await foo.talk("work submit bar cat", b"payload" * 100_000)
         assert lines[1] == (
             "ERROR: error from remote: Error reading input data: No space left on device"
@@ -432,7 +433,7 @@ async def test_a_forced_release_does_not_wait_long_for_a_node_that_does_not_answ
 
     async with bar.running(), foo.running():
         unit_id = await foo.submit("bar", "wait")
-        monkeypatch.setattr(bar.units, "release", release)
+        monkeypatch.setattr(bar.units.ender, "release", release)
         before = trio.current_time()
         assert await foo.talk(f"work force-release {unit_id}") == [f'{{"released":"{unit_id}"}}']
         assert trio.current_time() - before == pytest.approx(FORCE_TIMEOUT)

@@ -61,7 +61,7 @@ async def test_a_unit_that_cannot_be_released_keeps_no_other_and_is_tried_again(
     async with foo.running():
         stuck = await foo.submit("foo", "cat")
         other = await foo.submit("foo", "cat")
-        release = foo.units.release
+        release = foo.units.ender.release
 
         async def refuse(unit, **options):
             if unit.unit_id == stuck:
@@ -69,7 +69,7 @@ async def test_a_unit_that_cannot_be_released_keeps_no_other_and_is_tried_again(
             return await release(unit, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(foo.units, "release", refuse)
+            patch.setattr(foo.units.ender, "release", refuse)
             retain(foo)
             await trio.sleep(31 * DAY)
             assert ids(foo) == {stuck}
@@ -117,7 +117,7 @@ async def test_a_release_that_the_other_node_refuses_is_tried_again(
             raise CommandError("not now")
 
         with monkeypatch.context() as patch:
-            patch.setattr(bar.units, "release", refuse)
+            patch.setattr(bar.units.ender, "release", refuse)
             assert await foo.talk(f"work release {unit_id}") == [
                 "ERROR: error releasing remote unit: not now"
             ]

@@ -13,7 +13,7 @@ from work_fakes import FakeMesh, FakeNode
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.processes import ProcessHandle, end_unit_processes, find_unit_processes
-from meshnode.work.local.runner import CommandType
+from meshnode.work.local.worktypes import CommandType
 
 TYPES = {
     "cat": CommandType("cat"),

@@ -26,7 +26,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.local.client import Started
 from meshnode.work.local.processes import ProcessId
-from meshnode.work.local.runner import CommandType
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units import directory, tombstones
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
@@ -358,9 +358,13 @@ class FakeMesh:
 
     def now(self) -> datetime:
         """Wall-clock time that follows trio's (mock) clock, from START at the first look."""
+        try:
+            time = trio.current_time()
+        except RuntimeError:
+            time = trio.from_thread.run_sync(trio.current_time)
         if self.epoch is None:
-            self.epoch = trio.current_time()
-        return START + timedelta(seconds=round(trio.current_time() - self.epoch, 3))
+            self.epoch = time
+        return START + timedelta(seconds=round(time - self.epoch, 3))
 
     def join(self, node: FakeNode) -> None:
         self.nodes[node.node_id] = node

@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.local.runner import MAX_WORD, CommandType, PythonType
-from meshnode.work.local.words import split_words
+from meshnode.work.local.worktypes import MAX_ARGUMENT, CommandType, PythonType, split_words
 
 TEXTS = st.text(st.sampled_from("ab '\"\\\n\t#$é\0") | st.characters(), max_size=30)
 
@@ -52,11 +51,11 @@ PYTHON = PythonType("python", plugin="shouter", function="shout")
 @pytest.mark.parametrize("kind", [COMMAND, PYTHON])
 def test_an_argument_that_no_command_can_be_given_is_refused(kind):
     with pytest.raises(CommandError, match="longer than the system passes on"):
-        kind.argv("x" * MAX_WORD)
+        kind.argv("x" * MAX_ARGUMENT)
 
 
 def test_the_longest_argument_of_a_command_is_taken():
-    assert len(COMMAND.argv("x" * (MAX_WORD - 1))[1]) == MAX_WORD - 1
+    assert len(COMMAND.argv("x" * (MAX_ARGUMENT - 1))[1]) == MAX_ARGUMENT - 1
 
 
 def test_more_arguments_than_a_command_can_be_given_are_refused(monkeypatch):

@@ -1,0 +1,156 @@
+"""Work types of this node's own commands: what a submission of each executes.
+
+Parameters are split into words as a POSIX shell does, by no shell. The result is that of
+``shlex.split``, which receptor's users know. ``shlex`` itself appends character by character: a
+megabyte of parameters, which anybody may send in one line, takes it more than ten seconds, and the
+node stands still meanwhile.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meshnode.errors import CommandError
+
+CANCEL_GRACE = 10.0
+"""Seconds between SIGINT and SIGKILL, as receptor gives."""
+
+MAX_ARGUMENT = 128 * 1024
+"""Bytes of one argument that Linux passes on, its NUL included (MAX_ARG_STRLEN)."""
+
+POINTER = 8
+"""Bytes that each argument takes beside its own (execve(2), "Limits on size")."""
+
+PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
+"""The program that calls plugins, in an interpreter of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandType:
+    """One ``work-command`` directive.
+
+    ``env`` is what its environment has beside the node's own, ``timeout`` and ``grace`` are
+    seconds, ``max_output`` bytes.
+    """
+
+    command: str
+    params: tuple[str, ...] = ()
+    allow_runtime_params: bool = False
+    verify_signature: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    max_output: int | None = None
+    grace: float = CANCEL_GRACE
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; parameters are split as a shell splits them, by no shell.
+
+        Raises:
+            CommandError: runtime parameters are not allowed, a quote is never closed, or it is
+                more than a command can be given.
+        """
+        if runtime_params and not self.allow_runtime_params:
+            raise CommandError("extra params provided but not allowed")
+        try:
+            words = (*self.params, *split_words(runtime_params))
+        except ValueError as error:
+            raise CommandError(f"cannot split the params into words: {error}") from None
+        if any("\0" in word for word in words):
+            raise CommandError("params must not contain a NUL character")
+        return _checked((self.command, *words))
+
+
+@dataclass(frozen=True, slots=True)
+class PythonType(CommandType):
+    """One ``work-python`` directive: a command that calls a function of a plugin."""
+
+    plugin: str = ""
+    function: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def argv(self, runtime_params: str) -> tuple[str, ...]:
+        """Return the words to execute; the client's parameters go into the config, as text.
+
+        Raises:
+            CommandError: the parameters hold what no argument can.
+        """
+        if "\0" in runtime_params:
+            raise CommandError("params must not contain a NUL character")
+        config = json.dumps({**self.config, "params": runtime_params})
+        # Isolated: without -I a file queue.py in the working directory would be imported.
+        return _checked((self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config))
+
+
+def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command line that the system can pass on.
+
+    Another would only fail, and until then each of its words would be kept, on disk too.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    sizes = [len(word.encode(errors="surrogatepass")) + 1 for word in words]
+    if (longest := max(sizes)) > MAX_ARGUMENT:
+        raise CommandError(
+            f"an argument of {longest - 1} bytes is longer than the system passes on "
+            f"({MAX_ARGUMENT - 1}); send it as the payload"
+        )
+    if (total := sum(sizes) + POINTER * len(sizes)) > (most := os.sysconf("SC_ARG_MAX")):
+        raise CommandError(
+            f"{len(words)} arguments take {total} bytes, more than the system passes on "
+            f"({most}); send them as the payload"
+        )
+    return words
+
+
+# --- parameters into words ----------------------------------------------------------------------
+
+_PIECE = re.compile(
+    r"""
+    (?P<blank>[ \t\r\n]+)
+    | (?P<plain>[^ \t\r\n'"\\]+)
+    | '(?P<single>[^']*)'
+    | "(?P<double>(?:[^"\\]|\\.)*)"
+    | \\(?P<escaped>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+_ESCAPED_IN_QUOTES = re.compile(r'\\(["\\])')
+"""Between double quotes a backslash escapes these two and stands for itself before all others."""
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Return the words of ``text``.
+
+    Raises:
+        ValueError: a quote is never closed, or nothing follows the last backslash.
+    """
+    words: list[str] = []
+    pieces: list[str] | None = None
+    position = 0
+    while position < len(text):
+        match = _PIECE.match(text, position)
+        if match is None:
+            at_backslash = text[position] == "\\"
+            raise ValueError("No escaped character" if at_backslash else "No closing quotation")
+        position = match.end()
+        if match.lastgroup == "blank":
+            if pieces is not None:
+                words.append("".join(pieces))
+                pieces = None
+            continue
+        piece = match[match.lastgroup or 0]
+        if match.lastgroup == "double":
+            piece = _ESCAPED_IN_QUOTES.sub(r"\1", piece)
+        # An empty pair of quotes makes a word, too.
+        pieces = [] if pieces is None else pieces
+        pieces.append(piece)
+    if pieces is not None:
+        words.append("".join(pieces))
+    return tuple(words)

@@ -1,0 +1,204 @@
+"""How units end on request: refused, canceled, released.
+
+Of a request, this is the order. The unit is locked for it. Its runner stops what runs, or records
+the request; the outcome says which (see ``runner``). Only then the end is recorded or the files are
+removed, so that whatever the node is cut off in, its next start finds either a unit that can be
+ended or none.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import trio
+
+from meshnode.errors import CommandError, UnknownUnit, WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.units.runner import Outcome, Runner
+from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submissions import Submissions
+from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
+from meshnode.work.units.unit import NotRecorded, Unit
+
+FORCE_PATIENCE = 1.0
+"""Seconds that a forced release of a unit waits for somebody else's cancel or release of it, which
+may take as long as a command is given to end."""
+
+STOP_PATIENCE = 2.0
+"""Seconds that a release waits for the unit's task, which may wait for a launcher that does not
+answer. It finds the unit gone when it goes on."""
+
+END_TIMEOUT = 5.0
+"""Seconds that a confirmed cancel waits for the rest of stdout before it is answered."""
+
+
+class UnitEnder:
+    """Ends and removes units. ``units`` is what there is, by ID."""
+
+    def __init__(
+        self,
+        store: UnitStore,
+        units: MutableMapping[str, Unit],
+        submissions: Submissions,
+        tasks: UnitTasks,
+        runner_of: Callable[[Unit], Runner],
+    ) -> None:
+        self._store = store
+        self._units = units
+        self._submissions = submissions
+        self._tasks = tasks
+        self._runner_of = runner_of
+
+    async def refuse(self, unit: Unit, detail: str) -> None:
+        """End a unit as Failed that will not be started; the caller holds its command lock.
+
+        The record of that may have to wait for the disk, which does not keep the caller.
+        """
+        with suppress(NotRecorded):
+            await self.end(unit, UnitState.FAILED, detail)
+        if is_disposable(unit.status):
+            await self._tasks.stop(unit)
+            try:
+                await self.remove(unit)
+            except WorkError as error:
+                unit.log.warning("it stays until somebody releases it: %s", error)
+                with suppress(NotRecorded):
+                    await self.end(unit, UnitState.FAILED, detail)
+
+    async def cancel(self, unit: Unit, *, unless_started: bool = False) -> bool:
+        """Stop a unit; return False if that must wait for another node. A final one stays so.
+
+        With ``unless_started``, only a unit that waits for its input is stopped.
+
+        Raises:
+            CommandError: it has started although it must not, or cannot be stopped.
+        """
+        async with unit.command_lock:
+            if unit.released:
+                raise UnknownUnit(unit.unit_id)
+            if unless_started and (unit.is_final or unit.status.input_complete):
+                raise CommandError(f"work unit {unit.unit_id} does not wait for input any more")
+            return await self._cancel(unit)
+
+    async def _cancel(self, unit: Unit) -> bool:
+        if unit.end_waits or not (unit.is_final or unit.status.input_complete):
+            await self.end(unit, UnitState.CANCELED, "Canceled")
+        if unit.is_final:
+            return True
+        outcome = await self._ask_runner(unit, lambda runner: runner.cancel(unit))
+        if outcome is Outcome.IDLE:
+            await self._end_idle(unit)
+        if outcome is not Outcome.REQUESTED:
+            return True
+        confirmed = await self._tasks.spawn(unit).wait(FIRST_TIMEOUT)
+        if confirmed:
+            with trio.move_on_after(END_TIMEOUT):
+                await unit.wait_final()
+        return confirmed
+
+    async def release(self, unit: Unit, *, force: bool = False) -> bool:
+        """Stop and delete a unit; return False if that must wait for another node.
+
+        Raises:
+            CommandError: it cannot be stopped or deleted.
+        """
+        is_insistent = force and unit.status.remote is None
+        async with AsyncExitStack() as lock:
+            with trio.move_on_after(FORCE_PATIENCE if is_insistent else math.inf):
+                await lock.enter_async_context(unit.command_lock)
+            if unit.released:
+                raise UnknownUnit(unit.unit_id)
+            if not unit.status.input_complete:
+                with suppress(NotRecorded):
+                    # Its files go now, and with them the record.
+                    await self._cancel(unit)
+            outcome = await self._ask_runner(unit, lambda runner: runner.release(unit, force=force))
+            if outcome is Outcome.REQUESTED:
+                return await self._tasks.spawn(unit).wait(FIRST_TIMEOUT)
+            if outcome is Outcome.IDLE:
+                with suppress(NotRecorded):
+                    await self._end_idle(unit)
+            with trio.move_on_after(STOP_PATIENCE):
+                await self._tasks.stop(unit)
+            try:
+                await self.remove(unit, force=force)
+            except WorkError:
+                # Nothing of it runs, and somebody must record that when the disk is well.
+                with suppress(NotRecorded):
+                    await self.end(unit, UnitState.CANCELED, "Canceled")
+                raise
+            return True
+
+    async def _ask_runner(self, unit: Unit, ask: Callable[[Runner], Awaitable[Outcome]]) -> Outcome:
+        runner = self._runner_of(unit)
+        if not runner.stops_for_requests:
+            return await ask(runner)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._tasks.stop(unit)
+            return await ask(runner)
+        except BaseException:
+            # Refused, or its session was ended: the unit goes on as its record says.
+            if self._tasks.are_open and not unit.released:
+                self._tasks.spawn(unit)
+            raise
+
+    async def _end_idle(self, unit: Unit) -> None:
+        # Without an await in between, nothing can start the unit.
+        await self._tasks.stop(unit)
+        await self.end(unit, UnitState.CANCELED, "Canceled")
+
+    async def end(self, unit: Unit, state: UnitState, detail: str) -> None:
+        """Give a unit a final state that nothing is left of, as soon as the disk takes that.
+
+        Raises:
+            NotRecorded: it does not now; the unit's task tries it again.
+        """
+        if not (unit.end_waits and self._tasks.has(unit)):
+            try:
+                await unit.end(state, detail, patient=False)
+            except NotRecorded:
+                # Somebody who asked for the same may have been first.
+                if self._tasks.are_open and not self._tasks.has(unit):
+                    self._tasks.spawn_end(unit, state, detail)
+                raise
+        await unit.wait_ended()
+
+    async def remove(self, unit: Unit, *, force: bool = False) -> None:
+        """Delete the unit for good; with ``force`` it is forgotten although its files stay.
+
+        Raises:
+            WorkError: its files cannot be deleted.
+        """
+        if unit.released:
+            return
+        grave: Path | None = None
+        try:
+            grave = self._store.bury(unit.unit_id)
+        except UnknownUnit:
+            unit.log.warning("its files were gone before it was released")
+        except WorkError as error:
+            if not force:
+                raise
+            unit.log.warning("released by force: %s", error)
+        # In the same breath as its files, so that no reader takes a release for a lost file.
+        self._units.pop(unit.unit_id, None)
+        is_needed = self._submissions.forget(unit, grave)
+        unit.mark_released()
+        unit.log.info("released")
+        if grave is not None:
+            erase = self._store.hollow if is_needed else self._store.erase
+            await in_thread_or_here(erase, grave)
+
+
+def is_disposable(status: UnitStatus) -> bool:
+    """Whether nobody will ask for a unit that never had its input.
+
+    Another meshnode that has submitted it has the work on record, and submits it again if it is
+    still to be done.
+    """
+    is_anothers = bool(status.submitter and status.submission_key)
+    return is_anothers and status.stdin_size is None and status.never_ran
