@@ -109,9 +109,9 @@ async def heal(mesh: World) -> dict[str, float]:
 
 def computation(mesh: Mesh) -> dict[str, float]:
     """Measure what one node computes, with the mesh standing still."""
-    fabric = mesh._fabric
-    topology = fabric.topology
-    first, second, *_ = fabric.sessions.values()
+    link_state = mesh._link_state
+    topology = link_state.topology
+    first, second, *_ = link_state.sessions.values()
     nodes = [n for n in topology.nodes if n not in (first.peer, second.peer)][:UPDATES]
     news = copies = float("inf")
     for number in range(ROUNDS):
@@ -126,7 +126,7 @@ def computation(mesh: Mesh) -> dict[str, float]:
         * quickest(lambda: [json.loads(bytes(m[1:])) for m in messages])
         / len(nodes),
         "copy_microseconds": 1e6 * copies / len(nodes),
-        "routes_milliseconds": 1e3 * quickest(lambda: topology.routes(fabric.routes)),
+        "routes_milliseconds": 1e3 * quickest(lambda: topology.routes(link_state.routes)),
         "floor_routes_milliseconds": 1e3
         * quickest(lambda: sum(cost for peers in costs for cost in peers.values())),
         "edges": float(sum(map(len, costs))),
@@ -139,7 +139,7 @@ def updates(
     """Return the next update of each node as a peer forwards it; ``again`` if it is known now."""
     messages = []
     for index, node in enumerate(nodes):
-        message = mesh._fabric.topology.message_about(node)
+        message = mesh._link_state.topology.message_about(node)
         assert message is not None
         last = RoutingUpdate.decode(message)
         sequence = last.sequence if again else last.sequence + 1

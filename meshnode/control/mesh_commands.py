@@ -13,9 +13,9 @@ from meshnode.control.connect import connect_command
 from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, MeshError, ReloadRefused
+from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.peers.linklog import LinkFigures
-from meshnode.mesh.router import DropCounts, FirewallCounts
-from meshnode.protocol.rates import Paces
+from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
 
@@ -241,7 +241,7 @@ def reload_command(reload: Reload) -> Command:
 
     Clients of the network, whoever they are, wait for their turn: each reload reads a whole file.
     """
-    pace = Paces(RELOADS_AT_ONCE * RELOAD_EVERY)
+    pace = NamedBuckets(RELOADS_AT_ONCE * RELOAD_EVERY)
 
     async def in_time() -> ReloadRefused | None:
         await trio.sleep_until(pace.when("", trio.current_time(), RELOAD_EVERY))

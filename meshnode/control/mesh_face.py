@@ -8,8 +8,8 @@ from typing import Protocol
 
 import trio
 
+from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.peers.linklog import LinkFigures
-from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 
 

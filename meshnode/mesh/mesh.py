@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 import trio
 
 from meshnode.mesh.datagrams import DatagramSocket
+from meshnode.mesh.dataplane import LOCALHOST, DropCounts, FirewallCounts
 from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
-from meshnode.mesh.peers.adverts import LocalService
 from meshnode.mesh.peers.endpoints import Dialing, Listening, SessionGroup
 from meshnode.mesh.peers.greeting import MeshGreeter
 from meshnode.mesh.peers.linklog import Complaints, LinkFigures
 from meshnode.mesh.peers.linkstate import LinkState
+from meshnode.mesh.peers.own_services import LocalService
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.sendqueue import Outgoing
 from meshnode.mesh.peers.session import FLUSH_TIMEOUT, PeerSession
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
-from meshnode.mesh.router import LOCALHOST, DropCounts, FirewallCounts, Router
+from meshnode.mesh.router import Router
 from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.policies import LinkPolicy, Rule
@@ -72,15 +73,15 @@ class Mesh:
         self._idle_timeout = idle_timeout
         self._names = NameTable()
         self._router = Router(node_id, self._names)
-        self._fabric = LinkState(node_id, self._router, self._names)
+        self._link_state = LinkState(node_id, self._router, self._names)
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
-        self._fabric.when_restarted(self._streams.node_restarted)
+        self._link_state.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
         self._outgoing = Outgoing(GiveBack(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
         self.reserve = reserve
-        self.greeter: Greeter = MeshGreeter(self._router, self._fabric.topology)
+        self.greeter: Greeter = MeshGreeter(self._router, self._link_state.topology)
         self._closing = False
 
     # --- the firewall ------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class Mesh:
         return PeerSession(
             link,
             policy,
-            self._fabric,
+            self._link_state,
             self.node_id,
             self._idle_timeout,
             complaints,
@@ -150,8 +151,10 @@ class Mesh:
             self._router, self._names, service or decode_service(self._router.free_service())
         )
         if tags is not None:
-            self._fabric.announcer.add(LocalService(socket.service, ConnType.DATAGRAM, tags, None))
-            socket.when_closed(lambda: self._fabric.announcer.remove(socket.service))
+            self._link_state.announcer.add(
+                LocalService(socket.service, ConnType.DATAGRAM, tags, None)
+            )
+            socket.when_closed(lambda: self._link_state.announcer.remove(socket.service))
         return socket
 
     async def listen(
@@ -174,8 +177,8 @@ class Mesh:
             dict(tags or {}) | dict([MANY_STREAMS]),
             tuple(work_types) if work_types is not None else None,
         )
-        self._fabric.announcer.add(local)
-        listener.when_closed(lambda: self._fabric.announcer.remove(service))
+        self._link_state.announcer.add(local)
+        listener.when_closed(lambda: self._link_state.announcer.remove(service))
         await trio.lowlevel.checkpoint()
         return listener
 
@@ -190,7 +193,7 @@ class Mesh:
             ProtocolError: the service name does not fit 8 bytes.
         """
         target = self.node_id if node.lower() == LOCALHOST else node
-        advert = self._fabric.adverts.find(target, service)
+        advert = self._link_state.adverts.find(target, service)
         tag, value = MANY_STREAMS
         share = advert is not None and advert.tags is not None and advert.tags.get(tag) == value
         return await self._streams.dial(node, service, share=share)
@@ -203,22 +206,22 @@ class Mesh:
             node_id=self.node_id,
             connections=tuple(
                 LinkStatus(peer, session.cost, session.figures())
-                for peer, session in sorted(self._fabric.sessions.items())
+                for peer, session in sorted(self._link_state.sessions.items())
             ),
-            routes=dict(sorted(self._fabric.routes.items())),
-            known_costs=self._fabric.topology.known_costs(),
-            advertisements=tuple(self._fabric.visible_adverts()),
+            routes=dict(sorted(self._link_state.routes.items())),
+            known_costs=self._link_state.topology.known_costs(),
+            advertisements=tuple(self._link_state.visible_adverts()),
             firewall=self._router.firewall_counts if self._router.has_firewall else None,
             drops=self._router.drop_counts,
         )
 
     def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
         """Return how a node that can be reached (or this one) advertises a service, if it does."""
-        return self._fabric.find_service(node, service)
+        return self._link_state.find_service(node, service)
 
     def concerns(self) -> list[str]:
         """Return lines for a person: what of this mesh should be looked after."""
-        return self._fabric.own_word.concerns()
+        return self._link_state.own_updates.concerns()
 
     async def ping(self, node: str, hops: int = MAX_HOPS) -> PingReply:
         """Send one ping and wait for its answer; see :meth:`Pinger.ping`."""
@@ -231,14 +234,14 @@ class Mesh:
     async def wait_reachable(self, node: str) -> None:
         """Return when a route to the node is known."""
         while not (
-            node == self.node_id or node.lower() == LOCALHOST or node in self._fabric.routes
+            node == self.node_id or node.lower() == LOCALHOST or node in self._link_state.routes
         ):
-            await self._fabric.wait_routes_changed()
+            await self._link_state.wait_routes_changed()
         await trio.lowlevel.checkpoint()
 
     async def wait_changed(self) -> None:
         """Return when routes or the services of other nodes have changed; see :meth:`status`."""
-        await self._fabric.wait_changed()
+        await self._link_state.wait_changed()
 
     # --- life --------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ class Mesh:
         Raises:
             DuplicateNode: another node had our ID first.
         """
-        await self._fabric.run()
+        await self._link_state.run()
 
     async def aclose(self) -> None:
         """Take leave: tell peers of streams and links that we go, for at most FLUSH_TIMEOUT."""

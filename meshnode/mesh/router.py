@@ -1,21 +1,27 @@
 """The data path: every data message passes here (protocol section 3).
 
-What is not for us is forwarded undecoded: the next hop is looked up by the 8 destination bytes,
-and the hops byte is counted down in place.
+A message for another node is forwarded undecoded: the router looks up the next hop by the 8 bytes
+of the destination, and counts the hops byte down in place.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import trio
 
 from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUse
 from meshnode.logs import subject_logger
+from meshnode.mesh.dataplane import (
+    LOCALHOST,
+    DropCounts,
+    FirewallCounts,
+    NextHop,
+    Receiver,
+    random_id,
+)
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.peers.updates import random_id
 from meshnode.policies import Action, Rule
 from meshnode.protocol.firewall import Firewall
 from meshnode.protocol.framing import MAX_MESSAGE
@@ -36,91 +42,24 @@ from meshnode.protocol.messages import (
     show_service,
 )
 from meshnode.protocol.namehash import NameTable
-from meshnode.protocol.rates import Paces
+from meshnode.protocol.rates import NamedBuckets
 from meshnode.shares import Holder
 
 MAX_PAYLOAD = MAX_MESSAGE - HEADER_LENGTH
 """Bytes of the largest payload of a data message."""
 
-LOCALHOST = "localhost"
-
 NOTICES_PER_SECOND = 500
 NOTICES_AT_ONCE = 2000
-"""Notices that what comes over links with one address may bring about: a hundredth of a core. A
-traceroute takes one at each node; dialers of a node that was restarted take one each."""
+"""Notices that messages over the links to one address may cause, a second and at once: a hundredth
+of a core. A traceroute takes one at each node; each dialer of a node that was restarted one."""
 
 RESERVED_SERVICES = frozenset({PING_SERVICE, UNREACHABLE_SERVICE})
 
 _HOPS_AND_DESTINATION = struct.Struct("<xB10x8s").unpack_from
-"""What a forwarder needs of a header: the hops left, and whose message it is."""
+"""All that forwarding reads of a header: the hops left and the destination."""
 
 _ANSWER = bytes([MessageType.DATA, WIRE_HOPS, 0, 0])
-"""How the answer to a ping begins. The rest is what the ping says, the other way round."""
-
-
-class NextHop(Protocol):
-    """What the router needs of a session."""
-
-    @property
-    def peer(self) -> str:
-        """The node at the other end."""
-        ...
-
-    @property
-    def holder(self) -> str:
-        """The network address of the other end; empty if it has none."""
-        ...
-
-    def send_data(self, message: Message) -> bool:
-        """Queue a data message; False means that it was dropped."""
-        ...
-
-    def send_data_now(self, messages: Sequence[Message]) -> None:
-        """Send data messages, as far as can be without waiting; queue or drop the others."""
-        ...
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a local sender may go on."""
-        ...
-
-    async def wait_room(self) -> None:
-        """Wait for that."""
-        ...
-
-
-class Receiver(Protocol):
-    """What takes the messages of one service of this node. Called on the data path: be quick."""
-
-    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
-        """Take a message; ``source`` is the sending node's hash. The service's name is text."""
-        ...
-
-    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
-        """Take the news that a message of this service did not arrive."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FirewallCounts:
-    """Messages that the firewall has stopped since the start: with an answer, and without."""
-
-    rejected: int = 0
-    dropped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DropCounts:
-    """Messages to this node that came to nothing since the start, through nobody's firewall."""
-
-    unreadable: int = 0
-    """Of services whose names are not text: nobody could answer them."""
-    notices: int = 0
-    """Notices of a failed message that are none, or that this node cannot believe."""
-    faults: int = 0
-    """Messages that a service of this node failed on, by a fault of ours."""
-    unanswered: int = 0
-    """Messages whose senders were not told, since too many of them came over one link."""
+"""How the answer to a ping begins; its source and destination are those of the ping, swapped."""
 
 
 class Router:
@@ -135,9 +74,9 @@ class Router:
         self._firewall: Firewall | None = None
         self.firewall_counts = FirewallCounts()
         self.drop_counts = DropCounts()
-        self._notices = Paces(NOTICES_AT_ONCE / NOTICES_PER_SECOND)
+        self._notices = NamedBuckets(NOTICES_AT_ONCE / NOTICES_PER_SECOND)
         self._came_by = ""
-        """Over whose links the messages came that are handled now; empty if none are."""
+        """The address that the messages being handled came from; empty if none are."""
         self._log = subject_logger("router")
 
     # --- what the mesh tells it --------------------------------------------------------------
@@ -174,7 +113,7 @@ class Router:
         return service in RESERVED_SERVICES or service in self._receivers
 
     def free_service(self) -> ServiceKey:
-        """Return a random service name that is free: what a dialer or a client goes by."""
+        """Return a random service name that is free: the source of pings and dialed streams."""
         while self.is_bound(service := encode_service(random_id())):
             pass
         return service
@@ -184,11 +123,11 @@ class Router:
     def handle(self, messages: Sequence[memoryview], came_by: str = "") -> None:
         """Deliver or forward data messages that a link brought in one go.
 
-        Those with the same next hop go on as one, in their order. ``came_by`` is the address at
-        the link's other end, or its node.
+        Messages to the same next hop are sent together, in their order. ``came_by`` is the address
+        at the link's other end, or its node.
 
         Raises:
-            ProtocolError: one is shorter than a header; those before it have gone their way.
+            ProtocolError: one is shorter than a header; those before it were handled.
         """
         onward: dict[NextHop, list[Message]] = {}
         self._came_by = came_by
@@ -219,9 +158,8 @@ class Router:
         try:
             self._hand_over(message)
         except Exception as exc:  # noqa: BLE001
-            # The boundary of what is for this node. The message came from anywhere, over a link
-            # to a neighbour that only passed it on: a fault that it meets here must cost neither
-            # that link nor the node, and a service that the fault has left unusable times out.
+            # The boundary of messages for this node: any node may have sent this one, so a fault
+            # must end neither the link nor this node. A service left unusable times out.
             self.drop_counts = replace(self.drop_counts, faults=self.drop_counts.faults + 1)
             self._log.error("failed on a message to this node: %s: %s", type(exc).__name__, exc)
             self._log.debug("it began with %s", bytes(message[:64]).hex(), exc_info=True)
@@ -229,8 +167,7 @@ class Router:
     def _hand_over(self, message: Message) -> None:
         sender, service = bytes(message[20:28]), bytes(message[28:36])
         if not is_readable(sender):
-            # Here, before anybody makes something of it: a name that is not text can be neither
-            # logged nor told in a notice, so it is nobody that an answer could go to.
+            # First, because no receiver could answer: a notice needs names that are text.
             self._drop_unreadable(message)
         elif (receiver := self._receivers.get(service)) is not None:
             receiver.on_datagram(bytes(message[4:12]), sender, message[HEADER_LENGTH:])
@@ -244,7 +181,7 @@ class Router:
     def _answer_ping(self, message: Message) -> None:
         service = bytes(message[20:28])
         if service in (PING_SERVICE, UNREACHABLE_SERVICE):
-            return  # two nodes that answer each other's answers would never stop
+            return  # otherwise two nodes could answer each other's answers for ever
         destination = bytes(message[4:12])
         self._reply(destination, _ANSWER + self.own_hash + destination + PING_SERVICE + service)
 
@@ -256,18 +193,18 @@ class Router:
                 raise ProtocolError("nobody knows the node that it comes from")
             self._believe(notice, reporter)
         except ProtocolError as exc:
-            # Not answered, whatever it is, and not worth a line each: anybody can send these.
+            # Anybody can send these: no answer, and no line in the log.
             self.drop_counts = replace(self.drop_counts, notices=self.drop_counts.notices + 1)
             self._log.debug("dropped a notice from %s: %s", reporter or "an unknown node", exc)
             return
         receiver = self._receivers.get(notice.from_service)
-        if receiver is not None:  # else it comes late, for a ping or a stream that is over
+        if receiver is not None:  # otherwise the ping or stream is over already
             receiver.on_unreachable(notice, reporter)
 
     def _believe(self, notice: Unreachable, reporter: str) -> None:
         """Check that a notice is about a message that this node may have sent.
 
-        Nothing shows who wrote it. But what it is about must fit, and a stranger does not know the
+        Nothing proves who wrote it. But its fields must fit, and nobody off the path knows the
         random name of a service that dials or pings.
 
         Raises:
@@ -278,7 +215,7 @@ class Router:
         if notice.to_node not in self._names:
             raise ProtocolError("it is about a message to a node that is not known here")
         if notice.problem == PROBLEM_SERVICE_UNKNOWN and reporter != notice.to_node:
-            # All others only pass a message on, whatever its service is.
+            # Other nodes forward a message whatever its service is.
             raise ProtocolError(f"only {notice.to_node} knows its services")
 
     def _drop_unreadable(self, message: Message) -> None:
@@ -298,9 +235,9 @@ class Router:
             self._send_notice(notice)
 
     def _may_answer(self) -> bool:
-        """Count a notice for whoever brought what is handled now; False if those are too many.
+        """Count a notice against the address that the handled message came from; False if too many.
 
-        The sender that a message names is no measure: whoever brings it can write any name.
+        The sender that the message names would be no measure: the peer can write any name.
         """
         if not self._came_by or self._notices.take(
             self._came_by, trio.current_time(), 1 / NOTICES_PER_SECOND
@@ -311,7 +248,7 @@ class Router:
         return False
 
     def _notice(self, message: Message, problem: str) -> Unreachable | None:
-        """Return what to tell the sender of a message that goes no further, if anything."""
+        """Return the notice for the sender of a message that goes no further, if it gets one."""
         header = DataHeader.decode(message)
         if header.source_service == UNREACHABLE_SERVICE:
             return None  # never answer a notice with another (protocol section 3)
@@ -330,9 +267,9 @@ class Router:
         )
 
     def send_notice(self, notice: Unreachable) -> None:
-        """Send an unreachable notice to the node whose message failed, or leave it if too many do.
+        """Send an unreachable notice to the node whose message failed, unless too many fail.
 
-        Whoever did not get it sends again.
+        A node that gets none sends again.
         """
         if self._may_answer():
             self._send_notice(notice)
@@ -376,8 +313,8 @@ class Router:
         header = DataHeader(
             WIRE_HOPS, self.own_hash, destination, UNREACHABLE_SERVICE, UNREACHABLE_SERVICE
         )
-        # Not judged in its turn: a rule that rejects everything would silence its own answers,
-        # and every reject would be a drop.
+        # The notice itself is not judged: a rule that rejects everything would stop its own
+        # notices, and every reject would be a drop.
         with suppress(NoRoute):
             self._dispatch(destination, header.encode() + notice.encode(), at_once=True)
 
@@ -422,10 +359,8 @@ class Router:
     def send(self, destination: bytes, message: bytes, *, at_once: bool = False) -> bool:
         """Send an own message, header included; False means that it was dropped.
 
-        It waits to be joined with others that are sent before the caller next waits, unless it is
-        to go ``at_once``.
-
-        If the own firewall rejects it, its service has heard so before this returns.
+        Unless it is to go ``at_once``, it is joined with others that are sent before the caller
+        next waits. A notice of our own firewall arrives before this returns.
 
         Raises:
             NoRoute: no path to the node is known.

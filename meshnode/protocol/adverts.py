@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
+from meshnode.protocol.reachability import Branches, newest_unreachable, unreachable_first
 from meshnode.protocol.routing import ServiceAdvertisement
 
 ADVERTISEMENT_LIFETIME = 210.0

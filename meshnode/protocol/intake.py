@@ -8,7 +8,7 @@ passes on to all others, is bounded here, far above what honest meshes of thousa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshnode.protocol.rates import Bucket, Paces
+from meshnode.protocol.rates import NamedBuckets, TokenBucket
 from meshnode.protocol.routing import RoutingUpdate
 
 MESSAGE = 500
@@ -74,8 +74,8 @@ class Allowance:
     __slots__ = ("news", "read")
 
     def __init__(self, now: float) -> None:
-        self.read = Bucket(READ_RATE, READ_BURST, now)
-        self.news = Bucket(NEWS_RATE, NEWS_BURST, now)
+        self.read = TokenBucket(READ_RATE, READ_BURST, now)
+        self.news = TokenBucket(NEWS_RATE, NEWS_BURST, now)
 
     def is_whole(self, now: float) -> bool:
         """Whether nothing of it is used up, so that another one is as good."""
@@ -118,9 +118,9 @@ class Intake:
     def __init__(self, now: float, allowance: Allowance | None = None) -> None:
         allowance = allowance or Allowance(now)
         self._read, self._news = allowance.read, allowance.news
-        self._updates = Paces(AT_ONCE)
-        self._claims = Paces(AT_ONCE)
-        self._adverts = Paces(ADVERTS_AT_ONCE / ADVERT_PACE)
+        self._updates = NamedBuckets(AT_ONCE)
+        self._claims = NamedBuckets(AT_ONCE)
+        self._adverts = NamedBuckets(ADVERTS_AT_ONCE / ADVERT_PACE)
         self._waiting: dict[str, _Waiting] = {}
         """The newest update of each node that waits, the first ones first."""
         self._waiting_bytes = 0

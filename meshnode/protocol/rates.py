@@ -4,7 +4,7 @@ _ROUNDING = 1e-6
 """By how much what comes back in a time may fall short of what was reckoned."""
 
 
-class Bucket:
+class TokenBucket:
     """Allows ``burst`` at once and ``rate`` a second in the long run."""
 
     __slots__ = ("_at", "_left", "burst", "rate")
@@ -32,7 +32,7 @@ class Bucket:
         return True
 
 
-class Paces:
+class NamedBuckets:
     """Allows each of many names some seconds' worth at once, and a second's worth each second.
 
     A name that takes nothing costs nothing after a while.

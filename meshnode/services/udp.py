@@ -12,7 +12,7 @@ import trio
 from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.router import LOCALHOST
+from meshnode.mesh.dataplane import LOCALHOST
 from meshnode.net.addresses import format_address, network_of
 from meshnode.net.sockets import CannotListen
 from meshnode.services.base import ServiceMesh, open_datagrams

@@ -19,7 +19,7 @@ import trio
 
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.peers.adverts import LocalService
+from meshnode.mesh.peers.own_services import LocalService
 from meshnode.protocol.routing import ConnType, WorkType
 
 RECEIVE = 64 * 1024
@@ -168,7 +168,7 @@ async def listen_as_receptor(mesh: Mesh) -> trio.abc.Listener[trio.abc.HalfClose
     listener = mesh._streams.listen(CONTROL)
     work = (WorkType("job", secure=False),)
     tags = {"type": "Control Service"}
-    mesh._fabric.announcer.add(LocalService(CONTROL, ConnType.STREAM, tags, work))
+    mesh._link_state.announcer.add(LocalService(CONTROL, ConnType.STREAM, tags, work))
     return listener
 
 

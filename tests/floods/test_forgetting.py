@@ -14,7 +14,7 @@ from hostile import forge
 from hostile.peer import unique
 
 from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
-from meshnode.protocol.budget import FORGET_AFTER
+from meshnode.protocol.reachability import FORGET_AFTER
 
 NONE, FEW, MANY = 0, 400, 1600
 """What is told. Four times as much may cost four times as much, and not sixteen times."""

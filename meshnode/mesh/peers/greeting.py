@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import trio
 
+from meshnode.mesh.dataplane import random_id
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.peers.boundary import Ended
-from meshnode.mesh.peers.updates import random_id
 from meshnode.mesh.router import Router
 from meshnode.protocol.messages import (
     PING_SERVICE,
@@ -33,7 +33,7 @@ class MeshGreeter:
 
         Whoever has no link to us takes nothing from it but who we are.
         """
-        return replace(self._topology.own_update(random_id()), connections={}).encode()
+        return replace(self._topology.own.next_update(random_id()), connections={}).encode()
 
     def ping(self, peer: str, service: ServiceKey) -> bytes:
         """Return a ping of that node, whatever the routes say."""

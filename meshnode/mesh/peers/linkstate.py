@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from meshnode.logs import subject_logger
-from meshnode.mesh.peers.adverts import Announcer
+from meshnode.mesh.peers.own_services import Announcer
+from meshnode.mesh.peers.own_updates import OwnUpdates, epoch_at, new_epoch
 from meshnode.mesh.peers.probe import LinkProbe
 from meshnode.mesh.peers.routes import Routes
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.mesh.peers.telling import Telling
-from meshnode.mesh.peers.updates import OwnUpdates, epoch_at, new_epoch
 from meshnode.mesh.router import Router
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.budget import Absences
 from meshnode.protocol.intake import Allowances, Intake
 from meshnode.protocol.namehash import NameTable
-from meshnode.protocol.rates import Bucket
+from meshnode.protocol.rates import TokenBucket
+from meshnode.protocol.reachability import Absences
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import latest_believed
 from meshnode.protocol.topology import Topology, Verdict
@@ -46,7 +46,7 @@ class _Peer:
     session: PeerSession
     telling: Telling
     intake: Intake
-    shown: Bucket
+    shown: TokenBucket
     complaint: RoutingUpdate | None = None
     """The last update by which the peer claimed the epoch of another node with its ID."""
     said: set[str] = field(default_factory=set)
@@ -63,8 +63,8 @@ class LinkState:
         self.sessions: dict[str, PeerSession] = {}
         self._peers: dict[str, _Peer] = {}
         self.announcer = Announcer(own_id, self.adverts, self._flood)
-        self.own_word = OwnUpdates(
-            self.topology, self.sessions, self._flood_own_word, self.announcer.announce_all
+        self.own_updates = OwnUpdates(
+            self.topology, self.sessions, self._flood_own, self.announcer.announce_all
         )
         self._routes = Routes(self.topology, router, self.sessions, self._routes_computed)
         self._router = router
@@ -72,7 +72,7 @@ class LinkState:
         self._probe = LinkProbe(router, names)
         self._absences = Absences()
         self._allowances = Allowances()
-        self._greetings = Bucket(GREETINGS_RATE, GREETINGS_AT_ONCE, trio.current_time())
+        self._greetings = TokenBucket(GREETINGS_RATE, GREETINGS_AT_ONCE, trio.current_time())
         self._latest_epoch = 0
         """The latest that was believed when we last looked at the clock."""
         self._waiting = trio.Event()
@@ -100,7 +100,7 @@ class LinkState:
             nursery.start_soon(self._forget_what_is_gone)
             nursery.start_soon(self._take_what_waited)
             nursery.start_soon(self._probe.run, self.sessions.values())
-            await self.own_word.run()
+            await self.own_updates.run()
 
     async def _forget_what_is_gone(self) -> None:
         while True:
@@ -146,11 +146,11 @@ class LinkState:
 
     def has_place(self, peer: str, cost: float, expected: bool) -> bool:
         """Whether our updates have room for a link to a peer."""
-        return self.topology.has_place(peer, cost, expected)
+        return self.topology.own.has_place(peer, cost, expected)
 
     def hello(self) -> bytes:
         """Return an own routing update as a message."""
-        return self.own_word.hello()
+        return self.own_updates.hello()
 
     def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
         """Have two nodes with one ID, that both link to us, find out about each other.
@@ -180,16 +180,15 @@ class LinkState:
             session,
             Telling(session, self.topology, self.adverts),
             Intake(now, self._allowances.of(session.holder, now)),
-            Bucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
+            TokenBucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
         )
         self._names.learn(session.peer)
-        self.topology.add_link(session.peer, session.cost)
+        self.topology.own.add(session.peer, session.cost)
         self._routes.stale()
         # One update for all links that come up at the same moment: each is flooded through the
         # whole mesh.
         self._newcomers.append(session.peer)
-        self.own_word.due()
-        self.own_word.joined()
+        self.own_updates.link_up()
         self._probe.link_up()
 
     def _greet(self, peer: str) -> None:
@@ -213,10 +212,10 @@ class LinkState:
         if self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
             del self._peers[session.peer]
-            self.topology.remove_link(session.peer)
+            self.topology.own.remove(session.peer)
             # At once, whatever was computed just now: messages would go nowhere meanwhile.
             self._routes.compute()
-            self.own_word.due()
+            self.own_updates.due()
             if session.peer not in self.topology.nodes:
                 self._names.forget(session.peer)  # it never said a word that counts
 
@@ -252,7 +251,7 @@ class LinkState:
         peer, node = self._peers[session.peer], update.node_id
         now = trio.current_time()
         if node == self.own_id:
-            self.own_word.judge(update, self.topology.apply(update, now), session.peer)
+            self.own_updates.judge(update, session.peer)
         elif update.epoch > self._latest_epoch and update.epoch > self._look_at_clock():
             self._log.warning(
                 "ignored an update of %s that came via %s: its epoch %d is far in the future",
@@ -309,7 +308,7 @@ class LinkState:
             peer.complaint = replace(update, connections={})
         if verdict is Verdict.NEW_NODE:
             if self._greetings.take(now):
-                self.own_word.due()
+                self.own_updates.due()
         elif former not in (None, self.topology.epoch_of(node)):
             self.adverts.begin_anew(node, now)
             self._on_restart(node)
@@ -378,7 +377,7 @@ class LinkState:
             if name != source:
                 session.send_routing(message)
 
-    def _flood_own_word(self, message: bytes) -> None:
+    def _flood_own(self, message: bytes) -> None:
         self._flood(message)
         # After our own word, which says that we list them and that this is a new life.
         newcomers, self._newcomers = self._newcomers, []

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import trio
 
 from meshnode.logs import subject_logger
-from meshnode.mesh.peers.updates import CHANGE_INTERVAL
-from meshnode.mesh.router import NextHop, Router
+from meshnode.mesh.dataplane import NextHop
+from meshnode.mesh.peers.own_updates import CHANGE_INTERVAL
+from meshnode.mesh.router import Router
 from meshnode.protocol.topology import Topology
 
 NODE_PAUSE, EDGE_PAUSE = 5e-5, 3e-6
@@ -53,14 +54,14 @@ class Routes:
         self._next = float("-inf")
         """When the next computation may be."""
         self._due = trio.Event()
-        self._doubts = trio.Event()
+        self._removals = trio.Event()
         self._changed = trio.Event()
         self._log = subject_logger("mesh")
 
     async def run(self) -> None:
         """Compute what :meth:`stale` has put off."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._settle_doubts)
+            nursery.start_soon(self._remove_edges)
             nursery.start_soon(self._log_changes)
             while True:
                 await self._due.wait()
@@ -68,19 +69,19 @@ class Routes:
                 self._due = trio.Event()
                 self.compute()
 
-    async def _settle_doubts(self) -> None:
+    async def _remove_edges(self) -> None:
         while True:
-            await self._doubts.wait()
-            self._doubts = trio.Event()
-            while (due := self._topology.settle(trio.current_time())) is not None:
+            await self._removals.wait()
+            self._removals = trio.Event()
+            while (due := self._topology.remove_due(trio.current_time())) is not None:
                 self.stale()
                 await trio.sleep_until(due)
             self.stale()
 
     def stale(self) -> None:
         """Bring the table up to date: at once, or with others' changes if that was just done."""
-        if self._topology.has_doubts:
-            self._doubts.set()
+        if self._topology.has_removals:
+            self._removals.set()
         if self._topology.version == self._version:
             return
         if trio.current_time() >= self._next:

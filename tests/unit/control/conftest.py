@@ -12,8 +12,8 @@ from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService
 from meshnode.errors import MeshTimeout, NoRoute
+from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.peers.linklog import LinkFigures
-from meshnode.mesh.router import DropCounts, FirewallCounts
 from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"

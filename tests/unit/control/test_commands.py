@@ -20,7 +20,7 @@ from meshnode.control.mesh_commands import (
 )
 from meshnode.control.registry import CommandRegistry
 from meshnode.errors import ReloadFault, ReloadRefused
-from meshnode.mesh.router import DropCounts, FirewallCounts
+from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 
 
 async def answer_to(open_client, line: str) -> dict:

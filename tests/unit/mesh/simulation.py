@@ -155,7 +155,7 @@ class World:
         distances = {name: self.distances(name) for name in self.nodes}
         faults = []
         for name, mesh in self.nodes.items():
-            routes = mesh._fabric.routes
+            routes = mesh._link_state.routes
             if routes.keys() != distances[name].keys() - {name}:
                 faults.append(f"{name} reaches {sorted(routes)}")
                 continue
@@ -167,8 +167,8 @@ class World:
 
 
 async def wait_for_routes(mesh: Mesh, targets: set[str]) -> None:
-    while mesh._fabric.routes.keys() != targets:
-        await mesh._fabric.wait_routes_changed()
+    while mesh._link_state.routes.keys() != targets:
+        await mesh._link_state.wait_routes_changed()
 
 
 @contextmanager

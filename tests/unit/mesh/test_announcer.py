@@ -5,7 +5,7 @@ import trio
 from hostile.anything import ANY_TEXT
 from hypothesis import given
 
-from meshnode.mesh.peers.adverts import Announcer, LocalService
+from meshnode.mesh.peers.own_services import Announcer, LocalService
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.fields import MAX_ADVERTISEMENT
 from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType

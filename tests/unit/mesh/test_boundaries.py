@@ -48,7 +48,7 @@ class Scene:
 
     @property
     def links(self) -> dict[str, object]:
-        return dict(self.victim._fabric.sessions)
+        return dict(self.victim._link_state.sessions)
 
     def refused(self, peer: str) -> int:
         """Return how many messages the victim has refused on a link."""
@@ -222,7 +222,7 @@ async def test_an_update_out_of_bounds_costs_its_message_when_an_honest_peer_pas
         await say(found.honest, b"\1" + json.dumps(update).encode())
         assert found.links == links
         assert found.refused("honest") == 1
-        assert "far" not in found.victim._fabric.topology.nodes
+        assert "far" not in found.victim._link_state.topology.nodes
 
 
 async def test_an_opening_with_a_name_out_of_bounds_is_refused(autojump_clock):
@@ -230,7 +230,7 @@ async def test_an_opening_with_a_name_out_of_bounds_is_refused(autojump_clock):
         with trio.move_on_after(1) as waited:
             await stranger(victim, "n" * 256).__aenter__()
         assert waited.cancelled_caught
-        assert victim._fabric.sessions.keys() == {"neighbour"}
+        assert victim._link_state.sessions.keys() == {"neighbour"}
 
 
 # --- advertisements ------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ async def test_a_fault_in_what_a_peer_brings_about_ends_its_link_and_is_logged_i
     async with scene() as found:
         links = found.links
         message = message.replace(b'"ForwardingNode": "peer"', b'"ForwardingNode": "enemy"')
-        original = getattr(found.victim._fabric, method)
+        original = getattr(found.victim._link_state, method)
 
         def fail_for_enemy(*args: Any) -> Any:
             first = args[0]
@@ -386,7 +386,7 @@ async def test_a_fault_in_what_a_peer_brings_about_ends_its_link_and_is_logged_i
                 fail()
             return original(*args)
 
-        monkeypatch.setattr(found.victim._fabric, method, fail_for_enemy)
+        monkeypatch.setattr(found.victim._link_state, method, fail_for_enemy)
         await say(found.enemy, message)
         monkeypatch.undo()
         assert all(s.peer != "enemy" for s in found.victim.sessions)

@@ -55,7 +55,7 @@ class Node:
         )
 
     def session(self, peer: str) -> PeerSession:
-        return self.mesh._fabric.sessions[peer]
+        return self.mesh._link_state.sessions[peer]
 
     def peers(self) -> set[str]:
         return {connection.peer for connection in self.mesh.status().connections}
@@ -89,7 +89,7 @@ async def linked(a: Node, b: Node) -> None:
 async def unlinked(node: Node, other: str) -> None:
     with trio.fail_after(30):
         while other in node.mesh.status().routes:
-            await node.mesh._fabric.wait_routes_changed()
+            await node.mesh._link_state.wait_routes_changed()
 
 
 async def test_what_does_not_change_keeps_its_links(ports: list[int]) -> None:

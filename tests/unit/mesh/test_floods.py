@@ -9,10 +9,9 @@ from mesh_helpers import all_reach_all, join, line, meshes
 from stranger import EPOCH, stranger
 
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
-from meshnode.mesh.peers import linkstate as fabric_module
-from meshnode.mesh.peers import updates
+from meshnode.mesh.peers import linkstate, own_updates
 from meshnode.protocol import adverts as adverts_module
-from meshnode.protocol import intake
+from meshnode.protocol import intake, own_links
 from meshnode.protocol import topology as topology_module
 from meshnode.protocol.messages import UNREACHABLE_SERVICE, DataHeader, Unreachable, encode_service
 from meshnode.protocol.namehash import name_hash
@@ -110,12 +109,12 @@ async def pour(other, messages, seconds):
 
 
 def within_budgets(mesh):
-    fabric = mesh._fabric
-    assert fabric.topology.bytes <= TOPOLOGY_BYTES
-    assert fabric.adverts.bytes <= ADVERTS_BYTES
-    known = {mesh.node_id, *fabric.sessions, *fabric.topology.nodes}
-    assert set(fabric._names._hashes) <= known
-    assert len(fabric._names._hashes) == len(fabric._names._names)
+    link_state = mesh._link_state
+    assert link_state.topology.bytes <= TOPOLOGY_BYTES
+    assert link_state.adverts.bytes <= ADVERTS_BYTES
+    known = {mesh.node_id, *link_state.sessions, *link_state.topology.nodes}
+    assert set(link_state._names._hashes) <= known
+    assert len(link_state._names._hashes) == len(link_state._names._names)
 
 
 @pytest.mark.parametrize("flood", FLOODS)
@@ -146,13 +145,16 @@ async def test_a_flood_takes_nothing_from_honest_nodes_and_is_given_back(flood, 
             for mesh, before in zip((near, victim, far), links, strict=True):
                 since = {c.peer: c.figures.since for c in mesh.status().connections}
                 assert all(since[c.peer] == c.figures.since for c in before)
-        await trio.sleep(4 * fabric_module.FORGET_INTERVAL)
+        await trio.sleep(4 * linkstate.FORGET_INTERVAL)
         for mesh in (near, victim, far):
-            fabric = mesh._fabric
+            link_state = mesh._link_state
             within_budgets(mesh)
-            assert fabric.topology.bytes <= TOPOLOGY_BYTES / 8 + 10_000
-            assert fabric.adverts.bytes <= ADVERTS_BYTES / 8 + 10_000
-            assert set(fabric._absences._since) <= {*fabric.topology.nodes, *fabric.adverts.nodes}
+            assert link_state.topology.bytes <= TOPOLOGY_BYTES / 8 + 10_000
+            assert link_state.adverts.bytes <= ADVERTS_BYTES / 8 + 10_000
+            assert set(link_state._absences._since) <= {
+                *link_state.topology.nodes,
+                *link_state.adverts.nodes,
+            }
 
 
 @pytest.mark.parametrize("flood", FLOODS)
@@ -168,25 +170,25 @@ async def test_what_is_passed_on_of_a_flood_is_bounded(flood, autojump_clock):
         await pour(other, flood(other), SECONDS)
         spent = trio.current_time() - start
         passed_on = sum(map(len, witness.heard[heard:]))
-        own = (spent / updates.UPDATE_INTERVAL + SECONDS) * 1000
+        own = (spent / own_updates.UPDATE_INTERVAL + SECONDS) * 1000
         assert passed_on <= NEWS_BURST + NEWS_RATE * spent + own
 
 
 async def test_ever_new_nodes_do_not_make_all_others_speak(autojump_clock):
     async with line("victim", "far") as (_, far), stranger(far) as other:
         await trio.sleep(1)
-        before = [m._fabric.topology._sequence for m in (far,)]
+        before = [m._link_state.topology.own.sequence for m in (far,)]
         await pour(other, new_nodes(other), SECONDS)
-        after = [m._fabric.topology._sequence for m in (far,)]
-        most = SECONDS * (fabric_module.GREETINGS_RATE + 1 / updates.UPDATE_INTERVAL)
-        assert after[0] - before[0] <= most + fabric_module.GREETINGS_AT_ONCE + 2
+        after = [m._link_state.topology.own.sequence for m in (far,)]
+        most = SECONDS * (linkstate.GREETINGS_RATE + 1 / own_updates.UPDATE_INTERVAL)
+        assert after[0] - before[0] <= most + linkstate.GREETINGS_AT_ONCE + 2
 
 
 async def test_links_with_the_longest_names_leave_places_for_new_nodes_and_for_configured_ones(
     autojump_clock, monkeypatch
 ):
     for name in ("LINKS_BYTES", "LINKS_FOR_ANYBODY", "LINKS_OF_LONG_NAMES"):
-        monkeypatch.setattr(topology_module, name, getattr(topology_module, name) // 20)
+        monkeypatch.setattr(own_links, name, getattr(own_links, name) // 20)
     async with (
         line("near", "victim") as (near, victim),
         meshes("new", "dialed") as (new, dialed),
@@ -204,8 +206,8 @@ async def test_links_with_the_longest_names_leave_places_for_new_nodes_and_for_c
         with trio.fail_after(10):
             await all_reach_all((near, victim, new))
         number = 0
-        while victim._fabric.has_place(f"ordinary-{number}", 1.0, expected=False):
-            victim._fabric.topology.add_link(f"ordinary-{number}", 1.0)
+        while victim._link_state.has_place(f"ordinary-{number}", 1.0, expected=False):
+            victim._link_state.topology.own.add(f"ordinary-{number}", 1.0)
             number += 1
         place = MemoryListener("place")
         dialed.add_listener(place)
@@ -238,4 +240,4 @@ async def test_names_that_only_notices_know_are_not_kept(autojump_clock):
             for receiver in receivers:
                 receiver.on_unreachable(notice, "stranger")
         await trio.sleep(1)
-        assert victim._fabric._names._hashes.keys() == {"victim", "stranger"}
+        assert victim._link_state._names._hashes.keys() == {"victim", "stranger"}

@@ -133,7 +133,7 @@ async def test_a_peer_that_never_reads_costs_a_bounded_queue_and_no_other_link(a
         near, far = memory_link_pair("stuck")
         foo._nursery.start_soon(foo.run_link, near)
         await open_mute(foo, "stuck", far)
-        session = foo._fabric.sessions["stuck"]
+        session = foo._link_state.sessions["stuck"]
         sent = sum(session.send_data(data_for("stuck")) for _ in range(2000))
         await trio.testing.wait_all_tasks_blocked()
         while session.send_data(data_for("stuck")):
@@ -163,7 +163,7 @@ async def test_news_overtakes_the_data_that_waits_on_a_slow_link(autojump_clock)
             await foo.wait_reachable("far")
             await trio.sleep(5)
             near.delay = 2.0
-            queue = mid._fabric.sessions["far"]
+            queue = mid._link_state.sessions["far"]
             while queue.send_data(data_for("far")):
                 pass
             async with meshes("new") as (new,):
@@ -182,6 +182,6 @@ async def test_a_link_that_is_slow_but_takes_what_it_is_given_lives(autojump_clo
         bar._nursery.start_soon(bar.run_link, far)
         await foo.wait_reachable("bar")
         for _ in range(20):
-            foo._fabric.sessions["bar"].send_data(data_for("bar"))
+            foo._link_state.sessions["bar"].send_data(data_for("bar"))
         await trio.sleep(10 * SEND_TIMEOUT)
         assert list(foo.status().routes) == ["bar"]

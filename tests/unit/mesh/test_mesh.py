@@ -161,7 +161,7 @@ async def test_a_newcomer_with_a_used_name_ends(autojump_clock):
             pytest.RaisesExc(DuplicateNode, match="foo"), flatten_subgroups=True
         ):
             async with open_mesh("foo") as newcomer:
-                newcomer._fabric.topology.epoch += 1 << 24
+                newcomer._link_state.topology.own.epoch += 1 << 24
                 join(end, newcomer)
                 await trio.sleep(30)
 
@@ -250,7 +250,7 @@ async def test_a_message_of_unknown_type_is_ignored(autojump_clock):
 
 async def test_data_for_nobody_we_know_is_dropped(autojump_clock):
     async with line("foo", "bar") as (_foo, bar):
-        bar._fabric.sessions["foo"].send_data(bytes([0, 5, 0, 0]) + b"\x01" * 32)
+        bar._link_state.sessions["foo"].send_data(bytes([0, 5, 0, 0]) + b"\x01" * 32)
         assert (await bar.ping("foo")).from_node == "foo"
 
 

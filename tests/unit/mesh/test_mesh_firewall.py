@@ -5,8 +5,8 @@ import trio
 from mesh_helpers import line
 
 from meshnode.errors import MeshTimeout, Unreachable
+from meshnode.mesh.dataplane import FirewallCounts
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.router import FirewallCounts
 from meshnode.policies import Action, NamePattern, Rule
 
 REJECTED = "blocked by firewall"

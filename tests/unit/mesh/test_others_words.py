@@ -9,8 +9,8 @@ import trio.testing
 from mesh_helpers import line, meshes
 from stranger import EPOCH, stranger
 
-from meshnode.mesh.peers.adverts import ADVERTISE_INTERVAL, ANSWER_INTERVAL, WITHDRAWN_AT_ONCE
 from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
+from meshnode.mesh.peers.own_services import ADVERTISE_INTERVAL, ANSWER_INTERVAL, WITHDRAWN_AT_ONCE
 from meshnode.protocol.adverts import RENEWED_WITHIN
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.protocol.times import (
@@ -109,7 +109,7 @@ async def test_a_service_that_somebody_withdrew_in_our_name_is_back_at_once(auto
         await other.say(ServiceAdvertisement("foo", "svc", later, 1, cancel=True))
         await trio.sleep(0.01)
         assert services(baz, "foo") == {"svc"}
-        assert baz._fabric.adverts.find("foo", "svc").nanoseconds == parse_time(later) + 1
+        assert baz._link_state.adverts.find("foo", "svc").nanoseconds == parse_time(later) + 1
 
 
 async def test_a_clock_that_is_behind_is_no_help_against_the_owner(autojump_clock, monkeypatch):
@@ -153,7 +153,7 @@ async def test_services_stay_known_while_somebody_invents_new_lives_of_their_nod
             # Also if the clock of a new life had been set back.
             date -= YEAR
             for _ in range(2):
-                assert bar._fabric.adverts.find("owner", "svc") is not None
+                assert bar._link_state.adverts.find("owner", "svc") is not None
                 await trio.sleep(ADVERTISE_INTERVAL / 2)
             await owner.say(ServiceAdvertisement("owner", "svc", format_time(date), 1))
 
@@ -170,5 +170,5 @@ async def test_what_a_former_life_offered_and_this_one_does_not_goes(autojump_cl
         earlier = format_time(now - YEAR)
         await owner.say(ServiceAdvertisement("owner", "kept", earlier, 1))
         await trio.sleep(RENEWED_WITHIN + FORGET_INTERVAL)
-        assert bar._fabric.adverts.find("owner", "old") is None
-        assert bar._fabric.adverts.find("owner", "kept").time == earlier
+        assert bar._link_state.adverts.find("owner", "old") is None
+        assert bar._link_state.adverts.find("owner", "kept").time == earlier

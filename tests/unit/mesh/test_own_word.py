@@ -11,10 +11,10 @@ from mesh_helpers import line, meshes
 from stranger import EPOCH, stranger
 
 from meshnode.errors import DuplicateNode
-from meshnode.mesh.peers.updates import (
+from meshnode.mesh.peers.own_updates import (
+    ANSWER_INTERVAL,
     CONCERN_SECONDS,
     NEWCOMER_SECONDS,
-    OUTDO_INTERVAL,
     UPDATE_INTERVAL,
     epoch_at,
     new_epoch,
@@ -55,7 +55,7 @@ def test_whatever_is_said_in_a_nodes_name_it_lives_and_is_reached_at_once(forged
     async def scene():
         async with line("foo", "bar", "baz") as (foo, bar, baz), stranger(baz) as other:
             await trio.sleep(NEWCOMER_SECONDS + 1)
-            own = foo._fabric.topology.epoch
+            own = foo._link_state.topology.own.epoch
             for epoch, sequence, suspected, links in forged:
                 await other.say(
                     other.update(
@@ -67,22 +67,22 @@ def test_whatever_is_said_in_a_nodes_name_it_lives_and_is_reached_at_once(forged
                     )
                 )
                 await trio.sleep(0.05)
-            await trio.sleep(2 * OUTDO_INTERVAL)
-            assert baz._fabric.topology.epoch_of("foo") == own
+            await trio.sleep(2 * ANSWER_INTERVAL)
+            assert baz._link_state.topology.epoch_of("foo") == own
             assert baz.status().known_costs["foo"] == {"bar": 1.0}
             with trio.fail_after(PING_WITHIN):
                 assert (await baz.ping("foo")).from_node == "foo"
             # It is heard from now on as ever.
-            known = bar._fabric.topology.message_about("foo")
+            known = bar._link_state.topology.message_about("foo")
             await trio.sleep(UPDATE_INTERVAL + 1)
-            assert bar._fabric.topology.message_about("foo") != known
+            assert bar._link_state.topology.message_about("foo") != known
 
     trio.run(scene, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 async def test_while_somebody_speaks_in_its_name_all_the_time_a_node_is_reached(autojump_clock):
     async with line("foo", "bar", "baz", "end") as (foo, bar, baz, end), stranger(baz) as other:
-        own = foo._fabric.topology.epoch
+        own = foo._link_state.topology.own.epoch
         await trio.sleep(NEWCOMER_SECONDS + 1)
         first = new_epoch()
 
@@ -142,14 +142,14 @@ async def test_a_node_answers_at_a_bounded_rate(autojump_clock):
         spent = trio.current_time() - start
         claims = {u.update_id for u in other.updates if u.suspected_duplicate}
         others = len(other.updates) - len(claims)
-        assert 0 < others <= spent / OUTDO_INTERVAL + spent / UPDATE_INTERVAL + 2
-        assert len(claims) <= 3 * (spent / OUTDO_INTERVAL + 1)
+        assert 0 < others <= spent / ANSWER_INTERVAL + spent / UPDATE_INTERVAL + 2
+        assert len(claims) <= 3 * (spent / ANSWER_INTERVAL + 1)
 
 
 async def test_that_we_are_the_duplicate_is_believed_only_of_a_newcomer(autojump_clock, caplog):
     async with meshes("foo") as (foo,), stranger(foo) as other:
         await trio.sleep(NEWCOMER_SECONDS + 1)
-        own = foo._fabric.topology.epoch
+        own = foo._link_state.topology.own.epoch
         with caplog.at_level(logging.ERROR, "meshnode"):
             for number in range(100):
                 await other.say(other.update("foo", {}, epoch=EPOCH + number, suspected=own))
@@ -168,7 +168,7 @@ async def test_a_newcomer_with_a_used_name_ends_however_long_it_was_alone(autoju
         async with meshes("foo") as (foo,):
             await trio.sleep(10 * NEWCOMER_SECONDS)
             async with stranger(foo) as other:
-                own = foo._fabric.topology.epoch
+                own = foo._link_state.topology.own.epoch
                 await other.say(other.update("foo", {}, suspected=own))
                 await trio.sleep(1)
 
@@ -177,7 +177,7 @@ async def test_of_two_nodes_with_one_name_the_first_stays_also_if_its_clock_is_a
     autojump_clock,
 ):
     async with line("foo", "bar", "baz") as (foo, _, baz):
-        foo._fabric.topology.epoch += 1 << 40
+        foo._link_state.topology.own.epoch += 1 << 40
         await trio.sleep(NEWCOMER_SECONDS + 1)
         with pytest.RaisesGroup(
             pytest.RaisesExc(DuplicateNode, match="foo"), flatten_subgroups=True

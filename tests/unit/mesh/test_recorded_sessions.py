@@ -7,9 +7,9 @@ import pytest
 import trio
 from mesh_helpers import meshes
 
+from meshnode.mesh.dataplane import DropCounts
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.router import DropCounts
 from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     HEADER_LENGTH,

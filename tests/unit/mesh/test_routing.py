@@ -10,9 +10,8 @@ from mesh_helpers import all_reach_all, join, line, meshes
 from meshnode.errors import DuplicateNode
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.peers import adverts, updates
-from meshnode.mesh.peers import linkstate as fabric_module
-from meshnode.mesh.peers.updates import new_epoch
+from meshnode.mesh.peers import linkstate, own_services, own_updates
+from meshnode.mesh.peers.own_updates import new_epoch
 from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
 from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
@@ -31,7 +30,7 @@ async def drain(link, into):
 async def test_a_node_that_comes_back_with_its_clock_set_back_is_listened_to(autojump_clock):
     async with line("near", "mid", "far") as (near, mid, far):
         async with open_mesh("x") as x:
-            x._fabric.topology.epoch += LATER_START
+            x._link_state.topology.own.epoch += LATER_START
             join(x, near)
             await all_reach_all((near, mid, far, x))
         async with open_mesh("x") as x:
@@ -41,7 +40,7 @@ async def test_a_node_that_comes_back_with_its_clock_set_back_is_listened_to(aut
             join(x, far, cost=0.5)
             await trio.sleep(1)
             assert mid.status().known_costs["x"] == {"near": 1.0, "far": 0.5}
-            assert mid._fabric.topology.epoch_of("x") == x._fabric.topology.epoch
+            assert mid._link_state.topology.epoch_of("x") == x._link_state.topology.own.epoch
             assert (await mid.ping("x")).from_node == "x"
 
 
@@ -51,8 +50,8 @@ async def test_services_of_a_node_whose_clock_was_set_back_are_known_again(
     ahead = time.time_ns() + CLOCK_AHEAD // 2
     async with line("foo", "mid") as (foo, mid):
         async with open_mesh("x") as x:
-            x._fabric.topology.epoch += LATER_START
-            monkeypatch.setattr(adverts.time, "time_ns", lambda: ahead)
+            x._link_state.topology.own.epoch += LATER_START
+            monkeypatch.setattr(own_services.time, "time_ns", lambda: ahead)
             join(x, mid)
             await x.listen("old")
             await x.listen("both")
@@ -69,29 +68,29 @@ async def test_services_of_a_node_whose_clock_was_set_back_are_known_again(
 async def test_a_service_whose_withdrawal_was_lost_goes_all_the_same(autojump_clock):
     async with line("foo", "bar") as (foo, bar):
         stale = ServiceAdvertisement("foo", "svc", "2026-11-22T00:00:00Z", 1)
-        bar._fabric.adverts.apply(stale, trio.current_time())
+        bar._link_state.adverts.apply(stale, trio.current_time())
         await foo.listen("kept")
         await trio.sleep(1)
         assert {a.service for a in bar.status().advertisements} == {"svc", "kept"}
-        await trio.sleep(ADVERTISEMENT_LIFETIME + fabric_module.FORGET_INTERVAL)
+        await trio.sleep(ADVERTISEMENT_LIFETIME + linkstate.FORGET_INTERVAL)
         assert {a.service for a in bar.status().advertisements} == {"kept"}
 
 
 async def test_in_a_large_mesh_quiet_nodes_repeat_themselves_to_their_peers_only(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(updates, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
+    monkeypatch.setattr(own_updates, "NODES_REFRESHED", 0.01)  # three nodes are a large mesh
     async with line("a", "b", "c") as (a, b, c):
         await trio.sleep(5)
-        before = [n._fabric.topology._sequence for n in (a, b, c)]
-        received = c._fabric.sessions["b"].figures().received_messages
+        before = [n._link_state.topology.own.sequence for n in (a, b, c)]
+        received = c._link_state.sessions["b"].figures().received_messages
         await trio.sleep(IDLE_TIMEOUT)
-        assert [n._fabric.topology._sequence for n in (a, b, c)] == before
+        assert [n._link_state.topology.own.sequence for n in (a, b, c)] == before
         # Only b's own word came, every ten seconds, and a's and b's pings did not.
-        more = c._fabric.sessions["b"].figures().received_messages - received
+        more = c._link_state.sessions["b"].figures().received_messages - received
         assert more <= 2 + 2
-        await trio.sleep(updates.LONGEST_REFRESH)
-        assert [n._fabric.topology._sequence for n in (a, b, c)] > before
+        await trio.sleep(own_updates.LONGEST_REFRESH)
+        assert [n._link_state.topology.own.sequence for n in (a, b, c)] > before
         assert a.status().routes == {"b": "b", "c": "b"}
 
 
@@ -109,7 +108,7 @@ async def test_every_copy_but_the_first_is_ignored_and_a_peers_own_word_never_is
         news = RoutingUpdate("baz", "i3", 1, 2, {"bar": 9.0}, "bar")
         await far.send([news.encode()])
         await trio.sleep(1)
-        assert foo._fabric.topology.known_costs()["baz"] == {}
+        assert foo._link_state.topology.known_costs()["baz"] == {}
         assert foo.status().known_costs["bar"] == {"foo": 1.0}
         # The same UpdateID again, but now the peer says that there is no link.
         await far.send([RoutingUpdate("bar", "i2", 1, 3, {}, "bar").encode()])
@@ -126,7 +125,7 @@ async def test_a_node_that_is_known_with_a_later_start_says_so_once_it_is_shown(
         foo._nursery.start_soon(foo.run_link, near)
         foo._nursery.start_soon(drain, far, heard)
         await far.send([RoutingUpdate("bar", "i1", 1, 1, {}, "bar").encode()])
-        later = foo._fabric.topology.epoch + LATER_START
+        later = foo._link_state.topology.own.epoch + LATER_START
         with caplog.at_level(logging.ERROR, "meshnode"):
             await far.send([RoutingUpdate("foo", "i2", later, 1, {}, "bar").encode()])
             await trio.sleep(1)
@@ -145,7 +144,7 @@ async def test_of_two_nodes_with_one_name_at_one_neighbour_the_newcomer_ends(aut
             pytest.RaisesExc(DuplicateNode, match="foo"), flatten_subgroups=True
         ):
             async with open_mesh("foo") as newcomer:
-                newcomer._fabric.topology.epoch += LATER_START
+                newcomer._link_state.topology.own.epoch += LATER_START
                 newcomer.add_dialer(MemoryDialer(place))
                 await trio.sleep(30)
         assert (await foo.ping("hub")).from_node == "hub"

@@ -8,10 +8,10 @@ import trio
 from simulation import full_mesh, node_names, ring_with_chords, tree, world
 
 from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
+from meshnode.mesh.peers.own_updates import UPDATE_INTERVAL
 from meshnode.mesh.peers.probe import PROBE_INTERVAL
-from meshnode.mesh.peers.updates import UPDATE_INTERVAL
-from meshnode.protocol.budget import FORGET_AFTER
 from meshnode.protocol.peering import IDLE_TIMEOUT
+from meshnode.protocol.reachability import FORGET_AFTER
 
 SHAPES = {
     "ring with chords": (200, ring_with_chords(200, 300)),
@@ -116,10 +116,10 @@ async def test_who_is_gone_for_long_is_forgotten_by_all_and_who_returns_is_known
         assert set(gone) <= stays.status().known_costs.keys()
         await trio.sleep(3 * FORGET_INTERVAL)
         for mesh in simulated.nodes.values():
-            fabric = mesh._fabric
-            assert fabric.topology.nodes.isdisjoint(gone)
-            assert set(gone).isdisjoint(fabric.adverts.nodes)
-            assert not any(name in fabric._names for name in gone)
+            link_state = mesh._link_state
+            assert link_state.topology.nodes.isdisjoint(gone)
+            assert set(gone).isdisjoint(link_state.adverts.nodes)
+            assert not any(name in link_state._names for name in gone)
             assert set(gone).isdisjoint(mesh.status().known_costs)
         await simulated.start(gone[:1])
         simulated.link(gone[0], "n0000")
@@ -148,7 +148,7 @@ async def test_a_hub_whose_links_all_come_up_at_once_does_not_say_so_for_each(au
         # times: an own update of the hub for each link would make 40 * 40 of that alone.
         assert simulated.faults() == []
         hub = simulated.nodes["n0000"]
-        assert hub._fabric.topology._sequence < 3 * 40 + 10
+        assert hub._link_state.topology.own.sequence < 3 * 40 + 10
         per_node = simulated.tally.messages / (41 * 41)
         assert per_node < 8
 
@@ -175,8 +175,8 @@ async def do_anything(simulated, names, chance):
     elif gone:
         name = chance.choice(gone)
         await simulated.start([name])
-        fabric = simulated.nodes[name]._fabric
-        fabric.topology.epoch += chance.choice([0, 0, CLOCK_SET, -CLOCK_SET])
+        link_state = simulated.nodes[name]._link_state
+        link_state.topology.own.epoch += chance.choice([0, 0, CLOCK_SET, -CLOCK_SET])
         for other in chance.sample(alive, 2):
             simulated.link(name, other, float(chance.randint(1, 4)))
 
@@ -192,6 +192,6 @@ async def test_whatever_happens_to_a_mesh_all_is_right_soon_after(seed, autojump
         await trio.sleep(2 * IDLE_TIMEOUT)
         for one, other in list(simulated.links):
             # A new link is refused while its silenced forerunner is not yet known to be dead.
-            if other not in simulated.nodes[one]._fabric.sessions:
+            if other not in simulated.nodes[one]._link_state.sessions:
                 del simulated.links[one, other]
         assert simulated.faults() == []

@@ -16,7 +16,7 @@ from meshnode import errors, resources
 from meshnode.errors import ProtocolError, ServiceInUse, StreamError
 from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.peers.adverts import LocalService
+from meshnode.mesh.peers.own_services import LocalService
 from meshnode.mesh.streams import layer
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
 from meshnode.mesh.streams.flowcontrol import UNSENT_MOST, UNSENT_OF_NODE, WIDE_WINDOW
@@ -181,7 +181,7 @@ async def test_many_writers_to_a_node_share_what_may_wait(shared, autojump_clock
         await bar.listen("svc", tags=dict([MANY_STREAMS]))
         await trio.sleep(1)
         if not shared:
-            foo._fabric.adverts.forget_node("bar")
+            foo._link_state.adverts.forget_node("bar")
         sent = [0] * streams
 
         async def pour(number):
@@ -230,7 +230,7 @@ async def test_streams_to_a_node_that_was_restarted_end_at_once(autojump_clock):
             bar._streams.connections.clear()
         await trio.sleep(1)
         async with open_mesh("bar") as bar:
-            bar._fabric.topology.epoch += 1 << 24
+            bar._link_state.topology.own.epoch += 1 << 24
             join(mid, bar)
             with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="restarted"):
                 await near.receive_some()
@@ -406,7 +406,7 @@ async def test_nothing_is_left_of_streams_that_are_done(shared, autojump_clock):
         listener = await bar.listen("svc")
         await knows_service(foo, "svc")
         if not shared:
-            foo._fabric.adverts.forget_node("bar")
+            foo._link_state.adverts.forget_node("bar")
         for _ in range(5):
             near = await foo.dial("bar", "svc")
             await exchange(near, await listener.accept())
@@ -611,7 +611,9 @@ async def forged_advert():
     """foo believes that a service as receptor's takes many streams on a connection."""
     async with line("foo", "bar") as (foo, bar):
         service = ReceptorService(bar, "svc")
-        bar._fabric.announcer.add(LocalService("svc", ConnType.STREAM, dict([MANY_STREAMS]), None))
+        bar._link_state.announcer.add(
+            LocalService("svc", ConnType.STREAM, dict([MANY_STREAMS]), None)
+        )
         await knows_service(foo, "svc")
         yield foo, bar, service
 

@@ -37,11 +37,11 @@ async def listening(victim: Mesh, policy: LinkPolicy | None = None):
 
 async def fill(victim: Mesh, nodes: int) -> None:
     """Have a node know many others."""
-    topology = victim._fabric.topology
+    topology = victim._link_state.topology
     for number in range(nodes):
         name = f"known{number:04}"
         topology.apply(RoutingUpdate(name, name, 1, 1, {"victim": 1.0}, name), 0.0)
-        topology.add_link(name, 1.0)
+        topology.own.add(name, 1.0)
 
 
 async def test_a_receptor_node_that_dials_is_linked_once_it_has_answered_a_ping(jumping_clock):

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from meshnode.protocol.rates import Bucket, Paces
+from meshnode.protocol.rates import NamedBuckets, TokenBucket
 
 STEPS = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 20)), max_size=60)
 """Seconds that pass, and how much is asked for then."""
@@ -12,7 +12,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 20)), max_size=60)
 
 @given(STEPS)
 def test_no_more_is_had_than_at_once_and_in_the_time_since(steps):
-    bucket, now, had = Bucket(rate=2, burst=10, now=0), 0.0, 0.0
+    bucket, now, had = TokenBucket(rate=2, burst=10, now=0), 0.0, 0.0
     for pause, amount in steps:
         now += pause
         if bucket.take(now, amount):
@@ -23,7 +23,7 @@ def test_no_more_is_had_than_at_once_and_in_the_time_since(steps):
 
 @given(STEPS, st.floats(0, 10))
 def test_what_is_kept_is_left_to_others(steps, keep):
-    bucket, now = Bucket(rate=2, burst=10, now=0), 0.0
+    bucket, now = TokenBucket(rate=2, burst=10, now=0), 0.0
     for pause, amount in steps:
         now += pause
         left = bucket.left(now)
@@ -32,7 +32,7 @@ def test_what_is_kept_is_left_to_others(steps, keep):
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from("abc"), st.floats(0, 4)), max_size=60))
 def test_each_name_has_its_own_pace(steps):
-    paces, now, had = Paces(burst=6), 0.0, dict.fromkeys("abc", 0.0)
+    paces, now, had = NamedBuckets(burst=6), 0.0, dict.fromkeys("abc", 0.0)
     for pause, name, seconds in steps:
         now += pause
         allowed = paces.when(name, now, seconds) <= now
@@ -42,7 +42,7 @@ def test_each_name_has_its_own_pace(steps):
 
 
 def test_when_it_is_said_to_be_time_it_is():
-    paces = Paces(burst=2)
+    paces = NamedBuckets(burst=2)
     while paces.take("a", 0.0, 0.3):
         pass
     due = paces.when("a", 0.0, 0.3)
@@ -51,7 +51,7 @@ def test_when_it_is_said_to_be_time_it_is():
 
 
 def test_names_that_take_nothing_more_are_forgotten():
-    paces = Paces(burst=10)
+    paces = NamedBuckets(burst=10)
     for number in range(100_000):
         paces.take(f"n{number}", number / 100, 1.0)
     assert len(paces) < 1000

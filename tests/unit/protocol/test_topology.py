@@ -4,14 +4,15 @@ import itertools
 import random
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
+from meshnode.protocol.own_links import OwnLinks, OwnVerdict
 from meshnode.protocol.routing import RoutingUpdate
 from meshnode.protocol.topology import (
     CONTESTED_SECONDS,
-    DOUBT_SECONDS,
+    REMOVAL_DELAY,
     SEEN_SECONDS,
-    WORD_COUNTS,
+    UPDATE_LIFETIME,
     Topology,
     Verdict,
 )
@@ -35,7 +36,7 @@ def linked(own, links):
     nodes = {n for pair in links for n in pair}
     for (a, b), cost in links.items():
         if own in (a, b):
-            topology.add_link(b if a == own else a, cost)
+            topology.own.add(b if a == own else a, cost)
     for node in sorted(nodes - {own}):
         peers = {b if a == node else a: c for (a, b), c in links.items() if node in (a, b)}
         topology.apply(update(node, peers), now=0)
@@ -75,7 +76,7 @@ def test_an_edge_counts_while_both_ends_claim_it_whatever_order_they_speak_in():
     ]
     for order in itertools.permutations(words):
         topology = Topology("a", epoch=7)
-        topology.add_link("b", 1)
+        topology.own.add("b", 1)
         for word in order:
             topology.apply(word, 0)
         assert topology.routes() == {"b": "b"}
@@ -83,7 +84,7 @@ def test_an_edge_counts_while_both_ends_claim_it_whatever_order_they_speak_in():
 
 def test_a_node_that_only_others_speak_of_is_no_destination():
     topology = Topology("a", epoch=7)
-    topology.add_link("b", 1)
+    topology.own.add("b", 1)
     topology.apply(update("b", {"a": 1, "invented": 1}), 0)
     assert topology.routes() == {"b": "b"}
     assert topology.known_costs() == {"a": {"b": 1}, "b": {"a": 1}}
@@ -101,7 +102,7 @@ def test_a_way_as_good_as_the_current_one_moves_nothing_and_a_better_one_does():
     links = {("a", "c"): 1, ("c", "d"): 1, ("d", "e"): 1}
     topology = linked("a", links)
     before = topology.routes()
-    topology.add_link("b", 1)
+    topology.own.add("b", 1)
     topology.apply(update("b", {"a": 1, "d": 1}), 0)
     topology.apply(update("d", {"b": 1, "c": 1, "e": 1}, sequence=2), 0)
     assert topology.routes(before) == before | {"b": "b"}
@@ -128,19 +129,19 @@ def test_a_later_life_known_of_a_node_is_told_apart_from_an_old_word():
 
 
 def test_a_node_whose_clock_was_set_back_is_followed_once_it_has_seen_its_former_life():
-    others, reborn = Topology("x", epoch=1), Topology("a", epoch=3)
+    others, reborn = Topology("x", epoch=1), OwnLinks("a", epoch=3)
     others.apply(update("a", {"x": 1}, epoch=8, sequence=50), 0)
-    assert others.apply(reborn.own_update("r1"), 0) is Verdict.OUTDATED
+    assert others.apply(reborn.next_update("r1"), 0) is Verdict.OUTDATED
     former = RoutingUpdate.decode(others.message_about("a"))
-    assert reborn.apply(former, 0) is Verdict.OUTDOES_US
-    assert others.apply(reborn.own_update("r2", former.epoch), 0) is Verdict.FORWARD
-    assert others.apply(reborn.own_update("r3"), 0) is Verdict.FORWARD
+    assert reborn.judge(former) is OwnVerdict.NEWER_THAN_OURS
+    assert others.apply(reborn.next_update("r2", former.epoch), 0) is Verdict.FORWARD
+    assert others.apply(reborn.next_update("r3"), 0) is Verdict.FORWARD
     assert others.epoch_of("a") == 3
 
 
 def test_a_link_that_went_takes_its_routes_with_it():
     topology = linked("a", {("a", "b"): 1, ("b", "c"): 1})
-    topology.remove_link("b")
+    topology.own.remove("b")
     assert topology.routes() == {}
 
 
@@ -186,19 +187,9 @@ def test_a_word_keeps_older_ones_from_counting_for_a_time_only():
     topology = Topology("a", epoch=7)
     last = (1 << 64) - 1
     topology.apply(update("b", {"x": 1}, epoch=last, sequence=last), 0)
-    assert topology.apply(update("b", {}, sequence=1), WORD_COUNTS - 1) is Verdict.OUTDATED
-    assert topology.apply(update("b", {}, sequence=1), WORD_COUNTS) is Verdict.FORWARD
+    assert topology.apply(update("b", {}, sequence=1), UPDATE_LIFETIME - 1) is Verdict.OUTDATED
+    assert topology.apply(update("b", {}, sequence=1), UPDATE_LIFETIME) is Verdict.FORWARD
     assert topology.epoch_of("b") == 1
-
-
-def test_of_two_nodes_with_one_name_the_newcomer_is_told():
-    old, new = Topology("a", epoch=1), Topology("a", epoch=2)
-    word_of_new = new.own_update("n1")
-    assert old.apply(word_of_new, 0) is Verdict.OUTDOES_US
-    complaint = old.own_update("o1", suspected_duplicate=word_of_new.epoch)
-    assert new.apply(complaint, 0) is Verdict.WE_ARE_DUPLICATE
-    assert new.apply(old.own_update("o2"), 0) is Verdict.IGNORE
-    assert old.apply(old.own_update("o3"), 0) is Verdict.IGNORE
 
 
 NUMBERS = st.one_of(
@@ -218,29 +209,29 @@ FORGED = st.builds(
 @given(st.lists(FORGED, max_size=20), st.data())
 def test_whatever_others_say_in_its_name_the_owners_word_is_the_last(forged, data):
     # The owner hears all that others hear, in another order, and each hears all that it answers.
-    owner = Topology("a", epoch=5)
-    owner.add_link("x", 1.0)
+    owner = OwnLinks("a", epoch=5)
+    owner.add("x", 1.0)
     others = [Topology("x", epoch=1), Topology("y", epoch=1)]
     for other in others:
-        other.apply(owner.own_update("first"), 0)
+        other.apply(owner.next_update("first"), 0)
         for word in data.draw(st.permutations(forged)):
             other.apply(word, 0)
     claims = set()
     spoken = False
     for word in data.draw(st.permutations(forged)):
-        verdict = owner.apply(word, 0)
-        spoken = spoken or verdict is not Verdict.IGNORE
-        if verdict in (Verdict.OUTDOES_US, Verdict.WE_ARE_DUPLICATE):
+        verdict = owner.judge(word)
+        spoken = spoken or verdict is not OwnVerdict.IGNORE
+        if verdict in (OwnVerdict.NEWER_THAN_OURS, OwnVerdict.WE_ARE_DUPLICATE):
             claims.add(word.epoch)
-    answers = [owner.own_update(f"claim{epoch}", epoch) for epoch in claims]
+    answers = [owner.next_update(f"claim{epoch}", epoch) for epoch in claims]
     if spoken:
-        answers.append(owner.own_update("word"))
+        answers.append(owner.next_update("word"))
     for other in others:
         for answer in answers:
             other.apply(answer, 0)
         assert other.epoch_of("a") == 5
         assert RoutingUpdate.decode(other.message_about("a")).connections == {"x": 1.0}
-        assert other.apply(owner.own_update("next"), 0) is Verdict.FORWARD
+        assert other.apply(owner.next_update("next"), 0) is Verdict.FORWARD
 
 
 def contested(links):
@@ -254,15 +245,15 @@ def test_an_edge_of_a_contested_node_outlasts_a_word_that_its_peer_contradicts()
     topology = contested({("own", "x"): 1, ("x", "a"): 1, ("a", "y"): 1})
     for second in range(10):
         topology.apply(update("a", {}, sequence=3 + 2 * second), second)
-        assert topology.settle(second) == second + DOUBT_SECONDS
+        assert topology.remove_due(second) == second + REMOVAL_DELAY
         assert topology.routes().keys() == {"x", "a", "y"}
         topology.apply(update("a", {"x": 1, "y": 1}, sequence=4 + 2 * second), second + 0.9)
-        assert topology.settle(second + 0.9) is None
-        assert not topology.has_doubts
+        assert topology.remove_due(second + 0.9) is None
+        assert not topology.has_removals
     topology.apply(update("a", {"x": 1}, sequence=100), 20)
-    topology.settle(20 + DOUBT_SECONDS - 0.1)
+    topology.remove_due(20 + REMOVAL_DELAY - 0.1)
     assert topology.routes().keys() == {"x", "a", "y"}
-    assert topology.settle(20 + DOUBT_SECONDS) is None
+    assert topology.remove_due(20 + REMOVAL_DELAY) is None
     assert topology.routes().keys() == {"x", "a"}
 
 
@@ -333,7 +324,7 @@ def test_any_order_of_updates_ends_in_the_same_routes(states, chance):
         topology = Topology("a", epoch=7)
         for (one, other), cost in states[-1].items():
             if one == "a":
-                topology.add_link(other, float(cost))
+                topology.own.add(other, float(cost))
         for item in order:
             topology.apply(item, 0)
         return topology.routes()
@@ -381,57 +372,3 @@ def test_an_update_that_changes_nothing_computes_nothing():
     claims = RoutingUpdate.decode(topology.message_about(node)).connections
     assert topology.apply(update(node, claims, sequence=2), 0) is Verdict.FORWARD
     assert topology.version == before
-
-
-PEERS = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('<>&"\\\u2028'),
-    min_size=1,
-    max_size=63,
-)
-
-
-@settings(max_examples=20)
-@given(
-    st.lists(
-        st.tuples(PEERS, st.sampled_from([1.0, 1e300, 1e-7, 123456.789])), min_size=5, max_size=30
-    )
-)
-def test_whatever_peers_call_themselves_our_update_can_be_sent(peers):
-    topology = Topology("own" * 85, epoch=(1 << 64) - 1)
-    for name, cost in peers:
-        for number in range(200):
-            peer = (f"{number}" + 4 * name)[:63]
-            if topology.has_place(peer, cost, expected=True):
-                topology.add_link(peer, cost)
-    message = topology.own_update("i" * 64, (1 << 64) - 1).encode("<" * 255)
-    as_go_writes = message.decode()
-    for letter in "<>&\u2028\u2029":
-        as_go_writes = as_go_writes.replace(letter, "\\u0000")
-    assert len(as_go_writes.encode()) <= 65_535
-
-
-def fill(topology, name, *, expected):
-    """Add links to peers with numbered names until one has no place; return how many."""
-    number = 0
-    while topology.has_place(peer := name.format(number), 1.0, expected=expected):
-        topology.add_link(peer, 1.0)
-        number += 1
-    return number
-
-
-def test_long_names_leave_places_for_others_and_those_for_links_that_are_asked_for():
-    topology = Topology("own", epoch=1)
-    assert fill(topology, "{:0255}", expected=False) > 100
-    assert fill(topology, "short-{:06}", expected=False) > 1000
-    assert not topology.has_place("other", 1.0, expected=False)
-    assert fill(topology, "wanted-{:0248}", expected=True) > 25
-    topology.remove_link(f"{0:0255}")
-    assert topology.has_place(f"{0:0255}", 1.0, expected=True)
-
-
-def test_two_thousand_ordinary_links_have_a_place():
-    topology = Topology("own", epoch=1)
-    for number in range(2000):
-        peer = f"node-{number:04}.example"
-        assert topology.has_place(peer, 1.0, expected=False)
-        topology.add_link(peer, 1.0)

@@ -7,7 +7,14 @@ from hypothesis import given
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import topology as topology_module
 from meshnode.protocol.adverts import AdvertisementTable
-from meshnode.protocol.budget import Branches, newest_unreachable, unreachable_first
+from meshnode.protocol.reachability import (
+    FORGET_AFTER,
+    GONE_AFTER,
+    Absences,
+    Branches,
+    newest_unreachable,
+    unreachable_first,
+)
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.topology import Topology, Verdict
 
@@ -104,7 +111,7 @@ def update(node, links, sequence=1):
 def honest_mesh():
     topology = Topology("own", epoch=1)
     for peer in ("near", "left", "evil"):
-        topology.add_link(peer, 1.0)
+        topology.own.add(peer, 1.0)
     for node, links in HONEST.items():
         own = ["own"] if node in ("near", "left") else []
         topology.apply(update(node, own + links), 0.0, "left" if node == "left" else "near")
@@ -152,7 +159,7 @@ def test_whatever_one_peer_invents_of_itself_others_nodes_stay_and_new_ones_come
 @given(LIES, LIES)
 def test_so_they_do_if_the_inventor_is_far_away_behind_the_same_peer(before, after):
     topology = honest_mesh()
-    topology.remove_link("evil")
+    topology.own.remove("evil")
     topology.apply(update("two", ["near", "far"], 2), 0.0, "near")
     topology.apply(update("far", ["two", *INVENTED]), 0.0, "near")
     named = [(n, {"far" if x == "evil" else x for x in links}, m) for n, links, m in before]
@@ -169,7 +176,7 @@ def test_invented_nodes_that_were_there_before_a_new_one_do_not_outgrow_it(far):
     topology = honest_mesh()
     source, via = ("far", "near") if far else ("evil", "evil")
     if far:
-        topology.remove_link("evil")
+        topology.own.remove("evil")
         topology.apply(update("two", ["near", "far"], 2), 0.0, "near")
     topology.apply(update(source, ["two" if far else "own", *INVENTED]), 0.0, via)
     lie(topology, [(node, {source}, 0) for node in INVENTED], via)
@@ -195,7 +202,7 @@ def test_a_flood_of_nodes_that_link_to_nobody_is_given_back_but_for_a_part():
 
 def test_nodes_that_seem_to_be_there_and_say_nothing_are_forgotten():
     topology = honest_mesh()
-    later = topology_module.WORD_COUNTS
+    later = topology_module.UPDATE_LIFETIME
     topology.apply(update("one", ["near", "three"], 2), later - 1, "near")
     topology.forget_silent(later)
     assert topology.nodes == {"one": 0}.keys()
@@ -275,3 +282,38 @@ def test_our_own_services_have_no_bound_and_never_give_way():
         if table.is_full:
             table.make_room(branches_of({}), f"e{number}")
     assert sum(a.node_id == "own" for a in table) == 300
+
+
+# --- absences ------------------------------------------------------------------------------------
+
+
+def test_a_node_is_overdue_when_it_was_away_all_the_time():
+    absences = Absences()
+    absences.note("ab", "a", now=100.0)
+    absences.note("ab", "a", now=200.0)
+    assert absences.overdue(100.0 + FORGET_AFTER - 1) == []
+    assert absences.overdue(100.0 + FORGET_AFTER) == ["b"]
+
+
+def test_a_node_that_came_back_starts_anew():
+    absences = Absences()
+    absences.note("b", "", now=0.0)
+    absences.note("b", "b", now=FORGET_AFTER - 1)
+    absences.note("b", "", now=FORGET_AFTER)
+    assert absences.overdue(FORGET_AFTER + 1) == []
+
+
+def test_a_node_counts_as_gone_after_a_while_and_a_present_or_unknown_one_never():
+    absences = Absences()
+    absences.note("ab", "a", now=0.0)
+    assert not absences.is_gone("b", GONE_AFTER - 1)
+    assert absences.is_gone("b", GONE_AFTER)
+    assert not absences.is_gone("a", GONE_AFTER)
+    assert not absences.is_gone("c", GONE_AFTER)
+
+
+def test_what_nobody_knows_any_more_is_dropped():
+    absences = Absences()
+    absences.note("b", "", now=0.0)
+    absences.note("", "", now=1.0)
+    assert absences.overdue(2 * FORGET_AFTER) == []

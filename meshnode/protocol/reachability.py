@@ -1,27 +1,77 @@
-"""Whose entries give way when what nodes say of each other fills its budget.
+"""Who can be reached and over whom, since when others cannot, and who is forgotten first.
 
-Anybody with a link can say anything of any number of nodes. So what is remembered of them has a
-budget in bytes, and when it is full, what is most likely invented goes: first what nobody can be
-reached at by edges that both ends confirm, then the newest of the heaviest branch. Inventing nodes
-behind oneself makes one's own branch heavier, nobody else's.
+Anybody with a link can say anything about any number of nodes. So what this node remembers of
+others has a budget in bytes. When the budget is used up, the nodes that are most likely invented
+are forgotten: first those that no edges lead to which both ends confirm, then the newest ones of
+the heaviest branch. Whoever invents nodes behind a node makes that node's own branch heavier.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+FORGET_AFTER = 600.0
+"""Seconds until an unreachable node is forgotten: far longer than any restart and redial (20 s),
+short enough that containers with ever new names do not pile up. Receptor keeps them for ever."""
+
+GONE_AFTER = 30.0
+"""Seconds until an unreachable node counts as gone: longer than it takes to give up a silent link
+(21 s) and to flood a new one."""
+
+
+def shortest_paths(
+    peers: Mapping[str, float],
+    edges: Callable[[str], Mapping[str, float]],
+    current: Mapping[str, str],
+) -> tuple[dict[str, str], int]:
+    """Return the next hop to every reachable node (Dijkstra), and how many edges were relaxed.
+
+    Of equally cheap paths the one in ``current`` stays, so that a path which comes and goes moves
+    no traffic; otherwise the one over the alphabetically first peer is taken.
+
+    Args:
+        peers: the nodes that this one is linked to, and the costs.
+        edges: returns the same of another node, as both ends claim, without this node.
+        current: the next hops so far.
+    """
+    distances: dict[str, float] = dict(peers)
+    next_hop = {peer: peer for peer in peers}
+    queue = [(cost, peer) for peer, cost in peers.items()]
+    heapq.heapify(queue)
+    pop, push = heapq.heappop, heapq.heappush
+    relaxed = 0
+    while queue:
+        distance, node = pop(queue)
+        if distance > distances[node]:
+            continue
+        via = next_hop[node]
+        neighbours = edges(node)
+        relaxed += len(neighbours)
+        for neighbour, step in neighbours.items():
+            total = distance + step
+            known = distances.get(neighbour)
+            if known is None or total < known:
+                distances[neighbour] = total
+                next_hop[neighbour] = via
+                push(queue, (total, neighbour))
+            elif total == known and via != (other := next_hop[neighbour]):
+                keep = current.get(neighbour)
+                if via == keep or (via < other and other != keep):
+                    next_hop[neighbour] = via
+    return next_hop, relaxed
+
 
 class Branches:
-    """The mesh as a tree that grows from this node along the ways of the fewest links.
+    """The nodes that can be reached, as a tree with the fewest links from this node to each.
 
     Args:
         peers: the nodes that this one is linked to.
-        edges: returns the nodes that another one is linked to, as both say.
+        edges: returns the nodes that another one is linked to, as both ends claim.
     """
 
     def __init__(self, peers: Iterable[str], edges: Callable[[str], Iterable[str]]) -> None:
         self._parents: dict[str, str] = dict.fromkeys(peers, "")
-        """Of each node that can be reached, nearest first; no node has the empty name."""
+        """The next node towards us of each node, nearest first; "" stands for this node."""
         queue = deque(self._parents)
         while queue:
             node = queue.popleft()
@@ -34,10 +84,10 @@ class Branches:
         return node in self._parents
 
     def heaviest(self, weights: Mapping[str, int]) -> set[str]:
-        """Return the nodes behind the one over which most of the weight is reached.
+        """Return the nodes of the heaviest branch, without the node that the branch begins with.
 
-        That is the heaviest peer; or the node behind it which has more than half of that behind
-        itself, and so on. A node that has nothing behind it stands for itself.
+        The search begins at the heaviest peer and descends while one child has more than half of
+        the weight behind its parent. A branch of a single node is that node.
         """
         sums = {node: weights.get(node, 0) for node in self._parents}
         children: dict[str, list[str]] = {}
@@ -66,13 +116,13 @@ def _descendants(children: Mapping[str, list[str]], node: str) -> Iterator[str]:
 def unreachable_first(
     weights: Mapping[str, int], bringers: Mapping[str, str], branches: Branches, excess: int
 ) -> Iterator[str]:
-    """Yield nodes to forget until ``excess`` bytes are: unreachable ones, then of a branch.
+    """Yield nodes to forget, unreachable ones first, until ``excess`` bytes are free.
 
     Args:
         weights: the bytes of each node, oldest first.
-        bringers: the peer by which the newest word of each node came.
+        bringers: the peer that brought the newest message about each node.
         branches: who can be reached.
-        excess: bytes to get rid of.
+        excess: bytes to free.
     """
     for node in newest_unreachable(weights, bringers, branches, excess):
         excess -= weights[node]
@@ -89,9 +139,9 @@ def unreachable_first(
 def newest_unreachable(
     weights: Mapping[str, int], bringers: Mapping[str, str], branches: Branches, excess: int
 ) -> Iterator[str]:
-    """Yield unreachable nodes to forget until ``excess`` bytes are, or none is left.
+    """Yield unreachable nodes to forget, until ``excess`` bytes are free or none is left.
 
-    Always the newest one of those that came by the peer which has brought the most.
+    The next one is always the newest of the peer that has brought the most bytes.
     """
     brought: dict[str, list[str]] = {}
     for node in weights:
@@ -110,16 +160,7 @@ def newest_unreachable(
             heapq.heappop(heap)
 
 
-# --- Since when nodes cannot be reached: what decides that a node is forgotten
-
-FORGET_AFTER = 600.0
-"""Seconds that a node must have been unreachable before all that is known of it is dropped: far
-longer than any restart and redial (20 s), short enough that nodes with ever new names, as
-containers have, do not pile up. Receptor keeps them until it is restarted."""
-
-GONE_AFTER = 30.0
-"""Seconds after which an unreachable node counts as gone: longer than a silent link takes to be
-given up (21 s) and the news of a new one to pass."""
+# --- Since when nodes are unreachable
 
 
 class Absences:

@@ -1,0 +1,94 @@
+"""What the router works with: next hops, receivers of messages, its counters, and service names."""
+
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshnode.mesh.links.base import Message
+from meshnode.protocol.messages import ServiceKey, Unreachable
+
+LOCALHOST = "localhost"
+"""A name of this node, in any case."""
+
+_ID_ALPHABET = string.digits + string.ascii_letters
+_ID_LENGTH = 8
+"""Update IDs and the service names of dialers are 8 of these (protocol sections 4 and 7)."""
+
+
+def random_id() -> str:
+    """Return a new random identifier."""
+    # One system call, not one for each letter, which took a tenth of the time of a ping. The
+    # remainders of 64 bits favour no identifier by more than a hundred-thousandth.
+    number = secrets.randbits(64)
+    letters = ""
+    for _ in range(_ID_LENGTH):
+        number, letter = divmod(number, len(_ID_ALPHABET))
+        letters += _ID_ALPHABET[letter]
+    return letters
+
+
+class NextHop(Protocol):
+    """The link to a peer, as the router uses it."""
+
+    @property
+    def peer(self) -> str:
+        """The node at the other end."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """The network address of the other end; empty if it has none."""
+        ...
+
+    def send_data(self, message: Message) -> bool:
+        """Queue a data message; False means that it was dropped."""
+        ...
+
+    def send_data_now(self, messages: Sequence[Message]) -> None:
+        """Send data messages, as far as can be without waiting; queue or drop the others."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a local sender may go on."""
+        ...
+
+    async def wait_room(self) -> None:
+        """Wait until it may, or the link is gone."""
+        ...
+
+
+class Receiver(Protocol):
+    """Takes the messages of one service of this node. It is called on the data path: be quick."""
+
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
+        """Take a message; ``source`` is the sending node's hash. The service's name is text."""
+        ...
+
+    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
+        """Take the notice that a message of this service did not arrive."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallCounts:
+    """Messages that the firewall stopped since the start: with a notice, and without."""
+
+    rejected: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DropCounts:
+    """Messages to this node that were dropped since the start, other than by a firewall."""
+
+    unreadable: int = 0
+    """From or to services whose names are not text."""
+    notices: int = 0
+    """Notices that are malformed or cannot be true."""
+    faults: int = 0
+    """Messages that raised an unforeseen error in a service of this node."""
+    unanswered: int = 0
+    """Failed messages without a notice, because too many came from one address."""
