@@ -95,8 +95,7 @@ class RemoteFollower:
         try:
             self._copy = await StdoutCopy.open(path, self._patience, self._limit)
         except CannotStore as error:
-            await self._stop_there()
-            await self._unit.fail(str(error))
+            await self._unit.fail(str(error) + await self._stop_there())
             return
         try:
             while not self._unit.is_final:
@@ -121,7 +120,7 @@ class RemoteFollower:
         if self._failure:
             if self._may_run_on:
                 # Or it would be called failed, and run.
-                await self._stop_there()
+                self._failure += await self._stop_there()
             await self._record_failure()
             self._unit.log.warning("failed: %s", self._failure)
 
@@ -346,15 +345,24 @@ class RemoteFollower:
         except CannotStore as error:
             self._give_up(str(error))
 
-    async def _stop_there(self) -> None:
-        """Try to have the other node end what nobody here can take any more."""
+    async def _stop_there(self) -> str:
+        """Have the other node end what nobody here can take any more; say if that is in doubt."""
         unit = self._unit
-        try:
-            with trio.fail_after(STOP_TIMEOUT):
-                async with await self._link.open() as node:
-                    await node.ask(subcommand="cancel", unitid=unit.remote.unit_id)
-        except (WorkError, trio.TooSlowError) as error:
-            unit.log.warning("it may run on there: %s", str(error) or "no answer to the cancel")
+        with trio.move_on_after(STOP_TIMEOUT):
+            while True:
+                try:
+                    async with await self._link.open() as node:
+                        await node.ask(subcommand="cancel", unitid=unit.remote.unit_id)
+                except RemoteUnavailable as error:
+                    await self._link.recover(error)
+                except RemoteRefused as refusal:
+                    unit.log.warning("the cancel was refused there: %s", refusal)
+                    if refusal.unit_unknown:
+                        return ""
+                    break
+                else:
+                    return ""
+        return f"; it may run on, on node {unit.remote.node}"
 
 
 def _status(reply: Mapping[str, Any], now: datetime) -> FarStatus:

@@ -177,7 +177,7 @@ async def test_a_payload_that_breaks_off_on_a_full_disk_while_somebody_has_a_wis
         assert "AssertionError" not in caplog.text
 
 
-@pytest.mark.parametrize("place", ["written", "opened"])
+@pytest.mark.parametrize("place", ["written", "opened", "opened without a way"])
 async def test_what_runs_elsewhere_is_ended_where_its_results_can_never_be_stored(
     foo, bar, autojump_clock, monkeypatch, place
 ):
@@ -195,14 +195,19 @@ async def test_what_runs_elsewhere_is_ended_where_its_results_can_never_be_store
                 supervisor.write(b"output")
                 assert (await foo.wait_final(unit_id)).state is UnitState.FAILED
                 assert supervisor.ended.is_set()
-        if place == "opened":
+        if place.startswith("opened"):
+            foo.mesh.is_cut = True
             stdout = foo.store.stdout_path(unit_id)
             stdout.unlink()
             stdout.mkdir()
             async with foo.running():
+                await trio.sleep(5)
+                if place == "opened":
+                    foo.mesh.heal()
                 status = await foo.wait_final(unit_id)
                 assert status.detail.startswith("cannot store the results")
-                assert supervisor.ended.is_set()
+                assert supervisor.ended.is_set() == (place == "opened")
+                assert ("may run on" in status.detail) == (place != "opened")
 
 
 async def test_a_fault_in_the_watch_over_a_command_fails_no_unit_that_runs(
