@@ -1,9 +1,8 @@
-"""Files where others may have put something: opened so that they can neither stop nor mislead us.
+"""Opens the files of this node so that nobody can block or mislead it by what they put there.
 
-Whatever stands where this node keeps a file may be something else by now: a named pipe that nobody
-ever writes to, a link to a file that only we may read, a device, a file without end. Every file
-below a datadir, and every lock file, is opened here. The launcher uses this module, too: it imports
-almost nothing.
+The path of a file may lead to something else by now: a named pipe that nobody writes to, a link to
+a file that only this user may read, a device, a file without end. Every file below a datadir and
+every lock file is opened here. The launcher uses this module, too, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import os
 import stat
 
 PRIVATE = 0o600
-"""Mode of what is made here: it may hold what only the node's user should see."""
+"""Mode of files that are made here: only the node's user may read them."""
 
 PRIVATE_DIRECTORY = 0o700
-"""The same for directories."""
+"""Mode of directories."""
 
 _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""No link is followed, no opening waits for another end, nothing becomes our terminal."""
+"""Follow no link, do not wait for the other end of a pipe, take no terminal."""
 
 _KINDS = (
     (stat.S_ISDIR, "is a directory and not a file"),
@@ -35,25 +34,25 @@ _REFUSALS = {
     errno.EISDIR: "is a directory and not a file",
     errno.ENXIO: "is a named pipe, a socket or a device and not a file",
 }
-"""What the kernel answers of its own accord for what is no file."""
+"""Errors by which the kernel itself refuses what is not a file."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What the kernel answers where a directory is not any more, or something else is."""
+"""Errors for a path whose directory is gone, or replaced by something else."""
 
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
-"""Errors that speak of what the machine lacks at this moment: descriptors, memory, processes."""
+"""Errors that say what the machine lacks at this moment: descriptors, memory, processes."""
 
 BLOCK_BYTES = 512
-"""What stat(2) counts blocks in."""
+"""Bytes of a block as stat(2) counts them."""
 
 READ_BYTES = 64 * 1024
-"""Bytes asked for in one read: more than nearly all that is read here."""
+"""Bytes of one read: more than nearly every file here has."""
 
 
 class NotOurs(OSError):
-    """Something else stands where our file should be; ``strerror`` says what, as the kernel does.
+    """A path does not lead to a regular file of this user; ``strerror`` says to what it leads.
 
-    It is a lasting fault of that file, never one of the machine at this moment.
+    Another try does not help, unlike after an error that is_passing.
     """
 
     def __init__(self, path: str | os.PathLike[str], what: str) -> None:
@@ -64,26 +63,26 @@ class NotOurs(OSError):
 
 
 def reason(error: OSError) -> str:
-    """Return for a person what is wrong; the path is told only where something strange is there."""
+    """Return for a person what is wrong; the path is named if something else is there."""
     return str(error) if isinstance(error, NotOurs) else error.strerror or str(error)
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Whether an error says what the machine lacks now, and nothing about what was to be done."""
+    """Whether the machine lacks something at this moment, so that another try may succeed."""
     return isinstance(error, OSError) and error.errno in PASSING
 
 
 def open_file(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a regular file of ours, or make one; never wait, never follow a link.
+    """Open a regular file of this user, or make one; never wait, never follow a link.
 
-    The descriptor is a non-blocking one, which means nothing for a regular file.
+    The descriptor is non-blocking, which has no effect on a regular file.
 
     Raises:
         NotOurs: something else is there.
         OSError: it cannot be opened.
     """
     try:
-        # Emptied only when it is known to be ours.
+        # Empty it only once it is known to be a file of this user.
         descriptor = os.open(path, flags & ~os.O_TRUNC | _GUARDED, PRIVATE)
     except OSError as error:
         what = _REFUSALS.get(error.errno or 0)
@@ -103,7 +102,7 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return what a regular file of ours holds, if that is at most ``most`` bytes.
+    """Return the content of a regular file of this user that has at most ``most`` bytes.
 
     Raises:
         NotOurs: something else is there, or a file of more bytes.
@@ -122,9 +121,9 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def open_scratch(path: str | os.PathLike[str]) -> int:
-    """Open a file that is to be filled and renamed; something else in its place is moved aside.
+    """Open a file that is to be filled and renamed; move aside what else is in its place.
 
-    The file is not emptied: room that was taken for it is not given back.
+    The file is not emptied, so that the room that it has on the disk stays reserved.
 
     Raises:
         OSError: it cannot be opened.
@@ -146,13 +145,13 @@ def put_in_place(scratch: str | os.PathLike[str], path: str | os.PathLike[str]) 
     try:
         os.rename(scratch, path)
     except IsADirectoryError:
-        # The one thing that a file is not renamed over.
+        # rename(2) replaces everything but a directory.
         move_aside(path)
         os.rename(scratch, path)
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Have the disk keep which files a directory has. Raises OSError."""
+    """Bring the list of a directory's files to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -161,10 +160,10 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 
 def overwrite(path: str | os.PathLike[str], text: bytes) -> None:
-    """Write JSON over a file in the room that it has: the last resort on a full disk.
+    """Write JSON over a file, in the room that it has: the last resort on a full disk.
 
-    In one call, and filled up with blanks, which JSON takes: whenever this process is killed, the
-    file holds the old text or the new one.
+    One write, filled up with blanks, which JSON allows: whenever this process is killed, the file
+    holds the old text or the new one.
 
     Raises:
         OSError: there is not even that room.
@@ -181,7 +180,7 @@ def overwrite(path: str | os.PathLike[str], text: bytes) -> None:
 
 
 def move_aside(path: str | os.PathLike[str]) -> None:
-    """Take what is no file of ours from a file's name: a directory is renamed, the rest unlinked.
+    """Free a file's name: rename a directory that has it, unlink anything else.
 
     Raises:
         OSError: it cannot be done.
@@ -193,12 +192,12 @@ def move_aside(path: str | os.PathLike[str]) -> None:
 
 
 def make_accessible(directory: str | os.PathLike[str]) -> None:
-    """Give a directory of ours the mode that it was made with.
+    """Give a directory of this user the mode that it was made with.
 
     Raises:
-        OSError: it is not ours, or no directory.
+        OSError: it belongs to another user, or is no directory.
     """
-    # Opened for nothing but its name, which needs no permission; a path could be another by now.
+    # O_PATH needs no permission on the directory, and pins it: the path may lead elsewhere by now.
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.chmod(f"/proc/self/fd/{descriptor}", PRIVATE_DIRECTORY)
@@ -207,7 +206,7 @@ def make_accessible(directory: str | os.PathLike[str]) -> None:
 
 
 def size_of(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of a regular file; 0 for anything else, or nothing, in its place."""
+    """Return the size of a regular file in bytes; 0 if there is none."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -216,7 +215,7 @@ def size_of(path: str | os.PathLike[str]) -> int:
 
 
 def directory_fault(found: os.stat_result) -> str:
-    """Say why this is no directory that only we may write to; nothing if it is one."""
+    """Return why others may write to this directory, or why it is none; empty if all is well."""
     if not stat.S_ISDIR(found.st_mode):
         what = next((text for is_kind, text in _KINDS if is_kind(found.st_mode)), "is a file")
         return what.removesuffix(" and not a file") + " and not a directory"
@@ -228,7 +227,7 @@ def directory_fault(found: os.stat_result) -> str:
 
 
 def _fault(found: os.stat_result) -> str:
-    """Say why this is no regular file of ours; nothing if it is one."""
+    """Return why this is no regular file of this user; empty if it is one."""
     if stat.S_ISREG(found.st_mode):
         if found.st_uid == os.geteuid():
             return ""

@@ -3,8 +3,8 @@
 A subject is what an operator would look for: ``link tcp:10.0.0.7:41532``, ``unit t1BlAB18``,
 ``session unix#4``. Loggers are made by :func:`subject_logger` and kept by their object.
 
-Peers and clients supply parts of the text, and cause lines. So texts are shortened, what is not
-printable is escaped, and lines of one kind are limited to some a minute.
+Peers and clients supply parts of the text and cause lines. So texts are shortened, what is not
+printable is escaped, and the lines of one kind within a minute are limited.
 """
 
 import logging
@@ -27,25 +27,23 @@ LEVELS = {
 """The level names of the ``log-level`` directive."""
 
 LONGEST_TEXT = 500
-"""Characters of one text in a line: a node ID has 255 at most, and an error fits."""
+"""Characters of one text in a line: room for a node ID (255) or an error."""
 
 LONGEST_LINE = 4000
 """Characters of a whole line, and of each line of a traceback."""
 
 LINES_A_MINUTE = 60
-"""Lines of one kind that are written within a minute. What happens once a second can be followed;
-what a stranger causes ten thousand times a minute is counted."""
+"""Lines of one kind that are written within a minute: what happens once a second can be followed,
+what comes ten thousand times is counted."""
 
 MINUTE = 60.0
 """Seconds in which lines of one kind are counted together."""
 
 MOST_KINDS = 1000
-"""Kinds of line that are counted at a time: more than the program has. Those beyond, if ever a
-template is made of what somebody sent, are counted as one."""
+"""Kinds of line that are counted at a time, more than there are; those beyond count as one."""
 
 NEVER_LIMITED = frozenset({"unit"})
-"""Kinds of subject whose lines are all written: each is about another unit that somebody asked
-for, and what ran here is not to be left out."""
+"""Subjects whose lines are all written: the log must tell what ran here."""
 
 
 class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
@@ -72,7 +70,7 @@ class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
 def subject_logger(kind: str, name: str = "") -> SubjectLogger:
     """Return a logger for one subject, e.g. ``subject_logger("unit", unit_id)``.
 
-    ``kind`` is a word of ours; the name may be anything.
+    ``kind`` is a fixed word; the name may be anything.
     """
     return SubjectLogger(kind, name)
 
@@ -132,23 +130,23 @@ class _Count:
 
 
 _Kind = tuple[str, str]
-"""The kind of subject and the template: words of ours, whatever a stranger sends."""
+"""The kind of subject and the template: fixed texts, whatever peers send."""
 
 _PLACES = re.compile(r"%[-+ #0]*[0-9]*(?:\.[0-9]+)?[a-zA-Z]")
 """Where a template takes its values."""
 
 
 class LineLimit(logging.Filter):
-    """Lets some lines of each kind pass in a minute, and tells how many it left out."""
+    """Limits the lines of each kind within a minute, and reports how many it left out."""
 
     def __init__(
         self,
-        tell: Callable[[logging.LogRecord], object],
+        report_to: Callable[[logging.LogRecord], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``tell`` takes the records that say how many lines were left out."""
+        """``report_to`` takes the records that say how many lines were left out."""
         super().__init__()
-        self._tell = tell
+        self._report_to = report_to
         self._clock = clock
         self._lock = Lock()
         self._counts: dict[_Kind, _Count] = {}
@@ -160,7 +158,7 @@ class LineLimit(logging.Filter):
         if subject in NEVER_LIMITED or isinstance(record, _Summary):
             return True
         if record.levelno <= logging.DEBUG:
-            return True  # whoever sets this level wants all of it
+            return True  # whoever asks for this level wants all of it
         self.report()
         with self._lock:
             kind = (subject, getattr(record, "template", ""))
@@ -176,9 +174,9 @@ class LineLimit(logging.Filter):
             return False
 
     def report(self) -> None:
-        """Tell what was left out in the minutes that are over.
+        """Report what was left out in the minutes that are over.
 
-        Called by each line; and by somebody's clock, as the last line may have been the last.
+        Each line calls it, and the node does once a minute, in case no further line comes.
         """
         now = self._clock()
         if now < self._look_at:
@@ -191,7 +189,7 @@ class LineLimit(logging.Filter):
             self._look_at = began + MINUTE
         for (subject, template), count in over:
             if count.left_out:
-                self._tell(_Summary(count.level, subject, template, count.left_out))
+                self._report_to(_Summary(count.level, subject, template, count.left_out))
 
 
 class _Summary(logging.LogRecord):
@@ -210,7 +208,7 @@ class _Summary(logging.LogRecord):
 def configure(level: str, stream: TextIO | None = None) -> LineLimit:
     """Send meshnode's log to ``stream`` (stderr by default) at ``level`` (a key of LEVELS).
 
-    What is returned limits the lines; its ``report`` is to be called once a minute.
+    Call ``report`` of what is returned once a minute.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(OneLineFormatter())
@@ -219,7 +217,7 @@ def configure(level: str, stream: TextIO | None = None) -> LineLimit:
     logger = logging.getLogger(ROOT)
     logger.handlers = [handler]
     logger.propagate = False
-    # The QUIC engine logs each connection's troubles without saying whose; ours do, once.
+    # The QUIC engine logs troubles without naming the connection; the node logs them with it.
     engine = logging.getLogger("quic")
     engine.handlers = [logging.NullHandler()]
     engine.propagate = False

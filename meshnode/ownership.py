@@ -1,7 +1,7 @@
-"""Whether a directory is only ours: what others may put into it, or in its place, is not trusted.
+"""Checks that only this user can change a directory, or put another one in its place.
 
-Judged as sshd judges a home directory: the directory itself and each on the way to it, links
-followed by hand, since whoever owns a link or its directory chooses where it leads.
+The check is sshd's for home directories: the directory itself and each one on the way to it. Links
+are followed step by step, since whoever owns a link or its directory chooses where it leads.
 """
 
 import errno
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOST_LINKS = 40
-"""Links that a path may lead over, as the kernel has it."""
+"""Links on the way of one path, as in the kernel."""
 
 CLEANED = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108
-"""Places that systems clean: at a start of the machine, or of what nobody used for some days."""
+"""Directories that systems clean: at a start of the machine, or of what is unused for days."""
 
 NODE_DIRECTORIES = 2
-"""Directories at the end of a node's path that must be its user's alone: datadir and the node's."""
+"""Directories at the end of a node's path that must be private: datadir, and the node's in it."""
 
 _ROOT = 0
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Ownership:
     """What was found on the way to a directory.
 
     Attributes:
-        refusal: why nothing there can be trusted, with the remedy; empty if it can.
+        refusal: why the directory cannot be trusted, with the remedy; empty if it can.
         warnings: what a person should look at all the same, one line each.
     """
 
@@ -37,18 +37,16 @@ class Judgement:
     warnings: tuple[str, ...] = ()
 
 
-def judge(path: Path, *, own: int = 0) -> Judgement:
-    """Judge a directory and the way to it, as far as it exists.
+def check_ownership(path: Path, *, own: int = 0) -> Ownership:
+    """Check a directory and the way to it, as far as it exists.
 
-    The last ``own`` directories are what a node makes for itself: those must be this user's, and
-    nobody else may write to them.
+    The last ``own`` directories are what a node makes for itself: they must belong to this user,
+    and nobody else may write to them.
 
-    * Refused is what others surely can misuse: a directory of another user among our own, or one
-      that others may write to; and on the way, a link of another user, or a directory that
-      everybody may write to without the sticky bit, so that anybody may put another one in its
-      place.
-    * Warned of is what may be meant so: on the way, a directory of another user who is not root
-      (in a container, that is how root may look), or one that a group may write to.
+    * Refused: one of these belongs to another user, or others may write to it; on the way to them,
+      a link of another user, or a directory without the sticky bit that everybody may write to.
+    * Warned of: on the way, a directory of another user who is not root (in a container, root may
+      look like that), or one that a group may write to.
 
     Raises:
         OSError: the way cannot be followed.
@@ -61,21 +59,21 @@ def judge(path: Path, *, own: int = 0) -> Judgement:
         where = f'"{at}"'
         if stat.S_ISLNK(found.st_mode):
             if found.st_uid not in {_ROOT, ours}:
-                return Judgement(f"{where} is a link that {_who(found)} can turn elsewhere")
+                return Ownership(f"{where} is a link that {_who(found)} can turn elsewhere")
         elif found.st_uid not in {_ROOT, ours}:
             if mine:
-                return Judgement(f"{where} belongs to {_who(found)}; {_ELSEWHERE}")
+                return Ownership(f"{where} belongs to {_who(found)}; {_ELSEWHERE}")
             warnings.append(
                 f"{where} belongs to {_who(found)}, who can put something else in its place"
             )
         elif not found.st_mode & _OTHERS or (found.st_mode & stat.S_ISVTX and (left or not own)):
-            # In a directory with the sticky bit, such as /tmp, what is ours stays ours.
+            # The sticky bit, as /tmp has it, lets nobody replace what belongs to this user.
             continue
         elif mine or found.st_mode & stat.S_IWOTH:
-            return Judgement(f"{where} can be written by other users; {_close(at)}")
+            return Ownership(f"{where} can be written by other users; {_close(at)}")
         else:
             warnings.append(f"{where} can be written by its group (gid {found.st_gid})")
-    return Judgement(warnings=tuple(warnings))
+    return Ownership(warnings=tuple(warnings))
 
 
 _ELSEWHERE = "choose another directory, or move it away if it is a leftover"
@@ -89,24 +87,24 @@ def _close(path: str) -> str:
     return f"look at what is in it, then: chmod go-w {path}"
 
 
-def doubts(path: Path) -> tuple[str, ...]:
-    """Return what a person should look at about a directory that is used all the same.
+def ownership_warnings(path: Path) -> tuple[str, ...]:
+    """Return all that is wrong with a directory that is used all the same, one line each.
 
     Raises:
         OSError: the way to it cannot be followed.
     """
-    judgement = judge(path)
-    return (*([judgement.refusal] if judgement.refusal else []), *judgement.warnings)
+    found = check_ownership(path)
+    return (found.refusal, *found.warnings) if found.refusal else found.warnings
 
 
 def cleaned_place(path: Path) -> str | None:
-    """Return the place that the system cleans in which a directory is, if it is in one."""
+    """Return which of CLEANED a directory is in, if any."""
     real = os.path.realpath(path)
     return next((place for place in CLEANED if real == place or real.startswith(place + "/")), None)
 
 
 def make_private(path: Path) -> None:
-    """Make a directory and those on the way that are missing, all for this user alone.
+    """Make a directory and the missing ones on the way, all for this user alone.
 
     Raises:
         OSError: it cannot be made.
@@ -117,14 +115,14 @@ def make_private(path: Path) -> None:
         missing.append(at)
         at = at.parent
     for directory in reversed(missing):
-        # Python's own gives the mode to the last one only.
+        # mkdir(parents=True) would give the mode to the last one only.
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _way(path: str) -> Iterator[tuple[str, os.stat_result, int]]:
-    """Yield each directory and link on the way to a path, from the root, to where it ends.
+    """Yield each directory and link on the way to a path, from the root on.
 
-    With each comes how many steps of the path are left after it.
+    With each comes the number of steps that are left after it.
     """
     todo = [name for name in reversed(path.split("/")) if name not in {"", "."}]
     at = "/"

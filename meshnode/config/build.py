@@ -198,7 +198,7 @@ def _read(
 
 
 def _singled(typed: Sequence[Directive], faults: FaultLog) -> list[Directive]:
-    """Note second ones of what may be given once; let the command line override where it may."""
+    """Keep one of what may be given once; the command line's replaces a file's where it may."""
     kept: list[Directive] = []
     for current in typed:
         info, place = current.INFO, current.origin.place

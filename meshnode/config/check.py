@@ -1,6 +1,6 @@
-"""Whether this machine can run a configuration: what a check of the file alone cannot tell.
+"""Checks a configuration against this machine: can it run here, and whom does it let in?
 
-Nothing is created or changed: ``meshnode check`` must leave no trace.
+``meshnode check`` and a start both look. Nothing is created or changed: a check leaves no trace.
 """
 
 import ipaddress
@@ -14,7 +14,7 @@ from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
-from meshnode.ownership import NODE_DIRECTORIES, judge
+from meshnode.ownership import NODE_DIRECTORIES, check_ownership
 
 
 def check_environment(config: NodeConfig) -> None:
@@ -50,9 +50,9 @@ def _check_datadir(node: Node, faults: FaultLog) -> None:
 
 def _check_owners(node: Node, faults: FaultLog) -> None:
     try:
-        refusal = judge(node.datadir / node.id, own=NODE_DIRECTORIES).refusal
+        refusal = check_ownership(node.datadir / node.id, own=NODE_DIRECTORIES).refusal
     except OSError:
-        return  # why it cannot be used is told by whoever looks at it next
+        return  # _check_datadir meets the same error and reports it
     if refusal:
         faults.add(node.place_of("datadir"), node.INFO.name, "datadir", text=printable(refusal))
 
@@ -82,9 +82,10 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-# --- What a configuration opens to everybody who can reach this machine: ``meshnode check`` warns
+# --- What everybody who can reach this machine may use
 #
-# The defaults are receptor's, and receptor's listen on all interfaces. See docs/exposure.md.
+# The defaults are receptor's, which listen on all interfaces. ``meshnode check`` warns of them; see
+# docs/exposure.md.
 
 
 def exposures(config: NodeConfig) -> list[Fault]:

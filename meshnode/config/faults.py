@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, where it was said, and how it is told to a person.
+"""Mistakes in a configuration: what is wrong, where, and how a person is told.
 
 Every fault is one line, e.g. ``foo.yml:12: tcp-listener: port: 70000 is out of range; …``.
-All faults of a configuration are collected and told at once, so that one run shows them all.
+All faults of a configuration are collected, so that one run shows them all.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ COMMAND_LINE = "command line"
 """The source named by faults in directives that were given as arguments."""
 
 MAX_QUOTED = 60
-"""Characters of the user's own text that a fault repeats: enough to recognise, still one line."""
+"""Characters of the user's own text that a fault repeats."""
 
 LAST = 1 << 62
-"""Sorts the faults of a whole source, which have no line, behind those that have one."""
+"""The line by which faults of a whole source are sorted: behind those that have one."""
 
 
 @dataclass(frozen=True, slots=True)

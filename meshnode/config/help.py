@@ -1,4 +1,4 @@
-"""``--help``, made from the directives' own declarations; plain text of at most 80 columns."""
+"""``--help`` and docs/configuration.md, made from the declarations of the directives."""
 
 import shlex
 import sys
@@ -12,7 +12,7 @@ from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.config.schema import DirectiveInfo, ParameterInfo
 
 WIDTH = 80
-"""The narrowest terminal in common use."""
+"""Columns of help: the narrowest terminal in common use."""
 
 INDENT = "  "
 
@@ -129,7 +129,7 @@ def _yaml_scalar(value: str) -> str:
     return value if plain and not value.startswith("-") else next(iter(dumped))
 
 
-# --- Writes docs/configuration.md from the directives: ``python -m meshnode.config.help``
+# --- docs/configuration.md, written by ``python -m meshnode.config.help FILE``
 #
 # A test fails when the document is not what this writes.
 

@@ -1,7 +1,6 @@
 """Which names and addresses are well-formed: node IDs, services, work types, host:port.
 
-The rules stand apart from the kinds of parameters so that whoever takes such a name from elsewhere
-(the mesh's own API, a control client) can hold it to the same rule.
+The kinds of parameters (kinds.py and the directives) hold values to these rules.
 """
 
 import ipaddress

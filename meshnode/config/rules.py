@@ -83,8 +83,8 @@ def _pattern(label: str, check: Callable[[str], str]) -> Kind[NamePattern]:
     def read(node: yaml.Node) -> NamePattern:
         value = scalar_text(node, label)
         if not value:
-            # For receptor that matches every name, which is not what an empty variable of a
-            # template was meant to say.
+            # receptor takes an empty pattern for every name. An empty variable of a template must
+            # not open a firewall.
             raise Wrong("is empty; leave it out to match every name")
         if not value.startswith(SLASH):
             check(value)

@@ -1,4 +1,8 @@
-"""Reads a file: a YAML list of directives, kept as nodes, which know their lines."""
+"""Reads files and arguments into directives as they were written: names, values, places.
+
+A file is a YAML list of directives, arguments are ``--directive [parameter=value …] …``. Values
+stay YAML nodes, which know their lines. build.py makes typed directives of both.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,11 +13,6 @@ import yaml
 from meshnode.config.directives import DIRECTIVES
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, printable, quote, suggestion
 from meshnode.config.kinds import NULL_TAG, STANDARD
-
-# --- A directive as it was written, before anything is known of it: names, values, places
-#
-# Files (yaml_source.py) and arguments (argv_source.py) both end here, so that everything after is
-# written once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,10 @@ def place_of(node: yaml.Node, otherwise: Place) -> Place:
     return Place(otherwise.source, node.start_mark.line + 1)
 
 
-pass  # SELFIMPORT
+# --- Files
 
 MAX_FILE_BYTES = 1 << 20
-"""A configuration has a few KiB; a mistaken path (a log, a device) must not fill the memory."""
+"""Bytes of a file: a configuration has a few KiB, and a mistaken path may name a device."""
 
 
 def read_file(path: str, faults: FaultLog) -> list[RawDirective]:
@@ -93,7 +92,7 @@ def _note_marked(error: yaml.MarkedYAMLError, whole: Place, faults: FaultLog) ->
     problem = printable(error.problem or error.context or "unreadable")
     context = f", {printable(error.context)}" if error.context and error.problem else ""
     if "<block end>" in problem:
-        # The parser's own words for the commonest mistakes of all say nothing to a person.
+        # The parser's message for the commonest mistakes does not help a person.
         problem = 'this does not belong here; check the indentation, the quotes and the "- "'
         context = ""
     faults.add(place, text=f"not valid YAML: {problem}{context}")
@@ -170,9 +169,7 @@ def _read_directive(
     return RawDirective(name, place, None, tuple(parameters))
 
 
-# --- Reads arguments: ``--directive [parameter=value …] …``, and ``--config FILE`` among them
-
-pass  # SELFIMPORT
+# --- Arguments
 
 HERE = Place(COMMAND_LINE)
 

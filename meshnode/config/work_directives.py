@@ -1,4 +1,4 @@
-"""Directives that offer types of work, with the limits that all of them can have."""
+"""The directives of work: types that a node offers, with their limits, and keys for signatures."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -148,11 +148,11 @@ WORK_DIRECTIVES: Final[tuple[type[WorkDirective], ...]] = (WorkCommand, WorkPyth
 SECTION: Final = "Signing"
 
 DEFAULT_TOKEN_LIFETIME: Final = 300.0
-"""Seconds for which a signature holds, as receptor has it: a token waits for no node, it is made
-when there is a connection to use it on."""
+"""Seconds for which a signature is valid, as in receptor. A token is made once there is a
+connection to use it on."""
 
 LEAST_TOKEN_LIFETIME: Final = 1.0
-"""Seconds; less is over before the other node has read it."""
+"""Seconds: a token of less expires before the other node has read it."""
 
 
 @directive(

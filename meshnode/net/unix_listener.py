@@ -13,7 +13,7 @@ import trio
 from meshnode import files
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.net.sockets import BACKLOG, CannotListen
-from meshnode.ownership import doubts
+from meshnode.ownership import ownership_warnings
 
 try:
     import inotify_simple
@@ -50,7 +50,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
                 directory does not allow it.
         """
         try:
-            for doubt in doubts(Path(path).absolute().parent):
+            for doubt in ownership_warnings(Path(path).absolute().parent):
                 log = subject_logger("socket", path)
                 log.warning("clients may be led to another socket: %s", doubt)
             return cls._open(path, permissions)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from meshnode.errors import UnusableKey
 from meshnode.logs import subject_logger
-from meshnode.ownership import doubts
+from meshnode.ownership import ownership_warnings
 
 LEAST_KEY_BITS: Final = 2048
 """What the guide makes, and the least that is held to be safe; less can be broken."""
@@ -144,7 +144,7 @@ def _warn(path: Path, found: os.stat_result, unwanted: int) -> None:
             "belongs to another user (uid %d), who can replace it; better: chown %d %s",
             *(found.st_uid, os.geteuid(), path),
         )
-    for doubt in doubts(path.absolute().parent):
+    for doubt in ownership_warnings(path.absolute().parent):
         log.warning("can be replaced by other users: %s", doubt)
 
 

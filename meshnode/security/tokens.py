@@ -19,21 +19,21 @@ from meshnode.protocol.times import format_duration
 from meshnode.security.keys import load_private_key, load_public_key
 
 ALGORITHM: Final = "RS512"
-"""The only algorithm, whatever a token's header says. A public key is no secret, so a node that
-let the header choose would take tokens that anybody made with it as the secret of HS512."""
+"""The only algorithm. If the header of a token could choose, anybody could make tokens with the
+public key as the secret of HS512."""
 
 CLOCK_SKEW: Final = 60.0
-"""Seconds by which two nodes' clocks may differ: so much after its end a token is still taken, and
-so much before its beginning. receptor gives none."""
+"""Seconds by which two nodes' clocks may differ, before and after a token's time. receptor gives
+none."""
 
 MAX_TOKEN: Final = 8 * 1024
 """Characters of a token; with a key of 8192 bits it has 1,500, most of them the signature."""
 
 MAX_TIME: Final = 253402300799
-"""Seconds from 1970 to the end of the year 9999: what claims to be later is no time."""
+"""The end of the year 9999, in seconds since 1970; a later time is refused."""
 
 _MAX_QUOTED: Final = 60
-"""Characters of a token's own text in a refusal: enough to recognise, and still one line."""
+"""Characters of a token's own text that a refusal repeats."""
 
 Now = Callable[[], float]
 """Returns the seconds since 1970."""
@@ -110,7 +110,7 @@ class Verifier:
         """receptor writes a list; the standard allows one text as well."""
         names = audience if isinstance(audience, list) else [audience]
         if self._node_id not in names:
-            # Those who sign may be trusted with a text in our log, but not with its length.
+            # The signer chose this text, and may have made it long.
             shown = "nobody" if audience is None else _shown(", ".join(map(str, names)))
             raise SignatureRefused(
                 f"token audience did not match node ID: it is signed for {shown}, "
@@ -150,9 +150,7 @@ def _refused(reason: str) -> SignatureRefused:
     return SignatureRefused(f"could not verify signature: {reason}")
 
 
-# --- What a configuration says of signatures, as what makes and checks them
-
-pass  # SELFIMPORT
+# --- What the configuration asks for
 
 
 def make_signer(config: NodeConfig) -> Signer | None:

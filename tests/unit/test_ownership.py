@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strangers import STRANGER, as_stranger
 
-from meshnode.ownership import MOST_LINKS, cleaned_place, doubts, judge, make_private
+from meshnode.ownership import (
+    MOST_LINKS,
+    check_ownership,
+    cleaned_place,
+    make_private,
+    ownership_warnings,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives directories to other users")
 
@@ -101,7 +107,7 @@ def test_what_a_stranger_can_misuse_is_refused_or_warned_of(way: list[Step], own
     try:
         root.chmod(0o755)
         path = build(root, way)
-        judgement = judge(path, own=own)
+        judgement = check_ownership(path, own=own)
         if is_misused(path, root, own):
             assert judgement.refusal or judgement.warnings
     finally:
@@ -119,7 +125,7 @@ def test_a_directory_of_our_own_that_another_user_owns_is_refused(
     theirs = (path, path.parent)[depth]
     os.chown(theirs, STRANGER, STRANGER)
     theirs.chmod(mode)
-    assert judge(path, own=2).refusal.startswith(
+    assert check_ownership(path, own=2).refusal.startswith(
         f'"{theirs}" belongs to another user (uid {STRANGER}); choose another directory'
     )
 
@@ -133,7 +139,7 @@ def test_a_directory_of_our_own_that_others_may_write_to_is_refused(
     path.mkdir(parents=True)
     open_one = (path, path.parent)[depth]
     open_one.chmod(mode)
-    assert judge(path, own=2).refusal == (
+    assert check_ownership(path, own=2).refusal == (
         f'"{open_one}" can be written by other users;'
         f" look at what is in it, then: chmod go-w {open_one}"
     )
@@ -143,16 +149,16 @@ def test_a_directory_in_a_place_for_all_is_ours_if_only_its_owner_can_move_it(ro
     path = root / "foo"
     path.mkdir()
     root.chmod(0o1777)
-    assert judge(path, own=2).refusal == ""
+    assert check_ownership(path, own=2).refusal == ""
     root.chmod(0o777)
-    assert "can be written by other users" in judge(path, own=1).refusal
+    assert "can be written by other users" in check_ownership(path, own=1).refusal
 
 
 def test_a_group_that_may_write_to_a_directory_on_the_way_is_warned_of(root: Path) -> None:
     path = root / "data" / "foo"
     path.mkdir(parents=True)
     root.chmod(0o775)
-    judgement = judge(path, own=2)
+    judgement = check_ownership(path, own=2)
     assert judgement.refusal == ""
     assert judgement.warnings == (f'"{root}" can be written by its group (gid {os.getegid()})',)
 
@@ -162,9 +168,9 @@ def test_a_link_that_another_user_can_turn_is_refused(root: Path) -> None:
     (root / "real" / "foo").mkdir(parents=True)
     link = root / "data"
     link.symlink_to("real")
-    assert judge(link / "foo", own=2).refusal == ""
+    assert check_ownership(link / "foo", own=2).refusal == ""
     os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
-    assert f'"{link}" is a link that another user' in judge(link / "foo", own=2).refusal
+    assert f'"{link}" is a link that another user' in check_ownership(link / "foo", own=2).refusal
 
 
 def test_links_are_followed_to_where_they_lead(root: Path) -> None:
@@ -173,25 +179,25 @@ def test_links_are_followed_to_where_they_lead(root: Path) -> None:
     (root / "closed").mkdir()
     (root / "closed" / "data").symlink_to("../open")
     path = root / "closed" / "data" / "foo"
-    assert judge(path, own=2).refusal.startswith(f'"{root}/open" can be written')
+    assert check_ownership(path, own=2).refusal.startswith(f'"{root}/open" can be written')
 
 
 def test_links_in_a_circle_are_an_error_and_no_endless_way(root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):
-        judge(root / "a" / "foo")
+        check_ownership(root / "a" / "foo")
     at = root
     for number in range(MOST_LINKS):
         (root / f"l{number}").symlink_to(f"l{number + 1}")
         at = root / f"l{number}"
-    assert judge(at / "foo").refusal == ""
+    assert check_ownership(at / "foo").refusal == ""
 
 
 def test_what_does_not_exist_yet_is_judged_as_far_as_it_does(root: Path) -> None:
-    assert judge(root / "a" / "b" / "c", own=2).refusal == ""
+    assert check_ownership(root / "a" / "b" / "c", own=2).refusal == ""
     root.chmod(0o777)
-    assert judge(root / "a" / "b" / "c", own=2).refusal != ""
+    assert check_ownership(root / "a" / "b" / "c", own=2).refusal != ""
 
 
 def test_all_that_is_made_is_for_us_alone(root: Path) -> None:
@@ -207,9 +213,9 @@ def test_all_that_is_made_is_for_us_alone(root: Path) -> None:
 
 
 def test_doubts_are_a_refusal_or_warnings(root: Path) -> None:
-    assert doubts(root) == ()
+    assert ownership_warnings(root) == ()
     root.chmod(0o777)
-    assert len(doubts(root)) == 1
+    assert len(ownership_warnings(root)) == 1
 
 
 @pytest.mark.parametrize(

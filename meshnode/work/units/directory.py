@@ -15,7 +15,7 @@ from pathlib import Path
 from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.logs import SubjectLogger
-from meshnode.ownership import NODE_DIRECTORIES, cleaned_place, judge, make_private
+from meshnode.ownership import NODE_DIRECTORIES, check_ownership, cleaned_place, make_private
 
 Identity = tuple[int, int]
 """Device and inode of a directory."""
@@ -94,7 +94,7 @@ class NodeDirectory:
         lock = -1
         try:
             make_private(self._path)
-            judgement = judge(self._given, own=NODE_DIRECTORIES)
+            judgement = check_ownership(self._given, own=NODE_DIRECTORIES)
             if judgement.refusal:
                 raise WorkError(judgement.refusal)
             # The directory itself is locked: a lock file beside the units would be listed with
