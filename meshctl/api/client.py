@@ -230,8 +230,8 @@ class ControlClient:
             ttl: Time in which remote work must start, e.g. ``1h20m30s``.
             signwork: Have the node sign the submission.
             tls_client: Name of a ``tls-client`` of our node, for the way to the target.
-            on_created: Called with the unit's ID before the payload is sent, for whoever must be
-                able to name the unit whatever happens next.
+            on_created: Called with the unit's ID before the payload is sent, so that the caller
+                can name the unit whatever happens next.
             on_sent: Called after each piece of the payload with the bytes sent so far and their
                 number in all, None where that is not known.
 
@@ -286,8 +286,7 @@ class ControlClient:
         Raises:
             CommandRefused: the mesh said why not.
         """
-        # A receptor node does not know "framed" and answers as always: its stream has plain bytes,
-        # and nobody can tell its end from its loss.
+        # A receptor node ignores "framed" and sends plain bytes, whose end looks like their loss.
         session, reply = self._connect_to(node, service, tls_client, framed=True)
         if reply == _FRAMED:
             return FramedStream(session)
@@ -323,7 +322,7 @@ class ControlClient:
         raise ProtocolMismatch(f"the node's reply to {subcommand} is empty")
 
     def _take(self) -> Connection:
-        """Return a session that nobody else has: the idle one, or a new one."""
+        """Return an exclusive session: the idle one, or a new one."""
         session, self._session = self._session, None
         if session is not None:
             if session.is_idle():

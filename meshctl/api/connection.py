@@ -1,4 +1,4 @@
-"""One session with a control service: its greeting, lines to and fro, raw bytes after a line."""
+"""One session with a control service: the greeting, lines both ways, raw bytes after a line."""
 
 import json
 import re

@@ -1,8 +1,8 @@
 """A unit's status: what it says, and how it changes.
 
-A status changes as a meshnode tells it, and as a receptor node says when it is asked again and
-again. ``work watch`` is meshnode's own command. receptor refuses it (``bad command``), and so does
-a meshnode where it would have to be signed; both tell a status to whoever asks.
+A meshnode pushes each change to a client that asks for ``work watch``. A receptor node refuses that
+(``bad command``), and so does a meshnode for work that must be signed. Both answer ``work status``,
+so there the client polls.
 """
 
 import time
@@ -36,15 +36,14 @@ ENDED = frozenset(STATES[2:])
 """Names of the states that a unit does not leave."""
 
 ASK_INTERVAL = 1.0
-"""Seconds between two questions to a node that does not tell by itself, and between two attempts to
-reach one that is away: soon enough for a person, and rare enough for thousands of waiting scripts.
-"""
+"""Seconds between two polls, and between two attempts to reach a node that is away: soon enough for
+a person, and rare enough for thousands of waiting scripts."""
 
 NODE_RETURNS = 30.0
-"""Seconds that a node may be away in the midst of a watch, as one is that restarts."""
+"""Seconds that a node may be away during a watch: it may be restarting."""
 
 FIRST_STATUS = 10.0
-"""Seconds at least for the first status, however short the time-out: it says where the unit is."""
+"""Seconds to wait for the first status, even if the time-out is shorter: WaitTimedOut needs it."""
 
 
 def moment(status: Mapping[str, Any], key: str) -> datetime | None:
@@ -72,8 +71,8 @@ class Watch:
     """One watch of one unit.
 
     Args:
-        take: Gives a session that nobody else has.
-        ask: Gives the unit's status by asking for it.
+        take: Returns an exclusive session.
+        ask: Returns the unit's status now.
         unit_id: The unit, checked to be one word.
         timeout: Seconds until :meth:`statuses` gives up; None for never.
     """
@@ -125,7 +124,7 @@ class Watch:
                 continue
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
                 self._check_away(error)
-            # A node that ends its sessions without news, as one that is ending, is left in peace.
+            # A node that is shutting down ends sessions without news: asking at once would spin.
             if source == self._asked or self._changes == before:
                 self._pause()
 

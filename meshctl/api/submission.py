@@ -64,9 +64,9 @@ class Payload:
     smaller payload, it is a broken one, and what is appended meanwhile is not sent.
 
     Attributes:
-        size: how many bytes it has; None where nobody knows before it is sent.
+        size: how many bytes it has; None if only sending it will tell.
         announced: what a node can check the payload against, as fields of the submission; empty
-            where nobody knows before it is sent (a pipe, an object that only reads).
+            if only sending it will tell (a pipe, an object that only reads).
 
     Raises:
         BadSettings: the source is text, or nothing that has bytes.

@@ -115,7 +115,7 @@ class Selection:
         return self.everything or bool(self.states) or self.older_than is not None
 
     def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> Sequence[str]:
-        """Return the IDs of the units that are so, in the order given."""
+        """Return the IDs of the units that match, in the order given."""
         if self.everything:
             return list(units)
         states = self.states or ENDED
@@ -205,7 +205,7 @@ class UnitFilter:
     since: timedelta | None = None
 
     def choose(self, units: Mapping[str, dict[str, Any]], now: datetime) -> dict[str, Any]:
-        """Return the units that are so, in the order given."""
+        """Return the units that match, in the order given."""
         chosen = {
             unit: status
             for unit, status in units.items()

@@ -46,7 +46,7 @@ _MEANINGS = {
     ExitCode.WAIT_TIMED_OUT: "wait: a unit had not ended when the time was up; it goes on",
     ExitCode.SUBMIT_FAILED: "the submission failed",
     ExitCode.INTERRUPTED: "Ctrl-C; a unit that was followed goes on",
-    ExitCode.OUTPUT_CLOSED: "whoever read standard output closed it",
+    ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it",
 }
 
 
@@ -148,7 +148,7 @@ LARGE_BYTES = 1024 * 1024
 """Bytes from which on a transfer is shown: what a unit prints now and then is no transfer."""
 
 SHOW_AFTER = 0.5
-"""Seconds after which it is shown: a line that only flashes helps nobody."""
+"""Seconds after which it is shown: a shorter line would only flash."""
 
 REDRAW_INTERVAL = 0.1
 """Seconds between two drawings at least: terminals are slow, and eyes are too."""
@@ -195,7 +195,7 @@ class Progress:
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody would see it."""
+        """Whether it is drawn."""
         return self._terminal is not None
 
     def update(self, done: int, total: int | None = None) -> None:
@@ -218,7 +218,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         assert self._terminal is not None
-        # A terminal that has gone away is no reason to end what nobody may look at.
+        # The transfer goes on if the terminal is gone.
         with suppress(OSError, ValueError):
             self._terminal.write(text)
             self._terminal.flush()
