@@ -1,17 +1,15 @@
-"""The node: the one file that knows every part and puts them together."""
+"""The node: the one file that knows every part, and starts each."""
 
 import gc
 import signal
-import sys
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import Any
 
 import trio
 
 from meshnode import __version__, logs
 from meshnode.config import ControlService as ControlServiceDirective
-from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
+from meshnode.config import NodeConfig
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
@@ -24,20 +22,15 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
-from meshnode.work.local.client import Launcher
-from meshnode.work.local.worktypes import CommandType, PythonType
-from meshnode.work.units.access import Signatures
-from meshnode.work.units.adoption import boot_id
+from meshnode.work.configured import make_units
 from meshnode.work.units.commands import work_command
-from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.retention import Retention
-from meshnode.work.units.store import UnitStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
 
 RELOAD_SIGNAL = signal.SIGHUP
-"""Has the node take its changed configuration over, as ``meshctl reload`` does."""
+"""Signal that has the node reload its configuration, as ``meshctl reload`` does."""
 
 
 def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
@@ -100,7 +93,7 @@ async def _start(
     nursery: trio.Nursery,
     reserve: DescriptorReserve,
 ) -> None:
-    """Start every part, the ones that others hear of last."""
+    """Start every part. What other nodes can see comes last: links, once all else answers."""
     mesh.set_firewall(config.node.firewallrules)
     registry = CommandRegistry()
     units = make_units(config, mesh, raise_limit(), reserve)
@@ -126,19 +119,19 @@ async def _start(
     for doubt in units.doubts:
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
-        # Others may open a stream here at any moment. It should not have to wait, nor should we.
+        # Another node may open a stream at any moment, and should not wait for the engine to load.
         nursery.start_soon(_load_engine)
 
 
 async def _load_engine() -> None:
-    with suppress(NoThread):  # the first stream then waits for it
+    with suppress(NoThread):  # the first stream then loads it
         await in_thread(load_engine)
 
 
 async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery) -> None:
     if not config.services:
         return
-    # Imported here: most nodes have none, and a start is no longer than it must be.
+    # Imported here: most nodes have no services, and should not wait for their modules.
     from meshnode.services import make_service  # noqa: PLC0415
 
     for wanted in config.services:
@@ -164,74 +157,13 @@ async def _open_control(
         raise directive.error(exc.parameter, exc.problem) from exc
 
 
-def work_type(directive: WorkDirective) -> CommandType:
-    """Return the type of work that a directive offers."""
-    common: dict[str, Any] = {
-        "verify_signature": directive.verifysignature,
-        "env": directive.env,
-        "cwd": directive.cwd or None,
-        "timeout": directive.timeout,
-        "max_output": directive.maxoutput,
-        "grace": directive.grace,
-    }
-    match directive:
-        case WorkCommand():
-            return CommandType(
-                directive.command,
-                directive.params,
-                allow_runtime_params=directive.allowruntimeparams,
-                **common,
-            )
-        case WorkPython():
-            return PythonType(
-                sys.executable,
-                plugin=directive.plugin,
-                function=directive.function,
-                config=directive.config,
-                **common,
-            )
-        case _:
-            raise AssertionError(f"no runner for {directive.INFO.name}")
-
-
 def begin_collections() -> None:
     """Collect garbage from now on, if the command line has put it off.
 
-    What has been loaded by now stays for as long as the node runs, so no later collection need
-    look at it: one over all of it would hold everybody up for some ten milliseconds.
+    All that is loaded by now stays while the node runs. It is frozen, since a collection that
+    looks at it would hold everything up for some ten milliseconds.
     """
     if not gc.isenabled():
         gc.collect()
         gc.freeze()
         gc.enable()
-
-
-def make_units(
-    config: NodeConfig, mesh: Mesh, descriptors: int, reserve: DescriptorReserve
-) -> UnitManager:
-    """Return the units that the node's directory holds, with the configured work types.
-
-    ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
-    """
-    return UnitManager(
-        store=UnitStore(config.node.datadir / config.node.id, reserve),
-        launcher=Launcher(descriptors),
-        dialer=mesh,
-        work_types={d.worktype: work_type(d) for d in config.work_types},
-        node_id=config.node.id,
-        boot=boot_id(),
-        signatures=make_signatures(config),
-        forwarding=config.node.allowforwarding,
-        max_remote_output=config.node.remote_maxoutput,
-        remember=config.node.remember_submissions,
-    )
-
-
-def make_signatures(config: NodeConfig) -> Signatures:
-    """Return what signs and checks signatures as the configuration says."""
-    if config.work_signing is None and config.work_verification is None:
-        return Signatures()
-    # Imported here, as services are.
-    from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
-
-    return Signatures(make_signer(config), make_verifier(config))

@@ -1,0 +1,82 @@
+"""Makes a node's units of its configuration: the types of work that it offers, and its keys.
+
+A new kind of work is a package beside these with its runner, its directive in
+config/work_directives.py, and a case of :func:`work_type`.
+"""
+
+import sys
+from typing import Any
+
+from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
+from meshnode.resources import DescriptorReserve
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.worktypes import CommandType, PythonType
+from meshnode.work.remote.client import Dialer
+from meshnode.work.units.access import Signatures
+from meshnode.work.units.adoption import boot_id
+from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.store import UnitStore
+
+
+def make_units(
+    config: NodeConfig, dialer: Dialer, descriptors: int, reserve: DescriptorReserve
+) -> UnitManager:
+    """Return the manager of the units that the node's directory holds.
+
+    ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
+    """
+    return UnitManager(
+        store=UnitStore(config.node.datadir / config.node.id, reserve),
+        launcher=Launcher(descriptors),
+        dialer=dialer,
+        work_types={d.worktype: work_type(d) for d in config.work_types},
+        node_id=config.node.id,
+        boot=boot_id(),
+        signatures=make_signatures(config),
+        forwarding=config.node.allowforwarding,
+        max_remote_output=config.node.remote_maxoutput,
+        remember=config.node.remember_submissions,
+    )
+
+
+def work_type(directive: WorkDirective) -> CommandType:
+    """Return the type of work that a directive offers."""
+    common: dict[str, Any] = {
+        "verify_signature": directive.verifysignature,
+        "env": directive.env,
+        "cwd": directive.cwd or None,
+        "timeout": directive.timeout,
+        "max_output": directive.maxoutput,
+        "grace": directive.grace,
+    }
+    match directive:
+        case WorkCommand():
+            return CommandType(
+                directive.command,
+                directive.params,
+                allow_runtime_params=directive.allowruntimeparams,
+                **common,
+            )
+        case WorkPython():
+            return PythonType(
+                sys.executable,
+                plugin=directive.plugin,
+                function=directive.function,
+                config=directive.config,
+                **common,
+            )
+    raise AssertionError(f"no runner for {directive.INFO.name}")
+
+
+def make_signatures(config: NodeConfig) -> Signatures:
+    """Return what signs and checks signatures as the configuration says.
+
+    Raises:
+        ConfigFaults: a key cannot be used.
+    """
+    if config.work_signing is None and config.work_verification is None:
+        return Signatures()
+    # Imported here: most nodes have no keys, and the libraries for them take long to load.
+    from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
+
+    return Signatures(make_signer(config), make_verifier(config))
