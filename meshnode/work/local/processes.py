@@ -156,6 +156,17 @@ def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
     return UnitProcesses.look().of(unit_dir)
 
 
+def find_supervised(unit_dir: Path, supervisor: ProcessId) -> list[ProcessId]:
+    """Return what is left of a unit beside its supervisor.
+
+    While that lives, whatever loses its parent becomes its child: nothing can hide. Looks at every
+    process of the machine, as :func:`find_unit_processes` does.
+    """
+    below = tree.descendants({supervisor.pid}, tree.all_processes())
+    found = [ProcessId(process.pid, process.started) for process in below]
+    return found + find_unit_processes(unit_dir)
+
+
 def find_supervisor(unit_dir: Path) -> ProcessId | None:
     """Return the process that watches over what runs of a unit, None if none does.
 

@@ -14,7 +14,7 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.resources import in_thread
+from meshnode.resources import NoThread, in_thread
 from meshnode.work.local.client import (
     LauncherClosed,
     OutcomeUnknown,
@@ -29,6 +29,7 @@ from meshnode.work.local.processes import (
     ProcessHandle,
     ProcessId,
     end_unit_processes,
+    find_supervised,
     find_supervisor,
 )
 from meshnode.work.local.worktypes import CommandType
@@ -268,9 +269,25 @@ class CommandRunner:
                 await unit.wait_ended()
         finally:
             self._canceling.discard(unit.unit_id)
-        if not unit.is_final:
-            raise CommandError(f"work unit {unit.unit_id} is still being stopped")
-        return Outcome.DONE
+        if unit.is_final:
+            return Outcome.DONE
+        if await self._has_ended(unit):
+            text = "its command has ended, and its supervisor waits for the disk to record that"
+            raise NotRecorded(f"work unit {unit.unit_id}: {text}")
+        raise CommandError(f"work unit {unit.unit_id} is still being stopped")
+
+    async def _has_ended(self, unit: Unit) -> bool:
+        """Whether nothing of a unit is left but its supervisor; in doubt, something is."""
+        process = unit.status.supervisor
+        if process is None:
+            return False
+        try:
+            return not await in_thread(
+                find_supervised, self._store.directory(unit.unit_id), process
+            )
+        except (OSError, NoThread) as error:
+            unit.log.warning("cannot look for its processes: %s", error)
+            return False
 
     async def _signal(self, unit: Unit) -> None:
         """Ask the supervisor, as soon as there is one."""
@@ -311,7 +328,8 @@ class CommandRunner:
             if not force:
                 raise
             unit.log.warning("released by force: %s", error)
-        if force and not (unit.is_final or unit.end_waits):
+        if not (unit.is_final or unit.end_waits):
+            # By force, or since nothing is left but a supervisor that cannot record the end.
             with trio.move_on_after(FORCE_TIMEOUT):
                 await self._kill(unit)
         return Outcome.REMOVABLE

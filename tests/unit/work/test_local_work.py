@@ -10,6 +10,7 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local import runner
 
 
 async def test_a_submitted_command_runs_and_its_results_are_its_output(foo):
@@ -181,10 +182,31 @@ async def test_a_supervisor_that_ignores_the_cancel_is_reported_and_not_waited_f
         unit_id = await foo.submit("foo", "wait")
         supervisor = foo.launcher.supervisors[unit_id]
         monkeypatch.setattr(supervisor, "finish", lambda *args: None)
-        assert await foo.talk(f"work cancel {unit_id}") == [
-            f"ERROR: work unit {unit_id} is still being stopped"
-        ]
+        monkeypatch.setattr(runner, "find_supervised", lambda *args: [supervisor.process])
+        for wish in ("cancel", "release"):
+            assert await foo.talk(f"work {wish} {unit_id}") == [
+                f"ERROR: work unit {unit_id} is still being stopped"
+            ]
+            assert foo.status(unit_id).state is UnitState.RUNNING
+
+
+async def test_a_unit_whose_end_its_supervisor_cannot_record_is_released_without_force(
+    foo, monkeypatch, autojump_clock
+):
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+        supervisor = foo.launcher.supervisors[unit_id]
+        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        monkeypatch.setattr(runner, "find_supervised", lambda *args: [])
+        (line,) = await foo.talk(f"work cancel {unit_id}")
+        assert line == (
+            f"ERROR: work unit {unit_id}: its command has ended, and its supervisor waits for the "
+            "disk to record that"
+        )
         assert foo.status(unit_id).state is UnitState.RUNNING
+        assert await foo.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
+        assert supervisor.ended.is_set()
+        assert foo.left() == []
 
 
 async def test_a_supervisor_that_ignores_the_cancel_is_killed_by_a_forced_release(
