@@ -250,6 +250,22 @@ def test_each_file_that_a_page_on_design_or_performance_names_is_there(page: Pat
     assert [path for path in paths if not is_there(path)] == []
 
 
+def is_importable(name: str) -> bool:
+    """Whether a dotted name is a module, or something that a module defines."""
+    home, _, last = name.rpartition(".")
+    if name in MODULES:
+        return True
+    return (
+        home in MODULES and re.search(rf"\b{last}\b", FILES[MODULES[home]].read_text()) is not None
+    )
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.stem)
+def test_each_module_that_a_page_names_is_there(page: Path) -> None:
+    names = re.findall(r"`((?:meshnode|meshctl)(?:\.\w+)+)`", page.read_text("utf-8"))
+    assert [name for name in names if not is_importable(name)] == []
+
+
 def test_each_room_has_its_line_on_the_page_about_the_house() -> None:
     rooms = {f"{Path(name).parent}/" for name in FILES}
     assert rooms - named(PAGE) == set()
