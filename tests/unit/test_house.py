@@ -250,6 +250,10 @@ def test_each_file_that_a_page_on_design_or_performance_names_is_there(page: Pat
     assert [path for path in paths if not is_there(path)] == []
 
 
+ENTRY_POINTS = "meshnode.worker"
+"""The group of entry points that plug-ins of receptor have; no module."""
+
+
 def is_importable(name: str) -> bool:
     """Whether a dotted name is a module, or something that a module defines."""
     home, _, last = name.rpartition(".")
