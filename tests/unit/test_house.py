@@ -257,7 +257,7 @@ ENTRY_POINTS = "meshnode.worker"
 def is_importable(name: str) -> bool:
     """Whether a dotted name is a module, or something that a module defines."""
     home, _, last = name.rpartition(".")
-    if name in MODULES:
+    if name in MODULES or name == ENTRY_POINTS:
         return True
     return (
         home in MODULES and re.search(rf"\b{last}\b", FILES[MODULES[home]].read_text()) is not None
