@@ -15,8 +15,9 @@ from typing import Any, Self
 import trio
 from inotify_simple import INotify, flags
 
-from meshnode.work.local.client import Launcher, Started, StartRequest
+from meshnode.work.local.client import Launcher
 from meshnode.work.local.launcher import tree
+from meshnode.work.local.launcherprocess import Started, StartRequest
 from meshnode.work.local.processes import ProcessHandle, ProcessId, end_unit_processes
 
 PATIENCE = 60.0

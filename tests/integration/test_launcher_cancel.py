@@ -22,8 +22,9 @@ from launching import (
     wait_gone,
 )
 
-from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.client import Launcher
 from meshnode.work.local.launcher import tree
+from meshnode.work.local.launcherprocess import StartRequest
 from meshnode.work.local.processes import (
     ProcessHandle,
     ProcessId,

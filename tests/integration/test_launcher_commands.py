@@ -22,9 +22,10 @@ from launching import (
 )
 
 from meshnode.errors import WorkError
-from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.client import Launcher
 from meshnode.work.local.launcher import tree
 from meshnode.work.local.launcher.pool import MOST_FREE
+from meshnode.work.local.launcherprocess import StartRequest
 from meshnode.work.local.processes import ProcessId
 
 

@@ -28,9 +28,10 @@ from launching import (
 )
 
 from meshnode.errors import WorkError
-from meshnode.work.local import client
-from meshnode.work.local.client import Launcher, LauncherClosed, StartRequest
+from meshnode.work.local import client, launcherprocess
+from meshnode.work.local.client import Launcher
 from meshnode.work.local.launcher import tree
+from meshnode.work.local.launcherprocess import LauncherClosed, StartRequest
 from meshnode.work.local.processes import ProcessId, find_unit_processes
 
 
@@ -276,7 +277,7 @@ async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(
             spawned.append("once")
             return ["false"]
 
-        monkeypatch.setattr(client, "_launcher_argv", argv)
+        monkeypatch.setattr(launcherprocess, "_launcher_argv", argv)
         kill(process)
         await wait_gone(ProcessId(process.pid, process.started))
         unit = make_unit(tmp_path)
@@ -291,7 +292,7 @@ async def test_a_launcher_that_cannot_run_fails_each_start_and_does_not_spin(
 
 
 async def test_a_node_whose_launcher_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_launcher_argv", lambda descriptors: ["/no/such/python"])
+    monkeypatch.setattr(launcherprocess, "_launcher_argv", lambda descriptors: ["/no/such/python"])
     with pytest.raises(WorkError, match=r"cannot start the launcher: No such file"):
         await Launcher().run()
     with pytest.raises(LauncherClosed):
@@ -322,7 +323,8 @@ async def test_a_node_that_ends_says_so_to_starts_under_way_and_they_go_on(
 NODE = """
 import sys, trio
 from pathlib import Path
-from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.launcherprocess import StartRequest
 
 async def main():
     launcher = Launcher()

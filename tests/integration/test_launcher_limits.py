@@ -17,7 +17,8 @@ from launching import (
     wait_gone,
 )
 
-from meshnode.work.local.client import Launcher, StartRequest
+from meshnode.work.local.client import Launcher
+from meshnode.work.local.launcherprocess import StartRequest
 
 FAILED = 3
 

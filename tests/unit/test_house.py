@@ -117,8 +117,6 @@ LARGE = {
     "meshnode/mesh/streams/connection.py": NOT_YET,
     "meshnode/mesh/streams/layer.py": NOT_YET,
     "meshnode/mesh/streams/quic.py": NOT_YET,
-    "meshnode/work/local/client.py": NOT_YET,
-    "meshnode/work/local/launcher/supervisor.py": NOT_YET,
     "meshnode/work/units/store.py": NOT_YET,
     "meshnode/work/units/unit.py": NOT_YET,
 }

@@ -15,13 +15,8 @@ from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import NoThread, in_thread
-from meshnode.work.local.client import (
-    LauncherClosed,
-    OutcomeUnknown,
-    Started,
-    Starter,
-    StartRequest,
-)
+from meshnode.work.local.client import OutcomeUnknown, Starter
+from meshnode.work.local.launcherprocess import LauncherClosed, Started, StartRequest
 from meshnode.work.local.processes import (
     EndLeftovers,
     Handle,

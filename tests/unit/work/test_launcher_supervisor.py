@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from meshnode.work.local.launcher import statusfile, supervisor, tree
+from meshnode.work.local.launcher import records, statusfile, supervisor, tree, wire
 from meshnode.work.local.launcher.supervisor import Supervisor
-from meshnode.work.local.launcher.wire import SupervisorChannel
+from meshnode.work.local.launcher.wire import Answer, Ended, Refused, Start, SupervisorChannel
 
 
 @pytest.fixture
@@ -23,17 +23,20 @@ def unit(tmp_path: Path) -> Path:
 @pytest.fixture
 def watching(unit: Path) -> Supervisor:
     """Return a supervisor whose command has just ended with 0 and written three bytes."""
-    request = {"start": 1, "unit": "u", "dir": str(unit), "argv": ["x"], "grace": 1, "env": {}}
-    request |= {"cwd": None, "timeout": None, "max_output": None, "known": {}}
     myself = tree.read_process(os.getpid())
     assert myself is not None
     node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
-    lead = SupervisorChannel(os.open(os.devnull, os.O_RDONLY), reports)
-    result = Supervisor(request, myself, {}, node, lead)
+    channel = SupervisorChannel(os.open(os.devnull, os.O_RDONLY), reports)
+    result = Supervisor(Start(1, "u", str(unit), ["x"], 1, env={}), myself, {}, node, channel)
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")
     result._end = 0
     return result
+
+
+def end_of(watching: Supervisor, ended: tuple[int, str] | None = None) -> wire.Record:
+    assert watching._end is not None
+    return records.end(watching._pid, watching._end, watching._stdout, ended)
 
 
 def wait_for_the_child(supervisor: Supervisor) -> None:
@@ -63,7 +66,7 @@ def test_an_end_is_recorded_as_soon_as_the_full_disk_has_room(
 
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", waits.append)
-    watching._record(watching._outcome(None))
+    watching._record(end_of(watching))
     assert waits == [supervisor.RECORD_RETRY_SECONDS] * 3
     assert (status_of(unit)["State"], status_of(unit)["StdoutSize"]) == (2, 3)
 
@@ -83,7 +86,7 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
 
     monkeypatch.setattr(statusfile.os, "write", full)
     monkeypatch.setattr(supervisor.time, "sleep", release)
-    watching._record(watching._outcome(None))
+    watching._record(end_of(watching))
     assert not unit.exists()
 
 
@@ -94,15 +97,15 @@ def test_output_that_the_disk_lost_fails_the_unit(
     def broken(fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(supervisor, "sync", broken)
-    watching._record(watching._outcome(ended))
+    monkeypatch.setattr(records, "sync", broken)
+    watching._record(end_of(watching, ended))
     status = status_of(unit)
     assert (status["State"], status["ExitCode"]) == (3, 0)
     assert status["Detail"] == "stdout is incomplete: input/output error"
 
 
 def test_a_supervisor_whose_claim_may_stand_on_disk_takes_no_other_unit(
-    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    unit: Path, watching: Supervisor, told: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(fd: int) -> None:
         # The claim is written, and only then the disk fails.
@@ -110,25 +113,27 @@ def test_a_supervisor_whose_claim_may_stand_on_disk_takes_no_other_unit(
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     (unit / "status").write_text('{"State": 0, "SubmissionKey": "bar:1"}')
-    watching._argv = ["true"]
+    watching._request.argv = ["true"]
     monkeypatch.setattr(statusfile.os, "fsync", broken)
     watching.run()
     assert status_of(unit)["State"] == 1
     assert not watching.is_free
     # Nor may anybody believe that the same can be asked for again.
-    assert [list(answer) for answer in told] == [["error"]]
+    (answer,) = told
+    assert isinstance(answer, Refused)
+    assert (answer.is_passing, answer.is_taken) == (False, False)
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
     """What supervisors told the node."""
-    answers: list[dict[str, Any]] = []
+    answers: list[Answer] = []
 
-    def tell(node: int, request: object, outcome: dict[str, Any]) -> bool:
-        answers.append(outcome)
+    def tell(node: int, answer: Answer) -> bool:
+        answers.append(answer)
         return True
 
-    monkeypatch.setattr(supervisor, "answer", tell)
+    monkeypatch.setattr(wire, "send", tell)
     return answers
 
 
@@ -140,7 +145,7 @@ LACKS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN]
 def test_a_command_that_the_machine_has_no_process_for_is_left_to_another_start(
     unit: Path,
     watching: Supervisor,
-    told: list[dict[str, Any]],
+    told: list[Answer],
     monkeypatch: pytest.MonkeyPatch,
     lack: int,
     key: str,
@@ -151,33 +156,34 @@ def test_a_command_that_the_machine_has_no_process_for_is_left_to_another_start(
 
     before = {"State": 0, "Detail": "Starting Worker", "SubmissionKey": key, "Ours": "kept"}
     (unit / "status").write_text(json.dumps(before))
-    watching._argv = ["true"]
+    watching._request.argv = ["true"]
     monkeypatch.setattr(os, "posix_spawn", refuse)
     watching.run()
     assert status_of(unit) == before
     text = os.strerror(lack)
     (answer,) = told
-    assert answer["again"] is True
-    assert answer["error"].endswith(f"true: {text[:1].lower()}{text[1:]}")
+    assert isinstance(answer, Refused)
+    assert answer.is_passing
+    assert answer.reason.endswith(f"true: {text[:1].lower()}{text[1:]}")
     assert not watching.is_free
 
 
 def test_a_command_that_cannot_be_executed_for_good_is_not_tried_again(
-    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    unit: Path, watching: Supervisor, told: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **options: object) -> int:
         raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
 
     (unit / "status").write_text('{"State": 0}')
-    watching._argv = ["true"]
+    watching._request.argv = ["true"]
     monkeypatch.setattr(os, "posix_spawn", refuse)
     watching.run()
     assert status_of(unit)["State"] == 3
-    assert "again" not in told[-1]
+    assert not isinstance(told[-1], Refused)
 
 
 def test_at_whichever_call_no_descriptor_is_left_a_start_happens_or_may_be_asked_for_again(
-    unit: Path, watching: Supervisor, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    unit: Path, watching: Supervisor, told: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never is a command executed of which the node then hears that it was not."""
     executed: list[str] = []
@@ -199,7 +205,7 @@ def test_at_whichever_call_no_descriptor_is_left_a_start_happens_or_may_be_asked
     monkeypatch.setattr(os, "posix_spawn", spawn)
     monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Supervisor, "_wait", wait_for_the_child)
-    monkeypatch.setattr(watching._lead, "leave", lambda: None)
+    monkeypatch.setattr(watching._channel, "leave", lambda: None)
     outcomes = []
     for limit in range(1, 40):
         opened = 0
@@ -208,15 +214,16 @@ def test_at_whichever_call_no_descriptor_is_left_a_start_happens_or_may_be_asked
         for name in ("stdin", "stdout"):
             (unit / name).unlink(missing_ok=True)
         (unit / "status").write_text('{"State": 0, "SubmissionKey": "bar:1"}')
-        request = dict(watching._request, argv=["true"])
+        start = Start(1, "u", str(unit), ["true"], 1, env={})
         # Of its own: a supervisor that goes on alone closes it.
         node = real_open(os.devnull, os.O_WRONLY)
-        Supervisor(request, watching._myself, {}, node, watching._lead).run()
+        Supervisor(start, watching._myself, {}, node, watching._channel).run()
         state = status_of(unit)["State"]
         if executed:
-            assert (state, "error" in told[0]) == (2, False), limit
+            assert (state, isinstance(told[0], Refused)) == (2, False), limit
         else:
-            assert (state, told[0].get("again")) == (0, True), limit
+            assert isinstance(told[0], Refused), limit
+            assert (state, told[0].is_passing) == (0, True), limit
         outcomes.append(bool(executed))
         if opened < limit:
             break
@@ -233,7 +240,7 @@ def test_stdout_is_synced_before_the_end_is_written(
         synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
 
     monkeypatch.setattr(statusfile.os, "fsync", record)
-    watching._record(watching._outcome(None))
+    watching._record(end_of(watching))
     assert synced == ["stdout", "status.tmp", unit.name]
 
 
@@ -247,9 +254,9 @@ def test_stdout_is_synced_before_the_end_is_written(
 def test_an_end_on_a_full_disk_says_so(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch, wait_status: int, state: int, detail: str
 ) -> None:
-    monkeypatch.setattr(supervisor, "_is_full", lambda fd: True)
+    monkeypatch.setattr(records, "_is_full", lambda fd: True)
     watching._end = wait_status
-    end = watching._outcome(None)
+    end = end_of(watching)
     assert (end["State"], end["Detail"]) == (state, detail)
 
 
@@ -260,19 +267,22 @@ def test_the_node_hears_of_an_end_before_the_launcher_hears_that_its_supervisor_
     """Killed in between, it would leave a unit that runs for ever in the node's memory only."""
     told: list[str] = []
 
-    def tell_node(node: int, request: object, outcome: dict[str, object]) -> bool:
-        told.append("ended" if "ended" in outcome else "started")
+    def tell_node(node: int, answer: Answer) -> bool:
+        has_ended = isinstance(answer, Ended) or (
+            isinstance(answer, wire.Started) and answer.end is not None
+        )
+        told.append("ended" if has_ended else "started")
         return True
 
     def tell_launcher() -> bool:
         told.append("free")
         return True
 
-    monkeypatch.setattr(supervisor, "answer", tell_node)
-    monkeypatch.setattr(watching._lead, "be_free", tell_launcher)
+    monkeypatch.setattr(wire, "send", tell_node)
+    monkeypatch.setattr(watching._channel, "be_free", tell_launcher)
     monkeypatch.setattr(Supervisor, "_wait", wait_for_the_child)
     (unit / "status").write_text('{"State": 0}')
-    watching._argv, watching._end = argv, None
+    watching._request.argv, watching._end = argv, None
     watching.run()
     assert told[-2:] == ["ended", "free"]
     assert status_of(unit)["State"] in {2, 3}
@@ -282,9 +292,9 @@ def test_a_supervisor_that_cannot_tell_the_node_takes_no_other_unit(
     unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It exits, which is what tells the launcher, and that tells the node."""
-    monkeypatch.setattr(supervisor, "answer", lambda *told: False)
-    monkeypatch.setattr(watching._lead, "be_free", lambda: pytest.fail("said to be free"))
+    monkeypatch.setattr(wire, "send", lambda *told: False)
+    monkeypatch.setattr(watching._channel, "be_free", lambda: pytest.fail("said to be free"))
     (unit / "status").write_text('{"State": 0}')
-    watching._argv, watching._end = ["no-such-program-4711"], None
+    watching._request.argv, watching._end = ["no-such-program-4711"], None
     watching.run()
     assert not watching.is_free

@@ -9,7 +9,7 @@ from work_fakes import FakeLauncher, FakeSupervisor
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.local.client import LauncherClosed
+from meshnode.work.local.launcherprocess import LauncherClosed
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.shortage import NotNow
 from meshnode.work.units.status import RemoteExtra, UnitStatus

@@ -24,7 +24,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
-from meshnode.work.local.client import Started
+from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units import directory, tombstones

@@ -1,19 +1,11 @@
-"""The launcher's loop: a request in, a supervisor at work; ends with its node.
+"""The launcher's loop: a start in, a supervisor at work; ends with its node.
 
-Packets to the node are JSON objects with the number (``start``) and the ``unit`` of a request, and
-what became of it. From a supervisor: ``supervisor`` (pid), ``started`` (ticks) and ``record`` (what
-it changed in the status), or ``error``, with ``taken`` when the unit was not Pending, and with
-``again`` when the machine lacks something now and the same may be asked for later; with it or
-later ``ended``, the record of an end that came at once, or ``alone`` when there will be no more
-word of it. From the launcher: ``error`` (and ``again``) when it cannot fork, and ``gone`` when a
-supervisor ended abnormally. A supervisor's answer is in the queue before its end can be seen, so
-``gone`` without an answer before it means that there is none.
+The messages are those of :mod:`.wire`.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import select
@@ -23,7 +15,6 @@ import sys
 from meshnode.files import is_passing
 from meshnode.work.local.launcher import command, wire
 from meshnode.work.local.launcher.pool import SupervisorPool
-from meshnode.work.local.launcher.supervisor import answer
 
 WAKEUP_BYTES = 512
 """Bytes read at once of the pipe that carries one byte per SIGCHLD."""
@@ -103,7 +94,7 @@ class Launcher:
     def __init__(self, socket_fd: int) -> None:
         self._socket = socket_fd
         self._assembler = wire.Assembler()
-        self._staff = SupervisorPool(socket_fd, self._leave)
+        self._pool = SupervisorPool(socket_fd, self._leave)
         self._wakeup, self._waker = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._waker, False)
@@ -114,17 +105,17 @@ class Launcher:
         """Start what is asked for and reap what has ended, until the node's end closes."""
         poll = select.poll()
         # In this order they are seen to: who has become free can take the request that is next.
-        for fd in (self._wakeup, self._staff.reports, self._socket):
+        for fd in (self._wakeup, self._pool.reports, self._socket):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = poll.poll(FREE_MILLISECONDS if self._staff.has_free else None)
+            ready = poll.poll(FREE_MILLISECONDS if self._pool.has_free else None)
             if not ready:
-                self._staff.let_go()
+                self._pool.let_go()
             for fd, _events in ready:
                 if fd == self._wakeup:
                     self._reap()
-                elif fd == self._staff.reports:
-                    self._staff.take_reports()
+                elif fd == self._pool.reports:
+                    self._pool.take_reports()
                 elif not self._take_packet():
                     return
 
@@ -142,15 +133,13 @@ class Launcher:
         return True
 
     def _start(self, text: bytes) -> None:
-        request = json.loads(text)
+        start = wire.Start.parse(text)
         try:
-            self._staff.start(request, text)
+            self._pool.start(start, text)
         except OSError as error:
             reason = f"cannot start a supervisor: {command.error_text(error)}"
-            outcome: dict[str, object] = {"error": reason}
-            if is_passing(error):
-                outcome["again"] = True
-            answer(self._socket, request, outcome)
+            refused = wire.Refused(start, reason, is_passing=is_passing(error))
+            wire.send(self._socket, refused)
 
     def _leave(self) -> None:
         """In a new supervisor: let go of what is the launcher's; the socket is both's."""
@@ -171,4 +160,4 @@ class Launcher:
                 return
             if pid == 0:
                 return
-            self._staff.take_end(pid, wait_status)
+            self._pool.take_end(pid, wait_status)

@@ -1,4 +1,8 @@
-"""The launcher's supervisors: forked when there is none to spare, kept for a while when free."""
+"""The launcher's supervisors: forked when there is none to spare, kept for a while when free.
+
+Without the reuse, 200 short units take 2.0 s instead of 1.0 to 1.6 s, and the answer to one takes
+50 ms instead of 16 to 22 ms (``python -m bench --only spawn,latency``).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import os
 from collections.abc import Callable
 
 from meshnode.work.local.launcher import command, wire
-from meshnode.work.local.launcher.supervisor import Request, answer, supervise
+from meshnode.work.local.launcher.supervisor import supervise
 
 MOST_FREE = 32
 """Supervisors kept without a unit: some two megabytes each. More than that many units start at the
 same moment only where forking is the least of the work."""
 
 HANDED_BYTES = 32 * 1024
-"""Longest request for a supervisor that exists: an empty pipe holds it, so the launcher never waits
+"""Longest start for a supervisor that exists: an empty pipe holds it, so the launcher never waits
 until it is read. What is longer is worth a fork."""
 
 REPORT_BYTES = 4096
@@ -36,8 +40,8 @@ class SupervisorPool:
         self._leave_launcher = leave_launcher
         self.reports, self._reporting = os.pipe()
         self._unfinished = b""
-        self._units: dict[int, Request] = {}
-        """The unit of each supervisor that has one."""
+        self._busy: dict[int, wire.Start] = {}
+        """The start that each supervisor with a unit was made for, without its command."""
         self._pipes: dict[int, int] = {}
         """Where each supervisor that takes requests reads them."""
         self._free: list[int] = []
@@ -47,18 +51,18 @@ class SupervisorPool:
         """Whether a supervisor waits for a unit."""
         return bool(self._free)
 
-    def start(self, request: Request, text: bytes) -> None:
-        """Have a supervisor see to ``request``; ``text`` is the same as JSON.
+    def start(self, start: wire.Start, text: bytes) -> None:
+        """Have a supervisor see to a start; ``text`` is the same as JSON.
 
         Raises:
             OSError: none can be forked.
         """
-        pid = self._hand(text) or self._fork(request)
-        # Not the whole request: it may be megabytes, and the unit may run for days.
-        self._units[pid] = {key: request[key] for key in ("start", "unit")}
+        pid = self._hand(text) or self._fork(start)
+        # Without the command: it may be megabytes, and the unit may run for days.
+        self._busy[pid] = wire.Start(start.number, start.unit_id, "", [], 0)
 
     def _hand(self, text: bytes) -> int | None:
-        """Give a request to a free supervisor; None if there is none."""
+        """Give a start to a free supervisor; None if there is none."""
         while self._free and len(text) < HANDED_BYTES:
             # The one that was busy last has its memory still at hand.
             pid = self._free.pop()
@@ -69,7 +73,7 @@ class SupervisorPool:
             return pid
         return None
 
-    def _fork(self, request: Request) -> int:
+    def _fork(self, start: wire.Start) -> int:
         requests, ours = os.pipe()
         try:
             pid = os.fork()
@@ -82,7 +86,7 @@ class SupervisorPool:
             # A pipe that a sibling held open would not end with the launcher.
             for fd in (self.reports, ours, *self._pipes.values()):
                 os.close(fd)
-            supervise(request, self._node, wire.SupervisorChannel(requests, self._reporting))
+            supervise(start, self._node, wire.SupervisorChannel(requests, self._reporting))
         os.close(requests)
         self._pipes[pid] = ours
         return pid
@@ -93,14 +97,14 @@ class SupervisorPool:
             b"\n"
         )
         for line in lines:
-            pid, what = line.decode().split()
-            if int(pid) not in self._pipes:
+            pid, what = wire.parse_report(line)
+            if pid not in self._pipes:
                 continue  # its end was seen first
             if what == wire.FREE and len(self._free) < MOST_FREE:
-                del self._units[int(pid)]
-                self._free.append(int(pid))
+                del self._busy[pid]
+                self._free.append(pid)
             else:
-                self._close_pipe(int(pid))
+                self._close_pipe(pid)
 
     def let_go(self) -> None:
         """Have the free supervisors end."""
@@ -112,9 +116,9 @@ class SupervisorPool:
         self._close_pipe(pid)
         if pid in self._free:
             self._free.remove(pid)
-        request = self._units.pop(pid, None)
-        if request is not None and wait_status != 0:
-            answer(self._node, request, {"gone": command.end_text(wait_status)})
+        start = self._busy.pop(pid, None)
+        if start is not None and wait_status != 0:
+            wire.send(self._node, wire.Gone(start, command.end_text(wait_status)))
 
     def _close_pipe(self, pid: int) -> None:
         pipe = self._pipes.pop(pid, None)

@@ -27,7 +27,6 @@ Two decisions that a user can see:
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -35,19 +34,17 @@ import time
 from collections.abc import Callable
 
 from meshnode import files
-from meshnode.work.local.launcher import cancelsignal, command, tree
+from meshnode.work.local.launcher import cancelsignal, command, records, tree, wire
 from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS, Limits
 from meshnode.work.local.launcher.statusfile import (
     CANCELED,
     FAILED,
     RUNNING,
-    SUCCEEDED,
     NotPending,
     StatusFile,
     UnitVanished,
-    sync,
 )
-from meshnode.work.local.launcher.wire import SupervisorChannel
+from meshnode.work.local.launcher.wire import Record, Start, SupervisorChannel
 
 UNIT_ID_VARIABLE = "MESHNODE_UNIT_ID"
 """Environment variable that tells a command (and its descendants) its unit."""
@@ -58,10 +55,6 @@ UNIT_DIR_VARIABLE = "MESHNODE_UNIT_DIR"
 RECORD_RETRY_SECONDS = 1.0
 """Wait before another try to record an end on a disk that is full or failing. No event says that
 there is room again; a try costs some microseconds, so one a second does not load the machine."""
-
-FULL_BYTES = 64 * 1024
-"""Free bytes below which a disk counts as full: what a write did not find room for may be more than
-is left."""
 
 KILL_RETRY_SECONDS = 1.0
 """Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
@@ -80,20 +73,12 @@ SUPERVISOR_FAILED = 1
 
 _WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
-Request = dict[str, object]
-"""What :mod:`meshnode.work.local.client` asks for: ``start`` (number of the request), ``unit``,
-``dir``,
-``argv``, ``grace`` (seconds), ``env`` (str to str) or null for the launcher's own, ``cwd`` or null,
-``timeout`` (seconds) or null, ``max_output`` (bytes of stdout) or null, ``known`` (keys of the
-status to be written with the claim).
-"""
 
-
-def supervise(request: Request, node: int, lead: SupervisorChannel) -> None:
-    """Supervise the unit of ``request``, and others while each ends at once; does not return.
+def supervise(start: Start, node: int, channel: SupervisorChannel) -> None:
+    """Supervise the unit of ``start``, and others while each ends at once; does not return.
 
     Runs in a process of its own, freshly forked, with only descriptors 0-2, ``node`` (the socket
-    that answers go to) and those of ``lead`` open.
+    that answers go to) and those of ``channel`` open.
     """
     try:
         # Beside what the launcher holds back already; from now on it is only ever waited for.
@@ -103,41 +88,27 @@ def supervise(request: Request, node: int, lead: SupervisorChannel) -> None:
         try:
             myself = tree.read_process(os.getpid())
         except OSError as error:
-            answer(node, request, refusal(error))
+            wire.send(node, _refusal(start, error))
             os._exit(0)
         assert myself is not None
         # Once for all units: each look at os.environ turns bytes into text.
         environment = dict(os.environ)
-        following: Request | None = request
+        following: Start | None = start
         while following is not None:
-            request = following
-            supervisor = Supervisor(request, myself, environment, node, lead)
+            start = following
+            supervisor = Supervisor(start, myself, environment, node, channel)
             supervisor.run()
-            following = lead.next_request() if supervisor.is_free else None
+            following = channel.next_start() if supervisor.is_free else None
     except BaseException:  # noqa: BLE001 - a forked process must not go on as the launcher
-        _log_crash(str(request["dir"]))
+        _log_crash(start.unit_dir)
         os._exit(SUPERVISOR_FAILED)
     os._exit(0)
 
 
-def answer(node: int, request: Request, outcome: dict[str, object]) -> bool:
-    """Tell the node what became of a request; False if it is gone (the next one reads the disk)."""
-    packet = {"start": request["start"], "unit": request["unit"]} | outcome
-    try:
-        os.write(node, json.dumps(packet).encode())
-    except (BrokenPipeError, ConnectionResetError):
-        return False
-    return True
-
-
-def refusal(error: Exception, *, is_claimed: bool = False) -> dict[str, object]:
-    """Return the answer that there is no supervisor for a unit, and why.
-
-    With ``again`` the same may be asked for once more: what was in the way passes, and nothing has
-    been done.
-    """
-    again = files.is_passing(error) and not is_claimed
-    return {"error": _describe(error)} | ({"again": True} if again else {})
+def _refusal(start: Start, error: Exception, *, is_claimed: bool = False) -> wire.Refused:
+    """Return the answer that there is no supervisor for a unit, and why."""
+    passing = files.is_passing(error) and not is_claimed
+    return wire.Refused(start, _describe(error), is_passing=passing)
 
 
 class Supervisor:
@@ -149,26 +120,22 @@ class Supervisor:
 
     def __init__(
         self,
-        request: Request,
+        start: Start,
         myself: tree.Process,
         environment: dict[str, str],
         node: int,
-        lead: SupervisorChannel,
+        channel: SupervisorChannel,
     ) -> None:
-        self._request = request
-        self._argv: list[str] = list(request["argv"])  # type: ignore[call-overload]
-        self._cwd: str | None = request["cwd"]  # type: ignore[assignment]
-        self._grace = float(request["grace"])  # type: ignore[arg-type]
-        self._unit_id = str(request["unit"])
-        self._dir = str(request["dir"])
-        self._limits = Limits(request["timeout"], request["max_output"])  # type: ignore[arg-type]
-        env: dict[str, str] | None = request["env"]  # type: ignore[assignment]
-        own = {UNIT_ID_VARIABLE: self._unit_id, UNIT_DIR_VARIABLE: self._dir}
-        self._env = (environment if env is None else env) | own
+        self._request = start
+        self._unit_id = start.unit_id
+        self._dir = start.unit_dir
+        self._limits = Limits(start.timeout, start.max_output)
+        own = {UNIT_ID_VARIABLE: start.unit_id, UNIT_DIR_VARIABLE: start.unit_dir}
+        self._env = (environment if start.env is None else start.env) | own
         self._status = StatusFile(self._dir)
         self._myself = myself
         self._node = node
-        self._lead = lead
+        self._channel = channel
         self._stdin = self._stdout = -1
         self._pid = 0
         self._end: int | None = None
@@ -185,34 +152,36 @@ class Supervisor:
         try:
             record = self._start()
         except NotPending as error:
-            self._tell_last({"error": str(error), "taken": True})
+            self._tell_last(wire.Refused(self._request, str(error), is_taken=True))
         except (OSError, ValueError, UnitVanished) as error:
             # Not free: should the claim stand on disk after all, this end is what tells the node.
             self.is_free = False
-            outcome = refusal(error, is_claimed=self._status.is_claimed)
-            answer(self._node, self._request, outcome)
+            is_claimed = self._status.is_claimed
+            wire.send(self._node, _refusal(self._request, error, is_claimed=is_claimed))
         else:
-            word = {"supervisor": self._myself.pid, "started": self._myself.started}
+            process = self._myself
             if record["State"] == RUNNING:
-                self._tell(word | {"record": record})
+                self._tell(wire.Started(self._request, process.pid, process.started, record))
                 self._watch()
             else:
-                self._tell_last(word | {"record": record, "ended": record})
+                self._tell_last(
+                    wire.Started(self._request, process.pid, process.started, record, record)
+                )
         finally:
             self._limits.end()
             for fd in (self._stdin, self._stdout):
                 if fd >= 0:
                     os.close(fd)
 
-    def _tell(self, outcome: dict[str, object]) -> None:
-        self.is_free = answer(self._node, self._request, outcome)
+    def _tell(self, answer: wire.Answer) -> None:
+        self.is_free = wire.send(self._node, answer)
 
-    def _tell_last(self, outcome: dict[str, object]) -> None:
+    def _tell_last(self, answer: wire.Answer) -> None:
         # The node first: of a supervisor that has said that it is free the launcher tells nothing
         # any more. One that were killed in between would leave a unit that has ended on disk and
         # runs for ever in the node's memory.
-        self._tell(outcome)
-        self.is_free = self.is_free and self._lead.be_free()
+        self._tell(answer)
+        self.is_free = self.is_free and self._channel.be_free()
 
     def _keep_for_itself(self) -> None:
         """Leave node and launcher: this process is the unit's alone, and may outlive both."""
@@ -221,13 +190,13 @@ class Supervisor:
         self.is_free = False
         if self._end is None:
             self._note_pid()
-        answer(self._node, self._request, {"alone": True})
+        wire.send(self._node, wire.Alone(self._request))
         os.close(self._node)
-        self._lead.leave()
+        self._channel.leave()
 
     # --- the start ----------------------------------------------------------------------------
 
-    def _start(self) -> dict[str, object]:
+    def _start(self) -> Record:
         """Start the command, or record why that cannot be; return what is recorded.
 
         Raises:
@@ -237,31 +206,30 @@ class Supervisor:
         self._stdout = _for_command(files.open_file(self._dir + "/stdout", flags))
         self._stdin = self._open_stdin()
         output = self._limits.open(self._stdout)
-        known: dict[str, object] = self._request["known"]  # type: ignore[assignment]
+        known = self._request.known
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
             search_path = self._env.get("PATH", command.DEFAULT_PATH)
-            program = command.find_executable(self._argv[0], search_path)
+            program = command.find_executable(self._request.argv[0], search_path)
         except command.CannotExecute as error:
-            record = known | {"Supervisor": supervisor} | self._failure(str(error))
+            record = known | {"Supervisor": supervisor} | records.failure(str(error), self._stdout)
             self._status.claim(record, durable=True)
             return record
-        record = known | {"State": RUNNING, "Detail": "Running", "Started": _now()}
-        record["Supervisor"] = supervisor
+        record = known | records.start() | {"Supervisor": supervisor}
         self._status.claim(record)
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
             self._pid = command.spawn(
-                program, self._argv, self._env, self._cwd, self._stdin, output
+                program, self._request.argv, self._env, self._request.cwd, self._stdin, output
             )
         except command.CannotExecute as error:
             if error.is_passing:
                 self._give_back(str(error))
-            failure = self._failure(str(error))
+            failure = records.failure(str(error), self._stdout)
             self._record(failure)
             return record | failure
-        return record | self._running()
+        return record | records.running(self._pid)
 
     def _give_back(self, reason: str) -> None:
         """Leave a unit that cannot be executed now to a later start, if the disk lets us.
@@ -281,13 +249,10 @@ class Supervisor:
         except FileNotFoundError:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def _running(self) -> dict[str, object]:
-        return {"Detail": f"Running: PID {self._pid}", "Pid": self._pid}
-
     def _note_pid(self) -> None:
         """Write down what the node knows already, for the next node; short commands spare it."""
         try:
-            self._status.note(self._running())
+            self._status.note(records.running(self._pid))
         except (UnitVanished, OSError):
             # Nothing depends on it, and on a full disk the record of the end has its room.
             return
@@ -303,10 +268,11 @@ class Supervisor:
         overflow = self._limits.finish()
         if ended is None and overflow is not None:
             ended = FAILED, overflow
-        end = self._outcome(ended)
+        assert self._end is not None
+        end = records.end(self._pid, self._end, self._stdout, ended)
         self._record(end)
         if self.is_free:
-            self._tell_last({"ended": end})
+            self._tell_last(wire.Ended(self._request, end))
 
     def _wait_tree(self) -> tuple[int, str] | None:
         """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
@@ -358,7 +324,7 @@ class Supervisor:
         """Signal every process of the tree, after the grace time kill what is left of it."""
         self._keep_for_itself()
         self._insist(lambda: tree.signal_all(tree.own_descendants(), first))
-        deadline = time.monotonic() + self._grace
+        deadline = time.monotonic() + self._request.grace
         while not self._reap():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -380,47 +346,7 @@ class Supervisor:
             else:
                 return
 
-    # --- what is recorded ---------------------------------------------------------------------
-
-    def _failure(self, detail: str) -> dict[str, object]:
-        """Return the record of a command that was never executed."""
-        readable = detail.encode(errors="backslashreplace").decode()
-        return self._final(FAILED, readable) | {"ExitCode": None, "Signal": None}
-
-    def _outcome(self, ended: tuple[int, str] | None) -> dict[str, object]:
-        """Return the record of the command's end; ``ended`` is what :meth:`_wait_tree` returned."""
-        assert self._end is not None
-        detail = command.end_text(self._end)
-        state = SUCCEEDED if self._end == 0 else FAILED
-        if _is_full(self._stdout):
-            # Most commands tell that on their standard error, for which there was no room either.
-            # Some do not even look whether their writes succeed, and nobody else can tell.
-            lost = ", which may be incomplete" if state == SUCCEEDED else ""
-            detail += f"; no space left on the disk of its output{lost}"
-        if ended is not None:
-            state, detail = ended
-        size = os.fstat(self._stdout).st_size
-        try:
-            if size:
-                sync(self._stdout)
-        except OSError as error:
-            # What the command wrote may be lost although it was told that all was well.
-            state, detail = FAILED, f"stdout is incomplete: {command.error_text(error)}"
-        return self._final(state, detail) | {
-            "Pid": self._pid,
-            "ExitCode": command.exit_code(self._end),
-            "Signal": command.signal_name(self._end),
-        }
-
-    def _final(self, state: int, detail: str) -> dict[str, object]:
-        return {
-            "State": state,
-            "Detail": detail,
-            "StdoutSize": os.fstat(self._stdout).st_size,
-            "Finished": _now(),
-        }
-
-    def _record(self, end: dict[str, object]) -> None:
+    def _record(self, end: Record) -> None:
         """Bring the end to the disk, however long that takes, unless the unit was released."""
         while True:
             try:
@@ -440,21 +366,6 @@ def _for_command(fd: int) -> int:
     """Return a descriptor of a file as a command expects it: one that blocks, as it would say."""
     os.set_blocking(fd, True)
     return fd
-
-
-def _is_full(fd: int) -> bool:
-    disk = os.fstatvfs(fd)
-    return disk.f_bavail * disk.f_frsize < FULL_BYTES
-
-
-def _now() -> str:
-    """Return the time as RFC 3339 in UTC: ``2026-11-22T03:00:00.123456Z``."""
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
-    return (
-        f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
-        f".{nanoseconds // 1000:06d}Z"
-    )
 
 
 def _describe(error: Exception) -> str:

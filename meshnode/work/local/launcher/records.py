@@ -1,0 +1,85 @@
+"""What a supervisor records in the status of its unit: that it runs, how it ended, or why not."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from meshnode.work.local.launcher import command
+from meshnode.work.local.launcher.statusfile import FAILED, RUNNING, SUCCEEDED, sync
+from meshnode.work.local.launcher.wire import Record
+
+FULL_BYTES = 64 * 1024
+"""Free bytes below which a disk counts as full: what a write did not find room for may be more than
+is left."""
+
+
+def start() -> Record:
+    """Return the record of a command that is about to be executed."""
+    return {"State": RUNNING, "Detail": "Running", "Started": now()}
+
+
+def running(pid: int) -> Record:
+    """Return the record of a command that was executed."""
+    return {"Detail": f"Running: PID {pid}", "Pid": pid}
+
+
+def failure(detail: str, stdout: int) -> Record:
+    """Return the record of a command that was never executed."""
+    readable = detail.encode(errors="backslashreplace").decode()
+    return _final(FAILED, readable, stdout) | {"ExitCode": None, "Signal": None}
+
+
+def end(pid: int, wait_status: int, stdout: int, ended: tuple[int, str] | None) -> Record:
+    """Return the record of a command's end; sync its stdout.
+
+    ``ended`` is state and detail if the supervisor ended it.
+    """
+    detail = command.end_text(wait_status)
+    state = SUCCEEDED if wait_status == 0 else FAILED
+    if _is_full(stdout):
+        # Most commands tell that on their standard error, for which there was no room either. Some
+        # do not even look whether their writes succeed, and nobody else can tell.
+        lost = ", which may be incomplete" if state == SUCCEEDED else ""
+        detail += f"; no space left on the disk of its output{lost}"
+    if ended is not None:
+        state, detail = ended
+    try:
+        # Before the record of the end is written: a final state says that stdout is complete.
+        if os.fstat(stdout).st_size:
+            sync(stdout)
+    except OSError as error:
+        # What the command wrote may be lost although it was told that all was well.
+        state, detail = FAILED, f"stdout is incomplete: {command.error_text(error)}"
+    return _final(state, detail, stdout) | {
+        "Pid": pid,
+        "ExitCode": command.exit_code(wait_status),
+        "Signal": command.signal_name(wait_status),
+    }
+
+
+def _final(state: int, detail: str, stdout: int) -> Record:
+    return {
+        "State": state,
+        "Detail": detail,
+        "StdoutSize": os.fstat(stdout).st_size,
+        "Finished": now(),
+    }
+
+
+def _is_full(fd: int) -> bool:
+    disk = os.fstatvfs(fd)
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES
+
+
+def now() -> str:
+    """Return the time as RFC 3339 in UTC: ``2026-11-22T03:00:00.123456Z``.
+
+    Without the module datetime, which takes memory in each supervisor.
+    """
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+    return (
+        f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
+        f".{nanoseconds // 1000:06d}Z"
+    )
