@@ -12,7 +12,8 @@ from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.congestion import LARGE_SIZE
 from meshnode.mesh.streams.flowcontrol import UNSENT_MOST, Credit, CreditPool
 from meshnode.mesh.streams.identity import make_insecure_identity
-from meshnode.mesh.streams.quic import Address, MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
+from meshnode.mesh.streams.quicsettings import Address
 from meshnode.mesh.streams.stream import SEND_CHUNK
 from meshnode.shares import Holder
 

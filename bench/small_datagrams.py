@@ -9,11 +9,11 @@ for smaller datagrams than their path takes.
 import sys
 
 from meshnode.cli import main
-from meshnode.mesh.streams import quic
+from meshnode.mesh.streams import quic, quicsettings
 
 RECEPTOR_TAKES = 1452
 """Bytes of the buffer that receptor's QUIC reads a datagram into (protocol section 7)."""
 
 if __name__ == "__main__":
-    quic.LARGE_SIZE = RECEPTOR_TAKES
+    quic.LARGE_SIZE = quicsettings.LARGE_SIZE = RECEPTOR_TAKES
     sys.exit(main())

@@ -16,7 +16,7 @@ from meshnode.control.service import ControlListener, ControlService, open_liste
 from meshnode.errors import WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks
-from meshnode.mesh.streams.layer import load_engine
+from meshnode.mesh.streams.connections import load_engine
 from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType

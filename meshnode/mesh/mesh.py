@@ -26,7 +26,8 @@ from meshnode.mesh.peers.sendqueue import Outgoing
 from meshnode.mesh.peers.session import FLUSH_TIMEOUT, PeerSession
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer, StreamListener
+from meshnode.mesh.streams.layer import MANY_STREAMS, StreamLayer
+from meshnode.mesh.streams.listener import StreamListener
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.policies import LinkPolicy, Rule
 from meshnode.protocol.messages import MAX_HOPS, decode_service

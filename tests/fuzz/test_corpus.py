@@ -10,7 +10,7 @@ import pytest
 
 from fuzz.catalogue import TARGETS
 from fuzz.engine import fuzz, make_input
-from meshnode.mesh.streams.layer import StreamListener
+from meshnode.mesh.streams.listener import StreamListener
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.topology import Topology, Verdict
 

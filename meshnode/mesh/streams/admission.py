@@ -21,7 +21,7 @@ from aioquic.quic.packet import (
 )
 
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
-from meshnode.mesh.streams.quic import CID_LENGTH, Address
+from meshnode.mesh.streams.quicsettings import CID_LENGTH, Address
 from meshnode.protocol.messages import ServiceKey
 from meshnode.shares import Holder, Limit, Shares
 

@@ -23,6 +23,10 @@ the path is known, so that a stream waits no round trip for its second window.""
 LEAST_WINDOW = 16 * 1024
 """Bytes that may be sent ahead on any stream, however many its node has."""
 
+CREDIT_STEP = 4
+"""Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
+more often would cost packets."""
+
 MAX_BYTES = 96 * 1024 * 1024
 """Bytes that may be sent ahead on all streams, those with the least window not counted. One node
 may have half of it."""
@@ -57,6 +61,7 @@ class Credit:
     """What one connection promises to its peer, from its handshake to its end."""
 
     __slots__ = (
+        "_consumed",
         "_holder",
         "_pool",
         "_reserved",
@@ -71,7 +76,10 @@ class Credit:
         self._holder = holder
         self._reserved = 0
         self._reserved_streams = 0
+        self._consumed: dict[int, int] = {}
+        """Bytes of each stream that were read, of those that some were read of."""
         self._wide: set[int] = set()
+        """The streams of these that have the wide window."""
         self.streams = 0
         """Streams that the peer may have open."""
         self.window = 0
@@ -89,6 +97,19 @@ class Credit:
         pool.bytes.take(holder, self._reserved)
         self.window = max(LEAST_WINDOW, self._reserved // self.streams)
 
+    def consumed(self, stream_id: int, count: int, limit: int) -> int | None:
+        """Note that ``count`` bytes of a stream were read, of which the peer may send ``limit``.
+
+        Returns:
+            The new limit, if the peer is to be told one.
+        """
+        consumed = self._consumed.get(stream_id, 0) + count
+        self._consumed[stream_id] = consumed
+        window = self.window_of(stream_id)
+        if limit - consumed >= window - window // CREDIT_STEP:
+            return None
+        return consumed + self.widen(stream_id)
+
     def window_of(self, stream_id: int) -> int:
         """Return the window of a stream."""
         return WIDE_WINDOW if stream_id in self._wide else self.window
@@ -104,8 +125,9 @@ class Credit:
         self._wide.add(stream_id)
         return WIDE_WINDOW
 
-    def narrow(self, stream_id: int) -> None:
+    def forget(self, stream_id: int) -> None:
         """Take note of the end of a stream."""
+        self._consumed.pop(stream_id, None)
         if stream_id in self._wide:
             self._wide.discard(stream_id)
             self._pool.bytes.give_back(self._holder, WIDE_WINDOW - self.window)
@@ -113,7 +135,7 @@ class Credit:
     def close(self) -> None:
         """Take note of the end of the connection."""
         for stream_id in list(self._wide):
-            self.narrow(stream_id)
+            self.forget(stream_id)
         self._pool.bytes.give_back(self._holder, self._reserved)
         self._pool.streams.give_back(self._holder, self._reserved_streams)
         self._reserved = self._reserved_streams = 0

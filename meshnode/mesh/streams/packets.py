@@ -1,9 +1,11 @@
-"""What one peer's packets may make the QUIC engine keep, and how much work they may be.
+"""What the packets of one peer may cost: bounds on frames, and cheap header protection.
 
 The engine keeps to the limits of QUIC, some of which bound nothing that costs: a window says how
 far ahead bytes may be, but not in how many pieces they come, and the engine walks over all pieces
 for each new one. A peer that exceeds what stands here ends its connection, as one that breaks
 QUIC's own rules does.
+
+This is one of three files that touch aioquic's private parts: see quic.py.
 """
 
 import bisect

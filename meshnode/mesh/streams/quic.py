@@ -1,14 +1,17 @@
-"""The QUIC engine as the mesh needs it: every private touch of aioquic is in this file, and in
-those that it is made of (congestion.py, framebounds.py, headerprotection.py).
+"""The QUIC engine as the mesh needs it: aioquic's connection, with what it lacks.
+
+The mesh needs credit by consumption, large datagrams, early word of an end, and no pacer; aioquic
+has no setting for these, so this file and the two that it is made of touch aioquic's private parts,
+and no others do. They are three because they answer three questions: what the mesh needs (here),
+what a peer may cost (packets.py, whose class is the base of the one here), and how much may be in
+flight (congestion.py, which the engine calls). Why each touch is needed: docs/design/quic.md.
 
 aioquic is pinned to one exact version (pyproject.toml); ``tests/unit/mesh/test_quic.py`` fails when
-an upgrade moves what is touched here. Why each touch is needed: docs/design/quic.md.
+an upgrade moves what is touched here.
 """
 
 import math
 
-from aioquic._buffer import Buffer
-from aioquic.buffer import encode_uint_var
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     Limit,
@@ -19,8 +22,6 @@ from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
-    QuicProtocolVersion,
-    pull_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
@@ -28,73 +29,19 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
 
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE, CappedReno, NoPacer
-from meshnode.mesh.streams.flowcontrol import MANY_STREAMS, Credit
+from meshnode.mesh.streams.flowcontrol import CREDIT_STEP, MANY_STREAMS, Credit
 from meshnode.mesh.streams.identity import Identity, is_insecure
 from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
-from meshnode.protocol.messages import ServiceKey
-
-ALPN = "netceptor"
-"""The application protocol (protocol section 7)."""
-
-IDLE_TIMEOUT = 30.0
-"""Seconds after which a silent connection is dead (protocol section 7)."""
-
-CID_LENGTH = 8
-"""Bytes of a connection ID of ours."""
-
-KEEP_ALIVE = 15.0
-"""Seconds of silence after which the dialer asks for a sign of life (protocol section 7)."""
-
-HANDSHAKE_TIMEOUT = 15.0
-"""Seconds for the handshake (protocol section 7)."""
-
-ACK_DELAY = 0.004
-"""Seconds for which data may wait for its acknowledgement. One costs as much as ten datagrams, and
-at the engine's own millisecond a fast stream spent a fifth of the time on them. What may be in
-flight is enough for longer, and peers are told that it may take 25 ms."""
-
-CONNECTION_CREDIT = 8 * 1024 * 1024
-"""Bytes that a peer may send on a connection ahead of what has arrived. Readers are bounded stream
-by stream: a bound on all of them together would let one that stalls stop the others."""
-
-MAX_STREAMS = 100
-"""Streams at a time that we open on one connection; more take another one."""
-
-CREDIT_STEP = 4
-"""Credit is granted anew when a quarter of it is used up: less often would stall a fast sender,
-more often would cost packets."""
-
-NORMAL_CLOSE = "normal close"
-"""Reason of the application error 0 with which a dialer ends a connection (protocol section 7)."""
-
-CANCELLED_READ = 499
-"""Error code of a stream whose reader gave up (protocol section 7)."""
-
-Address = tuple[bytes, ServiceKey]
-"""Where a QUIC peer is: node hash and service name."""
-
-_MAX_UDP_PAYLOAD_SIZE = 0x03
-"""Number of the transport parameter max_udp_payload_size (RFC 9000, section 18.2)."""
-
-
-_MANY_STREAMS_PARAMETER = 0x6D65_7368
-"""Number of our own transport parameter, which says that this end takes many streams on one
-connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
-
-
-def _configuration(is_client: bool) -> QuicConfiguration:
-    return QuicConfiguration(
-        is_client=is_client,
-        alpn_protocols=[ALPN],
-        connection_id_length=CID_LENGTH,
-        congestion_control_algorithm="capped-reno",
-        idle_timeout=IDLE_TIMEOUT,
-        max_data=CONNECTION_CREDIT,
-        max_datagram_size=BASE_SIZE,
-        supported_versions=[QuicProtocolVersion.VERSION_1],
-        # The cheapest on any processor with AES instructions, and what receptor picks.
-        cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
-    )
+from meshnode.mesh.streams.quicsettings import (
+    ACK_DELAY,
+    CONNECTION_CREDIT,
+    MAX_STREAMS,
+    NORMAL_CLOSE,
+    Address,
+    configuration,
+    own_parameters,
+    peer_parameters,
+)
 
 
 class MeshQuicConnection(FrameBounds):
@@ -126,7 +73,6 @@ class MeshQuicConnection(FrameBounds):
         self._peer_limit = BASE_SIZE
         self.takes_many_streams = False
         """Whether the peer said, in the handshake, that a connection may carry many streams."""
-        self._stream_consumed: dict[int, int] = {}
 
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         """Take a datagram; one that is larger than we say we take is none."""
@@ -153,12 +99,12 @@ class MeshQuicConnection(FrameBounds):
         The dialer's own node ID goes into the server name, as receptor's does (reference
         section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
         """
-        configuration = _configuration(is_client=True)
+        settings = configuration(is_client=True)
         # A server name is ASCII without a final dot (RFC 6066), a node ID need not be.
         if own_id.isascii() and not own_id.endswith("."):
-            configuration.server_name = own_id
-        configuration.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
-        connection = cls(configuration, credit)
+            settings.server_name = own_id
+        settings.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
+        connection = cls(settings, credit)
         credit.promise(streams)
         connection._local_max_stream_data_bidi_local = credit.window
         connection.connect(peer, now)
@@ -177,10 +123,10 @@ class MeshQuicConnection(FrameBounds):
         ``original_cid`` is the connection ID that the dialer first sent to; ``retry_cid`` the one
         that it was told to send to, if it was.
         """
-        configuration = _configuration(is_client=False)
-        configuration.certificate = identity.certificate
-        configuration.private_key = identity.key
-        return cls(configuration, credit, original_cid, retry_cid)
+        settings = configuration(is_client=False)
+        settings.certificate = identity.certificate
+        settings.private_key = identity.key
+        return cls(settings, credit, original_cid, retry_cid)
 
     def _alpn_handler(self, alpn_protocol: str) -> None:
         # The earliest moment at which a listener has read what the dialer says of itself, and its
@@ -301,23 +247,20 @@ class MeshQuicConnection(FrameBounds):
         What is to be acknowledged goes with it.
         """
         stream: QuicStream | None = self._streams.get(stream_id)
-        if stream is not None and not stream.receiver.is_finished:
-            consumed = self._stream_consumed.get(stream_id, 0) + count
-            self._stream_consumed[stream_id] = consumed
-            left = stream.max_stream_data_local - consumed
-            window = self._credit.window_of(stream_id)
-            if left < window - window // CREDIT_STEP:
-                stream.max_stream_data_local = consumed + self._credit.widen(stream_id)
-                space = self._spaces[Epoch.ONE_RTT]
-                if space.ack_at is not None:
-                    space.ack_at = 0.0
-                return True
-        return False
+        if stream is None or stream.receiver.is_finished:
+            return False
+        limit = self._credit.consumed(stream_id, count, stream.max_stream_data_local)
+        if limit is None:
+            return False
+        stream.max_stream_data_local = limit
+        space = self._spaces[Epoch.ONE_RTT]
+        if space.ack_at is not None:
+            space.ack_at = 0.0
+        return True
 
     def forget_stream(self, stream_id: int) -> None:
         """Drop what was kept of a stream whose both ends are done."""
-        self._stream_consumed.pop(stream_id, None)
-        self._credit.narrow(stream_id)
+        self._credit.forget(stream_id)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         # The engine doubles a limit when half of it has arrived, read or not, so a stalled reader
@@ -348,19 +291,11 @@ class MeshQuicConnection(FrameBounds):
     # --- transport parameters ----------------------------------------------------------------
 
     def _serialize_transport_parameters(self) -> bytes:
-        # aioquic cannot say how large a datagram it can receive, nor anything of our own.
-        return (
-            bytes(super()._serialize_transport_parameters())
-            + _parameter(_MAX_UDP_PAYLOAD_SIZE, encode_uint_var(LARGE_SIZE))
-            + _parameter(_MANY_STREAMS_PARAMETER, b"")
-        )
+        return bytes(super()._serialize_transport_parameters()) + own_parameters()
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
-        # ... and does not keep what the peer says of that.
         super()._parse_transport_parameters(data, from_session_ticket=from_session_ticket)
-        limit = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
-        self._peer_limit = limit or BASE_SIZE
-        self.takes_many_streams = _MANY_STREAMS_PARAMETER in _parameter_numbers(data)
+        self._peer_limit, self.takes_many_streams = peer_parameters(data)
 
     # --- datagram size -----------------------------------------------------------------------
 
@@ -423,20 +358,6 @@ class MeshQuicConnection(FrameBounds):
             self._path.probe_acked()
         elif delivery is QuicDeliveryState.LOST:
             self._path.probe_lost(sent)
-
-
-def _parameter(number: int, value: bytes) -> bytes:
-    return encode_uint_var(number) + encode_uint_var(len(value)) + value
-
-
-def _parameter_numbers(data: bytes) -> set[int]:
-    """Return which transport parameters there are in what the engine has parsed before."""
-    found: set[int] = set()
-    buffer = Buffer(data=data)
-    while not buffer.eof():
-        found.add(buffer.pull_uint_var())
-        buffer.pull_bytes(buffer.pull_uint_var())
-    return found
 
 
 def _set_limit(limit: Limit, value: int) -> None:

@@ -6,7 +6,15 @@
 import math
 
 from meshnode.errors import MeshError
-from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE
+
+IDLE_TIMEOUT = 30.0
+"""Seconds after which a silent connection is dead (protocol section 7)."""
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which the dialer asks for a sign of life (protocol section 7)."""
+
+HANDSHAKE_TIMEOUT = 15.0
+"""Seconds for the handshake (protocol section 7)."""
 
 POOL_IDLE = 60.0
 """Seconds that a dialer keeps a connection without a stream, for the next one to cost nothing."""

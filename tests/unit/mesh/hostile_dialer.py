@@ -12,7 +12,8 @@ from meshnode.errors import Unreachable
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.congestion import LARGE_SIZE
 from meshnode.mesh.streams.flowcontrol import Credit, CreditPool
-from meshnode.mesh.streams.quic import Address, MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
+from meshnode.mesh.streams.quicsettings import Address
 from meshnode.protocol.messages import encode_service
 from meshnode.shares import Holder
 

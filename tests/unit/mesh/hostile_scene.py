@@ -25,8 +25,8 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams import timers
 from meshnode.mesh.streams.connection import Connection
-from meshnode.mesh.streams.quic import IDLE_TIMEOUT
 from meshnode.mesh.streams.stream import MeshStream
+from meshnode.mesh.streams.timers import IDLE_TIMEOUT
 from meshnode.services.forwarder import StreamServer, forward_to
 
 SERVICES = ("strict", "joined", "deaf")

@@ -11,7 +11,7 @@ from aioquic.quic.packet import QuicProtocolVersion
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.identity import make_insecure_identity
-from meshnode.mesh.streams.quic import ALPN, Address
+from meshnode.mesh.streams.quicsettings import ALPN, Address
 from meshnode.protocol.messages import ServiceKey, encode_service
 
 

@@ -23,7 +23,8 @@ from meshnode.mesh.streams.admission import (
     first_packet,
 )
 from meshnode.mesh.streams.identity import make_insecure_identity
-from meshnode.mesh.streams.quic import ALPN, MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
+from meshnode.mesh.streams.quicsettings import ALPN
 from meshnode.protocol.messages import encode_service
 from meshnode.shares import Holder
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.streams.layer import ACCEPT_BACKLOG
+from meshnode.mesh.streams.listener import ACCEPT_BACKLOG
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.shares import FEW, Holder, Limit, Shares
 

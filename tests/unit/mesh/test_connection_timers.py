@@ -6,10 +6,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE
 from meshnode.mesh.streams.timers import (
     DELIVERY,
     FIRST_STREAM,
+    HANDSHAKE_TIMEOUT,
+    IDLE_TIMEOUT,
+    KEEP_ALIVE,
     LINGER,
     POOL_IDLE,
     UNUSED,

@@ -52,7 +52,7 @@ class Peers(RuleBasedStateMachine):
     def end_stream(self, data, stream):
         if self.open:
             _, credit, windows = data.draw(st.sampled_from(self.open))
-            credit.narrow(4 * stream)
+            credit.forget(4 * stream)
             windows.pop(stream, None)
 
     @rule(data=st.data())

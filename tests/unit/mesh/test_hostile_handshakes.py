@@ -31,7 +31,9 @@ from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.connection import Connection
 from meshnode.mesh.streams.flowcontrol import Credit, CreditPool
 from meshnode.mesh.streams.identity import make_insecure_identity
-from meshnode.mesh.streams.quic import HANDSHAKE_TIMEOUT, Address, MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
+from meshnode.mesh.streams.quicsettings import Address
+from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
 from meshnode.protocol.messages import DataHeader, ServiceKey, encode_service
 from meshnode.protocol.namehash import name_hash
 from meshnode.shares import Holder
@@ -70,7 +72,7 @@ async def test_dials_that_lead_to_nothing_cost_little_and_shut_out_nobody(named,
         await found.assert_unharmed()
         await trio.sleep(HANDSHAKE_TIMEOUT + 1)
         assert len(victim._streams.connections) == 1
-        assert not victim._streams.admission._unproven.used
+        assert not victim._streams.connections.admission._unproven.used
 
 
 async def test_one_node_leaves_places_for_all_others(autojump_clock, monkeypatch):
@@ -117,8 +119,8 @@ def test_no_datagram_of_a_stranger_is_answered_by_more_than_one_or_remembered_fo
             victim._router.send = lambda destination, message, **kind: sent.append(message)
             listener.on_datagram(evil._router.own_hash, b"stranger", datagram)
             assert len(sent) + len(layer.connections) <= 1
-            assert all(connection.has_begun for connection in layer.connections)
-            assert layer.admission.connections.used == len(layer.connections)
+            assert all(connection._quic.has_begun for connection in layer.connections)
+            assert layer.connections.admission.connections.used == len(layer.connections)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 

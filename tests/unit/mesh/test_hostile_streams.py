@@ -25,7 +25,9 @@ from hostile_scene import (
 )
 from mesh_helpers import all_reach_all, join, meshes
 
-from meshnode.mesh.streams import flowcontrol, layer
+from meshnode.mesh.streams import flowcontrol
+from meshnode.mesh.streams import listener as listeners
+from meshnode.mesh.streams.streamtable import StreamState
 
 
 @hypothesis.settings(max_examples=40)
@@ -97,7 +99,7 @@ async def test_a_stream_without_a_byte_is_nobodys_and_keeps_no_connection(frames
         dialer = await found.dial("strict")
         await dialer.send(frames)
         (connection,) = found.connections()
-        assert not connection._streams
+        assert not connection._streams.in_use
         dialer.vanish()
         await trio.sleep(FIRST_STREAM + 1)
         assert not found.connections()
@@ -115,10 +117,10 @@ async def test_streams_opened_empty_without_end_leave_nothing_behind(autojump_cl
             )
         await dialer.settle()
         (connection,) = found.connections()
-        assert list(connection._streams) == [0]
-        assert not connection._ending
+        assert connection._streams.in_state(StreamState.OPEN) == [0]
+        assert connection._streams.in_state(StreamState.DRAINING) == []
         assert len(connection._quic._streams) < 60
-        assert list(connection._quic._stream_consumed) == [0]
+        assert list(connection._quic._credit._consumed) == [0]
 
 
 async def test_what_waits_for_a_reader_costs_about_what_it_is_however_small_its_pieces(
@@ -132,7 +134,7 @@ async def test_what_waits_for_a_reader_costs_about_what_it_is_however_small_its_
             [b"".join(pieces[n : n + 1000]) for n in range(0, len(pieces), 1000)], settle=False
         )
         await trio.sleep(0.1)
-        ((stream,),) = [c._streams.values() for c in found.connections()]
+        ((stream,),) = [c._streams for c in found.connections()]
         assert sum(map(len, stream._incoming)) == 40_000
         assert sum(map(sys.getsizeof, stream._incoming)) < 50_000
 
@@ -162,7 +164,7 @@ async def test_a_node_that_acknowledges_nothing_makes_its_writers_wait(autojump_
 async def test_a_node_that_opens_many_streams_at_once_leaves_room_for_those_of_others(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(layer, "ACCEPT_BACKLOG", 20)
+    monkeypatch.setattr(listeners, "ACCEPT_BACKLOG", 20)
     async with meshes("victim", "evil", "friend") as nodes:
         victim, evil, friend = nodes
         join(victim, evil)

@@ -28,7 +28,8 @@ from meshnode.mesh.streams.flowcontrol import (
 )
 from meshnode.mesh.streams.identity import make_insecure_identity
 from meshnode.mesh.streams.packets import LeanHeaderProtection
-from meshnode.mesh.streams.quic import ACK_DELAY, CONNECTION_CREDIT, MeshQuicConnection
+from meshnode.mesh.streams.quic import MeshQuicConnection
+from meshnode.mesh.streams.quicsettings import ACK_DELAY, CONNECTION_CREDIT, NORMAL_CLOSE
 from meshnode.shares import Holder
 
 CLIENT, SERVER = (b"client", "c"), (b"server", "s")
@@ -128,7 +129,7 @@ def arrived(server, *stream_ids):
 
 
 def read_all(server, stream_id):
-    read = server._stream_consumed.get(stream_id, 0)
+    read = server._credit._consumed.get(stream_id, 0)
     server.consume(stream_id, arrived(server, stream_id) - read)
 
 
@@ -158,7 +159,7 @@ def test_streams_whose_readers_stall_do_not_stop_another(read):
         for stream_id in stalled:
             server.consume(stream_id, FIRST_WINDOW)
         now = settle(client, server, now, rounds=100)
-    unread = arrived(server, *stalled) - sum(server._stream_consumed.values())
+    unread = arrived(server, *stalled) - sum(server._credit._consumed.values())
     assert unread <= MAX_BYTES // 2
     client.send_stream_data(last, bytes(3 * FIRST_WINDOW), end_stream=True)
     for _ in range(20):
@@ -270,10 +271,10 @@ def test_a_stream_is_flushed_when_its_end_is_acknowledged():
 def test_the_end_of_a_connection_is_known_as_soon_as_it_is_said():
     client, server = connected()
     assert server.ended is None
-    client.close(reason_phrase=quic.NORMAL_CLOSE, frame_type=None)
+    client.close(reason_phrase=NORMAL_CLOSE, frame_type=None)
     exchange(client, server)
     assert server.ended is not None
-    assert quic.describe_end(server.ended) == quic.NORMAL_CLOSE
+    assert quic.describe_end(server.ended) == NORMAL_CLOSE
 
 
 def test_an_end_that_the_engine_decides_on_is_known_at_once_and_is_still_to_be_told():
@@ -330,7 +331,7 @@ def test_what_is_read_of_a_stream_that_is_forgotten_is_not_remembered():
     exchange(client, server, 0.2)
     assert not server.is_known(0)
     server.consume(0, 1)
-    assert not server._stream_consumed
+    assert not server._credit._consumed
 
 
 def test_only_what_the_peer_encrypted_counts_as_heard():

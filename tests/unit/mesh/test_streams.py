@@ -19,11 +19,12 @@ from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.peers.own_services import LocalService
 from meshnode.mesh.streams import layer
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
+from meshnode.mesh.streams.connections import CONNECTION_BYTES
 from meshnode.mesh.streams.flowcontrol import UNSENT_MOST, UNSENT_OF_NODE, WIDE_WINDOW
-from meshnode.mesh.streams.layer import CONNECTION_BYTES, MANY_STREAMS
-from meshnode.mesh.streams.quic import IDLE_TIMEOUT, MAX_STREAMS
+from meshnode.mesh.streams.layer import MANY_STREAMS
+from meshnode.mesh.streams.quicsettings import MAX_STREAMS
 from meshnode.mesh.streams.stream import SEND_CHUNK
-from meshnode.mesh.streams.timers import LINGER, POOL_IDLE
+from meshnode.mesh.streams.timers import IDLE_TIMEOUT, LINGER, POOL_IDLE
 from meshnode.protocol.messages import UNREACHABLE_SERVICE, DataHeader, Unreachable, encode_service
 from meshnode.protocol.routing import ConnType
 
@@ -227,7 +228,7 @@ async def test_streams_to_a_node_that_was_restarted_end_at_once(autojump_clock):
             near = await foo.dial("bar", "svc")
             await listener.accept()
             # As killed: the streams' last words do not get out.
-            bar._streams.connections.clear()
+            bar._streams.connections._running.clear()
         await trio.sleep(1)
         async with open_mesh("bar") as bar:
             bar._link_state.topology.own.epoch += 1 << 24
@@ -415,7 +416,9 @@ async def test_nothing_is_left_of_streams_that_are_done(shared, autojump_clock):
         assert len(foo._streams.connections) == kept
         assert len(bar._streams.connections) == kept
         assert len(foo._router._receivers) == kept
-        assert all(not c._streams for c in foo._streams.connections | bar._streams.connections)
+        assert all(
+            not c._streams.in_use for c in [*foo._streams.connections, *bar._streams.connections]
+        )
         await trio.sleep(POOL_IDLE)
         assert not foo._streams.connections
         assert not bar._streams.connections
@@ -471,7 +474,7 @@ async def test_connections_that_are_over_are_free_at_once(autojump_clock):
                 far = await listener.accept()
                 await near.send_all(bytes(100_000))
                 await far.receive_some()
-                connections = foo._streams.connections | bar._streams.connections
+                connections = [*foo._streams.connections, *bar._streams.connections]
                 left = [weakref.ref(c) for c in connections]
                 left += [weakref.ref(c._quic) for c in connections]
                 end()
@@ -691,7 +694,7 @@ async def test_no_more_dials_wait_for_a_handshake_than_its_connection_takes_stre
             for _ in range(MAX_STREAMS + 1):
                 nursery.start_soon(foo.dial, "bar", "svc")
                 nursery.start_soon(listener.accept)
-        assert sorted(len(c._streams) for c in foo._streams.connections) == [1, MAX_STREAMS]
+        assert sorted(c._streams.in_use for c in foo._streams.connections) == [1, MAX_STREAMS]
 
 
 async def test_datagrams_grow_between_meshnodes_through_a_node_between(autojump_clock):

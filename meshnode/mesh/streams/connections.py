@@ -1,0 +1,102 @@
+"""What all QUIC connections of one node have in common.
+
+The QUIC engine and its cryptography take as long to import as everything else that a node needs to
+start, and a node without links never needs them. So what imports them is imported when the first
+connection is made, or before by :func:`load_engine`.
+"""
+
+# Annotations name what is not imported yet.
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from meshnode.mesh.router import Router
+from meshnode.mesh.streams.flowcontrol import Credit, CreditPool, SendBudget
+from meshnode.protocol.namehash import NameTable
+from meshnode.resources import GiveBack
+
+if TYPE_CHECKING:
+    from meshnode.mesh.streams.admission import Admission
+    from meshnode.mesh.streams.connection import Connection
+    from meshnode.mesh.streams.identity import Identity
+
+CONNECTION_BYTES = 50 * 1024
+"""What a connection takes of memory, about."""
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+"""Starts a connection's driver in the nursery of the mesh."""
+
+
+def load_engine() -> None:
+    """Import what streams need, so that the first one does not wait for it; for any thread."""
+    from meshnode.mesh.streams import admission, dialed  # noqa: F401, PLC0415
+
+
+class Connections:
+    """The QUIC connections of one node, and what they share."""
+
+    def __init__(self, router: Router, names: NameTable, spawn: Spawn) -> None:
+        self.router = router
+        self.names = names
+        self._spawn = spawn
+        self._running: set[Connection] = set()
+        self._credit = CreditPool()
+        self._give_back = GiveBack(spawn)
+        self._budgets: WeakValueDictionary[bytes, SendBudget] = WeakValueDictionary()
+        """Of each node; kept by its connections."""
+        self._branch_budgets: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
+        """Of each branch; kept by those of its nodes."""
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """Yield all connections that there are now; they may end meanwhile."""
+        return iter(list(self._running))
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What the listeners of this node present."""
+        from meshnode.mesh.streams.identity import make_insecure_identity  # noqa: PLC0415
+
+        return make_insecure_identity()
+
+    @functools.cached_property
+    def admission(self) -> Admission:
+        """Who may begin a connection with the services of this node."""
+        from meshnode.mesh.streams.admission import Admission  # noqa: PLC0415
+
+        return Admission()
+
+    def new_credit(self, node: bytes) -> Credit:
+        """Return what another connection with a node may promise."""
+        return Credit(self._credit, self.router.holder_of(node))
+
+    def send_budget(self, node: bytes) -> SendBudget:
+        """Return what may wait to be sent to a node, on all connections with it."""
+        found = self._budgets.get(node)
+        if found is None:
+            branch = self._branch_budget(self.router.holder_of(node).branch)
+            found = self._budgets[node] = SendBudget.of_node(branch)
+        return found
+
+    def _branch_budget(self, branch: str) -> SendBudget | None:
+        if not branch:
+            return None
+        found = self._branch_budgets.get(branch)
+        if found is None:
+            found = self._branch_budgets[branch] = SendBudget.of_branch()
+        return found
+
+    def start(self, connection: Connection) -> None:
+        """Drive a connection until it is over."""
+        self._running.add(connection)
+        self._spawn(connection.run)
+
+    def ended(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._running.discard(connection)
+        self._give_back.freed(CONNECTION_BYTES)
