@@ -31,8 +31,7 @@ enough for many datagrams. `_take` only brings the driver's deadline forward to 
 to acknowledge (`ACK_DELAY`).
 
 **The end.** `_fail` is the only way out: it remembers the first reason, breaks all streams and
-wakes whoever waits. An engine that has a last packet to send is asked for it there, since nobody
-drives it afterwards. `run` then lets the engine go.
+wakes whoever waits. The engine's last packet is sent there, since nobody drives it afterwards.
 
 **Faults.** A peer chooses what the engine is fed. An exception of the engine ends this connection,
 wherever it was called from, and nothing else: see `_Boundary`.
