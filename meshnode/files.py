@@ -101,6 +101,16 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
+def make_file(path: str) -> int:
+    """Make a file that nobody can have made before; return it opened to be written.
+
+    Raises:
+        OSError: something is there already, or the disk refuses.
+    """
+    # What was just made needs no look at what it is.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _GUARDED, PRIVATE)
+
+
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     """Return the content of a regular file of this user that has at most ``most`` bytes.
 

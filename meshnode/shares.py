@@ -196,7 +196,9 @@ class Budget:
 
     def has_room(self, holder: Holder) -> bool:
         """Whether a holder has no more than its share."""
-        holders = self._sources.get(holder.source, Counter())
+        holders = self._sources.get(holder.source)
+        if holders is None:
+            return True
         held = holders[holder.name]
         if held > self._of_one:
             return False

@@ -71,10 +71,12 @@ class ClientInput:
             LineTooLong
         """
         reader = self._reader
-        if reader.has_line() or reader.at_end:
+        if reader.at_end:
+            return False
+        if reader.pending and reader.has_line():
             # One of many that were sent at once: others get their turn in between.
             await trio.lowlevel.checkpoint()
-            return not reader.at_end
+            return True
         self._is_line_begun = reader.pending > 0
         self._place.waits(LINE_TIMEOUT if self._is_line_begun else IDLE_TIMEOUT[self._kind])
         while True:

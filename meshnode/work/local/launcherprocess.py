@@ -17,7 +17,7 @@ from meshnode.logs import subject_logger
 from meshnode.resources import in_thread
 from meshnode.work.local import launcher
 from meshnode.work.local.launcher import wire
-from meshnode.work.local.processes import ProcessId, mark_of
+from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.shortage import Pauses
 
 LAUNCHER_END_SECONDS = 1.0
@@ -40,7 +40,7 @@ class StartRequest:
 
     Attributes:
         unit_id: for messages, and MESHNODE_UNIT_ID of the command.
-        unit_dir: the unit's directory; MESHNODE_UNIT_DIR of the command.
+        unit_dir: the unit's directory, with no link in its path; MESHNODE_UNIT_DIR of the command.
         argv: program and arguments, passed on as they are, never through a shell.
         grace: seconds between asking the command's processes to end and killing them.
         env: the whole environment (PATH is looked up in it), None for the node's own.
@@ -70,7 +70,7 @@ class StartRequest:
             number,
             self.unit_id,
             # As bytes mean it: the launcher always runs in UTF-8 mode, whatever the node's locale.
-            os.fsencode(mark_of(self.unit_dir)).decode("utf-8", "surrogateescape"),
+            os.fsencode(self.unit_dir).decode("utf-8", "surrogateescape"),
             list(self.argv),
             self.grace,
             env=None if self.env is None else dict(self.env),

@@ -196,8 +196,11 @@ class UnitProcesses:
         return cls(processes, marked)
 
     def of(self, unit_dir: Path) -> list[ProcessId]:
-        """Return the processes that were started for a unit, and their descendants."""
-        marked = set(self._marked.get(os.fsencode(mark_of(unit_dir)), ()))
+        """Return the processes that were started for a unit, and their descendants.
+
+        The path of its directory marks them, whatever stands there by now.
+        """
+        marked = set(self._marked.get(os.fsencode(unit_dir), ()))
         found = [process for process in self._processes if process.pid in marked]
         found += tree.descendants(marked, self._processes)
         return [ProcessId(process.pid, process.started) for process in found]
@@ -210,11 +213,6 @@ class UnitProcesses:
             if process.pid in parents and not process.dead and _is_supervisor(process.pid):
                 return ProcessId(process.pid, process.started)
         return None
-
-
-def mark_of(unit_dir: Path) -> str:
-    """Return what marks the processes of a unit: its directory, whatever stands there by now."""
-    return os.path.join(os.path.realpath(unit_dir.parent), unit_dir.name)
 
 
 _MARK = os.fsencode(f"{UNIT_DIR_VARIABLE}=")

@@ -36,9 +36,6 @@ from meshnode.work.units.unit import NotRecorded, Unit
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
 
-_KNOWN = frozenset({"StdinSize", "StdinSha256"})
-"""Keys of the status that are learned with the end of the input, just before the start."""
-
 FORCE_TIMEOUT = 10.0
 """Seconds that a forced release gives a cancel, whatever the grace time; and then what SIGKILL does
 not end at once, as a process that waits for a lost disk. Then the unit is forgotten."""
@@ -109,7 +106,7 @@ class CommandRunner:
             cwd=kind.cwd,
             timeout=kind.timeout,
             max_output=kind.max_output,
-            known={key: value for key, value in unit.status.to_disk().items() if key in _KNOWN},
+            known=unit.status.input_to_disk(),
         )
         try:
             return await self._insist(unit, request)

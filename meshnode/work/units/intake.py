@@ -32,7 +32,7 @@ class UnitFile:
         self._wanted = wanted
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
         self._descriptor = files.open_file(path, mode)
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = os.fstat(self._descriptor).st_size if append else 0
         self._given = self.size
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

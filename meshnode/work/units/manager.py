@@ -24,7 +24,6 @@ from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
 from meshnode.work.units.jsonreader import MAX_SIZE
-from meshnode.work.units.keys import new_secret
 from meshnode.work.units.output import FileWatcher, SendFile, stream_results
 from meshnode.work.units.planning import Planner, Submission
 from meshnode.work.units.runner import FirstOutcome, Outcome, Runner
@@ -79,7 +78,7 @@ class UnitManager:
         )
         self.access = UnitAccess(node_id, self._work_types, signatures, forwarding=forwarding)
         """Judges who may ask what of units."""
-        self._planner = Planner(self.access, self._work_types, signatures, now)
+        self._planner = Planner(self.access, self._work_types, signatures, now, boot)
         self._remotes = RemoteRunner(dialer, store, signatures, now, max_remote_output)
         self._units: dict[str, Unit] = {}
         self.submissions = Submissions(store, self._units, now, remember)
@@ -167,11 +166,7 @@ class UnitManager:
             WorkError: the disk refuses.
         """
         status = self._planner.plan(submission, caller)
-        if status.remote is not None:
-            status = status.with_remote(key=new_secret())
         status = self.submissions.admit(status, submission)
-        # receptor's "Unit Created" comes before; nobody could see it here, and it costs a write.
-        status = replace(status, detail="Waiting for Input Data", boot=self._boot)
         unit = self._add(StoredUnit(self.store.create(status), status))
         unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
         return unit

@@ -1,7 +1,7 @@
 """What a submission asks for, and the unit that it becomes if nothing speaks against it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from meshnode.errors import CommandError
@@ -11,6 +11,7 @@ from meshnode.work.local.worktypes import CommandType
 from meshnode.work.remote.start import check_way
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.intake import Input
+from meshnode.work.units.keys import new_secret
 from meshnode.work.units.status import REMOTE, RemoteExtra, UnitStatus, format_time
 from meshnode.work.units.unit import Clock
 
@@ -44,11 +45,14 @@ class Planner:
         work_types: Mapping[str, CommandType],
         signatures: Signatures,
         now: Clock,
+        boot: str,
     ) -> None:
+        """``boot`` is the start of the machine, which units remember."""
         self._access = access
         self._work_types = work_types
         self._signatures = signatures
         self._now = now
+        self._boot = boot
 
     def plan(self, submission: Submission, caller: Caller) -> UnitStatus:
         """Check everything about a submission that can be checked, and return its first status.
@@ -58,22 +62,21 @@ class Planner:
         """
         self._access.check_submission(submission, caller)
         if self._access.is_local(submission.node):
-            status = self._plan_local(submission)
-        else:
-            status = self._plan_remote(submission)
-        return replace(status, submitter=caller.node)
+            return self._plan_local(submission, caller)
+        return self._plan_remote(submission, caller)
 
-    def _plan_local(self, submission: Submission) -> UnitStatus:
+    def _plan_local(self, submission: Submission, caller: Caller) -> UnitStatus:
         if submission.ttl:
             raise CommandError("ttl option is intended for remote work only")
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
         argv = kind.argv(submission.params.get("params", ""))
-        status = self._first_status(submission.work_type, params=argv)
-        return replace(status, verifies=kind.verify_signature)
+        return self._first_status(
+            caller, submission.work_type, params=argv, verifies=kind.verify_signature
+        )
 
-    def _plan_remote(self, submission: Submission) -> UnitStatus:
+    def _plan_remote(self, submission: Submission, caller: Caller) -> UnitStatus:
         check_way(submission.tls_client, submission.params)
         if submission.sign_work:
             self._signatures.require_signer()
@@ -83,8 +86,9 @@ class Planner:
             params=dict(submission.params),
             sign_work=submission.sign_work,
             expiration=self._expiration(submission.ttl),
+            key=new_secret(),
         )
-        return self._first_status(REMOTE, remote=extra)
+        return self._first_status(caller, REMOTE, remote=extra)
 
     def _expiration(self, ttl: str) -> datetime | None:
         if not ttl:
@@ -95,13 +99,24 @@ class Planner:
             raise CommandError(f"ttl {ttl} ends after the year 9999") from None
 
     def _first_status(
-        self, work_type: str, *, params: tuple[str, ...] = (), remote: RemoteExtra | None = None
+        self,
+        caller: Caller,
+        work_type: str,
+        *,
+        params: tuple[str, ...] = (),
+        remote: RemoteExtra | None = None,
+        verifies: bool = False,
     ) -> UnitStatus:
         return UnitStatus(
             state=UnitState.PENDING,
-            detail="Unit Created",
+            # receptor's "Unit Created" comes before; nobody could see it here, and it costs a
+            # write.
+            detail="Waiting for Input Data",
             work_type=work_type,
             remote=remote,
             params=params,
             created=format_time(self._now()),
+            boot=self._boot,
+            submitter=caller.node,
+            verifies=verifies,
         )

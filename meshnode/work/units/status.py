@@ -252,6 +252,11 @@ class UnitStatus:
         }
         return {**data, **{key: value for key, value in own.items() if value}, **self.other}
 
+    def input_to_disk(self) -> JsonObject:
+        """Return the part of it that is known only since the end of the input."""
+        size: JsonObject = {"StdinSize": self.stdin_size}
+        return size | {"StdinSha256": self.stdin_sha256} if self.stdin_sha256 else size
+
     def to_reply(self, stdout_size: int) -> JsonObject:
         """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
         return {
@@ -287,8 +292,10 @@ class UnitStatus:
             return UnitStatus.from_json({**self.to_disk(), **changes})
         # All of it would be read anew twice for each unit, which is a tenth of what one costs.
         reader = Reader(changes)
-        status = replace(self, **{_RECORDED[key][0]: _RECORDED[key][1](reader) for key in changes})
-        return replace(status, params=()) if status.params and status.state.is_final else status
+        new = {_RECORDED[key][0]: _RECORDED[key][1](reader) for key in changes}
+        if new.get("state", self.state).is_final:
+            new["params"] = ()
+        return replace(self, **new)
 
     @classmethod
     def from_json(cls, data: object) -> "UnitStatus":

@@ -156,7 +156,7 @@ class UnitStore:
             # All files exist from the start, so that a reader of results can watch stdout before
             # anything has run, and every mode is ours and not the command's umask's.
             for name in ("stdin", "stdout"):
-                os.close(files.open_file(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY))
+                os.close(files.make_file(f"{directory}/{name}"))
             self.write_status(unit_id, status, fresh=True)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
