@@ -15,17 +15,6 @@ from meshctl.render.output import Failure, print_warning
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
 
-_SECONDS = {
-    **{"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3},
-    **{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800},
-}
-_TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([nuµμm]s|[smhdw])")
-"""A term of a duration as Go writes it, and days and weeks."""
-
-LONGEST_SECONDS = 365_000 * 86400
-"""A thousand years: what is longer is a typing error, and dates cannot hold it."""
-
-
 # --- Which node ----------------------------------------------------------------------------------
 
 
@@ -95,6 +84,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 # --- Which units ---------------------------------------------------------------------------------
+
+_SECONDS = {
+    **{"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3},
+    **{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800},
+}
+_TERM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([nuµμm]s|[smhdw])")
+"""A term of a duration as Go writes it, and days and weeks."""
+
+LONGEST_SECONDS = 365_000 * 86400
+"""A thousand years: what is longer is a typing error, and dates cannot hold it."""
 
 
 @dataclass(frozen=True, slots=True)
