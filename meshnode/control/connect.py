@@ -1,24 +1,24 @@
-"""``connect``: bytes between a client and a stream service anywhere on the mesh."""
+"""``connect``: bytes between a client and a stream service anywhere on the mesh.
+
+The session becomes one end of a bridge: raw bytes, or frames. Raw bytes on a unix socket have one
+kind of end only: a stream that broke looks like one that is complete, and ``meshctl connect bar
+backup > file`` would truncate the file and report success. A client that asks for it gets frames
+both ways (docs/control-protocol.md, "connect"):
+
+* 4 bytes, the length of what follows, most significant first; then that many bytes of the stream.
+* A length of 0: this direction has ended, and is complete.
+* From the node, a length with the highest bit set: the stream broke, and what follows is the reason
+  in UTF-8. Nothing comes after it.
+
+If the connection ends without one of the last two, the other side is gone.
+"""
 
 import trio
 
-from meshnode.control.mesh_face import ControlMesh
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
 from meshnode.errors import AccessRefused, CommandError
+from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import bridge
-
-# --- A ``connect`` session as one end of a bridge: raw bytes, or frames
-#
-# Raw bytes on a unix socket have one end only: a stream that broke looks like one that is
-# complete, and ``meshctl connect bar backup > file`` would truncate the file without a word. A
-# client that asks for it gets frames both ways (docs/control-protocol.md, "connect"):
-#
-# * 4 bytes, the length of what follows, most significant first; then that many bytes of the
-# stream; * a length of 0: this direction has ended, and is complete; * from the node, a length
-# with the highest bit set: the stream broke, and what follows is the reason in UTF-8. Nothing
-# comes after it.
-#
-# An end of the connection without one of the last two means that the other side is gone.
 
 LENGTH_BYTES = 4
 
@@ -120,10 +120,7 @@ class FramedEnd(RawEnd):
         await self._session.send((BROKEN | len(text)).to_bytes(LENGTH_BYTES) + text)
 
 
-pass  # SELFIMPORT
-
-
-def connect_command(mesh: ControlMesh, *, forwarding: bool = False) -> Command:
+def connect_command(mesh: Mesh, *, forwarding: bool = False) -> Command:
     """Return the ``connect`` command: it turns its session into the stream, and ends it.
 
     Without ``forwarding`` a client from the mesh gets no stream: to the other node it would come

@@ -10,10 +10,10 @@ import trio
 
 from meshnode import __version__
 from meshnode.control.connect import connect_command
-from meshnode.control.mesh_face import ConnectionLike, ControlMesh, StatusLike
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
+from meshnode.mesh.mesh import LinkStatus, Mesh, MeshStatus
 from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
@@ -28,7 +28,7 @@ Warnings = Callable[[], Sequence[str]]
 """Returns lines for a person: what this node needs somebody to look after."""
 
 
-def status_command(mesh: ControlMesh, warnings: Warnings = list) -> Command:
+def status_command(mesh: Mesh, warnings: Warnings = list) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
     ``Warnings`` is a field of our own, which is there while there are any.
@@ -77,7 +77,7 @@ def _costs(costs: Mapping[str, float]) -> dict[str, int | float]:
     return {peer: plain_number(cost) for peer, cost in costs.items()}
 
 
-def _connection(link: ConnectionLike) -> JsonObject:
+def _connection(link: LinkStatus) -> JsonObject:
     """Return receptor's two keys of a connection, and ours beside them."""
     connection = {"NodeID": link.peer, "Cost": plain_number(link.cost)}
     return connection if link.figures is None else connection | _figures(link.figures)
@@ -120,7 +120,7 @@ def _drops(counts: DropCounts) -> JsonObject | None:
     }
 
 
-_FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
+_FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
     "Version": lambda _: __version__,
     # As Go counts them: those that this process may run on.
     "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
@@ -140,7 +140,7 @@ _FIELDS: Mapping[str, Callable[[StatusLike], Any]] = {
 # --- ``ping`` and ``traceroute``: whether and by which way a node is reached
 
 
-def ping_command(mesh: ControlMesh) -> Command:
+def ping_command(mesh: Mesh) -> Command:
     """Return the ``ping`` command."""
 
     async def ping(target: str) -> JsonObject:
@@ -153,7 +153,7 @@ def ping_command(mesh: ControlMesh) -> Command:
     return _target_command("ping", ping)
 
 
-def traceroute_command(mesh: ControlMesh) -> Command:
+def traceroute_command(mesh: Mesh) -> Command:
     """Return the ``traceroute`` command; its reply has an object for each hop, by number."""
 
     async def traceroute(target: str) -> JsonObject:
@@ -268,7 +268,7 @@ def reload_command(reload: Reload) -> Command:
 
 def register_mesh_commands(
     registry: CommandRegistry,
-    mesh: ControlMesh,
+    mesh: Mesh,
     reload: Reload,
     warnings: Warnings = list,
     *,

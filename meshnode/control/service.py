@@ -1,4 +1,4 @@
-"""The control service: serves every client that its listeners accept, each in its own session."""
+"""The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ import trio
 from meshnode import resources
 from meshnode.config import Address
 from meshnode.control.budgets import SessionBudgets
-from meshnode.control.mesh_face import ListeningMesh
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.mesh import Mesh
 from meshnode.net.accept import serve
 from meshnode.net.sockets import (
     UNKNOWN_HOLDER,
@@ -28,12 +28,24 @@ from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
 from meshnode.protocol.routing import WorkType
 
-# --- Where clients of the control service come from: a unix socket, TCP, the mesh
-#
-# All are opened before the node runs, so that what is wrong with them is a ConfigError.
-
 SERVICE_TAGS = {"type": "Control Service"}
 """Tags that the service is advertised with (protocol section 6)."""
+
+
+KEPT_BACK: Final[dict[SessionKind, int | None]] = {
+    "unix": resources.KEPT_FROM_OPERATORS,
+    "tcp": resources.KEPT_BACK,
+    "mesh": None,
+}
+"""Descriptors that clients of each kind leave to the rest of the node; those on the mesh take
+none."""
+
+REFUSAL_TIMEOUT = 2.0
+"""Seconds for telling a client that it is one too many."""
+
+IDLE_CHECK = 30.0
+"""Seconds between two looks for sessions that have waited for too long. Time-outs are minutes at
+least; a timer for each session would cost each command more than reading it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ async def open_listeners(
     filename: str,
     permissions: int,
     tcplisten: Address | None,
-    mesh: ListeningMesh,
+    mesh: Mesh,
     work_types: Sequence[WorkType],
 ) -> list[ControlListener]:
     """Open what a ``control-service`` directive names; an empty text or None names nothing.
@@ -91,7 +103,7 @@ async def open_listeners(
 
 
 async def _listen(
-    mesh: ListeningMesh, service: str, work_types: Sequence[WorkType]
+    mesh: Mesh, service: str, work_types: Sequence[WorkType]
 ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
     try:
         return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types or None)
@@ -110,24 +122,6 @@ async def open_tcp(address: Address) -> list[trio.SocketListener]:
     except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot hold
         reason = getattr(error, "strerror", None) or error
         raise CannotListen("tcplisten", str(address), str(reason)) from error
-
-
-pass  # SELFIMPORT
-
-KEPT_BACK: Final[dict[SessionKind, int | None]] = {
-    "unix": resources.KEPT_FROM_OPERATORS,
-    "tcp": resources.KEPT_BACK,
-    "mesh": None,
-}
-"""Descriptors that clients of each kind leave to the rest of the node; those on the mesh take
-none."""
-
-REFUSAL_TIMEOUT = 2.0
-"""Seconds for telling a client that it is one too many."""
-
-IDLE_CHECK = 30.0
-"""Seconds between two looks for sessions that have waited for too long. Time-outs are minutes at
-least; a timer for each session would cost each command more than reading it."""
 
 
 class ControlService:

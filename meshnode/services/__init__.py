@@ -11,37 +11,38 @@ from meshnode.config.service_directives import (
     UnixSocketClient,
     UnixSocketServer,
 )
+from meshnode.mesh.mesh import Mesh
 from meshnode.services.base import Service
-from meshnode.services.ip_router import IpMesh, IpRouterService
+from meshnode.services.ip_router import IpRouterService
 from meshnode.services.sockets import (
-    TcpClientService,
-    TcpServerService,
-    UnixSocketClientService,
-    UnixSocketServerService,
+    TcpClientProxy,
+    TcpServerProxy,
+    UnixClientProxy,
+    UnixServerProxy,
 )
-from meshnode.services.terminal import CommandServiceService
-from meshnode.services.udp import UdpClientService, UdpServerService
+from meshnode.services.terminal import TerminalService
+from meshnode.services.udp import UdpClientProxy, UdpServerProxy
 
 # --- Which directive makes which service
 
 
-def make_service(directive: ServiceDirective, mesh: IpMesh) -> Service:
+def make_service(directive: ServiceDirective, mesh: Mesh) -> Service:
     """Return the service that a directive describes, not running yet."""
     match directive:
         case TcpServer():
-            return TcpServerService(directive, mesh)
+            return TcpServerProxy(directive, mesh)
         case TcpClient():
-            return TcpClientService(directive, mesh)
+            return TcpClientProxy(directive, mesh)
         case UdpServer():
-            return UdpServerService(directive, mesh)
+            return UdpServerProxy(directive, mesh)
         case UdpClient():
-            return UdpClientService(directive, mesh)
+            return UdpClientProxy(directive, mesh)
         case UnixSocketServer():
-            return UnixSocketServerService(directive, mesh)
+            return UnixServerProxy(directive, mesh)
         case UnixSocketClient():
-            return UnixSocketClientService(directive, mesh)
+            return UnixClientProxy(directive, mesh)
         case CommandService():
-            return CommandServiceService(directive, mesh)
+            return TerminalService(directive, mesh)
         case IpRouter():
             return IpRouterService(directive, mesh)
     raise AssertionError(f"no service for {directive.INFO.name}")

@@ -9,6 +9,7 @@ import trio
 from meshnode.errors import MeshnodeError
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.datagrams import DatagramSocket
+from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sockets import CannotListen
 
@@ -27,28 +28,8 @@ class Service(Protocol):
         ...
 
 
-class ServiceMesh(Protocol):
-    """The mesh as services use it; see ``Mesh``."""
-
-    async def dial(self, node: str, service: str) -> MeshStream:
-        """Open a stream to a service; raises MeshError."""
-        ...
-
-    async def listen(
-        self, service: str, *, tags: Mapping[str, str] | None = None
-    ) -> trio.abc.Listener[MeshStream]:
-        """Accept streams of a service, and advertise it; raises MeshnodeError."""
-        ...
-
-    def open_datagrams(
-        self, service: str = "", *, tags: Mapping[str, str] | None = None
-    ) -> DatagramSocket:
-        """Open a datagram service, advertised if it has tags; raises MeshnodeError."""
-        ...
-
-
 async def listen_on_mesh(
-    mesh: ServiceMesh, service: str, tags: Mapping[str, str], parameter: str = "service"
+    mesh: Mesh, service: str, tags: Mapping[str, str], parameter: str = "service"
 ) -> trio.abc.Listener[MeshStream]:
     """Open a stream service for a directive.
 
@@ -62,7 +43,7 @@ async def listen_on_mesh(
 
 
 def open_datagrams(
-    mesh: ServiceMesh, service: str, tags: Mapping[str, str], parameter: str = "service"
+    mesh: Mesh, service: str, tags: Mapping[str, str], parameter: str = "service"
 ) -> DatagramSocket:
     """Open a datagram service for a directive.
 

@@ -7,7 +7,6 @@ datagram of the mesh, and out of the interface there (receptor's ip_router.go).
 
 import errno
 import os
-from typing import Protocol
 
 import trio
 
@@ -15,10 +14,10 @@ from meshnode.config.service_directives import IpRouter, Network
 from meshnode.errors import MeshnodeError
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
-from meshnode.mesh.mesh import MeshStatus
+from meshnode.mesh.mesh import Mesh, MeshStatus
 from meshnode.net.sockets import CannotListen
 from meshnode.services import interface
-from meshnode.services.base import DropCount, ServiceMesh, open_datagrams
+from meshnode.services.base import DropCount, open_datagrams
 from meshnode.services.interface import DEVICE, Tun
 from meshnode.services.ip_routes import RouteTable, advertised_tags, destination_of, path_costs
 
@@ -33,22 +32,10 @@ _TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
 """Errors of the kernel that say nothing of a route."""
 
 
-class IpMesh(ServiceMesh, Protocol):
-    """The mesh as an ip-router uses it."""
-
-    def status(self) -> MeshStatus:
-        """Return what this node knows of its mesh."""
-        ...
-
-    async def wait_changed(self) -> None:
-        """Wait until routes or advertisements are others."""
-        ...
-
-
 class IpRouterService:
     """One router of a network."""
 
-    def __init__(self, directive: IpRouter, mesh: IpMesh) -> None:
+    def __init__(self, directive: IpRouter, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
         self._network = directive.networkname

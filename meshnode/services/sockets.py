@@ -1,7 +1,11 @@
-"""``tcp-server`` and ``tcp-client``: TCP connections as streams of the mesh."""
+"""TCP and unix sockets as streams of the mesh: ``tcp-server``, ``unix-socket-client`` and so on.
+
+A server accepts on a socket of this machine, and dials a service of a node for each connection. A
+client accepts streams of a service, and connects each to a socket.
+"""
 
 import os
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -13,20 +17,21 @@ from meshnode.config.service_directives import (
     UnixSocketServer,
 )
 from meshnode.logs import subject_logger
+from meshnode.mesh.mesh import Mesh
 from meshnode.net.addresses import format_address
 from meshnode.net.sockets import CannotListen, keep_alive, open_tcp_listeners
 from meshnode.net.unix_listener import UnixListener
-from meshnode.services.base import ServiceMesh, listen_on_mesh
+from meshnode.services.base import listen_on_mesh
 from meshnode.services.forwarder import StreamServer, forward_to
 
 CONNECT_TIMEOUT = 15.0
-"""Seconds for name lookup and connection; the kernel's own limit is minutes."""
+"""Seconds to connect, with the lookup of a name; the kernel's own limit is minutes."""
 
 
-class TcpServerService:
+class TcpServerProxy:
     """Leads connections to a TCP port to a service of a node; ``ports`` are the real ones."""
 
-    def __init__(self, directive: TcpServer, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: TcpServer, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
         self.ports: tuple[int, ...] = ()
@@ -42,22 +47,16 @@ class TcpServerService:
             raise CannotListen("port", where, reason) from exc
         self.ports = tuple(listener.socket.getsockname()[1] for listener in listeners)
         log = subject_logger("tcp-server", where)
-        log.info("listening on port %s for %s of node %s", self.ports[0], *self._remote)
-        server = StreamServer(log, forward_to(self._dial))
+        node, service = wanted.remotenode, wanted.remoteservice
+        log.info("listening on port %s for %s of node %s", self.ports[0], service, node)
+        server = StreamServer(log, forward_to(partial(self._mesh.dial, node, service)))
         await server.run(listeners, task_status=task_status)
 
-    @property
-    def _remote(self) -> tuple[str, str]:
-        return self._directive.remoteservice, self._directive.remotenode
 
-    async def _dial(self) -> trio.abc.HalfCloseableStream:
-        return await self._mesh.dial(self._directive.remotenode, self._directive.remoteservice)
-
-
-class TcpClientService:
+class TcpClientProxy:
     """A service on the mesh whose streams lead to a TCP address, looked up anew for each."""
 
-    def __init__(self, directive: TcpClient, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: TcpClient, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
 
@@ -68,25 +67,22 @@ class TcpClientService:
         listener = await listen_on_mesh(self._mesh, service, tags)
         log = subject_logger("tcp-client", service)
         log.info("leads to %s", address)
-        server = StreamServer(log, forward_to(_tcp_dialer(address)))
+        server = StreamServer(log, forward_to(partial(_connect, address)))
         await server.run([listener], task_status=task_status)
 
 
-def _tcp_dialer(address: Address) -> Callable[[], Awaitable[trio.SocketStream]]:
-    async def dial() -> trio.SocketStream:
-        try:
-            with trio.fail_after(CONNECT_TIMEOUT):
-                stream = await trio.open_tcp_stream(address.host, address.port)
-        except trio.TooSlowError:
-            raise OSError(f"no connection to {address} within {CONNECT_TIMEOUT:g} s") from None
-        except UnicodeError as exc:
-            raise OSError(f"cannot connect to {address}: that is no host name") from exc
-        except OSError as exc:
-            raise OSError(f"cannot connect to {address}: {_reason(exc)}") from exc
-        keep_alive(stream.socket)
-        return stream
-
-    return dial
+async def _connect(address: Address) -> trio.SocketStream:
+    try:
+        with trio.fail_after(CONNECT_TIMEOUT):
+            stream = await trio.open_tcp_stream(address.host, address.port)
+    except trio.TooSlowError:
+        raise OSError(f"no connection to {address} within {CONNECT_TIMEOUT:g} s") from None
+    except UnicodeError as exc:
+        raise OSError(f"cannot connect to {address}: that is no host name") from exc
+    except OSError as exc:
+        raise OSError(f"cannot connect to {address}: {_reason(exc)}") from exc
+    keep_alive(stream.socket)
+    return stream
 
 
 def _reason(error: OSError) -> str:
@@ -98,13 +94,10 @@ def _reason(error: OSError) -> str:
     return os.strerror(first.errno) if first.errno and first.errno > 0 else str(first)
 
 
-# --- ``unix-socket-server`` and ``unix-socket-client``: unix sockets as streams of the mesh
-
-
-class UnixSocketServerService:
+class UnixServerProxy:
     """Leads connections to a unix socket to a service of a node."""
 
-    def __init__(self, directive: UnixSocketServer, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: UnixSocketServer, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
 
@@ -113,17 +106,16 @@ class UnixSocketServerService:
         wanted = self._directive
         listener = UnixListener.open(wanted.filename, wanted.permissions)
         log = subject_logger("unix-socket-server", wanted.filename)
-        log.info("listening for %s of node %s", wanted.remoteservice, wanted.remotenode)
-        await StreamServer(log, forward_to(self._dial)).run([listener], task_status=task_status)
+        node, service = wanted.remotenode, wanted.remoteservice
+        log.info("listening for %s of node %s", service, node)
+        server = StreamServer(log, forward_to(partial(self._mesh.dial, node, service)))
+        await server.run([listener], task_status=task_status)
 
-    async def _dial(self) -> trio.abc.HalfCloseableStream:
-        return await self._mesh.dial(self._directive.remotenode, self._directive.remoteservice)
 
-
-class UnixSocketClientService:
+class UnixClientProxy:
     """A service on the mesh whose streams lead to a unix socket."""
 
-    def __init__(self, directive: UnixSocketClient, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: UnixSocketClient, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
 

@@ -13,13 +13,23 @@ import trio
 
 from meshnode.config.service_directives import CommandService
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.pump import copy
 from meshnode.resources import NoThread, in_thread
-from meshnode.services.base import ServiceMesh, listen_on_mesh
+from meshnode.services.base import listen_on_mesh
 from meshnode.services.forwarder import StreamServer
 
-# --- A command on a terminal of its own, as a stream: its keyboard is written, its screen is read
+MAX_COMMANDS = 192
+"""Commands of one service at a time: each is a terminal and at least one process."""
+
+MAX_OF_ONE = 128
+"""Commands of one node at a time, so that it does not take all terminals from others."""
+
+EOF_AGAIN = 1.0
+"""Seconds until the end of input is typed once more. A terminal has no lasting end: one is for one
+reader (``cat``, and then the shell that ran it), and is lost where a shell takes the terminal from
+a command in between. To a person it would not matter: they would press the key again."""
 
 GRACE = 2.0
 """Seconds that a command gets to end once its terminal has hung up, before it is killed."""
@@ -32,7 +42,7 @@ UNSET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Terminal:
-    """A running command and the master side of its terminal.
+    """A command on a terminal of its own, as a stream: its keyboard is written, its screen is read.
 
     The command leads a session of its own, with the terminal as its controlling one. Everything
     that stays in that session ends with the terminal.
@@ -211,24 +221,10 @@ def session_members(session: int) -> list[int]:
     return found
 
 
-pass  # SELFIMPORT
-
-MAX_COMMANDS = 192
-"""Commands of one service at a time: each is a terminal and at least one process."""
-
-MAX_OF_ONE = 128
-"""Commands of one node at a time, so that it does not take all terminals from others."""
-
-EOF_AGAIN = 1.0
-"""Seconds until the end of input is typed once more. A terminal has no lasting end: one is for one
-reader (``cat``, and then the shell that ran it), and is lost where a shell takes the terminal from
-a command in between. To a person it would not matter: they would press the key again."""
-
-
-class CommandServiceService:
+class TerminalService:
     """Runs a command for each stream of a service; the one ends with the other."""
 
-    def __init__(self, directive: CommandService, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: CommandService, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
         self._log = subject_logger("command-service", directive.service)

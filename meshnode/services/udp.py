@@ -13,9 +13,10 @@ from meshnode.config.service_directives import UdpClient, UdpServer
 from meshnode.logs import subject_logger
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.dataplane import LOCALHOST
+from meshnode.mesh.mesh import Mesh
 from meshnode.net.addresses import format_address, network_of
 from meshnode.net.sockets import CannotListen
-from meshnode.services.base import ServiceMesh, open_datagrams
+from meshnode.services.base import open_datagrams
 from meshnode.services.relay import FarSocket, Relay
 from meshnode.shares import Holder
 
@@ -29,13 +30,13 @@ UdpAddress = tuple[str, int] | tuple[str, int, int, int]
 """A UDP client as the socket module names it, IPv4 or IPv6."""
 
 
-class UdpServerService:
+class UdpServerProxy:
     """Passes what comes to a UDP port to a service of a node; ``ports`` are the real ones.
 
     Each local client sends from a service name of its own, so that answers find it.
     """
 
-    def __init__(self, directive: UdpServer, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: UdpServer, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
         self.relays: tuple[Relay[UdpAddress], ...] = ()
@@ -77,13 +78,13 @@ class UdpServerService:
         return _MeshFar(own, directive.remotenode, directive.remoteservice)
 
 
-class UdpClientService:
+class UdpClientProxy:
     """A datagram service on the mesh that speaks to a UDP address.
 
     Each correspondent on the mesh is given a UDP socket of its own, so that answers find it.
     """
 
-    def __init__(self, directive: UdpClient, mesh: ServiceMesh) -> None:
+    def __init__(self, directive: UdpClient, mesh: Mesh) -> None:
         self._directive = directive
         self._mesh = mesh
         self.relay: Relay[tuple[str, str]] | None = None

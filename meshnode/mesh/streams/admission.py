@@ -25,7 +25,34 @@ from meshnode.mesh.streams.quicsettings import CID_LENGTH, Address
 from meshnode.protocol.messages import ServiceKey
 from meshnode.shares import Holder, Limit, Shares
 
-# --- What to do with a QUIC datagram that belongs to no known connection
+MAX_CONNECTIONS = 2304
+"""Connections that others may have with this node, 50 KiB each. One node may have 1024: receptor's
+take one for each stream, and two streams for each unit that runs here for it. Meshnodes take one
+for a hundred streams."""
+
+KEPT_CONNECTIONS = 256
+"""Those of them that are kept for nodes with fewer than FEW_CONNECTIONS."""
+
+FEW_CONNECTIONS = 8
+"""What a node needs to look around, and to have some work done."""
+
+MAX_HALF_OPEN = 288
+"""Handshakes under way, of dialers that have shown that answers reach them. One node may have 128:
+honest ones take milliseconds, and a hundred at once when much work comes at once."""
+
+MAX_UNPROVEN = 64
+"""Handshakes under way of dialers that have not shown that. One node may have 24, so that ordinary
+dials pay no extra round trip; more are asked to."""
+
+TOKEN_SECONDS = 15.0
+"""Seconds that a token is good for: it comes back within one round trip, or within the dialer's
+patience (protocol section 7)."""
+
+_TAG_LENGTH = 16
+"""Bytes of the code that shows that a token is ours."""
+
+_UNTIL = struct.Struct("!Q")
+"""When a token ends, in milliseconds."""
 
 LEAST_CID = 8
 """Bytes of the connection ID that a dialer makes up for its listener, at least: who would answer in
@@ -85,38 +112,6 @@ def first_packet(datagram: bytes) -> FirstPacket:
     if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < LEAST_CID:
         return FirstPacket()
     return FirstPacket(Initial(header.destination_cid, header.source_cid, header.token))
-
-
-pass  # SELFIMPORT
-
-MAX_CONNECTIONS = 2304
-"""Connections that others may have with this node, 50 KiB each. One node may have 1024: receptor's
-take one for each stream, and two streams for each unit that runs here for it. Meshnodes take one
-for a hundred streams."""
-
-KEPT_CONNECTIONS = 256
-"""Those of them that are kept for nodes with fewer than FEW_CONNECTIONS."""
-
-FEW_CONNECTIONS = 8
-"""What a node needs to look around, and to have some work done."""
-
-MAX_HALF_OPEN = 288
-"""Handshakes under way, of dialers that have shown that answers reach them. One node may have 128:
-honest ones take milliseconds, and a hundred at once when much work comes at once."""
-
-MAX_UNPROVEN = 64
-"""Handshakes under way of dialers that have not shown that. One node may have 24, so that ordinary
-dials pay no extra round trip; more are asked to."""
-
-TOKEN_SECONDS = 15.0
-"""Seconds that a token is good for: it comes back within one round trip, or within the dialer's
-patience (protocol section 7)."""
-
-_TAG_LENGTH = 16
-"""Bytes of the code that shows that a token is ours."""
-
-_UNTIL = struct.Struct("!Q")
-"""When a token ends, in milliseconds."""
 
 
 class RetryTokens:

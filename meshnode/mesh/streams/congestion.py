@@ -1,4 +1,14 @@
-"""How much of a connection may be in flight, over links that are mostly reliable byte streams."""
+"""How much of a connection may be in flight, and in datagrams of what size.
+
+Links are mostly reliable byte streams, so windows are fixed and nothing is paced. The cost of QUIC
+is per packet, so between meshnodes datagrams are as large as both ends and everything between them
+take. Nobody says what the links in between take. So the size is found by probing (RFC 8899): a
+probe of the wanted size is sent, and only its acknowledgement raises the size. When large datagrams
+stop arriving (a new route leads over a link that drops them), the size falls back to what everybody
+takes.
+
+This is one of three files that touch aioquic's private parts: see quic.py.
+"""
 
 import enum
 import math
@@ -8,13 +18,6 @@ from aioquic.quic.congestion.base import register_congestion_control
 from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer
-
-# --- How large the datagrams of a connection may be: found by probing, never by hope (RFC 8899)
-#
-# The cost of QUIC is per packet, so between meshnodes datagrams are as large as both ends and
-# everything between them take. Nobody says what links in between take: a probe of the size wished
-# for is sent, and only its acknowledgement raises the size. When large datagrams stop arriving (a
-# new route leads over a link that drops them), the size falls back to what everybody takes.
 
 BASE_SIZE = 1200
 """Bytes of a datagram that every peer takes. Receptor reads into 1,452-byte buffers and truncates
@@ -37,6 +40,15 @@ RETRY = 30.0
 LOSS_EVENTS = 3
 """Losses of large datagrams, without one arriving in between, that make a black hole of the path.
 A full queue drops some of a burst; only a path that takes none drops them three times running."""
+
+
+FLIGHT_PACKETS = 180
+"""Packets in flight at most, of the size that every peer takes: quic-go drops what exceeds 256 that
+it has not processed yet."""
+
+LARGE_FLIGHT = 128 * LARGE_SIZE
+"""Bytes in flight at most with large datagrams. A burst of it still fits a link's queue that a
+local sender found half empty (mesh/peers/sendqueue.py)."""
 
 
 class _Phase(enum.Enum):
@@ -110,17 +122,6 @@ class PathSize:
         self.size = BASE_SIZE
         self._lost = 0
         self._next_probe = now + RETRY
-
-
-pass  # SELFIMPORT
-
-FLIGHT_PACKETS = 180
-"""Packets in flight at most, of the size that every peer takes: quic-go drops what exceeds 256 that
-it has not processed yet."""
-
-LARGE_FLIGHT = 128 * LARGE_SIZE
-"""Bytes in flight at most with large datagrams. A burst of it still fits a link's queue that a
-local sender found half empty (mesh/peers/sendqueue.py)."""
 
 
 class CappedReno(RenoCongestionControl):

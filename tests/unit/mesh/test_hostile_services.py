@@ -29,8 +29,8 @@ from meshnode.errors import MeshError
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.quic import MeshQuicConnection
 from meshnode.services.base import Service
-from meshnode.services.sockets import TcpClientService, UnixSocketClientService
-from meshnode.services.terminal import CommandServiceService
+from meshnode.services.sockets import TcpClientProxy, UnixClientProxy
+from meshnode.services.terminal import TerminalService
 
 # --- the services of a node ----------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ from meshnode.services.terminal import CommandServiceService
 async def tcp_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
     listeners = await nursery.start(trio.serve_tcp, serve_strictly, 0)
     port = listeners[0].socket.getsockname()[1]
-    return TcpClientService(TcpClient(service="svc", address=Address("127.0.0.1", port)), victim)
+    return TcpClientProxy(TcpClient(service="svc", address=Address("127.0.0.1", port)), victim)
 
 
 async def unix_socket_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
@@ -48,11 +48,11 @@ async def unix_socket_client(victim: Mesh, tmp_path, nursery: trio.Nursery) -> S
     listening.listen()
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     nursery.start_soon(trio.serve_listeners, serve_strictly, [listener])
-    return UnixSocketClientService(UnixSocketClient(service="svc", filename=path), victim)
+    return UnixClientProxy(UnixSocketClient(service="svc", filename=path), victim)
 
 
 async def command_service(victim: Mesh, tmp_path, nursery: trio.Nursery) -> Service:
-    return CommandServiceService(CommandService(service="svc", command=("cat",)), victim)
+    return TerminalService(CommandService(service="svc", command=("cat",)), victim)
 
 
 OPENINGS = [

@@ -15,7 +15,7 @@ from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import reset
 from meshnode.net.sockets import CannotListen
 from meshnode.services import terminal as terminals
-from meshnode.services.terminal import CommandServiceService, Terminal, session_members
+from meshnode.services.terminal import Terminal, TerminalService, session_members
 
 
 def is_gone(pid: int) -> bool:
@@ -184,7 +184,7 @@ async def world() -> AsyncIterator[tuple[Mesh, Mesh, trio.Nursery]]:
 
 async def serve(world, command: str) -> Mesh:
     foo, bar, nursery = world
-    service = CommandServiceService(
+    service = TerminalService(
         CommandService(service="shell", command=tuple(shlex.split(command))), bar
     )
     await nursery.start(lambda task_status: service.run(task_status=task_status))
@@ -251,7 +251,7 @@ async def test_a_command_that_ends_ends_the_stream_although_input_goes_on(world)
 
 async def test_a_stopped_service_ends_its_commands(world):
     foo, bar, _ = world
-    service = CommandServiceService(
+    service = TerminalService(
         CommandService(service="shell", command=("bash", "-c", "echo =$$=; sleep 1000")), bar
     )
     async with trio.open_nursery() as nursery:
@@ -320,6 +320,6 @@ async def test_what_the_system_has_none_of_costs_that_stream_and_the_next_is_ser
 
 async def test_a_service_name_that_is_taken_is_named(world):
     await serve(world, "bash")
-    second = CommandServiceService(CommandService(service="shell", command=("bash",)), world[1])
+    second = TerminalService(CommandService(service="shell", command=("bash",)), world[1])
     with pytest.raises(CannotListen, match="service shell: "):
         await second.run()

@@ -27,10 +27,10 @@ from meshnode.net.sockets import CannotListen
 from meshnode.services import forwarder
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.sockets import (
-    TcpClientService,
-    TcpServerService,
-    UnixSocketClientService,
-    UnixSocketServerService,
+    TcpClientProxy,
+    TcpServerProxy,
+    UnixClientProxy,
+    UnixServerProxy,
 )
 from meshnode.shares import Holder
 
@@ -48,12 +48,12 @@ class World:
 
     async def tcp_server(self, service: str = "echo", node: str = "bar") -> int:
         directive = TcpServer(port=0, bindaddr="127.0.0.1", remotenode=node, remoteservice=service)
-        server = TcpServerService(directive, self.foo)
+        server = TcpServerProxy(directive, self.foo)
         await self.nursery.start(lambda task_status: server.run(task_status=task_status))
         return server.ports[0]
 
     async def tcp_client(self, address: str, service: str = "echo") -> None:
-        client = TcpClientService(
+        client = TcpClientProxy(
             TcpClient(service=service, address=parse_address(address)), self.bar
         )
         await self.nursery.start(lambda task_status: client.run(task_status=task_status))
@@ -131,7 +131,7 @@ async def test_fifty_connections_at_once_do_not_mix(world: World):
 async def test_both_kinds_are_advertised_with_receptors_tags(world: World, tmp_path):
     await world.tcp_client("localhost:80", "web")
     unix = UnixSocketClient(service="db", filename=str(tmp_path / "s"))
-    service = UnixSocketClientService(unix, world.bar)
+    service = UnixClientProxy(unix, world.bar)
     await world.nursery.start(lambda task_status: service.run(task_status=task_status))
     await world.foo.ping("bar")
     adverts = {a.service: a for a in world.foo.status().advertisements}
@@ -383,7 +383,7 @@ async def test_a_port_that_is_taken_is_named(world: World):
             port=port, bindaddr="127.0.0.1", remotenode="bar", remoteservice="echo"
         )
         with pytest.raises(CannotListen) as caught:
-            await TcpServerService(directive, world.foo).run()
+            await TcpServerProxy(directive, world.foo).run()
     assert caught.value.parameter == "port"
     assert caught.value.problem == f"127.0.0.1:{port}: Address already in use"
 
@@ -391,7 +391,7 @@ async def test_a_port_that_is_taken_is_named(world: World):
 async def test_a_service_name_that_is_taken_is_named(world: World):
     await world.tcp_client("localhost:80", "web")
     with pytest.raises(CannotListen) as caught:
-        await TcpClientService(TcpClient(service="web", address=Address("a", 1)), world.bar).run()
+        await TcpClientProxy(TcpClient(service="web", address=Address("a", 1)), world.bar).run()
     assert (caught.value.parameter, caught.value.problem) == (
         "service",
         "web: service web is already listening",
@@ -409,8 +409,8 @@ async def test_a_unix_socket_leads_to_a_unix_socket(world: World, tmp_path):
         filename=near, remotenode="bar", remoteservice="db", permissions=0o660
     )
     for service in (
-        UnixSocketClientService(UnixSocketClient(service="db", filename=far), world.bar),
-        UnixSocketServerService(server, world.foo),
+        UnixClientProxy(UnixSocketClient(service="db", filename=far), world.bar),
+        UnixServerProxy(server, world.foo),
     ):
         await world.nursery.start(lambda task_status, run=service.run: run(task_status=task_status))
     assert (tmp_path / "near").stat().st_mode & 0o777 == 0o660
@@ -439,7 +439,7 @@ async def test_a_unix_client_that_is_gone_has_not_ended_its_bytes(world: World, 
     await world.tcp_client(await tcp_service(world.nursery, restore), "restore")
     near = str(tmp_path / "near")
     server = UnixSocketServer(filename=near, remotenode="bar", remoteservice="restore")
-    service = UnixSocketServerService(server, world.foo)
+    service = UnixServerProxy(server, world.foo)
     await world.nursery.start(lambda task_status: service.run(task_status=task_status))
     client = await trio.open_unix_socket(near)
     await client.send_all(sent)
@@ -463,7 +463,7 @@ async def test_a_unix_client_may_go_once_it_has_its_answer(world: World, tmp_pat
     await world.tcp_client(await tcp_service(world.nursery, answer), "answer")
     near = str(tmp_path / "near")
     server = UnixSocketServer(filename=near, remotenode="bar", remoteservice="answer")
-    service = UnixSocketServerService(server, world.foo)
+    service = UnixServerProxy(server, world.foo)
     await world.nursery.start(lambda task_status: service.run(task_status=task_status))
     client = await trio.open_unix_socket(near)
     assert await read_all(client) == b"answer"
@@ -475,7 +475,7 @@ async def test_a_unix_client_may_go_once_it_has_its_answer(world: World, tmp_pat
 
 async def test_a_unix_socket_that_is_not_there_ends_the_connection(world: World, tmp_path, caplog):
     far = str(tmp_path / "far")
-    service = UnixSocketClientService(UnixSocketClient(service="db", filename=far), world.bar)
+    service = UnixClientProxy(UnixSocketClient(service="db", filename=far), world.bar)
     await world.nursery.start(lambda task_status: service.run(task_status=task_status))
     stream = await world.foo.dial("bar", "db")
     with pytest.raises(trio.BrokenResourceError):
@@ -485,10 +485,10 @@ async def test_a_unix_socket_that_is_not_there_ends_the_connection(world: World,
 
 async def test_a_stopped_service_leaves_nothing_behind(world: World, tmp_path):
     near = tmp_path / "near"
-    server = UnixSocketServerService(
+    server = UnixServerProxy(
         UnixSocketServer(filename=str(near), remotenode="bar", remoteservice="echo"), world.foo
     )
-    client = TcpClientService(TcpClient(service="echo", address=Address("127.0.0.1", 1)), world.bar)
+    client = TcpClientProxy(TcpClient(service="echo", address=Address("127.0.0.1", 1)), world.bar)
     async with trio.open_nursery() as nursery:
         for service in (server, client):
             await nursery.start(lambda task_status, run=service.run: run(task_status=task_status))

@@ -20,7 +20,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.services import relay as relays
 from meshnode.services.base import MOST_REASONS, DropCount
 from meshnode.services.relay import AddressTable, Relay
-from meshnode.services.udp import UdpClientService, UdpServerService
+from meshnode.services.udp import UdpClientProxy, UdpServerProxy
 from meshnode.shares import Holder
 
 
@@ -55,16 +55,14 @@ class World:
     nursery: trio.Nursery
     sockets: list[trio.socket.SocketType] = field(default_factory=list)
 
-    async def server(self, node: str = "bar", service: str = "dns") -> UdpServerService:
+    async def server(self, node: str = "bar", service: str = "dns") -> UdpServerProxy:
         directive = UdpServer(port=0, bindaddr="127.0.0.1", remotenode=node, remoteservice=service)
-        server = UdpServerService(directive, self.foo)
+        server = UdpServerProxy(directive, self.foo)
         await self.nursery.start(lambda task_status: server.run(task_status=task_status))
         return server
 
-    async def client(self, address: str) -> UdpClientService:
-        service = UdpClientService(
-            UdpClient(service="dns", address=parse_address(address)), self.bar
-        )
+    async def client(self, address: str) -> UdpClientProxy:
+        service = UdpClientProxy(UdpClient(service="dns", address=parse_address(address)), self.bar)
         await self.nursery.start(lambda task_status: service.run(task_status=task_status))
         return service
 
@@ -72,7 +70,7 @@ class World:
         self.sockets.append(await udp_socket(port))
         return self.sockets[-1]
 
-    async def shouter(self) -> UdpClientService:
+    async def shouter(self) -> UdpClientProxy:
         server = await self.socket()
         self.nursery.start_soon(shout, server)
         return await self.client(f"localhost:{server.getsockname()[1]}")
@@ -168,7 +166,7 @@ async def test_without_an_address_every_interface_is_listened_on(
     world: World, family: socket.AddressFamily, local: str
 ):
     await world.shouter()
-    server = UdpServerService(UdpServer(port=0, remotenode="bar", remoteservice="dns"), world.foo)
+    server = UdpServerProxy(UdpServer(port=0, remotenode="bar", remoteservice="dns"), world.foo)
     await world.nursery.start(lambda task_status: server.run(task_status=task_status))
     client = trio.socket.socket(family, socket.SOCK_DGRAM)
     world.sockets.append(client)
@@ -187,14 +185,14 @@ async def test_a_port_that_is_taken_is_named(world: World):
     port = taken.getsockname()[1]
     directive = UdpServer(port=port, bindaddr="127.0.0.1", remotenode="a", remoteservice="b")
     with pytest.raises(CannotListen) as caught:
-        await UdpServerService(directive, world.foo).run()
+        await UdpServerProxy(directive, world.foo).run()
     assert caught.value.problem == f"127.0.0.1:{port}: Address already in use"
 
 
 async def test_a_service_name_that_is_taken_is_named(world: World):
     await world.client("localhost:53")
     with pytest.raises(CannotListen, match="service dns: service dns is already listening"):
-        await UdpClientService(UdpClient(service="dns", address=Address("a", 1)), world.bar).run()
+        await UdpClientProxy(UdpClient(service="dns", address=Address("a", 1)), world.bar).run()
 
 
 # --- the relay by itself, in its own time --------------------------------------------------------
