@@ -1,11 +1,14 @@
-"""How many streams the other ends of connections may open, and how far ahead of their readers they
-may send on them.
+"""Flow control: what peers may send ahead of our readers, and what our writers ahead of peers.
 
-What is sent ahead of a reader is kept here until it is read, so it has a budget in bytes, of which
-each node has a part, and each branch of the mesh leaves some to others. A stream begins with a
-small window. It gets a wide one with the first bytes that are read of it, as long as there is
-plenty left for its node; it keeps the small one, which costs speed on long paths only, when there
-is not. So readers that stall never stop those that read.
+*Inbound.* What a peer sends ahead of a reader is kept here until it is read, so it has a budget in
+bytes, which nodes and branches share (:class:`CreditPool`). A stream begins with a small window. It
+gets a wide one with the first bytes that are read of it, as long as there is plenty left for its
+node. Otherwise it keeps the small one, which costs speed on long paths only. So readers that stall
+never stop those that read.
+
+*Outbound.* A node that asks for much and reads nothing, or acknowledges nothing, makes its writers
+wait. What they may have written by then is bounded for the node, not for each of its connections,
+and for each branch, since a peer can invent nodes (:class:`SendBudget`).
 """
 
 from typing import Self
@@ -13,12 +16,11 @@ from typing import Self
 from meshnode.shares import Holder, Shares
 
 WIDE_WINDOW = 2 * 1024 * 1024
-"""Bytes that may be sent ahead on a stream that is read: what is in flight at most between two
-nodes, so that no path is waited for."""
+"""Bytes that may be sent ahead on a stream that is read: as many as are in flight at most."""
 
 FIRST_WINDOW = 216 * 1024
-"""Bytes that may be sent ahead on a stream before any are read: what is in flight at most before
-the path is known, so that a stream waits no round trip for its second window."""
+"""Bytes that may be sent ahead on a stream before any are read: as many as are in flight at most
+before the path is known, so that no stream waits a round trip for its second window."""
 
 LEAST_WINDOW = 16 * 1024
 """Bytes that may be sent ahead on any stream, however many its node has."""
@@ -28,25 +30,44 @@ CREDIT_STEP = 4
 more often would cost packets."""
 
 MAX_BYTES = 96 * 1024 * 1024
-"""Bytes that may be sent ahead on all streams, those with the least window not counted. One node
-may have half of it."""
+"""Bytes that may be sent ahead on all streams; the least windows are not counted."""
 
 MANY_STREAMS = 112
 """Streams that a peer may open on a connection. Dialers open a hundred, but a listener may not have
 heard the last of some that are over for them."""
 
 MAX_OPEN = 8192
-"""Streams that peers may open on connections that carry many, some 2 KiB each. One node may have
-half of them, which is twice the sessions that the control service has for anybody."""
+"""Streams that peers may open on connections that carry many, some 2 KiB each. Half of them, which
+one node may have, is twice the sessions that the control service has."""
 
 
 BYTES_SPARED = 4
 STREAMS_SPARED = 16
-"""One in so many of those bytes, and of those streams, is left to others by all nodes that are
-reached over one link: whoever is linked to us can invent nodes behind itself."""
+"""One in so many of these bytes, and of these streams, is left by each branch to others."""
 
 NEAR_BYTES = 8 * FIRST_WINDOW
-"""Bytes of a node that is linked to us, of half of what its branch leaves to others."""
+"""Bytes that a node which is linked to us may have of what its branch leaves to others."""
+
+
+UNSENT_MOST = 1024 * 1024
+"""Bytes of a stream that may wait to be sent before its writer does."""
+
+UNSENT_LEAST = 16 * 1024
+"""Bytes of any stream that may wait, however many there are: a large datagram."""
+
+UNSENT_OF_NODE = 4 * UNSENT_MOST
+"""Bytes of all streams with a node that may wait: from the fifth on they share this."""
+
+IN_FLIGHT_OF_NODE = 24 * 1024 * 1024
+"""Bytes in flight on all connections with a node before writers wait for acknowledgements: a dozen
+connections at full speed."""
+
+UNSENT_OF_BRANCH = 4 * UNSENT_OF_NODE
+IN_FLIGHT_OF_BRANCH = 3 * IN_FLIGHT_OF_NODE
+"""The same for all nodes of a branch: what four, or three, of the busiest have."""
+
+IN_FLIGHT_LEAST = 64 * 1024
+"""Bytes in flight on each of its connections for which they do not wait."""
 
 
 class CreditPool:
@@ -141,36 +162,8 @@ class Credit:
         self._reserved = self._reserved_streams = 0
 
 
-# --- What waits here for one node to take it, on all its connections
-#
-# A node that asks for much and reads nothing, or acknowledges nothing, makes its writers wait.
-# What each may have written by then is bounded for the node, and not for each of its connections;
-# and for all nodes that one link leads to, since whoever is linked to us can invent them.
-
-UNSENT_MOST = 1024 * 1024
-"""Bytes of a stream that may wait to be sent before its writer does."""
-
-UNSENT_LEAST = 16 * 1024
-"""Bytes of any stream that may wait, however many there are: a large datagram."""
-
-UNSENT_OF_NODE = 4 * UNSENT_MOST
-"""Bytes of all streams with a node that may wait: from the fifth on they share this."""
-
-IN_FLIGHT_OF_NODE = 24 * 1024 * 1024
-"""Bytes in flight on all connections with a node before writers wait for acknowledgements: a dozen
-connections at full speed."""
-
-UNSENT_OF_BRANCH = 4 * UNSENT_OF_NODE
-IN_FLIGHT_OF_BRANCH = 3 * IN_FLIGHT_OF_NODE
-"""The same for all nodes that are reached over links with one address: what four, or three, that
-are as busy as can be have."""
-
-IN_FLIGHT_LEAST = 64 * 1024
-"""Bytes in flight on each of its connections for which they do not wait."""
-
-
 class SendBudget:
-    """What one node, or all of a branch of the mesh, has been sent, or is to be."""
+    """What waits to be sent to one node or to one branch, or is sent and not acknowledged."""
 
     def __init__(self, unsent: int, in_flight: int, branch: "SendBudget | None") -> None:
         self._unsent = unsent

@@ -1,4 +1,4 @@
-"""How long a connection waits: for its handshake, a stream, a sign of life, the last bytes.
+"""The time-outs of one connection, and whether its other end still lives.
 
 ``now`` arguments are seconds of one clock.
 """
@@ -17,25 +17,36 @@ HANDSHAKE_TIMEOUT = 15.0
 """Seconds for the handshake (protocol section 7)."""
 
 POOL_IDLE = 60.0
-"""Seconds that a dialer keeps a connection without a stream, for the next one to cost nothing."""
+"""Seconds that a dialer keeps a connection without a stream, so that the next one is cheap."""
 
 LINGER = POOL_IDLE + 30.0
-"""Seconds that a listener's side waits, all streams done, for the dialer's close. Dialers close;
-this ends the connections of those that forget, and never before a meshnode would use it again."""
+"""Seconds that a listener keeps a connection without a stream. Dialers close theirs; this ends the
+connections of those that do not, and never before a meshnode would use it again."""
 
 FIRST_STREAM = 15.0
-"""Seconds after the handshake for a dialer to open its first stream. Dialers shake hands because
-they have a stream to open, so what stays without one is of no use to anybody."""
+"""Seconds after the handshake for a dialer to open its first stream, which it dialed for."""
 
 UNUSED = 5.0
-"""Seconds that a dialer keeps a connection on which it opened no stream: all dials that waited for
-the handshake were given up. Well before the listener's patience ends, which would be told to the
-next dial in the middle of its stream."""
+"""Seconds that a dialer keeps a connection on which it opened no stream, because all dials were
+given up. Less than FIRST_STREAM, or the listener would close it under the next dial."""
 
 DELIVERY = 600.0
 """Seconds in which the other end must take some of what was written on streams that are closed
-here, as long as a client may pause the output of a unit. Then they are reset: nobody here could
-tell any more that it is waited for in vain."""
+here; then they are reset. As long as a client may pause the output of a unit."""
+
+
+TIMEOUTS = 3
+"""Probe time-outs that the other end has to answer: what is lost is sent again after one."""
+
+LEAST = 1.0
+"""Seconds that it has at least: a node that is flooded answers later than its links are fast."""
+
+MOST = 3.0
+"""Seconds that it has at most, on the slowest paths."""
+
+AGAIN = 1.0
+"""Seconds between two questions, so that forged reports make us send one packet a second at most
+for each connection."""
 
 
 class ConnectionTimers:
@@ -129,30 +140,13 @@ class ConnectionTimers:
         return False
 
 
-# --- Whether the other end of a connection still lives, when others say that it does not
-#
-# Notices of failed messages and new epochs of a node tell a connection that its other end is no
-# more, long before silence would. But anybody on the way can forge them, and only the other end
-# can encrypt for the connection. So such word is a reason to ask it, and only its silence is an
-# answer. ``now`` arguments are seconds of one clock.
-
-TIMEOUTS = 3
-"""Probe time-outs that the other end has to answer: a question or an answer that is lost is sent
-again after one."""
-
-LEAST = 1.0
-"""Seconds that it has at least: a node that is flooded answers later than its links are fast."""
-
-MOST = 3.0
-"""Seconds that it has at most, on the slowest paths."""
-
-AGAIN = 1.0
-"""Seconds between two questions, so that whoever forges such word makes us send no more than one
-packet a second for each connection."""
-
-
 class LivenessCheck:
-    """What is doubted of one connection, and until when."""
+    """Whether the other end of a connection still lives, when others report that it does not.
+
+    Notices of failed messages, and new epochs of a node, report the end of a connection long before
+    silence would. But anybody on the way can forge them, and only the other end can encrypt for the
+    connection. So a report makes us ask it, and only its silence is believed.
+    """
 
     def __init__(self) -> None:
         self._reason: MeshError | None = None
@@ -164,13 +158,13 @@ class LivenessCheck:
         return self._reason is not None
 
     def begin(self, reason: MeshError, now: float) -> None:
-        """Take word that the other end is no more; ``reason`` is what then ends the connection."""
+        """Take a report that the other end is no more; ``reason`` then ends the connection."""
         if self._reason is None:
             self._reason = reason
             self._ask_at = max(now, self._asked_at + AGAIN)
 
     def next_deadline(self) -> float:
-        """Return when to ask, or to believe."""
+        """Return when to ask, or to believe the report."""
         return min(self._ask_at, self._until)
 
     def is_to_ask(self, now: float) -> bool:
