@@ -1,8 +1,16 @@
-"""File descriptors run out: what is kept back for what must go on, and how shortage is told.
+"""What a process runs out of: file descriptors, threads, memory.
 
-Every link, client and unit takes some. A process that has none left can neither open the files of
-a unit that it accepted nor dial a peer that it lost, so clients and links of others are let in only
-while some are left.
+*Descriptors.* Every link, client and unit takes some. A process that has none left can neither open
+the files of a unit that it accepted nor dial a peer that it lost. So clients and links of others
+are let in only while some are left (:func:`are_short`), and a few are in reserve for dialing
+(:class:`DescriptorReserve`).
+
+*Threads.* The system may refuse one; :func:`in_thread` waits for it, or says so in an error of its
+own.
+
+*Memory.* The C library keeps what was freed for what may come. After thousands of connections that
+is most of what they took, and the node would look for ever as it did in its worst minute. So it is
+asked to give that back (:class:`MemoryTrimmer`).
 """
 
 import ctypes
@@ -17,25 +25,23 @@ from typing import Final, TypeVar
 import trio
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors that mean: this process, or the whole system, has no descriptor left."""
+"""Errors of a process, or a system, that has no descriptor left."""
 
 KEPT_BACK = 64
-"""Descriptors that accepted clients and links leave to the rest: to units that are at work, lost
-peers that are dialed, name look-ups."""
+"""Descriptors that accepted clients and links leave to the rest: running units, dials, look-ups."""
 
 KEPT_FROM_OPERATORS = KEPT_BACK // 2
-"""Descriptors that clients of this machine leave: whoever has to find out why nobody can get in any
-more must get in."""
+"""Descriptors that clients of this machine leave: an operator must get in to find out what is
+wrong."""
 
 KEPT_BACK_SHARE = 8
-"""One in so many descriptors is kept back where a process may have so few that 64 were too many."""
+"""At most one in so many descriptors is kept back, where a process may have few."""
 
 SPARE = 16
-"""Descriptors that a reserve holds: a node has few peers that it dials."""
+"""Descriptors in reserve: a node dials few peers."""
 
 NEEDED = 4
-"""Descriptors that an operation takes at most: to dial a peer takes three, with the look-up of its
-name."""
+"""Descriptors that one operation takes at most: a dial takes three, with the look-up of a name."""
 
 
 def raise_limit() -> int:
@@ -145,10 +151,10 @@ def _close(numbers: list[int]) -> None:
         os.close(number)
 
 
-# --- Threads run out, as descriptors do: how that is told, and waited for
+# --- Threads -------------------------------------------------------------------------------------
 
 RETRY: Final = 0.1
-"""Seconds before a thread is asked for again: nothing tells of one that has ended."""
+"""Seconds before a thread is asked for again: nothing reports one that has ended."""
 
 _NONE_LEFT: Final = "can't start new thread"
 """All that Python says when the system refuses a thread."""
@@ -166,7 +172,7 @@ class NoThread(OSError):
 async def in_thread(
     function: Callable[..., T],
     *args: object,
-    patience: float = 0.0,
+    wait: float = 0.0,
     abandon: bool = False,
     limiter: trio.CapacityLimiter | None = None,
 ) -> T:
@@ -175,7 +181,7 @@ async def in_thread(
     Args:
         function: May block.
         args: What it is called with.
-        patience: Seconds for which a thread is waited for where there is none.
+        wait: Seconds for which a thread is waited for where there is none.
         abandon: Whether a cancelled call is left to end by itself.
         limiter: Bounds the threads of one purpose; without one, trio's for all.
 
@@ -183,7 +189,7 @@ async def in_thread(
         NoThread: there is still none.
         Exception: whatever the function raises.
     """
-    until = trio.current_time() + patience
+    until = trio.current_time() + wait
     while True:
         try:
             return await trio.to_thread.run_sync(
@@ -197,17 +203,14 @@ async def in_thread(
         await trio.sleep(RETRY)
 
 
-# --- Memory that is free is given back to the system
-#
-# The C library keeps what was freed for what may come. After thousands of connections that is
-# most of what they took, so that a node would look for ever as it did in its worst minute.
+# --- Memory --------------------------------------------------------------------------------------
 
 WORTH_IT = 16 * 1024 * 1024
 """Bytes that must have been freed for the library to be asked: it takes some milliseconds."""
 
 
-class GiveBack:
-    """Counts what is freed, and has it given back when it is worth it."""
+class MemoryTrimmer:
+    """Counts what is freed, and returns it to the system when that is worth it."""
 
     def __init__(self, spawn: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._spawn = spawn
@@ -218,11 +221,11 @@ class GiveBack:
         self._freed += size
         if self._freed >= WORTH_IT:
             self._freed = 0
-            self._spawn(give_back)
+            self._spawn(trim_memory)
 
 
-async def give_back() -> None:
-    """Have the C library give back what it keeps, if it is one that can be asked to."""
+async def trim_memory() -> None:
+    """Have the C library return what it keeps to the system, if it is one that can."""
     await trio.to_thread.run_sync(_trim)
 
 

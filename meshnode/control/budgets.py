@@ -36,8 +36,8 @@ READS_IN_ALL = 32 * 1024 * 1024
 """Bytes of files that wait in all."""
 
 STALLED_AFTER = 10.0
-"""Seconds in which a client must take some of its reply when others wait for the room that it
-takes. A client that reads at all takes milliseconds."""
+"""Seconds in which a client must take some of its reply when others wait for that room. A client
+that reads takes milliseconds."""
 
 
 class HeldLine:
@@ -75,8 +75,9 @@ class _Reply:
 class Replies:
     """The replies of all sessions that wait to be read.
 
-    Who has used up its share waits with its next command until some are read, and whoever reads
-    nothing meanwhile is given up: a holder's slow clients hold up its others, and nobody else.
+    A holder that has used up its share waits with its next command until some of its replies are
+    read; a client that reads nothing meanwhile is given up. So slow clients of a holder delay its
+    other clients, and nobody else's.
     """
 
     def __init__(self) -> None:
@@ -127,4 +128,4 @@ class SessionBudgets:
     replies: Replies = field(default_factory=Replies)
     reads: Budget = field(default_factory=lambda: Budget(READS_OF_ONE, READS_IN_ALL))
     lock: FairLock = field(default_factory=FairLock)
-    """For what takes the node's time."""
+    """For commands that take more than a millisecond of the node's time."""

@@ -26,7 +26,7 @@ BROKEN = 1 << 31
 """The bit of a length that says that the stream broke."""
 
 MAX_FRAME = 1 << 24
-"""Bytes of one frame at most. Nobody holds a whole frame: this only tells garbage from frames."""
+"""Bytes of one frame at most. No frame is held whole: this only detects garbage."""
 
 END = bytes(LENGTH_BYTES)
 
@@ -56,10 +56,10 @@ class RawEnd:
         await self._session.send_eof()
 
     async def break_when_lost(self) -> None:
-        """Raise when a client that has ended its bytes is gone: a silent service would stay.
+        """Raise when a client that has ended its bytes is gone, so that a silent service ends.
 
         Raises:
-            trio.BrokenResourceError: nobody waits for what the service may still say.
+            trio.BrokenResourceError: the client waits for the service no longer.
         """
         await self._client_ended.wait()
         await self._session.wait_lost()
@@ -121,10 +121,10 @@ class FramedEnd(RawEnd):
 
 
 def connect_command(mesh: Mesh, *, forwarding: bool = False) -> Command:
-    """Return the ``connect`` command: it turns its session into the stream, and ends it.
+    """Return the ``connect`` command: its session becomes the stream, and ends with it.
 
-    Without ``forwarding`` a client from the mesh gets no stream: to the other node it would come
-    from here, and rules that let only this node in would let it in as well.
+    Without ``forwarding`` a client from the mesh gets no stream. The other node would take it for a
+    client of this node, so rules that admit only this node would admit it too.
     """
 
     def run_to(node: str, service: str, tls: str, *, framed: bool = False) -> Handler:
@@ -148,8 +148,8 @@ def connect_command(mesh: Mesh, *, forwarding: bool = False) -> Command:
                     await _join(RawEnd(session), stream)
                 await stream.aclose()
             finally:
-                # Closed it is already, unless something failed, and then this is a reset: half of
-                # something must not look like all of it.
+                # It is closed already unless something failed. Then this resets it, so that half of
+                # something does not look like all of it.
                 await trio.aclose_forcefully(stream)
 
         return run

@@ -14,15 +14,15 @@ CHUNK = 64 * 1024
 """Bytes asked of a stream at a time: a pipe's or socket buffer's usual size."""
 
 IDLE_TIMEOUT: Mapping[SessionKind, float] = {"unix": 86400.0, "tcp": 3600.0, "mesh": 1800.0}
-"""Seconds for which a session may wait for a command. Programs on this machine keep one for their
-next command, and people type; but those who vanished from the network must be noticed some day."""
+"""Seconds for which a session may wait for a command. Programs keep theirs for the next one, and
+people type; but a client that vanished from the network must be noticed some day."""
 
 LINE_TIMEOUT = 120.0
 """Seconds for a command line that was begun to be complete: the longest, at 10 KB a second."""
 
 PAYLOAD_TIMEOUT: Mapping[SessionKind, float] = {"unix": inf, "tcp": 3600.0, "mesh": 600.0}
-"""Seconds in which some more of a payload must come. Nodes send theirs from a file; a program on
-this machine may take as long as it likes to write what the client passes on."""
+"""Seconds in which more of a payload must come. Nodes send theirs from a file; on this machine a
+program may still be writing it."""
 
 
 class SessionOver(Exception):
@@ -74,14 +74,14 @@ class ClientInput:
         if reader.at_end:
             return False
         if reader.pending and reader.has_line():
-            # One of many that were sent at once: others get their turn in between.
+            # The client sent many lines at once: other sessions run in between.
             await trio.lowlevel.checkpoint()
             return True
         self._is_line_begun = reader.pending > 0
         self._place.waits(LINE_TIMEOUT if self._is_line_begun else IDLE_TIMEOUT[self._kind])
         while True:
             data = await self._receive(CHUNK)
-            # First of all: even if a command has come at last, the place may be another's.
+            # Before the bytes are looked at: the place may be another's by now.
             self.check_place()
             self._take(data)
             if reader.has_line() or reader.at_end:
@@ -110,7 +110,7 @@ class ClientInput:
 
     def _check_held(self) -> None:
         if not self._held.is_within(self._reader.pending):
-            raise SessionOver("too much is kept of incomplete command lines of yours")
+            raise SessionOver("your incomplete command lines take too much memory")
 
     def next_line(self) -> bytes:
         """Return the line that was waited for. Raises SessionOver if too much is kept after it."""

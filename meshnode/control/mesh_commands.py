@@ -137,7 +137,7 @@ _FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
 }
 
 
-# --- ``ping`` and ``traceroute``: whether and by which way a node is reached
+# --- ``ping`` and ``traceroute``: whether and by which route a node is reached
 
 
 def ping_command(mesh: Mesh) -> Command:

@@ -19,22 +19,21 @@ SHARE = 3 / 4
 another holds up to two of its sessions, so one that has work for many needs most of them."""
 
 KEPT = 1 / 16
-"""Part of the places on a unix socket that only root and the node's own user may take: whoever must
-look after a node gets in."""
+"""Part of the places on a unix socket that only root and the node's own user may take."""
 
 SPARED = 1 / 16
 """Part of the places on the mesh that each branch of it leaves to the others."""
 
 DESCRIPTORS_SHARE = 3
-"""One in so many of the process's file descriptors is for sessions of one kind of socket: those on
-TCP may take theirs, and those on the unix socket theirs, and the links still have the rest."""
+"""One in so many of the process's descriptors is for sessions on TCP, and as many for those on the
+unix socket; the links have the rest."""
 
 GIVE_WAY_AFTER = 30.0
 """Seconds after which a session that waits for a command gives way to a newer one of the same
 holder. One that was just opened is about to be used."""
 
 MAX_LEAVING = 64
-"""Clients without a place that are told so at a time; more are closed without a word."""
+"""Clients without a place that are told why at a time; more are only closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class Places:
             victim = _longest_waiting(places)
             if victim is None or victim.holder.name == newcomer.name:
                 continue
-            # Whoever looks after the node is not held up by its users, and comes before them.
+            # Owners do not wait for users, and never give way to them.
             if newcomer.is_owner or (len(places) > own and not victim.holder.is_owner):
                 yield victim
 

@@ -77,9 +77,9 @@ class ControlSession(Protocol):
         ...
 
     def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a turn at what takes more than a millisecond: ``async with session.turn()``.
+        """Wait until the node is free for what takes more than a millisecond.
 
-        Nothing may be waited for within it. Others may ask for the same at the same moment.
+        ``async with session.turn()``: nothing may be waited for within it.
         """
         ...
 

@@ -41,7 +41,7 @@ KEPT_BACK: Final[dict[SessionKind, int | None]] = {
 none."""
 
 REFUSAL_TIMEOUT = 2.0
-"""Seconds for telling a client that it is one too many."""
+"""Seconds for telling a client that there is no place for its session."""
 
 IDLE_CHECK = 30.0
 """Seconds between two looks for sessions that have waited for too long. Time-outs are minutes at

@@ -33,25 +33,24 @@ from meshnode.protocol.control import (
 from meshnode.shares import Holder
 
 SEND_CHUNK = 256 * 1024
-"""Bytes given to a stream at a time: the more a stream of the mesh has, the more datagrams leave in
-one write."""
+"""Bytes given to a stream at a time. A stream of the mesh sends more datagrams in one write if it
+has more."""
 
 SEND_TIMEOUT = 600.0
-"""Seconds in which a client must take the next SEND_CHUNK. People stop output with Ctrl-S or a
-pager, so minutes are fair; but a session that nobody reads must not stay for ever."""
+"""Seconds in which a client must take the next SEND_CHUNK: people stop output with a pager."""
 
 SMALL_READ = 16 * 1024
-"""Bytes read of a file at a time for the clients of a holder that keep much waiting already."""
+"""Bytes read of a file at a time for clients of a holder that has its share of READS already."""
 
 MAX_MISTAKES = 32
-"""Lines in a row that are no command before a client of the network is not listened to any more:
-it speaks another protocol, or tries what there is."""
+"""Lines in a row that are no command after which a session on the network ends: its client speaks
+another protocol."""
 
 FAREWELL_TIMEOUT = 2.0
-"""Seconds for a client to take the line that tells why its session ends."""
+"""Seconds for a client to take the line that says why its session ends."""
 
 LINGER_TIMEOUT = 2.0
-"""Seconds for which a closing session still drops what the client sends. Closing a socket with
+"""Seconds for which a closing session reads and drops what the client sends. Closing a socket with
 unread bytes resets it, and the client would lose the last reply."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -249,8 +248,7 @@ class Session:
             request = parse_line(line)
         except MalformedRequest as error:
             if is_first and isinstance(error, NotText) and not line.startswith(b"{"):
-                # Whatever follows may have been put there by a third party, as in a request of a
-                # browser: it is not listened to.
+                # A third party may have written what follows, as in a request of a browser.
                 self.finish()
             return self._mistaken(encode_error(str(error)) + encode_error(UNKNOWN_COMMAND))
         command = self._registry.find(request.name)
@@ -288,14 +286,14 @@ class Session:
             answer = encode_error(f"internal error: {type(fault).__name__}")
             self.finish()
         if is_raw:
-            # No line can tell anything to a client that reads raw bytes by now; the stream is
-            # broken off instead.
+            # The client reads raw bytes by now, and would not know a line of ours from them. So
+            # the stream is broken off.
             self._gone = True
         return answer
 
     @contextmanager
     def _noticing_loss(self) -> Iterator[None]:
-        """Remember that the client is gone, and say so in one way whatever its stream is."""
+        """Remember that the client is gone, and raise the same error for every kind of stream."""
         try:
             yield
         except trio.TooSlowError as error:
@@ -307,7 +305,7 @@ class Session:
             raise trio.BrokenResourceError(_how_lost(error)) from error
 
     async def _close(self) -> None:
-        # It may be as much as the longest line, and the client may take its time to go.
+        # It may be as much as the longest line, and the client may stay for LINGER_TIMEOUT.
         self._input.drop()
         if self._gone:
             # On the mesh this resets the stream: half of an answer must not look like all of it.
@@ -329,7 +327,7 @@ def _how_lost(error: Exception) -> str:
     """Say how a client was lost; a unit's Detail ends with it."""
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
-        # trio's text has the number of the error in it, which is for nobody.
+        # trio's text also has the number of the error.
         return cause.strerror[:1].lower() + cause.strerror[1:]
     return str(error)
 

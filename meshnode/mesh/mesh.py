@@ -34,7 +34,7 @@ from meshnode.protocol.messages import MAX_HOPS, decode_service
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
-from meshnode.resources import DescriptorReserve, GiveBack
+from meshnode.resources import DescriptorReserve, MemoryTrimmer
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Mesh:
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._link_state.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
-        self._outgoing = Outgoing(GiveBack(nursery.start_soon).freed)
+        self._outgoing = Outgoing(MemoryTrimmer(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
         self.reserve = reserve

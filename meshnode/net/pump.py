@@ -1,5 +1,13 @@
-"""Bytes from one stream to another: both ways, each way ended on its own, and never more of them
-held here than one chunk a direction. What ``connect`` and every stream service do."""
+"""Bytes from one stream to another, both ways: what ``connect`` and every stream service do.
+
+Each direction ends on its own, and no more than a chunk of each is held here.
+
+*Hang-ups.* The end of a client's bytes may mean "that was all, now answer", or that the client was
+killed. A unix socket tells the two apart at once: the kernel reports a hang-up when the other end
+is closed, and none when only its sending direction is. TCP cannot: a killed client's kernel sends
+the same packet, and only what is sent to it later is answered by a reset. A stream of the mesh is
+reset then, not ended.
+"""
 
 import select
 import socket
@@ -10,6 +18,9 @@ from math import inf
 from typing import Protocol, runtime_checkable
 
 import trio
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at a client where there is no descriptor to wait with."""
 
 CHUNK = 64 * 1024
 """Bytes that one direction holds at most: a pipe's or socket buffer's usual size."""
@@ -146,16 +157,7 @@ async def reset(stream: trio.abc.AsyncResource) -> None:
     await trio.aclose_forcefully(stream)
 
 
-# --- Whether a client is still there after it has ended its direction
-#
-# The end of a client's bytes may mean "that was all, now answer" or that the client was killed. A
-# unix socket tells the two apart at once: the kernel reports a hang-up when the other end is
-# closed, and none when only its sending direction is. TCP cannot: a killed client's kernel sends
-# the same packet, and only what is sent to it later is answered by a reset. A stream of the mesh
-# says so by itself, since it is reset and not ended.
-
-LOOK_AGAIN = 1.0
-"""Seconds between two looks at a client where there is no descriptor to wait with."""
+# --- Hang-ups ------------------------------------------------------------------------------------
 
 
 def has_hung_up(stream: trio.abc.Stream) -> bool:

@@ -23,7 +23,7 @@ SOCKET_BUFFER = 1024 * 1024
 """Bytes that may wait in a unix socket. A gigabyte then wakes us 600 times and not 4,000, which
 takes half the time. TCP is left alone: there the kernel finds the size that fits the way."""
 
-THREAD_PATIENCE = 30.0
+THREAD_WAIT = 30.0
 """Seconds for which a reader of a file waits for a thread, while the system has none."""
 
 _NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -57,7 +57,7 @@ async def read_part(descriptor: int, position: int, size: int) -> bytes:
     size = min(size, READ_BLOCK)
     if is_cached(descriptor, position, size):
         return os.pread(descriptor, size, position)
-    return await in_thread(os.pread, descriptor, size, position, patience=THREAD_PATIENCE)
+    return await in_thread(os.pread, descriptor, size, position, wait=THREAD_WAIT)
 
 
 class BareSocket:

@@ -1,4 +1,4 @@
-"""What every service has in common: how it is run, what it needs of the mesh, what it logs."""
+"""What every service has in common: how it is run, how it listens, what it logs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def open_datagrams(
 
 
 MOST_REASONS = 32
-"""Reasons that are counted apart. Ours are fewer; but some are in the words of other nodes."""
+"""Reasons that are counted apart. Ours are fewer, but some texts come from other nodes."""
 
 OTHER_REASONS = "other reasons"
 

@@ -13,20 +13,18 @@ from meshnode.net.sockets import holder_of, peer_name
 from meshnode.shares import Holder, Shares
 
 MAX_CONNECTIONS = 1536
-"""Connections of one service at a time. Each costs a descriptor and a stream of the mesh, and some
-MiB where its reader stalls; more are reset as they come."""
+"""Connections of one service at a time; more are reset. Each costs a descriptor, a stream of the
+mesh, and some MiB where its reader stalls."""
 
 MAX_OF_ONE = 1024
-"""Connections of one node, user or address at a time. Many services have only one client; those
-that have several are not shut out by one of them."""
+"""Connections of one holder at a time: many services have only one client."""
 
 SPARED = 16
-"""One in so many connections is left to others by all nodes that are reached over one link: whoever
-is linked to us can invent nodes behind itself."""
+"""One in so many connections is left by each branch of the mesh to others."""
 
 HALF_OPEN_TIMEOUT = 86400.0
-"""Seconds of silence after which a connection is reset that one end has ended. Answers may take
-long; but a client that is gone looks, on a unix socket, like one that waits for its answer."""
+"""Seconds of silence after which a connection is reset that one end has ended. A client that is
+gone may look like one that waits for its answer, and answers may take long."""
 
 
 class StreamHandler(Protocol):
@@ -71,7 +69,7 @@ class StreamServer:
         if self._take_place(client, holder):
             await self._serve(stream, client, holder)
         else:
-            await self._bear(client, reset(stream))
+            await self._contain(client, reset(stream))
 
     def _take_place(self, client: str, holder: Holder) -> bool:
         if self._open.take(holder):
@@ -88,15 +86,15 @@ class StreamServer:
     ) -> None:
         self._log.debug("%s connected", client)
         try:
-            await self._bear(client, self._handler(stream, client))
+            await self._contain(client, self._handler(stream, client))
         finally:
             self._open.give_back(holder)
             # Closed it is already, unless something failed.
-            await self._bear(client, reset(stream))
+            await self._contain(client, reset(stream))
         self._log.debug("%s is done", client)
 
-    async def _bear(self, client: str, serving: Awaitable[None]) -> None:
-        """Await what is done for a client, to whom it is limited, whatever comes of it."""
+    async def _contain(self, client: str, serving: Awaitable[None]) -> None:
+        """Await what is done for a client; whatever it raises is logged, and costs that client."""
         try:
             await serving
         except (OSError, MeshError) as exc:
@@ -109,8 +107,10 @@ class StreamServer:
 
 
 class _ClientEnd:
-    """A client's stream as one end of a bridge, which tells a client that is gone from one that
-    has ended its bytes, where that can be told (``net/pump.py``)."""
+    """A client's stream as one end of a bridge.
+
+    It tells a client that is gone from one that has ended its bytes (``net/pump.py``).
+    """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
@@ -133,7 +133,7 @@ class _ClientEnd:
         await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
-        """Pass the far end on: from here on the client may go when it likes."""
+        """Pass the far end on: from here on the client has its answer and may go."""
         self._is_answered = True
         await self._stream.send_eof()
 

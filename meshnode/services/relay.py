@@ -1,7 +1,7 @@
-"""Datagrams of many correspondents over one socket, each with a socket of its own beyond it.
+"""Datagrams of many correspondents over one socket.
 
-That is how answers find their way back: what comes in by a correspondent's own socket is for that
-correspondent. Receptor does the same, but keeps those sockets for ever.
+Each correspondent gets a socket of its own towards the far end. What arrives there is an answer for
+that correspondent. Receptor does the same, but keeps those sockets for ever.
 """
 
 from collections import OrderedDict
@@ -25,11 +25,11 @@ SPARED = 16
 """One in so many addresses is left by each branch of the mesh to others."""
 
 MAX_CORRESPONDENTS = 1536
-"""Correspondents of one service at a time, each with a socket and a task; one more takes the place
-of another."""
+"""Correspondents of one service at a time, each with a socket and a task; a new one replaces
+one."""
 
 MAX_OF_ONE = 1024
-"""Correspondents of one machine or node at a time: one more takes the place of its own."""
+"""Correspondents of one holder at a time; a new one replaces one of the same holder."""
 
 IDLE_TIMEOUT = 300.0
 """Seconds of silence, both ways, after which a correspondent is forgotten: what RFC 4787 (REQ-5)
@@ -39,8 +39,8 @@ QUEUE = 256
 """Datagrams of one correspondent that wait for its socket to be opened or to take them."""
 
 MAX_WAITING = 16 * 1024 * 1024
-"""Bytes of all such datagrams of one service: many correspondents must not cost many queues. One
-machine or node has half of it, and what is reached over one link leaves a quarter to others."""
+"""Bytes of all such datagrams of one service. One holder may have half of it, and each branch
+leaves a quarter to others."""
 
 QUEUE_FULL = "they came faster than they could be passed on"
 

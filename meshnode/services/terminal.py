@@ -27,9 +27,8 @@ MAX_OF_ONE = 128
 """Commands of one node at a time, so that it does not take all terminals from others."""
 
 EOF_AGAIN = 1.0
-"""Seconds until the end of input is typed once more. A terminal has no lasting end: one is for one
-reader (``cat``, and then the shell that ran it), and is lost where a shell takes the terminal from
-a command in between. To a person it would not matter: they would press the key again."""
+"""Seconds until the end of input is typed once more. A terminal's end is for one reader: ``cat``
+takes it, and the shell that ran ``cat`` needs another one."""
 
 GRACE = 2.0
 """Seconds that a command gets to end once its terminal has hung up, before it is killed."""
@@ -156,7 +155,7 @@ class Terminal:
             os.close(self._master)
             with trio.move_on_after(GRACE):
                 await trio.lowlevel.wait_readable(self._ended)
-            # Not reaped yet: until then no other process can have this session's number.
+            # Before it is reaped: until then no other process can get this session's number.
             for pid in (*await self._members(), self.pid):
                 with suppress(ProcessLookupError, PermissionError):  # it is gone, or not ours
                     os.kill(pid, signal.SIGKILL)
@@ -263,8 +262,7 @@ async def _converse(
 ) -> None:
     """Join a stream and a terminal until the command ends or lets go of the terminal.
 
-    The end of the stream's input is typed as such; a command that heeds it prints its last words
-    and ends. A stream that breaks raises.
+    The end of the stream's input is typed as the terminal's end of input; most commands then end.
 
     Raises:
         trio.BrokenResourceError: the stream or the terminal broke.

@@ -39,8 +39,8 @@ async def test_a_thread_that_cannot_be_had_is_an_error_of_the_system(no_thread) 
 async def test_a_thread_is_waited_for_as_long_as_is_asked(no_thread, autojump_clock) -> None:
     no_thread(trio.current_time() + 5)
     with pytest.raises(NoThread):
-        await in_thread(int, "7", patience=2)
-    assert await in_thread(int, "7", patience=6) == 7
+        await in_thread(int, "7", wait=2)
+    assert await in_thread(int, "7", wait=6) == 7
 
 
 async def test_what_a_function_raises_is_its_own() -> None:
@@ -48,7 +48,7 @@ async def test_what_a_function_raises_is_its_own() -> None:
         raise RuntimeError("another fault")
 
     with pytest.raises(RuntimeError, match="another fault"):
-        await in_thread(fail, patience=1)
+        await in_thread(fail, wait=1)
 
 
 def test_python_says_what_we_look_for() -> None:

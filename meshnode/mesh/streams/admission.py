@@ -1,9 +1,9 @@
 """Who may begin a connection with the services of this node.
 
-A connection is memory and work, and the datagram that asks for one names whom it likes as its
-sender. So a dialer that many others crowd has to show first that answers reach it (a Retry,
-RFC 9000 section 8.1.2), which costs us nothing to remember; and each node has its share of the
-places, whether its handshakes lead to anything or not.
+A connection costs memory and work, and the datagram that asks for one can bear any sender. So each
+node has its share of the connections and handshakes, and when handshakes are many, a dialer has to
+show first that answers reach it. It is sent a Retry (RFC 9000, section 8.1.2) with a token, of
+which nothing is remembered here.
 """
 
 import hmac
@@ -26,9 +26,8 @@ from meshnode.protocol.messages import ServiceKey
 from meshnode.shares import Holder, Limit, Shares
 
 MAX_CONNECTIONS = 2304
-"""Connections that others may have with this node, 50 KiB each. One node may have 1024: receptor's
-take one for each stream, and two streams for each unit that runs here for it. Meshnodes take one
-for a hundred streams."""
+"""Connections that others may have with this node, 50 KiB each. One node may have 1024. Receptor
+takes one for each stream, and two streams for each unit; meshnodes take one for a hundred."""
 
 KEPT_CONNECTIONS = 256
 """Those of them that are kept for nodes with fewer than FEW_CONNECTIONS."""
@@ -37,12 +36,12 @@ FEW_CONNECTIONS = 8
 """What a node needs to look around, and to have some work done."""
 
 MAX_HALF_OPEN = 288
-"""Handshakes under way, of dialers that have shown that answers reach them. One node may have 128:
-honest ones take milliseconds, and a hundred at once when much work comes at once."""
+"""Handshakes in progress of dialers that have shown that answers reach them. One node may have 128;
+a hundred come at once when much work does."""
 
 MAX_UNPROVEN = 64
-"""Handshakes under way of dialers that have not shown that. One node may have 24, so that ordinary
-dials pay no extra round trip; more are asked to."""
+"""Handshakes in progress of dialers that have not shown that. One node may have 24, so that
+ordinary dials need no extra round trip."""
 
 TOKEN_SECONDS = 15.0
 """Seconds that a token is good for: it comes back within one round trip, or within the dialer's

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams.flowcontrol import Credit, CreditPool, SendBudget
 from meshnode.protocol.namehash import NameTable
-from meshnode.resources import GiveBack
+from meshnode.resources import MemoryTrimmer
 
 if TYPE_CHECKING:
     from meshnode.mesh.streams.admission import Admission
@@ -44,7 +44,7 @@ class Connections:
         self._spawn = spawn
         self._running: set[Connection] = set()
         self._credit = CreditPool()
-        self._give_back = GiveBack(spawn)
+        self._memory = MemoryTrimmer(spawn)
         self._budgets: WeakValueDictionary[bytes, SendBudget] = WeakValueDictionary()
         """Of each node; kept by its connections."""
         self._branch_budgets: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
@@ -99,4 +99,4 @@ class Connections:
     def ended(self, connection: Connection) -> None:
         """Forget a connection."""
         self._running.discard(connection)
-        self._give_back.freed(CONNECTION_BYTES)
+        self._memory.freed(CONNECTION_BYTES)

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from meshnode.mesh.streams.quicsettings import Address
 
 ACCEPT_BACKLOG = 1024
-"""Streams that wait to be accepted before more are refused. They wait until their service has its
-turn, so this is what may come in one go; of one node half as many, and what is reached over one
-link leaves a sixteenth to others."""
+"""Streams that wait to be accepted before more are refused: what may come in one go. One node may
+have half of them, and each branch leaves a sixteenth to others."""
 
 
 class StreamListener(trio.abc.Listener[MeshStream]):

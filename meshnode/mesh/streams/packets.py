@@ -26,37 +26,37 @@ from aioquic.quic.stream import FinalSizeError, QuicStream
 from aioquic.tls import Epoch
 
 MAX_GAPS = 1024
-"""Pieces of a stream that wait for what is missing between them. A stream's window is less than
-1,750 packets of the smallest size, and then every second one would have to be lost."""
+"""Pieces of a stream with gaps between them. A window is less than 1,750 of the smallest packets,
+of which every second one would have to be lost."""
 
 MAX_CRYPTO = 16 * 1024
-"""Bytes of each part of a handshake: more than certificates have. The engine has a bound on what
-comes ahead of the rest, but none on the length of a message."""
+"""Bytes of each flight of a handshake: more than certificates have. The engine has no bound on the
+length of a message."""
 
 MAX_CRYPTO_GAPS = 64
 """Pieces in which they may come; quic-go sends a dozen, on purpose out of order."""
 
 ASK_AFTER = 256
-"""Packets without an acknowledgement after which the peer is asked for one: acknowledgements ask
-for none themselves, so who only ever receives would keep note of all it has sent."""
+"""Packets without an acknowledgement after which the peer is asked for one. Acknowledgements ask
+for none themselves, so a node that only receives would remember every packet that it sent."""
 
 MAX_UNACKNOWLEDGED = 2048
-"""Packets without an acknowledgement. In flight are 180 at most, and acknowledgements of ours come
-every 4 ms at most, so a peer that answers within seconds never comes near."""
+"""Packets without an acknowledgement after which the connection ends. At most 180 are in flight,
+and ours acknowledge every 4 ms at most, so a peer that answers within seconds never comes near."""
 
 MAX_FRAMES = 1024
-"""Frames of one packet. Honest ones have a dozen or so; the largest packet would hold sixteen
-thousand pings, and nothing else happens until it is read."""
+"""Frames of one packet: ordinary ones have a dozen, the largest would hold sixteen thousand pings,
+and nothing else runs while a packet is read."""
 
 MAX_PEER_CIDS = 16_384
-"""Connection IDs that a peer makes up in the life of a connection. Quic-go makes one for 10,000
-packets, and the engine remembers all numbers."""
+"""Connection IDs that a peer makes in the life of a connection. Quic-go makes one for 10,000
+packets, and the engine remembers all their numbers."""
 
 
 class Pieces(RangeSet):
-    """What has come of a stream, in no more than MAX_GAPS pieces.
+    """What has arrived of a stream, in no more than MAX_GAPS pieces, found by bisection.
 
-    The engine's own looks at all pieces for each new one, in a loop.
+    The engine's own class loops over all pieces for each new one.
     """
 
     def add(self, start: int, stop: int | None = None) -> None:
@@ -169,10 +169,10 @@ class FrameBounds(QuicConnection):
             handlers[kind] = (handler, _EPOCHS[epochs])
 
     def dispose(self) -> None:
-        """Let go of everything, so that it is free as soon as nobody asks for this any more.
+        """Break the engine's reference cycles, so that its memory is free at once.
 
-        The engine's parts know it by its methods. Python would find out that only they do when it
-        looks at everything, which a node that was flooded and has nothing to do does not.
+        Its parts hold it by its methods. Python's collector would find that out some day, but an
+        idle node that was flooded before does not collect.
         """
         self._handlers.clear()
         for space in self._spaces.values():
@@ -198,21 +198,19 @@ class FrameBounds(QuicConnection):
 
 
 def _nothing() -> None:
-    """Have nothing to probe."""
+    """Probe nothing."""
 
 
 def _exceeded(frame_type: int, what: str) -> QuicConnectionError:
     return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, what)
 
 
-# --- The engine's header protection (RFC 9001, section 5.4) without its copies of whole packets
-#
-# What is protected are five bytes of a header. For them aioquic copies each packet three times on
-# its way out and once on its way in, which with large datagrams is a tenth of the engine's time.
-
-
 class LeanHeaderProtection(HeaderProtection):
-    """Protects as another does, with its keys."""
+    """Header protection (RFC 9001, section 5.4) without copies of whole packets.
+
+    What is protected are five bytes of a header. For them aioquic copies each packet three times on
+    its way out and once on its way in, which with large datagrams is a tenth of the engine's time.
+    """
 
     def __init__(self, other: HeaderProtection) -> None:
         self._encryptor = other._encryptor

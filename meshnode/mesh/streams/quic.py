@@ -1,6 +1,6 @@
 """The QUIC engine as the mesh needs it: aioquic's connection, with what it lacks.
 
-The mesh needs credit by consumption, large datagrams, early word of an end, and no pacer; aioquic
+The mesh needs credit by consumption, large datagrams, early notice of an end, and no pacer; aioquic
 has no setting for these, so this file and the two that it is made of touch aioquic's private parts,
 and no others do. They are three because they answer three questions: what the mesh needs (here),
 what a peer may cost (packets.py, whose class is the base of the one here), and how much may be in
@@ -45,7 +45,7 @@ from meshnode.mesh.streams.quicsettings import (
 
 
 class MeshQuicConnection(FrameBounds):
-    """aioquic's connection without a pacer, with credit by consumption and early word of an end."""
+    """aioquic's connection with what the mesh needs; see the head of this module."""
 
     def __init__(
         self,

@@ -17,9 +17,9 @@ CID_LENGTH = 8
 """Bytes of a connection ID of ours."""
 
 ACK_DELAY = 0.004
-"""Seconds for which data may wait for its acknowledgement. One costs as much as ten datagrams, and
-at the engine's own millisecond a fast stream spent a fifth of the time on them. What may be in
-flight is enough for longer, and peers are told that it may take 25 ms."""
+"""Seconds for which data may wait for its acknowledgement; peers are told that it may take 25 ms.
+At the engine's own millisecond a MiB costs 7 % more processor time, and a request with its answer
+28 % (0.61 and 0.78 ms, two nodes in one process)."""
 
 CONNECTION_CREDIT = 8 * 1024 * 1024
 """Bytes that a peer may send on a connection ahead of what has arrived. Readers are bounded stream

@@ -12,11 +12,11 @@ RECEIVE_SIZE = 64 * 1024
 """Bytes that ``receive_some`` returns at most when it is not told how many."""
 
 SEND_CHUNK = 64 * 1024
-"""Bytes handed to the engine at a time, so that other streams get their turn in between."""
+"""Bytes handed to the engine at a time, so that other streams write in between."""
 
 JOINED_MOST = 1024
-"""Bytes of small pieces that are kept as one: a piece by itself takes forty bytes more than it has,
-and a peer may send as many of one or two as its credit has bytes."""
+"""Bytes up to which small pieces are joined. Each piece costs forty bytes more than it has, and a
+peer may send its whole credit in pieces of one byte."""
 
 
 class StreamHost(Protocol):
@@ -28,10 +28,6 @@ class StreamHost(Protocol):
 
     def room(self, stream_id: int) -> int:
         """Return how many bytes may be written now."""
-        ...
-
-    def is_drained(self, stream_id: int) -> bool:
-        """Whether there is room for half of what may wait to be sent."""
         ...
 
     def consumed(self, stream_id: int, count: int) -> None:
@@ -119,16 +115,13 @@ class MeshStream(trio.abc.HalfCloseableStream):
         self._readers.unpark_all()
 
     def refuse_writes(self, reason: str) -> None:
-        """Take the other end's word that it reads no more."""
+        """Note that the other end reads no more."""
         self._write_broken = self._write_broken or reason
         self._writers.unpark_all()
 
     def wake_writers(self) -> None:
-        """Let writers go on when half of what may wait is sent.
-
-        They then write the other half, and not a piece for each acknowledgement.
-        """
-        if self._writers and self._host.is_drained(self._id):
+        """Let writers go on that find room now."""
+        if self._writers and self._host.room(self._id):
             self._writers.unpark_all()
 
     # --- reading -----------------------------------------------------------------------------
@@ -211,7 +204,7 @@ class MeshStream(trio.abc.HalfCloseableStream):
             await self._wait_room()
 
     async def wait_refused(self) -> None:
-        """Return when nothing that is written here has a reader any more: lost, or refused."""
+        """Return when nobody reads what is written here any more: it is lost, or refused."""
         await trio.lowlevel.checkpoint()
         while self._write_broken is None and not self._closed:
             await self._writers.park()

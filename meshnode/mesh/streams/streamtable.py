@@ -151,7 +151,7 @@ class StreamTable:
             entry.stream.lose("the other end reset the stream")
 
     def take_refusal(self, stream_id: int) -> None:
-        """Take the peer's word that it reads no more of a stream."""
+        """Note that the peer reads no more of a stream."""
         entry = self._entries.get(stream_id)
         if entry is not None and entry.stream is not None:
             entry.stream.refuse_writes(REFUSED)

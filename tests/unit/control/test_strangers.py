@@ -270,7 +270,7 @@ async def test_half_lines_of_one_client_have_a_budget_and_others_have_theirs(ser
     ]
     refused = [answer for answer in answers if b"ERROR" in answer]
     assert len(refused) == 4
-    assert set(refused) == {b"ERROR: too much is kept of incomplete command lines of yours\n"}
+    assert set(refused) == {b"ERROR: your incomplete command lines take too much memory\n"}
     assert b"ERROR" not in await half_line(service.dial("alice"), MAX_LINE)
 
 

@@ -498,7 +498,7 @@ async def test_memory_is_given_back_when_many_connections_have_ended(autojump_cl
     async def count():
         given_back.append(1)
 
-    monkeypatch.setattr(resources, "give_back", count)
+    monkeypatch.setattr(resources, "trim_memory", count)
     monkeypatch.setattr(resources, "WORTH_IT", 3 * CONNECTION_BYTES)
     async with line("foo", "bar") as (foo, bar):
         listener = await bar.listen("svc")
