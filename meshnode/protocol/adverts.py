@@ -33,6 +33,13 @@ UNREACHABLE_BYTES = ADVERTS_BYTES // 8
 """What is remembered of nodes that cannot be reached: most of what comes before a route does is
 there a moment later."""
 
+READ_LATELY = 64
+"""Advertisements that are kept as they were read: each stream that is dialed asks for one, and to
+read it takes as long as all else that a dial looks up."""
+
+READ_LATELY_BYTES = 4096
+"""The longest message of which that is done, so that all together they take a megabyte at most."""
+
 ROOM_MADE = ADVERTS_BYTES // 16
 """What is made room for when all is full, so that the next does not look through all again."""
 
@@ -55,9 +62,6 @@ class _Entry:
     def cost(self) -> int:
         return ENTRY_BYTES + len(self.raw)
 
-    def read(self) -> ServiceAdvertisement:
-        return ServiceAdvertisement.decode(self.raw)
-
 
 @dataclass(slots=True)
 class _NodeRecord:
@@ -73,6 +77,8 @@ class AdvertisementTable:
     def __init__(self) -> None:
         self._nodes: dict[str, _NodeRecord] = {}
         self._raw: set[bytes] = set()
+        self._read_lately: dict[bytes, ServiceAdvertisement] = {}
+        """By the message, which another takes the place of when the service changes."""
         self.bytes = 0
         """What all that came from others is reckoned to take."""
 
@@ -134,7 +140,17 @@ class AdvertisementTable:
         """Return the newest word about a service, be it a withdrawal."""
         record = self._nodes.get(node)
         entry = record.services.get(service) if record is not None else None
-        return entry.read() if entry is not None else None
+        return self._read(entry.raw) if entry is not None else None
+
+    def _read(self, raw: bytes) -> ServiceAdvertisement:
+        advert = self._read_lately.get(raw)
+        if advert is None:
+            advert = ServiceAdvertisement.decode(raw)
+            if len(raw) <= READ_LATELY_BYTES:
+                if len(self._read_lately) == READ_LATELY:
+                    del self._read_lately[next(iter(self._read_lately))]
+                self._read_lately[raw] = advert
+        return advert
 
     def find(self, node_id: str, service: str) -> ServiceAdvertisement | None:
         """Return a service's advertisement, if there is one."""

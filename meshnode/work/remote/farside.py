@@ -312,6 +312,8 @@ def read_reply(line: str) -> JsonObject:
 
 def printable(text: str, most: int = MAX_TEXT) -> str:
     """Return a text of another node fit for one line of a person's: escaped, and cut if long."""
+    if len(text) <= most and text.isprintable():
+        return text  # as good as always
     # Cut before as well, since an escape is up to ten characters long.
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -1,9 +1,12 @@
 """Advertisements: the newest wins, a withdrawal stays withdrawn."""
 
 import itertools
+from dataclasses import replace
 
 from meshnode.protocol.adverts import (
     ADVERTISEMENT_LIFETIME,
+    READ_LATELY,
+    READ_LATELY_BYTES,
     RENEWED_WITHIN,
     WITHDRAWAL_LIFETIME,
     AdvertisementTable,
@@ -126,3 +129,28 @@ def test_forgetting_a_node_looks_at_nothing_but_what_is_forgotten():
     assert CountingServices.looks == 2 * 2000
     assert not table.nodes
     assert not table._raw
+
+
+def test_what_each_dial_asks_for_is_read_once_and_few_are_kept_read(monkeypatch):
+    table = AdvertisementTable()
+    services = [f"s{number}" for number in range(READ_LATELY + 1)]
+    for service in services:
+        table.apply(advert(1, service=service), raw=advert(1, service=service).encode(), via="peer")
+    read = []
+    decode = ServiceAdvertisement.decode
+    monkeypatch.setattr(ServiceAdvertisement, "decode", lambda raw: read.append(raw) or decode(raw))
+    assert {table.find("a", "s0").service for _ in range(100)} == {"s0"}
+    assert len(read) == 1
+    for service in services[1:]:
+        assert table.find("a", service).service == service
+    assert table.find("a", "s0").service == "s0"
+    assert len(read) == READ_LATELY + 2
+
+
+def test_a_long_advertisement_is_not_kept_as_it_was_read(monkeypatch):
+    table = AdvertisementTable()
+    long = replace(advert(1), tags={"tag": "x" * READ_LATELY_BYTES})
+    table.apply(long, raw=long.encode(), via="peer")
+    first, again = table.find("a", long.service), table.find("a", long.service)
+    assert first == again == long
+    assert first is not again
