@@ -11,7 +11,7 @@ from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.resources import DescriptorReserve
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.worktypes import CommandType, PythonType
-from meshnode.work.remote.client import Dialer
+from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager

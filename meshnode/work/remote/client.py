@@ -6,24 +6,21 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import trio
 
 from meshnode import files
 from meshnode.errors import CannotSign, WorkError
-from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.net.sendfile import read_part
-from meshnode.protocol.control import greeting
-from meshnode.protocol.routing import ServiceAdvertisement
-from meshnode.work.remote.farside import (
+from meshnode.work.remote.replies import (
     CHUNK,
     REPLY_TIMEOUT,
     Created,
-    FarLines,
-    FarTrace,
     RemoteRefused,
+    RemoteSubmission,
     RemoteUnavailable,
+    ReplyLines,
     printable,
     read_created,
     read_reply,
@@ -31,60 +28,20 @@ from meshnode.work.remote.farside import (
 )
 from meshnode.work.units.jsonreader import JsonObject
 
-CONTROL_SERVICE = "control"
-"""The service that a submitter dials; receptor has it fixed, too."""
-
-GREETING_TIMEOUT = 10.0
-"""Seconds for the greeting once the stream is open; twice receptor's, for busy nodes."""
-
-MAX_GREETING = 1024
-"""Bytes of the greeting, which has a node's ID of at most 255 in it."""
-
 POLL_INTERVAL = 1.0
-"""Seconds between two ``work status`` to a node that cannot push, which is receptor's own pace."""
+"""Seconds between two ``work status`` to a node that cannot push, as in receptor."""
 
 BAD_COMMAND = "bad command"
-"""What receptor, and any version of ours, answers to a subcommand that it does not know."""
+"""The answer of receptor, and of any meshnode, to an unknown subcommand."""
 
 NO_UNIT = "-"
 """An ID that no unit has."""
 
 UNSIGNED = frozenset({"status", "list"})
-"""Subcommands that nobody has to sign (protocol section 8)."""
+"""Subcommands that need no signature (protocol section 8)."""
 
 Sign = Callable[[str], str]
 """Returns a signature for a command to the named node, or raises CannotSign."""
-
-
-class Dialer(Protocol):
-    """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
-
-    @property
-    def node_id(self) -> str:
-        """Our own node."""
-        ...
-
-    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
-        """Open a stream. Raises MeshError."""
-        ...
-
-    async def wait_reachable(self, node: str) -> None:
-        """Return as soon as a route to the node is known."""
-        ...
-
-    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
-        """Return how a node that can be reached advertises a service, if it does."""
-        ...
-
-
-def is_meshnode(dialer: Dialer, node: str) -> bool:
-    """Whether the control service of ``node`` is one of ours: it says so where it is advertised.
-
-    receptor takes every key of a submission that it does not know for a parameter of the work.
-    """
-    tag, value = MANY_STREAMS
-    advert = dialer.find_service(node, CONTROL_SERVICE)
-    return advert is not None and (advert.tags or {}).get(tag) == value
 
 
 class RemoteControl:
@@ -93,50 +50,20 @@ class RemoteControl:
     def __init__(
         self,
         stream: trio.abc.HalfCloseableStream,
+        lines: ReplyLines,
         node: str,
-        long_lines: trio.CapacityLimiter,
         sign: Sign | None = None,
         *,
         with_meshnode: bool,
     ) -> None:
+        """``lines`` has what came by ``stream`` after the greeting."""
         self.with_meshnode = with_meshnode
-        """Whether the other node is one of ours and takes more keys than receptor."""
+        """Whether the other node is a meshnode, and takes more keys than receptor."""
         self._stream = stream
         self._node = node
         self._sign = sign
-        self._lines = FarLines(stream, long_lines)
+        self._lines = lines
         self._polls = False
-
-    @classmethod
-    async def open(
-        cls,
-        dialer: Dialer,
-        node: str,
-        long_lines: trio.CapacityLimiter,
-        *,
-        sign: Sign | None = None,
-    ) -> "RemoteControl":
-        """Dial ``node`` and check that it is the one that answers.
-
-        With ``sign``, each command that the node may want to have signed is.
-
-        Raises:
-            RemoteUnavailable: it cannot be reached now, or another node answers for it.
-        """
-        with translated():
-            stream = await dialer.dial(node, CONTROL_SERVICE)
-        with_meshnode = is_meshnode(dialer, node)
-        conversation = cls(stream, node, long_lines, sign, with_meshnode=with_meshnode)
-        try:
-            line = await conversation._lines.line(GREETING_TIMEOUT, MAX_GREETING)
-            if line.encode() + b"\n" != greeting(node):
-                raise RemoteUnavailable(
-                    f"while expecting node ID {node}, got message: {printable(line, 80)}"
-                )
-        except BaseException:
-            await trio.aclose_forcefully(conversation._stream)
-            raise
-        return conversation
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,10 +75,10 @@ class RemoteControl:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            # A reset, not an end: half a payload must not look like a whole one.
+            # Reset the stream, not end it: half a payload must not look like a whole one.
             await trio.aclose_forcefully(self._stream)
             return
-        # All has been said and answered: that the stream breaks only now changes nothing.
+        # Every command has its reply, so a stream that breaks now changes nothing.
         with contextlib.suppress(RemoteUnavailable), translated():
             await self._stream.aclose()
 
@@ -175,20 +102,20 @@ class RemoteControl:
         await self._send({**fields, "command": "work", "subcommand": "submit"})
         return read_created(await self._lines.line(REPLY_TIMEOUT))
 
-    async def trace(self, key: str, unit_id: str, mark: str) -> FarTrace:
-        """Ask what became of a submission; ``unit_id`` and ``mark`` are what was told of it.
+    async def find_submission(self, key: str, unit_id: str, receipt: str) -> RemoteSubmission:
+        """Ask what became of a submission; ``unit_id`` and ``receipt`` came with its reply.
 
         Raises:
             RemoteUnavailable
-            RemoteRefused: the node knows no keys, or nothing is told now.
+            RemoteRefused: the node supports no keys, or does not tell now.
         """
         reply = await self.ask(
-            subcommand="submitted", submissionkey=key, unitid=unit_id, submissionmark=mark
+            subcommand="submitted", submissionkey=key, unitid=unit_id, submissionmark=receipt
         )
-        return FarTrace.from_reply(reply)
+        return RemoteSubmission.from_reply(reply)
 
     async def takes_keys(self) -> bool:
-        """Ask whether the node is one of ours: who advertises that it is may be anybody.
+        """Ask whether the node is a meshnode: its advertisement may be wrong.
 
         Raises:
             RemoteUnavailable
@@ -204,11 +131,11 @@ class RemoteControl:
     ) -> bool:
         """Send a file as the payload of the unit just submitted, and wait for the final reply.
 
-        ``before_end`` is called just before the other node may learn that the payload is complete.
+        ``before_end`` is called just before the other node can learn that the payload is complete.
         A refusal is noticed while bytes are still being sent.
 
         Returns:
-            Whether the node goes on to tell of the unit, as :meth:`next_status` returns it.
+            Whether the node goes on to report the unit, for :meth:`next_status`.
 
         Raises:
             RemoteUnavailable: the answer is missing, or about something else.
@@ -262,7 +189,8 @@ class RemoteControl:
                 os.close(descriptor)
         except OSError as error:
             text = f"error sending stdin file: {files.reason(error)}"
-            # The payload is not complete over there; when we have what it takes, it is sent anew.
+            # The other node has no complete payload. If this node lacks descriptors or the like,
+            # the payload can be sent again later.
             raise (RemoteUnavailable if files.is_passing(error) else WorkError)(text) from error
         before_end()
         with translated():
@@ -279,7 +207,7 @@ class RemoteControl:
                 await self._stream.send_all(chunk)
 
     async def watch(self, unit_id: str) -> JsonObject:
-        """Ask to be told of each change of a unit; return its status now.
+        """Ask for a report of each change of a unit; return its status now.
 
         Raises:
             RemoteUnavailable, RemoteRefused
@@ -289,7 +217,7 @@ class RemoteControl:
         except RemoteRefused as refusal:
             if refusal.reason != BAD_COMMAND:
                 raise
-        # receptor cannot push: from here on it is asked.
+        # receptor cannot push, so next_status polls.
         self._polls = True
         return await self.ask(subcommand="status", unitid=unit_id)
 
@@ -330,13 +258,13 @@ class RemoteControl:
         return await self._lines.raw()
 
     def _signed(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the command with a signature of this moment: tokens expire, units last."""
+        """Return the command with a fresh signature: a unit may outlive a token."""
         if self._sign is None or command["subcommand"] in UNSIGNED:
             return command
         try:
             return {**command, "signature": self._sign(self._node)}
         except CannotSign as error:
-            # To the other node it would be an unsigned command, which it refuses.
+            # The other node would refuse the command without a signature.
             raise RemoteRefused(str(error)) from error
 
     async def _send(self, command: Mapping[str, Any]) -> None:

@@ -1,20 +1,74 @@
-"""Conversations with a node that comes and goes."""
+"""Reaches a node that comes and goes: dials it, checks who answers, says when to try again."""
+
+from typing import Protocol
 
 import trio
 
 from meshnode.logs import SubjectLogger
-from meshnode.work.remote.client import Dialer, RemoteControl, Sign
-from meshnode.work.remote.farside import LongLines, RemoteUnavailable
+from meshnode.mesh.streams.layer import MANY_STREAMS
+from meshnode.protocol.control import greeting
+from meshnode.protocol.routing import ServiceAdvertisement
+from meshnode.work.remote.client import RemoteControl, Sign
+from meshnode.work.remote.replies import (
+    LongLines,
+    RemoteUnavailable,
+    ReplyLines,
+    printable,
+    translated,
+)
 
-_FIRST_DELAY = 0.1
-_DELAY_GROWTH = 1.5
-_LONGEST_DELAY = 20.0
-"""Seconds between tries against a node that is there and refuses: quick at first, since a service
-may be starting, at most as slow as receptor's redial. An unreachable node costs no tries at all."""
+CONTROL_SERVICE = "control"
+"""The service that a submitter dials, as in receptor."""
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for the greeting once the stream is open: twice receptor's, for busy nodes."""
+
+MAX_GREETING = 1024
+"""Bytes of the greeting, which holds a node ID of at most 255."""
+
+FIRST_DELAY = 0.1
+DELAY_GROWTH = 1.5
+LONGEST_DELAY = 20.0
+"""Seconds between tries of a node that is there and refuses: short at first, since a service may be
+starting, and at most receptor's redial. An unreachable node costs no tries."""
+
+
+class Dialer(Protocol):
+    """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
+
+    @property
+    def node_id(self) -> str:
+        """This node."""
+        ...
+
+    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
+        """Open a stream. Raises MeshError."""
+        ...
+
+    async def wait_reachable(self, node: str) -> None:
+        """Return as soon as a route to the node is known."""
+        ...
+
+    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
+        """Return how a node that can be reached advertises a service, if it does."""
+        ...
+
+
+def is_meshnode(dialer: Dialer, node: str) -> bool:
+    """Whether ``node`` advertises its control service as a meshnode's.
+
+    A receptor node would take the additional keys of a submission for parameters of the work.
+    """
+    tag, value = MANY_STREAMS
+    advert = dialer.find_service(node, CONTROL_SERVICE)
+    return advert is not None and (advert.tags or {}).get(tag) == value
 
 
 class Reconnector:
-    """Opens conversations with one node, and says when to try again after one failed."""
+    """Opens conversations with one node, and waits between tries.
+
+    With ``sign``, each command that may need a signature has one.
+    """
 
     def __init__(
         self,
@@ -31,33 +85,50 @@ class Reconnector:
         self._sign = sign
         self._node = node
         self._log = log
-        self._delay = _FIRST_DELAY
+        self._delay = FIRST_DELAY
         self._told = ""
 
     def another(self) -> "Reconnector":
-        """Return one for conversations of another purpose, whose failures are its own."""
+        """Return one for conversations of another purpose, with pauses of its own."""
         return Reconnector(
             self._dialer, self._node, self._log, self._all_long_lines, sign=self._sign
         )
 
     async def open(self) -> RemoteControl:
-        """Try once. Raises RemoteUnavailable."""
-        return await RemoteControl.open(self._dialer, self._node, self._long_lines, sign=self._sign)
+        """Open a conversation with the node, once it has shown its name.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached now, or another node answers for it.
+        """
+        with translated():
+            stream = await self._dialer.dial(self._node, CONTROL_SERVICE)
+        with_meshnode = is_meshnode(self._dialer, self._node)
+        lines = ReplyLines(stream, self._long_lines)
+        try:
+            line = await lines.line(GREETING_TIMEOUT, MAX_GREETING)
+            if line.encode() + b"\n" != greeting(self._node):
+                raise RemoteUnavailable(
+                    f"while expecting node ID {self._node}, got message: {printable(line, 80)}"
+                )
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return RemoteControl(stream, lines, self._node, self._sign, with_meshnode=with_meshnode)
 
     def succeeded(self) -> None:
-        """A conversation did what it was for: the next failure is a new one."""
-        self._delay = _FIRST_DELAY
+        """Begin anew with short pauses: a conversation did what it was for."""
+        self._delay = FIRST_DELAY
         self._told = ""
 
     async def recover(self, error: RemoteUnavailable) -> None:
-        """Return when another try makes sense: the node is reachable, and has had a pause."""
-        # An outage is one event to a reader of the log, however many tries it takes.
+        """Return when another try makes sense: after a pause, and once the node is reachable."""
+        # An outage is one line in the log, however many tries it takes.
         level = self._log.debug if str(error) == self._told else self._log.info
-        level("node %s: %s; trying on", self._node, error)
+        level("node %s: %s; trying again", self._node, error)
         self._told = str(error)
         if error.no_route:
-            self._delay = _FIRST_DELAY
-        # Not in place of an event: that a service will answer the next time is announced by none.
+            self._delay = FIRST_DELAY
+        # No event announces that the service of a reachable node will answer.
         await trio.sleep(self._delay)
-        self._delay = min(self._delay * _DELAY_GROWTH, _LONGEST_DELAY)
+        self._delay = min(self._delay * DELAY_GROWTH, LONGEST_DELAY)
         await self._dialer.wait_reachable(self._node)

@@ -1,4 +1,5 @@
-"""Units that run on another node: submitted there once, mirrored here (protocol section 10)."""
+"""Runs units on other nodes: submits each once, then follows it to its end (protocol section
+10)."""
 
 from contextlib import AsyncExitStack
 from functools import partial
@@ -7,12 +8,12 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.client import Dialer, RemoteControl
-from meshnode.work.remote.farside import LongLines, RemoteRefused, RemoteUnavailable
+from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.follower import GONE, RemoteFollower
-from meshnode.work.remote.inquiry import Inquiry, Lost
-from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.start import Start
+from meshnode.work.remote.reconcile import Lost, Reconciler
+from meshnode.work.remote.reconnect import Dialer, Reconnector
+from meshnode.work.remote.replies import LongLines, RemoteRefused, RemoteUnavailable
+from meshnode.work.remote.start import RemoteStart
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.runner import FirstOutcome, Outcome
 from meshnode.work.units.status import UnitStatus
@@ -20,8 +21,7 @@ from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
 
 FORCE_TIMEOUT = 20.0
-"""Seconds that a forced release gives its one try: longer than the other node takes to end a
-command that is deaf to all but SIGKILL."""
+"""Seconds for the one try of a forced release: the other node may have to send SIGKILL first."""
 
 
 class RemoteRunner:
@@ -44,27 +44,27 @@ class RemoteRunner:
 
     @property
     def stops_for_requests(self) -> bool:
-        """Yes: a request changes the record, from which the task then goes on."""
+        """Yes: a request changes the record, and the task then goes on from there."""
         return True
 
     async def run(self, unit: Unit, first: FirstOutcome) -> Outcome:
-        """Do what the record asks for: release, cancel, start, mirror."""
-        link = self._link(unit)
+        """Do what the record asks for: release, cancel, or start and follow."""
+        reconnector = self._reconnector(unit)
         if unit.remote.released:
-            if await self._release_there(unit, link, first):
+            if await self._release_there(unit, reconnector, first):
                 return Outcome.REMOVABLE
         elif unit.remote.cancelled and not unit.is_final:
-            await self._cancel_there(unit, link, first)
+            await self._cancel_there(unit, reconnector, first)
         elif not unit.remote.started and not unit.is_final:
-            async with AsyncExitStack() as talk:
+            async with AsyncExitStack() as stack:
                 key = self._key(unit)
-                start = Start(unit, link, first, self._store, self._now, key, talk)
+                start = RemoteStart(unit, reconnector, first, self._store, self._now, key, stack)
                 await start.run()
                 if not unit.is_final:
-                    await self._mirror(unit, link, start.followed).run()
+                    await self._follower(unit, reconnector, start.followed).run()
             return Outcome.DONE
         if not unit.is_final:
-            await self._mirror(unit, link).run()
+            await self._follower(unit, reconnector).run()
         return Outcome.DONE
 
     async def abandon(self, unit: Unit) -> None:
@@ -77,13 +77,13 @@ class RemoteRunner:
         # A record from before keys had a secret in them.
         return f"{self._dialer.node_id}:{unit.unit_id}"
 
-    def _mirror(
-        self, unit: Unit, link: Reconnector, followed: RemoteControl | None = None
+    def _follower(
+        self, unit: Unit, reconnector: Reconnector, followed: RemoteControl | None = None
     ) -> RemoteFollower:
-        return RemoteFollower(unit, link, self._store, self._now, self._max_output, followed)
+        return RemoteFollower(unit, reconnector, self._store, self._now, self._max_output, followed)
 
     async def cancel(self, unit: Unit) -> Outcome:
-        """Cancel at once what the other node has never heard of; else have it cancel."""
+        """Cancel at once a unit that was never submitted; else ask the other node to."""
         if unit.is_final:
             return Outcome.DONE
         if not unit.remote.unit_id:
@@ -103,7 +103,8 @@ class RemoteRunner:
                     lambda status: status.with_remote(cancelled=True, released=True), durable=True
                 )
             except WorkError:
-                # It cannot be left pending, but it may be done now: that gives room back.
+                # The request cannot be recorded, so it cannot stay pending. A release that works
+                # at once needs no record, and gives room on the disk back.
                 if await self._try_release(unit):
                     return Outcome.REMOVABLE
                 raise
@@ -111,17 +112,17 @@ class RemoteRunner:
         await self._try_release(unit)
         return Outcome.REMOVABLE
 
-    def _link(self, unit: Unit) -> Reconnector:
+    def _reconnector(self, unit: Unit) -> Reconnector:
         remote = unit.remote
         sign = self._signatures.sign if remote.sign_work else None
         return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, sign=sign)
 
     async def _try_release(self, unit: Unit) -> bool:
-        """Have the other node release its unit, if that can be done now."""
-        link = self._link(unit)
+        """Ask the other node once to release its unit; return whether it has none any more."""
+        reconnector = self._reconnector(unit)
         try:
             with trio.fail_after(FORCE_TIMEOUT):
-                async with await link.open() as node:
+                async with await reconnector.open() as node:
                     await node.ask(subcommand="release", unitid=unit.remote.unit_id)
         except (MeshnodeError, trio.TooSlowError) as error:
             if isinstance(error, RemoteRefused) and error.unit_unknown:
@@ -135,16 +136,18 @@ class RemoteRunner:
             return False
         return True
 
-    async def _release_there(self, unit: Unit, link: Reconnector, first: FirstOutcome) -> bool:
-        """Return whether the other node has no such unit any more; else it refuses."""
+    async def _release_there(
+        self, unit: Unit, reconnector: Reconnector, first: FirstOutcome
+    ) -> bool:
+        """Have the other node release its unit; return False if it refuses."""
         try:
-            await _insist(link, first, unit, subcommand="release")
+            await _ask_until_answered(reconnector, first, unit, subcommand="release")
         except RemoteRefused as refusal:
             if not refusal.unit_unknown:
                 error = CommandError(f"error releasing remote unit: {refusal.reason}")
                 unit.log.warning("%s", error)
                 first.fail(error)
-                # Not pending any more: the unit stays until somebody asks again.
+                # The request is over: the unit stays until somebody asks again.
                 undo = partial(UnitStatus.with_remote, released=False)
                 try:
                     await unit.change(undo, durable=True)
@@ -154,10 +157,12 @@ class RemoteRunner:
                 return False
         return True
 
-    async def _cancel_there(self, unit: Unit, link: Reconnector, first: FirstOutcome) -> None:
-        """Have the other node cancel; what became of the unit there, the mirror will see."""
+    async def _cancel_there(
+        self, unit: Unit, reconnector: Reconnector, first: FirstOutcome
+    ) -> None:
+        """Have the other node cancel; the follower then sees how the unit ends."""
         try:
-            await _insist(link, first, unit, subcommand="cancel")
+            await _ask_until_answered(reconnector, first, unit, subcommand="cancel")
         except RemoteRefused as refusal:
             if not refusal.unit_unknown:
                 error = CommandError(f"error cancelling remote unit: {refusal.reason}")
@@ -167,19 +172,21 @@ class RemoteRunner:
             if unit.remote.started:
                 await unit.fail(GONE)
         if not (unit.remote.started or unit.is_final):
-            await self._end_unstarted(unit, link, first)
+            await self._end_unstarted(unit, reconnector, first)
         first.done()
 
-    async def _end_unstarted(self, unit: Unit, link: Reconnector, first: FirstOutcome) -> None:
-        """End a unit that was canceled over there if it was never started, or nobody can tell.
+    async def _end_unstarted(
+        self, unit: Unit, reconnector: Reconnector, first: FirstOutcome
+    ) -> None:
+        """End a canceled unit that was never started on the other node, or that it cannot tell of.
 
-        It may be unknown there, or have failed for want of the rest of its payload.
+        The node may not know the unit, or have failed it since its payload was incomplete.
         """
-        inquiry = Inquiry(unit, self._key(unit), self._now)
+        reconciler = Reconciler(unit, self._key(unit), self._now)
         while not unit.is_final:
             try:
-                async with await link.open() as node:
-                    started = await inquiry.started_unit(node)
+                async with await reconnector.open() as node:
+                    started = await reconciler.started_unit(node)
                 if started is not None:
                     await unit.note(partial(UnitStatus.with_remote, unit_id=started, started=True))
                     return
@@ -188,16 +195,22 @@ class RemoteRunner:
                 await unit.fail(str(error))
             except (RemoteUnavailable, RemoteRefused) as error:
                 first.pending()
-                await link.recover(RemoteUnavailable(str(error)))
+                await reconnector.recover(RemoteUnavailable(str(error)))
 
 
-async def _insist(link: Reconnector, first: FirstOutcome, unit: Unit, *, subcommand: str) -> None:
-    """Have the other node do something with its unit, however long it takes to reach it."""
+async def _ask_until_answered(
+    reconnector: Reconnector, first: FirstOutcome, unit: Unit, *, subcommand: str
+) -> None:
+    """Send a command about the unit to its node, however long it takes to reach it.
+
+    Raises:
+        RemoteRefused: the node refuses.
+    """
     while True:
         try:
-            async with await link.open() as node:
+            async with await reconnector.open() as node:
                 await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id)
                 return
         except RemoteUnavailable as error:
             first.pending()
-            await link.recover(error)
+            await reconnector.recover(error)

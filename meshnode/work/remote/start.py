@@ -1,16 +1,16 @@
-"""Has a unit started on another node, once: whatever dies or breaks, at whatever moment.
+"""Has a unit started on another node, once, whatever fails at whatever moment.
 
-Nothing is kept but what the unit's record says, so a task may be cut off anywhere and be spawned
-again. What makes a start happen once:
+All that is needed to go on is in the unit's record, so a task may be ended at any await and be
+spawned again. These steps make the work run once:
 
-* The ID that the other node gives is on our disk before the first byte of payload is sent, and
-  without the whole payload that node starts nothing.
-* A meshnode is told how many bytes the payload has, and their digest, and starts nothing else.
-* A meshnode is told the key of the submission, and refuses a second one of that key, also when the
-  unit of the first is gone. It tells which store has taken it.
-* Once the payload may be complete over there and the answer is missing, the other node is asked
-  (:mod:`meshnode.work.remote.inquiry`). The unit is submitted again only if the store that has
-  taken it is there, and says that no work of that key was ever started.
+1. The submission carries a key. A meshnode refuses a second submission with that key, also when the
+   unit of the first is gone, and names the store that took it.
+2. The ID that the other node gives is on this node's disk before the first byte of payload is sent.
+   Without all of the payload the other node starts nothing. A meshnode is told the size and the
+   digest of the payload, and starts nothing else.
+3. Once the other node may have all of the payload and its answer is missing, this node asks what
+   became of the submission (:mod:`meshnode.work.remote.reconcile`). It submits again only if the
+   store that took the submission says that no work with this key was ever started.
 """
 
 import math
@@ -23,16 +23,14 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.work.remote.client import RemoteControl
-from meshnode.work.remote.farside import AlreadySubmitted, Created, RemoteRefused, RemoteUnavailable
-from meshnode.work.remote.inquiry import Inquiry, Lost, discard
+from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
+from meshnode.work.remote.replies import AlreadySubmitted, Created, RemoteRefused, RemoteUnavailable
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.status import SECRET_PREFIX
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
-
-# --- The time by which a remote unit must have started
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -42,10 +40,10 @@ _MONTHS = (
 
 
 class Expiry:
-    """Ends a block when a unit's time to start is over.
+    """Ends a block when the time by which a unit must have started is over.
 
-    While the unit *may* have started, because the other node could have got all of the payload and
-    its answer is not here, time does not count: a unit that runs must not be called expired.
+    The time stands still while the unit *may* have started: the other node may have all of the
+    payload, and its answer is missing. A running unit must not be called expired.
     """
 
     def __init__(self, moment: datetime | None, now: Clock) -> None:
@@ -55,51 +53,48 @@ class Expiry:
 
     @property
     def text(self) -> str:
-        """What clients match on (protocol section 8), in Go's layout; times are UTC."""
+        """The detail of an expired unit, which clients match (protocol section 8), in UTC."""
         assert self._moment is not None
         at = self._moment.astimezone(UTC)
         day = f"{_DAYS[at.weekday()]} {_MONTHS[at.month - 1]} {at.day}"
         return f"Work unit expired on {day} {at:%H:%M:%S}"
 
     def count(self) -> None:
-        """Let time count."""
+        """Let the time run."""
         if self._moment is not None:
             left = (self._moment - self._now()).total_seconds()
             self.scope.deadline = trio.current_time() + left
 
     def hold(self) -> None:
-        """Let time not count."""
+        """Let the time stand still."""
         self.scope.deadline = math.inf
 
 
-pass  # SELFIMPORT
-
-
-class Start:
+class RemoteStart:
     """The start of one unit."""
 
     def __init__(
         self,
         unit: Unit,
-        link: Reconnector,
+        reconnector: Reconnector,
         first: FirstOutcome,
         store: UnitStore,
         now: Clock,
         key: str,
-        talk: AsyncExitStack,
+        stack: AsyncExitStack,
     ) -> None:
-        """Make ready. ``key`` is that of the submission; ``talk`` closes ``followed``."""
+        """``key`` is that of the submission; ``stack`` closes ``followed``."""
         self.followed: RemoteControl | None = None
-        """The conversation of the submission, if the other node goes on to tell of the unit."""
-        self._talk = talk
+        """The conversation of the submission, if the other node reports the unit in it."""
+        self._stack = stack
         self._unit = unit
-        self._link = link
+        self._reconnector = reconnector
         self._first = first
         self._store = store
         self._key = key
-        self._inquiry = Inquiry(unit, key, now)
+        self._reconciler = Reconciler(unit, key, now)
         self._expiry = Expiry(unit.remote.expiration, now)
-        # Of an ID that stands in the record from before, nobody knows how far its payload got.
+        # How far the payload of an ID got that was recorded before is unknown.
         self._may_have_started = True
 
     async def run(self) -> None:
@@ -111,17 +106,19 @@ class Start:
                     await self._try()
                 except RemoteUnavailable as error:
                     self._first.pending()
-                    await self._link.recover(error)
+                    await self._reconnector.recover(error)
                 except Lost as error:
                     await self._unit.fail(str(error))
                     self._first.fail(error)
                     return
                 except MeshnodeError as error:
                     if isinstance(error, WorkError) and isinstance(error.__cause__, OSError):
-                        # The disk does not take where the unit is, and without that nothing is
-                        # sent there that could be started.
+                        # The disk does not take the ID of the unit over there. Without that no
+                        # payload is sent, so nothing can be started.
                         self._first.pending()
-                        await self._say(f"waiting for {shortage_of(error.__cause__)} to be started")
+                        await self._show_waiting(
+                            f"waiting for {shortage_of(error.__cause__)} to be started"
+                        )
                         await pauses.take()
                         continue
                     await self._unit.fail(f"Error starting worker: {error}")
@@ -133,7 +130,7 @@ class Start:
         else:
             self._first.done()
 
-    async def _say(self, detail: str) -> None:
+    async def _show_waiting(self, detail: str) -> None:
         if self._unit.status.detail != detail:
             self._unit.log.warning("%s", detail)
             await self._unit.note(lambda status: replace(status, detail=detail))
@@ -148,12 +145,12 @@ class Start:
 
     async def _submit(self) -> None:
         remote = self._unit.remote
-        # A record that receptor left may ask for a way that this node does not have.
-        check_way(remote.tls_client, remote.params)
-        async with AsyncExitStack() as talk:
-            node = await talk.enter_async_context(await self._link.open())
+        # A record written by receptor may ask for TLS, which this node does not have.
+        check_tls(remote.tls_client, remote.params)
+        async with AsyncExitStack() as conversation:
+            node = await conversation.enter_async_context(await self._reconnector.open())
             if remote.unit_id:
-                await discard(node, remote.unit_id)
+                await release_unstarted(node, remote.unit_id)
             try:
                 created = await self._announce(node)
             except AlreadySubmitted as known:
@@ -164,13 +161,14 @@ class Start:
             await self._record_unit(created)
             stdin = self._store.stdin_path(self._unit.unit_id)
             if await node.send_payload(created.unit_id, stdin, before_end=self._payload_ends):
-                # On disk it stands soon, or with the end: until then the next start would ask.
+                # In memory for now: the follower records it soon, or with the end. A node that is
+                # killed before asks the other one what became of the ID.
                 await self._unit.note(lambda status: status.with_remote(started=True))
                 self.followed = node
-                self._talk.push_async_exit(talk.pop_all().__aexit__)
+                self._stack.push_async_exit(conversation.pop_all().__aexit__)
             else:
                 await self._record_started(created.unit_id)
-        self._link.succeeded()
+        self._reconnector.succeeded()
 
     async def _announce(self, node: RemoteControl) -> Created:
         """Submit, and return what the other node calls its unit."""
@@ -179,7 +177,7 @@ class Start:
         except AlreadySubmitted:
             raise
         except RemoteRefused:
-            # A receptor node that is wrongly called one of ours takes our keys for parameters.
+            # A receptor node that is advertised as a meshnode takes these fields for parameters.
             if not node.with_meshnode or await node.takes_keys():
                 raise
         return await node.submit(self._fields(with_meshnode=False))
@@ -198,13 +196,13 @@ class Start:
         return fields
 
     async def _adopt(self, node: RemoteControl, unit_id: str) -> None:
-        """Take over a unit that the other node has of our key, once it is known to be our work."""
+        """Take over a unit that the other node has under this key, if it is this work."""
         try:
-            mark = await self._inquiry.compare(node, unit_id)
+            receipt = await self._reconciler.check_ours(node, unit_id)
         except RemoteRefused as refusal:
             raise RemoteUnavailable(f"it does not say which unit it has: {refusal}") from refusal
         self._may_have_started = True
-        await self._record_unit(Created(unit_id, mark))
+        await self._record_unit(Created(unit_id, receipt))
 
     def _payload_ends(self) -> None:
         self._may_have_started = True
@@ -213,41 +211,41 @@ class Start:
     async def _resolve(self) -> None:
         """Find out whether the unit that the record names has started; forget it if it has not."""
         unit_id = self._unit.remote.unit_id
-        async with await self._link.open() as node:
+        async with await self._reconnector.open() as node:
             try:
-                started = await self._inquiry.started_unit(node)
+                started = await self._reconciler.started_unit(node)
             except RemoteRefused as refusal:
-                # Such as a lack of descriptors over there: it says nothing about the unit.
+                # For instance, the node lacks descriptors. That says nothing about the unit.
                 raise RemoteUnavailable(
                     f"it does not say what became of unit {unit_id}: {refusal}"
                 ) from refusal
-        self._link.succeeded()
+        self._reconnector.succeeded()
         if started is not None:
             await self._record_started(started)
         else:
             self._unit.log.info("remote unit %s never started; submitting anew", unit_id)
             await self._change_remote(unit_id="", durable=True)
 
-    # --- our record -----------------------------------------------------------------------------
+    # --- the record -----------------------------------------------------------------------------
 
     async def _record_unit(self, created: Created) -> None:
-        mark = str(created.mark) if created.mark is not None else ""
-        await self._change_remote(unit_id=created.unit_id, mark=mark, durable=True)
+        receipt = str(created.receipt) if created.receipt is not None else ""
+        await self._change_remote(unit_id=created.unit_id, receipt=receipt, durable=True)
 
     async def _record_started(self, unit_id: str) -> None:
         try:
             await self._change_remote(unit_id=unit_id, started=True)
         except WorkError as error:
-            # Whatever our disk says, the work runs; the mirror brings it to disk when it can.
-            self._unit.log.warning("that it has started is not on record yet: %s", error)
+            # The work runs, whatever the disk says. The follower records it when it can.
+            self._unit.log.warning("the start is not recorded yet: %s", error)
             await self._unit.note(lambda status: status.with_remote(unit_id=unit_id, started=True))
 
     async def _change_remote(self, *, durable: bool = False, **changes: object) -> None:
         await self._unit.change(lambda status: status.with_remote(**changes), durable=durable)
 
 
-def check_way(tls_client: str, params: Mapping[str, str]) -> None:
-    """Refuse what may not be sent as it would be: without TLS, which there is not yet.
+def check_tls(tls_client: str, params: Mapping[str, str]) -> None:
+    """Refuse work that may only be sent over TLS, which is not supported yet.
 
     Raises:
         CommandError

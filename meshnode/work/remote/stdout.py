@@ -1,8 +1,7 @@
-"""The stdout of a unit on another node as it is stored here: bounded, and in step with the disk.
+"""Stores the stdout of a unit on another node: within a limit, and waiting while the disk is full.
 
-The other node may send without end, and this node's disk may be full. The first is cut off at a
-limit. The second passes: the unit says that it waits, the other node is not read meanwhile, and its
-command goes on.
+A node that sends more than the limit is cut off. A full disk passes: the unit's detail says that it
+waits, nothing is read from the other node meanwhile, and the command goes on there.
 """
 
 import errno
@@ -18,7 +17,7 @@ from meshnode.work.units.shortage import has_room
 from meshnode.work.units.unit import Unit
 
 RETRY = 5.0
-"""Seconds until a disk without room is tried again; no event says that it has some."""
+"""Seconds between tries of a full disk; no event announces free space."""
 
 PASSING = frozenset(
     {
@@ -26,7 +25,7 @@ PASSING = frozenset(
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
     }
 )
-"""Errors that speak of what the machine lacks at this moment."""
+"""Errors that say what the machine lacks at this moment."""
 
 
 class CannotStore(WorkError):
@@ -40,12 +39,12 @@ class TooMuch(WorkError):
     """More came than a unit may bring."""
 
 
-class Patience:
-    """Tries again for as long as the machine lacks something, and has the unit say so."""
+class StorageWait:
+    """Waits while the machine lacks what storing needs, and shows that in the unit's detail."""
 
     def __init__(self, unit: Unit) -> None:
-        self.lack = ""
-        """What is waited for, for the unit's Detail; empty while nothing is."""
+        self.reason = ""
+        """What is waited for, as the unit's detail says it; empty while nothing is."""
         self._unit = unit
         self._detail = unit.status.detail
 
@@ -57,52 +56,73 @@ class Patience:
         """
         if error.errno not in PASSING:
             raise CannotStore(error) from error
-        lack = f"waiting for disk space: {error.strerror}"
+        reason = f"waiting for disk space: {error.strerror}"
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            lack = f"waiting until results can be stored: {error.strerror}"
-        if lack != self.lack:
-            self._unit.log.warning("%s", lack)
-            if not self.lack:
+            reason = f"waiting until results can be stored: {error.strerror}"
+        if reason != self.reason:
+            self._unit.log.warning("%s", reason)
+            if not self.reason:
                 self._detail = self._unit.status.detail
-            self.lack = lack
-            await self._show(lack)
+            self.reason = reason
+            await self._show(reason)
         await trio.sleep(RETRY)
 
-    async def is_over(self) -> None:
-        """Have the unit say what it said before."""
-        if self.lack:
-            self.lack = ""
+    async def end(self) -> None:
+        """Show the detail from before the wait."""
+        if self.reason:
+            self.reason = ""
             self._unit.log.info("results can be stored again")
             await self._show(self._detail)
 
+    async def record(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Record something with ``write``, however long the disk has no room for it.
+
+        Raises:
+            WorkError: it may not be recorded, or the disk refuses for good.
+        """
+        while True:
+            try:
+                await write()
+            except CannotStore:
+                # A failed sync may have lost data that a second one would not bring back.
+                raise
+            except WorkError as error:
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in PASSING:
+                    raise
+                await self.wait(cause)
+            else:
+                await self.end()
+                return
+
     async def _show(self, detail: str) -> None:
-        # In memory only: there is no room for it on the disk.
+        # In memory only: the disk has no room.
         await self._unit.note(
             lambda old: old if old.state.is_final else replace(old, detail=detail)
         )
 
 
 class StdoutCopy:
-    """The file of one unit, from where it ended. Close it."""
+    """The file with one unit's stdout; appends to what it has. Close it."""
 
-    def __init__(self, file: UnitFile, directory: Path, patience: Patience, limit: int) -> None:
+    def __init__(self, file: UnitFile, directory: Path, storage: StorageWait, limit: int) -> None:
         self._file = file
         self._directory = directory
-        self._patience = patience
+        self._storage = storage
         self._limit = limit
 
     @classmethod
-    async def open(cls, path: Path, patience: Patience, limit: int) -> "StdoutCopy":
+    async def open(cls, path: Path, storage: StorageWait, limit: int) -> "StdoutCopy":
         """Open the file for at most ``limit`` bytes.
 
         Raises:
-            CannotStore: it is none that could be written.
+            CannotStore: it cannot be written.
         """
         while True:
             try:
-                return cls(UnitFile(path, append=True), path.parent, patience, limit)
+                return cls(UnitFile(path, append=True), path.parent, storage, limit)
             except OSError as error:
-                await patience.wait(error)
+                await storage.wait(error)
 
     @property
     def size(self) -> int:
@@ -112,7 +132,7 @@ class StdoutCopy:
     async def append(self, data: bytes, *, small: bool = False) -> None:
         """Store all of ``data``, however long the disk has no room.
 
-        What is ``small`` is written at once, without a hop to a thread.
+        ``small`` data is written without a hop to a thread.
 
         Raises:
             TooMuch: it is more than the limit; what the limit allows is stored.
@@ -130,8 +150,8 @@ class StdoutCopy:
                 break
             except OSError as error:
                 left = left[self.size - before :]
-                await self._patience.wait(error)
-        await self._patience.is_over()
+                await self._storage.wait(error)
+        await self._storage.end()
         if len(data) > room:
             raise TooMuch(f"more than {self._limit} bytes of results")
 
@@ -141,7 +161,7 @@ class StdoutCopy:
         self._file.write(data)
 
     def finish(self, size: int) -> None:
-        """Make the file exactly so long, at most as long as it is, and bring it to the disk.
+        """Cut the file to ``size`` bytes if it is longer, and sync it.
 
         Blocks. Raises CannotStore.
         """
@@ -160,25 +180,3 @@ class StdoutCopy:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-async def insist(patience: Patience, record: Callable[[], Awaitable[None]]) -> None:
-    """Record something, however long the disk has no room for it.
-
-    Raises:
-        WorkError: it may not be recorded, or the disk refuses for good.
-    """
-    while True:
-        try:
-            await record()
-        except CannotStore:
-            # What a sync that failed has lost, a second one does not bring back.
-            raise
-        except WorkError as error:
-            cause = error.__cause__
-            if not isinstance(cause, OSError) or cause.errno not in PASSING:
-                raise
-            await patience.wait(cause)
-        else:
-            await patience.is_over()
-            return

@@ -103,7 +103,7 @@ class WorkCommands:
         text = f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF."
         if unit.status.submission_key:
             # Who has this may ask later what became of the submission.
-            text += f" Store {self._units.submissions.mark()}."
+            text += f" Store {self._units.submissions.receipt()}."
         return text.encode() + b"\n"
 
     # --- looking ------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ class WorkCommands:
 
     async def _submitted(self, request: SubmittedRequest, session: ControlSession) -> JsonObject:
         submissions, submitter = self._units.submissions, Caller.of(session).node
-        found = submissions.find(submitter, request.key, request.unit_id, request.mark)
-        reply: JsonObject = {"Mark": str(submissions.mark()), "Trace": str(found.trace)}
+        found = submissions.find(submitter, request.key, request.unit_id, request.receipt)
+        reply: JsonObject = {"Mark": str(submissions.receipt()), "Trace": str(found.key_state)}
         if found.unit is not None:
             status = found.unit.status
             reply |= {

@@ -1,8 +1,8 @@
-"""The key of a submission: what both ends say of it, so that the work runs once.
+"""Submission keys, by which the work of a remote unit runs once.
 
 The submitting node makes a key for each unit, which nobody can guess, and sends it with the
-submission. The running node remembers it, with the submitting node and a digest of the work, and
-can tell later what became of it: also when the unit is gone.
+submission. The running node remembers the key, the submitting node and a digest of the work. It can
+tell later what became of the submission, also when the unit is gone.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ SECRET_BYTES = 18
 """Bytes of chance in a key: nobody finds it by trying."""
 
 
-class Trace(StrEnum):
-    """What a node knows of a key."""
+class KeyState(StrEnum):
+    """What a node knows of a submission key."""
 
     UNIT = "unit"
     """There is a unit of that key."""
@@ -50,8 +50,8 @@ def work_digest(work_type: str, params: Mapping[str, str], stdin: Input) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Where and when a submission was taken: what a node tells with the ID of the new unit."""
+class Receipt:
+    """Where and when a node took a submission; the node gives it with the ID of the new unit."""
 
     store: str
     """The identity of the node's store: of another, nothing is known of the submission."""
@@ -60,14 +60,14 @@ class Mark:
     """Microseconds by the clock of that store, which never goes back."""
 
     def __str__(self) -> str:
-        """Return the mark as it is told and recorded."""
+        """Return the receipt as it is told and recorded."""
         return f"{self.store}@{self.moment}"
 
     @classmethod
     def find(cls, text: str) -> Self | None:
-        """Return the mark that is in a text, None if there is none."""
-        match = _MARK.search(text)
+        """Return the receipt that is in a text, None if there is none."""
+        match = _RECEIPT.search(text)
         return cls(match[1], int(match[2])) if match else None
 
 
-_MARK = re.compile(r"(?<![0-9a-z])([0-9a-f]{32})@([0-9]{1,18})(?![0-9a-z])")
+_RECEIPT = re.compile(r"(?<![0-9a-z])([0-9a-f]{32})@(0|[1-9][0-9]{0,17})(?![0-9a-z])")

@@ -16,7 +16,7 @@ from meshnode.work.local.processes import (
 )
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType
-from meshnode.work.remote.client import Dialer
+from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption

@@ -8,7 +8,7 @@ from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
 from meshnode.work.local.worktypes import CommandType
-from meshnode.work.remote.start import check_way
+from meshnode.work.remote.start import check_tls
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.intake import Input
 from meshnode.work.units.keys import new_secret
@@ -77,7 +77,7 @@ class Planner:
         )
 
     def _plan_remote(self, submission: Submission, caller: Caller) -> UnitStatus:
-        check_way(submission.tls_client, submission.params)
+        check_tls(submission.tls_client, submission.params)
         if submission.sign_work:
             self._signatures.require_signer()
         extra = RemoteExtra(

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.units.intake import Input
-from meshnode.work.units.keys import MAX_KEY, Mark
+from meshnode.work.units.keys import MAX_KEY, Receipt
 from meshnode.work.units.planning import Submission
 
 JsonObject = dict[str, Any]
@@ -56,7 +56,7 @@ class SubmittedRequest:
 
     key: str
     unit_id: str
-    mark: Mark | None
+    receipt: Receipt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,8 @@ def parse_json(data: JsonObject) -> WorkRequest:
         unit_id = _string(data, "unitid")
         return ResultsRequest(unit_id, _start_position(data), _optional(data, "signature"))
     if subcommand == "submitted":
-        unit_id, mark = _optional(data, "unitid"), _optional(data, "submissionmark")
-        return SubmittedRequest(_key(data), unit_id, Mark.find(mark))
+        unit_id, receipt = _optional(data, "unitid"), _optional(data, "submissionmark")
+        return SubmittedRequest(_key(data), unit_id, Receipt.find(receipt))
     if subcommand in _ON_UNIT:
         request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
         if isinstance(request, CancelRequest):

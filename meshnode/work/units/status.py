@@ -61,8 +61,8 @@ class RemoteExtra:
     tls_client: str = ""
     key: str = ""
     """The secret in the key of the submission; records from before it was made have none."""
-    mark: str = ""
-    """Where and when the remote node has taken the submission: a ``keys.Mark``, empty where it
+    receipt: str = ""
+    """Where and when the remote node has taken the submission: a ``keys.Receipt``, empty where it
     tells none."""
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
@@ -79,7 +79,7 @@ class RemoteExtra:
 
     def to_disk(self, *, secrets: bool) -> JsonObject:
         """Return receptor's object and what only this node needs; ``secrets`` as below."""
-        own = {"RemoteKey": self.key, "RemoteMark": self.mark}
+        own = {"RemoteKey": self.key, "RemoteMark": self.receipt}
         return {
             **self.to_json(secrets=secrets),
             **{key: value for key, value in own.items() if value},
@@ -122,7 +122,7 @@ class RemoteExtra:
             sign_work=reader.take("SignWork", bool, False),
             tls_client=reader.take("TLSClient", str, ""),
             key=reader.take("RemoteKey", str, ""),
-            mark=reader.take("RemoteMark", str, ""),
+            receipt=reader.take("RemoteMark", str, ""),
             expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
             other=reader.others(),
         )

@@ -16,9 +16,9 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.logs import subject_logger
-from meshnode.work.remote.farside import ALREADY_SUBMITTED
+from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units import directory
-from meshnode.work.units.keys import Mark, Trace, work_digest
+from meshnode.work.units.keys import KeyState, Receipt, work_digest
 from meshnode.work.units.planning import Submission
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
@@ -49,7 +49,7 @@ AHEAD = 86400.0
 class Found:
     """What is known of one submission."""
 
-    trace: Trace
+    key_state: KeyState
     unit: Unit | None = None
     state: int | None = None
     """How a unit that is gone had ended."""
@@ -106,9 +106,9 @@ class Submissions:
             raise CommandError(f"{ALREADY_SUBMITTED} {stone.unit_id}, which was released")
         return replace(status, submission_key=key, submission_work=digest)
 
-    def mark(self) -> Mark:
+    def receipt(self) -> Receipt:
         """Return what a submitter is told of the store, with the ID of its new unit."""
-        return Mark(self.identity(), self._tombstones.now(self._now().timestamp()))
+        return Receipt(self.identity(), self._tombstones.now(self._now().timestamp()))
 
     def identity(self) -> str:
         """Return the store's identity; another directory, or an emptied one, has another.
@@ -144,22 +144,22 @@ class Submissions:
                 self._remember_grave(name, now)
         self.note_damaged()
 
-    def find(self, submitter: str, key: str, unit_id: str, mark: Mark | None) -> Found:
+    def find(self, submitter: str, key: str, unit_id: str, receipt: Receipt | None) -> Found:
         """Return what is known of a submission, for its submitter.
 
-        ``unit_id`` and ``mark`` are what the submitter was told when it was taken, if it knows.
+        ``unit_id`` and ``receipt`` are what the submitter was told when it was taken, if it knows.
         """
         self._look()
         unit = self._unit_of(submitter, key)
         if unit is not None:
-            return Found(Trace.UNIT, unit)
+            return Found(KeyState.UNIT, unit)
         if stone := self._tombstones.find(submitter, key):
-            return Found(Trace.RELEASED, state=stone.state)
+            return Found(KeyState.RELEASED, state=stone.state)
         if self._tombstones.is_damaged(unit_id) or self._is_unreadable(unit_id):
-            return Found(Trace.DAMAGED)
-        if mark is not None and mark.moment <= self._tombstones.horizon(submitter):
-            return Found(Trace.FORGOTTEN)
-        return Found(Trace.NOTHING)
+            return Found(KeyState.DAMAGED)
+        if receipt is not None and receipt.moment <= self._tombstones.horizon(submitter):
+            return Found(KeyState.FORGOTTEN)
+        return Found(KeyState.NOTHING)
 
     def _unit_of(self, submitter: str, key: str) -> Unit | None:
         unit = self._by_key.get((submitter, key))

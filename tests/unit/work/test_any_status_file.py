@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_far_side import json_values
+from test_remote_replies import json_values
 from work_fakes import FakeMesh, FakeNode, inline_run_sync
 
 from meshnode.protocol.lifecycle import UnitState

@@ -14,20 +14,20 @@ import trio
 from meshnode import files
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units import tombstones
-from meshnode.work.units.keys import Mark, Trace
+from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.submissions import SYNC_DELAY
 
 numbers = itertools.count(1)
 
 
-async def run_and_release(bar, key: str) -> tuple[str, Mark]:
+async def run_and_release(bar, key: str) -> tuple[str, Receipt]:
     """Have a unit of that key run to its end and be released; return what a submitter knows."""
-    mark = bar.units.submissions.mark()
+    receipt = bar.units.submissions.receipt()
     unit_id = await bar.submit("bar", "cat", submissionkey=key)
     await bar.wait_final(unit_id)
     assert await bar.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
     await trio.sleep(2 * SYNC_DELAY)
-    return unit_id, mark
+    return unit_id, receipt
 
 
 async def look_at_the_directory(bar) -> None:
@@ -37,11 +37,11 @@ async def look_at_the_directory(bar) -> None:
     assert lines[-1].startswith("ERROR"), lines
 
 
-def proves_that_nothing_ran(bar, key: str, unit_id: str, mark: Mark) -> bool:
+def proves_that_nothing_ran(bar, key: str, unit_id: str, receipt: Receipt) -> bool:
     """Whether a submitter that asks now would submit the work again."""
     submissions = bar.units.submissions
-    found = submissions.find("", key, unit_id, mark)
-    return submissions.mark().store == mark.store and found.trace is Trace.NOTHING
+    found = submissions.find("", key, unit_id, receipt)
+    return submissions.receipt().store == receipt.store and found.key_state is KeyState.NOTHING
 
 
 @pytest.mark.parametrize("released", ["before the restart", "just before the restart"])
@@ -50,7 +50,7 @@ async def test_a_directory_that_comes_late_knows_what_was_released_in_it(
 ):
     """As a mount that was missing when the node started, and is there later."""
     async with bar.running():
-        mark = bar.units.submissions.mark()
+        receipt = bar.units.submissions.receipt()
         unit_id = await bar.submit("bar", "cat", submissionkey="k")
         await bar.wait_final(unit_id)
         await bar.talk(f"work release {unit_id}")
@@ -61,11 +61,11 @@ async def test_a_directory_that_comes_late_knows_what_was_released_in_it(
     bar.mesh.heal()
     bar.store.root.rename(tmp_path / "mount")
     async with bar.running():
-        assert not proves_that_nothing_ran(bar, "k", unit_id, mark)
+        assert not proves_that_nothing_ran(bar, "k", unit_id, receipt)
         bar.store.root.rename(tmp_path / "covered")
         (tmp_path / "mount").rename(bar.store.root)
         await look_at_the_directory(bar)
-        assert not proves_that_nothing_ran(bar, "k", unit_id, mark)
+        assert not proves_that_nothing_ran(bar, "k", unit_id, receipt)
         lines = await bar.talk("work list")
         assert lines == ["{}"] or "never" not in lines[0]
 
@@ -98,16 +98,16 @@ async def test_a_store_without_its_tombstones_says_that_it_has_forgotten(bar, au
         assert not proves_that_nothing_ran(bar, "k", *known)
         # What comes later is known.
         await trio.sleep(1)
-        mark = bar.units.submissions.mark()
-        assert proves_that_nothing_ran(bar, "later", "aaaaaaaa", mark)
+        receipt = bar.units.submissions.receipt()
+        assert proves_that_nothing_ran(bar, "later", "aaaaaaaa", receipt)
 
 
 async def test_a_store_that_never_released_anything_has_forgotten_nothing(bar, autojump_clock):
     async with bar.running():
-        mark = bar.units.submissions.mark()
+        receipt = bar.units.submissions.receipt()
     for _ in range(2):
         async with bar.running():
-            assert proves_that_nothing_ran(bar, "k", "aaaaaaaa", mark)
+            assert proves_that_nothing_ran(bar, "k", "aaaaaaaa", receipt)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
@@ -157,7 +157,7 @@ async def test_a_unit_whose_status_was_taken_away_is_no_unit_that_never_began(
 ):
     """One without input that has printed nothing: all that it had was its status."""
     async with bar.running():
-        mark = bar.units.submissions.mark()
+        receipt = bar.units.submissions.receipt()
         unit_id = await bar.submit("bar", "wait", submissionkey="k")
         (supervisor,) = bar.launcher.supervisors.values()
         if ended:
@@ -168,4 +168,4 @@ async def test_a_unit_whose_status_was_taken_away_is_no_unit_that_never_began(
     bar.mesh.heal()
     for _ in range(2):
         async with bar.running():
-            assert not proves_that_nothing_ran(bar, "k", unit_id, mark)
+            assert not proves_that_nothing_ran(bar, "k", unit_id, receipt)

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 import trio
-from far_fakes import CREATED, FarNode, says
 from hypothesis import given
 from hypothesis import strategies as st
-from test_far_side import json_values
+from remote_fakes import CREATED, RemoteNode, says
+from test_remote_replies import json_values
 from work_fakes import FakeDialer, FakeNode
 
 from meshnode.control.registry import Command
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.farside import FarTrace, RemoteUnavailable, read_created
-from meshnode.work.units.keys import Mark, Trace
+from meshnode.work.remote.replies import RemoteSubmission, RemoteUnavailable, read_created
+from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.submissions import SYNC_DELAY
 
 SUBMIT = {"command": "work", "subcommand": "submit", "node": "bar", "worktype": "cat"}
@@ -54,11 +54,11 @@ async def test_a_key_has_a_secret_that_no_client_is_shown(foo, bar, autojump_clo
         assert secret not in shown
         async with bar.running():
             await foo.wait_final(unit_id)
-            mark = foo.status(unit_id).remote.mark
-            assert mark.startswith(bar.units.submissions.identity())
+            receipt = foo.status(unit_id).remote.receipt
+            assert receipt.startswith(bar.units.submissions.identity())
             shown = "".join(await foo.talk("work list") + await bar.talk("work list"))
             assert secret not in shown
-            assert mark not in shown
+            assert receipt not in shown
 
 
 @pytest.mark.parametrize("secret", ["known", "as it was before"])
@@ -276,40 +276,40 @@ async def test_work_on_a_node_of_the_version_before_runs_once(
     st.dictionaries(
         st.sampled_from(["Mark", "Trace", "UnitID", "Work", "NeverRan", "State"]),
         json_values
-        | st.sampled_from([*Trace, "0" * 32 + "@5", "farUnit1", "x" * 100, "../../etc"]),
+        | st.sampled_from([*KeyState, "0" * 32 + "@5", "farUnit1", "x" * 100, "../../etc"]),
     )
 )
 def test_any_answer_about_a_submission_is_one_or_a_named_error(reply):
     try:
-        trace = FarTrace.from_reply(reply)
+        found = RemoteSubmission.from_reply(reply)
     except RemoteUnavailable:
         return
-    assert trace.trace in Trace
-    assert trace.unit_id.isalnum() or trace.trace is not Trace.UNIT
+    assert found.key_state in KeyState
+    assert found.unit_id.isalnum() or found.key_state is not KeyState.UNIT
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{30,34}@[0-9]{0,20}"))
 def test_a_mark_reads_as_it_was_told_and_anything_else_is_none(text):
-    mark = Mark.find(text)
-    if mark is not None:
-        assert str(mark) in text
-        assert Mark.find(str(mark)) == mark
+    receipt = Receipt.find(text)
+    if receipt is not None:
+        assert str(receipt) in text
+        assert Receipt.find(str(receipt)) == receipt
 
 
 def test_a_mark_is_looked_for_behind_the_id_only():
-    mark = "0" * 32 + "@5"
+    receipt = "0" * 32 + "@5"
     created = read_created(CREATED.decode())
-    assert created.mark is None
-    told = f"Work unit created with ID abc. Send stdin data and EOF. Store {mark}."
-    assert str(read_created(told).mark) == mark
+    assert created.receipt is None
+    told = f"Work unit created with ID abc. Send stdin data and EOF. Store {receipt}."
+    assert str(read_created(told).receipt) == receipt
 
 
-@pytest.mark.parametrize("trace", [*Trace, "nonsense"])
+@pytest.mark.parametrize("trace", [*KeyState, "nonsense"])
 async def test_a_node_that_says_it_has_our_submission_is_believed_only_as_far_as_it_can_show(
     foo, nursery, autojump_clock, trace
 ):
     """A hostile node, which has a unit of our key before we gave it any."""
-    far = FarNode(foo.mesh, nursery)
+    far = RemoteNode(foo.mesh, nursery)
     far.is_receptor = False
     reply = {"Mark": "0" * 32 + "@5", "Trace": trace, "UnitID": "farUnit1", "Work": "ab" * 32}
     far.lies["submitted"] = says(json.dumps(reply).encode() + b"\n")
@@ -324,7 +324,7 @@ async def test_a_node_that_says_it_has_our_submission_is_believed_only_as_far_as
         unit_id = lines[0].partition("with ID ")[2][:8]
         await trio.sleep(100)
         status = foo.status(unit_id)
-        if trace in {Trace.NOTHING, "nonsense"}:
+        if trace in {KeyState.NOTHING, "nonsense"}:
             assert status.state is UnitState.PENDING
         else:
             assert status.state is UnitState.FAILED

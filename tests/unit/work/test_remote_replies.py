@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.farside import AHEAD, MAX_TEXT, FarStatus, NoStatus, printable
+from meshnode.work.remote.replies import AHEAD, MAX_TEXT, NoStatus, RemoteStatus, printable
 from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
 
 NOW = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ def assert_fit_for_a_record(status):
 def test_any_reply_is_a_status_that_can_be_kept_or_a_named_error(reply):
     refusal = ""
     try:
-        assert_fit_for_a_record(FarStatus.from_reply(reply, NOW))
+        assert_fit_for_a_record(RemoteStatus.from_reply(reply, NOW))
     except NoStatus as error:
         refusal = str(error)
     assert refusal.isprintable()
@@ -77,7 +77,7 @@ def test_state_and_size_that_make_no_sense_are_no_status(key, value):
     if (key, value) == ("StdoutSize", 9):
         return
     with pytest.raises(NoStatus, match=key):
-        FarStatus.from_reply(GOOD | {key: value}, NOW)
+        RemoteStatus.from_reply(GOOD | {key: value}, NOW)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,18 @@ def test_state_and_size_that_make_no_sense_are_no_status(key, value):
     ],
 )
 def test_a_time_is_taken_over_in_our_form_if_it_can_be_one(told, kept):
-    status = FarStatus.from_reply(GOOD | {"Started": told, "Finished": told}, NOW)
+    status = RemoteStatus.from_reply(GOOD | {"Started": told, "Finished": told}, NOW)
     assert (status.started, status.finished) == (kept, kept)
 
 
 @pytest.mark.parametrize("stdout", ["%%%", 7, "é", b64encode(b"x" * 100_000).decode(), "YQ"])
 def test_output_that_came_along_damaged_counts_as_not_come_along(stdout):
-    assert FarStatus.from_reply(GOOD | {"Stdout": stdout}, NOW).stdout == b""
+    assert RemoteStatus.from_reply(GOOD | {"Stdout": stdout}, NOW).stdout == b""
 
 
 def test_a_detail_of_a_person_stays_as_it_is():
     for detail in ("exit status 3", "signal: killed", "Ошибка: 作業 é", "Running: PID 7"):
-        assert FarStatus.from_reply(GOOD | {"Detail": detail}, NOW).detail == detail
+        assert RemoteStatus.from_reply(GOOD | {"Detail": detail}, NOW).detail == detail
 
 
 @given(texts, st.integers(1, 50))

@@ -1,7 +1,7 @@
-"""What another node says of a unit, as values: every field is read and bounded where it comes in.
+"""What another node sends about a unit: lines, and the values in them, all within bounds.
 
-Another node is believed about its own unit, and about nothing else. Whatever it sends, what gets
-past this module can be stored, shown, logged and read again.
+Another node is believed about its own unit, and about nothing else. Whatever it sends, what this
+module returns can be stored, shown, logged and read again.
 """
 
 import binascii
@@ -20,39 +20,38 @@ import trio
 from meshnode.errors import MeshError, NoRoute, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject
-from meshnode.work.units.keys import Mark, Trace
+from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.status import EXIT_CODES, format_time
 
-# --- The lines that another node's control service sends, and the raw bytes after them
+# --- Lines of the control service, and the raw bytes after them
 #
-# A far node may send half a line and go on later, or never; or a line without end. What waits
-# here of a line is small, but for a few places for long ones, which all conversations with a node
-# share.
+# A node may send half a line, or a line without end. Each conversation may keep a short part of a
+# line waiting; all conversations with a node share a few places for longer ones.
 
 REPLY_TIMEOUT = 60.0
-"""Seconds for a reply. The slowest is that of a cancel: grace, kill, sync; and a submit's, when the
-other node has a payload to store first. Longer than it matters little: nothing else waits."""
+"""Seconds for a reply. The slowest are those to a cancel (grace, kill, sync) and to a submission
+whose payload must be stored first."""
 
 SHORT_LINE = 16 * 1024
-"""Bytes that any conversation may leave waiting: a status without the words of a command has some
-600, and there may be a conversation for each of thousands of units."""
+"""Bytes of an unfinished line in each conversation. A status has some 600, and thousands of units
+may have a conversation each."""
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of one line: a status repeats parameters, of which a command line may hold 1 MiB, and
-JSON's escapes can make the sixfold of a part of them."""
+"""Bytes of one line. A status repeats parameters: a command line takes 1 MiB of them, and JSON's
+escapes make a part of that six times as long."""
 
 LONG_LINES = 4
-"""Lines longer than SHORT_LINE that wait of one node at a time, each for REPLY_TIMEOUT at most."""
+"""Unfinished lines of one node that may be longer than SHORT_LINE, each for REPLY_TIMEOUT."""
 
 CHUNK = 1024 * 1024
-"""Bytes of payload or results in memory at a time. Each is a hop to a thread, which costs as much
-as copying half of it."""
+"""Bytes of payload or results in memory at a time. Each chunk is a hop to a thread, which costs as
+much as copying half of it."""
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class RemoteUnavailable(WorkError):
-    """The other node could not be talked to, or the talk broke off: worth another try."""
+    """The other node cannot be reached, or the conversation broke off: try again."""
 
     def __init__(self, text: str, *, no_route: bool = False) -> None:
         super().__init__(text)
@@ -60,21 +59,21 @@ class RemoteUnavailable(WorkError):
 
 
 class LongLines:
-    """The places for long lines, by node."""
+    """Limits the long lines that wait, by node."""
 
     def __init__(self) -> None:
         self._places: WeakValueDictionary[str, trio.CapacityLimiter] = WeakValueDictionary()
 
     def of(self, node: str) -> trio.CapacityLimiter:
-        """Return the places of a node, which all who talk to it share."""
+        """Return the limiter that all conversations with a node share."""
         places = self._places.get(node)
         if places is None:
             places = self._places[node] = trio.CapacityLimiter(LONG_LINES)
         return places
 
 
-class FarLines:
-    """What comes by one stream."""
+class ReplyLines:
+    """Reads lines and raw bytes from one stream."""
 
     def __init__(self, stream: trio.abc.ReceiveStream, long_lines: trio.CapacityLimiter) -> None:
         self._stream = stream
@@ -83,10 +82,10 @@ class FarLines:
         self._searched = 0
 
     async def line(self, seconds: float | None, most: int = MAX_LINE) -> str:
-        """Return the next line without its end; one cut off by the end of the stream is none.
+        """Return the next line without its end; one that the stream's end cuts off is none.
 
         Raises:
-            RemoteUnavailable: there is none of at most so many bytes within so many seconds.
+            RemoteUnavailable: no line of at most ``most`` bytes came within ``seconds``.
         """
         with translated(), trio.CancelScope() as scope:
             if seconds is not None:
@@ -112,7 +111,7 @@ class FarLines:
             return bytes(await self._stream.receive_some(CHUNK))
 
     async def _line(self, most: int) -> bytes | None:
-        """Return the next line, None if it is longer than that."""
+        """Return the next line, None if it is longer than ``most``."""
         while (end := self._buffer.find(b"\n", self._searched)) < 0:
             self._searched = len(self._buffer)
             if self._searched > most:
@@ -131,7 +130,7 @@ class FarLines:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Say in one way that the other node cannot be talked to now."""
+    """Raise RemoteUnavailable for all errors of a conversation."""
     try:
         yield
     except NoRoute as error:
@@ -144,24 +143,24 @@ def translated() -> Iterator[None]:
         raise RemoteUnavailable(f"the stream broke: {error}") from error
 
 
-pass  # SELFIMPORT
+# --- Values in replies
 
 MAX_TEXT = 4096
-"""Characters of a text of another node that are kept: a Detail names a fault, and the longest are
-errors that repeat a command's words. Every status of the unit repeats it."""
+"""Characters of a text of another node. The longest details repeat the words of a command, and
+every status of the unit repeats the detail."""
 
 MAX_SIGNAL = 32
-"""Characters of a signal's name; the longest that Linux has is 9."""
+"""Characters of a signal's name; Linux's longest has 9."""
 
 AHEAD = timedelta(days=1)
-"""How far another node's clock may be ahead of ours for its times to be shown."""
+"""Times of another node that are further ahead of this node's clock are not shown."""
 
 INLINE_LIMIT = 64 * 1024
-"""Bytes of output that may come along with a status: sixteen times what we send ourselves."""
+"""Bytes of output within a status: sixteen times what a meshnode sends."""
 
 
 ALREADY_SUBMITTED = "already submitted as unit"
-"""How a meshnode refuses a submission whose key it has seen; the unit's ID follows."""
+"""The refusal of a submission whose key is known; the unit's ID follows."""
 
 _UNIT_ID = r"([a-zA-Z0-9]{1,64})"
 _IS_ID = re.compile(_UNIT_ID)
@@ -170,7 +169,7 @@ _UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
 
 
 class RemoteRefused(WorkError):
-    """The other node answered ``ERROR: <text>``; ``reason`` is that text."""
+    """The other node answered ``ERROR: <text>``; ``reason`` is the text."""
 
     def __init__(self, reason: str, *, told: str = "") -> None:
         self.reason = printable(reason)
@@ -183,7 +182,7 @@ class RemoteRefused(WorkError):
 
 
 class AlreadySubmitted(RemoteRefused):
-    """The other node has a unit of that submission key: ``unit_id``."""
+    """The other node has a unit with this submission key: ``unit_id``."""
 
     def __init__(self, reason: str, unit_id: str) -> None:
         super().__init__(reason)
@@ -192,43 +191,43 @@ class AlreadySubmitted(RemoteRefused):
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A unit that the other node has made; ``mark`` is None where it knows no keys."""
+    """A unit that the other node has made; ``receipt`` is None if it supports no keys."""
 
     unit_id: str
-    mark: Mark | None
+    receipt: Receipt | None
 
 
 @dataclass(frozen=True, slots=True)
-class FarTrace:
+class RemoteSubmission:
     """What the other node knows of a submission."""
 
-    mark: Mark
-    """Of this moment: of what there is now, the store cannot have forgotten an end before it."""
-    trace: Trace
+    receipt: Receipt
+    """Receipt of this moment: the store remembers every submission that it takes from now on."""
+    key_state: KeyState
     unit_id: str = ""
     work: str = ""
-    """Digest of the work under that key, where there is a unit."""
+    """Digest of the unit's work."""
     never_ran: bool = False
     state: UnitState | None = None
-    """How a unit that is gone had ended."""
+    """The state of a released unit."""
 
     @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> "FarTrace":
+    def from_reply(cls, reply: Mapping[str, Any]) -> "RemoteSubmission":
         """Read the reply to ``work submitted``.
 
         Raises:
             RemoteUnavailable: it is none.
         """
-        told, trace = reply.get("Mark"), reply.get("Trace")
-        mark = Mark.find(told) if isinstance(told, str) else None
+        told, known = reply.get("Mark"), reply.get("Trace")
+        receipt = Receipt.find(told) if isinstance(told, str) else None
         unit_id, state = reply.get("UnitID"), reply.get("State")
-        if mark is None or trace not in tuple(Trace):
-            raise RemoteUnavailable("the node did not say what it knows of the submission")
-        if trace == Trace.UNIT and not (isinstance(unit_id, str) and _IS_ID.fullmatch(unit_id)):
-            raise RemoteUnavailable("the node did not say which unit the submission is")
+        if receipt is None or known not in tuple(KeyState):
+            raise RemoteUnavailable("the node did not say what became of the submission")
+        if known == KeyState.UNIT and not (isinstance(unit_id, str) and _IS_ID.fullmatch(unit_id)):
+            raise RemoteUnavailable("the node did not say which unit the submission made")
         return cls(
-            mark=mark,
-            trace=Trace(trace),
+            receipt=receipt,
+            key_state=KeyState(known),
             unit_id=unit_id if isinstance(unit_id, str) else "",
             work=str(reply.get("Work", "")),
             never_ran=reply.get("NeverRan") is True,
@@ -237,12 +236,12 @@ class FarTrace:
 
 
 class NoStatus(WorkError):
-    """What came is not the status of a unit."""
+    """A reply is not the status of a unit."""
 
 
 @dataclass(frozen=True, slots=True)
-class FarStatus:
-    """What the other node says of the unit."""
+class RemoteStatus:
+    """The status that the other node gives of its unit."""
 
     state: UnitState
     detail: str
@@ -252,14 +251,14 @@ class FarStatus:
     exit_code: int | None = None
     signal: str | None = None
     stdout: bytes = b""
-    """All of stdout, where it came along."""
+    """All of stdout, if it came with the status."""
 
     @classmethod
-    def from_reply(cls, reply: Mapping[str, Any], now: datetime) -> "FarStatus":
-        """Read a status reply; our own keys are missing in receptor's.
+    def from_reply(cls, reply: Mapping[str, Any], now: datetime) -> "RemoteStatus":
+        """Read a status reply; receptor's lacks most keys.
 
-        State and size must be right, or nothing is known of the unit. Of the rest, what makes no
-        sense is left out.
+        State and size must be right, or nothing is known of the unit. Other fields that make no
+        sense are left out.
 
         Raises:
             NoStatus: it is none.
@@ -277,7 +276,7 @@ class FarStatus:
 
 
 def read_created(line: str) -> Created:
-    """Return what the other node tells of the unit that it has made.
+    """Return the unit that the other node has made, from its reply to a submission.
 
     Raises:
         AlreadySubmitted, RemoteRefused
@@ -289,7 +288,7 @@ def read_created(line: str) -> Created:
         reason = line.removeprefix("ERROR: ")
         error = line[: len(line) - len(reason)]
         raise RemoteRefused(reason, told=f"could not parse response: {error}")
-    return Created(created[1], Mark.find(line[created.end() :]))
+    return Created(created[1], Receipt.find(line[created.end() :]))
 
 
 def read_reply(line: str) -> JsonObject:
@@ -311,10 +310,10 @@ def read_reply(line: str) -> JsonObject:
 
 
 def printable(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text of another node fit for one line of a person's: escaped, and cut if long."""
+    """Return a text of another node as one printable line of at most ``most`` characters."""
     if len(text) <= most and text.isprintable():
-        return text  # as good as always
-    # Cut before as well, since an escape is up to ten characters long.
+        return text  # nearly every text
+    # Cut first: an escape is up to ten characters long.
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
@@ -364,7 +363,7 @@ def _shown(value: object) -> str:
 
 
 def _time(value: object, now: datetime) -> str | None:
-    """Return a time in our own form, None if it cannot be one of that unit."""
+    """Return a time as this node writes it, None if it is not plausible."""
     if not isinstance(value, str):
         return None
     try:
@@ -388,7 +387,7 @@ def _signal(value: object) -> str | None:
 
 
 def _inline(value: object) -> bytes:
-    """Return output that came along; what is damaged is asked for like that which did not come."""
+    """Return the output within a status; damaged output counts as none, and is asked for."""
     if not isinstance(value, str) or len(value) > INLINE_LIMIT * 4 // 3 + 4:
         return b""
     try:

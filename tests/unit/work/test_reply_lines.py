@@ -6,14 +6,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.work.remote.farside import (
+from meshnode.work.remote.replies import (
     LONG_LINES,
     MAX_LINE,
     REPLY_TIMEOUT,
     SHORT_LINE,
-    FarLines,
     LongLines,
     RemoteUnavailable,
+    ReplyLines,
 )
 
 
@@ -38,8 +38,8 @@ class Supply(trio.abc.ReceiveStream):
         await trio.lowlevel.checkpoint()
 
 
-def lines_of(supply: Supply, node: str = "bar", places: LongLines | None = None) -> FarLines:
-    return FarLines(supply, (places or LongLines()).of(node))
+def lines_of(supply: Supply, node: str = "bar", places: LongLines | None = None) -> ReplyLines:
+    return ReplyLines(supply, (places or LongLines()).of(node))
 
 
 @given(

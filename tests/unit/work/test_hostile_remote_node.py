@@ -4,13 +4,13 @@ import json
 
 import pytest
 import trio
-from far_fakes import (
+from remote_fakes import (
     CREATED,
     OUTPUT,
     STARTED,
     STREAMING,
     UNIT,
-    FarNode,
+    RemoteNode,
     says,
     says_endlessly,
     says_nothing,
@@ -18,8 +18,8 @@ from far_fakes import (
 from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.farside import MAX_LINE, MAX_TEXT
 from meshnode.work.remote.follower import AHEAD
+from meshnode.work.remote.replies import MAX_LINE, MAX_TEXT
 
 LONG_ENOUGH = 100
 """Simulated seconds in which whatever is tried again has been, many times."""
@@ -27,7 +27,7 @@ LONG_ENOUGH = 100
 
 @pytest.fixture
 async def far(foo, nursery):
-    return FarNode(foo.mesh, nursery)
+    return RemoteNode(foo.mesh, nursery)
 
 
 @pytest.fixture

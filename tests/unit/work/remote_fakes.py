@@ -14,14 +14,14 @@ STREAMING = f"Streaming results for work unit {UNIT}\n".encode()
 OUTPUT = b"all of the output"
 
 Stream = trio.abc.HalfCloseableStream
-Answer = Callable[["FarNode", Stream], Awaitable[bool | None]]
+Answer = Callable[["RemoteNode", Stream], Awaitable[bool | None]]
 """Answers one command; True says that it was refused, and that no payload comes."""
 
 
 def says(*lines: bytes, closes: bool = False) -> Answer:
     """Answer with these bytes; then go on with the session, or end it."""
 
-    async def answer(far: "FarNode", stream: Stream) -> None:
+    async def answer(far: "RemoteNode", stream: Stream) -> None:
         for line in lines:
             await stream.send_all(line)
         if closes:
@@ -30,19 +30,19 @@ def says(*lines: bytes, closes: bool = False) -> Answer:
     return answer
 
 
-async def says_endlessly(far: "FarNode", stream: Stream) -> None:
+async def says_endlessly(far: "RemoteNode", stream: Stream) -> None:
     """Answer with a line without end."""
     while True:
         far.sent += 65536
         await stream.send_all(b"x" * 65536)
 
 
-async def says_nothing(far: "FarNode", stream: Stream) -> None:
+async def says_nothing(far: "RemoteNode", stream: Stream) -> None:
     """Do not answer."""
     await trio.sleep_forever()
 
 
-class FarNode:
+class RemoteNode:
     """The node ``bar``; honest, and as receptor is, where ``lies`` holds no other answer.
 
     Attributes:
