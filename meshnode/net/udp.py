@@ -121,8 +121,32 @@ class UdpSocket:
             self._sock.close()
 
 
-def bound_socket(family: int, address: Address) -> socket.socket | None:
-    """Return a socket bound to an address, or None if the system does not have its family."""
+async def bound_sockets(host: str, port: int) -> list[socket.socket]:
+    """Bind a UDP port of every address that ``host`` means ("" is all of them).
+
+    Raises:
+        OSError: the address is not ours or the port is taken.
+    """
+    found = await trio.socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+    )
+    bound: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in found:
+            # A kernel without IPv6 still names its wildcard address.
+            if (sock := _bound(family, address)) is not None:
+                bound.append(sock)
+    except OSError:
+        for sock in bound:
+            sock.close()
+        raise
+    if not bound:
+        raise OSError(errno.EAFNOSUPPORT, "this system has none of its address families")
+    return bound
+
+
+def _bound(family: int, address: Address) -> socket.socket | None:
+    """Return a socket bound to an address; None if the system does not have its family."""
     try:
         sock = socket.socket(family, socket.SOCK_DGRAM)
     except OSError as exc:

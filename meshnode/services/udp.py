@@ -16,6 +16,7 @@ from meshnode.mesh.dataplane import LOCALHOST
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.addresses import format_address, network_of
 from meshnode.net.sockets import CannotListen
+from meshnode.net.udp import bound_sockets
 from meshnode.services.base import open_datagrams
 from meshnode.services.relay import FarSocket, Relay
 from meshnode.shares import Holder
@@ -47,10 +48,11 @@ class UdpServerProxy:
         wanted = self._directive
         where = format_address((wanted.bindaddr or "*", wanted.port))
         try:
-            sockets = await _bind(wanted.bindaddr, wanted.port)
+            bound = await bound_sockets(wanted.bindaddr, wanted.port)
         except (OSError, UnicodeError) as exc:  # UnicodeError: a name that DNS cannot hold
             reason = getattr(exc, "strerror", None) or str(exc)
             raise CannotListen("port", where, reason) from exc
+        sockets = [trio.socket.from_stdlib_socket(sock) for sock in bound]
         self.ports = tuple(near.getsockname()[1] for near in sockets)
         log = subject_logger("udp-server", where)
         log.info(
@@ -167,35 +169,6 @@ class _UdpFar:
 
     def close(self) -> None:
         self._socket.close()
-
-
-async def _bind(host: str, port: int) -> list[trio.socket.SocketType]:
-    """Bind a UDP port of every address that ``host`` means ("" is all of them).
-
-    Raises:
-        OSError: the address is not ours or the port is taken.
-    """
-    found = await trio.socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-    )
-    opened: list[trio.socket.SocketType] = []
-    try:
-        for family, kind, protocol, _, address in found:
-            try:
-                near = trio.socket.socket(family, kind, protocol)
-            except OSError:  # a kernel without IPv6 still names IPv6 addresses
-                if family == socket.AF_INET6 and len(found) > 1:
-                    continue
-                raise
-            opened.append(near)
-            if family == socket.AF_INET6:
-                near.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            await near.bind(address)
-    except BaseException:
-        for near in opened:
-            near.close()
-        raise
-    return opened
 
 
 def _holder_of_client(client: UdpAddress) -> Holder:

@@ -6,7 +6,6 @@ has not shown that it reads at its address has no link: see ``cookies.py`` for m
 comes any more.
 """
 
-import errno
 import os
 import socket
 from collections import deque
@@ -32,7 +31,7 @@ from meshnode.mesh.links.strangers import (
 )
 from meshnode.mesh.links.tcp import DIAL_TIMEOUT
 from meshnode.net.addresses import format_address, network_of
-from meshnode.net.udp import Address, UdpSocket, bound_socket
+from meshnode.net.udp import Address, UdpSocket, bound_sockets
 
 MAX_NEW = 64
 """Links that may wait to be accepted; an accept loop that is at work takes them at once."""
@@ -256,23 +255,7 @@ class UdpListener(LinkListener):
         Raises:
             OSError: the address is not ours or the port is taken.
         """
-        found = await trio.socket.getaddrinfo(
-            bind_address or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
-        listeners: list[UdpListener] = []
-        try:
-            for family, _, _, _, address in found:
-                sock = bound_socket(family, address)
-                # A kernel without IPv6 still names its wildcard address.
-                if sock is not None:
-                    listeners.append(cls(sock))
-        except OSError:
-            for listener in listeners:
-                await listener.aclose()
-            raise
-        if not listeners:
-            raise OSError(errno.EAFNOSUPPORT, "this system has none of its address families")
-        return listeners
+        return [cls(sock) for sock in await bound_sockets(bind_address, port)]
 
     def greet_by(self, greeter: Greeter) -> None:
         """Be told how to speak with those who bring no cookie; they have no links until then."""
