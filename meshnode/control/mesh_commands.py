@@ -24,11 +24,16 @@ from meshnode.protocol.times import SECOND, format_duration, format_time
 _MIB = 1024 * 1024
 
 
-Warnings = Callable[[], Sequence[str]]
+Warnings = Callable[[], Awaitable[Sequence[str]]]
 """Returns lines for a person: what this node needs somebody to look after."""
 
 
-def status_command(mesh: Mesh, warnings: Warnings = list) -> Command:
+async def nothing_to_warn_of() -> Sequence[str]:
+    """Return no warnings."""
+    return ()
+
+
+def status_command(mesh: Mesh, warnings: Warnings = nothing_to_warn_of) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
     ``Warnings`` is a field of our own, which is there while there are any.
@@ -45,7 +50,7 @@ def status_command(mesh: Mesh, warnings: Warnings = list) -> Command:
                     if fields is None or name in fields
                 }
             if fields is None or "Warnings" in fields:
-                reply["Warnings"] = list(warnings()) or None
+                reply["Warnings"] = list(await warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
 
         return run
@@ -270,7 +275,7 @@ def register_mesh_commands(
     registry: CommandRegistry,
     mesh: Mesh,
     reload: Reload,
-    warnings: Warnings = list,
+    warnings: Warnings = nothing_to_warn_of,
     *,
     forwarding: bool = False,
 ) -> None:

@@ -30,7 +30,8 @@ from meshnode.work.local.processes import (
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome
 from meshnode.work.units.shortage import NotNow, Pauses, Telling
-from meshnode.work.units.store import Overtaken, UnitStore
+from meshnode.work.units.statusfiles import Overtaken
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import NotRecorded, Unit
 
 CANCEL_MARGIN = 5.0

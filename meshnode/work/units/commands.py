@@ -75,7 +75,7 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         with _told_of_refusal("submission", subject_logger("session", session.peer), session):
-            unit = self._units.create(request.submission, Caller.of(session))
+            unit = await self._units.create(request.submission, Caller.of(session))
         payload = Payload(
             request.submission.announced,
             invite=lambda: session.send(self._created(unit)),

@@ -16,7 +16,6 @@ import trio
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.runner import Outcome, Runner
-from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import Submissions
@@ -175,9 +174,9 @@ class UnitEnder:
         """
         if unit.released:
             return
-        grave: Path | None = None
+        trash: Path | None = None
         try:
-            grave = self._store.bury(unit.unit_id)
+            trash = await self._store.take_away(unit.unit_id)
         except UnknownUnit:
             unit.log.warning("its files were gone before it was released")
         except WorkError as error:
@@ -186,12 +185,11 @@ class UnitEnder:
             unit.log.warning("released by force: %s", error)
         # In the same breath as its files, so that no reader takes a release for a lost file.
         self._units.pop(unit.unit_id, None)
-        is_needed = self._submissions.forget(unit, grave)
+        is_needed = self._submissions.forget(unit, trash)
         unit.mark_released()
         unit.log.info("released")
-        if grave is not None:
-            erase = self._store.hollow if is_needed else self._store.erase
-            await in_thread_or_here(erase, grave)
+        if trash is not None:
+            await self._store.delete(trash, keeps_status=is_needed)
 
 
 def is_disposable(status: UnitStatus) -> bool:

@@ -27,12 +27,13 @@ from meshnode.work.units.jsonreader import MAX_SIZE
 from meshnode.work.units.output import FileWatcher, SendFile, stream_results
 from meshnode.work.units.planning import Planner, Submission
 from meshnode.work.units.runner import FirstOutcome, Outcome, Runner
-from meshnode.work.units.shortage import Pauses, in_thread_or_here, shortages
+from meshnode.work.units.shortage import Pauses, in_thread_or_here
 from meshnode.work.units.status import UnitStatus
-from meshnode.work.units.store import StoredUnit, UnitStore
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import KEEP_SECONDS, Submissions
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
+from meshnode.work.units.unitfiles import StoredUnit
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when its session is being ended: a disk write."""
@@ -83,6 +84,7 @@ class UnitManager:
         self._units: dict[str, Unit] = {}
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
+        self._admission = trio.Lock()
         self._tasks = UnitTasks(self._drive, lambda unit: self._runner(unit).abandon(unit))
         self.ender = UnitEnder(store, self._units, self.submissions, self._tasks, self._runner)
         """Cancels and releases units."""
@@ -101,10 +103,10 @@ class UnitManager:
         Raises:
             WorkError: the store or the launcher cannot be used.
         """
-        await in_thread_or_here(self.store.prepare)
+        await self.store.open()
         try:
             await in_thread_or_here(self.submissions.open)
-            found = await in_thread_or_here(self.store.scan)
+            found = await self.store.load_all()
             await in_thread_or_here(self.submissions.note_damaged)
             async with trio.open_nursery() as services:
                 services.start_soon(self.submissions.run)
@@ -133,11 +135,10 @@ class UnitManager:
         """Return every unit."""
         return tuple(self._units.values())
 
-    def warnings(self) -> list[str]:
+    async def warnings(self) -> list[str]:
         """Return what a person should look after, one line each."""
         return [
-            *shortages(self.store.root),
-            *self.store.warnings(),
+            *await self.store.find_warnings(),
             *self._adoption.warnings(self._units),
         ]
 
@@ -158,7 +159,7 @@ class UnitManager:
 
     # --- new units ----------------------------------------------------------------------------
 
-    def create(self, submission: Submission, caller: Caller) -> Unit:
+    async def create(self, submission: Submission, caller: Caller) -> Unit:
         """Check all of a submission that can be checked, and make its unit.
 
         Raises:
@@ -166,8 +167,12 @@ class UnitManager:
             WorkError: the disk refuses.
         """
         status = self._planner.plan(submission, caller)
-        status = self.submissions.admit(status, submission)
-        unit = self._add(StoredUnit(self.store.create(status), status))
+        # receptor's "Unit Created" comes before; nobody could see it here, and it costs a write.
+        status = replace(status, detail="Waiting for Input Data", boot=self._boot)
+        # Of two submissions with one key, the second one must find the unit of the first.
+        async with self._admission:
+            status = self.submissions.admit(status, submission)
+            unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
         return unit
 
@@ -186,7 +191,7 @@ class UnitManager:
     async def _take_input(self, unit: Unit, payload: Payload) -> Input:
         try:
             await payload.invite()
-            file = self.store.open_stdin(unit.unit_id, lambda: not unit.is_final)
+            file = await self.store.open_input(unit.unit_id, lambda: not unit.is_final)
             try:
                 keep = unit.status.remote is not None
                 return await take_input(payload.receive, file, payload.announced, keep=keep)
@@ -214,7 +219,7 @@ class UnitManager:
         """Have a unit driven whose input is complete; None if the next run of the node does it."""
         async with unit.command_lock:
             if unit.is_final or unit.end_waits:
-                await in_thread_or_here(self.store.drop_stdin, unit.unit_id)
+                await self.store.drop_input(unit.unit_id)
                 raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
 
             def begin(old: UnitStatus) -> UnitStatus:
@@ -233,7 +238,7 @@ class UnitManager:
                     reason = f"Error starting worker: {error}"
                     # What the disk refused may be there all the same, and the next start of the
                     # node would submit what the client is told has failed.
-                    self.store.take_stdin_away(unit.unit_id)
+                    await self.store.withdraw_input(unit.unit_id)
                     await self.ender.refuse(unit, reason)
                     raise CommandError(reason) from error
                 if not self._tasks.are_open:

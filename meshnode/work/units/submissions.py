@@ -20,11 +20,13 @@ from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units import directory
 from meshnode.work.units.keys import KeyState, Receipt, work_digest
 from meshnode.work.units.planning import Submission
+from meshnode.work.units.quarantine import UNKNOWN_TYPE
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
-from meshnode.work.units.store import RELEASED, UNKNOWN_TYPE, UnitStore, is_unit_id
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.tombstones import Tombstone, TombstoneFile, Tombstones
 from meshnode.work.units.unit import Clock, Unit
+from meshnode.work.units.unitfiles import TRASH, is_unit_id
 
 KEEP_SECONDS = 7 * 86400.0
 """Seconds for which released units are remembered, unless the configuration says how many."""
@@ -133,15 +135,15 @@ class Submissions:
         now = self._now().timestamp()
         self._file.load(self._tombstones, now, is_new=is_new)
         try:
-            graves = self._store.graves()
+            names = self._store.trash()
         except WorkError as error:
             self._log.warning("%s; what it remembers is unknown", error)
             self._tombstones.forget_until(self._tombstones.now(now))
-            graves = []
-        waiting = {pending.grave.name for pending in self._pending if pending.grave is not None}
-        for name in graves:
+            names = []
+        waiting = {pending.trash.name for pending in self._pending if pending.trash is not None}
+        for name in names:
             if name not in waiting:
-                self._remember_grave(name, now)
+                self._remember_trash(name, now)
         self.note_damaged()
 
     def find(self, submitter: str, key: str, unit_id: str, receipt: Receipt | None) -> Found:
@@ -187,7 +189,7 @@ class Submissions:
         if key[1] and (known is None or known.status.never_ran):
             self._by_key[key] = unit
 
-    def forget(self, unit: Unit, grave: Path | None) -> bool:
+    def forget(self, unit: Unit, trash: Path | None) -> bool:
         """Forget a unit that was just buried; return whether its status is still needed there."""
         status = unit.status
         key = (status.submitter, status.submission_key)
@@ -195,9 +197,9 @@ class Submissions:
             del self._by_key[key]
         if not key[1] or status.never_ran:
             return False
-        self._remember(self._stone(unit.unit_id, status, self._now().timestamp()), grave)
+        self._remember(self._stone(unit.unit_id, status, self._now().timestamp()), trash)
         self._wake.set()
-        return grave is not None
+        return trash is not None
 
     def _stone(self, unit_id: str, status: UnitStatus, now: float) -> Tombstone:
         moment = now
@@ -211,9 +213,9 @@ class Submissions:
             self._tombstones.now(moment),
         )
 
-    def _remember(self, stone: Tombstone, grave: Path | None = None) -> None:
+    def _remember(self, stone: Tombstone, trash: Path | None = None) -> None:
         self._tombstones.add(stone)
-        self._pending.append(_Pending(stone, grave))
+        self._pending.append(_Pending(stone, trash))
 
     # --- the disk -----------------------------------------------------------------------------
 
@@ -228,9 +230,9 @@ class Submissions:
                 self._remember(Tombstone.of_damaged(name, self._tombstones.now(0)))
         self._write_pending()
 
-    def _remember_grave(self, name: str, now: float) -> None:
+    def _remember_trash(self, name: str, now: float) -> None:
         """Remember a unit whose release was cut short: the scan of units will erase it."""
-        unit_id = name.removeprefix(RELEASED)
+        unit_id = name.removeprefix(TRASH)
         try:
             status = self._store.read_status(name)
         except WorkError as error:
@@ -252,7 +254,7 @@ class Submissions:
             self._say_refused(error)
         else:
             written, self._pending = self._pending, []
-            self._erase(pending.grave for pending in written if pending.grave is not None)
+            self._purge(pending.trash for pending in written if pending.trash is not None)
 
     async def run(self) -> None:
         """Bring tombstones to disk, until cancelled."""
@@ -277,11 +279,11 @@ class Submissions:
             await in_thread_or_here(self._file.replace, self._tombstones.prune())
         else:
             await in_thread_or_here(self._file.append, [pending.stone for pending in batch])
-        await in_thread_or_here(self._erase, [p.grave for p in batch if p.grave is not None])
+        await in_thread_or_here(self._purge, [p.trash for p in batch if p.trash is not None])
 
-    def _erase(self, graves: Iterable[Path]) -> None:
-        for grave in graves:
-            self._store.erase(grave)
+    def _purge(self, trash: Iterable[Path]) -> None:
+        for place in trash:
+            self._store.purge(place)
 
     def _say_refused(self, error: OSError) -> None:
         self._log.warning(
@@ -294,7 +296,7 @@ class _Pending:
     """A tombstone that is not on disk yet."""
 
     stone: Tombstone
-    grave: Path | None
+    trash: Path | None
     """The buried directory, whose status tells the same."""
 
 

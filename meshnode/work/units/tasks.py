@@ -10,7 +10,7 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.runner import FirstOutcome
-from meshnode.work.units.store import Overtaken
+from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.unit import Unit
 
 FIRST_TIMEOUT = 20.0

@@ -1,10 +1,8 @@
 """One unit in memory: its status, and whoever waits for it to change."""
 
-import errno
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +12,10 @@ from meshnode import files
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
-from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
-from meshnode.work.units.shortage import Pauses, in_thread_or_here, shortage_of
+from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
-from meshnode.work.units.store import Locked, Overtaken, UnitStore
+from meshnode.work.units.statusfiles import Locked, Overtaken
+from meshnode.work.units.store import UnitStore
 
 # --- A lock that takes memory only while somebody needs it
 
@@ -271,57 +269,12 @@ class Unit:
             Locked: somebody keeps the lock of the unit.
             Overtaken: a supervisor was first; the status in memory is what it wrote.
         """
-        # Of a remote unit this node is the only writer.
-        expected = self.status.state if status.remote is None else None
-
-        ends_unstarted = self.status.state is UnitState.PENDING and status.state.is_final
-        half = ends_unstarted and not self.status.input_complete
-
-        def write() -> UnitStatus | None:
-            """Return what stands there if a supervisor was first."""
-            if before is not None:
-                before()
-            if half:
-                # Nothing could be started with it, and its room may be what the record needs.
-                self._store.drop_stdin(self.unit_id)
-            put = partial(self._store.write_status, self.unit_id, status, durable=durable)
-            try:
-                put(expected=expected)
-            except Overtaken:
-                found = self._read()
-                if found != refused:
-                    return found
-                # Ours, from the last try: it was put in place, but the disk did not say so.
-                put(expected=found.state)
-            if ends_unstarted and not half:
-                self._store.drop_stdin(self.unit_id)
-            return None
-
-        deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                if durable or status.remote is not None:
-                    found = await in_thread_or_here(write)
-                else:
-                    found = write()
-            except Locked:
-                if trio.current_time() >= deadline:
-                    raise
-                await trio.sleep(LOCK_RETRY_SECONDS)
-            else:
-                break
+        found = await self._store.record(
+            self.unit_id, self.status, status, durable=durable, refused=refused, before=before
+        )
         if found is not None:
             self._publish(found)
             raise Overtaken(f"unit {self.unit_id} is {found.state.label} on disk already")
-
-    def _read(self) -> UnitStatus:
-        """Return the status on disk. Raises OSError where it cannot be read."""
-        try:
-            return self._store.read_status(self.unit_id)
-        except WorkError as error:
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from None
-            raise OSError(errno.EIO, str(error)) from error
 
     def _not_recorded(self) -> NotRecorded:
         return NotRecorded(f"work unit {self.unit_id}: {self.status.detail}")
@@ -363,7 +316,7 @@ class Unit:
             WorkError: the status cannot be read.
         """
         async with self._lock:
-            status = self._store.read_status(self.unit_id)
+            status = await self._store.load(self.unit_id)
             if status != self.status and not self.released:
                 self._publish(status)
 

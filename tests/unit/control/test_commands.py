@@ -71,7 +71,11 @@ async def test_status_warns_of_what_somebody_must_look_after_while_there_is_some
     mesh, registry, open_client
 ) -> None:
     lines: list[str] = []
-    registry.register(dataclasses.replace(status_command(mesh, lambda: lines), name="watchful"))
+
+    async def warnings() -> list[str]:
+        return lines
+
+    registry.register(dataclasses.replace(status_command(mesh, warnings), name="watchful"))
     assert "Warnings" not in await answer_to(open_client, "watchful")
     lines.append("the disk is full")
     assert (await answer_to(open_client, "watchful"))["Warnings"] == ["the disk is full"]

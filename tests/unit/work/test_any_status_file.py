@@ -59,7 +59,7 @@ async def start_beside(foo: FakeNode, content: bytes) -> None:
         (line,) = await foo.talk("work list")
         listed = json.loads(line, parse_constant=pytest.fail)
         assert listed[sound]["StateName"] == "Succeeded"
-        warned = any(DAMAGED in warning for warning in foo.units.warnings())
+        warned = any(DAMAGED in warning for warning in await foo.units.warnings())
         assert (DAMAGED in listed) or warned
         await foo.talk("work cancel DAMAGED1")
         # A new one runs as well.
@@ -141,6 +141,6 @@ async def test_a_unit_that_cannot_be_taken_over_costs_the_start_nothing_and_is_w
         patch.setattr(UnitStatus, "has_spent_secrets", property(fault))
         async with foo.running():
             assert foo.units.find(unit_id)
-            assert any(unit_id in warning for warning in foo.units.warnings())
+            assert any(unit_id in warning for warning in await foo.units.warnings())
     async with foo.running():
-        assert not foo.units.warnings() or all(unit_id not in w for w in foo.units.warnings())
+        assert all(unit_id not in warning for warning in await foo.units.warnings())

@@ -104,14 +104,14 @@ class ReadOnly:
     def __init__(self, monkeypatch, node) -> None:
         self.error = 0
         self.root = node.store.root
-        for owner, name in ((UnitStore, "write_status"), (UnitStore, "bury")):
+        for owner, name in ((UnitStore, "write_status"), (UnitStore, "unlink")):
             monkeypatch.setattr(owner, name, self.wrap(getattr(owner, name), name))
 
     def wrap(self, real, name):
         def operation(store, *args, **options):
             if self.error and store.root == self.root and not options.get("fresh"):
                 error = OSError(self.error, os.strerror(self.error))
-                if name == "bury":
+                if name == "unlink":
                     raise WorkError(f"cannot delete work unit: {error.strerror}") from error
                 raise error
             return real(store, *args, **options)

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
 from meshnode.work.units.status import UnitStatus
-from meshnode.work.units.store import Overtaken, UnitStore
+from meshnode.work.units.statusfiles import Overtaken
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 
 FIRST = UnitStatus(UnitState.PENDING, "Starting Worker", "cat", stdin_size=0, params=("cat",))
@@ -98,7 +99,7 @@ class UnitLife(RuleBasedStateMachine):
     @rule()
     def node_releases(self) -> None:
         if not self.released:
-            self.store.erase(self.store.bury(self.unit_id))
+            self.store.purge(self.store.unlink(self.unit_id))
             self.unit.mark_released()
             self.released = True
 

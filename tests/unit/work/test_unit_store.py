@@ -216,9 +216,9 @@ def test_a_store_has_one_owner_at_a_time(store):
 
 def test_burying_a_unit_twice_says_that_it_is_unknown(store):
     unit_id = store.create(STATUS)
-    store.erase(store.bury(unit_id))
+    store.purge(store.unlink(unit_id))
     with pytest.raises(UnknownUnit):
-        store.bury(unit_id)
+        store.unlink(unit_id)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"\xff", b'{"State":7,"WorkType":"x"}'])

@@ -190,7 +190,7 @@ async def test_an_unreadable_unit_is_set_aside_listed_as_such_and_never_deleted(
     assert sorted(p.name for p in aside.iterdir()) == ["BROKEN01", "BROKEN01.2"]
     assert (aside / "BROKEN01" / "stdout").read_text() == "precious"
     assert "unit BROKEN01 is set aside as" in caplog.text
-    assert any("unit BROKEN01.2 cannot be read" in line for line in foo.units.warnings())
+    assert any("unit BROKEN01.2 cannot be read" in line for line in await foo.units.warnings())
 
 
 async def test_a_unit_that_a_crash_cut_short_while_it_was_made_leaves_nothing(foo):
@@ -227,11 +227,11 @@ async def test_a_lack_of_descriptors_sets_nothing_aside(foo, monkeypatch):
 
 async def test_a_deletion_that_a_crash_cut_short_is_finished(foo):
     unit_id = put(foo, PENDING)
-    grave = foo.store.bury(unit_id)
-    assert grave.exists()
+    trash = foo.store.unlink(unit_id)
+    assert trash.exists()
     async with foo.running():
         assert foo.units.all() == ()
-    assert not grave.exists()
+    assert not trash.exists()
 
 
 async def test_a_unit_of_a_receptor_node_is_listed(foo):

@@ -183,18 +183,18 @@ class MortalStore(UnitStore):
         if not self.dead:
             super().write_status(unit_id, status, **how)
 
-    def bury(self, unit_id):
+    def unlink(self, unit_id):
         if self.dead:
             raise UnknownUnit(unit_id)
-        return super().bury(unit_id)
+        return super().unlink(unit_id)
 
-    def hollow(self, grave) -> None:
+    def empty(self, trash) -> None:
         if not self.dead:
-            super().hollow(grave)
+            super().empty(trash)
 
-    def erase(self, grave) -> None:
+    def purge(self, trash) -> None:
         if not self.dead:
-            super().erase(grave)
+            super().purge(trash)
 
 
 class FakeNode:
