@@ -12,7 +12,7 @@ import trio.testing
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.farside import ALREADY_SUBMITTED
+from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units.access import Caller
 from meshnode.work.units.planning import Submission
 from meshnode.work.units.status import UnitStatus
