@@ -1,4 +1,4 @@
-"""Socket addresses as people write them."""
+"""Socket addresses as people write them, whose account they are on, and look-ups of host names."""
 
 import socket
 from typing import Literal, NamedTuple
@@ -7,6 +7,22 @@ from weakref import WeakValueDictionary
 import trio
 
 from meshnode.resources import in_thread
+
+MAX_OF_ONE = 4
+"""Threads that look up one name at a time. A name server that does not answer holds each up for
+half a minute; units, links and other names must not wait for that. How many names there are says
+the configuration, how often one is asked for whoever opens streams to a service."""
+
+_Found = list[
+    tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
+    | tuple[
+        Literal[socket.AddressFamily.AF_INET6],
+        socket.SocketKind,
+        int,
+        str,
+        tuple[str, int, int, int] | tuple[int, bytes],
+    ]
+]
 
 
 def format_address(address: object) -> str:
@@ -47,30 +63,10 @@ def peer_address(stream: trio.SocketStream) -> PeerAddress:
     return PeerAddress(format_address(address), network_of(str(address[0])))
 
 
-# --- Look-ups of host names: in threads of their own, and no more than some for one name
-
-MAX_OF_ONE = 4
-"""Threads that look up one name at a time. A name server that does not answer holds each up for
-half a minute; units, links and other names must not wait for that. How many names there are says
-the configuration, how often one is asked for whoever opens streams to a service."""
-
-_Found = list[
-    tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
-    | tuple[
-        Literal[socket.AddressFamily.AF_INET6],
-        socket.SocketKind,
-        int,
-        str,
-        tuple[str, int, int, int] | tuple[int, bytes],
-    ]
-]
-
-
 class Lookups(trio.abc.HostnameResolver):
-    """Looks names up as trio does, but for the threads.
+    """Looks names up as trio does, but in a bounded number of threads for each name.
 
-    ``trio.socket.set_custom_hostname_resolver`` takes it; addresses that are numbers never come
-    here.
+    It is for ``trio.socket.set_custom_hostname_resolver``. Numeric addresses never come here.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""A client at a bare socket: files go to it by the kernel itself, and small things at once.
+"""Clients at a plain socket, without TLS or a mesh between: sendfile, and short sends at once.
 
-What is known to go through a socket as it is needs none of what trio's streams do for every send
-and receive: a send that the socket takes whole wakes nobody and starts no clock.
+The kernel sends files from the page cache. A short send that the socket takes whole needs none of
+what trio's streams do for each send: it wakes no task and sets no time-out.
 """
 
 import errno
@@ -13,24 +13,23 @@ import trio
 from meshnode.resources import in_thread
 
 BLOCK = 1024 * 1024
-"""Bytes that one call of the kernel is asked to send: more would hold up the other sessions."""
+"""Bytes that one call of the kernel sends: more would delay the other sessions."""
 
 READ_BLOCK = 256 * 1024
-"""Bytes read and sent at once where the kernel cannot: all that one reader costs in memory, however
-slow it is."""
+"""Bytes that are read and sent at a time where the kernel cannot send: what one reader costs."""
 
 SOCKET_BUFFER = 1024 * 1024
 """Bytes that may wait in a unix socket. A gigabyte then wakes us 600 times and not 4,000, which
-takes half the time. TCP is left alone: there the kernel finds the size that fits the way."""
+takes half the time. For TCP the kernel finds the size that fits the path."""
 
 THREAD_WAIT = 30.0
 """Seconds for which a reader of a file waits for a thread, while the system has none."""
 
 _NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What sendfile(2) answers for files of file systems that do not know it."""
+"""Errors of sendfile(2) for files of file systems that do not support it."""
 
 _UNREACHED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
-"""What it answers for a lost client, beside those that Python makes a ConnectionError of."""
+"""Errors of it for a lost client, besides ConnectionError."""
 
 
 def is_cached(descriptor: int, position: int, size: int) -> bool:
@@ -61,7 +60,7 @@ async def read_part(descriptor: int, position: int, size: int) -> bytes:
 
 
 class BareSocket:
-    """The socket of a stream whose bytes are those on the socket. The stream closes it."""
+    """The socket of a stream that adds nothing to it. The stream closes it."""
 
     def __init__(self, sock: trio.socket.SocketType, timeout: float) -> None:
         """``timeout`` is the seconds in which the client must take something."""
@@ -96,7 +95,7 @@ class BareSocket:
             trio.ClosedResourceError: this end was closed.
         """
         while True:
-            # Waiting first: a client asks after it was answered, so nothing is there yet.
+            # Waits before it reads: a client asks after it was answered, so nothing is there yet.
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 return os.read(self._socket.fileno(), max_bytes)

@@ -1,4 +1,4 @@
-"""Sockets of this machine by which clients come: what their listeners have in common."""
+"""Listening on sockets of this machine, and who is at the other end of one that was accepted."""
 
 import os
 import socket
@@ -57,7 +57,7 @@ async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 
 def keep_alive(connection: trio.socket.SocketType) -> None:
-    """Let the kernel find out some day that the machine at the other end is gone."""
+    """Have the kernel find out when the machine at the other end is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 

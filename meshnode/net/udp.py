@@ -1,4 +1,7 @@
-"""A UDP socket: many datagrams at a time, and none of its errors is another address's fault."""
+"""A UDP socket that reads and writes many datagrams at a time, for many addresses.
+
+An error that one datagram meets is never reported for another address.
+"""
 
 import errno
 import socket
@@ -10,15 +13,15 @@ import trio
 from meshnode.protocol.framing import MAX_MESSAGE
 
 SOCKET_BUFFER = 4 * 1024 * 1024
-"""Bytes of kernel buffer asked for each way, as what comes in bursts and finds no room is lost. The
-kernel gives at most its ``net.core.rmem_max`` and ``wmem_max``."""
+"""Bytes of kernel buffer that are asked for in each direction: a burst that finds no room is lost.
+The kernel gives at most its ``net.core.rmem_max`` and ``wmem_max``."""
 
 READS_AT_ONCE = 128
-"""Datagrams read before other tasks get their turn."""
+"""Datagrams that are read before other tasks run."""
 
 LOST = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM})
-"""Errors that mean a lost datagram, which any datagram may be: too large for UDP or for the path,
-no room in the device's queue, a packet filter."""
+"""Errors that mean a lost datagram: too large for UDP or for the path, no room in the device's
+queue, a packet filter."""
 
 Datagram = bytes | bytearray | memoryview
 
@@ -42,7 +45,7 @@ class UdpSocket:
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
 
     async def read(self) -> list[tuple[Address, bytearray]]:
-        """Wait, and return what has arrived; nothing if that was only news of a lost datagram.
+        """Wait, and return what has arrived; nothing if only the error of a lost datagram has.
 
         Raises:
             OSError: the other end of a connected socket is not there.
@@ -112,7 +115,7 @@ class UdpSocket:
         try:
             self._sock.sendto(message, address)
         except OSError:
-            return  # as it may get lost anywhere on its way
+            return  # it may get lost on the path as well
 
     def close(self) -> None:
         """Close it; tasks that wait for it get ClosedResourceError."""

@@ -1,4 +1,4 @@
-"""A unix socket to listen on: ours alone, never half open, never over somebody's file."""
+"""A unix socket to listen on, which has one owner and replaces no file of others."""
 
 import fcntl
 import os
@@ -92,7 +92,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
     async def keep(self, log: SubjectLogger) -> None:
         """Make the socket and its lock file again whenever they are deleted, until cancelled.
 
-        What cannot be made again, or watched, waits for :meth:`restore`.
+        If they cannot be made or watched, it waits for :meth:`restore`.
         """
         while True:
             self._asked = trio.Event()
@@ -102,7 +102,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
                 await self._asked.wait()
                 continue
             with events:
-                # Deleted before the watch was there, it tells nothing any more.
+                # Looked at once the watch is there: it reports nothing that was deleted before.
                 if self.is_whole():
                     await trio.lowlevel.wait_readable(events.fileno())
 
@@ -140,7 +140,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         assert self._lock is not None
         status = os.fstat(self._lock)
         if _identity(self._path + ".lock") != (status.st_dev, status.st_ino):
-            # First the lock: whoever holds a new one is the path's owner by now.
+            # The lock comes first: whoever has the lock file owns the path.
             lock, self._lock = self._lock, _lock(self._path)
             os.close(lock)
         if _identity(self._path) != self._identity:

@@ -23,8 +23,6 @@ from meshnode.services.sockets import (
 from meshnode.services.terminal import TerminalService
 from meshnode.services.udp import UdpClientProxy, UdpServerProxy
 
-# --- Which directive makes which service
-
 
 def make_service(directive: ServiceDirective, mesh: Mesh) -> Service:
     """Return the service that a directive describes, not running yet."""

@@ -1,4 +1,8 @@
-"""A TUN device: a network interface whose packets are read from and written to a descriptor."""
+"""A TUN device, and what an interface of our own needs of the kernel (rtnetlink(7)).
+
+A TUN device is a network interface whose packets are read from and written to a descriptor. The
+kernel answers its few questions at once: nothing here waits for another machine.
+"""
 
 import fcntl
 import ipaddress
@@ -77,9 +81,7 @@ class Tun:
             os.close(descriptor)
 
 
-# --- The few questions to the kernel that an interface of our own needs (rtnetlink(7))
-#
-# Each is asked and answered at once: nothing here waits for another machine.
+# --- rtnetlink -----------------------------------------------------------------------------------
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")

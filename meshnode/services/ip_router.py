@@ -22,7 +22,7 @@ from meshnode.services.interface import DEVICE, Tun
 from meshnode.services.ip_routes import RouteTable, advertised_tags, destination_of, path_costs
 
 SETTLE = 0.5
-"""Seconds after a change of the mesh before its routes are taken over: changes come in swarms, and
+"""Seconds after a change of the mesh before its routes are taken over. Changes come in swarms, and
 each look costs time in proportion to all that the mesh advertises."""
 
 REOPEN_PAUSE = 5.0
@@ -107,7 +107,7 @@ class IpRouterService:
             raise CannotListen("localnet", str(wanted.localnet), reason) from exc
         return tun
 
-    # --- which way -----------------------------------------------------------------------------
+    # --- routes --------------------------------------------------------------------------------
 
     async def _follow(self, tun: Tun) -> None:
         """Keep our table and the kernel's as the other routers advertise."""
