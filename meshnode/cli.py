@@ -90,13 +90,13 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _start(config: NodeConfig, arguments: list[str]) -> int:
-    # Imported here: help and checks must not wait for the network's libraries.
+    # Imported here: help and checks need none of the network's libraries.
     from meshnode import node  # noqa: PLC0415
 
     try:
         return node.run(config, lambda: load_arguments(arguments))
     except ExceptionGroup as group:
-        # What a task raised on purpose arrives in the groups of the nurseries it passed.
+        # An error of a task arrives in the exception groups of the nurseries that it passed.
         expected, rest = group.split(MeshnodeError)
         if rest is not None or expected is None:
             raise
@@ -123,7 +123,7 @@ def _check(files: list[str]) -> int:
 def _check_keys(config: NodeConfig) -> None:
     """Read the keys as a start would. Raises ConfigFaults."""
     if config.work_signing or config.work_verification:
-        # Imported here: a file without keys is checked without the libraries that read them.
+        # Imported here: a file without keys needs none of the libraries that read them.
         from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
 
         make_signer(config)
@@ -159,8 +159,7 @@ def _say(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # `meshnode --help | head`: the reader has seen enough, and the flush at exit shall not
-        # complain about it either.
+        # `meshnode --help | head`: the reader has left, and the flush at exit must not raise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

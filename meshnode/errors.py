@@ -1,12 +1,12 @@
-"""Every error that meshnode raises on purpose, by whose fault it is.
+"""Every error that meshnode raises on purpose, by who must act on it.
 
 ::
 
     MeshnodeError                the text is one line, fit for the person who must act on it
     ├── ConfigError              the configuration: names file, line, directive and parameter
-    ├── ProtocolError            a peer broke the protocol: costs its link, nothing else
-    │   └── OutOfBounds          a value beyond our bounds: costs that message, as somebody far
-    │                            away may have written it
+    ├── ProtocolError            a peer broke the protocol: its link ends, nothing else
+    │   └── OutOfBounds          a value beyond a bound: the message is dropped, since a node
+    │                            beyond the peer may have written it
     ├── MeshError                the mesh could not do what was asked
     │   ├── NoRoute              no path to that node is known
     │   ├── Unreachable          a node on the way said why the message did not arrive
@@ -19,7 +19,7 @@
     ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
-    └── SecurityError            who is at the other end could not be shown, or may not do this
+    └── SecurityError            an identity could not be proved, or may not do this
         ├── UnusableKey          a key file holds no key that could be used
         ├── SignatureRefused     a signature does not show that its sender may do this
         ├── AccessRefused        who asks may not do this
@@ -42,9 +42,9 @@ class ProtocolError(MeshnodeError):
 
 
 class OutOfBounds(ProtocolError):
-    """A value is longer than we take, or has characters that no name has.
+    """A value is longer than a bound, or has characters that no name has.
 
-    A receptor node passes such values on, so the peer that sent it need not be who wrote it.
+    A receptor node passes such values on, so the peer that sent it may not have written it.
     """
 
 
@@ -82,7 +82,7 @@ class ServiceInUse(MeshError):
 
 
 class DuplicateNode(MeshError):
-    """Another node already uses our ID; we are the newcomer and must end (protocol section 4)."""
+    """Another node already uses this node's ID: the newer one must end (protocol section 4)."""
 
 
 class MessageTooLarge(MeshError):
@@ -131,7 +131,7 @@ class WorkError(MeshnodeError):
 
 
 class SecurityError(MeshnodeError):
-    """Who is at the other end could not be shown, or may not do this."""
+    """An identity could not be proved, or may not do this."""
 
 
 class UnusableKey(SecurityError):
@@ -139,9 +139,9 @@ class UnusableKey(SecurityError):
 
 
 class SignatureRefused(SecurityError):
-    """A signature does not show that its sender may do this; the text says what is wrong with it.
+    """A signature does not prove that its sender may do this; the text says why.
 
-    The beginnings of the texts are receptor's, which clients match.
+    The texts begin as receptor's do, which clients match.
     """
 
 

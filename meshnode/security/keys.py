@@ -1,6 +1,6 @@
-"""RSA keys in PEM files: loaded once, checked at once, and refused in words that say what to do.
+"""Loads RSA keys from PEM files. A refusal says what is wrong with the file, and the remedy.
 
-Taken are what ``openssl genrsa`` and ``openssl rsa -pubout`` write, old and new: PKCS#1 and PKCS#8
+They are what ``openssl genrsa`` and ``openssl rsa -pubout`` write, old and new: PKCS#1 and PKCS#8
 private keys, PKIX and PKCS#1 public keys (protocol section 8).
 """
 
@@ -22,13 +22,13 @@ from meshnode.logs import subject_logger
 from meshnode.ownership import ownership_warnings
 
 LEAST_KEY_BITS: Final = 2048
-"""What the guide makes, and the least that is held to be safe; less can be broken."""
+"""The size of the guide's keys, and the least that is considered safe."""
 
 MOST_KEY_BITS: Final = 8192
-"""A signature with such a key holds up the node for some 30 ms, with one twice as long for 200."""
+"""A signature with such a key takes the node 30 ms; with one twice as long, 200."""
 
 MAX_KEY_FILE: Final = 64 * 1024
-"""Bytes of a key file: a key of MOST_KEY_BITS has 7 KiB, and openssl may write text before it."""
+"""Bytes of a key file: the longest key has 7 KiB, and openssl may write text before it."""
 
 _BLOCK = re.compile(r"^-----BEGIN ([A-Z0-9 ]{1,40})-----\s*$", re.MULTILINE)
 _PRIVATE = ("RSA PRIVATE KEY", "PRIVATE KEY")
@@ -89,9 +89,9 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
 
 
 def _read(path: Path, remedy: str) -> tuple[str, os.stat_result]:
-    """Return a file's text and what it is; ``remedy`` is for one that is not there."""
+    """Return a file's text and its stat; ``remedy`` is for a missing file."""
     try:
-        # Nobody may ever write to a pipe, and then opening it would not return.
+        # O_NONBLOCK: opening a named pipe that nobody writes to would not return.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
@@ -105,7 +105,7 @@ def _read(path: Path, remedy: str) -> tuple[str, os.stat_result]:
         raise _unusable(path, f"cannot be read by this user: {reason}") from error
     if len(data) > MAX_KEY_FILE:
         raise _unusable(path, f"holds no key: it has more than {MAX_KEY_FILE} bytes")
-    # What is no ASCII is no PEM, and shows as such.
+    # Bytes that are not ASCII are no PEM, and are refused as such.
     return data.decode("ascii", "replace"), found
 
 
@@ -133,7 +133,7 @@ def _check_size(path: Path, bits: int) -> None:
 
 
 def _warn(path: Path, found: os.stat_result, unwanted: int) -> None:
-    """Warn in the log of what lets other users read a key that is secret, or replace any."""
+    """Log a warning if other users can read a secret key, or replace any key."""
     log = subject_logger("key", str(path))
     if mode := found.st_mode & unwanted:
         what = "read" if mode & _READABLE else "replaced"

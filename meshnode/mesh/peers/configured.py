@@ -1,6 +1,14 @@
-"""The links that the configuration asks for, and how they become those of another one.
+"""The links that the configuration asks for, and how they become those of another configuration.
 
-What did not change is not touched: its sockets, its dialers and its links live on.
+A reload opens first and closes last:
+
+1. Open the listeners that are new. If a port cannot be had, close them again; nothing has changed.
+2. A port may be held by a listener that is to go. Close that one and open the new one instead.
+   If that fails, open the old one again: its links are disturbed, and the refusal says so.
+3. Only now close what the new configuration lacks, change what stays with another policy, and start
+   the new listeners and dialers.
+
+Directives that both configurations have keep their sockets, dialers and links.
 """
 
 import dataclasses
@@ -20,7 +28,7 @@ from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.endpoints import Dialing, Listening
 from meshnode.net.addresses import format_address
 
-NOT_CONFIGURED = "the configuration has this link no more"
+NOT_CONFIGURED = "this link is no longer configured"
 CHANGED = "the configuration of this link changed"
 
 D = TypeVar("D", ListenerDirective, PeerDirective)
@@ -28,7 +36,7 @@ D = TypeVar("D", ListenerDirective, PeerDirective)
 
 @dataclass(slots=True)
 class _Accepting:
-    """A listener directive at work; it may mean several addresses."""
+    """A listener directive and its open listeners: one for each address that it means."""
 
     directive: ListenerDirective
     handles: list[Listening]
@@ -36,16 +44,16 @@ class _Accepting:
 
 @dataclass(slots=True)
 class _Dialed:
-    """A peer directive at work."""
+    """A peer directive and its dialer."""
 
     directive: PeerDirective
     handle: Dialing
 
 
 class LinksRefused(ConfigError):
-    """The links of a configuration cannot be had; those of the one before are there again.
+    """A configuration's links cannot be had; those from before were restored.
 
-    ``disturbed`` has a sentence for each listener that was closed meanwhile, to make room.
+    ``disturbed`` has a sentence for each listener that was closed meanwhile.
     """
 
     def __init__(self, text: str, disturbed: Sequence[str]) -> None:
@@ -54,7 +62,7 @@ class LinksRefused(ConfigError):
 
 
 Opened = list[tuple[ListenerDirective, list[LinkListener]]]
-"""Listeners that hold their ports, and accept nothing yet."""
+"""Listeners that have their ports, and accept nothing yet."""
 
 
 class ConfiguredLinks:
@@ -69,21 +77,19 @@ class ConfiguredLinks:
     async def apply(
         self, listeners: Sequence[ListenerDirective], peers: Sequence[PeerDirective]
     ) -> bool:
-        """Make the links those of these directives; returns whether anything changed.
-
-        All new ports are had before anything is closed.
+        """Replace the running links by those of these directives; return whether any changed.
 
         Raises:
             ConfigError: a port cannot be had; nothing was changed.
-            LinksRefused: the same, and something was closed and opened again meanwhile.
+            LinksRefused: a port cannot be had; links were disturbed meanwhile.
         """
         new_listeners, old_listeners = _difference(listeners, self._accepting)
         new_peers, old_peers = _difference(peers, self._dialed)
         changes = bool(new_listeners or old_listeners or new_peers or old_peers)
         taken_over = _take_over(new_listeners, old_listeners)
         opened, blocked = await self._open(new_listeners, old_listeners)
-        # Whoever asked may be gone by now, perhaps with a link that is closed here; half a
-        # configuration would be neither the old one nor the new one.
+        # Shielded: a client that leaves now, perhaps since its link is closed here, must not leave
+        # half of each configuration behind.
         with trio.CancelScope(shield=True):
             opened += await self._open_blocked(blocked, opened, old_listeners)
             await self._close(old_listeners, old_peers)
@@ -97,7 +103,7 @@ class ConfiguredLinks:
     async def _open(
         self, wanted: Sequence[ListenerDirective], leaving: Sequence[_Accepting]
     ) -> tuple[Opened, list[ListenerDirective]]:
-        """Open listeners; returns also those whose port is still held by a leaving one."""
+        """Open listeners; return also those whose port a leaving listener still has."""
         opened: Opened = []
         blocked: list[ListenerDirective] = []
         try:
@@ -119,7 +125,7 @@ class ConfiguredLinks:
         others: Opened,
         leaving: list[_Accepting],
     ) -> Opened:
-        """Open listeners in the place of leaving ones, which come back if that fails."""
+        """Open listeners in the place of leaving ones, which are restored if that fails."""
         freed = [a for a in leaving if any(_holders(d, [a]) for d in blocked)]
         for accepting in freed:
             await self._close_accepting(accepting, CHANGED)
@@ -134,12 +140,12 @@ class ConfiguredLinks:
         return opened
 
     async def _restore(self, directive: ListenerDirective) -> str:
-        """Open a listener again that made room in vain; return what it went through."""
+        """Open a listener again that was closed in vain; return what that did to its links."""
         name = describe(directive)
         try:
             self._start([(directive, await registry.open_listeners(directive))], [])
         except ConfigError as exc:
-            # Another program has taken the port in between: nobody can give it back.
+            # Another program has taken the port meanwhile.
             self._log.error("lost a listener: %s", exc)
             return f"{name} was closed and cannot be opened again: {exc}"
         return f"the links of {name} were dropped, and may be dialled again"
@@ -213,9 +219,9 @@ def _difference(wanted: Iterable[D], running: Sequence[R]) -> tuple[list[D], lis
 def _take_over(
     new: list[ListenerDirective], old: list[_Accepting]
 ) -> list[tuple[_Accepting, ListenerDirective]]:
-    """Pair running listeners with directives that change no more than who may link, and the cost.
+    """Pair running listeners with new directives that differ in nothing but the policy.
 
-    Such a listener keeps its socket; both are taken out of the lists that are given.
+    Such a listener keeps its socket. Both are taken out of the given lists.
     """
     pairs: list[tuple[_Accepting, ListenerDirective]] = []
     for directive in list(new):
@@ -233,7 +239,7 @@ def _without_policy(directive: ListenerDirective) -> ListenerDirective:
 
 
 def _holders(directive: ListenerDirective, accepting: Sequence[_Accepting]) -> list[_Accepting]:
-    """Return what may hold the port that a directive asks for."""
+    """Return the listeners that may have the port that a directive asks for."""
     return [a for a in accepting if a.directive.port == directive.port]
 
 

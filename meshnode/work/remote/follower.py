@@ -273,7 +273,7 @@ class RemoteFollower:
     # --- results ------------------------------------------------------------------------------
 
     async def _follow_results(self) -> None:
-        """Append to our stdout what the other node's has beyond it, until it is complete."""
+        """Append what the other node's stdout has beyond the copy here, until it is complete."""
         await self._output.wait()
         short = 0
         while short < SHORT_TRIES and not self._complete.is_set():

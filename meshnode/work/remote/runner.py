@@ -1,5 +1,4 @@
-"""Runs units on other nodes: submits each once, then follows it to its end (protocol section
-10)."""
+"""Runs units on other nodes: submits each once and follows it to its end (protocol section 10)."""
 
 from contextlib import AsyncExitStack
 from functools import partial
@@ -68,13 +67,13 @@ class RemoteRunner:
         return Outcome.DONE
 
     async def abandon(self, unit: Unit) -> None:
-        """Leave the unit to the other node, where whoever may ask can still end it."""
+        """Leave the unit running on the other node, whose clients can still end it."""
 
     def _key(self, unit: Unit) -> str:
         """Return the key of the unit's submission."""
         if unit.remote.key:
             return f"{unit.unit_id}:{unit.remote.key}"
-        # A record from before keys had a secret in them.
+        # An older record, from when keys had no secret.
         return f"{self._dialer.node_id}:{unit.unit_id}"
 
     def _follower(
@@ -94,7 +93,7 @@ class RemoteRunner:
         return Outcome.REQUESTED
 
     async def release(self, unit: Unit, *, force: bool) -> Outcome:
-        """Have the other node release its unit; ours is removable then."""
+        """Have the other node release its unit; then this node's is removable."""
         if not unit.remote.unit_id:
             return Outcome.REMOVABLE
         if not force:

@@ -60,10 +60,9 @@ class RemoteExtra:
     sign_work: bool = False
     tls_client: str = ""
     key: str = ""
-    """The secret in the key of the submission; records from before it was made have none."""
+    """The secret in the key of the submission; older records have none."""
     receipt: str = ""
-    """Where and when the remote node has taken the submission: a ``keys.Receipt``, empty where it
-    tells none."""
+    """The ``keys.Receipt`` of the submission; empty if the remote node gives none."""
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
