@@ -78,7 +78,7 @@ class AdvertisementTable:
         self._nodes: dict[str, _NodeRecord] = {}
         self._raw: set[bytes] = set()
         self._read_lately: dict[bytes, ServiceAdvertisement] = {}
-        """By the message, which another takes the place of when the service changes."""
+        """By the message."""
         self.bytes = 0
         """What all that came from others is reckoned to take."""
 
@@ -122,12 +122,16 @@ class AdvertisementTable:
         """Keep the newest word about a service in the place of the one before."""
         current = node.services.get(service)
         if current is not None:
-            self._raw.discard(current.raw)
+            self._forget_message(current)
             self._reckon(node, current, -1)
         node.services[service] = entry
         node.via = entry.via
         self._raw.add(entry.raw)
         self._reckon(node, entry, 1)
+
+    def _forget_message(self, entry: _Entry) -> None:
+        self._raw.discard(entry.raw)
+        self._read_lately.pop(entry.raw, None)
 
     def _reckon(self, node: _NodeRecord, entry: _Entry, times: int) -> None:
         if entry.via:
@@ -197,7 +201,8 @@ class AdvertisementTable:
         record = self._nodes.pop(node, None)
         if record is not None:
             self.bytes -= record.cost
-            self._raw.difference_update(e.raw for e in record.services.values())
+            for entry in record.services.values():
+                self._forget_message(entry)
 
     def expire(self, now: float) -> None:
         """Forget the services that were not repeated for long, and withdrawals of long ago."""
@@ -244,7 +249,7 @@ class AdvertisementTable:
     def _drop(self, node: str, service: str) -> None:
         record = self._nodes[node]
         entry = record.services.pop(service)
-        self._raw.discard(entry.raw)
+        self._forget_message(entry)
         self._reckon(record, entry, -1)
         if not record.services:
             del self._nodes[node]
