@@ -71,6 +71,8 @@ from meshnode.protocol.messages import (
 
 NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
 
+NO_STREAM_BEGAN = "all streams ended before their first byte"
+
 
 class ConnectionOwner(Protocol):
     """What a connection tells who made it."""
@@ -334,6 +336,8 @@ class Connection:
                     self._streams.take_refusal(event.stream_id)
                 case events.HandshakeCompleted():
                     self._handshake_done()
+        if self._streams.is_useless:
+            self._quic.close(error_code=0, frame_type=None, reason_phrase=NO_STREAM_BEGAN)
         end = self._quic.ended
         if end is not None:
             self._fail(StreamError(describe_end(end)), closing=self._quic.has_last_words)

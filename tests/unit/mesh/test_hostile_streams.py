@@ -27,7 +27,7 @@ from mesh_helpers import all_reach_all, join, meshes
 
 from meshnode.mesh.streams import flowcontrol
 from meshnode.mesh.streams import listener as listeners
-from meshnode.mesh.streams.streamtable import StreamState
+from meshnode.mesh.streams.streamtable import MOST_STILLBORN, StreamState
 
 
 @hypothesis.settings(max_examples=40)
@@ -104,6 +104,38 @@ async def test_a_stream_without_a_byte_is_nobodys_and_keeps_no_connection(frames
         await trio.sleep(FIRST_STREAM + 1)
         assert not found.connections()
         await found.assert_unharmed()
+
+
+STILLBORN = [
+    pytest.param(lambda number: stream_frame(4 * number, b"", end=True), id="ended-empty"),
+    pytest.param(lambda number: reset_stream(4 * number), id="reset"),
+    pytest.param(lambda number: stream_frame(4 * number, b"x"), id="without-its-first-byte"),
+]
+
+
+@pytest.mark.parametrize("make", STILLBORN)
+async def test_a_dialer_whose_streams_all_end_before_they_begin_loses_its_connection(
+    make, autojump_clock
+):
+    async with scene() as found:
+        dialer = await found.dial("strict")
+        await dialer.send([b"".join(map(make, range(MOST_STILLBORN)))])
+        assert found.connections()
+        await dialer.send([make(MOST_STILLBORN)])
+        assert dialer.quic.ended is not None
+        assert not found.connections()
+        await found.assert_unharmed()
+
+
+@pytest.mark.parametrize("make", STILLBORN)
+async def test_a_connection_that_had_a_stream_outlives_those_that_never_begin(make, autojump_clock):
+    async with scene() as found:
+        dialer = await found.dial("strict")
+        await dialer.send([b"".join(map(make, range(MOST_STILLBORN)))])
+        await dialer.send([stream_frame(4 * MOST_STILLBORN, b"\0")])
+        await dialer.send([b"".join(map(make, range(MOST_STILLBORN + 1, 2 * MOST_STILLBORN)))])
+        (connection,) = found.connections()
+        assert len(list(connection._streams)) == 1
 
 
 async def test_streams_opened_empty_without_end_leave_nothing_behind(autojump_clock):
