@@ -55,22 +55,27 @@ def raise_limit() -> int:
 
 
 def are_short(kept_back: int = KEPT_BACK) -> bool:
-    """Whether no more descriptors are left than are kept back, so that nobody should be let in.
+    """Whether no more descriptors are left than are kept back, so that nobody should be let in."""
+    return to_spare(kept_back) <= 0
+
+
+def to_spare(kept_back: int = KEPT_BACK) -> int:
+    """Return how many descriptors are left beyond those that are kept back, at the very most.
 
     The system gives out the lowest free number, so the next one says how many are taken at least.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
-        return False
+        limit = 1 << 30
     try:
         number = os.eventfd(0)
     except OSError as exc:
         if exc.errno in NONE_LEFT:
-            return True
+            return 0
         raise
     os.close(number)
     share = limit * kept_back // (KEPT_BACK_SHARE * KEPT_BACK)
-    return number >= limit - min(kept_back, share)
+    return limit - min(kept_back, share) - number
 
 
 class DescriptorReserve:

@@ -15,7 +15,7 @@ import trio
 
 from meshnode.logs import SubjectLogger
 from meshnode.net.unix_listener import UnixListener
-from meshnode.resources import KEPT_BACK, are_short
+from meshnode.resources import KEPT_BACK, to_spare
 
 PAUSE = 0.1
 """Seconds before looking again when there is no descriptor or memory to be had: nothing tells of
@@ -38,6 +38,14 @@ THEIR_OWN = frozenset(
 )
 """Errors of one connection that was lost before it was accepted (accept(2)): the next is not made
 to wait for it, or whoever resets connections early would keep others out."""
+
+FOR_EACH = 16
+"""Descriptors to spare for each one that is accepted before they are counted again: it may take
+several, and other listeners accept meanwhile. With fewer they are counted for each, which takes two
+system calls."""
+
+COUNTED_FOR = 0.1
+"""Seconds after which they are counted again in any case, since others take some as well."""
 
 COMPLAINT_INTERVAL = 60.0
 """Seconds between two log lines about one listener's shortages: they may come and go many times."""
@@ -133,13 +141,16 @@ class Acceptor(Generic[T]):
         self._accept = accept
         self._log = log
         self._kept_back = kept_back
+        self._uncounted = 0
+        """How many may be accepted before descriptors are counted again."""
+        self._counted_at = -math.inf
         self._told = False
         self._told_at = -math.inf
 
     async def next(self) -> T | None:
         """Wait for the next one; None once the listener is closed."""
         while True:
-            if self._kept_back is not None and are_short(self._kept_back):
+            if self._kept_back is not None and self._are_short(self._kept_back):
                 await self._pause("few file descriptors are left")
                 continue
             try:
@@ -163,6 +174,15 @@ class Acceptor(Generic[T]):
                 self._told = False
                 self._log.info("accepting again")
             return accepted
+
+    def _are_short(self, kept_back: int) -> bool:
+        now = trio.current_time()
+        if self._uncounted and now < self._counted_at + COUNTED_FOR:
+            self._uncounted -= 1
+            return False
+        left = to_spare(kept_back)
+        self._uncounted, self._counted_at = max(0, left) // FOR_EACH, now
+        return left <= 0
 
     async def _pause(self, why: str) -> None:
         now = trio.current_time()

@@ -67,33 +67,35 @@ class StatusFiles:
         except WorkError as error:
             raise WorkError(f"{path} holds no status: {error}") from error
 
+    def write_first(self, unit_id: str, status: UnitStatus) -> None:
+        """Write the status of a unit that nobody has been told of. Raises OSError."""
+        path = f"{self.root}/{unit_id}/status"
+        descriptor = files.make_file(path + ".tmp")
+        try:
+            _write_all(descriptor, _to_text(status))
+        finally:
+            os.close(descriptor)
+        os.rename(path + ".tmp", path)
+
     def write_status(
         self,
         unit_id: str,
         status: UnitStatus,
         *,
         durable: bool = False,
-        fresh: bool = False,
         expected: UnitState | None = None,
     ) -> None:
         """Replace the status on disk; ``durable`` makes it survive a power cut, too.
-
-        A ``fresh`` one is the unit's first, which nobody has been told of.
 
         Raises:
             OSError: the disk refuses; the old status stands.
             Locked: somebody may be about to start the unit.
             Overtaken: the state on disk is not the ``expected`` one; it stands, too.
         """
-        text = (json.dumps(status.to_disk(), separators=(",", ":")) + "\n").encode()
-        if len(text) > MAX_STATUS_BYTES:
-            raise OSError(errno.EFBIG, f"the status has more than {MAX_STATUS_BYTES} bytes")
+        text = _to_text(status)
         # Without a sync, some file systems show an empty file after a power cut: a local unit
         # would be set aside then, a remote one would be lost to the node that waits for it.
-        synced = durable or (status.remote is not None and not fresh)
-        if fresh:
-            self._replace(unit_id, text, synced, is_end=False)
-            return
+        synced = durable or status.remote is not None
         self._with_reserve(
             lambda: self._write(unit_id, status.state, text, synced, durable, expected)
         )
@@ -185,6 +187,18 @@ class StatusFiles:
                 raise
         with self._reserve.at_hand():
             return act()
+
+
+# Made once: json.dumps with these arguments would make one for each status.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _to_text(status: UnitStatus) -> bytes:
+    """Return what stands in the file. Raises OSError if that is more than a file may have."""
+    text = (_to_json(status.to_disk()) + "\n").encode()
+    if len(text) > MAX_STATUS_BYTES:
+        raise OSError(errno.EFBIG, f"the status has more than {MAX_STATUS_BYTES} bytes")
+    return text
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -126,7 +126,7 @@ class UnitFiles(StatusFiles):
             # anything has run, and every mode is ours and not the command's umask's.
             for name in ("stdin", "stdout"):
                 os.close(files.make_file(f"{directory}/{name}"))
-            self.write_status(unit_id, status, fresh=True)
+            self.write_first(unit_id, status)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise WorkError(f"cannot create a work unit: {error.strerror}") from error

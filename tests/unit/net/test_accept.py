@@ -11,7 +11,7 @@ import trio
 from descriptor_limits import LEAST, descriptors_left
 
 from meshnode.logs import subject_logger
-from meshnode.net.accept import COMPLAINT_INTERVAL, PAUSE, THEIR_OWN, Acceptor
+from meshnode.net.accept import COMPLAINT_INTERVAL, FOR_EACH, PAUSE, THEIR_OWN, Acceptor
 from meshnode.resources import KEPT_BACK, KEPT_BACK_SHARE, KEPT_FROM_OPERATORS
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -107,3 +107,22 @@ async def test_a_fault_in_a_listener_is_logged_and_costs_nobody_else(autojump_cl
     assert await all_of(Source("a", 0, "b")) == ["a", "b"]
     assert caplog.messages == ["place: failed to accept one"]
     assert caplog.records[0].exc_info is not None
+
+
+async def test_of_many_that_come_at_once_few_have_descriptors_counted(monkeypatch, autojump_clock):
+    counted = 0
+    eventfd = os.eventfd
+
+    def count(value: int) -> int:
+        nonlocal counted
+        counted += 1
+        return eventfd(value)
+
+    monkeypatch.setattr(os, "eventfd", count)
+    with descriptors_left(KEPT_BACK + 20 * FOR_EACH, 8 * KEPT_BACK_SHARE * KEPT_BACK):
+        assert len(await all_of(Source(*["client"] * 100))) == 100
+    assert counted <= 10
+    counted = 0
+    with descriptors_left(KEPT_BACK + FOR_EACH // 2, 8 * KEPT_BACK_SHARE * KEPT_BACK):
+        assert len(await all_of(Source(*["client"] * 10))) == 10
+    assert counted == 11
