@@ -1,4 +1,4 @@
-"""What authors of Python work need: mark the functions that ``work-python`` may call.
+"""What plugins import: :func:`plugin_export` marks the functions that ``work-python`` may call.
 
 A plugin is an installed package with an entry point of group ``meshnode.worker`` (or
 ``receptor.worker``, receptor's own) that names a module. Functions of it that are marked with

@@ -154,10 +154,12 @@ class RemoteStart:
             try:
                 created = await self._announce(node)
             except AlreadySubmitted as known:
-                # Our node ended between its answer and our record of it.
+                # This node ended between that node's answer and the record of it.
                 await self._adopt(node, known.unit_id)
                 return
             self._may_have_started = False
+            # Synced before the first byte of payload: this node must know the ID of any unit that
+            # may start, to ask about it.
             await self._record_unit(created)
             stdin = self._store.stdin_path(self._unit.unit_id)
             if await node.send_payload(created.unit_id, stdin, before_end=self._payload_ends):
@@ -205,6 +207,7 @@ class RemoteStart:
         await self._record_unit(Created(unit_id, receipt))
 
     def _payload_ends(self) -> None:
+        # Before the end is sent, not after: the other node may start the unit from then on.
         self._may_have_started = True
         self._expiry.hold()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import trio
 
+from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.shortage import has_room
@@ -19,12 +20,7 @@ from meshnode.work.units.unit import Unit
 RETRY = 5.0
 """Seconds between tries of a full disk; no event announces free space."""
 
-PASSING = frozenset(
-    {
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
-        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
-    }
-)
+PASSING = files.PASSING | {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Errors that say what the machine lacks at this moment."""
 
 

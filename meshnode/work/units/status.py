@@ -1,8 +1,7 @@
 """The status of a unit as a value, and its JSON on disk and in replies (protocol section 8).
 
-On disk stand receptor's five keys and ours beside them; a reply adds ``StateName``, leaves out what
-only this node needs, and never shows a secret. Keys that we do not know are kept as they are: a
-later version, or the supervisor, may have written them.
+The file has receptor's five keys and meshnode's. A reply adds ``StateName``, leaves out what only
+this node needs, and never shows a secret. Unknown keys, as of a later version, are kept.
 """
 
 import shlex
