@@ -53,7 +53,7 @@ from meshnode.mesh.streams.flowcontrol import SendBudget
 from meshnode.mesh.streams.quic import MeshQuicConnection, describe_end
 from meshnode.mesh.streams.quicsettings import CANCELLED_READ, NORMAL_CLOSE, Address
 from meshnode.mesh.streams.stream import MeshStream
-from meshnode.mesh.streams.streamtable import StreamTable
+from meshnode.mesh.streams.streamtable import NO_STREAM_BEGAN, StreamTable
 from meshnode.mesh.streams.timers import (
     HANDSHAKE_TIMEOUT,
     IDLE_TIMEOUT,
@@ -70,8 +70,6 @@ from meshnode.protocol.messages import (
 )
 
 NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
-
-NO_STREAM_BEGAN = "all streams ended before their first byte"
 
 
 class ConnectionOwner(Protocol):

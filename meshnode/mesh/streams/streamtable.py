@@ -36,6 +36,8 @@ MOST_STILLBORN = 32
 off its dials has a few; who has only these keeps 50 KiB here for each of its connections, and 2 KiB
 for each of its streams, and uses nothing of it."""
 
+NO_STREAM_BEGAN = "all streams ended before their first byte"
+
 
 class StreamState(enum.Enum):
     """See the head of this module."""
