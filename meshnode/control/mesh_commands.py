@@ -13,8 +13,8 @@ from meshnode.control.connect import connect_command
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
+from meshnode.mesh.links.base import LinkFigures
 from meshnode.mesh.mesh import LinkStatus, Mesh, MeshStatus
-from meshnode.mesh.peers.linklog import LinkFigures
 from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time

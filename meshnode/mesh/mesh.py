@@ -15,14 +15,14 @@ import trio
 
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.dataplane import LOCALHOST, DropCounts, FirewallCounts
-from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
+from meshnode.mesh.links.base import AddressProbe, Link, LinkDialer, LinkFigures, LinkListener
+from meshnode.mesh.peers.ending import RepeatFilter
 from meshnode.mesh.peers.endpoints import Dialing, Listening, SessionGroup
-from meshnode.mesh.peers.greeting import MeshGreeter
-from meshnode.mesh.peers.linklog import Complaints, LinkFigures
 from meshnode.mesh.peers.linkstate import LinkState
 from meshnode.mesh.peers.own_services import LocalService
 from meshnode.mesh.peers.places import LinkPlaces
-from meshnode.mesh.peers.sendqueue import Outgoing
+from meshnode.mesh.peers.probes import MeshAddressProbe
+from meshnode.mesh.peers.sendqueue import SendBudget
 from meshnode.mesh.peers.session import FLUSH_TIMEOUT, PeerSession
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import Router
@@ -39,7 +39,7 @@ from meshnode.resources import DescriptorReserve, MemoryTrimmer
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """A link to a peer, its cost, and how it fares."""
+    """A link to a peer, its cost, and its figures."""
 
     peer: str
     cost: float
@@ -78,11 +78,13 @@ class Mesh:
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._link_state.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
-        self._outgoing = Outgoing(MemoryTrimmer(nursery.start_soon).freed)
+        self._send_budget = SendBudget(MemoryTrimmer(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
         self.reserve = reserve
-        self.greeter: Greeter = MeshGreeter(self._router, self._link_state.topology)
+        self.address_probe: AddressProbe = MeshAddressProbe(
+            self._router, self._link_state.topology.own
+        )
         self._closing = False
 
     # --- the firewall ------------------------------------------------------------------------
@@ -110,11 +112,11 @@ class Mesh:
 
     async def run_link(self, link: Link, policy: LinkPolicy | None = None) -> bool:
         """Run one link to its end; True means that it was established at some time."""
-        session = self.make_session(link, policy or LinkPolicy(), Complaints())
+        session = self.make_session(link, policy or LinkPolicy(), RepeatFilter())
         await self.sessions.run(session)
         return session.was_established
 
-    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> PeerSession:
+    def make_session(self, link: Link, policy: LinkPolicy, repeats: RepeatFilter) -> PeerSession:
         """Return a session over a link, for a :class:`SessionGroup` to run."""
         return PeerSession(
             link,
@@ -122,17 +124,17 @@ class Mesh:
             self._link_state,
             self.node_id,
             self._idle_timeout,
-            complaints,
-            self._outgoing,
+            repeats,
+            self._send_budget,
         )
 
     def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run something in the background, which owns what it does and raises nothing."""
+        """Run something in the background that raises nothing."""
         self._nursery.start_soon(run)
 
     @property
     def is_closing(self) -> bool:
-        """Whether this node takes leave of the mesh."""
+        """Whether this node is closing: it makes no new links."""
         return self._closing
 
     # --- services ----------------------------------------------------------------------------
@@ -247,7 +249,7 @@ class Mesh:
     # --- life --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Do what is due by time.
+        """Flood updates and keep routes, for ever.
 
         Raises:
             DuplicateNode: another node had our ID first.
@@ -255,7 +257,7 @@ class Mesh:
         await self._link_state.run()
 
     async def aclose(self) -> None:
-        """Take leave: tell peers of streams and links that we go, for at most FLUSH_TIMEOUT."""
+        """Close streams and links, and tell their other ends, for at most FLUSH_TIMEOUT."""
         self._closing = True
         for connection in list(self._streams.connections):
             connection.close()
@@ -270,7 +272,7 @@ async def open_mesh(
     idle_timeout: float = IDLE_TIMEOUT,
     reserve: DescriptorReserve | None = None,
 ) -> AsyncIterator[Mesh]:
-    """Open a node of a mesh; leaving the context takes leave of its peers and ends all its tasks.
+    """Open a node of a mesh; leaving the context closes its links and ends all its tasks.
 
     ``idle_timeout`` is the seconds after which a silent link is dead (protocol section 5);
     ``reserve`` has descriptors for dialing peers when there are no others.

@@ -10,7 +10,7 @@ from hostile import forge
 from hostile.peer import LinkLost, Peer, UdpWire, unique, ws_head
 
 from floods.attack import Crowd, Limit, Sent, Target, linger, tcp_opener, unix_opener
-from meshnode.mesh.links.strangers import REQUEST, answer, read_challenge
+from meshnode.mesh.links.unproven import REQUEST, answer, read_challenge
 
 SILENT = 540
 HALF_LINES = 800

@@ -13,7 +13,7 @@ from fuzz.meshworld import EvilLink, MeshWorld
 from hostile import forge
 from hostile.peer import unique
 
-from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
+from meshnode.mesh.peers.routes import FORGET_INTERVAL
 from meshnode.protocol.reachability import FORGET_AFTER
 
 NONE, FEW, MANY = 0, 400, 1600

@@ -16,7 +16,8 @@ from fuzz.engine import Target
 from fuzz.meshworld import GONE, MeshWorld
 from meshnode.mesh.links.base import LinkListener
 from meshnode.mesh.links.tcp import TcpListener
-from meshnode.mesh.links.udp import UdpDialer, UdpListener
+from meshnode.mesh.links.udp import UdpDialer
+from meshnode.mesh.links.udp_listener import UdpListener
 from meshnode.mesh.links.websocket import WebsocketListener
 from meshnode.protocol.framing import encode_frames
 from meshnode.protocol.messages import REJECT_MESSAGE

@@ -5,7 +5,8 @@ accepts it; nothing above this folder knows the kinds apart.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -14,6 +15,31 @@ from meshnode.protocol.messages import ServiceKey
 
 Message = bytes | bytearray | memoryview
 """One message: 1 to 65,535 bytes (protocol section 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFigures:
+    """One link at one moment.
+
+    ``kind`` and ``address`` are the link's (``tcp``, ``10.0.0.7:41532``); ``since`` is the Unix
+    time at which it was established and ``uptime`` the seconds from then to now by a clock that
+    nobody sets; messages and bytes are those of links, hellos and routing included; ``dropped``
+    counts data messages that a full queue refused; ``refused`` counts malformed updates and
+    advertisements, written by the peer or by a node beyond it; ``round_trip`` is in seconds, None
+    while the peer has not answered.
+    """
+
+    kind: str
+    address: str
+    since: float
+    uptime: float
+    sent_messages: int
+    sent_bytes: int
+    received_messages: int
+    received_bytes: int
+    dropped: int
+    refused: int
+    round_trip: float | None
 
 
 class Link(ABC):
@@ -26,26 +52,23 @@ class Link(ABC):
     name: str
 
     holder = ""
-    """Who has the link's place among those of strangers: the network address of the other end."""
+    """On whose account the link is: the network address of the other end, empty if it has none."""
 
     forgeable = False
-    """Whether anybody who knows its address may send in the peer's name: what ends the link is not
-    believed at once."""
+    """Whether anybody can send in the peer's name. A message that ends the link is checked then."""
 
     async def opened(self) -> None:
-        """Wait until the other end has shown that it has something to say, if it must do so first.
-
-        Until then nothing is done for the link.
+        """Finish the handshake, or wait for the first byte; nothing is sent before.
 
         Raises: what :meth:`receive` does.
         """
         await trio.lowlevel.checkpoint()
 
-    def when_doubtful(self, doubt: Callable[[str], bool]) -> None:  # noqa: B027 - see below
-        """Have ``doubt`` told what speaks for the end of the link and proves nothing.
+    def check_errors_by(self, check: Callable[[str], bool]) -> None:  # noqa: B027 - see below
+        """Ask ``check`` about errors that do not prove the end of the link.
 
-        If it returns True it looks into that, and the link goes on until it is closed. Only a kind
-        of link needs this that learns of its end from others than its peer.
+        If it returns True it checks whether the peer is gone, and the link goes on. Only kinds of
+        link need this that hear such errors from others than their peer.
         """
 
     @abstractmethod
@@ -63,8 +86,8 @@ class Link(ABC):
     def send_now(self, messages: Sequence[Message]) -> bool:
         """Send messages as far as the link takes them without waiting; True if it took them all.
 
-        If not, the next call must be ``send``, which sends the rest first; its ``messages`` may be
-        none. This may not be called while ``send`` runs.
+        If not, the next call must be ``send``, which sends the rest first; it may be given no
+        messages. This may not be called while ``send`` runs.
 
         Raises:
             trio.BrokenResourceError: the link is gone.
@@ -73,7 +96,7 @@ class Link(ABC):
         raise NotImplementedError
 
     def keep_rest(self) -> None:
-        """Copy what :meth:`send_now` has left, which lies where it was read until then."""
+        """Copy what :meth:`send_now` has left: until then it is views of the read buffer."""
         raise NotImplementedError
 
     @abstractmethod
@@ -93,28 +116,23 @@ class Link(ABC):
         """Close the link at once; what was not sent is lost."""
 
 
-class Greeter(Protocol):
-    """What a listener may say to somebody to whom there is no link yet, and hear from them."""
+class AddressProbe(Protocol):
+    """What a listener may send to an address that has no link yet, and hear from it."""
 
     def hello(self) -> bytes:
-        """Return a short routing update of this node, which names no links."""
-        ...
+        """Return a short routing update of this node, which lists no links."""
 
     def ping(self, peer: str, service: ServiceKey) -> bytes:
-        """Return a ping of that node, which is answered to a service of ours."""
-        ...
+        """Return a ping of that node, which it answers to a service of ours."""
 
     def free_service(self) -> ServiceKey:
         """Return a random name that no service here has."""
-        ...
 
-    def expect(self, service: ServiceKey, heard: Callable[[], None]) -> None:
-        """Call ``heard`` when something arrives for a service, by whatever link."""
-        ...
+    def expect_reply(self, service: ServiceKey, heard: Callable[[], None]) -> None:
+        """Call ``heard`` when something arrives for a service, over any link."""
 
-    def expect_no_more(self, service: ServiceKey) -> None:
-        """Take that back."""
-        ...
+    def expect_no_reply(self, service: ServiceKey) -> None:
+        """Undo :meth:`expect_reply`."""
 
 
 class LinkListener(ABC):
@@ -122,10 +140,10 @@ class LinkListener(ABC):
 
     name: str
 
-    def greet_by(self, greeter: Greeter) -> None:  # noqa: B027 - most kinds have no use for it
-        """Be told how to speak with strangers; before the first link is accepted.
+    def probe_by(self, probe: AddressProbe) -> None:  # noqa: B027 - most kinds have no use for it
+        """Take what probes unproven addresses, before the first link is accepted.
 
-        Only a kind of link needs it whose peers' addresses are not proven by a handshake.
+        Only kinds of link need it whose handshake does not prove the peer's address.
         """
 
     @abstractmethod
@@ -154,56 +172,3 @@ class LinkDialer(ABC):
         Raises:
             OSError: it could not be opened; the text says why.
         """
-
-
-# --- Work that whoever waits for its outcome does, one at a time, for all who wait
-
-
-class SharedReader:
-    """Shares one piece of repeated work, such as reading a socket, among tasks.
-
-    Each task waits for something that the work may bring about. One of those that wait does the
-    work; when it leaves, another goes on. So no task exists whose owner would have to be told
-    about it, and none works while nobody waits.
-    """
-
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
-        """``work`` is done again and again; it may be cancelled where it waits."""
-        self._work = work
-        self._worker: Hashable = None
-        self._scope = trio.CancelScope()
-        self._waiting: dict[Hashable, trio.Event] = {}
-
-    async def wait(self, who: Hashable, ready: Callable[[], object]) -> None:
-        """Return once ``ready()`` is true; ``who`` is what :meth:`wake` is given when it may be.
-
-        Raises whatever the work raises, if it was this task that did it.
-        """
-        await trio.lowlevel.checkpoint()
-        try:
-            while not ready():
-                if self._worker is None:
-                    await self._do_work(who)
-                else:
-                    self._waiting[who] = trio.Event()
-                    await self._waiting[who].wait()
-        finally:
-            self._waiting.pop(who, None)
-            if self._worker is None and self._waiting:
-                next(iter(self._waiting.values())).set()
-
-    async def _do_work(self, who: Hashable) -> None:
-        self._worker = who
-        self._scope = trio.CancelScope()
-        try:
-            with self._scope:
-                await self._work()
-        finally:
-            self._worker = None
-
-    def wake(self, who: Hashable) -> None:
-        """Let ``who``, if it waits, look again whether it is ready."""
-        if self._worker == who:
-            self._scope.cancel()
-        elif who in self._waiting:
-            self._waiting[who].set()

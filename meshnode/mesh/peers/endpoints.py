@@ -1,22 +1,47 @@
-"""Listeners and dialers at work: what makes a mesh's links, and may be taken away again."""
+"""Listeners and dialers at work: they make a mesh's links, and end them when they are closed."""
 
+import math
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import trio
 
 from meshnode.logs import subject_logger
-from meshnode.mesh.links.base import Greeter, Link, LinkDialer, LinkListener
-from meshnode.mesh.peers.linklog import Complaints, redial_delay
+from meshnode.mesh.links.base import AddressProbe, Link, LinkDialer, LinkListener
+from meshnode.mesh.peers.ending import RepeatFilter
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.net.accept import accept
 from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
+REDIAL_FIRST = 0.5
+"""Seconds to the first redial. Receptor waits 5 s; a peer that was only restarted is back sooner,
+and one small packet twice a second costs nobody anything."""
+
+REDIAL_MOST = 20.0
+"""Seconds between attempts at most, as receptor's."""
+
+REDIAL_GROWTH = 1.5
+"""Growth from one pause to the next, as receptor's."""
+
+REDIAL_JITTER = 0.2
+"""Share by which a pause is shortened at random: the dialers of a node that was restarted must not
+all come at the same moment."""
+
+_MOST_STEPS = math.ceil(math.log(REDIAL_MOST / REDIAL_FIRST, REDIAL_GROWTH))
+
+
+def redial_delay(failures: int) -> float:
+    """Return the seconds to wait after ``failures`` failures in a row (at least 1), jittered."""
+    steps = min(failures - 1, _MOST_STEPS)
+    pause = min(REDIAL_FIRST * REDIAL_GROWTH**steps, REDIAL_MOST)
+    return pause * (1 - REDIAL_JITTER * random.random())
+
 
 class SessionGroup:
-    """Sessions that run; a session in a group is in its parent too."""
+    """Running sessions; a session in a group is in the parent group too."""
 
     def __init__(self, parent: "SessionGroup | None" = None) -> None:
         self._parent = parent
@@ -27,7 +52,7 @@ class SessionGroup:
         return iter(self._sessions)
 
     def add(self, session: PeerSession) -> None:
-        """Take a session in that :meth:`run` is about to run, so that it can be closed already."""
+        """Add a session that :meth:`run` is about to run, so that it can be closed already."""
         self._sessions.add(session)
         if self._parent is not None:
             self._parent.add(session)
@@ -63,20 +88,17 @@ class LinkHost(Protocol):
     sessions: SessionGroup
     places: LinkPlaces
     reserve: DescriptorReserve
-    greeter: Greeter
+    address_probe: AddressProbe
 
     @property
     def is_closing(self) -> bool:
-        """Whether the mesh takes leave: no new links."""
-        ...
+        """Whether the mesh is closing: no new links."""
 
-    def make_session(self, link: Link, policy: LinkPolicy, complaints: Complaints) -> PeerSession:
+    def make_session(self, link: Link, policy: LinkPolicy, repeats: RepeatFilter) -> PeerSession:
         """Return a session that is not running yet."""
-        ...
 
     def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run something in the background."""
-        ...
 
 
 class Listening:
@@ -88,14 +110,14 @@ class Listening:
         self._listener = listener
         self._policy = policy
         self._sessions = SessionGroup(host.sessions)
-        self._complaints = Complaints()
+        self._repeats = RepeatFilter()
         self._closed = False
         self._log = subject_logger("listener", listener.name)
 
     async def run(self) -> None:
         """Accept links until the listener is closed."""
         self._log.info("listening")
-        self._listener.greet_by(self._host.greeter)
+        self._listener.probe_by(self._host.address_probe)
         try:
             await accept(self._listener, self._log, self._take)
         finally:
@@ -106,11 +128,11 @@ class Listening:
         if self._closed or self._host.is_closing:
             await link.aclose()
             return
-        session = self._host.make_session(link, self._policy, self._complaints)
+        session = self._host.make_session(link, self._policy, self._repeats)
 
         def give_way(reason: str) -> None:
             self._log.warning("rejected %s: %s", link.name, reason)
-            session.close(reason, is_told=True)
+            session.close(reason, is_logged=True)
 
         place = self._host.places.take(link.holder, give_way)
         session.when_established = lambda: self._host.places.established(place)
@@ -125,7 +147,7 @@ class Listening:
         self._host.start_soon(run)
 
     async def set_policy(self, policy: LinkPolicy, reason: str) -> None:
-        """Hold new links to another policy; those of the old one are ended."""
+        """Apply another policy to new links; end those of the old one."""
         self._policy = policy
         await self._sessions.close(reason)
 
@@ -163,28 +185,27 @@ class Dialing:
 
     async def _keep_dialing(self) -> None:
         failures = 0
-        complaints = Complaints()
+        repeats = RepeatFilter()
         while True:
             try:
-                # Clients may have the last descriptors, and this node its peers nevertheless.
+                # From the reserve: clients that hold all other descriptors must not cut off peers.
                 with self._host.reserve.at_hand():
                     link = await self._dialer.dial()
             except OSError as exc:
                 text = str(exc.strerror or exc)
-                # A peer that is away for a day is one event, not four thousand.
-                log = self._log.warning if complaints.is_news(self.name, text) else self._log.debug
+                log = self._log.warning if repeats.is_news(self.name, text) else self._log.debug
                 log("cannot connect: %s", text)
             except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed
-                # What the other end sends may bring out a fault of ours or of a library: it costs
-                # this attempt. Passed on it would end the node.
-                if complaints.is_news(self.name, repr(exc)):
+                # Whatever the other end sends, and whatever fault that brings out, must cost no
+                # more than this attempt.
+                if repeats.is_news(self.name, repr(exc)):
                     self._log.exception("cannot connect: a fault of this node")
             else:
-                session = self._host.make_session(link, self._policy, complaints)
+                session = self._host.make_session(link, self._policy, repeats)
                 await self._sessions.run(session)
                 if session.has_lasted:
                     failures = 0
-                    complaints.settle(self.name)
+                    repeats.reset(self.name)
             if not self._redial or self._closed or self._host.is_closing:
                 return
             failures += 1

@@ -1,7 +1,7 @@
 """The mesh as this node sees it: its sessions, who is linked to whom, which services there are.
 
-Turns what sessions report into routes for the router and floods what others must know (reference
-sections 4 and 6). Everything but :meth:`Fabric.run` returns at once.
+Turns what sessions report into routes for the router, and floods what others must know (protocol
+sections 4 and 6). Everything but :meth:`LinkState.run` returns at once.
 """
 
 import math
@@ -12,31 +12,27 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from meshnode.logs import subject_logger
+from meshnode.mesh.peers.flooding import PeerFeed
 from meshnode.mesh.peers.own_services import Announcer
 from meshnode.mesh.peers.own_updates import OwnUpdates, epoch_at, new_epoch
-from meshnode.mesh.peers.probe import LinkProbe
-from meshnode.mesh.peers.routes import Routes
+from meshnode.mesh.peers.probes import LinkProbe
+from meshnode.mesh.peers.routes import Forgetting, Routes
 from meshnode.mesh.peers.session import PeerSession
-from meshnode.mesh.peers.telling import Telling
 from meshnode.mesh.router import Router
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.intake import Allowances, Intake
 from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.rates import TokenBucket
-from meshnode.protocol.reachability import Absences
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.times import latest_believed
 from meshnode.protocol.topology import Topology, Verdict
 
-FORGET_INTERVAL = 15.0
-"""Seconds between looks at what may be forgotten."""
-
 GREETINGS_RATE, GREETINGS_AT_ONCE = 0.5, 5
-"""Own updates because a node is new to us, a second and at once: a newcomer among receptor nodes
-hears of us by that, ten seconds before it would anyway, and new names are easily invented."""
+"""Own updates because a node is new to us, a second and at once: by that a newcomer among receptor
+nodes hears of us ten seconds sooner. New names are easily invented."""
 
 SHOWN_RATE, SHOWN_AT_ONCE = 1.0, 3
-"""Newer words of a peer that it is shown, a second and at once."""
+"""Newer updates of its own that a peer is shown, a second and at once."""
 
 
 @dataclass(slots=True)
@@ -44,17 +40,17 @@ class _Peer:
     """An established session, and what goes each way over it."""
 
     session: PeerSession
-    telling: Telling
+    feed: PeerFeed
     intake: Intake
     shown: TokenBucket
-    complaint: RoutingUpdate | None = None
+    claim: RoutingUpdate | None = None
     """The last update by which the peer claimed the epoch of another node with its ID."""
-    said: set[str] = field(default_factory=set)
-    """Which bounds it was said to exceed."""
+    exceeded: set[str] = field(default_factory=set)
+    """Which bounds it was logged to exceed."""
 
 
 class LinkState:
-    """Sessions, topology, advertisements. Implements ``SessionOwner`` for the sessions."""
+    """Sessions, topology, advertisements. Implements ``PeerSessionOwner`` for the sessions."""
 
     def __init__(self, own_id: str, router: Router, names: NameTable) -> None:
         self.own_id = own_id
@@ -67,14 +63,16 @@ class LinkState:
             self.topology, self.sessions, self._flood_own, self.announcer.announce_all
         )
         self._routes = Routes(self.topology, router, self.sessions, self._routes_computed)
+        self._forgetting = Forgetting(
+            self.topology, self.adverts, names, self.sessions, self._routes
+        )
         self._router = router
         self._names = names
         self._probe = LinkProbe(router, names)
-        self._absences = Absences()
         self._allowances = Allowances()
         self._greetings = TokenBucket(GREETINGS_RATE, GREETINGS_AT_ONCE, trio.current_time())
         self._latest_epoch = 0
-        """The latest that was believed when we last looked at the clock."""
+        """The latest epoch that was believed when the clock was last read."""
         self._waiting = trio.Event()
         self._changed = trio.Event()
         self._newcomers: list[str] = []
@@ -86,8 +84,6 @@ class LinkState:
         """Call ``callback`` with each node that is seen to have begun a new life."""
         self._on_restart = callback
 
-    # --- background --------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Send updates and advertisements when they are due.
 
@@ -97,46 +93,10 @@ class LinkState:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._routes.run)
             nursery.start_soon(self.announcer.run)
-            nursery.start_soon(self._forget_what_is_gone)
-            nursery.start_soon(self._take_what_waited)
+            nursery.start_soon(self._forgetting.run)
+            nursery.start_soon(self._take_delayed_updates)
             nursery.start_soon(self._probe.run, self.sessions.values())
             await self.own_updates.run()
-
-    async def _forget_what_is_gone(self) -> None:
-        while True:
-            await trio.sleep(FORGET_INTERVAL)
-            now = trio.current_time()
-            self.adverts.expire(now)
-            self._note_absences(now)
-            for node in self._absences.overdue(now):
-                self._log.info("forgot %s: it could not be reached for long", node)
-                self.topology.forget(node)
-                self._forget(node)
-            self.topology.forget_silent(now)
-            self.topology.give_up_unreachable()
-            self._forget_given_up()
-            self.adverts.give_up_unreachable(self.topology.branches())
-            self._routes.stale()
-
-    def _note_absences(self, now: float) -> None:
-        known = {*self.topology.nodes, *self.adverts.nodes} - {self.own_id}
-        self._absences.note(known, self.routes, now)
-
-    def _forget_given_up(self) -> None:
-        given_up = self.topology.take_given_up()
-        for node in given_up:
-            self._forget(node)
-        if given_up:
-            self._log.warning(
-                "forgot %d nodes, %s among them: more are said to exist than can be remembered",
-                len(given_up),
-                given_up[0],
-            )
-
-    def _forget(self, node: str) -> None:
-        self.adverts.forget_node(node)
-        if node not in self.sessions:
-            self._names.forget(node)
 
     # --- links -------------------------------------------------------------------------------
 
@@ -152,60 +112,59 @@ class LinkState:
         """Return an own routing update as a message."""
         return self.own_updates.hello()
 
-    def word_to_refused(self, update: RoutingUpdate) -> bytes | None:
+    def message_for_rejected(self, update: RoutingUpdate) -> bytes | None:
         """Have two nodes with one ID, that both link to us, find out about each other.
 
-        The second link is refused, so the newcomer's word would reach nobody and it would dial
-        for ever. Its word is passed on to the first owner of the ID, and the complaint that comes
-        back is given to the newcomer when it dials again. If the first link is only what a crash
-        of the same node has left, no complaint comes.
+        The second one's link is rejected. So its update would reach nobody, and it would dial for
+        ever. We forward its update to the first one, which answers with a claim, and give that
+        claim to the second one when it dials again. If the first link is only what a crash of the
+        same node has left behind, no claim comes.
         """
         node = update.forwarding_node
         known = self.topology.epoch_of(node)
         first = self._peers.get(node)
         if update.node_id != node or first is None or known is None:
             return None
-        complaint = first.complaint
-        if complaint is not None and complaint.suspected_duplicate == update.epoch:
-            return complaint.encode(self.own_id)
+        claim = first.claim
+        if claim is not None and claim.suspected_duplicate == update.epoch:
+            return claim.encode(self.own_id)
         if update.epoch > known:
-            first.session.send_routing(update.encode(self.own_id))
+            first.session.sender.send_routing(update.encode(self.own_id))
         return None
 
     def link_up(self, session: PeerSession) -> None:
         """Take a session that was established; its peer is told all that we know at once."""
-        now = trio.current_time()
-        self.sessions[session.peer] = session
-        self._peers[session.peer] = _Peer(
+        now, peer = trio.current_time(), session.peer
+        self.sessions[peer] = session
+        self._peers[peer] = _Peer(
             session,
-            Telling(session, self.topology, self.adverts),
+            PeerFeed(peer, session.sender, self.topology, self.adverts),
             Intake(now, self._allowances.of(session.holder, now)),
             TokenBucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
         )
-        self._names.learn(session.peer)
-        self.topology.own.add(session.peer, session.cost)
-        self._routes.stale()
-        # One update for all links that come up at the same moment: each is flooded through the
-        # whole mesh.
-        self._newcomers.append(session.peer)
+        self._names.learn(peer)
+        self.topology.own.add(peer, session.cost)
+        self._routes.update()
+        # One update for all links that come up at the same moment: the whole mesh floods each.
+        self._newcomers.append(peer)
         self.own_updates.link_up()
         self._probe.link_up()
 
     def _greet(self, peer: str) -> None:
-        """Give a new peer what we know of others; the dead are not brought back among the living.
+        """Tell a new peer what we know of others, without nodes that are gone.
 
         receptor sends nothing: its peers wait for the next periodic messages.
         """
         now = trio.current_time()
         known = dict.fromkeys([*self.topology.nodes, self.own_id, *self.adverts.nodes])
         near = [n for n in known if self._is_near(n)]
-        far = [n for n in known if not (self._is_near(n) or self._absences.is_gone(n, now))]
-        # Those first that it can reach over us, and so never those that somebody has invented.
-        self._peers[peer].telling.tell_all([*near, *far])
+        far = [n for n in known if not (self._is_near(n) or self._forgetting.is_gone(n, now))]
+        # Nodes that it can reach over us come first: nobody has invented those.
+        self._peers[peer].feed.tell_all([*near, *far])
 
-    def ask(self, session: PeerSession) -> None:
+    def ping(self, session: PeerSession) -> None:
         """Ping the peer of a session over its link."""
-        self._probe.ask(session)
+        self._probe.ping(session)
 
     def link_down(self, session: PeerSession) -> None:
         """Forget a session."""
@@ -213,16 +172,16 @@ class LinkState:
             del self.sessions[session.peer]
             del self._peers[session.peer]
             self.topology.own.remove(session.peer)
-            # At once, whatever was computed just now: messages would go nowhere meanwhile.
+            # At once, even if routes were just computed: messages would be lost meanwhile.
             self._routes.compute()
             self.own_updates.due()
             if session.peer not in self.topology.nodes:
-                self._names.forget(session.peer)  # it never said a word that counts
+                self._names.forget(session.peer)  # none of its updates was taken
 
     def link_drained(self, session: PeerSession) -> None:
         """Tell a peer more of what it was not told yet."""
         if self.sessions.get(session.peer) is session:
-            self._peers[session.peer].telling.go_on()
+            self._peers[session.peer].feed.resume()
 
     # --- what comes over them ----------------------------------------------------------------
 
@@ -232,11 +191,11 @@ class LinkState:
         return peer.intake.may_read(size, trio.current_time()) or self._exceeds(peer, "read")
 
     def _exceeds(self, peer: _Peer, what: str) -> bool:
-        """Say once of a peer that not all it brings is read or taken; always False."""
-        if what not in peer.said:
-            peer.said.add(what)
+        """Log once that not all that a peer sends is read or taken; always False."""
+        if what not in peer.exceeded:
+            peer.exceeded.add(what)
             self._log.warning(
-                "not all that %s brings of other nodes is %s: it is more than any mesh has to say",
+                "%s sends more about other nodes than any mesh has to say: not all of it is %s",
                 peer.session.peer,
                 what,
             )
@@ -247,12 +206,12 @@ class LinkState:
         return self.topology.is_seen(key)
 
     def routing_update(self, session: PeerSession, update: RoutingUpdate) -> None:
-        """Take an update from a peer, if it may bring it now."""
+        """Take an update from a peer, if the peer may send it now."""
         peer, node = self._peers[session.peer], update.node_id
         now = trio.current_time()
         if node == self.own_id:
             self.own_updates.judge(update, session.peer)
-        elif update.epoch > self._latest_epoch and update.epoch > self._look_at_clock():
+        elif update.epoch > self._latest_epoch and update.epoch > self._read_clock():
             self._log.warning(
                 "ignored an update of %s that came via %s: its epoch %d is far in the future",
                 node,
@@ -266,7 +225,7 @@ class LinkState:
                     self._take_update(peer, update)
             elif not self.topology.is_news(update, now):
                 if self.topology.apply(update, now) is Verdict.OUTDATED and node == session.peer:
-                    self._show_newer_word(peer)
+                    self._show_newer_update(peer)
             elif peer.intake.may_update(
                 update,
                 now,
@@ -279,11 +238,11 @@ class LinkState:
                 if peer.intake.dropped:
                     self._exceeds(peer, "taken")
 
-    def _look_at_clock(self) -> int:
+    def _read_clock(self) -> int:
         self._latest_epoch = epoch_at(latest_believed(time.time_ns()))
         return self._latest_epoch
 
-    async def _take_what_waited(self) -> None:
+    async def _take_delayed_updates(self) -> None:
         """Take the updates that came too soon after others of their node."""
         while True:
             dues = [due for p in self._peers.values() if (due := p.intake.next_due()) is not None]
@@ -300,54 +259,52 @@ class LinkState:
         name = peer.session.peer
         former = self.topology.epoch_of(node)
         verdict = self.topology.apply(update, now, name)
-        self._forget_given_up()
+        self._forgetting.follow_topology()
         if verdict not in (Verdict.FORWARD, Verdict.NEW_NODE):
             return
         if update.suspected_duplicate and node == name:
-            # Of its links nobody wants to know.
-            peer.complaint = replace(update, connections={})
+            # Nodes ignore the links of a claim.
+            peer.claim = replace(update, connections={})
         if verdict is Verdict.NEW_NODE:
             if self._greetings.take(now):
                 self.own_updates.due()
         elif former not in (None, self.topology.epoch_of(node)):
             self.adverts.begin_anew(node, now)
             self._on_restart(node)
-        self._pass_on_update(update, name)
-        self._routes.stale()
+        self._forward_update(update, name)
+        self._routes.update()
 
-    def _pass_on_update(self, update: RoutingUpdate, source: str) -> None:
+    def _forward_update(self, update: RoutingUpdate, source: str) -> None:
         if update.suspected_duplicate:
             self._flood(update.encode(self.own_id), source)
             return
         message = self.topology.message_about(update.node_id)
         if message is not None:
-            for name, peer in list(self._peers.items()):
-                if name != source:
-                    peer.telling.pass_on(update.node_id, message, is_advert=False)
+            self._forward(update.node_id, message, source, is_advert=False)
 
-    def _show_newer_word(self, peer: _Peer) -> None:
-        """Tell a peer what is known of it and is newer than what it says.
+    def _show_newer_update(self, peer: _Peer) -> None:
+        """Send a peer the update of its own that is newer than what it says.
 
-        It would be ignored for long otherwise. That word is of a life of the peer before its clock
-        was set back, or was made up by somebody; the peer takes it back.
+        Otherwise its present updates would be ignored for long. The newer one is from before the
+        peer's clock was set back, or is forged; the peer claims its ID back.
         """
         message = self.topology.message_about(peer.session.peer)
         if message is not None and peer.shown.take(trio.current_time()):
-            peer.session.send_routing(message)
+            peer.session.sender.send_routing(message)
 
     def knows_advertisement(self, raw: bytes) -> bool:
         """Whether :meth:`advertisement` would ignore this message."""
         return self.adverts.is_known(raw)
 
     def advertisement(self, session: PeerSession, advert: ServiceAdvertisement, raw: bytes) -> None:
-        """Take an advertisement from a peer, if it may bring it now; it is passed on unchanged."""
+        """Take an advertisement from a peer, if the peer may send it; it is forwarded unchanged."""
         peer, node = self._peers[session.peer], advert.node_id
         now = trio.current_time()
         if node == self.own_id:
             self.announcer.heard(advert)
         elif advert.nanoseconds > latest_believed(time.time_ns()):
-            # Nothing could be said after it. If its node's clock shows that, there is no harm but
-            # that its services are not listed.
+            # No advertisement of the service could be newer. If the clock of its node is wrong,
+            # the only harm is that its services are not listed.
             self._log.warning(
                 "ignored what %s says of a service of %s: it is dated %s",
                 session.peer,
@@ -355,31 +312,34 @@ class LinkState:
                 advert.time,
             )
         elif not self.adverts.is_news(advert):
-            pass  # most are: another word about a service that came by another way
+            pass  # most are: the service is known by another way already
         elif not peer.intake.may_advertise(node, len(raw), now, known=node in self.routes):
             self._exceeds(peer, "taken")
         elif self.adverts.apply(advert, now, raw, session.peer):
             if self.adverts.is_full:
                 self.adverts.make_room(self.topology.branches(), node)
-            for name, other in list(self._peers.items()):
-                if name != session.peer:
-                    other.telling.pass_on(node, raw, is_advert=True)
+            self._forward(node, raw, session.peer, is_advert=True)
             self._note_change()
 
     def data(self, session: PeerSession, messages: Sequence[memoryview]) -> None:
         """Take data messages from a peer."""
         self._router.handle(messages, session.holder or session.peer)
 
-    # --- what this node says -----------------------------------------------------------------
+    # --- what this node sends ----------------------------------------------------------------
+
+    def _forward(self, node: str, message: bytes, source: str, *, is_advert: bool) -> None:
+        for name, peer in list(self._peers.items()):
+            if name != source:
+                peer.feed.forward(node, message, is_advert=is_advert)
 
     def _flood(self, message: bytes, source: str = "") -> None:
         for name, session in list(self.sessions.items()):
             if name != source:
-                session.send_routing(message)
+                session.sender.send_routing(message)
 
     def _flood_own(self, message: bytes) -> None:
         self._flood(message)
-        # After our own word, which says that we list them and that this is a new life.
+        # After our own update, which lists the new peer and shows that this is a new life.
         newcomers, self._newcomers = self._newcomers, []
         for peer in newcomers:
             if peer in self._peers:
@@ -393,7 +353,7 @@ class LinkState:
         return self._routes.table
 
     def _routes_computed(self, changed: bool) -> None:
-        self._note_absences(trio.current_time())
+        self._forgetting.note_absences(trio.current_time())
         if changed:
             self._note_change()
 

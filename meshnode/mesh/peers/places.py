@@ -1,4 +1,4 @@
-"""How many links others may open here, and who gives way when there are too many."""
+"""How many links others may open to this node, and which one gives way when there are too many."""
 
 import resource
 from collections.abc import Callable
@@ -6,25 +6,25 @@ from collections.abc import Callable
 from meshnode.shares import Held
 
 MAX_OPENING = 512
-"""Accepted links that may be in their opening at once. An honest one is through in a few round
-trips; one that says nothing holds a descriptor for seconds."""
+"""Accepted links that may be opening at once. An honest one takes a few round trips; a silent one
+holds a descriptor for seconds."""
 
 MAX_LINKS = 2048
-"""Accepted links that may be up at once: twice as many as any mesh that was measured has nodes.
-Each takes some tens of KiB, a descriptor, and a place in all that this node says of itself."""
+"""Accepted links that may be up at once. Each takes some tens of KiB, a descriptor, and room in our
+updates."""
 
 KEPT = 8
-"""One in so many places is only for those whose link here has lasted once: after a cut of the
-network they all come at the same time, and perhaps in the middle of a flood."""
+"""One in so many places is only for addresses whose link has lasted once: after a network outage
+they all come back at the same time, perhaps in the middle of a flood."""
 
 OPENING_DESCRIPTORS = 8
-"""One in so many of the process's descriptors may be taken by links that are opening."""
+"""One in so many of the process's descriptors is for links that are opening."""
 
 LINK_DESCRIPTORS = 3
-"""One in so many of them may be taken by links that are up."""
+"""One in so many of them is for links that are up."""
 
 REMEMBERED = 1024
-"""Addresses of which it is remembered that a link from there has lasted."""
+"""Addresses remembered from which a link has lasted."""
 
 
 class LinkPlace:
@@ -42,11 +42,12 @@ class LinkPlace:
 
 
 class LinkPlaces:
-    """The places of all links that this node's listeners have accepted.
+    """The places of all links that this node's listeners accepted, by address (the holder).
 
-    A newcomer always gets a place to open a link in: if there is none, the oldest opening of the
-    largest holder gives way, which an honest one has left long ago. Of the links that are up, the
-    newest of the largest holder gives way, so that none which has lasted falls to a flood.
+    A new link always gets a place to open in: if none is free, the oldest opening link of the
+    address with the most of them gives way; an honest one would be through long ago. Of links that
+    are up, the newest of the address with the most of them gives way: a flood ends none that has
+    lasted.
     """
 
     def __init__(self) -> None:
@@ -91,11 +92,11 @@ class LinkPlaces:
                 del self._lasted[next(iter(self._lasted))]
 
     def _keep_within(self, pool: Held[LinkPlace], most: int, reason: str) -> None:
-        """Have places given up until all, and those of strangers, are no more than may be."""
-        strangers = most - most // KEPT
-        if len(pool) <= strangers:
+        """Take a place back if there are too many, of all or of addresses that are unknown."""
+        for_unknown = most - most // KEPT
+        if len(pool) <= for_unknown:
             return
-        if pool.count_without(self._lasted) > strangers:
+        if pool.count_without(self._lasted) > for_unknown:
             victim = pool.take_away(self._lasted)
         elif len(pool) > most:
             victim = pool.take_away()

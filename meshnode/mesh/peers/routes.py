@@ -1,30 +1,34 @@
-"""The routing table of this node: brought up to date when the topology has changed, and given to
-the router."""
+"""The routing table of this node, and when nodes that it does not lead to are forgotten."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import trio
 
 from meshnode.logs import subject_logger
-from meshnode.mesh.dataplane import NextHop
 from meshnode.mesh.peers.own_updates import CHANGE_INTERVAL
+from meshnode.mesh.peers.session import PeerSession
 from meshnode.mesh.router import Router
+from meshnode.protocol.adverts import AdvertisementTable
+from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.reachability import Absences
 from meshnode.protocol.topology import Topology
 
 NODE_PAUSE, EDGE_PAUSE = 5e-5, 3e-6
-"""Seconds without a computation of routes for each node and each edge that the last one has looked
-at: some ten times what that took, so that a topology as large as its budget allows (10,000 nodes,
-100,000 edges) which changes all the time leaves the node the rest of its time. For a mesh of 1,000
-nodes it is shorter than CHANGE_INTERVAL."""
+"""Seconds until the next computation of routes for each node and edge of the last one: ten times
+what it took. The largest topology (10,000 nodes, 100,000 edges) then takes a tenth of the time of a
+node, however often it changes; for 1,000 nodes CHANGE_INTERVAL is longer."""
 
 LOGGED_AFTER = 1.0
-"""Seconds after a change of routes until it is logged. What is undone by then, as by a link that is
-refused again and again, is no news, and of a storm one line a second is enough."""
+"""Seconds after a change of routes until it is logged. What is undone by then is no news, as by a
+link that is rejected again and again; and of many changes one line a second is enough."""
 
 CHANGES_LOGGED = 20
-"""Routes named in one line of the log when many change at once."""
+"""Routes named in one log line."""
+
+FORGET_INTERVAL = 15.0
+"""Seconds between looks at what may be forgotten."""
 
 
 class Routes:
@@ -41,7 +45,7 @@ class Routes:
         self,
         topology: Topology,
         router: Router,
-        sessions: Mapping[str, NextHop],
+        sessions: Mapping[str, PeerSession],
         computed: Callable[[bool], None],
     ) -> None:
         self.table: Mapping[str, str] = {}
@@ -59,7 +63,7 @@ class Routes:
         self._log = subject_logger("mesh")
 
     async def run(self) -> None:
-        """Compute what :meth:`stale` has put off."""
+        """Compute what :meth:`update` has put off."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._remove_edges)
             nursery.start_soon(self._log_changes)
@@ -74,12 +78,12 @@ class Routes:
             await self._removals.wait()
             self._removals = trio.Event()
             while (due := self._topology.remove_due(trio.current_time())) is not None:
-                self.stale()
+                self.update()
                 await trio.sleep_until(due)
-            self.stale()
+            self.update()
 
-    def stale(self) -> None:
-        """Bring the table up to date: at once, or with others' changes if that was just done."""
+    def update(self) -> None:
+        """Bring the table up to date: at once, or together with later changes if it just was."""
         if self._topology.has_removals:
             self._removals.set()
         if self._topology.version == self._version:
@@ -97,13 +101,13 @@ class Routes:
         self._version = topology.version
         before = topology.relaxations
         old, self.table = self.table, topology.routes(self.table)
-        looked_at = topology.relaxations - before
-        pause = NODE_PAUSE * len(topology.nodes) + EDGE_PAUSE * looked_at
+        relaxed = topology.relaxations - before
+        pause = NODE_PAUSE * len(topology.nodes) + EDGE_PAUSE * relaxed
         self._next = trio.current_time() + max(CHANGE_INTERVAL, pause)
-        # The sessions behind unchanged routes may have changed, so the table is always replaced.
-        sessions = self._sessions
+        # Always replaced: behind the same routes there may be other sessions.
+        senders = {peer: session.sender for peer, session in self._sessions.items()}
         self._router.set_next_hops(
-            {node: sessions[via] for node, via in self.table.items() if via in sessions}
+            {node: senders[via] for node, via in self.table.items() if via in senders}
         )
         changed = self.table != old
         self._computed(changed)
@@ -128,7 +132,7 @@ class Routes:
 
 @dataclass(frozen=True, slots=True)
 class RouteChanges:
-    """The difference of two routing tables; in words (``baz via bar; foo gone``) if asked for."""
+    """The difference of two routing tables; its text (``baz via bar; foo gone``) is for people."""
 
     old: Mapping[str, str]
     new: Mapping[str, str]
@@ -142,3 +146,74 @@ class RouteChanges:
         shown += [f"{node} gone" for node in heapq.nsmallest(room, lost)]
         more = len(gained) + len(lost) - len(shown)
         return "; ".join(shown + ([f"{more} more"] if more > 0 else []))
+
+
+class Forgetting:
+    """Forgets nodes that were unreachable for long, and others when memory is short.
+
+    Args:
+        topology: who is linked to whom.
+        adverts: what services there are.
+        names: the names of nodes by their hashes.
+        sessions: the links of this node, by their peers.
+        routes: the routing table.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        adverts: AdvertisementTable,
+        names: NameTable,
+        sessions: Collection[str],
+        routes: Routes,
+    ) -> None:
+        self._topology = topology
+        self._adverts = adverts
+        self._names = names
+        self._sessions = sessions
+        self._routes = routes
+        self._absences = Absences()
+        self._log = subject_logger("mesh")
+
+    async def run(self) -> None:
+        """Forget now and then what may be forgotten."""
+        while True:
+            await trio.sleep(FORGET_INTERVAL)
+            now = trio.current_time()
+            self._adverts.expire(now)
+            self.note_absences(now)
+            for node in self._absences.overdue(now):
+                self._log.info("forgot %s: it was unreachable for long", node)
+                self._topology.forget(node)
+                self._forget(node)
+            self._topology.forget_silent(now)
+            self._topology.give_up_unreachable()
+            self.follow_topology()
+            self._adverts.give_up_unreachable(self._topology.branches())
+            self._routes.update()
+
+    def note_absences(self, now: float) -> None:
+        """Take note of which nodes are reachable."""
+        known = {*self._topology.nodes, *self._adverts.nodes} - {self._topology.own.own_id}
+        self._absences.note(known, self._routes.table, now)
+
+    def is_gone(self, node: str, now: float) -> bool:
+        """Whether a node has been unreachable for some time."""
+        return self._absences.is_gone(node, now)
+
+    def follow_topology(self) -> None:
+        """Forget the services and names of nodes that the topology gave up to free memory."""
+        given_up = self._topology.take_given_up()
+        for node in given_up:
+            self._forget(node)
+        if given_up:
+            self._log.warning(
+                "forgot %d nodes, %s among them: more are said to exist than can be remembered",
+                len(given_up),
+                given_up[0],
+            )
+
+    def _forget(self, node: str) -> None:
+        self._adverts.forget_node(node)
+        if node not in self._sessions:
+            self._names.forget(node)

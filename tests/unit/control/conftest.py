@@ -13,7 +13,7 @@ from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService
 from meshnode.errors import MeshTimeout, NoRoute
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
-from meshnode.mesh.peers.linklog import LinkFigures
+from meshnode.mesh.links.base import LinkFigures
 from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 
 GREETING = b"Receptor Control, node foo\n"

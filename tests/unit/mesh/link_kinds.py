@@ -15,7 +15,8 @@ from meshnode.config import parse_ws_url
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
-from meshnode.mesh.links.udp import UdpDialer, UdpListener
+from meshnode.mesh.links.udp import UdpDialer
+from meshnode.mesh.links.udp_listener import UdpListener
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
 from meshnode.protocol.framing import MAX_MESSAGE
 

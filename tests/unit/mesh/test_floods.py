@@ -9,7 +9,7 @@ from mesh_helpers import all_reach_all, join, line, meshes
 from stranger import EPOCH, stranger
 
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
-from meshnode.mesh.peers import linkstate, own_updates
+from meshnode.mesh.peers import linkstate, own_updates, routes
 from meshnode.protocol import adverts as adverts_module
 from meshnode.protocol import intake, own_links
 from meshnode.protocol import topology as topology_module
@@ -145,13 +145,13 @@ async def test_a_flood_takes_nothing_from_honest_nodes_and_is_given_back(flood, 
             for mesh, before in zip((near, victim, far), links, strict=True):
                 since = {c.peer: c.figures.since for c in mesh.status().connections}
                 assert all(since[c.peer] == c.figures.since for c in before)
-        await trio.sleep(4 * linkstate.FORGET_INTERVAL)
+        await trio.sleep(4 * routes.FORGET_INTERVAL)
         for mesh in (near, victim, far):
             link_state = mesh._link_state
             within_budgets(mesh)
             assert link_state.topology.bytes <= TOPOLOGY_BYTES / 8 + 10_000
             assert link_state.adverts.bytes <= ADVERTS_BYTES / 8 + 10_000
-            assert set(link_state._absences._since) <= {
+            assert set(link_state._forgetting._absences._since) <= {
                 *link_state.topology.nodes,
                 *link_state.adverts.nodes,
             }

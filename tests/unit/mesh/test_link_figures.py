@@ -4,9 +4,9 @@ import trio
 from mesh_helpers import join, line, meshes
 
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
-from meshnode.mesh.peers.probe import FIRST_PROBE, PROBE_INTERVAL
+from meshnode.mesh.peers.probes import FIRST_PROBE, PROBE_INTERVAL
+from meshnode.mesh.peers.sending import SEND_TIMEOUT
 from meshnode.mesh.peers.sendqueue import QUEUE_BYTES
-from meshnode.mesh.peers.session import SEND_TIMEOUT
 from meshnode.protocol.messages import PING_SERVICE, DataHeader, encode_service
 from meshnode.protocol.namehash import name_hash
 from meshnode.protocol.peering import IDLE_TIMEOUT
@@ -134,12 +134,12 @@ async def test_a_peer_that_never_reads_costs_a_bounded_queue_and_no_other_link(a
         foo._nursery.start_soon(foo.run_link, near)
         await open_mute(foo, "stuck", far)
         session = foo._link_state.sessions["stuck"]
-        sent = sum(session.send_data(data_for("stuck")) for _ in range(2000))
+        sent = sum(session.sender.send_data(data_for("stuck")) for _ in range(2000))
         await trio.testing.wait_all_tasks_blocked()
-        while session.send_data(data_for("stuck")):
+        while session.sender.send_data(data_for("stuck")):
             sent += 1
             await trio.testing.wait_all_tasks_blocked()
-        assert session._queue._data_bytes <= QUEUE_BYTES
+        assert session.sender._queue._data_bytes <= QUEUE_BYTES
         assert figures(foo, "stuck").dropped >= 2000 - sent
         # A sender to the stuck peer waits; nobody else does, and routing is not refused.
         assert not foo._router.has_room(name_hash("stuck"))
@@ -147,7 +147,7 @@ async def test_a_peer_that_never_reads_costs_a_bounded_queue_and_no_other_link(a
         start = trio.current_time()
         assert (await bar.ping("foo")).from_node == "foo"
         assert trio.current_time() == start
-        session.send_routing(b"\x01")
+        session.sender.send_routing(b"\x01")
         assert "stuck" in foo.status().routes
         await trio.sleep(max(SEND_TIMEOUT, IDLE_TIMEOUT) + 1)
         assert "stuck" not in foo.status().routes
@@ -163,7 +163,7 @@ async def test_news_overtakes_the_data_that_waits_on_a_slow_link(autojump_clock)
             await foo.wait_reachable("far")
             await trio.sleep(5)
             near.delay = 2.0
-            queue = mid._link_state.sessions["far"]
+            queue = mid._link_state.sessions["far"].sender
             while queue.send_data(data_for("far")):
                 pass
             async with meshes("new") as (new,):
@@ -182,6 +182,6 @@ async def test_a_link_that_is_slow_but_takes_what_it_is_given_lives(autojump_clo
         bar._nursery.start_soon(bar.run_link, far)
         await foo.wait_reachable("bar")
         for _ in range(20):
-            foo._link_state.sessions["bar"].send_data(data_for("bar"))
+            foo._link_state.sessions["bar"].sender.send_data(data_for("bar"))
         await trio.sleep(10 * SEND_TIMEOUT)
         assert list(foo.status().routes) == ["bar"]

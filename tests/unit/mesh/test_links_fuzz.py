@@ -34,7 +34,7 @@ from malformed import (
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers import places
-from meshnode.mesh.peers.session import SEND_TIMEOUT
+from meshnode.mesh.peers.sending import SEND_TIMEOUT
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 from meshnode.protocol.namehash import name_hash
 

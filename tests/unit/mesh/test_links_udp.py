@@ -13,10 +13,9 @@ import trio
 import trio.testing
 from link_kinds import GREETING, UDP, connect, linked, listening, receive
 
-from meshnode.mesh.links import udp
-from meshnode.mesh.links.base import SharedReader
-from meshnode.mesh.links.strangers import REQUEST, answer, read_challenge
-from meshnode.mesh.links.udp import AcceptedUdpLink, UdpListener
+from meshnode.mesh.links import udp, udp_listener
+from meshnode.mesh.links.udp_listener import AcceptedUdpLink, SharedReader, UdpListener
+from meshnode.mesh.links.unproven import REQUEST, answer, read_challenge
 from meshnode.protocol.framing import MAX_MESSAGE
 from meshnode.protocol.routing import RoutingUpdate
 
@@ -192,7 +191,7 @@ async def test_links_that_nobody_accepted_go_with_their_listener():
 
 
 async def test_no_more_links_wait_to_be_accepted_than_may(monkeypatch):
-    monkeypatch.setattr(udp, "MAX_NEW", 3)
+    monkeypatch.setattr(udp_listener, "MAX_NEW", 3)
     async with sockets_at(6) as (listener, (first, *others)):
         link = await begin(listener, first, b"\1")
         async with trio.open_nursery() as nursery:
@@ -217,7 +216,7 @@ async def flood(sock: socket.socket, listener: UdpListener, count: int, size: in
 
 
 async def test_a_link_that_nobody_reads_keeps_what_fits_and_drops_the_rest(monkeypatch):
-    monkeypatch.setattr(udp, "QUEUE_BYTES", 10 * (100 + udp.DATAGRAM_OVERHEAD))
+    monkeypatch.setattr(udp_listener, "QUEUE_BYTES", 10 * (100 + udp_listener.DATAGRAM_OVERHEAD))
     async with sockets_at(2) as (listener, (sock, other)):
         link = await begin(listener, sock, b"\1")
         async with read_meanwhile(listener):
@@ -229,9 +228,9 @@ async def test_a_link_that_nobody_reads_keeps_what_fits_and_drops_the_rest(monke
 
 
 async def test_what_waits_on_all_links_is_bounded_and_each_has_a_share(monkeypatch):
-    size = 1 + udp.DATAGRAM_OVERHEAD
-    monkeypatch.setattr(udp, "LISTENER_QUEUE_BYTES", 10 * size)
-    monkeypatch.setattr(udp, "QUEUE_SHARE", 2 * size)
+    size = 1 + udp_listener.DATAGRAM_OVERHEAD
+    monkeypatch.setattr(udp_listener, "LISTENER_QUEUE_BYTES", 10 * size)
+    monkeypatch.setattr(udp_listener, "QUEUE_SHARE", 2 * size)
     async with sockets_at(6) as (listener, sockets):
         links = [await begin(listener, sock, b"\1") for sock in sockets]
         for sock in sockets:
@@ -242,7 +241,7 @@ async def test_what_waits_on_all_links_is_bounded_and_each_has_a_share(monkeypat
         assert [len(link._arrived) for link in links] == [5, 5, 2, 2, 2, 2]
         for link in links:
             await link.aclose()
-        assert listener._room == udp.LISTENER_QUEUE_BYTES
+        assert listener._room == udp_listener.LISTENER_QUEUE_BYTES
 
 
 async def test_a_message_that_no_datagram_holds_is_lost_and_told_once(caplog):
@@ -313,7 +312,7 @@ def test_errors_of_the_network_cost_a_proven_link_datagrams_at_most(errors):
         async with listening(UDP) as (listener, dialer):
             near, far = await connect(listener, dialer)
             doubts: list[str] = []
-            near.when_doubtful(lambda text: doubts.append(text) is None)
+            near.check_errors_by(lambda text: doubts.append(text) is None)
             await far.send([b"word"])
             assert await receive(near, 1) == [b"word"]
             near._socket._sock = Refusing(near._socket._sock, errors.copy())
@@ -341,7 +340,7 @@ async def test_a_dialer_that_hears_nothing_more_may_be_told_so_and_goes_on():
         await far.send([b"word"])
         assert await receive(near, 1) == [b"word"]
         doubts: list[str] = []
-        near.when_doubtful(lambda text: doubts.append(text) is None)
+        near.check_errors_by(lambda text: doubts.append(text) is None)
         await far.aclose()
         await listener.aclose()
         await near.send([GREETING])
@@ -361,7 +360,7 @@ async def test_a_dialer_that_hears_nothing_more_may_be_told_so_and_goes_on():
 async def test_a_fault_that_a_datagram_brings_about_costs_no_link(monkeypatch, caplog):
     async with sockets_at(2) as (listener, (honest, other)):
         link = await begin(listener, honest, b"\1")
-        listener.greet_by(FaultyGreeter())
+        listener.probe_by(FaultyProbe())
         other.send(RoutingUpdate("bar", "abcdefgh", 1, 1, {}, "bar").encode())
         honest.send(b"\0still")
         assert await receive(link, 1) == [b"\0still"]
@@ -369,7 +368,7 @@ async def test_a_fault_that_a_datagram_brings_about_costs_no_link(monkeypatch, c
         await link.aclose()
 
 
-class FaultyGreeter:
+class FaultyProbe:
     """Fails whatever it is asked."""
 
     def __getattr__(self, name: str):
@@ -386,7 +385,7 @@ class Mailboxes:
         self.send, self.receive = trio.open_memory_channel[str](100)
         self.boxes: dict[str, int] = {}
         self.working = 0
-        self.turns = SharedReader(self.work)
+        self.reader = SharedReader(self.work)
 
     async def work(self) -> None:
         self.working += 1
@@ -396,10 +395,10 @@ class Mailboxes:
         finally:
             self.working -= 1
         self.boxes[who] = self.boxes.get(who, 0) + 1
-        self.turns.wake(who)
+        self.reader.wake(who)
 
     async def wait(self, who: str, count: int) -> None:
-        await self.turns.wait(who, lambda: self.boxes.get(who, 0) >= count)
+        await self.reader.wait(who, lambda: self.boxes.get(who, 0) >= count)
 
 
 async def test_the_work_goes_on_whoever_leaves(autojump_clock):
@@ -442,5 +441,5 @@ async def test_who_does_the_work_can_be_woken(autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         for name in "ab":
             mail.boxes[name] = 1
-            mail.turns.wake(name)
+            mail.reader.wake(name)
     assert mail.working == 0

@@ -250,7 +250,7 @@ async def test_a_message_of_unknown_type_is_ignored(autojump_clock):
 
 async def test_data_for_nobody_we_know_is_dropped(autojump_clock):
     async with line("foo", "bar") as (_foo, bar):
-        bar._link_state.sessions["foo"].send_data(bytes([0, 5, 0, 0]) + b"\x01" * 32)
+        bar._link_state.sessions["foo"].sender.send_data(bytes([0, 5, 0, 0]) + b"\x01" * 32)
         assert (await bar.ping("foo")).from_node == "foo"
 
 

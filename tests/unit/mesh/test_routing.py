@@ -10,7 +10,7 @@ from mesh_helpers import all_reach_all, join, line, meshes
 from meshnode.errors import DuplicateNode
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.mesh import open_mesh
-from meshnode.mesh.peers import linkstate, own_services, own_updates
+from meshnode.mesh.peers import own_services, own_updates, routes
 from meshnode.mesh.peers.own_updates import new_epoch
 from meshnode.protocol.adverts import ADVERTISEMENT_LIFETIME
 from meshnode.protocol.peering import IDLE_TIMEOUT
@@ -72,7 +72,7 @@ async def test_a_service_whose_withdrawal_was_lost_goes_all_the_same(autojump_cl
         await foo.listen("kept")
         await trio.sleep(1)
         assert {a.service for a in bar.status().advertisements} == {"svc", "kept"}
-        await trio.sleep(ADVERTISEMENT_LIFETIME + linkstate.FORGET_INTERVAL)
+        await trio.sleep(ADVERTISEMENT_LIFETIME + routes.FORGET_INTERVAL)
         assert {a.service for a in bar.status().advertisements} == {"kept"}
 
 

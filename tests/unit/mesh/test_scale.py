@@ -7,9 +7,9 @@ import pytest
 import trio
 from simulation import full_mesh, node_names, ring_with_chords, tree, world
 
-from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
 from meshnode.mesh.peers.own_updates import UPDATE_INTERVAL
-from meshnode.mesh.peers.probe import PROBE_INTERVAL
+from meshnode.mesh.peers.probes import PROBE_INTERVAL
+from meshnode.mesh.peers.routes import FORGET_INTERVAL
 from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.reachability import FORGET_AFTER
 

@@ -2,15 +2,12 @@
 
 import trio
 
+from meshnode.mesh.peers.sending import FIRST_BATCH, QUICK_SEND, SLOW_SEND, BatchSize
 from meshnode.mesh.peers.sendqueue import (
     BATCH_BYTES,
-    FIRST_BATCH,
     LOW_WATER,
     QUEUE_BYTES,
-    QUICK_SEND,
     ROUTING_BYTES,
-    SLOW_SEND,
-    BatchSize,
     SendQueue,
 )
 

@@ -9,10 +9,11 @@ import trio.testing
 from mesh_helpers import all_reach_all, join, meshes
 from receptor_udp import PlainUdpDialer, ReceptorPeer
 
-from meshnode.mesh.links.strangers import AMPLIFICATION, GIVEN_UP
-from meshnode.mesh.links.udp import UdpDialer, UdpListener
+from meshnode.mesh.links.udp import UdpDialer
+from meshnode.mesh.links.udp_listener import UdpListener
+from meshnode.mesh.links.unproven import AMPLIFICATION, GIVEN_UP
 from meshnode.mesh.mesh import Mesh, open_mesh
-from meshnode.mesh.peers.linklog import STEADY
+from meshnode.mesh.peers.session import LASTING
 from meshnode.policies import LinkPolicy
 from meshnode.protocol.messages import MessageType
 from meshnode.protocol.peering import IDLE_TIMEOUT
@@ -153,7 +154,7 @@ async def test_a_listener_that_was_restarted_is_linked_again_before_the_old_link
         async with open_mesh("victim") as victim, listening(victim) as port:
             near.add_dialer(dialer("127.0.0.1", port))
             await near.wait_reachable("victim")
-            await trio.sleep(STEADY)
+            await trio.sleep(LASTING)
             # It ends without a word, as a node that is killed does.
             for session in list(victim.sessions):
                 await session._link.aclose()

@@ -4,22 +4,22 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshnode.mesh.links import strangers as strangers_module
-from meshnode.mesh.links.strangers import (
+from meshnode.mesh.links import unproven as unproven_module
+from meshnode.mesh.links.unproven import (
     AMPLIFICATION,
     ANSWER_TYPE,
     CHALLENGE_TYPE,
     COOKIE_LENGTH,
     GIVEN_UP,
     LIFETIME,
-    MAX_STRANGERS,
+    MAX_UNPROVEN,
     PREFIX_LENGTH,
     READ_AT_ONCE,
     REQUEST,
     STEPS,
     CookieJar,
     Proven,
-    Strangers,
+    UnprovenAddresses,
     answer,
     read_challenge,
 )
@@ -27,7 +27,7 @@ from meshnode.protocol.messages import MessageType
 from meshnode.protocol.routing import RoutingUpdate
 
 
-class FakeGreeter:
+class FakeProbe:
     """Says recognisable things, and counts what is expected."""
 
     def __init__(self, hello: bytes = b"\x01hello") -> None:
@@ -46,10 +46,10 @@ class FakeGreeter:
         self._services += 1
         return b"%08d" % self._services
 
-    def expect(self, service, heard) -> None:
+    def expect_reply(self, service, heard) -> None:
         self.expected[service] = heard
 
-    def expect_no_more(self, service) -> None:
+    def expect_no_reply(self, service) -> None:
         del self.expected[service]
 
 
@@ -63,116 +63,116 @@ def address(number: int) -> tuple[str, int]:
     return (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 2222)
 
 
-def make(greeter: FakeGreeter) -> Strangers:
-    return Strangers(greeter, greeter.proven.append)
+def make(probe: FakeProbe) -> UnprovenAddresses:
+    return UnprovenAddresses(probe, probe.proven.append)
 
 
-def proven_of(strangers: Strangers) -> list[Proven]:
+def proven_of(unproven: UnprovenAddresses) -> list[Proven]:
     """Return the addresses that have shown that they read there since the last call."""
-    proven = [*strangers.greeter.proven]
-    strangers.greeter.proven.clear()
+    proven = [*unproven.probe.proven]
+    unproven.probe.proven.clear()
     return proven
 
 
 @pytest.fixture
-def greeter() -> FakeGreeter:
-    return FakeGreeter()
+def probe() -> FakeProbe:
+    return FakeProbe()
 
 
 @pytest.fixture
-def strangers(greeter) -> Strangers:
-    return make(greeter)
+def unproven(probe) -> UnprovenAddresses:
+    return make(probe)
 
 
 HERE = address(1)
 
 
-def test_a_stranger_is_told_who_we_are_and_then_pinged_a_few_times(strangers):
-    strangers.take(HERE, hello_of("bar"), 0.0)
+def test_a_stranger_is_told_who_we_are_and_then_pinged_a_few_times(unproven):
+    unproven.take(HERE, hello_of("bar"), 0.0)
     said = []
-    while (now := strangers.next_due()) < GIVEN_UP:
-        said += [(now, *message) for message in strangers.due(now)]
+    while (now := unproven.next_due()) < GIVEN_UP:
+        said += [(now, *message) for message in unproven.due(now)]
     assert said[0] == (STEPS[0], HERE, b"\x01hello")
     assert said[1:] == [(step, HERE, b"\x00pingbar00000001") for step in STEPS[1:]]
-    assert len(strangers) == 1
-    strangers.due(now)
-    assert len(strangers) == 0
+    assert len(unproven) == 1
+    unproven.due(now)
+    assert len(unproven) == 0
 
 
 @pytest.mark.parametrize("by_the_link", [True, False], ids=["here", "by another link"])
-def test_an_answer_to_a_ping_proves_the_address_once(strangers, greeter, by_the_link):
+def test_an_answer_to_a_ping_proves_the_address_once(unproven, probe, by_the_link):
     first, last = hello_of("bar"), hello_of("bar", peers=3)
-    strangers.take(HERE, first, 0.0)
-    strangers.take(HERE, last, 0.2)
+    unproven.take(HERE, first, 0.0)
+    unproven.take(HERE, last, 0.2)
     if by_the_link:
-        strangers.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
+        unproven.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
     else:
-        greeter.expected[b"00000001"]()
-    assert proven_of(strangers) == [Proven(HERE, last)]
-    assert proven_of(strangers) == []
-    assert (len(strangers), greeter.expected) == (0, {})
+        probe.expected[b"00000001"]()
+    assert proven_of(unproven) == [Proven(HERE, last)]
+    assert proven_of(unproven) == []
+    assert (len(unproven), probe.expected) == (0, {})
 
 
-def test_what_another_address_was_told_proves_nothing(strangers):
-    strangers.take(HERE, hello_of("bar"), 0.0)
-    strangers.take(address(2), hello_of("baz"), 0.0)
-    strangers.take(HERE, b"\x00" * 28 + b"00000002", 0.4)
-    assert proven_of(strangers) == []
+def test_what_another_address_was_told_proves_nothing(unproven):
+    unproven.take(HERE, hello_of("bar"), 0.0)
+    unproven.take(address(2), hello_of("baz"), 0.0)
+    unproven.take(HERE, b"\x00" * 28 + b"00000002", 0.4)
+    assert proven_of(unproven) == []
 
 
-def test_a_long_word_of_ours_waits_until_enough_has_come(greeter):
-    strangers = make(FakeGreeter(bytes([MessageType.ROUTE]) * 2 * AMPLIFICATION * 150))
+def test_a_long_word_of_ours_waits_until_enough_has_come(probe):
+    unproven = make(FakeProbe(bytes([MessageType.ROUTE]) * 2 * AMPLIFICATION * 150))
     hello = hello_of("bar")
-    strangers.take(HERE, hello, 0.0)
-    assert strangers.due(STEPS[0]) == []
-    strangers.take(HERE, hello, 1.0)
-    strangers.take(HERE, hello, 1.5)
-    assert [len(message) for _, message in strangers.due(2.0)] == [900]
+    unproven.take(HERE, hello, 0.0)
+    assert unproven.due(STEPS[0]) == []
+    unproven.take(HERE, hello, 1.0)
+    unproven.take(HERE, hello, 1.5)
+    assert [len(message) for _, message in unproven.due(2.0)] == [900]
 
 
 @pytest.mark.parametrize("data", [b"\x01", b"\x01{}", b"\x00" * 36, b"\x02{}", b"\x03[]", b"x"])
-def test_only_a_hello_begins_anything(strangers, data):
-    strangers.take(HERE, data, 0.0)
-    assert len(strangers) == 0
+def test_only_a_hello_begins_anything(unproven, data):
+    unproven.take(HERE, data, 0.0)
+    assert len(unproven) == 0
 
 
-def test_a_flood_of_addresses_takes_no_more_than_its_bounds(strangers, greeter):
+def test_a_flood_of_addresses_takes_no_more_than_its_bounds(unproven, probe):
     now = 0.0
     for number in range(2000):
         now += 0.02
-        strangers.take(
+        unproven.take(
             address(number), hello_of("bar", peers=number % 200 * (number % 10 == 0)), now
         )
-        assert strangers._kept <= strangers_module.KEPT_BYTES
-    assert 1 <= len(strangers) <= MAX_STRANGERS
-    assert len(greeter.expected) == len(strangers)
-    strangers.clear()
-    assert (len(strangers), strangers._kept, len(strangers._held)) == (0, 0, 0)
-    assert greeter.expected == {}
+        assert unproven._kept <= unproven_module.KEPT_BYTES
+    assert 1 <= len(unproven) <= MAX_UNPROVEN
+    assert len(probe.expected) == len(unproven)
+    unproven.clear()
+    assert (len(unproven), unproven._kept, len(unproven._held)) == (0, 0, 0)
+    assert probe.expected == {}
 
 
-def test_who_sends_many_hellos_at_once_has_few_of_them_read(strangers):
+def test_who_sends_many_hellos_at_once_has_few_of_them_read(unproven):
     for number in range(10 * READ_AT_ONCE):
-        strangers.take(address(number), hello_of("bar"), 0.0)
-    assert len(strangers) == READ_AT_ONCE
+        unproven.take(address(number), hello_of("bar"), 0.0)
+    assert len(unproven) == READ_AT_ONCE
 
 
-def test_the_one_network_with_most_strangers_gives_way_to_others(strangers, monkeypatch):
-    monkeypatch.setattr(strangers_module, "MAX_STRANGERS", 10)
-    strangers.take(HERE, hello_of("honest"), 0.0)
+def test_the_one_network_with_most_strangers_gives_way_to_others(unproven, monkeypatch):
+    monkeypatch.setattr(unproven_module, "MAX_UNPROVEN", 10)
+    unproven.take(HERE, hello_of("honest"), 0.0)
     for port in range(50):
-        strangers.take(("10.9.9.9", port), hello_of("bar"), 0.0)
-    strangers.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
-    assert [proven.address for proven in proven_of(strangers)] == [HERE]
+        unproven.take(("10.9.9.9", port), hello_of("bar"), 0.0)
+    unproven.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
+    assert [proven.address for proven in proven_of(unproven)] == [HERE]
 
 
-def test_the_ports_of_one_network_of_ipv6_are_one_holder(strangers, monkeypatch):
-    monkeypatch.setattr(strangers_module, "MAX_STRANGERS", 10)
-    strangers.take(HERE, hello_of("honest"), 0.0)
+def test_the_ports_of_one_network_of_ipv6_are_one_holder(unproven, monkeypatch):
+    monkeypatch.setattr(unproven_module, "MAX_UNPROVEN", 10)
+    unproven.take(HERE, hello_of("honest"), 0.0)
     for number in range(50):
-        strangers.take((f"2001:db8::{number:x}", 7, 0, 0), hello_of("bar"), 0.0)
-    strangers.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
-    assert len(proven_of(strangers)) == 1
+        unproven.take((f"2001:db8::{number:x}", 7, 0, 0), hello_of("bar"), 0.0)
+    unproven.take(HERE, b"\x00" * 28 + b"00000001", 0.4)
+    assert len(proven_of(unproven)) == 1
 
 
 DATAGRAMS = st.one_of(
@@ -188,15 +188,15 @@ DATAGRAMS = st.one_of(
     st.integers(1, 3000),
 )
 def test_no_unproven_address_is_sent_more_than_thrice_what_it_sent(datagrams, size):
-    greeter = FakeGreeter(b"\x01" * size)
-    strangers, jar = make(greeter), CookieJar()
+    probe = FakeProbe(b"\x01" * size)
+    unproven, jar = make(probe), CookieJar()
     now = 0.0
     came: dict[object, int] = {}
     went: dict[object, int] = {}
 
     def send_what_is_due(until: float) -> None:
-        while (due := strangers.next_due()) <= until:
-            for receiver, message in strangers.due(due):
+        while (due := unproven.next_due()) <= until:
+            for receiver, message in unproven.due(due):
                 went[receiver] = went.get(receiver, 0) + len(message)
                 assert went[receiver] <= AMPLIFICATION * came[receiver]
 
@@ -208,10 +208,10 @@ def test_no_unproven_address_is_sent_more_than_thrice_what_it_sent(datagrams, si
         if data == REQUEST:  # as the listener does
             went[sender] = went.get(sender, 0) + len(jar.challenge(sender, now))
         else:
-            strangers.take(sender, data, now)
+            unproven.take(sender, data, now)
         assert went.get(sender, 0) <= AMPLIFICATION * came[sender]
     send_what_is_due(now + GIVEN_UP)
-    assert len(strangers) == 0
+    assert len(unproven) == 0
 
 
 # --- cookies -------------------------------------------------------------------------------------

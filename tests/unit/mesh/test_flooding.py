@@ -5,7 +5,7 @@ from collections import Counter
 import hypothesis.strategies as st
 from hypothesis import given
 
-from meshnode.mesh.peers.telling import BEHIND_BYTES, PORTION_BYTES, Telling
+from meshnode.mesh.peers.flooding import BEHIND_BYTES, PORTION_BYTES, PeerFeed
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 from meshnode.protocol.topology import Topology
@@ -33,11 +33,11 @@ class SlowSession:
     def call_when_drained(self):
         self._asked = True
 
-    def drain(self, telling):
+    def drain(self, feed):
         self.routing_waiting = 0
         while self._asked:
             self._asked = False
-            telling.go_on()
+            feed.resume()
             self.routing_waiting = 0
 
 
@@ -53,19 +53,19 @@ def advert(node, service, number, size=10):
 
 def scene():
     session, topology, adverts = SlowSession(), Topology("own", 1), AdvertisementTable()
-    return session, topology, adverts, Telling(session, topology, adverts)
+    return session, topology, adverts, PeerFeed("peer", session, topology, adverts)
 
 
 def test_a_peer_that_joins_is_told_all_in_portions_and_the_first_nodes_first():
-    session, topology, adverts, telling = scene()
+    session, topology, adverts, feed = scene()
     nodes = [f"n{number:03}" for number in range(100)]
     for node in nodes:
         topology.apply(update(node, 1, links=1000), 0.0, "via")
         for service in "abc":
             adverts.apply(advert(node, service, 1, 3000), 0.0, None, "via")
-    telling.tell_all([*reversed(nodes), "gone", "peer"])
+    feed.tell_all([*reversed(nodes), "gone", "peer"])
     assert PORTION_BYTES <= session.routing_waiting <= PORTION_BYTES + 65_535
-    session.drain(telling)
+    session.drain(feed)
     assert session.most_waiting <= PORTION_BYTES + 65_535
     updates = [RoutingUpdate.decode(m).node_id for m in session.sent if m[0] == 1]
     assert updates == [*reversed(nodes)]
@@ -74,10 +74,10 @@ def test_a_peer_that_joins_is_told_all_in_portions_and_the_first_nodes_first():
 
 
 def test_of_itself_a_peer_is_told_its_services_only():
-    session, topology, adverts, telling = scene()
+    session, topology, adverts, feed = scene()
     topology.apply(update("peer", 1), 0.0, "peer")
     adverts.apply(advert("peer", "old", 1), 0.0, None, "peer")
-    telling.tell_all(["peer"])
+    feed.tell_all(["peer"])
     assert [m[0] for m in session.sent] == [2]
 
 
@@ -90,7 +90,7 @@ NEWS = st.lists(
 
 @given(NEWS)
 def test_a_peer_whose_link_is_behind_hears_the_newest_of_all_in_the_end(news):
-    session, topology, adverts, telling = scene()
+    session, topology, adverts, feed = scene()
     for number, (node, is_advert, size, drain) in enumerate(news, 1):
         if is_advert:
             word = advert(node, "svc", number, size * 4)
@@ -100,10 +100,10 @@ def test_a_peer_whose_link_is_behind_hears_the_newest_of_all_in_the_end(news):
             word = update(node, number, size)
             topology.apply(word, 0.0, "via")
             message = topology.message_about(node)
-        telling.pass_on(node, message, is_advert=is_advert)
+        feed.forward(node, message, is_advert=is_advert)
         if drain:
-            session.drain(telling)
-    session.drain(telling)
+            session.drain(feed)
+    session.drain(feed)
     assert session.most_waiting <= BEHIND_BYTES + 65_535
     newest = {}
     for message in session.sent:
@@ -117,9 +117,9 @@ def test_a_peer_whose_link_is_behind_hears_the_newest_of_all_in_the_end(news):
 
 
 def test_however_long_a_peer_takes_nothing_no_more_waits_for_it():
-    session, topology, _, telling = scene()
+    session, topology, _, feed = scene()
     for sequence in range(1, 300):
         topology.apply(update(f"n{sequence % 7}", sequence, 800), 0.0, "via")
         message = topology.message_about(f"n{sequence % 7}")
-        telling.pass_on(f"n{sequence % 7}", message, is_advert=False)
+        feed.forward(f"n{sequence % 7}", message, is_advert=False)
     assert session.routing_waiting <= BEHIND_BYTES + 65_535

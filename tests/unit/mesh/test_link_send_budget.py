@@ -16,7 +16,7 @@ from meshnode.mesh.peers.sendqueue import (
     MAX_LENT,
     MAX_WAITING,
     QUEUE_BYTES,
-    Outgoing,
+    SendBudget,
     SendQueue,
 )
 
@@ -33,7 +33,7 @@ def fill(queue: SendQueue, message: Message = MESSAGE) -> int:
 
 @pytest.mark.parametrize("links", [1, 4, 10, 300, 2000])
 def test_links_that_read_nothing_hold_no_more_than_the_budget_and_their_least_parts(links):
-    outgoing = Outgoing()
+    outgoing = SendBudget()
     queues = [SendQueue(outgoing) for _ in range(links)]
     for queue in queues:
         queue.open()
@@ -46,7 +46,7 @@ def test_links_that_read_nothing_hold_no_more_than_the_budget_and_their_least_pa
 
 
 def test_a_link_that_reads_has_its_part_while_all_others_are_behind():
-    outgoing = Outgoing()
+    outgoing = SendBudget()
     deaf = [SendQueue(outgoing) for _ in range(100)]
     reader = SendQueue(outgoing)
     for queue in (*deaf, reader):
@@ -57,7 +57,7 @@ def test_a_link_that_reads_has_its_part_while_all_others_are_behind():
 
 
 async def test_what_has_left_or_belonged_to_a_link_that_is_gone_counts_no_more():
-    outgoing = Outgoing()
+    outgoing = SendBudget()
     one, other = SendQueue(outgoing), SendQueue(outgoing)
     for queue in (one, other):
         queue.open()
@@ -83,7 +83,7 @@ OPERATION = st.tuples(
 
 @given(st.lists(OPERATION, max_size=200))
 def test_whatever_links_do_the_count_is_of_what_waits(operations):
-    outgoing = Outgoing()
+    outgoing = SendBudget()
     queues = [SendQueue(outgoing) for _ in range(3)]
     taken = [0, 0, 0]
 
@@ -108,7 +108,7 @@ def test_whatever_links_do_the_count_is_of_what_waits(operations):
                 case "clear":
                     queue.clear()
                     queues[index], taken[index] = SendQueue(outgoing), 0
-            waiting = sum(q.routing_bytes + q.data_bytes for q in queues) + sum(taken)
+            waiting = sum(q.routing_bytes + q._data_bytes for q in queues) + sum(taken)
             assert outgoing.waiting == waiting
         for queue in queues:
             queue.clear()
@@ -128,7 +128,7 @@ def is_held(space: bytearray) -> bool:
 
 
 def test_messages_that_wait_hold_few_of_the_spaces_that_they_were_read_into():
-    outgoing = Outgoing()
+    outgoing = SendBudget()
     spaces = [bytearray(SPACE // 64) for _ in range(4 * MAX_LENT)]
     queues = [SendQueue(outgoing) for _ in range(4)]
     for number, space in enumerate(spaces):

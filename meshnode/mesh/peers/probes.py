@@ -1,13 +1,15 @@
-"""How long a message takes to each peer and back: one ping a link, now and then.
+"""Pings that go over one link, whatever the routes say: they measure links and prove addresses.
 
-A ping is 36 bytes each way and every node answers it, receptor's too (protocol section 3). It is
-put on the link itself, whatever the routes say; the answer comes back by the peer's route to us.
+A ping has 36 bytes, as has its answer, and every node answers it, receptor's too (protocol section
+3). The answer comes back by the peer's route to us.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import trio
 
+from meshnode.mesh.dataplane import random_id
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.mesh.router import Router
@@ -18,14 +20,15 @@ from meshnode.protocol.messages import (
     ServiceKey,
     Unreachable,
 )
-from meshnode.protocol.namehash import NameTable
+from meshnode.protocol.namehash import NameTable, name_hash
+from meshnode.protocol.own_links import OwnLinks
 
 PROBE_INTERVAL = 20.0
-"""Seconds between two pings over one link: 4 bytes a second are no load on any."""
+"""Seconds between two pings over one link: 4 bytes a second."""
 
 FIRST_PROBE = 0.5
-"""Seconds after a link came up before it is first measured: its peer has routes to us by then, and
-many links that come up at once are measured in one go."""
+"""Seconds after a link came up until it is first measured: its peer has a route to us by then, and
+links that came up together are measured together."""
 
 
 class LinkProbe:
@@ -35,6 +38,7 @@ class LinkProbe:
         self._router = router
         self._names = names
         self._sent: dict[bytes, tuple[float, PeerSession]] = {}
+        """When which session was pinged, by the peer's hash; without those that answered."""
         self._new_link = trio.Event()
         self._service: ServiceKey | None = None
 
@@ -61,9 +65,9 @@ class LinkProbe:
         self._finish()
         due = [s for s in sessions if now - s.probed >= PROBE_INTERVAL / 2 or s in unanswered]
         for session in due:
-            self.ask(session)
+            self.ping(session)
 
-    def ask(self, session: PeerSession) -> None:
+    def ping(self, session: PeerSession) -> None:
         """Ping the peer of a session now."""
         if self._service is None:
             self._service = self._router.free_service()
@@ -72,7 +76,7 @@ class LinkProbe:
         session.probed = trio.current_time()
         self._sent[peer] = (session.probed, session)
         header = DataHeader(WIRE_HOPS, self._router.own_hash, peer, self._service, PING_SERVICE)
-        session.send_data(header.encode())
+        session.sender.send_data(header.encode())
 
     def _finish(self) -> None:
         self._sent.clear()
@@ -93,4 +97,50 @@ class LinkProbe:
                 self._finish()
 
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
-        """A peer whose firewall refuses pings has no round-trip time."""
+        """Ignore it: a peer whose firewall rejects pings has no round-trip time."""
+
+
+class MeshAddressProbe:
+    """Probes unproven addresses for the listeners of a node: an ``AddressProbe``."""
+
+    def __init__(self, router: Router, own: OwnLinks) -> None:
+        self._router = router
+        self._own = own
+
+    def hello(self) -> bytes:
+        """Return an update of this node without links: nodes that are no peers need only its ID."""
+        return replace(self._own.next_update(random_id()), connections={}).encode()
+
+    def ping(self, peer: str, service: ServiceKey) -> bytes:
+        """Return a ping of a node, to be answered to ``service``."""
+        # Not by the name table: an unproven address may claim any number of names.
+        destination = name_hash(peer)
+        own = self._router.own_hash
+        return DataHeader(WIRE_HOPS, own, destination, service, PING_SERVICE).encode()
+
+    def free_service(self) -> ServiceKey:
+        """Return a random name that no service here has."""
+        return self._router.free_service()
+
+    def expect_reply(self, service: ServiceKey, heard: Callable[[], None]) -> None:
+        """Call ``heard`` when something arrives for a service, over any link."""
+        self._router.bind(service, _Reply(heard))
+
+    def expect_no_reply(self, service: ServiceKey) -> None:
+        """Undo :meth:`expect_reply`."""
+        self._router.unbind(service)
+
+
+class _Reply:
+    """A ``Receiver`` that only tells that something came."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self._heard = heard
+
+    def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
+        """Tell of an answer."""
+        self._heard()
+
+    def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
+        """Tell of a rejection by the peer's firewall: it can only send that if it has the ping."""
+        self._heard()

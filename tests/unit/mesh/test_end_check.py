@@ -14,8 +14,7 @@ from mesh_helpers import meshes
 
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.peers.boundary import Ended
-from meshnode.mesh.peers.greeting import ASKED_EVERY, BELIEVED_AFTER, Goodbyes
+from meshnode.mesh.peers.ending import ASKED_EVERY, BELIEVED_AFTER, EndCheck, Ended
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 
@@ -146,7 +145,7 @@ async def test_a_peer_that_says_goodbye_and_no_more_is_believed_soon(autojump_cl
 async def test_what_the_network_says_of_a_peer_that_answers_does_not_end_the_link(autojump_clock):
     async with forged_link() as found:
         for pause in (0.0, 0.1, 1.0, BELIEVED_AFTER, 0.3) * 5:
-            assert found.session._doubt("connection refused")
+            assert found.session._suspect_broken("connection refused")
             await trio.sleep(pause)
         await trio.sleep(2 * BELIEVED_AFTER)
         assert found.is_up()
@@ -161,7 +160,7 @@ async def test_what_the_network_says_of_a_peer_that_is_silent_is_believed_soon(
         near, far = memory_link_pair("link")
         near.forgeable = True
         told: list[Callable[[str], bool]] = []
-        near.when_doubtful = told.append
+        near.check_errors_by = told.append
         victim._nursery.start_soon(victim.run_link, near)
         await trio.testing.wait_all_tasks_blocked()
         (doubt,) = told
@@ -179,7 +178,7 @@ async def test_what_the_network_says_of_a_peer_that_is_silent_is_believed_soon(
 
 async def test_a_link_that_nobody_can_forge_ends_at_once(autojump_clock):
     async with forged_link() as found:
-        found.session._goodbyes = None
+        found.session._end_check = None
         before = trio.current_time()
         await found.forger.send([REJECT_MESSAGE])
         await trio.testing.wait_all_tasks_blocked()
@@ -189,13 +188,13 @@ async def test_a_link_that_nobody_can_forge_ends_at_once(autojump_clock):
 
 async def test_a_peer_is_asked_at_a_bounded_rate(autojump_clock):
     asked: list[float] = []
-    goodbyes = Goodbyes(lambda: asked.append(trio.current_time()))
+    check = EndCheck(lambda: asked.append(trio.current_time()))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(goodbyes.run)
+        nursery.start_soon(check.run)
         for _ in range(1000):
-            goodbyes.said(Ended("forged"))
+            check.suspect(Ended("forged"))
             await trio.sleep(0.005)
-            goodbyes.denied()
+            check.refute()
             await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
     assert len(asked) <= 10 / ASKED_EVERY + 1

@@ -14,7 +14,8 @@ from meshnode.mesh.links.tcp import TcpDialer
 from meshnode.mesh.links.udp import UdpDialer
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers import places
-from meshnode.mesh.peers.linklog import REDIAL_FIRST, REDIAL_MOST, STEADY
+from meshnode.mesh.peers.endpoints import REDIAL_FIRST, REDIAL_JITTER, REDIAL_MOST, redial_delay
+from meshnode.mesh.peers.session import LASTING
 from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
@@ -175,7 +176,7 @@ async def test_a_peer_that_goes_after_its_link_has_lasted_is_dialed_soon(autojum
         await trio.sleep(100)
         await listening.set_policy(LinkPolicy(), "they agree now")
         await foo.wait_reachable("bar")
-        await trio.sleep(STEADY + 1)
+        await trio.sleep(LASTING + 1)
         before = trio.current_time()
         await listening.set_policy(LinkPolicy(), "a break")
         await trio.sleep(2 * REDIAL_FIRST)
@@ -311,10 +312,21 @@ async def test_who_has_been_linked_for_long_finds_a_place_again(autojump_clock, 
         listening = foo.add_listener(elsewhere)
         honest.add_dialer(MemoryDialer(elsewhere))
         await foo.wait_reachable("honest")
-        await trio.sleep(STEADY + 1)
+        await trio.sleep(LASTING + 1)
         await listening.set_policy(LinkPolicy(), "a cut")
         for other in others:
             other.add_dialer(MemoryDialer(place))
         await trio.sleep(60)
         assert "honest" in peers(foo)
         assert len(peers(foo)) == 8
+
+
+# --- redialing -----------------------------------------------------------------------------------
+
+
+def test_pauses_grow_to_their_bound_and_never_vanish():
+    for failures in (1, 2, 5, 10, 1000, 10**9):
+        for _ in range(20):
+            assert REDIAL_FIRST * (1 - REDIAL_JITTER) <= redial_delay(failures) <= REDIAL_MOST
+    assert redial_delay(1) <= REDIAL_FIRST
+    assert redial_delay(100) >= REDIAL_MOST * (1 - REDIAL_JITTER)

@@ -9,8 +9,8 @@ import trio.testing
 from mesh_helpers import line, meshes
 from stranger import EPOCH, stranger
 
-from meshnode.mesh.peers.linkstate import FORGET_INTERVAL
 from meshnode.mesh.peers.own_services import ADVERTISE_INTERVAL, ANSWER_INTERVAL, WITHDRAWN_AT_ONCE
+from meshnode.mesh.peers.routes import FORGET_INTERVAL
 from meshnode.protocol.adverts import RENEWED_WITHIN
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.protocol.times import (
@@ -115,7 +115,7 @@ async def test_a_service_that_somebody_withdrew_in_our_name_is_back_at_once(auto
 async def test_a_clock_that_is_behind_is_no_help_against_the_owner(autojump_clock, monkeypatch):
     now = time.time_ns()
     async with line("foo", "bar") as (foo, bar), stranger(bar) as other:
-        monkeypatch.setattr("meshnode.mesh.peers.adverts.time.time_ns", lambda: now - YEAR)
+        monkeypatch.setattr("meshnode.mesh.peers.own_services.time.time_ns", lambda: now - YEAR)
         await foo.listen("svc")
         forged = ServiceAdvertisement("foo", "svc", format_time(now), 0, {"type": "forged"})
         await other.say(forged)
