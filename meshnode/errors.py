@@ -103,7 +103,7 @@ class ReloadFault(IntEnum):
     """The configuration file cannot be read or does not parse."""
 
     FAILED = 5
-    """What the configuration asks for cannot be had now, such as a port."""
+    """What the configuration asks for is not available now, such as a port."""
 
 
 class ReloadRefused(MeshnodeError):

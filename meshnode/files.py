@@ -102,12 +102,12 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def make_file(path: str) -> int:
-    """Make a file that nobody can have made before; return it opened to be written.
+    """Make a file that must not exist yet; return its descriptor, open for writing.
 
     Raises:
         OSError: something is there already, or the disk refuses.
     """
-    # What was just made needs no look at what it is.
+    # O_EXCL: the file is new, so it needs none of open_file's checks.
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _GUARDED, PRIVATE)
 
 

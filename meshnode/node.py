@@ -39,7 +39,7 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
     ``load_again`` is what the ``reload`` command reads.
 
     Raises:
-        ConfigError: something that the configuration names cannot be had (a port, a socket).
+        ConfigError: something that the configuration names is not available (a port, a socket).
         DuplicateNode: another node of the mesh uses our ID.
         Both may come inside exception groups.
     """

@@ -55,7 +55,7 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     try:
         key = load_pem_private_key(text.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise _unusable(path, f"is no whole {label}; copy it anew") from None
+        raise _unusable(path, f"is not a complete {label}; copy it again") from None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise _not_rsa(path)
     _check_size(path, key.key_size)
@@ -80,7 +80,7 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise _unusable(path, f"is no whole {label}; copy it anew") from None
+        raise _unusable(path, f"is not a complete {label}; copy it again") from None
     if not isinstance(key, rsa.RSAPublicKey):
         raise _not_rsa(path)
     _check_size(path, key.key_size)

@@ -87,9 +87,9 @@ class Verifier:
         self._check_audience(claims.get("aud"))
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """Return the claims of a token with our signature; what they say is checked by us.
+        """Return the claims of a token whose signature is right; the caller checks them.
 
-        pyjwt would ask a clock of its own, and take one without a claim for one that holds.
+        pyjwt would use a clock of its own, and accept a token that lacks a claim.
         """
         checks = dict.fromkeys(("exp", "nbf", "iat", "aud", "iss", "sub", "jti"), False)
         options: Any = {f"verify_{claim}": wanted for claim, wanted in checks.items()}

@@ -2,7 +2,7 @@
 
 A reload opens first and closes last:
 
-1. Open the listeners that are new. If a port cannot be had, close them again; nothing has changed.
+1. Open the listeners that are new. If a port is taken, close them again; nothing has changed.
 2. A port may be held by a listener that is to go. Close that one and open the new one instead.
    If that fails, open the old one again: its links are disturbed, and the refusal says so.
 3. Only now close what the new configuration lacks, change what stays with another policy, and start
@@ -51,7 +51,7 @@ class _Dialed:
 
 
 class LinksRefused(ConfigError):
-    """A configuration's links cannot be had; those from before were restored.
+    """A configuration's links cannot be opened; those from before were restored.
 
     ``disturbed`` has a sentence for each listener that was closed meanwhile.
     """
@@ -80,8 +80,8 @@ class ConfiguredLinks:
         """Replace the running links by those of these directives; return whether any changed.
 
         Raises:
-            ConfigError: a port cannot be had; nothing was changed.
-            LinksRefused: a port cannot be had; links were disturbed meanwhile.
+            ConfigError: a port is taken; nothing was changed.
+            LinksRefused: a port is taken; links were disturbed meanwhile.
         """
         new_listeners, old_listeners = _difference(listeners, self._accepting)
         new_peers, old_peers = _difference(peers, self._dialed)
@@ -186,7 +186,7 @@ class ConfiguredLinks:
         accepting.directive = directive
         for handle in accepting.handles:
             await handle.set_policy(directive.policy, CHANGED)
-        self._log.info("changed %s: its links are opened anew", describe(directive))
+        self._log.info("changed %s: its links are opened again", describe(directive))
 
 
 def describe(directive: ListenerDirective | PeerDirective) -> str:

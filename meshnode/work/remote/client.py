@@ -175,7 +175,7 @@ class RemoteControl:
         try:
             reply = read_reply(outcome)
         except RemoteRefused as refusal:
-            raise RemoteRefused(refusal.reason, told="error from remote: ") from None
+            raise RemoteRefused(refusal.reason, prefix="error from remote: ") from None
         if reply.get("unitid") != unit_id:
             raise RemoteUnavailable("the node did not say what became of the unit")
         return reply.get("follows") is True

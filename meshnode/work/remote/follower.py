@@ -362,7 +362,7 @@ class RemoteFollower:
                 except RemoteUnavailable as error:
                     await self._reconnector.recover(error)
                 except RemoteRefused as refusal:
-                    unit.log.warning("the cancel was refused there: %s", refusal)
+                    unit.log.warning("node %s refused the cancel: %s", unit.remote.node, refusal)
                     if refusal.unit_unknown:
                         return ""
                     break

@@ -171,9 +171,9 @@ _UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
 class RemoteRefused(WorkError):
     """The other node answered ``ERROR: <text>``; ``reason`` is the text."""
 
-    def __init__(self, reason: str, *, told: str = "") -> None:
+    def __init__(self, reason: str, *, prefix: str = "") -> None:
         self.reason = printable(reason)
-        super().__init__(told + self.reason)
+        super().__init__(prefix + self.reason)
 
     @property
     def unit_unknown(self) -> bool:
@@ -287,7 +287,7 @@ def read_created(line: str) -> Created:
     if line.startswith("ERROR") or created is None:
         reason = line.removeprefix("ERROR: ")
         error = line[: len(line) - len(reason)]
-        raise RemoteRefused(reason, told=f"could not parse response: {error}")
+        raise RemoteRefused(reason, prefix=f"could not parse response: {error}")
     return Created(created[1], Receipt.find(line[created.end() :]))
 
 

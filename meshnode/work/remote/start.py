@@ -226,7 +226,7 @@ class RemoteStart:
         if started is not None:
             await self._record_started(started)
         else:
-            self._unit.log.info("remote unit %s never started; submitting anew", unit_id)
+            self._unit.log.info("remote unit %s never started; submitting the work again", unit_id)
             await self._change_remote(unit_id="", durable=True)
 
     # --- the record -----------------------------------------------------------------------------

@@ -198,8 +198,10 @@ def test_two_keys_in_a_file_are_refused(key, path):
 
 def test_half_a_key_is_refused(key, path):
     for content in (private_pem(key)[:700], private_pem(key).replace(b"MII", b"XXX")):
-        assert private_refusal(path, content) == "is no whole RSA PRIVATE KEY; copy it anew"
-    assert public_refusal(path, public_pem(key)[:200]) == "is no whole PUBLIC KEY; copy it anew"
+        assert private_refusal(path, content) == "is not a complete RSA PRIVATE KEY; copy it again"
+    assert (
+        public_refusal(path, public_pem(key)[:200]) == "is not a complete PUBLIC KEY; copy it again"
+    )
 
 
 # --- what is warned of -------------------------------------------------------------------------
