@@ -12,10 +12,11 @@ reset then, not ended.
 import select
 import socket
 import struct
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import trio
 
@@ -53,13 +54,12 @@ class End(Source, Sink, Protocol):
     """One end of a bridge: a stream of trio, or what behaves as one."""
 
 
-@runtime_checkable
-class TellsRefusal(Protocol):
+class TellsRefusal(ABC):
     """A stream that knows when its other end reads no more, such as one over the mesh."""
 
+    @abstractmethod
     async def wait_refused(self) -> None:
         """Return when nothing that is written has a reader any more."""
-        ...
 
 
 async def copy(source: Source, sink: Sink) -> None:

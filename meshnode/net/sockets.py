@@ -3,7 +3,7 @@
 import os
 import socket
 import struct
-from typing import Protocol, runtime_checkable
+from abc import ABC
 
 import trio
 
@@ -28,19 +28,14 @@ class CannotListen(ConfigError):
         self.problem = f"{value}: {reason}"
 
 
-@runtime_checkable
-class FromNode(Protocol):
+class FromNode(ABC):
     """A stream that came over the mesh."""
 
-    @property
-    def peer_node(self) -> str:
-        """ID of the node at the other end."""
-        ...
+    peer_node: str
+    """ID of the node at the other end."""
 
-    @property
-    def holder(self) -> Holder:
-        """On whose account the stream is."""
-        ...
+    holder: Holder
+    """On whose account the stream is."""
 
 
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:

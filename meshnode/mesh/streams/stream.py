@@ -6,6 +6,8 @@ from typing import Protocol
 
 import trio
 
+from meshnode.net.pump import TellsRefusal
+from meshnode.net.sockets import FromNode
 from meshnode.shares import Holder
 
 RECEIVE_SIZE = 64 * 1024
@@ -55,7 +57,7 @@ class _OneAtATime:
         self._held = False
 
 
-class MeshStream(trio.abc.HalfCloseableStream):
+class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
     """One stream to a service of another node.
 
     ``peer_node`` and ``peer_service`` say who is at the other end, and ``holder`` on whose account

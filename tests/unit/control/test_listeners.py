@@ -24,6 +24,7 @@ from meshnode.net.addresses import network_of
 from meshnode.net.sockets import (
     UNKNOWN_HOLDER,
     CannotListen,
+    FromNode,
     holder_of,
     peer_name,
 )
@@ -276,7 +277,7 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     await tcp.aclose()
 
     assert peer_name(memory_stream_pair()[0]) == "unknown"
-    meshy = type("Meshy", (), {"peer_node": "bar", "holder": Holder("bar", "10.0.0.1")})()
+    meshy = type("Meshy", (FromNode,), {"peer_node": "bar", "holder": Holder("bar", "10.0.0.1")})()
     assert peer_name(meshy) == "bar"
     assert holder_of(meshy) == Holder("bar", "10.0.0.1")
     assert holder_of(memory_stream_pair()[0]) == UNKNOWN_HOLDER

@@ -23,7 +23,7 @@ from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.addresses import Lookups
-from meshnode.net.sockets import CannotListen
+from meshnode.net.sockets import CannotListen, FromNode
 from meshnode.services import forwarder
 from meshnode.services.forwarder import StreamServer
 from meshnode.services.sockets import (
@@ -238,7 +238,7 @@ class Streams(trio.abc.Listener[trio.abc.HalfCloseableStream]):
         await trio.lowlevel.checkpoint()
 
 
-class Meshy(trio.abc.HalfCloseableStream):
+class Meshy(trio.abc.HalfCloseableStream, FromNode):
     """A stream from a node; closing it may fail."""
 
     def __init__(
