@@ -19,9 +19,9 @@ import trio
 
 from meshnode.errors import MeshError, NoRoute, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject
+from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_time
 from meshnode.work.units.keys import KeyState, Receipt
-from meshnode.work.units.status import EXIT_CODES, format_time
+from meshnode.work.units.status import EXIT_CODES
 
 # --- Lines of the control service, and the raw bytes after them
 #

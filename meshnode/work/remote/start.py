@@ -26,9 +26,9 @@ from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import AlreadySubmitted, Created, RemoteRefused, RemoteUnavailable
+from meshnode.work.units.remoteextra import SECRET_PREFIX
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
-from meshnode.work.units.status import SECRET_PREFIX
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
 

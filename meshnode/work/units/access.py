@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from meshnode.control.registry import ControlSession, origin_node
 from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
 from meshnode.work.local.worktypes import CommandType
+from meshnode.work.units.requests import Submission
 from meshnode.work.units.status import UnitStatus
 
 # --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)
@@ -69,12 +70,6 @@ class Signatures:
         return self.signer
 
 
-pass  # SELFIMPORT
-
-if TYPE_CHECKING:
-    from meshnode.work.units.planning import Submission
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The client that asks.
@@ -120,7 +115,7 @@ class UnitAccess:
         kind = self._work_types.get(work_type)
         return kind is not None and kind.verify_signature
 
-    def check_submission(self, submission: "Submission", caller: Caller) -> None:
+    def check_submission(self, submission: Submission, caller: Caller) -> None:
         """Return if the client may have this run.
 
         Raises:

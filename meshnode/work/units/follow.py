@@ -14,8 +14,8 @@ import trio
 
 from meshnode import files
 from meshnode.protocol.control import encode_reply
-from meshnode.work.units.output import FileWatcher
 from meshnode.work.units.unit import Unit
+from meshnode.work.units.watcher import FileWatcher
 
 INLINE_BYTES = 4096
 """Longest stdout that goes with the final status: a read and a line that are small in any case."""
@@ -27,7 +27,7 @@ are promised within 50 ms."""
 Send = Callable[[bytes], Awaitable[None]]
 
 
-async def send_followed(unit: Unit, stdout: Path, growth: FileWatcher, send: Send) -> None:
+async def send_followed(unit: Unit, stdout: Path, watcher: FileWatcher, send: Send) -> None:
     """Send what a follower is told, until the unit is final or released.
 
     Raises:
@@ -36,7 +36,7 @@ async def send_followed(unit: Unit, stdout: Path, growth: FileWatcher, send: Sen
     follower = _Follower(unit, stdout, send)
     unit.add_listener(follower.wake)
     try:
-        with growth.watch(stdout, follower.wake):
+        with watcher.watch(stdout, follower.wake):
             await follower.until_output()
         await follower.until_final()
     finally:

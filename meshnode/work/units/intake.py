@@ -12,8 +12,6 @@ from meshnode import files
 from meshnode.errors import CommandError
 from meshnode.work.units.shortage import in_thread_or_here
 
-# --- A unit's stdin or stdout as this node writes it
-
 WRITE_OUT = 8 * 1024 * 1024
 """Bytes after which what a file got is given to the disk, so that the sync at its end, for which
 somebody waits, has little left to do."""
@@ -65,8 +63,6 @@ class UnitFile:
         """Close the file."""
         os.close(self._descriptor)
 
-
-pass  # SELFIMPORT
 
 RECEIVE = 256 * 1024
 """Bytes asked of a client at a time."""

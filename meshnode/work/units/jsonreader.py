@@ -5,7 +5,7 @@ taken here can be written and shown again.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
 from types import MappingProxyType
@@ -119,3 +119,9 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def format_time(moment: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC, e.g. ``2026-11-22T03:00:00.123456Z``."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"

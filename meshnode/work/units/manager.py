@@ -24,8 +24,9 @@ from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
 from meshnode.work.units.jsonreader import MAX_SIZE
-from meshnode.work.units.output import FileWatcher, SendFile, stream_results
-from meshnode.work.units.planning import Planner, Submission
+from meshnode.work.units.planning import Planner
+from meshnode.work.units.requests import Submission
+from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, Outcome, Runner
 from meshnode.work.units.shortage import Pauses, in_thread_or_here
 from meshnode.work.units.status import UnitStatus
@@ -34,6 +35,7 @@ from meshnode.work.units.submissions import KEEP_SECONDS, Submissions
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 from meshnode.work.units.unitfiles import StoredUnit
+from meshnode.work.units.watcher import FileWatcher
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when its session is being ended: a disk write."""

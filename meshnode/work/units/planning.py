@@ -1,7 +1,6 @@
-"""What a submission asks for, and the unit that it becomes if nothing speaks against it."""
+"""The unit that a submission becomes if nothing speaks against it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from meshnode.errors import CommandError
@@ -10,30 +9,12 @@ from meshnode.protocol.times import parse_duration
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.remote.start import check_tls
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
-from meshnode.work.units.intake import Input
+from meshnode.work.units.jsonreader import format_time
 from meshnode.work.units.keys import new_secret
-from meshnode.work.units.status import REMOTE, RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.requests import Submission
+from meshnode.work.units.status import REMOTE, UnitStatus
 from meshnode.work.units.unit import Clock
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a client asks to have run, as it was sent."""
-
-    node: str
-    work_type: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    tls_client: str = ""
-    ttl: str = ""
-    sign_work: bool = False
-    signature: str = ""
-    announced: Input = field(default_factory=Input)
-    """What the client says of the payload; nothing else is started."""
-    follow: bool = False
-    """Whether the session goes on to tell of the unit until it is final."""
-    key: str = ""
-    """Names the submission: a second one of the same key is refused for as long as its unit
-    exists. A meshnode that submits to us makes it of its own ID and its unit's."""
 
 
 class Planner:

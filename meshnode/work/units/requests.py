@@ -4,14 +4,13 @@ The texts of refusals are receptor's, which clients match, but for those that ho
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.units.intake import Input
 from meshnode.work.units.keys import MAX_KEY, Receipt
-from meshnode.work.units.planning import Submission
 
 JsonObject = dict[str, Any]
 
@@ -19,6 +18,26 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_POSITION = 2**63 - 1
 """The highest byte that a file can have: positions are 64-bit numbers in receptor, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks to have run, as it was sent."""
+
+    node: str
+    work_type: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    tls_client: str = ""
+    ttl: str = ""
+    sign_work: bool = False
+    signature: str = ""
+    announced: Input = field(default_factory=Input)
+    """What the client says of the payload; nothing else is started."""
+    follow: bool = False
+    """Whether the session goes on to tell of the unit until it is final."""
+    key: str = ""
+    """Names the submission: a second one of the same key is refused for as long as its unit
+    exists. A meshnode that submits to us makes it of its own ID and its unit's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a store knows of the submissions that it has taken: of those that it has, and had.
 
 A submission with a key is taken once. While its unit is there, the unit's own record says so. What
-is left of it after its release is a tombstone, which costs the release nothing: the buried
+is left of it after its release is a tombstone, which costs the release nothing: the unlinked
 directory keeps its status until the tombstones of a while have been brought to disk together.
 """
 
@@ -19,8 +19,8 @@ from meshnode.logs import subject_logger
 from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units import directory
 from meshnode.work.units.keys import KeyState, Receipt, work_digest
-from meshnode.work.units.planning import Submission
 from meshnode.work.units.quarantine import UNKNOWN_TYPE
+from meshnode.work.units.requests import Submission
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -33,7 +33,7 @@ KEEP_SECONDS = 7 * 86400.0
 
 SYNC_DELAY = 1.0
 """Seconds for which tombstones gather before they are brought to disk together. Until then the
-status in each buried directory tells the same."""
+status in each unlinked directory says the same."""
 
 RETRY_DELAY = 15.0
 """Seconds until a disk that refused tombstones is tried again."""
@@ -190,7 +190,7 @@ class Submissions:
             self._by_key[key] = unit
 
     def forget(self, unit: Unit, trash: Path | None) -> bool:
-        """Forget a unit that was just buried; return whether its status is still needed there."""
+        """Forget a unit that was just unlinked; return whether its status is still needed there."""
         status = unit.status
         key = (status.submitter, status.submission_key)
         if self._by_key.get(key) is unit:
@@ -231,7 +231,7 @@ class Submissions:
         self._write_pending()
 
     def _remember_trash(self, name: str, now: float) -> None:
-        """Remember a unit whose release was cut short: the scan of units will erase it."""
+        """Remember a unit whose release was interrupted; the scan of units purges it."""
         unit_id = name.removeprefix(TRASH)
         try:
             status = self._store.read_status(name)
@@ -297,7 +297,7 @@ class _Pending:
 
     stone: Tombstone
     trash: Path | None
-    """The buried directory, whose status tells the same."""
+    """The unlinked directory, whose status says the same."""
 
 
 def _seconds(time: str) -> float:

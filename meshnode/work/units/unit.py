@@ -12,18 +12,19 @@ from meshnode import files
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
+from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.shortage import Pauses, shortage_of
-from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.statusfiles import Locked, Overtaken
 from meshnode.work.units.store import UnitStore
 
-# --- A lock that takes memory only while somebody needs it
-
 
 class BriefLock:
-    """A lock, for ``async with``, that a great many things may have of which few are in use.
+    """A lock, for ``async with``, that has a trio.Lock only while somebody holds it or waits.
 
-    A trio.Lock takes half a kilobyte; this one has one only while somebody holds it or waits.
+    With two trio.Locks instead, each of 10,000 finished units takes 2.12 KB and not 1.70 KB
+    (``python -m bench --only finished``).
     """
 
     __slots__ = ("_lock",)
@@ -49,8 +50,6 @@ class BriefLock:
             self._lock = None
 
 
-pass  # SELFIMPORT
-
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware of its zone."""
 
@@ -61,7 +60,7 @@ def wall_clock() -> datetime:
 
 
 class NotRecorded(CommandError):
-    """An end that was asked for has come, and is told as soon as it is on disk."""
+    """The end that was asked for has come, but the disk does not take its record now."""
 
 
 def _without_words(status: UnitStatus) -> UnitStatus:

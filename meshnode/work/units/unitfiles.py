@@ -93,7 +93,7 @@ class UnitFiles(StatusFiles):
         self.doubts = self._place.open()
 
     def check(self) -> None:
-        """Make sure that ``root`` is the directory that was taken; one that is gone is made anew.
+        """Make sure that ``root`` is the directory that was taken; one that is gone is made again.
 
         Raises:
             WorkError: something else is there, or another node uses it.
@@ -155,7 +155,7 @@ class UnitFiles(StatusFiles):
         return self._quarantine.unit_ids()
 
     def scan(self) -> list[StoredUnit]:
-        """Return every unit on disk; finish what a crash cut short.
+        """Return every unit on disk; finish releases that a crash interrupted.
 
         What looks like a unit and cannot be read is set aside below ``.broken``, and never deleted.
         Where its command runs on, it is returned all the same, with what can be known of it.
@@ -209,7 +209,7 @@ class UnitFiles(StatusFiles):
         return [*([gone] if gone else []), *self._quarantine.warnings()]
 
     def unlink(self, unit_id: str) -> Path:
-        """Take a unit away in one step, and return the directory that :meth:`erase` deletes.
+        """Take a unit away in one step, and return the directory that :meth:`purge` deletes.
 
         Raises:
             UnknownUnit: there is no such directory.
@@ -225,7 +225,7 @@ class UnitFiles(StatusFiles):
         return trash
 
     def empty(self, trash: Path) -> None:
-        """Delete the files of a buried unit but its status; :meth:`erase` deletes the rest."""
+        """Delete the files of an unlinked unit but its status; :meth:`purge` deletes the rest."""
         try:
             with os.scandir(trash) as entries:
                 rest = [entry for entry in entries if entry.name != "status"]
@@ -236,7 +236,7 @@ class UnitFiles(StatusFiles):
             self._log.warning("%s could not be emptied: %s", trash, error)
 
     def purge(self, trash: Path) -> None:
-        """Delete the files of a buried unit; what resists is tried again at the next start."""
+        """Delete an unlinked unit; what resists is tried again at the next start."""
         try:
             if not stat.S_ISDIR(os.lstat(trash).st_mode):
                 # rmtree would open it, and wait if it is a pipe.

@@ -15,8 +15,9 @@ from test_remote_replies import json_values
 from work_fakes import FakeMesh, FakeNode, inline_run_sync
 
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.retention import Retention
-from meshnode.work.units.status import RemoteExtra, UnitStatus
+from meshnode.work.units.status import UnitStatus
 
 DAMAGED = "DAMAGED1"
 LOCAL = UnitStatus(UnitState.SUCCEEDED, "exit status 0", "cat", params=("cat",)).to_disk()

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.replies import AHEAD, MAX_TEXT, NoStatus, RemoteStatus, printable
-from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.status import UnitStatus
 
 NOW = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
 OURS = UnitStatus(UnitState.RUNNING, "", "remote", remote=RemoteExtra("bar", "cat"))

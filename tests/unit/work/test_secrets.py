@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.status import RemoteExtra, UnitStatus
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.status import UnitStatus
 
 SECRET = "hush-hush"
 EXTRA = RemoteExtra("bar", "cat", {"secret_token": SECRET, "open": "yes"})

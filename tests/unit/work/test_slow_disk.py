@@ -14,7 +14,7 @@ from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units.access import Caller
-from meshnode.work.units.planning import Submission
+from meshnode.work.units.requests import Submission
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import SLOW_FOR, SLOW_SECONDS, UnitStore
 

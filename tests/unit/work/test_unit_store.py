@@ -17,7 +17,9 @@ from meshnode.files import READ_BYTES
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.intake import UnitFile
-from meshnode.work.units.status import RemoteExtra, UnitStatus, format_time
+from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import NotRecorded, Unit
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.units.planning import Submission
 from meshnode.work.units.requests import (
     CancelRequest,
     ListRequest,
     ReleaseRequest,
     ResultsRequest,
     StatusRequest,
+    Submission,
     SubmitRequest,
     WatchRequest,
     parse_json,

@@ -11,8 +11,9 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.launcherprocess import LauncherClosed
 from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.shortage import NotNow
-from meshnode.work.units.status import RemoteExtra, UnitStatus
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 
 PENDING = UnitStatus(

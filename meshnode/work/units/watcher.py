@@ -1,23 +1,18 @@
-"""Results: the bytes of a unit's stdout from any position, as they are written."""
+"""Tells when files have grown: one inotify instance for the whole node, however many readers.
+
+receptor opens an instance for each remote unit and stops working at the kernel's 128 (protocol
+section 11). Here all watches share one; readers of the same file share its watch.
+"""
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from meshnode import files
-from meshnode.errors import WorkError
 from meshnode.logs import subject_logger
-from meshnode.work.units.shortage import Pauses
-from meshnode.work.units.unit import Unit
-
-# --- Growth of files as events: one inotify instance for the whole node, however many readers
-#
-# receptor opens an instance for each remote unit and stops working at the kernel's 128 (reference
-# section 11). Here all watches share one; readers of the same file share its watch.
 
 try:
     import inotify_simple
@@ -48,7 +43,7 @@ class FileWatcher:
     """
 
     def __init__(self) -> None:
-        self._log = subject_logger("growth")
+        self._log = subject_logger("watcher")
         self._inotify: Any = None
         self._watchers: dict[int, list[Wake]] = {}
         self._nursery: trio.Nursery | None = None
@@ -162,119 +157,3 @@ async def _look(path: Path, wake: Wake, scope: trio.CancelScope) -> None:
                 seen = look
                 wake()
             await trio.sleep(STAT_INTERVAL)
-
-
-pass  # SELFIMPORT
-
-SendFile = Callable[[int, int, int], Awaitable[int]]
-"""Sends a part of a file: descriptor, position and size to the number of bytes that were sent; 0 at
-the file's end. An OSError says that the file cannot be read."""
-
-
-class ResultsEndedEarly(WorkError):
-    """A stdout was truncated, replaced or deleted while its unit still had bytes to show."""
-
-
-async def stream_results(
-    unit: Unit, path: Path, start: int, growth: FileWatcher, send: SendFile
-) -> int:
-    """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
-
-    A start beyond the end waits for the output to get there, and ends with the unit. A released
-    unit ends its readers.
-
-    Raises:
-        ResultsEndedEarly: the file is no longer what it was.
-        WorkError: the file cannot be read.
-        Exception: whatever else ``send`` raises.
-    """
-    try:
-        descriptor = await _open(path)
-    except OSError as error:
-        if unit.is_final and unit.status.stdout_size == 0:
-            return 0
-        raise WorkError(f"cannot read the results: {files.reason(error)}") from error
-    try:
-        return await _Reader(unit, path, descriptor, start, send).run(growth)
-    finally:
-        os.close(descriptor)
-
-
-async def _open(path: Path) -> int:
-    """Open a stdout as soon as there is a descriptor for it. Raises OSError."""
-    pauses = Pauses()
-    while True:
-        try:
-            return files.open_file(path, os.O_RDONLY)
-        except OSError as error:
-            if not files.is_passing(error):
-                raise
-        await pauses.take()
-
-
-class _Reader:
-    """One reader of one stdout."""
-
-    def __init__(self, unit: Unit, path: Path, descriptor: int, start: int, send: SendFile) -> None:
-        self._unit = unit
-        self._path = path
-        self._descriptor = descriptor
-        self._start = start
-        self._position = start
-        self._send = send
-        self._wake = trio.Event()
-
-    async def run(self, growth: FileWatcher) -> int:
-        # Waking is asked for before the first look, so that nothing falls between the two.
-        with growth.watch(self._path, self._set):
-            self._unit.add_listener(self._set)
-            try:
-                while not await self._send_what_is_there():
-                    await self._wake.wait()
-                    self._wake = trio.Event()
-            finally:
-                self._unit.remove_listener(self._set)
-        return self._position - self._start
-
-    def _set(self) -> None:
-        self._wake.set()
-
-    async def _send_what_is_there(self) -> bool:
-        """Send up to the end of the file; return whether no more can come."""
-        while True:
-            # The state first: what is in the file after that is all that a final unit has.
-            final = self._unit.is_final
-            available = os.fstat(self._descriptor).st_size - self._position
-            sent = await self._send_some(available) if available > 0 else 0
-            if not sent:
-                break
-            self._position += sent
-            if sent == available and not final:
-                # More will wake us. To look at once would find a few bytes more, again and again.
-                return False
-        if self._unit.released:
-            return True
-        self._check_file()
-        if final and self._position < self._unit.status.stdout_size:
-            raise ResultsEndedEarly(
-                f"stdout of unit {self._unit.unit_id} ends at byte {self._position}"
-                f" of {self._unit.status.stdout_size}"
-            )
-        return final
-
-    async def _send_some(self, size: int) -> int:
-        try:
-            return await self._send(self._descriptor, self._position, size)
-        except OSError as error:
-            raise WorkError(f"cannot read the results: {error.strerror}") from error
-
-    def _check_file(self) -> None:
-        """Notice a stdout that was truncated or deleted: waiting for it would be for ever."""
-        file = os.fstat(self._descriptor)
-        if file.st_size < self._position and self._position > self._start:
-            raise ResultsEndedEarly(
-                f"stdout of unit {self._unit.unit_id} was truncated to {file.st_size} bytes"
-                f" after {self._position} had been sent"
-            )
-        if file.st_nlink == 0:
-            raise ResultsEndedEarly(f"stdout of unit {self._unit.unit_id} was deleted")

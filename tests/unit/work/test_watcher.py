@@ -3,8 +3,8 @@
 import pytest
 import trio
 
-from meshnode.work.units import output as growth_module
-from meshnode.work.units.output import FileWatcher
+from meshnode.work.units import watcher as watcher_module
+from meshnode.work.units.watcher import FileWatcher
 
 
 class Bell:
@@ -31,15 +31,15 @@ class NoInotify:
 @pytest.fixture(params=["inotify", "no inotify", "no instance left", "no watch left"])
 def way(request, monkeypatch):
     if request.param == "no inotify":
-        monkeypatch.setattr(growth_module, "inotify_simple", None)
+        monkeypatch.setattr(watcher_module, "inotify_simple", None)
     if request.param == "no instance left":
-        monkeypatch.setattr(growth_module, "inotify_simple", NoInotify)
+        monkeypatch.setattr(watcher_module, "inotify_simple", NoInotify)
     if request.param == "no watch left":
 
         def add_watch(self, path, mask):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(growth_module.inotify_simple.INotify, "add_watch", add_watch)
+        monkeypatch.setattr(watcher_module.inotify_simple.INotify, "add_watch", add_watch)
     return request.param
 
 
@@ -111,6 +111,6 @@ async def test_lost_events_wake_everybody(file, tmp_path, nursery):
     await nursery.start(growth.run)
     bell = Bell()
     with growth.watch(file, bell.ring):
-        growth._deliver(-1, growth_module.inotify_simple.flags.Q_OVERFLOW)
+        growth._deliver(-1, watcher_module.inotify_simple.flags.Q_OVERFLOW)
         assert bell.rings == 1
     nursery.cancel_scope.cancel()
