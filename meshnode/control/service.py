@@ -1,7 +1,7 @@
 """The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
@@ -27,6 +27,7 @@ from meshnode.net.sockets import (
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
 from meshnode.protocol.routing import WorkType
+from meshnode.shares import Holder
 
 SERVICE_TAGS = {"type": "Control Service"}
 """Tags that the service is advertised with (protocol section 6)."""
@@ -175,10 +176,10 @@ class ControlService:
     ) -> None:
         """Serve one client to its end and close its stream; raises nothing but cancellation."""
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
-        holder = holder_of(stream)
-        name = peer if holder is UNKNOWN_HOLDER else holder.name
+        known = holder_of(stream)
+        name = peer if known is UNKNOWN_HOLDER else known.name
         # Nodes choose their names: none is another kind of client's.
-        holder = replace(holder, name=f"{kind} {name}")
+        holder = Holder(f"{kind} {name}", known.branch, known.is_near, known.is_owner)
         places = self._places_of(kind)
         place = places.take(holder)
         if place is None:

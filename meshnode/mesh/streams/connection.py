@@ -257,8 +257,7 @@ class Connection:
         self._count_in_flight(self._quic.bytes_in_flight)
         if self._liveness:
             self._liveness.asked(trio.current_time(), self._quic.probe_timeout)
-        for stream in self._streams:
-            stream.wake_writers()
+        self._streams.wake_writers()
 
     def _send(self) -> None:
         node_hash, send, header = self.peer[0], self._router.send, self._header

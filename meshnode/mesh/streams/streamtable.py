@@ -74,6 +74,12 @@ class StreamTable:
         """Yield the streams in use."""
         return (entry.stream for entry in self._entries.values() if entry.stream is not None)
 
+    def wake_writers(self) -> None:
+        """Have whoever waits for room look whether there is any, after each transmission."""
+        for entry in self._entries.values():
+            if entry.stream is not None:
+                entry.stream.wake_writers()
+
     @property
     def has_closed(self) -> bool:
         """Whether there is a stream that is not OPEN."""

@@ -70,7 +70,6 @@ class UnitManager:
         self._launcher = launcher
         self._work_types = dict(work_types)
         self._now = now
-        self._boot = boot
         self._watcher = FileWatcher()
         self._commands = CommandRunner(
             launcher,
@@ -169,8 +168,6 @@ class UnitManager:
             WorkError: the disk refuses.
         """
         status = self._planner.plan(submission, caller)
-        # receptor's "Unit Created" comes before; nobody could see it here, and it costs a write.
-        status = replace(status, detail="Waiting for Input Data", boot=self._boot)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
             status = self.submissions.admit(status, submission)
