@@ -29,21 +29,21 @@ from meshnode.work.local.processes import (
 )
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome
-from meshnode.work.units.shortage import NotNow, Pauses, Telling
+from meshnode.work.units.shortage import LogOnce, NotNow, Pauses
 from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import NotRecorded, Unit
 
 CANCEL_MARGIN = 5.0
-"""Seconds beyond the grace that a cancel may take to kill the tree, sync stdout, record the end."""
+"""Seconds beyond the grace time in which a cancel kills, syncs stdout and records the end."""
 
 FORCE_TIMEOUT = 10.0
-"""Seconds that a forced release gives a cancel, whatever the grace time; and then what SIGKILL does
-not end at once, as a process that waits for a lost disk. Then the unit is forgotten."""
+"""Seconds that a forced release waits for a cancel, and then for SIGKILL: a process that waits for
+a lost disk does not die at once."""
 
 START_PATIENCE = 1.0
-"""Seconds that a cancel waits for a start under way, which takes milliseconds. A launcher that is
-frozen starts nothing that was canceled meanwhile."""
+"""Seconds that a cancel waits for a start under way, which takes milliseconds. Then the launcher is
+frozen; it starts nothing whose end is recorded meanwhile."""
 
 
 T = TypeVar("T")
@@ -67,12 +67,12 @@ class CommandRunner:
         self._open_process = open_process
         self._end_leftovers = end_leftovers
         self._waiting: set[str] = set()
-        """Units that are to be started when the machine has what that needs."""
+        """Units whose start waits for what the machine lacks."""
         self._canceling: set[str] = set()
-        """Units whose processes are being ended because somebody asked for it."""
+        """Units that are being canceled: an end without a record is theirs."""
 
     def _type_of(self, unit: Unit) -> CommandType:
-        """Return the unit's work type; a plain one when the configuration has it no more."""
+        """Return the unit's work type, or defaults if the configuration no longer has it."""
         return self._types.get(unit.status.work_type, CommandType(""))
 
     @property
@@ -112,7 +112,7 @@ class CommandRunner:
         try:
             return await self._insist(unit, request)
         except LauncherClosed as error:
-            # Not a failure of the unit: it is on its way, or the next start of the node starts it.
+            # Not a failure of the unit: it starts now, or with the next start of the node.
             unit.log.info("%s", error)
             first.pending()
         except OutcomeUnknown as error:
@@ -132,23 +132,22 @@ class CommandRunner:
             try:
                 await unit.fail(detail, patient=False)
             except NotRecorded:
-                # Its client need not wait for the disk to learn that; nothing starts it later.
+                # The client hears of it now, since nothing can start the unit later.
                 first.fail(error)
                 await unit.fail(detail)
         except Overtaken:
-            # A supervisor of an earlier start was first: the unit is its.
+            # A supervisor of an earlier start has claimed the unit.
             process = unit.status.supervisor
             return None if process is None else Started(process)
         first.fail(error)
         return None
 
     async def _insist(self, unit: Unit, request: StartRequest) -> Started:
-        """Have the unit started, however long the machine lacks what that needs."""
+        """Start a unit; wait for as long as the machine lacks what that needs."""
         pauses = Pauses()
         while True:
             try:
-                # Shielded: a start that has been asked for happens, and we should know its
-                # supervisor.
+                # Shielded: a start that was asked for happens, so its supervisor must be known.
                 with trio.CancelScope(shield=True):
                     return await self._launcher.start(request)
             except NotNow as error:
@@ -160,15 +159,15 @@ class CommandRunner:
                 self._waiting.discard(unit.unit_id)
 
     async def _say(self, unit: Unit, detail: str) -> None:
-        """Tell in the unit's detail, and once in the log, what it waits for."""
+        """Say in the unit's detail, and once in the log, what it waits for."""
         if unit.status.detail != detail:
             unit.log.warning("%s", detail)
             await unit.note(lambda old: replace(old, detail=detail))
 
     async def _ends_at_once(self, unit: Unit, started: Started, first: FirstOutcome) -> bool:
-        """Take over what the supervisor tells of the command's first moment.
+        """Take over what the supervisor reports of the command's first moment.
 
-        Nothing is read from disk: what is told there was written before it was told here.
+        It reports only what it has written to the disk, so that need not be read.
         """
         if started.record is None:
             return False
@@ -182,22 +181,23 @@ class CommandRunner:
     async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
         """Take hold of a supervisor, None if it is gone."""
         pauses = Pauses()
-        tell = Telling(partial(unit.log.warning, "cannot watch supervisor %d yet: %s", process.pid))
+        text = "cannot watch supervisor %d yet: %s"
+        log_once = LogOnce(partial(unit.log.warning, text, process.pid))
         while True:
             try:
                 return self._open_process(process)
             except ProcessLookupError:
                 return None
             except OSError as error:
-                # The command runs all the same, and must not be called failed for our lack.
-                tell(error.strerror or str(error))
+                # The command runs all the same. It must not fail because this node lacks something.
+                log_once(error.strerror or str(error))
             await pauses.take()
 
     async def _watch(self, unit: Unit, process: ProcessId, first: FirstOutcome) -> None:
         handle = await self._open(unit, process)
         try:
             if fault := await self._reload(unit):
-                # Nothing that was done to its files makes a unit ended whose command runs.
+                # A unit whose command runs has not ended, whatever was done to its files.
                 await self._say_damaged(unit, process, fault)
             first.done()
             if handle is not None:
@@ -205,7 +205,7 @@ class CommandRunner:
         finally:
             if handle is not None:
                 handle.close()
-        # What a supervisor does last is to record the end, so now it is there or never will be.
+        # A supervisor records the end last: it is there now, or never will be.
         fault = await self._reload(unit)
         if not unit.is_final:
             await self._lose(unit, process, fault)
@@ -232,7 +232,7 @@ class CommandRunner:
             )
 
     async def _lose(self, unit: Unit, process: ProcessId | None, fault: WorkError | None) -> None:
-        """End a unit of which no end was recorded, and whatever is left of it."""
+        """End a unit whose supervisor recorded no end, and whatever is left of it."""
         directory = self._store.directory(unit.unit_id)
         grace = self._type_of(unit).grace
         left = await self._end_leftovers(directory, grace)
@@ -253,7 +253,7 @@ class CommandRunner:
     async def cancel(self, unit: Unit) -> Outcome:
         """Have the supervisor end the whole process tree, and wait until it has."""
         if unit.unit_id in self._waiting:
-            # Nothing of it runs, and what would start it does nothing but wait.
+            # Nothing of it runs, and its task only waits.
             return Outcome.IDLE
         self._canceling.add(unit.unit_id)
         try:
@@ -283,7 +283,7 @@ class CommandRunner:
             return False
 
     async def _signal(self, unit: Unit) -> None:
-        """Ask the supervisor, as soon as there is one."""
+        """Signal the supervisor as soon as there is one."""
         while not (unit.is_final or unit.end_waits):
             seen = unit.version
             process = unit.status.supervisor
@@ -303,7 +303,7 @@ class CommandRunner:
             with trio.move_on_after(START_PATIENCE) as patience:
                 await unit.wait_changed(seen)
             if patience.cancelled_caught and unit.status.state is UnitState.PENDING:
-                # What is Canceled on disk is started by nobody.
+                # Nobody starts what is Canceled on disk.
                 with suppress(Overtaken):
                     await unit.end(UnitState.CANCELED, "Canceled")
 
@@ -322,7 +322,7 @@ class CommandRunner:
                 raise
             unit.log.warning("released by force: %s", error)
         if not (unit.is_final or unit.end_waits):
-            # By force, or since nothing is left but a supervisor that cannot record the end.
+            # By force, or because only a supervisor is left that cannot record the end.
             with trio.move_on_after(FORCE_TIMEOUT):
                 await self._kill(unit)
         return Outcome.REMOVABLE
@@ -334,7 +334,7 @@ class CommandRunner:
         try:
             await self._kill(unit)
         except Exception:
-            # The same fault, perhaps. What is left can be found without the supervisor.
+            # Perhaps by the same fault. What is left can be found without the supervisor.
             unit.log.exception("its supervisor could not be killed")
             await self._kill_leftovers(unit)
 
@@ -357,12 +357,12 @@ class CommandRunner:
 
 
 async def _patiently(unit: Unit, look: Callable[[], T]) -> T:
-    """Look for something in a thread, until the machine has the descriptors for it."""
+    """Look for something in a thread; try again while the machine lacks descriptors."""
     pauses = Pauses()
-    tell = Telling(partial(unit.log.warning, "cannot look for its processes yet: %s"))
+    log_once = LogOnce(partial(unit.log.warning, "cannot look for its processes yet: %s"))
     while True:
         try:
             return await in_thread(look)
         except OSError as error:
-            tell(error.strerror or str(error))
+            log_once(error.strerror or str(error))
         await pauses.take()

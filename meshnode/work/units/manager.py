@@ -1,4 +1,40 @@
-"""All units of a node: made, found, listed, driven by their runners, taken over after a restart."""
+"""The manager of a node's units: it makes, finds, lists and drives them. The life of a unit.
+
+**States.** Pending, Running, then Succeeded, Failed or Canceled; or from Pending to Failed or
+Canceled at once. Nothing leaves a final state, and every unit reaches one. The table is in
+:mod:`meshnode.protocol.lifecycle`.
+
+**Who writes the status, and when.** The disk has the truth; memory follows it. While a command is
+Pending, the node and supervisors may write, each under the lock of the unit's directory. From its
+claim on only the supervisor writes; after the supervisor's end the node may again. Of a remote unit
+the node is the only writer.
+
+**A submission**: check, make, take in, start.
+
+1. ``create`` checks what can be checked, then makes the directory with all its files. A unit exists
+   from here on, so its client can be told an ID before it sends the payload.
+2. ``start`` takes in the payload. The size goes on record only when all of it is there: a record
+   without a size says that nothing was started, and nothing ever is with half a payload.
+3. The task of the unit is spawned, and its runner starts the work. A command is started by a
+   supervisor in three steps: *claim, reserve, execute*. The claim (Pending to Running, under the
+   lock) comes first, so that of two supervisors one executes the command, and none does after a
+   cancel. The room that the record of the end needs is reserved next, before the command can fill
+   the disk. What is Pending on disk was therefore never executed; what is not never is again.
+
+**An end**: *sync, write, rename, tell*. Stdout is synced first: a final state says that it is
+complete. The new status is synced under another name and renamed, so that a reader, or a start
+after a power cut, finds the old one or the new one, whole. Only then memory changes and whoever
+waits is told: nobody hears of an end that a crash can take back. If the disk refuses, the unit
+stays what it is on disk, its detail says what is awaited, and the record is tried again.
+
+**A release**: *stop, unlink, remember, purge*. What runs is ended first. One rename takes the
+unit away: a crash leaves a whole unit or none. If work was started under a submission key, a
+tombstone remembers that. Until it is synced, the unlinked directory keeps its status, which says
+the same; only then all of it is purged. So no crash makes a node forget that the work ran.
+
+**A start of the node** finds each unit at one of these steps and goes on from there; see
+:mod:`.adoption`. A task may be ended between any two of them, for the same reason.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""What the machine lacks at this moment: waited for, and told from faults that last.
+"""What the machine lacks at the moment: processes, descriptors, memory, room on the disk.
 
-A process, a descriptor, memory: a unit that was accepted does not fail for want of one. It says so
-in its detail, and what it needs is tried again.
+A unit that was accepted does not fail for want of one. Its detail says what it waits for, and what
+needs it is tried again.
 """
 
 import errno
@@ -19,19 +19,19 @@ from meshnode.resources import NoThread, in_thread
 FIRST_PAUSE = 0.1
 PAUSE_GROWTH = 2.0
 LONGEST_PAUSE = 15.0
-"""Seconds between tries: at first as short as what ends by itself, then such that thousands of
-waiting units do not keep a machine busy that has nothing to spare. No event says that a process or
-a descriptor can be had again."""
+"""Seconds between tries. Short at first, since most shortages end soon; then long enough that
+thousands of waiting units do not load the machine. No event announces a free process or
+descriptor."""
 
 
 T = TypeVar("T")
 
 
 async def in_thread_or_here(function: Callable[..., T], *args: object) -> T:
-    """Return what a function returns that waits for the disk; it is called in a thread.
+    """Call a function that waits for the disk in a thread, and return what it returns.
 
-    Where the system starts none, it is called here: that holds everybody up for a write or a sync,
-    and what was accepted is recorded all the same.
+    If the system starts no thread, it is called in the loop. That delays everybody for a write or a
+    sync, but what was accepted gets recorded.
 
     Raises:
         Exception: whatever the function raises.
@@ -43,7 +43,7 @@ async def in_thread_or_here(function: Callable[..., T], *args: object) -> T:
 
 
 def shortage_of(error: OSError) -> str:
-    """Return in words for a person what the machine lacks, by an error that says so."""
+    """Return for a person what the machine lacks, according to an error."""
     return _SHORTAGES.get(error.errno or 0) or f"the disk ({files.reason(error)})"
 
 
@@ -57,7 +57,7 @@ _SHORTAGES = {
 
 
 class NotNow(WorkError):
-    """The machine lacks something; nothing has happened, and the same may be tried again."""
+    """The machine lacks something now. Nothing has happened; the same may be tried again."""
 
 
 class Pauses:
@@ -72,46 +72,45 @@ class Pauses:
         self._next = min(self._next * PAUSE_GROWTH, LONGEST_PAUSE)
 
 
-class Telling:
-    """Tells a reason once, however often it is met in a row."""
+class LogOnce:
+    """Logs a reason once, however often it comes in a row."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._told = ""
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._last = ""
 
     def __call__(self, reason: str) -> None:
-        """Tell a reason, unless it was the last one told."""
-        if reason != self._told:
-            self._told = reason
-            self._tell(reason)
+        """Log a reason, unless it was the last one."""
+        if reason != self._last:
+            self._last = reason
+            self._log(reason)
 
 
-# --- Room on the disk that units are written to
+# --- room on the disk of the units ----------------------------------------------------------------
 
 LOW_BYTES = 1 << 30
-"""Free bytes below which a disk of any size is short: payloads and outputs of a gigabyte are
-usual."""
+"""Free bytes below which any disk is short: payloads and outputs of a gigabyte are usual."""
 
 LOW_SHARE = 0.05
-"""Share of a disk below which a small one is short, although it never had a gigabyte to spare."""
+"""Free share below which a disk is short that has less than LOW_BYTES in the best case."""
 
 LOW_FILES = 10_000
-"""Files that a disk of any size should still take: a unit has six."""
+"""Free inodes below which any disk is short; a unit takes six."""
 
 KEPT_BYTES = 64 << 20
-"""Free bytes that results of other nodes leave to payloads, outputs and records of this one."""
+"""Free bytes that results of other nodes leave to the units of this node."""
 
 KEPT_SHARE = 0.01
-"""The same as a share of a small disk."""
+"""The same as a share, for small disks."""
 
 FREE_SIZE = 1 << 20
-"""Bytes of results that a unit may have in any case: most have no more, and must not wait."""
+"""Bytes of results that a unit may store in any case; most units have no more."""
 
 _MIB = 1 << 20
 
 
 def shortages(directory: Path) -> list[str]:
-    """Return a line for a person for each thing that units will soon lack on their disk."""
+    """Return a line for a person for each thing that the disk of the units is short of."""
     try:
         disk = os.statvfs(directory)
     except OSError as error:
@@ -132,10 +131,10 @@ def shortages(directory: Path) -> list[str]:
 
 
 def has_room(directory: Path, size: int) -> bool:
-    """Whether results of another node may go on, of which there are ``size`` bytes by now.
+    """Whether more results of another node may be stored after ``size`` bytes.
 
     Raises:
-        OSError: nobody can tell.
+        OSError: the disk does not say how full it is.
     """
     if size < FREE_SIZE:
         return True

@@ -1,4 +1,4 @@
-"""The signal that cancels a unit, and says which: a supervisor may have turned to another by then.
+"""The signal that cancels a unit, and says which: its supervisor may have another one by then.
 
 It is SIGTERM with a number in it, as sigqueue(3) sends it, through a pidfd, which is safe from PIDs
 that are used again. A SIGTERM of anybody else, a service manager's for instance, has no number and

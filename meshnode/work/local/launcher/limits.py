@@ -1,4 +1,4 @@
-"""What a command may not exceed: the time it runs and the bytes it prints.
+"""The limits of a command: the time that it runs, and the bytes that it prints.
 
 The output of a command with a limit goes through a pipe, and its supervisor writes what comes out
 of that to stdout: not a byte more than allowed is ever on the disk, however fast the command is and
@@ -150,7 +150,7 @@ class Limits:
                 self._left -= written
                 allowed = allowed[written:]
         except OSError as error:
-            # The command cannot be told, as it would be if it wrote to the file itself.
+            # A command that wrote to the file itself would see this error.
             why = "no space left on the disk of its output" if error.errno in _FULL else str(error)
             self._overflow = f"stopped: {why}"
             return

@@ -31,11 +31,11 @@ HELD_SIGNALS = (
     signal.SIGXFSZ,
     signal.SIGTSTP,
 )
-"""What a terminal, a shell, a vanished reader or a limit may send to launcher and supervisors. Not
-simply all: each call that changes the mask costs Python microseconds for every signal in it."""
+"""Signals that a terminal, a shell, a closed pipe or a limit may send to launcher and supervisors.
+Not simply all: changing the mask takes Python microseconds for each signal in it."""
 
 FREE_MILLISECONDS = 10_000
-"""Time without any event after which free supervisors are let go of."""
+"""Time without any event after which free supervisors are ended."""
 
 _STDIN = 0
 
@@ -46,17 +46,18 @@ def main() -> None:
     _limit_descriptors(sys.argv[1:])
     socket_fd = _take_stdin()
     launcher = Launcher(socket_fd)
-    # What exists now lives for ever; collections in a supervisor must not touch (copy) its pages.
+    # A collection in a supervisor must not touch these objects: it would copy their pages.
     gc.collect()
     gc.freeze()
     launcher.serve()
 
 
 def _limit_descriptors(arguments: list[str]) -> None:
-    """Give commands the limit that the node itself was started with, if it was named.
+    """Give commands the limit of descriptors that the node itself was started with, if it was
+    named.
 
-    The node raises its own, and a program that still uses select() breaks on descriptors above
-    1,023, which a raised limit would let it have.
+    The node raises its own. A program that still uses select() breaks on descriptors above 1,023,
+    which a raised limit allows.
     """
     if arguments:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -64,10 +65,10 @@ def _limit_descriptors(arguments: list[str]) -> None:
 
 
 def _default_signals() -> None:
-    """Give every signal its default, and hold back those that would end the process.
+    """Give every signal its default, and block those that would end the process.
 
-    The launcher ends with its node, by end-of-file alone. Held back and not ignored, because a
-    command would inherit that through exec (Python itself ignores SIGPIPE at its start).
+    The launcher ends with its node, by end-of-file alone. The signals are blocked and not ignored,
+    because a command would inherit that through exec (Python ignores SIGPIPE at its start).
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -104,7 +105,7 @@ class Launcher:
     def serve(self) -> None:
         """Start what is asked for and reap what has ended, until the node's end closes."""
         poll = select.poll()
-        # In this order they are seen to: who has become free can take the request that is next.
+        # In this order: a supervisor that has become free can take the start that is read next.
         for fd in (self._wakeup, self._pool.reports, self._socket):
             poll.register(fd, select.POLLIN)
         while True:
@@ -142,7 +143,7 @@ class Launcher:
             wire.send(self._socket, refused)
 
     def _leave(self) -> None:
-        """In a new supervisor: let go of what is the launcher's; the socket is both's."""
+        """In a new supervisor: close what only the launcher needs."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._wakeup)

@@ -13,15 +13,15 @@ from meshnode.work.local.launcher import command, wire
 from meshnode.work.local.launcher.supervisor import supervise
 
 MOST_FREE = 32
-"""Supervisors kept without a unit: some two megabytes each. More than that many units start at the
-same moment only where forking is the least of the work."""
+"""Free supervisors that are kept, of some 2 MB each. Where more units start at the same moment,
+forking is the least of the work."""
 
 HANDED_BYTES = 32 * 1024
-"""Longest start for a supervisor that exists: an empty pipe holds it, so the launcher never waits
-until it is read. What is longer is worth a fork."""
+"""Bytes of the longest start for an existing supervisor. An empty pipe holds it, so the launcher
+never waits until it is read; a longer one is worth a fork."""
 
 REPORT_BYTES = 4096
-"""Bytes of reports read at once: a hundred of them."""
+"""Bytes of reports read at once, some 400 of them."""
 
 
 class SupervisorPool:
@@ -43,7 +43,7 @@ class SupervisorPool:
         self._busy: dict[int, wire.Start] = {}
         """The start that each supervisor with a unit was made for, without its command."""
         self._pipes: dict[int, int] = {}
-        """Where each supervisor that takes requests reads them."""
+        """The pipe of each supervisor that takes more starts."""
         self._free: list[int] = []
 
     @property
@@ -64,7 +64,7 @@ class SupervisorPool:
     def _hand(self, text: bytes) -> int | None:
         """Give a start to a free supervisor; None if there is none."""
         while self._free and len(text) < HANDED_BYTES:
-            # The one that was busy last has its memory still at hand.
+            # The one that was busy last has its memory in the caches.
             pid = self._free.pop()
             try:
                 os.write(self._pipes[pid], text + b"\n")
@@ -83,7 +83,7 @@ class SupervisorPool:
             raise
         if pid == 0:
             self._leave_launcher()
-            # A pipe that a sibling held open would not end with the launcher.
+            # If a sibling held a pipe open, that would not end with the launcher.
             for fd in (self.reports, ours, *self._pipes.values()):
                 os.close(fd)
             supervise(start, self._node, wire.SupervisorChannel(requests, self._reporting))
@@ -92,7 +92,7 @@ class SupervisorPool:
         return pid
 
     def take_reports(self) -> None:
-        """Take note of who is free and who goes on alone."""
+        """Note which supervisors are free and which go on alone."""
         *lines, self._unfinished = (self._unfinished + os.read(self.reports, REPORT_BYTES)).split(
             b"\n"
         )
@@ -107,12 +107,12 @@ class SupervisorPool:
                 self._close_pipe(pid)
 
     def let_go(self) -> None:
-        """Have the free supervisors end."""
+        """End the free supervisors."""
         while self._free:
             self._close_pipe(self._free.pop())
 
     def take_end(self, pid: int, wait_status: int) -> None:
-        """Take note that a supervisor has ended; tell the node if it did not end by itself."""
+        """Note that a supervisor has ended; tell the node if it did not end well."""
         self._close_pipe(pid)
         if pid in self._free:
             self._free.remove(pid)

@@ -24,19 +24,19 @@ PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED = range(5)
 """The numbers of protocol/lifecycle, which this package may not import; a test compares them."""
 
 MAX_STATUS_BYTES = 8 * 1024 * 1024
-"""Bytes of a status. The longest that is ever written holds the words of a command line of 1 MiB,
-six bytes of JSON for each of them; what is longer was put there by somebody else."""
+"""Bytes of a status. The longest that is written holds a command line of 1 MiB, six bytes of JSON
+for each byte; what is longer was put there by somebody else."""
 
 LOCK_PATIENCE_SECONDS = 10.0
-"""How long a claim waits for the lock. Others hold it for a write, or a sync at the most; who holds
-it for longer is no part of meshnode."""
+"""Seconds that a claim waits for the lock. Nodes and supervisors hold it for a write and a sync;
+who holds it for longer is no part of meshnode."""
 
 LOCK_RETRY_SECONDS = 0.01
-"""Pause between two tries to lock. A lock that is waited for without tries can be waited for
-without end, and there is no event that says that it is free."""
+"""Seconds between two tries to lock. To wait in the kernel would have no time limit, and no event
+announces that the lock is free."""
 
 SPARE_BYTES = 1024
-"""What the record of an end may have more than that of a start: some 200 bytes and a detail."""
+"""Bytes that the record of an end may have more than that of a start: some 200, and a detail."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -98,10 +98,10 @@ class StatusFile:
             status = self._read()
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
-            # Work that another node has submitted comes again if its start is forgotten.
+            # Another node submits its work again if the start is forgotten, so this is synced.
             submitted = bool(status.get("SubmissionKey"))
             if submitted:
-                # Before the claim, which nothing that the machine lacks may leave half done.
+                # Opened before the claim: a lack of descriptors must not leave that half done.
                 parent = os.open(os.path.dirname(self._dir), _DIRECTORY)
             self._before = status
             self._replace(status | changes, directory, durable or submitted)
@@ -147,9 +147,9 @@ class StatusFile:
         self._add(changes, durable=False, suffix=".note")
 
     def reserve(self) -> None:
-        """Take the room that :meth:`finish` will need: it must succeed on a disk that is full.
+        """Take the room that :meth:`finish` needs, so that it succeeds on a full disk.
 
-        Where there is no room even now, the end is recorded when there is some again.
+        If there is no room even now, the end is recorded when there is some again.
         """
         size = len(json.dumps(self._last)) + SPARE_BYTES
         try:
@@ -166,8 +166,8 @@ class StatusFile:
     def _add(self, changes: dict[str, object], *, durable: bool, suffix: str = ".tmp") -> None:
         """Replace the status by what this process wrote last, with ``changes``.
 
-        What the file says is not looked at: nobody else may have written it, and what the command
-        may have done to it must not keep an end from being recorded.
+        The file is not read: nobody else may write it, and whatever the command did to it, the end
+        must be recorded.
         """
         directory = self._open_directory()
         try:
@@ -185,15 +185,15 @@ class StatusFile:
                 raise UnitVanished(self._dir) from None
             if error.errno != errno.EACCES:
                 raise
-        # The command closed it to everybody, and so to us.
+        # The command has closed it to everybody.
         files.make_accessible(self._dir)
         return os.open(self._dir, flags)
 
     def _lock(self, directory: int) -> None:
-        """Take the lock of the unit's directory; closing the descriptor lets go.
+        """Take the lock of the unit's directory; closing the descriptor releases it.
 
-        The directory is the lock: a file for it would be one more to create for each unit, and that
-        is what a file system takes longest for.
+        The directory itself is locked: a lock file would be one more to create for each unit, which
+        takes a file system longest.
 
         Raises:
             OSError: somebody keeps it.

@@ -2,17 +2,19 @@
 
 Its life, and what holds when it (or anything else) is killed at any point of it:
 
-1. Under the lock it takes the unit from Pending to Running, once
-(:meth:`~.statusfile.StatusFile.claim`), and takes the room on the disk that the record of the end
-will need. 2. Only now is the command executed, so a unit that is still Pending on disk never ran,
-and one that is not can never be started again. 3. It tells the node. 4. It waits until no process
-of the unit is left, syncs stdout, and records the end. When the supervisor itself is killed, the
-node finds and ends what it left behind.
+1. It claims the unit under the lock: Pending to Running, once
+   (:meth:`~.statusfile.StatusFile.claim`). Then it reserves the room on the disk that the record of
+   the end will need.
+2. Only now it executes the command. So a unit that is Pending on disk never ran, and one that is
+   not is never started again.
+3. It tells the node.
+4. It waits until no process of the unit is left, syncs stdout, and records the end.
 
-A command that ends within its first moment, as most do where there are many, leaves a supervisor
-that can take the next unit: making another one costs more than all else that a short unit needs.
-One that goes on has its supervisor for itself: that lets go of the node's socket and of the
-launcher, which both may end from then on.
+If the supervisor itself is killed, the node finds and ends what is left of the unit.
+
+A command that ends within its first moment leaves a supervisor that takes the next unit: to make
+another one costs more than all else that a short unit needs. A command that goes on keeps its
+supervisor, which lets go of node and launcher. Both may end from then on.
 
 Two decisions that a user can see:
 
@@ -53,20 +55,19 @@ UNIT_DIR_VARIABLE = "MESHNODE_UNIT_DIR"
 """The unit's directory: unique on a machine, so it marks the processes that belong to a unit."""
 
 RECORD_RETRY_SECONDS = 1.0
-"""Wait before another try to record an end on a disk that is full or failing. No event says that
-there is room again; a try costs some microseconds, so one a second does not load the machine."""
+"""Seconds between tries to record an end on a disk that is full or fails; no event announces
+room."""
 
 KILL_RETRY_SECONDS = 1.0
-"""Wait before another look for survivors of SIGKILL. Every end wakes the supervisor at once; the
-time only bounds how long a process that a look at /proc missed could go on."""
+"""Seconds between looks for survivors of SIGKILL. Each end wakes the supervisor at once; this
+bounds how long a process goes on that a look at /proc has missed."""
 
 LACK_RETRY_SECONDS = 0.1
-"""Wait before another look at the tree of processes where the machine had no descriptor or memory
-for one; nothing tells when it has."""
+"""Seconds between looks at the tree of processes while the machine lacks descriptors or memory."""
 
 FIRST_MOMENT_SECONDS = 0.1
-"""How long a command may run and still leave its supervisor to the next unit. A command that takes
-longer does not notice the milliseconds that another supervisor takes to make."""
+"""Seconds that a command may run and still leave its supervisor to the next unit. For a longer one
+the milliseconds of a new supervisor do not matter."""
 
 SUPERVISOR_FAILED = 1
 """Exit code of a supervisor that met an error in its own code."""
@@ -81,7 +82,7 @@ def supervise(start: Start, node: int, channel: SupervisorChannel) -> None:
     that answers go to) and those of ``channel`` open.
     """
     try:
-        # Beside what the launcher holds back already; from now on it is only ever waited for.
+        # The launcher blocks the others already. From now on this one is only waited for.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         os.setsid()
         cancelsignal.become_subreaper()
@@ -91,7 +92,7 @@ def supervise(start: Start, node: int, channel: SupervisorChannel) -> None:
             wire.send(node, _refusal(start, error))
             os._exit(0)
         assert myself is not None
-        # Once for all units: each look at os.environ turns bytes into text.
+        # Once for all units: each look at os.environ decodes it.
         environment = dict(os.environ)
         following: Start | None = start
         while following is not None:
@@ -115,7 +116,7 @@ class Supervisor:
     """What a supervisor process knows of its unit.
 
     Attributes:
-        is_free: whether this process has nothing more to do with the unit, and may take another.
+        is_free: whether this process may take another unit after this one.
     """
 
     def __init__(
@@ -145,8 +146,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the command, tell the node, and watch to the recorded end."""
-        # What came when the unit before this one was ending. One for this unit cannot have come:
-        # nobody knows yet that it is this process's.
+        # Cancels that came too late for the unit before this one. None can be for this unit: nobody
+        # knows yet which process has it.
         while signal.sigtimedwait((signal.SIGTERM,), 0) is not None:
             pass
         try:
@@ -154,7 +155,7 @@ class Supervisor:
         except NotPending as error:
             self._tell_last(wire.Refused(self._request, str(error), is_taken=True))
         except (OSError, ValueError, UnitVanished) as error:
-            # Not free: should the claim stand on disk after all, this end is what tells the node.
+            # Not free: if the claim stands on disk after all, the end of this process shows that.
             self.is_free = False
             is_claimed = self._status.is_claimed
             wire.send(self._node, _refusal(self._request, error, is_claimed=is_claimed))
@@ -177,14 +178,13 @@ class Supervisor:
         self.is_free = wire.send(self._node, answer)
 
     def _tell_last(self, answer: wire.Answer) -> None:
-        # The node first: of a supervisor that has said that it is free the launcher tells nothing
-        # any more. One that were killed in between would leave a unit that has ended on disk and
-        # runs for ever in the node's memory.
+        # The node first. The launcher does not report the end of a free supervisor, so one that is
+        # killed in between would leave a unit that runs for ever in the node's memory.
         self._tell(answer)
         self.is_free = self.is_free and self._channel.be_free()
 
     def _keep_for_itself(self) -> None:
-        """Leave node and launcher: this process is the unit's alone, and may outlive both."""
+        """Let go of node and launcher: this process stays with the unit, and may outlive both."""
         if not self.is_free:
             return
         self.is_free = False
@@ -232,7 +232,7 @@ class Supervisor:
         return record | records.running(self._pid)
 
     def _give_back(self, reason: str) -> None:
-        """Leave a unit that cannot be executed now to a later start, if the disk lets us.
+        """Undo the claim of a unit that cannot be executed now, if the disk takes that.
 
         Raises:
             OSError: with the reason; the unit is Pending.
@@ -250,11 +250,11 @@ class Supervisor:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _note_pid(self) -> None:
-        """Write down what the node knows already, for the next node; short commands spare it."""
+        """Write down the PID for the next run of the node; short commands need no such write."""
         try:
             self._status.note(records.running(self._pid))
         except (UnitVanished, OSError):
-            # Nothing depends on it, and on a full disk the record of the end has its room.
+            # Nothing depends on it. On a full disk, the record of the end has its own room.
             return
 
     # --- the watch ----------------------------------------------------------------------------
@@ -292,7 +292,7 @@ class Supervisor:
                 return FAILED, broken
 
     def _is_cancel(self, info: signal.struct_siginfo) -> bool:
-        # The node may have meant the unit before this one, of whose end it had not heard yet.
+        # The node may have meant the unit before this one, if it did not know of its end yet.
         return info.si_signo == signal.SIGTERM and cancelsignal.is_for(info, self._unit_id)
 
     def _wait(self) -> signal.struct_siginfo | None:
@@ -335,7 +335,7 @@ class Supervisor:
             self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
 
     def _insist(self, act: Callable[[], None]) -> None:
-        """Do something to the tree, however long the machine lacks what looking at it takes."""
+        """Do something to the tree; try again while the machine lacks what that takes."""
         while True:
             try:
                 act()
@@ -347,12 +347,12 @@ class Supervisor:
                 return
 
     def _record(self, end: Record) -> None:
-        """Bring the end to the disk, however long that takes, unless the unit was released."""
+        """Record the end, however long the disk refuses it, unless the unit was released."""
         while True:
             try:
                 self._status.finish(end)
             except UnitVanished:
-                # The node is told of no end that is not on disk; it looks, and sees why.
+                # The node is told of no end that is not on disk. It looks there, and sees why.
                 self._keep_for_itself()
                 return
             except OSError:

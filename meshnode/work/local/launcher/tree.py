@@ -1,4 +1,4 @@
-"""Processes and their descendants as /proc shows them, and signals that cannot hit a stranger."""
+"""Processes and their descendants as /proc shows them, and signals to exactly those."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import signal
 
 FREEZE_PASSES = 100
-"""Looks at /proc before killing although new processes still turn up: only a set-uid program, which
-we may not stop, can outrun the first few, and it must not keep the supervisor busy for ever."""
+"""Looks at /proc before all is killed although new processes still appear. Only a set-uid program,
+which may not be stopped, outruns the first few; it must not keep the supervisor busy for ever."""
 
 STAT_BYTES = 1024
 """Bytes read of /proc/<pid>/stat: 52 numbers and a name of 16 bytes never need more."""
@@ -82,8 +82,8 @@ def own_descendants() -> list[Process]:
 def send_signal(pid: int, started: int, signum: int) -> bool:
     """Signal exactly the process with this pid and start time; False when it is gone.
 
-    A pid alone may belong to a stranger by the time of the call. The pidfd is opened first and the
-    start time compared after, so that what is compared is what is signalled.
+    A PID alone may belong to another process by the time of the call. The pidfd is opened first and
+    the start time compared after, so that what is compared is what is signalled.
 
     Raises:
         PermissionError: it belongs to another user (it executed a set-uid program).
@@ -138,7 +138,7 @@ def kill_own_descendants() -> None:
 def _signal_groups(processes: list[Process], signum: int) -> None:
     """Signal the groups of our descendants.
 
-    They hold no strangers: a group lies within one session, whose members descend from the
+    They hold no other processes: a group lies within one session, whose members descend from the
     process that opened it, and that is us or a descendant of ours.
     """
     for group in {process.group for process in processes} - {0, os.getpgrp()}:
