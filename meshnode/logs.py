@@ -43,15 +43,17 @@ MOST_KINDS = 1000
 """Kinds of line that are counted at a time, more than there are; those beyond count as one."""
 
 NEVER_LIMITED = frozenset({"unit"})
-"""Subjects whose lines are all written: the log must tell what ran here."""
+"""Subjects whose lines are all written unless their logger is made ``limited``: the log must tell
+what ran here."""
 
 
 class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
     """Puts the subject before each message."""
 
-    def __init__(self, kind: str, name: str = "") -> None:
+    def __init__(self, kind: str, name: str = "", *, limited: bool = False) -> None:
         super().__init__(logging.getLogger(ROOT), {})
         self.kind = kind
+        self.limited = limited or kind not in NEVER_LIMITED
         self.subject = f"{kind} {_shortened(name)}" if name else kind
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
@@ -63,16 +65,17 @@ class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
         if args:  # otherwise nothing is formatted, and a percent sign stands for itself
             subject = subject.replace("%", "%%")
             args = tuple(map(_loggable, args))
-        extra = {"subject_kind": self.kind, "template": template}
+        extra = {"subject_kind": self.kind, "template": template, "limited": self.limited}
         self.logger.log(level, f"{subject}: {template}", *args, extra=extra, **kwargs)
 
 
-def subject_logger(kind: str, name: str = "") -> SubjectLogger:
+def subject_logger(kind: str, name: str = "", *, limited: bool = False) -> SubjectLogger:
     """Return a logger for one subject, e.g. ``subject_logger("unit", unit_id)``.
 
-    ``kind`` is a fixed word; the name may be anything.
+    ``kind`` is a fixed word; the name may be anything. With ``limited`` there may be any number of
+    these subjects, and their lines are limited even if those of their kind are not.
     """
-    return SubjectLogger(kind, name)
+    return SubjectLogger(kind, name, limited=limited)
 
 
 def _loggable(value: object) -> object:
@@ -155,7 +158,7 @@ class LineLimit(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
         subject: str = getattr(record, "subject_kind", "")
-        if subject in NEVER_LIMITED or isinstance(record, _Summary):
+        if not getattr(record, "limited", True) or isinstance(record, _Summary):
             return True
         if record.levelno <= logging.DEBUG:
             return True  # whoever asks for this level wants all of it

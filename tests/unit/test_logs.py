@@ -161,6 +161,15 @@ def test_lines_about_units_are_all_written(written):
     assert len(written.lines()) == 1000
 
 
+def test_lines_about_units_that_may_be_any_number_are_limited(written):
+    for number in range(1000):
+        subject_logger("unit", str(number), limited=True).info("waits")
+        subject_logger("unit", str(number)).info("started")
+    lines = written.lines()
+    assert sum(line.endswith("waits") for line in lines) == LINES_A_MINUTE
+    assert sum(line.endswith("started") for line in lines) == 1000
+
+
 def test_all_is_written_for_whoever_debugs(written):
     logs.set_level("debug")
     for _ in range(1000):

@@ -234,6 +234,7 @@ class RemoteStart:
     async def _record_unit(self, created: Created) -> None:
         receipt = str(created.receipt) if created.receipt is not None else ""
         await self._change_remote(unit_id=created.unit_id, receipt=receipt, durable=True)
+        self._unit.log.info("is unit %s of %s", created.unit_id, self._unit.remote.node)
 
     async def _record_started(self, unit_id: str) -> None:
         try:

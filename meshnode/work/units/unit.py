@@ -109,8 +109,14 @@ class Unit:
 
     @property
     def log(self) -> SubjectLogger:
-        """The logger that speaks for this unit."""
-        return subject_logger("unit", self.unit_id)
+        """The logger that speaks for this unit.
+
+        Until another node has taken the unit its lines are limited: whoever may submit can have any
+        number of units that run nowhere.
+        """
+        remote = self.status.remote
+        is_untaken = remote is not None and not remote.unit_id
+        return subject_logger("unit", self.unit_id, limited=is_untaken)
 
     @property
     def is_final(self) -> bool:
