@@ -101,7 +101,7 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def make_file(path: str) -> int:
+def make_file(path: str | os.PathLike[str]) -> int:
     """Make a file that must not exist yet; return its descriptor, open for writing.
 
     Raises:
@@ -130,20 +130,27 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def open_scratch(path: str | os.PathLike[str]) -> int:
+def open_scratch(path: str | os.PathLike[str]) -> tuple[int, bool]:
     """Open a file that is to be filled and renamed; move aside what else is in its place.
 
-    The file is not emptied, so that the room that it has on the disk stays reserved.
+    A file that is there is not emptied, so that the room that it has on the disk stays reserved.
+
+    Returns:
+        The descriptor, and whether the file was there, and is to be cut after what is written.
 
     Raises:
         OSError: it cannot be opened.
     """
-    flags = os.O_WRONLY | os.O_CREAT
     try:
-        return open_file(path, flags)
+        # As good as always: what is new needs neither a look at it nor a cut.
+        return make_file(path), False
+    except FileExistsError:
+        pass
+    try:
+        return open_file(path, os.O_WRONLY | os.O_CREAT), True
     except NotOurs:
         move_aside(path)
-        return open_file(path, flags | os.O_EXCL)
+        return make_file(path), False
 
 
 def put_in_place(scratch: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

@@ -76,9 +76,10 @@ def test_whatever_stands_in_the_way_a_file_is_made_and_put_in_place(place: Path,
     put_strange(place, what)
     scratch = place.with_name("scratch")
     put_strange(scratch, what)
-    descriptor = files.open_scratch(scratch)
-    os.ftruncate(descriptor, 0)
+    descriptor, was_there = files.open_scratch(scratch)
     os.write(descriptor, b"new")
+    if was_there:
+        os.ftruncate(descriptor, 3)
     os.close(descriptor)
     files.put_in_place(scratch, place)
     assert files.read_file(place, 1000) == b"new"
@@ -113,3 +114,15 @@ def test_a_file_is_not_written_over_where_it_has_no_room(place: Path) -> None:
         files.overwrite(place, b"x" * 100_000)
     assert refused.value.errno == errno.ENOSPC
     assert place.read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("old", [None, b"", b"x" * 100_000])
+def test_a_scratch_file_keeps_its_room_and_says_whether_it_is_to_be_cut(
+    place: Path, old: bytes | None
+) -> None:
+    if old is not None:
+        place.write_bytes(old)
+    descriptor, was_there = files.open_scratch(place)
+    assert was_there is (old is not None)
+    assert os.fstat(descriptor).st_size == len(old or b"")
+    os.close(descriptor)

@@ -206,7 +206,7 @@ def _birth(descriptor: int) -> int | None:
 
 def _write(path: Path, identity: str) -> None:
     scratch = f"{path}.tmp"
-    descriptor = files.open_scratch(scratch)
+    descriptor, _ = files.open_scratch(scratch)
     try:
         inode = os.fstat(descriptor).st_ino
         born = _birth(descriptor)

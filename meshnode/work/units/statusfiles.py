@@ -132,11 +132,12 @@ class StatusFiles:
     def _replace(self, unit_id: str, text: bytes, synced: bool, *, is_end: bool) -> None:
         path = f"{self.root}/{unit_id}/status"
         try:
-            descriptor = files.open_scratch(path + ".tmp")
+            descriptor, was_there = files.open_scratch(path + ".tmp")
             try:
                 # Not emptied first: a supervisor has taken the room that an end needs.
                 _write_all(descriptor, text)
-                os.ftruncate(descriptor, len(text))
+                if was_there:
+                    os.ftruncate(descriptor, len(text))
                 if synced:
                     # Before the rename: after a power cut, the name would lead to an empty file.
                     os.fsync(descriptor)

@@ -271,7 +271,7 @@ class TombstoneFile:
         """Write the file anew. Raises OSError; the old one stands."""
         lines = snapshot.lines()
         scratch = f"{self._path}.tmp"
-        descriptor = files.open_scratch(scratch)
+        descriptor, _ = files.open_scratch(scratch)
         try:
             text = b"".join(lines)
             _write(descriptor, text)

@@ -153,7 +153,7 @@ class StatusFile:
         """
         size = len(json.dumps(self._last)) + SPARE_BYTES
         try:
-            fd = files.open_scratch(self._path + ".tmp")
+            fd, _ = files.open_scratch(self._path + ".tmp")
         except OSError:
             return
         try:
@@ -229,13 +229,14 @@ class StatusFile:
         temporary = self._path + suffix
         try:
             # Not truncated first: the room that reserve() has taken is not given back.
-            fd = files.open_scratch(temporary)
+            fd, was_there = files.open_scratch(temporary)
             try:
                 text = json.dumps(status, separators=(",", ":")).encode()
                 left = memoryview(text)
                 while left:
                     left = left[os.write(fd, left) :]
-                os.ftruncate(fd, len(text))
+                if was_there:
+                    os.ftruncate(fd, len(text))
                 if durable:
                     sync(fd)
             finally:
