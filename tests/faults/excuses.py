@@ -14,6 +14,21 @@ BEFORE_START = r"Failed: lost: the node ended before .+"
 NO_ROOM = r".*[Nn]o space left on .*"
 NO_DESCRIPTORS = r".*Too many open files.*"
 
+FULL_AT_END = re.compile(r"; no space left on the disk of its output(, which may be incomplete)?$")
+"""What a node adds to how a command ended if the disk of its output is full then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What the storm itself knows of a unit, whatever its end says."""
+
+    runs: int
+    """How often its command has started."""
+    accepted: bool
+    """Whether the client was told that it has been submitted or started."""
+    short: bool
+    """Whether there is less of its output than its command prints when it is left alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Excuse:
@@ -24,13 +39,20 @@ class Excuse:
     """Expressions for all of "State: detail"."""
     unless_run: bool = False
     """Whether they are false all the same if the command ran."""
+    unless_accepted: bool = False
+    """Whether they are false all the same if the client was told that it would run."""
+    if_short: bool = False
+    """Whether they are true only if output is missing."""
     may_be_unknown: bool = False
     """Whether the node may not know the unit any more."""
 
-    def explains(self, end: str, runs: int) -> bool:
+    def explains(self, end: str, course: Course) -> bool:
         """Whether a unit may have come to this end."""
-        fits = any(re.fullmatch(pattern, end) for pattern in self.ends)
-        return fits and not (self.unless_run and runs)
+        if (self.unless_run and course.runs) or (self.unless_accepted and course.accepted):
+            return False
+        if self.if_short and not course.short:
+            return False
+        return any(re.fullmatch(pattern, end) for pattern in self.ends)
 
 
 ON_UNIT = (
@@ -48,13 +70,22 @@ ON_UNIT = (
 """What was done to the unit itself, on either node."""
 
 ON_SUBMITTER = (
-    Excuse("fill disk", (f"Failed: Error reading input data: {NO_ROOM}",), unless_run=True),
+    Excuse(
+        "fill disk",
+        tuple(
+            f"Failed: Error {doing}: {NO_ROOM}"
+            for doing in ("reading input data", "starting worker")
+        ),
+        unless_run=True,
+        unless_accepted=True,
+    ),
     Excuse("take descriptors", (f"Failed: {NO_DESCRIPTORS}",), unless_run=True),
     Excuse("swap datadir", (LOST, GONE)),
 )
 ON_EXECUTOR = (
-    # A command that found no room has run, and ended as it does then.
-    Excuse("fill disk", (f"Failed: {NO_ROOM}",)),
+    Excuse("fill disk", (f"Failed: {NO_ROOM}",), unless_run=True),
+    # As the storm's command ends when a write of it finds no room.
+    Excuse("fill disk", ("Failed: exit status 1",), if_short=True),
     Excuse("take descriptors", (f"Failed: {NO_DESCRIPTORS}",), unless_run=True),
     Excuse("swap datadir", (LOST, GONE)),
 )
@@ -79,22 +110,37 @@ UNFINISHED = (
 
 def excuses(scene: Scene, fate: Fate, status: Status | None) -> Iterator[Excuse]:
     """Yield what explains an end of this unit that is not its command's own."""
-    if not fate.answer.startswith("{"):
+    if not fate.accepted:
         yield from UNFINISHED
     kinds = {hit.kind for hit in fate.hits}
     yield from (excuse for excuse in ON_UNIT if excuse.hit in kinds)
-    ended = _end(status)
     for node, table in ((fate.job.node, ON_SUBMITTER), (fate.job.target, ON_EXECUTOR)):
-        kinds = {h.kind for h in scene.nodes[node].hits if h.meets(fate.begun, ended)}
+        kinds = _kinds_meanwhile(scene, fate, status, node)
         yield from (excuse for excuse in table if excuse.hit in kinds)
         if node == fate.job.target == scene.flavour.receptor:
             yield from (excuse for excuse in RESTARTED if excuse.hit in kinds)
+
+
+def end_of_command(scene: Scene, fate: Fate, status: Status | None, end: str) -> str:
+    """Return an end without the words that the disk is full, if they are true: they excuse nothing.
+
+    What the command did, and all of its output, must be right as if they were not there.
+    """
+    if "fill disk" in _kinds_meanwhile(scene, fate, status, fate.job.target):
+        return FULL_AT_END.sub("", end)
+    return end
 
 
 def refusal_is_explained(scene: Scene, fate: Fate, refusal: str) -> bool:
     """Whether the node lacked what it says that it lacked."""
     hits: list[Hit] = scene.nodes[fate.job.node].hits
     return any(hit.kind in REFUSALS and re.fullmatch(REFUSALS[hit.kind], refusal) for hit in hits)
+
+
+def _kinds_meanwhile(scene: Scene, fate: Fate, status: Status | None, node: str) -> set[str]:
+    """Return what a node went through while there was the unit."""
+    ended = _end(status)
+    return {hit.kind for hit in scene.nodes[node].hits if hit.meets(fate.begun, ended)}
 
 
 def _end(status: Status | None) -> float:

@@ -46,6 +46,11 @@ class Fate:
     hits: list[Hit] = field(default_factory=list)
     """What was done to this very unit: its process killed, itself cancelled."""
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the node has said that the work is submitted or started."""
+        return self.answer.startswith("{")
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:

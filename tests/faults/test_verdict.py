@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Excuse
+from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Course, Excuse
 from harness import Cluster
 from machines import Hit
 from plan import DIAMOND, FAULTS, Job, make_plan
@@ -35,8 +35,10 @@ def make_case(end: str = "Succeeded: exit status 0", **changes: object) -> Case:
     job = Job("s1-0", "lines", "a", "d", 1, b"", False, False, 0.0)
     fate = Fate(job, unit="aaaaaaaa", begun=1.0, sent=True, answer='{"result":"Job Started"}')
     state, detail = end.split(": ", 1)
-    status = {"StateName": state, "Detail": detail, "StdoutSize": len(job.output)}
-    known = {"fate": fate, "status": status, "record": status, "output": job.output}
+    output = changes.get("output", job.output)
+    size = len(output) if isinstance(output, bytes) else 0
+    status = {"StateName": state, "Detail": detail, "StdoutSize": size}
+    known = {"fate": fate, "status": status, "record": status, "output": output}
     return Case(**{**known, "starts": 1, "ends": 1, **changes})  # type: ignore[arg-type]
 
 
@@ -76,8 +78,9 @@ def test_a_payload_that_was_not_complete_must_not_run(scene: Scene) -> None:
 
 @pytest.mark.parametrize("excuse", ALL_EXCUSES, ids=lambda excuse: excuse.hit)
 def test_no_hit_explains_a_success_or_an_exit_code_that_was_not_printed(excuse: Excuse) -> None:
-    assert not excuse.explains("Succeeded: exit status 0", 1)
-    assert not excuse.explains("Failed: exit status 3", 1)
+    course = Course(runs=1, accepted=False, short=True)
+    assert not excuse.explains("Succeeded: exit status 0", course)
+    assert not excuse.explains("Failed: exit status 3", course)
 
 
 def test_a_hit_explains_its_own_ends_and_no_others(scene: Scene) -> None:
@@ -88,12 +91,73 @@ def test_a_hit_explains_its_own_ends_and_no_others(scene: Scene) -> None:
     assert faults(scene, case) == []
 
 
+FULL = "; no space left on the disk of its output"
+MAYBE_LESS = f"{FULL}, which may be incomplete"
+NOT_RECORDED = "Failed: Error starting worker: cannot record the status: No space left on device"
+
+
+def fill_disk(scene: Scene, node: str, begun: float = 1.5, over: float = 2.0) -> None:
+    scene.nodes[node].hits.append(Hit("fill disk", begun=begun, over=over))
+
+
 def test_what_a_node_went_through_before_there_was_the_unit_explains_nothing(scene: Scene) -> None:
-    case = make_case("Failed: exit status 1; no space left on the disk of its output", ends=0)
-    scene.nodes["d"].hits.append(Hit("fill disk", begun=0.0, over=0.5))
+    case = make_case(f"Failed: exit status 1{FULL}", ends=0, output=b"")
+    fill_disk(scene, "d", begun=0.0, over=0.5)
     assert any("nothing explains that" in fault for fault in faults(scene, case))
-    scene.nodes["d"].hits.append(Hit("fill disk", begun=1.5, over=2.0))
+    fill_disk(scene, "d")
     assert faults(scene, case) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "ends", "output", "found"),
+    [
+        (f"Succeeded: exit status 0{MAYBE_LESS}", 1, b"s1-0 0\n", ""),
+        (f"Succeeded: exit status 0{MAYBE_LESS}", 1, b"s1", "is not the 7 printed"),
+        (f"Succeeded: exit status 0{MAYBE_LESS}", 0, b"s1-0 0\n", "1 starts and 0 ends"),
+        (f"Failed: exit status 1{FULL}", 0, b"s1", ""),
+        ("Failed: exit status 1", 0, b"s1", ""),
+        ("Failed: exit status 1", 0, b"s1-0 0\n", "fill disk explains that"),
+        (f"Failed: exit status 3{FULL}", 0, b"s1", "fill disk explains that"),
+        (f"Failed: signal: killed{FULL}", 0, b"s1", "fill disk explains that"),
+        ("Failed: Error reading input data: No space left on device", 0, b"", "fill disk explains"),
+    ],
+)
+def test_a_full_disk_explains_how_a_command_ends_that_finds_no_room_and_excuses_no_other_lack(
+    scene: Scene, end: str, ends: int, output: bytes, found: str
+) -> None:
+    case = make_case(end, ends=ends, output=output)
+    assert any("nothing explains that" in fault for fault in faults(scene, case))
+    fill_disk(scene, "a")
+    assert any("explains that" in fault for fault in faults(scene, case))
+    fill_disk(scene, "d")
+    assert [found in fault for fault in faults(scene, case)][:1] == ([True] if found else [])
+
+
+def test_the_words_of_a_full_disk_hide_nothing_else_that_was_done_to_a_unit(scene: Scene) -> None:
+    case = make_case(f"Failed: signal: killed{FULL}", ends=0, output=b"")
+    case.fate.hits.append(Hit("kill command"))
+    assert any("kill command explains that" in fault for fault in faults(scene, case))
+    fill_disk(scene, "d")
+    assert faults(scene, case) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "starts", "node", "found"),
+    [
+        ("ERROR: Error starting worker: cannot record the status", 0, "a", False),
+        ("", 0, "a", False),
+        ('{"result":"Job Started"}', 0, "a", True),
+        ("ERROR: Error starting worker: cannot record the status", 1, "a", True),
+        ("ERROR: Error starting worker: cannot record the status", 0, "b", True),
+    ],
+)
+def test_only_what_was_not_accepted_may_fail_for_want_of_room_on_its_submitter(
+    scene: Scene, answer: str, starts: int, node: str, found: bool
+) -> None:
+    case = make_case(NOT_RECORDED, starts=starts, ends=0, output=b"")
+    case.fate.answer = answer
+    fill_disk(scene, node)
+    assert any("explains that" in fault for fault in faults(scene, case)) == found
 
 
 @pytest.mark.parametrize(

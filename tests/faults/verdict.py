@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 from chronicle import Event, from_ledger, from_log
-from excuses import excuses, refusal_is_explained
+from excuses import Course, end_of_command, excuses, refusal_is_explained
 from ledger import Entry, read_ledger
 from machines import Conversation, StormNode
 from scene import Fate, Scene, Status
@@ -81,7 +81,7 @@ class Verdict:
         if not faults:
             return
         lines = [f"{token}: {text}" for token, texts in faults.items() for text in texts]
-        for token in list(faults)[:MOST_STORIES]:
+        for token in _one_of_each(faults)[:MOST_STORIES]:
             lines += ["", await self._story(token)]
         raise AssertionError("\n".join([f"{len(faults)} units at fault", *lines]))
 
@@ -162,15 +162,19 @@ class Verdict:
     def _faults_of_end(self, case: Case, status: Status) -> Iterator[str]:
         job, whole = case.fate.job, case.fate.job.output
         spoiled = {hit.kind for hit in case.fate.hits} & {"spoil stdout", "spoil directory"}
-        if case.end == job.end:
+        known = case.record or status
+        end = end_of_command(self._scene, case.fate, known, case.end)
+        if end == job.end:
             if (case.starts, case.ends) != (1, 1):
                 yield f"completed after {case.starts} starts and {case.ends} ends"
             if not spoiled and case.output != whole:
                 size = None if case.output is None else len(case.output)
                 yield f"completed, and its output of {size} bytes is not the {len(whole)} printed"
         else:
-            found = list(excuses(self._scene, case.fate, case.record or status))
-            if not any(excuse.explains(case.end, case.starts) for excuse in found):
+            found = list(excuses(self._scene, case.fate, known))
+            short = case.output is not None and len(case.output) < len(whole)
+            course = Course(case.starts, case.fate.accepted, short)
+            if not any(excuse.explains(end, course) for excuse in found):
                 hits = ", ".join(sorted({excuse.hit for excuse in found})) or "nothing"
                 yield f"did not complete after {case.ends} ends, and {hits} explains that"
         if case.output is None:
@@ -216,6 +220,15 @@ def _client(fate: Fate) -> str:
     job = fate.job
     end = "breaks off" if job.breaks else "cancels" if job.cancels else "stays"
     return f"{end}, sent {'all' if fate.sent else 'not all'}, was answered {fate.answer!r}"
+
+
+def _one_of_each(faults: dict[str, list[str]]) -> list[str]:
+    """Return the jobs, one of each kind of end before any other: the rest is often the same."""
+    first: dict[str, str] = {}
+    for token, texts in faults.items():
+        first.setdefault(_shape(texts[0].rpartition("; it is ")[2]), token)
+    chosen = list(first.values())
+    return chosen + [token for token in faults if token not in chosen]
 
 
 def _shape(end: str) -> str:
