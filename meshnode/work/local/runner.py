@@ -119,7 +119,10 @@ class CommandRunner:
             found = await _patiently(unit, partial(find_supervisor, request.unit_dir))
             if found is not None:
                 return Started(found)
-            return await self._refuse(unit, first, error, f"lost: {error}")
+            # If its supervisor was killed as well, its command may run on: not past its end.
+            left = await self._end_leftovers(request.unit_dir, request.grace)
+            detail = f"lost: {error}{_still_running(left)}"
+            return await self._refuse(unit, first, error, detail)
         except WorkError as error:
             return await self._refuse(unit, first, error, f"Error starting worker: {error}")
         return None
@@ -246,9 +249,7 @@ class CommandRunner:
             detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
         else:
             detail = "lost: nobody watched over it"
-        if left:
-            detail += f"; still running: {', '.join(str(process.pid) for process in left)}"
-        await unit.fail(detail)
+        await unit.fail(detail + _still_running(left))
 
     async def cancel(self, unit: Unit) -> Outcome:
         """Have the supervisor end the whole process tree, and wait until it has."""
@@ -354,6 +355,12 @@ class CommandRunner:
 
     async def _kill_leftovers(self, unit: Unit) -> None:
         await self._end_leftovers(self._store.directory(unit.unit_id), 0)
+
+
+def _still_running(left: list[ProcessId]) -> str:
+    """Return the words for what could not be ended of a unit, empty if nothing is left."""
+    pids = ", ".join(str(process.pid) for process in left)
+    return f"; still running: {pids}" if left else ""
 
 
 async def _patiently(unit: Unit, look: Callable[[], T]) -> T:

@@ -190,6 +190,8 @@ class UnitFiles(StatusFiles):
         """Give the room of a unit's input back: nothing will be started with it."""
         try:
             os.close(files.open_file(f"{self.root}/{unit_id}/stdin", os.O_WRONLY | os.O_TRUNC))
+        except FileNotFoundError:
+            return
         except OSError as error:
             self._log.debug("the input of unit %s stays: %s", unit_id, error)
 
@@ -200,6 +202,8 @@ class UnitFiles(StatusFiles):
         """
         try:
             os.unlink(f"{self.root}/{unit_id}/stdin")
+        except FileNotFoundError:
+            return
         except OSError as error:
             self._log.warning("the payload of unit %s stays: %s", unit_id, error.strerror)
 

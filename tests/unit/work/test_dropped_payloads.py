@@ -134,3 +134,15 @@ async def test_the_room_is_free_for_the_record_of_the_end(foo, monkeypatch):
         monkeypatch.setattr(foo.mortal, "write_status", look)
         await foo.talk(f"work cancel {unit.unit_id}")
         assert seen == [0]
+
+
+@pytest.mark.parametrize("target", ["foo", "bar"])
+async def test_that_is_not_there_is_no_news(foo, caplog, target, autojump_clock):
+    caplog.set_level("DEBUG")
+    async with foo.running():
+        unit = await begin(foo, foo.connect(), target)
+        foo.store.stdin_path(unit.unit_id).unlink()
+        await foo.talk(f"work cancel {unit.unit_id}")
+        foo.store.take_stdin_away(unit.unit_id)
+        assert unit.is_final
+    assert "stays" not in caplog.text

@@ -192,3 +192,31 @@ async def test_a_start_of_unknown_outcome_is_looked_for_among_the_processes(
         found[0] = None
         lines = await foo.talk("work submit foo wait")
         assert lines[-1] == "ERROR: cannot tell from status what was started"
+
+
+@pytest.mark.parametrize("left", [[], [ProcessId(601, 7)]])
+async def test_a_start_of_unknown_outcome_has_no_end_while_its_command_runs_on(
+    foo, monkeypatch, autojump_clock, left
+):
+    """Its supervisor was killed, too."""
+    monkeypatch.setattr(command_module, "find_supervisor", lambda directory: None)
+    foo.launcher.refuses = command_module.OutcomeUnknown("cannot tell from status what was started")
+    asked, gone = trio.Event(), trio.Event()
+
+    async def end_leftovers(unit_dir, grace):
+        asked.set()
+        await gone.wait()
+        return left
+
+    monkeypatch.setattr(foo.launcher, "end_leftovers", end_leftovers)
+    async with foo.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(foo.talk, "work submit foo wait")
+        with trio.fail_after(LONGEST_PAUSE):
+            await asked.wait()
+        (unit,) = foo.units.all()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not unit.is_final
+        gone.set()
+        status = await foo.wait_final(unit.unit_id)
+        still = "; still running: 601" if left else ""
+        assert status.detail == f"lost: cannot tell from status what was started{still}"
