@@ -7,46 +7,44 @@ from meshnode.protocol.reachability import Branches, newest_unreachable, unreach
 from meshnode.protocol.routing import ServiceAdvertisement
 
 ADVERTISEMENT_LIFETIME = 210.0
-"""Seconds after which an advertisement that was not repeated is dropped: its node says it again
-every 60 s, so three were missed. A withdrawal that was lost on the way is made good by this."""
+"""Seconds after which an advertisement that was not repeated is dropped: nodes repeat theirs every
+60 s, so three are missing. A service whose withdrawal was lost is gone after this time."""
 
 WITHDRAWAL_LIFETIME = 2 * ADVERTISEMENT_LIFETIME
-"""Seconds for which a withdrawal is remembered, so that an older advertisement which comes later
-does not bring the service back: by then nobody has an older one, and what was withdrawn in somebody
-else's name is not gone for good."""
+"""Seconds for which a withdrawal outranks older advertisements that come later: after that nobody
+has an older one. A forged withdrawal is overcome then, too."""
 
 RENEWED_WITHIN = 70.0
-"""Seconds within which a node that has begun a new life has advertised all that it offers: it does
-so every 60 s, receptor for the first time after 5."""
+"""Seconds within which a restarted node has advertised all of its services: every node repeats them
+every 60 s, and receptor sends its first ones after 5."""
 
 ADVERTS_BYTES = 16 * 1024 * 1024
-"""What is remembered of the services of all other nodes: those of 10,000 nodes, or hundreds of work
-types of each of 1,000."""
+"""Bytes remembered of the services of all other nodes: of 10,000 ordinary nodes, or of 1,000 with
+hundreds of work types."""
 
 NODE_ADVERTS_BYTES = 256 * 1024
-"""What is remembered of one node: 200 services with some tags."""
+"""Bytes remembered of the services of one node: 200 services with some tags."""
 
 ENTRY_BYTES = 900
-"""What a service costs beyond its message, as was measured."""
+"""Bytes that a service costs beyond its message (measured)."""
 
 UNREACHABLE_BYTES = ADVERTS_BYTES // 8
-"""What is remembered of nodes that cannot be reached: most of what comes before a route does is
-there a moment later."""
+"""Bytes remembered of the services of unreachable nodes; most get a route a moment later."""
 
 READ_LATELY = 64
-"""Advertisements that are kept as they were read: each stream that is dialed asks for one, and to
-read it takes as long as all else that a dial looks up."""
+"""Advertisements that are kept decoded. Dialing a stream looks one up; decoding takes as long as all
+else that a dial looks up."""
 
 READ_LATELY_BYTES = 4096
-"""The longest message of which that is done, so that all together they take a megabyte at most."""
+"""Bytes of the longest message that is kept decoded; all of them take a megabyte at most."""
 
 ROOM_MADE = ADVERTS_BYTES // 16
-"""What is made room for when all is full, so that the next does not look through all again."""
+"""Bytes freed at once when the budget is used up: not every new service shall look for the next."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """The newest word about a service. Kept as it came: read, it takes four times the memory."""
+    """The newest advertisement of a service, undecoded: decoded it takes four times the memory."""
 
     raw: bytes
     nanoseconds: int
@@ -56,7 +54,7 @@ class _Entry:
     ends: float
     """When it is dropped."""
     outdated: bool = False
-    """Its node may have begun a new life since: any word of it counts as a newer one."""
+    """Whether its node may have restarted since: then any advertisement counts as newer."""
 
     @property
     def cost(self) -> int:
@@ -67,7 +65,7 @@ class _Entry:
 class _NodeRecord:
     services: dict[str, _Entry] = field(default_factory=dict)
     via: str = ""
-    """The peer that brought the newest word."""
+    """The peer that brought the newest advertisement."""
     cost: int = 0
 
 
@@ -80,7 +78,7 @@ class AdvertisementTable:
         self._read_lately: dict[bytes, ServiceAdvertisement] = {}
         """By the message."""
         self.bytes = 0
-        """What all that came from others is reckoned to take."""
+        """What the advertisements of others are reckoned to take."""
 
     def is_known(self, raw: bytes) -> bool:
         """Whether exactly this message is the newest about its service: most copies are."""
@@ -104,8 +102,8 @@ class AdvertisementTable:
         Args:
             advert: what was received.
             now: a clock in seconds.
-            raw: the whole message that it came in; it is passed on unchanged.
-            via: the peer that brought it. Our own need none and have no bound.
+            raw: the whole message that it came in; it is forwarded unchanged.
+            via: the peer that brought it; empty for our own, which have no bound.
         """
         if not self.is_news(advert):
             return False
@@ -119,7 +117,7 @@ class AdvertisementTable:
         return message in self._raw
 
     def _put(self, node: _NodeRecord, service: str, entry: _Entry) -> None:
-        """Keep the newest word about a service in the place of the one before."""
+        """Replace a service's entry."""
         current = node.services.get(service)
         if current is not None:
             self._forget_message(current)
@@ -141,7 +139,7 @@ class AdvertisementTable:
     # --- what is known -----------------------------------------------------------------------
 
     def newest(self, node: str, service: str) -> ServiceAdvertisement | None:
-        """Return the newest word about a service, be it a withdrawal."""
+        """Return the newest advertisement of a service, be it a withdrawal."""
         record = self._nodes.get(node)
         entry = record.services.get(service) if record is not None else None
         return self._read(entry.raw) if entry is not None else None
@@ -183,13 +181,13 @@ class AdvertisementTable:
     def __len__(self) -> int:
         return sum(e.is_offer for r in self._nodes.values() for e in r.services.values())
 
-    # --- what goes ---------------------------------------------------------------------------
+    # --- forgetting --------------------------------------------------------------------------
 
     def begin_anew(self, node: str, now: float) -> None:
-        """Doubt what a node said: it has begun a new life, or somebody says so.
+        """Mark a node's services as outdated: it has restarted, or somebody says so.
 
-        What is not advertised again goes; and what is may bear an earlier time, for the node's
-        clock may have been set back.
+        Those that are not advertised again are dropped. Those that are may bear an earlier time:
+        the node's clock may have been set back.
         """
         record = self._nodes.get(node)
         for entry in record.services.values() if record is not None else ():
@@ -205,7 +203,7 @@ class AdvertisementTable:
                 self._forget_message(entry)
 
     def expire(self, now: float) -> None:
-        """Forget the services that were not repeated for long, and withdrawals of long ago."""
+        """Forget services that were not repeated for long, and old withdrawals."""
         for node, record in list(self._nodes.items()):
             for service in [s for s, e in record.services.items() if e.ends <= now]:
                 self._drop(node, service)
@@ -216,7 +214,7 @@ class AdvertisementTable:
         return self.bytes > ADVERTS_BYTES
 
     def make_room(self, branches: Branches, newest: str) -> None:
-        """Forget nodes so that the rest fits, but not the one that has just spoken."""
+        """Forget nodes until the rest fits its budget, but not the newest."""
         excess = self.bytes - ADVERTS_BYTES + ROOM_MADE
         costs, bringers = self._shares()
         costs.pop(newest, None)
@@ -224,7 +222,7 @@ class AdvertisementTable:
             self.forget_node(node)
 
     def give_up_unreachable(self, branches: Branches) -> None:
-        """Forget nodes that cannot be reached as far as they are too many."""
+        """Forget unreachable nodes until the rest fits its budget."""
         costs, bringers = self._shares()
         unreachable = sum(cost for node, cost in costs.items() if node not in branches)
         excess = unreachable - UNREACHABLE_BYTES
@@ -236,7 +234,7 @@ class AdvertisementTable:
         return {node: r.cost for node, r in others}, {node: r.via for node, r in others}
 
     def _trim(self, node: str) -> None:
-        """Have the newest services of a node give way that the peer brought who brought most."""
+        """Drop services of a node: always the newest of the peer that brought the most bytes."""
         record = self._nodes[node]
         while record.cost > NODE_ADVERTS_BYTES:
             brought: dict[str, int] = {}

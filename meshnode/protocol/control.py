@@ -15,20 +15,20 @@ from meshnode.errors import CommandError
 
 MAX_LINE = 1024 * 1024
 """Bytes of one command line without its newline. Parameters may carry whole files (receptorctl's
-``-a key=@file``), but these end as arguments of a command, of which Linux passes some 2 MiB."""
+``-a key=@file``), but become arguments of a command, of which Linux passes some 2 MiB."""
 
 MAX_DIGITS = 300
 """Digits of a whole number in JSON: what a float can hold, so no later conversion overflows."""
 
 MAX_ERROR = 2000
-"""Characters of an error that are told. Every text of ours is shorter, unless a client has put much
-of its own into it; and each character is looked at."""
+"""Characters of an error that a client is sent. Our own texts are shorter; the rest is the client's
+own text, quoted."""
 
 UNKNOWN_COMMAND = "Unknown command"
 """Receptor's text, which clients match."""
 
 TLS_RECORD = b"\x16"
-"""What a client of TLS begins with: the number of a handshake record (RFC 8446, section 5.1)."""
+"""First byte of a TLS client: the type of a handshake record (RFC 8446, section 5.1)."""
 
 _HTTP_REQUEST = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/\d(\.\d)?")
 _HTTP_HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9\-]*:( |$)")
@@ -41,7 +41,7 @@ class MalformedRequest(CommandError):
 
 
 class NotText(MalformedRequest):
-    """A line is not UTF-8: who sends it speaks another protocol, or a broken one."""
+    """A line is not UTF-8: the client speaks another protocol."""
 
 
 class LineTooLong(CommandError):
@@ -64,7 +64,7 @@ class Request:
 
 
 class LineReader:
-    """Splits what a client sends into command lines, and keeps what follows a line as it came.
+    """Splits what a client sends into command lines; raw bytes after a line are kept as they came.
 
     Carriage returns in lines are dropped and empty lines skipped, as receptor does; a last line
     without a newline counts at the end of the input.
@@ -77,7 +77,7 @@ class LineReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether the client has sent all that it will ever send and all of it was taken."""
+        """Whether the client has ended its input and all of it was taken."""
         return self._at_end and not self._buffer
 
     @property
@@ -114,10 +114,10 @@ class LineReader:
         """
         if not self.has_line():
             return None
-        # Where the search has ended: at the newline, or at the end of all.
+        # The search has ended at the newline, or at the end of the input.
         with memoryview(self._buffer) as buffer:
             line = bytes(buffer[: self._searched])
-        # Before anything else is made of the line: a long one is not kept twice.
+        # Deleted at once: a long line must not be in memory twice.
         del self._buffer[: self._searched + 1]
         self._searched = 0
         return line.replace(b"\r", b"")
@@ -144,8 +144,8 @@ def parse_line(line: bytes) -> Request:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        # Replacing the bytes, as receptor's JSON does, would run a command with other arguments
-        # than were meant.
+        # receptor's JSON replaces such bytes: a command would run with other arguments than were
+        # meant.
         raise NotText(f"byte {error.start + 1} of the line is not UTF-8") from None
     if text.startswith("{"):
         return _parse_object(text)
@@ -202,10 +202,10 @@ def _no_constant(name: str) -> float:
 def is_http(line: bytes) -> bool:
     """Whether a line is the first one of an HTTP request.
 
-    Web pages can have a browser send such requests to any address, and what their body holds are
-    lines as well.
+    A web page can have a browser send such requests to any address, and the lines of their body
+    would be commands.
     """
-    # The search first: it is quick, and no other line has more to be looked at.
+    # The quick search first, for all other lines.
     return b" HTTP/" in line[-9:] and _HTTP_REQUEST.fullmatch(line) is not None
 
 

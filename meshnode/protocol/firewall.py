@@ -1,7 +1,7 @@
 """Firewall rules: which data messages may pass this node (protocol section 3, "Handling").
 
-Nodes are named by the hashes in a message's header, which is what the message claims: a rule
-keeps order among nodes that play by the rules, and proves nothing about who sent a message.
+Rules compare the node hashes in a message's header. These are claims: nothing proves who sent the
+message, so rules keep order among honest nodes only.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from meshnode.protocol.messages import HEADER_LENGTH, decode_service
 from meshnode.protocol.namehash import NAME_HASH_LENGTH, NameTable
 
 MAX_FLOWS = 4096
-"""Flows whose verdict is remembered, some 200 bytes each. A node has far fewer at a time; when
-passing ones fill the table it begins anew, which costs each of the living one evaluation."""
+"""Flows whose verdict is remembered, some 200 bytes each; a node has far fewer at a time. A full
+table is emptied, which costs each flow one more evaluation."""
 
 FLOW_START = 4
-"""Where the flow begins in a header: source, destination, source service, destination service, of
-8 bytes each, up to its end (protocol section 3)."""
+"""Where the flow begins in a header: source, destination and their services, 8 bytes each, to the
+header's end (protocol section 3)."""
 
 NODE_FIELDS = 2
 """The first two of the four fields are hashes of nodes, the others names of services."""
@@ -35,15 +35,15 @@ class Verdict:
 DEFAULT = Verdict(Action.ACCEPT, "no rule matches")
 
 UNKNOWN_NODE = Verdict(Action.DROP, "a rule asks for the name of a node that is not known")
-"""A message that cannot be judged goes no further; receptor drops those of unknown nodes anyhow."""
+"""Receptor drops messages of unknown nodes, too."""
 
 
 UNREADABLE_SERVICE = Verdict(Action.DROP, "a rule asks for the name of a service that is no text")
-"""No pattern was written with such bytes in mind, and nobody could answer them."""
+"""Nobody could answer such a message."""
 
 
 class _Unknown(Exception):
-    """A rule asks for a name that was never learnt, or is none."""
+    """A rule asks for a name that is not known, or not text."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.reason)

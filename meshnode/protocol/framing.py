@@ -11,23 +11,22 @@ LENGTH_BYTES = 2
 
 
 FIRST_SPACE = 128 * 1024
-"""Bytes of a space to read into that was never full: twice the largest message."""
+"""Bytes of the buffer at first: twice the largest message."""
 
 LARGEST_SPACE = 512 * 1024
-"""Bytes of one that reads have filled: more no longer stays in the processor's cache while its
-messages are passed on."""
+"""Bytes of the buffer after reads have filled it; a larger one would not stay in the processor's
+cache until its messages are forwarded."""
 
 LEND_FROM = 128 * 1024
-"""Bytes of messages from which they are left in the space that they were read into. A message may
-be kept, and keeps its whole space: of less than this they are copied out."""
+"""Reads smaller than this are copied out of the shared buffer; larger ones are lent as views. A
+retained view keeps the whole buffer alive."""
 
 SHORTEST = 36
-"""Bytes of the shortest messages that come in numbers, data without a payload. Only a reject, which
-is a link's last, is shorter."""
+"""Bytes of the shortest message that is sent often: data without a payload."""
 
 SHORTER_AT_ONCE = 4096
-"""Messages by which a read may have more than those of SHORTEST: they may mean something to nodes
-yet to come. A read of nothing else would be a hundred thousand, while the rest of a node waits."""
+"""Messages that one read may have beyond as many of SHORTEST as fit. Future nodes may send shorter
+ones, but a read full of them has a hundred thousand, and the whole node waits meanwhile."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -58,10 +57,10 @@ def encode_frames(messages: Iterable[Buffer]) -> bytes:
 
 
 def _cut(view: memoryview) -> tuple[list[memoryview], int]:
-    """Return the whole messages in a buffer, and where the first byte that is of none stands.
+    """Return the whole messages in a buffer, and where the unfinished one begins.
 
     Raises:
-        ProtocolError: a frame of length zero, or more frames than honest nodes make of as much.
+        ProtocolError: a frame of length zero, or too many tiny ones.
     """
     messages: list[memoryview] = []
     start, end = 0, len(view)
@@ -95,9 +94,9 @@ def decode_frames(data: Buffer) -> list[memoryview]:
 
 
 class ReadSpace:
-    """Where byte streams are read into; many may share one, as each is done before the next reads.
+    """A read buffer that many links share: each has handled its messages before the next reads.
 
-    It is used again and again, but never while somebody still looks at a message in it.
+    It is used again and again, but never while a view of a message in it is left.
     """
 
     def __init__(self) -> None:
@@ -105,9 +104,9 @@ class ReadSpace:
         self._spare = bytearray()
 
     def view(self) -> memoryview:
-        """Return the space; nobody else looks at it."""
+        """Return the buffer; no other view of it is left."""
         if not _is_free(self._buffer):
-            # A link that is a little behind keeps one for a moment: two take turns then.
+            # A link that is a little behind keeps views for a moment: two buffers take turns.
             size = len(self._buffer)
             self._buffer, self._spare = self._spare, self._buffer
             if len(self._buffer) != size or not _is_free(self._buffer):
@@ -115,13 +114,13 @@ class ReadSpace:
         return memoryview(self._buffer)
 
     def grow(self) -> None:
-        """Be larger from the next time on, since a read has filled it."""
+        """Double the buffer for the next read: this one was filled."""
         if len(self._buffer) < LARGEST_SPACE:
             self._buffer = bytearray(2 * len(self._buffer))
 
 
 def _is_free(buffer: bytearray) -> bool:
-    """Whether no view of a buffer is left: what is viewed cannot change its size."""
+    """Whether no view of a buffer is left: a bytearray with views cannot change its size."""
     try:
         buffer.append(buffer.pop())
     except BufferError:

@@ -1,8 +1,8 @@
-"""How much one peer, and all peers at one address, may bring of nodes in a time.
+"""How much routing one peer, and all peers at one address, may bring in a time.
 
-Whoever floods a mesh does it over some link, or over many. What a node takes from each peer, and so
-passes on to all others, is bounded here, far above what honest meshes of thousands of nodes say.
-``now`` arguments are seconds of one clock.
+A flood of the mesh comes over some link, or over many. Here is bounded what a node takes from each
+peer and forwards to all others, far above what honest meshes of thousands of nodes say. ``now``
+arguments are seconds of one clock.
 """
 
 from collections.abc import Iterator
@@ -12,50 +12,49 @@ from meshnode.protocol.rates import NamedBuckets, TokenBucket
 from meshnode.protocol.routing import RoutingUpdate
 
 MESSAGE = 500
-"""Bytes that a message counts beyond its own: judging it costs as much as reading those."""
+"""Bytes that a message counts beyond its own: judging it costs as much as decoding those."""
 
 NEW_NAME = 3000
-"""Bytes that news of a node to which there is no route count beyond that: a name to hash, a record,
-and routes to compute, here and on all other nodes."""
+"""Bytes that news of a node without a route count besides: a name to hash, a record, and routes to
+compute, here and on all other nodes."""
 
 READ_RATE = 512 * 1024
 READ_BURST = 8 * 1024 * 1024
-"""Bytes of updates and advertisements read of all peers at one address, a second and at once; what
-is more is not looked at. Reading takes a few hundredths of a core then. A node that joins a mesh of
-1,000 nodes is told two megabytes as these are counted."""
+"""Bytes of updates and advertisements decoded of all peers at one address, a second and at once:
+a few hundredths of a core. More is dropped undecoded. A node that joins a mesh of 1,000 nodes is
+told two megabytes as these are counted."""
 
 NEWS_RATE = 256 * 1024
 NEWS_BURST = 12 * 1024 * 1024
-"""Bytes of that taken and passed on, if they are news, a second and at once. A node that joins a
-mesh of 1,000 nodes is told five megabytes as these are counted; of one of 5,000 it hears the rest
-within a minute, when it is said again. A quiet mesh of 1,000 nodes says 50 kilobytes a second, and
-240 if each has hundreds of work types."""
+"""Bytes of news taken and forwarded of the same, a second and at once. A node that joins a mesh of
+1,000 nodes is told five megabytes as these are counted; of 5,000 nodes it hears the rest within a
+minute, when it is repeated. A quiet mesh of 1,000 nodes sends 50 kilobytes a second, and 240 if
+each node has hundreds of work types."""
 
 KEPT_FOR_KNOWN = NEWS_BURST // 6
-"""Bytes that only nodes to which there is a route may take, so that names which somebody invents
-keep nobody from being heard."""
+"""Bytes of the news burst that are kept for nodes with a route: a flood of invented names must not
+silence them."""
 
 PACE = 0.125
 OTHERS_PACE = 1.0
 AT_ONCE = 20.0
-"""Seconds between two updates of one node, by the peer over which we reach it and by others; and
-how many seconds' worth may come at once. While links come and go, a node sends ten a second. Of
-those too many the newest waits. What a node says comes over all links and soon also over the one
-that leads to it; so what others make up in its name is rarer there than its own answers (eight a
-second at most, with claims) wherever it comes in."""
+"""Seconds between two updates of one node, over the peer that leads to it and over other peers; and
+how many seconds' worth may come at once. While its links come and go a node sends ten a second; the
+newest waits. Updates forged in its name come over other peers, where they are rarer than its own
+answers (eight a second at most, with claims)."""
 
 ADVERT_PACE = 16 * 1024
 ADVERTS_AT_ONCE = 512 * 1024
-"""Bytes of advertisements of one node that one peer brings, a second and at once: a hundred
-services and hundreds of work types, every minute."""
+"""Bytes of advertisements of one node over one peer, a second and at once: a hundred services and
+hundreds of work types every minute."""
 
 WAITING_BYTES = 512 * 1024
-"""Bytes of updates of one peer that wait; what is more is dropped, and said again by its node."""
+"""Bytes of one peer's updates that may wait. More is dropped; the node repeats it."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """An update that came too soon after others, and the bytes that it counts."""
+    """An update that came too soon after others of its node."""
 
     update: RoutingUpdate
     pace: float
@@ -69,7 +68,7 @@ class _Waiting:
 
 
 class Allowance:
-    """What peers at one address may have read, and taken, of what they bring."""
+    """What peers at one address may have decoded, and taken as news."""
 
     __slots__ = ("news", "read")
 
@@ -78,15 +77,15 @@ class Allowance:
         self.news = TokenBucket(NEWS_RATE, NEWS_BURST, now)
 
     def is_whole(self, now: float) -> bool:
-        """Whether nothing of it is used up, so that another one is as good."""
+        """Whether nothing of it is used, so that it need not be remembered."""
         return all(b.left(now) >= b.burst for b in (self.read, self.news))
 
 
 class Allowances:
-    """The allowance of each address, also between one link and the next."""
+    """The allowance of each address; it outlives the address's links."""
 
     _LEAST = 256
-    """Addresses from which on it is worth a look which of them have a whole allowance again."""
+    """Addresses from which on whole allowances are looked for."""
 
     def __init__(self) -> None:
         self._by_address: dict[str, Allowance] = {}
@@ -113,7 +112,7 @@ class Allowances:
 
 
 class Intake:
-    """What one peer has brought lately; it uses up its address' ``allowance``."""
+    """What one peer may bring now, and which of its updates wait."""
 
     def __init__(self, now: float, allowance: Allowance | None = None) -> None:
         allowance = allowance or Allowance(now)
@@ -125,22 +124,19 @@ class Intake:
         """The newest update of each node that waits, the first ones first."""
         self._waiting_bytes = 0
         self.dropped = 0
-        """Updates that there was no room for to wait."""
+        """Updates dropped because too many wait."""
 
     def may_read(self, size: int, now: float) -> bool:
-        """Whether a message of that size is to be looked at."""
+        """Whether a message of that size is to be decoded."""
         return self._read.take(now, size + MESSAGE)
 
     def may_claim(self, node: str, size: int, now: float, *, leads_there: bool) -> bool:
-        """Whether a claim of an epoch in the name of a node is to be taken.
-
-        ``leads_there`` if the peer is the next hop to the node.
-        """
+        """Whether a claim in a node's name is to be taken; ``leads_there`` as below."""
         pace = PACE if leads_there else OTHERS_PACE
         return self._claims.take(node, now, pace) and self._news.take(now, size + MESSAGE)
 
     def may_advertise(self, node: str, size: int, now: float, *, known: bool) -> bool:
-        """Whether news of a service of a node are to be taken; ``known`` if we reach the node."""
+        """Whether news of a node's service are to be taken; ``known`` if there is a route to it."""
         keep = 0 if known else KEPT_FOR_KNOWN
         return self._adverts.take(node, now, size / ADVERT_PACE) and self._news.take(
             now, size + MESSAGE, keep=keep

@@ -57,8 +57,6 @@ def check_transition(old: UnitState, new: UnitState) -> None:
 #
 # What it prints stands in docs/guarantees.md; a test compares them.
 
-pass  # SELFIMPORT
-
 
 def life_cycle() -> str:
     """Return the table of transitions as a Mermaid state diagram."""

@@ -25,15 +25,15 @@ MAX_HOPS = 30
 """Hops that a message may take (protocol section 3)."""
 
 WIRE_HOPS = MAX_HOPS - 1
-"""The hops byte of a message on its first link: its origin has counted one down, as forwarders do
-(seen in every recorded message)."""
+"""The hops byte on a message's first link: the origin counts one down, as forwarders do (in all
+recorded messages)."""
 
 HEADER_LENGTH = 36
 """Bytes before a data message's payload."""
 
 ServiceKey = bytes
-"""A service name as the 8 bytes that stand for it in a header. Everything between the header and
-people goes by these: a peer may put any bytes there, and not all of them are text."""
+"""A service name as its 8 bytes in a header. All code compares these, and not text: a peer may send
+any bytes."""
 
 PROBLEM_SERVICE_UNKNOWN = "service unknown"
 PROBLEM_EXPIRED = "message expired"
@@ -50,7 +50,7 @@ class MessageType(enum.IntEnum):
 
 
 REJECT_MESSAGE = bytes([MessageType.REJECT]) + b"[]"
-"""The whole message that says "go away" (protocol section 2)."""
+"""The whole reject message (protocol section 2)."""
 
 
 def encode_service(service: str) -> ServiceKey:
@@ -71,7 +71,7 @@ def encode_service(service: str) -> ServiceKey:
 
 
 def decode_service(key: ServiceKey) -> str:
-    """Return the service name that 8 bytes of a header stand for; encoded, it is these bytes.
+    """Return the service name that 8 bytes of a header stand for.
 
     Raises:
         ProtocolError: they are not UTF-8, or hold control characters.
@@ -87,7 +87,7 @@ def decode_service(key: ServiceKey) -> str:
 
 def is_readable(key: ServiceKey) -> bool:
     """Whether 8 bytes of a header are a service name that :func:`decode_service` takes."""
-    if key.rstrip(b"\0").isalnum():  # all that dialers use, and most names that people choose
+    if key.rstrip(b"\0").isalnum():  # the fast path: dialers' names, and most that people choose
         return True
     try:
         decode_service(key)

@@ -48,7 +48,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close without a word."""
+    """Close without a reject message."""
 
     reason: str
 
@@ -86,7 +86,7 @@ class Peering:
         return self._phase is not _Phase.OPENING
 
     def received(self, now: float) -> None:
-        """Note that a message, whatever it was, arrived."""
+        """Note that a message arrived, whatever it was."""
         self._last_received = now
 
     def next_deadline(self) -> float:
@@ -117,7 +117,7 @@ class Peering:
         Args:
             update: what has arrived.
             connected: the peers that links exist to already.
-            has_place: whether there may be a link to a peer, of a cost, besides these; and whether
+            has_place: whether our update has room for a link; given its peer, its cost, and whether
                 the configuration asks for it.
         """
         actions: list[Action] = []
@@ -129,7 +129,7 @@ class Peering:
         if update.forwarding_node != self.peer:
             return [*actions, Refuse(f"its node ID changed to {update.forwarding_node}")]
         if update.node_id == self.peer:
-            return [*actions, *self._judge_own_word(update)]
+            return [*actions, *self._judge_peers_update(update)]
         return [*actions, Apply()]
 
     def _open(
@@ -150,19 +150,19 @@ class Peering:
         self.cost = cost
         return Established(peer, self.cost)
 
-    def _judge_own_word(self, update: RoutingUpdate) -> list[Action]:
-        """Judge what the peer says about itself."""
+    def _judge_peers_update(self, update: RoutingUpdate) -> list[Action]:
+        """Judge the peer's update about itself."""
         order = (update.epoch, update.sequence)
         if order < self._newest:
-            return []  # overtaken on a link that reorders: what it says is no longer so
+            return []  # a newer one overtook it on a link that reorders
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:
                 return [Refuse("it no longer lists us as a connection")]
-            return []  # a hello from before it had ours
+            return []  # it sent this before it had our hello
         if cost != self.cost:
             return [Refuse(f"it says the link costs {cost:g}, we say {self.cost:g}")]
         self._phase = _Phase.CONFIRMED
-        # Not of a word that is refused: on a link that is forgeable it may not be the peer's.
+        # Only now: a refused update on a forgeable link may not be the peer's.
         self._newest = order
         return [Apply()]

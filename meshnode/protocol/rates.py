@@ -1,7 +1,7 @@
-"""How much of something may happen in a time; the caller owns the clock."""
+"""Token buckets: how much of something may happen in a time. The caller owns the clock."""
 
 _ROUNDING = 1e-6
-"""By how much what comes back in a time may fall short of what was reckoned."""
+"""By how much a bucket may seem emptier than it is, because floats are rounded."""
 
 
 class TokenBucket:
@@ -20,7 +20,7 @@ class TokenBucket:
         return min(self.burst, self._left + (now - self._at) * self.rate)
 
     def when(self, now: float, amount: float, *, keep: float = 0.0) -> float:
-        """Return from when on ``amount`` may be taken, if nothing else is."""
+        """Return when ``amount`` may be taken, if nothing else is."""
         return now + max(amount + keep - self.left(now), 0.0) / self.rate
 
     def take(self, now: float, amount: float = 1.0, *, keep: float = 0.0) -> bool:
@@ -33,35 +33,35 @@ class TokenBucket:
 
 
 class NamedBuckets:
-    """Allows each of many names some seconds' worth at once, and a second's worth each second.
+    """A bucket for each of many names: ``burst`` seconds' worth at once, a second's worth a second.
 
-    A name that takes nothing costs nothing after a while.
+    A full bucket takes no memory.
     """
 
     __slots__ = ("_burst", "_busy", "_sweep_at")
 
     _LEAST = 256
-    """Names from which on it is worth a look which of them cost nothing any more."""
+    """Names from which on full buckets are looked for."""
 
     def __init__(self, burst: float) -> None:
         self._burst = burst
         self._busy: dict[str, float] = {}
-        """Until when each name has taken."""
+        """When the bucket of each name is full again."""
         self._sweep_at = self._LEAST
 
     def take(self, name: str, now: float, seconds: float) -> bool:
-        """Take so many seconds' worth if the name may have that much."""
+        """Take so many seconds' worth if that much is left."""
         if self.when(name, now, seconds) > now:
             return False
         self.add(name, now, seconds)
         return True
 
     def when(self, name: str, now: float, seconds: float) -> float:
-        """Return from when on the name may have so many seconds' worth."""
+        """Return when the name may take so many seconds' worth."""
         return max(self._busy.get(name, now) + seconds - self._burst, now)
 
     def add(self, name: str, now: float, seconds: float) -> None:
-        """Take so many seconds' worth in any case."""
+        """Take so many seconds' worth, left or not."""
         self._busy[name] = max(self._busy.get(name, now), now) + seconds
         if len(self._busy) >= self._sweep_at:
             self._busy = {n: until for n, until in self._busy.items() if until > now}

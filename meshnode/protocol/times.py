@@ -1,4 +1,4 @@
-"""Times as they stand on the wire (RFC 3339), and as nanoseconds since 1970 to reckon with."""
+"""Times: RFC 3339 texts and nanoseconds since 1970, and durations in Go's notation."""
 
 import re
 from datetime import date
@@ -18,15 +18,14 @@ LAST_TIME = (date.max.toordinal() + 1 - _EPOCH) * _DAY * SECOND - 1
 """The first and the last nanosecond that RFC 3339 text can say: its years have four digits."""
 
 CLOCK_AHEAD = 20 * 365 * _DAY * SECOND
-"""Nanoseconds that another node's clock may be ahead of ours and still be believed. Generous, for a
-node with a wrong clock must work all the same: beyond what people mistype (a day, a time zone, a
-year) and beyond the 19.6 years that a receiver of GPS time can be off. What matters is that there
-is a bound: of two statements the later one wins, so without one there is a last word that nobody
-can take back."""
+"""Nanoseconds that another node's clock may be ahead of ours. There must be a bound, because of two
+messages the later one wins: one with the last time of all could never be outranked. It is wide,
+because a node with a wrong clock must work: wider than what people mistype (a day, a time zone, a
+year), and than the 19.6 years that a GPS receiver can be off."""
 
 CLOCKS_SHOW = (date(2026, 1, 1).toordinal() - _EPOCH) * _DAY * SECOND
-"""No right clock shows a time before this. A machine without a battery begins in 1970: all others
-would be far ahead of it, and it of none."""
+"""The earliest time that a right clock shows. On a machine without a battery the clock begins in
+1970; all other nodes would be too far ahead of it."""
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:[Zz]|([+-])(\d\d):(\d\d))",
@@ -69,20 +68,20 @@ def format_time(nanoseconds: int) -> str:
 
 
 def latest_believed(now: int) -> int:
-    """Return the latest time that another node may say, if our clock shows ``now``."""
+    """Return the latest time that is accepted from another node while our clock shows ``now``."""
     return max(now, CLOCKS_SHOW) + CLOCK_AHEAD
 
 
 # --- Durations as receptor's users write them and its replies show them: Go's grammar, both ways
 
 _UNITS = frozenset({"ns", "us", "µs", "μs", "ms", "s", "m", "h"})
-# durationpy knows days, weeks and years too, and skips what stands between two terms; Go knows
-# neither, and a ttl that one node takes must not be refused by the next. So the grammar is checked
-# here, term by term, and durationpy does the sum.
+# durationpy also takes days, weeks and years, and skips what stands between two terms. Go does not,
+# and a ttl that one node takes must not be refused by the next. So the grammar is checked here, and
+# durationpy does the sum.
 _TERM = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([^0-9.]*)")
 
 _MAX_SECONDS = (2**63 - 1) / 1e9
-"""Go keeps a duration in 64 bits of nanoseconds (292 years); more is an invalid one there."""
+"""Go keeps a duration in 64 bits of nanoseconds (292 years) and refuses more."""
 
 _NANOSECONDS = {"ns": 1, "µs": 1_000, "ms": 1_000_000}
 _SECOND = 1_000_000_000

@@ -1,4 +1,8 @@
-"""What this node says of its own services (protocol section 6)."""
+"""What this node says of its own services, and how it answers advertisements in its name.
+
+Everybody with a link can advertise and withdraw services in our name. This node cannot keep them
+from it. But it answers with a newer advertisement or withdrawal (protocol section 6).
+"""
 
 import time
 from bisect import bisect_right
@@ -17,12 +21,12 @@ ADVERTISE_INTERVAL = 60.0
 """Seconds between advertisements of a service that does not change (protocol section 6)."""
 
 ANSWER_INTERVAL = 1.0
-"""Seconds between two rounds in which what others said in our name is put right: the first follows
-at once, and whoever goes on gets the whole mesh to carry no more than this."""
+"""Seconds between two rounds of answers to forged advertisements: the first follows at once, and a
+forger gets the mesh to flood no more than this."""
 
 WITHDRAWN_AT_ONCE = 5
-"""Services which we do not have and somebody says we do, withdrawn in one round. There is no end of
-names to invent; what is left goes by itself when it is not repeated."""
+"""Forged services withdrawn in one round. Names are easily invented; other nodes drop the rest when
+they are not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,7 @@ class LocalService:
 
 
 class Announcer:
-    """Announces services when they start and end, and in between again and again.
-
-    Whoever has a link can advertise and withdraw services in our name. We do not keep them from
-    it, but the last word is ours.
-    """
+    """Advertises services when they start, withdraws them when they end, and repeats meanwhile."""
 
     def __init__(
         self, own_id: str, table: AdvertisementTable, flood: Callable[[bytes], None]
@@ -49,13 +49,13 @@ class Announcer:
         self._table = table
         self._flood = flood
         self._services: dict[str, LocalService] = {}
-        self._outdone: dict[str, int] = {}
-        """What others said in our name and is not put right yet: service, and time."""
+        self._forged: dict[str, int] = {}
+        """Forged advertisements that were not answered yet: service, and time."""
         self._due = trio.Event()
         self._log = subject_logger("mesh")
 
     async def run(self) -> None:
-        """Repeat what is offered, and put right what others say of us, for ever."""
+        """Repeat advertisements, and answer forged ones, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._repeat)
             nursery.start_soon(self._answer)
@@ -69,14 +69,14 @@ class Announcer:
         while True:
             await self._due.wait()
             self._due = trio.Event()
-            outdone, self._outdone = self._outdone, {}
-            for name, said in outdone.items():
+            forged, self._forged = self._forged, {}
+            for name, said in forged.items():
                 service = self._services.get(name, LocalService(name, ConnType.DATAGRAM))
                 self._announce(service, cancel=name not in self._services, after=said)
             await trio.sleep(ANSWER_INTERVAL)
 
     def add(self, service: LocalService) -> None:
-        """Advertise a service from now on, as far as others take what there is to say of it."""
+        """Advertise a service from now on, with as many tags as an advertisement may have."""
         fitting = self._fitting(service)
         self._services[service.name] = fitting
         self._announce(fitting)
@@ -95,61 +95,60 @@ class Announcer:
     def heard(self, advert: ServiceAdvertisement) -> None:
         """Take an advertisement with our ID that is not the newest that we know.
 
-        It may be an own one that came round. But if it counts as newer than what we said, it is
-        somebody else's; or one of a life of this node before its clock was set back, and while
-        ours are older than that, the mesh ignores them.
+        It may be an own one that came round. If it is newer than ours it is forged, or from before
+        our clock was set back; in both cases the mesh ignores ours until they are newer still.
         """
         said = self._table.newest(self._own_id, advert.service)
         if said is not None and advert.nanoseconds < said.nanoseconds:
             return
         if advert.cancel and advert.service not in self._services:
             return
-        # What nobody believes need not be outdone, and we would not be believed either.
+        # Every node ignores such a time, and would ignore ours after it.
         if advert.nanoseconds > latest_believed(time.time_ns()):
             return
-        former = self._outdone.get(advert.service)
-        invented = self._outdone.keys() - self._services.keys()
+        former = self._forged.get(advert.service)
+        invented = self._forged.keys() - self._services.keys()
         if (
             former is not None
             or advert.service in self._services
             or len(invented) < WITHDRAWN_AT_ONCE
         ):
-            self._outdone[advert.service] = max(former or 0, advert.nanoseconds)
+            self._forged[advert.service] = max(former or 0, advert.nanoseconds)
             self._due.set()
 
     def _fitting(self, service: LocalService) -> LocalService:
-        """Return what can be said of a service in one message, and tell whoever runs the node."""
+        """Return a service with as many work types and tags as fit one message; log the others."""
         if service.tags is not None:
             tags = [
                 (presentable(name, TAG_NAME), presentable(value, TAG_VALUE))
                 for name, value in service.tags.items()
             ]
             service = replace(service, tags=dict(tags))
-        # Work types go before tags, which say what kind of service it is.
+        # Tags are the last to go: they say what kind of service it is.
         types, tags = service.work_types or (), list((service.tags or {}).items())
         kept_types = self._how_many(len(types), lambda n: replace(service, work_types=types[:n]))
         if kept_types < len(types):
-            self._tell_left_out(service, len(types) - kept_types, len(types), "work types")
+            self._log_left_out(service, len(types) - kept_types, len(types), "work types")
             service = replace(service, work_types=types[:kept_types])
         kept_tags = self._how_many(len(tags), lambda n: replace(service, tags=dict(tags[:n])))
         if kept_tags < len(tags):
-            self._tell_left_out(service, len(tags) - kept_tags, len(tags), "tags")
+            self._log_left_out(service, len(tags) - kept_tags, len(tags), "tags")
             service = replace(service, tags=dict(tags[:kept_tags]))
         return service
 
     def _how_many(self, most: int, having: Callable[[int], LocalService]) -> int:
-        """Return how many of something a service may have for its advertisement to fit."""
+        """Return how many items a service may have for its advertisement to fit."""
 
         def size(count: int) -> int:
             return len(
-                self._said(having(count), format_time(time.time_ns()), cancel=False).encode()
+                self._advert(having(count), format_time(time.time_ns()), cancel=False).encode()
             )
 
         if size(most) <= MAX_ADVERTISEMENT:
             return most
         return max(0, bisect_right(range(most), MAX_ADVERTISEMENT, key=size) - 1)
 
-    def _tell_left_out(self, service: LocalService, left: int, of: int, what: str) -> None:
+    def _log_left_out(self, service: LocalService, left: int, of: int, what: str) -> None:
         self._log.warning(
             "%d of %d %s of service %s are not advertised: an advertisement has %d bytes at most",
             left,
@@ -160,15 +159,15 @@ class Announcer:
         )
 
     def _announce(self, service: LocalService, *, cancel: bool = False, after: int = 0) -> None:
-        """Flood a word that is newer than what we said before, whatever the clock does."""
+        """Flood an advertisement that is newer than the last one, whatever the clock does."""
         said = self._table.newest(self._own_id, service.name)
         newest = max(after, said.nanoseconds if said is not None else 0)
-        advert = self._said(service, format_time(max(time.time_ns(), newest + 1)), cancel=cancel)
+        advert = self._advert(service, format_time(max(time.time_ns(), newest + 1)), cancel=cancel)
         message = advert.encode()
         self._table.apply(advert, trio.current_time(), message)
         self._flood(message)
 
-    def _said(self, service: LocalService, when: str, *, cancel: bool) -> ServiceAdvertisement:
+    def _advert(self, service: LocalService, when: str, *, cancel: bool) -> ServiceAdvertisement:
         return ServiceAdvertisement(
             node_id=self._own_id,
             service=service.name,
