@@ -27,8 +27,8 @@ INBOX = 1000
 """Datagrams that wait to be received before newer ones are dropped, as a UDP socket does."""
 
 ADDRESSES = 256
-"""Services that were sent to last, some 200 bytes each: only of these is it believed that a
-datagram did not arrive. The news takes a round trip, and few sockets send to more in that time."""
+"""Services last sent to, some 200 bytes each: only notices about these are believed. A notice takes
+one round trip, in which few sockets send to more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class DatagramSocket:
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours from the router."""
         if notice.to_node not in self._names:
-            return  # we have not sent anything there, and the name is not worth its hash
+            return  # nothing was sent there
         if (self._names.learn(notice.to_node), notice.to_service) in self._sent_to:
             self._put(errors.Unreachable(notice.problem, reporter))
 

@@ -22,10 +22,9 @@ from meshnode.protocol.namehash import NameTable
 PING_TIMEOUT = 10.0
 """Seconds to wait for the answer to a ping (protocol section 8)."""
 
-
 PING_AGAIN = 1.0
-"""Seconds after which an unanswered ping is sent again: datagrams are lost while routes change, and
-one that was must not look like a node that does not answer."""
+"""Seconds after which an unanswered ping is sent again: messages are lost while routes change. That
+must not look like a node that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class Pinger:
 
 
 class _Echo:
-    """What comes back to the service of one ping of ``target``: the first word about it counts."""
+    """The ``Receiver`` of one ping of ``target``: the first answer or notice counts."""
 
     def __init__(self, names: NameTable, target: bytes) -> None:
         self._names = names
@@ -138,7 +137,7 @@ class _Echo:
             self.heard.set()
 
     def on_unreachable(self, notice: messages.Unreachable, reporter: str) -> None:
-        """Take the news that the ping went no further from the router."""
+        """Take the notice that the ping went no further from the router."""
         about = (self._names.learn(notice.to_node), notice.to_service)
         if about == (self._target, PING_SERVICE) and not self.heard.is_set():
             self.problem = Unreachable(notice.problem, reporter)

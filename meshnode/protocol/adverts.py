@@ -32,8 +32,8 @@ UNREACHABLE_BYTES = ADVERTS_BYTES // 8
 """Bytes remembered of the services of unreachable nodes; most get a route a moment later."""
 
 READ_LATELY = 64
-"""Advertisements that are kept decoded. Dialing a stream looks one up; decoding takes as long as all
-else that a dial looks up."""
+"""Advertisements that are kept decoded. Dialing a stream looks one up; decoding it takes as long as
+all else that a dial looks up."""
 
 READ_LATELY_BYTES = 4096
 """Bytes of the longest message that is kept decoded; all of them take a megabyte at most."""

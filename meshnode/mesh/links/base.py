@@ -5,7 +5,8 @@ accepts it; nothing above this folder knows the kinds apart.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from meshnode.protocol.messages import ServiceKey
 
 Message = bytes | bytearray | memoryview
 """One message: 1 to 65,535 bytes (protocol section 1)."""
+
+DIAL_TIMEOUT = 15.0
+"""Seconds for name lookup, connection and handshake; the kernel's own limit is minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +176,15 @@ class LinkDialer(ABC):
         Raises:
             OSError: it could not be opened; the text says why.
         """
+
+
+@contextmanager
+def dialing(host: str) -> Iterator[None]:
+    """Bound a dial by DIAL_TIMEOUT, and turn what looking up ``host`` may raise into OSErrors."""
+    try:
+        with trio.fail_after(DIAL_TIMEOUT):
+            yield
+    except trio.TooSlowError:
+        raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+    except UnicodeError as exc:
+        raise OSError(f"{host} is no name that could be looked up") from exc

@@ -12,10 +12,10 @@ import trio
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
 
 QUEUE_BATCHES = 64
-"""Batches in flight each way before the sender waits: what a socket buffer does for TCP."""
+"""Batches in flight each way before the sender waits, as for a socket's buffer."""
 
 Loss = Callable[[list[bytes]], list[bytes]]
-"""What the way does to a batch of messages: returns those that arrive, in their order."""
+"""Takes a batch of messages; returns those that arrive, in the order in which they do."""
 
 
 def seeded_loss(seed: int, drop: float = 0.0, reorder: float = 0.0) -> Loss:
@@ -81,10 +81,10 @@ def memory_link_pair(name: str = "pair", loss: Loss | None = None) -> tuple[Memo
 
 
 class MemoryListener(LinkListener):
-    """A place that :class:`MemoryDialer` can dial, as a port is for TCP."""
+    """What a :class:`MemoryDialer` dials, as a port is for TCP."""
 
     def __init__(self, name: str, loss: Loss | None = None, *, holder: str = "") -> None:
-        """``holder`` is on whose account the links are that are accepted here."""
+        """``holder`` is that of the links that are accepted here."""
         self.name = f"memory {name}"
         self._label = name
         self._loss = loss

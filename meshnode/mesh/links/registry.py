@@ -42,8 +42,8 @@ class LinkKind:
     Attributes:
         listener: the directive that accepts links of this kind.
         peer: the directive that opens a link of this kind.
-        name: of its module, which is imported when the first such directive is met: a start shall
-            not wait for libraries of links that nobody asked for.
+        name: of its module. It is imported with the first such directive, so that nodes without one
+            start faster.
     """
 
     listener: type[ListenerDirective]

@@ -8,21 +8,18 @@ import trio
 from meshnode.config import TcpListener as TcpListenerDirective
 from meshnode.config import TcpPeer as TcpPeerDirective
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
+from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
 from meshnode.net.addresses import format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
 from meshnode.protocol.framing import Buffer, FrameReader, ReadSpace, encode_frames, frame_parts
 
 GATHERED = 64
-"""Messages that are named to the kernel one by one in a send. More are small ones, and copying them
-together costs less; the kernel takes no more than 1,024 pieces (IOV_MAX), two a message."""
+"""Messages that one send gathers where they lie. More of them are small ones, which cost less when
+copied together; the kernel takes 1,024 pieces (IOV_MAX) at most, two a message."""
 
-DIAL_TIMEOUT = 15.0
-"""Seconds for name lookup and connection; the kernel's own limit is minutes."""
-
-FIRST_WORD_TIMEOUT = 5.0
-"""Seconds that who connects has for its first byte. Nodes say hello at once, and a word that was
-lost twice on the way arrives within that time."""
+FIRST_BYTE_TIMEOUT = 5.0
+"""Seconds for the first byte of a client. Nodes send a hello at once, and a packet that was lost
+twice still arrives within that time."""
 
 
 class TcpLink(Link):
@@ -31,7 +28,7 @@ class TcpLink(Link):
     def __init__(
         self, stream: trio.SocketStream, space: ReadSpace, *, speaks_first: bool = False
     ) -> None:
-        """``speaks_first``: whether the other end must say something before we do."""
+        """``speaks_first``: whether the other end must send something before we do."""
         self._stream = stream
         self._socket = stream.socket
         self._frames = FrameReader(space)
@@ -44,14 +41,14 @@ class TcpLink(Link):
     can_send_now = True
 
     async def opened(self) -> None:
-        """Wait for the first byte of who has connected: a dialer says hello at once."""
+        """Wait for the first byte of a client: nodes send a hello at once."""
         if not self._speaks_first:
             await trio.lowlevel.checkpoint()
             return
-        with trio.move_on_after(FIRST_WORD_TIMEOUT) as silent:
+        with trio.move_on_after(FIRST_BYTE_TIMEOUT) as silent:
             await trio.lowlevel.wait_readable(self._socket)
         if silent.cancelled_caught:
-            raise ProtocolError(f"not a byte within {FIRST_WORD_TIMEOUT:g} s")
+            raise ProtocolError(f"not a byte within {FIRST_BYTE_TIMEOUT:g} s")
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Send messages, after what :meth:`send_now` has left."""
@@ -86,7 +83,7 @@ class TcpLink(Link):
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError
             try:
-                # Waiting first: the next bytes are hardly ever there already.
+                # Wait first: the next bytes are hardly ever there already.
                 await trio.lowlevel.wait_readable(self._socket)
                 messages = self._frames.read(self._read_into)
             except BlockingIOError:
@@ -163,13 +160,8 @@ class TcpDialer(LinkDialer):
 
     async def dial(self) -> TcpLink:
         """Connect, trying the host's addresses as RFC 8305 says."""
-        try:
-            with trio.fail_after(DIAL_TIMEOUT):
-                return TcpLink(await trio.open_tcp_stream(self._host, self._port), self._space)
-        except trio.TooSlowError:
-            raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
-        except UnicodeError as exc:
-            raise OSError(f"{self._host} is no name that could be looked up") from exc
+        with dialing(self._host):
+            return TcpLink(await trio.open_tcp_stream(self._host, self._port), self._space)
 
 
 async def listen(directive: TcpListenerDirective) -> list[TcpListener]:

@@ -12,8 +12,7 @@ import trio
 
 from meshnode.config import UdpListener as UdpListenerDirective
 from meshnode.config import UdpPeer as UdpPeerDirective
-from meshnode.mesh.links.base import LinkDialer, Message
-from meshnode.mesh.links.tcp import DIAL_TIMEOUT
+from meshnode.mesh.links.base import LinkDialer, Message, dialing
 from meshnode.mesh.links.udp_listener import UdpLink, UdpListener
 from meshnode.mesh.links.unproven import PREFIX_LENGTH, REQUEST, answer, read_challenge
 from meshnode.net.addresses import format_address
@@ -134,8 +133,7 @@ def _with_cookie(cookie: bytes, messages: Sequence[Message]) -> list[Message]:
 class UdpDialer(LinkDialer):
     """Dials one host and port; the name is looked up anew each time.
 
-    Only a meshnode or a receptor node that answers at once is known to be there. From others an
-    answer may come later, or none.
+    A link is opened even if nothing answers: a receptor node may answer later.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -145,15 +143,8 @@ class UdpDialer(LinkDialer):
 
     async def dial(self) -> DialedUdpLink:
         """Open a socket that is connected to the first address that can be."""
-        try:
-            with trio.fail_after(DIAL_TIMEOUT):
-                found = await trio.socket.getaddrinfo(
-                    self._host, self._port, type=socket.SOCK_DGRAM
-                )
-        except trio.TooSlowError:
-            raise OSError(f"no answer to the name within {DIAL_TIMEOUT:g} s") from None
-        except UnicodeError as exc:
-            raise OSError(f"{self._host} is no name that could be looked up") from exc
+        with dialing(self._host):
+            found = await trio.socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
         fault = OSError(f"{self._host} has no address")
         for family, _, _, _, address in found:
             try:

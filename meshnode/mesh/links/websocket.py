@@ -1,6 +1,6 @@
 """Websocket links: one binary websocket message carries one message (protocol section 1).
 
-The websocket protocol is wsproto's; here are the bytes' way in and out, and the bounds.
+wsproto speaks the websocket protocol; here are input and output, and the bounds.
 """
 
 import contextlib
@@ -32,8 +32,7 @@ from meshnode.config import WsListener as WsListenerDirective
 from meshnode.config import WsPeer as WsPeerDirective
 from meshnode.config import WsUrl
 from meshnode.errors import ProtocolError
-from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message
-from meshnode.mesh.links.tcp import DIAL_TIMEOUT
+from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
 from meshnode.net.addresses import PeerAddress, format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
 from meshnode.protocol.framing import MAX_MESSAGE
@@ -42,8 +41,8 @@ READ_SIZE = 64 * 1024
 """Bytes asked for in one read."""
 
 FRAMES_AT_ONCE = 512
-"""Frames taken before other tasks get their turn: some milliseconds. A read may hold ten thousand
-of the smallest ones, pings; one of messages seldom has more than these."""
+"""Frames handled before other tasks run: some milliseconds. A read of messages seldom has more, but
+one of pings has ten thousand."""
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds that a client has for its request; a receptor node waits as long."""
@@ -51,12 +50,12 @@ HANDSHAKE_TIMEOUT = 5.0
 HANDSHAKE_READ = 4096
 """Bytes asked for in one read of the handshake; the HTTP parser bounds the whole at 16 KiB."""
 
-GOODBYE_TIMEOUT = 0.2
-"""Seconds to hand a close frame to the system; only a peer that does not read makes it wait."""
+CLOSE_TIMEOUT = 0.2
+"""Seconds to hand a close frame to the system; that waits only for a peer that does not read."""
 
 
 class WebsocketLink(Link):
-    """A link over one websocket; an accepted one shakes hands when it is first used."""
+    """A link over one websocket; an accepted one does its handshake when it is first used."""
 
     def __init__(
         self,
@@ -85,11 +84,11 @@ class WebsocketLink(Link):
     # --- opening -----------------------------------------------------------------------------
 
     async def opened(self) -> None:
-        """Shake hands with a client."""
+        """Do the handshake with a client."""
         await self.open()
 
     async def open(self) -> Connection:
-        """Shake hands with the client, once; a link is usable without calling this.
+        """Do the handshake with the client, once; a link is usable without calling this.
 
         Raises:
             ProtocolError: the client did not ask for a websocket, or not in time; it was told.
@@ -164,7 +163,7 @@ class WebsocketLink(Link):
         try:
             websocket = await self.open()
         except ProtocolError:
-            return  # receive() says it; what waited is lost with the link
+            return  # receive() raises it
         async with self._writing:
             self._check_open(websocket)
             await self._stream.send_all(b"".join(_encode(websocket, m) for m in messages))
@@ -191,8 +190,8 @@ class WebsocketLink(Link):
             if self._has_more:
                 await trio.lowlevel.checkpoint()
             messages = self._take(websocket)
-            # Who is writing sends the pong too: a reader that waited for a writer could
-            # wait for a peer that waits for this reader.
+            # Not while somebody writes, who will send the pong: a reader that waits for the writer
+            # could wait for a peer that waits for this reader.
             if self._pong is not None and not (self._has_more or self._writing.locked()):
                 async with self._writing:
                     await self._send_pong(websocket)
@@ -220,7 +219,7 @@ class WebsocketLink(Link):
             elif isinstance(event, Ping):
                 self._pong = bytes(event.payload)
             elif isinstance(event, CloseConnection):
-                # A close event while the state is still open is wsproto's own verdict.
+                # A close event in state OPEN is no close frame: wsproto found an error.
                 if websocket.state is ConnectionState.OPEN:
                     raise ProtocolError(f"no websocket frame: {event.reason}")
                 self._left = True
@@ -241,20 +240,20 @@ class WebsocketLink(Link):
     # --- closing -----------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Close the connection, with a close frame if that can be said at once."""
+        """Close the connection, with a close frame if it can be sent at once."""
         was_closed, self._closed = self._closed, True
         try:
             if self._websocket is not None and not was_closed and not self._writing.locked():
-                await self._say_goodbye(self._websocket)
+                await self._send_close_frame(self._websocket)
         finally:
             await self._stream.aclose()
 
-    async def _say_goodbye(self, websocket: Connection) -> None:
+    async def _send_close_frame(self, websocket: Connection) -> None:
         if websocket.state not in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             return
         frame = websocket.send(CloseConnection(CloseReason.NORMAL_CLOSURE))
         with (
-            trio.move_on_after(GOODBYE_TIMEOUT),
+            trio.move_on_after(CLOSE_TIMEOUT),
             contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
         ):
             await self._stream.send_all(frame)
@@ -273,9 +272,9 @@ def _matches(target: str, path: str) -> bool:
 
 
 def _same_origin(request: Request) -> bool:
-    """Whether no page of another site asks, through the browser of somebody who reads it.
+    """Whether the request does not come from a page of another site in somebody's browser.
 
-    A receptor node refuses those as well, and its dialers and ours send the fitting Origin.
+    A receptor node refuses those, too; its dialers and ours send the right Origin.
     """
     origins = [value for name, value in request.extra_headers if name.lower() == b"origin"]
     try:
@@ -334,21 +333,17 @@ class WebsocketDialer(LinkDialer):
             self._headers.append((name.encode("ascii"), value.encode("utf-8")))
 
     async def dial(self) -> WebsocketLink:
-        """Connect and shake hands."""
+        """Connect, and do the handshake."""
         try:
-            with trio.fail_after(DIAL_TIMEOUT):
+            with dialing(self._url.host):
                 stream = await trio.open_tcp_stream(self._url.host, self._url.port)
                 try:
                     websocket = await self._upgrade(stream)
                 except BaseException:
                     await trio.aclose_forcefully(stream)
                     raise
-        except trio.TooSlowError:
-            raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
         except trio.BrokenResourceError:
             raise OSError("the connection broke during the websocket handshake") from None
-        except UnicodeError as exc:
-            raise OSError(f"{self._url.host} is no name that could be looked up") from exc
         except WebsocketError as exc:
             raise OSError(f"the websocket handshake failed: {exc}") from exc
         return WebsocketLink(stream, peer_address(stream), websocket)
