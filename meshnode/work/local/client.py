@@ -28,8 +28,8 @@ from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.shortage import NotNow, Pauses
 
 START_ATTEMPTS = 3
-"""Launchers tried for one start. One may be killed, and so may the next; three in the time of one
-start are a fault that trying does not mend."""
+"""Launchers tried for one start. One may be killed, and so may the next; if three die during one
+start, another try does not help."""
 
 
 class OutcomeUnknown(WorkError):

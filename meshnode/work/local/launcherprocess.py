@@ -21,11 +21,11 @@ from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.shortage import Pauses
 
 LAUNCHER_END_SECONDS = 1.0
-"""Time for a launcher to end after its socket was closed, before it is killed. It needs about a
-millisecond; a stopped one must not keep the node from ending within its own 2 s."""
+"""Seconds for a launcher to end after its socket was closed; then it is killed. It needs about 1
+ms; a stopped one must not delay the end of the node, which has 2 s."""
 
 DEFAULT_GRACE_SECONDS = 10.0
-"""Time between SIGINT and SIGKILL at a cancel, as receptor gives it."""
+"""Seconds between SIGINT and SIGKILL at a cancel, as in receptor."""
 
 
 class LauncherClosed(WorkError):

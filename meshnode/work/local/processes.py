@@ -1,4 +1,4 @@
-"""Processes that may not be our children: named without ambiguity, awaited, signalled, ended."""
+"""Processes that may not be children of the node: identified, awaited, signalled, ended."""
 
 import contextlib
 import os
@@ -82,7 +82,7 @@ class ProcessHandle:
         """
         pidfd = os.pidfd_open(process_id.pid)
         try:
-            # The pidfd is fixed to a process from here on: the comparison cannot come too late.
+            # Opened first, compared after: the pidfd never means another process from here on.
             if current_start_time(process_id.pid) != process_id.started:
                 raise ProcessLookupError(f"process {process_id.pid} is gone")
         except BaseException:
@@ -259,7 +259,7 @@ async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
                 raise
             await pauses.take()
         else:
-            # Whatever was forked during the first round has had its warning: the parent's.
+            # What was forked during the first round gets no grace time of its own.
             grace = 0
 
 

@@ -30,8 +30,8 @@ from meshnode.work.units.requests import (
 from meshnode.work.units.unit import Unit
 
 LISTED_AT_ONCE = 256
-"""Units of a list that are put into words together: some 100 KiB and a few milliseconds. A list of
-all in one piece would hold everybody else up, and a long one would not give its memory back."""
+"""Units of a list that are encoded together: some 100 KiB, a few milliseconds. A list of all in one
+piece would hold up everybody else, and the memory of a long one would not be freed."""
 
 
 def work_command(units: UnitManager) -> Command:
@@ -74,7 +74,7 @@ class WorkCommands:
     # --- submit -------------------------------------------------------------------------------
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
-        with _told_of_refusal("submission", subject_logger("session", session.peer), session):
+        with _refusals_logged("submission", subject_logger("session", session.peer), session):
             unit = await self._units.create(request.submission, Caller.of(session))
         payload = Payload(
             request.submission.announced,
@@ -175,19 +175,19 @@ class WorkCommands:
         return {"released" if done else "release pending": unit.unit_id}
 
     def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:
-        with _told_of_refusal(what, unit.log, session):
+        with _refusals_logged(what, unit.log, session):
             self._units.access.check_unit(unit.status, signature, Caller.of(session))
 
     def _visible(self, unit_id: str, what: str, session: ControlSession) -> Unit:
         unit = self._units.find(unit_id)
-        with _told_of_refusal(what, unit.log, session):
+        with _refusals_logged(what, unit.log, session):
             self._units.access.check_visible(unit.status, Caller.of(session))
         return unit
 
 
 @contextmanager
-def _told_of_refusal(what: str, log: SubjectLogger, session: ControlSession) -> Iterator[None]:
-    """Log what is refused for security: somebody may be trying what else works."""
+def _refusals_logged(what: str, log: SubjectLogger, session: ControlSession) -> Iterator[None]:
+    """Log what is refused for security: it may be an attack."""
     try:
         yield
     except SecurityError as error:
@@ -213,7 +213,7 @@ async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
 
 
 async def _send_changes(unit: Unit, session: ControlSession) -> None:
-    """Send the status now and after each change, the final one last; growth is no change."""
+    """Send the status now and after each change, the final one last; more output is no change."""
     sent: JsonObject = {}
     while not unit.released:
         seen, final = unit.version, unit.is_final
@@ -229,10 +229,9 @@ async def _send_changes(unit: Unit, session: ControlSession) -> None:
 async def _while_client_is_there(
     session: ControlSession, send: Callable[[], Awaitable[None]]
 ) -> None:
-    """Run ``send``, but not longer than the client listens: it may have nothing to send for hours.
+    """Run ``send`` for as long as the client listens: there may be nothing to send for hours.
 
-    A client that only ends its own side (receptorctl does) still listens. What it sends is of no
-    use any more.
+    A client that only ends its own side (receptorctl does) still listens. What it sends is ignored.
     """
 
     async def notice_loss() -> None:

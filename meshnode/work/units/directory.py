@@ -1,4 +1,4 @@
-"""The directory of one node: made, judged, locked, and made anew should it go."""
+"""The directory of one node: made, checked, locked, and made again if it vanishes."""
 
 import ctypes
 import fcntl
@@ -28,13 +28,13 @@ class NodeDirectory:
 
     def __init__(self, path: Path, log: SubjectLogger) -> None:
         self._given = path
-        # Links are followed once: where they lead later is another directory.
+        # Links are followed once: later they may lead to another directory.
         self._path = Path(os.path.realpath(path))
         self._log = log
         self._lock = -1
         self._identity: Identity | None = None
         self.takings = 0
-        """How often a directory was taken: each may have been another one."""
+        """How often a directory was taken; each may have been another one."""
 
     def open(self) -> tuple[str, ...]:
         """Make the directory and take it for ourselves, until :meth:`close`.
@@ -58,7 +58,7 @@ class NodeDirectory:
             self._lock = -1
 
     def check(self) -> None:
-        """Make sure that the directory is the one that was taken; one that is gone is made anew.
+        """Make sure that the directory is the one that was taken; one that is gone is made again.
 
         Raises:
             WorkError: something else is there, or another node uses it.
@@ -66,7 +66,7 @@ class NodeDirectory:
         if self._identity is None or self._found() == self._identity:
             return
         self._log.error(
-            "%s is gone or another one: it is taken anew, and what was in it is lost to this node",
+            "%s is gone or another one: it is taken again, and this node has lost what was in it",
             self._path,
         )
         for warning in self._take():
@@ -86,7 +86,7 @@ class NodeDirectory:
         return found.st_dev, found.st_ino
 
     def _take(self) -> tuple[str, ...]:
-        """Make, judge and lock the directory; return what is to be warned of."""
+        """Make, check and lock the directory; return warnings."""
         lock = -1
         try:
             make_private(self._path)

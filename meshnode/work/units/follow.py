@@ -1,8 +1,8 @@
-"""What the node that submitted a unit is told of it in the session of the submission itself.
+"""Follows a unit for the node that submitted it, in the session of the submission itself.
 
-The status now and after each change, as by ``work watch``, and two things more: that stdout is no
-longer empty, and with the final status a short stdout. So a short unit needs no other session, and
-a long one needs one for its results only once there are any.
+It sends the status now and after each change, as ``work watch`` does, and two things more: that
+stdout is no longer empty, and with the final status a short stdout. So a short unit needs no other
+session, and a long one needs one for its results only once there are any.
 """
 
 from base64 import b64encode
@@ -18,17 +18,17 @@ from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
 
 INLINE_BYTES = 4096
-"""Longest stdout that goes with the final status: a read and a line that are small in any case."""
+"""Bytes of the longest stdout that goes with the final status, as one small read and line."""
 
 OUTPUT_DELAY = 0.02
-"""Seconds for which the first output waits for the unit's end, which then brings it along. Results
-are promised within 50 ms."""
+"""Seconds that the first output waits for the unit's end, which then brings it along; results are
+promised within 50 ms."""
 
 Send = Callable[[bytes], Awaitable[None]]
 
 
 async def send_followed(unit: Unit, stdout: Path, watcher: FileWatcher, send: Send) -> None:
-    """Send what a follower is told, until the unit is final or released.
+    """Send a follower each change, until the unit is final or released.
 
     Raises:
         Exception: whatever ``send`` raises.
@@ -48,26 +48,26 @@ class _Follower:
         self._unit = unit
         self._stdout = stdout
         self._send = send
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
         self._changed = trio.Event()
 
     def wake(self) -> None:
         self._changed.set()
 
     async def until_output(self) -> None:
-        """Tell changes until there is output of a unit that goes on."""
+        """Send changes until a unit that goes on has output."""
         while not self._unit.is_final:
             if self._unit.stdout_size():
                 with trio.move_on_after(OUTPUT_DELAY):
                     await self._unit.wait_final()
                 return
-            await self._tell()
+            await self._send_change()
             await self._wait()
 
     async def until_final(self) -> None:
-        """Tell that there is output, further changes, and the end."""
+        """Send that there is output, further changes, and the end."""
         while not self._unit.is_final:
-            await self._tell()
+            await self._send_change()
             await self._wait()
         if not self._unit.released:
             await self._send(encode_reply(self._final()))
@@ -76,12 +76,12 @@ class _Follower:
         await self._changed.wait()
         self._changed = trio.Event()
 
-    async def _tell(self) -> None:
+    async def _send_change(self) -> None:
         shown = self._unit.status.to_reply(self._unit.stdout_size())
-        # How much output there is is no news, but whether there is any.
+        # A larger stdout is no change, but the first output is.
         news = {**shown, "StdoutSize": bool(shown["StdoutSize"])}
-        if news != self._told:
-            self._told = news
+        if news != self._sent:
+            self._sent = news
             await self._send(encode_reply(shown))
 
     def _final(self) -> dict[str, Any]:

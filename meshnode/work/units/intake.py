@@ -1,4 +1,4 @@
-"""The payload of a unit on its way to disk: all of it, or none that anything is started with."""
+"""Takes in the payload of a unit and writes it to disk. Nothing is started with a part of one."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from meshnode.errors import CommandError
 from meshnode.work.units.shortage import in_thread_or_here
 
 WRITE_OUT = 8 * 1024 * 1024
-"""Bytes after which what a file got is given to the disk, so that the sync at its end, for which
-somebody waits, has little left to do."""
+"""Bytes after which the kernel is told to write a file out, so that little is left for the sync at
+its end, for which a client waits."""
 
 
 class UnitFile:
@@ -23,9 +23,9 @@ class UnitFile:
     def __init__(
         self, path: Path, *, append: bool, wanted: Callable[[], bool] = lambda: True
     ) -> None:
-        """Open ``path``; without ``append`` whatever it held is dropped. Raises OSError.
+        """Open ``path``, and empty it without ``append``. Raises OSError.
 
-        What is written while it is not ``wanted`` is dropped.
+        Writes are dropped while the file is not ``wanted``.
         """
         self._wanted = wanted
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
@@ -44,19 +44,19 @@ class UnitFile:
             self.size += written
             view = view[written:]
         if self.size - self._given >= WRITE_OUT:
-            # Of pages that are not on disk yet, this begins the writing and forgets none.
+            # For dirty pages the kernel begins to write, and keeps them until that is done.
             os.posix_fadvise(
                 self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
             )
             self._given = self.size
 
     def cut(self, size: int) -> None:
-        """Drop what is behind byte ``size``. Raises OSError."""
+        """Truncate the file. Raises OSError."""
         os.ftruncate(self._descriptor, size)
         self.size = self._given = size
 
     def sync(self) -> None:
-        """Have the disk keep what was written. Raises OSError."""
+        """Sync what was written. Raises OSError."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -68,8 +68,8 @@ RECEIVE = 256 * 1024
 """Bytes asked of a client at a time."""
 
 WRITE = 1024 * 1024
-"""Bytes of payload gathered before a write, which is a hop to a thread. One piece is written while
-another is received: that is all that a payload of any size takes of memory."""
+"""Bytes of payload in one write, which goes to a thread. One piece is written while the next one is
+received: a payload of any size takes no more memory than these two."""
 
 Receive = Callable[[int], Awaitable[bytes]]
 
@@ -84,7 +84,7 @@ class InputRefused(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A payload: what a client announces of one, or what is known of one that is here."""
+    """Size and digest of a payload, as announced by a client or as received."""
 
     size: int | None = None
     """Bytes."""
@@ -121,8 +121,8 @@ async def take_input(
 ) -> Input:
     """Write a whole payload to ``file`` and return what it is.
 
-    With ``keep``, it is on disk for good on return, and its digest is known: somebody will be told
-    that it was accepted, and it is sent on later.
+    With ``keep`` it is synced, and its digest is known: the client will be told that it was
+    accepted, and it is sent on later.
 
     Raises:
         OSError: the disk refuses.
@@ -155,7 +155,7 @@ async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearra
                 while source.has_more:
                     await pieces.send(await source.gather())
         except (WrongInput, trio.BrokenResourceError) as error:
-            # Raised in here it would come out in a group, since there are two tasks.
+            # Raised here, inside the nursery, it would be wrapped in a group.
             fault = error
             nursery.cancel_scope.cancel()
     if fault := fault or intake.fault:
@@ -163,7 +163,7 @@ async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearra
 
 
 class _Source:
-    """The payload as it is received, in pieces that are worth a write."""
+    """Receives the payload in pieces that are worth a write."""
 
     def __init__(self, receive: Receive, announced: Input) -> None:
         self._receive = receive
@@ -186,7 +186,7 @@ class _Source:
 
 
 class _Intake:
-    """What is done to each piece, in a thread."""
+    """Hashes and writes each piece, in a thread."""
 
     def __init__(self, file: UnitFile, *, hashes: bool) -> None:
         self._file = file

@@ -20,7 +20,7 @@ MAX_KEY = 512
 """Characters of a key: a unit's ID and a secret of ours, or a name of a client's own."""
 
 SECRET_BYTES = 18
-"""Bytes of chance in a key: nobody finds it by trying."""
+"""Random bytes in a key: nobody finds it by trying."""
 
 
 class KeyState(StrEnum):
@@ -29,17 +29,17 @@ class KeyState(StrEnum):
     UNIT = "unit"
     """There is a unit of that key."""
     RELEASED = "released"
-    """There was one; it was started, and is released."""
+    """There was one. It was started, and is released."""
     DAMAGED = "damaged"
-    """There is what was that unit, and it cannot be read."""
+    """The unit of that key is there and cannot be read."""
     FORGOTTEN = "forgotten"
-    """It is so long ago, or so much has come since, that nothing is known."""
+    """Too long ago, or too many submissions since: nothing is known."""
     NOTHING = "nothing"
     """No work of that key was ever started here."""
 
 
 def new_secret() -> str:
-    """Return the part of a key that makes it ours."""
+    """Return the random part of a key."""
     return secrets.token_urlsafe(SECRET_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Units that cannot be read: kept for a person, and named in ``status``."""
+"""Units that cannot be read: moved aside for a person, and named in ``status``."""
 
 import errno
 import os

@@ -18,7 +18,7 @@ the file's end. An OSError says that the file cannot be read."""
 
 
 class ResultsEndedEarly(WorkError):
-    """A stdout was truncated, replaced or deleted while its unit still had bytes to show."""
+    """A stdout was truncated, replaced or deleted before all of it was sent."""
 
 
 async def stream_results(
@@ -71,7 +71,7 @@ class _Reader:
         self._wake = trio.Event()
 
     async def run(self, watcher: FileWatcher) -> int:
-        # Waking is asked for before the first look, so that nothing falls between the two.
+        # The watch begins before the first look, so that no change is missed in between.
         with watcher.watch(self._path, self._set):
             self._unit.add_listener(self._set)
             try:
@@ -88,7 +88,7 @@ class _Reader:
     async def _send_what_is_there(self) -> bool:
         """Send up to the end of the file; return whether no more can come."""
         while True:
-            # The state first: what is in the file after that is all that a final unit has.
+            # The state first, the size after it: a final unit has no more than that.
             final = self._unit.is_final
             available = os.fstat(self._descriptor).st_size - self._position
             sent = await self._send_some(available) if available > 0 else 0
@@ -96,7 +96,7 @@ class _Reader:
                 break
             self._position += sent
             if sent == available and not final:
-                # More will wake us. To look at once would find a few bytes more, again and again.
+                # Wait for an event. To look at once would find a few bytes more, again and again.
                 return False
         if self._unit.released:
             return True
@@ -115,7 +115,7 @@ class _Reader:
             raise WorkError(f"cannot read the results: {error.strerror}") from error
 
     def _check_file(self) -> None:
-        """Notice a stdout that was truncated or deleted: waiting for it would be for ever."""
+        """Notice a stdout that was truncated or deleted, of which no more can come."""
         file = os.fstat(self._descriptor)
         if file.st_size < self._position and self._position > self._start:
             raise ResultsEndedEarly(

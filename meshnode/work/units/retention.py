@@ -11,21 +11,19 @@ from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 
 LONGEST_SLEEP = 3600.0
-"""Seconds until the next look at most: somebody may set the clock, and a unit that could not be
-released gets another try."""
+"""Most seconds until the next look: the clock may be set, and failed releases are tried again."""
 
 SHORTEST_SLEEP = 0.01
-"""Seconds until the next look at least: less than a clock tells apart would be no sleep."""
+"""Least seconds until the next look; a clock may not tell shorter times apart."""
 
 AHEAD = 86400.0
-"""Seconds by which the end of a unit may seem to lie in the future: the clock was set back a bit.
-What is later is no time that one can count from."""
+"""Seconds that an end may lie in the future, if the clock was set back; what is later is wrong."""
 
 FIRST_YEAR = 2000
-"""Year before which no unit has ended; machines without a clock of their own begin in 1970."""
+"""Year before which no unit has ended; machines without a battery clock begin in 1970."""
 
 AT_A_TIME = 8
-"""Releases at a time: one of a remote unit whose node is away waits for a while."""
+"""Releases at a time: that of a remote unit waits for its node."""
 
 
 class Retention:
@@ -36,7 +34,7 @@ class Retention:
         self._age = seconds
         self._now = now
         self._odd: dict[Unit, datetime] = {}
-        """When units were first seen whose ends cannot be right."""
+        """Units whose recorded end is impossible, and when they were first seen."""
         self._shown = format_duration(int(seconds * 1e9))
         self._log = subject_logger("retention")
 
@@ -62,13 +60,13 @@ class Retention:
         age = (now - end).total_seconds()
         if age > -AHEAD and end.year >= FIRST_YEAR:
             return age
-        # The clock was wrong then, or somebody wrote nonsense: count from the first look at it.
+        # The clock was wrong then, or the file is: count from the first look at it.
         self._odd.setdefault(unit, now)
         return (now - self._odd[unit]).total_seconds()
 
     def _end_of(self, unit: Unit) -> datetime:
         status = unit.status
-        # When a unit of another node ended is that node's word. What counts is when we learned it.
+        # Another node says when its unit ended. What counts is when this node learned of it.
         known = status.finished if status.remote is None else status.learned
         if known is None:
             # receptor's units do not say; nothing has been written since.
@@ -77,9 +75,9 @@ class Retention:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def _until_next(self) -> float:
-        """Return the seconds until a unit can be due; one that ends from now on is the last."""
+        """Return the seconds until a unit can be due; one that ends now is due last."""
         left = [self._age - age for age in self._ages().values() if age < self._age]
-        # Not for ages that a sleep cannot have, nor for ever in case the clock is set.
+        # Bounded, because the clock may be set meanwhile.
         return max(SHORTEST_SLEEP, min(LONGEST_SLEEP, self._age, *left))
 
     async def _sweep(self) -> None:

@@ -26,13 +26,13 @@ SUPERVISORS = PIDS[1:]
 """Numbers that a supervisor can have."""
 
 TICKS = range(2**63)
-"""Clock ticks since the machine's start, in which the kernel tells when a process began."""
+"""Clock ticks since the start of the machine, by which the kernel dates processes."""
 
 EXIT_CODES = range(-(2**31), 2**31)
 """What an exit code can be."""
 
 NOT_STARTED = "lost: the node ended before the work was started"
-"""How the detail begins of a unit that had all of its input, and was not started all the same."""
+"""How the detail begins of a unit that had all of its input but was never started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class UnitStatus:
     created: str | None = None
     started: str | None = None
     finished: str | None = None
-    """When it ended; of a unit on another node, by that node's word."""
+    """When it ended; of a remote unit, as the other node says."""
     learned: str | None = None
     """When this node learned that the unit on another node had ended."""
     exit_code: int | None = None
@@ -57,22 +57,23 @@ class UnitStatus:
     stdin_size: int | None = None
     """Bytes of input, known once all of it is here; until then nothing may be started."""
     params: tuple[str, ...] = ()
-    """The words of the command, the executable first; none once the unit has ended: they may be a
-    megabyte of a stranger's, and ended units are kept for weeks."""
+    """The arguments of the command, the executable first. They are dropped with the end: a client
+    may send a megabyte, and ended units are kept for weeks."""
     pid: int | None = None
     """Process id of the command itself."""
     supervisor: ProcessId | None = None
     """The process that watches over the command, once there is one."""
     stdin_sha256: str = ""
-    """Digest of the input, where it was asked for; the next node is told it."""
+    """Digest of the input, if anybody asked for it; a remote node is sent it."""
     boot: str = ""
     """The start of the machine in which the work was to be started."""
     submission_key: str = ""
-    """What the submitter calls this submission, to have it once; see ``planning.Submission``."""
+    """The submitter's name of this submission, which runs once; see ``requests.Submission``."""
     submission_work: str = ""
     """Digest of the work that was submitted under that key; see ``keys.work_digest``."""
     submitter: str = ""
-    """The node from which a client on the mesh submitted the unit; empty for our own clients."""
+    """The node from which a client on the mesh submitted the unit; empty for this node's
+    clients."""
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -86,9 +87,9 @@ class UnitStatus:
 
     @property
     def never_ran(self) -> bool:
-        """Whether nothing of it was ever started: in doubt it was.
+        """Whether certainly nothing of it was ever started.
 
-        Of a unit with a key; its record reaches the disk before its command is executed.
+        Only for a unit with a key: its claim is synced before its command is executed.
         """
         if self.supervisor is not None or self.pid is not None or self.started is not None:
             return False
@@ -103,7 +104,7 @@ class UnitStatus:
 
     @property
     def needs_secrets(self) -> bool:
-        """Whether the other node is still to be sent the parameters: until it has started."""
+        """Whether the other node may still have to be sent the parameters."""
         return self.remote is not None and not (self.remote.started or self.state.is_final)
 
     @property
@@ -197,7 +198,7 @@ class UnitStatus:
         """
         if self.remote is not None or not changes.keys() <= _RECORDED.keys():
             return UnitStatus.from_json({**self.to_disk(), **changes})
-        # All of it would be read anew twice for each unit, which is a tenth of what one costs.
+        # To parse the whole status again, twice for each unit, is a tenth of what a unit costs.
         reader = Reader(changes)
         new = {_RECORDED[key][0]: _RECORDED[key][1](reader) for key in changes}
         if new.get("state", self.state).is_final:

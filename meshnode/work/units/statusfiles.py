@@ -170,16 +170,17 @@ class StatusFiles:
             if isinstance(error.__cause__, OSError) and files.is_passing(error.__cause__):
                 # The file may say anything, and must not be written over unread.
                 raise error.__cause__ from error
-            # Nobody can tell what it said; what we know is the better truth.
+            # Nobody can tell what it said. What is in memory is better.
             self._log.warning("%s; it is written anew", error)
             return
         if found is not expected:
             raise Overtaken(f"unit {unit_id} is not {expected.label} any more, but {found.label}")
 
     def _with_reserve(self, act: Callable[[], T]) -> T:
-        """Do something to the files of a unit that was accepted, with spare descriptors if need be.
+        """Do something to the files of an accepted unit, with spare descriptors if there are no
+        others.
 
-        It is done once more if the first try finds none, and must be whole then.
+        ``act`` is called a second time if the first call finds none.
         """
         try:
             return act()

@@ -1,4 +1,4 @@
-"""What a store knows of the submissions that it has taken: of those that it has, and had.
+"""The submissions that a store has taken: those whose units it has, and those whose units are gone.
 
 A submission with a key is taken once. While its unit is there, the unit's own record says so. What
 is left of it after its release is a tombstone, which costs the release nothing: the unlinked
@@ -32,15 +32,15 @@ KEEP_SECONDS = 7 * 86400.0
 """Seconds for which released units are remembered, unless the configuration says how many."""
 
 SYNC_DELAY = 1.0
-"""Seconds for which tombstones gather before they are brought to disk together. Until then the
+"""Seconds for which tombstones gather before they are synced together. Until then the
 status in each unlinked directory says the same."""
 
 RETRY_DELAY = 15.0
 """Seconds until a disk that refused tombstones is tried again."""
 
 MARGIN = 60.0
-"""Seconds after a unit's creation in which its submitter is told of it, at the very most: what is
-remembered of the unit must count as later than that, also if the clock was set back since."""
+"""Most seconds from the creation of a unit until its submitter has its receipt. The tombstone must
+have a later time than the receipt, also if the clock was set back since."""
 
 
 AHEAD = 86400.0
@@ -54,13 +54,13 @@ class Found:
     key_state: KeyState
     unit: Unit | None = None
     state: int | None = None
-    """How a unit that is gone had ended."""
+    """How a released unit had ended."""
 
 
 class Submissions:
     """The submissions of one store.
 
-    ``units`` are the store's, by ID; the registry that owns them tells of each that comes and goes.
+    ``units`` are the store's, by ID; the manager reports each that comes and goes.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Submissions:
         return replace(status, submission_key=key, submission_work=digest)
 
     def receipt(self) -> Receipt:
-        """Return what a submitter is told of the store, with the ID of its new unit."""
+        """Return the receipt that a submitter gets with the ID of its new unit."""
         return Receipt(self.identity(), self._tombstones.now(self._now().timestamp()))
 
     def identity(self) -> str:
@@ -171,7 +171,7 @@ class Submissions:
         return unit
 
     def _is_unreadable(self, unit_id: str) -> bool:
-        """Whether there is something of that name, and nobody can tell which unit it is."""
+        """Whether something of that name is there and cannot be read."""
         if not is_unit_id(unit_id):
             return False
         if unit := self._units.get(unit_id):
@@ -220,12 +220,12 @@ class Submissions:
     # --- the disk -----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Find out what the store remembers, before its units are read. Blocks."""
+        """Load what the store remembers, before its units are read. Blocks."""
         self._look()
 
     def note_damaged(self) -> None:
-        """Remember the units that are set aside, also for when somebody deletes them. Blocks."""
-        for name in self._store.set_aside():
+        """Remember the quarantined units, also if somebody deletes them. Blocks."""
+        for name in self._store.quarantined():
             if not self._tombstones.is_damaged(name):
                 self._remember(Tombstone.of_damaged(name, self._tombstones.now(0)))
         self._write_pending()

@@ -1,8 +1,8 @@
-"""What a store remembers of units that are gone: that work was started, so that it is not again.
+"""Tombstones: what a store remembers of released units, so that their work is not started again.
 
-Kept in memory and in one file, to which lines are only appended; a start writes it anew without
-what is too old. What is dropped before its time leaves a horizon: of submissions from before that,
-nothing is known, and the store says so.
+They are kept in memory and in one file. Lines are only appended to it; a start of the node rewrites
+it without what is too old. A tombstone that is dropped early leaves a horizon: nothing is known of
+submissions from before that, and the store says so.
 """
 
 import hashlib
@@ -22,25 +22,24 @@ FILE = ".tombstones"
 """Name of the file in a node's directory that holds them, a JSON object on each line."""
 
 MOST = 32_768
-"""Tombstones that are kept: some 12 MiB of memory, 5 MiB of disk. More are units of minutes on the
-busiest node, of weeks on others."""
+"""Tombstones that are kept: some 12 MiB of memory, 5 MiB of disk."""
 
 DROPPED_AT_ONCE = MOST // 16
-"""So many are dropped where there are too many, of the submitter that has most: one look at all of
-them is enough for thousands of releases."""
+"""Tombstones dropped at once, of the submitter that has most: one look at all of them then does for
+thousands of releases."""
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Bytes that the file may have when it is read; it is written anew long before."""
+"""Bytes that the file may have when it is read; it is rewritten long before."""
 
 MOST_HORIZONS = 256
-"""Submitters with a horizon of their own; beyond that there is one for all."""
+"""Submitters with a horizon of their own; more share one."""
 
 REWRITE_AFTER = 2 * MOST
-"""Lines after which the file is written anew."""
+"""Lines after which the file is rewritten."""
 
 _DIGEST_BYTES = 16
-"""Bytes of a digest of submitter and key, which are long; nobody can make two alike on purpose and
-gain by it, since a submitter has only its own keys."""
+"""Bytes of a digest of submitter and key. A collision gains nobody anything: it has the submitter
+in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ class Tombstones:
         return Snapshot(horizons, tuple(self._all.values()))
 
     def _make_room(self) -> None:
-        """Drop the oldest of the submitter that has most: one cannot have others forgotten."""
+        """Drop the oldest of the submitter that has most: none can make others be forgotten."""
         (submitter, most), *_ = self._count.most_common(1)
         if most >= DROPPED_AT_ONCE:
             its = (stone for stone in self._all.values() if stone.submitter == submitter)
@@ -208,7 +207,7 @@ class TombstoneFile:
         """Bytes of whole lines; what stands behind them is of a write that failed."""
 
     def load(self, tombstones: Tombstones, moment: float, *, is_new: bool = False) -> None:
-        """Read the file into memory, and write it anew if much of it is of no more use.
+        """Read the file into memory, and rewrite it if much of it is obsolete.
 
         What cannot be read leaves a horizon. Only a store that ``is_new`` may have no file: from
         any other somebody took it.
@@ -268,7 +267,7 @@ class TombstoneFile:
         self._lines += len(lines)
 
     def replace(self, snapshot: Snapshot) -> None:
-        """Write the file anew. Raises OSError; the old one stands."""
+        """Rewrite the file. Raises OSError; the old one stands."""
         lines = snapshot.lines()
         scratch = f"{self._path}.tmp"
         descriptor, _ = files.open_scratch(scratch)

@@ -63,13 +63,13 @@ class NotRecorded(CommandError):
     """The end that was asked for has come, but the disk does not take its record now."""
 
 
-def _without_words(status: UnitStatus) -> UnitStatus:
-    """Return a status without the command's words if the unit has ended; see UnitStatus.params."""
+def _without_params(status: UnitStatus) -> UnitStatus:
+    """Return a status without the command's arguments if the unit has ended."""
     return replace(status, params=()) if status.params and status.state.is_final else status
 
 
 class Unit:
-    """The one record of a unit that everything in this node looks at.
+    """The record of a unit in memory, which everything in the node looks at.
 
     Only :meth:`change` and :meth:`reload` give it a new status; each time all waiters wake.
     """
@@ -92,15 +92,16 @@ class Unit:
         self, unit_id: str, status: UnitStatus, store: UnitStore, now: Clock = wall_clock
     ) -> None:
         self.unit_id = unit_id
-        self.status = _without_words(status)
+        self.status = _without_params(status)
         self.version = 0
         """Counts the changes, so that a waiter can say which it has seen."""
         self.released = False
-        """Whether the unit's files are gone; the last change there is."""
+        """Whether the unit's files are gone; no change comes after that."""
         self.end_waits = False
-        """Whether the unit has ended and the disk does not take that now; it is tried again."""
+        """Whether the unit has ended but the disk does not take the record now; it is tried
+        again."""
         self.command_lock = BriefLock()
-        """Held while a start, a cancel or a release is being arranged: one at a time."""
+        """Held by a start, a cancel or a release: one request at a time."""
         self._store = store
         self._now = now
         self._lock = BriefLock()
@@ -109,10 +110,10 @@ class Unit:
 
     @property
     def log(self) -> SubjectLogger:
-        """The logger that speaks for this unit.
+        """The logger for this unit.
 
-        Until another node has taken the unit its lines are limited: whoever may submit can have any
-        number of units that run nowhere.
+        Its lines are limited until another node has taken the unit: a client can submit any number
+        of units that run nowhere.
         """
         remote = self.status.remote
         is_untaken = remote is not None and not remote.unit_id
@@ -131,7 +132,7 @@ class Unit:
         return self.status.remote
 
     def time(self) -> str:
-        """Return the time now as it stands in a status."""
+        """Return the time now in the form of a status."""
         return format_time(self._now())
 
     def stdout_size(self) -> int:
@@ -151,8 +152,8 @@ class Unit:
         """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
 
         A final state is always durable. While the disk refuses one, the unit stays what it is on
-        disk, its detail says what waits for what, and the same is tried again: cancel the call, or
-        release the unit, to stop that. Who is not ``patient`` has somebody try it again who is.
+        disk, its detail says what is awaited, and the write is tried again: cancel the call, or
+        release the unit, to stop that. Without ``patient`` it is not tried again.
         What must be on disk first, ``before`` brings there, in a thread. The input of a unit that
         ends without having been started is dropped. Of a unit whose directory is gone, memory has
         the only record.
@@ -216,7 +217,7 @@ class Unit:
             return None
 
     def _await_disk(self, end: UnitStatus, what: str) -> None:
-        """Say in the detail, and once in the log, what the record of an end waits for."""
+        """Say in the detail, and once in the log, what keeps an end from being recorded."""
         detail = f"waiting for {what} to record: {_in_words(end)}"
         if detail != self.status.detail:
             self.log.warning("%s", detail)
@@ -343,7 +344,7 @@ class Unit:
     def _publish(self, status: UnitStatus) -> None:
         if status.state is not self.status.state:
             self.log.info("%s", _in_words(status))
-        self.status = _without_words(status)
+        self.status = _without_params(status)
         self.version += 1
         if self._changed is not None:
             self._changed.set()

@@ -134,7 +134,7 @@ class UnitFiles(StatusFiles):
 
     def _new_directory(self) -> str:
         while True:
-            # One question to the kernel's source of chance, not one for each character.
+            # One call for random bytes, not one for each character.
             number = secrets.randbelow(len(_ID_CHARACTERS) ** UNIT_ID_LENGTH)
             unit_id = _in_characters(number)
             try:
@@ -150,8 +150,8 @@ class UnitFiles(StatusFiles):
         except OSError as error:
             raise WorkError(f"cannot read {self.root}: {error.strerror}") from error
 
-    def set_aside(self) -> list[str]:
-        """Return the IDs of the units that are set aside."""
+    def quarantined(self) -> list[str]:
+        """Return the IDs of the units that are set aside below ``.broken``."""
         return self._quarantine.unit_ids()
 
     def scan(self) -> list[StoredUnit]:
@@ -162,8 +162,8 @@ class UnitFiles(StatusFiles):
         """
         found: list[StoredUnit] = []
         damaged: dict[str, WorkError] = {}
-        # Names only: entries of a directory keep what the kernel said of each, half a kilobyte, and
-        # the process would stay that much larger for good.
+        # Names only: each directory entry keeps half a kilobyte of what the kernel said of it, and
+        # the process would stay that much larger.
         for name in sorted(os.listdir(self.root)):
             if name.startswith(TRASH):
                 self.purge(self.root / name)
@@ -208,7 +208,7 @@ class UnitFiles(StatusFiles):
             self._log.warning("the payload of unit %s stays: %s", unit_id, error.strerror)
 
     def warnings(self) -> list[str]:
-        """Return a line for a person about what is wrong with the node's directory or units."""
+        """Return a line for a person about each fault of the node's directory or its units."""
         gone = self._place.problem()
         return [*([gone] if gone else []), *self._quarantine.warnings()]
 
@@ -280,7 +280,7 @@ def _in_characters(number: int) -> str:
 
 
 def _fault(path: str) -> str:
-    """Say why what has a unit's name is no unit's directory of ours; nothing if it is one."""
+    """Return why this is not the directory of a unit; an empty text if it is one."""
     try:
         return files.directory_fault(os.lstat(path))
     except OSError as error:

@@ -20,17 +20,12 @@ except ImportError:  # the package is only asked for on Linux
     inotify_simple = None
 
 STAT_INTERVAL = 0.05
-"""Seconds between looks at a file that the kernel does not watch for us.
-
-Only where inotify is not to be had: another system than Linux, or the user's instances or watches
-are used up (``fs.inotify.max_user_watches``). Results are promised within 50 ms of being written,
-and a stat every 50 ms costs a reader some 0.1 % of a core.
-"""
+"""Seconds between looks at a file without inotify: on another system than Linux, or with all of the
+user's watches in use. Results are promised within 50 ms; a stat costs some 0.1 % of a core."""
 
 GATHER = 0.001
-"""Seconds for which further events are left to pile up in the kernel, which makes one of those that
-are alike. A command that prints a gigabyte in pieces of 8 KB would wake its readers 100,000 times;
-what is printed after a pause is told at once."""
+"""Seconds for which events gather in the kernel, which merges equal ones: a command that prints a
+gigabyte in pieces of 8 KB would wake its readers 100,000 times. After a pause there is no delay."""
 
 Wake = Callable[[], None]
 
@@ -78,7 +73,7 @@ class FileWatcher:
 
     def _deliver(self, wd: int, mask: int) -> None:
         if mask & inotify_simple.flags.Q_OVERFLOW:
-            # Events were lost and nobody knows whose: everybody looks at their file once.
+            # Events were lost, and nobody knows of which files: every reader looks at its own.
             woken = [wake for wakes in self._watchers.values() for wake in wakes]
         else:
             woken = list(self._watchers.get(wd, ()))
@@ -87,7 +82,7 @@ class FileWatcher:
 
     @contextmanager
     def watch(self, path: Path, wake: Wake) -> Iterator[None]:
-        """Have ``wake`` called after each change of the file, for as long as the context lasts.
+        """Have ``wake`` called after each change of the file, while the context lasts.
 
         ``wake`` may be called without a change, and must not block. The file is the one that
         ``path`` names now.
@@ -151,7 +146,7 @@ async def _look(path: Path, wake: Wake, scope: trio.CancelScope) -> None:
                 now = os.lstat(path)
                 look = (now.st_size, now.st_ino, now.st_nlink)
             except OSError:
-                # Gone, or out of reach; whoever is woken looks at it and knows what to say.
+                # Gone, or out of reach. Whoever is woken looks, and sees why.
                 look = (-1, -1, -1)
             if look != seen:
                 seen = look
