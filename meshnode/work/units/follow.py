@@ -7,13 +7,12 @@ session, and a long one needs one for its results only once there are any.
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import trio
 
-from meshnode import files
 from meshnode.protocol.control import encode_reply
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
 
@@ -27,16 +26,16 @@ promised within 50 ms."""
 Send = Callable[[bytes], Awaitable[None]]
 
 
-async def send_followed(unit: Unit, stdout: Path, watcher: FileWatcher, send: Send) -> None:
+async def send_followed(unit: Unit, store: UnitStore, watcher: FileWatcher, send: Send) -> None:
     """Send a follower each change, until the unit is final or released.
 
     Raises:
         Exception: whatever ``send`` raises.
     """
-    follower = _Follower(unit, stdout, send)
+    follower = _Follower(unit, store, send)
     unit.add_listener(follower.wake)
     try:
-        with watcher.watch(stdout, follower.wake):
+        with watcher.watch(store.stdout_path(unit.unit_id), follower.wake):
             await follower.until_output()
         await follower.until_final()
     finally:
@@ -44,9 +43,9 @@ async def send_followed(unit: Unit, stdout: Path, watcher: FileWatcher, send: Se
 
 
 class _Follower:
-    def __init__(self, unit: Unit, stdout: Path, send: Send) -> None:
+    def __init__(self, unit: Unit, store: UnitStore, send: Send) -> None:
         self._unit = unit
-        self._stdout = stdout
+        self._store = store
         self._send = send
         self._sent: dict[str, Any] = {}
         self._changed = trio.Event()
@@ -70,7 +69,7 @@ class _Follower:
             await self._send_change()
             await self._wait()
         if not self._unit.released:
-            await self._send(encode_reply(self._final()))
+            await self._send(encode_reply(await self._final()))
 
     async def _wait(self) -> None:
         await self._changed.wait()
@@ -84,17 +83,17 @@ class _Follower:
             self._sent = news
             await self._send(encode_reply(shown))
 
-    def _final(self) -> dict[str, Any]:
+    async def _final(self) -> dict[str, Any]:
         shown = self._unit.status.to_reply(self._unit.stdout_size())
         if 0 < shown["StdoutSize"] <= INLINE_BYTES:
-            output = self._read_stdout()
+            output = await self._read_stdout()
             if len(output) == shown["StdoutSize"]:
                 shown["Stdout"] = b64encode(output).decode()
         return shown
 
-    def _read_stdout(self) -> bytes:
+    async def _read_stdout(self) -> bytes:
         try:
-            return files.read_file(self._stdout, INLINE_BYTES)
+            return await self._store.read_output(self._unit.unit_id, INLINE_BYTES)
         except OSError as error:
             self._unit.log.warning("stdout is not sent with the end: %s", error)
             return b""

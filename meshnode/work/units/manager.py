@@ -186,13 +186,11 @@ class UnitManager:
 
     async def send_followed(self, unit: Unit, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Tell the unit's submitter of it until it is final."""
-        path = self.store.stdout_path(unit.unit_id)
-        await send_followed(unit, path, self._watcher, send)
+        await send_followed(unit, self.store, self._watcher, send)
 
     async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
-        path = self.store.stdout_path(unit.unit_id)
-        return await stream_results(unit, path, start, self._watcher, send)
+        return await stream_results(unit, self.store, start, self._watcher, send)
 
     # --- new units ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import trio
 from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
 
@@ -22,7 +23,7 @@ class ResultsEndedEarly(WorkError):
 
 
 async def stream_results(
-    unit: Unit, path: Path, start: int, watcher: FileWatcher, send: SendFile
+    unit: Unit, store: UnitStore, start: int, watcher: FileWatcher, send: SendFile
 ) -> int:
     """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
 
@@ -35,23 +36,24 @@ async def stream_results(
         Exception: whatever else ``send`` raises.
     """
     try:
-        descriptor = await _open(path)
+        descriptor = await _open(store, unit.unit_id)
     except OSError as error:
         if unit.is_final and unit.status.stdout_size == 0:
             return 0
         raise WorkError(f"cannot read the results: {files.reason(error)}") from error
     try:
+        path = store.stdout_path(unit.unit_id)
         return await _Reader(unit, path, descriptor, start, send).run(watcher)
     finally:
         os.close(descriptor)
 
 
-async def _open(path: Path) -> int:
+async def _open(store: UnitStore, unit_id: str) -> int:
     """Open a stdout as soon as there is a descriptor for it. Raises OSError."""
     pauses = Pauses()
     while True:
         try:
-            return files.open_file(path, os.O_RDONLY)
+            return await store.open_output(unit_id)
         except OSError as error:
             if not files.is_passing(error):
                 raise

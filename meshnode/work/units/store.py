@@ -11,6 +11,9 @@ Three kinds of operations, and where each is done:
   disk that is busy, or at the other end of a network, holds the loop up once and not for each unit.
 * **Looks at attributes** of files that are in use (the size of a stdout, whether the root is still
   the same directory) stay in the loop. The kernel has them in memory.
+
+One long operation is done in the loop all the same: when the root has become another directory
+while the node runs, :mod:`.submissions` reads what that remembers before anything is answered.
 """
 
 import errno
@@ -103,6 +106,14 @@ class UnitStore(UnitFiles):
     async def withdraw_input(self, unit_id: str) -> None:
         """Delete a unit's input, so that no start of the node does anything with the unit."""
         await self._short(self.take_stdin_away, unit_id)
+
+    async def open_output(self, unit_id: str) -> int:
+        """Return a descriptor of a unit's output, to read it. Raises OSError."""
+        return await self._short(self.open_stdout, unit_id)
+
+    async def read_output(self, unit_id: str, most: int) -> bytes:
+        """Return a unit's output of at most ``most`` bytes. Raises OSError."""
+        return await self._short(self.read_stdout, unit_id, most)
 
     async def take_away(self, unit_id: str) -> Path:
         """Take a unit away in one step; return what :meth:`delete` deletes.

@@ -207,6 +207,14 @@ class UnitFiles(StatusFiles):
         except OSError as error:
             self._log.warning("the payload of unit %s stays: %s", unit_id, error.strerror)
 
+    def open_stdout(self, unit_id: str) -> int:
+        """Return a descriptor of a unit's output, to read it. Raises OSError."""
+        return files.open_file(f"{self.root}/{unit_id}/stdout", os.O_RDONLY)
+
+    def read_stdout(self, unit_id: str, most: int) -> bytes:
+        """Return a unit's output of at most ``most`` bytes. Raises OSError."""
+        return files.read_file(f"{self.root}/{unit_id}/stdout", most)
+
     def warnings(self) -> list[str]:
         """Return a line for a person about each fault of the node's directory or its units."""
         gone = self._place.problem()

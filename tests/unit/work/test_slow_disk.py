@@ -1,5 +1,6 @@
 """A disk that is slow holds up whoever waits for it, and nobody else in the node's loop."""
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units.access import Caller
+from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import SLOW_FOR, SLOW_SECONDS, UnitStore
@@ -93,6 +95,8 @@ SHORT: dict[str, Operation] = {
     "create": lambda store, unit_id: store.add(STATUS),
     "open_stdin": lambda store, unit_id: store.open_input(unit_id, lambda: True),
     "take_stdin_away": lambda store, unit_id: store.withdraw_input(unit_id),
+    "open_stdout": lambda store, unit_id: store.open_output(unit_id),
+    "read_stdout": lambda store, unit_id: store.read_output(unit_id, 9),
     "read_status": lambda store, unit_id: store.load(unit_id),
     "warnings": lambda store, unit_id: store.find_warnings(),
     "unlink": lambda store, unit_id: store.take_away(unit_id),
@@ -110,6 +114,14 @@ LONG: dict[str, Operation] = {
 }
 
 
+def close(result: object) -> None:
+    """Close what an operation has opened."""
+    if isinstance(result, UnitFile):
+        result.close()
+    elif isinstance(result, int):
+        os.close(result)
+
+
 async def check_pings_go_on(store: UnitStore, name: str, operation: Operation) -> None:
     unit_id = store.create(STATUS)
     with pytest.MonkeyPatch.context() as patch, trio.fail_after(2 * PATIENCE):
@@ -120,8 +132,7 @@ async def check_pings_go_on(store: UnitStore, name: str, operation: Operation) -
             # Or nothing would ever set it.
             disk.begun.set()
     assert not disk.in_loop
-    if name == "open_stdin":
-        result.close()
+    close(result)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -145,9 +156,7 @@ async def test_no_thread_is_asked_for_what_a_quick_disk_does_in_no_time(
 ) -> None:
     unit_id = store.create(STATUS)
     monkeypatch.setattr(trio.to_thread, "run_sync", lambda *args: pytest.fail("in a thread"))
-    result = await SHORT[name](store, unit_id)
-    if name == "open_stdin":
-        result.close()
+    close(await SHORT[name](store, unit_id))
 
 
 async def test_a_disk_that_was_slow_counts_as_quick_again_after_a_while(

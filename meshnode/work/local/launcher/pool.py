@@ -1,7 +1,7 @@
 """The launcher's supervisors: forked when there is none to spare, kept for a while when free.
 
-Without the reuse, 200 short units take 2.0 s instead of 1.0 to 1.6 s, and the answer to one takes
-50 ms instead of 16 to 22 ms (``python -m bench --only spawn,latency``).
+Without the reuse, 200 units of ``true`` take 0.87 s instead of 0.45 s (``python -m bench --only
+spawn``).
 """
 
 from __future__ import annotations
