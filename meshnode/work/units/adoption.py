@@ -70,7 +70,7 @@ class Adoption:
 
     async def _adopt(self, unit: Unit) -> None:
         if unit.status.has_spent_secrets:
-            # receptor keeps them for as long as the unit; what it left to us ends here.
+            # receptor keeps them for as long as the unit, also in units that it left here.
             await _forget_secrets(unit)
         status = unit.status
         if status.state.is_final:

@@ -17,7 +17,7 @@ from typing import Self
 from meshnode.work.units.intake import Input
 
 MAX_KEY = 512
-"""Characters of a key: a unit's ID and a secret of ours, or a name of a client's own."""
+"""Characters of a key: a unit's ID and a secret, or a name that a client chose."""
 
 SECRET_BYTES = 18
 """Random bytes in a key: nobody finds it by trying."""

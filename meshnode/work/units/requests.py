@@ -1,6 +1,6 @@
-"""What clients ask of units: ``work …`` in its two forms, as values (protocol section 8).
+"""The requests of the command ``work``, in text and JSON, as values (protocol section 8).
 
-The texts of refusals are receptor's, which clients match, but for those that hold Go's own names.
+Clients match the texts of refusals, so these are receptor's, except for those with names of Go.
 """
 
 import re
@@ -17,7 +17,7 @@ JsonObject = dict[str, Any]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_POSITION = 2**63 - 1
-"""The highest byte that a file can have: positions are 64-bit numbers in receptor, too."""
+"""The highest position in a file: a 64-bit number, as in receptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Submission:
     """Whether the session goes on to tell of the unit until it is final."""
     key: str = ""
     """Names the submission: a second one of the same key is refused for as long as its unit
-    exists. A meshnode that submits to us makes it of its own ID and its unit's."""
+    exists. A submitting meshnode makes it of its unit's ID and a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class StatusRequest:
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """``work watch``, our own: the status now and at each change, until it is final."""
+    """``work watch``, of meshnode only: the status now and at each change, until it is final."""
 
     unit_id: str
     signature: str = ""
@@ -71,7 +71,7 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedRequest:
-    """``work submitted``, our own: what became of a submission, for its submitter."""
+    """``work submitted``, of meshnode only: what became of a submission, for its submitter."""
 
     key: str
     unit_id: str
@@ -80,7 +80,7 @@ class SubmittedRequest:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
-    """``work cancel``; ``unless_started`` is our own: only while the unit waits for input."""
+    """``work cancel``; ``unless_started`` is meshnode's: only while the unit waits for input."""
 
     unit_id: str
     signature: str = ""
@@ -223,7 +223,7 @@ def _key(data: JsonObject) -> str:
 
 
 def _announced(data: JsonObject) -> Input:
-    """What the client says of the payload that it is about to send; strings, as all else here."""
+    """Return what the client announces of its payload; as strings, like all the rest."""
     size, sha256 = data.get("stdinsize", ""), data.get("stdinsha256", "").lower()
     if size and not (size.isascii() and size.isdigit() and len(size) <= len(str(MAX_POSITION))):
         raise CommandError(f"field stdinsize value {size} is not a number of bytes")
@@ -247,7 +247,7 @@ def _optional(data: JsonObject, key: str) -> str:
 
 
 def _unless_started(data: JsonObject) -> bool:
-    """A condition that we do not know must not be taken for none."""
+    """Refuse an unknown condition: it must not be taken for none."""
     condition = data.get("unless")
     if condition is not None and condition != "started":
         raise CommandError("field unless must be started")

@@ -114,7 +114,7 @@ class StatusFiles:
             directory = self._open_directory(unit_id)
         try:
             # Lock, look, write, in this order: a supervisor that claims the unit meanwhile either
-            # has written its claim before the look, or finds ours.
+            # has written its claim before the look, or finds what is written here.
             if directory is not None and expected is not None:
                 if expected is UnitState.PENDING:
                     self._lock_pending(directory, unit_id)

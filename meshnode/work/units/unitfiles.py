@@ -67,7 +67,7 @@ class UnitFiles(StatusFiles):
         return self.root / unit_id / "stdout"
 
     def stdout_size(self, unit_id: str) -> int:
-        """Return the bytes of output so far; 0 while there is no file of ours."""
+        """Return the bytes of output so far; 0 while there is no regular file of this user."""
         return files.size_of(f"{self.root}/{unit_id}/stdout")
 
     def has_input(self, unit_id: str, size: int | None) -> bool:
@@ -123,7 +123,7 @@ class UnitFiles(StatusFiles):
         directory = f"{self.root}/{unit_id}"
         try:
             # All files exist from the start, so that a reader of results can watch stdout before
-            # anything has run, and every mode is ours and not the command's umask's.
+            # anything has run, and no mode depends on the umask of the command.
             for name in ("stdin", "stdout"):
                 os.close(files.make_file(f"{directory}/{name}"))
             self.write_first(unit_id, status)

@@ -85,7 +85,7 @@ _prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants our children, whatever session they moved to."""
+    """Make orphaned descendants children of this process, whatever session they moved to."""
     if _prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

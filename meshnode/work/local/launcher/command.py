@@ -1,6 +1,6 @@
-"""The command of a unit: finding it, becoming it, and the words for how it ended.
+"""The command of a unit: found, executed, and described by its end.
 
-The words are Go's, because receptor shows Go's and its clients match them (protocol section 8).
+The texts are Go's, because receptor shows those and its clients match them (protocol section 8).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SIGNAL_TEXTS = {
     signal.SIGALRM: "alarm clock",
     signal.SIGTERM: "terminated",
 }
-"""What Go on Linux calls the signals; it has no words for the others, only their number."""
+"""What Go on Linux calls the signals; the others it shows by number."""
 
 
 class CannotExecute(Exception):
@@ -76,7 +76,7 @@ def _is_executable(path: str) -> bool:
 
 
 def error_text(error: OSError | ValueError) -> str:
-    """Return the system's words for ``error`` as Go writes them: ``permission denied``."""
+    """Return the system's text for ``error`` as Go writes it: ``permission denied``."""
     # A NUL character or half a surrogate in an argument never reaches the kernel from here; Go,
     # which tries, shows the kernel's answer.
     text = os.strerror(error.errno or 0) if isinstance(error, OSError) else "invalid argument"
@@ -116,7 +116,7 @@ def spawn(
 
 @contextmanager
 def _working_directory(path: str | None) -> Iterator[None]:
-    """Be in another directory for as long as it takes to make a process that stays there."""
+    """Change the working directory while a process is made, which keeps it."""
     if path is None:
         yield
         return
@@ -133,7 +133,7 @@ def _working_directory(path: str | None) -> Iterator[None]:
 
 
 def end_text(wait_status: int) -> str:
-    """Return Go's words for a wait status: ``exit status 3``, ``signal: killed``."""
+    """Return Go's text for a wait status: ``exit status 3``, ``signal: killed``."""
     if os.WIFEXITED(wait_status):
         return f"exit status {os.WEXITSTATUS(wait_status)}"
     number = os.WTERMSIG(wait_status)

@@ -15,18 +15,18 @@ import signal
 import time
 
 LONGEST_WAIT_SECONDS = 3600.0
-"""Longest single wait: the system call refuses years; after it, the rest is waited for."""
+"""Longest single wait; the system call refuses years, so a longer one is divided."""
 
 PIECE_BYTES = 64 * 1024
 """Bytes read at once: as many as a pipe holds."""
 
 PIECES_AT_ONCE = 16
-"""Pieces moved before signals are looked at again, however fast the command prints."""
+"""Pieces moved before signals are looked at again."""
 
 DROP_PAUSE_SECONDS = 0.01
-"""Pause between two looks at what a command prints beyond its limit. It is read, or a command that
-cleans up when it is interrupted could not say so and would hang until it is killed; but not as fast
-as it comes, or a command that prints without end would keep a core busy until then."""
+"""Pause between two reads of what a command prints beyond its limit. It is read, or a command that
+prints while it cleans up would block until it is killed; but slowly, or an endless output would
+keep a core busy until then."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -35,7 +35,7 @@ class Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """Return what /proc knows of ``pid``, None when it shows no such process to us."""
+    """Return what /proc knows of ``pid``, None when it shows no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -110,7 +110,7 @@ def signal_all(processes: list[Process], signum: int) -> None:
         try:
             send_signal(process.pid, process.started, signum)
         except PermissionError:
-            # A set-uid program is not ours to end; whoever waits for the tree waits for it.
+            # A set-uid program may not be ended by this user; the tree is not gone before it ends.
             continue
 
 
@@ -136,10 +136,10 @@ def kill_own_descendants() -> None:
 
 
 def _signal_groups(processes: list[Process], signum: int) -> None:
-    """Signal the groups of our descendants.
+    """Signal the groups of this process's descendants.
 
     They hold no other processes: a group lies within one session, whose members descend from the
-    process that opened it, and that is us or a descendant of ours.
+    process that opened it, and that is this one or a descendant of it.
     """
     for group in {process.group for process in processes} - {0, os.getpgrp()}:
         try:
