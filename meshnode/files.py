@@ -81,6 +81,10 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
         NotOurs: something else is there.
         OSError: it cannot be opened.
     """
+    return _open(path, flags)[0]
+
+
+def _open(path: str | os.PathLike[str], flags: int) -> tuple[int, os.stat_result]:
     try:
         # Empty it only once it is known to be a file of this user.
         descriptor = os.open(path, flags & ~os.O_TRUNC | _GUARDED, PRIVATE)
@@ -98,7 +102,7 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, found
 
 
 def make_file(path: str | os.PathLike[str]) -> int:
@@ -118,13 +122,18 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
         NotOurs: something else is there, or a file of more bytes.
         OSError: it cannot be read.
     """
-    descriptor = open_file(path, os.O_RDONLY)
+    descriptor, found = _open(path, os.O_RDONLY)
     try:
         data = b""
-        while piece := os.read(descriptor, READ_BYTES):
+        # One byte more than there is: if it does not come, one read was enough.
+        wanted = min(found.st_size + 1, READ_BYTES)
+        while piece := os.read(descriptor, wanted):
             data += piece
             if len(data) > most:
                 raise NotOurs(path, f"has more than {most} bytes")
+            if len(piece) < wanted and len(data) >= found.st_size:
+                break
+            wanted = READ_BYTES
     finally:
         os.close(descriptor)
     return data

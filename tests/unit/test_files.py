@@ -126,3 +126,12 @@ def test_a_scratch_file_keeps_its_room_and_says_whether_it_is_to_be_cut(
     assert was_there is (old is not None)
     assert os.fstat(descriptor).st_size == len(old or b"")
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, files.READ_BYTES - 1, files.READ_BYTES, 200_000])
+def test_all_of_a_file_is_read_whatever_its_size(place: Path, size: int) -> None:
+    content = os.urandom(size)
+    place.write_bytes(content)
+    assert files.read_file(place, size) == content
+    with pytest.raises(NotOurs, match="has more than") if size else contextlib.nullcontext():
+        files.read_file(place, max(0, size - 1))
