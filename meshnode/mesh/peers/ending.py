@@ -13,13 +13,13 @@ FAULT_TEXT = 200
 """Characters of an unforeseen error in its log line; level debug has all of it."""
 
 ASKED_EVERY = 0.5
-"""Seconds between two pings of a peer that is said to have left: one may get lost."""
+"""Seconds between two pings of a peer whose end is suspected: one may get lost."""
 
 BELIEVED_AFTER = 3.0
 """Seconds of silence after which an end is believed. A live peer answers within a round trip."""
 
 REPEATED_AFTER = 3600.0
-"""Seconds after which the same line is logged again, for whoever reads the log of today."""
+"""Seconds after which the same line is logged again, so that each day's log has it."""
 
 REMEMBERED = 256
 """Lines that are remembered of the links of one listener or dialer."""
@@ -59,6 +59,8 @@ class Boundary:
     on, it would be left with half of a message handled, and its peer could cause the fault again
     as fast as it can send. So the fault costs the link.
     """
+
+    __slots__ = ("_end", "_log")
 
     def __init__(self, end: Callable[[Ended], None], log: SubjectLogger) -> None:
         self._end = end
@@ -133,20 +135,24 @@ class EndCheck:
             self._begun = trio.Event()
             self._refuted.set()
 
-    async def run(self) -> None:
-        """Check each suspected end; raises it when the peer stays silent."""
-        while True:
-            await self._begun.wait()
-            end = self._suspected
-            with trio.move_on_after(BELIEVED_AFTER):
-                while not self._refuted.is_set():
-                    await trio.sleep_until(self._pinged_at + ASKED_EVERY)
-                    self._pinged_at = trio.current_time()
-                    self._ping()
-                    with trio.move_on_after(ASKED_EVERY):
-                        await self._refuted.wait()
-            if end is not None and not self._refuted.is_set():
-                raise end
+    async def run(self, boundary: Boundary) -> None:
+        """Check each suspected end; it ends the link when the peer stays silent."""
+        with boundary:
+            while True:
+                await self._begun.wait()
+                end = self._suspected
+                with trio.move_on_after(BELIEVED_AFTER):
+                    await self._ping_until_refuted()
+                if end is not None and not self._refuted.is_set():
+                    raise end
+
+    async def _ping_until_refuted(self) -> None:
+        while not self._refuted.is_set():
+            await trio.sleep_until(self._pinged_at + ASKED_EVERY)
+            self._pinged_at = trio.current_time()
+            self._ping()
+            with trio.move_on_after(ASKED_EVERY):
+                await self._refuted.wait()
 
 
 class RepeatFilter:
@@ -180,6 +186,8 @@ class RepeatFilter:
 
 class LinkLog:
     """The log of one link: that it came up, and why it ended."""
+
+    __slots__ = ("_holder", "_log", "_repeats")
 
     def __init__(self, name: str, holder: str, repeats: RepeatFilter) -> None:
         """``holder`` stands for the peer while that is not known."""

@@ -17,8 +17,7 @@ from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
 REDIAL_FIRST = 0.5
-"""Seconds to the first redial. Receptor waits 5 s; a peer that was only restarted is back sooner,
-and one small packet twice a second costs nobody anything."""
+"""Seconds to the first redial. Receptor waits 5; a peer that was only restarted is back sooner."""
 
 REDIAL_MOST = 20.0
 """Seconds between attempts at most, as receptor's."""

@@ -22,6 +22,17 @@ BEHIND_BYTES = 1024 * 1024
 class PeerFeed:
     """Tells one peer about other nodes."""
 
+    __slots__ = (
+        "_adverts",
+        "_late",
+        "_peer",
+        "_ready",
+        "_sender",
+        "_services",
+        "_topology",
+        "_updates",
+    )
+
     def __init__(
         self, peer: str, sender: LinkSender, topology: Topology, adverts: AdvertisementTable
     ) -> None:

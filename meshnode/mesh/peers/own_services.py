@@ -70,9 +70,9 @@ class Announcer:
             await self._due.wait()
             self._due = trio.Event()
             forged, self._forged = self._forged, {}
-            for name, said in forged.items():
+            for name, when in forged.items():
                 service = self._services.get(name, LocalService(name, ConnType.DATAGRAM))
-                self._announce(service, cancel=name not in self._services, after=said)
+                self._announce(service, cancel=name not in self._services, after=when)
             await trio.sleep(ANSWER_INTERVAL)
 
     def add(self, service: LocalService) -> None:
@@ -98,8 +98,8 @@ class Announcer:
         It may be an own one that came round. If it is newer than ours it is forged, or from before
         our clock was set back; in both cases the mesh ignores ours until they are newer still.
         """
-        said = self._table.newest(self._own_id, advert.service)
-        if said is not None and advert.nanoseconds < said.nanoseconds:
+        own = self._table.newest(self._own_id, advert.service)
+        if own is not None and advert.nanoseconds < own.nanoseconds:
             return
         if advert.cancel and advert.service not in self._services:
             return
@@ -160,8 +160,8 @@ class Announcer:
 
     def _announce(self, service: LocalService, *, cancel: bool = False, after: int = 0) -> None:
         """Flood an advertisement that is newer than the last one, whatever the clock does."""
-        said = self._table.newest(self._own_id, service.name)
-        newest = max(after, said.nanoseconds if said is not None else 0)
+        last = self._table.newest(self._own_id, service.name)
+        newest = max(after, last.nanoseconds if last is not None else 0)
         advert = self._advert(service, format_time(max(time.time_ns(), newest + 1)), cancel=cancel)
         message = advert.encode()
         self._table.apply(advert, trio.current_time(), message)

@@ -37,6 +37,8 @@ that is being sent."""
 class BatchSize:
     """How many bytes one send of a link should carry; follows the link's speed."""
 
+    __slots__ = ("bytes",)
+
     def __init__(self) -> None:
         self.bytes = FIRST_BATCH
 
@@ -58,6 +60,21 @@ class LinkSender:
         log: the link's.
         drained: called once after :meth:`call_when_drained`.
     """
+
+    __slots__ = (
+        "_awaits_room",
+        "_batch_size",
+        "_boundary",
+        "_drained",
+        "_link",
+        "_log",
+        "_queue",
+        "_sending",
+        "bytes",
+        "holder",
+        "messages",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -163,15 +180,16 @@ class LinkSender:
         self._queue.clear()
 
     async def run(self) -> None:
-        """Send what waits, until closed and all is sent."""
+        """Send what waits, until closed and all is sent; errors end at the boundary."""
         queue, size = self._queue, self._batch_size
-        while (
-            batch := await queue.take_batch(queue.part(size.bytes))
-        ) is not None or self._sending:
-            if self._awaits_room and queue.routing_bytes <= DRAINED_BYTES:
-                self._awaits_room = False
-                self._drained()
-            await self._send(batch or [])
+        with self._boundary:
+            while (
+                batch := await queue.take_batch(queue.part(size.bytes))
+            ) is not None or self._sending:
+                if self._awaits_room and queue.routing_bytes <= DRAINED_BYTES:
+                    self._awaits_room = False
+                    self._drained()
+                await self._send(batch or [])
 
     async def _send(self, batch: list[Message]) -> None:
         self._sending = True

@@ -92,6 +92,22 @@ class SendQueue:
     which may be what relieves it.
     """
 
+    __slots__ = (
+        "_budget",
+        "_closed",
+        "_data",
+        "_data_bytes",
+        "_filled",
+        "_lent",
+        "_lent_sending",
+        "_room",
+        "_routing",
+        "_routing_bytes",
+        "_sending_bytes",
+        "_woken",
+        "dropped",
+    )
+
     def __init__(self, budget: SendBudget | None = None) -> None:
         """All links of a node share ``budget``; without one there are no other links."""
         self._routing: deque[Message] = deque()

@@ -37,7 +37,7 @@ can send in the peer's name. There, once established, a reject or refusal is onl
 """
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import trio
@@ -217,27 +217,24 @@ class PeerSession:
         async with trio.open_nursery() as nursery:
             with self._scope, self.boundary:
                 await self._link.opened()
-                nursery.start_soon(self._guarded, self.sender.run)
+                nursery.start_soon(self.sender.run)
                 # Before anything is read: our hello goes before whatever the peer makes us send.
                 self._do_what_is_due()
                 async with trio.open_nursery() as listening:
-                    listening.start_soon(self._guarded, self._watch_time)
+                    listening.start_soon(self._watch_time)
                     if self._end_check is not None:
-                        listening.start_soon(self._guarded, self._end_check.run)
-                    await self._guarded(self._read)
+                        listening.start_soon(self._end_check.run, self.boundary)
+                    await self._read()
             if self._ended is not None and self._ended.rejected_by_us:
                 self.sender.send_routing(REJECT_MESSAGE)
             self.sender.close()
             nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
 
-    async def _guarded(self, run: Callable[[], Awaitable[None]]) -> None:
-        with self.boundary:
-            await run()
-
     async def _watch_time(self) -> None:
-        while True:
-            await trio.sleep_until(self._peering.next_deadline())
-            self._do_what_is_due()
+        with self.boundary:
+            while True:
+                await trio.sleep_until(self._peering.next_deadline())
+                self._do_what_is_due()
 
     def _do_what_is_due(self) -> None:
         if (action := self._peering.on_timer(trio.current_time())) is not None:
@@ -268,10 +265,11 @@ class PeerSession:
     # --- what arrives ------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while True:
-            # No variable holds the messages: the link reads into the same buffer again as soon as
-            # no view of it is left.
-            self._take(await self._link.receive())
+        with self.boundary:
+            while True:
+                # No variable holds the messages: the link reads into the same buffer again as soon
+                # as no view of it is left.
+                self._take(await self._link.receive())
 
     def _take(self, messages: list[memoryview]) -> None:
         if not messages:

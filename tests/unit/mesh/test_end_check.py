@@ -12,9 +12,10 @@ import trio.testing
 from malformed import UPDATE, handmade, message, mutated
 from mesh_helpers import meshes
 
+from meshnode.logs import subject_logger
 from meshnode.mesh.links.memory import memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.mesh.peers.ending import ASKED_EVERY, BELIEVED_AFTER, EndCheck, Ended
+from meshnode.mesh.peers.ending import ASKED_EVERY, BELIEVED_AFTER, Boundary, EndCheck, Ended
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 
@@ -189,8 +190,9 @@ async def test_a_link_that_nobody_can_forge_ends_at_once(autojump_clock):
 async def test_a_peer_is_asked_at_a_bounded_rate(autojump_clock):
     asked: list[float] = []
     check = EndCheck(lambda: asked.append(trio.current_time()))
+    ends: list[Ended] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(check.run)
+        nursery.start_soon(check.run, Boundary(ends.append, subject_logger("link", "forged")))
         for _ in range(1000):
             check.suspect(Ended("forged"))
             await trio.sleep(0.005)
@@ -198,3 +200,4 @@ async def test_a_peer_is_asked_at_a_bounded_rate(autojump_clock):
             await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
     assert len(asked) <= 10 / ASKED_EVERY + 1
+    assert ends == []
