@@ -11,6 +11,7 @@ from work_fakes import FakeLauncher
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.runner import FORCE_TIMEOUT, CommandType
+from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.store import UnitStore
 
@@ -252,3 +253,44 @@ async def test_a_release_that_is_refused_there_fails_no_unit_on_a_full_disk(
         (supervisor,) = bar.launcher.supervisors.values()
         supervisor.finish()
         assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+@pytest.mark.parametrize("request_", ["cancel", "release"])
+async def test_a_request_whose_session_is_ended_leaves_the_unit_of_another_node_driven(
+    foo, bar, monkeypatch, autojump_clock, request_
+):
+    async def never_decide(runner, unit, **options):
+        await trio.sleep_forever()
+
+    async with bar.running(), foo.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        unit = foo.units.find(unit_id)
+        with monkeypatch.context() as patch, trio.move_on_after(1):
+            patch.setattr(RemoteRunner, request_, never_decide)
+            await getattr(foo.units.ender, request_)(unit)
+        (supervisor,) = bar.launcher.supervisors.values()
+        supervisor.finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+async def test_a_submission_for_another_node_that_cannot_be_recorded_is_refused_and_gone(
+    foo, bar, monkeypatch, autojump_clock
+):
+    """One that a third node sends, and would send again: nobody asks for what is left of it."""
+    write_status = UnitStore.write_status
+
+    def refuse_starts(store, unit_id, status, **how):
+        if status.detail == "Starting Worker":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_status(store, unit_id, status, **how)
+
+    foo.forwarding = True
+    request = {"command": "work", "subcommand": "submit", "node": "bar", "worktype": "cat"}
+    async with bar.running(), foo.running():
+        monkeypatch.setattr(UnitStore, "write_status", refuse_starts)
+        lines = await foo.talk(request | {"submissionkey": "k"}, b"x", kind="mesh", peer="third")
+        text = "Error starting worker: cannot record the status: No space left on device"
+        assert lines[-1] == f"ERROR: {text}"
+        assert foo.units.all() == ()
+    assert bar.launcher.started == []
