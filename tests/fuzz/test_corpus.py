@@ -58,7 +58,7 @@ def counted(
 
 
 def at_victim(topology: Topology, verdict: Verdict) -> str:
-    return f"{verdict.name} at {topology.own_id}"
+    return f"{verdict.name} at {topology.own.own_id}"
 
 
 GATES = {
