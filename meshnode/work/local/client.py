@@ -1,10 +1,10 @@
-"""The node's end of the launcher: starts units' commands, and the launcher itself again.
+"""Starts the commands of units through the launcher, and the launcher again when it has died.
 
-Why a start that was interrupted is safe to repeat: the launcher's end of the socket is held by the
-launcher and by every supervisor that has not answered yet, or watches over the first moment of its
-command. End-of-file therefore says that none of them is left, and every answer has been read before
-it. A unit that is still Pending on disk then was never executed and never will be, and the
-supervisor's claim (launcher/statusfile.py) lets no second supervisor execute a unit anyway.
+Why an interrupted start is safe to repeat: the launcher holds its end of the socket, and so does
+each supervisor that has not answered yet or watches the first moment of its command. End-of-file
+says that none of them is left, and all their answers have been read before it. A unit that is
+Pending on disk then was never executed and never will be. Besides, the claim of the supervisor
+(launcher/statusfile.py) lets no second one execute a unit.
 """
 
 import json
@@ -33,7 +33,7 @@ start, another try does not help."""
 
 
 class OutcomeUnknown(WorkError):
-    """A start may have happened: there is no answer, and the status does not tell."""
+    """A start may have happened: no answer came, and the status cannot be read."""
 
 
 class Starter(Protocol):
@@ -94,16 +94,14 @@ class Launcher:
     async def start(self, request: StartRequest) -> Started:
         """Start a unit's command, unless that has happened; return what is known of it.
 
-        When it returns, the command was executed, or could not be and that is recorded in the
-        status. When the supervisor was killed in between, its id is returned all the same: its
-        handle then cannot be opened, and what was recorded so far stands in the status. So it is
-        when the unit turns out to have been started before (say, by the launcher of a node that
-        was killed a moment ago): one start more never does harm.
-        A caller that is cancelled does not know the outcome; the status tells, now or soon.
+        On return the command was executed, or could not be and the status says so. The process ID
+        may be that of a supervisor that is gone: it was killed in between, or the launcher of a
+        node that was killed a moment ago had started the unit. A repeated start never does harm.
+        A caller that is cancelled does not know the outcome; the status says it, now or soon.
 
         Raises:
             LauncherClosed: the node is ending.
-            NotNow: the command was not executed for want of something; it may be tried again.
+            NotNow: something was lacking, and the command was not executed; it may be tried again.
             OutcomeUnknown: nobody can tell what was started.
             WorkError: there is no supervisor, and the command was not and will not be executed.
         """

@@ -111,7 +111,7 @@ class ProcessHandle:
         signal.pidfd_send_signal(self._pidfd, signum)
 
     def cancel(self, unit_id: str) -> None:
-        """Have the process, which is a supervisor, end a unit if it still watches over that.
+        """Have the process, a supervisor, end a unit if it still watches that one.
 
         Raises:
             ProcessLookupError: it has ended.
@@ -140,8 +140,8 @@ class ProcessHandle:
 
 OpenProcess = Callable[[ProcessId], Handle]
 EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
-"""Ends every process of the unit of that directory, after that many seconds by force; returns when
-none is left but those that may not be signalled."""
+"""Ends every process of the unit of that directory, after so many seconds by force. It returns
+those that it may not signal, once no other is left."""
 
 
 def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
@@ -159,7 +159,7 @@ def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
 def find_supervised(unit_dir: Path, supervisor: ProcessId) -> list[ProcessId]:
     """Return what is left of a unit beside its supervisor.
 
-    While that lives, whatever loses its parent becomes its child: nothing can hide. Looks at every
+    While the supervisor lives it adopts all orphans of the unit, so none is missed. Looks at every
     process of the machine, as :func:`find_unit_processes` does.
     """
     below = tree.descendants({supervisor.pid}, tree.all_processes())
@@ -168,7 +168,7 @@ def find_supervised(unit_dir: Path, supervisor: ProcessId) -> list[ProcessId]:
 
 
 def find_supervisor(unit_dir: Path) -> ProcessId | None:
-    """Return the process that watches over what runs of a unit, None if none does.
+    """Return the supervisor of what runs of a unit, None if there is none.
 
     Looks at every process of the machine, as :func:`find_unit_processes` does.
     """

@@ -1,8 +1,8 @@
 """Who may ask what of a node's units.
 
-Three things decide: what the client came by, whether its signature shows that it may, and who
-submitted the unit. A client of the unix socket may do everything, since the socket's permissions
-speak for it. To the others a unit of a verifying work type is open with a valid signature only.
+Three things decide: how the client connected, its signature, and who submitted the unit. A client
+of the unix socket may do everything: the permissions of the socket have let it in. Others need a
+valid signature for a unit of a verifying work type.
 
 A remote unit is this node's own business with another one. A client from the mesh may touch it if
 its own node submitted it, or if it is signed work and the client signs as well; the results and
@@ -27,18 +27,18 @@ if TYPE_CHECKING:  # most nodes have no use for what it imports
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """A node's two sides of signed work; either may be missing, and is then refused by name."""
+    """What a node signs with and verifies by; either may be missing."""
 
     signer: "Signer | None" = None
     verifier: "Verifier | None" = None
 
     def check(self, signature: str, *, verifies: bool, trusted: bool) -> None:
-        """Return if a request may be carried out, as far as signatures go.
+        """Return if the signature of a request allows it.
 
         Args:
             signature: the token that came with the request, empty if none did.
-            verifies: whether what the request is about asks for one.
-            trusted: whether the client came by a unix socket, whose permissions speak for it.
+            verifies: whether the unit or work type demands one.
+            trusted: whether the client came by a unix socket, whose permissions have let it in.
 
         Raises:
             CommandError: there is a signature and nobody asks for one, as receptor has it: who

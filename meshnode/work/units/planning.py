@@ -1,4 +1,4 @@
-"""The unit that a submission becomes if nothing speaks against it."""
+"""Plans a submission: the first status of the unit that it becomes, or why it is refused."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta

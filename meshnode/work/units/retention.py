@@ -1,4 +1,4 @@
-"""Units that ended long ago release themselves: ``node: unit-retention``."""
+"""Releases units that ended long ago (``node: unit-retention``)."""
 
 from datetime import UTC, datetime
 

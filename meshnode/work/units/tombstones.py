@@ -178,7 +178,7 @@ class Tombstones:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is to stand in the file."""
+    """All that the file is to hold."""
 
     horizons: Mapping[str, int]
     stones: tuple[Tombstone, ...]
