@@ -178,12 +178,14 @@ class UnitEnder:
         try:
             trash = await self._store.take_away(unit.unit_id)
         except UnknownUnit:
+            if unit.unit_id not in self._units:
+                return  # removed by somebody else, while this waited for a slow disk
             unit.log.warning("its files were gone before it was released")
         except WorkError as error:
             if not force:
                 raise
             unit.log.warning("released by force: %s", error)
-        # In the same breath as its files, so that no reader takes a release for a lost file.
+        # Without an await since the rename, so that no reader takes a release for a lost file.
         self._units.pop(unit.unit_id, None)
         is_needed = self._submissions.forget(unit, trash)
         unit.mark_released()
