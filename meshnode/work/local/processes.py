@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,17 @@ from meshnode.resources import in_thread
 from meshnode.work.local.launcher import cancelsignal, tree
 from meshnode.work.local.launcher.supervisor import UNIT_DIR_VARIABLE
 from meshnode.work.units.shortage import Pauses
+
+EXEC_PAUSE = 0.001
+"""Seconds between two looks at a process that executes a program in this moment, which takes some
+100 µs. Nobody tells when it has."""
+
+EXEC_LOOKS = 1_000
+"""Looks at such a process, before it is taken for one without an environment."""
+
+QUIET_LOOKS = 2
+"""Looks in a row that find nothing of a unit before it is gone. A look takes some milliseconds: a
+process that ends meanwhile may have left a child that it does not show yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,22 +232,50 @@ _MARK = os.fsencode(f"{UNIT_DIR_VARIABLE}=")
 
 def _unit_dir_of(pid: int) -> bytes | None:
     """Return the directory of the unit that a process was started for."""
-    for variable in _read_list(pid, "environ"):
+    for variable in _environment(pid).split(b"\0"):
         if variable.startswith(_MARK):
             return variable.removeprefix(_MARK)
     return None
 
 
+def _environment(pid: int) -> bytes:
+    """Return the environment of a process, empty where it has none.
+
+    In the moment in which a process executes a program, the kernel shows neither environment nor
+    words of it. Both are there a moment later.
+    """
+    environment = _read(pid, "environ")
+    for _ in range(EXEC_LOOKS):
+        if environment or not _has_program(pid):
+            break
+        is_executed = bool(_read(pid, "cmdline"))
+        environment = _read(pid, "environ")
+        if is_executed:
+            break
+        time.sleep(EXEC_PAUSE)
+    return environment
+
+
+def _has_program(pid: int) -> bool:
+    """Whether a process executes a file. Threads of the kernel do not, nor does one that ends."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
 def _is_supervisor(pid: int) -> bool:
     """Whether a process was forked by a launcher, and so runs its program."""
-    return any(word.endswith(b"/launcher/__main__.py") for word in _read_list(pid, "cmdline"))
+    words = _read(pid, "cmdline").split(b"\0")
+    return any(word.endswith(b"/launcher/__main__.py") for word in words)
 
 
-def _read_list(pid: int, name: str) -> list[bytes]:
+def _read(pid: int, name: str) -> bytes:
     try:
-        return Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return []
+        return b""
 
 
 async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
@@ -248,19 +288,22 @@ async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
     """
     refused: set[ProcessId] = set()
     pauses = Pauses()
-    while True:
+    quiet = 0
+    while quiet < QUIET_LOOKS:
         try:
             found = set(await in_thread(find_unit_processes, unit_dir)) - refused
-            if not found:
-                return sorted(refused, key=lambda p: p.pid)
-            refused |= await end_processes(found, grace)
+            if found:
+                quiet = 0
+                refused |= await end_processes(found, grace)
+                # What was forked during the first round gets no grace time of its own.
+                grace = 0
+            else:
+                quiet += 1
         except OSError as error:
             if not is_passing(error):
                 raise
             await pauses.take()
-        else:
-            # What was forked during the first round gets no grace time of its own.
-            grace = 0
+    return sorted(refused, key=lambda p: p.pid)
 
 
 async def end_processes(ids: Iterable[ProcessId], grace: float) -> set[ProcessId]:

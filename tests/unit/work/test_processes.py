@@ -154,6 +154,40 @@ async def test_a_units_processes_are_found_by_their_environment_and_their_parent
     assert current_start_time(other.pid) == other.started
 
 
+@pytest.mark.parametrize("looks", [1, 2, 7])
+async def test_a_process_that_is_about_to_execute_a_program_is_found_once_it_has(
+    spawn: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """The kernel shows neither words nor environment of it, and nobody is its parent any more."""
+    mine = spawn(env={"MESHNODE_UNIT_DIR": str(tmp_path / "unit")})
+    real, seen = processes._read, iter(range(looks))
+
+    def read(pid: int, name: str) -> bytes:
+        return b"" if pid == mine.pid and next(seen, None) is not None else real(pid, name)
+
+    monkeypatch.setattr(processes, "_read", read)
+    assert find_unit_processes(tmp_path / "unit") == [mine]
+
+
+async def test_processes_that_have_no_environment_are_not_waited_for(
+    spawn: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn(env={})
+    monkeypatch.setattr(processes, "EXEC_PAUSE", 10_000)
+    assert find_unit_processes(tmp_path / "unit") == []
+
+
+async def test_a_child_that_a_look_came_too_early_for_is_ended_with_its_own_grace(
+    spawn: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent ended during that look."""
+    polite = spawn("signal.signal(signal.SIGTERM, lambda *_: os._exit(7))")
+    looks = iter([[], [polite]])
+    monkeypatch.setattr(processes, "find_unit_processes", lambda directory: next(looks, []))
+    assert await end_unit_processes(tmp_path / "unit", grace=60) == []
+    assert os.waitid(os.P_PID, polite.pid, os.WEXITED | os.WNOWAIT).si_status == 7
+
+
 async def test_processes_that_leave_when_asked_are_not_killed(spawn: Spawner) -> None:
     polite = spawn("signal.signal(signal.SIGTERM, lambda *_: os._exit(7))")
     assert await end_processes([polite], grace=60) == set()
