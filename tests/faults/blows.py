@@ -126,9 +126,8 @@ class Blows:
 
     async def _take_descriptors(self, node: StormNode, fault: Fault) -> None:
         async with node.busy:
-            process = node.node.process
+            pid, process = node.pid, node.node.process
             assert process is not None
-            pid = process.pid
             soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             left = len(os.listdir(f"/proc/{pid}/fd")) + int(fault.slack * MOST_DESCRIPTORS)
         with self._blow(node, fault.kind):
@@ -264,7 +263,7 @@ class Blows:
 
 def _launcher(node: StormNode) -> tuple[int, int] | None:
     try:
-        launcher = launcher_of(node.node.pid)
+        launcher = launcher_of(node.pid)
     except (ValueError, FileNotFoundError, ProcessLookupError):
         return None
     return launcher.pid, launcher.started

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 import trio
 from harness import wait_until
@@ -15,8 +16,24 @@ from verdict import Verdict, list_units, shown
 BROKEN = ".broken"
 RELEASED = ".released-"
 
+END_PATIENCE = 60.0
+"""Seconds that what was released has for its end: more than a command's grace."""
+
+END_PAUSE = 0.2
+"""Seconds between two looks at all processes."""
+
 SPARE_PIDFDS = 1
 """A node holds on to its launcher; each further pidfd is that of a supervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A process of a node, or of a unit."""
+
+    pid: int
+    command: str
+    directory: str
+    """That of its unit; empty for what is none's."""
 
 
 class Leavings:
@@ -40,20 +57,32 @@ class Leavings:
         for node in self._scene.nodes.values():
             await trio.to_thread.run_sync(_wait_empty, self._scene, node)
             assert _descriptors(node) == [], f"descriptors that {node.node.name} has open"
-        nodes = {pid for node in self._scene.nodes.values() for pid in node.node.pids}
-        launchers = {launcher_of(node.node.pid).pid for node in self._scene.nodes.values()}
+        await self._check_processes()
         mark = self._scene.cluster.mark
-        await trio.to_thread.run_sync(
-            lambda: wait_until(
-                lambda: {pid for pid, _ in _marked(mark)} <= nodes | launchers,
-                what=f"the end of {[p for p in _marked(mark) if p[0] not in nodes | launchers]}",
-            )
-        )
         for node in self._scene.nodes.values():
             await node.end(node.node.stop)
             assert node.node.disk.mounts() == []
             _check_unlocked(node.node.units)
         assert _marked(mark) == []
+
+    async def _check_processes(self) -> None:
+        """Nothing is left but the nodes and their launchers."""
+        nodes = {pid for node in self._scene.nodes.values() for pid in node.node.pids}
+        launchers = {launcher_of(node.pid).pid for node in self._scene.nodes.values()}
+        mark = self._scene.cluster.mark
+
+        def left() -> list[Marked]:
+            return [process for process in _marked(mark) if process.pid not in nodes | launchers]
+
+        with trio.move_on_after(END_PATIENCE):
+            while left():
+                await trio.sleep(END_PAUSE)
+        faults: dict[str, list[str]] = {}
+        for process in left():
+            directory = PurePath(process.directory)
+            token = self._scene.token(directory.parent.name, directory.name)
+            faults.setdefault(token, []).append(f"process {process.pid} is left: {process.command}")
+        await self._verdict.fail_if(faults)
 
     async def _check_restart(self) -> None:
         """What a node says of an ended unit, it says for ever."""
@@ -167,17 +196,19 @@ def _check_unlocked(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _marked(mark: str) -> list[tuple[int, str]]:
-    """Return pid and command line of whatever was started by the cluster's nodes."""
+def _marked(mark: str) -> list[Marked]:
+    """Return whatever was started by the cluster's nodes."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            environment = (entry / "environ").read_bytes().split(b"\0")
-            if os.fsencode(f"{MARK}={mark}") in environment:
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                found.append((int(entry.name), words.decode(errors="replace")))
+            lines = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
+        environment = dict(line.split("=", 1) for line in lines if "=" in line)
+        if environment.get(MARK) == mark:
+            directory = environment.get("MESHNODE_UNIT_DIR", "")
+            found.append(Marked(int(entry.name), words.decode(errors="replace"), directory))
     return found

@@ -26,6 +26,9 @@ REPLY_PATIENCE = 120.0
 RETRY_PAUSE = 0.05
 """Seconds until a client whose session was broken off tries again."""
 
+LAST_LINES = 40
+"""Lines of the log of a node that ended by itself which are shown."""
+
 FRONT = Path(__file__).with_name("receptor_front.py")
 
 T = TypeVar("T")
@@ -152,8 +155,20 @@ class StormNode:
         await trio.to_thread.run_sync(self.node.start)
         self._up.set()
 
+    @property
+    def pid(self) -> int:
+        """The PID of the node, which is meant to be there. Raises AssertionError if it is not."""
+        process = self.node.process
+        assert process is not None
+        if process.poll() is not None:
+            log = self.node.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            text = f"node {self.node.name} ended by itself, with exit code {process.returncode}"
+            raise AssertionError("\n".join([f"{text}; the end of its log:", *log]))
+        return process.pid
+
     async def end(self, how: Callable[[], object]) -> None:
-        """End it; clients wait until it is back."""
+        """End it, which nothing else has; clients wait until it is back."""
+        assert self.pid
         self._up = trio.Event()
         await trio.to_thread.run_sync(how)
 
