@@ -154,7 +154,9 @@ class Peering:
         """Judge the peer's update about itself."""
         order = (update.epoch, update.sequence)
         if order < self._newest:
-            return []  # a newer one overtook it on a link that reorders
+            # A newer one overtook it on a link that reorders, or was forged. Its links are not
+            # judged; the topology knows which of the two, and lets a peer outdo what is forged.
+            return [Apply()]
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:

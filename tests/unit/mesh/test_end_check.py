@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 import trio
 import trio.testing
 from malformed import UPDATE, handmade, message, mutated
-from mesh_helpers import meshes
+from mesh_helpers import join, meshes
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.memory import memory_link_pair
@@ -91,6 +92,21 @@ async def test_nothing_malformed_that_is_forged_ends_the_link(autojump_clock):
             await found.forger.send([data.replace(b"ev00", b"peer")])
             await trio.sleep(0.01)
         await trio.sleep(2 * BELIEVED_AFTER)
+        assert found.is_up()
+
+
+@pytest.mark.parametrize("later", [0, 1, 1 << 30, (1 << 64) - 1])
+async def test_what_is_forged_in_a_peers_name_does_not_silence_the_peer(later, autojump_clock):
+    async with forged_link() as found, meshes("new") as (new,):
+        epoch = min(found.peer._link_state.topology.own.epoch + later, (1 << 64) - 1)
+        last = (1 << 64) - 1
+        await found.forger.send(
+            [word(UpdateEpoch=epoch, UpdateSequence=last, Connections={"victim": 1})]
+        )
+        await trio.sleep(1)
+        join(new, found.peer)
+        with trio.fail_after(30):
+            await found.victim.wait_reachable("new")
         assert found.is_up()
 
 

@@ -105,9 +105,9 @@ def test_updates_of_others_pass_once_the_link_is_up():
     assert opened().on_update(word("baz", {"bar": 1.0}, via="bar"), set()) == [Apply()]
 
 
-def test_a_hello_that_was_overtaken_by_later_words_is_ignored():
+def test_a_hello_that_was_overtaken_by_later_words_is_left_to_the_topology():
     link = opened()
     assert link.on_update(word(connections={"foo": 1.0}, sequence=3), set()) == [Apply()]
-    assert link.on_update(word(sequence=2), set()) == []
+    assert link.on_update(word(sequence=2), set()) == [Apply()]
     (action,) = link.on_update(word(sequence=4), set())
     assert isinstance(action, Refuse)
