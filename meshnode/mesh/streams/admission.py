@@ -44,8 +44,7 @@ MAX_UNPROVEN = 64
 ordinary dials need no extra round trip."""
 
 TOKEN_SECONDS = 15.0
-"""Seconds that a token is good for: it comes back within one round trip, or within the dialer's
-patience (protocol section 7)."""
+"""Seconds that a token is good for: as long as a dialer tries (protocol section 7)."""
 
 _TAG_LENGTH = 16
 """Bytes of the code that shows that a token is ours."""
