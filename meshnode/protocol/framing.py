@@ -80,19 +80,6 @@ def _cut(view: memoryview) -> tuple[list[memoryview], int]:
     return messages, start
 
 
-def decode_frames(data: Buffer) -> list[memoryview]:
-    """Return the messages of a whole byte stream; the views are writable.
-
-    Raises:
-        ProtocolError: a frame of length zero, a flood of tiny ones, or the stream ends within a
-            message.
-    """
-    messages, end = _cut(memoryview(bytearray(data)))
-    if end < len(data):
-        raise ProtocolError("the stream ends in the middle of a message")
-    return messages
-
-
 class ReadSpace:
     """A read buffer that many links share: each has handled its messages before the next reads.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from hostile import forge
 from hostile.forge import Raw
+from hostile.frames import decode_frames
 
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import PEER_HASH, MeshWorld, Sent
 from fuzz.quic import DialedWorld
 from fuzz.services import ServicesWorld
-from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import HEADER_LENGTH, MessageType
 
 CAPTURES = Path(__file__).parents[1] / "data" / "captures"

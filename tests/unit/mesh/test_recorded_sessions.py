@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from hostile.frames import decode_frames
 from mesh_helpers import meshes
 
 from meshnode.mesh.dataplane import DropCounts
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     HEADER_LENGTH,
     PING_SERVICE,

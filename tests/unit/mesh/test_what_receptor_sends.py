@@ -11,13 +11,13 @@ import pytest
 import trio
 import trio.testing
 from hostile import forge
+from hostile.frames import decode_frames
 from mesh_helpers import join, meshes
 from simulation import cheap_nodes, node_names, ring_with_chords
 
 from meshnode.mesh.dataplane import DropCounts
 from meshnode.mesh.links.memory import MemoryLink, memory_link_pair
 from meshnode.mesh.mesh import Mesh
-from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import HEADER_LENGTH, DataHeader, MessageType, Unreachable
 from meshnode.protocol.routing import RoutingUpdate, ServiceAdvertisement
 

@@ -4,6 +4,7 @@ import itertools
 
 import hypothesis.strategies as st
 import pytest
+from hostile.frames import decode_frames
 from hypothesis import given, settings
 
 from meshnode.errors import ProtocolError
@@ -15,7 +16,6 @@ from meshnode.protocol.framing import (
     SHORTEST,
     FrameReader,
     ReadSpace,
-    decode_frames,
     encode_frames,
 )
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
+from hostile.frames import decode_frames
 from hypothesis import given
 
 from meshnode.errors import ProtocolError
-from meshnode.protocol.framing import decode_frames
 from meshnode.protocol.messages import (
     DataHeader,
     MessageType,
