@@ -114,8 +114,7 @@ class Allowances:
 class Intake:
     """What one peer may bring now, and which of its updates wait."""
 
-    def __init__(self, now: float, allowance: Allowance | None = None) -> None:
-        allowance = allowance or Allowance(now)
+    def __init__(self, allowance: Allowance) -> None:
         self._read, self._news = allowance.read, allowance.news
         self._updates = NamedBuckets(AT_ONCE)
         self._claims = NamedBuckets(AT_ONCE)

@@ -139,7 +139,7 @@ class LinkState:
         self._peers[peer] = _Peer(
             session,
             PeerFeed(peer, session.sender, self.topology, self.adverts),
-            Intake(now, self._allowances.of(session.holder, now)),
+            Intake(self._allowances.of(session.holder, now)),
             TokenBucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
         )
         self._names.learn(peer)

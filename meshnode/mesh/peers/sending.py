@@ -55,7 +55,7 @@ class LinkSender:
 
     Args:
         link: where to.
-        budget: what may wait on all links of the node; None means that there are no others.
+        budget: what may wait on all links of the node.
         boundary: what errors end.
         log: the link's.
         drained: called once after :meth:`call_when_drained`.
@@ -79,7 +79,7 @@ class LinkSender:
     def __init__(
         self,
         link: Link,
-        budget: SendBudget | None,
+        budget: SendBudget,
         boundary: Boundary,
         log: SubjectLogger,
         drained: Callable[[], None],

@@ -120,15 +120,15 @@ class PeerSession:
         owner: PeerSessionOwner,
         own_id: str,
         idle_timeout: float,
-        repeats: RepeatFilter | None = None,
-        budget: SendBudget | None = None,
+        repeats: RepeatFilter,
+        budget: SendBudget,
     ) -> None:
         self.name, self.holder = link.name, link.holder
         self._link = link
         self._owner = owner
         self._peering = peering.Peering(own_id, policy, trio.current_time(), idle_timeout)
         self._log = subject_logger("link", link.name)
-        self._life = LinkLog(link.name, link.holder, repeats or RepeatFilter())
+        self._life = LinkLog(link.name, link.holder, repeats)
         self._scope = trio.CancelScope()
         self.boundary = Boundary(self._end, self._log)
         """Whatever is done for the peer is done within this."""
@@ -191,11 +191,8 @@ class PeerSession:
 
     # --- life --------------------------------------------------------------------------------
 
-    async def run(self) -> str:
-        """Run the link to its end; returns why it ended.
-
-        Whatever the peer does ends this session only.
-        """
+    async def run(self) -> None:
+        """Run the link to its end. Whatever the peer does ends this session only."""
         self.sender.open()
         try:
             with self.boundary:
@@ -211,7 +208,6 @@ class PeerSession:
             self.sender.clear()
         ended = self._ended or Ended("this node is stopping")
         self._life.ended(self.peer, ended, lasted=self.has_lasted)
-        return ended.reason
 
     async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:

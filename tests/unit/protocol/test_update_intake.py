@@ -15,6 +15,7 @@ from meshnode.protocol.intake import (
     READ_BURST,
     READ_RATE,
     WAITING_BYTES,
+    Allowance,
     Allowances,
     Intake,
 )
@@ -32,7 +33,7 @@ def word(node, sequence, epoch=1, size=300):
 
 
 def test_a_node_that_joins_a_mesh_of_a_thousand_may_be_told_all_of_it_at_once():
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     # Of each six links, some tags and ten work types.
     for number in range(NODES):
         update = word(f"node-{number}.example.org", 1, size=500)
@@ -45,7 +46,7 @@ def test_a_node_that_joins_a_mesh_of_a_thousand_may_be_told_all_of_it_at_once():
 
 def test_a_mesh_of_a_thousand_nodes_may_go_on_for_ever_over_one_link():
     # Each minute of each node an update, and ten services of 1,000 bytes at once.
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     for number in range(4 * NODES):
         now, node = number * 60.0 / NODES, f"n{number % NODES}"
         assert of_one.may_read(300, now)
@@ -56,7 +57,7 @@ def test_a_mesh_of_a_thousand_nodes_may_go_on_for_ever_over_one_link():
 
 
 def test_a_mesh_of_a_thousand_nodes_that_all_started_at_once_may_go_on_too():
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     for number in range(4 * NODES):
         now, node = number // NODES * 60.0, f"n{number % NODES}"
         assert of_one.may_read(300, now)
@@ -67,7 +68,7 @@ def test_a_mesh_of_a_thousand_nodes_that_all_started_at_once_may_go_on_too():
 
 
 def test_hundreds_of_work_types_on_each_of_a_thousand_nodes_are_heard():
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     for number in range(3 * NODES):
         now = number * 60.0 / NODES
         assert of_one.may_read(14_000, now)
@@ -76,7 +77,7 @@ def test_hundreds_of_work_types_on_each_of_a_thousand_nodes_are_heard():
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(200, 65_535), st.booleans()), max_size=80))
 def test_however_a_peer_floods_what_is_read_and_taken_is_bounded(messages):
-    of_one, now, read, taken, unknown = Intake(0.0), 0.0, 0, 0, 0
+    of_one, now, read, taken, unknown = Intake(Allowance(0.0)), 0.0, 0, 0, 0
     for number, (pause, size, known) in enumerate(messages):
         now += pause
         for turn in range(3):
@@ -102,7 +103,7 @@ def flood(of_one, size, now=0.0):
 
 
 def test_a_flood_of_new_names_leaves_room_for_those_that_are_known():
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     flood(of_one, 60_000)
     for number in range(KEPT_FOR_KNOWN // 1000 - 1):
         update = word(f"n{number}", 1, size=300)
@@ -110,7 +111,7 @@ def test_a_flood_of_new_names_leaves_room_for_those_that_are_known():
 
 
 def test_a_new_name_that_comes_when_no_more_is_taken_is_taken_a_little_later():
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     flood(of_one, 300)
     # As much as comes back comes in all the time.
     now = of_one.next_due()
@@ -140,7 +141,7 @@ def test_a_new_name_that_comes_when_no_more_is_taken_is_taken_a_little_later():
     )
 )
 def test_of_updates_that_come_too_often_the_newest_is_taken_in_the_end(words):
-    of_one, now = Intake(0.0), 0.0
+    of_one, now = Intake(Allowance(0.0)), 0.0
     newest = {}
     taken = {"a": [], "b": []}
     for pause, node, epoch, sequence, known, leads_there in words:
@@ -162,7 +163,7 @@ def test_of_updates_that_come_too_often_the_newest_is_taken_in_the_end(words):
 
 
 def test_what_others_say_of_a_node_is_rarer_than_what_comes_from_where_it_is():
-    near, far = Intake(0.0), Intake(0.0)
+    near, far = Intake(Allowance(0.0)), Intake(Allowance(0.0))
     count = {near: 0, far: 0}
     for moment in range(1000):
         for peer in (near, far):
@@ -176,7 +177,7 @@ def test_what_others_say_of_a_node_is_rarer_than_what_comes_from_where_it_is():
 
 def test_what_waits_is_bounded_in_bytes(monkeypatch):
     monkeypatch.setattr(intake, "AT_ONCE", 1.0)
-    of_one = Intake(0.0)
+    of_one = Intake(Allowance(0.0))
     for number in range(200):
         for sequence in (1, 2):
             update = word(f"n{number}", sequence, size=10_000)
@@ -201,7 +202,7 @@ def taken_of(peers, seconds, sequence=0):
 
 def test_many_peers_at_one_address_bring_no_more_than_one():
     allowances = Allowances()
-    together = [Intake(0.0, allowances.of("10.0.0.1", 0.0)) for _ in range(100)]
+    together = [Intake(allowances.of("10.0.0.1", 0.0)) for _ in range(100)]
     most = (NEWS_BURST + 100 * NEWS_RATE) / 800
     taken = taken_of(together, 100)
     assert 0.4 * most < taken <= most
@@ -209,8 +210,8 @@ def test_many_peers_at_one_address_bring_no_more_than_one():
 
 def test_peers_at_other_addresses_or_at_none_bring_theirs():
     allowances = Allowances()
-    flooders = [Intake(0.0, allowances.of("10.0.0.1", 0.0)) for _ in range(50)]
-    others = [Intake(0.0, allowances.of(a, 0.0)) for a in ("10.0.0.2", "10.0.0.3", "", "")]
+    flooders = [Intake(allowances.of("10.0.0.1", 0.0)) for _ in range(50)]
+    others = [Intake(allowances.of(a, 0.0)) for a in ("10.0.0.2", "10.0.0.3", "", "")]
     taken_of(flooders, 60)
     for number, peer in enumerate(others):
         assert peer.may_read(300, 60.0)
@@ -219,16 +220,16 @@ def test_peers_at_other_addresses_or_at_none_bring_theirs():
 
 def test_an_address_that_links_anew_has_what_it_has_left():
     allowances = Allowances()
-    before = Intake(0.0, allowances.of("10.0.0.1", 0.0))
+    before = Intake(allowances.of("10.0.0.1", 0.0))
     while before.may_read(65_000, 0.0):
         pass
-    assert not Intake(0.0, allowances.of("10.0.0.1", 0.0)).may_read(65_000, 0.0)
-    assert Intake(9.0, allowances.of("10.0.0.1", 9.0)).may_read(65_000, 9.0)
+    assert not Intake(allowances.of("10.0.0.1", 0.0)).may_read(65_000, 0.0)
+    assert Intake(allowances.of("10.0.0.1", 9.0)).may_read(65_000, 9.0)
 
 
 def test_addresses_that_have_brought_nothing_lately_are_not_remembered():
     allowances, now = Allowances(), 0.0
     for number in range(5000):
         now += 1.0
-        Intake(now, allowances.of(f"10.0.{number // 256}.{number % 256}", now)).may_read(5000, now)
+        Intake(allowances.of(f"10.0.{number // 256}.{number % 256}", now)).may_read(5000, now)
     assert len(allowances) < 600
