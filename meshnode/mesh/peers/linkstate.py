@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from meshnode.logs import subject_logger
-from meshnode.mesh.peers.flooding import PeerFeed
+from meshnode.mesh.peers.flooding import BEHIND_BYTES, PeerFeed
 from meshnode.mesh.peers.own_services import Announcer
 from meshnode.mesh.peers.own_updates import OwnUpdates, epoch_at, new_epoch
 from meshnode.mesh.peers.probes import LinkProbe
@@ -32,7 +32,8 @@ GREETINGS_RATE, GREETINGS_AT_ONCE = 0.5, 5
 nodes hears of us ten seconds sooner. New names are easily invented."""
 
 SHOWN_RATE, SHOWN_AT_ONCE = 1.0, 3
-"""Newer updates of its own that a peer is shown, a second and at once."""
+"""Newer updates of its own that a peer is shown, a second and at once; and updates of newcomers
+with its name, whose rejected links cost them nothing."""
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class _Peer:
     feed: PeerFeed
     intake: Intake
     shown: TokenBucket
+    rivals: TokenBucket
     claim: RoutingUpdate | None = None
     """The last update by which the peer claimed the epoch of another node with its ID."""
     exceeded: set[str] = field(default_factory=set)
@@ -128,7 +130,7 @@ class LinkState:
         claim = first.claim
         if claim is not None and claim.suspected_duplicate == update.epoch:
             return claim.encode(self.own_id)
-        if update.epoch > known:
+        if update.epoch > known and first.rivals.take(trio.current_time()):
             first.session.sender.send_routing(update.encode(self.own_id))
         return None
 
@@ -140,6 +142,7 @@ class LinkState:
             session,
             PeerFeed(peer, session.sender, self.topology, self.adverts),
             Intake(self._allowances.of(session.holder, now)),
+            TokenBucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
             TokenBucket(SHOWN_RATE, SHOWN_AT_ONCE, now),
         )
         self._names.learn(peer)
@@ -276,7 +279,12 @@ class LinkState:
 
     def _forward_update(self, update: RoutingUpdate, source: str) -> None:
         if update.suspected_duplicate:
-            self._flood(update.encode(self.own_id), source)
+            claim = update.encode(self.own_id)
+            for name, peer in list(self._peers.items()):
+                # Not where the link is behind. A claim is made again when it is needed again.
+                sender = peer.session.sender
+                if name != source and sender.has_routing_room(BEHIND_BYTES):
+                    sender.send_routing(claim)
             return
         message = self.topology.message_about(update.node_id)
         if message is not None:
@@ -332,10 +340,9 @@ class LinkState:
             if name != source:
                 peer.feed.forward(node, message, is_advert=is_advert)
 
-    def _flood(self, message: bytes, source: str = "") -> None:
-        for name, session in list(self.sessions.items()):
-            if name != source:
-                session.sender.send_routing(message)
+    def _flood(self, message: bytes) -> None:
+        for session in list(self.sessions.values()):
+            session.sender.send_routing(message)
 
     def _flood_own(self, message: bytes) -> None:
         self._flood(message)
