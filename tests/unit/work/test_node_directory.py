@@ -99,7 +99,7 @@ def test_a_directory_that_went_is_made_and_locked_anew_for_the_next_unit(
     assert store.root.parent.stat().st_mode & 0o777 == 0o700
     assert is_locked(store.root)
     assert store.warnings() == []
-    assert "what was in it is lost to this node" in caplog.text
+    assert "this node has lost what was in it" in caplog.text
     store.close()
     assert not is_locked(store.root)
 

@@ -216,11 +216,11 @@ async def test_what_is_no_unit_is_left_alone(foo):
 async def test_a_lack_of_descriptors_sets_nothing_aside(foo, monkeypatch):
     unit_id = put(foo, PENDING)
 
-    def refuse(path, flags):
+    def refuse(path, most):
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("meshnode.files.open_file", refuse)
+        patch.setattr("meshnode.files.read_file", refuse)
         assert foo.store.scan() == []
         assert "is left out: cannot read" in foo.store.warnings()[0]
     assert [unit.unit_id for unit in foo.store.scan()] == [unit_id]
