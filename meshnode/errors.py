@@ -14,6 +14,7 @@
     │   ├── ServiceInUse         that service name is taken on this node
     │   ├── DuplicateNode        another node already uses our ID: this node must end
     │   ├── MessageTooLarge      more bytes than one message carries
+    │   ├── NoEngine             what streams need cannot be loaded now
     │   └── StreamError          a stream's connection ended in another way than a normal close
     ├── ReloadRefused            a changed configuration cannot be taken over; has a code
     ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
@@ -87,6 +88,10 @@ class DuplicateNode(MeshError):
 
 class MessageTooLarge(MeshError):
     """The payload does not fit one message."""
+
+
+class NoEngine(MeshError):
+    """The machine lacks what it takes to load the code of streams; it may be tried again."""
 
 
 class StreamError(MeshError):

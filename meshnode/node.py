@@ -13,7 +13,7 @@ from meshnode.config import NodeConfig
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
-from meshnode.errors import WorkError
+from meshnode.errors import NoEngine, WorkError
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.mesh.streams.connections import load_engine
@@ -25,6 +25,7 @@ from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_lim
 from meshnode.work.configured import make_units
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
+from meshnode.work.units.shortage import Pauses
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -124,8 +125,12 @@ async def _start(
 
 
 async def _load_engine() -> None:
-    with suppress(NoThread):  # the first stream then loads it
-        await in_thread(load_engine)
+    """Load what streams need, as soon as the machine has what that takes."""
+    pauses = Pauses()
+    while True:
+        with suppress(NoThread, NoEngine):
+            return await in_thread(load_engine)
+        await pauses.take()
 
 
 async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery) -> None:

@@ -9,10 +9,13 @@ connection is made, or before by :func:`load_engine`.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from meshnode import files
+from meshnode.errors import NoEngine
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams.flowcontrol import Credit, CreditPool, SendBudget
 from meshnode.protocol.namehash import NameTable
@@ -31,8 +34,28 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 def load_engine() -> None:
-    """Import what streams need, so that the first one does not wait for it; for any thread."""
+    """Import what streams need, so that the first one does not wait for it; for any thread.
+
+    Raises:
+        NoEngine: the machine lacks what that takes.
+    """
+    try:
+        _import_engine()
+    except (OSError, ImportError) as exc:
+        if not _is_lack(exc):
+            raise
+        raise NoEngine(f"cannot load what streams need: {exc}") from exc
+
+
+def _import_engine() -> None:
     from meshnode.mesh.streams import admission, dialed  # noqa: F401, PLC0415
+
+
+def _is_lack(error: OSError | ImportError) -> bool:
+    """Whether an import may succeed later. A library that cannot be loaded says why as text."""
+    if isinstance(error, OSError):
+        return files.is_passing(error)
+    return any(os.strerror(lack) in str(error) for lack in files.PASSING)
 
 
 class Connections:

@@ -10,7 +10,7 @@ import trio
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams.connections import Connections, Spawn
+from meshnode.mesh.streams.connections import Connections, Spawn, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
 from meshnode.mesh.streams.listener import StreamListener
 from meshnode.mesh.streams.stream import MeshStream
@@ -57,6 +57,7 @@ class StreamLayer:
             Unreachable: the node does not have that service, or is behind a firewall.
             MeshTimeout: no handshake in time.
             StreamError: the handshake failed.
+            NoEngine: this machine lacks something; it may be tried again.
             ProtocolError: the service name does not fit 8 bytes.
         """
         peer: Address = (self._router.resolve(node), encode_service(service))
@@ -108,6 +109,7 @@ class StreamLayer:
         return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
 
     def _connect(self, node: str, peer: Address, *, share: bool) -> Dialed:
+        load_engine()
         from meshnode.mesh.streams.dialed import Dialed  # noqa: PLC0415
         from meshnode.mesh.streams.quic import MeshQuicConnection  # noqa: PLC0415
         from meshnode.mesh.streams.quicsettings import MAX_STREAMS  # noqa: PLC0415

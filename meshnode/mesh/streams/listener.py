@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from meshnode.errors import NoEngine
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.streams.connections import Connections
+from meshnode.mesh.streams.connections import Connections, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.messages import (
@@ -70,6 +71,12 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
     def _begin(self, address: Address, datagram: bytes) -> None:
         """Begin a connection, if a datagram of no known one asks for that and there is a place."""
+        try:
+            load_engine()
+        except NoEngine as exc:
+            # The dialer sends it again.
+            self._log.warning("%s", exc)
+            return
         from meshnode.mesh.streams.admission import (  # noqa: PLC0415
             Admitted,
             Retry,
