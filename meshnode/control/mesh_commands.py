@@ -1,4 +1,4 @@
-"""The mesh's own commands of the control service. Work's are brought by ``meshnode.work``."""
+"""The control commands about the mesh, and ``reload``; ``meshnode.work`` has those about work."""
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
@@ -107,14 +107,17 @@ def _figures(figures: LinkFigures) -> JsonObject:
 
 
 def _firewall(counts: FirewallCounts | None) -> JsonObject | None:
-    """Return our own key of nodes that have rules; receptor's client shows it as additional."""
+    """Return our own key, which only a node with firewall rules has.
+
+    Receptor's client shows it as additional.
+    """
     if counts is None:
         return None
     return {"Rejected": counts.rejected, "Dropped": counts.dropped}
 
 
 def _drops(counts: DropCounts) -> JsonObject | None:
-    """Return our own key of nodes that somebody sent what they could not take."""
+    """Return our own key: how much was dropped or left unanswered here; None if nothing was."""
     if counts == DropCounts():
         return None
     return {

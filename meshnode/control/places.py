@@ -25,8 +25,8 @@ SPARED = 1 / 16
 """Part of the places on the mesh that each branch of it leaves to the others."""
 
 DESCRIPTORS_SHARE = 3
-"""One in so many of the process's descriptors is for sessions on TCP, and as many for those on the
-unix socket; the links have the rest."""
+"""The process's descriptors, divided by this, are for sessions on TCP; as many are for sessions on
+the unix socket, and the links have the rest."""
 
 GIVE_WAY_AFTER = 30.0
 """Seconds after which a session that waits for a command gives way to a newer one of the same
@@ -78,7 +78,7 @@ class Place:
         self.is_over = False
         """Whether the session has waited for too long."""
         self.waiting_since = inf
-        """When the session began to wait for a command; while it runs one, never."""
+        """When the session began to wait for a command; ``inf`` while it runs one."""
         self.deadline = inf
         """Until when it may wait."""
 
@@ -88,7 +88,7 @@ class Place:
         self.deadline = self.waiting_since + seconds
 
     def waits_on(self, seconds: float) -> None:
-        """Note for how long from now on a session that waits already may do so."""
+        """Set anew for how long a session that waits already may go on waiting."""
         self.deadline = trio.current_time() + seconds
 
     def works(self) -> None:

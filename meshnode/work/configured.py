@@ -1,7 +1,8 @@
 """Makes a node's units of its configuration: the types of work that it offers, and its keys.
 
-A new kind of work is a package beside these with its runner, its directive in
-config/work_directives.py, and a case of :func:`work_type`.
+A new type of work that ends in a command is a class beside those of local/worktypes.py, its
+directive in config/work_directives.py, and a case of :func:`work_type`. A new runner takes more:
+docs/architecture.md, "Where a new thing goes".
 """
 
 import sys

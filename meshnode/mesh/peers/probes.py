@@ -38,7 +38,7 @@ class LinkProbe:
         self._router = router
         self._names = names
         self._sent: dict[bytes, tuple[float, PeerSession]] = {}
-        """When which session was pinged, by the peer's hash; without those that answered."""
+        """Pings that wait for an answer, by the peer's hash: when each was sent, and for whom."""
         self._new_link = trio.Event()
         self._service: ServiceKey | None = None
 

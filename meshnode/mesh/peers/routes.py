@@ -21,8 +21,8 @@ what it took. The largest topology (10,000 nodes, 100,000 edges) then takes a te
 node, however often it changes; for 1,000 nodes CHANGE_INTERVAL is longer."""
 
 LOGGED_AFTER = 1.0
-"""Seconds after a change of routes until it is logged. What is undone by then is no news, as by a
-link that is rejected again and again; and of many changes one line a second is enough."""
+"""Seconds after a change of routes until it is logged. A change that is undone by then is not
+logged: a link that is rejected again and again makes many. The others share one line a second."""
 
 CHANGES_LOGGED = 20
 """Routes named in one log line."""
@@ -32,7 +32,7 @@ FORGET_INTERVAL = 15.0
 
 
 class Routes:
-    """Computes routes at once when they change, and then no more often than they can be.
+    """Computes routes when links change: at once, then after a pause that grows with the mesh.
 
     Args:
         topology: who is linked to whom.

@@ -31,15 +31,15 @@ PROBES = 3
 """Probes of a size that are lost before it is taken for too large: one may be lost by chance."""
 
 STALLED_TIMEOUTS = 3
-"""Probe time-outs in a row, with large datagrams in use, that make a black hole of the path: then
-not even a loss is noticed, since nothing is acknowledged."""
+"""Probe time-outs in a row after which the path counts as one that drops all large datagrams (a
+black hole, RFC 8899). Losses cannot show it then, since nothing is acknowledged."""
 
 RETRY = 30.0
 """Seconds after which a size that did not get through is tried again: routes change."""
 
 LOSS_EVENTS = 3
-"""Losses of large datagrams, without one arriving in between, that make a black hole of the path.
-A full queue drops some of a burst; only a path that takes none drops them three times running."""
+"""Losses of large datagrams, without one arriving in between, after which the path counts as one
+that drops them all. A full queue drops some of a burst, but hardly three times running."""
 
 
 FLIGHT_PACKETS = 180
@@ -129,7 +129,7 @@ class CappedReno(RenoCongestionControl):
 
     Links of a mesh are mostly reliable byte streams: without loss the window would grow without
     bound, and probing for bandwidth in slow start only costs round trips. Real loss halves it.
-    What becomes of datagrams that not every path takes is told to ``path``.
+    ``path`` is told which large datagrams arrived and which were lost.
     """
 
     def __init__(self, *, max_datagram_size: int) -> None:

@@ -69,9 +69,9 @@ class Connections:
         self._credit = CreditPool()
         self._memory = MemoryTrimmer(spawn)
         self._budgets: WeakValueDictionary[bytes, SendBudget] = WeakValueDictionary()
-        """Of each node; kept by its connections."""
+        """By node. Weak: a budget lives for as long as a connection with the node uses it."""
         self._branch_budgets: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
-        """Of each branch; kept by those of its nodes."""
+        """By branch. Weak: a budget lives for as long as one of a node of the branch."""
 
     def __len__(self) -> int:
         return len(self._running)

@@ -64,7 +64,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """End the connection whose dialer is no more."""
         names = self._shared.names
-        if notice.to_node in names:  # a name that only a notice knows is not worth its hash
+        if notice.to_node in names:  # a notice may invent names: none is learned from it
             address = (names.learn(notice.to_node), notice.to_service)
             if (connection := self._connections.get(address)) is not None:
                 connection.on_unreachable(notice, reporter)
@@ -207,7 +207,7 @@ class _Accepted:
         self._place.ready()
 
     def connection_ended(self, connection: Connection) -> None:
-        """Give back what it had."""
+        """Give back the place and the credit of the connection."""
         self._place.leave()
         self._credit.close()
         self._listener.connection_ended(connection)

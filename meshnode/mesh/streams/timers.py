@@ -36,13 +36,14 @@ here; then they are reset. As long as a client may pause the output of a unit.""
 
 
 TIMEOUTS = 3
-"""Probe time-outs that the other end has to answer: what is lost is sent again after one."""
+"""Probe time-outs of the engine within which the other end must answer a question. More than one,
+because a question that is lost is sent again after the first."""
 
 LEAST = 1.0
-"""Seconds that it has at least: a node that is flooded answers later than its links are fast."""
+"""Seconds that the other end has at least: a flooded node answers late, however fast its links."""
 
 MOST = 3.0
-"""Seconds that it has at most, on the slowest paths."""
+"""Seconds that the other end has at most, on the slowest paths."""
 
 AGAIN = 1.0
 """Seconds between two questions, so that forged reports make us send one packet a second at most
@@ -125,9 +126,10 @@ class ConnectionTimers:
         return self._idle_since + (self.idle if self.was_used else self._first)
 
     def waits_in_vain(self, undelivered: int, streams: int, now: float) -> bool:
-        """Whether the other end takes nothing of what it has not taken yet.
+        """Whether the other end has taken nothing for ``DELIVERY`` seconds of what waits for it.
 
-        ``undelivered`` are the bytes of ``streams`` that are closed here.
+        ``streams`` is how many streams are closed here and still have bytes to deliver;
+        ``undelivered`` is how many bytes those are.
         """
         if not streams:
             self._delivered_at = math.inf
@@ -175,9 +177,9 @@ class LivenessCheck:
         return True
 
     def asked(self, now: float, probe_timeout: float) -> None:
-        """Note that what was to be sent is sent: the other end's time begins.
+        """Note that the question has been sent: the time to answer it begins.
 
-        Not before, because our own link may hold the question up.
+        Not when it was asked for, because our own link may hold it up.
         """
         if self._reason is not None and self._ask_at == self._until == math.inf:
             self._until = now + min(max(TIMEOUTS * probe_timeout, LEAST), MOST)

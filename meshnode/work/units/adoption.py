@@ -24,8 +24,8 @@ INPUT_LOST = "lost: the node ended before it had all of the input data"
 """How the detail begins of a unit that was not started; remote nodes know it by that."""
 
 ADOPT_PATIENCE = 0.5
-"""Seconds for which a start waits for the lock of one unit; it is tried on beside everything
-else."""
+"""Seconds for which a start waits until one unit has ended: somebody may hold its lock. After that
+its task goes on trying while the node starts."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -109,7 +109,7 @@ def _is_elsewhere(status: UnitStatus) -> bool:
     """Whether a supervisor or another node may have the unit: its runner finds out what is so."""
     if status.remote is not None:
         return bool(status.remote.unit_id) or status.remote.started
-    # Of one that runs without a supervisor, what is left is to be ended.
+    # A unit that is Running without a supervisor counts too: its runner ends what is left of it.
     return status.supervisor is not None or status.state is not UnitState.PENDING
 
 

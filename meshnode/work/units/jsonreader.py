@@ -1,4 +1,4 @@
-"""Typed values out of JSON objects that may hold anything: a file may have been damaged, or forged.
+"""Reads typed values from JSON objects that may hold anything: a file may be damaged, or forged.
 
 Python's JSON lets through more than JSON is: NaN, and halves of surrogate pairs. A value that is
 taken here can be written and shown again.
@@ -39,7 +39,7 @@ class Reader:
         self.rest: JsonObject = dict(data)
 
     def drop(self, key: str) -> None:
-        """Have nobody take ``key``."""
+        """Leave ``key`` out of ``rest`` without reading its value."""
         self.rest.pop(key, None)
 
     def require(self, key: str, kind: type) -> Any:

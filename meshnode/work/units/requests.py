@@ -1,6 +1,7 @@
 """The requests of the command ``work``, in text and JSON, as values (protocol section 8).
 
-Clients match the texts of refusals, so these are receptor's, except for those with names of Go.
+Clients match the texts of refusals, so these are receptor's. Only where its text names a type of
+Go, ours has another.
 """
 
 import re

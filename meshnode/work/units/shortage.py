@@ -89,13 +89,15 @@ class LogOnce:
 # --- room on the disk of the units ----------------------------------------------------------------
 
 LOW_BYTES = 1 << 30
-"""Free bytes below which any disk is short: payloads and outputs of a gigabyte are usual."""
+"""A disk with at least so many free bytes is never short: payloads and outputs of a gigabyte are
+usual."""
 
 LOW_SHARE = 0.05
-"""Free share below which a disk is short that has less than LOW_BYTES in the best case."""
+"""A disk with at least this share free is never short, however small it is. One that has less than
+this and less than LOW_BYTES is short; of inodes the same is true with LOW_FILES."""
 
 LOW_FILES = 10_000
-"""Free inodes below which any disk is short; a unit takes six."""
+"""A disk with at least so many free inodes is never short of them; a unit takes six."""
 
 KEPT_BYTES = 64 << 20
 """Free bytes that results of other nodes leave to the units of this node."""
