@@ -321,6 +321,10 @@ class PeerSession:
                 self._take_advertisement(bytes(message))
         elif kind == MessageType.REJECT:
             raise Ended("the peer rejected us", fault=True)
+        elif not (self._peering.established or self._link.forgeable):
+            # Another protocol: a web page can make its readers' browsers send good frames further
+            # on. By UDP such a message may be a meshnode's that still shows its cookie.
+            raise ProtocolError(f"it begins with a message of unknown type {kind}")
         else:
             self._log.debug("ignored a message of unknown type %d", kind)
 

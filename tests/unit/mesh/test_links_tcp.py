@@ -4,8 +4,11 @@ import pytest
 import trio
 import trio.testing
 from link_kinds import TCP, linked, listening, receive
+from mesh_helpers import meshes
+from stranger import Stranger
 
 from meshnode.errors import ProtocolError
+from meshnode.mesh.links.memory import memory_link_pair
 
 
 async def receive_all(link):
@@ -114,3 +117,22 @@ async def test_who_has_said_a_byte_may_be_as_slow_as_it_is(jumping_clock):
             assert await receive(far, 1) == [b"abc"]
         await far.aclose()
         await stream.aclose()
+
+
+@pytest.mark.parametrize("request_line", ["POST / HTTP/1.1", "PUT /x HTTP/1.1", "EHLO there", "?a"])
+async def test_another_protocol_with_good_frames_further_on_opens_no_link(
+    request_line, autojump_clock
+):
+    """A page in a browser may send such a request to any port of its reader's machine."""
+    head = f"{request_line}\r\nHost: localhost\r\n\r\n".encode()
+    rest = 2 + int.from_bytes(head[:2], "little") - len(head)
+    async with meshes("victim") as (victim,):
+        near, far = memory_link_pair("page")
+        page = Stranger("page", "victim", far)
+        hello = page.update("page", {"victim": 1.0}).encode()
+        victim._nursery.start_soon(victim.run_link, near)
+        await page.say((head + bytes(rest))[2:], hello)
+        await trio.sleep(1)
+        assert victim.status().connections == ()
+        with pytest.raises(trio.BrokenResourceError):
+            await page.hello()
