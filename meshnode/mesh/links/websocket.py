@@ -129,6 +129,8 @@ class WebsocketLink(Link):
                 await self._refuse(404, "No websocket here")
             if not _same_origin(request):
                 await self._refuse(403, "Origin and Host differ")
+            if _is_from_browser(request):
+                await self._refuse(403, "A browser is no node")
             await self._stream.send_all(self._handshake.send(AcceptConnection()))
         assert self._handshake.connection is not None
         return self._handshake.connection
@@ -282,6 +284,15 @@ def _same_origin(request: Request) -> bool:
     except ValueError:
         return False
     return all(host.lower() == request.host.lower() for host in hosts)
+
+
+def _is_from_browser(request: Request) -> bool:
+    """Whether a browser asks: a page may have its own name, as Origin and Host, lead to us.
+
+    All browsers call themselves Mozilla, and no page can change that.
+    """
+    agents = [value for name, value in request.extra_headers if name.lower() == b"user-agent"]
+    return any(agent.startswith(b"Mozilla/") for agent in agents)
 
 
 # --- opening links -------------------------------------------------------------------------------

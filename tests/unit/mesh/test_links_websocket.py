@@ -128,6 +128,8 @@ async def test_a_request_may_come_byte_by_byte():
         (request("Origin: http://evil.example"), 403),
         (request("Origin: null"), 403),
         (request("Origin: http://[broken"), 403),
+        (request("Origin: http://here:80\r\nUser-Agent: Mozilla/5.0 (X11)"), 403),
+        (request("user-agent: Mozilla/4.0"), 403),
     ],
 )
 async def test_what_is_no_request_for_our_websocket_is_refused_with_its_status(data, status):
