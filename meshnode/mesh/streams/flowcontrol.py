@@ -44,7 +44,7 @@ one node may have, is twice the sessions that the control service has."""
 
 BYTES_SPARED = 4
 STREAMS_SPARED = 16
-"""One in so many of these bytes, and of these streams, is left by each branch to others."""
+"""Each branch leaves MAX_BYTES and MAX_OPEN, divided by these, to others."""
 
 NEAR_BYTES = 8 * FIRST_WINDOW
 """Bytes that a node which is linked to us may have of what its branch leaves to others."""

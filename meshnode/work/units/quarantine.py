@@ -43,9 +43,9 @@ class Quarantine:
     def unit_ids(self) -> list[str]:
         """Return the IDs of the units that were set aside, or of which nothing was left.
 
-        One that had neither input nor output, and whose status was taken away, looks like one that
-        was cut short while it was made. Nobody was told of such a one; of the other somebody may
-        ask.
+        The IDs of directories that were deleted as never begun are among them. Such a directory may
+        have been a whole unit without input and output whose status somebody deleted. Nobody knows
+        the ID of one that was never begun, but somebody may ask for that unit.
         """
         return [*(name.partition(".")[0] for name in self._names()), *self._cut_short]
 

@@ -14,6 +14,7 @@ from meshctl.api import status as unit_status
 from meshctl.commands import work
 from meshctl.commands.options import Age
 from meshctl.render.output import ExitCode
+from meshnode.protocol.lifecycle import UnitState
 
 PENDING = {"State": 0, "StateName": "Pending", "Detail": "Waiting"}
 
@@ -30,6 +31,14 @@ def sleeps(monkeypatch):
 
     monkeypatch.setattr(unit_status.time, "sleep", sleep)
     return lengths, deeds
+
+
+def test_the_client_knows_the_states_of_units_and_their_ends_as_the_node_does():
+    assert [state.label for state in UnitState] == list(unit_status.STATES)
+    assert {*unit_status.UNFINISHED} == {state.value for state in UnitState if not state.is_final}
+    assert {*unit_status.ENDED} == {state.label for state in UnitState if state.is_final}
+    assert unit_status.FAILED == UnitState.FAILED
+    assert unit_status.CANCELED == UnitState.CANCELED
 
 
 def test_each_change_is_told_and_growth_is_none(node):
