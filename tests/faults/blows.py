@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import trio
 from launching import launcher_of
 from ledger import Entry
-from machines import Hit, StormNode
+from machines import FORGOTTEN, Hit, StormNode
 from plan import LARGEST_SLACK, MOST_DESCRIPTORS, ON_UNITS, THERE, Fault, Moment
 from scene import Recorded, Scene
 from strange_files import put_strange
@@ -250,7 +250,10 @@ class Blows:
         name, what = fault.spoil
         directory = self._scene.nodes[fault.target].node.units / victim.unit
         text = f"{fault.target}: {name or 'the directory'} of unit {victim.unit}: {what}"
-        self._hit(victim, f"spoil {name or 'directory'}", text)
+        hit = self._hit(victim, f"spoil {name or 'directory'}", text)
+        job = self._scene.fates[victim.token].job
+        if not name and fault.target == job.target != job.node:
+            self._scene.fates[victim.token].hits.append(Hit(FORGOTTEN, hit.begun))
         try:
             if name:
                 put_strange(directory / name, what)

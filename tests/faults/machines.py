@@ -31,6 +31,10 @@ LAST_LINES = 40
 
 FRONT = Path(__file__).with_name("receptor_front.py")
 
+FORGOTTEN = "forgotten there"
+"""The hit of a unit whose directory was deleted on the node that another one had it from: that node
+cannot know any more that it came, and says that it never did."""
+
 T = TypeVar("T")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Course, Excuse
 from harness import Cluster
-from machines import Hit
+from machines import FORGOTTEN, Hit
 from plan import DIAMOND, FAULTS, Job, make_plan
 from receptor_front import as_receptor_reads, as_receptor_says
 from scene import Fate, Scene
@@ -68,6 +68,25 @@ def test_what_is_false_of_a_unit_that_nothing_hit_is_found(
     scene: Scene, changes: dict[str, object], fault: str
 ) -> None:
     assert any(fault in found for found in faults(scene, make_case(**changes)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "starts", "ends", "found"),
+    [
+        ((FORGOTTEN,), 2, 2, ""),
+        ((FORGOTTEN,), 2, 1, ""),
+        ((FORGOTTEN,), 3, 3, "ran 3 times"),
+        ((FORGOTTEN,), 1, 0, "1 starts and 0 ends"),
+        ((), 2, 1, "ran 2 times"),
+        (("spoil status", "spoil directory", "release there"), 2, 2, "ran 2 times"),
+    ],
+)
+def test_only_work_whose_every_trace_was_deleted_where_it_ran_may_run_once_more(
+    scene: Scene, kinds: tuple[str, ...], starts: int, ends: int, found: str
+) -> None:
+    case = make_case(starts=starts, ends=ends)
+    case.fate.hits += [Hit(kind) for kind in kinds]
+    assert [found in fault for fault in faults(scene, case)][:1] == ([True] if found else [])
 
 
 def test_a_payload_that_was_not_complete_must_not_run(scene: Scene) -> None:

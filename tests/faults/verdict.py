@@ -10,7 +10,7 @@ import trio
 from chronicle import Event, from_ledger, from_log
 from excuses import Course, end_of_command, excuses, refusal_is_explained
 from ledger import Entry, read_ledger
-from machines import Conversation, StormNode
+from machines import FORGOTTEN, Conversation, StormNode
 from scene import Fate, Scene, Status
 
 from meshnode.work.local.processes import ProcessId
@@ -141,7 +141,7 @@ class Verdict:
     def faults(self, case: Case) -> Iterator[str]:
         """Yield what is false of a unit."""
         fate = case.fate
-        if case.starts > 1:
+        if case.starts > _most_runs(fate):
             yield f"ran {case.starts} times"
         if case.starts and not fate.sent:
             yield "ran without its payload"
@@ -165,7 +165,7 @@ class Verdict:
         known = case.record or status
         end = end_of_command(self._scene, case.fate, known, case.end)
         if end == job.end:
-            if (case.starts, case.ends) != (1, 1):
+            if not 1 <= case.ends <= case.starts <= _most_runs(case.fate):
                 yield f"completed after {case.starts} starts and {case.ends} ends"
             if not spoiled and case.output != whole:
                 size = None if case.output is None else len(case.output)
@@ -214,6 +214,11 @@ class Verdict:
         for name, node in scene.nodes.items():
             events += from_log(name, node.node.log, units)
         return "\n".join([*lines, scene.chronicle.story(events, [*scene.nodes, *scene.relays])])
+
+
+def _most_runs(fate: Fate) -> int:
+    """Return how often a command may have started at most: once, if nobody deleted all traces."""
+    return 1 + sum(hit.kind == FORGOTTEN for hit in fate.hits)
 
 
 def _client(fate: Fate) -> str:
