@@ -24,7 +24,7 @@ from meshctl.render.output import (
     sentence,
     stdout_is_terminal,
 )
-from meshctl.render.tables import status_lines
+from meshctl.render.tables import laid_out, status_lines
 
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
@@ -157,7 +157,7 @@ def status(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return
-    for line in status_lines(reply, for_people=stdout_is_terminal()):
+    for line in laid_out(lambda: status_lines(reply, for_people=stdout_is_terminal())):
         print_line(line)
 
 

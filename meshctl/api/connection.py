@@ -93,7 +93,7 @@ class Connection:
         line = self.read_line()
         try:
             reply = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProtocolMismatch(f"the node's reply is not JSON: {line[:60]!r}") from error
         if not isinstance(reply, dict):
             raise ProtocolMismatch(f"the node's reply is not a JSON object: {line[:60]!r}")

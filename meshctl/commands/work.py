@@ -31,7 +31,7 @@ from meshctl.render.output import (
     print_warning,
     stdout_is_terminal,
 )
-from meshctl.render.tables import unit_lines, unit_table
+from meshctl.render.tables import laid_out, unit_lines, unit_table
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
@@ -77,7 +77,7 @@ def list_units(
         for known_id in units:
             print_line(known_id)
     elif as_table or (stdout_is_terminal() and not as_json):
-        for line in unit_table(units, now()):
+        for line in laid_out(lambda: unit_table(units, now())):
             print_line(line)
     else:
         print_json(units)
@@ -102,7 +102,7 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
     if as_json or not stdout_is_terminal():
         print_json(reply)
         return
-    for line in unit_lines(unit_id, reply):
+    for line in laid_out(lambda: unit_lines(unit_id, reply)):
         print_line(line)
 
 

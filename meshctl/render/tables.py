@@ -1,12 +1,28 @@
 """Replies as text for people: tables with aligned columns, no more."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from meshctl.api.errors import ProtocolMismatch
 from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
 from meshctl.render.output import json_text, size
+
+
+def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
+    """Return lines that are made of a node's reply.
+
+    Raises:
+        ProtocolMismatch: the reply has other kinds of values than a node's has.
+    """
+    try:
+        return list(lines())
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ProtocolMismatch(
+            f"the node's reply is not one that can be shown ({error}); --json has all of it"
+        ) from error
+
 
 # --- The links of a node as a table for people: what meshnode adds to a connection's two values
 

@@ -1,10 +1,15 @@
 """Tables for people."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
-from meshctl.render.tables import unit_table
+from meshctl.api.connection import Connection
+from meshctl.api.errors import ProtocolMismatch
+from meshctl.render.tables import laid_out, status_lines, unit_lines, unit_table
 
 NOW = datetime(2026, 11, 22, 4, 0, 0, tzinfo=UTC)
 
@@ -72,3 +77,56 @@ def test_age_and_duration_are_spans_that_people_read(
 def test_the_size_of_stdout_has_a_unit(count: int | None, shown: str) -> None:
     _, row = unit_table({"a": {"State": 1, "StdoutSize": count, "Detail": "why"}}, NOW)
     assert row.endswith(f"  {shown}".ljust(2 + max(6, len(shown))) + "  why")
+
+
+KEYS = st.sampled_from(
+    [
+        "NodeID",
+        "Connections",
+        "Uptime",
+        "Advertisements",
+        "WorkCommands",
+        "RoutingTable",
+        "KnownConnectionCosts",
+        "Warnings",
+        "State",
+        "Created",
+        "Started",
+        "ExtraData",
+        "StdoutSize",
+        "Time",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=5))
+def test_whatever_a_node_replies_is_shown_or_named_as_no_reply(reply: dict[str, object]) -> None:
+    for lines in (
+        lambda: status_lines(reply, for_people=True),
+        lambda: unit_table(reply, NOW),  # type: ignore[arg-type]
+        lambda: unit_lines("a", reply),
+    ):
+        with suppress(ProtocolMismatch):
+            laid_out(lines)
+
+
+class _Node:
+    """A transport that brings one line."""
+
+    def __init__(self, line: bytes) -> None:
+        self._line = line
+
+    def receive(self, max_bytes: int) -> bytes:
+        line, self._line = self._line, b""
+        return line
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_reply_that_is_nested_too_deep_is_no_reply(opening: bytes) -> None:
+    with pytest.raises(ProtocolMismatch, match="not JSON"):
+        Connection(_Node(opening * 200_000 + b"\n")).read_json()  # type: ignore[arg-type]
