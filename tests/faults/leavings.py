@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -10,7 +11,7 @@ from harness import wait_until
 from launching import launcher_of
 from machines import StormNode
 from marks import MARK
-from scene import Scene
+from scene import Fate, Scene
 from verdict import Verdict, list_units, shown
 
 BROKEN = ".broken"
@@ -81,6 +82,9 @@ class Leavings:
         for process in left():
             directory = PurePath(process.directory)
             token = self._scene.token(directory.parent.name, directory.name)
+            if is_nobodys(self._scene.fates.get(token)):
+                os.kill(process.pid, signal.SIGKILL)
+                continue
             faults.setdefault(token, []).append(f"process {process.pid} is left: {process.command}")
         await self._verdict.fail_if(faults)
 
@@ -142,6 +146,12 @@ class Leavings:
         kinds = {hit.kind for node in nodes for hit in node.hits}
         kinds |= {hit.kind for hit in fate.hits}
         return bool(kinds & {"swap datadir", "spoil status", "spoil directory"})
+
+
+def is_nobodys(fate: Fate | None) -> bool:
+    """Whether no node may know of a unit's processes, and no supervisor does."""
+    kinds = {hit.kind for hit in fate.hits} if fate is not None else set()
+    return kinds >= {"kill supervisor", "spoil directory"}
 
 
 def _wait_gone(directory: Path) -> None:

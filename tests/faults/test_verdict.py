@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Course, Excuse
 from harness import Cluster
+from leavings import is_nobodys
 from machines import FORGOTTEN, Hit
 from plan import DIAMOND, FAULTS, Job, make_plan
 from receptor_front import as_receptor_reads, as_receptor_says
@@ -227,3 +228,22 @@ def test_the_stand_in_for_receptor_knows_nothing_of_our_own() -> None:
     own = {"ExtraData": None, "Created": "now", "Detail": "lost: the node ended before it began"}
     said = json.loads(as_receptor_says(json.dumps(status | own).encode() + b"\n"))
     assert said == status | {"ExtraData": None, "Detail": "Pending at restart"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "nobodys"),
+    [
+        (("kill supervisor", "spoil directory"), True),
+        (("kill supervisor",), False),
+        (("spoil directory",), False),
+        (("kill supervisor", "spoil status"), False),
+        ((), False),
+    ],
+)
+def test_only_a_process_that_nobody_can_know_of_may_be_left(
+    kinds: tuple[str, ...], nobodys: bool
+) -> None:
+    fate = make_case().fate
+    fate.hits += [Hit(kind) for kind in kinds]
+    assert is_nobodys(fate) == nobodys
+    assert not is_nobodys(None)
