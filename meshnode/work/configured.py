@@ -1,8 +1,8 @@
 """Makes a node's units of its configuration: the types of work that it offers, and its keys.
 
 A new type of work that ends in a command is a class beside those of local/worktypes.py, its
-directive in config/work_directives.py, and a case of :func:`work_type`. A new runner takes more:
-docs/architecture.md, "Where a new thing goes".
+directive in config/work_directives.py, and a case of :func:`work_type`. A new runner is a line of
+the table in :func:`make_units` besides: docs/architecture.md, "Where a new thing goes".
 """
 
 import sys
@@ -11,12 +11,17 @@ from typing import Any
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.resources import DescriptorReserve
 from meshnode.work.local.client import Launcher
+from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
 from meshnode.work.remote.reconnect import Dialer
+from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.runner import Runner
+from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.unit import wall_clock
 
 
 def make_units(
@@ -26,16 +31,23 @@ def make_units(
 
     ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
     """
+    store = UnitStore(config.node.datadir / config.node.id, reserve)
+    signatures = make_signatures(config)
+    types = {d.worktype: work_type(d) for d in config.work_types}
+    remotes = RemoteRunner(dialer, store, signatures, wall_clock, config.node.remote_maxoutput)
+    runners: dict[str, Runner] = {
+        COMMAND: CommandRunner(Launcher(descriptors), store, types),
+        REMOTE: remotes,
+    }
     return UnitManager(
-        store=UnitStore(config.node.datadir / config.node.id, reserve),
-        launcher=Launcher(descriptors),
-        dialer=dialer,
-        work_types={d.worktype: work_type(d) for d in config.work_types},
+        store=store,
+        runners=runners,
+        work_types=types,
+        elsewhere=remotes.plan,
         node_id=config.node.id,
         boot=boot_id(),
-        signatures=make_signatures(config),
+        signatures=signatures,
         forwarding=config.node.allowforwarding,
-        max_remote_output=config.node.remote_maxoutput,
         remember=config.node.remember_submissions,
     )
 

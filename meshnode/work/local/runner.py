@@ -75,6 +75,10 @@ class CommandRunner:
         """Return the unit's work type, or defaults if the configuration no longer has it."""
         return self._types.get(unit.status.work_type, CommandType(""))
 
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the launcher. Raises WorkError."""
+        await self._launcher.run(task_status=task_status)
+
     @property
     def stops_for_requests(self) -> bool:
         """No: the task sees the command end, and records that."""

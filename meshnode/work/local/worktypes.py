@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.errors import CommandError
+from meshnode.work.units.requests import Submission
+from meshnode.work.units.runner import Plan
 
 CANCEL_GRACE = 10.0
 """Seconds between SIGINT and SIGKILL, as receptor gives."""
@@ -46,6 +48,10 @@ class CommandType:
     timeout: float | None = None
     max_output: int | None = None
     grace: float = CANCEL_GRACE
+
+    def plan(self, submission: Submission) -> Plan:
+        """Return the command line for the record. Raises CommandError."""
+        return Plan(params=self.argv(submission.params.get("params", "")))
 
     def argv(self, runtime_params: str) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.

@@ -20,7 +20,7 @@ import trio
 from meshnode.errors import MeshError, NoRoute, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_time
-from meshnode.work.units.keys import KeyState, Receipt
+from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.status import EXIT_CODES
 
 # --- Lines of the control service, and the raw bytes after them
@@ -158,9 +158,6 @@ AHEAD = timedelta(days=1)
 INLINE_LIMIT = 64 * 1024
 """Bytes of output within a status: sixteen times what a meshnode sends."""
 
-
-ALREADY_SUBMITTED = "already submitted as unit"
-"""The refusal of a submission whose key is known; the unit's ID follows."""
 
 _UNIT_ID = r"([a-zA-Z0-9]{1,64})"
 _IS_ID = re.compile(_UNIT_ID)

@@ -1,20 +1,25 @@
 """Runs units on other nodes: submits each once and follows it to its end (protocol section 10)."""
 
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from functools import partial
 
 import trio
 
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.protocol.times import parse_duration
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.follower import GONE, RemoteFollower
 from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, Reconnector
 from meshnode.work.remote.replies import LongLines, RemoteRefused, RemoteUnavailable
-from meshnode.work.remote.start import RemoteStart
+from meshnode.work.remote.start import RemoteStart, check_tls
 from meshnode.work.units.access import Signatures
-from meshnode.work.units.runner import FirstOutcome, Outcome
+from meshnode.work.units.keys import new_secret
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.requests import Submission
+from meshnode.work.units.runner import FirstOutcome, Outcome, Plan
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
@@ -40,6 +45,38 @@ class RemoteRunner:
         self._now = now
         self._max_output = max_output
         self._long_lines = LongLines()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Nothing runs for all units: each dials for itself."""
+        task_status.started()
+
+    def plan(self, submission: Submission) -> Plan:
+        """Return what is to be submitted to another node.
+
+        Raises:
+            CommandError, CannotSign: it cannot be.
+        """
+        check_tls(submission.tls_client, submission.params)
+        if submission.sign_work:
+            self._signatures.require_signer()
+        return Plan(
+            remote=RemoteExtra(
+                node=submission.node,
+                work_type=submission.work_type,
+                params=dict(submission.params),
+                sign_work=submission.sign_work,
+                expiration=self._expiration(submission.ttl),
+                key=new_secret(),
+            )
+        )
+
+    def _expiration(self, ttl: str) -> datetime | None:
+        if not ttl:
+            return None
+        try:
+            return self._now() + timedelta(seconds=parse_duration(ttl))
+        except OverflowError:
+            raise CommandError(f"ttl {ttl} ends after the year 9999") from None
 
     @property
     def stops_for_requests(self) -> bool:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 
 from meshnode.control.registry import ControlSession, origin_node
 from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
-from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.requests import Submission
+from meshnode.work.units.runner import WorkType
 from meshnode.work.units.status import UnitStatus
 
 # --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)
@@ -96,7 +96,7 @@ class UnitAccess:
     def __init__(
         self,
         node_id: str,
-        work_types: Mapping[str, CommandType],
+        work_types: Mapping[str, WorkType],
         signatures: Signatures,
         *,
         forwarding: bool = False,

@@ -74,7 +74,7 @@ class Adoption:
             await _forget_secrets(unit)
         status = unit.status
         if status.state.is_final:
-            if status.remote is not None and status.remote.released:
+            if status.releasing:
                 self._tasks.spawn(unit)
         elif _is_elsewhere(status) or self._may_start(unit):
             self._tasks.spawn(unit)
@@ -109,6 +109,9 @@ def _is_elsewhere(status: UnitStatus) -> bool:
     """Whether a supervisor or another node may have the unit: its runner finds out what is so."""
     if status.remote is not None:
         return bool(status.remote.unit_id) or status.remote.started
+    if status.runner:
+        # Its input was on disk before the record said so; the rest is in what its runner keeps.
+        return status.input_complete
     # A unit that is Running without a supervisor counts too: its runner ends what is left of it.
     return status.supervisor is not None or status.state is not UnitState.PENDING
 
@@ -119,14 +122,14 @@ def _may_start(status: UnitStatus, boot: str) -> bool:
     A command's claim and payload are not always synced. After another start of the machine, a
     record that says Pending does not show that the command never ran.
     """
-    if status.remote is None and (not boot or status.boot != boot):
+    if status.is_command and (not boot or status.boot != boot):
         return False
     return status.input_complete
 
 
 def _why_lost(status: UnitStatus, boot: str) -> str:
     """Return the detail of a unit that can neither go on nor be started."""
-    if status.remote is not None:
+    if not status.is_command:
         return INPUT_LOST
     if status.boot == boot or status.submission_key:
         return NOT_STARTED if status.input_complete else f"{INPUT_LOST}, or started the work"

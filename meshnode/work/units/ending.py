@@ -104,7 +104,7 @@ class UnitEnder:
         Raises:
             CommandError: it cannot be stopped or deleted.
         """
-        is_insistent = force and unit.status.remote is None
+        is_insistent = force and unit.status.is_command
         async with AsyncExitStack() as lock:
             with trio.move_on_after(FORCE_PATIENCE if is_insistent else math.inf):
                 await lock.enter_async_context(unit.command_lock)

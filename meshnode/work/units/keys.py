@@ -19,6 +19,9 @@ from meshnode.work.units.intake import Input
 MAX_KEY = 512
 """Characters of a key: a unit's ID and a secret, or a name that a client chose."""
 
+ALREADY_SUBMITTED = "already submitted as unit"
+"""How a node refuses a second submission of one key; the ID of the first one's unit follows."""
+
 SECRET_BYTES = 18
 """Random bytes in a key: nobody finds it by trying."""
 

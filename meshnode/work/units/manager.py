@@ -43,27 +43,15 @@ import trio
 
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.local.client import Starter
-from meshnode.work.local.processes import (
-    EndLeftovers,
-    OpenProcess,
-    ProcessHandle,
-    end_unit_processes,
-)
-from meshnode.work.local.runner import CommandRunner
-from meshnode.work.local.worktypes import CommandType
-from meshnode.work.remote.reconnect import Dialer
-from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
-from meshnode.work.units.jsonreader import MAX_SIZE
 from meshnode.work.units.planning import Planner
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.results import SendFile, stream_results
-from meshnode.work.units.runner import FirstOutcome, Outcome, Runner
+from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
 from meshnode.work.units.shortage import Pauses, in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -80,44 +68,36 @@ CLEANUP_TIMEOUT = 2.0
 class UnitManager:
     """The units of one node.
 
-    Resource handling: :meth:`run` owns the launcher, the watches on stdout and one task for each
-    unit that is not final; everything else must be called while it runs.
+    ``runners`` has a runner for each kind of unit, ``elsewhere`` plans work for other nodes.
+
+    Resource handling: :meth:`run` owns what runners serve, the watches on stdout and one task for
+    each unit that is not final; everything else must be called while it runs.
     """
 
     def __init__(
         self,
         *,
         store: UnitStore,
-        launcher: Starter,
-        dialer: Dialer,
-        work_types: Mapping[str, CommandType],
+        runners: Mapping[str, Runner],
+        work_types: Mapping[str, WorkType],
+        elsewhere: Callable[[Submission], Plan],
         node_id: str,
         signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
         forwarding: bool = False,
-        max_remote_output: int = MAX_SIZE,
         remember: float = KEEP_SECONDS,
         now: Clock = wall_clock,
         boot: str = "",
-        open_process: OpenProcess = ProcessHandle.open,
-        end_leftovers: EndLeftovers = end_unit_processes,
     ) -> None:
         self.node_id = node_id
         self.store = store
-        self._launcher = launcher
+        self._runners = runners
+        self._missing = MissingRunner()
         self._work_types = dict(work_types)
         self._now = now
         self._watcher = FileWatcher()
-        self._commands = CommandRunner(
-            launcher,
-            store,
-            self._work_types,
-            open_process=open_process,
-            end_leftovers=end_leftovers,
-        )
         self.access = UnitAccess(node_id, self._work_types, signatures, forwarding=forwarding)
         """Judges who may ask what of units."""
-        self._planner = Planner(self.access, self._work_types, signatures, now, boot)
-        self._remotes = RemoteRunner(dialer, store, signatures, now, max_remote_output)
+        self._planner = Planner(self.access, self._work_types, elsewhere, now, boot)
         self._units: dict[str, Unit] = {}
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
@@ -138,7 +118,7 @@ class UnitManager:
         Commands go on when it ends; the next run adopts them.
 
         Raises:
-            WorkError: the store or the launcher cannot be used.
+            WorkError: the store or a runner cannot be used.
         """
         await self.store.open()
         try:
@@ -148,7 +128,8 @@ class UnitManager:
             async with trio.open_nursery() as services:
                 services.start_soon(self.submissions.run)
                 await services.start(self._watcher.run)
-                await services.start(self._launcher.run)
+                for runner in self._runners.values():
+                    await services.start(runner.serve)
                 async with self._tasks.open():
                     for stored in found:
                         await self._adoption.adopt(self._add(stored))
@@ -226,7 +207,7 @@ class UnitManager:
             await payload.invite()
             file = await self.store.open_input(unit.unit_id, lambda: not unit.is_final)
             try:
-                keep = unit.status.remote is not None
+                keep = not unit.status.is_command
                 return await take_input(payload.receive, file, payload.announced, keep=keep)
             finally:
                 file.close()
@@ -263,7 +244,7 @@ class UnitManager:
                     stdin_sha256=stdin.sha256,
                 )
 
-            if unit.status.remote is not None:
+            if not unit.status.is_command:
                 # It must outlive even a power cut: somebody is told that it is submitted.
                 try:
                     await unit.change(begin, durable=True)
@@ -292,7 +273,7 @@ class UnitManager:
         pauses = Pauses()
         while not await first.wait(FIRST_TIMEOUT):
             status = unit.status
-            if status.remote is not None:
+            if not status.is_command:
                 return False
             if status.supervisor is not None:
                 break
@@ -323,12 +304,12 @@ class UnitManager:
             if not unit.is_final:
                 await unit.end(UnitState.CANCELED, "Canceled")
             # Not pending any more: a retention tries it again, or who asked, or the next start.
-            await unit.note(lambda status: status.with_remote(released=False))
+            await unit.note(UnitStatus.without_release)
         else:
             first.done()
 
     def _runner(self, unit: Unit) -> Runner:
-        return self._commands if unit.status.remote is None else self._remotes
+        return self._runners.get(unit.status.kind, self._missing)
 
     def _add(self, stored: StoredUnit) -> Unit:
         unit = Unit(stored.unit_id, stored.status, self.store, self._now)

@@ -51,7 +51,7 @@ class Retention:
         return {
             unit: self._age_of(unit, now)
             for unit in self._units.all()
-            if unit.is_final and not (unit.status.remote and unit.status.remote.released)
+            if unit.is_final and not unit.status.releasing
         }
 
     def _age_of(self, unit: Unit, now: datetime) -> float:

@@ -8,13 +8,45 @@ All that a runner must know to go on with a unit is in the unit's record. So its
 at any await, by a request of a client or with the node, and be spawned again.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
-from meshnode.errors import MeshnodeError
+from meshnode.errors import MeshnodeError, WorkError
+from meshnode.work.units.jsonreader import NOTHING
+from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.requests import Submission
 from meshnode.work.units.unit import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the first record of a unit has for its runner; see the fields of ``UnitStatus``."""
+
+    params: tuple[str, ...] = ()
+    remote: RemoteExtra | None = None
+    runner: str = ""
+    runner_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+
+class WorkType(Protocol):
+    """A type of work that this node offers."""
+
+    @property
+    def verify_signature(self) -> bool:
+        """Whether submissions must be signed."""
+        ...
+
+    def plan(self, submission: Submission) -> Plan:
+        """Return what is to be done, for which kind of runner.
+
+        Raises:
+            CommandError: it cannot be done.
+        """
+        ...
 
 
 class Outcome(Enum):
@@ -76,6 +108,14 @@ class FirstOutcome:
 class Runner(Protocol):
     """Runs the units of one kind."""
 
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Have running what all its units need, until cancelled; with nothing to run, return.
+
+        Raises:
+            WorkError: it cannot run, and without it the node cannot.
+        """
+        ...
+
     @property
     def stops_for_requests(self) -> bool:
         """Whether the manager stops a unit's task before it asks for a cancel or a release.
@@ -113,3 +153,37 @@ class Runner(Protocol):
             MeshnodeError: it cannot be released.
         """
         ...
+
+
+class MissingRunner:
+    """Stands in for a runner that the configuration no longer asks for: its units wait for it."""
+
+    stops_for_requests = True
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Nothing runs."""
+        task_status.started()
+
+    async def run(self, unit: Unit, first: FirstOutcome) -> Outcome:
+        """Say what the unit waits for."""
+        if not unit.is_final:
+            await unit.note(lambda old: replace(old, detail=_missing(unit)))
+        first.pending()
+        return Outcome.DONE
+
+    async def abandon(self, unit: Unit) -> None:
+        """Leave what may run of it."""
+
+    async def cancel(self, unit: Unit) -> Outcome:
+        """Refuse: nobody knows how."""
+        raise WorkError(_missing(unit))
+
+    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+        """Let only go of the record, and only by force."""
+        if not force:
+            raise WorkError(f"{_missing(unit)}, or force its release")
+        return Outcome.REMOVABLE
+
+
+def _missing(unit: Unit) -> str:
+    return f"no work type of this node has the runner {unit.status.kind}: configure one"

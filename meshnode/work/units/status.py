@@ -17,7 +17,10 @@ from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_js
 from meshnode.work.units.remoteextra import RemoteExtra
 
 REMOTE = "remote"
-"""The work type of a unit that runs on another node; no other type may have this name."""
+"""The work type, and the kind, of a unit that runs on another node; no other may have this name."""
+
+COMMAND = "command"
+"""The kind of a unit that is a command of this machine."""
 
 PIDS = range(2**31)
 """Numbers that a process can have; 0 is receptor's for none."""
@@ -46,6 +49,12 @@ class UnitStatus:
     """Bytes of stdout: exact once the state is final, else as last recorded."""
     remote: RemoteExtra | None = None
     """Set for units of type ``remote``, and only for them."""
+    runner: str = ""
+    """The kind of a unit that is neither a command of this machine nor on another node."""
+    runner_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """What the runner of that kind keeps of the unit; nobody else reads it."""
+    release_asked: bool = False
+    """Whether a unit of that kind is to be released as soon as its runner can."""
     created: str | None = None
     started: str | None = None
     finished: str | None = None
@@ -77,6 +86,21 @@ class UnitStatus:
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    @property
+    def kind(self) -> str:
+        """Which runner drives the unit. receptor's keys tell of its two kinds."""
+        return REMOTE if self.remote is not None else self.runner or COMMAND
+
+    @property
+    def is_command(self) -> bool:
+        """Whether a supervisor writes the status, too; of other kinds this node alone does."""
+        return self.remote is None and not self.runner
+
+    @property
+    def releasing(self) -> bool:
+        """Whether a release is on record that is still to be done."""
+        return self.release_asked if self.remote is None else self.remote.released
 
     @property
     def input_complete(self) -> bool:
@@ -123,6 +147,11 @@ class UnitStatus:
             raise WorkError("the unit is not a remote one")
         return replace(self, remote=replace(self.remote, **changes))
 
+    def without_release(self) -> "UnitStatus":
+        """Return a copy in which no release is on record."""
+        remote = self.remote and replace(self.remote, released=False)
+        return replace(self, release_asked=False, remote=remote)
+
     def to_disk(self) -> JsonObject:
         """Return the object that stands in the unit's ``status`` file.
 
@@ -157,6 +186,9 @@ class UnitStatus:
             "SubmissionWork": self.submission_work,
             "Submitter": self.submitter,
             "VerifySignature": self.verifies,
+            "Runner": self.runner,
+            "RunnerData": dict(self.runner_data),
+            "ReleaseAsked": self.release_asked,
         }
         return {**data, **{key: value for key, value in own.items() if value}, **self.other}
 
@@ -239,6 +271,9 @@ class UnitStatus:
             submission_work=reader.take("SubmissionWork", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
             verifies=reader.take("VerifySignature", bool, False),
+            runner=intern(reader.take("Runner", str, "")),
+            runner_data=_read_data(reader),
+            release_asked=reader.take("ReleaseAsked", bool, False),
             other=reader.others(),
         )
 
@@ -256,6 +291,12 @@ def _read_detail(reader: Reader) -> str:
 
 def _read_size(reader: Reader) -> int:
     return reader.whole("StdoutSize") or 0
+
+
+def _read_data(reader: Reader) -> Mapping[str, Any]:
+    data: JsonObject = reader.take("RunnerData", dict, None)
+    check_json("RunnerData", data)
+    return data or NOTHING
 
 
 def _read_supervisor(reader: Reader) -> ProcessId | None:

@@ -158,7 +158,7 @@ class UnitStore(UnitFiles):
             Locked: somebody keeps the lock of the unit.
         """
         put = partial(self._record, unit_id, old, new, durable, refused, before)
-        run = self._long if durable or new.remote is not None else self._short
+        run = self._long if durable or not new.is_command else self._short
         deadline = trio.current_time() + LOCK_PATIENCE_SECONDS
         while True:
             try:
@@ -178,8 +178,8 @@ class UnitStore(UnitFiles):
         refused: UnitStatus | None,
         before: Callable[[], None] | None,
     ) -> UnitStatus | None:
-        # Of a remote unit this node is the only writer.
-        expected = old.state if new.remote is None else None
+        # Of what is no command this node is the only writer.
+        expected = old.state if new.is_command else None
         ends_unstarted = old.state is UnitState.PENDING and new.state.is_final
         if before is not None:
             before()

@@ -16,9 +16,8 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.logs import subject_logger
-from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units import directory
-from meshnode.work.units.keys import KeyState, Receipt, work_digest
+from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt, work_digest
 from meshnode.work.units.quarantine import UNKNOWN_TYPE
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.shortage import in_thread_or_here

@@ -258,7 +258,7 @@ class Unit:
     @property
     def _is_ours(self) -> bool:
         """Whether this node writes the status on disk; of a unit that runs here it does not."""
-        return self.status.remote is not None or self.status.state is UnitState.PENDING
+        return not self.status.is_command or self.status.state is UnitState.PENDING
 
     async def _write(
         self,

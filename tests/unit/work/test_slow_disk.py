@@ -13,9 +13,9 @@ import trio.testing
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.replies import ALREADY_SUBMITTED
 from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import UnitFile
+from meshnode.work.units.keys import ALREADY_SUBMITTED
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import SLOW_FOR, SLOW_SECONDS, UnitStore

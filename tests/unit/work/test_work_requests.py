@@ -159,9 +159,9 @@ def test_refusals_name_the_field(data, text):
 async def test_a_refused_submission_leaves_no_unit(foo, fields, text):
     request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
     kind = fields.pop("kind", "unix")
+    if "2000000h" in text:
+        foo.mesh.now = lambda: datetime.max.replace(tzinfo=UTC)
     async with foo.running():
-        if "2000000h" in text:
-            foo.units._planner._now = lambda: datetime.max.replace(tzinfo=UTC)
         (line,) = await foo.talk(request | fields, kind=kind)
         assert line.startswith(f"ERROR: {text}")
         assert foo.units.all() == ()

@@ -26,11 +26,15 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
+from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType
+from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units import directory, tombstones
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.runner import Runner
+from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import KEEP_SECONDS
 
@@ -206,6 +210,7 @@ class FakeNode:
         self.store = UnitStore(root / node_id)
         self.launcher = FakeLauncher(self.store)
         self.work_types = TYPES
+        self.more_runners: dict[str, Runner] = {}
         self.signatures = Signatures()
         self.forwarding = False
         self.max_remote_output = 2**63 - 1
@@ -220,20 +225,31 @@ class FakeNode:
     async def running(self):
         """Run the node; leaving the context stops it, its commands go on."""
         self.mortal = MortalStore(self.store.root)
+        commands = CommandRunner(
+            self.launcher,
+            self.mortal,
+            self.work_types,
+            open_process=self.launcher.open_process,
+            end_leftovers=self.launcher.end_leftovers,
+        )
+        remotes = RemoteRunner(
+            FakeDialer(self.mesh, self.node_id),
+            self.mortal,
+            self.signatures,
+            self.mesh.now,
+            self.max_remote_output,
+        )
         self.units = UnitManager(
             store=self.mortal,
-            launcher=self.launcher,
-            dialer=FakeDialer(self.mesh, self.node_id),
+            runners={COMMAND: commands, REMOTE: remotes, **self.more_runners},
             work_types=self.work_types,
+            elsewhere=remotes.plan,
             node_id=self.node_id,
             signatures=self.signatures,
             forwarding=self.forwarding,
-            max_remote_output=self.max_remote_output,
             remember=self.remember,
             now=self.mesh.now,
             boot=self.boot,
-            open_process=self.launcher.open_process,
-            end_leftovers=self.launcher.end_leftovers,
         )
         self.registry = CommandRegistry()
         command = self.as_before(work_command(self.units))
