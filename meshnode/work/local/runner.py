@@ -102,6 +102,9 @@ class CommandRunner:
 
     async def _start(self, unit: Unit, first: FirstOutcome) -> Started | None:
         kind = self._type_of(unit)
+        if not unit.status.params:
+            error = WorkError("its record names no command")
+            return await self._refuse(unit, first, error, f"Error starting worker: {error}")
         request = StartRequest(
             unit_id=unit.unit_id,
             unit_dir=self._store.directory(unit.unit_id),

@@ -225,13 +225,15 @@ class Submissions:
     def note_damaged(self) -> None:
         """Remember the quarantined units, also if somebody deletes them. Blocks."""
         for name in self._store.quarantined():
-            if not self._tombstones.is_damaged(name):
+            if is_unit_id(name) and not self._tombstones.is_damaged(name):
                 self._remember(Tombstone.of_damaged(name, self._tombstones.now(0)))
         self._write_pending()
 
     def _remember_trash(self, name: str, now: float) -> None:
         """Remember a unit whose release was interrupted; the scan of units purges it."""
         unit_id = name.removeprefix(TRASH)
+        if not is_unit_id(unit_id):
+            return  # not ours: it may be no text
         try:
             status = self._store.read_status(name)
         except WorkError as error:

@@ -1,6 +1,7 @@
 """What a node makes of the units that its last run left on disk."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -349,3 +350,25 @@ async def test_after_another_start_of_the_machine_nothing_is_started_whose_paylo
         await trio.testing.wait_all_tasks_blocked()
         assert foo.status(unit_id).state is UnitState.FAILED
     assert foo.launcher.started == []
+
+
+@pytest.mark.parametrize("place", [b"", b".broken", b".released-", b".released-abcdefgh"])
+async def test_no_name_that_somebody_leaves_in_the_datadir_stops_a_start(bar, place):
+    names = [bytes([byte]) for byte in range(1, 256) if byte not in b"./"]
+    names += [b"\xed\xa0\x80", "ü".encode(), b"a.b", b"abcdefgh"]
+    directory = os.fsencode(bar.store.root)
+    for name in names:
+        where = os.path.join(directory, place, name) if place == b".broken" else directory
+        for path in (where, os.path.join(directory, place + name)):
+            if not os.path.lexists(path):
+                os.makedirs(path, mode=0o700)
+    for _ in range(2):
+        async with bar.running():
+            assert await bar.talk("work list")
+
+
+async def test_a_record_without_a_command_fails_its_unit_and_says_so(bar):
+    unit_id = put(bar, replace(PENDING, params=()))
+    async with bar.running():
+        status = await bar.wait_final(unit_id)
+    assert status.detail == "Error starting worker: its record names no command"

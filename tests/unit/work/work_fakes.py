@@ -19,7 +19,7 @@ import trio.testing
 
 from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
-from meshnode.errors import CommandError, NoRoute, UnknownUnit
+from meshnode.errors import CommandError, NoRoute, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.lifecycle import UnitState
@@ -139,7 +139,12 @@ class FakeLauncher:
         return self.start_now(request)
 
     def start_now(self, request) -> Started:
-        """Start a supervisor in one step."""
+        """Start a supervisor in one step; refuse what the launcher refuses."""
+        if not request.argv:
+            raise WorkError("no command")
+        stdout = self.store.stdout_path(request.unit_id)
+        if stdout.is_symlink() or (stdout.exists() and not stdout.is_file()):
+            raise WorkError(f"{stdout} is not a file of ours")
         self.started.append(request.argv)
         pid = 100 + len(self.started)
         supervisor = FakeSupervisor(self.store, request.unit_id, pid)
