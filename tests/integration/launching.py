@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,6 +83,25 @@ async def run_unit(launcher: Launcher, directory: Path, *argv: str, **options: A
     """Start a unit's command, wait for its recorded end, and return the status."""
     await wait_end(await launcher.start(StartRequest(directory.name, directory, argv, **options)))
     return read_status(directory)
+
+
+async def run_on(
+    launcher: Launcher, root: Path, supervisor: ProcessId, *argv: str, **options: Any
+) -> Status:
+    """Run units until this free supervisor has one; return that one's status.
+
+    The launcher may not know yet that it is free, and start others. The more units run at once, the
+    fewer are left that could be chosen in its place.
+    """
+    for count in range(1, 9):
+        units = [make_unit(root, f"next-{count}-{number}") for number in range(count)]
+        async with trio.open_nursery() as nursery:
+            for unit in units:
+                nursery.start_soon(partial(run_unit, launcher, unit, *argv, **options))
+        for unit in units:
+            if supervisor_of(unit) == supervisor:
+                return read_status(unit)
+    raise AssertionError(f"no unit came to {supervisor}")
 
 
 async def wait_end(started: Started) -> None:

@@ -15,6 +15,7 @@ from launching import (
     launcher_of,
     make_unit,
     read_status,
+    run_on,
     run_unit,
     running_launcher,
     supervisor_of,
@@ -314,10 +315,12 @@ async def wait_any_gone(processes: list[ProcessId]) -> None:
 async def test_a_supervisor_whose_unit_ended_at_once_takes_the_next_one(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    first = await run_unit(launcher, make_unit(tmp_path, "first"), "true")
-    second = await run_unit(launcher, make_unit(tmp_path, "second"), "sh", "-c", "exit 3")
-    assert second["Supervisor"] == first["Supervisor"]
-    assert (first["Detail"], second["Detail"]) == ("exit status 0", "exit status 3")
+    first = make_unit(tmp_path, "first")
+    assert (await run_unit(launcher, first, "true"))["Detail"] == "exit status 0"
+    supervisor = supervisor_of(first)
+    assert supervisor is not None
+    status = await run_on(launcher, tmp_path, supervisor, "sh", "-c", "exit 3")
+    assert status["Detail"] == "exit status 3"
 
 
 async def test_a_supervisor_killed_while_it_was_free_is_not_missed(
