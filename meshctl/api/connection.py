@@ -44,10 +44,11 @@ class Connection:
             CannotReach: nobody answers, or not in time.
             ProtocolMismatch: what answers is no control service.
         """
-        connection = cls(open_transport(address, name, tls, timeout))
+        transport = open_transport(address, name, tls, timeout)
+        connection = cls(transport)
         try:
             connection.read_greeting(name)
-            connection._transport.set_timeout(None)
+            transport.set_timeout(None)
         except BaseException:
             connection.close()
             raise

@@ -50,8 +50,8 @@ class HeldLine:
         self._holder = holder
         self._counted = 0
 
-    def is_within(self, size: int) -> bool:
-        """Note how many bytes there are now; whether that is within the holder's share."""
+    def count(self, size: int) -> bool:
+        """Count the bytes that there are now; False if they grew beyond the holder's share."""
         counted = max(0, size - FREE)
         if counted == self._counted:
             return True

@@ -59,7 +59,7 @@ class ClientInput:
 
     def close(self) -> None:
         """Give back what the client's bytes took of its share."""
-        self._held.is_within(0)
+        self._held.count(0)
 
     # --- lines --------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class ClientInput:
                 break
             if not self._is_line_begun and reader.pending:
                 self._is_line_begun = True
-                self._place.waits_on(LINE_TIMEOUT)
+                self._place.extend_wait(LINE_TIMEOUT)
         self._place.works()
         return not reader.at_end
 
@@ -109,7 +109,7 @@ class ClientInput:
         self._check_held()
 
     def _check_held(self) -> None:
-        if not self._held.is_within(self._reader.pending):
+        if not self._held.count(self._reader.pending):
             raise SessionOver("your incomplete command lines take too much memory")
 
     def next_line(self) -> bytes:
@@ -131,7 +131,7 @@ class ClientInput:
             await trio.lowlevel.checkpoint()
             return b""
         if data := self._reader.take(max_bytes):
-            self._held.is_within(self._reader.pending)
+            self._held.count(self._reader.pending)
             await trio.lowlevel.checkpoint()
             return data
         data = await self._receive_within(

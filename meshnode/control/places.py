@@ -87,7 +87,7 @@ class Place:
         self.waiting_since = trio.current_time()
         self.deadline = self.waiting_since + seconds
 
-    def waits_on(self, seconds: float) -> None:
+    def extend_wait(self, seconds: float) -> None:
         """Set anew for how long a session that waits already may go on waiting."""
         self.deadline = trio.current_time() + seconds
 

@@ -19,7 +19,7 @@ import trio
 
 from meshnode.errors import MeshError, NoRoute, WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_time
+from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.status import EXIT_CODES
 
@@ -370,7 +370,7 @@ def _time(value: object, now: datetime) -> str | None:
         return None
     if moment.timestamp() < 0 or moment - now > AHEAD:
         return None
-    return format_time(moment)
+    return format_datetime(moment)
 
 
 def _exit_code(value: object) -> int | None:

@@ -121,7 +121,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def format_time(moment: datetime) -> str:
+def format_datetime(moment: datetime) -> str:
     """Return an aware time as RFC 3339 in UTC, e.g. ``2026-11-22T03:00:00.123456Z``."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return text.removesuffix("+00:00") + "Z"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller, UnitAccess
-from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan, WorkType
 from meshnode.work.units.status import REMOTE, UnitStatus
@@ -60,7 +60,7 @@ class Planner:
             runner=plan.runner,
             runner_data=plan.runner_data,
             params=plan.params,
-            created=format_time(self._now()),
+            created=format_datetime(self._now()),
             boot=self._boot,
             submitter=caller.node,
             verifies=verifies,

@@ -7,7 +7,7 @@ from sys import intern
 from typing import Any
 
 from meshnode.errors import WorkError
-from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json, format_time
+from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json, format_datetime
 
 SECRET_PREFIX = "secret_"  # noqa: S105
 """Parameters whose key begins so, in any case, are never shown (protocol section 8)."""
@@ -61,7 +61,7 @@ class RemoteExtra:
     def to_json(self, *, secrets: bool) -> JsonObject:
         """Return receptor's object; ``secrets`` says whether secret parameters are in it."""
         params = dict(self.params if secrets else self.open_params)
-        expiration = format_time(self.expiration) if self.expiration else ZERO_TIME
+        expiration = format_datetime(self.expiration) if self.expiration else ZERO_TIME
         return {
             "RemoteNode": self.node,
             "RemoteWorkType": self.work_type,

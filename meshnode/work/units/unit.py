@@ -12,7 +12,7 @@ from meshnode import files
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
-from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.status import UnitStatus
@@ -133,7 +133,7 @@ class Unit:
 
     def time(self) -> str:
         """Return the time now in the form of a status."""
-        return format_time(self._now())
+        return format_datetime(self._now())
 
     def stdout_size(self) -> int:
         """Return the bytes of stdout at this moment."""

@@ -114,7 +114,7 @@ async def test_a_session_that_waits_for_too_long_is_ended_and_one_that_works_is_
     assert working is not None
     waiting.waits(10)
     waiting_longer.waits(5)
-    waiting_longer.waits_on(20)
+    waiting_longer.extend_wait(20)
     working.waits(5)
     working.works()
     await trio.sleep(10)

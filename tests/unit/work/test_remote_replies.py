@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.replies import AHEAD, MAX_TEXT, NoStatus, RemoteStatus, printable
-from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
 
@@ -92,7 +92,7 @@ def test_state_and_size_that_make_no_sense_are_no_status(key, value):
         ("9999-12-31T23:59:59-14:00", None),
         ("0001-01-01T00:00:00Z", None),
         ("0001-01-01T00:00:00+14:00", None),
-        (format_time(NOW + AHEAD + timedelta(seconds=1)), None),
+        (format_datetime(NOW + AHEAD + timedelta(seconds=1)), None),
         ("yesterday", None),
         (1793588409, None),
         (None, None),

@@ -17,7 +17,7 @@ from meshnode.files import READ_BYTES
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.intake import UnitFile
-from meshnode.work.units.jsonreader import format_time
+from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -51,7 +51,7 @@ local_statuses = st.builds(
     work_type=texts.filter(lambda text: bool(text) and text != "remote"),
     stdout_size=sizes,
     remote=st.none(),
-    created=st.none() | moments.map(format_time),
+    created=st.none() | moments.map(format_datetime),
     exit_code=st.none() | st.integers(0, 255),
     signal=st.none() | texts,
     stdin_size=st.none() | sizes,
@@ -90,7 +90,7 @@ RECORDS = (
 )
 plausible = (
     st.sampled_from(list(UnitState)).map(int)
-    | moments.map(format_time)
+    | moments.map(format_datetime)
     | st.fixed_dictionaries({"Pid": st.integers(1, 2**22), "Started": sizes})
 )
 
