@@ -2,7 +2,7 @@
 
 *Descriptors.* Every link, client and unit takes some. A process that has none left can neither open
 the files of a unit that it accepted nor dial a peer that it lost. So clients and links of others
-are let in only while some are left (:func:`are_short`), and a few are in reserve for dialing
+are let in only while some are left (:func:`to_spare`), and a few are in reserve for dialing
 (:class:`DescriptorReserve`).
 
 *Threads.* The system may refuse one; :func:`in_thread` waits for it, or says so in an error of its
@@ -52,11 +52,6 @@ def raise_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft
-
-
-def are_short(kept_back: int = KEPT_BACK) -> bool:
-    """Whether no more descriptors are left than are kept back, so that nobody should be let in."""
-    return to_spare(kept_back) <= 0
 
 
 def to_spare(kept_back: int = KEPT_BACK) -> int:

@@ -256,6 +256,7 @@ def reload_command(reload: Reload) -> Command:
         pace.add("", trio.current_time(), RELOAD_EVERY)
         return await reload()
 
+    # Who waits for the pace shares one wait; the reload itself is shared by whoever gave it.
     reload_in_time = SharedReload(in_time)
 
     async def run(session: ControlSession) -> JsonObject:

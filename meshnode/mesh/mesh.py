@@ -22,7 +22,7 @@ from meshnode.mesh.peers.linkstate import LinkState
 from meshnode.mesh.peers.own_services import LocalService
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.probes import MeshAddressProbe
-from meshnode.mesh.peers.sendqueue import SendBudget
+from meshnode.mesh.peers.sendqueue import LinkSendBudget
 from meshnode.mesh.peers.session import FLUSH_TIMEOUT, PeerSession
 from meshnode.mesh.ping import Pinger, PingReply, TraceHop
 from meshnode.mesh.router import Router
@@ -78,7 +78,7 @@ class Mesh:
         self._streams = StreamLayer(self._router, self._names, nursery.start_soon)
         self._link_state.when_restarted(self._streams.node_restarted)
         self._pinger = Pinger(self._router, self._names)
-        self._send_budget = SendBudget(MemoryTrimmer(nursery.start_soon).freed)
+        self._send_budget = LinkSendBudget(MemoryTrimmer(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
         self.reserve = reserve

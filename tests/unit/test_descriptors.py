@@ -11,8 +11,8 @@ from meshnode.resources import (
     KEPT_BACK_SHARE,
     NEEDED,
     DescriptorReserve,
-    are_short,
     raise_limit,
+    to_spare,
 )
 
 SCATTERED = 4
@@ -42,14 +42,14 @@ def close_all(numbers: list[int]) -> None:
     [(LEAST, LEAST // KEPT_BACK_SHARE), (4 * KEPT_BACK_SHARE * KEPT_BACK, KEPT_BACK)],
 )
 def test_descriptors_are_short_while_no_more_are_left_than_are_kept_back(limit, kept):
-    assert not are_short()
+    assert to_spare() > 0
     with descriptors_left(kept - SCATTERED, limit):
-        assert are_short()
+        assert to_spare() <= 0
         held = open_some(kept - SCATTERED)
-        assert are_short()
+        assert to_spare() <= 0
         close_all(held)
     with descriptors_left(kept + SCATTERED, limit):
-        assert not are_short()
+        assert to_spare() > 0
 
 
 def test_an_operation_has_the_reserve_when_there_are_no_others():

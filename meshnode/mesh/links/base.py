@@ -179,12 +179,15 @@ class LinkDialer(ABC):
 
 
 @contextmanager
-def dialing(host: str) -> Iterator[None]:
-    """Bound a dial by DIAL_TIMEOUT, and turn what looking up ``host`` may raise into OSErrors."""
+def dialing(host: str, late: str = "no connection") -> Iterator[None]:
+    """Bound a dial by DIAL_TIMEOUT, and turn what looking up ``host`` may raise into OSErrors.
+
+    ``late`` says what has not come in time.
+    """
     try:
         with trio.fail_after(DIAL_TIMEOUT):
             yield
     except trio.TooSlowError:
-        raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+        raise OSError(f"{late} within {DIAL_TIMEOUT:g} s") from None
     except UnicodeError as exc:
         raise OSError(f"{host} is no name that could be looked up") from exc

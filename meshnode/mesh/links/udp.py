@@ -143,7 +143,7 @@ class UdpDialer(LinkDialer):
 
     async def dial(self) -> DialedUdpLink:
         """Open a socket that is connected to the first address that can be."""
-        with dialing(self._host):
+        with dialing(self._host, late="no answer to the name"):
             found = await trio.socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
         fault = OSError(f"{self._host} has no address")
         for family, _, _, _, address in found:

@@ -12,7 +12,7 @@ import trio
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.links.base import Link, Message
 from meshnode.mesh.peers.ending import Boundary, Ended
-from meshnode.mesh.peers.sendqueue import BATCH_BYTES, SendBudget, SendQueue
+from meshnode.mesh.peers.sendqueue import BATCH_BYTES, LinkSendBudget, SendQueue
 from meshnode.protocol.framing import MAX_MESSAGE
 
 SEND_TIMEOUT = 21.0
@@ -79,7 +79,7 @@ class LinkSender:
     def __init__(
         self,
         link: Link,
-        budget: SendBudget,
+        budget: LinkSendBudget,
         boundary: Boundary,
         log: SubjectLogger,
         drained: Callable[[], None],

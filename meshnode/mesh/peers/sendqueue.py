@@ -41,7 +41,7 @@ BATCH_BYTES = 512 * 1024
 """Bytes joined into one send at most: more gains nothing on any link."""
 
 
-class SendBudget:
+class LinkSendBudget:
     """What may wait on all links of a node; ``freed`` is told what each ended link frees."""
 
     def __init__(self, freed: Callable[[int], None] = lambda size: None) -> None:
@@ -108,13 +108,13 @@ class SendQueue:
         "dropped",
     )
 
-    def __init__(self, budget: SendBudget | None = None) -> None:
+    def __init__(self, budget: LinkSendBudget | None = None) -> None:
         """All links of a node share ``budget``; without one there are no other links."""
         self._routing: deque[Message] = deque()
         self._data: deque[Message] = deque()
         self._routing_bytes = 0
         self._data_bytes = 0
-        self._budget = budget or SendBudget()
+        self._budget = budget or LinkSendBudget()
         self._lent = 0
         """Messages that wait as views of a read buffer."""
         self._lent_sending = self._sending_bytes = 0

@@ -47,7 +47,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Link, LinkFigures
 from meshnode.mesh.peers.ending import Boundary, EndCheck, Ended, LinkLog, RepeatFilter
 from meshnode.mesh.peers.sending import LinkSender
-from meshnode.mesh.peers.sendqueue import SendBudget
+from meshnode.mesh.peers.sendqueue import LinkSendBudget
 from meshnode.policies import LinkPolicy
 from meshnode.protocol import peering
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
@@ -121,7 +121,7 @@ class PeerSession:
         own_id: str,
         idle_timeout: float,
         repeats: RepeatFilter,
-        budget: SendBudget,
+        budget: LinkSendBudget,
     ) -> None:
         self.name, self.holder = link.name, link.holder
         self._link = link

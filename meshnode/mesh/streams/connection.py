@@ -378,9 +378,11 @@ class Connection:
 
     def engine_failed(self, error: Exception) -> None:
         """End the connection without a last packet: the engine's state cannot be trusted."""
-        if not self._over:
-            self._log.error("the QUIC engine failed, the connection ends", exc_info=error)
-            self._fail(StreamError(f"the QUIC engine failed: {type(error).__name__}"))
+        if self._over:
+            self._log.debug("the last packet of a connection was not sent", exc_info=error)
+            return
+        self._log.error("the QUIC engine failed, the connection ends", exc_info=error)
+        self._fail(StreamError(f"the QUIC engine failed: {type(error).__name__}"))
 
     def _fail(self, error: MeshError, closing: bool = False) -> None:
         """End the connection for whoever uses it; ``closing`` leaves one transmission to do."""

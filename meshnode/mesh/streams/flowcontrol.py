@@ -33,7 +33,7 @@ for it: a window is no larger than what may be in flight."""
 MAX_BYTES = 96 * 1024 * 1024
 """Bytes that may be sent ahead on all streams; the least windows are not counted."""
 
-MANY_STREAMS = 112
+MAX_PEER_STREAMS = 112
 """Streams that a peer may open on a connection. Dialers open a hundred, but a listener may not have
 heard the last of some that are over for them."""
 
@@ -76,7 +76,7 @@ class CreditPool:
 
     def __init__(self) -> None:
         self.bytes = Shares(MAX_BYTES, MAX_BYTES // BYTES_SPARED, near=NEAR_BYTES)
-        self.streams = Shares(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MANY_STREAMS)
+        self.streams = Shares(MAX_OPEN, MAX_OPEN // STREAMS_SPARED, near=MAX_PEER_STREAMS)
 
 
 class Credit:

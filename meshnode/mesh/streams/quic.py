@@ -29,7 +29,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
 
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE, CappedReno, NoPacer
-from meshnode.mesh.streams.flowcontrol import CREDIT_STEP, MANY_STREAMS, Credit
+from meshnode.mesh.streams.flowcontrol import CREDIT_STEP, MAX_PEER_STREAMS, Credit
 from meshnode.mesh.streams.identity import Identity, is_insecure
 from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
 from meshnode.mesh.streams.quicsettings import (
@@ -133,7 +133,7 @@ class MeshQuicConnection(FrameBounds):
         # own promises are still to be sent.
         super()._alpn_handler(alpn_protocol)
         if not self._is_client:
-            self._credit.promise(MANY_STREAMS if self.takes_many_streams else 1)
+            self._credit.promise(MAX_PEER_STREAMS if self.takes_many_streams else 1)
             self._local_max_stream_data_bidi_remote = self._credit.window
             _set_limit(self._local_max_streams_bidi, self._credit.streams)
             self.tls.handshake_extensions = [

@@ -20,8 +20,8 @@ from meshnode.work.units.unit import Unit
 RETRY = 5.0
 """Seconds between tries of a full disk; no event announces free space."""
 
-PASSING = files.PASSING | {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""Errors that say what the machine lacks at this moment."""
+WAITED_FOR = files.PASSING | {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors after which the copy waits: what passes, and a disk that is full or read-only."""
 
 
 class CannotStore(WorkError):
@@ -50,7 +50,7 @@ class StorageWait:
         Raises:
             CannotStore: none does.
         """
-        if error.errno not in PASSING:
+        if error.errno not in WAITED_FOR:
             raise CannotStore(error) from error
         reason = f"waiting for disk space: {error.strerror}"
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
@@ -84,7 +84,7 @@ class StorageWait:
                 raise
             except WorkError as error:
                 cause = error.__cause__
-                if not isinstance(cause, OSError) or cause.errno not in PASSING:
+                if not isinstance(cause, OSError) or cause.errno not in WAITED_FOR:
                     raise
                 await self.wait(cause)
             else:

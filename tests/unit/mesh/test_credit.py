@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshnode.mesh.streams.flowcontrol import (
     FIRST_WINDOW,
     LEAST_WINDOW,
-    MANY_STREAMS,
     MAX_BYTES,
     MAX_OPEN,
+    MAX_PEER_STREAMS,
     WIDE_WINDOW,
     Credit,
     CreditPool,
@@ -30,7 +30,7 @@ class Peers(RuleBasedStateMachine):
         self.pool = CreditPool()
         self.open: list[tuple[Holder, Credit, dict[int, int]]] = []
 
-    @rule(node=NODES, streams=st.sampled_from([1, MANY_STREAMS]))
+    @rule(node=NODES, streams=st.sampled_from([1, MAX_PEER_STREAMS]))
     def connect(self, node, streams):
         credit = Credit(self.pool, node)
         credit.promise(streams)
@@ -84,8 +84,8 @@ TestPeers.settings = hypothesis.settings(max_examples=60, stateful_step_count=40
 
 def test_an_ordinary_node_has_fast_streams_and_room_for_more():
     credit = Credit(CreditPool(), Holder("node"))
-    credit.promise(MANY_STREAMS)
-    assert (credit.streams, credit.window) == (MANY_STREAMS, FIRST_WINDOW)
+    credit.promise(MAX_PEER_STREAMS)
+    assert (credit.streams, credit.window) == (MAX_PEER_STREAMS, FIRST_WINDOW)
     assert [credit.widen(4 * n) for n in range(5)] == [WIDE_WINDOW] * 5
 
 
@@ -93,7 +93,7 @@ def test_a_node_that_opens_all_it_can_leaves_windows_for_another():
     pool = CreditPool()
     greedy = [Credit(pool, Holder("greedy")) for _ in range(1000)]
     for credit in greedy:
-        credit.promise(MANY_STREAMS)
+        credit.promise(MAX_PEER_STREAMS)
         for n in range(credit.streams):
             credit.widen(4 * n)
     assert sum(credit.streams for credit in greedy) <= MAX_OPEN // 2 + 1000
@@ -111,11 +111,11 @@ def test_nodes_that_a_peer_invents_leave_windows_and_streams_to_all_others(other
     pool = CreditPool()
     for number in range(500):
         credit = Credit(pool, Holder(str(number), "10.0.0.66", is_near and number % 2 == 0))
-        credit.promise(MANY_STREAMS)
+        credit.promise(MAX_PEER_STREAMS)
         for n in range(credit.streams):
             credit.widen(4 * n)
     credit = Credit(pool, other)
-    credit.promise(MANY_STREAMS)
-    assert credit.streams == MANY_STREAMS
+    credit.promise(MAX_PEER_STREAMS)
+    assert credit.streams == MAX_PEER_STREAMS
     assert credit.window > LEAST_WINDOW
     assert is_near or credit.widen(0) == WIDE_WINDOW

@@ -16,7 +16,7 @@ from meshnode.mesh.peers.sendqueue import (
     MAX_LENT,
     MAX_WAITING,
     QUEUE_BYTES,
-    SendBudget,
+    LinkSendBudget,
     SendQueue,
 )
 
@@ -33,7 +33,7 @@ def fill(queue: SendQueue, message: Message = MESSAGE) -> int:
 
 @pytest.mark.parametrize("links", [1, 4, 10, 300, 2000])
 def test_links_that_read_nothing_hold_no_more_than_the_budget_and_their_least_parts(links):
-    outgoing = SendBudget()
+    outgoing = LinkSendBudget()
     queues = [SendQueue(outgoing) for _ in range(links)]
     for queue in queues:
         queue.open()
@@ -46,7 +46,7 @@ def test_links_that_read_nothing_hold_no_more_than_the_budget_and_their_least_pa
 
 
 def test_a_link_that_reads_has_its_part_while_all_others_are_behind():
-    outgoing = SendBudget()
+    outgoing = LinkSendBudget()
     deaf = [SendQueue(outgoing) for _ in range(100)]
     reader = SendQueue(outgoing)
     for queue in (*deaf, reader):
@@ -57,7 +57,7 @@ def test_a_link_that_reads_has_its_part_while_all_others_are_behind():
 
 
 async def test_what_has_left_or_belonged_to_a_link_that_is_gone_counts_no_more():
-    outgoing = SendBudget()
+    outgoing = LinkSendBudget()
     one, other = SendQueue(outgoing), SendQueue(outgoing)
     for queue in (one, other):
         queue.open()
@@ -83,7 +83,7 @@ OPERATION = st.tuples(
 
 @given(st.lists(OPERATION, max_size=200))
 def test_whatever_links_do_the_count_is_of_what_waits(operations):
-    outgoing = SendBudget()
+    outgoing = LinkSendBudget()
     queues = [SendQueue(outgoing) for _ in range(3)]
     taken = [0, 0, 0]
 
@@ -128,7 +128,7 @@ def is_held(space: bytearray) -> bool:
 
 
 def test_messages_that_wait_hold_few_of_the_spaces_that_they_were_read_into():
-    outgoing = SendBudget()
+    outgoing = LinkSendBudget()
     spaces = [bytearray(SPACE // 64) for _ in range(4 * MAX_LENT)]
     queues = [SendQueue(outgoing) for _ in range(4)]
     for number, space in enumerate(spaces):

@@ -443,3 +443,12 @@ async def test_who_does_the_work_can_be_woken(autojump_clock):
             mail.boxes[name] = 1
             mail.reader.wake(name)
     assert mail.working == 0
+
+
+async def test_a_dialer_whose_peers_name_is_not_found_in_time_says_so(autojump_clock, monkeypatch):
+    async def look_up(*args, **options):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    with pytest.raises(OSError, match="no answer to the name within"):
+        await udp.UdpDialer("foo", 1).dial()

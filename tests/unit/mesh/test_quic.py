@@ -20,8 +20,8 @@ from meshnode.mesh.streams.congestion import (
 )
 from meshnode.mesh.streams.flowcontrol import (
     FIRST_WINDOW,
-    MANY_STREAMS,
     MAX_BYTES,
+    MAX_PEER_STREAMS,
     WIDE_WINDOW,
     Credit,
     CreditPool,
@@ -170,9 +170,9 @@ def test_streams_whose_readers_stall_do_not_stop_another(read):
 
 def test_a_dialer_of_many_streams_may_open_them_and_another_one():
     client, server = connected()
-    assert client._remote_max_streams_bidi == MANY_STREAMS
+    assert client._remote_max_streams_bidi == MAX_PEER_STREAMS
     assert client.may_open
-    client.send_stream_data(4 * (MANY_STREAMS - 1), b"x")
+    client.send_stream_data(4 * (MAX_PEER_STREAMS - 1), b"x")
     assert not client.may_open
     plain = MeshQuicConnection.client("foo", SERVER, 0.0, new_credit())
     plain._serialize_transport_parameters = lambda: QuicConnection._serialize_transport_parameters(
