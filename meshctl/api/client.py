@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from meshctl.api import JsonObject
-from meshctl.api.connection import Connection, ControlStream, FramedStream, ResultStream
+from meshctl.api.connection import Connection, ControlStream, ResultStream
 from meshctl.api.errors import (
     BadSettings,
     CannotReach,
@@ -19,6 +19,7 @@ from meshctl.api.errors import (
     ProtocolMismatch,
     SessionLost,
 )
+from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.settings import TlsSettings, parse_address
 from meshctl.api.status import UNFINISHED, Watch
 from meshctl.api.submission import Payload, Submission, send_submission, submission_line
@@ -27,7 +28,6 @@ OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
 milliseconds; ten seconds are for a far one."""
 
-_FRAMED = "Connecting framed"
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 
 
@@ -42,16 +42,27 @@ class ControlClient:
         tls: For ``tls://``; the default trusts the system's CAs and shows no certificate.
         timeout: Seconds for each step of opening a session. Replies are not bounded: a cancel or
             a ping takes the time that the node gives it.
+        node: Ask the control service of this node, through the mesh that the one at ``address``
+            is part of. It judges what a client from there may do.
+        tls_client: Name of a ``tls-client`` of the node at ``address``, for the way to ``node``.
 
     Raises:
-        BadSettings: the address is none.
+        BadSettings: the address is none, or ``node`` is no ID.
     """
 
     def __init__(
-        self, address: str, *, tls: TlsSettings | None = None, timeout: float = OPEN_TIMEOUT
+        self,
+        address: str,
+        *,
+        tls: TlsSettings | None = None,
+        timeout: float = OPEN_TIMEOUT,
+        node: str = "",
+        tls_client: str = "",
     ) -> None:
         self._name = address
         self._address = parse_address(address)
+        self._node = _word("node", node) if node else ""
+        self._tls_client = _word("TLS client", tls_client) if tls_client else ""
         self._tls = tls or TlsSettings()
         self._timeout = timeout
         self._session: Connection | None = None
@@ -83,6 +94,12 @@ class ControlClient:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def at(self, node: str, tls_client: str = "") -> "ControlClient":
+        """Return a client of the control service of ``node``, through the node of this one."""
+        return ControlClient(
+            self._name, tls=self._tls, timeout=self._timeout, node=node, tls_client=tls_client
+        )
 
     def command(self, command: str | Mapping[str, object]) -> JsonObject:
         """Send one command that has one reply, and return that.
@@ -137,16 +154,10 @@ class ControlClient:
             node: Ask the control service of this node, through ours.
             tls_client: Name of a ``tls-client`` of our node, for the way to ``node``.
         """
-        command = f"work list {_word('unit ID', unit_id)}" if unit_id else "work list"
-        if not node:
-            return self.command(command)
-        session, _ = self._connect_to(node, "control", tls_client)
-        try:
-            session.read_greeting(f"service control of {node}")
-            session.send_line(command)
-            return session.read_json()
-        finally:
-            session.close()
+        if node:
+            with self.at(node, tls_client) as other:
+                return other.work_list(unit_id)
+        return self.command(f"work list {_word('unit ID', unit_id)}" if unit_id else "work list")
 
     def work_status(self, unit_id: str) -> JsonObject:
         """Return the status of one unit. Raises CommandRefused when there is none of that ID."""
@@ -286,34 +297,15 @@ class ControlClient:
         Raises:
             CommandRefused: the mesh said why not.
         """
-        # A receptor node ignores "framed" and sends plain bytes, whose end looks like their loss.
-        session, reply = self._connect_to(node, service, tls_client, framed=True)
-        if reply == _FRAMED:
-            return FramedStream(session)
-        return ControlStream(session)
-
-    def _connect_to(
-        self, node: str, service: str, tls_client: str, *, framed: bool = False
-    ) -> tuple[Connection, str]:
-        request: JsonObject = {
-            "command": "connect",
-            "node": _word("node", node),
-            "service": _word("service", service),
-        }
-        if tls_client:
-            request["tls"] = _word("TLS client", tls_client)
-        if framed:
-            request["framed"] = True
+        _word("node", node)
+        _word("service", service)
+        _word("TLS client", tls_client or "none")
         session = self._take()
         try:
-            session.send_line(json.dumps(request, ensure_ascii=False))
-            line = session.read_line()
-            if not line.startswith("Connecting"):
-                raise ProtocolMismatch(f"the node's reply is not one to connect: {line[:60]!r}")
+            return connect_on(session, node, service, tls_client, framed=True)
         except BaseException:
             session.close()
             raise
-        return session, line
 
     def _outcome(self, subcommand: str, unit_id: str) -> str:
         reply = self.command(f"work {subcommand} {_word('unit ID', unit_id)}")
@@ -329,8 +321,13 @@ class ControlClient:
                 return session
             session.close()
         session = Connection.open(self._address, self._name, self._tls, self._timeout)
-        self._node_id = session.node_id
-        return session
+        try:
+            there = open_at_node(session, self._node, self._tls_client, self._timeout)
+        except BaseException:
+            session.close()
+            raise
+        self._node_id = there.node_id
+        return there
 
     @contextmanager
     def _using(self) -> Iterator[Connection]:

@@ -214,6 +214,10 @@ class ControlStream:
         """
         return self._connection.receive(max_bytes)
 
+    def is_idle(self) -> bool:
+        """Whether the stream is up and nothing is unread."""
+        return self._connection.is_idle()
+
     def fileno(self) -> int:
         """Return the descriptor of the socket under the stream."""
         return self._connection.fileno()
@@ -304,6 +308,10 @@ class FramedStream(ControlStream):
         super().__init__(connection)
         self._left = 0
         self._ended = False
+
+    def is_idle(self) -> bool:
+        """Whether the stream is up and nothing is unread, not even a part of a frame."""
+        return not (self._left or self._ended) and super().is_idle()
 
     def send(self, data: bytes) -> None:
         """Send all of ``data``. Raises SessionLost."""

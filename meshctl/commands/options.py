@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """The global options of one run of meshctl, as given or taken from the environment."""
+    """The global options of one run of meshctl, as given or taken from the environment.
+
+    Attributes:
+        node: another node whose control service is to be asked, through that at the socket.
+        node_tls_client: the tls-client of the node at the socket, for the way there.
+    """
 
     socket: str
     config: str
@@ -29,6 +34,8 @@ class Invocation:
     key: str
     cert: str
     insecureskipverify: bool
+    node: str = ""
+    node_tls_client: str = ""
 
     def client(self) -> "ControlClient":
         """Make the client that these options describe; nothing is opened yet.
@@ -55,7 +62,7 @@ class Invocation:
             TlsSettings(self.rootcas, self.key, self.cert, self.insecureskipverify),
             read=isinstance(address, NetworkAddress) and address.tls,
         )
-        return ControlClient(self.socket, tls=tls)
+        return ControlClient(self.socket, tls=tls, node=self.node, tls_client=self.node_tls_client)
 
     def shell_command(self, *words: str) -> str:
         """Return the line that a person can paste to run ``meshctl`` on the same node."""
@@ -70,8 +77,12 @@ class Invocation:
             "--cert": self.cert,
             "--insecureskipverify": "true" if self.insecureskipverify else "",
         }
-        given = [part for name, value in options.items() if value for part in (name, value)]
-        return shlex.join(["meshctl", *given, *words])
+        there = {"--node": self.node, "--tls-client": self.node_tls_client}
+        given, also = (
+            [part for name, value in group.items() if value for part in (name, value)]
+            for group in (options, there)
+        )
+        return shlex.join(["meshctl", *given, *words[:2], *also, *words[2:]])
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
@@ -79,6 +90,23 @@ pass_invocation = click.make_pass_decorator(Invocation)
 tls_client_option = click.option(
     "--tls-client", default="", help="tls-client of our node for the way to --node."
 )
+
+
+def pass_invocation_at(command: Callable[..., None]) -> Callable[..., None]:
+    """As ``pass_invocation``, with the options that choose the node whose units are meant."""
+
+    @click.option("--node", default="", help="Node whose units are meant; default: the local one.")
+    @tls_client_option
+    @pass_invocation
+    @wraps(command)
+    def at_node(
+        invocation: Invocation, /, *args: Any, node: str, tls_client: str, **kwargs: Any
+    ) -> None:
+        there = replace(invocation, node=node, node_tls_client=tls_client)
+        return command(there, *args, **kwargs)
+
+    return at_node
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -8,7 +8,7 @@ import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.api.status import CANCELED, FAILED, UNFINISHED
-from meshctl.commands.options import Invocation, pass_invocation
+from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -51,7 +51,7 @@ lines, and never much memory."""
     help="Go on until the unit has ended (the default), or stop after what there is now.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The final status as JSON on stderr.")
-@pass_invocation
+@pass_invocation_at
 def results(
     invocation: Invocation,
     unit_id: str,

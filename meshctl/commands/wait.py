@@ -16,7 +16,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
-from meshctl.commands.options import Age, Invocation, json_option, pass_invocation
+from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
 from meshctl.commands.results import ending, report_end
 from meshctl.render.output import (
     ExitCode,
@@ -41,7 +41,7 @@ Status = dict[str, Any]
 @click.argument("unit_ids", nargs=-1, required=True)
 @click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
 @json_option
-@pass_invocation
+@pass_invocation_at
 def wait(
     invocation: Invocation, unit_ids: tuple[str, ...], timeout: timedelta | None, as_json: bool
 ) -> None:

@@ -15,9 +15,8 @@ from meshctl.commands.options import (
     filter_options,
     json_option,
     now,
-    pass_invocation,
+    pass_invocation_at,
     selection_options,
-    tls_client_option,
 )
 from meshctl.commands.results import results
 from meshctl.commands.submit import submit
@@ -48,19 +47,15 @@ for command in (submit, wait, results):
 
 @work.command("list")
 @click.option("--quiet", "-q", is_flag=True, help="Only the unit IDs.")
-@click.option("--node", default="", help="Node whose units to list; default: the local one.")
 @click.option("--unit_id", "--unit-id", default="", help="Only this unit.")
-@tls_client_option
 @filter_options
 @click.option("--table", "as_table", is_flag=True, help="A table also where it is no terminal.")
 @json_option
-@pass_invocation
+@pass_invocation_at
 def list_units(
     invocation: Invocation,
     quiet: bool,
-    node: str,
     unit_id: str,
-    tls_client: str,
     wanted: UnitFilter,
     as_table: bool,
     as_json: bool,
@@ -69,7 +64,7 @@ def list_units(
     if as_table and (as_json or quiet):
         raise Failure(f"Cannot combine --table with {'--json' if as_json else '--quiet'}.")
     with invocation.client() as client:
-        known = client.work_list(unit_id, node=node, tls_client=tls_client)
+        known = client.work_list(unit_id)
     units = wanted.choose(known, now())
     if quiet and as_json:
         print_json(list(units))
@@ -87,7 +82,7 @@ def list_units(
 @click.argument("unit_id")
 @click.option("--watch", "-w", is_flag=True, help="A line for each change, until the unit's end.")
 @json_option
-@pass_invocation
+@pass_invocation_at
 def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool) -> None:
     """Show the status of a unit: lines on a terminal, JSON otherwise.
 
@@ -109,7 +104,7 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
 @work.command()
 @click.argument("unit_ids", nargs=-1)
 @json_option
-@pass_invocation
+@pass_invocation_at
 def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> None:
     """Stop units of work."""
     _end_units(invocation, "cancel", unit_ids, as_json=as_json)
@@ -120,7 +115,7 @@ def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> 
 @selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
-@pass_invocation
+@pass_invocation_at
 def release(
     invocation: Invocation,
     force: bool,
@@ -143,7 +138,7 @@ def release(
 @selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
-@pass_invocation
+@pass_invocation_at
 def force_release(
     invocation: Invocation,
     everything: bool,

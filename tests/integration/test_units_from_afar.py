@@ -1,0 +1,69 @@
+"""``meshctl work … --node``: units of a node that is two hops away, through the nodes between."""
+
+import json
+
+import pytest
+from harness import Cluster, Node, free_port
+
+WORK = {"lasting": "echo begun; exec sleep 1000", "echo": "echo all of it"}
+
+
+@pytest.fixture
+def line(cluster: Cluster) -> tuple[Node, Node, Node]:
+    """Return foo, mid and bar in a line; bar runs work."""
+    left, right = free_port(), free_port()
+    foo = cluster.node("foo", listen=left)
+    mid = cluster.node("mid", peers=[left], listen=right)
+    bar = cluster.node("bar", peers=[right], work=WORK)
+    foo.wait_knows("mid", "bar")
+    foo.wait_service("bar")
+    bar.wait_knows("foo")
+    return foo, mid, bar
+
+
+def test_an_orphan_is_found_read_ended_and_cleaned_up_from_afar(
+    line: tuple[Node, Node, Node],
+) -> None:
+    foo, _, bar = line
+    orphan = bar.submit("lasting", "--no-payload")
+    bar.wait_output(orphan, b"begun\n")
+    units = json.loads(foo.meshctl("work", "list", "--node", "bar", "--json"))
+    assert [(unit, status["StateName"]) for unit, status in units.items()] == [(orphan, "Running")]
+    results = foo.meshctl("work", "results", orphan, "--no-follow", "--node", "bar")
+    assert results == b"begun\n"
+    out = foo.meshctl("work", "cancel", orphan, "--node", "bar")
+    assert out == f"Cancelled:\n({orphan}, cancelled)\n".encode()
+    done = foo.cluster.run(
+        *("meshctl", "--socket", foo.socket, "work", "wait", orphan, "--node", "bar"), check=False
+    )
+    assert (done.returncode, done.stdout) == (6, f"({orphan}, Canceled)\n".encode())
+    status = json.loads(foo.meshctl("work", "status", orphan, "--node", "bar", "--json"))
+    assert status == bar.unit_status(orphan)
+    out = foo.meshctl("work", "release", orphan, "--node", "bar")
+    assert out == f"Released:\n({orphan}, released)\n".encode()
+    assert bar.ask("work list") == foo.ask("work list") == {}
+
+
+def test_results_and_wait_follow_a_unit_that_runs_two_hops_away(
+    line: tuple[Node, Node, Node],
+) -> None:
+    foo, _, bar = line
+    unit = bar.submit("echo", "--no-payload")
+    assert foo.meshctl("work", "results", unit, "--node", "bar") == b"all of it\n"
+    assert foo.meshctl("work", "wait", unit, "--node", "bar") == f"({unit}, Succeeded)\n".encode()
+
+
+def test_units_that_the_other_node_has_submitted_are_its_own_business(
+    line: tuple[Node, Node, Node],
+) -> None:
+    foo, mid, bar = line
+    mid.wait_service("bar")
+    unit = mid.submit("echo", "--node", "bar", "--no-payload")
+    assert mid.results(unit) == b"all of it\n"
+    assert json.loads(foo.meshctl("work", "list", "--node", "mid", "--json")) == {}
+    refused = foo.cluster.run(
+        *("meshctl", "--socket", foo.socket, "work", "release", unit, "--node", "mid"), check=False
+    )
+    assert refused.returncode == 1
+    assert b"node mid: this work unit was submitted here for another node" in refused.stderr
+    assert list(bar.ask("work list")) != []
