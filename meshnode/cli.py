@@ -94,7 +94,7 @@ def _start(config: NodeConfig, arguments: list[str]) -> int:
     from meshnode import node  # noqa: PLC0415
 
     try:
-        return node.run(config, lambda: load_arguments(arguments))
+        return node.run(config, lambda: load_arguments(arguments, for_reload=True))
     except ExceptionGroup as group:
         # An error of a task arrives in the exception groups of the nurseries that it passed.
         expected, rest = group.split(MeshnodeError)

@@ -3,6 +3,7 @@
 import gc
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 import trio
@@ -22,7 +23,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
-from meshnode.work.configured import make_units
+from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses
@@ -65,8 +66,9 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
             links = ConfiguredLinks(mesh)
-            reloader = Reloader(config, load_again, mesh, links)
-            await _start(config, reloader, mesh, links, nursery, reserve)
+            work = ConfiguredWork(config, mesh, raise_limit(), reserve)
+            reloader = Reloader(config, load_again, mesh, links, work)
+            await _start(config, reloader, mesh, links, work, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", __version__, took)
             begin_collections()
@@ -91,13 +93,13 @@ async def _start(
     reloader: Reloader,
     mesh: Mesh,
     links: ConfiguredLinks,
+    work: ConfiguredWork,
     nursery: trio.Nursery,
-    reserve: DescriptorReserve,
 ) -> None:
     """Start every part. What other nodes can see comes last: links, once all else answers."""
     mesh.set_firewall(config.node.firewallrules)
     registry = CommandRegistry()
-    units = make_units(config, mesh, raise_limit(), reserve)
+    units = work.units
     register_mesh_commands(
         registry, mesh, reloader, units.warnings, forwarding=config.node.allowforwarding
     )
@@ -108,11 +110,10 @@ async def _start(
     if config.node.unit_retention is not None:
         nursery.start_soon(Retention(units, config.node.unit_retention).run)
     registry.register(work_command(units))
-    work_types = [WorkType(name, secure) for name, secure in units.advertised]
     service = ControlService(config.node.id, registry)
     reloader.when_asked(service.restore_sockets)
     for directive in config.control_services:
-        listeners = await _open_control(mesh, directive, work_types)
+        listeners = await _open_control(mesh, directive, work.advertised)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, nursery)
     await links.apply(config.listeners, config.peers)
@@ -147,7 +148,7 @@ async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery)
 
 
 async def _open_control(
-    mesh: Mesh, directive: ControlServiceDirective, work_types: list[WorkType]
+    mesh: Mesh, directive: ControlServiceDirective, work_types: Sequence[WorkType]
 ) -> list[ControlListener]:
     try:
         return await open_listeners(

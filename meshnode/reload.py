@@ -1,4 +1,4 @@
-"""Takes a changed configuration over while the node runs: links, firewall rules, log level.
+"""Takes a changed configuration over while the node runs: links, work, firewall rules, log level.
 
 Everything else needs a restart. A configuration is taken over whole or not at all.
 """
@@ -18,22 +18,35 @@ from meshnode.errors import ConfigError, ReloadFault, ReloadRefused
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.resources import NoThread, in_thread
+from meshnode.work.configured import ConfiguredWork, WorkChange
 
 ConfigLoader = Callable[[], NodeConfig]
 """Reads the configuration again from where it came; raises ConfigError."""
+
+
+NO_LINK = (
+    "no link is configured any more; a start with this configuration is refused: "
+    "add a tcp-listener or tcp-peer, or local-only to run without any"
+)
 
 
 class Reloader:
     """What ``reload`` and SIGHUP do."""
 
     def __init__(
-        self, running: NodeConfig, load_again: ConfigLoader, mesh: Mesh, links: ConfiguredLinks
+        self,
+        running: NodeConfig,
+        load_again: ConfigLoader,
+        mesh: Mesh,
+        links: ConfiguredLinks,
+        work: ConfiguredWork,
     ) -> None:
-        """``running`` is the configuration that ``mesh`` and ``links`` have."""
+        """``running`` is the configuration that ``mesh``, ``links`` and ``work`` have."""
         self._running = running
         self._load_again = load_again
         self._mesh = mesh
         self._links = links
+        self._work = work
         self._started = trio.Event()
         self._when_asked: list[Callable[[], None]] = []
         self._shared = SharedReload(self._reload)
@@ -88,12 +101,18 @@ class Reloader:
 
     async def _take_over(self, fresh: NodeConfig) -> None:
         try:
+            # First what can be refused and changes nothing yet, then what can be refused.
+            work = await self._work.prepare(fresh)
             changed = await self._links.apply(fresh.listeners, fresh.peers)
         except LinksRefused as exc:
             text = "; ".join((_one_line(exc), *exc.disturbed))
             raise ReloadRefused(f"{text}; all else is as before", ReloadFault.FAILED) from exc
         except ConfigError as exc:
             raise ReloadRefused(_one_line(exc), ReloadFault.FAILED) from exc
+        except NoThread as exc:
+            raise ReloadRefused(exc.strerror or str(exc), ReloadFault.FAILED) from exc
+        # Nothing from here on can be refused, and nobody else runs in between.
+        changed |= self._apply_work(fresh, work)
         old, self._running = self._running, fresh
         if fresh.log_level != old.log_level:
             logs.set_level(fresh.log_level.level)
@@ -104,6 +123,17 @@ class Reloader:
             self._log.info("firewall rules: %d", len(fresh.node.firewallrules))
             changed = True
         self._log.info("done" if changed else "nothing changed")
+        if not (fresh.listeners or fresh.peers or fresh.local_only):
+            self._log.warning(NO_LINK)
+
+    def _apply_work(self, fresh: NodeConfig, change: WorkChange) -> bool:
+        before = self._work.advertised
+        changed = self._work.apply(change)
+        if set(self._work.advertised) != set(before):
+            for directive in fresh.control_services:
+                if directive.service:
+                    self._mesh.set_work_types(directive.service, self._work.advertised)
+        return changed
 
 
 def changes_that_need_a_restart(old: NodeConfig, new: NodeConfig) -> list[str]:

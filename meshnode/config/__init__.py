@@ -53,11 +53,12 @@ def load_file(path: str) -> NodeConfig:
     return build(raws, Place(path), faults)
 
 
-def load_arguments(argv: Sequence[str]) -> NodeConfig:
+def load_arguments(argv: Sequence[str], *, for_reload: bool = False) -> NodeConfig:
     """Return the configuration in arguments: ``--directive name=value …`` and ``--config FILE``.
 
     Directives of files come first, in order, then those of the command line; ``--log-level`` on
-    the command line replaces a file's.
+    the command line replaces a file's. A node that runs may lose its last link (``for_reload``);
+    one that starts without any must be ``local-only``.
 
     Raises:
         ConfigFaults: an argument or a file is wrong.
@@ -69,7 +70,7 @@ def load_arguments(argv: Sequence[str]) -> NodeConfig:
     if not raws:
         faults.raise_if_any()
     whole = Place(arguments.files[0] if arguments.files else COMMAND_LINE)
-    return build(raws, whole, faults)
+    return build(raws, whole, faults, for_reload=for_reload)
 
 
 __all__ = [

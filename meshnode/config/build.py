@@ -34,13 +34,16 @@ OPTIONS = ("config", "help", "version")
 """Options that a mistyped directive on the command line may have been meant to be."""
 
 
-def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeConfig:
+def build(
+    raws: Iterable[RawDirective], whole: Place, faults: FaultLog, *, for_reload: bool = False
+) -> NodeConfig:
     """Return the configuration that the directives make.
 
     Args:
         raws: the directives in the order in which they were given.
         whole: named by faults that concern no single directive.
         faults: where the faults of reading went, and where more may go.
+        for_reload: whether a node that runs takes it over. It may lose its last link so.
 
     Raises:
         ConfigFaults: anything at all is wrong; it has every fault found.
@@ -49,7 +52,7 @@ def build(raws: Iterable[RawDirective], whole: Place, faults: FaultLog) -> NodeC
     _check_claims(typed, faults)
     # Only once each directive is right: a mistyped listener is not also a missing one.
     if not faults:
-        _check_links(typed, whole, faults)
+        _check_links(typed, None if for_reload else whole, faults)
         check_verifiable(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()
@@ -234,7 +237,8 @@ def _check_claims(typed: Iterable[Directive], faults: FaultLog) -> None:
                 faults.add(place, info.name, name, text=text)
 
 
-def _check_links(typed: Sequence[Directive], whole: Place, faults: FaultLog) -> None:
+def _check_links(typed: Sequence[Directive], whole: Place | None, faults: FaultLog) -> None:
+    """Note links beside ``local-only``, and at ``whole``, if given, that there is neither."""
     links = [d for d in typed if isinstance(d, (ListenerDirective, PeerDirective))]
     alone = _only(typed, LocalOnly)
     if alone and links:
@@ -242,7 +246,7 @@ def _check_links(typed: Sequence[Directive], whole: Place, faults: FaultLog) -> 
         where = first.origin.place.seen_from(alone.origin.place)
         text = f"contradicts the {first.INFO.name} {where}; remove one of them"
         faults.add(alone.origin.place, alone.INFO.name, text=text)
-    if not alone and not links:
+    if whole and not alone and not links:
         faults.add(
             whole,
             text="no link is configured; add a tcp-listener or tcp-peer, "

@@ -62,6 +62,8 @@ def _load_json(value: str) -> Any:
 class WorkDirective(Directive):
     """What every type of work has: its name, who may ask, what it gets, what it may not exceed."""
 
+    RELOADABLE = True
+
     worktype: str = parameter(
         text("name without spaces", names.check_work_type), "name by which clients ask for it"
     )
@@ -165,6 +167,8 @@ LEAST_TOKEN_LIFETIME: Final = 1.0
 class WorkSigning(Directive):
     """The key that signs; ``tokenexpiration`` is in seconds."""
 
+    RELOADABLE = True
+
     privatekey: Path = parameter(path("file"), "file of the RSA private key, as PEM")
     tokenexpiration: float = parameter(
         duration(LEAST_TOKEN_LIFETIME, "1s"),
@@ -183,6 +187,8 @@ class WorkSigning(Directive):
 )
 class WorkVerification(Directive):
     """The key that signatures are checked with."""
+
+    RELOADABLE = True
 
     publickey: Path = parameter(path("file"), "file of the RSA public key, as PEM")
 

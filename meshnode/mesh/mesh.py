@@ -185,6 +185,10 @@ class Mesh:
         await trio.lowlevel.checkpoint()
         return listener
 
+    def set_work_types(self, service: str, work_types: Sequence[WorkType]) -> None:
+        """Advertise a service that :meth:`listen` has opened with these types of work."""
+        self._link_state.announcer.set_work_types(service, tuple(work_types) or None)
+
     async def dial(self, node: str, service: str) -> MeshStream:
         """Open a stream to a service of a node (this one is ``localhost`` or its own ID).
 

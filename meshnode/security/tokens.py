@@ -47,6 +47,16 @@ class Signer:
         self._lifetime = lifetime
         self._now = now
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one signs with the same key, for the same time."""
+        if not isinstance(other, Signer):
+            return NotImplemented
+        numbers = self._key.public_key().public_numbers()
+        return (numbers, self._lifetime) == (
+            other._key.public_key().public_numbers(),
+            other._lifetime,
+        )
+
     def sign(self, node: str) -> str:
         """Return a token for ``node``, which holds for ``lifetime`` seconds from now.
 
@@ -63,6 +73,12 @@ class Verifier:
         self._key = key
         self._node_id = node_id
         self._now = now
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one checks with the same key."""
+        if not isinstance(other, Verifier):
+            return NotImplemented
+        return self._key.public_numbers() == other._key.public_numbers()
 
     def verify(self, token: str) -> None:
         """Return if the token was made with our private key, for this node, and still holds.
@@ -156,7 +172,7 @@ def _refused(reason: str) -> SignatureRefused:
 def make_signer(config: NodeConfig) -> Signer | None:
     """Return what signs work for other nodes; None without a ``work-signing`` directive.
 
-    The key is read now and never again.
+    The key is read now: a reload makes another one.
 
     Raises:
         ConfigFaults: the key cannot be used.
@@ -173,7 +189,7 @@ def make_signer(config: NodeConfig) -> Signer | None:
 def make_verifier(config: NodeConfig) -> Verifier | None:
     """Return what checks signatures; None without a ``work-verification`` directive.
 
-    The key is read now and never again.
+    The key is read now: a reload makes another one.
 
     Raises:
         ConfigFaults: the key cannot be used.

@@ -2,14 +2,18 @@
 
 A new type of work that ends in a command is a class beside those of local/worktypes.py, its
 directive in config/work_directives.py, and a case of :func:`work_type`. A new runner is a line of
-the table in :func:`make_units` besides: docs/architecture.md, "Where a new thing goes".
+the table in :class:`ConfiguredWork` besides: docs/architecture.md, "Where a new thing goes".
 """
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
-from meshnode.resources import DescriptorReserve
+from meshnode.logs import subject_logger
+from meshnode.protocol.routing import WorkType
+from meshnode.resources import DescriptorReserve, in_thread
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
@@ -24,32 +28,89 @@ from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import wall_clock
 
 
-def make_units(
-    config: NodeConfig, dialer: Dialer, descriptors: int, reserve: DescriptorReserve
-) -> UnitManager:
-    """Return the manager of the units that the node's directory holds.
+@dataclass(frozen=True, slots=True)
+class WorkChange:
+    """Work types and keys of a configuration, all of them usable: :meth:`ConfiguredWork.apply`."""
 
-    ``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
-    """
-    store = UnitStore(config.node.datadir / config.node.id, reserve)
-    signatures = make_signatures(config)
-    types = {d.worktype: work_type(d) for d in config.work_types}
-    remotes = RemoteRunner(dialer, store, signatures, wall_clock, config.node.remote_maxoutput)
-    runners: dict[str, Runner] = {
-        COMMAND: CommandRunner(Launcher(descriptors), store, types),
-        REMOTE: remotes,
-    }
-    return UnitManager(
-        store=store,
-        runners=runners,
-        work_types=types,
-        elsewhere=remotes.plan,
-        node_id=config.node.id,
-        boot=boot_id(),
-        signatures=signatures,
-        forwarding=config.node.allowforwarding,
-        remember=config.node.remember_submissions,
-    )
+    types: Mapping[str, CommandType]
+    signatures: Signatures
+
+
+class ConfiguredWork:
+    """Owns a node's units, and the work types and keys that a reload may change."""
+
+    def __init__(
+        self, config: NodeConfig, dialer: Dialer, descriptors: int, reserve: DescriptorReserve
+    ) -> None:
+        """``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
+
+        Raises:
+            ConfigFaults: a key cannot be used.
+        """
+        store = UnitStore(config.node.datadir / config.node.id, reserve)
+        self._signatures = make_signatures(config)
+        self._types = make_types(config)
+        remotes = RemoteRunner(
+            dialer, store, self._signatures, wall_clock, config.node.remote_maxoutput
+        )
+        runners: dict[str, Runner] = {
+            COMMAND: CommandRunner(Launcher(descriptors), store, self._types),
+            REMOTE: remotes,
+        }
+        self.units = UnitManager(
+            store=store,
+            runners=runners,
+            work_types=self._types,
+            elsewhere=remotes.plan,
+            node_id=config.node.id,
+            boot=boot_id(),
+            signatures=self._signatures,
+            forwarding=config.node.allowforwarding,
+            remember=config.node.remember_submissions,
+        )
+        self._log = subject_logger("work")
+
+    @property
+    def advertised(self) -> tuple[WorkType, ...]:
+        """The types of work that this node offers, as it advertises them."""
+        return tuple(WorkType(name, kind.verify_signature) for name, kind in self._types.items())
+
+    async def prepare(self, config: NodeConfig) -> WorkChange:
+        """Make the types and read the keys of a configuration; nothing is changed yet.
+
+        Raises:
+            ConfigFaults: a key cannot be used.
+            NoThread: the system starts no thread to read them in.
+        """
+        return WorkChange(make_types(config), await in_thread(make_signatures, config))
+
+    def apply(self, change: WorkChange) -> bool:
+        """Offer these types and use these keys from now on; return whether any differs.
+
+        Units keep the type that they were submitted as.
+        """
+        old, fresh = dict(self._types), change.types
+        differences = [self._tell(f"type {n}", old.get(n), fresh.get(n)) for n in {**old, **fresh}]
+        self._types.clear()
+        self._types.update(fresh)
+        own, keys = self._signatures, change.signatures
+        differences.append(self._tell("signing key", own.signer, keys.signer))
+        differences.append(self._tell("verification key", own.verifier, keys.verifier))
+        own.signer, own.verifier = keys.signer, keys.verifier
+        return any(differences)
+
+    def _tell(self, what: str, old: object, new: object) -> bool:
+        """Log how something of the configuration differs; return whether it does."""
+        if old == new:
+            return False
+        how = "added" if old is None else "removed" if new is None else "changed"
+        self._log.info("%s: %s", what, how)
+        return True
+
+
+def make_types(config: NodeConfig) -> dict[str, CommandType]:
+    """Return the types of work that a configuration offers, by name."""
+    return {directive.worktype: work_type(directive) for directive in config.work_types}
 
 
 def work_type(directive: WorkDirective) -> CommandType:

@@ -1,5 +1,6 @@
 """A node that runs takes its changed file over, by meshctl and by SIGHUP."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import COMMANDS, Cluster, Node, free_port, wait_until
+from harness import COMMANDS, Cluster, Node, bash, free_port, wait_until
+from signing_keys import new_key, private_pem, public_pem, write_key
 
 Directives = list[dict[str, Any]]
 Change = Callable[[Directives], None]
@@ -42,8 +44,26 @@ def add_listener(port: int) -> Change:
     )
 
 
-def add_work(directives: Directives) -> None:
-    directives.append({"work-command": {"worktype": "new", "command": "true"}})
+def add_control(directives: Directives) -> None:
+    directives.append({"control-service": {"service": "other"}})
+
+
+def set_work(**types: str) -> Change:
+    """Return what gives a file these work types, each with a script for bash, and no others."""
+
+    def change(directives: Directives) -> None:
+        directives[:] = [d for d in directives if "work-command" not in d]
+        directives += [{"work-command": {"worktype": t} | bash(s)} for t, s in types.items()]
+
+    return change
+
+
+def types_of(status: dict[str, Any], node: str) -> set[str]:
+    """Return the work types that a node advertises, as another one has heard."""
+    found = (
+        a for a in status["Advertisements"] if (a["NodeID"], a["Service"]) == (node, "control")
+    )
+    return {kind["WorkType"] for a in found for kind in a["WorkCommands"] or ()}
 
 
 def link(node: Node, peer: str) -> dict[str, Any]:
@@ -87,9 +107,9 @@ def test_sighup_does_what_reload_does(cluster: Cluster, pair: tuple[Node, Node])
     new.wait_knows("foo", "bar")
     assert_same_link(before, link(foo, "bar"))
     # A refused one is told in the log, and ends nothing.
-    rewrite(foo, add_work)
+    rewrite(foo, add_control)
     foo.process.send_signal(signal.SIGHUP)
-    foo.wait_log(r"WARNING reload: refused, .*foo.yml:\d+: work-command: new or changed")
+    foo.wait_log(r"WARNING reload: refused, .*foo.yml:\d+: control-service: new or changed")
     assert_same_link(before, link(foo, "bar"))
     assert foo.stop() == 0
 
@@ -107,8 +127,74 @@ def test_a_link_that_is_gone_from_the_file_is_closed(pair: tuple[Node, Node]) ->
     bar.wait_log("INFO links: closed tcp-peer 127.0.0.1")
 
 
+def test_a_reload_may_remove_the_only_peer(pair: tuple[Node, Node]) -> None:
+    """Receptor calls it a success; a start with that file is refused."""
+    foo, bar = pair
+    rewrite(bar, lambda directives: directives.remove(directives[-1]))
+    assert reload(bar).returncode == 0
+    assert bar.ask("status")["Connections"] == []
+    bar.wait_log("WARNING reload: no link is configured any more; a start .* add a tcp-listener")
+    foo.wait_status(lambda status: not status["Connections"], what="the end of the link to bar")
+
+
+def test_work_types_come_change_and_go_without_a_restart(
+    cluster: Cluster, pair: tuple[Node, Node]
+) -> None:
+    foo, bar = pair
+    gate = cluster.directory / "gate"
+    os.mkfifo(gate)
+    rewrite(bar, set_work(job=f"echo one; read -r < {gate}; echo end", gone="true"))
+    assert reload(bar).returncode == 0
+    foo.wait_status(lambda s: types_of(s, "bar") == {"job", "gone"}, what="bar's types")
+    before = link(foo, "bar")
+    running = foo.submit("job", "--node", "bar", "--no-payload")
+    foo.wait_output(running, b"one\n")
+    rewrite(bar, set_work(job="echo two", new="echo new"))
+    assert reload(bar).returncode == 0
+    foo.wait_status(lambda s: types_of(s, "bar") == {"job", "new"}, what="bar's other types")
+    assert foo.results(foo.submit("job", "--node", "bar", "--no-payload")) == b"two\n"
+    assert foo.results(foo.submit("new", "--node", "bar", "--no-payload")) == b"new\n"
+    command = ("meshctl", "--socket", bar.socket, "work", "submit", "gone", "--no-payload")
+    assert b"unknown work type gone" in cluster.run(*command, check=False).stderr
+    gate.write_text("on\n")
+    assert foo.results(running) == b"one\nend\n"
+    assert_same_link(before, link(foo, "bar"))
+
+
+def test_keys_come_and_are_replaced_without_a_restart(
+    cluster: Cluster, pair: tuple[Node, Node]
+) -> None:
+    foo, bar = pair
+    private, public = cluster.directory / "private.pem", cluster.directory / "public.pem"
+
+    def write_keys() -> None:
+        key = new_key()
+        write_key(private, private_pem(key))
+        write_key(public, public_pem(key), 0o644)
+
+    def ask_for_signatures(directives: Directives) -> None:
+        directives.append({"work-verification": {"publickey": str(public)}})
+        work = {"worktype": "signed", "command": "cat", "verifysignature": True}
+        directives.append({"work-command": work})
+
+    write_keys()
+    rewrite(bar, ask_for_signatures)
+    rewrite(foo, lambda ds: ds.append({"work-signing": {"privatekey": str(private)}}))
+    for _ in range(2):
+        assert (reload(foo).returncode, reload(bar).returncode) == (0, 0)
+        foo.wait_status(lambda s: "signed" in types_of(s, "bar"), what="the type signed")
+        unit = foo.submit("signed", "--node", "bar", "--signwork", "--payload", "-", stdin=b"x")
+        assert foo.results(unit) == b"x"
+        write_keys()
+    bar.wait_log("INFO work: verification key: changed")
+
+
 REFUSALS: dict[str, tuple[Change, int, str]] = {
-    "a directive that needs a restart": (add_work, 3, r"bar\.yml:\d+: work-command: .*restart"),
+    "a directive that needs a restart": (
+        add_control,
+        3,
+        r"bar\.yml:\d+: control-service: .*restart",
+    ),
     "a parameter that needs a restart": (
         lambda directives: directives[0]["node"].update(id="other"),
         3,

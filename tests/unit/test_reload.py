@@ -14,6 +14,8 @@ from meshnode.errors import ReloadFault, ReloadRefused, Unreachable
 from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.reload import Reloader, changes_that_need_a_restart
+from meshnode.resources import DescriptorReserve
+from meshnode.work.configured import ConfiguredWork
 
 BASE = """\
 - node:
@@ -31,6 +33,10 @@ BASE = """\
 """
 
 
+def work_of(config: NodeConfig, mesh: Mesh) -> ConfiguredWork:
+    return ConfiguredWork(config, mesh, 1024, DescriptorReserve(0))
+
+
 class Setting:
     """A file, a mesh, and the reloader between them."""
 
@@ -39,7 +45,10 @@ class Setting:
         self.mesh = mesh
         path.write_text(BASE)
         config = load_file(str(path))
-        self.reload = Reloader(config, lambda: load_file(str(path)), mesh, ConfiguredLinks(mesh))
+        self.work = work_of(config, mesh)
+        self.reload = Reloader(
+            config, lambda: load_file(str(path)), mesh, ConfiguredLinks(mesh), self.work
+        )
         self.reload.start()
 
     async def reload_with(self, old: str, new: str) -> ReloadRefused | None:
@@ -88,20 +97,20 @@ NEED_A_RESTART = {
         "fox\n    datadir: /tmp/else",
         "{f}:2: node: id, datadir: changed",
     ),
-    "a changed work type": (
-        "one\n    command: 'true'".replace("'", '"'),
-        "one\n    command: false",
-        "{f}:7: work-command: new or changed",
+    "a changed control service": (
+        "    filename: /tmp/foo.sock\n",
+        "    filename: /tmp/foo.socket\n",
+        "{f}:5: control-service: new or changed",
     ),
     "a new control service": (
         "- work-command:\n    worktype: one",
         "- control-service:\n    service: other\n- work-command:\n    worktype: one",
         "{f}:7: control-service: new or changed",
     ),
-    "a work type that is gone": (
-        "- work-command:\n    worktype: two\n    command: 'true'\n".replace("'", '"'),
+    "a control service that is gone": (
+        "- control-service:\n    filename: /tmp/foo.sock\n",
         "",
-        "work-command: removed (it was at {f}:10)",
+        "control-service: removed (it was at {f}:5)",
     ),
 }
 
@@ -208,7 +217,7 @@ async def test_two_at_a_time_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / "foo.yml").write_text(BASE)
     config = load_file(str(tmp_path / "foo.yml"))
     async with open_mesh("foo") as mesh, trio.open_nursery() as nursery:
-        reloader = Reloader(config, load, mesh, ConfiguredLinks(mesh))
+        reloader = Reloader(config, load, mesh, ConfiguredLinks(mesh), work_of(config, mesh))
         reloader.start()
         nursery.start_soon(reloader)
         nursery.start_soon(reloader.on_signal)
@@ -225,7 +234,7 @@ async def test_a_refusal_names_what_was_disturbed(
 
     async with open_mesh("foo") as mesh:
         links = ConfiguredLinks(mesh)
-        reloader = Reloader(config, lambda: config, mesh, links)
+        reloader = Reloader(config, lambda: config, mesh, links, work_of(config, mesh))
         reloader.start()
         monkeypatch.setattr(links, "apply", refuse)
         assert "taken; the links of x were dropped; all else" in str(await reloader())
@@ -243,7 +252,7 @@ async def test_a_reload_waits_until_the_node_has_started(tmp_path: Path) -> None
         return before
 
     async with open_mesh("foo") as mesh, trio.open_nursery() as nursery:
-        reloader = Reloader(before, load, mesh, ConfiguredLinks(mesh))
+        reloader = Reloader(before, load, mesh, ConfiguredLinks(mesh), work_of(before, mesh))
         nursery.start_soon(reloader)
         await trio.testing.wait_all_tasks_blocked()
         assert loaded == []

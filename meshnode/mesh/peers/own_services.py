@@ -81,6 +81,12 @@ class Announcer:
         self._services[service.name] = fitting
         self._announce(fitting)
 
+    def set_work_types(self, name: str, work_types: tuple[WorkType, ...] | None) -> None:
+        """Advertise a service with other types of work; one that has ended stays withdrawn."""
+        service = self._services.get(name)
+        if service is not None:
+            self.add(replace(service, work_types=work_types))
+
     def remove(self, name: str) -> None:
         """Withdraw a service."""
         service = self._services.pop(name, None)

@@ -72,7 +72,9 @@ class CommandRunner:
         """Units that are being canceled: an end without a record is theirs."""
 
     def _type_of(self, unit: Unit) -> CommandType:
-        """Return the unit's work type, or defaults if the configuration no longer has it."""
+        """Return the type that a unit was submitted as; defaults if nobody knows it any more."""
+        if isinstance(unit.work_type, CommandType):
+            return unit.work_type
         return self._types.get(unit.status.work_type, CommandType(""))
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:  # most nodes have no use for what it imports
     from meshnode.security.tokens import Signer, Verifier
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Signatures:
-    """What a node signs with and verifies by; either may be missing."""
+    """What a node signs with and verifies by, at this moment; either may be missing."""
 
     signer: "Signer | None" = None
     verifier: "Verifier | None" = None
@@ -88,7 +88,7 @@ class Caller:
 
 
 class UnitAccess:
-    """Judges what clients ask, by the node's work types and signatures.
+    """Judges what clients ask, by the node's work types and signatures as they are at that moment.
 
     ``forwarding`` says whether clients from the mesh may submit unsigned work for other nodes.
     """

@@ -69,6 +69,7 @@ class UnitManager:
     """The units of one node.
 
     ``runners`` has a runner for each kind of unit, ``elsewhere`` plans work for other nodes.
+    ``work_types`` may be changed while the node runs; a unit keeps the type that it was made by.
 
     Resource handling: :meth:`run` owns what runners serve, the watches on stdout and one task for
     each unit that is not final; everything else must be called while it runs.
@@ -82,7 +83,7 @@ class UnitManager:
         work_types: Mapping[str, WorkType],
         elsewhere: Callable[[Submission], Plan],
         node_id: str,
-        signatures: Signatures = Signatures(),  # noqa: B008  # a frozen value
+        signatures: Signatures | None = None,
         forwarding: bool = False,
         remember: float = KEEP_SECONDS,
         now: Clock = wall_clock,
@@ -92,12 +93,14 @@ class UnitManager:
         self.store = store
         self._runners = runners
         self._missing = MissingRunner()
-        self._work_types = dict(work_types)
+        self._work_types = work_types
         self._now = now
         self._watcher = FileWatcher()
-        self.access = UnitAccess(node_id, self._work_types, signatures, forwarding=forwarding)
+        self.access = UnitAccess(
+            node_id, work_types, signatures or Signatures(), forwarding=forwarding
+        )
         """Judges who may ask what of units."""
-        self._planner = Planner(self.access, self._work_types, elsewhere, now, boot)
+        self._planner = Planner(self.access, work_types, elsewhere, now, boot)
         self._units: dict[str, Unit] = {}
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
@@ -106,11 +109,6 @@ class UnitManager:
         self.ender = UnitEnder(store, self._units, self.submissions, self._tasks, self._runner)
         """Cancels and releases units."""
         self._adoption = Adoption(store, self._tasks, self.ender, boot)
-
-    @property
-    def advertised(self) -> tuple[tuple[str, bool], ...]:
-        """Name of each work type, and whether it verifies signatures, for advertisements."""
-        return tuple((name, kind.verify_signature) for name, kind in self._work_types.items())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take over the units on disk and drive all units until cancelled.
@@ -183,10 +181,12 @@ class UnitManager:
             WorkError: the disk refuses.
         """
         status = self._planner.plan(submission, caller)
+        work_type = self._work_types.get(status.work_type)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
             status = self.submissions.admit(status, submission)
             unit = self._add(StoredUnit(await self.store.add(status), status))
+        unit.work_type = work_type
         unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
         return unit
 

@@ -86,6 +86,7 @@ class Unit:
         "status",
         "unit_id",
         "version",
+        "work_type",
     )
 
     def __init__(
@@ -100,6 +101,9 @@ class Unit:
         self.end_waits = False
         """Whether the unit has ended but the disk does not take the record now; it is tried
         again."""
+        self.work_type: object = None
+        """The type that it was submitted as, for its runner: a reload may have replaced it since.
+        None for a unit from an earlier run of the node, whose type is the configuration's."""
         self.command_lock = BriefLock()
         """Held by a start, a cancel or a release: one request at a time."""
         self._store = store
