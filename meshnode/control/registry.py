@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from meshnode.security.identity import Identity
+
 JsonObject = dict[str, Any]
 """A decoded JSON object: what a client sent, or what a reply line is made from."""
 
@@ -26,7 +28,12 @@ class ControlSession(Protocol):
 
     @property
     def peer(self) -> str:
-        """Who the client is, for logs: a node ID, ``host:port``, or a process."""
+        """Who the client is, for logs: a node ID, ``host:port``, or a user and process."""
+        ...
+
+    @property
+    def client(self) -> Identity:
+        """Who the client is, as a value."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
@@ -13,6 +13,7 @@ from meshnode.control.budgets import SessionBudgets
 from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
+from meshnode.control.usernames import UserNames
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.mesh import Mesh
@@ -21,12 +22,13 @@ from meshnode.net.sockets import (
     UNKNOWN_HOLDER,
     CannotListen,
     holder_of,
+    identify,
     open_tcp_listeners,
-    peer_name,
 )
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.control import encode_error
 from meshnode.protocol.routing import WorkType
+from meshnode.security.identity import Identity, MeshClient, UnixClient
 from meshnode.shares import Holder
 
 SERVICE_TAGS = {"type": "Control Service"}
@@ -141,6 +143,7 @@ class ControlService:
         self._places: dict[SessionKind, Places] = {}
         self._sources: list[ControlListener] = []
         self._budgets = SessionBudgets()
+        self._users = UserNames()
 
     async def run(
         self,
@@ -172,9 +175,16 @@ class ControlService:
                 source.listener.restore(subject_logger("control", str(source)))
 
     async def serve(
-        self, stream: trio.abc.HalfCloseableStream, kind: SessionKind, peer: str
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        kind: SessionKind,
+        peer: str = "",
+        client: Identity | None = None,
     ) -> None:
-        """Serve one client to its end and close its stream; raises nothing but cancellation."""
+        """Serve one client to its end and close its stream; raises nothing but cancellation.
+
+        ``peer`` names a ``client`` of whom nothing else is known.
+        """
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
         known = holder_of(stream)
         name = peer if known is UNKNOWN_HOLDER else known.name
@@ -193,6 +203,7 @@ class ControlService:
                 node_id=self._node_id,
                 registry=self._registry,
                 log=log,
+                client=client,
                 place=place,
                 budgets=self._budgets,
             )
@@ -216,10 +227,23 @@ class ControlService:
         log = subject_logger("control", str(source))
         log.info("listening")
 
-        async def client(stream: trio.abc.HalfCloseableStream) -> None:
-            await self.serve(stream, source.kind, peer_name(stream))
+        async def serve_client(stream: trio.abc.HalfCloseableStream) -> None:
+            client = await self._identify(stream)
+            peer = client.node if isinstance(client, MeshClient) else str(client)
+            await self.serve(stream, source.kind, peer, client)
 
-        await serve([source.listener], log, client, kept_back=KEPT_BACK[source.kind])
+        await serve([source.listener], log, serve_client, kept_back=KEPT_BACK[source.kind])
+
+    async def _identify(self, stream: trio.abc.HalfCloseableStream) -> Identity:
+        """Return who a client is; of a user also the name, if that is known soon."""
+        client = identify(stream)
+        if not isinstance(client, UnixClient):
+            return client
+        try:
+            return replace(client, user=await self._users.name_of(client.uid))
+        except trio.Cancelled:
+            await trio.aclose_forcefully(stream)
+            raise
 
 
 async def _refuse(

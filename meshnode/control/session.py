@@ -30,6 +30,7 @@ from meshnode.protocol.control import (
     is_http,
     parse_line,
 )
+from meshnode.security.identity import Identity, MeshClient, UnknownClient
 from meshnode.shares import Holder
 
 SEND_CHUNK = 256 * 1024
@@ -68,14 +69,19 @@ class Session:
         node_id: str,
         registry: CommandRegistry,
         log: SubjectLogger,
+        client: Identity | None = None,
         place: Place | None = None,
         budgets: SessionBudgets | None = None,
     ) -> None:
-        """Without a ``place`` and ``budgets`` the session shares nothing with others."""
+        """Without a ``place`` and ``budgets`` the session shares nothing with others.
+
+        Without a ``client`` only a node is known, by its name.
+        """
         place = place or Place(Holder(peer))
         budgets = budgets or SessionBudgets()
         self.kind = kind
         self.peer = peer
+        self.client = client or (MeshClient(peer) if kind == "mesh" else UnknownClient())
         self.node_id = node_id
         self._stream = stream
         self._registry = registry

@@ -9,6 +9,16 @@ import trio
 
 from meshnode.errors import ConfigError
 from meshnode.net.addresses import format_address, network_of
+from meshnode.security.identity import (
+    MAX_ADDRESS,
+    MAX_SERVICE,
+    Identity,
+    MeshClient,
+    TcpClient,
+    UnixClient,
+    UnknownClient,
+    shown_text,
+)
 from meshnode.shares import Holder
 
 BACKLOG = 1024
@@ -33,6 +43,9 @@ class FromNode(ABC):
 
     peer_node: str
     """ID of the node at the other end."""
+
+    peer_service: str
+    """The service of that node at the other end."""
 
     holder: Holder
     """On whose account the stream is."""
@@ -62,7 +75,7 @@ def peer_name(stream: trio.abc.HalfCloseableStream) -> str:
         return stream.peer_node if isinstance(stream, FromNode) else "unknown"
     try:
         if stream.socket.family == socket.AF_UNIX:
-            pid, uid = _credentials(stream.socket)
+            pid, uid, _ = _credentials(stream.socket)
             return f"pid {pid} uid {uid}"
         return format_address(stream.socket.getpeername())
     except OSError as error:  # it may be gone already
@@ -82,16 +95,32 @@ def holder_of(stream: trio.abc.HalfCloseableStream) -> Holder:
         return stream.holder if isinstance(stream, FromNode) else UNKNOWN_HOLDER
     try:
         if stream.socket.family == socket.AF_UNIX:
-            _, uid = _credentials(stream.socket)
+            _, uid, _ = _credentials(stream.socket)
             return Holder(f"uid {uid}", is_owner=uid in {0, os.geteuid()})
         return Holder(network_of(stream.socket.getpeername()[0]))
     except OSError:
         return UNKNOWN_HOLDER
 
 
-def _credentials(connection: trio.socket.SocketType) -> tuple[int, int]:
-    """Return process and user at the other end of a unix socket. Raises OSError."""
-    size = struct.calcsize("3i")
+def identify(stream: trio.abc.HalfCloseableStream) -> Identity:
+    """Return who is at the other end, by what the kernel or the mesh knows of it."""
+    if isinstance(stream, FromNode):
+        return MeshClient(stream.peer_node, shown_text(stream.peer_service, MAX_SERVICE))
+    if isinstance(stream, trio.SocketStream):
+        try:
+            if stream.socket.family == socket.AF_UNIX:
+                pid, uid, gid = _credentials(stream.socket)
+                return UnixClient(uid, gid, pid)
+            address = format_address(stream.socket.getpeername())
+            return TcpClient(shown_text(address, MAX_ADDRESS))
+        except OSError:  # it is gone already
+            return UnknownClient()
+    return UnknownClient()
+
+
+def _credentials(connection: trio.socket.SocketType) -> tuple[int, int, int]:
+    """Return process, user and group at the other end of a unix socket. Raises OSError."""
+    size = struct.calcsize("iII")
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, _ = struct.unpack("3i", data)
-    return pid, uid
+    pid, uid, gid = struct.unpack("iII", data)
+    return pid, uid, gid

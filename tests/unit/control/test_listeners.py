@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from strange_files import put_strange
 from trio.testing import memory_stream_pair
 
 from meshnode.config import Address
+from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.service import SERVICE_TAGS, ControlService, open_listeners, open_tcp
 from meshnode.errors import ConfigError, ServiceInUse
 from meshnode.logs import subject_logger
@@ -26,10 +28,12 @@ from meshnode.net.sockets import (
     CannotListen,
     FromNode,
     holder_of,
+    identify,
     peer_name,
 )
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.routing import WorkType
+from meshnode.security.identity import MeshClient, TcpClient, UnixClient, UnknownClient
 from meshnode.shares import Holder
 
 
@@ -283,10 +287,54 @@ async def test_clients_are_named_by_what_is_known_of_them(path) -> None:
     assert holder_of(memory_stream_pair()[0]) == UNKNOWN_HOLDER
 
 
+async def test_clients_are_identified_by_what_kernel_and_mesh_know_of_them(path) -> None:
+    listener = UnixListener.open(path, 0o600)
+    async with await trio.open_unix_socket(path):
+        accepted = await listener.accept()
+        assert identify(accepted) == UnixClient(os.getuid(), os.getgid(), os.getpid())
+        await accepted.aclose()
+        assert identify(accepted) == UnknownClient()
+    await listener.aclose()
+
+    (tcp,) = await open_tcp(Address("127.0.0.1", 0))
+    port = tcp.socket.getsockname()[1]
+    async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+        accepted = await tcp.accept()
+        assert identify(accepted) == TcpClient(f"127.0.0.1:{client.socket.getsockname()[1]}")
+        await accepted.aclose()
+    await tcp.aclose()
+
+    meshy = type("Meshy", (FromNode,), {"peer_node": "bar", "peer_service": "x\x1b"})()
+    assert identify(meshy) == MeshClient("bar", "x?")
+    assert identify(memory_stream_pair()[0]) == UnknownClient()
+
+
+async def test_a_session_knows_its_client_by_user_and_process(path, monkeypatch) -> None:
+    seen: list[ControlSession] = []
+
+    async def look(session: ControlSession) -> dict[str, str]:
+        seen.append(session)
+        return {}
+
+    registry = CommandRegistry()
+    registry.register(Command("look", lambda text: look, lambda data: look))
+    listeners = await open_listeners(**names(filename=path))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlService("foo", registry).run, listeners)
+        async with await trio.open_unix_socket(path) as client:
+            await client.send_all(b"look\n")
+            await client.send_eof()
+            assert [part async for part in client]
+        nursery.cancel_scope.cancel()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert seen[0].client == UnixClient(os.getuid(), os.getgid(), os.getpid(), user)
+    assert seen[0].peer == f"{user} (uid {os.getuid()}, pid {os.getpid()})"
+
+
 async def test_another_user_is_no_owner(path, monkeypatch) -> None:
     listener = UnixListener.open(path, 0o600)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    monkeypatch.setattr(sockets, "_credentials", lambda connection: (1, 1000))
+    monkeypatch.setattr(sockets, "_credentials", lambda connection: (1, 1000, 1000))
     async with await trio.open_unix_socket(path):
         accepted = await listener.accept()
         assert holder_of(accepted) == Holder("uid 1000", is_owner=False)

@@ -137,7 +137,7 @@ async def test_a_refused_client_whose_stream_fails_costs_no_other(
     listener.add(theirs)
     assert await read_line(listener.dial()) == b"ERROR: too many sessions; try again later\n"
     messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-    assert messages == ["session tcp#1: cannot close unknown"]
+    assert messages == ["session tcp#1: cannot close an unknown client"]
 
 
 @pytest.mark.parametrize("bounds", [Bounds(most=0, of_one=0)])

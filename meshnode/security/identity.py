@@ -1,0 +1,213 @@
+"""Who asks: the identity of a client, as a value that can be compared, recorded, shown and sent.
+
+What a client *is* comes from the kernel, from the socket, or from the mesh, and never from what the
+client says. Names and claims are for people: a user name is what the system calls a uid, and a
+:attr:`MeshClient.claim` is another node's word for whom it asks. Nothing may be decided by them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+MAX_USER = 64
+"""Characters of a user's name; Linux's tools allow 32."""
+
+MAX_ADDRESS = 128
+"""Characters of an address with port and zone."""
+
+MAX_NODE = 255
+"""Characters of a node ID, as everywhere in the protocol."""
+
+MAX_SERVICE = 255
+"""Characters of a service's name; receptor's own have 8."""
+
+IDS: Final = range(2**32)
+"""Numbers that a user or group can have."""
+
+PIDS: Final = range(2**31)
+"""Numbers that a process can have; 0 is one in another namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixClient:
+    """A process of this machine, as the kernel names the other end of a unix socket."""
+
+    kind: ClassVar[str] = "unix"
+
+    uid: int
+    gid: int
+    pid: int
+    """Of the process that connected: it may have ended, and the number may be another's by now."""
+    user: str = ""
+    """What the system calls the uid; empty if it has no name, or none was found in time."""
+
+    @property
+    def brief(self) -> str:
+        """Who it is, for a line that is read long afterwards."""
+        return f"{self.user} (uid {self.uid})" if self.user else f"uid {self.uid}"
+
+    def __str__(self) -> str:
+        if self.user:
+            return f"{self.user} (uid {self.uid}, pid {self.pid})"
+        return f"uid {self.uid} (pid {self.pid})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that :func:`identity_from_json` reads."""
+        own = {"Kind": self.kind, "Uid": self.uid, "Gid": self.gid, "Pid": self.pid}
+        return own | {"User": self.user} if self.user else own
+
+
+@dataclass(frozen=True, slots=True)
+class TcpClient:
+    """A client of a TCP port."""
+
+    kind: ClassVar[str] = "tcp"
+
+    address: str
+    """``host:port`` of its end."""
+
+    @property
+    def brief(self) -> str:
+        """Who it is."""
+        return self.address
+
+    def __str__(self) -> str:
+        return self.address
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that :func:`identity_from_json` reads."""
+        return {"Kind": self.kind, "Address": self.address}
+
+
+@dataclass(frozen=True, slots=True)
+class MeshClient:
+    """A client that came over the mesh."""
+
+    kind: ClassVar[str] = "mesh"
+
+    node: str
+    """The node that it came from."""
+    service: str = ""
+    """The service of that node from which it dialed; mostly a name made for one conversation."""
+    claim: "Claimed | None" = None
+    """For whom that node says that it asks, if it says so. Nobody here can know whether it is true;
+    a claim within a claim is dropped."""
+
+    @property
+    def brief(self) -> str:
+        """Who it is, and for whom it says that it asks."""
+        claim = "" if self.claim is None else f", which says for {self.claim.brief}"
+        return f"node {shown_text(self.node, MAX_NODE)}{claim}"
+
+    def __str__(self) -> str:
+        claim = "" if self.claim is None else f", which says for {self.claim}"
+        return f"node {shown_text(self.node, MAX_NODE)}{claim}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that :func:`identity_from_json` reads."""
+        data: dict[str, Any] = {"Kind": self.kind, "Node": self.node}
+        if self.service:
+            data["Service"] = self.service
+        return data if self.claim is None else data | {"Claim": self.claim.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownClient:
+    """A client that was gone before anybody could ask the kernel who it is."""
+
+    kind: ClassVar[str] = "unknown"
+
+    @property
+    def brief(self) -> str:
+        """Who it is."""
+        return "an unknown client"
+
+    def __str__(self) -> str:
+        return self.brief
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that :func:`identity_from_json` reads."""
+        return {"Kind": self.kind}
+
+
+Identity = UnixClient | TcpClient | MeshClient | UnknownClient
+"""Who asks."""
+
+Claimed = UnixClient | TcpClient | MeshClient
+"""Whom a node can say that it asks for."""
+
+
+def identity_from_json(data: object) -> Identity | None:
+    """Return the identity that an object names; None if it names none that this version knows.
+
+    Total: whatever another node or a file has, no more than a bounded, printable value comes out.
+    """
+    if not isinstance(data, Mapping):
+        return None
+    match data.get("Kind"):
+        case UnixClient.kind:
+            return _unix(data)
+        case TcpClient.kind:
+            address = _text(data, "Address", MAX_ADDRESS)
+            return TcpClient(address) if address else None
+        case MeshClient.kind:
+            return _mesh(data)
+        case UnknownClient.kind:
+            return UnknownClient()
+    return None
+
+
+def claim_of(identity: Identity) -> Claimed | None:
+    """Return what a node tells another of a client for whom it asks that one.
+
+    Of a client that came from a third node it names that node, and not what it has only heard.
+    """
+    match identity:
+        case UnknownClient():
+            return None
+        case MeshClient():
+            return MeshClient(identity.node, identity.service)
+    return identity
+
+
+def claim_from_json(data: object) -> Claimed | None:
+    """Return for whom another node says that it asks; None if it says nothing understandable."""
+    identity = identity_from_json(data)
+    return None if identity is None else claim_of(identity)
+
+
+def shown_text(text: str, most: int) -> str:
+    """Return a text of somebody else as printable characters, at most so many."""
+    if len(text) <= most and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def _unix(data: Mapping[Any, object]) -> UnixClient | None:
+    uid, gid, pid = _number(data, "Uid", IDS), _number(data, "Gid", IDS), _number(data, "Pid", PIDS)
+    if uid is None or gid is None or pid is None:
+        return None
+    return UnixClient(uid, gid, pid, _text(data, "User", MAX_USER))
+
+
+def _mesh(data: Mapping[Any, object]) -> MeshClient | None:
+    node = data.get("Node")
+    # As it is or not at all: another ID would be another node.
+    if not isinstance(node, str) or not node or shown_text(node, MAX_NODE) != node:
+        return None
+    claim = data.get("Claim")
+    if isinstance(claim, Mapping) and "Claim" in claim:
+        # Not followed: a text of any depth would take a stack of that depth.
+        claim = {key: value for key, value in claim.items() if key != "Claim"}
+    return MeshClient(node, _text(data, "Service", MAX_SERVICE), claim_from_json(claim))
+
+
+def _text(data: Mapping[Any, object], key: str, most: int) -> str:
+    """Return a text, empty if there is none."""
+    value = data.get(key)
+    return shown_text(value, most) if isinstance(value, str) else ""
+
+
+def _number(data: Mapping[Any, object], key: str, allowed: range) -> int | None:
+    value = data.get(key)
+    return value if type(value) is int and value in allowed else None
