@@ -5,8 +5,9 @@
     MeshnodeError                the text is one line, fit for the person who must act on it
     ├── ConfigError              the configuration: names file, line, directive and parameter
     ├── ProtocolError            a peer broke the protocol: its link ends, nothing else
-    │   └── OutOfBounds          a value beyond a bound: the message is dropped, since a node
-    │                            beyond the peer may have written it
+    │   ├── OutOfBounds          a value beyond a bound: the message is dropped, since a node
+    │   │                        beyond the peer may have written it
+    │   └── OtherProtocol        what is at the other end is no node
     ├── MeshError                the mesh could not do what was asked
     │   ├── NoRoute              no path to that node is known
     │   ├── Unreachable          a node on the way said why the message did not arrive
@@ -47,6 +48,10 @@ class OutOfBounds(ProtocolError):
 
     A receptor node passes such values on, so the peer that sent it may not have written it.
     """
+
+
+class OtherProtocol(ProtocolError):
+    """What is at the other end is no node; the text says what it seems to be."""
 
 
 class MeshError(MeshnodeError):

@@ -1,8 +1,10 @@
 """Messages on a byte stream: 2-byte little-endian length, then the bytes (protocol section 1)."""
 
+import re
 from collections.abc import Callable, Iterable
 
 from meshnode.errors import ProtocolError
+from meshnode.protocol.messages import MessageType
 
 MAX_MESSAGE = 65_535
 """Bytes of the largest message: what the 2-byte length can say."""
@@ -147,6 +149,51 @@ class FrameReader:
         return messages
 
     @property
+    def begun(self) -> bytes:
+        """What has come of a message that is not complete, with its length."""
+        return self._rest
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the stream may end here: no message is half received."""
         return not self._rest
+
+
+# --- what is no node at all
+
+_CONTROL_SERVICE = re.compile(rb"Receptor Control, node ([ -~]{0,255})")
+
+_STRANGERS = (
+    (
+        re.compile(rb"HTTP/1"),
+        "an HTTP server answers there; if it is a ws-listener, dial it with ws-peer",
+    ),
+    (
+        re.compile(rb"(?:GET|POST|HEAD|PUT|OPTIONS|CONNECT) "),
+        "it sends an HTTP request; a tcp-listener is dialed with tcp-peer, a ws-listener with "
+        "ws-peer",
+    ),
+    (re.compile(rb"SSH-"), "an SSH server or client is at the other end"),
+    # A handshake or an alert of TLS. The fourth byte of a message of ours is that of a JSON value.
+    (re.compile(rb"[\x15\x16]\x03[\x00-\x04][^{\[]"), "the other end speaks TLS"),
+)
+"""What protocols begin with, and what to say of them."""
+
+_TYPE_AT = 2
+"""Where the type of a message stands, behind its length."""
+
+
+def name_stranger(begun: bytes) -> str | None:
+    """Return what is at the other end, given the beginning of a message with its length.
+
+    None if it may well be a message. A port that is mistyped, or is of another kind, leads to a web
+    server, a control service, or a listener of websockets. What that says looks like the length of
+    a long message, of which nothing more comes.
+    """
+    if begun[_TYPE_AT : _TYPE_AT + 1] == bytes([MessageType.DATA]):
+        return None
+    control = _CONTROL_SERVICE.match(begun)
+    if control is not None:
+        node = control[1].decode("ascii")
+        return f"the control service of node {node} answers there, and no listener for links"
+    return next((text for pattern, text in _STRANGERS if pattern.match(begun)), None)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from meshnode.policies import LinkPolicy
+from meshnode.protocol.rejection import Ground, Rejection, guess
 from meshnode.protocol.routing import RoutingUpdate
 
 HELLO_INTERVAL = 1.0
@@ -41,9 +42,14 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Send a reject message, then close; ``reason`` is for the log of this node."""
+    """Send a reject message, then close."""
 
-    reason: str
+    rejection: Rejection
+
+    @property
+    def reason(self) -> str:
+        """Why, for the log of this node."""
+        return self.rejection.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Peering:
         self._next_hello = now
         self._last_received = now
         self._newest = (0, 0)
+        self._listed: bool | None = None
+        """Whether the peer's first update said that it has a link to our ID."""
         self.peer = ""
         self.cost = policy.cost
 
@@ -85,9 +93,19 @@ class Peering:
         """Whether data may pass."""
         return self._phase is not _Phase.OPENING
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether both ends have accepted the link."""
+        return self._phase is _Phase.CONFIRMED
+
     def received(self, now: float) -> None:
         """Note that a message arrived, whatever it was."""
         self._last_received = now
+
+    def why_rejected(self, message: bytes | memoryview) -> str:
+        """Return why the peer's reject message rejects us, or why that may be."""
+        said = Rejection.decode(message)
+        return said.reason if said is not None else guess(self.cost, self._listed)
 
     def next_deadline(self) -> float:
         """Return when :meth:`on_timer` wants to be called next."""
@@ -122,12 +140,15 @@ class Peering:
         """
         actions: list[Action] = []
         if not self.established:
+            if update.node_id == update.forwarding_node:
+                self._listed = self._own_id in update.connections
             verdict = self._open(update.forwarding_node, connected, has_place)
             actions.append(verdict)
             if isinstance(verdict, Refuse):
                 return actions
         if update.forwarding_node != self.peer:
-            return [*actions, Refuse(f"its node ID changed to {update.forwarding_node}")]
+            changed = Rejection(Ground.OTHER_ID, update.forwarding_node)
+            return [*actions, Refuse(changed)]
         if update.node_id == self.peer:
             return [*actions, *self._judge_peers_update(update)]
         return [*actions, Apply()]
@@ -136,15 +157,15 @@ class Peering:
         self, peer: str, connected: Collection[str], has_place: Callable[[str, float, bool], bool]
     ) -> Established | Refuse:
         if peer == self._own_id:
-            return Refuse("it uses our own node ID")
+            return Refuse(Rejection(Ground.OWN_ID, peer))
         allowed = self._policy.allowed_peers
         if allowed is not None and peer not in allowed:
-            return Refuse(f"{peer} is not in allowedpeers")
+            return Refuse(Rejection(Ground.NOT_ALLOWED, peer))
         if peer in connected:
-            return Refuse(f"a link to {peer} exists already")
+            return Refuse(Rejection(Ground.LINKED, peer))
         cost = self._policy.cost_of(peer)
         if not has_place(peer, cost, self._policy.is_expected(peer)):
-            return Refuse(f"an update of this node has no place left for a link to {peer}")
+            return Refuse(Rejection(Ground.NO_PLACE, peer))
         self._phase = _Phase.ESTABLISHED
         self.peer = peer
         self.cost = cost
@@ -160,10 +181,10 @@ class Peering:
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:
-                return [Refuse("it no longer lists us as a connection")]
+                return [Refuse(Rejection(Ground.UNLISTED, self.peer))]
             return []  # it sent this before it had our hello
         if cost != self.cost:
-            return [Refuse(f"it says the link costs {cost:g}, we say {self.cost:g}")]
+            return [Refuse(Rejection(Ground.COST, self.peer, self.cost, cost))]
         self._phase = _Phase.CONFIRMED
         # Only now: a refused update on a forgeable link may not be the peer's.
         self._newest = order

@@ -7,11 +7,18 @@ import trio
 
 from meshnode.config import TcpListener as TcpListenerDirective
 from meshnode.config import TcpPeer as TcpPeerDirective
-from meshnode.errors import ProtocolError
+from meshnode.errors import OtherProtocol, ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
 from meshnode.net.addresses import format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
-from meshnode.protocol.framing import Buffer, FrameReader, ReadSpace, encode_frames, frame_parts
+from meshnode.protocol.framing import (
+    Buffer,
+    FrameReader,
+    ReadSpace,
+    encode_frames,
+    frame_parts,
+    name_stranger,
+)
 
 GATHERED = 64
 """Messages that one send gathers where they lie. More of them are small ones, which cost less when
@@ -96,6 +103,8 @@ class TcpLink(Link):
                 return []
             if messages:
                 return messages
+            if (stranger := name_stranger(self._frames.begun)) is not None:
+                raise OtherProtocol(stranger)
 
     def _read_into(self, space: memoryview) -> int:
         return os.readv(self._socket.fileno(), [space])

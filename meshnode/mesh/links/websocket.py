@@ -35,7 +35,7 @@ from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
 from meshnode.net.addresses import PeerAddress, format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
-from meshnode.protocol.framing import MAX_MESSAGE
+from meshnode.protocol.framing import MAX_MESSAGE, name_stranger
 
 READ_SIZE = 64 * 1024
 """Bytes asked for in one read."""
@@ -365,10 +365,14 @@ class WebsocketDialer(LinkDialer):
             host=self._url.host_and_port, target=self._url.target, extra_headers=self._headers
         )
         await stream.send_all(handshake.send(request))
+        answer = b""
         while handshake.connection is None:
             data = await stream.receive_some(HANDSHAKE_READ)
             if not data:
                 raise OSError("the other end closed the connection during the handshake")
+            answer += data
+            if not answer.startswith(b"HTTP/") and (stranger := name_stranger(answer)) is not None:
+                raise OSError(stranger)
             handshake.receive_data(data)
             for event in handshake.events():
                 _check_accepted(event)

@@ -6,8 +6,9 @@ from types import TracebackType
 
 import trio
 
-from meshnode.errors import ProtocolError
+from meshnode.errors import OtherProtocol, ProtocolError
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.protocol.rejection import Rejection
 
 FAULT_TEXT = 200
 """Characters of an unforeseen error in its log line; level debug has all of it."""
@@ -31,8 +32,8 @@ LONGEST_REASON = 200
 class Ended(Exception):
     """A link is over.
 
-    ``fault`` says that somebody should look at why; ``rejected_by_us`` that the peer is sent a
-    reject message; ``is_logged`` that whoever ended the link has logged it.
+    ``fault`` says that somebody should look at why; ``rejection`` is why we reject the peer, if
+    that is why; ``is_logged`` says that whoever ended the link has logged it.
     """
 
     def __init__(
@@ -40,13 +41,13 @@ class Ended(Exception):
         reason: str,
         *,
         fault: bool = False,
-        rejected_by_us: bool = False,
+        rejection: Rejection | None = None,
         is_logged: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.fault = fault
-        self.rejected_by_us = rejected_by_us
+        self.rejection = rejection
         self.is_logged = is_logged
 
 
@@ -89,6 +90,8 @@ class Boundary:
             case Ended():
                 # It is kept; the traceback would keep the messages in its frames, too.
                 return error.with_traceback(None)
+            case OtherProtocol():
+                return Ended(str(error), fault=True)
             case ProtocolError():
                 return Ended(f"the peer broke the protocol: {error}", fault=True)
             case trio.BrokenResourceError() | trio.ClosedResourceError():

@@ -13,6 +13,7 @@ from meshnode.mesh.peers.ending import RepeatFilter
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.net.accept import accept
+from meshnode.net.faults import in_words
 from meshnode.policies import LinkPolicy
 from meshnode.resources import DescriptorReserve
 
@@ -191,7 +192,7 @@ class Dialing:
                 with self._host.reserve.at_hand():
                     link = await self._dialer.dial()
             except OSError as exc:
-                text = str(exc.strerror or exc)
+                text = in_words(exc)
                 log = self._log.warning if repeats.is_news(self.name, text) else self._log.debug
                 log("cannot connect: %s", text)
             except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed

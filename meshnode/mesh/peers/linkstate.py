@@ -114,7 +114,7 @@ class LinkState:
         """Return an own routing update as a message."""
         return self.own_updates.hello()
 
-    def message_for_rejected(self, update: RoutingUpdate) -> bytes | None:
+    def messages_for_rejected(self, update: RoutingUpdate) -> Sequence[bytes]:
         """Have two nodes with one ID, that both link to us, find out about each other.
 
         The second one's link is rejected. So its update would reach nobody, and it would dial for
@@ -126,13 +126,14 @@ class LinkState:
         known = self.topology.epoch_of(node)
         first = self._peers.get(node)
         if update.node_id != node or first is None or known is None:
-            return None
+            return ()
         claim = first.claim
         if claim is not None and claim.suspected_duplicate == update.epoch:
-            return claim.encode(self.own_id)
+            # The hello first: a peer takes no update from a node that it does not know.
+            return self.hello(), claim.encode(self.own_id)
         if update.epoch > known and first.rivals.take(trio.current_time()):
             first.session.sender.send_routing(update.encode(self.own_id))
-        return None
+        return ()
 
     def link_up(self, session: PeerSession) -> None:
         """Take a session that was established; its peer is told all that we know at once."""

@@ -50,7 +50,7 @@ from meshnode.mesh.peers.sending import LinkSender
 from meshnode.mesh.peers.sendqueue import LinkSendBudget
 from meshnode.policies import LinkPolicy
 from meshnode.protocol import peering
-from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
+from meshnode.protocol.messages import MessageType
 from meshnode.protocol.routing import CopyDetector, RoutingUpdate, ServiceAdvertisement
 
 FLUSH_TIMEOUT = 1.0
@@ -74,7 +74,7 @@ class PeerSessionOwner(Protocol):
     def hello(self) -> bytes:
         """Return an own routing update as a message."""
 
-    def message_for_rejected(self, update: RoutingUpdate) -> bytes | None:
+    def messages_for_rejected(self, update: RoutingUpdate) -> Sequence[bytes]:
         """Return what a peer that is rejected with this update should know besides."""
 
     def link_up(self, session: "PeerSession") -> None:
@@ -221,8 +221,8 @@ class PeerSession:
                     if self._end_check is not None:
                         listening.start_soon(self._end_check.run, self.boundary)
                     await self._read()
-            if self._ended is not None and self._ended.rejected_by_us:
-                self.sender.send_routing(REJECT_MESSAGE)
+            if self._ended is not None and self._ended.rejection is not None:
+                self.sender.send_routing(self._ended.rejection.encode())
             self.sender.close()
             nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
 
@@ -320,7 +320,8 @@ class PeerSession:
             if self._peering.established:
                 self._take_advertisement(bytes(message))
         elif kind == MessageType.REJECT:
-            raise Ended("the peer rejected us", fault=True)
+            why = self._peering.why_rejected(message)
+            raise Ended(f"the peer rejected us: {why}", fault=True)
         elif not (self._peering.established or self._link.forgeable):
             # Another protocol: a web page can make its readers' browsers send good frames further
             # on. By UDP such a message may be a meshnode's that still shows its cookie.
@@ -382,16 +383,10 @@ class PeerSession:
                     self._confirmed = True
                     self._life.confirmed(self.peer, self.cost)
                 self._owner.routing_update(self, update)
-            case peering.Refuse(reason):
+            case peering.Refuse(rejection):
                 if update is not None and not self.was_established:
-                    self._explain_refusal(update)
-                raise Ended(f"we rejected it: {reason}", fault=True, rejected_by_us=True)
+                    for message in self._owner.messages_for_rejected(update):
+                        self.sender.send_routing(message)
+                raise Ended(f"we rejected it: {rejection.reason}", fault=True, rejection=rejection)
             case peering.Close(reason):
                 raise Ended(reason)
-
-    def _explain_refusal(self, update: RoutingUpdate) -> None:
-        message = self._owner.message_for_rejected(update)
-        if message is not None:
-            # The hello first: a peer takes no update from a node that it does not know.
-            self.sender.send_routing(self._owner.hello())
-            self.sender.send_routing(message)

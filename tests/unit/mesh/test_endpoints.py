@@ -123,7 +123,7 @@ def of_level(caplog, level: int) -> list[str]:
 @pytest.mark.parametrize(
     ("policy", "here", "there"),
     [
-        (LinkPolicy(7.0), "we rejected it: it says the link costs", "it says the link costs"),
+        (LinkPolicy(7.0), "rejected it: cost 7 here, 1 there", "cost 1 here, 7 there"),
         (LinkPolicy(allowed_peers=frozenset({"baz"})), "rejected us", "is not in allowedpeers"),
     ],
     ids=["cost", "allowedpeers"],

@@ -1,5 +1,7 @@
 """What only TCP links have: frames."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 import trio.testing
@@ -7,7 +9,7 @@ from link_kinds import TCP, linked, listening, receive
 from mesh_helpers import meshes
 from stranger import Stranger
 
-from meshnode.errors import ProtocolError
+from meshnode.errors import OtherProtocol, ProtocolError
 from meshnode.mesh.links.memory import memory_link_pair
 
 
@@ -136,3 +138,29 @@ async def test_another_protocol_with_good_frames_further_on_opens_no_link(
         assert victim.status().connections == ()
         with pytest.raises(trio.BrokenResourceError):
             await page.hello()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"Receptor Control, node bar\n", "the control service of node bar answers there"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an HTTP server answers there"),
+    ],
+)
+async def test_a_port_of_another_kind_is_named_before_the_link_would_be_given_up(said, told):
+    async with listening(TCP) as (listener, dialer), trio.open_nursery() as nursery:
+        nursery.start_soon(answer_once, listener, said)
+        link = await dialer.dial()
+        with pytest.raises(OtherProtocol, match=told):
+            await receive_all(link)
+        await link.aclose()
+
+
+async def answer_once(listener, said):
+    """Accept one client, as a server of another protocol does, and answer it."""
+    stream = await listener._listener.accept()
+    await stream.send_all(said)
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some(1000):
+            pass
+    await stream.aclose()

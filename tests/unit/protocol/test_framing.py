@@ -17,6 +17,7 @@ from meshnode.protocol.framing import (
     FrameReader,
     ReadSpace,
     encode_frames,
+    name_stranger,
 )
 
 MESSAGES = st.lists(st.binary(min_size=1, max_size=300), max_size=8)
@@ -160,3 +161,29 @@ def test_a_small_message_that_is_kept_keeps_no_large_space():
     (message,) = FrameReader(ReadSpace()).read(Stream(encode_frames([b"small"])).read_into)
     assert len(message.obj) < 100
     message[0] = 0  # a forwarder counts hops down in place
+
+
+@pytest.mark.parametrize(
+    ("begun", "words"),
+    [
+        (b"Receptor Control, node b-1\n", "the control service of node b-1 answers there"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "an HTTP server answers there"),
+        (b"GET / HTTP/1.1\r\n", "an HTTP request"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server"),
+        (b"\x16\x03\x01\x02\x00\x01", "speaks TLS"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "speaks TLS"),
+    ],
+)
+def test_what_is_no_node_is_named_by_its_first_bytes(begun, words):
+    assert words in name_stranger(begun)
+
+
+@given(
+    st.integers(1, MAX_MESSAGE),
+    st.sampled_from([b"\0", b"\1{", b"\2{", b"\3["]),
+    st.binary(max_size=20),
+)
+def test_no_beginning_of_a_message_is_taken_for_something_else(size, start, more):
+    begun = size.to_bytes(2, "little") + start + more
+    for end in range(len(begun) + 1):
+        assert name_stranger(begun[:end]) is None
