@@ -12,7 +12,7 @@ from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.check import exposures
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
-from meshnode.config.faults import COMMAND_LINE, printable, quote, suggestion
+from meshnode.config.faults import COMMAND_LINE, in_order, printable, quote, suggestion
 from meshnode.errors import ConfigError, MeshnodeError
 
 
@@ -32,7 +32,7 @@ class ExitCode(enum.IntEnum):
 USAGE = """\
 usage: meshnode -c FILE [--DIRECTIVE [PARAMETER=VALUE ...] ...]
        meshnode --DIRECTIVE [PARAMETER=VALUE ...] ...
-       meshnode check FILE
+       meshnode check [--convert] FILE
        meshnode --help [DIRECTIVE]
        meshnode --version
 
@@ -55,6 +55,9 @@ it take its changed configuration over, as "meshctl reload" does.
 
 Exit codes: 0 stopped as asked; 1 the node failed; 2 wrong configuration.
 """
+
+CONVERT = "--convert"
+"""The option of ``meshnode check`` that prints the file as a list of directives."""
 
 HELP_WORDS = frozenset({"--help", "-h"})
 
@@ -108,15 +111,27 @@ def _first(group: ExceptionGroup[MeshnodeError]) -> MeshnodeError:
     return _first(found) if isinstance(found, ExceptionGroup) else found
 
 
-def _check(files: list[str]) -> int:
+def _check(arguments: list[str]) -> int:
+    files = [word for word in arguments if word != CONVERT]
     if len(files) != 1 or files[0].startswith("-"):
         raise ConfigError(f"{COMMAND_LINE}: check: takes the name of one file")
+    if CONVERT in arguments:
+        return _convert(files[0])
     config = load_file(files[0])
     check_environment(config)
     _check_keys(config)
-    for warning in exposures(config):
+    for warning in in_order((*config.warnings, *exposures(config))):
         _complain(str(warning))
     _say(f"{printable(files[0])}: ok ({config.summary()})")
+    return ExitCode.OK
+
+
+def _convert(file: str) -> int:
+    """Print a file in the list form. It may be meant for another machine: only it is checked."""
+    from meshnode.config.convert import list_form  # noqa: PLC0415
+
+    load_file(file)
+    _say(list_form(file).removesuffix("\n"))
     return ExitCode.OK
 
 

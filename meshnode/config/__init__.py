@@ -15,6 +15,7 @@ from meshnode.config.directives import (
     NodeConfig,
 )
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
+from meshnode.config.files import read_file
 from meshnode.config.link_directives import (
     LINK_DIRECTIVES,
     ListenerDirective,
@@ -29,7 +30,7 @@ from meshnode.config.link_directives import (
     parse_ws_url,
 )
 from meshnode.config.names import Address, parse_address, parse_listen_address
-from meshnode.config.sources import read_arguments, read_file
+from meshnode.config.sources import read_arguments
 from meshnode.config.work_directives import (
     WorkCommand,
     WorkDirective,

@@ -7,15 +7,18 @@ import yaml
 
 from meshnode.config.directives import (
     DIRECTIVES,
+    IGNORED_DIRECTIVES,
     UNSUPPORTED_DIRECTIVES,
     ControlService,
     LocalOnly,
     LogLevel,
     Node,
     NodeConfig,
+    singular,
 )
+from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
-from meshnode.config.kinds import STANDARD, WrongPart
+from meshnode.config.kinds import NULL_TAG, STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.names import Address, Wrong
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
@@ -23,6 +26,7 @@ from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.sources import RawDirective, RawParameter, place_of
 from meshnode.config.work_directives import (
     WorkDirective,
+    WorkKubernetes,
     WorkSigning,
     WorkVerification,
     check_verifiable,
@@ -54,6 +58,7 @@ def build(
     if not faults:
         _check_links(typed, None if for_reload else whole, faults)
         check_verifiable(typed, faults)
+        note_doubts(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()
     assert node is not None
@@ -65,9 +70,11 @@ def build(
         control_services=_all(typed, ControlService),
         services=_all(typed, ServiceDirective),
         work_types=_all(typed, WorkDirective),
+        kubernetes_types=_all(typed, WorkKubernetes),
         work_signing=_only(typed, WorkSigning),
         work_verification=_only(typed, WorkVerification),
-        local_only=bool(_all(typed, LocalOnly)),
+        local_only=_alone(typed) is not None and not _links(typed),
+        warnings=faults.warnings,
     )
 
 
@@ -78,8 +85,11 @@ def _typed(raws: Sequence[RawDirective], faults: FaultLog) -> list[Directive]:
     known = {cls.INFO.name: cls for cls in DIRECTIVES}
     typed = []
     for raw in raws:
-        cls = known.get(raw.name.lower())
-        if cls is None:
+        name = raw.name.lower()
+        cls = known.get(name)
+        if name in IGNORED_DIRECTIVES:
+            faults.warn(raw.place, name, text=f"has no effect here; {IGNORED_DIRECTIVES[name]}")
+        elif cls is None:
             _note_unknown(raw, known, faults)
         else:
             made = _make(cls, raw, faults)
@@ -91,7 +101,10 @@ def _note_unknown(raw: RawDirective, known: Iterable[str], faults: FaultLog) -> 
     if raw.name.lower() in UNSUPPORTED_DIRECTIVES:
         faults.add(raw.place, raw.name, text="not supported yet")
         return
-    valid = [*known, *UNSUPPORTED_DIRECTIVES]
+    if one := singular(raw.name.lower()):
+        faults.add(raw.place, raw.name, text=f'unknown directive; did you mean "{one}"?')
+        return
+    valid = [*known, *UNSUPPORTED_DIRECTIVES, *IGNORED_DIRECTIVES]
     if raw.place.source == COMMAND_LINE:
         valid += OPTIONS
     hint = suggestion(raw.name, valid, otherwise="meshnode --help lists all directives")
@@ -141,8 +154,7 @@ def _matched(
     for candidate in candidates:
         parameter = info.find(candidate.name)
         if parameter is None:
-            _note_unknown_parameter(info, candidate, faults)
-            sound = False
+            sound &= _note_other_parameter(info, candidate, faults)
         elif parameter.name not in given:
             given[parameter.name] = candidate
         elif parameter.kind.repeatable and candidate.place.source == COMMAND_LINE:
@@ -162,14 +174,23 @@ def _no_bare(info: DirectiveInfo) -> str:
     return f"takes no bare value; name the parameter it is for: {names}"
 
 
-def _note_unknown_parameter(info: DirectiveInfo, given: RawParameter, faults: FaultLog) -> None:
-    if given.name.lower() in info.later:
+def _note_other_parameter(info: DirectiveInfo, given: RawParameter, faults: FaultLog) -> bool:
+    """Note a parameter that is not used, and return whether the directive stands without it."""
+    name = given.name.lower()
+    if name in info.ignored:
+        faults.warn(given.place, info.name, name, text="has no effect here")
+        return True
+    if name in info.later:
+        # Empty, it asks for nothing: templates leave it so.
+        if given.value.tag == NULL_TAG or given.value.value == "":
+            return True
         faults.add(given.place, info.name, given.name, text="not supported yet")
-        return
+        return False
     names = [p.name for p in info.parameters]
     takes = f"{info.name} takes {', '.join(names) or 'no parameters'}"
-    hint = suggestion(given.name, [*names, *info.later], otherwise=takes)
+    hint = suggestion(given.name, [*names, *info.later, *info.ignored], otherwise=takes)
     faults.add(given.place, info.name, given.name, text=f"unknown parameter; {hint}")
+    return False
 
 
 def _joined(first: RawParameter, second: RawParameter) -> RawParameter:
@@ -238,20 +259,21 @@ def _check_claims(typed: Iterable[Directive], faults: FaultLog) -> None:
 
 
 def _check_links(typed: Sequence[Directive], whole: Place | None, faults: FaultLog) -> None:
-    """Note links beside ``local-only``, and at ``whole``, if given, that there is neither."""
-    links = [d for d in typed if isinstance(d, (ListenerDirective, PeerDirective))]
-    alone = _only(typed, LocalOnly)
-    if alone and links:
-        first = links[0]
-        where = first.origin.place.seen_from(alone.origin.place)
-        text = f"contradicts the {first.INFO.name} {where}; remove one of them"
-        faults.add(alone.origin.place, alone.INFO.name, text=text)
-    if whole and not alone and not links:
+    """Note at ``whole``, if given, that there are neither links nor ``local-only``."""
+    if whole and not _alone(typed) and not _links(typed):
         faults.add(
             whole,
             text="no link is configured; add a tcp-listener or tcp-peer, "
             "or local-only to run without any",
         )
+
+
+def _links(typed: Iterable[Directive]) -> list[Directive]:
+    return [d for d in typed if isinstance(d, (ListenerDirective, PeerDirective))]
+
+
+def _alone(typed: Iterable[Directive]) -> LocalOnly | None:
+    return next((only for only in _all(typed, LocalOnly) if only.local), None)
 
 
 def _default_node(whole: Place, faults: FaultLog) -> Node | None:

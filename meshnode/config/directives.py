@@ -7,9 +7,11 @@ made from it.
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from meshnode.config import names
+from meshnode.config.faults import Fault
 from meshnode.config.kinds import (
     boolean,
     choice,
@@ -29,6 +31,7 @@ from meshnode.config.schema import (
     TCP_PORT,
     UNIX_SOCKET,
     Directive,
+    DirectiveInfo,
     directive,
     parameter,
 )
@@ -37,6 +40,7 @@ from meshnode.config.work_directives import (
     SECURITY_DIRECTIVES,
     WORK_DIRECTIVES,
     WorkDirective,
+    WorkKubernetes,
     WorkSigning,
     WorkVerification,
 )
@@ -83,6 +87,12 @@ def default_node_id() -> str:
     section="The node",
     example=(("id", "foo"), ("datadir", "/var/lib/meshnode")),
     once=True,
+    ignored=(
+        "receptorkubesupportreconnect",
+        "receptorkubeclientsetqps",
+        "receptorkubeclientsetburst",
+        "receptorkubeclientsetratelimiter",
+    ),
 )
 class Node(Directive):
     """The node itself.
@@ -165,14 +175,19 @@ class LogLevel(Directive):
 
 @directive(
     "local-only",
-    "Run alone, without a link to any other node.",
+    "Let this node run without a link to any other node.",
     section="The node",
+    example=(("local", "true"),),
     once=True,
 )
 class LocalOnly(Directive):
     """This node is meant to have no links."""
 
     RELOADABLE = True
+
+    local: bool = parameter(
+        boolean(), "false is as if the directive were not there", default=True, bare=True
+    )
 
 
 @directive(
@@ -223,14 +238,42 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
 UNSUPPORTED_DIRECTIVES: Final = (
     "tls-server",
     "tls-client",
-    "work-kubernetes",
-    "trace",
     "cert-init",
     "cert-makereq",
     "cert-signreq",
 )
 """Directives of receptor that are refused by name. A configuration that asks for TLS and silently
 gets none would be worse than a node that does not start."""
+
+IGNORED_DIRECTIVES: Final = MappingProxyType(
+    {
+        "trace": 'to see more of what happens, write "log-level: debug"',
+        "pyroscope-client": "no profiles are sent",
+    }
+)
+"""Directives of receptor that are accepted without an effect and warned of, with what to know."""
+
+
+def named(name: str) -> DirectiveInfo | None:
+    """Return what is known of the supported directive of that name (any case), or None."""
+    return next((cls.INFO for cls in DIRECTIVES if cls.INFO.name == name.lower()), None)
+
+
+def singular(name: str) -> str | None:
+    """Return the directive whose plural ``name`` (lower case) is, or None.
+
+    Directives that are given at most once have no plural.
+    """
+    return _PLURALS.get(name)
+
+
+def _plurals() -> dict[str, str]:
+    several = [cls.INFO.name for cls in DIRECTIVES if not cls.INFO.once]
+    return {f"{name}s": name for name in (*several, *UNSUPPORTED_DIRECTIVES)}
+
+
+_PLURALS: Final = MappingProxyType(_plurals() | {"iprouters": "ip-router"})
+"""Names in receptor's map form; it writes this one without a hyphen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +286,13 @@ class NodeConfig:
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
     work_types: tuple[WorkDirective, ...] = ()
+    kubernetes_types: tuple[WorkKubernetes, ...] = ()
     services: tuple[ServiceDirective, ...] = ()
     work_signing: WorkSigning | None = None
     work_verification: WorkVerification | None = None
     local_only: bool = False
+    warnings: tuple[Fault, ...] = field(default=(), compare=False)
+    """What may not be meant as it was written, and stops no start."""
 
     def summary(self) -> str:
         """Say in a few words what is configured: ``node foo: 1 listener, 1 work type``."""

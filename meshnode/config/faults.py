@@ -12,6 +12,9 @@ from meshnode.errors import ConfigError
 COMMAND_LINE = "command line"
 """The source named by faults in directives that were given as arguments."""
 
+WARNING = "warning"
+"""What the subject of a fault begins with that stops no start."""
+
 MAX_QUOTED = 60
 """Characters of the user's own text that a fault repeats."""
 
@@ -62,6 +65,7 @@ class FaultLog:
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._warnings: list[Fault] = []
 
     def __bool__(self) -> bool:
         return bool(self._faults)
@@ -70,20 +74,34 @@ class FaultLog:
         """Note one fault."""
         self._faults.append(Fault(place, subject, text))
 
+    def warn(self, place: Place, *subject: str, text: str) -> None:
+        """Note what is no mistake, but may not be what was meant."""
+        self._warnings.append(Fault(place, (WARNING, *subject), text))
+
+    @property
+    def warnings(self) -> tuple[Fault, ...]:
+        """What was warned of, in the order in which it was noted."""
+        return tuple(self._warnings)
+
     def raise_if_any(self) -> None:
         """Raise the collected faults: source by source, in each by line.
 
         Raises:
             ConfigFaults: at least one fault was noted.
         """
-        if not self._faults:
-            return
-        sources = list(dict.fromkeys(fault.place.source for fault in self._faults))
+        if self._faults:
+            raise ConfigFaults(in_order(self._faults))
 
-        def position(fault: Fault) -> tuple[int, int]:
-            return sources.index(fault.place.source), fault.place.line or LAST
 
-        raise ConfigFaults(sorted(self._faults, key=position))
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Sort faults: source by source, in each by line."""
+    found = list(faults)
+    sources = list(dict.fromkeys(fault.place.source for fault in found))
+
+    def position(fault: Fault) -> tuple[int, int]:
+        return sources.index(fault.place.source), fault.place.line or LAST
+
+    return sorted(found, key=position)
 
 
 def printable(text: str) -> str:

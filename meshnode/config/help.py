@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import DIRECTIVES, IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.config.schema import DirectiveInfo, ParameterInfo
 
 WIDTH = 80
@@ -30,6 +30,12 @@ def directive_list() -> str:
             if info.section == section
         ]
         lines.append("")
+    lines += [
+        "Without effect here:",
+        "",
+        wrapped(", ".join(sorted(IGNORED_DIRECTIVES)), INDENT),
+        "",
+    ]
     lines += ["Not supported yet:", "", wrapped(", ".join(sorted(UNSUPPORTED_DIRECTIVES)), INDENT)]
     return "\n".join(lines)
 
@@ -67,6 +73,8 @@ def directive_notes(info: DirectiveInfo) -> list[str]:
     for names in info.claims.values():
         notes.append(f"No two may have the same {' and '.join(names)}.")
     notes += _reload_notes(info)
+    if info.ignored:
+        notes.append(f"Without effect here, and warned of: {', '.join(info.ignored)}.")
     if info.later:
         notes.append(f"Not supported yet: {', '.join(info.later)}.")
     return notes
@@ -159,6 +167,16 @@ meshnode {argument_example}
   (`allowedpeers=bar allowedpeers=baz`) or given as JSON (`allowedpeers='["bar", "baz"]'`), one that
   takes a map is given as JSON (`nodecost='{{"bar": 1.5}}'`).
 * A node needs a listener or a peer, or says `- local-only`.
+* receptor's other form of a file, "version 2", is read as well: a map of the names of directives
+  or their plurals, each with a map or a list of maps. `meshnode check --convert foo.yml` prints it
+  as a list, without its comments. The same checks hold for both.
+
+```yaml
+{map_example}
+```
+
+* Anchors, aliases and merge keys (`<<: *anchor`) may be used. If a file has several documents, the
+  directives of all of them count.
 * Numbers and true/false may be in quotes. Relative paths are relative to where the node is started.
 
 Each mistake is one line on stderr that names file, line, directive, parameter and remedy; all of
@@ -169,6 +187,16 @@ them are shown at once, nothing is started, and the exit code is 2:
 ```
 """
 
+MAP_EXAMPLE = """\
+version: 2
+node:
+  id: foo
+tcp-listeners:
+  - port: 2222
+    bindaddr: 127.0.0.1
+tcp-peers:
+  - address: bar.example.org:2222"""
+
 SHOWN_FIRST = frozenset({"node", "log-level", "tcp-listener", "control-service", "work-command"})
 """Directives of the example at the top: those that the first node of most readers has."""
 
@@ -177,6 +205,11 @@ foo.yml:6: tcp-listener: prot: unknown parameter; did you mean "port"?
 foo.yml:9: control-service: permissions: 600 would be a decimal number; write 0600"""
 
 LATER = """\
+## Without effect here
+
+These directives of receptor are accepted, and warned of by `meshnode check` and in the log:
+{ignored}.
+
 ## Not supported yet
 
 These directives are refused by name, never ignored:
@@ -191,6 +224,7 @@ def reference() -> str:
     introduction = INTRODUCTION.format(
         file_example="\n".join(yaml_example(info) for info in shown),
         argument_example=" \\\n  ".join(argument_example(info) for info in shown),
+        map_example=MAP_EXAMPLE,
         fault_example=FAULT_EXAMPLE,
     )
     parts = [introduction]
@@ -198,7 +232,8 @@ def reference() -> str:
         parts.append(f"## {section}\n")
         parts += [_directive(info) for info in infos if info.section == section]
     later = ", ".join(f"`{name}`" for name in sorted(UNSUPPORTED_DIRECTIVES))
-    parts.append(LATER.format(directives=later))
+    ignored = ", ".join(f"`{name}`" for name in sorted(IGNORED_DIRECTIVES))
+    parts.append(LATER.format(directives=later, ignored=ignored))
     return "\n".join(parts)
 
 

@@ -81,6 +81,7 @@ class DirectiveInfo:
             that clash only once host names are looked up are found when the node starts.
         parameters: in the order in which help shows them.
         later: names of parameters that are known but not supported yet.
+        ignored: names of receptor's parameters that have no effect here.
         reloadable: whether all of it can be changed, added and removed while the node runs.
     """
 
@@ -93,6 +94,7 @@ class DirectiveInfo:
     claims: Mapping[str, tuple[str, ...]]
     parameters: tuple[ParameterInfo, ...]
     later: tuple[str, ...]
+    ignored: tuple[str, ...]
     reloadable: bool
 
     def find(self, name: str) -> ParameterInfo | None:
@@ -189,6 +191,7 @@ def directive(
     overridable: bool = False,
     claims: Mapping[str, tuple[str, ...]] = NO_CLAIMS,
     later: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
 ) -> Callable[[type[D]], type[D]]:
     """Make a class of annotated parameters a directive; the arguments are DirectiveInfo's."""
 
@@ -208,6 +211,7 @@ def directive(
             claims=MappingProxyType(claims),
             parameters=tuple(described),
             later=later,
+            ignored=ignored,
             reloadable=made.RELOADABLE,
         )
         return made

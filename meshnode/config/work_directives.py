@@ -14,6 +14,7 @@ from meshnode.config.faults import FaultLog, quote
 from meshnode.config.kinds import (
     Kind,
     boolean,
+    choice,
     duration,
     map_of,
     path,
@@ -58,15 +59,19 @@ def _load_json(value: str) -> Any:
         raise Wrong(f"{quote(value)} is not a map") from None
 
 
+WORK_TYPE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"work type": ("worktype",)})
+"""No two directives may offer the same type of work."""
+
+NAME_OF_TYPE = text("name without spaces", names.check_work_type)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkDirective(Directive):
     """What every type of work has: its name, who may ask, what it gets, what it may not exceed."""
 
     RELOADABLE = True
 
-    worktype: str = parameter(
-        text("name without spaces", names.check_work_type), "name by which clients ask for it"
-    )
+    worktype: str = parameter(NAME_OF_TYPE, "name by which clients ask for it")
     verifysignature: bool = parameter(
         boolean(), "run only signed work, except from the unix socket", default=False
     )
@@ -106,7 +111,8 @@ class WorkDirective(Directive):
     "Offer a type of work that runs a command.",
     section="Work",
     example=(("worktype", "echo"), ("command", "bash"), ("params", '-c "echo hi"')),
-    claims={"work type": ("worktype",)},
+    claims=WORK_TYPE,
+    ignored=("allowruntimeenvvars",),
 )
 class WorkCommand(WorkDirective):
     """A command that clients may run, and its first arguments."""
@@ -125,7 +131,7 @@ class WorkCommand(WorkDirective):
     "Offer a type of work that calls a Python function of an installed plugin.",
     section="Work",
     example=(("worktype", "greet"), ("plugin", "greeter"), ("function", "greet")),
-    claims={"work type": ("worktype",)},
+    claims=WORK_TYPE,
 )
 class WorkPython(WorkDirective):
     """A function that clients may call; see docs/plugins.md."""
@@ -142,7 +148,68 @@ class WorkPython(WorkDirective):
     )
 
 
-WORK_DIRECTIVES: Final[tuple[type[WorkDirective], ...]] = (WorkCommand, WorkPython)
+@directive(
+    "work-kubernetes",
+    "Declare a type of work that runs in Kubernetes. A node cannot run it yet: it is not "
+    "advertised, and submissions of it are refused.",
+    section="Work",
+    example=(("worktype", "kubeit"), ("authmethod", "incluster"), ("namespace", "work")),
+    claims=WORK_TYPE,
+    ignored=("allowruntimeenvvars",),
+)
+class WorkKubernetes(Directive):
+    """What receptor's directive has, so that a configuration with it is checked and starts."""
+
+    RELOADABLE = True
+
+    worktype: str = parameter(NAME_OF_TYPE, "name by which clients ask for it")
+    namespace: str = parameter(
+        text(), "Kubernetes namespace to create pods in", default="", default_text="none"
+    )
+    image: str = parameter(
+        text(), "image of the container that works", default="", default_text="none"
+    )
+    command: str = parameter(
+        text(), "command of the container", default="", default_text="the image's"
+    )
+    params: str = parameter(text(), "arguments of the command", default="", default_text="none")
+    authmethod: str = parameter(
+        choice(("incluster", "kubeconfig", "runtime")),
+        "where access to the cluster comes from",
+        default="incluster",
+    )
+    kubeconfig: str = parameter(
+        text("file"), "file of access data", default="", default_text="none"
+    )
+    pod: str = parameter(
+        text("file"), "file of a pod's definition, as JSON or YAML", default="", default_text="none"
+    )
+    allowruntimeauth: bool = parameter(boolean(), "let clients give access data", default=False)
+    allowruntimecommand: bool = parameter(
+        boolean(), "let clients choose image and command", default=False
+    )
+    allowruntimeparams: bool = parameter(
+        boolean(), "let clients add arguments of their own", default=False
+    )
+    allowruntimepod: bool = parameter(
+        boolean(), "let clients give a pod's definition", default=False
+    )
+    deletepodonrestart: bool = parameter(
+        boolean(), "delete a pod that is still pending when the node starts", default=True
+    )
+    streammethod: str = parameter(
+        choice(("logger", "tcp")), "how payload and results reach the pod", default="logger"
+    )
+    verifysignature: bool = parameter(
+        boolean(), "run only signed work, except from the unix socket", default=False
+    )
+
+
+WORK_DIRECTIVES: Final[tuple[type[WorkDirective | WorkKubernetes], ...]] = (
+    WorkCommand,
+    WorkPython,
+    WorkKubernetes,
+)
 
 
 # --- The directives that sign work and check signatures: names and meaning are receptor's
@@ -169,7 +236,7 @@ class WorkSigning(Directive):
 
     RELOADABLE = True
 
-    privatekey: Path = parameter(path("file"), "file of the RSA private key, as PEM")
+    privatekey: Path = parameter(path("file"), "file of the RSA private key, as PEM", bare=True)
     tokenexpiration: float = parameter(
         duration(LEAST_TOKEN_LIFETIME, "1s"),
         "how long a signature holds",
@@ -190,7 +257,7 @@ class WorkVerification(Directive):
 
     RELOADABLE = True
 
-    publickey: Path = parameter(path("file"), "file of the RSA public key, as PEM")
+    publickey: Path = parameter(path("file"), "file of the RSA public key, as PEM", bare=True)
 
 
 SECURITY_DIRECTIVES: Final[tuple[type[Directive], ...]] = (WorkSigning, WorkVerification)

@@ -20,9 +20,68 @@ FAULTS = {
         "{f}: the file is empty; it must be a list of directives",
     ),
     "an empty list": ("[]\n", "{f}:1: the list of directives is empty"),
-    "a map": (
-        "---\nnode:\n  id: foo\n",
-        '{f}:2: the file is a map; it must be a list: write "- " before each directive',
+    "an empty map": ("{}\n", "{f}:1: the map of directives is empty"),
+    "a map of another version": (
+        "version: 3\nnode: foo\nlocal-only:\n",
+        '{f}:1: version: "3" is not 2, the only one known',
+    ),
+    "a version that is a list": (
+        "version: [2]\nnode: foo\nlocal-only:\n",
+        '{f}:1: version: "" is not 2, the only one known',
+    ),
+    "a map of something else": (
+        "services:\n  db: {image: postgres}\n",
+        '{f}:1: services: unknown directive; did you mean "control-service"?',
+    ),
+    "an unknown name with a list, once for all": (
+        "node: foo\nlocal-only:\nzzz:\n  - a: 1\n  - b: 1\n",
+        "{f}:3: zzz: unknown directive; meshnode --help lists all directives",
+    ),
+    "a directive that is not supported yet, in the plural": (
+        "node: foo\nlocal-only:\nTLS-servers:\n  - name: x\n  - name: y\n",
+        "{f}:3: tls-server: not supported yet",
+    ),
+    "an unknown parameter, in a map": (
+        "node: foo\ntcp-listeners:\n  - port: 1\n  - prot: 2\n",
+        '{f}:4: tcp-listener: prot: unknown parameter; did you mean "port"?',
+    ),
+    "a wrong value, in a map": (
+        "node: foo\nTCP-peers:\n  address: a:1\n  redial: maybe\n",
+        '{f}:4: tcp-peer: redial: "maybe" is neither true nor false',
+    ),
+    "a name given twice in a map": (
+        "node: foo\ntcp-peers: [a:1]\nTCP-Peers: [b:1]\n",
+        "{f}:3: TCP-Peers: is given twice; the first is on line 2; make it one list",
+    ),
+    "two nodes in a map": (
+        "node:\n  - id: foo\n  - id: bar\nlocal-only:\n",
+        "{f}:3: node: is given twice; the first is on line 2",
+    ),
+    "a plural of what is given once": (
+        "nodes: [foo]\nlocal-only:\n",
+        '{f}:1: nodes: unknown directive; did you mean "node"?',
+    ),
+    "an empty item in a map": (
+        "node: foo\ntcp-peers:\n  - a:1\n  -\n",
+        "{f}:4: tcp-peer: a list item is empty; write its parameters",
+    ),
+    "a list in a list, in a map": (
+        "node: foo\ntcp-peers:\n  - [a:1]\n",
+        "{f}:3: tcp-peer: has a list; expected: a map of its parameters",
+    ),
+    "a map as name of a directive, in a map": (
+        "node: foo\nlocal-only:\n[a]: b\n",
+        "{f}:3: the name of a directive must be text",
+    ),
+    "a merge key without a map": (
+        "- node: foo\n- tcp-peer:\n    <<: fast\n    address: a:1\n",
+        '{f}:3: "<<" takes a map, or a list of maps: write "<<: *anchor"',
+    ),
+    "a mistake that came by a merge key": (
+        "- node: foo\n- tcp-peer: &a\n    address: a:1\n    cots: 2\n"
+        "- tcp-peer:\n    <<: *a\n    address: b:1\n    cots: 3\n",
+        '{f}:4: tcp-peer: cots: unknown parameter; did you mean "cost"?\n'
+        '{f}:8: tcp-peer: cots: unknown parameter; did you mean "cost"?',
     ),
     "text": ("hello\n", "{f}:1: the file is text; it must be a list of directives"),
     "not YAML": (
@@ -44,10 +103,14 @@ FAULTS = {
         r"{f}:2: not valid YAML: found character '\t' that cannot start any token, "
         "while scanning for the next token",
     ),
-    "two documents": (
-        "- node: foo\n---\n- node: bar\n",
-        "{f}:2: not valid YAML: but found another document, expected a single document in the "
-        "stream",
+    "two nodes in two documents": (
+        "- node: foo\n---\n- node: bar\n- local-only\n",
+        "{f}:3: node: is given twice; the first is on line 1",
+    ),
+    "a mistake in the second document": (
+        "- node: foo\n---\n- [\n",
+        "{f}:4: not valid YAML: expected the node content, but found '<stream end>', "
+        "while parsing a flow node",
     ),
     "a control character": (
         "- node: foo\n- log-level: \x07\n",
@@ -115,16 +178,16 @@ FAULTS = {
     ),
     "a parameter where none is taken": (
         "- node: foo\n- local-only:\n    id: 1\n",
-        "{f}:3: local-only: id: unknown parameter; local-only takes no parameters",
+        "{f}:3: local-only: id: unknown parameter; local-only takes local",
     ),
     "a bare value where no parameter is meant": (
         "- node: foo\n- local-only\n- control-service: /tmp/foo.sock\n",
         "{f}:3: control-service: takes no bare value; name the parameter it is for: "
         "service, filename, permissions, tcplisten",
     ),
-    "a value where none is taken": (
-        "- node: foo\n- local-only: true\n",
-        "{f}:2: local-only: takes no value",
+    "an empty value that is more than empty": (
+        "- node: foo\n- tcp-listener: {port: 1, tls: ' '}\n",
+        "{f}:2: tcp-listener: tls: not supported yet",
     ),
     "a directive that is not supported yet": (
         "- node: foo\n- local-only\n- tls-server:\n    name: x\n",
@@ -191,9 +254,10 @@ FAULTS = {
         "{f}: no link is configured; add a tcp-listener or tcp-peer, "
         "or local-only to run without any",
     ),
-    "links, and yet alone": (
-        "- node: foo\n- tcp-peer: a:1\n- local-only\n",
-        "{f}:3: local-only: contradicts the tcp-peer on line 2; remove one of them",
+    "neither links nor alone": (
+        "- node: foo\n- local-only:\n    local: false\n",
+        "{f}: no link is configured; add a tcp-listener or tcp-peer, "
+        "or local-only to run without any",
     ),
     # --- values
     "a missing parameter": (

@@ -69,6 +69,16 @@ def test_the_references_file_and_arguments_mean_the_same(tmp_path: Path):
     assert load_arguments(words) == load_file(str(file))
 
 
+def test_the_references_map_is_read(tmp_path: Path):
+    file = tmp_path / "example.yml"
+    file.write_text(re.findall(r"```yaml\n(version.*?)```", reference(), re.DOTALL)[0])
+    assert load_file(str(file)) == load_arguments(
+        shlex.split(
+            "--node foo --tcp-listener 2222 bindaddr=127.0.0.1 --tcp-peer bar.example.org:2222"
+        )
+    )
+
+
 def test_the_references_faults_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("foo.yml").write_text(

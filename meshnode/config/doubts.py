@@ -1,0 +1,64 @@
+"""What a configuration says that is no mistake, but may not do what was meant.
+
+``meshnode check`` warns of it, and so does a start, in its log. What the machine has to do with is
+in check.py.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from meshnode.config.directives import LocalOnly, Node
+from meshnode.config.faults import FaultLog, quote
+from meshnode.config.link_directives import ListenerDirective, PeerDirective
+from meshnode.config.schema import Directive
+from meshnode.config.work_directives import WorkKubernetes
+
+PORTABLE_ID = re.compile(r"[A-Za-z0-9._@:-]+")
+"""Node IDs that receptor takes."""
+
+
+def note_doubts(typed: Sequence[Directive], faults: FaultLog) -> None:
+    """Warn of what directives, each right in itself, do not do."""
+    _note_local_only(typed, faults)
+    _note_kubernetes(typed, faults)
+    _note_odd_ids(typed, faults)
+
+
+def _note_local_only(typed: Iterable[Directive], faults: FaultLog) -> None:
+    directives = list(typed)
+    link = next((d for d in directives if isinstance(d, ListenerDirective | PeerDirective)), None)
+    for one in directives:
+        if link and isinstance(one, LocalOnly) and one.local:
+            where = link.origin.place.seen_from(one.origin.place)
+            text = f"has no effect beside the {link.INFO.name} {where}"
+            faults.warn(one.origin.place, one.INFO.name, text=text)
+
+
+def _note_kubernetes(typed: Iterable[Directive], faults: FaultLog) -> None:
+    for one in typed:
+        if isinstance(one, WorkKubernetes):
+            text = (
+                f"{quote(one.worktype)} cannot be run by this node: it is not advertised, and "
+                "submissions of it are refused"
+            )
+            faults.warn(one.place_of("worktype"), one.INFO.name, "worktype", text=text)
+
+
+def _note_odd_ids(typed: Iterable[Directive], faults: FaultLog) -> None:
+    for one in typed:
+        for parameter, name in _ids(one):
+            if not PORTABLE_ID.fullmatch(name):
+                text = (
+                    f"{quote(name)} is no node ID for receptor, which takes A-Z a-z 0-9 . - _ @ :"
+                )
+                faults.warn(one.place_of(parameter), one.INFO.name, parameter, text=text)
+
+
+def _ids(directive: Directive) -> Iterator[tuple[str, str]]:
+    """Return the node IDs of a directive, each with the parameter that names it."""
+    if isinstance(directive, Node):
+        yield "id", directive.id
+    if isinstance(directive, ListenerDirective):
+        yield from (("nodecost", name) for name in directive.nodecost)
+    if isinstance(directive, ListenerDirective | PeerDirective):
+        yield from (("allowedpeers", name) for name in directive.allowedpeers or ())

@@ -1,0 +1,134 @@
+"""Reads a YAML file into directives as they were written, each with its line.
+
+A file has one document or several, which count as if they stood in one. forms.py reads each.
+"""
+
+from collections.abc import Iterator
+
+import yaml
+
+from meshnode.config.faults import FaultLog, Place, printable
+from meshnode.config.forms import read_document
+from meshnode.config.kinds import NULL_TAG, STANDARD
+from meshnode.config.sources import RawDirective, place_of
+
+MAX_FILE_BYTES = 1 << 20
+"""Bytes of a file: a configuration has a few KiB, and a mistaken path may name a device."""
+
+
+def read_file(path: str, faults: FaultLog) -> list[RawDirective]:
+    """Return the directives of a file; whatever is wrong with it goes to ``faults``."""
+    whole = Place(path)
+    text = _read_text(path, whole, faults)
+    if text is None:
+        return []
+    try:
+        roots = [root for root in yaml.compose_all(text, Loader=yaml.SafeLoader) if _has_any(root)]
+        for root in roots:
+            _merge_all(root, whole, faults)
+    except yaml.MarkedYAMLError as error:
+        _note_marked(error, whole, faults)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        faults.add(Place(path, line), text="not valid YAML: it has a control character")
+    except RecursionError:
+        faults.add(whole, text="not a configuration: it is nested too deeply")
+    else:
+        if not roots:
+            faults.add(whole, text="the file is empty; it must be a list of directives")
+        return [raw for root in roots for raw in read_document(root, whole, faults)]
+    return []
+
+
+def _has_any(root: yaml.Node | None) -> bool:
+    return root is not None and root.tag != NULL_TAG
+
+
+def _read_text(path: str, whole: Place, faults: FaultLog) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL
+        reason = error.strerror if isinstance(error, OSError) else None
+        faults.add(whole, text=f"cannot be read: {(reason or str(error)).lower()}")
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        faults.add(whole, text=f"not a configuration: it has more than {MAX_FILE_BYTES} bytes")
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        faults.add(Place(path, line), text="not valid YAML: it is not UTF-8 text")
+        return None
+
+
+def _note_marked(error: yaml.MarkedYAMLError, whole: Place, faults: FaultLog) -> None:
+    mark = error.problem_mark or error.context_mark
+    place = Place(whole.source, mark.line + 1) if mark else whole
+    problem = printable(error.problem or error.context or "unreadable")
+    context = f", {printable(error.context)}" if error.context and error.problem else ""
+    if "<block end>" in problem:
+        # The parser's message for the commonest mistakes does not help a person.
+        problem = 'this does not belong here; check the indentation, the quotes and the "- "'
+        context = ""
+    faults.add(place, text=f"not valid YAML: {problem}{context}")
+
+
+# --- Merge keys: ``<<: *anchor`` takes over the pairs of another map
+#
+# Keys are compared in lower case, as the names of directives and parameters are.
+
+MERGE_TAG = STANDARD + "merge"
+
+Pair = tuple[yaml.Node, yaml.Node]
+
+
+def _merge_all(root: yaml.Node, whole: Place, faults: FaultLog) -> None:
+    """Put in each map, in place of its merge keys, the pairs of what they name."""
+    begun: set[int] = set()
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if id(node) in begun:
+            continue
+        if isinstance(node, yaml.MappingNode):
+            _merge(node, begun, whole, faults)
+            pending.extend(part for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            begun.add(id(node))
+            pending.extend(node.value)
+
+
+def _merge(node: yaml.MappingNode, begun: set[int], whole: Place, faults: FaultLog) -> None:
+    """Merge one map, after those that it names; its own pairs count more than theirs."""
+    begun.add(id(node))
+    own = [pair for pair in node.value if pair[0].tag != MERGE_TAG]
+    known = {_name(key) for key, _ in own}
+    for key, value in node.value:
+        if key.tag != MERGE_TAG:
+            continue
+        for source in _sources(value, place_of(key, whole), faults):
+            if id(source) not in begun:
+                _merge(source, begun, whole, faults)
+            taken = [pair for pair in source.value if _is_new(pair, known)]
+            known |= {_name(key) for key, _ in taken}
+            own += taken
+    node.value = own
+
+
+def _is_new(pair: Pair, known: set[str | int]) -> bool:
+    return pair[0].tag != MERGE_TAG and _name(pair[0]) not in known
+
+
+def _name(key: yaml.Node) -> str | int:
+    return str(key.value).lower() if isinstance(key, yaml.ScalarNode) else id(key)
+
+
+def _sources(value: yaml.Node, place: Place, faults: FaultLog) -> Iterator[yaml.MappingNode]:
+    parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for part in parts:
+        if isinstance(part, yaml.MappingNode):
+            yield part
+        else:
+            faults.add(place, text='"<<" takes a map, or a list of maps: write "<<: *anchor"')
