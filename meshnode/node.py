@@ -101,7 +101,7 @@ async def _start(
     registry = CommandRegistry()
     units = work.units
     register_mesh_commands(
-        registry, mesh, reloader, units.warnings, forwarding=config.node.allowforwarding
+        registry, mesh, reloader, work.warnings, forwarding=config.node.allowforwarding
     )
     try:
         await nursery.start(units.run)
@@ -118,7 +118,7 @@ async def _start(
     await _start_services(config, mesh, nursery)
     await links.apply(config.listeners, config.peers)
     reloader.start()
-    for doubt in units.doubts:
+    for doubt in (*config.warnings, *units.doubts):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.

@@ -114,6 +114,10 @@ class Reloader:
         # Nothing from here on can be refused, and nobody else runs in between.
         changed |= self._apply_work(fresh, work)
         old, self._running = self._running, fresh
+        known = {(warning.subject, warning.text) for warning in old.warnings}
+        for warning in fresh.warnings:
+            if (warning.subject, warning.text) not in known:
+                self._log.warning("%s", warning)
         if fresh.log_level != old.log_level:
             logs.set_level(fresh.log_level.level)
             self._log.info("the log level is %s", fresh.log_level.level)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
+from meshnode.errors import CommandError
 from meshnode.logs import subject_logger
 from meshnode.protocol.routing import WorkType
 from meshnode.resources import DescriptorReserve, in_thread
@@ -22,17 +23,34 @@ from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager
-from meshnode.work.units.runner import Runner
+from meshnode.work.units.requests import Submission
+from meshnode.work.units.runner import Plan, Runner
+from meshnode.work.units.runner import WorkType as UnitType
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import wall_clock
 
 
 @dataclass(frozen=True, slots=True)
+class KubernetesType:
+    """One ``work-kubernetes`` directive: a type that is known here, and cannot be run."""
+
+    name: str
+    verify_signature: bool = False
+
+    def plan(self, submission: Submission) -> Plan:
+        """Refuse. Raises CommandError."""
+        raise CommandError(
+            f"this node cannot run work type {self.name}: it needs Kubernetes, "
+            "which is not supported yet"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class WorkChange:
     """Work types and keys of a configuration, all of them usable: :meth:`ConfiguredWork.apply`."""
 
-    types: Mapping[str, CommandType]
+    types: Mapping[str, UnitType]
     signatures: Signatures
 
 
@@ -73,7 +91,22 @@ class ConfiguredWork:
     @property
     def advertised(self) -> tuple[WorkType, ...]:
         """The types of work that this node offers, as it advertises them."""
-        return tuple(WorkType(name, kind.verify_signature) for name, kind in self._types.items())
+        return tuple(
+            WorkType(name, kind.verify_signature)
+            for name, kind in self._types.items()
+            if not isinstance(kind, KubernetesType)
+        )
+
+    async def warnings(self) -> list[str]:
+        """Return what a person should look after, one line each."""
+        lame = [name for name, kind in self._types.items() if isinstance(kind, KubernetesType)]
+        lines = await self.units.warnings()
+        if lame:
+            lines.append(
+                f"work types that this node cannot run, since they need Kubernetes: "
+                f"{', '.join(lame)}"
+            )
+        return lines
 
     async def prepare(self, config: NodeConfig) -> WorkChange:
         """Make the types and read the keys of a configuration; nothing is changed yet.
@@ -108,9 +141,12 @@ class ConfiguredWork:
         return True
 
 
-def make_types(config: NodeConfig) -> dict[str, CommandType]:
-    """Return the types of work that a configuration offers, by name."""
-    return {directive.worktype: work_type(directive) for directive in config.work_types}
+def make_types(config: NodeConfig) -> dict[str, UnitType]:
+    """Return the types of work that a configuration names, by name."""
+    types: dict[str, UnitType] = {one.worktype: work_type(one) for one in config.work_types}
+    for one in config.kubernetes_types:
+        types[one.worktype] = KubernetesType(one.worktype, one.verifysignature)
+    return types
 
 
 def work_type(directive: WorkDirective) -> CommandType:

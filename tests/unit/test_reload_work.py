@@ -190,3 +190,17 @@ async def test_a_service_that_has_ended_is_not_advertised_again_by_a_reload(tmp_
         await listener.aclose()
         await running.take(TWO)
         assert mesh.status().advertisements == ()
+
+
+async def test_a_type_of_kubernetes_comes_by_reload_and_is_warned_of_once(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    kubernetes = "- work-kubernetes: {worktype: pod}\n"
+    await running.take(ONE + kubernetes)
+    await running.take(kubernetes + ONE)
+    assert running.advertised() == {"one": False}
+    assert sum("cannot be run by this node" in line for line in caplog.messages) == 1
+    (warning,) = [line for line in await running.work.warnings() if "Kubernetes" in line]
+    assert warning.endswith(": pod")
+    await running.take(ONE)
+    assert not [line for line in await running.work.warnings() if "Kubernetes" in line]

@@ -28,7 +28,7 @@ from meshnode.work.local.processes import (
     find_supervisor,
 )
 from meshnode.work.local.worktypes import CommandType
-from meshnode.work.units.runner import FirstOutcome, Outcome
+from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
 from meshnode.work.units.shortage import LogOnce, NotNow, Pauses
 from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.store import UnitStore
@@ -56,7 +56,7 @@ class CommandRunner:
         self,
         launcher: Starter,
         store: UnitStore,
-        types: Mapping[str, CommandType],
+        types: Mapping[str, WorkType],
         *,
         open_process: OpenProcess = ProcessHandle.open,
         end_leftovers: EndLeftovers = end_unit_processes,
@@ -73,9 +73,8 @@ class CommandRunner:
 
     def _type_of(self, unit: Unit) -> CommandType:
         """Return the type that a unit was submitted as; defaults if nobody knows it any more."""
-        if isinstance(unit.work_type, CommandType):
-            return unit.work_type
-        return self._types.get(unit.status.work_type, CommandType(""))
+        known = unit.work_type or self._types.get(unit.status.work_type)
+        return known if isinstance(known, CommandType) else CommandType("")
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the launcher. Raises WorkError."""
