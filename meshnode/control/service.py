@@ -161,7 +161,9 @@ class ControlService:
                 watch.start_soon(self._end_idle)
                 async with trio.open_nursery() as nursery:
                     for source in listeners:
-                        nursery.start_soon(self._serve_source, source)
+                        log = subject_logger("control", str(source))
+                        log.info("listening")
+                        nursery.start_soon(self._serve_source, source, log)
                     task_status.started()
                 watch.cancel_scope.cancel()
         finally:
@@ -223,10 +225,7 @@ class ControlService:
             for places in self._places.values():
                 places.end_idle()
 
-    async def _serve_source(self, source: ControlListener) -> None:
-        log = subject_logger("control", str(source))
-        log.info("listening")
-
+    async def _serve_source(self, source: ControlListener, log: SubjectLogger) -> None:
         async def serve_client(stream: trio.abc.HalfCloseableStream) -> None:
             client = await self._identify(stream)
             peer = client.node if isinstance(client, MeshClient) else str(client)

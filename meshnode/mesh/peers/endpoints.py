@@ -113,10 +113,10 @@ class Listening:
         self._repeats = RepeatFilter()
         self._closed = False
         self._log = subject_logger("listener", listener.name)
+        self._log.info("listening")
 
     async def run(self) -> None:
         """Accept links until the listener is closed."""
-        self._log.info("listening")
         self._listener.probe_by(self._host.address_probe)
         try:
             await accept(self._listener, self._log, self._take)
