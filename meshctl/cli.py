@@ -10,6 +10,7 @@ import click
 
 from meshctl import __version__
 from meshctl.api.errors import ControlError
+from meshctl.commands.exits import code_of
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.work import work
 from meshctl.render.output import (
@@ -61,11 +62,11 @@ class MeshctlGroup(click.Group):
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
-            return ExitCode.FAILURE
+            return ExitCode.WRONG_USAGE
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else prog_name
             print_error(f"{sentence(error.format_message())} See: {path} --help")
-            return ExitCode.FAILURE
+            return ExitCode.WRONG_USAGE
         except click.ClickException as error:
             if error.message:
                 print_error(error.format_message())
@@ -79,7 +80,7 @@ class MeshctlGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ControlError as error:
-            raise Failure(str(error)) from error
+            raise Failure(str(error), code_of(error)) from error
         except KeyboardInterrupt as error:
             raise Failure("", ExitCode.INTERRUPTED) from error
         except BrokenPipeError as error:
@@ -88,7 +89,8 @@ class MeshctlGroup(click.Group):
         except OSError as error:
             # Every other OSError has its own handler: what is left is our output.
             discard_stdout()
-            raise Failure(f"cannot write the output: {error.strerror or error}") from error
+            text = f"cannot write the output: {error.strerror or error}"
+            raise Failure(text, ExitCode.LOCAL_IO) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Let ``--insecureskipverify`` stand alone, as people write it, or with a value.
@@ -262,7 +264,7 @@ def connect(
             with raw_terminal(stdin, raw=raw):
                 bridge(stream, stdin, sys.stdout.fileno())
         except BridgeError as error:
-            raise Failure(str(error)) from error
+            raise Failure(str(error), ExitCode.LOCAL_IO) from error
 
 
 @cli.command()

@@ -1,13 +1,14 @@
 """``meshctl work results``: a unit's stdout, all of it or a part, as it comes or as it is."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
-from meshctl.api.status import CANCELED, FAILED, UNFINISHED
+from meshctl.api.status import UNFINISHED
+from meshctl.commands.exits import propagate_option, report_end
 from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.render.output import (
     ExitCode,
@@ -50,6 +51,7 @@ lines, and never much memory."""
     default=True,
     help="Go on until the unit has ended (the default), or stop after what there is now.",
 )
+@propagate_option
 @click.option("--json", "as_json", is_flag=True, help="The final status as JSON on stderr.")
 @pass_invocation_at
 def results(
@@ -58,6 +60,7 @@ def results(
     startpos: int | None,
     tail: int | None,
     follow: bool,
+    propagate: bool,
     as_json: bool,
 ) -> None:
     """Write a unit's stdout to ours as it comes, until the unit has ended.
@@ -75,7 +78,7 @@ def results(
             _deliver_present(invocation, client, unit_id, start, known, as_json=as_json)
             return
         status = deliver(invocation, client, unit_id, start)
-    report_end(unit_id, status, as_json=as_json)
+    report_end(unit_id, status, as_json=as_json, propagate=propagate)
 
 
 def _deliver_present(
@@ -192,29 +195,6 @@ def _progress(
         yield lambda position: progress.update(position, total)
 
 
-def report_end(unit_id: str, status: dict[str, Any], *, as_json: bool) -> None:
-    """End the command as the unit ended; with JSON wanted, its status goes to stderr.
-
-    Raises:
-        Failure: the unit Failed or was Canceled.
-    """
-    if as_json:
-        print_note(json_line({"unitid": unit_id, **status}))
-    text, code = ending(unit_id, status)
-    if code:
-        raise Failure(text, code)
-
-
-def ending(unit_id: str, status: Mapping[str, Any]) -> tuple[str, ExitCode]:
-    """Return what to say of a final status, and the exit code: nothing and OK for success."""
-    if status.get("State") == FAILED:
-        text = f"unit {unit_id} failed: {status.get('Detail', 'no reason given')}"
-        return text, ExitCode.FAILURE
-    if status.get("State") == CANCELED:
-        return f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED
-    return "", ExitCode.OK
-
-
 def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict[str, Any]:
     try:
         return client.work_status(unit_id)
@@ -222,7 +202,8 @@ def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict
         if not client.work_list().get(unit_id):
             raise Failure(
                 f"unit {unit_id} was released while its results were read; "
-                f"they end after byte {position}"
+                f"they end after byte {position}",
+                ExitCode.REFUSED,
             ) from error
         raise
 
@@ -231,7 +212,8 @@ def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str
     again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
     return Failure(
         f"the results of unit {unit_id} broke off after byte {position}: {sentence(reason)} "
-        f"Nothing is lost; go on with: {again}"
+        f"Go on with: {again}",
+        ExitCode.UNREACHABLE,
     )
 
 

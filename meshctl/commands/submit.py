@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError
+from meshctl.commands.exits import code_of, propagate_option, report_end
 from meshctl.commands.options import (
     Invocation,
     json_option,
     pass_invocation,
     tls_client_option,
 )
-from meshctl.commands.results import deliver, report_end
+from meshctl.commands.results import deliver
 from meshctl.commands.wait import wait_for_end
 from meshctl.render.output import (
     ExitCode,
@@ -124,7 +125,7 @@ def collect_params(given: Sequence[str], cmdparams: Sequence[str]) -> dict[str, 
     for option in given:
         key, separator, value = option.partition("=")
         if not separator or not key:
-            raise Failure(f"--param {option}: write KEY=VALUE", ExitCode.SUBMIT_FAILED)
+            raise Failure(f"--param {option}: write KEY=VALUE")
         params[key] = _param_value(value)
     if cmdparams:
         first = [params["params"]] if "params" in params else []
@@ -144,10 +145,10 @@ def _param_value(value: str) -> str:
             return file.read()
     except UnicodeDecodeError as error:
         reason = "a parameter is text in UTF-8"
-        raise Failure(f"--param @{path}: {reason}", ExitCode.SUBMIT_FAILED) from error
+        raise Failure(f"--param @{path}: {reason}") from error
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) else error
-        raise Failure(f"--param @{path}: {text}", ExitCode.SUBMIT_FAILED) from error
+        raise Failure(f"--param @{path}: {text}") from error
 
 
 @click.command()
@@ -170,6 +171,7 @@ def _param_value(value: str) -> str:
     metavar="KEY=VALUE",
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
+@propagate_option
 @click.argument("cmdparams", nargs=-1)
 @json_option
 @pass_invocation
@@ -179,6 +181,7 @@ def submit(
     follow: bool,
     waits: bool,
     rm: bool,
+    propagate: bool,
     as_json: bool,
     payload: str,
     payload_literal: str,
@@ -191,6 +194,8 @@ def submit(
 
     Exactly one of --payload, --payload-literal and --no-payload must be given.
     """
+    if propagate and not (follow or waits or rm):
+        raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
         with chosen_payload(payload, payload_literal, no_payload) as data:
             if rm and not follow:
@@ -198,10 +203,14 @@ def submit(
             all_params = collect_params(params, cmdparams)
             request = SubmissionRequest(params=all_params, payload=data, **options)
             done = _submit(invocation, client, request, rm=rm)
+        status: Mapping[str, Any] | None
         if follow:
-            _follow(invocation, client, done.unit_id, rm=rm, as_json=as_json)
-            return
-        _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+            status = _follow(invocation, client, done.unit_id, rm=rm)
+        else:
+            status = _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+        if status is not None:
+            shown = follow and as_json
+            report_end(done.unit_id, status, as_json=shown, propagate=propagate)
 
 
 def _report_start(
@@ -212,10 +221,13 @@ def _report_start(
     waits: bool,
     rm: bool,
     as_json: bool,
-) -> None:
+) -> Mapping[str, Any] | None:
     """Say what became of a submission, and wait for the unit's end where that is wanted.
 
     With both JSON and waiting wanted, there is one document, at the end.
+
+    Returns:
+        The unit's final status, where that was waited for.
     """
     unit_id, status = done.unit_id, None
     if not as_json:
@@ -231,14 +243,13 @@ def _report_start(
     if rm:
         outcome = client.release(unit_id)
         (print_note if as_json else print_line)(f"({unit_id}, {outcome})")
-    if status is not None:
-        report_end(unit_id, status, as_json=False)
+    return status
 
 
 def _submit(
     invocation: Invocation, client: "ControlClient", request: SubmissionRequest, *, rm: bool
 ) -> "Submission":
-    """Submit, with receptorctl's exit code for whatever a submission can fail of.
+    """Submit, with receptorctl's exit code for what a node refuses.
 
     With ``rm``, a unit that the node has failed for the reason that it gives is released.
     """
@@ -254,14 +265,14 @@ def _submit(
             text = f"interrupted: unit {created[0]} exists. See what became of it: {command}"
         raise Failure(text, ExitCode.INTERRUPTED) from error
     except ControlError as error:
-        text = str(error)
+        text, code = str(error), code_of(error)
         if isinstance(error, CommandRefused):
-            text = f"Failed to start work unit: {error}"
+            text, code = f"Failed to start work unit: {error}", ExitCode.SUBMIT_FAILED
             if rm and created and _is_released(client, created[0]):
-                raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+                raise Failure(text, code) from error
         if created:
             text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
-        raise Failure(text, ExitCode.SUBMIT_FAILED) from error
+        raise Failure(text, code) from error
 
 
 def _is_released(client: "ControlClient", unit_id: str) -> bool:
@@ -274,11 +285,15 @@ def _is_released(client: "ControlClient", unit_id: str) -> bool:
 
 
 def _follow(
-    invocation: Invocation, client: "ControlClient", unit_id: str, *, rm: bool, as_json: bool
-) -> None:
-    """Deliver the results; release only a unit that has ended and was delivered in full."""
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, rm: bool
+) -> Mapping[str, Any]:
+    """Deliver the results; release only a unit that has ended and was delivered in full.
+
+    Returns:
+        The unit's final status.
+    """
     status = deliver(invocation, client, unit_id, removes=rm)
     if rm:
         # Not on stdout, where receptorctl has it: that is for the unit's own bytes.
         print_note(f"({unit_id}, {client.release(unit_id)})")
-    report_end(unit_id, status, as_json=as_json)
+    return status

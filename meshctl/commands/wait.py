@@ -16,8 +16,8 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
+from meshctl.commands.exits import code_of, ending, propagate_option, report_end
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
-from meshctl.commands.results import ending, report_end
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -31,7 +31,12 @@ from meshctl.render.output import (
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
 
-_GRAVEST_FIRST = (ExitCode.FAILURE, ExitCode.WAIT_TIMED_OUT, ExitCode.UNIT_CANCELED)
+_GRAVEST_FIRST = (
+    ExitCode.FAILURE,
+    ExitCode.REFUSED,
+    ExitCode.WAIT_TIMED_OUT,
+    ExitCode.UNIT_CANCELED,
+)
 """Of several units' exit codes, the first of these that is among them is the command's."""
 
 Status = dict[str, Any]
@@ -40,18 +45,26 @@ Status = dict[str, Any]
 @click.command()
 @click.argument("unit_ids", nargs=-1, required=True)
 @click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
+@propagate_option
 @json_option
 @pass_invocation_at
 def wait(
-    invocation: Invocation, unit_ids: tuple[str, ...], timeout: timedelta | None, as_json: bool
+    invocation: Invocation,
+    unit_ids: tuple[str, ...],
+    timeout: timedelta | None,
+    propagate: bool,
+    as_json: bool,
 ) -> None:
     """Wait until units have ended; the exit code says how.
 
-    1 if one failed or cannot be asked about, else 7 if one has not ended in time, else 6 if one
-    was canceled, else 0. Ctrl-C ends the waiting only.
+    1 if one failed, else 104 if one cannot be asked about, else 7 if one has not ended in time,
+    else 6 if one was canceled, else 0. Ctrl-C ends the waiting only.
     """
+    if propagate and len(set(unit_ids)) > 1:
+        raise Failure("--propagate passes on the code of one unit: give one ID.")
     with invocation.client() as client:
-        waiting = _Waiting(client, None if timeout is None else timeout.total_seconds())
+        seconds = None if timeout is None else timeout.total_seconds()
+        waiting = _Waiting(client, seconds, propagate=propagate)
         try:
             with waiting_for(invocation, waiting.unfinished):
                 waiting.ask_all(unit_ids, report=not as_json)
@@ -60,8 +73,7 @@ def wait(
             # Also where a break keeps the rest: what is known is known.
             if as_json:
                 print_json(waiting.statuses)
-    code = next((code for code in _GRAVEST_FIRST if code in waiting.codes), ExitCode.OK)
-    if code:
+    if code := waiting.code():
         raise Failure("", code)
 
 
@@ -79,12 +91,12 @@ def waiting_for(invocation: Invocation, unfinished: Callable[[], Sequence[str]])
         if not units and not isinstance(error, KeyboardInterrupt):
             raise
         again = invocation.shell_command("work", "wait", *units)
-        what = f"unit {units[0]} goes" if len(units) == 1 else "the units go"
-        hint = f"{what} on. Wait again: {again}"
         if isinstance(error, KeyboardInterrupt):
-            text = f"interrupted: {hint}" if units else ""
+            goes_on = f"unit {units[0]} goes on" if len(units) == 1 else "the units go on"
+            text = f"interrupted: {goes_on}. Wait again: {again}" if units else ""
             raise Failure(text, ExitCode.INTERRUPTED) from error
-        raise Failure(f"{sentence(str(error))} Nothing is lost: {hint}") from error
+        text = f"{sentence(str(error))} When the node is back, wait again: {again}"
+        raise Failure(text, code_of(error)) from error
 
 
 def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) -> Status:
@@ -126,12 +138,19 @@ def show_changes(
 class _Waiting:
     """What is known of the units that a command waits for."""
 
-    def __init__(self, client: "ControlClient", seconds: float | None) -> None:
+    def __init__(self, client: "ControlClient", seconds: float | None, *, propagate: bool) -> None:
         self._client = client
+        self._propagate = propagate
         self._seconds = seconds
         self._deadline = None if seconds is None else monotonic() + seconds
         self.statuses: dict[str, Status] = {}
-        self.codes: set[ExitCode] = set()
+        self._codes: set[int] = set()
+
+    def code(self) -> int:
+        """Return the command's exit code."""
+        # Of one unit there is one code, and with --propagate it may be any.
+        among = self._codes if self._propagate else _GRAVEST_FIRST
+        return next((code for code in among if code in self._codes), ExitCode.OK)
 
     def unfinished(self) -> list[str]:
         """Return the units that had not ended when last heard of."""
@@ -144,7 +163,7 @@ class _Waiting:
                 self._heard(unit_id, self._client.work_status(unit_id), report=report)
             except CommandRefused as error:
                 print_error(str(error))
-                self.codes.add(ExitCode.FAILURE)
+                self._codes.add(ExitCode.REFUSED)
 
     def wait_all(self, *, report: bool) -> None:
         """Wait for those that have not ended, all of them until the same moment."""
@@ -154,10 +173,11 @@ class _Waiting:
             except WaitTimedOut as error:
                 self.statuses[unit_id] = error.status
                 print_error(str(WaitTimedOut(unit_id, self._seconds or 0, error.status)))
-                self.codes.add(ExitCode.WAIT_TIMED_OUT)
+                in_time = ExitCode.NO_END_IN_TIME if self._propagate else ExitCode.WAIT_TIMED_OUT
+                self._codes.add(in_time)
             except CommandRefused as error:
                 print_error(f"unit {unit_id} was released meanwhile: {error}")
-                self.codes.add(ExitCode.FAILURE)
+                self._codes.add(ExitCode.REFUSED)
             else:
                 self._heard(unit_id, status, report=report)
 
@@ -167,10 +187,10 @@ class _Waiting:
             return
         if report:
             print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
-        text, code = ending(unit_id, status)
+        text, code = ending(unit_id, status, propagate=self._propagate)
         if code:
             print_error(text)
-            self.codes.add(code)
+            self._codes.add(code)
 
     def _remaining(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)

@@ -186,7 +186,7 @@ def _end_units(
         if as_json:
             print_json(outcomes)
     if failed:
-        raise Failure("")
+        raise Failure("", ExitCode.REFUSED)
 
 
 def _ids(client: "ControlClient", chosen: Sequence[str] | Selection) -> Sequence[str]:

@@ -26,6 +26,12 @@ class ExitCode(enum.IntEnum):
     UNIT_CANCELED = 6
     WAIT_TIMED_OUT = 7
     SUBMIT_FAILED = 101
+    UNREACHABLE = 102
+    WRONG_USAGE = 103
+    REFUSED = 104
+    LOCAL_IO = 105
+    NO_END_IN_TIME = 124
+    NO_CODE = 125
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
 
@@ -37,14 +43,20 @@ class ExitCode(enum.IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done",
-    ExitCode.FAILURE: "wrong usage, node not reached, command refused, or the unit Failed",
+    ExitCode.FAILURE: "the unit Failed (work results, wait, status --watch, submit)",
     ExitCode.PING_FAILED: "at least one ping was not answered",
     ExitCode.RELOAD_NEEDS_RESTART: "reload: a directive changed that needs a restart",
     ExitCode.RELOAD_UNPARSABLE: "reload: the configuration does not parse",
     ExitCode.RELOAD_FAILED: "reload: any other failure",
     ExitCode.UNIT_CANCELED: "the unit was Canceled (work results, wait, status --watch, submit)",
     ExitCode.WAIT_TIMED_OUT: "wait: a unit had not ended when the time was up; it goes on",
-    ExitCode.SUBMIT_FAILED: "the submission failed",
+    ExitCode.SUBMIT_FAILED: "the submission was refused, or its payload could not be read",
+    ExitCode.UNREACHABLE: "the node was not reached, or the connection to it was lost",
+    ExitCode.WRONG_USAGE: "wrong usage; nothing was asked of the node",
+    ExitCode.REFUSED: "the node refused: there is no such unit, no route, no such service",
+    ExitCode.LOCAL_IO: "standard input could not be read, or standard output not written",
+    ExitCode.NO_END_IN_TIME: "with --propagate instead of 7",
+    ExitCode.NO_CODE: "with --propagate instead of 1 and 6 where no code of the command is known",
     ExitCode.INTERRUPTED: "Ctrl-C; a unit that was followed goes on",
     ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it",
 }
@@ -60,9 +72,12 @@ def help_epilog() -> str:
 
 
 class Failure(click.ClickException):
-    """Ends the command with a named exit code and, if there is a message, one line on stderr."""
+    """Ends the command with an exit code and, if there is a message, one line on stderr.
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.FAILURE) -> None:
+    The code is an :class:`ExitCode`, or the code of a unit's own command.
+    """
+
+    def __init__(self, message: str, code: int = ExitCode.WRONG_USAGE) -> None:
         super().__init__(message)
         self.exit_code = code
 

@@ -122,7 +122,7 @@ def test_a_stream_that_ends_well_is_exit_0(
     ],
     indirect=["address"],
 )
-def test_a_stream_that_breaks_is_exit_1_with_the_reason(
+def test_a_stream_that_breaks_is_a_lost_connection_with_the_reason(
     nodes: tuple[Node, Node, int],
     backup: Backup,
     address: Path | str,
@@ -139,7 +139,7 @@ def test_a_stream_that_breaks_is_exit_1_with_the_reason(
         else:
             foo.stop(signal.SIGKILL)
         _, errors = process.communicate(timeout=90)
-    assert process.returncode == 1
+    assert process.returncode == 102
     assert errors.startswith(b"ERROR: the stream broke: ") or b"session broke" in errors
     assert len(errors.splitlines()) == 1
     assert file.read_bytes() == HALF

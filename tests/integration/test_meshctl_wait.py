@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from harness import Cluster, Node
+from harness import Cluster, Node, free_port
 
 from meshctl import ControlClient, WaitTimedOut
 
@@ -61,3 +61,26 @@ def test_a_submission_that_waits_ends_as_its_unit_does(cluster: Cluster) -> None
     assert done.stdout.decode().splitlines()[2] == f"({unit}, Failed)"
     tail = foo.meshctl("work", "results", unit, "--tail", "2", check=False)
     assert tail == b"99999\n100000\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "plain"),
+    [("exit 3", 3, 1), ("kill -KILL $$", 137, 1), ("exit 0", 0, 0)],
+)
+def test_the_code_of_a_command_on_another_node_is_passed_on(
+    cluster: Cluster, script: str, code: int, plain: int
+) -> None:
+    port = free_port()
+    cluster.node("bar", listen=port, work={"ends": f"echo out; {script}"})
+    foo = cluster.node("foo", peers=[port])
+    foo.wait_service("bar")
+    submission = ["work", "submit", "ends", "--node", "bar", "-n", "-f", "--propagate"]
+    done = cluster.run("meshctl", "--socket", foo.socket, *submission, check=False)
+    assert (done.returncode, done.stdout) == (code, b"out\n")
+    unit = foo.submit("ends", "--node", "bar", "-n")
+    for command in ("wait", "results"):
+        arguments = ["--socket", foo.socket, "work", command, unit]
+        done = cluster.run("meshctl", *arguments, check=False)
+        assert done.returncode == plain
+        done = cluster.run("meshctl", *arguments, "--propagate", check=False)
+        assert done.returncode == code

@@ -7,6 +7,7 @@ from scripted_node import CANCELED, RUNNING, SUCCEEDED, ScriptedNode, Session, u
 
 from meshctl import BadSettings, CannotReach, CommandRefused, ControlClient, SessionLost
 from meshctl.api.connection import BROKEN
+from meshctl.render.output import ExitCode
 
 
 class FramedSession(Session):
@@ -143,7 +144,7 @@ def test_waiting_for_a_unit_of_another_node_ends_with_it(meshctl, bar):
 )
 def test_a_unit_that_another_node_does_not_know_is_told_with_the_nodes_name(meshctl, bar, command):
     result = meshctl("work", *command, "nosuch", "--node", "bar")
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.REFUSED
     assert "node bar: unknown work unit nosuch" in result.stderr
 
 
@@ -156,7 +157,7 @@ def test_a_unit_that_another_node_does_not_know_is_told_with_the_nodes_name(mesh
 )
 def test_a_node_without_a_route_is_named(meshctl, bar, command):
     result = meshctl("work", *command, "--node", "nosuch")
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert "cannot reach node nosuch: no route to node" in result.stderr
 
 
@@ -179,7 +180,7 @@ def test_what_answers_for_another_node_must_be_a_control_service(meshctl, node):
         session.send(b"Connecting\nSSH-2.0-OpenSSH_9.9\n") or False
     )
     result = meshctl("work", "status", "x", "--node", "bar")
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert "service control of bar is no control service" in result.stderr
 
 

@@ -43,7 +43,7 @@ def test_every_command_takes_json():
 
 def test_without_a_socket_the_options_and_the_variable_are_named(meshctl):
     result = meshctl("status", socket=None)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert result.stderr == (
         "ERROR: no control socket given: use --socket, or set MESHCTL_SOCKET\n"
     )
@@ -82,7 +82,7 @@ def test_insecureskipverify_stands_alone_or_has_a_value(meshctl, tls_node, value
 
 def test_insecureskipverify_may_be_false(meshctl, tls_node):
     result = meshctl("--insecureskipverify", "false", "status", socket=tls_node.address)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert "certificate refused" in result.stderr
 
 
@@ -95,9 +95,9 @@ def test_insecureskipverify_may_be_false(meshctl, tls_node):
         (["status", "--nosuch"], "No such option: --nosuch. See: meshctl status --help"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_1_as_with_receptorctl(meshctl, args, text):
+def test_wrong_usage_is_one_line_with_a_code_of_its_own(meshctl, args, text):
     result = meshctl(*args)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert result.stderr.startswith("ERROR: ")
     assert result.stderr.endswith(f"{text}\n")
     assert result.stderr.count("\n") == 1
@@ -105,7 +105,7 @@ def test_wrong_usage_is_one_line_and_exit_1_as_with_receptorctl(meshctl, args, t
 
 def test_a_missing_socket_is_one_line_with_the_remedy(meshctl):
     result = meshctl("status", socket="/tmp/no/foo.sock")
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert result.stderr == (
         "ERROR: cannot reach /tmp/no/foo.sock: no such file. "
         "Is meshnode running with a control-service on it?\n"
@@ -231,7 +231,10 @@ def test_work_status_in_a_pipe_is_json(meshctl, node):
     unit = node.add_unit("one")
     assert json.loads(meshctl("work", "status", "one").stdout) == unit.to_json()
     result = meshctl("work", "status", "nosuch")
-    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
+    assert (result.exit_code, result.stderr) == (
+        ExitCode.REFUSED,
+        "ERROR: unknown work unit nosuch\n",
+    )
 
 
 def test_on_a_terminal_units_are_a_table(meshctl, node, monkeypatch):
@@ -315,7 +318,7 @@ def test_the_payload_may_come_from_a_file_or_from_stdin(meshctl, node, tmp_path)
 )
 def test_nothing_is_asked_of_the_node_without_one_good_payload(meshctl, node, options, text):
     result = meshctl("work", "submit", "cat", *options)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert text in result.stderr
     assert node.sessions == 0
 
@@ -328,9 +331,9 @@ def test_nothing_is_asked_of_the_node_without_one_good_payload(meshctl, node, op
         (["-a", "worktype=x"], "worktype cannot be given as a parameter"),
     ],
 )
-def test_a_bad_parameter_fails_the_submission(meshctl, node, options, text):
+def test_a_bad_parameter_is_wrong_usage(meshctl, node, options, text):
     result = meshctl("work", "submit", "cat", "-n", *options)
-    assert result.exit_code == ExitCode.SUBMIT_FAILED == 101
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert text in result.stderr
     assert node.lines == []
 
@@ -358,7 +361,7 @@ def test_a_refusal_after_the_payload_says_how_to_see_the_unit(meshctl, node):
 
 def test_submit_to_a_missing_socket_is_no_failed_submission(meshctl):
     result = meshctl("work", "submit", "cat", "-n", socket="/no/such")
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.UNREACHABLE
 
 
 def test_a_payload_that_shrinks_fails_the_submission(meshctl, node, tmp_path, monkeypatch):
@@ -481,8 +484,8 @@ def test_results_that_break_off_say_how_to_go_on(meshctl, node):
     node.add_unit("one", b"1234567")
     node.handlers["work results"] = cut
     result = meshctl("work", "results", "one")
-    assert (result.exit_code, result.stdout) == (1, "12345")
-    assert "after byte 5: there are 7 bytes. Nothing is lost" in result.stderr
+    assert (result.exit_code, result.stdout) == (ExitCode.UNREACHABLE, "12345")
+    assert "after byte 5: there are 7 bytes. Go on with: meshctl" in result.stderr
     assert result.stderr.endswith(
         f"meshctl --socket {node.address} work results one --startpos 5\n"
     )
@@ -496,7 +499,7 @@ def test_results_of_a_node_that_dies_meanwhile_say_how_to_go_on(meshctl, node):
 
     node.handlers["work results"] = die
     result = meshctl("work", "results", "one")
-    assert (result.exit_code, result.stdout) == (1, "12345")
+    assert (result.exit_code, result.stdout) == (ExitCode.UNREACHABLE, "12345")
     assert result.stderr.startswith(
         "ERROR: the results of unit one broke off after byte 5: cannot reach "
     )
@@ -509,14 +512,17 @@ def test_rm_does_not_release_a_unit_whose_results_broke_off(meshctl, node):
         session.send(b"Streaming results for work unit Unit0001\n") or False
     )
     result = meshctl("work", "submit", "cat", "-n", "-f", "--rm")
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert "the unit is still Running" in result.stderr
     assert list(node.units) == ["Unit0001"]
 
 
 def test_results_of_an_unknown_unit_are_refused(meshctl):
     result = meshctl("work", "results", "nosuch")
-    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
+    assert (result.exit_code, result.stderr) == (
+        ExitCode.REFUSED,
+        "ERROR: unknown work unit nosuch\n",
+    )
 
 
 def test_cancel_and_release_print_what_scripts_parse(meshctl, node):
@@ -578,7 +584,7 @@ def test_a_unit_whose_end_is_unknown_is_not_called_old(meshctl, node):
 @pytest.mark.parametrize("age", ["7", "d", "-7d", "7d ", "7 d", "1y", "", "1e3s", "9999999w"])
 def test_an_age_that_is_none_is_refused_before_anything_is_asked(meshctl, node, age):
     result = meshctl("work", "release", "--older-than", age)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert "--older-than" in result.stderr
     assert node.sessions == 0
 
@@ -586,7 +592,7 @@ def test_an_age_that_is_none_is_refused_before_anything_is_asked(meshctl, node, 
 @pytest.mark.parametrize("other", ["--all", "one"])
 def test_two_ways_to_name_units_are_refused(meshctl, node, other):
     result = meshctl("work", "release", "--failed", other)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert "Cannot combine" in result.stderr
     assert node.sessions == 0
 
@@ -603,7 +609,7 @@ def test_a_unit_that_cannot_be_released_does_not_keep_the_others(meshctl, node):
     result = meshctl("work", "release", "nosuch", "one")
     assert result.stdout == "Released:\n(one, released)\n"
     assert result.stderr == "ERROR: nosuch: unknown work unit nosuch\n"
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.REFUSED
 
 
 @pytest.mark.parametrize("command", ["cancel", "release", "force-release"])

@@ -6,6 +6,7 @@ import pytest
 
 from meshctl import ControlClient, ProtocolMismatch, SessionLost, TlsSettings
 from meshctl.api.connection import BROKEN, MAX_FRAME
+from meshctl.render.output import ExitCode
 
 FRAMED = b"Connecting framed\n"
 
@@ -69,12 +70,12 @@ def test_a_service_that_has_ended_is_exit_0(any_node, options, start_process):
         ((frame(b"half"), (MAX_FRAME + 1).to_bytes(4, "big")), "no frame"),
     ],
 )
-def test_whatever_else_ends_a_stream_is_told_and_is_exit_1(
+def test_whatever_else_ends_a_stream_is_told_and_is_a_lost_connection(
     any_node, options, start_process, pieces, text
 ):
     any_node.handlers["connect"] = answering(*pieces)
     out, err, code = run_connect(any_node, options, start_process)
-    assert code == 1
+    assert code == ExitCode.UNREACHABLE
     assert text in err
     assert b"half".startswith(out)
 

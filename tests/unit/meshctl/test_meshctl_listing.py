@@ -70,6 +70,6 @@ def test_units_whose_age_is_not_told_are_named_and_not_listed(meshctl, node):
 )
 def test_what_cannot_be_listed_is_refused_before_anything_is_asked(meshctl, node, options, text):
     result = meshctl("work", "list", *options)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert text in result.stderr
     assert node.sessions == 0

@@ -21,7 +21,7 @@ from meshctl.render.output import ExitCode, sentence
 )
 def test_a_ping_that_cannot_be_is_refused_before_the_node_is_asked(meshctl, node, options):
     result = meshctl("ping", "bar", *options)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert result.stdout == ""
     assert result.stderr.startswith(f"ERROR: Invalid value for '{options[0]}'")
     assert result.stderr.count("\n") == 1
@@ -53,7 +53,7 @@ def test_what_is_no_socket_is_called_so(meshctl, tmp_path, kind):
     else:
         path.mkdir()
     result = meshctl("status", socket=str(path))
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert result.stderr == (
         f"ERROR: cannot reach {path}: it is no socket. "
         "Give the filename of a control-service, and not that of its lock\n"
@@ -69,7 +69,7 @@ def test_a_closed_stdout_is_told_in_one_line(node, start_process, command):
     process = start_process("--socket", node.address, *command, prefix=closed)
     _, stderr = process.communicate()
     assert stderr.decode() == "ERROR: cannot write the output: standard output is closed\n"
-    assert process.returncode == ExitCode.FAILURE
+    assert process.returncode == ExitCode.LOCAL_IO
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_was_done_before_a_break_is_in_the_json(meshctl, node, monkeypatch,
     _end_second_unit_with(monkeypatch, node, error)
     result = meshctl("work", "cancel", "--json", "one", "two", "three")
     assert json.loads(result.stdout) == {"one": "cancelled"}
-    assert result.exit_code in (ExitCode.FAILURE, ExitCode.INTERRUPTED)
+    assert result.exit_code in (ExitCode.UNREACHABLE, ExitCode.INTERRUPTED)
 
 
 def _end_second_unit_with(monkeypatch, node, error):
@@ -127,7 +127,7 @@ def test_a_unit_released_while_its_results_are_read_is_told_as_that(meshctl, nod
     assert result.stderr == (
         "ERROR: unit one was released while its results were read; they end after byte 5\n"
     )
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.REFUSED
 
 
 def test_a_status_refused_for_another_reason_keeps_that_reason(meshctl, node):
@@ -135,4 +135,4 @@ def test_a_status_refused_for_another_reason_keeps_that_reason(meshctl, node):
     node.handlers["work status"] = lambda session, line: session.send(b"ERROR: no\n") or True
     result = meshctl("work", "results", "one")
     assert result.stderr == "ERROR: no\n"
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.REFUSED

@@ -124,13 +124,13 @@ def test_present_results_that_break_off_say_how_to_go_on(meshctl, node):
     node.add_unit("one", b"12345", ended=False)
     node.handlers["work results"] = cut
     result = meshctl("work", "results", "one", "--no-follow")
-    assert (result.exit_code, result.stdout) == (1, "123")
+    assert (result.exit_code, result.stdout) == (ExitCode.UNREACHABLE, "123")
     assert "broke off after byte 3: there are 5 bytes" in result.stderr
 
 
 def test_two_places_to_begin_are_refused(meshctl, node):
     result = meshctl("work", "results", "one", "--from", 1, "--tail", 1)
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert "Cannot combine" in result.stderr
     assert node.sessions == 0
 

@@ -211,7 +211,7 @@ def test_the_gravest_end_is_the_exit_code_of_work_wait(meshctl, node, units, cod
 def test_a_mistyped_id_is_told_before_the_waiting(meshctl, node):
     node.add_unit("one", ended=False)
     result = meshctl("work", "wait", "one", "nosuch", "--timeout", "0s")
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.REFUSED
     assert result.stderr.splitlines() == [
         "ERROR: unknown work unit nosuch",
         "ERROR: unit one has not ended within 0 s: it is Running",
@@ -227,7 +227,7 @@ def test_with_json_wait_prints_every_status_that_is_known(meshctl, node):
 
 
 def test_wait_needs_a_unit_and_a_time_that_is_one(meshctl, node):
-    assert meshctl("work", "wait").exit_code == ExitCode.FAILURE
+    assert meshctl("work", "wait").exit_code == ExitCode.WRONG_USAGE
     assert "--timeout" in meshctl("work", "wait", "one", "--timeout", "soon").stderr
     assert node.sessions == 0
 
@@ -257,8 +257,8 @@ def test_a_node_that_stays_away_is_told_with_how_to_wait_again(meshctl, node, sl
     node.handlers["work watch"] = die
     node.add_unit("one", ended=False)
     result = meshctl("work", "wait", "one")
-    assert result.exit_code == ExitCode.FAILURE
-    assert "Nothing is lost: unit one goes on. Wait again: meshctl" in result.stderr
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert "When the node is back, wait again: meshctl" in result.stderr
 
 
 # --- status --watch -------------------------------------------------------------------------------
@@ -300,4 +300,7 @@ def test_status_watch_on_a_terminal_prints_only_what_looks_different(meshctl, no
 
 def test_status_watch_of_an_unknown_unit_is_refused(meshctl):
     result = meshctl("work", "status", "nosuch", "--watch")
-    assert (result.exit_code, result.stderr) == (1, "ERROR: unknown work unit nosuch\n")
+    assert (result.exit_code, result.stderr) == (
+        ExitCode.REFUSED,
+        "ERROR: unknown work unit nosuch\n",
+    )
