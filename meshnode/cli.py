@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
-from meshnode.config.check import exposures
+from meshnode.config.check import cleaned_datadir, exposures
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
-from meshnode.config.faults import COMMAND_LINE, in_order, printable, quote, suggestion
+from meshnode.config.faults import COMMAND_LINE, Fault, in_order, printable, quote, suggestion
 from meshnode.errors import ConfigError, MeshnodeError
 
 
@@ -120,10 +120,17 @@ def _check(arguments: list[str]) -> int:
     config = load_file(files[0])
     check_environment(config)
     _check_keys(config)
-    for warning in in_order((*config.warnings, *exposures(config))):
+    for warning in in_order(_warnings(config)):
         _complain(str(warning))
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
+
+
+def _warnings(config: NodeConfig) -> list[Fault]:
+    # Imported here: a start needs none of it.
+    from meshnode.work.missing import missing  # noqa: PLC0415
+
+    return [*config.warnings, *cleaned_datadir(config.node), *exposures(config), *missing(config)]
 
 
 def _convert(file: str) -> int:

@@ -14,7 +14,7 @@ from meshnode.config.faults import WARNING, Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
-from meshnode.ownership import NODE_DIRECTORIES, check_ownership
+from meshnode.ownership import NODE_DIRECTORIES, check_ownership, cleaned_place
 
 
 def check_environment(config: NodeConfig) -> None:
@@ -99,6 +99,18 @@ def exposures(config: NodeConfig) -> list[Fault]:
             if isinstance(d, TcpServer | UdpServer) and _is_open(d.bindaddr)
         ),
     ]
+
+
+def cleaned_datadir(node: Node) -> list[Fault]:
+    """Return a warning if the system may delete the units of the node."""
+    place = cleaned_place(node.datadir)
+    if place is None:
+        return []
+    text = (
+        f"units are kept in {place}, where systems delete what is old, and all when they start; "
+        "name a lasting directory, for instance /var/lib/meshnode"
+    )
+    return [Fault(node.place_of("datadir"), (WARNING, node.INFO.name, "datadir"), text)]
 
 
 def _of_link(directive: ListenerDirective) -> str:

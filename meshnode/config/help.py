@@ -177,7 +177,9 @@ meshnode {argument_example}
 
 * Anchors, aliases and merge keys (`<<: *anchor`) may be used. If a file has several documents, the
   directives of all of them count.
-* Numbers and true/false may be in quotes. Relative paths are relative to where the node is started.
+* Numbers and true/false may be in quotes. Relative paths are relative to where the node is started;
+  `~`, `~user`, `$NAME` and `${{NAME}}` in paths are replaced as a shell does, by the environment of
+  the node.
 
 Each mistake is one line on stderr that names file, line, directive, parameter and remedy; all of
 them are shown at once, nothing is started, and the exit code is 2:

@@ -17,7 +17,7 @@ import durationpy
 import yaml
 
 from meshnode.config.faults import quote
-from meshnode.config.names import Wrong, check_node_id
+from meshnode.config.names import Wrong, check_node_id, expand_path
 
 T = TypeVar("T")
 
@@ -109,8 +109,8 @@ def node_id() -> Kind[str]:
 
 
 def path(label: str = "directory") -> Kind[Path]:
-    """A path; relative ones are relative to where the node is started."""
-    inner = text(label, least=1)
+    """A path; relative ones are relative to where the node is started, ``~`` is a user's home."""
+    inner = text(label, expand_path, least=1)
     return Kind(label, lambda node: Path(inner.read(node)))
 
 

@@ -4,6 +4,7 @@ The kinds of parameters (kinds.py and the directives) hold values to these rules
 """
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ def check_node_id(text: str) -> str:
     _check_word(text, "a node ID", MAX_NODE_ID_BYTES)
     if "/" in text or text in {".", ".."}:
         raise Wrong(f"{quote(text)} cannot be a node ID: it must be usable as a directory name")
+    if "," in text:
+        raise Wrong(
+            f"{quote(text)} cannot be a node ID: it has a comma; several are a list: [a, b]"
+        )
     if text.lower() == "localhost":
         raise Wrong(f"{quote(text)} is reserved: it means the node itself")
     return text
@@ -87,11 +92,12 @@ def check_work_type(text: str) -> str:
 
 
 def check_socket_path(text: str) -> str:
-    """Return ``text`` if a unix socket can have that path (empty: no socket).
+    """Return the path, expanded, if a unix socket can have it (empty: no socket).
 
     Raises:
         Wrong: it cannot.
     """
+    text = expand_path(text)
     length = len(text.encode(errors="surrogateescape"))
     if length > MAX_SOCKET_PATH_BYTES:
         raise Wrong(
@@ -143,6 +149,28 @@ def parse_listen_address(text: str) -> Address:
     return Address(check_bind_address(host), _port(port, least=0))
 
 
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand_path(text: str) -> str:
+    """Return a path with ``~``, ``~user`` and environment variables replaced, as a shell does.
+
+    Raises:
+        Wrong: there is no such user or variable.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if name not in os.environ:
+            raise Wrong(f"{quote(text)}: the environment has no variable {name}")
+        return os.environ[name]
+
+    expanded = os.path.expanduser(_VARIABLE.sub(value, text))
+    if text.startswith("~") and expanded == text:
+        raise Wrong(f"{quote(text)}: there is no user {text[1:].partition('/')[0]}; write ./~")
+    return expanded
+
+
 def check_variable(text: str) -> str:
     """Return ``text`` if it can name an environment variable."""
     if not text or "=" in text or "\0" in text:
@@ -151,7 +179,8 @@ def check_variable(text: str) -> str:
 
 
 def check_absolute(text: str) -> str:
-    """Return ``text`` if it is an absolute path, which means the same wherever the node started."""
+    """Return the path, expanded, if it is absolute: it means the same wherever the node started."""
+    text = expand_path(text)
     if not text.startswith("/") or "\0" in text:
         raise Wrong(f"{quote(text)} is not an absolute path")
     return text

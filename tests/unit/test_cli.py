@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 import meshnode
+from meshnode import ownership
 from meshnode.cli import ExitCode, main
 from meshnode.config import NodeConfig
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
@@ -29,6 +30,12 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Runner], None]:
         monkeypatch.setattr(meshnode, "node", module, raising=False)
 
     return install
+
+
+@pytest.fixture(autouse=True)
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the directory of a test be one where units may stay: no check warns of it."""
+    monkeypatch.setattr(ownership, "CLEANED", ())
 
 
 @pytest.fixture
@@ -192,7 +199,8 @@ def test_help_and_checks_import_nothing_of_the_network(file: Path):
     done = subprocess.run(
         [sys.executable, "-c", program, "check", str(file)], capture_output=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0, done.stderr
+    assert all(b": warning: node: datadir: " in line for line in done.stderr.splitlines())
 
 
 def test_a_reader_of_help_may_leave_early():

@@ -102,6 +102,7 @@ ids = st.from_regex(r"[a-zA-Z0-9_.-]{1,12}", fullmatch=True).filter(
     lambda name: name not in {".", ".."} and not name.startswith("-")
 )
 plain = st.text(alphabet=st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+paths = plain.filter(lambda path: not path.startswith("~") and "$" not in path)
 costs = st.floats(min_value=0.001, max_value=1e6)
 peers = st.lists(ids, min_size=1, max_size=3)
 
@@ -111,7 +112,7 @@ def parameters(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchS
 
 
 sound = st.tuples(
-    parameters({"id": ids}, {"datadir": plain, "maxidleconnectiontimeout": st.just("1m")}),
+    parameters({"id": ids}, {"datadir": paths, "maxidleconnectiontimeout": st.just("1m")}),
     st.lists(
         parameters(
             {"port": st.integers(1, 65535)},
@@ -121,7 +122,7 @@ sound = st.tuples(
         unique_by=lambda p: p["port"],
     ),
     parameters({"address": st.just("a:1")}, {"redial": st.booleans(), "allowedpeers": peers}),
-    parameters({}, {"permissions": st.sampled_from(["0600", "0o640"]), "filename": plain}),
+    parameters({}, {"permissions": st.sampled_from(["0600", "0o640"]), "filename": paths}),
     st.lists(
         parameters(
             {"worktype": plain.filter(lambda t: t.lower() != "remote"), "command": plain},

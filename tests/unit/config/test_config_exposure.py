@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnode import ownership
 from meshnode.cli import ExitCode, main
 from meshnode.config import load_arguments
 from meshnode.config.check import exposures
@@ -54,8 +55,9 @@ def test_a_port_on_one_address_is_not(directive: str, address: str) -> None:
 
 
 def test_a_check_with_warnings_passes_and_names_their_lines(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ownership, "CLEANED", ())  # where this test runs
     file = tmp_path / "foo.yml"
     file.write_text(
         "- node:\n    id: foo\n- tcp-listener:\n    port: 2222\n"

@@ -403,6 +403,25 @@ FAULTS = {
         "- node: ..\n- local-only\n",
         '{f}:1: node: id: ".." cannot be a node ID: it must be usable as a directory name',
     ),
+    "peers in one text": (
+        '- node: foo\n- tcp-listener:\n    port: 1\n    allowedpeers: "bar,fish"\n',
+        '{f}:4: tcp-listener: allowedpeers: "bar,fish" cannot be a node ID: it has a comma; '
+        "several are a list: [a, b]",
+    ),
+    "a node ID with a comma": (
+        "- node: a,b\n- local-only\n",
+        '{f}:1: node: id: "a,b" cannot be a node ID: it has a comma; several are a list: [a, b]',
+    ),
+    "a home of nobody": (
+        "- node:\n    id: foo\n    datadir: ~nobody-of-that-name/data\n- local-only\n",
+        '{f}:3: node: datadir: "~nobody-of-that-name/data": '
+        "there is no user nobody-of-that-name; write ./~",
+    ),
+    "a variable that is not set": (
+        "- node: foo\n- local-only\n- control-service:\n    filename: ${NOT_SET_AT_ALL}/x\n",
+        '{f}:4: control-service: filename: "${NOT_SET_AT_ALL}/x": '
+        "the environment has no variable NOT_SET_AT_ALL",
+    ),
     "a node ID that means every node": (
         "- node: LocalHost\n- local-only\n",
         '{f}:1: node: id: "LocalHost" is reserved: it means the node itself',

@@ -110,7 +110,7 @@ def test_a_file_of_receptors_passes_but_for_tls(
     file = installed(name, place, keys)
     code = main(["check", str(file)])
     lines = [line.removeprefix(f"{file}:") for line in capsys.readouterr().err.splitlines()]
-    refused = [line.partition(": ")[2] for line in lines if ": warning: " not in line]
+    refused = [line.partition(": ")[2] for line in lines if "warning: " not in line]
     assert refused == REMAINS.get(name, [])
     assert code == (ExitCode.CONFIGURATION if refused else ExitCode.OK)
 
