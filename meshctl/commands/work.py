@@ -29,6 +29,7 @@ from meshctl.render.output import (
     print_line,
     print_warning,
     stdout_is_terminal,
+    terminal_width,
 )
 from meshctl.render.tables import laid_out, unit_lines, unit_table
 
@@ -72,7 +73,7 @@ def list_units(
         for known_id in units:
             print_line(known_id)
     elif as_table or (stdout_is_terminal() and not as_json):
-        for line in laid_out(lambda: unit_table(units, now())):
+        for line in laid_out(lambda: unit_table(units, now(), terminal_width())):
             print_line(line)
     else:
         print_json(units)

@@ -145,6 +145,16 @@ def stdout_is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none, or does not say."""
+    if not stdout_is_terminal():
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
 def discard_stdout() -> None:
     """Let what is still buffered for a stdout that failed vanish quietly when Python ends."""
     with suppress(AttributeError, OSError, ValueError):  # a stdout that is no file needs nothing

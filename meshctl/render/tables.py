@@ -7,6 +7,7 @@ from typing import Any
 
 from meshctl.api.errors import ProtocolMismatch
 from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
+from meshctl.render.clients import CLIENT_KEYS, in_words, shown_params, who_briefly
 from meshctl.render.output import json_text, size
 
 
@@ -98,18 +99,37 @@ NARROWEST_NODE = 12
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d).*")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lay rows out under a header, each column as wide as its widest cell."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None
+) -> list[str]:
+    """Lay rows out under a header, each column as wide as its widest cell.
+
+    A ``width`` cuts lines there, where the last column has room for a few words at least.
+    """
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    if width is not None:
+        width = max(width, sum(widths[:-1]) + 2 * len(widths[:-1]) + NARROWEST_LAST)
+    laid = [
+        "  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
+    if width is None:
+        return laid
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in laid]
 
 
-def unit_table(units: Mapping[str, Mapping[str, Any]], now: datetime) -> list[str]:
-    """One line a unit: where it runs, what it is, how it is; the newest last.
+NARROWEST_LAST = 20
+"""Columns of a table's last column at least, however narrow the terminal is."""
+
+OPTIONAL = ("By", "Params")
+"""Columns that are left out if they would be empty, as for a receptor node."""
+
+
+def unit_table(
+    units: Mapping[str, Mapping[str, Any]], now: datetime, width: int | None = None
+) -> list[str]:
+    """One line a unit: where it runs, what it is, whose it is, how it is; the newest last.
 
     A receptor node does not say when a unit was made: its units are in the order of their IDs.
     """
@@ -124,13 +144,21 @@ def unit_table(units: Mapping[str, Mapping[str, Any]], now: datetime) -> list[st
                 str(status.get("StateName", status.get("State", ""))),
                 *_times(status, now),
                 _stdout_size(status),
+                who_briefly(status.get("SubmittedBy")),
+                shown_params(status),
                 str(status.get("Detail", "")) + _pending(status, remote),
             ]
         )
     if not rows:
         return ["No units of work."]
-    header = ["Unit ID", "Node", "Work Type", "State", "Age", "Duration", "Stdout", "Detail"]
-    return table(header, rows)
+    first = ("Unit ID", "Node", "Work Type", "State", "Age", "Duration", "Stdout")
+    header = [*first, *OPTIONAL, "Detail"]
+    kept = [
+        i
+        for i, name in enumerate(header)
+        if name not in OPTIONAL or any(row[i] != "-" for row in rows)
+    ]
+    return table([header[i] for i in kept], [[row[i] for i in kept] for row in rows], width)
 
 
 def _order(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
@@ -170,7 +198,9 @@ def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
     """The status of one unit, one line a value; what a remote unit adds is indented."""
     rows = [("Unit ID", unit_id)]
     for key, value in status.items():
-        if isinstance(value, dict):
+        if key in CLIENT_KEYS:
+            rows.append((key, in_words(key, value)))
+        elif isinstance(value, dict):
             rows.append((key, ""))
             rows.extend((f"  {inner}", _value(inner_value)) for inner, inner_value in value.items())
         else:

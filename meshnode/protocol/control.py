@@ -27,6 +27,16 @@ own text, quoted."""
 UNKNOWN_COMMAND = "Unknown command"
 """Receptor's text, which clients match."""
 
+CLAIM_KEY = "onbehalfof"
+"""Key of a request in which another node says for whom it asks: an identity as a text of JSON.
+Meshnode's own; receptor takes it for a parameter of the work."""
+
+CLAIMS_TAG = ("takes", CLAIM_KEY)
+"""Tag of a control service that knows the key in a submission, which older meshnodes do not."""
+
+MAX_CLAIM = 2048
+"""Characters of such a text; the longest that a meshnode sends has some 1,600, escapes included."""
+
 TLS_RECORD = b"\x16"
 """First byte of a TLS client: the type of a handshake record (RFC 8446, section 5.1)."""
 

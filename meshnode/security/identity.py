@@ -177,10 +177,12 @@ def claim_from_json(data: object) -> Claimed | None:
 
 
 def shown_text(text: str, most: int) -> str:
-    """Return a text of somebody else as printable characters, at most so many."""
+    """Return a text of somebody else as one printable line of at most so many characters."""
     if len(text) <= most and text.isprintable():
         return text
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
+    # Cut first: a text may be a megabyte, and an escape is up to ten characters long.
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def _unix(data: Mapping[Any, object]) -> UnixClient | None:

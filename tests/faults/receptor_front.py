@@ -23,7 +23,9 @@ from meshnode.mesh.peers.own_services import LocalService
 from meshnode.protocol.routing import ConnType, WorkType
 
 RECEIVE = 64 * 1024
-OWN_KEYS = frozenset({"submissionkey", "submissionfollow", "stdinsize", "stdinsha256"})
+OWN_KEYS = frozenset(
+    {"submissionkey", "submissionfollow", "stdinsize", "stdinsha256", "onbehalfof"}
+)
 STATUS_KEYS = ("State", "StateName", "Detail", "StdoutSize", "WorkType", "ExtraData")
 OWN_WORDS = "lost: the node ended before"
 RECEPTOR_WORDS = "Pending at restart"

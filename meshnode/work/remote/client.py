@@ -13,6 +13,8 @@ import trio
 from meshnode import files
 from meshnode.errors import CannotSign, WorkError
 from meshnode.net.sendfile import read_part
+from meshnode.protocol.control import CLAIM_KEY
+from meshnode.security.identity import Identity, claim_of
 from meshnode.work.remote.replies import (
     CHUNK,
     REPLY_TIMEOUT,
@@ -55,10 +57,12 @@ class RemoteControl:
         sign: Sign | None = None,
         *,
         with_meshnode: bool,
+        takes_claims: bool = False,
     ) -> None:
         """``lines`` has what came by ``stream`` after the greeting."""
         self.with_meshnode = with_meshnode
         """Whether the other node is a meshnode, and takes more keys than receptor."""
+        self._takes_claims = takes_claims
         self._stream = stream
         self._node = node
         self._sign = sign
@@ -81,6 +85,13 @@ class RemoteControl:
         # Every command has its reply, so a stream that breaks now changes nothing.
         with contextlib.suppress(RemoteUnavailable), translated():
             await self._stream.aclose()
+
+    def claim_for(self, client: Identity | None) -> dict[str, str]:
+        """Return the key of a request that says for whom this node asks, if that may be sent."""
+        claim = None if client is None else claim_of(client)
+        if claim is None or not self._takes_claims:
+            return {}
+        return {CLAIM_KEY: json.dumps(claim.to_json())}
 
     async def ask(self, **command: Any) -> JsonObject:
         """Send one ``work`` command and return its reply.

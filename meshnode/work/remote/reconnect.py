@@ -6,7 +6,7 @@ import trio
 
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import greeting
+from meshnode.protocol.control import CLAIMS_TAG, greeting
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.remote.client import RemoteControl, Sign
 from meshnode.work.remote.replies import (
@@ -59,9 +59,17 @@ def is_meshnode(dialer: Dialer, node: str) -> bool:
 
     A receptor node would take the additional keys of a submission for parameters of the work.
     """
-    tag, value = MANY_STREAMS
+    return _is_tagged(dialer, node, MANY_STREAMS)
+
+
+def takes_claims(dialer: Dialer, node: str) -> bool:
+    """Whether ``node`` advertises that it may be told for whom this node asks."""
+    return _is_tagged(dialer, node, CLAIMS_TAG)
+
+
+def _is_tagged(dialer: Dialer, node: str, tag: tuple[str, str]) -> bool:
     advert = dialer.find_service(node, CONTROL_SERVICE)
-    return advert is not None and (advert.tags or {}).get(tag) == value
+    return advert is not None and (advert.tags or {}).get(tag[0]) == tag[1]
 
 
 class Reconnector:
@@ -113,7 +121,14 @@ class Reconnector:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return RemoteControl(stream, lines, self._node, self._sign, with_meshnode=with_meshnode)
+        return RemoteControl(
+            stream,
+            lines,
+            self._node,
+            self._sign,
+            with_meshnode=with_meshnode,
+            takes_claims=with_meshnode and takes_claims(self._dialer, self._node),
+        )
 
     def succeeded(self) -> None:
         """Begin anew with short pauses: a conversation did what it was for."""

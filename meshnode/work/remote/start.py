@@ -175,7 +175,8 @@ class RemoteStart:
     async def _announce(self, node: RemoteControl) -> Created:
         """Submit, and return what the other node calls its unit."""
         try:
-            return await node.submit(self._fields(with_meshnode=node.with_meshnode))
+            claim = node.claim_for(self._unit.status.submitted_by)
+            return await node.submit(self._fields(with_meshnode=node.with_meshnode) | claim)
         except AlreadySubmitted:
             raise
         except RemoteRefused:

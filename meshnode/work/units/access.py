@@ -10,11 +10,12 @@ the cancelling of everything else belong to the submitter.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from meshnode.control.registry import ControlSession, origin_node
 from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
+from meshnode.security.identity import Claimed, Identity, MeshClient, UnknownClient
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import WorkType
 from meshnode.work.units.status import UnitStatus
@@ -75,16 +76,20 @@ class Caller:
     """The client that asks.
 
     ``trusted`` is a client of a unix socket; ``node`` is the other node from which a client came
-    over the mesh, and empty for all clients of this node.
+    over the mesh, and empty for all clients of this node. ``client`` is who it is, for records.
     """
 
     trusted: bool = False
     node: str = ""
+    client: Identity = field(default_factory=UnknownClient)
 
     @classmethod
-    def of(cls, session: ControlSession) -> Self:
-        """Return who is at the other end of a control session."""
-        return cls(session.kind == "unix", origin_node(session))
+    def of(cls, session: ControlSession, claim: Claimed | None = None) -> Self:
+        """Return who is at the other end of a control session, and for whom it says it asks."""
+        client = session.client
+        if claim is not None and isinstance(client, MeshClient):
+            client = replace(client, claim=claim)
+        return cls(session.kind == "unix", origin_node(session), client)
 
 
 class UnitAccess:

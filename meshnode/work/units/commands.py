@@ -75,7 +75,8 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         with _refusals_logged("submission", subject_logger("session", session.peer), session):
-            unit = await self._units.create(request.submission, Caller.of(session))
+            caller = Caller.of(session, request.submission.claim)
+            unit = await self._units.create(request.submission, caller)
         payload = Payload(
             request.submission.announced,
             invite=lambda: session.send(self._created(unit)),

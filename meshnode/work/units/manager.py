@@ -187,7 +187,11 @@ class UnitManager:
             status = self.submissions.admit(status, submission)
             unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.work_type = work_type
-        unit.log.info("created: %s", status.remote.node if status.remote else status.work_type)
+        what = status.remote.node if status.remote else status.work_type
+        if status.submitted_params:
+            unit.log.info("created: %s, by %s: %s", what, caller.client, status.submitted_params)
+        else:
+            unit.log.info("created: %s, by %s", what, caller.client)
         return unit
 
     async def start(self, unit: Unit, payload: Payload) -> bool:

@@ -38,17 +38,23 @@ class Planner:
         """
         self._access.check_submission(submission, caller)
         if not self._access.is_local(submission.node):
-            return self._first_status(caller, REMOTE, self._elsewhere(submission))
+            return self._first_status(submission, caller, REMOTE, self._elsewhere(submission))
         if submission.ttl:
             raise CommandError("ttl option is intended for remote work only")
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
         plan, verifies = kind.plan(submission), kind.verify_signature
-        return self._first_status(caller, submission.work_type, plan, verifies=verifies)
+        return self._first_status(submission, caller, submission.work_type, plan, verifies=verifies)
 
     def _first_status(
-        self, caller: Caller, work_type: str, plan: Plan, *, verifies: bool = False
+        self,
+        submission: Submission,
+        caller: Caller,
+        work_type: str,
+        plan: Plan,
+        *,
+        verifies: bool = False,
     ) -> UnitStatus:
         return UnitStatus(
             state=UnitState.PENDING,
@@ -63,5 +69,7 @@ class Planner:
             created=format_datetime(self._now()),
             boot=self._boot,
             submitter=caller.node,
+            submitted_by=caller.client,
+            submitted_params=submission.shown_params,
             verifies=verifies,
         )

@@ -4,14 +4,18 @@ Clients match the texts of refusals, so these are receptor's. Only where its tex
 Go, ours has another.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshnode.errors import CommandError
+from meshnode.protocol.control import CLAIM_KEY, MAX_CLAIM
+from meshnode.security.identity import Claimed, claim_from_json, shown_text
 from meshnode.work.units.intake import Input
 from meshnode.work.units.keys import MAX_KEY, Receipt
+from meshnode.work.units.remoteextra import SECRET_PREFIX
 
 JsonObject = dict[str, Any]
 
@@ -19,6 +23,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_POSITION = 2**63 - 1
 """The highest position in a file: a 64-bit number, as in receptor."""
+
+
+MAX_SHOWN = 200
+"""Characters of the parameters that are shown of a unit for as long as it is there. A client may
+send a megabyte, and ended units are kept for weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,20 @@ class Submission:
     key: str = ""
     """Names the submission: a second one of the same key is refused for as long as its unit
     exists. A submitting meshnode makes it of its unit's ID and a secret."""
+    claim: Claimed | None = None
+    """For whom a submitting node says that it submits."""
+
+    @property
+    def shown_params(self) -> str:
+        """The parameters as a line for people, without secrets; see MAX_SHOWN."""
+        if not self.params:
+            return ""
+        words = [
+            value[: MAX_SHOWN + 1] if key == "params" else f"{key}={value[:MAX_SHOWN]}"
+            for key, value in self.params.items()
+            if not key.lower().startswith(SECRET_PREFIX)
+        ]
+        return shown_text(" ".join(words), MAX_SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +109,7 @@ class CancelRequest:
     unit_id: str
     signature: str = ""
     unless_started: bool = False
+    claim: Claimed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +119,7 @@ class ReleaseRequest:
     unit_id: str
     signature: str = ""
     force: bool = False
+    claim: Claimed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +153,7 @@ _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
 _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -186,8 +211,11 @@ def parse_json(data: JsonObject) -> WorkRequest:
         return SubmittedRequest(_key(data), unit_id, Receipt.find(receipt))
     if subcommand in _ON_UNIT:
         request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
-        if isinstance(request, CancelRequest):
-            return CancelRequest(request.unit_id, request.signature, _unless_started(data))
+        match request:
+            case CancelRequest():
+                return replace(request, unless_started=_unless_started(data), claim=_claim(data))
+            case ReleaseRequest():
+                return replace(request, claim=_claim(data))
         return request
     raise CommandError("bad command")
 
@@ -213,7 +241,19 @@ def _parse_submission(data: JsonObject) -> Submission:
         announced=_announced(data),
         follow=data.get("submissionfollow", "") == "true",
         key=_key(data),
+        claim=_claim(data),
     )
+
+
+def _claim(data: JsonObject) -> Claimed | None:
+    """Return for whom another node says that it asks; what is no such thing says nothing."""
+    text = data.get(CLAIM_KEY)
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_CLAIM:
+        return None
+    try:
+        return claim_from_json(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _key(data: JsonObject) -> str:

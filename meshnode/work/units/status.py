@@ -12,9 +12,11 @@ from typing import Any
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.identity import Identity, identity_from_json, shown_text
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.requests import MAX_SHOWN
 
 REMOTE = "remote"
 """The work type, and the kind, of a unit that runs on another node; no other may have this name."""
@@ -83,6 +85,11 @@ class UnitStatus:
     submitter: str = ""
     """The node from which a client on the mesh submitted the unit; empty for this node's
     clients."""
+    submitted_by: Identity | None = None
+    """Who submitted the unit; None of older records. What may be done with the unit is decided by
+    ``submitter``."""
+    submitted_params: str = ""
+    """The parameters as they were submitted: short, printable, without secrets."""
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -185,6 +192,8 @@ class UnitStatus:
             "SubmissionKey": self.submission_key,
             "SubmissionWork": self.submission_work,
             "Submitter": self.submitter,
+            "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
+            "SubmittedParams": self.submitted_params,
             "VerifySignature": self.verifies,
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
@@ -212,6 +221,8 @@ class UnitStatus:
             "ExitCode": self.exit_code,
             "Signal": self.signal,
             "StdinSize": self.stdin_size,
+            "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
+            "SubmittedParams": self.submitted_params,
         }
 
     def _shown_extra(self) -> JsonObject | None:
@@ -270,6 +281,8 @@ class UnitStatus:
             submission_key=reader.take("SubmissionKey", str, ""),
             submission_work=reader.take("SubmissionWork", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
+            submitted_by=_read_identity(reader, "SubmittedBy"),
+            submitted_params=_read_line(reader, "SubmittedParams", MAX_SHOWN),
             verifies=reader.take("VerifySignature", bool, False),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=_read_data(reader),
@@ -291,6 +304,19 @@ def _read_detail(reader: Reader) -> str:
 
 def _read_size(reader: Reader) -> int:
     return reader.whole("StdoutSize") or 0
+
+
+def _read_identity(reader: Reader, key: str) -> Identity | None:
+    """Return who is named; an identity that only a later version knows is left as it is."""
+    data = reader.rest.get(key)
+    identity = identity_from_json(data)
+    if identity is not None or data is None:
+        reader.drop(key)
+    return identity
+
+
+def _read_line(reader: Reader, key: str, most: int) -> str:
+    return shown_text(reader.take(key, str, ""), most)
 
 
 def _read_data(reader: Reader) -> Mapping[str, Any]:

@@ -305,7 +305,7 @@ async def test_clients_are_identified_by_what_kernel_and_mesh_know_of_them(path)
     await tcp.aclose()
 
     meshy = type("Meshy", (FromNode,), {"peer_node": "bar", "peer_service": "x\x1b"})()
-    assert identify(meshy) == MeshClient("bar", "x?")
+    assert identify(meshy) == MeshClient("bar", "x\\x1b")
     assert identify(memory_stream_pair()[0]) == UnknownClient()
 
 

@@ -22,8 +22,10 @@ from meshnode.control.session import Session
 from meshnode.errors import CommandError, NoRoute, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
+from meshnode.protocol.control import CLAIMS_TAG
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
+from meshnode.security.identity import Identity
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.runner import CommandRunner
@@ -223,6 +225,8 @@ class FakeNode:
         self.as_before: Callable[[Command], Command] = lambda command: command
         self.units: UnitManager | None = None
         self.registry = CommandRegistry()
+        self.clients: dict[str, Identity] = {}
+        """Who a client of some name is, where that matters."""
         self.is_receptor = False
         self.boot = "first boot"
 
@@ -277,7 +281,13 @@ class FakeNode:
     async def serve(self, stream, kind, peer) -> None:
         log = subject_logger("session", peer)
         session = Session(
-            stream, kind=kind, peer=peer, node_id=self.node_id, registry=self.registry, log=log
+            stream,
+            kind=kind,
+            peer=peer,
+            node_id=self.node_id,
+            registry=self.registry,
+            log=log,
+            client=self.clients.get(peer),
         )
         await session.run()
 
@@ -347,13 +357,16 @@ def as_receptor(command: Command) -> Command:
     def parse_json(data):
         if data.get("subcommand") == "watch":
             raise CommandError("bad command")
-        assert not {"submissionkey", "stdinsize", "stdinsha256"} & set(data), "taken for params"
+        own_keys = {"submissionkey", "stdinsize", "stdinsha256", "onbehalfof"}
+        assert not own_keys & set(data), "taken for params"
         handler = command.parse_json({k: v for k, v in data.items() if k != "unless"})
 
         async def run(session):
             reply = await handler(session)
-            own = ("Created", "Started", "Finished", "ExitCode", "Signal", "StdinSize")
-            return reply and {key: value for key, value in reply.items() if key not in own}
+            known = ("State", "StateName", "Detail", "StdoutSize", "WorkType", "ExtraData")
+            if reply is None or "State" not in reply:
+                return reply
+            return {key: value for key, value in reply.items() if key in known}
 
         return run
 
@@ -447,7 +460,7 @@ class FakeDialer:
         """Tell whether a node is a meshnode, as its advertisement does."""
         if node not in self.mesh.nodes:
             return None
-        tags = dict([] if self.mesh.nodes[node].is_receptor else [MANY_STREAMS])
+        tags = dict([] if self.mesh.nodes[node].is_receptor else [MANY_STREAMS, CLAIMS_TAG])
         return ServiceAdvertisement(
             node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
         )

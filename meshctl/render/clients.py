@@ -1,0 +1,80 @@
+"""Who submitted a unit, and who ended it, in words: what a status says of clients as objects.
+
+A receptor node says nothing of this, and neither do old meshnodes. What a later version says of a
+kind of client that this one does not know is shown as it comes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+WIDEST_PARAMS = 30
+"""Columns of the parameters in a table; ``work status`` has more of them."""
+
+
+def who(client: object) -> str:
+    """Return who a client is, for a line of its own; ``-`` if nobody says."""
+    match client:
+        case {"Kind": "unix", "Uid": uid, **more}:
+            pid = f", pid {more['Pid']}" if "Pid" in more else ""
+            user = more.get("User")
+            return f"{user} (uid {uid}{pid})" if user else f"uid {uid}{pid}"
+        case {"Kind": "tcp", "Address": address}:
+            return str(address)
+        case {"Kind": "mesh", "Node": node, **more}:
+            # What another node says of its clients is its word, and no more.
+            claim = _last(more.get("Claim"))
+            return f"node {node}, which says for {who(claim)}" if claim else f"node {node}"
+        case {"Kind": "unknown"}:
+            return "an unknown client"
+        case Mapping():
+            return ", ".join(f"{key} {value}" for key, value in client.items())
+    return "-"
+
+
+def who_briefly(client: object) -> str:
+    """Return who a client is, for a column of a table."""
+    match client:
+        case {"Kind": "unix", "Uid": uid, **more}:
+            return str(more.get("User") or f"uid {uid}")
+        case {"Kind": "tcp", "Address": address}:
+            return str(address)
+        case {"Kind": "mesh", "Node": node, **more}:
+            claim = _last(more.get("Claim"))
+            return f"{node} ({who_briefly(claim)})" if claim else str(node)
+        case Mapping():
+            return str(client.get("Kind", "-"))
+    return "-"
+
+
+def _last(claim: object) -> Mapping[str, Any] | None:
+    """Return a claim without one within it, which no meshnode sends: it could be of any depth."""
+    if not isinstance(claim, Mapping):
+        return None
+    return {key: value for key, value in claim.items() if key != "Claim"}
+
+
+def shown_params(status: Mapping[str, Any], most: int = WIDEST_PARAMS) -> str:
+    """Return what a unit was submitted with, for a column of a table."""
+    params = status.get("SubmittedParams")
+    if not isinstance(params, str) or not params:
+        return "-"
+    return params if len(params) <= most else f"{params[: most - 1]}…"
+
+
+CLIENT_KEYS = frozenset({"SubmittedBy", "EndedBy"})
+"""Keys of a status that are shown in words."""
+
+
+def in_words(key: str, value: object) -> str:
+    """Return what a key of :data:`CLIENT_KEYS` says."""
+    return who(value) if key == "SubmittedBy" else how_ended(value)
+
+
+def how_ended(end: object) -> str:
+    """Return who or what ended a unit, ``-`` for one that ended by itself."""
+    match end:
+        case {"Cause": cause, **more}:
+            by = f" by {who(more['By'])}" if more.get("By") else ""
+            where = f" on node {more['Node']}" if more.get("Node") else ""
+            return f"{cause}{by}{where}"
+    return "-"
