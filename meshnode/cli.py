@@ -12,7 +12,15 @@ from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.check import cleaned_datadir, exposures
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
-from meshnode.config.faults import COMMAND_LINE, Fault, in_order, printable, quote, suggestion
+from meshnode.config.faults import (
+    COMMAND_LINE,
+    ConfigFaults,
+    Fault,
+    in_order,
+    printable,
+    quote,
+    suggestion,
+)
 from meshnode.errors import ConfigError, MeshnodeError
 
 
@@ -69,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except ConfigError as error:
         _complain(str(error))
+        _say_as_receptor(error)
         return ExitCode.CONFIGURATION
     except MeshnodeError as error:
         _complain(f"meshnode: {error}")
@@ -183,6 +192,13 @@ def _say(text: str) -> None:
     except BrokenPipeError:
         # `meshnode --help | head`: the reader has left, and the flush at exit must not raise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_as_receptor(error: ConfigError) -> None:
+    """Say on stdout what receptor says there, for tools that look for it."""
+    faults = error.faults if isinstance(error, ConfigFaults) else ()
+    for words in dict.fromkeys(fault.receptors_words for fault in faults if fault.receptors_words):
+        _say(f"Error: {words}")
 
 
 def _complain(text: str) -> None:

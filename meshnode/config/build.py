@@ -213,7 +213,8 @@ def _read(
         place = given.place
         if isinstance(wrong, WrongPart):
             place = place_of(wrong.node, place)
-        faults.add(place, info.name, parameter.name, text=str(wrong))
+        words = wrong.receptors_words
+        faults.add(place, info.name, parameter.name, text=str(wrong), receptors_words=words)
         return False
     return True
 

@@ -42,11 +42,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One mistake: where, in what (directive, then parameter), and what to do about it."""
+    """One mistake: where, in what (directive, then parameter), and what to do about it.
+
+    ``receptors_words`` are what receptor says of it, where tools look for that.
+    """
 
     place: Place
     subject: tuple[str, ...]
     text: str
+    receptors_words: str = ""
 
     def __str__(self) -> str:
         return ": ".join((str(self.place), *map(printable, self.subject), self.text))
@@ -70,9 +74,9 @@ class FaultLog:
     def __bool__(self) -> bool:
         return bool(self._faults)
 
-    def add(self, place: Place, *subject: str, text: str) -> None:
+    def add(self, place: Place, *subject: str, text: str, receptors_words: str = "") -> None:
         """Note one fault."""
-        self._faults.append(Fault(place, subject, text))
+        self._faults.append(Fault(place, subject, text, receptors_words))
 
     def warn(self, place: Place, *subject: str, text: str) -> None:
         """Note what is no mistake, but may not be what was meant."""

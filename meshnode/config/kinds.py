@@ -43,6 +43,9 @@ UNITS_OF_SIZE: Mapping[str, int] = {
 }
 """Bytes in each unit, in lower case: ``4096``, ``2GB``, ``100MiB``."""
 
+COST_IN_RECEPTOR = "connection cost must be positive"
+"""What receptor says of a cost that is not above 0."""
+
 TRUE = frozenset({"true", "yes", "on"})
 FALSE = frozenset({"false", "no", "off"})
 
@@ -50,8 +53,8 @@ FALSE = frozenset({"false", "no", "off"})
 class WrongPart(Wrong):
     """A value is wrong at a part of it that has a line of its own."""
 
-    def __init__(self, text: str, node: yaml.Node) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, node: yaml.Node, *, receptors_words: str = "") -> None:
+        super().__init__(text, receptors_words=receptors_words)
         self.node = node
 
 
@@ -129,7 +132,7 @@ def whole(least: int, most: int) -> Kind[int]:
     return Kind(label, read)
 
 
-def positive() -> Kind[float]:
+def link_cost() -> Kind[float]:
     """A finite number above 0, quoted or not."""
     label = "number above 0"
 
@@ -140,7 +143,8 @@ def positive() -> Kind[float]:
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and number > 0):
-            raise Wrong(f"{quote(value)} is not a {label}")
+            words = COST_IN_RECEPTOR if number <= 0 else ""
+            raise Wrong(f"{quote(value)} is not a {label}", receptors_words=words)
         return number
 
     return Kind(label, read, lambda value: f"{value:g}")
@@ -290,7 +294,8 @@ def read_part(kind: Kind[T], node: yaml.Node, name: str | None = None) -> T:
     except WrongPart:
         raise
     except Wrong as wrong:
-        raise WrongPart(f"{name}: {wrong}" if name else str(wrong), node) from None
+        text = f"{name}: {wrong}" if name else str(wrong)
+        raise WrongPart(text, node, receptors_words=wrong.receptors_words) from None
 
 
 def unfolded(node: yaml.Node, opening: str) -> yaml.Node:

@@ -16,11 +16,11 @@ from meshnode.config.faults import quote
 from meshnode.config.kinds import (
     Kind,
     boolean,
+    link_cost,
     list_of,
     map_of,
     node_id,
     parsed,
-    positive,
     text,
     whole,
 )
@@ -121,7 +121,7 @@ LINKS = "Links to other nodes"
 """The heading under which help lists these directives."""
 
 NODE_IDS = list_of(node_id(), "list of node IDs")
-COSTS = map_of(node_id(), positive(), "map of node ID to number above 0")
+COSTS = map_of(node_id(), link_cost(), "map of node ID to number above 0")
 EVERY_PEER = "every node"
 HOST_AND_PORT = parsed(parse_address, "host:port")
 
@@ -150,7 +150,7 @@ class ListenerDirective(Directive):
         default_text="all interfaces",
     )
     cost: float = parameter(
-        positive(), "cost of a link, where nodecost says nothing else", default=1.0
+        link_cost(), "cost of a link, where nodecost says nothing else", default=1.0
     )
     nodecost: Mapping[str, float] = parameter(
         COSTS,
@@ -178,7 +178,7 @@ class PeerDirective(Directive):
     redial: bool = parameter(
         boolean(), "dial again when the link cannot be opened or is lost", default=True
     )
-    cost: float = parameter(positive(), "cost of the link; both ends must agree", default=1.0)
+    cost: float = parameter(link_cost(), "cost of the link; both ends must agree", default=1.0)
     allowedpeers: tuple[str, ...] | None = parameter(
         NODE_IDS, "nodes that may be at the other end", default=None, default_text=EVERY_PEER
     )

@@ -6,7 +6,10 @@ The kinds of parameters (kinds.py and the directives) hold values to these rules
 import ipaddress
 import os
 import re
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from meshnode.config.faults import quote
 
@@ -25,6 +28,11 @@ MAX_SOCKET_PATH_BYTES = 107
 MAX_PORT = 65535
 """Ports are 16 bits wide."""
 
+COMMON_PORTS: Mapping[str, int] = MappingProxyType(
+    {"ssh": 22, "domain": 53, "http": 80, "https": 443}
+)
+"""Names of ports that are known without /etc/services."""
+
 RESERVED_SERVICES = frozenset({"ping", "unreach"})
 """Service names that the mesh answers itself (protocol section 3)."""
 
@@ -33,7 +41,15 @@ _HOST = re.compile(r"[^\s:/\[\]]+")
 
 
 class Wrong(ValueError):
-    """A value breaks a rule; the text continues a line that already names the parameter."""
+    """A value breaks a rule; the text continues a line that already names the parameter.
+
+    Attributes:
+        receptors_words: what receptor says of the same, where tools look for that.
+    """
+
+    def __init__(self, text: str, *, receptors_words: str = "") -> None:
+        super().__init__(text)
+        self.receptors_words = receptors_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +213,22 @@ def _check_word(text: str, what: str, most: int) -> None:
 
 
 def _port(text: str, least: int) -> int:
-    if not _PORT.fullmatch(text):
-        raise Wrong(f"{quote(text)} is not a port")
-    port = int(text)
+    port = int(text) if _PORT.fullmatch(text) else _named_port(text)
+    if port is None:
+        raise Wrong(f"{quote(text)} is neither a port nor the name of one")
     if not least <= port <= MAX_PORT:
         raise Wrong(f"port {port} is out of range; ports are {least} to {MAX_PORT}")
     return port
+
+
+def _named_port(name: str) -> int | None:
+    """Return the port that /etc/services, which a container may lack, has under a name."""
+    for protocol in ("tcp", "udp"):
+        try:
+            return socket.getservbyname(name, protocol)
+        except (OSError, ValueError):  # ValueError: a NUL or half a surrogate in the name
+            continue
+    return COMMON_PORTS.get(name)
 
 
 def _is_ip_address(text: str) -> bool:

@@ -23,7 +23,23 @@ scalars = st.one_of(
     st.text(max_size=20),
     st.binary(max_size=5),
     st.dates(),
-    st.sampled_from(["0600", "2222", "host:1", "foo", "30s", "[a", "{a: 1}", "[]", "debug"]),
+    st.sampled_from(
+        [
+            "0600",
+            "2222",
+            "host:1",
+            "h:http",
+            "h:\0",
+            "~",
+            "$HOME",
+            "foo",
+            "30s",
+            "[a",
+            "{a: 1}",
+            "[]",
+            "debug",
+        ]
+    ),
 )
 names = st.sampled_from([*NAMES, *PARAMETERS, *UNSUPPORTED_DIRECTIVES]) | st.text(max_size=8)
 values = st.recursive(

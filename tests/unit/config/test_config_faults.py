@@ -338,9 +338,9 @@ FAULTS = {
         "- node: foo\n- tcp-peer: localhost\n",
         '{f}:2: tcp-peer: address: "localhost" is not host:port',
     ),
-    "an address whose port is a name": (
-        "- node: foo\n- tcp-peer: localhost:http\n",
-        '{f}:2: tcp-peer: address: "http" is not a port',
+    "an address whose port is no name of one": (
+        "- node: foo\n- tcp-peer: localhost:htttp\n",
+        '{f}:2: tcp-peer: address: "htttp" is neither a port nor the name of one',
     ),
     "an address whose port cannot be": (
         "- node: foo\n- tcp-peer: localhost:0\n",
@@ -393,7 +393,7 @@ FAULTS = {
     ),
     "a TCP address that is none": (
         "- node: foo\n- local-only\n- control-service:\n    tcplisten: here\n",
-        '{f}:4: control-service: tcplisten: "here" is not a port',
+        '{f}:4: control-service: tcplisten: "here" is neither a port nor the name of one',
     ),
     "a node ID that is a path": (
         "- node: a/b\n- local-only\n",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from meshnode.cli import ExitCode, main
 from meshnode.config import (
     LINK_DIRECTIVES,
     Address,
@@ -16,6 +17,7 @@ from meshnode.config import (
     WsListener,
     WsPeer,
     WsUrl,
+    load_arguments,
     load_file,
     parse_ws_url,
 )
@@ -104,7 +106,7 @@ def test_the_url_of_a_websocket_is_taken_apart(url: str, parts: WsUrl):
         ("ws-peer: {address: ws://a, extraheader: 'Sec-WebSocket-Key: x'}", "belongs to the webs"),
         ("ws-peer: {address: ws://a, tls: x}", "tls: not supported yet"),
         ("udp-peer: {address: a:1, tls: x}", "tls: unknown parameter"),
-        ("udp-peer: ws://a", "is not a port"),
+        ("udp-peer: ws://a", "is neither a port nor the name of one"),
         ("udp-listener: {port: 1, cost: 0}", "cost: "),
     ],
 )
@@ -120,3 +122,42 @@ def test_every_link_directive_is_a_listeners_or_a_peers():
     for cls in LINK_DIRECTIVES:
         assert issubclass(cls, ListenerDirective) != issubclass(cls, PeerDirective)
         assert cls.INFO.name.endswith("-listener") == issubclass(cls, ListenerDirective)
+
+
+LINKS = [
+    ("tcp-listener", "port=0"),
+    ("ws-listener", "port=0"),
+    ("udp-listener", "port=0"),
+    ("tcp-peer", "address=a:1"),
+    ("ws-peer", "address=ws://a:1"),
+    ("udp-peer", "address=a:1"),
+]
+
+
+@pytest.mark.parametrize(("directive", "parameter"), LINKS)
+@pytest.mark.parametrize("cost", ["-1", "0", "-0.5", "-inf"])
+def test_a_cost_that_is_not_positive_is_told_in_receptors_words_on_stdout_as_well(
+    directive: str, parameter: str, cost: str, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["--node", "id=foo", f"--{directive}", parameter, f"cost={cost}"]
+    if "listener" in directive:
+        arguments.append(f'nodecost={{"bar": {cost}}}')
+    assert main(arguments) == ExitCode.CONFIGURATION
+    out, err = capsys.readouterr()
+    assert out == "Error: connection cost must be positive\n"
+    assert f'command line: {directive}: cost: "{cost}" is not a number above 0\n' in err
+
+
+@pytest.mark.parametrize("mistake", ["cost=nan", "cost=much", "prot=1"])
+def test_other_mistakes_are_told_on_stderr_alone(mistake: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["--node", "foo", "--tcp-peer", "a:1", mistake]) == ExitCode.CONFIGURATION
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("directive", "parameter"), [link for link in LINKS if "udp" not in link[0]]
+)
+@pytest.mark.parametrize("empty", ["tls=", "TLS="])
+def test_an_empty_tls_asks_for_none(directive: str, parameter: str, empty: str):
+    without = ["--node", "id=foo", f"--{directive}", parameter]
+    assert load_arguments([*without, empty]) == load_arguments(without)

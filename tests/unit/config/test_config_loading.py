@@ -288,6 +288,19 @@ def test_addresses_are_taken_apart(address: str, expected: tuple[str, int]):
     assert parse_address(address) == Address(*expected)
 
 
+@pytest.mark.parametrize("with_services", [True, False])
+def test_a_port_may_have_its_name(with_services: bool, monkeypatch: pytest.MonkeyPatch):
+    if not with_services:  # as in small containers, which have no /etc/services
+
+        def unknown(name: str, protocol: str) -> int:
+            raise OSError("service/proto not found")
+
+        monkeypatch.setattr(socket, "getservbyname", unknown)
+    assert parse_address("localhost:http") == Address("localhost", 80)
+    assert parse_address("[::1]:ssh") == Address("::1", 22)
+    assert parse_listen_address("https") == Address("", 443)
+
+
 @pytest.mark.parametrize(
     ("address", "expected"),
     [("0", ("", 0)), ("8888", ("", 8888)), (":8888", ("", 8888)), ("[::]:1", ("::", 1))],
