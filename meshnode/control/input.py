@@ -29,6 +29,10 @@ class SessionOver(Exception):
     """The session is to end; the text tells the client why."""
 
 
+class NoRoom(SessionOver):
+    """Others need what the session takes; the same command may be sent again later."""
+
+
 class ClientInput:
     """One client's bytes. ``receive`` returns some, none at their end."""
 
@@ -95,7 +99,7 @@ class ClientInput:
     def check_place(self) -> None:
         """Raise SessionOver if the session may not wait any more."""
         if self._place.gave_way:
-            raise SessionOver("too many sessions; this one has waited longest")
+            raise NoRoom("too many sessions; this one has waited longest")
         if self._place.is_over and self._is_line_begun:
             raise SessionOver(f"the command line was not complete within {LINE_TIMEOUT:g} s")
         if self._place.is_over:
@@ -110,7 +114,7 @@ class ClientInput:
 
     def _check_held(self) -> None:
         if not self._held.count(self._reader.pending):
-            raise SessionOver("your incomplete command lines take too much memory")
+            raise NoRoom("your incomplete command lines take too much memory")
 
     def next_line(self) -> bytes:
         """Return the line that was waited for. Raises SessionOver if too much is kept after it."""

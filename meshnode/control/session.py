@@ -11,7 +11,7 @@ from functools import partial
 import trio
 
 from meshnode.control.budgets import FREE, HeldLine, SessionBudgets
-from meshnode.control.input import CHUNK, ClientInput, SessionOver
+from meshnode.control.input import CHUNK, ClientInput, NoRoom, SessionOver
 from meshnode.control.places import Place
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
 from meshnode.errors import MeshError, MeshnodeError
@@ -19,6 +19,7 @@ from meshnode.logs import SubjectLogger
 from meshnode.net.pump import has_hung_up, wait_hung_up
 from meshnode.net.sendfile import BareSocket, read_part
 from meshnode.protocol.control import (
+    NOT_NOW,
     UNKNOWN_COMMAND,
     LineTooLong,
     MalformedRequest,
@@ -197,7 +198,9 @@ class Session:
             if scope.cancelled_caught:
                 self._input.check_place()
         except (SessionOver, LineTooLong) as error:
-            await self._say_why(str(error))
+            # A node whose submission has no room here is to try again.
+            marks = self.kind == "mesh" and isinstance(error, NoRoom)
+            await self._say_why(f"{NOT_NOW if marks else ''}{error}")
 
     async def _say_why(self, text: str) -> None:
         """Tell the client in a line why its session ends."""

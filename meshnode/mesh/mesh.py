@@ -240,11 +240,14 @@ class Mesh:
 
     async def wait_reachable(self, node: str) -> None:
         """Return when a route to the node is known."""
-        while not (
-            node == self.node_id or node.lower() == LOCALHOST or node in self._link_state.routes
-        ):
+        while not self.is_reachable(node):
             await self._link_state.wait_routes_changed()
         await trio.lowlevel.checkpoint()
+
+    def is_reachable(self, node: str) -> bool:
+        """Whether a route to the node is known."""
+        is_own = node == self.node_id or node.lower() == LOCALHOST
+        return is_own or node in self._link_state.routes
 
     async def wait_changed(self) -> None:
         """Return when routes or the services of other nodes have changed; see :meth:`status`."""

@@ -246,6 +246,11 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
     return _to_json(reply).encode(errors="replace") + b"\n"
 
 
+NOT_NOW = "not now: "
+"""How the text of an error begins that says what the node lacks at this moment. Nothing was
+started, and the same may be tried later."""
+
+
 def encode_error(text: str) -> bytes:
     """Return an error line. Clients supply parts of the text: it cannot forge a second line."""
     if len(text) > MAX_ERROR:

@@ -54,12 +54,7 @@ from meshnode.mesh.streams.quic import MeshQuicConnection, describe_end
 from meshnode.mesh.streams.quicsettings import CANCELLED_READ, NORMAL_CLOSE, Address
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.mesh.streams.streamtable import NO_STREAM_BEGAN, StreamTable
-from meshnode.mesh.streams.timers import (
-    HANDSHAKE_TIMEOUT,
-    IDLE_TIMEOUT,
-    ConnectionTimers,
-    LivenessCheck,
-)
+from meshnode.mesh.streams.timers import IDLE_TIMEOUT, NO_HANDSHAKE, ConnectionTimers, LivenessCheck
 from meshnode.protocol.messages import (
     WIRE_HOPS,
     DataHeader,
@@ -68,8 +63,6 @@ from meshnode.protocol.messages import (
     decode_service,
     show_service,
 )
-
-NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
 
 
 class ConnectionOwner(Protocol):
@@ -195,6 +188,11 @@ class Connection:
             self._wake.set()
 
     # --- what streams ask for ----------------------------------------------------------------
+
+    @property
+    def heard_at(self) -> float:
+        """When the other end last showed that it lives."""
+        return self._quic.heard_at
 
     def _make_stream(self, stream_id: int) -> MeshStream:
         self._timers.used()
@@ -391,7 +389,7 @@ class Connection:
         if self._failure is None:
             self._failure = error
         self._over = True
-        self._streams.lose(str(error))
+        self._streams.lose(error)
         self._count_in_flight(0)
         self._ready.set()
         self._wake.set()

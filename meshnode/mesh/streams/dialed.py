@@ -3,11 +3,11 @@
 import trio
 
 from meshnode.errors import MeshTimeout, StreamError
-from meshnode.mesh.streams.connection import NO_HANDSHAKE, Connection
+from meshnode.mesh.streams.connection import Connection
 from meshnode.mesh.streams.quicsettings import MAX_STREAMS
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.mesh.streams.streamtable import STREAM_PREFIX
-from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
+from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT, NO_HANDSHAKE
 
 INSECURE = "insecure connection to secure service"
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import trio
 
+from meshnode.errors import MeshError
 from meshnode.net.pump import TellsRefusal
 from meshnode.net.sockets import FromNode
 from meshnode.shares import Holder
@@ -23,6 +24,11 @@ peer may send its whole credit in pieces of one byte."""
 
 class StreamHost(Protocol):
     """What a stream needs of its connection; all calls return at once."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the other end last showed that it lives."""
+        ...
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine, which copies them."""
@@ -62,7 +68,8 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
 
     ``peer_node`` and ``peer_service`` say who is at the other end, and ``holder`` on whose account
     the stream is. Reading returns ``b""`` after the other end's :meth:`send_eof`; a connection
-    that ends otherwise raises :exc:`trio.BrokenResourceError` with the reason. :meth:`aclose`
+    that ends otherwise raises :exc:`trio.BrokenResourceError` with the reason, and the connection's
+    error as its cause. :meth:`aclose`
     delivers what was written and then the end of the stream, in the background; closed while
     cancelled (:func:`trio.aclose_forcefully`) it is reset instead, which the other end sees as
     broken, so that half of something never looks like all of it.
@@ -87,10 +94,16 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
         self._closed = False
         self._broken: str | None = None
         self._write_broken: str | None = None
+        self._cause: MeshError | None = None
         self._readers = trio.lowlevel.ParkingLot()
         self._writers = trio.lowlevel.ParkingLot()
         self._receiving = _OneAtATime("another task is receiving from this stream")
         self._sending = _OneAtATime("another task is sending on this stream")
+
+    @property
+    def heard_at(self) -> float:
+        """When the other end last showed that it lives, in trio's time."""
+        return self._host.heard_at
 
     # --- called by the connection ------------------------------------------------------------
 
@@ -109,10 +122,10 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
         if self._readers:
             self._readers.unpark_all()
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, cause: MeshError | None = None) -> None:
         """Take the end of the connection, or a reset of the other end's direction."""
         if self._broken is None:
-            self._broken = reason
+            self._broken, self._cause = reason, cause
         self.refuse_writes(reason)
         self._readers.unpark_all()
 
@@ -148,7 +161,7 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
                 if self._peer_ended:
                     return b""
                 if self._broken is not None:
-                    raise trio.BrokenResourceError(self._broken)
+                    raise trio.BrokenResourceError(self._broken) from self._cause
                 await self._readers.park()
             data = self._take(max_bytes)
             self._host.consumed(self._id, len(data))
@@ -173,7 +186,7 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
         if self._closed or self._eof_sent:
             raise trio.ClosedResourceError
         if self._write_broken is not None:
-            raise trio.BrokenResourceError(self._write_broken)
+            raise trio.BrokenResourceError(self._write_broken) from self._cause
 
     async def _wait_room(self) -> int:
         """Wait until bytes may be written, and return how many."""

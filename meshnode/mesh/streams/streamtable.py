@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 from aioquic.quic.events import StreamDataReceived
 
+from meshnode.errors import MeshError
 from meshnode.mesh.streams.flowcontrol import SendBudget
 from meshnode.mesh.streams.quic import MeshQuicConnection
 from meshnode.mesh.streams.quicsettings import CANCELLED_READ
@@ -201,10 +202,10 @@ class StreamTable:
         for stream_id in self.in_state(StreamState.DELIVERING):
             self._quic.reset_stream(stream_id, CANCELLED_READ)
 
-    def lose(self, reason: str) -> None:
+    def lose(self, error: MeshError) -> None:
         """Break all streams, and drop them: the connection is over."""
         for stream in self:
-            stream.lose(reason)
+            stream.lose(str(error), error)
         self._entries.clear()
         self._open = 0
         self._use(-self.in_use)

@@ -16,6 +16,8 @@ KEEP_ALIVE = 15.0
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds for the handshake (protocol section 7)."""
 
+NO_HANDSHAKE = f"no handshake within {HANDSHAKE_TIMEOUT:g} s"
+
 POOL_IDLE = 60.0
 """Seconds that a dialer keeps a connection without a stream, so that the next one is cheap."""
 

@@ -12,21 +12,25 @@ import trio
 
 from meshnode import files
 from meshnode.errors import CannotSign, WorkError
+from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
 from meshnode.protocol.control import CLAIM_KEY
 from meshnode.security.identity import Identity, claim_of
+from meshnode.work.remote.failures import (
+    REPLY_TIMEOUT,
+    NotAsked,
+    RemoteRefused,
+    RemoteUnavailable,
+    printable,
+    translated,
+)
 from meshnode.work.remote.replies import (
     CHUNK,
-    REPLY_TIMEOUT,
     Created,
-    RemoteRefused,
     RemoteSubmission,
-    RemoteUnavailable,
     ReplyLines,
-    printable,
     read_created,
     read_reply,
-    translated,
 )
 from meshnode.work.units.jsonreader import JsonObject
 
@@ -92,6 +96,13 @@ class RemoteControl:
         if claim is None or not self._takes_claims:
             return {}
         return {CLAIM_KEY: json.dumps(claim.to_json())}
+
+    @property
+    def heard_at(self) -> float:
+        """When something last came from the node, in trio's time."""
+        if isinstance(self._stream, MeshStream):
+            return max(self._stream.heard_at, self._lines.heard_at)
+        return self._lines.heard_at
 
     async def ask(self, **command: Any) -> JsonObject:
         """Send one ``work`` command and return its reply.
@@ -183,10 +194,7 @@ class RemoteControl:
         if isinstance(outcome, WorkError):
             raise outcome
         assert outcome is not None
-        try:
-            reply = read_reply(outcome)
-        except RemoteRefused as refusal:
-            raise RemoteRefused(refusal.reason, prefix="error from remote: ") from None
+        reply = read_reply(outcome)
         if reply.get("unitid") != unit_id:
             raise RemoteUnavailable("the node did not say what became of the unit")
         return reply.get("follows") is True
@@ -276,7 +284,7 @@ class RemoteControl:
             return {**command, "signature": self._sign(self._node)}
         except CannotSign as error:
             # The other node would refuse the command without a signature.
-            raise RemoteRefused(str(error)) from error
+            raise NotAsked(str(error)) from error
 
     async def _send(self, command: Mapping[str, Any]) -> None:
         command = self._signed(command)

@@ -5,6 +5,7 @@ ends here, so that a lost connection costs nothing twice. The unit is final here
 complete and synced: first the output, then the state that promises it.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -15,8 +16,9 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
 from meshnode.work.remote.client import RemoteControl
+from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.replies import NoStatus, RemoteRefused, RemoteStatus, RemoteUnavailable
+from meshnode.work.remote.replies import NoStatus, RemoteStatus
 from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -126,7 +128,6 @@ class RemoteFollower:
                 # Cancel first: a unit that is recorded as failed must not run on unnoticed.
                 self._failure += await self._cancel_there()
             await self._record_failure()
-            self._unit.log.warning("failed: %s", self._failure)
 
     async def _fetch_again(self, error: CannotStore) -> None:
         """Drop what may be lost, and fetch it again once the disk has room."""
@@ -159,7 +160,8 @@ class RemoteFollower:
         failed = RemoteStatus(UnitState.FAILED, self._failure, 0)
         size = self._stdout.size
         await self._unit.change(
-            lambda status: replace(self._merge(status, failed), stdout_size=size)
+            lambda status: replace(self._merge(status, failed), stdout_size=size),
+            level=logging.WARNING,
         )
 
     @property
@@ -308,6 +310,7 @@ class RemoteFollower:
     async def _receive(self) -> None:
         async with await self._results_reconnector.open() as node:
             await node.start_results(self._unit.remote.unit_id, self._stdout.size)
+            self._results_reconnector.outage.end()
             opened = begun = trio.current_time()
             before = self._stdout.size
             while not self._complete.is_set() and (data := await node.receive_results()):

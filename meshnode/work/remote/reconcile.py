@@ -13,13 +13,8 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.client import BAD_COMMAND, POLL_INTERVAL, RemoteControl
-from meshnode.work.remote.replies import (
-    NoStatus,
-    RemoteRefused,
-    RemoteStatus,
-    RemoteSubmission,
-    RemoteUnavailable,
-)
+from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
+from meshnode.work.remote.replies import NoStatus, RemoteStatus, RemoteSubmission
 from meshnode.work.units.intake import Input
 from meshnode.work.units.keys import KeyState, Receipt, work_digest
 from meshnode.work.units.unit import Clock, Unit

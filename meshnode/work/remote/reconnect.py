@@ -9,16 +9,15 @@ from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.control import CLAIMS_TAG, greeting
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.remote.client import RemoteControl, Sign
-from meshnode.work.remote.replies import (
-    LongLines,
+from meshnode.work.remote.failures import (
+    CONTROL_SERVICE,
+    NO_ROUTE,
     RemoteUnavailable,
-    ReplyLines,
     printable,
     translated,
 )
-
-CONTROL_SERVICE = "control"
-"""The service that a submitter dials, as in receptor."""
+from meshnode.work.remote.outage import Outage
+from meshnode.work.remote.replies import LongLines, ReplyLines
 
 GREETING_TIMEOUT = 10.0
 """Seconds for the greeting once the stream is open: twice receptor's, for busy nodes."""
@@ -32,6 +31,10 @@ LONGEST_DELAY = 20.0
 """Seconds between tries of a node that is there and refuses: short at first, since a service may be
 starting, and at most receptor's redial. An unreachable node costs no tries."""
 
+REST = 10.0
+"""A pause is at least so many times as long as the try before: a payload for which the other node
+has no room is not sent over and over."""
+
 
 class Dialer(Protocol):
     """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
@@ -43,6 +46,10 @@ class Dialer(Protocol):
 
     async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
         """Open a stream. Raises MeshError."""
+        ...
+
+    def is_reachable(self, node: str) -> bool:
+        """Whether a route to the node is known."""
         ...
 
     async def wait_reachable(self, node: str) -> None:
@@ -75,7 +82,8 @@ def _is_tagged(dialer: Dialer, node: str, tag: tuple[str, str]) -> bool:
 class Reconnector:
     """Opens conversations with one node, and waits between tries.
 
-    With ``sign``, each command that may need a signature has one.
+    With ``sign``, each command that may need a signature has one. ``outage`` shows the unit's
+    clients what keeps the node away.
     """
 
     def __init__(
@@ -84,9 +92,11 @@ class Reconnector:
         node: str,
         log: SubjectLogger,
         long_lines: LongLines,
+        outage: Outage,
         *,
         sign: Sign | None = None,
     ) -> None:
+        self.outage = outage
         self._dialer = dialer
         self._all_long_lines = long_lines
         self._long_lines = long_lines.of(node)
@@ -95,11 +105,18 @@ class Reconnector:
         self._log = log
         self._delay = FIRST_DELAY
         self._told = ""
+        self._talk: RemoteControl | None = None
+        """The last conversation, until it is known to have failed."""
 
     def another(self) -> "Reconnector":
         """Return one for conversations of another purpose, with pauses of its own."""
         return Reconnector(
-            self._dialer, self._node, self._log, self._all_long_lines, sign=self._sign
+            self._dialer,
+            self._node,
+            self._log,
+            self._all_long_lines,
+            self.outage,
+            sign=self._sign,
         )
 
     async def open(self) -> RemoteControl:
@@ -108,12 +125,14 @@ class Reconnector:
         Raises:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
         """
-        with translated():
+        with translated(self._dialer.node_id):
             stream = await self._dialer.dial(self._node, CONTROL_SERVICE)
         with_meshnode = is_meshnode(self._dialer, self._node)
         lines = ReplyLines(stream, self._long_lines)
         try:
             line = await lines.line(GREETING_TIMEOUT, MAX_GREETING)
+            if line.startswith("ERROR: "):
+                raise RemoteUnavailable(f"refused: {printable(line.removeprefix('ERROR: '), 80)}")
             if line.encode() + b"\n" != greeting(self._node):
                 raise RemoteUnavailable(
                     f"while expecting node ID {self._node}, got message: {printable(line, 80)}"
@@ -121,7 +140,7 @@ class Reconnector:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return RemoteControl(
+        self._talk = RemoteControl(
             stream,
             lines,
             self._node,
@@ -129,21 +148,40 @@ class Reconnector:
             with_meshnode=with_meshnode,
             takes_claims=with_meshnode and takes_claims(self._dialer, self._node),
         )
+        return self._talk
 
     def succeeded(self) -> None:
         """Begin anew with short pauses: a conversation did what it was for."""
         self._delay = FIRST_DELAY
         self._told = ""
+        self.outage.end()
 
-    async def recover(self, error: RemoteUnavailable) -> None:
-        """Return when another try makes sense: after a pause, and once the node is reachable."""
+    def show(self, error: RemoteUnavailable) -> None:
+        """Show the unit's clients why the node is not reached now."""
+        if self._talk is not None:
+            self.outage.heard(self._talk.heard_at)
+            self._talk = None
+        # Whatever broke first, from here on it is the way that is missing.
+        self.outage.show(str(error) if self._dialer.is_reachable(self._node) else NO_ROUTE)
+
+    async def recover(self, error: RemoteUnavailable, spent: float = 0.0) -> None:
+        """Return when another try makes sense: after a pause, and once the node is reachable.
+
+        ``spent`` is for how many seconds the try that failed kept both nodes busy.
+        """
         # An outage is one line in the log, however many tries it takes.
-        level = self._log.debug if str(error) == self._told else self._log.info
-        level("node %s: %s; trying again", self._node, error)
-        self._told = str(error)
-        if error.no_route:
+        is_known = str(error) == self._told
+        (self._log.debug if is_known else self._log.info)(
+            "node %s: %s; trying again", self._node, error
+        )
+        is_first, self._told = not self._told, str(error)
+        has_route = self._dialer.is_reachable(self._node)
+        if not has_route:
             self._delay = FIRST_DELAY
         # No event announces that the service of a reachable node will answer.
-        await trio.sleep(self._delay)
+        await trio.sleep(max(self._delay, spent * REST))
         self._delay = min(self._delay * DELAY_GROWTH, LONGEST_DELAY)
+        if not is_first or not self._dialer.is_reachable(self._node):
+            # What the next try mends is not worth a word.
+            self.show(error)
         await self._dialer.wait_reachable(self._node)

@@ -5,11 +5,10 @@ module returns can be stored, shown, logged and read again.
 """
 
 import binascii
-import contextlib
 import json
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,8 +16,17 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from meshnode.errors import MeshError, NoRoute, WorkError
+from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.remote.failures import (
+    REPLY_TIMEOUT,
+    AlreadySubmitted,
+    NoAnswer,
+    RemoteRefused,
+    RemoteUnavailable,
+    printable,
+    translated,
+)
 from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.status import EXIT_CODES
@@ -27,10 +35,6 @@ from meshnode.work.units.status import EXIT_CODES
 #
 # A node may send half a line, or a line without end. Each conversation may keep a short part of a
 # line waiting; all conversations with a node share a few places for longer ones.
-
-REPLY_TIMEOUT = 60.0
-"""Seconds for a reply. The slowest are those to a cancel (grace, kill, sync) and to a submission
-whose payload must be stored first."""
 
 SHORT_LINE = 16 * 1024
 """Bytes of an unfinished line in each conversation. A status has some 600, and thousands of units
@@ -46,16 +50,6 @@ LONG_LINES = 4
 CHUNK = 1024 * 1024
 """Bytes of payload or results in memory at a time. Each chunk is a hop to a thread, which costs as
 much as copying half of it."""
-
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-
-
-class RemoteUnavailable(WorkError):
-    """The other node cannot be reached, or the conversation broke off: try again."""
-
-    def __init__(self, text: str, *, no_route: bool = False) -> None:
-        super().__init__(text)
-        self.no_route = no_route
 
 
 class LongLines:
@@ -80,6 +74,8 @@ class ReplyLines:
         self._long_lines = long_lines
         self._buffer = bytearray()
         self._searched = 0
+        self.heard_at = trio.current_time()
+        """When something last came."""
 
     async def line(self, seconds: float | None, most: int = MAX_LINE) -> str:
         """Return the next line without its end; one that the stream's end cuts off is none.
@@ -108,7 +104,9 @@ class ReplyLines:
             self._searched = 0
             return data
         with translated():
-            return bytes(await self._stream.receive_some(CHUNK))
+            data = bytes(await self._stream.receive_some(CHUNK))
+        self.heard_at = trio.current_time()
+        return data
 
     async def _line(self, most: int) -> bytes | None:
         """Return the next line, None if it is longer than ``most``."""
@@ -119,6 +117,7 @@ class ReplyLines:
             data = await self._stream.receive_some(most)
             if not data:
                 raise RemoteUnavailable("the node closed the control session")
+            self.heard_at = trio.current_time()
             self._buffer += data
         if end > most:
             return None
@@ -128,26 +127,7 @@ class ReplyLines:
         return line
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise RemoteUnavailable for all errors of a conversation."""
-    try:
-        yield
-    except NoRoute as error:
-        raise RemoteUnavailable(str(error), no_route=True) from error
-    except MeshError as error:
-        raise RemoteUnavailable(str(error)) from error
-    except trio.TooSlowError as error:
-        raise RemoteUnavailable(f"no answer within {REPLY_TIMEOUT:g} s") from error
-    except _GONE as error:
-        raise RemoteUnavailable(f"the stream broke: {error}") from error
-
-
 # --- Values in replies
-
-MAX_TEXT = 4096
-"""Characters of a text of another node. The longest details repeat the words of a command, and
-every status of the unit repeats the detail."""
 
 MAX_SIGNAL = 32
 """Characters of a signal's name; Linux's longest has 9."""
@@ -163,27 +143,6 @@ _UNIT_ID = r"([a-zA-Z0-9]{1,64})"
 _IS_ID = re.compile(_UNIT_ID)
 _KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} {_UNIT_ID}(?![a-zA-Z0-9])")
 _UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
-
-
-class RemoteRefused(WorkError):
-    """The other node answered ``ERROR: <text>``; ``reason`` is the text."""
-
-    def __init__(self, reason: str, *, prefix: str = "") -> None:
-        self.reason = printable(reason)
-        super().__init__(prefix + self.reason)
-
-    @property
-    def unit_unknown(self) -> bool:
-        """Whether the node says that it has no such unit."""
-        return self.reason.startswith("unknown work unit")
-
-
-class AlreadySubmitted(RemoteRefused):
-    """The other node has a unit with this submission key: ``unit_id``."""
-
-    def __init__(self, reason: str, unit_id: str) -> None:
-        super().__init__(reason)
-        self.unit_id = unit_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +240,10 @@ def read_created(line: str) -> Created:
     if line.startswith("ERROR") and (known := _KNOWN_AS.search(line)):
         raise AlreadySubmitted(line.removeprefix("ERROR: "), known[1])
     created = _UNIT_CREATED.search(line)
-    if line.startswith("ERROR") or created is None:
-        reason = line.removeprefix("ERROR: ")
-        error = line[: len(line) - len(reason)]
-        raise RemoteRefused(reason, prefix=f"could not parse response: {error}")
+    if line.startswith("ERROR"):
+        raise RemoteRefused(line.removeprefix("ERROR: "))
+    if created is None:
+        raise NoAnswer(line)
     return Created(created[1], Receipt.find(line[created.end() :]))
 
 
@@ -304,15 +263,6 @@ def read_reply(line: str) -> JsonObject:
     if not isinstance(reply, dict):
         raise RemoteUnavailable(f"the reply is no JSON object: {printable(line, 80)}")
     return reply
-
-
-def printable(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text of another node as one printable line of at most ``most`` characters."""
-    if len(text) <= most and text.isprintable():
-        return text  # nearly every text
-    # Cut first: an escape is up to ten characters long.
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def _whole(value: object) -> int | None:

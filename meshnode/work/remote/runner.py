@@ -10,10 +10,12 @@ from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
 from meshnode.work.remote.client import RemoteControl
+from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable, as_unavailable
 from meshnode.work.remote.follower import GONE, RemoteFollower
+from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, Reconnector
-from meshnode.work.remote.replies import LongLines, RemoteRefused, RemoteUnavailable
+from meshnode.work.remote.replies import LongLines
 from meshnode.work.remote.start import RemoteStart, check_tls
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.keys import new_secret
@@ -151,7 +153,8 @@ class RemoteRunner:
     def _reconnector(self, unit: Unit) -> Reconnector:
         remote = unit.remote
         sign = self._signatures.sign if remote.sign_work else None
-        return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, sign=sign)
+        outage = Outage(unit, self._now)
+        return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, outage, sign=sign)
 
     async def _try_release(self, unit: Unit) -> bool:
         """Ask the other node once to release its unit; return whether it has none any more."""
@@ -231,7 +234,7 @@ class RemoteRunner:
                 await unit.fail(str(error))
             except (RemoteUnavailable, RemoteRefused) as error:
                 first.pending()
-                await reconnector.recover(RemoteUnavailable(str(error)))
+                await reconnector.recover(as_unavailable(error))
 
 
 async def _ask_until_answered(
@@ -240,13 +243,22 @@ async def _ask_until_answered(
     """Send a command about the unit to its node, however long it takes to reach it.
 
     Raises:
-        RemoteRefused: the node refuses.
+        RemoteRefused: the node refuses, and not for want of something.
     """
     while True:
         try:
             async with await reconnector.open() as node:
                 await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id)
-                return
         except RemoteUnavailable as error:
-            first.pending()
-            await reconnector.recover(error)
+            failure = error
+        except RemoteRefused as refusal:
+            if not refusal.is_passing:
+                reconnector.succeeded()
+                raise
+            failure = as_unavailable(refusal)
+        else:
+            reconnector.succeeded()
+            return
+        reconnector.show(failure)
+        first.pending()
+        await reconnector.recover(failure)

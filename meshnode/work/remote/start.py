@@ -23,9 +23,15 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.work.remote.client import RemoteControl
+from meshnode.work.remote.failures import (
+    AlreadySubmitted,
+    RemoteRefused,
+    RemoteUnavailable,
+    as_unavailable,
+)
 from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.replies import AlreadySubmitted, Created, RemoteRefused, RemoteUnavailable
+from meshnode.work.remote.replies import Created
 from meshnode.work.units.remoteextra import SECRET_PREFIX
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
@@ -102,11 +108,16 @@ class RemoteStart:
         pauses = Pauses()
         with self._expiry.scope:
             while not (self._unit.remote.started or self._unit.is_final):
+                begun = trio.current_time()
                 try:
                     await self._try()
                 except RemoteUnavailable as error:
-                    self._first.pending()
-                    await self._reconnector.recover(error)
+                    await self._wait_out(error)
+                except RemoteRefused as refusal:
+                    if not refusal.is_passing:
+                        await self._fail(refusal.told_by(self._unit.remote.node))
+                        return
+                    await self._wait_out(as_unavailable(refusal), trio.current_time() - begun)
                 except Lost as error:
                     await self._unit.fail(str(error))
                     self._first.fail(error)
@@ -121,14 +132,29 @@ class RemoteStart:
                         )
                         await pauses.take()
                         continue
-                    await self._unit.fail(f"Error starting worker: {error}")
-                    self._first.fail(error)
+                    await self._fail(str(error))
                     return
         if self._expiry.scope.cancelled_caught:
-            await self._unit.fail(self._expiry.text)
-            self._first.fail(CommandError(self._expiry.text))
+            await self._expire()
         else:
             self._first.done()
+
+    async def _wait_out(self, error: RemoteUnavailable, spent: float = 0.0) -> None:
+        # First, so that a client that is told of a wait finds the reason.
+        self._reconnector.show(error)
+        self._first.pending()
+        await self._reconnector.recover(error, spent)
+
+    async def _fail(self, reason: str) -> None:
+        await self._unit.fail(f"Error starting worker: {reason}")
+        self._first.fail(CommandError(reason))
+
+    async def _expire(self) -> None:
+        text, cause = self._expiry.text, self._reconnector.outage.cause
+        if cause:
+            text += f"; it waited for node {self._unit.remote.node}: {cause}"
+        await self._unit.fail(text)
+        self._first.fail(CommandError(text))
 
     async def _show_waiting(self, detail: str) -> None:
         if self._unit.status.detail != detail:
@@ -223,8 +249,8 @@ class RemoteStart:
                 raise RemoteUnavailable(
                     f"it does not say what became of unit {unit_id}: {refusal}"
                 ) from refusal
-        self._reconnector.succeeded()
         if started is not None:
+            self._reconnector.succeeded()
             await self._record_started(started)
         else:
             self._unit.log.info("remote unit %s never started; submitting the work again", unit_id)

@@ -8,10 +8,11 @@ from typing import Any
 import trio
 
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.errors import SecurityError, WorkError
+from meshnode.errors import MeshnodeError, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
-from meshnode.protocol.control import encode_error, encode_reply
+from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.work.units.access import Caller
+from meshnode.work.units.follow import shown
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
@@ -27,6 +28,7 @@ from meshnode.work.units.requests import (
     parse_json,
     parse_text,
 )
+from meshnode.work.units.shortage import NotNow, is_lack
 from meshnode.work.units.unit import Unit
 
 LISTED_AT_ONCE = 256
@@ -74,6 +76,13 @@ class WorkCommands:
     # --- submit -------------------------------------------------------------------------------
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
+        # A node tries again what is only lacking now; others are told in plain words.
+        with _lacks_marked(request.submission.follow):
+            return await self._take_submission(request, session)
+
+    async def _take_submission(
+        self, request: SubmitRequest, session: ControlSession
+    ) -> JsonObject | None:
         with _refusals_logged("submission", subject_logger("session", session.peer), session):
             caller = Caller.of(session, request.submission.claim)
             unit = await self._units.create(request.submission, caller)
@@ -86,7 +95,8 @@ class WorkCommands:
             started = await self._units.start(unit, payload)
         except InputRefused as refusal:
             # The session cannot go on: what is left of the payload would be read as commands.
-            await session.send(encode_error(str(refusal)))
+            marks = request.submission.follow and is_lack(refusal)
+            await session.send(encode_error(f"{NOT_NOW if marks else ''}{refusal}"))
             session.finish()
             return None
         reply = {
@@ -116,10 +126,10 @@ class WorkCommands:
             await _send_list(units, session)
             return None
         unit = self._visible(request.unit_id, "list", session)
-        return {unit.unit_id: _shown(unit)}
+        return {unit.unit_id: shown(unit)}
 
     async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
-        return _shown(self._visible(request.unit_id, "status", session))
+        return shown(self._visible(request.unit_id, "status", session))
 
     async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
@@ -187,6 +197,17 @@ class WorkCommands:
 
 
 @contextmanager
+def _lacks_marked(wanted: bool) -> Iterator[None]:
+    """Mark the errors that say what this node lacks now, so that a node can tell them."""
+    try:
+        yield
+    except MeshnodeError as error:
+        if not (wanted and is_lack(error)):
+            raise
+        raise NotNow(f"{NOT_NOW}{error}") from error
+
+
+@contextmanager
 def _refusals_logged(what: str, log: SubjectLogger, session: ControlSession) -> Iterator[None]:
     """Log what is refused for security: it may be an attack."""
     try:
@@ -196,10 +217,6 @@ def _refusals_logged(what: str, log: SubjectLogger, session: ControlSession) -> 
         raise
 
 
-def _shown(unit: Unit) -> JsonObject:
-    return unit.status.to_reply(unit.stdout_size())
-
-
 async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
     """Send the reply that shows these units, piece by piece."""
     in_order = sorted(units, key=attrgetter("unit_id"))
@@ -207,7 +224,7 @@ async def _send_list(units: Iterable[Unit], session: ControlSession) -> None:
     for start in range(0, len(in_order), LISTED_AT_ONCE):
         some = in_order[start : start + LISTED_AT_ONCE]
         async with session.turn():
-            members = encode_reply({unit.unit_id: _shown(unit) for unit in some})[1:-2]
+            members = encode_reply({unit.unit_id: shown(unit) for unit in some})[1:-2]
         await session.send(before + members)
         before = b","
     await session.send(b"}\n" if in_order else b"{}\n")
@@ -218,10 +235,10 @@ async def _send_changes(unit: Unit, session: ControlSession) -> None:
     sent: JsonObject = {}
     while not unit.released:
         seen, final = unit.version, unit.is_final
-        shown = _shown(unit)
-        if {**shown, "StdoutSize": 0} != {**sent, "StdoutSize": 0}:
-            await session.send(encode_reply(shown))
-            sent = shown
+        told = shown(unit)
+        if {**told, "StdoutSize": 0} != {**sent, "StdoutSize": 0}:
+            await session.send(encode_reply(told))
+            sent = told
         if final:
             return
         await unit.wait_changed(seen)

@@ -7,11 +7,12 @@ session, and a long one needs one for its results only once there are any.
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 
 from meshnode.protocol.control import encode_reply
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
@@ -42,12 +43,26 @@ async def send_followed(unit: Unit, store: UnitStore, watcher: FileWatcher, send
         unit.remove_listener(follower.wake)
 
 
+def shown(unit: Unit) -> JsonObject:
+    """Return what clients see of a unit at this moment.
+
+    While its node is not reached, the detail says why. A unit that has started there also has the
+    detail that was last heard.
+    """
+    reply = unit.status.to_reply(unit.stdout_size())
+    if unit.outage:
+        has_started = unit.status.state is not UnitState.PENDING or unit.remote.started
+        detail = f"{unit.status.detail}; {unit.outage}" if has_started else unit.outage
+        reply |= {"Detail": detail, "Waiting": unit.outage}
+    return reply
+
+
 class _Follower:
     def __init__(self, unit: Unit, store: UnitStore, send: Send) -> None:
         self._unit = unit
         self._store = store
         self._send = send
-        self._sent: dict[str, Any] = {}
+        self._sent: JsonObject = {}
         self._changed = trio.Event()
 
     def wake(self) -> None:
@@ -76,20 +91,20 @@ class _Follower:
         self._changed = trio.Event()
 
     async def _send_change(self) -> None:
-        shown = self._unit.status.to_reply(self._unit.stdout_size())
+        told = shown(self._unit)
         # A larger stdout is no change, but the first output is.
-        news = {**shown, "StdoutSize": bool(shown["StdoutSize"])}
+        news = {**told, "StdoutSize": bool(told["StdoutSize"])}
         if news != self._sent:
             self._sent = news
-            await self._send(encode_reply(shown))
+            await self._send(encode_reply(told))
 
-    async def _final(self) -> dict[str, Any]:
-        shown = self._unit.status.to_reply(self._unit.stdout_size())
-        if 0 < shown["StdoutSize"] <= INLINE_BYTES:
+    async def _final(self) -> JsonObject:
+        told = shown(self._unit)
+        if 0 < told["StdoutSize"] <= INLINE_BYTES:
             output = await self._read_stdout()
-            if len(output) == shown["StdoutSize"]:
-                shown["Stdout"] = b64encode(output).decode()
-        return shown
+            if len(output) == told["StdoutSize"]:
+                told["Stdout"] = b64encode(output).decode()
+        return told
 
     async def _read_stdout(self) -> bytes:
         try:

@@ -56,8 +56,21 @@ _SHORTAGES = {
 }
 
 
+LACKS = files.PASSING | _SHORTAGES.keys()
+"""Errors that say what the machine lacks at this moment, the disk's room included."""
+
+
 class NotNow(WorkError):
     """The machine lacks something now. Nothing has happened; the same may be tried again."""
+
+
+def is_lack(error: BaseException | None) -> bool:
+    """Whether an error, or what has caused it, is that the machine lacks something now."""
+    while error is not None:
+        if isinstance(error, NotNow) or (isinstance(error, OSError) and error.errno in LACKS):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Pauses:

@@ -148,6 +148,17 @@ class UnitStatus:
             and len(remote.open_params) < len(remote.params)
         )
 
+    @property
+    def in_words(self) -> str:
+        """State and detail for a person."""
+        # "Running: PID 7" and "Canceled" name the state themselves.
+        named = self.detail.startswith(self.state.label)
+        return self.detail if named else f"{self.state.label}: {self.detail}"
+
+    def without_spent_params(self) -> "UnitStatus":
+        """Return the status without the command's arguments if the unit has ended."""
+        return replace(self, params=()) if self.params and self.state.is_final else self
+
     def with_remote(self, **changes: Any) -> "UnitStatus":
         """Return a copy in which these fields of ``remote`` are changed."""
         if self.remote is None:

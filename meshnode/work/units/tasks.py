@@ -10,6 +10,7 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.runner import FirstOutcome
+from meshnode.work.units.shortage import NotNow
 from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.unit import Unit
 
@@ -56,7 +57,7 @@ class UnitTasks:
             self._nursery = None
 
     def spawn(self, unit: Unit) -> FirstOutcome:
-        """Have the unit driven in a task of its own. Raises CommandError if the node is ending."""
+        """Have the unit driven in a task of its own. Raises NotNow if the node is stopping."""
         first = FirstOutcome()
         self._spawn(unit, first, partial(self._run, unit, first))
         return first
@@ -71,7 +72,7 @@ class UnitTasks:
         """Have an end recorded as soon as the disk takes it; call ``then`` if the unit is final.
 
         Raises:
-            CommandError: the node is ending.
+            NotNow: the node is stopping.
         """
         self._spawn(unit, FirstOutcome(), partial(self._end, unit, state, detail, then))
 
@@ -88,7 +89,7 @@ class UnitTasks:
 
     def _spawn(self, unit: Unit, first: FirstOutcome, job: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is None:
-            raise CommandError("the node is ending")
+            raise NotNow("the node is stopping")
         assert unit.unit_id not in self._tasks
         self._tasks[unit.unit_id] = task = _Task()
         self._nursery.start_soon(self._work, unit, task, first, job, name=f"unit {unit.unit_id}")

@@ -1,5 +1,6 @@
 """One unit in memory: its status, and whoever waits for it to change."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -63,11 +64,6 @@ class NotRecorded(CommandError):
     """The end that was asked for has come, but the disk does not take its record now."""
 
 
-def _without_params(status: UnitStatus) -> UnitStatus:
-    """Return a status without the command's arguments if the unit has ended."""
-    return replace(status, params=()) if status.params and status.state.is_final else status
-
-
 class Unit:
     """The record of a unit in memory, which everything in the node looks at.
 
@@ -82,6 +78,7 @@ class Unit:
         "_store",
         "command_lock",
         "end_waits",
+        "outage",
         "released",
         "status",
         "unit_id",
@@ -93,17 +90,18 @@ class Unit:
         self, unit_id: str, status: UnitStatus, store: UnitStore, now: Clock = wall_clock
     ) -> None:
         self.unit_id = unit_id
-        self.status = _without_params(status)
+        self.status = status.without_spent_params()
         self.version = 0
         """Counts the changes, so that a waiter can say which it has seen."""
         self.released = False
         """Whether the unit's files are gone; no change comes after that."""
         self.end_waits = False
-        """Whether the unit has ended but the disk does not take the record now; it is tried
-        again."""
+        """Whether the unit has ended but the disk does not take the record now."""
         self.work_type: object = None
         """The type that it was submitted as, for its runner: a reload may have replaced it since.
         None for a unit from an earlier run of the node, whose type is the configuration's."""
+        self.outage = ""
+        """Why the unit's node is not reached, while it is not. In memory only: it changes often."""
         self.command_lock = BriefLock()
         """Held by a start, a cancel or a release: one request at a time."""
         self._store = store
@@ -145,6 +143,12 @@ class Unit:
             return self.status.stdout_size
         return self._store.stdout_size(self.unit_id)
 
+    def show_outage(self, text: str) -> None:
+        """Tell clients why the other node is not reached; nothing if it is."""
+        if text != self.outage:
+            self.outage = text
+            self._publish(self.status)
+
     async def change(
         self,
         new: Callable[[UnitStatus], UnitStatus],
@@ -152,13 +156,15 @@ class Unit:
         durable: bool = False,
         patient: bool = True,
         before: Callable[[], None] | None = None,
+        level: int = logging.INFO,
     ) -> None:
         """Replace the status by ``new(status)``, first on disk, then in memory; wake all waiters.
 
         A final state is always durable. While the disk refuses one, the unit stays what it is on
         disk, its detail says what is awaited, and the write is tried again: cancel the call, or
         release the unit, to stop that. Without ``patient`` it is not tried again.
-        What must be on disk first, ``before`` brings there, in a thread. The input of a unit that
+        What must be on disk first, ``before`` brings there, in a thread. ``level`` is that of the
+        line in the log if the state is another one. The input of a unit that
         ends without having been started is dropped. Of a unit whose directory is gone, memory has
         the only record.
 
@@ -172,7 +178,7 @@ class Unit:
         pauses: Pauses | None = None
         refused: UnitStatus | None = None
         try:
-            while refused := await self._try_change(new, durable, before, refused):
+            while refused := await self._try_change(new, durable, before, refused, level):
                 self.end_waits = True
                 if not patient:
                     raise self._not_recorded()
@@ -188,6 +194,7 @@ class Unit:
         durable: bool,
         before: Callable[[], None] | None,
         refused: UnitStatus | None,
+        level: int,
     ) -> UnitStatus | None:
         """Make a change; return the final status that the disk refuses now, as ``refused`` before.
 
@@ -206,7 +213,7 @@ class Unit:
             except OSError as error:
                 if error.errno in files.GONE:
                     text = "its directory is gone, so this is known only while the node runs: %s"
-                    self.log.warning(text, _in_words(status))
+                    self.log.warning(text, status.in_words)
                 elif is_end:
                     self._await_disk(status, shortage_of(error))
                     return status
@@ -217,12 +224,12 @@ class Unit:
                     raise
                 self._await_disk(status, f"to be let ({error})")
                 return status
-            self._publish(status)
+            self._publish(status, level)
             return None
 
     def _await_disk(self, end: UnitStatus, what: str) -> None:
         """Say in the detail, and once in the log, what keeps an end from being recorded."""
-        detail = f"waiting for {what} to record: {_in_words(end)}"
+        detail = f"waiting for {what} to record: {end.in_words}"
         if detail != self.status.detail:
             self.log.warning("%s", detail)
             self._publish(replace(self.status, detail=detail))
@@ -289,7 +296,9 @@ class Unit:
     def _not_recorded(self) -> NotRecorded:
         return NotRecorded(f"work unit {self.unit_id}: {self.status.detail}")
 
-    async def end(self, state: UnitState, detail: str, *, patient: bool = True) -> None:
+    async def end(
+        self, state: UnitState, detail: str, *, patient: bool = True, level: int = logging.INFO
+    ) -> None:
         """Give the unit a final state, unless it has one; stdout is taken as it is now.
 
         Returns when it is on disk, however long that has no room: see :meth:`change`.
@@ -311,13 +320,12 @@ class Unit:
                 )
             ),
             patient=patient,
+            level=level,
         )
 
     async def fail(self, detail: str, *, patient: bool = True) -> None:
-        """End the unit as Failed, unless it has ended, and log why. Raises as :meth:`end`."""
-        if not self.is_final:
-            await self.end(UnitState.FAILED, detail, patient=patient)
-            self.log.warning("failed: %s", detail)
+        """End the unit as Failed, unless it has ended, and warn of it. Raises as :meth:`end`."""
+        await self.end(UnitState.FAILED, detail, patient=patient, level=logging.WARNING)
 
     async def reload(self) -> None:
         """Take over what the supervisor has written to disk.
@@ -345,10 +353,12 @@ class Unit:
         self.released = True
         self._publish(self.status)
 
-    def _publish(self, status: UnitStatus) -> None:
+    def _publish(self, status: UnitStatus, level: int = logging.INFO) -> None:
         if status.state is not self.status.state:
-            self.log.info("%s", _in_words(status))
-        self.status = _without_params(status)
+            self.log.log(level, "%s", status.in_words)
+            if status.state.is_final:
+                self.outage = ""
+        self.status = status.without_spent_params()
         self.version += 1
         if self._changed is not None:
             self._changed.set()
@@ -388,10 +398,3 @@ class Unit:
         """Undo :meth:`add_listener`."""
         index = self._listeners.index(listener)
         self._listeners = self._listeners[:index] + self._listeners[index + 1 :]
-
-
-def _in_words(status: UnitStatus) -> str:
-    """Return state and detail for a person."""
-    # "Running: PID 7" and "Canceled" name the state themselves.
-    named = status.detail.startswith(status.state.label)
-    return status.detail if named else f"{status.state.label}: {status.detail}"

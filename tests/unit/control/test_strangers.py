@@ -270,7 +270,7 @@ async def test_half_lines_of_one_client_have_a_budget_and_others_have_theirs(ser
     ]
     refused = [answer for answer in answers if b"ERROR" in answer]
     assert len(refused) == 4
-    assert set(refused) == {b"ERROR: your incomplete command lines take too much memory\n"}
+    assert set(refused) == {b"ERROR: not now: your incomplete command lines take too much memory\n"}
     assert b"ERROR" not in await half_line(service.dial("alice"), MAX_LINE)
 
 
@@ -451,7 +451,7 @@ async def test_an_idle_session_gives_way_to_another_node_and_is_told(registry, n
     assert await alice.receive_some() == GREETING
     await wait_all_tasks_blocked()
     assert await first.receive_some() == (
-        b"ERROR: too many sessions; this one has waited longest\n"
+        b"ERROR: not now: too many sessions; this one has waited longest\n"
     )
     assert await first.receive_some() == b""
     await third.send_all(b"ping\n")

@@ -18,8 +18,9 @@ from remote_fakes import (
 from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.remote.failures import MAX_TEXT
 from meshnode.work.remote.follower import AHEAD
-from meshnode.work.remote.replies import MAX_LINE, MAX_TEXT
+from meshnode.work.remote.replies import MAX_LINE
 
 LONG_ENOUGH = 100
 """Simulated seconds in which whatever is tried again has been, many times."""
@@ -159,7 +160,7 @@ async def test_a_submission_that_is_not_answered_with_an_id_fails_in_one_short_l
         unit_id = await submit(foo)
         status = await foo.wait_final(unit_id)
         assert status.state is UnitState.FAILED
-        assert status.detail.startswith("Error starting worker: could not parse response: ")
+        assert status.detail.startswith("Error starting worker: node bar ")
         assert status.detail.isprintable()
         assert len(status.detail) < MAX_TEXT + 100
         await assert_all_else_lives(foo, baz)

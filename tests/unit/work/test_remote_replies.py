@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.replies import AHEAD, MAX_TEXT, NoStatus, RemoteStatus, printable
+from meshnode.work.remote.failures import MAX_TEXT, printable
+from meshnode.work.remote.replies import AHEAD, NoStatus, RemoteStatus
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus

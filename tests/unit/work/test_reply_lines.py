@@ -6,13 +6,12 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshnode.work.remote.failures import REPLY_TIMEOUT, RemoteUnavailable
 from meshnode.work.remote.replies import (
     LONG_LINES,
     MAX_LINE,
-    REPLY_TIMEOUT,
     SHORT_LINE,
     LongLines,
-    RemoteUnavailable,
     ReplyLines,
 )
 

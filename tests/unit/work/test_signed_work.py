@@ -184,7 +184,7 @@ async def test_a_signed_remote_submission_runs_and_an_unsigned_one_is_refused(
 ):
     async with signing.running(), target.running():
         lines = await signing.talk(SUBMIT | {"node": "bar"}, b"payload")
-        assert lines[1] == f"ERROR: could not parse response: ERROR: {EMPTY}"
+        assert lines[1] == f"ERROR: node bar refused: {EMPTY}"
         assert target.units.all() == ()
         unit_id = await signing.submit("bar", "signed", b"payload", signwork="true")
         status = await signing.wait_final(unit_id)
@@ -226,7 +226,7 @@ async def test_the_wrong_key_fails_the_unit_with_the_other_nodes_words(
     async with signing.running(), target.running():
         lines = await signing.talk(SUBMIT | {"node": "bar", "signwork": "true"}, b"payload")
         assert lines[1].startswith(
-            "ERROR: could not parse response: ERROR: could not verify signature: token was changed"
+            "ERROR: node bar refused: could not verify signature: token was changed"
         )
         (unit,) = signing.units.all()
         assert unit.status.state is UnitState.FAILED
@@ -239,9 +239,7 @@ async def test_signing_for_a_type_that_does_not_ask_for_it_fails_the_unit(
     async with signing.running(), target.running():
         request = {**SUBMIT, "worktype": "cat", "node": "bar", "signwork": "true"}
         lines = await signing.talk(request, b"payload")
-        assert lines[1] == (
-            "ERROR: could not parse response: ERROR: work type did not expect a signature"
-        )
+        assert lines[1] == ("ERROR: node bar refused: work type did not expect a signature")
         assert target.units.all() == ()
 
 

@@ -42,4 +42,8 @@ async def test_a_submission_that_waits_answers_and_shows_what_receptors_does(foo
         reply = json.loads(line)
         (recorded,) = [v for v in VECTORS if v["send"] == "work status 3BBRPDL2\n"]
         expected = json.loads(recorded["reply"])
+        # receptor does not say what it waits for.
+        assert expected["Detail"] == "Starting Worker"
+        expected["Detail"] = reply["Waiting"]
+        assert reply["Waiting"].startswith("waiting for node nosuchnode: no route since ")
         assert {key: reply[key] for key in expected} == expected

@@ -465,6 +465,9 @@ class FakeDialer:
             node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
         )
 
+    def is_reachable(self, node: str) -> bool:
+        return self.mesh.has_route(node)
+
     async def wait_reachable(self, node: str) -> None:
         await trio.lowlevel.checkpoint()
         while not self.mesh.has_route(node):

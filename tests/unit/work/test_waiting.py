@@ -1,0 +1,280 @@
+"""A unit on another node says what it waits for, since when, and waits for all that may pass."""
+
+import errno
+import json
+import logging
+import os
+from datetime import datetime
+
+import pytest
+import trio
+from work_fakes import FakeDialer
+
+from meshnode.errors import MeshTimeout, NoEngine, NoRoute, StreamError, Unreachable
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.remote.failures import reason_of
+from meshnode.work.units import unit as unit_module
+from meshnode.work.units.shortage import LACKS
+from meshnode.work.units.unit import Unit
+
+
+@pytest.fixture(params=["meshnode", "receptor"])
+def target(request, bar):
+    """The other node, as one of us and as a receptor node."""
+    bar.is_receptor = request.param == "receptor"
+    return bar
+
+
+async def told(node, unit_id: str) -> str:
+    """Return the detail that clients see."""
+    (line,) = await node.talk(f"work status {unit_id}")
+    return json.loads(line)["Detail"]
+
+
+async def wait_told(node, unit_id: str, text: str) -> None:
+    """Return once clients see this detail; it must come by an event of the unit."""
+    unit = node.units.find(unit_id)
+    with trio.fail_after(1000):
+        while True:
+            seen = unit.version
+            if (detail := await told(node, unit_id)) == text:
+                return
+            assert not unit.is_final, detail
+            await unit.wait_changed(seen)
+
+
+REASONS = [
+    (NoRoute("bar"), "no route"),
+    (Unreachable("blocked by firewall", "n2"), "blocked by a firewall rule at n2"),
+    (Unreachable("blocked by firewall", "foo"), "blocked by a firewall rule of this node (foo)"),
+    (Unreachable("service unknown", "bar"), "it has no service control now"),
+    (Unreachable("message expired", "n2"), "messages went in a circle and expired at n2"),
+    (MeshTimeout("no handshake within 15 s"), "the dial timed out: no handshake within 15 s"),
+    (StreamError("TLS alert 40: x"), "TLS alert 40: x"),
+    (
+        NoEngine("cannot load what streams need: Too many open files"),
+        "this node cannot load what streams need: Too many open files",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), REASONS)
+async def test_a_unit_says_what_keeps_the_dial_from_its_node_and_since_when(
+    foo, bar, autojump_clock, monkeypatch, error, reason
+):
+    async def dial(self, node, service):
+        raise error
+
+    async with foo.running(), bar.running():
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeDialer, "dial", dial)
+            unit_id = await foo.submit("bar", "cat")
+            assert await told(foo, unit_id) == f"waiting for node bar: {reason} since 03:00:00"
+            await trio.sleep(100)
+            # However often it is tried: the moment is the first one.
+            assert await told(foo, unit_id) == f"waiting for node bar: {reason} since 03:00:00"
+        assert (await foo.wait_final(unit_id)).detail == "exit status 0"
+
+
+def test_each_reason_of_the_mesh_has_words_of_its_own():
+    assert len({reason_of(error, "foo") for error, _ in REASONS}) == len(REASONS)
+
+
+async def test_a_reason_that_changes_has_a_moment_of_its_own(foo, bar, autojump_clock, monkeypatch):
+    errors = [Unreachable("service unknown", "bar"), Unreachable("blocked by firewall", "n2")]
+
+    async def dial(self, node, service):
+        raise errors[0]
+
+    monkeypatch.setattr(FakeDialer, "dial", dial)
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "cat")
+        await trio.sleep(60)
+        del errors[0]
+        await trio.sleep(30)
+        detail = await told(foo, unit_id)
+        assert detail.startswith("waiting for node bar: blocked by a firewall rule at n2 since ")
+        assert "03:01:00" <= detail[-8:] <= "03:01:30"
+
+
+async def test_a_wait_costs_no_write_and_a_unit_that_goes_through_at_once_shows_none(
+    foo, bar, autojump_clock, monkeypatch
+):
+    shown, written = [], []
+    record = unit_module.Unit._write
+
+    async def write(self, status, *args, **options):
+        written.append(status.detail)
+        await record(self, status, *args, **options)
+
+    def show(self, text):
+        shown.append(text)
+        show_outage(self, text)
+
+    show_outage = Unit.show_outage
+    async with foo.running():
+        monkeypatch.setattr(Unit, "_write", write)
+        waiting = await foo.submit("bar", "cat")
+        at_submission = len(written)
+        await trio.sleep(5000)
+        assert len(written) == at_submission
+        assert not any("waiting" in detail for detail in written)
+        async with bar.running():
+            await foo.wait_final(waiting)
+            monkeypatch.setattr(Unit, "show_outage", show)
+            await foo.wait_final(await foo.submit("bar", "cat"))
+            assert shown == []
+
+
+# --- what the other node lacks now -------------------------------------------------------------
+
+
+STAGES = ["create", "open_stdin"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("lack", sorted(LACKS))
+async def test_work_that_the_other_node_lacks_something_for_waits_and_then_runs_once(
+    foo, target, autojump_clock, monkeypatch, stage, lack
+):
+    lacks = True
+    words = os.strerror(lack)
+
+    def fail(original):
+        def act(*args, **options):
+            if lacks:
+                raise OSError(lack, words)
+            return original(*args, **options)
+
+        return act
+
+    async with foo.running(), target.running():
+        name = {"create": "_new_directory", "open_stdin": "open_stdin"}[stage]
+        monkeypatch.setattr(target.mortal, name, fail(getattr(target.mortal, name)))
+        lines = await foo.talk("work submit bar cat", b"payload" * 1000)
+        reply = json.loads(lines[1])
+        assert reply["result"] == "Job Submitted"
+        unit_id = reply["unitid"]
+        detail = await told(foo, unit_id)
+        assert detail.startswith("waiting for node bar: refused: ")
+        assert words in detail
+        assert detail.endswith(" since 03:00:00")
+        await trio.sleep(300)
+        lacks = False
+        status = await foo.wait_final(unit_id)
+        assert (status.state, status.detail) == (UnitState.SUCCEEDED, "exit status 0")
+        assert foo.stdout(unit_id) == b"payload" * 1000
+        assert target.launcher.started == [("cat",)]
+
+
+async def test_what_the_other_node_refuses_for_good_ends_the_unit_with_its_words(
+    foo, target, autojump_clock, monkeypatch
+):
+    def refuse():
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with foo.running(), target.running():
+        monkeypatch.setattr(target.mortal, "_new_directory", refuse)
+        lines = await foo.talk("work submit bar cat")
+        assert lines[1] == (
+            "ERROR: node bar refused: cannot create a work unit: Read-only file system"
+        )
+
+
+async def test_work_that_comes_while_the_other_node_stops_is_submitted_to_its_next_life(
+    foo, bar, autojump_clock
+):
+    async with foo.running():
+        async with bar.running():
+            tasks = bar.units._tasks
+            nursery, tasks._nursery = tasks._nursery, None
+            unit_id = await foo.submit("bar", "cat", b"payload")
+            assert "refused: the node is stopping since" in await told(foo, unit_id)
+            tasks._nursery = nursery
+        async with bar.running():
+            await foo.wait_final(unit_id)
+            assert foo.stdout(unit_id) == b"payload"
+            assert bar.launcher.started == [("cat",)]
+
+
+async def test_a_payload_that_is_refused_is_sent_again_ever_less_often(
+    foo, bar, autojump_clock, monkeypatch
+):
+    tries = []
+
+    async def open_input(unit_id, wanted):
+        await trio.sleep(30)
+        tries.append(trio.current_time())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with foo.running(), bar.running():
+        monkeypatch.setattr(bar.mortal, "open_input", open_input)
+        await foo.submit("bar", "cat", b"payload")
+        await trio.sleep(3000)
+    assert 2 <= len(tries) <= 3000 // 300
+
+
+# --- a state that is stale ----------------------------------------------------------------------
+
+
+async def test_a_running_unit_says_since_when_its_state_is_stale_and_recovers(
+    foo, target, autojump_clock
+):
+    async with foo.running(), target.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        before = foo.status(unit_id).detail
+        await trio.sleep(30)
+        foo.mesh.cut()
+        unit = foo.units.find(unit_id)
+        with trio.fail_after(10):
+            while not unit.outage:
+                await unit.wait_changed(unit.version)
+        detail = await told(foo, unit_id)
+        shown, _, stale = detail.partition("; last heard from bar at ")
+        assert shown == before
+        heard, _, reason = stale.partition(": ")
+        assert reason == "no route"
+        assert datetime.strptime(heard, "%H:%M:%S")
+        await trio.sleep(500)
+        assert await told(foo, unit_id) == detail
+        foo.mesh.heal()
+        await wait_told(foo, unit_id, before)
+        assert foo.status(unit_id).detail == before
+
+
+async def test_a_time_of_another_day_has_its_date(foo, autojump_clock):
+    async with foo.running():
+        await trio.sleep(23 * 3600)
+        unit_id = await foo.submit("bar", "cat", ttl="200h")
+        await trio.sleep(200 * 3600)
+        status = await foo.wait_final(unit_id)
+        assert status.detail == (
+            "Work unit expired on Wed Nov 11 10:00:00; "
+            "it waited for node bar: no route since 2026-11-03 02:00:00"
+        )
+
+
+async def test_a_release_that_waits_says_so(foo, bar, autojump_clock):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "cat")
+        await foo.wait_final(unit_id)
+        foo.mesh.cut()
+        await foo.talk(f"work release {unit_id}")
+        detail = await told(foo, unit_id)
+        assert detail.startswith("exit status 0; its release waits for node bar: no route since ")
+
+
+async def test_a_start_that_fails_is_logged_once(foo, bar, autojump_clock, caplog):
+    async with foo.running(), bar.running():
+        with caplog.at_level(logging.INFO, "meshnode"):
+            lines = await foo.talk("work submit bar nosuchtype")
+        unit_id = lines[0].split()[5].rstrip(".")
+    about_it = [r for r in caplog.records if f"unit {unit_id}" in r.getMessage()]
+    assert [(r.levelname, r.getMessage()) for r in about_it if "ailed" in r.getMessage()] == [
+        (
+            "WARNING",
+            f"unit {unit_id}: Failed: Error starting worker: "
+            "node bar refused: unknown work type nosuchtype",
+        )
+    ]
