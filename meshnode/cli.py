@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.check import cleaned_datadir, exposures
-from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import DIRECTIVES, IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.config.faults import (
     COMMAND_LINE,
     ConfigFaults,
@@ -130,7 +130,7 @@ def _check(arguments: list[str]) -> int:
     check_environment(config)
     _check_keys(config)
     for warning in in_order(_warnings(config)):
-        _complain(str(warning))
+        _complain(warning.as_warning())
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
 
@@ -180,6 +180,8 @@ def _help(arguments: list[str]) -> int:
 def _no_help(word: str) -> str:
     if word in UNSUPPORTED_DIRECTIVES:
         return f"{word}: not supported yet"
+    if word in IGNORED_DIRECTIVES:
+        return f"{word}: has no effect here; {IGNORED_DIRECTIVES[word]}"
     names = [cls.INFO.name for cls in DIRECTIVES]
     hint = suggestion(word, names, otherwise="meshnode --help lists all directives")
     return f"--help: there is no directive {quote(word)}; {hint}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from meshnode.config.directives import ControlService, Node, NodeConfig
-from meshnode.config.faults import WARNING, Fault, FaultLog, printable
+from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
@@ -110,7 +110,7 @@ def cleaned_datadir(node: Node) -> list[Fault]:
         f"units are kept in {place}, where systems delete what is old, and all when they start; "
         "name a lasting directory, for instance /var/lib/meshnode"
     )
-    return [Fault(node.place_of("datadir"), (WARNING, node.INFO.name, "datadir"), text)]
+    return [Fault(node.place_of("datadir"), (node.INFO.name, "datadir"), text)]
 
 
 def _of_link(directive: ListenerDirective) -> str:
@@ -140,7 +140,7 @@ def _of_control(directives: tuple[ControlService, ...]) -> Iterator[Fault]:
 def _fault(directive: Directive, parameter: str, text: str) -> Fault:
     remedy = "write 127.0.0.1 and the port" if parameter == "tcplisten" else "set bindaddr"
     advice = f"{text}; {remedy}, or let a firewall choose who can"
-    return Fault(directive.place_of(parameter), (WARNING, directive.INFO.name), advice)
+    return Fault(directive.place_of(parameter), (directive.INFO.name,), advice)
 
 
 def _is_open(host: str) -> bool:

@@ -11,6 +11,7 @@ from meshnode.config.directives import LocalOnly, Node
 from meshnode.config.faults import FaultLog, quote
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.schema import Directive
+from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.config.work_directives import WorkKubernetes
 
 PORTABLE_ID = re.compile(r"[A-Za-z0-9._@:-]+")
@@ -60,5 +61,7 @@ def _ids(directive: Directive) -> Iterator[tuple[str, str]]:
         yield "id", directive.id
     if isinstance(directive, ListenerDirective):
         yield from (("nodecost", name) for name in directive.nodecost)
+    if isinstance(directive, TcpServer | UdpServer | UnixSocketServer):
+        yield "remotenode", directive.remotenode
     if isinstance(directive, ListenerDirective | PeerDirective):
         yield from (("allowedpeers", name) for name in directive.allowedpeers or ())

@@ -5,15 +5,12 @@ All faults of a configuration are collected, so that one run shows them all.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshnode.errors import ConfigError
 
 COMMAND_LINE = "command line"
 """The source named by faults in directives that were given as arguments."""
-
-WARNING = "warning"
-"""What the subject of a fault begins with that stops no start."""
 
 MAX_QUOTED = 60
 """Characters of the user's own text that a fault repeats."""
@@ -55,6 +52,10 @@ class Fault:
     def __str__(self) -> str:
         return ": ".join((str(self.place), *map(printable, self.subject), self.text))
 
+    def as_warning(self) -> str:
+        """Return the line for a reader who also sees faults that stop a start."""
+        return str(replace(self, subject=("warning", *self.subject)))
+
 
 class ConfigFaults(ConfigError):
     """The configuration has these faults; ``str()`` has one line for each."""
@@ -80,7 +81,7 @@ class FaultLog:
 
     def warn(self, place: Place, *subject: str, text: str) -> None:
         """Note what is no mistake, but may not be what was meant."""
-        self._warnings.append(Fault(place, (WARNING, *subject), text))
+        self._warnings.append(Fault(place, subject, text))
 
     @property
     def warnings(self) -> tuple[Fault, ...]:

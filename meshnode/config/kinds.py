@@ -32,6 +32,7 @@ WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 """Decimal only: YAML reads ``010`` as eight, people read it as ten; it is refused."""
 
 OCTAL = re.compile(r"0o?([0-7]{3})")
+ALL_PERMISSIONS = 0o777
 UNIT_OF_DURATION = re.compile(r"[a-zµμ]")
 
 SIZE = re.compile(r"([0-9]{1,15})\s*([a-zA-Z]*)")
@@ -46,8 +47,9 @@ UNITS_OF_SIZE: Mapping[str, int] = {
 COST_IN_RECEPTOR = "connection cost must be positive"
 """What receptor says of a cost that is not above 0."""
 
-TRUE = frozenset({"true", "yes", "on"})
-FALSE = frozenset({"false", "no", "off"})
+TRUE = frozenset({"true", "yes", "on", "1", "t", "y"})
+FALSE = frozenset({"false", "no", "off", "0", "f", "n"})
+"""Words for true and false: YAML's, and those that receptor takes besides."""
 
 
 class WrongPart(Wrong):
@@ -151,7 +153,7 @@ def link_cost() -> Kind[float]:
 
 
 def boolean() -> Kind[bool]:
-    """YAML's words for true and false, any case, quoted or not."""
+    """A word for true or false, any case, quoted or not."""
     label = "true or false"
 
     def read(node: yaml.Node) -> bool:
@@ -222,6 +224,9 @@ def permissions() -> Kind[int]:
         if match:
             return int(match[1], 8)
         if OCTAL.fullmatch("0" + value):
+            if int(value) <= ALL_PERMISSIONS:  # as programs write it that have read 0660
+                exact = f"{int(value):04o}"
+                raise Wrong(f"{value} is the decimal number of {exact}; write {exact} or 0{value}")
             raise Wrong(f"{value} would be a decimal number; write 0{value}")
         raise Wrong(f"{quote(value)} is not an {label}")
 
@@ -266,10 +271,12 @@ def list_of(item: Kind[str], label: str) -> Kind[tuple[str, ...]]:
 
 
 def map_of(key: Kind[str], value: Kind[T], label: str) -> Kind[Mapping[str, T]]:
-    """A map; in quotes or as an argument also ``{"a": 1}``."""
+    """A map; in quotes or as an argument also ``{"a": 1}``; without a value it is empty."""
 
     def read(node: yaml.Node) -> Mapping[str, T]:
         node = unfolded(node, "{")
+        if node.tag == NULL_TAG:
+            return MappingProxyType({})
         if not isinstance(node, yaml.MappingNode):
             raise Wrong(f"is not a {label}")
         result: dict[str, T] = {}

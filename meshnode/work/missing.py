@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from meshnode.config import NodeConfig, WorkCommand, WorkPython
-from meshnode.config.faults import WARNING, Fault, printable
+from meshnode.config.faults import Fault, printable
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import CommandService
 from meshnode.work.local.launcher.command import DEFAULT_PATH, CannotExecute, find_executable
@@ -76,7 +76,7 @@ def _has_plugin(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def _warning(directive: Directive, parameter: str, text: str) -> Fault:
-    return Fault(directive.place_of(parameter), (WARNING, directive.INFO.name, parameter), text)
+    return Fault(directive.place_of(parameter), (directive.INFO.name, parameter), text)
 
 
 def _quoted(text: str) -> str:

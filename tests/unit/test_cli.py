@@ -179,6 +179,7 @@ def test_help_explains_a_directive_in_any_order(arguments: list[str], capsys: Ca
         ("nod", '--help: there is no directive "nod"; did you mean "node"?'),
         ("xyzzy", '--help: there is no directive "xyzzy"; meshnode --help lists all directives'),
         ("tls-server", "tls-server: not supported yet"),
+        ("pyroscope-client", "pyroscope-client: has no effect here; no profiles are sent"),
     ],
 )
 def test_help_on_what_is_not_there_is_a_fault(topic: str, line: str, capsys: Capture):

@@ -36,7 +36,7 @@ def warnings_of(directive: str, address: str) -> list[str]:
         *others,
         *argument,
     ]
-    return [str(fault) for fault in exposures(load_arguments(arguments))]
+    return [fault.as_warning() for fault in exposures(load_arguments(arguments))]
 
 
 @pytest.mark.parametrize("directive", PORTS)

@@ -373,6 +373,11 @@ FAULTS = {
         "- node: foo\n- local-only\n- control-service:\n    permissions: 600\n",
         "{f}:4: control-service: permissions: 600 would be a decimal number; write 0600",
     ),
+    "permissions as a program writes them": (
+        "- node: foo\n- local-only\n- control-service:\n    permissions: 432\n",
+        "{f}:4: control-service: permissions: 432 is the decimal number of 0660; "
+        "write 0660 or 0432",
+    ),
     "permissions that are no octal number": (
         "- node: foo\n- local-only\n- control-service:\n    permissions: 0680\n",
         '{f}:4: control-service: permissions: "0680" is not an octal number such as 0600',

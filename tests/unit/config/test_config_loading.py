@@ -106,6 +106,21 @@ def test_numbers_and_truth_may_be_in_quotes(tmp_path: Path):
     assert config.peers == (TcpPeer(Address("b", 1), redial=False, cost=2.0),)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [(word, True) for word in ("1", "t", "T", "Y", "on", "Yes", "TRUE")]
+    + [(word, False) for word in ("0", "f", "F", "N", "off", "No", "FALSE")],
+)
+def test_receptors_words_for_truth_are_read(written: str, meant: bool, tmp_path: Path):
+    config = from_text(tmp_path, f"- node: a\n- tcp-peer: {{address: b:1, redial: {written}}}\n")
+    assert config.peers[0].redial is meant
+
+
+def test_a_map_without_a_value_is_empty(tmp_path: Path):
+    text = "- node: a\n- tcp-listener:\n    port: 1\n    nodecost:\n"
+    assert from_text(tmp_path, text).listeners == (TcpListener(1),)
+
+
 @pytest.mark.parametrize(("written", "seconds"), [("21s", 21.0), ("1m30.5s", 90.5), ("1h", 3600.0)])
 def test_durations_are_seconds(written: str, seconds: float, tmp_path: Path):
     text = f"- node: {{id: a, maxidleconnectiontimeout: {written}}}\n- local-only\n"

@@ -120,7 +120,7 @@ def test_a_file_of_receptors_is_warned_of_where_it_has_no_effect(
     name: str, place: Path, keys: tuple[bytes, bytes]
 ):
     config = load_file(str(installed(name, place, keys)))
-    assert [": ".join(fault.subject[1:]) for fault in config.warnings] == WARNINGS.get(name, [])
+    assert [": ".join(fault.subject) for fault in config.warnings] == WARNINGS.get(name, [])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REMAINS])

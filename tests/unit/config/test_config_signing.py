@@ -68,3 +68,12 @@ def test_a_mistake_in_signing_is_told_in_one_line(tmp_path: Path, text: str, exp
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert str(caught.value) == expected.replace("{f}", str(tmp_path / "foo.yml"))
+
+
+def test_a_key_may_be_a_bare_value(tmp_path: Path):
+    config = load(tmp_path, "- work-verification: /p.pem\n- work-signing: /s.pem\n" + VERIFYING)
+    assert config == load(
+        tmp_path,
+        "- work-verification: {publickey: /p.pem}\n- work-signing: {privatekey: /s.pem}\n"
+        + VERIFYING,
+    )

@@ -15,7 +15,7 @@ from meshnode.work.missing import missing
 
 def warnings_of(*directive: str) -> list[str]:
     config = load_arguments(["--node", "foo", "--local-only", *directive])
-    return [str(fault) for fault in missing(config)]
+    return [fault.as_warning() for fault in missing(config)]
 
 
 def command(*parameters: str) -> list[str]:
