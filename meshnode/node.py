@@ -101,7 +101,12 @@ async def _start(
     registry = CommandRegistry()
     units = work.units
     register_mesh_commands(
-        registry, mesh, reloader, work.warnings, forwarding=config.node.allowforwarding
+        registry,
+        mesh,
+        reloader,
+        work.warnings,
+        links.report,
+        forwarding=config.node.allowforwarding,
     )
     try:
         await nursery.start(units.run)

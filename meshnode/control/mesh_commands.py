@@ -10,11 +10,13 @@ import trio
 
 from meshnode import __version__
 from meshnode.control.connect import connect_command
+from meshnode.control.link_fields import LINK_FIELDS, Links
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.links.base import LinkFigures
 from meshnode.mesh.mesh import LinkStatus, Mesh, MeshStatus
+from meshnode.mesh.peers.conditions import LinksReport
 from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
@@ -33,10 +35,13 @@ async def nothing_to_warn_of() -> Sequence[str]:
     return ()
 
 
-def status_command(mesh: Mesh, warnings: Warnings = nothing_to_warn_of) -> Command:
+def status_command(
+    mesh: Mesh, warnings: Warnings = nothing_to_warn_of, links: Links = LinksReport
+) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
-    ``Warnings`` is a field of our own, which is there while there are any.
+    ``Warnings`` is a field of our own, which is there while there are any; so are those of
+    ``links``.
     """
 
     def run_with(fields: Set[str] | None) -> Handler:
@@ -47,6 +52,12 @@ def status_command(mesh: Mesh, warnings: Warnings = nothing_to_warn_of) -> Comma
                 reply = {
                     name: field(status)
                     for name, field in _FIELDS.items()
+                    if fields is None or name in fields
+                }
+                report = links()
+                reply |= {
+                    name: field(report) or None
+                    for name, field in LINK_FIELDS.items()
                     if fields is None or name in fields
                 }
             if fields is None or "Warnings" in fields:
@@ -280,16 +291,17 @@ def register_mesh_commands(
     mesh: Mesh,
     reload: Reload,
     warnings: Warnings = nothing_to_warn_of,
+    links: Links = LinksReport,
     *,
     forwarding: bool = False,
 ) -> None:
     """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
-    ``warnings`` returns what ``status`` warns of; ``forwarding`` says whether a client from the
-    mesh may connect to other nodes from here.
+    ``warnings`` returns what ``status`` warns of, ``links`` how configured links fare;
+    ``forwarding`` says whether a client from the mesh may connect to other nodes from here.
     """
     for command in (
-        status_command(mesh, warnings),
+        status_command(mesh, warnings, links),
         ping_command(mesh),
         traceroute_command(mesh),
         connect_command(mesh, forwarding=forwarding),

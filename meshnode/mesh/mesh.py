@@ -16,6 +16,7 @@ import trio
 from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.dataplane import LOCALHOST, DropCounts, FirewallCounts
 from meshnode.mesh.links.base import AddressProbe, Link, LinkDialer, LinkFigures, LinkListener
+from meshnode.mesh.peers.conditions import Rejections
 from meshnode.mesh.peers.ending import RepeatFilter
 from meshnode.mesh.peers.endpoints import Dialing, Listening, SessionGroup
 from meshnode.mesh.peers.linkstate import LinkState
@@ -81,6 +82,7 @@ class Mesh:
         self._send_budget = LinkSendBudget(MemoryTrimmer(nursery.start_soon).freed)
         self.sessions = SessionGroup()
         self.places = LinkPlaces()
+        self.rejections = Rejections()
         self.reserve = reserve
         self.address_probe: AddressProbe = MeshAddressProbe(
             self._router, self._link_state.topology.own

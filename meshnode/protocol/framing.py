@@ -179,7 +179,7 @@ _STRANGERS = (
 )
 """What protocols begin with, and what to say of them."""
 
-_TYPE_AT = 2
+_TYPE_AT = LENGTH_BYTES
 """Where the type of a message stands, behind its length."""
 
 
@@ -197,3 +197,8 @@ def name_stranger(begun: bytes) -> str | None:
         node = control[1].decode("ascii")
         return f"the control service of node {node} answers there, and no listener for links"
     return next((text for pattern, text in _STRANGERS if pattern.match(begun)), None)
+
+
+def begins_as_frame(data: Buffer) -> bool:
+    """Whether a client sends a hello of a TCP link: no line of HTTP has such bytes."""
+    return bytes(data[_TYPE_AT : _TYPE_AT + 2]) == bytes([MessageType.ROUTE]) + b"{"

@@ -93,11 +93,6 @@ class Peering:
         """Whether data may pass."""
         return self._phase is not _Phase.OPENING
 
-    @property
-    def confirmed(self) -> bool:
-        """Whether both ends have accepted the link."""
-        return self._phase is _Phase.CONFIRMED
-
     def received(self, now: float) -> None:
         """Note that a message arrived, whatever it was."""
         self._last_received = now

@@ -45,6 +45,11 @@ def test_the_newcomer_ends_with_one_line_and_the_first_owner_of_the_id_lives(
     ]
     assert foo.process is not None
     assert foo.process.poll() is None
+    if where == "at the same neighbour":
+        hub = cluster.nodes["hub"]
+        hub.wait_log("connected using a node ID we are already connected to")
+        (rejected,) = hub.ask("status")["Rejected"]
+        assert (rejected["NodeID"], rejected["Address"]) == ("foo", "127.0.0.1")
     end = cluster.nodes["end"]
     end.wait_knows("foo")
     assert end.ask("ping foo")["Success"]

@@ -35,7 +35,7 @@ from meshnode.errors import ProtocolError
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
 from meshnode.net.addresses import PeerAddress, format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
-from meshnode.protocol.framing import MAX_MESSAGE, name_stranger
+from meshnode.protocol.framing import MAX_MESSAGE, begins_as_frame, name_stranger
 
 READ_SIZE = 64 * 1024
 """Bytes asked for in one read."""
@@ -140,6 +140,8 @@ class WebsocketLink(Link):
             data = await self._stream.receive_some(HANDSHAKE_READ)
             if not data:
                 raise ProtocolError("the client left before it asked for a websocket")
+            if begins_as_frame(data):
+                await self._refuse(400, "A link over TCP; a ws-listener is dialed with ws-peer")
             self._handshake.receive_data(bytes(data))
             for event in self._handshake.events():
                 assert isinstance(event, Request)

@@ -15,6 +15,7 @@ import dataclasses
 import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeVar
 
 import trio
@@ -25,8 +26,18 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.links import registry
 from meshnode.mesh.links.base import LinkListener
 from meshnode.mesh.mesh import Mesh
+from meshnode.mesh.peers.conditions import (
+    ConfiguredListener,
+    ConfiguredPeer,
+    LinksReport,
+    ListenerCondition,
+    ListenerState,
+    Moment,
+    Trouble,
+)
 from meshnode.mesh.peers.endpoints import Dialing, Listening
 from meshnode.net.addresses import format_address
+from meshnode.net.faults import in_words
 
 NOT_CONFIGURED = "this link is no longer configured"
 CHANGED = "the configuration of this link changed"
@@ -72,7 +83,25 @@ class ConfiguredLinks:
         self._mesh = mesh
         self._accepting: list[_Accepting] = []
         self._dialed: list[_Dialed] = []
+        self._missing: list[ConfiguredListener] = []
+        """Listeners that reloads could not open; none since the last one that succeeded."""
         self._log = subject_logger("links")
+
+    def report(self) -> LinksReport:
+        """Return how each configured link fares, and whom this node rejected."""
+        peers = [
+            ConfiguredPeer(*_name_and_address(d.directive), d.handle.condition())
+            for d in self._dialed
+        ]
+        listeners = [
+            ConfiguredListener(
+                *_name_and_address(a.directive),
+                reduce(ListenerCondition.with_socket, (h.condition() for h in a.handles)),
+            )
+            for a in self._accepting
+        ]
+        listeners += self._missing
+        return LinksReport(tuple(peers), tuple(listeners), self._mesh.rejections.listed())
 
     async def apply(
         self, listeners: Sequence[ListenerDirective], peers: Sequence[PeerDirective]
@@ -96,6 +125,7 @@ class ConfiguredLinks:
             for accepting, directive in taken_over:
                 await self._change(accepting, directive)
             self._start(opened, new_peers)
+            self._missing.clear()
         return changes
 
     # --- opening -----------------------------------------------------------------------------
@@ -112,6 +142,7 @@ class ConfiguredLinks:
                     opened.append((directive, await registry.open_listeners(directive)))
                 except ConfigError as exc:
                     if not (_is_taken(exc) and _holders(directive, leaving)):
+                        self._note_missing(directive, exc)
                         raise
                     blocked.append(directive)
         except BaseException:
@@ -146,9 +177,22 @@ class ConfiguredLinks:
             self._start([(directive, await registry.open_listeners(directive))], [])
         except ConfigError as exc:
             # Another program has taken the port meanwhile.
+            self._note_missing(directive, exc)
             self._log.error("lost a listener: %s", exc)
             return f"{name} was closed and cannot be opened again: {exc}"
         return f"the links of {name} were dropped, and may be dialled again"
+
+    def _note_missing(self, directive: ListenerDirective, error: ConfigError) -> None:
+        """Keep in mind that a listener is not there although the file asks for it."""
+        name, address = _name_and_address(directive)
+        cause = error.__cause__
+        text = f"cannot listen: {in_words(cause)}" if isinstance(cause, OSError) else str(error)
+        now = Moment.now()
+        trouble = Trouble(text, now)
+        condition = ListenerCondition(ListenerState.CLOSED, now, trouble=trouble)
+        missing = ConfiguredListener(name, address, condition)
+        self._missing = [m for m in self._missing if (m.directive, m.address) != (name, address)]
+        self._missing.append(missing)
 
     def _start(self, opened: Opened, peers: Sequence[PeerDirective]) -> None:
         for directive, listeners in opened:
@@ -191,10 +235,14 @@ class ConfiguredLinks:
 
 def describe(directive: ListenerDirective | PeerDirective) -> str:
     """Name a directive and its address: ``tcp-listener *:2222``."""
+    return " ".join(_name_and_address(directive))
+
+
+def _name_and_address(directive: ListenerDirective | PeerDirective) -> tuple[str, str]:
     if isinstance(directive, PeerDirective):
-        return f"{directive.INFO.name} {directive.address}"
+        return directive.INFO.name, str(directive.address)
     where = format_address((directive.bindaddr or "*", directive.port))
-    return f"{directive.INFO.name} {where}"
+    return directive.INFO.name, where
 
 
 R = TypeVar("R", _Accepting, _Dialed)

@@ -9,6 +9,16 @@ import trio
 
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import AddressProbe, Link, LinkDialer, LinkListener
+from meshnode.mesh.peers.conditions import (
+    LONGEST_TEXT,
+    DialHistory,
+    ListenerCondition,
+    ListenerState,
+    Moment,
+    PeerCondition,
+    Rejections,
+    Trouble,
+)
 from meshnode.mesh.peers.ending import RepeatFilter
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
@@ -87,6 +97,7 @@ class LinkHost(Protocol):
 
     sessions: SessionGroup
     places: LinkPlaces
+    rejections: Rejections
     reserve: DescriptorReserve
     address_probe: AddressProbe
 
@@ -112,8 +123,16 @@ class Listening:
         self._sessions = SessionGroup(host.sessions)
         self._repeats = RepeatFilter()
         self._closed = False
+        self._since = Moment.now()
+        self._trouble: Trouble | None = None
         self._log = subject_logger("listener", listener.name)
         self._log.info("listening")
+
+    def condition(self) -> ListenerCondition:
+        """Return how the listener fares now."""
+        up = sum(session.confirmed_at is not None for session in self._sessions)
+        opening = sum(1 for _ in self._sessions) - up
+        return ListenerCondition(ListenerState.LISTENING, self._since, up, opening, self._trouble)
 
     async def run(self) -> None:
         """Accept links until the listener is closed."""
@@ -143,8 +162,18 @@ class Listening:
                 await self._sessions.run(session)
             finally:
                 self._host.places.leave(place, lasted=session.has_lasted)
+            self._note_end(session)
 
         self._host.start_soon(run)
+
+    def _note_end(self, session: PeerSession) -> None:
+        end = session.end
+        if end is None:
+            return
+        _note_rejection(self._host, session, self.name)
+        if end.rejection is None and session.confirmed_at is None:
+            text = f"{session.name}: {end.reason}"
+            self._trouble = Trouble(text[:LONGEST_TEXT], Moment.now())
 
     async def set_policy(self, policy: LinkPolicy, reason: str) -> None:
         """Apply another policy to new links; end those of the old one."""
@@ -156,6 +185,14 @@ class Listening:
         self._closed = True
         await self._listener.aclose()
         await self._sessions.close(reason)
+
+
+def _note_rejection(host: LinkHost, session: PeerSession, via: str) -> None:
+    """Remember whom a session rejected, if it did."""
+    rejection = session.end.rejection if session.end is not None else None
+    if rejection is not None:
+        reason = rejection.reason[:LONGEST_TEXT]
+        host.rejections.add(rejection.peer, session.holder, via, reason)
 
 
 class Dialing:
@@ -173,7 +210,12 @@ class Dialing:
         self._closed = False
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
+        self._history = DialHistory()
         self._log = subject_logger("peer", dialer.name)
+
+    def condition(self) -> PeerCondition:
+        """Return how the peer fares now."""
+        return self._history.condition()
 
     async def run(self) -> None:
         """Keep the link until it is given up or :meth:`aclose` is called."""
@@ -187,29 +229,46 @@ class Dialing:
         failures = 0
         repeats = RepeatFilter()
         while True:
-            try:
-                # From the reserve: clients that hold all other descriptors must not cut off peers.
-                with self._host.reserve.at_hand():
-                    link = await self._dialer.dial()
-            except OSError as exc:
-                text = in_words(exc)
-                log = self._log.warning if repeats.is_news(self.name, text) else self._log.debug
-                log("cannot connect: %s", text)
-            except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed
-                # Whatever the other end sends, and whatever fault that brings out, must cost no
-                # more than this attempt.
-                if repeats.is_news(self.name, repr(exc)):
-                    self._log.exception("cannot connect: a fault of this node")
-            else:
-                session = self._host.make_session(link, self._policy, repeats)
-                await self._sessions.run(session)
-                if session.has_lasted:
-                    failures = 0
-                    repeats.reset(self.name)
+            link = await self._dial(repeats)
+            if link is not None and await self._run_link(link, repeats):
+                failures = 0
+                repeats.reset(self.name)
+                self._history.begin_anew()
             if not self._redial or self._closed or self._host.is_closing:
+                self._history.give_up()
                 return
             failures += 1
-            await trio.sleep(redial_delay(failures))
+            pause = redial_delay(failures)
+            self._history.wait(pause)
+            await trio.sleep(pause)
+
+    async def _dial(self, repeats: RepeatFilter) -> Link | None:
+        self._history.dial()
+        try:
+            # From the reserve: clients that hold all other descriptors must not cut off peers.
+            with self._host.reserve.at_hand():
+                return await self._dialer.dial()
+        except OSError as exc:
+            text = in_words(exc)
+            log = self._log.warning if repeats.is_news(self.name, text) else self._log.debug
+            log("cannot connect: %s", text)
+        except Exception as exc:  # noqa: BLE001 - the boundary of a link that is being dialed
+            # Whatever the other end sends, and whatever fault that brings out, must cost no more
+            # than this attempt.
+            text = f"a fault of this node, which its log has: {type(exc).__name__}"
+            if repeats.is_news(self.name, repr(exc)):
+                self._log.exception("cannot connect: a fault of this node")
+        self._history.fail(text)
+        return None
+
+    async def _run_link(self, link: Link, repeats: RepeatFilter) -> bool:
+        """Run a link to its end; return whether it has lasted."""
+        session = self._host.make_session(link, self._policy, repeats)
+        self._history.open(session)
+        await self._sessions.run(session)
+        self._history.fail(session.end.reason if session.end is not None else "closed")
+        _note_rejection(self._host, session, self.name)
+        return session.has_lasted
 
     async def aclose(self, reason: str = "its dialer was closed") -> None:
         """Dial no more, and end the link."""

@@ -36,7 +36,6 @@ can send in the peer's name. There, once established, a reject or refusal is onl
 ``EndCheck`` has found the peer silent, and malformed messages are dropped.
 """
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -45,6 +44,7 @@ import trio
 from meshnode.errors import OutOfBounds, ProtocolError
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Link, LinkFigures
+from meshnode.mesh.peers.conditions import Moment
 from meshnode.mesh.peers.ending import Boundary, EndCheck, Ended, LinkLog, RepeatFilter
 from meshnode.mesh.peers.sending import LinkSender
 from meshnode.mesh.peers.sendqueue import LinkSendBudget
@@ -142,9 +142,9 @@ class PeerSession:
         self.when_established: Callable[[], None] = lambda: None
         """Called when the link comes up."""
         self._copies: CopyDetector | None = None
-        self._confirmed = False
-        """Whether the peer has listed us, and the log says that the link is up."""
-        self._since = self._up_at = 0.0
+        self.confirmed_at: Moment | None = None
+        """When the peer had listed us, and the log said that the link is up."""
+        self._up: Moment | None = None
         self._received_messages = self._received_bytes = 0
         self._refused = 0
         self.probed = float("-inf")
@@ -170,16 +170,22 @@ class PeerSession:
     @property
     def has_lasted(self) -> bool:
         """Whether the link was up for so long that neither end seems to reject it."""
-        return self.was_established and trio.current_time() >= self._up_at + LASTING
+        return self._up is not None and self._up.age >= LASTING
+
+    @property
+    def end(self) -> Ended | None:
+        """Why the session is over; None if it is not, or the node is stopping."""
+        return self._ended
 
     def figures(self) -> LinkFigures:
         """Return what there is to say about the established link now."""
         kind, _, address = self.name.partition(" ")
+        assert self._up is not None
         return LinkFigures(
             kind=kind,
             address=address,
-            since=self._since,
-            uptime=trio.current_time() - self._up_at,
+            since=self._up.unix,
+            uptime=self._up.age,
             sent_messages=self.sender.messages,
             sent_bytes=self.sender.bytes,
             received_messages=self._received_messages,
@@ -375,12 +381,12 @@ class PeerSession:
             case peering.Established(peer):
                 self.sender.peer = peer
                 self._copies = CopyDetector(peer)
-                self._since, self._up_at = time.time(), trio.current_time()
+                self._up = Moment.now()
                 self._owner.link_up(self)
                 self.when_established()
             case peering.Apply() if update is not None:
-                if update.node_id == self.peer and not self._confirmed:
-                    self._confirmed = True
+                if update.node_id == self.peer and self.confirmed_at is None:
+                    self.confirmed_at = Moment.now()
                     self._life.confirmed(self.peer, self.cost)
                 self._owner.routing_update(self, update)
             case peering.Refuse(rejection):

@@ -24,6 +24,7 @@ from meshnode.config import (
 from meshnode.errors import ConfigError
 from meshnode.mesh.links import registry
 from meshnode.mesh.mesh import Mesh, open_mesh
+from meshnode.mesh.peers.conditions import ListenerState
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.mesh.peers.session import PeerSession
 
@@ -299,3 +300,39 @@ async def test_an_asker_who_gives_up_does_not_leave_it_half_done(ports: list[int
         assert foo.peers() == set()
         assert not accepts(ports[0])
         assert accepts(ports[1])
+
+
+async def test_a_listener_that_a_reload_cannot_open_is_reported_until_one_succeeds(
+    ports: list[int],
+) -> None:
+    async with nodes("foo") as (foo,):
+        await foo.apply(listener(ports[0]))
+        with socket.socket() as other:
+            other.bind((LOOPBACK, ports[1]))
+            other.listen()
+            for _ in range(2):
+                with pytest.raises(ConfigError):
+                    await foo.apply(listener(ports[0]), listener(ports[1]))
+            running, missing = foo.links.report().listeners
+        assert (running.directive, running.address) == ("tcp-listener", f"{LOOPBACK}:{ports[0]}")
+        assert running.condition.state is ListenerState.LISTENING
+        assert missing.address == f"{LOOPBACK}:{ports[1]}"
+        assert missing.condition.state is ListenerState.CLOSED
+        assert missing.condition.trouble is not None
+        assert missing.condition.trouble.text == "cannot listen: the address is in use already"
+        await foo.apply(listener(ports[0]))
+        assert len(foo.links.report().listeners) == 1
+
+
+async def test_a_listener_on_several_addresses_is_one_in_the_report(ports: list[int]) -> None:
+    async with nodes("foo", "bar", "baz") as (foo, bar, baz):
+        await foo.apply(dataclasses.replace(listener(ports[0]), bindaddr=""))
+        await bar.apply(peer(ports[0]))
+        await baz.apply(peer(ports[0]))
+        await linked(foo, bar)
+        await linked(foo, baz)
+        (report,) = foo.links.report().listeners
+        assert report.address == f"*:{ports[0]}"
+        assert report.condition.links == 2
+        (dialed,) = bar.links.report().peers
+        assert (dialed.directive, dialed.condition.node) == ("tcp-peer", "foo")

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from link_kinds import WS, linked, listening, receive
+from malformed import hello
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -30,7 +31,7 @@ from meshnode.errors import ProtocolError
 from meshnode.mesh.links import websocket
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
 from meshnode.net.addresses import PeerAddress
-from meshnode.protocol.framing import MAX_MESSAGE
+from meshnode.protocol.framing import MAX_MESSAGE, encode_frames
 
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 GOOD = [
@@ -114,6 +115,7 @@ async def test_a_request_may_come_byte_by_byte():
         (b"POST /mesh HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", 400),
         (b"not http at all\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\xaa" * 500, 400),
+        (encode_frames([hello("bar")]), 400),
         (b"GET /" + b"a" * 70_000, 400),
         (request("Sec-WebSocket-Version: 8"), 426),
         (request(without="Sec-WebSocket-Version"), 400),

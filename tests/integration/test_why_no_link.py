@@ -1,0 +1,240 @@
+"""Why a node is not in the mesh: its `status` and its log say so, and those of the other end."""
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import Cluster, Node, Status, free_port
+
+
+def listener(port: int, **more: Any) -> dict[str, Any]:
+    return {"tcp-listener": {"port": port, "bindaddr": "127.0.0.1", **more}}
+
+
+def peer(port: int, host: str = "127.0.0.1", **more: Any) -> dict[str, Any]:
+    return {"tcp-peer": {"address": f"{host}:{port}", **more}}
+
+
+def last_error(status: Status, of: str = "Peers") -> str:
+    """Return the last error of the only configured peer (or listener)."""
+    (entry,) = status.get(of) or [{}]
+    return entry.get("LastError") or ""
+
+
+def wait_error(node: Node, words: str, of: str = "Peers") -> dict[str, Any]:
+    """Wait until the node's only peer or listener has an error with these words; return it."""
+    status = node.wait_status(lambda s: words in last_error(s, of), what=f"the error {words!r}")
+    (entry,) = status[of]
+    return dict(entry)
+
+
+# --- nobody there --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("127.0.0.1", "refused: nothing listens on that port"),
+        ("255.255.255.255", "unreachable: "),
+        ("nosuch.invalid", "name not found"),
+    ],
+    ids=["refused", "unreachable", "name"],
+)
+def test_a_peer_that_is_not_there(cluster: Cluster, host: str, words: str) -> None:
+    foo = cluster.node("foo", level="info", more=[peer(free_port(), host)])
+    entry = wait_error(foo, words)
+    assert entry["Directive"] == "tcp-peer"
+    assert entry["Address"].startswith(host)
+    assert entry["State"] in ("waiting", "dialing")
+    assert entry["NodeID"] is None
+    assert entry["Attempts"] >= 1
+    assert entry["Since"] <= entry["LastErrorTime"]
+    assert entry["Age"] >= entry["LastErrorAge"] >= 0
+    foo.wait_log(rf"peer tcp {re.escape(host)}.* cannot connect: {re.escape(words)}")
+    foo.wait_status(
+        lambda s: s["Peers"][0]["Attempts"] > entry["Attempts"], what="the next attempt"
+    )
+    waiting = foo.wait_status(
+        lambda s: s["Peers"][0]["State"] == "waiting", what="to wait for the next try"
+    )["Peers"][0]
+    assert waiting["NextTry"] > waiting["LastErrorTime"]
+    assert 0 <= waiting["NextTryIn"] <= 20e9
+
+
+# --- somebody there who rejects ------------------------------------------------------------------
+
+REJECTED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    # what bar's listener has, what foo's peer has, bar's words, foo's
+    "cost": (
+        {"cost": 5},
+        {},
+        "cost 5 here, 1 there; both ends must name the same",
+        "cost 1 here, 5 there; both ends must name the same",
+    ),
+    "allowedpeers of the listener": (
+        {"allowedpeers": ["baz"]},
+        {},
+        "foo is not in allowedpeers",
+        "we are not in its allowedpeers",
+    ),
+    "allowedpeers of the peer": (
+        {},
+        {"allowedpeers": ["baz"]},
+        "we are not in its allowedpeers",
+        "bar is not in allowedpeers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "its", "here", "there"), REJECTED.values(), ids=REJECTED)
+def test_a_rejected_link_is_explained_at_both_ends(
+    cluster: Cluster, ours: dict[str, Any], its: dict[str, Any], here: str, there: str
+) -> None:
+    port = free_port()
+    bar = cluster.node("bar", level="info", more=[listener(port, **ours)])
+    foo = cluster.node("foo", level="info", more=[peer(port, **its)])
+    entry = wait_error(foo, there)
+    assert entry["State"] in ("waiting", "dialing", "opening")
+    foo.wait_log(rf"link tcp 127\.0\.0\.1:{port}: closed .*: .*{re.escape(there)}")
+    bar.wait_log(rf"closed .*: .*{re.escape(here)}")
+
+    def told(status: Status) -> bool:
+        rejected = [r["Reason"] for r in status.get("Rejected", ())]
+        return here in rejected or here in last_error(status, "Listeners")
+
+    bar.wait_status(told, what=f"the words {here!r}")
+    for rejecting, reason, other in ((bar, here, "foo"), (foo, there, "bar")):
+        for rejected in rejecting.ask("status").get("Rejected", ()):
+            assert rejected["Reason"] == reason
+            assert (rejected["NodeID"], rejected["Address"]) == (other, "127.0.0.1")
+            assert rejected["Via"].startswith("tcp 127.0.0.1:")
+            assert rejected["Count"] >= 1
+            assert rejected["First"] <= rejected["Last"]
+
+
+def test_a_used_id_is_explained_at_both_ends_in_receptors_words_too(cluster: Cluster) -> None:
+    port = free_port()
+    bar = cluster.node("bar", level="info", listen=port)
+    foo = cluster.node("foo", level="info", more=[peer(port), peer(port, "localhost")])
+    words = "connected using a node ID we are already connected to"
+    rejecting = bar if bar_rejects(bar, foo, words) else foo
+    rejecting.wait_log(rf"we rejected it: a link to \w+ exists already; it {words}")
+
+    def settled(status: Status) -> bool:
+        states = [entry["State"] == "up" for entry in status["Peers"]]
+        return sorted(states) == [False, True]
+
+    entries = foo.wait_status(settled, what="one of the two to be up")["Peers"]
+    assert [e["NodeID"] for e in entries if e["State"] == "up"] == ["bar"]
+    assert any("already" in (e["LastError"] or "") for e in entries)
+
+
+def bar_rejects(bar: Node, foo: Node, words: str) -> bool:
+    """Wait until one of the two says that it rejects the other; return whether bar does."""
+
+    def reasons(node: Node) -> str:
+        return " ".join(r["Reason"] for r in node.ask("status").get("Rejected", ()))
+
+    bar.wait_status(
+        lambda _: words in reasons(bar) or words in reasons(foo), what="a used ID at one end"
+    )
+    return words in reasons(bar)
+
+
+# --- somebody there who is no node ---------------------------------------------------------------
+
+
+def test_the_port_of_a_control_service_is_named(cluster: Cluster) -> None:
+    port = free_port()
+    cluster.node(
+        "bar",
+        level="info",
+        more=[{"control-service": {"service": "tcp", "tcplisten": f"127.0.0.1:{port}"}}],
+    )
+    foo = cluster.node("foo", level="info", more=[peer(port)])
+    wait_error(foo, "the control service of node bar answers there")
+    foo.wait_log("control service of node bar answers there")
+
+
+def test_a_listener_of_another_kind_is_named_at_both_ends(cluster: Cluster) -> None:
+    port = free_port()
+    bar = cluster.node(
+        "bar", level="info", more=[{"ws-listener": {"port": port, "bindaddr": "127.0.0.1"}}]
+    )
+    foo = cluster.node("foo", level="info", more=[peer(port)])
+    wait_error(foo, "an HTTP server answers there; if it is a ws-listener, dial it with ws-peer")
+    foo.wait_log("an HTTP server answers there")
+    wait_error(bar, "no websocket handshake, answered 400", of="Listeners")
+    bar.wait_log("no websocket handshake, answered 400")
+
+
+def test_a_websocket_to_a_tcp_listener_is_named_where_it_listens(cluster: Cluster) -> None:
+    port = free_port()
+    bar = cluster.node("bar", level="info", listen=port)
+    foo = cluster.node(
+        "foo", level="info", more=[{"ws-peer": {"address": f"ws://127.0.0.1:{port}/"}}]
+    )
+    wait_error(bar, "it sends an HTTP request; a tcp-listener is dialed with tcp-peer", "Listeners")
+    bar.wait_log("it sends an HTTP request")
+    wait_error(foo, "the other end closed the connection during the handshake")
+
+
+def test_a_port_where_nobody_says_anything_is_named(cluster: Cluster) -> None:
+    with silent_port() as port:
+        foo = cluster.node("foo", level="info", more=[peer(port)])
+        wait_error(foo, "no routing update after 10 of ours")
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port whose owner accepts and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+# --- at this end ---------------------------------------------------------------------------------
+
+
+def test_a_listener_whose_port_is_taken_at_a_reload_is_listed_as_closed(cluster: Cluster) -> None:
+    port = free_port()
+    foo = cluster.node("foo", level="info", more=[listener(port)])
+    with silent_port() as taken:
+        rewrite(foo.config, lambda directives: [*directives, listener(taken)])
+        assert foo.ask("reload")["Success"] is False
+        open_one, closed = foo.ask("status")["Listeners"]
+    assert (open_one["State"], open_one["Address"]) == ("listening", f"127.0.0.1:{port}")
+    assert (closed["State"], closed["Address"]) == ("closed", f"127.0.0.1:{taken}")
+    assert closed["LastError"] == "cannot listen: the address is in use already"
+    foo.wait_log(rf"reload: refused.*127\.0\.0\.1:{taken}.*in use")
+    assert foo.ask("reload")["Success"] is True
+    states = [entry["State"] for entry in foo.ask("status")["Listeners"]]
+    assert states == ["listening", "listening"]
+
+
+def rewrite(path: Path, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Change a configuration file."""
+    path.write_text(yaml.safe_dump(change(yaml.safe_load(path.read_text()))))
+
+
+def test_a_link_that_is_up_says_so_at_both_ends_and_fields_can_be_asked_for(
+    cluster: Cluster,
+) -> None:
+    port = free_port()
+    bar = cluster.node("bar", level="info", listen=port)
+    foo = cluster.node("foo", level="info", peers=[port])
+    status = foo.wait_status(lambda s: s["Peers"][0]["State"] == "up", what="to be linked")
+    (entry,) = status["Peers"]
+    assert (entry["NodeID"], entry["NextTry"], entry["NextTryIn"]) == ("bar", None, None)
+    assert "Listeners" not in status
+    assert "Rejected" not in status
+    (listening,) = bar.wait_status(lambda s: s["Listeners"][0]["Links"], what="a link")["Listeners"]
+    assert (listening["State"], listening["Opening"]) == ("listening", 0)
+    some = foo.ask('{"command":"status","requested_fields":["Peers","NodeID","Nope"]}')
+    assert set(some) == {"Peers", "NodeID"}

@@ -1,0 +1,216 @@
+"""How configured peers and listeners fare, and whom a node has rejected."""
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mesh_helpers import meshes
+
+from meshnode.mesh.links.base import Link, LinkDialer
+from meshnode.mesh.links.memory import MemoryDialer, MemoryListener
+from meshnode.mesh.peers.conditions import (
+    REJECTED_BYTES,
+    REJECTED_FOR,
+    ListenerState,
+    Moment,
+    PeerState,
+    Rejections,
+)
+from meshnode.mesh.peers.endpoints import REDIAL_MOST
+from meshnode.mesh.peers.session import LASTING
+from meshnode.policies import LinkPolicy
+
+
+class FailingDialer(LinkDialer):
+    """Fails as it is told to, until it is given another dialer."""
+
+    name = "tcp 192.0.2.1:2222"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.instead: LinkDialer | None = None
+
+    async def dial(self) -> Link:
+        if self.instead is not None:
+            return await self.instead.dial()
+        raise self.error
+
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
+async def test_a_peer_that_cannot_be_dialed_says_why_how_often_and_when_next(autojump_clock):
+    async with meshes("foo") as (foo,):
+        began = Moment.now()
+        dialing = foo.add_dialer(FailingDialer(REFUSED))
+        assert dialing.condition().state is PeerState.DIALING
+        assert dialing.condition().trouble is None
+        await trio.sleep(100)
+        condition = dialing.condition()
+        assert condition.state is PeerState.WAITING
+        assert condition.node == ""
+        assert condition.since.monotonic == pytest.approx(began.monotonic)
+        assert condition.attempts >= 100 / REDIAL_MOST
+        assert condition.trouble is not None
+        assert condition.trouble.text.startswith("refused: ")
+        assert condition.next_try is not None
+        assert -REDIAL_MOST <= condition.next_try.age <= 0
+
+
+async def test_a_fault_of_this_node_is_told_as_one(autojump_clock):
+    async with meshes("foo") as (foo,):
+        dialing = foo.add_dialer(FailingDialer(RuntimeError("odd")))
+        await trio.sleep(1)
+        trouble = dialing.condition().trouble
+        assert trouble is not None
+        assert "a fault of this node" in trouble.text
+
+
+async def test_a_peer_that_is_up_says_to_whom_since_when_and_what_it_took(autojump_clock):
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        bar.add_listener(place)
+        dialer = FailingDialer(REFUSED)
+        dialing = foo.add_dialer(dialer)
+        await trio.sleep(10)
+        tries = dialing.condition().attempts
+        dialer.instead = MemoryDialer(place)
+        await foo.wait_reachable("bar")
+        condition = dialing.condition()
+        assert (condition.state, condition.node) == (PeerState.UP, "bar")
+        assert condition.attempts == tries + 1
+        assert condition.since.age < 1
+        assert condition.next_try is None
+        # When it is lost, its time and its dials are counted anew.
+        await trio.sleep(LASTING)
+        dialer.instead = None
+        for session in list(bar.sessions):
+            session.close("bar has enough")
+        await trio.sleep(1)
+        condition = dialing.condition()
+        assert condition.state is PeerState.WAITING
+        assert condition.since.age <= 1
+        assert condition.attempts <= 2
+        assert condition.trouble is not None
+
+
+async def test_a_peer_that_is_dialed_once_is_given_up(autojump_clock):
+    async with meshes("foo") as (foo,):
+        dialing = foo.add_dialer(FailingDialer(REFUSED), redial=False)
+        await trio.sleep(1)
+        condition = dialing.condition()
+        assert (condition.state, condition.attempts) == (PeerState.GIVEN_UP, 1)
+        assert condition.next_try is None
+
+
+async def test_a_listener_counts_its_links_and_tells_how_the_last_one_failed(autojump_clock):
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        listening = foo.add_listener(place)
+        bar.add_dialer(MemoryDialer(place))
+        await foo.wait_reachable("bar")
+        silent = place.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        condition = listening.condition()
+        assert condition.state is ListenerState.LISTENING
+        assert (condition.links, condition.opening) == (1, 1)
+        assert condition.trouble is None
+        await trio.sleep(12)
+        condition = listening.condition()
+        assert (condition.links, condition.opening) == (1, 0)
+        assert condition.trouble is not None
+        assert condition.trouble.text.endswith("no routing update after 10 of ours")
+        await silent.aclose()
+
+
+@pytest.mark.parametrize(
+    ("policy", "here", "there"),
+    [
+        (LinkPolicy(5.0), "cost 5 here, 1 there", "cost 1 here, 5 there"),
+        (
+            LinkPolicy(allowed_peers=frozenset({"baz"})),
+            "foo is not in allowedpeers",
+            "we are not in its allowedpeers",
+        ),
+    ],
+    ids=["cost", "allowedpeers"],
+)
+async def test_both_ends_of_a_rejected_link_tell_why(policy, here, there, autojump_clock):
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        bar.add_listener(place, policy)
+        dialing = foo.add_dialer(MemoryDialer(place))
+        await trio.sleep(60)
+        trouble = dialing.condition().trouble
+        assert trouble is not None
+        assert there in trouble.text
+        assert dialing.condition().node == ""
+        rejected = [r for r in bar.rejections.listed() if here in r.reason]
+        if not rejected:  # the other end was faster
+            rejected = [r for r in foo.rejections.listed() if there in r.reason]
+        (entry,) = rejected
+        assert entry.count > 1
+        assert entry.node in ("foo", "bar")
+
+
+async def test_a_used_id_is_told_at_both_ends(autojump_clock):
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        bar.add_listener(place)
+        dialed = [foo.add_dialer(MemoryDialer(place)) for _ in range(2)]
+        await trio.sleep(60)
+        reasons = {r.reason for node in (foo, bar) for r in node.rejections.listed()}
+        assert any("connected using a node ID we are already connected to" in r for r in reasons)
+        states = {d.condition().state for d in dialed}
+        assert PeerState.UP in states
+        assert states != {PeerState.UP}
+        troubles = [t.text for d in dialed if (t := d.condition().trouble) is not None]
+        assert troubles
+        assert all("already" in text for text in troubles)
+
+
+# --- whom a node rejected ------------------------------------------------------------------------
+
+NAMES = st.text(max_size=255)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(NAMES, st.sampled_from("abc"), NAMES, NAMES), max_size=400))
+def test_what_is_remembered_of_rejections_keeps_to_its_budget(adds):
+    async def main() -> None:
+        rejections = Rejections()
+        for each in adds:
+            rejections.add(*each)
+            assert rejections.size <= REJECTED_BYTES
+        listed = rejections.listed()
+        assert rejections.size == sum(entry.size for entry in listed)
+        assert len({(e.node, e.address, e.via, e.reason) for e in listed}) == len(listed)
+
+    trio.run(main)
+
+
+async def test_a_flood_of_names_from_one_address_hides_no_other_rejection(autojump_clock):
+    rejections = Rejections()
+    rejections.add("honest", "10.0.0.1", "tcp *:2222", "cost 5 here, 1 there")
+    for number in range(5000):
+        rejections.add(f"invented-{number}", "10.0.0.66", "tcp *:2222", "not in allowedpeers")
+    listed = rejections.listed()
+    assert listed[0].node == "honest"
+    assert listed[-1].node == "invented-4999"
+    assert rejections.size <= REJECTED_BYTES
+
+
+async def test_a_rejection_is_counted_while_it_lasts_and_forgotten_after_a_time(autojump_clock):
+    rejections = Rejections()
+    rejections.add("old", "a", "v", "r")
+    await trio.sleep(REJECTED_FOR / 2)
+    rejections.add("kept", "a", "v", "r")
+    rejections.add("kept", "a", "v", "r")
+    (old, kept) = rejections.listed()
+    assert (old.count, kept.count) == (1, 2)
+    await trio.sleep(REJECTED_FOR / 2)
+    assert [entry.node for entry in rejections.listed()] == ["kept"]
+    await trio.sleep(REJECTED_FOR / 2)
+    assert rejections.listed() == ()
+    assert rejections.size == 0
