@@ -207,15 +207,15 @@ def submit(
             done = _submit(invocation, client, request, rm=rm)
         status: Mapping[str, Any] | None
         if follow:
-            status = _follow(invocation, client, done, rm=rm, as_json=as_json)
+            status = follow_to_end(invocation, client, done, rm=rm, as_json=as_json)
         else:
-            status = _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+            status = report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
         if status is not None:
             shown = follow and as_json
             report_end(done.unit_id, status, as_json=shown, propagate=propagate)
 
 
-def _report_start(
+def report_start(
     invocation: Invocation,
     client: "ControlClient",
     done: "Submission",
@@ -286,7 +286,7 @@ def _is_released(client: "ControlClient", unit_id: str) -> bool:
         return False
 
 
-def _follow(
+def follow_to_end(
     invocation: Invocation,
     client: "ControlClient",
     done: "Submission",
