@@ -41,10 +41,13 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
 
-# The tests of ip-router want the ip command; where it cannot be had they are skipped.
+# Tests of ip-router want the ip command, those of docs/install.md systemd and Debian's own Python
+# with venv. What cannot be had is said by the tests that are skipped for it.
+WANTED := command -v ip && command -v systemd-analyze && /usr/bin/python3 -c 'import ensurepip, venv'
 test: $(STAMP)
-	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] \
-		|| apt-get install -q -y iproute2 >/dev/null 2>&1 || true
+	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
+		|| { apt-get update -q && apt-get install -q -y iproute2 systemd python3-venv; } \
+			>/dev/null 2>&1 || true
 	@$(BIN)/python -m pytest
 
 # The short storms of "make test" are the same test with fewer units. One of 500 takes minutes.

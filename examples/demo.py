@@ -90,7 +90,7 @@ class Demo:
         foo = replace_once(foo, "/tmp/foo.sock", str(self.socket))
         bar = (EXAMPLES / "bar.yml").read_text()
         bar = replace_once(bar, "id: bar", f"id: bar\n    datadir: {self.directory}")
-        bar = replace_once(bar, "localhost:2222", f"localhost:{port}")
+        bar = replace_once(bar, "127.0.0.1:2222", f"127.0.0.1:{port}")
         (self.directory / "foo.yml").write_text(foo)
         (self.directory / "bar.yml").write_text(bar + LISTCONTENTS)
 

@@ -16,6 +16,7 @@ from meshnode.config.faults import (
     COMMAND_LINE,
     ConfigFaults,
     Fault,
+    Unavailable,
     in_order,
     printable,
     quote,
@@ -31,10 +32,13 @@ class ExitCode(enum.IntEnum):
     """Stopped as asked, or the check or help was done."""
 
     FAILED = 1
-    """The node had to end: for instance, another node uses its ID."""
+    """The node had to end, or could not have now what it needs: another node uses its ID, a port.
+
+    Another start may go well.
+    """
 
     CONFIGURATION = 2
-    """The configuration or the command line is wrong; nothing was started."""
+    """The configuration or the command line is wrong; nothing was started, and never will be."""
 
 
 USAGE = """\
@@ -53,7 +57,8 @@ Examples:
 
   meshnode -c foo.yml
   meshnode -c foo.yml --log-level debug
-  meshnode --node id=foo --tcp-listener port=2222 \\
+  meshnode --node id=foo \\
+      --tcp-listener port=2222 bindaddr=127.0.0.1 \\
       --control-service filename=/tmp/foo.sock \\
       --work-command worktype=echo command=echo params=hi
   meshnode --help tcp-listener
@@ -61,7 +66,8 @@ Examples:
 Signals: SIGTERM and SIGINT stop the node, and running units go on. SIGHUP has
 it take its changed configuration over, as "meshctl reload" does.
 
-Exit codes: 0 stopped as asked; 1 the node failed; 2 wrong configuration.
+Exit codes: 0 stopped as asked; 1 the node failed, or a port, socket or datadir
+is in use; 2 wrong configuration.
 """
 
 CONVERT = "--convert"
@@ -78,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _complain(str(error))
         _say_as_receptor(error)
-        return ExitCode.CONFIGURATION
+        passing = isinstance(error, Unavailable)
+        return ExitCode.FAILED if passing else ExitCode.CONFIGURATION
     except MeshnodeError as error:
         _complain(f"meshnode: {error}")
         return ExitCode.FAILED

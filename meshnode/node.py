@@ -111,7 +111,7 @@ async def _start(
     try:
         await nursery.start(units.run)
     except WorkError as exc:
-        raise config.node.error("datadir", str(exc)) from exc
+        raise config.node.unavailable("datadir", str(exc)) from exc
     if config.node.unit_retention is not None:
         nursery.start_soon(Retention(units, config.node.unit_retention).run)
     registry.register(work_command(units))
@@ -149,7 +149,7 @@ async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery)
         try:
             await nursery.start(make_service(wanted, mesh).run)
         except CannotListen as exc:
-            raise wanted.error(exc.parameter, exc.problem) from exc
+            raise wanted.unavailable(exc.parameter, exc.problem) from exc
 
 
 async def _open_control(
@@ -165,7 +165,7 @@ async def _open_control(
             work_types=work_types,
         )
     except CannotListen as exc:
-        raise directive.error(exc.parameter, exc.problem) from exc
+        raise directive.unavailable(exc.parameter, exc.problem) from exc
 
 
 def begin_collections() -> None:

@@ -65,6 +65,10 @@ class ConfigFaults(ConfigError):
         super().__init__("\n".join(map(str, self.faults)))
 
 
+class Unavailable(ConfigFaults):
+    """What the configuration asks for cannot be had now, such as a port: a later start may."""
+
+
 class FaultLog:
     """Collects faults while a configuration is read."""
 

@@ -217,7 +217,7 @@ class TcpPeer(PeerDirective):
     "ws-listener",
     "Accept links from other nodes over websockets.",
     section=LINKS,
-    example=(("port", "8080"), ("path", "/mesh")),
+    example=(("port", "8080"), ("bindaddr", "127.0.0.1"), ("path", "/mesh")),
     claims={TCP_PORT: ("bindaddr", "port")},
     later=("tls",),
 )
@@ -253,7 +253,7 @@ class WsPeer(PeerDirective):
     "udp-listener",
     "Accept links from other nodes over UDP.",
     section=LINKS,
-    example=(("port", "2222"),),
+    example=(("port", "2222"), ("bindaddr", "127.0.0.1")),
     claims={UDP_PORT: ("bindaddr", "port")},
 )
 class UdpListener(ListenerDirective):

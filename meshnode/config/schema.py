@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
-from meshnode.config.faults import ConfigFaults, Fault, Place
+from meshnode.config.faults import ConfigFaults, Fault, Place, Unavailable
 from meshnode.config.kinds import Kind
 
 KEY = "meshnode.parameter"
@@ -138,12 +138,19 @@ class Directive:
         return self.origin.parameters.get(parameter or "", self.origin.place)
 
     def error(self, parameter: str | None, text: str) -> ConfigFaults:
-        """Return the error for a fault that shows only at start, located like any other.
+        """Return the error for a fault that shows only at start, located like any other."""
+        return ConfigFaults([self._fault(parameter, text)])
 
-        ``raise service.error("filename", "/tmp/foo.sock is in use by a running node")``
+    def unavailable(self, parameter: str | None, text: str) -> Unavailable:
+        """Return the error for what a later start may get.
+
+        ``raise service.unavailable("filename", "/tmp/foo.sock is in use by a running node")``
         """
+        return Unavailable([self._fault(parameter, text)])
+
+    def _fault(self, parameter: str | None, text: str) -> Fault:
         subject = (self.INFO.name, parameter) if parameter else (self.INFO.name,)
-        return ConfigFaults([Fault(self.place_of(parameter), subject, text)])
+        return Fault(self.place_of(parameter), subject, text)
 
 
 def parameter(

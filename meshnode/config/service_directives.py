@@ -116,7 +116,12 @@ class ServiceDirective(Directive):
     "tcp-server",
     "Listen on a TCP port and lead each connection to a service on the mesh.",
     section=SECTION,
-    example=(("port", "8080"), ("remotenode", "bar"), ("remoteservice", "web")),
+    example=(
+        ("port", "8080"),
+        ("bindaddr", "127.0.0.1"),
+        ("remotenode", "bar"),
+        ("remoteservice", "web"),
+    ),
     claims={TCP_PORT: ("bindaddr", "port")},
     later=("tlsserver", "tlsclient"),
 )
@@ -150,7 +155,12 @@ class TcpClient(ServiceDirective):
     "udp-server",
     "Listen on a UDP port and pass each datagram to a service on the mesh.",
     section=SECTION,
-    example=(("port", "5353"), ("remotenode", "bar"), ("remoteservice", "dns")),
+    example=(
+        ("port", "5353"),
+        ("bindaddr", "127.0.0.1"),
+        ("remotenode", "bar"),
+        ("remoteservice", "dns"),
+    ),
     claims={UDP_PORT: ("bindaddr", "port")},
 )
 class UdpServer(ServiceDirective):

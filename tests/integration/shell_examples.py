@@ -268,8 +268,7 @@ class Session:
 
     def fault(self, example: Example) -> str:
         """Run a command; return what is not as shown, empty if all is."""
-        command = self.rewrite(example.command)
-        code, printed = run_in_terminal(command, self.cluster.environment, self.cluster.directory)
+        code, printed = self.execute(self.rewrite(example.command))
         output = re.sub(r" +$", "", self.as_shown(printed), flags=re.MULTILINE)
         where = f"line {example.line}: $ {example.command}"
         if code != example.code:
@@ -282,6 +281,12 @@ class Session:
         for group, real in found.groupdict().items():
             self.unit_ids[group.removeprefix("unit_")] = real
         return ""
+
+    def execute(self, command: str) -> tuple[int, str]:
+        """Run a command; return its exit code and what it printed."""
+        return run_in_terminal(
+            ["bash", "-c", command], self.cluster.environment, self.cluster.directory
+        )
 
     def pattern(self, shown: str) -> str:
         """Return the regular expression for what a command may print, given what is shown."""
@@ -308,13 +313,15 @@ class Session:
             node.process.wait(PATIENCE)
 
 
-def run_in_terminal(command: str, environment: dict[str, str], directory: Path) -> tuple[int, str]:
+def run_in_terminal(
+    command: list[str], environment: dict[str, str], directory: Path
+) -> tuple[int, str]:
     """Run a command whose output goes to a terminal, as a reader's does; return code and output."""
     terminal, its_end = pty.openpty()
     # Newlines come as they were written; a terminal's own carriage returns are no output.
     tty.setraw(its_end)
     process = subprocess.Popen(
-        ["bash", "-c", command],
+        command,
         env=environment | {"NO_COLOR": "1"},
         cwd=directory,
         stdin=subprocess.DEVNULL,

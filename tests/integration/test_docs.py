@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from harness import Cluster
 from shell_examples import ROOT, Example, File, Nodes, Session, read_console, read_document
 
@@ -13,6 +14,9 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+
+ELSEWHERE = {ROOT / "docs" / "install.md"}
+"""Whose examples change the machine: test_install.py runs them on one that is there for that."""
 
 
 def name(document: Path) -> str:
@@ -28,7 +32,11 @@ def session(cluster: Cluster) -> Iterator[Session]:
 
 @pytest.mark.parametrize(
     "document",
-    [pytest.param(path, id=name(path)) for path in DOCUMENTS if "```console" in path.read_text()],
+    [
+        pytest.param(path, id=name(path))
+        for path in DOCUMENTS
+        if "```console" in path.read_text() and path not in ELSEWHERE
+    ],
 )
 def test_each_shell_example_prints_what_is_shown(session: Session, document: Path) -> None:
     for step in read_document(document.read_text()):
@@ -46,6 +54,38 @@ def test_links_to_files_lead_to_files(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     missing = [link for link in links if not (document.parent / link).exists()]
     assert missing == []
+
+
+LISTENERS = {"tcp-listener", "ws-listener", "udp-listener", "tcp-server", "udp-server"}
+
+SHOWS_OPEN_PORTS = {"docs/exposure.md"}
+"""To show what is said of them."""
+
+
+def test_nobody_who_copies_an_example_opens_a_port_to_the_network() -> None:
+    examples = {
+        f"{name(page)}: {block}": block
+        for page in DOCUMENTS
+        if name(page) not in SHOWS_OPEN_PORTS
+        for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page.read_text(), re.M | re.S)
+    }
+    for folder in ("examples", "packaging"):
+        examples |= {str(file): file.read_text() for file in (ROOT / folder).glob("*.yml")}
+    found = list(_listening(examples))
+    assert len(found) > 10
+    assert [where for where, host in found if not host.startswith("127.")] == []
+
+
+def _listening(examples: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield where a port is opened, and on which address: empty for all."""
+    for where, text in examples.items():
+        directives = yaml.safe_load(text)
+        for directive in directives if isinstance(directives, list) else []:
+            for kind, parameters in directive.items() if isinstance(directive, dict) else []:
+                if kind in LISTENERS:
+                    yield where, parameters.get("bindaddr", "")
+                elif kind == "control-service" and "tcplisten" in parameters:
+                    yield where, str(parameters["tcplisten"])
 
 
 # --- The runner itself must be able to fail ------------------------------------------------------

@@ -79,7 +79,8 @@ async def open_listeners(directive: ListenerDirective) -> list[LinkListener]:
         raise directive.error("bindaddr", text) from exc
     except OSError as exc:
         where = format_address((directive.bindaddr or "*", directive.port))
-        raise directive.error("port", f"cannot listen on {where}: {exc.strerror or exc}") from exc
+        text = f"cannot listen on {where}: {exc.strerror or exc}"
+        raise directive.unavailable("port", text) from exc
 
 
 def make_dialer(directive: PeerDirective) -> LinkDialer:

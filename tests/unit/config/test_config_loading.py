@@ -36,7 +36,7 @@ def test_the_guides_foo_is_read():
     assert config == NodeConfig(
         node=Node("foo"),
         log_level=LogLevel("debug"),
-        listeners=(TcpListener(2222),),
+        listeners=(TcpListener(2222, "127.0.0.1"),),
         control_services=(ControlService("control", "/tmp/foo.sock"),),
         work_types=(
             WorkCommand(

@@ -1,0 +1,208 @@
+"""docs/install.md step by step, and the systemd unit, on a machine that they may change."""
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import machine
+import pytest
+from harness import COMMANDS, wait_until
+from machine import ROOT, USER, Machine
+from shell_examples import (
+    EXPORT,
+    Example,
+    File,
+    RunningNode,
+    Session,
+    Step,
+    read_document,
+    run_in_terminal,
+)
+
+PACKAGING = ROOT / "packaging"
+PAGE = ROOT / "docs" / "install.md"
+SOCKET = "/run/meshnode/control.sock"
+
+GATE = "/var/tmp/gate"
+
+WAIT = f"""
+- work-command:
+    worktype: wait
+    command: cat
+    params: {GATE}
+"""
+
+STARTS = re.compile(r"systemctl (enable --now|start|restart) meshnode")
+"""Commands after which the node's socket is there, in a moment."""
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Machine]:
+    """Yield a machine with nothing of ours on it but a checkout."""
+    if reason := machine.reason_against():
+        pytest.skip(reason)
+    with machine.boot(tmp_path / "machine") as box:
+        yield box
+
+
+class OnMachine(Session):
+    """The page's session, on a machine: as a user without rights, or with ``sudo`` as root."""
+
+    def __init__(self, box: Machine) -> None:
+        self.box = box
+        self.unit_ids = {}
+        self.ports = {}
+        self.nodes = []
+        self.exports = ""
+
+    def take(self, step: Step) -> None:
+        match step:
+            case Example(command=command) if EXPORT.fullmatch(command):
+                self.exports += f"{command}; "
+            case Example(command=command) if self.starts_node(command):
+                words = self.box.words(f"exec {command}", USER)
+                node = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+                self.nodes.append(RunningNode("foo", None, node))
+                self.box.wait_for("test -S /tmp/foo.sock", what="the node's socket")
+            case Example(command=command):
+                self.run(step)
+                if STARTS.search(command):
+                    self.box.wait_for(f"test -S {SOCKET}", what="the socket of the service")
+            case File():
+                raise AssertionError("a file of the page: say who owns it")
+
+    def execute(self, command: str) -> tuple[int, str]:
+        # There need be no sudo on the machine of the tests: being root is what it does.
+        user, command = USER, command.replace('"$USER"', USER)
+        if words := re.match(r"sudo (?:-u (\w+) )?", command):
+            user, command = words[1] or "root", command[words.end() :]
+        return run_in_terminal(self.box.words(self.exports + command, user), {}, Path("/"))
+
+    def rewrite(self, text: str) -> str:
+        return text
+
+    def as_shown(self, output: str) -> str:
+        return output
+
+
+@pytest.mark.timeout(600)
+def test_each_step_of_the_page_does_what_it_is_shown_to_do(box: Machine) -> None:
+    session = OnMachine(box)
+    try:
+        for step in read_document(PAGE.read_text()):
+            session.take(step)
+    finally:
+        session.close()
+
+
+# --- The unit ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_finds_nothing_to_say_about_the_unit_and_its_drop_in(tmp_path: Path) -> None:
+    """Its programs are not under /opt here, which it would say."""
+    unit = (PACKAGING / "meshnode.service").read_text()
+    assert unit.count("/opt/meshnode/bin/") == 2
+    (tmp_path / "meshnode.service").write_text(unit.replace("/opt/meshnode/bin", str(COMMANDS)))
+    dropins = tmp_path / "meshnode.service.d"
+    dropins.mkdir()
+    shutil.copy(PACKAGING / "strict.conf", dropins)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", tmp_path / "meshnode.service"],
+        capture_output=True,
+        check=False,
+    )
+    # It reads the units of the machine as well, and complains of those.
+    said = [
+        line for line in done.stderr.decode().splitlines() if "meshnode" in line or "strict" in line
+    ]
+    assert (said, done.returncode) == ([], 0)
+
+
+def test_there_is_one_systemd_unit_and_every_page_leads_to_it() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    copies = [page.name for page in pages if "ExecStart=" in page.read_text()]
+    assert copies == []
+    assert "../packaging/meshnode.service" in PAGE.read_text()
+
+
+@pytest.fixture
+def service(box: Machine) -> Machine:
+    """Return a machine whose systemd runs the meshnode under test by the unit of packaging/.
+
+    Beside ``echo`` it has a work type ``wait`` that prints what somebody writes to a pipe.
+    """
+    box.run(f"mkdir /opt/meshnode && ln -s {COMMANDS} /opt/meshnode/bin")
+    box.run("useradd --system --user-group --home-dir /var/lib/meshnode meshnode")
+    box.run("install -D -m 0640 -g meshnode packaging/meshnode.yml /etc/meshnode/meshnode.yml")
+    box.run(f"mkfifo -m 0666 {GATE}")
+    box.run("cat >> /etc/meshnode/meshnode.yml", stdin=WAIT.encode())
+    box.run("cp packaging/meshnode.service /etc/systemd/system/ && systemctl start meshnode")
+    box.wait_for(f"test -S {SOCKET}", what="the socket of the service")
+    return box
+
+
+def meshctl(box: Machine, command: str, *, user: str = "root") -> str:
+    return box.output(f"{COMMANDS}/meshctl --socket {SOCKET} {command}", user=user)
+
+
+def submit(box: Machine, worktype: str) -> str:
+    found = re.search(r"Unit ID: (\w+)", meshctl(box, f"work submit {worktype} --no-payload"))
+    assert found
+    return found[1]
+
+
+def main_pid(box: Machine) -> int:
+    """Return the PID of the node that systemd started, 0 between two of them."""
+    return int(box.output("systemctl show meshnode --value -p MainPID"))
+
+
+def wait_restarted(box: Machine, before: int) -> None:
+    wait_until(lambda: main_pid(box) not in {0, before}, what="another node")
+    box.wait_for(f"{COMMANDS}/meshctl --socket {SOCKET} status", what="the node to answer")
+
+
+def test_units_run_on_while_systemd_restarts_stops_or_loses_their_node(service: Machine) -> None:
+    unit = submit(service, "wait")
+    for harm in (
+        "systemctl restart meshnode",
+        "systemctl stop meshnode && systemctl start meshnode",
+        "systemctl kill --kill-whom=main --signal=KILL meshnode",
+    ):
+        before = main_pid(service)
+        service.run(harm)
+        wait_restarted(service, before)
+        assert '"StateName": "Running"' in meshctl(service, f"work status --json {unit}"), harm
+    service.run(f"echo through > {GATE}")
+    assert meshctl(service, f"work results {unit}") == "through\n"
+
+
+def test_a_wrong_file_is_not_tried_again_and_anything_else_is(service: Machine) -> None:
+    before = main_pid(service)
+    service.run("cp -a /etc/meshnode/meshnode.yml /etc/good.yml")
+    service.run("echo '- nosuch' >> /etc/meshnode/meshnode.yml && systemctl restart meshnode")
+    service.wait_for("systemctl is-failed --quiet meshnode", what="the end of the service")
+    shown = service.output("systemctl show meshnode -p NRestarts,ExecMainStatus")
+    assert set(shown.split()) == {"NRestarts=0", "ExecMainStatus=2"}
+    service.run("cp -a /etc/good.yml /etc/meshnode/meshnode.yml")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listener = f"- tcp-listener: {{bindaddr: 127.0.0.1, port: {taken.getsockname()[1]}}}"
+        service.run(f"sed -i 's/^- local-only/{listener}/' /etc/meshnode/meshnode.yml")
+        service.run("systemctl start meshnode")
+        wait_until(
+            lambda: "NRestarts=0" not in service.output("systemctl show meshnode -p NRestarts"),
+            what="a second try",
+        )
+    wait_restarted(service, before)
+
+
+def test_only_the_group_may_control_the_node(service: Machine) -> None:
+    status = f"{COMMANDS}/meshctl --socket {SOCKET} status"
+    refused = service.run(status, user=USER, check=False)
+    assert b"permission denied" in refused.stderr
+    service.run(f"usermod -aG meshnode {USER}")
+    service.run(status, user=USER)
+    assert service.run("cat /var/lib/meshnode/.", user=USER, check=False).returncode != 0
