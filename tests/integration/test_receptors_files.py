@@ -1,12 +1,21 @@
 """Nodes run from files that were written for receptor, in its map form, with Kubernetes."""
 
+import re
+import socket
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from harness import Cluster, Node, free_port
 from signing_keys import new_key, private_pem, public_pem, write_key
 
 FILES = Path(__file__).parents[1] / "data/configs"
+
+WITH_TLS = {
+    "awx-bundle-execution.yml",
+    "awx-control-pod-generated.yml",
+    "receptor-docs-tls-pinned-v1.yml",
+}
 
 CANNOT = "this node cannot run work type kubernetes-runtime-auth: it needs Kubernetes"
 
@@ -27,12 +36,21 @@ def from_file(cluster: Cluster, name: str, file: str, changes: dict[str, str]) -
     return node
 
 
+@pytest.fixture(scope="module")
+def key() -> rsa.RSAPrivateKey:
+    return new_key()
+
+
+def write_keys(key: rsa.RSAPrivateKey, directory: Path) -> None:
+    write_key(directory / "work_private_key.pem", private_pem(key))
+    write_key(directory / "work_public_key.pem", public_pem(key))
+
+
 @pytest.fixture
-def nodes(cluster: Cluster) -> tuple[Node, Node]:
+def nodes(cluster: Cluster, key: rsa.RSAPrivateKey) -> tuple[Node, Node]:
     """AWX's development pair: a control node, and a worker that dials it."""
-    key, port = new_key(), free_port()
-    write_key(cluster.directory / "work_private_key.pem", private_pem(key))
-    write_key(cluster.directory / "work_public_key.pem", public_pem(key))
+    port = free_port()
+    write_keys(key, cluster.directory)
     control = from_file(
         cluster,
         "awx-1",
@@ -83,4 +101,45 @@ def test_a_type_of_kubernetes_is_declared_and_refused_and_never_offered(
     (warning,) = control.ask("status")["Warnings"]
     assert warning == (
         "work types that this node cannot run, since they need Kubernetes: kubernetes-runtime-auth"
+    )
+
+
+def as_here(converted: str, node: Node, keys: Path) -> str:
+    """Change paths, ports and addresses of a list of directives to some of this machine's own."""
+    changes = {
+        r"/\S+/(?:work_private_key\.pem|signwork_key)$": f"{keys}/work_private_key.pem",
+        r"/\S+/(?:work_public_key\.pem|signwork_key\.pub)$": f"{keys}/work_public_key.pem",
+        r"filename: \S+$": f"filename: {node.socket}",
+        r"^    datadir: .*\n": "",
+        r"^- node:\n": f"- node:\n    datadir: {node.directory}/data\n",
+        r"address: \S+:\d+$": f"address: 127.0.0.1:{free_port()}",
+        r"^- tcp-listener: 2222$": "- tcp-listener:\n    port: 2222",
+        r"^    port: \d+$": f"    port: {free_port()}\n    bindaddr: 127.0.0.1",
+    }
+    for pattern, text in changes.items():
+        converted = re.sub(pattern, text, converted, flags=re.MULTILINE)
+    if "- node:" not in converted:
+        converted += f"- node:\n    datadir: {node.directory}/data\n"
+    if "control-service" not in converted:
+        converted += f"- control-service:\n    filename: {node.socket}\n"
+    return converted
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in FILES.glob("*.yml") if path.name not in WITH_TLS)
+)
+def test_a_node_runs_from_each_file_that_asks_for_no_tls(
+    name: str, cluster: Cluster, key: rsa.RSAPrivateKey
+) -> None:
+    write_keys(key, cluster.directory)
+    converted = cluster.run("meshnode", "check", "--convert", FILES / name).stdout.decode()
+    named = re.search(r"^    id: (\S+)$", converted, re.MULTILINE)
+    node = cluster.node(named[1] if named else socket.gethostname(), start=False)
+    node.config.write_text(as_here(converted, node, cluster.directory))
+    status = node.start().ask("status")
+    offered = {
+        kind["WorkType"] for a in status["Advertisements"] for kind in a["WorkCommands"] or ()
+    }
+    assert offered == set(
+        re.findall(r"^- work-command:\n(?:    .*\n)*?    worktype: (\S+)$", converted, re.MULTILINE)
     )
