@@ -4,7 +4,6 @@ Plain blocking sockets; a client is for one thread at a time (the streams it han
 own). Every error is a :class:`meshctl.ControlError`.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from typing import BinaryIO
 from meshctl.api import JsonObject
 from meshctl.api.connection import Connection, ControlStream, ResultStream
 from meshctl.api.errors import (
-    BadSettings,
     CannotReach,
     CommandRefused,
     ProtocolMismatch,
     SessionLost,
 )
 from meshctl.api.onward import connect_on, open_at_node
+from meshctl.api.requests import adoption, command_line, remote_ending, word
 from meshctl.api.settings import TlsSettings, parse_address
 from meshctl.api.status import UNFINISHED, Watch
 from meshctl.api.submission import Payload, Submission, send_submission, submission_line
@@ -61,8 +60,8 @@ class ControlClient:
     ) -> None:
         self._name = address
         self._address = parse_address(address)
-        self._node = _word("node", node) if node else ""
-        self._tls_client = _word("TLS client", tls_client) if tls_client else ""
+        self._node = word("node", node) if node else ""
+        self._tls_client = word("TLS client", tls_client) if tls_client else ""
         self._tls = tls or TlsSettings()
         self._timeout = timeout
         self._session: Connection | None = None
@@ -114,7 +113,7 @@ class ControlClient:
             CannotReach: no session could be opened.
             BadSettings: ``command`` is none: more than one line, or JSON without a ``command``.
         """
-        line = _command_line(command)
+        line = command_line(command)
         with self._using() as session:
             session.send_line(line)
             return session.read_json()
@@ -130,11 +129,11 @@ class ControlClient:
 
         A node out of reach is no exception: ``{"Success": False, "Error": …}``.
         """
-        return self.command(f"ping {_word('node', node)}")
+        return self.command(f"ping {word('node', node)}")
 
     def traceroute(self, node: str) -> list[JsonObject]:
         """Return the hops to a node in order; one that failed has an ``Error``."""
-        reply = self.command(f"traceroute {_word('node', node)}")
+        reply = self.command(f"traceroute {word('node', node)}")
         try:
             return [reply[key] for key in sorted(reply, key=int)]
         except ValueError as error:
@@ -157,11 +156,11 @@ class ControlClient:
         if node:
             with self.at(node, tls_client) as other:
                 return other.work_list(unit_id)
-        return self.command(f"work list {_word('unit ID', unit_id)}" if unit_id else "work list")
+        return self.command(f"work list {word('unit ID', unit_id)}" if unit_id else "work list")
 
     def work_status(self, unit_id: str) -> JsonObject:
         """Return the status of one unit. Raises CommandRefused when there is none of that ID."""
-        return self.command(f"work status {_word('unit ID', unit_id)}")
+        return self.command(f"work status {word('unit ID', unit_id)}")
 
     def watch(self, unit_id: str) -> Iterator[JsonObject]:
         """Return a unit's status now and after each change, the final one last.
@@ -173,7 +172,7 @@ class ControlClient:
             CommandRefused: while iterating, as the others: there is no such unit, or not any more.
             SessionLost, CannotReach, ProtocolMismatch: the node stays away.
         """
-        return Watch(self._take, self.work_status, _word("unit ID", unit_id)).statuses()
+        return Watch(self._take, self.work_status, word("unit ID", unit_id)).statuses()
 
     def wait(self, unit_id: str, timeout: float | None = None) -> JsonObject:
         """Return the final status of a unit once it has ended, as :meth:`watch` tells it.
@@ -188,7 +187,7 @@ class ControlClient:
         """
         if timeout is None and (ended := self._end_of(unit_id)) is not None:
             return ended
-        watch = Watch(self._take, self.work_status, _word("unit ID", unit_id), timeout)
+        watch = Watch(self._take, self.work_status, word("unit ID", unit_id), timeout)
         *_, status = watch.statuses()
         return status
 
@@ -207,13 +206,37 @@ class ControlClient:
         """Cancel a unit: ``cancelled``, or ``cancel pending`` while its node is out of reach."""
         return self._outcome("cancel", unit_id)
 
-    def release(self, unit_id: str) -> str:
-        """Cancel a unit and delete its files: ``released``, or ``release pending``."""
-        return self._outcome("release", unit_id)
+    def release(self, unit_id: str, *, remote: bool = False) -> str:
+        """Cancel a unit and delete its files: ``released``, or ``release pending``.
 
-    def force_release(self, unit_id: str) -> str:
+        A unit that was adopted goes on where it is, unless ``remote`` asks for its release there.
+        """
+        return self._outcome("release", unit_id, remote=remote)
+
+    def force_release(self, unit_id: str, *, remote: bool = False) -> str:
         """As :meth:`release`, and delete our side even if its node is out of reach."""
-        return self._outcome("force-release", unit_id)
+        return self._outcome("force-release", unit_id, remote=remote)
+
+    def adopt(
+        self, node: str, unit_id: str, *, tls_client: str = "", signwork: bool = False
+    ) -> Submission:
+        """Have our node follow a unit that another node has; return what it is here.
+
+        From there on it is a unit like one that was submitted here, with all of its stdout.
+
+        Args:
+            node: The node that has the unit.
+            unit_id: Its ID there.
+            tls_client: Name of a ``tls-client`` of our node, for the way to ``node``.
+            signwork: Have our node sign what it asks of the other one.
+
+        Raises:
+            CommandRefused: the unit cannot be adopted; nothing is left of the attempt.
+        """
+        reply = self.command(adoption(node, unit_id, tls_client, signwork))
+        if isinstance(unit := reply.get("unitid"), str):
+            return Submission(unit, str(reply.get("result", "")))
+        raise ProtocolMismatch("the node's reply to adopt names no unit")
 
     def submit(
         self,
@@ -275,7 +298,7 @@ class ControlClient:
         """
         session = self._take()
         try:
-            session.send_line(f"work results {_word('unit ID', unit_id)} {startpos:d}")
+            session.send_line(f"work results {word('unit ID', unit_id)} {startpos:d}")
             line = session.read_line()
             if not _STREAMING.fullmatch(line):
                 raise ProtocolMismatch(f"the node's reply is not one to results: {line[:60]!r}")
@@ -297,9 +320,9 @@ class ControlClient:
         Raises:
             CommandRefused: the mesh said why not.
         """
-        _word("node", node)
-        _word("service", service)
-        _word("TLS client", tls_client or "none")
+        word("node", node)
+        word("service", service)
+        word("TLS client", tls_client or "none")
         session = self._take()
         try:
             return connect_on(session, node, service, tls_client, framed=True)
@@ -307,8 +330,12 @@ class ControlClient:
             session.close()
             raise
 
-    def _outcome(self, subcommand: str, unit_id: str) -> str:
-        reply = self.command(f"work {subcommand} {_word('unit ID', unit_id)}")
+    def _outcome(self, subcommand: str, unit_id: str, *, remote: bool = False) -> str:
+        reply = self.command(
+            remote_ending(subcommand, unit_id)
+            if remote
+            else f"work {subcommand} {word('unit ID', unit_id)}"
+        )
         for outcome in reply:
             return outcome
         raise ProtocolMismatch(f"the node's reply to {subcommand} is empty")
@@ -342,29 +369,3 @@ class ControlClient:
             session.close()
             raise
         self._session = session
-
-
-def _command_line(command: str | Mapping[str, object]) -> str:
-    """Check that a command is one that gets one reply: malformed JSON would get two."""
-    line = command if isinstance(command, str) else json.dumps(command)
-    if not line or "\n" in line or "\r" in line:
-        raise BadSettings("a command is one line")
-    if line.startswith("{"):
-        try:
-            well_formed = isinstance(json.loads(line).get("command"), str)
-        except ValueError:
-            well_formed = False
-        if not well_formed:
-            raise BadSettings("a command in JSON is an object with the name of its command")
-    return line
-
-
-def _word(kind: str, text: str) -> str:
-    """Check that ``text`` is one word of a command line, so that no value can add another command.
-
-    Raises:
-        BadSettings: it is empty or has white space in it.
-    """
-    if not text or not text.isprintable() or any(map(str.isspace, text)):
-        raise BadSettings(f"{kind} {text!r} is not one word")
-    return text

@@ -4,9 +4,6 @@ A control service that is reached so is spoken to as any other: a :class:`NodeCo
 session with it. Its errors name the node, since the node in between has errors of its own.
 """
 
-import json
-
-from meshctl.api import JsonObject
 from meshctl.api.connection import Connection, ControlStream, FramedStream
 from meshctl.api.errors import (
     BadSettings,
@@ -15,6 +12,7 @@ from meshctl.api.errors import (
     ProtocolMismatch,
     SessionLost,
 )
+from meshctl.api.requests import connecting
 
 CONTROL_SERVICE = "control"
 """The service under which a node can be asked over the mesh, as receptor's submitters expect."""
@@ -37,12 +35,7 @@ def connect_on(
         CommandRefused: the mesh said why not.
         SessionLost, ProtocolMismatch
     """
-    request: JsonObject = {"command": "connect", "node": node, "service": service}
-    if tls_client:
-        request["tls"] = tls_client
-    if framed:
-        request["framed"] = True
-    session.send_line(json.dumps(request, ensure_ascii=False))
+    session.send_line(connecting(node, service, tls_client, framed=framed))
     line = session.read_line()
     if not line.startswith("Connecting"):
         raise ProtocolMismatch(f"the node's reply is not one to connect: {line[:60]!r}")

@@ -1,14 +1,15 @@
 """``meshctl work results``: a unit's stdout, all of it or a part, as it comes or as it is."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.errors import CommandRefused
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import propagate_option, report_end
+from meshctl.commands.following import AWAY, Following
 from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.render.output import (
     ExitCode,
@@ -16,6 +17,7 @@ from meshctl.render.output import (
     json_line,
     on_stderr,
     print_note,
+    print_warning,
     sentence,
     stdout_is_terminal,
     write_raw,
@@ -91,7 +93,7 @@ def _deliver_present(
     as_json: bool,
 ) -> None:
     """Write what a unit that goes on has printed up to now; it has no end to report."""
-    deliver_until(invocation, client, unit_id, start, _size(known))
+    deliver(invocation, client, unit_id, start, end=_size(known))
     if as_json:
         print_note(json_line({"unitid": unit_id, **known}))
 
@@ -102,118 +104,98 @@ def deliver(
     unit_id: str,
     startpos: int = 0,
     *,
+    end: int | None = None,
+    is_submitted: bool = False,
     removes: bool = False,
 ) -> dict[str, Any]:
     """Write the unit's stdout from ``startpos`` to ours until the unit has ended.
+
+    A node that restarts meanwhile is waited for; what has been written is not written again.
 
     Args:
         invocation: For the commands that a message suggests.
         client: Whom to ask.
         unit_id: The unit.
         startpos: First byte wanted.
+        end: Stop before this byte, which the unit has printed; None goes on to the unit's end.
+        is_submitted: Whether the unit is known to exist, so that the node is worth waiting for.
         removes: Whether the unit was to be released afterwards, which an error must mention.
 
     Returns:
-        The unit's final status; all of its stdout has been written.
+        The unit's final status; all of its stdout has been written. Nothing with ``end``.
 
     Raises:
         Failure: the results are not complete; the unit goes on and is not released.
         ControlError: they could not be asked for.
     """
-    position = startpos
+
+    def warn(reason: str) -> None:
+        text = f"{_broken_off(unit_id, following.position, reason)} Waiting for the node."
+        print_warning(text)
+
+    following = Following(client, unit_id, startpos, end=end, is_known=is_submitted, on_break=warn)
     try:
-        with (
-            _progress(client, unit_id, startpos) as show,
-            client.results(unit_id, startpos) as pieces,
-        ):
-            try:
-                for piece in pieces:
-                    write_raw(piece)
-                    position += len(piece)
-                    show(position)
-                status = _status_at_end(client, unit_id, position)
-            except (SessionLost, CannotReach, ProtocolMismatch) as error:
-                # A node that dies ends its sessions as one that is done: the status tells.
-                raise _broken_off(invocation, unit_id, position, str(error)) from error
+        _write_all(client, unit_id, following, total=end)
+    except AWAY as error:
+        if not following.began:
+            raise
+        position = following.position
+        again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
+        text = f"{_broken_off(unit_id, position, str(error))} Go on with: {again}"
+        raise Failure(text, ExitCode.UNREACHABLE) from error
+    except CommandRefused as error:
+        if following.began and not client.work_list().get(unit_id):
+            raise _released(unit_id, following.position) from error
+        raise
     except KeyboardInterrupt as error:
-        again = invocation.shell_command("work", "results", unit_id)
-        release = invocation.shell_command("work", "release", unit_id)
-        kept = f" and is not released (to release it: {release})" if removes else ""
-        raise Failure(
-            f"interrupted: unit {unit_id} goes on{kept}. Follow it again: {again}",
-            ExitCode.INTERRUPTED,
-        ) from error
-    if status.get("State") in UNFINISHED:
-        state = str(status.get("StateName", "not finished"))
-        raise _broken_off(invocation, unit_id, position, f"the unit is still {state}")
-    if position < int(status.get("StdoutSize") or 0):
-        total = status["StdoutSize"]
-        raise _broken_off(invocation, unit_id, position, f"there are {total} bytes")
-    return status
+        text = f"interrupted: {how_it_goes_on(invocation, unit_id, removes=removes)}"
+        raise Failure(text, ExitCode.INTERRUPTED) from error
+    return following.status
 
 
-def deliver_until(
-    invocation: Invocation, client: "ControlClient", unit_id: str, startpos: int, end: int
+def _write_all(
+    client: "ControlClient", unit_id: str, following: Following, *, total: int | None
 ) -> None:
-    """Write the unit's stdout from ``startpos`` to ``end`` to ours: bytes that it has printed.
-
-    Raises:
-        Failure: they are not complete.
-        ControlError: they could not be asked for.
-    """
-    position = startpos
-    if position >= end:
-        return
     with (
-        on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress,
-        client.results(unit_id, startpos) as pieces,
+        _progress(client, unit_id, following.position, total) as show,
+        closing(following.pieces()) as pieces,
     ):
-        try:
-            for piece in pieces:
-                write_raw(piece[: end - position])
-                position += len(piece)
-                progress.update(position, end)
-                if position >= end:
-                    return
-        except SessionLost as error:
-            raise _broken_off(invocation, unit_id, position, str(error)) from error
-    raise _broken_off(invocation, unit_id, position, f"there are {end} bytes")
+        for piece in pieces:
+            write_raw(piece)
+            show(following.position)
 
 
 @contextmanager
 def _progress(
-    client: "ControlClient", unit_id: str, startpos: int
+    client: "ControlClient", unit_id: str, startpos: int, total: int | None
 ) -> Iterator[Callable[[int], None]]:
     """Give what shows how far results have come; how far there is to go only an end tells."""
     # Results on the same terminal show that by themselves.
     with on_stderr("Receiving", wanted=not stdout_is_terminal(), start=startpos) as progress:
-        total = None
-        if progress.is_shown:
-            status = client.work_status(unit_id)
-            if status.get("State") not in UNFINISHED:
-                total = int(status.get("StdoutSize") or 0)
+        if progress.is_shown and total is None:
+            with suppress(*AWAY):  # the results say so themselves
+                status = client.work_status(unit_id)
+                if status.get("State") not in UNFINISHED:
+                    total = _size(status)
         yield lambda position: progress.update(position, total)
 
 
-def _status_at_end(client: "ControlClient", unit_id: str, position: int) -> dict[str, Any]:
-    try:
-        return client.work_status(unit_id)
-    except CommandRefused as error:
-        if not client.work_list().get(unit_id):
-            raise Failure(
-                f"unit {unit_id} was released while its results were read; "
-                f"they end after byte {position}",
-                ExitCode.REFUSED,
-            ) from error
-        raise
+def how_it_goes_on(invocation: Invocation, unit_id: str, *, removes: bool) -> str:
+    """Say of a unit that is followed no longer that it goes on, and how to follow it again."""
+    again = invocation.shell_command("work", "results", unit_id)
+    release = invocation.shell_command("work", "release", unit_id)
+    kept = f" and is not released (to release it: {release})" if removes else ""
+    return f"unit {unit_id} goes on{kept}. Follow it again: {again}"
 
 
-def _broken_off(invocation: Invocation, unit_id: str, position: int, reason: str) -> Failure:
-    again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
+def _broken_off(unit_id: str, position: int, reason: str) -> str:
+    return f"the results of unit {unit_id} broke off after byte {position}: {sentence(reason)}"
+
+
+def _released(unit_id: str, position: int) -> Failure:
     return Failure(
-        f"the results of unit {unit_id} broke off after byte {position}: {sentence(reason)} "
-        f"Go on with: {again}",
-        ExitCode.UNREACHABLE,
+        f"unit {unit_id} was released while its results were read; they end after byte {position}",
+        ExitCode.REFUSED,
     )
 
 

@@ -17,11 +17,13 @@ from meshctl.commands.options import (
     pass_invocation,
     tls_client_option,
 )
-from meshctl.commands.results import deliver
+from meshctl.commands.results import deliver, how_it_goes_on
 from meshctl.commands.wait import wait_for_end
 from meshctl.render.output import (
     ExitCode,
     Failure,
+    discard_stdout,
+    json_line,
     on_stderr,
     print_error,
     print_json,
@@ -205,15 +207,15 @@ def submit(
             done = _submit(invocation, client, request, rm=rm)
         status: Mapping[str, Any] | None
         if follow:
-            status = _follow(invocation, client, done.unit_id, rm=rm)
+            status = follow_to_end(invocation, client, done, rm=rm, as_json=as_json)
         else:
-            status = _report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
+            status = report_start(invocation, client, done, waits=waits, rm=rm, as_json=as_json)
         if status is not None:
             shown = follow and as_json
             report_end(done.unit_id, status, as_json=shown, propagate=propagate)
 
 
-def _report_start(
+def report_start(
     invocation: Invocation,
     client: "ControlClient",
     done: "Submission",
@@ -284,15 +286,30 @@ def _is_released(client: "ControlClient", unit_id: str) -> bool:
         return False
 
 
-def _follow(
-    invocation: Invocation, client: "ControlClient", unit_id: str, *, rm: bool
+def follow_to_end(
+    invocation: Invocation,
+    client: "ControlClient",
+    done: "Submission",
+    *,
+    rm: bool,
+    as_json: bool,
 ) -> Mapping[str, Any]:
     """Deliver the results; release only a unit that has ended and was delivered in full.
+
+    The ID comes first, and on stderr: whatever happens to stdout, the unit has a name.
 
     Returns:
         The unit's final status.
     """
-    status = deliver(invocation, client, unit_id, removes=rm)
+    unit_id = done.unit_id
+    named = {"unitid": unit_id, "result": done.result}
+    print_note(json_line(named) if as_json else f"Unit ID: {unit_id}")
+    try:
+        status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
+    except BrokenPipeError as error:
+        discard_stdout()
+        print_note(f"nobody reads on: {how_it_goes_on(invocation, unit_id, removes=rm)}")
+        raise Failure("", ExitCode.OUTPUT_CLOSED) from error
     if rm:
         # Not on stdout, where receptorctl has it: that is for the unit's own bytes.
         print_note(f"({unit_id}, {client.release(unit_id)})")

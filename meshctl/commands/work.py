@@ -1,11 +1,13 @@
 """``meshctl work …``: submit units of work, watch them, end them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.commands.adopt import adopt
 from meshctl.commands.options import (
     ALL,
     Invocation,
@@ -37,12 +39,17 @@ if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
 
 
+remote_option = click.option(
+    "--remote", is_flag=True, help="Release adopted units also on the nodes where they are."
+)
+
+
 @click.group()
 def work() -> None:
     """Submit units of work, watch them, end them."""
 
 
-for command in (submit, wait, results):
+for command in (submit, adopt, wait, results):
     work.add_command(command)
 
 
@@ -113,6 +120,7 @@ def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> 
 
 @work.command()
 @click.option("--force", is_flag=True, help="Delete here even if the unit's node is unreachable.")
+@remote_option
 @selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
@@ -120,6 +128,7 @@ def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> 
 def release(
     invocation: Invocation,
     force: bool,
+    remote: bool,
     everything: bool,
     selection: Selection,
     unit_ids: tuple[str, ...],
@@ -132,16 +141,18 @@ def release(
     check_one_way(unit_ids, everything, selection)
     operation = "force_release" if force else "release"
     chosen = selection or (ALL if everything else unit_ids)
-    _end_units(invocation, operation, chosen, as_json=as_json)
+    _end_units(invocation, operation, chosen, remote=remote, as_json=as_json)
 
 
 @work.command("force-release")
+@remote_option
 @selection_options
 @click.argument("unit_ids", nargs=-1)
 @json_option
 @pass_invocation_at
 def force_release(
     invocation: Invocation,
+    remote: bool,
     everything: bool,
     selection: Selection,
     unit_ids: tuple[str, ...],
@@ -150,7 +161,7 @@ def force_release(
     """As release --force."""
     check_one_way(unit_ids, everything, selection)
     chosen = selection or (ALL if everything else unit_ids)
-    _end_units(invocation, "force_release", chosen, as_json=as_json)
+    _end_units(invocation, "force_release", chosen, remote=remote, as_json=as_json)
 
 
 def _end_units(
@@ -158,11 +169,13 @@ def _end_units(
     operation: str,
     chosen: Sequence[str] | Selection,
     *,
+    remote: bool = False,
     as_json: bool,
 ) -> None:
     """Cancel or release each unit; one that fails does not keep the others.
 
-    ``operation`` is the name of the client's method.
+    ``operation`` is the name of the client's method, ``remote`` whether adopted units are released
+    on their nodes as well.
     """
     if not chosen:
         print_warning("No unit ID is given; nothing to do.")
@@ -175,7 +188,10 @@ def _end_units(
         with invocation.client() as client:
             for unit_id in _ids(client, chosen):
                 try:
-                    outcomes[unit_id] = _end_unit(invocation, client, operation, unit_id)
+                    end = getattr(client, operation)
+                    if remote:
+                        end = partial(end, remote=True)
+                    outcomes[unit_id] = _end_unit(invocation, end, operation, unit_id)
                 except CommandRefused as error:
                     print_error(f"{unit_id}: {error}")
                     failed = True
@@ -199,10 +215,12 @@ def _ids(client: "ControlClient", chosen: Sequence[str] | Selection) -> Sequence
     return unit_ids
 
 
-def _end_unit(invocation: Invocation, client: "ControlClient", operation: str, unit_id: str) -> str:
+def _end_unit(
+    invocation: Invocation, end: Callable[[str], str], operation: str, unit_id: str
+) -> str:
     """Cancel or release one unit; Ctrl-C ends only our waiting for it, and says so."""
     try:
-        return str(getattr(client, operation)(unit_id))
+        return end(unit_id)
     except KeyboardInterrupt as error:
         doing = "cancelling" if operation == "cancel" else "releasing"
         command = invocation.shell_command("work", "status", unit_id)

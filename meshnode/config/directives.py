@@ -272,8 +272,10 @@ def _plurals() -> dict[str, str]:
     return {f"{name}s": name for name in (*several, *UNSUPPORTED_DIRECTIVES)}
 
 
-_PLURALS: Final = MappingProxyType(_plurals() | {"iprouters": "ip-router"})
-"""Names in receptor's map form; it writes this one without a hyphen."""
+_PLURALS: Final = MappingProxyType(
+    _plurals() | {"iprouters": "ip-router", "work-kubernetes": "work-kubernetes"}
+)
+"""Names in receptor's map form; two do not follow the rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ meshnode {argument_example}
 * A node needs a listener or a peer, or says `- local-only`.
 * receptor's other form of a file, "version 2", is read as well: a map of the names of directives
   or their plurals, each with a map or a list of maps. `meshnode check --convert foo.yml` prints it
-  as a list, without its comments. The same checks hold for both.
+  as a list, without its comments. The same checks hold for both; [files written for
+  receptor](receptors-files.md) says what becomes of them.
 
 ```yaml
 {map_example}

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
-from harness import Cluster, Node, free_port
+from harness import PATIENCE, Cluster, Node, free_port, wait_until
 
 from meshctl import ControlClient, WaitTimedOut
 
@@ -84,3 +86,44 @@ def test_the_code_of_a_command_on_another_node_is_passed_on(
         assert done.returncode == plain
         done = cluster.run("meshctl", *arguments, "--propagate", check=False)
         assert done.returncode == code
+
+
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize("is_remote", [False, True], ids=["local", "remote"])
+def test_who_follows_a_unit_outlives_the_node_and_reads_each_byte_once(
+    cluster: Cluster, ends: int, is_remote: bool
+) -> None:
+    fifo = cluster.directory / "told"
+    os.mkfifo(fifo)
+    work = {"halves": f"seq 1 20000; read word < {fifo}; seq 20001 40000; exit $word"}
+    port = free_port()
+    cluster.node("bar", listen=port, work=work)
+    foo = cluster.node("foo", peers=[port], work=work)
+    foo.wait_service("bar")
+    first, whole = (b"".join(b"%d\n" % n for n in range(1, last)) for last in (20001, 40001))
+    with (cluster.directory / "results").open("wb") as results:
+        follower = subprocess.Popen(
+            [
+                *("meshctl", "--socket", foo.socket, "work", "submit", "halves", "-n", "-f"),
+                *("--propagate", "--node", "bar" if is_remote else "foo"),
+            ],
+            env=cluster.environment,
+            stdout=results,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        path = Path(results.name)
+        wait_until(lambda: path.read_bytes() == first, watch=[path], what="the first half")
+        foo.stop(ends)
+        foo.start()
+        tell(foo, 5)
+        _, stderr = follower.communicate(timeout=PATIENCE)
+    finally:
+        follower.kill()
+        follower.wait()
+    assert path.read_bytes() == whole
+    assert follower.returncode == 5, stderr
+    named, notice, ended = stderr.decode().splitlines()
+    unit = named.removeprefix("Unit ID: ")
+    assert f"unit {unit} broke off after byte {len(first)}" in notice
+    assert ended == f"ERROR: unit {unit} failed: exit status 5"

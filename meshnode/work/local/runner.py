@@ -316,7 +316,7 @@ class CommandRunner:
                 with suppress(Overtaken):
                     await unit.end(UnitState.CANCELED, "Canceled")
 
-    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+    async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
         """Cancel the unit if need be: it is removable then."""
         if unit.is_final:
             return Outcome.REMOVABLE

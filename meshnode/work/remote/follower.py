@@ -15,6 +15,7 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
+from meshnode.work.remote.adopted import why_gone
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
@@ -23,9 +24,6 @@ from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, To
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
-
-GONE = "Remote work unit is gone"
-"""receptor's text, which clients match."""
 
 SHORT_TRIES = 3
 """Times that results of a final unit end short of its size, without a new byte, before the unit
@@ -226,7 +224,8 @@ class RemoteFollower:
                 await self._reconnector.recover(error)
             except RemoteRefused as refusal:
                 if refusal.unit_unknown:
-                    self._give_up(GONE, may_run_on=False)
+                    gone = await why_gone(self._unit, self._reconnector)
+                    self._give_up(gone, may_run_on=False)
                     return
                 # For instance, the node lacks descriptors. That says nothing about the unit.
                 await self._reconnector.recover(RemoteUnavailable(f"status refused: {refusal}"))
@@ -287,7 +286,8 @@ class RemoteFollower:
                 continue
             except RemoteRefused as refusal:
                 if refusal.unit_unknown:
-                    self._give_up(GONE, may_run_on=False)
+                    gone = await why_gone(self._unit, self._results_reconnector)
+                    self._give_up(gone, may_run_on=False)
                     return
                 await self._results_reconnector.recover(
                     RemoteUnavailable(f"results refused: {refusal}")
@@ -357,6 +357,8 @@ class RemoteFollower:
     async def _cancel_there(self) -> str:
         """Have the other node cancel the unit; return what the failure adds if that is in doubt."""
         unit = self._unit
+        if unit.remote.adopted:
+            return f"; it goes on, on node {unit.remote.node}, whose unit it is"
         with trio.move_on_after(STOP_TIMEOUT):
             while True:
                 try:

@@ -55,7 +55,7 @@ class Outage:
         status, node = self._unit.status, self._unit.remote.node
         if status.state.is_final:
             return f"its release waits for node {node}: {self.cause}"
-        if not self._unit.remote.started:
+        if not self._unit.remote.started or self._unit.remote.is_unseen:
             return f"waiting for node {node}: {self.cause}"
         if self._heard is None:
             return f"not heard from {node} since this node started: {self.cause}"

@@ -9,9 +9,10 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
+from meshnode.work.remote.adopted import GONE, FirstLook
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable, as_unavailable
-from meshnode.work.remote.follower import GONE, RemoteFollower
+from meshnode.work.remote.follower import RemoteFollower
 from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, Reconnector
@@ -101,6 +102,8 @@ class RemoteRunner:
                 if not unit.is_final:
                     await self._follower(unit, reconnector, start.followed).run()
             return Outcome.DONE
+        if not unit.is_final and unit.remote.is_unseen:
+            await FirstLook(unit, reconnector).take(first)
         if not unit.is_final:
             await self._follower(unit, reconnector).run()
         return Outcome.DONE
@@ -131,9 +134,12 @@ class RemoteRunner:
         await unit.change(lambda status: status.with_remote(cancelled=True), durable=True)
         return Outcome.REQUESTED
 
-    async def release(self, unit: Unit, *, force: bool) -> Outcome:
-        """Have the other node release its unit; then this node's is removable."""
-        if not unit.remote.unit_id:
+    async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
+        """Have the other node release its unit; then this node's is removable.
+
+        An adopted unit is another's, and stays there unless ``remote`` asks for it.
+        """
+        if not unit.remote.unit_id or (unit.remote.adopted and not remote):
             return Outcome.REMOVABLE
         if not force:
             try:

@@ -16,6 +16,7 @@ from meshnode.work.units.follow import shown
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
+    AdoptRequest,
     CancelRequest,
     ListRequest,
     ReleaseRequest,
@@ -59,6 +60,7 @@ class WorkCommands:
             StatusRequest: self._status,
             WatchRequest: self._watch,
             SubmittedRequest: self._submitted,
+            AdoptRequest: self._adopt,
             CancelRequest: self._cancel,
             ReleaseRequest: self._release,
             ResultsRequest: self._results,
@@ -116,6 +118,11 @@ class WorkCommands:
             # Who has this may ask later what became of the submission.
             text += f" Store {self._units.submissions.receipt()}."
         return text.encode() + b"\n"
+
+    async def _adopt(self, request: AdoptRequest, session: ControlSession) -> JsonObject:
+        with _refusals_logged("adoption", subject_logger("session", session.peer), session):
+            unit = await self._units.adopt(request, Caller.of(session))
+        return {"unitid": unit.unit_id, "result": "Adopted"}
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -182,7 +189,7 @@ class WorkCommands:
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
         self._check_access("release", unit, request.signature, session)
-        done = await self._units.ender.release(unit, force=request.force)
+        done = await self._units.ender.release(unit, force=request.force, remote=request.remote)
         return {"released" if done else "release pending": unit.unit_id}
 
     def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:

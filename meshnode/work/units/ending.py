@@ -98,8 +98,10 @@ class UnitEnder:
                 await unit.wait_final()
         return confirmed
 
-    async def release(self, unit: Unit, *, force: bool = False) -> bool:
+    async def release(self, unit: Unit, *, force: bool = False, remote: bool = False) -> bool:
         """Stop and delete a unit; return False if that must wait for another node.
+
+        With ``remote``, an adopted one is released on its node as well.
 
         Raises:
             CommandError: it cannot be stopped or deleted.
@@ -114,7 +116,9 @@ class UnitEnder:
                 with suppress(NotRecorded):
                     # Its files go now, and with them the record.
                     await self._cancel(unit)
-            outcome = await self._ask_runner(unit, lambda runner: runner.release(unit, force=force))
+            outcome = await self._ask_runner(
+                unit, lambda runner: runner.release(unit, force=force, remote=remote)
+            )
             if outcome is Outcome.REQUESTED:
                 return await self._tasks.spawn(unit).wait(FIRST_TIMEOUT)
             if outcome is Outcome.IDLE:

@@ -41,7 +41,7 @@ from dataclasses import replace
 
 import trio
 
-from meshnode.errors import CommandError, UnknownUnit, WorkError
+from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption
@@ -49,7 +49,7 @@ from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
 from meshnode.work.units.planning import Planner
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.requests import AdoptRequest, Submission
 from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
 from meshnode.work.units.shortage import Pauses, in_thread_or_here
@@ -193,6 +193,39 @@ class UnitManager:
         else:
             unit.log.info("created: %s, by %s", what, caller.client)
         return unit
+
+    async def adopt(self, request: AdoptRequest, caller: Caller) -> Unit:
+        """Follow a unit that another node has, as if this node had submitted it.
+
+        Returns once the other node has shown the unit, or cannot be reached now. Nothing is left
+        here of a unit that cannot be followed.
+
+        Raises:
+            CommandError, SecurityError: it is refused, here or there.
+            WorkError: the disk refuses.
+        """
+        status = self._planner.plan_adoption(request, caller)
+        async with self._admission:
+            self._check_not_followed(request)
+            unit = self._add(StoredUnit(await self.store.add(status), status))
+        unit.log.info("adopts unit %s of node %s", request.unit_id, request.node)
+        try:
+            await self._tasks.spawn(unit).wait(FIRST_TIMEOUT)
+        except MeshnodeError:
+            await self.ender.release(unit)
+            raise
+        return unit
+
+    def _check_not_followed(self, request: AdoptRequest) -> None:
+        for unit in self._units.values():
+            remote = unit.status.remote
+            if remote is None or (remote.node, remote.unit_id) != (request.node, request.unit_id):
+                continue
+            how = "adopted" if remote.adopted else "submitted"
+            raise CommandError(
+                f"unit {request.unit_id} of node {request.node} was {how} here already: "
+                f"it is unit {unit.unit_id}"
+            )
 
     async def start(self, unit: Unit, payload: Payload) -> bool:
         """Take in a unit's payload and start it; return False if that must wait.

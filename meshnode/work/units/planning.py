@@ -1,12 +1,13 @@
 """Plans a submission: the first status of the unit that it becomes, or why it is refused."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.requests import AdoptRequest, Submission
 from meshnode.work.units.runner import Plan, WorkType
 from meshnode.work.units.status import REMOTE, UnitStatus
 from meshnode.work.units.unit import Clock
@@ -46,6 +47,31 @@ class Planner:
             raise CommandError(f"unknown work type {submission.work_type}")
         plan, verifies = kind.plan(submission), kind.verify_signature
         return self._first_status(submission, caller, submission.work_type, plan, verifies=verifies)
+
+    def plan_adoption(self, request: AdoptRequest, caller: Caller) -> UnitStatus:
+        """Check everything about an adoption that can be checked here; return its first status.
+
+        Who may have this node submit work to another may have it follow a unit there.
+
+        Raises:
+            CommandError, SecurityError: with the reason.
+        """
+        if self._access.is_local(request.node):
+            raise CommandError(
+                f"unit {request.unit_id} of node {request.node} needs no adoption: "
+                "that is this node itself"
+            )
+        submission = Submission(
+            node=request.node,
+            work_type="",
+            tls_client=request.tls_client,
+            sign_work=request.sign_work,
+            signature=request.signature,
+        )
+        self._access.check_submission(submission, caller)
+        status = self._first_status(submission, caller, REMOTE, self._elsewhere(submission))
+        named = status.with_remote(unit_id=request.unit_id, started=True, adopted=True, key="")
+        return replace(named, detail="Adopted")
 
     def _first_status(
         self,

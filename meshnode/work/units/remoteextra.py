@@ -31,6 +31,8 @@ class RemoteExtra:
     """Whether this node was asked to cancel the unit."""
     released: bool = False
     """Whether this node was asked to release the unit, and the remote node has not done so yet."""
+    adopted: bool = False
+    """Whether somebody else submitted the unit there, and this node only follows it."""
     sign_work: bool = False
     tls_client: str = ""
     key: str = ""
@@ -40,6 +42,11 @@ class RemoteExtra:
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether an adopted unit is yet to be looked at: from then on its type is known."""
+        return self.adopted and not self.work_type
 
     @property
     def open_params(self) -> dict[str, str]:
@@ -73,6 +80,7 @@ class RemoteExtra:
             "SignWork": self.sign_work,
             "TLSClient": self.tls_client,
             "Expiration": expiration,
+            **({"Adopted": True} if self.adopted else {}),
             **self.other,
         }
 
@@ -92,6 +100,7 @@ class RemoteExtra:
             started=reader.take("RemoteStarted", bool, False),
             cancelled=reader.take("LocalCancelled", bool, False),
             released=reader.take("LocalReleased", bool, False),
+            adopted=reader.take("Adopted", bool, False),
             sign_work=reader.take("SignWork", bool, False),
             tls_client=reader.take("TLSClient", str, ""),
             key=reader.take("RemoteKey", str, ""),

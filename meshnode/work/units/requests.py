@@ -21,6 +21,9 @@ JsonObject = dict[str, Any]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+MAX_UNIT_ID = 64
+"""Characters of a unit's ID on another node; those of receptor and meshnode have 8."""
+
 MAX_POSITION = 2**63 - 1
 """The highest position in a file: a 64-bit number, as in receptor."""
 
@@ -103,6 +106,18 @@ class SubmittedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptRequest:
+    """``work adopt``: to follow a unit that another node has, whoever submitted it there."""
+
+    node: str
+    unit_id: str
+    """The unit's ID on that node."""
+    tls_client: str = ""
+    sign_work: bool = False
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequest:
     """``work cancel``; ``unless_started`` is meshnode's: only while the unit waits for input."""
 
@@ -120,6 +135,8 @@ class ReleaseRequest:
     signature: str = ""
     force: bool = False
     claim: Claimed | None = None
+    remote: bool = False
+    """Whether an adopted unit is to be released on its node as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +154,7 @@ WorkRequest = (
     | StatusRequest
     | WatchRequest
     | SubmittedRequest
+    | AdoptRequest
     | CancelRequest
     | ReleaseRequest
     | ResultsRequest
@@ -171,6 +189,10 @@ def parse_text(words: str) -> WorkRequest:
         return ListRequest(rest[0] if rest else None)
     if subcommand == "results":
         return _parse_text_results(rest)
+    if subcommand == "adopt":
+        if len(rest) != 2:
+            raise CommandError("work adopt requires a node and the ID of a unit there")
+        return _adopt_request(rest[0], rest[1])
     if subcommand in _ON_UNIT:
         if not rest:
             raise CommandError(f"work {subcommand} requires a unit ID")
@@ -209,13 +231,21 @@ def parse_json(data: JsonObject) -> WorkRequest:
     if subcommand == "submitted":
         unit_id, receipt = _optional(data, "unitid"), _optional(data, "submissionmark")
         return SubmittedRequest(_key(data), unit_id, Receipt.find(receipt))
+    if subcommand == "adopt":
+        return _adopt_request(
+            _string(data, "node"),
+            _string(data, "unitid"),
+            tls_client=_optional(data, "tlsclient"),
+            sign_work=_flag(data, "signwork"),
+            signature=_optional(data, "signature"),
+        )
     if subcommand in _ON_UNIT:
         request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
         match request:
             case CancelRequest():
                 return replace(request, unless_started=_unless_started(data), claim=_claim(data))
             case ReleaseRequest():
-                return replace(request, claim=_claim(data))
+                return replace(request, remote=_flag(data, "remote"), claim=_claim(data))
         return request
     raise CommandError("bad command")
 
@@ -227,16 +257,13 @@ def _parse_submission(data: JsonObject) -> Submission:
     node, work_type = _string(data, "node"), _string(data, "worktype")
     if not node:
         raise CommandError("work submit requires a target node and work type")
-    sign_work = data.get("signwork", "false")
-    if sign_work not in {"true", "false"}:
-        raise CommandError(f"field signwork value {sign_work} is not convertible to a bool")
     return Submission(
         node=node,
         work_type=work_type,
         params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
         tls_client=data.get("tlsclient", ""),
         ttl=data.get("ttl", ""),
-        sign_work=sign_work == "true",
+        sign_work=_flag(data, "signwork"),
         signature=data.get("signature", ""),
         announced=_announced(data),
         follow=data.get("submissionfollow", "") == "true",
@@ -254,6 +281,26 @@ def _claim(data: JsonObject) -> Claimed | None:
         return claim_from_json(json.loads(text))
     except (ValueError, RecursionError):
         return None
+
+
+def _adopt_request(node: str, unit_id: str, **how: Any) -> AdoptRequest:
+    if not node:
+        raise CommandError("work adopt requires a node and the ID of a unit there")
+    is_word = unit_id.isprintable() and " " not in unit_id
+    if not (0 < len(unit_id) <= MAX_UNIT_ID and is_word):
+        raise CommandError(f"field unitid must be one word of at most {MAX_UNIT_ID} characters")
+    return AdoptRequest(node, unit_id, **how)
+
+
+def _flag(data: JsonObject, key: str) -> bool:
+    """Read a truth value, which receptor's clients send as a string."""
+    value = data.get(key, False)
+    if isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        shown = value if isinstance(value, str) else "of another type"
+        raise CommandError(f"field {key} value {shown} is not convertible to a bool")
+    return bool(value == "true")
 
 
 def _key(data: JsonObject) -> str:

@@ -144,10 +144,11 @@ class Runner(Protocol):
         """
         ...
 
-    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+    async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
         """Stop a unit and let go of all that is elsewhere, or record that this is to be done.
 
-        With ``force`` the unit is removable in any case, after one try to do it properly.
+        With ``force`` the unit is removable in any case, after one try to do it properly. What
+        this node has only adopted stays elsewhere, unless ``remote`` says that it is to go, too.
 
         Raises:
             MeshnodeError: it cannot be released.
@@ -178,7 +179,7 @@ class MissingRunner:
         """Refuse: nobody knows how."""
         raise WorkError(_missing(unit))
 
-    async def release(self, unit: Unit, *, force: bool) -> Outcome:
+    async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
         """Let only go of the record, and only by force."""
         if not force:
             raise WorkError(f"{_missing(unit)}, or force its release")

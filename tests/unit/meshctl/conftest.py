@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from scripted_node import ScriptedNode, unix_listener
 
 from meshctl.cli import cli
+from meshctl.commands import following
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ def _no_settings_from_outside(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("MESHCTL_", "RECEPTORCTL_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A meshctl that waits for no node to come back."""
+    monkeypatch.setattr(following, "NODE_RETURNS", 0.0)
 
 
 @pytest.fixture

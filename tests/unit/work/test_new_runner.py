@@ -63,7 +63,7 @@ class MillRunner:
     async def cancel(self, unit):
         return Outcome.IDLE
 
-    async def release(self, unit, *, force):
+    async def release(self, unit, *, force, remote):
         await unit.change(lambda old: replace(old, release_asked=True), durable=True)
         return Outcome.REQUESTED
 

@@ -177,16 +177,6 @@ async def test_a_unix_socket_needs_no_signature_for_a_verifying_type(foo):
         assert await foo.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
 
 
-async def test_the_advertised_types_say_which_verify(foo):
-    async with foo.running():
-        assert foo.units.advertised == (
-            ("cat", False),
-            ("echo", False),
-            ("wait", False),
-            ("signed", True),
-        )
-
-
 async def test_unless_started_cancels_only_what_waits_for_input(foo):
     ask = {"command": "work", "subcommand": "cancel", "unless": "started"}
     async with foo.running():

@@ -1,0 +1,102 @@
+"""A unit's stdout to its end, over as many sessions as that takes: a node may restart meanwhile."""
+
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+AWAY = (SessionLost, CannotReach, ProtocolMismatch)
+"""What a node that is restarting looks like, from its last session to the first new one."""
+
+
+class Following:
+    """One reading of one unit's stdout.
+
+    Args:
+        client: Whom to ask.
+        unit_id: The unit.
+        startpos: First byte wanted.
+        end: The byte to stop before; None for the unit's end.
+        is_known: Whether the unit is known to exist: then even the first session may take a while.
+        on_break: Called when a session breaks off, once until bytes come again; with the reason.
+
+    Attributes:
+        position: the byte after the last that was yielded.
+        status: the unit's final status, once its end has come.
+        began: whether a session has brought the results, or the unit is known to exist.
+    """
+
+    def __init__(
+        self,
+        client: "ControlClient",
+        unit_id: str,
+        startpos: int = 0,
+        *,
+        end: int | None = None,
+        is_known: bool = False,
+        on_break: Callable[[str], object],
+    ) -> None:
+        self._client = client
+        self._unit_id = unit_id
+        self._end = end
+        self._on_break = on_break
+        self._away_since: float | None = None
+        self.position = startpos
+        self.status: dict[str, Any] = {}
+        self.began = is_known
+
+    def pieces(self) -> Generator[bytes]:
+        """Yield the bytes as they come, each once.
+
+        Raises:
+            SessionLost, CannotReach, ProtocolMismatch: the node stays away; or it was never there.
+            CommandRefused: there is no such unit, or not any more.
+        """
+        while self._end is None or self.position < self._end:
+            try:
+                yield from self._of_one_session()
+                if self._end is None:
+                    self.status = self._client.work_status(self._unit_id)
+                if (reason := self._what_is_missing()) is None:
+                    return
+                raise SessionLost(reason)
+            except AWAY as error:
+                self._check_away(error)
+            time.sleep(ASK_INTERVAL)
+
+    def _of_one_session(self) -> Generator[bytes]:
+        with self._client.results(self._unit_id, self.position) as pieces:
+            self.began = True
+            for piece in pieces:
+                wanted = piece if self._end is None else piece[: self._end - self.position]
+                self.position += len(wanted)
+                self._away_since = None
+                yield wanted
+                if self.position == self._end:
+                    return
+
+    def _what_is_missing(self) -> str | None:
+        """Return why the end of a session is not the end of the results, None where it is."""
+        if self._end is not None:
+            return None if self.position >= self._end else f"there are {self._end} bytes"
+        # A node that ends closes its sessions as one that is done does: only the status tells.
+        if self.status.get("State") in UNFINISHED:
+            return f"the unit is still {self.status.get('StateName', 'not finished')}"
+        size = int(self.status.get("StdoutSize") or 0)
+        return None if self.position >= size else f"there are {size} bytes"
+
+    def _check_away(self, error: ControlError) -> None:
+        """Pass an error over where the node may come back, raise it where it is too late."""
+        if not self.began:
+            raise error
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._on_break(str(error))
+        if now - self._away_since >= NODE_RETURNS:
+            raise error
