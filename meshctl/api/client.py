@@ -172,7 +172,11 @@ class ControlClient:
             CommandRefused: while iterating, as the others: there is no such unit, or not any more.
             SessionLost, CannotReach, ProtocolMismatch: the node stays away.
         """
-        return Watch(self._take, self.work_status, word("unit ID", unit_id)).statuses()
+        return self.watching(unit_id).statuses()
+
+    def watching(self, unit_id: str) -> Watch:
+        """Return what :meth:`watch` iterates over, which another thread may stop."""
+        return Watch(self._take, self.work_status, word("unit ID", unit_id))
 
     def wait(self, unit_id: str, timeout: float | None = None) -> JsonObject:
         """Return the final status of a unit once it has ended, as :meth:`watch` tells it.

@@ -7,7 +7,9 @@ so there the client polls.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from meshctl.api import JsonObject
@@ -92,6 +94,15 @@ class Watch:
         self._last: JsonObject | None = None
         self._changes = 0
         self._away_since: float | None = None
+        self._session: Connection | None = None
+        self._stopped = Event()
+
+    def stop(self) -> None:
+        """End :meth:`statuses` in another thread, after a pause of its own at the latest."""
+        self._stopped.set()
+        if (session := self._session) is not None:
+            with suppress(OSError):  # it is being closed
+                session.interrupt()
 
     def statuses(self) -> Iterator[JsonObject]:
         """Yield the status now and after each change, the final one last; growth is no change.
@@ -113,7 +124,7 @@ class Watch:
     def _received(self) -> Iterator[JsonObject]:
         """Yield every status that comes, over as many sessions as it takes."""
         source = self._told
-        while True:
+        while not self._stopped.is_set():
             before = self._changes
             try:
                 yield from source()
@@ -123,19 +134,24 @@ class Watch:
                 source = self._asked
                 continue
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
+                if self._stopped.is_set():
+                    return
                 self._check_away(error)
             # A node that is shutting down ends sessions without news: asking at once would spin.
             if source == self._asked or self._changes == before:
                 self._pause()
 
     def _told(self) -> Iterator[JsonObject]:
-        session = self._take()
+        session = self._session = self._take()
         try:
+            if self._stopped.is_set():
+                return
             session.send_line(f"work watch {self._unit_id}")
             while True:
                 session.set_timeout(self._patience())
                 yield session.read_json()
         finally:
+            self._session = None
             session.close()
 
     def _asked(self) -> Iterator[JsonObject]:

@@ -11,6 +11,7 @@ from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import propagate_option, report_end
 from meshctl.commands.following import AWAY, Following
 from meshctl.commands.options import Invocation, pass_invocation_at
+from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -79,7 +80,8 @@ def results(
         if known is not None and not follow and known.get("State") in UNFINISHED:
             _deliver_present(invocation, client, unit_id, start, known, as_json=as_json)
             return
-        status = deliver(invocation, client, unit_id, start)
+        with waits_told(invocation, unit_id):
+            status = deliver(invocation, client, unit_id, start)
     report_end(unit_id, status, as_json=as_json, propagate=propagate)
 
 

@@ -19,6 +19,7 @@ from meshctl.commands.options import (
 )
 from meshctl.commands.results import deliver, how_it_goes_on
 from meshctl.commands.wait import wait_for_end
+from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -305,7 +306,8 @@ def follow_to_end(
     named = {"unitid": unit_id, "result": done.result}
     print_note(json_line(named) if as_json else f"Unit ID: {unit_id}")
     try:
-        status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
+        with waits_told(invocation, unit_id):
+            status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
     except BrokenPipeError as error:
         discard_stdout()
         print_note(f"nobody reads on: {how_it_goes_on(invocation, unit_id, removes=rm)}")

@@ -18,6 +18,7 @@ from meshctl.api.errors import (
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import code_of, ending, propagate_option, report_end
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
+from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -64,7 +65,7 @@ def wait(
         raise Failure("--propagate passes on the code of one unit: give one ID.")
     with invocation.client() as client:
         seconds = None if timeout is None else timeout.total_seconds()
-        waiting = _Waiting(client, seconds, propagate=propagate)
+        waiting = _Waiting(invocation, client, seconds, propagate=propagate)
         try:
             with waiting_for(invocation, waiting.unfinished):
                 waiting.ask_all(unit_ids, report=not as_json)
@@ -106,7 +107,7 @@ def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) 
         Failure: Ctrl-C, or the node is away.
         ControlError: the unit was released meanwhile.
     """
-    with waiting_for(invocation, lambda: [unit_id]):
+    with waiting_for(invocation, lambda: [unit_id]), waits_told(invocation, unit_id):
         return client.wait(unit_id)
 
 
@@ -138,7 +139,15 @@ def show_changes(
 class _Waiting:
     """What is known of the units that a command waits for."""
 
-    def __init__(self, client: "ControlClient", seconds: float | None, *, propagate: bool) -> None:
+    def __init__(
+        self,
+        invocation: Invocation,
+        client: "ControlClient",
+        seconds: float | None,
+        *,
+        propagate: bool,
+    ) -> None:
+        self._invocation = invocation
         self._client = client
         self._propagate = propagate
         self._seconds = seconds
@@ -169,7 +178,8 @@ class _Waiting:
         """Wait for those that have not ended, all of them until the same moment."""
         for unit_id in self.unfinished():
             try:
-                status = self._client.wait(unit_id, self._remaining())
+                with waits_told(self._invocation, unit_id):
+                    status = self._client.wait(unit_id, self._remaining())
             except WaitTimedOut as error:
                 self.statuses[unit_id] = error.status
                 print_error(str(WaitTimedOut(unit_id, self._seconds or 0, error.status)))
