@@ -31,6 +31,9 @@ TEXT_TAGS = frozenset(
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 """Decimal only: YAML reads ``010`` as eight, people read it as ten; it is refused."""
 
+SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""Two escapes that are one character in JSON, which YAML keeps apart."""
+
 OCTAL = re.compile(r"0o?([0-7]{3})")
 ALL_PERMISSIONS = 0o777
 UNIT_OF_DURATION = re.compile(r"[a-zµμ]")
@@ -91,7 +94,11 @@ def scalar_text(node: yaml.Node, label: str) -> str:
         raise Wrong(f"has no value; expected: {label}")
     if node.tag not in TEXT_TAGS:
         raise Wrong(f"has the tag {quote(node.tag)}; expected: {label}")
-    return str(node.value)
+    return SURROGATES.sub(_joined, str(node.value))
+
+
+def _joined(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def text(label: str = "text", check: Callable[[str], str] = str, *, least: int = 0) -> Kind[str]:

@@ -1,5 +1,6 @@
 """Whatever a file or the command line has in it, the answer is a configuration or a ConfigError."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -170,3 +171,17 @@ def test_files_and_arguments_mean_the_same(drawn: Any):
     from_file = load(yaml.safe_dump(document, allow_unicode=True).encode())
     assert isinstance(from_file, NodeConfig), from_file
     assert load_arguments(argv) == from_file
+
+
+whole_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(whole_texts, whole_texts)
+def test_a_file_that_is_json_means_the_same_with_every_character_escaped(name: str, value: str):
+    work = {"worktype": "x", "command": "c" + value, "env": {"A" + name.replace("=", ""): value}}
+    document = [{"node": "foo"}, {"local-only": None}, {"work-command": work}]
+    escaped = load(json.dumps(document).encode())
+    assert isinstance(escaped, NodeConfig), escaped
+    (made,) = escaped.work_types
+    assert dict(made.env) == work["env"]
+    assert escaped == load(yaml.safe_dump(document, allow_unicode=True).encode())
