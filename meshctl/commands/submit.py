@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +17,7 @@ from meshctl.commands.options import (
     pass_invocation,
     tls_client_option,
 )
+from meshctl.commands.params import collect_params, warn_of_unknown
 from meshctl.commands.results import deliver, how_it_goes_on
 from meshctl.commands.wait import wait_for_end
 from meshctl.commands.waiting import waits_told
@@ -115,45 +116,6 @@ def _stdin() -> BinaryIO:
     return raw
 
 
-def collect_params(given: Sequence[str], cmdparams: Sequence[str]) -> dict[str, str]:
-    """Combine ``-a key=value`` options and trailing words into parameters.
-
-    Trailing words are joined by blanks and follow a ``params`` given with ``-a``. Of a key that is
-    given twice the last value counts.
-
-    Raises:
-        Failure: an option has no ``=``, or its file cannot be read.
-    """
-    params = {}
-    for option in given:
-        key, separator, value = option.partition("=")
-        if not separator or not key:
-            raise Failure(f"--param {option}: write KEY=VALUE")
-        params[key] = _param_value(value)
-    if cmdparams:
-        first = [params["params"]] if "params" in params else []
-        params["params"] = " ".join([*first, *cmdparams])
-    return params
-
-
-def _param_value(value: str) -> str:
-    """A value as given, ``@FILE`` as the file's text, ``@@…`` as a value that begins with ``@``."""
-    if value.startswith("@@"):
-        return value[1:]
-    if not value.startswith("@"):
-        return value
-    path = value[1:]
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        reason = "a parameter is text in UTF-8"
-        raise Failure(f"--param @{path}: {reason}") from error
-    except (OSError, ValueError) as error:
-        text = error.strerror if isinstance(error, OSError) else error
-        raise Failure(f"--param @{path}: {text}") from error
-
-
 @click.command()
 @click.argument("worktype")
 @click.option("--node", default="", help="Node to run the work; default: the local one.")
@@ -195,6 +157,7 @@ def submit(
 ) -> None:
     """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
 
+    Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
     Exactly one of --payload, --payload-literal and --no-payload must be given.
     """
     if propagate and not (follow or waits or rm):
@@ -204,6 +167,7 @@ def submit(
             if rm and not follow:
                 print_warning("using --rm without --follow. Unit results will never be seen.")
             all_params = collect_params(params, cmdparams)
+            warn_of_unknown(all_params)
             request = SubmissionRequest(params=all_params, payload=data, **options)
             done = _submit(invocation, client, request, rm=rm)
         status: Mapping[str, Any] | None
