@@ -170,7 +170,9 @@ def test_a_private_key_with_a_passphrase_is_refused(key, path, form):
 
 @pytest.mark.parametrize("form", [PKCS1, PKCS8])
 def test_a_key_that_is_not_rsa_is_refused(path, form):
-    text = "holds a key that is not an RSA key; make one with: openssl genrsa -out NEW.pem 2048"
+    text = (
+        "holds a key that is not an RSA key but EC; make one with: openssl genrsa -out NEW.pem 2048"
+    )
     assert private_refusal(path, private_pem(EC_KEY, form)) == text
     assert public_refusal(path, public_pem(EC_KEY)) == text
 
