@@ -44,10 +44,15 @@ def refusal(load, path: Path, content: bytes) -> str:
     return str(refused.value).removeprefix(f'"{path}" ')
 
 
+def ssh_keygen(path: Path, passphrase: str) -> None:
+    """Have OpenSSH make a private key, and the public one at NAME.pub."""
+    command = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", passphrase, "-f", str(path)]
+    subprocess.run(command, check=True)
+
+
+@NEEDS_OPENSSH
 def test_what_ssh_keygen_writes_is_read(path):
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", path], check=True
-    )
+    ssh_keygen(path, "")
     private = load_private_key(path)
     public = load_public_key(path.with_suffix(".pub"))
     assert public.public_numbers() == private.public_key().public_numbers()
