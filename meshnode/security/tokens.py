@@ -7,6 +7,7 @@ It does not say for which command: whoever has one may use it until it expires.
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from math import ceil
 from typing import Any, Final
 
@@ -95,7 +96,8 @@ class Verifier:
             claims = self._decode(token)
         except jwt.InvalidSignatureError:
             raise _refused(
-                "token was changed, or not made with the private key of this node's public key"
+                "crypto/rsa: verification error: token was changed, or not made with the "
+                "private key of this node's public key"
             ) from None
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise _refused(f"token is malformed: {_shown(str(error))}") from None
@@ -115,12 +117,15 @@ class Verifier:
         now = self._now()
         if "exp" not in claims:
             raise _refused("token has no expiration time (exp)")
-        late = now - _time_of(claims, "exp")
-        if late >= CLOCK_SKEW:
-            raise _refused(f"token is expired by {format_duration(round(late) * 10**9)}")
+        end = _time_of(claims, "exp")
+        if now - end >= CLOCK_SKEW:
+            late = format_duration(round(now - end) * 10**9)
+            raise _refused(f"token is expired by {late}: it held {_times('until', end, now)}")
         for claim in ("nbf", "iat"):
-            if claim in claims and _time_of(claims, claim) - now > CLOCK_SKEW:
-                raise _refused(f"token is not valid yet ({claim})")
+            if claim in claims and (begin := _time_of(claims, claim)) - now > CLOCK_SKEW:
+                raise _refused(
+                    f"token is not valid yet ({claim}): it holds {_times('from', begin, now)}"
+                )
 
     def _check_audience(self, audience: object) -> None:
         """receptor writes a list; the standard allows one text as well."""
@@ -155,6 +160,15 @@ def _time_of(claims: dict[str, Any], claim: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TIME:
         return value
     raise _refused(f"token is malformed: {claim} is no time")
+
+
+def _times(word: str, token: float, now: float) -> str:
+    """Return a token's time beside this node's: a difference may be that of the clocks."""
+    return f"{word} {_utc(token)}, and here it is {_utc(now)}; check the clocks of both nodes"
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _shown(text: str) -> str:

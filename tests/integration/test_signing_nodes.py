@@ -75,7 +75,7 @@ def test_signed_remote_work_runs_and_unsigned_is_refused(start: Start) -> None:
 def test_a_signature_of_another_key_is_refused(start: Start) -> None:
     foo, bar = start(OTHER_KEY)
     said = refused_submission(foo, "--signwork")
-    assert "could not verify signature: token was changed, or not made with" in said
+    assert "could not verify signature: crypto/rsa: verification error: token was changed" in said
     assert bar.ask("work list") == {}
 
 
@@ -93,8 +93,8 @@ def test_a_strange_tcp_client_may_look_at_signed_work_and_do_nothing_to_it(start
             return reader.readline().decode().rstrip("\n")
 
         for command in ("cancel", "release", "force-release", "results", "watch"):
-            assert ask(f"work {command} {unit}") == f"ERROR: {UNSIGNED}"
-        assert ask("work submit bar signed") == f"ERROR: {UNSIGNED}"
+            assert ask(f"work {command} {unit}").startswith(f"ERROR: {UNSIGNED}: sign it, or use ")
+        assert ask("work submit bar signed").startswith(f"ERROR: {UNSIGNED}: sign it, or use ")
         assert json.loads(ask(f"work status {unit}"))["StateName"] == "Succeeded"
         reader.close()
     assert bar.results(unit) == b"hello\n"

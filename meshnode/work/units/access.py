@@ -33,11 +33,12 @@ class Signatures:
     signer: "Signer | None" = None
     verifier: "Verifier | None" = None
 
-    def check(self, signature: str, *, verifies: bool, trusted: bool) -> None:
+    def check(self, signature: str, remedy: str, *, verifies: bool, trusted: bool) -> None:
         """Return if the signature of a request allows it.
 
         Args:
             signature: the token that came with the request, empty if none did.
+            remedy: what who sent none can do.
             verifies: whether the unit or work type demands one.
             trusted: whether the client came by a unix socket, whose permissions have let it in.
 
@@ -53,7 +54,7 @@ class Signatures:
         if trusted:
             return
         if not signature:
-            raise SignatureRefused("could not verify signature: signature is empty")
+            raise SignatureRefused(f"could not verify signature: signature is empty: {remedy}")
         if self.verifier is None:
             raise SignatureRefused(
                 "could not verify signature: this node has no work-verification directive"
@@ -126,6 +127,7 @@ class UnitAccess:
         Raises:
             CommandError: there is a signature and nobody asks for one.
             SignatureRefused: it is missing or wrong.
+            CannotSign: this node is to sign it, and has no key.
             AccessRefused: it is for another node, and clients from the mesh may not ask for that.
         """
         local = self.is_local(submission.node)
@@ -133,7 +135,16 @@ class UnitAccess:
         # use this node's key. receptor asks for that only afterwards, with each later command.
         lends_key = submission.sign_work and not local and not caller.trusted
         verifies = lends_key or self.verifies(submission.work_type)
-        self._signatures.check(submission.signature, verifies=verifies, trusted=caller.trusted)
+        if lends_key:
+            # Before the client's own signature, which could not help.
+            self._signatures.require_signer()
+        remedy = self._remedy(caller, lends_key=lends_key)
+        self._signatures.check(
+            submission.signature,
+            "submit with --signwork" if caller.node and local else remedy,
+            verifies=verifies,
+            trusted=caller.trusted,
+        )
         if caller.node and not local and not verifies and not self._forwarding:
             raise AccessRefused(
                 f"this node takes no work for {submission.node} from the mesh; submit it on the "
@@ -149,8 +160,17 @@ class UnitAccess:
         """
         self.check_visible(status, caller)
         self._signatures.check(
-            signature, verifies=self._asks_for_signature(status), trusted=caller.trusted
+            signature,
+            self._remedy(caller),
+            verifies=self._asks_for_signature(status),
+            trusted=caller.trusted,
         )
+
+    def _remedy(self, caller: Caller, *, lends_key: bool = False) -> str:
+        """Return what a client can do that has sent no signature."""
+        what = "whoever has this node sign work must sign the request" if lends_key else "sign it"
+        here = f"on node {self._node_id}" if caller.node else "instead of TCP"
+        return f"{what}, or use the unix socket {here}"
 
     def check_visible(self, status: UnitStatus, caller: Caller) -> None:
         """Return if the client may know of a unit. Raises AccessRefused."""

@@ -58,7 +58,8 @@ REFUSALS = {
     ),
     "of another key": (
         lambda node: token(node, OTHER_KEY),
-        "could not verify signature: token was changed, or not made with the private key of "
+        "could not verify signature: crypto/rsa: verification error: token was changed, or not "
+        "made with the private key of "
         "this node's public key",
     ),
     "for another node": (
@@ -184,7 +185,7 @@ async def test_a_signed_remote_submission_runs_and_an_unsigned_one_is_refused(
 ):
     async with signing.running(), target.running():
         lines = await signing.talk(SUBMIT | {"node": "bar"}, b"payload")
-        assert lines[1] == f"ERROR: node bar refused: {EMPTY}"
+        assert lines[1] == f"ERROR: node bar refused: {EMPTY}: submit with --signwork"
         assert target.units.all() == ()
         unit_id = await signing.submit("bar", "signed", b"payload", signwork="true")
         status = await signing.wait_final(unit_id)
@@ -226,7 +227,7 @@ async def test_the_wrong_key_fails_the_unit_with_the_other_nodes_words(
     async with signing.running(), target.running():
         lines = await signing.talk(SUBMIT | {"node": "bar", "signwork": "true"}, b"payload")
         assert lines[1].startswith(
-            "ERROR: node bar refused: could not verify signature: token was changed"
+            "ERROR: node bar refused: could not verify signature: crypto/rsa: verification error: "
         )
         (unit,) = signing.units.all()
         assert unit.status.state is UnitState.FAILED
@@ -265,9 +266,21 @@ async def test_a_node_that_lost_its_key_says_so_and_loses_no_unit(signing, targe
 async def test_a_stranger_gets_no_signature_from_us(signing, checking, kind, autojump_clock):
     async with signing.running(), checking.running():
         request = SUBMIT | {"node": "bar", "signwork": "true"}
-        assert await signing.talk(request | {"worktype": "cat"}, kind=kind) == [f"ERROR: {EMPTY}"]
-        assert await signing.talk(request, kind=kind) == [f"ERROR: {EMPTY}"]
+        remedy = "whoever has this node sign work must sign the request, or use the unix socket"
+        for worktype in ("cat", "signed"):
+            (line,) = await signing.talk(request | {"worktype": worktype}, kind=kind)
+            assert line.startswith(f"ERROR: {EMPTY}: {remedy}")
         assert signing.units.all() == ()
+
+
+@STRANGERS
+async def test_who_asks_a_node_without_a_key_to_sign_is_told_of_that_and_not_of_its_own_signature(
+    foo, kind, autojump_clock
+):
+    async with foo.running():
+        request = SUBMIT | {"node": "bar", "signwork": "true"}
+        (line,) = await foo.talk(request, kind=kind)
+        assert line == "ERROR: this node has no work-signing directive: it cannot sign work"
 
 
 @STRANGERS
@@ -283,6 +296,7 @@ async def test_who_signs_for_us_may_have_us_sign_for_others(
         unit_id = json.loads(lines[1])["unitid"]
         await signing.wait_final(unit_id)
         results = {"command": "work", "subcommand": "results", "unitid": unit_id, "startpos": 0}
-        assert await signing.talk(results, kind=kind) == [f"ERROR: {EMPTY}"]
+        (line,) = await signing.talk(results, kind=kind)
+        assert line.startswith(f"ERROR: {EMPTY}: sign it, or use the unix socket ")
         lines = await signing.talk(results | {"signature": ours}, kind=kind)
         assert lines[1] == "payload"
