@@ -13,6 +13,7 @@ from meshctl.api.errors import ControlError
 from meshctl.commands.exits import code_of
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.work import work
+from meshctl.render.columns import Terminal
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -22,10 +23,14 @@ from meshctl.render.output import (
     print_error,
     print_json,
     print_line,
+    print_page,
     sentence,
     stdout_is_terminal,
+    terminal_width,
+    wants_colour,
 )
-from meshctl.render.tables import laid_out, status_lines
+from meshctl.render.status import status_lines, status_page
+from meshctl.render.tables import laid_out
 
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
@@ -159,7 +164,11 @@ def status(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return
-    for line in laid_out(lambda: status_lines(reply, for_people=stdout_is_terminal())):
+    if stdout_is_terminal():
+        terminal = Terminal(terminal_width(), wants_colour(sys.stdout))
+        print_page(laid_out(lambda: status_page(reply, terminal)))
+        return
+    for line in laid_out(lambda: status_lines(reply)):
         print_line(line)
 
 

@@ -4,7 +4,7 @@ import enum
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, TextIO
@@ -118,12 +118,16 @@ def json_line(value: Any) -> str:
 
 def print_error(text: str) -> None:
     """One line on stderr that begins with ``ERROR:``, as receptorctl's do."""
-    click.echo(click.style(f"ERROR: {printable(_one_line(text))}", fg="red"), err=True)
+    _print_styled(f"ERROR: {printable(_one_line(text))}", "red")
 
 
 def print_warning(text: str) -> None:
     """One line on stderr that begins with ``Warning:``."""
-    click.echo(click.style(f"Warning: {printable(_one_line(text))}", fg="magenta"), err=True)
+    _print_styled(f"Warning: {printable(_one_line(text))}", "magenta")
+
+
+def _print_styled(line: str, colour: str) -> None:
+    click.echo(click.style(line, fg=colour) if wants_colour(sys.stderr) else line, err=True)
 
 
 def print_note(text: str) -> None:
@@ -143,6 +147,19 @@ def write_raw(data: bytes) -> None:
 def stdout_is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def wants_colour(stream: TextIO | None) -> bool:
+    """Whether who reads a stream sees colours: on a terminal, unless ``NO_COLOR`` is set."""
+    if stream is None or not stream.isatty():
+        return False
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_page(lines: Iterable[str]) -> None:
+    """Lines for a terminal that are safe as they are, in colour perhaps."""
+    for line in lines:
+        click.echo(line, color=True)
 
 
 def terminal_width() -> int | None:

@@ -1,14 +1,13 @@
-"""Replies as text for people: tables with aligned columns, no more."""
+"""Units as text for people: tables with aligned columns, no more."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from meshctl.api.errors import ProtocolMismatch
 from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
 from meshctl.render.clients import CLIENT_KEYS, in_words, shown_params, who_briefly
-from meshctl.render.output import json_text, size
+from meshctl.render.output import size
 
 
 def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
@@ -25,51 +24,10 @@ def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
         ) from error
 
 
-# --- The links of a node as a table for people: what meshnode adds to a connection's two values
-
-_HEADER = ("Link", "Up", "RTT", "Sent", "Received", "Dropped")
+# --- Spans of time -------------------------------------------------------------------------------
 
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 """Seconds of the units in which an uptime is shown."""
-
-
-def link_table(connections: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Lay out connections with the first column ``width`` wide; what is not known is ``-``.
-
-    A receptor node says only what a link costs; so do old meshnodes.
-    """
-    rows = [
-        (f"{'Connection':<{width}}", "Cost", *_HEADER),
-        *(
-            (f"{c.get('NodeID', '')!s:<{width}}", str(c.get("Cost", "")), *_cells(c))
-            for c in connections
-        ),
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(2 + len(_HEADER))]
-    # The first two columns stand as receptorctl has them.
-    return [
-        (
-            f"{row[0]} " + "  ".join(c.ljust(w) for c, w in zip(row[1:], widths[1:], strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _cells(connection: Mapping[str, Any]) -> tuple[str, ...]:
-    link = f"{connection.get('Kind', '')} {connection.get('Address', '')}".strip()
-    return (
-        link or "-",
-        _or_dash(connection.get("Uptime"), uptime),
-        _or_dash(connection.get("RoundTrip"), round_trip),
-        _or_dash(connection.get("SentBytes"), size),
-        _or_dash(connection.get("ReceivedBytes"), size),
-        _or_dash(connection.get("Dropped"), str),
-    )
-
-
-def _or_dash(value: object, show: Any) -> str:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(show(value)) if known else "-"
 
 
 def uptime(nanoseconds: float) -> str:
@@ -90,13 +48,7 @@ def round_trip(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e3:.3g}µs"
 
 
-CONN_TYPES = {0: "Datagram", 1: "Stream", 2: "StreamTLS"}
-"""ConnType of a service advertisement (protocol section 6)."""
-
-NARROWEST_NODE = 12
-"""Columns of the node column at least, as in receptorctl's status."""
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d).*")
+# --- Units ---------------------------------------------------------------------------------------
 
 
 def table(
@@ -211,85 +163,3 @@ def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
 
 def _value(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def status_lines(status: Mapping[str, Any], *, for_people: bool = False) -> Iterator[str]:
-    """A node's status in receptorctl's layout, which scripts read by its headings.
-
-    ``for_people`` adds what there is to say about each link.
-    """
-    yield f"Node ID: {status.get('NodeID', '')}"
-    yield f"Version: {status.get('Version', '')}"
-    yield f"System CPU Count: {status.get('SystemCPUCount', '')}"
-    yield f"System Memory MiB: {status.get('SystemMemoryMiB', '')}"
-    yield from (f"Warning: {line}" for line in status.get("Warnings") or [])
-    connections = status.get("Connections") or []
-    costs = status.get("KnownConnectionCosts") or {}
-    routes = status.get("RoutingTable") or {}
-    adverts = status.get("Advertisements") or []
-    names = [str(connection.get("NodeID", "")) for connection in connections] + list(costs)
-    width = max([NARROWEST_NODE, *map(len, names)])
-    if connections and for_people:
-        yield from ("", *link_table(connections, width))
-    elif connections:
-        yield from ("", f"{'Connection':<{width}} Cost")
-        for connection in connections:
-            yield f"{connection.get('NodeID', ''):<{width}} {connection.get('Cost', '')}"
-    if costs:
-        yield from ("", f"{'Known Node':<{width}} Known Connections")
-        for node, peers in costs.items():
-            yield f"{node:<{width}} " + "".join(f"{p}: {c} " for p, c in (peers or {}).items())
-    if routes:
-        yield from ("", f"{'Route':<{width}} Via")
-        for node, via in routes.items():
-            yield f"{node:<{width}} {via}"
-    if adverts:
-        yield from ("", f"{'Node':<{width}} Service   Type       Last Seen             Tags")
-        yield from (_advert_line(advert, width) for advert in adverts)
-        yield from _work_types(adverts, width, "Work Types", secure=False)
-        yield from _work_types(adverts, width, "Secure Work Types", secure=True)
-    rest = {key: value for key, value in status.items() if key not in _SHOWN}
-    if rest:
-        yield "Additional data returned from Receptor:"
-        yield from json_text(rest).splitlines()
-
-
-_SHOWN = {
-    "NodeID",
-    "Version",
-    "SystemCPUCount",
-    "SystemMemoryMiB",
-    "Connections",
-    "KnownConnectionCosts",
-    "RoutingTable",
-    "Advertisements",
-    "Warnings",
-}
-
-
-def _advert_line(advert: Mapping[str, Any], width: int) -> str:
-    kind = CONN_TYPES.get(advert.get("ConnType", -1), "Unknown")
-    tags = "-" if advert.get("Tags") is None else str(advert["Tags"])
-    time = str(advert.get("Time", ""))
-    match = _TIME.fullmatch(time)
-    seen = f"{match[1]} {match[2]}" if match else time
-    node, service = advert.get("NodeID", ""), advert.get("Service", "")
-    return f"{node:<{width}} {service:<9} {kind:<10} {seen:<21} {tags:<16}"
-
-
-def _work_types(
-    adverts: Sequence[Mapping[str, Any]], width: int, header: str, *, secure: bool
-) -> Iterator[str]:
-    """The work types of each node, which may advertise them with several services."""
-    nodes: dict[str, list[str]] = {}
-    for advert in adverts:
-        kinds = [
-            str(command.get("WorkType", ""))
-            for command in advert.get("WorkCommands") or []
-            if bool(command.get("Secure")) is secure
-        ]
-        if kinds:
-            nodes.setdefault(advert.get("NodeID", ""), kinds)
-    if nodes:
-        yield from ("", f"{'Node':<{width}} {header}")
-        yield from (f"{node:<{width}} {', '.join(kinds)}" for node, kinds in nodes.items())

@@ -9,7 +9,9 @@ from hypothesis import given
 
 from meshctl.api.connection import Connection
 from meshctl.api.errors import ProtocolMismatch
-from meshctl.render.tables import laid_out, status_lines, unit_lines, unit_table
+from meshctl.render.columns import Terminal
+from meshctl.render.status import status_lines, status_page
+from meshctl.render.tables import laid_out, unit_lines, unit_table
 
 NOW = datetime(2026, 11, 22, 4, 0, 0, tzinfo=UTC)
 
@@ -89,6 +91,11 @@ KEYS = st.sampled_from(
         "RoutingTable",
         "KnownConnectionCosts",
         "Warnings",
+        "Peers",
+        "Listeners",
+        "Rejected",
+        "Age",
+        "LastError",
         "State",
         "Created",
         "Started",
@@ -107,7 +114,8 @@ JSON = st.recursive(
 @given(st.dictionaries(KEYS, JSON, max_size=5))
 def test_whatever_a_node_replies_is_shown_or_named_as_no_reply(reply: dict[str, object]) -> None:
     for lines in (
-        lambda: status_lines(reply, for_people=True),
+        lambda: status_lines(reply),
+        lambda: status_page(reply, Terminal(80, in_colour=True)),
         lambda: unit_table(reply, NOW),  # type: ignore[arg-type]
         lambda: unit_lines("a", reply),
     ):

@@ -1,6 +1,6 @@
 """What a node warns of is the first thing that its status shows after who it is."""
 
-from meshctl.render.tables import status_lines
+from meshctl.render.status import status_lines
 
 
 def test_warnings_are_lines_of_their_own_near_the_top():
