@@ -58,6 +58,13 @@ def moment(status: Mapping[str, Any], key: str) -> datetime | None:
     return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
 
 
+def newest_first(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the IDs of the units whose node says when they were made, the newest first."""
+    made = {unit_id: moment(status, "Created") for unit_id, status in units.items()}
+    known = [(when, unit_id) for unit_id, when in made.items() if when is not None]
+    return [unit_id for _, unit_id in sorted(known, reverse=True)]
+
+
 def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a status says of the node that the unit runs on; nothing for a local unit."""
     extra = status.get("ExtraData")

@@ -1,6 +1,7 @@
 """``meshctl work adopt``: have our node follow a unit that another one has."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from meshctl.commands.options import (
     tls_client_option,
 )
 from meshctl.commands.submit import follow_to_end, report_start
+from meshctl.commands.units import find_unit
 from meshctl.render.output import ExitCode, Failure
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def adopt(
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
-        done = _adopt(client, **which)
+        done = _adopt(invocation, client, **which)
         status: Mapping[str, Any] | None
         if follow:
             status = follow_to_end(invocation, client, done, rm=rm, as_json=as_json)
@@ -66,8 +68,16 @@ def adopt(
 
 
 def _adopt(
-    client: "ControlClient", *, node: str, unit_id: str, tls_client: str, signwork: bool
+    invocation: Invocation,
+    client: "ControlClient",
+    *,
+    node: str,
+    unit_id: str,
+    tls_client: str,
+    signwork: bool,
 ) -> "Submission":
+    with client.at(node, tls_client) as there:
+        unit_id = find_unit(replace(invocation, node=node), there, unit_id)
     try:
         return client.adopt(node, unit_id, tls_client=tls_client, signwork=signwork)
     except CommandRefused as error:

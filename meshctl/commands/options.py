@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.status import ENDED, STATES, moment, work_type
+from meshctl.api.status import ENDED, STATES, moment, newest_first, work_type
 from meshctl.render.output import Failure, print_warning
 
 if TYPE_CHECKING:
@@ -225,28 +225,34 @@ class UnitFilter:
         states: names of states; empty for any.
         types: work types, on whichever node the units run; empty for any.
         since: the longest time since they were made; None for any.
+        last: how many, of those that match the newest; None for all.
     """
 
     states: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
     since: timedelta | None = None
+    last: int | None = None
 
     def choose(self, units: Mapping[str, dict[str, Any]], now: datetime) -> dict[str, Any]:
-        """Return the units that match, in the order given."""
+        """Return the units that match, in the order given; with ``last``, the newest last."""
         chosen = {
             unit: status
             for unit, status in units.items()
             if (not self.states or status.get("StateName") in self.states)
             and (not self.types or work_type(status) in self.types)
         }
-        if self.since is None:
+        if self.since is None and self.last is None:
             return chosen
         made = {unit: moment(status, "Created") for unit, status in chosen.items()}
         if unknown := [unit for unit, when in made.items() if when is None]:
             # A receptor node says of no unit when it was made.
             print_warning(f"the node does not say when these were made: {' '.join(unknown)}")
-        earliest = now - self.since
-        return {u: chosen[u] for u, when in made.items() if when is not None and when >= earliest}
+        if self.since is not None:
+            earliest = now - self.since
+            chosen = {u: chosen[u] for u, at in made.items() if at is not None and at >= earliest}
+        if self.last is None:
+            return chosen
+        return {unit: chosen[unit] for unit in reversed(newest_first(chosen)[: self.last])}
 
 
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -258,9 +264,10 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         states: tuple[str, ...],
         types: tuple[str, ...],
         since: timedelta | None,
+        last: int | None,
         **kwargs: Any,
     ) -> None:
-        wanted = UnitFilter(frozenset(states), frozenset(types), since)
+        wanted = UnitFilter(frozenset(states), frozenset(types), since, last)
         return command(*args, wanted=wanted, **kwargs)
 
     for option in reversed(
@@ -280,6 +287,12 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Only units of this work type; may be repeated.",
             ),
             click.option("--since", type=Age(), help="Only units made in the last, e.g., 2h."),
+            click.option(
+                "--last",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Only the newest N of these units.",
+            ),
         )
     ):
         choose = option(choose)

@@ -11,6 +11,7 @@ from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import propagate_option, report_end
 from meshctl.commands.following import AWAY, Following
 from meshctl.commands.options import Invocation, pass_invocation_at
+from meshctl.commands.units import find_unit
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
     ExitCode,
@@ -73,6 +74,7 @@ def results(
     if startpos is not None and tail is not None:
         raise Failure("Cannot combine --from (--startpos) with --tail.")
     with invocation.client() as client:
+        unit_id = find_unit(invocation, client, unit_id)
         known = client.work_status(unit_id) if tail is not None or not follow else None
         start = startpos or 0
         if tail is not None:

@@ -18,6 +18,7 @@ from meshctl.api.errors import (
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import code_of, ending, propagate_option, report_end
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
+from meshctl.commands.units import find_units
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
     ExitCode,
@@ -66,9 +67,10 @@ def wait(
     with invocation.client() as client:
         seconds = None if timeout is None else timeout.total_seconds()
         waiting = _Waiting(invocation, client, seconds, propagate=propagate)
+        found = find_units(invocation, client, unit_ids)
         try:
             with waiting_for(invocation, waiting.unfinished):
-                waiting.ask_all(unit_ids, report=not as_json)
+                waiting.ask_all(found, report=not as_json)
                 waiting.wait_all(report=not as_json)
         finally:
             # Also where a break keeps the rest: what is known is known.

@@ -22,6 +22,7 @@ from meshctl.commands.options import (
 )
 from meshctl.commands.results import results
 from meshctl.commands.submit import submit
+from meshctl.commands.units import find_unit, find_units
 from meshctl.commands.wait import show_changes, wait
 from meshctl.render.output import (
     ExitCode,
@@ -72,7 +73,7 @@ def list_units(
     if as_table and (as_json or quiet):
         raise Failure(f"Cannot combine --table with {'--json' if as_json else '--quiet'}.")
     with invocation.client() as client:
-        known = client.work_list(unit_id)
+        known = client.work_list(unit_id and find_unit(invocation, client, unit_id))
     units = wanted.choose(known, now())
     if quiet and as_json:
         print_json(list(units))
@@ -97,6 +98,7 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
     With --watch the exit code says how the unit ended.
     """
     with invocation.client() as client:
+        unit_id = find_unit(invocation, client, unit_id)
         if watch:
             lines = as_json or not stdout_is_terminal()
             show_changes(invocation, client, unit_id, as_json=lines)
@@ -186,7 +188,7 @@ def _end_units(
     failed = False
     try:
         with invocation.client() as client:
-            for unit_id in _ids(client, chosen):
+            for unit_id in _ids(invocation, client, chosen):
                 try:
                     end = getattr(client, operation)
                     if remote:
@@ -206,9 +208,11 @@ def _end_units(
         raise Failure("", ExitCode.REFUSED)
 
 
-def _ids(client: "ControlClient", chosen: Sequence[str] | Selection) -> Sequence[str]:
+def _ids(
+    invocation: Invocation, client: "ControlClient", chosen: Sequence[str] | Selection
+) -> Sequence[str]:
     if not isinstance(chosen, Selection):
-        return chosen
+        return find_units(invocation, client, chosen)
     unit_ids = chosen.choose(client.work_list(), now())
     if not unit_ids:
         print_warning("No unit matches the selection; nothing to do.")

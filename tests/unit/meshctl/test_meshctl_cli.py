@@ -205,26 +205,26 @@ def test_version_asks_the_node_and_no_other_command_does(meshctl, node):
 
 
 def test_work_list_in_a_pipe_is_sorted_indented_json(meshctl, node):
-    node.add_unit("two")
-    node.add_unit("one")
+    node.add_unit("UnitTwo2")
+    node.add_unit("UnitOne1")
     units = {key: unit.to_json() for key, unit in node.units.items()}
     assert meshctl("work", "list").stdout == json.dumps(units, indent=4, sort_keys=True) + "\n"
-    assert list(json.loads(meshctl("work", "list", "--unit_id", "two").stdout)) == ["two"]
-    assert meshctl("work", "list", "-q").stdout == "two\none\n"
-    assert json.loads(meshctl("work", "list", "-q", "--json").stdout) == ["two", "one"]
-    assert node.lines[1] == "work list two"
+    assert list(json.loads(meshctl("work", "list", "--unit_id", "UnitTwo2").stdout)) == ["UnitTwo2"]
+    assert meshctl("work", "list", "-q").stdout == "UnitTwo2\nUnitOne1\n"
+    assert json.loads(meshctl("work", "list", "-q", "--json").stdout) == ["UnitTwo2", "UnitOne1"]
+    assert node.lines[1] == "work list UnitTwo2"
 
 
 def test_work_list_of_another_node_goes_through_ours(meshctl, node):
     def connect(session, line):
         session.send(b"Connecting\nReceptor Control, node bar\n")
-        assert session.read_line() == "work list x"
-        session.send({"x": RUNNING})
+        assert session.read_line() == "work list farUnit1"
+        session.send({"farUnit1": RUNNING})
         return False
 
     node.handlers["connect bar control mytls"] = connect
-    args = ["work", "list", "--node", "bar", "--tls-client", "mytls", "--unit_id", "x"]
-    assert json.loads(meshctl(*args).stdout) == {"x": RUNNING}
+    args = ["work", "list", "--node", "bar", "--tls-client", "mytls", "--unit_id", "farUnit1"]
+    assert json.loads(meshctl(*args).stdout) == {"farUnit1": RUNNING}
 
 
 def test_work_status_in_a_pipe_is_json(meshctl, node):

@@ -156,9 +156,9 @@ def test_of_a_unit_that_goes_on_only_what_has_come_is_shown(meshctl, node, seen)
 
 
 def test_in_a_pipe_nothing_is_drawn(meshctl, node, at_once):
-    node.add_unit("one", bytes(MIB))
-    assert meshctl("work", "results", "one").stderr == ""
-    assert node.lines == ["work results one 0", "work status one"]
+    node.add_unit("UnitOne1", bytes(MIB))
+    assert meshctl("work", "results", "UnitOne1").stderr == ""
+    assert node.lines == ["work results UnitOne1 0", "work status UnitOne1"]
 
 
 def test_a_transfer_that_takes_no_time_leaves_a_terminal_alone(node, start_process):

@@ -16,9 +16,9 @@ from meshctl.render.output import ExitCode
 
 @pytest.mark.parametrize("option", ["--from", "--startpos"])
 def test_results_begin_at_the_byte_that_is_asked_for(meshctl, node, option):
-    node.add_unit("one", b"12345")
-    assert meshctl("work", "results", "one", option, "3").stdout == "45"
-    assert node.lines[0] == "work results one 3"
+    node.add_unit("UnitOne1", b"12345")
+    assert meshctl("work", "results", "UnitOne1", option, "3").stdout == "45"
+    assert node.lines[0] == "work results UnitOne1 3"
 
 
 @pytest.mark.parametrize(

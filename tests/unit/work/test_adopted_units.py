@@ -123,7 +123,9 @@ async def test_a_unit_of_a_node_that_is_away_is_adopted_at_once_and_followed_whe
         unit_id = await adopted(foo, far)
         await trio.sleep(10)
         (line,) = await foo.talk(f"work status {unit_id}")
-        assert json.loads(line)["Detail"].startswith("Adopted; waiting for node bar: no route since ")
+        assert json.loads(line)["Detail"].startswith(
+            "Adopted; waiting for node bar: no route since "
+        )
         async with target.running():
             target.launcher.supervisors[far].write(b"late")
             target.launcher.supervisors[far].finish()

@@ -1,0 +1,94 @@
+"""Which unit is meant: one may be named by its ID, by the beginning of that, or as ``last``."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meshctl.api.settings import UnixAddress, parse_address
+from meshctl.api.status import newest_first
+from meshctl.commands.options import Invocation
+from meshctl.render.output import ExitCode, Failure
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+LAST = "last"
+"""The unit that was submitted last. No node gives a unit an ID so short."""
+
+ID_LENGTH = 8
+"""Characters of a whole ID, of receptor's units as well as of meshnode's."""
+
+MOST_NAMED = 8
+"""Candidates that are named where several units are meant; a line has not room for thousands."""
+
+Units = Mapping[str, Mapping[str, Any]]
+
+
+def find_unit(invocation: Invocation, client: "ControlClient", word: str) -> str:
+    """Return the ID of the unit that a word means. Raises as :func:`find_units`."""
+    (unit_id,) = find_units(invocation, client, [word])
+    return unit_id
+
+
+def find_units(
+    invocation: Invocation, client: "ControlClient", words: Sequence[str]
+) -> Sequence[str]:
+    """Return the IDs of the units that words mean, in their order.
+
+    The node is asked for its units only where a word is not a whole ID. A word that means none is
+    returned as it is, so that the node says so in its own words.
+
+    Raises:
+        Failure: a word means several units, or there is no last one.
+        ControlError: the node does not tell which units it has.
+    """
+    if all(map(_is_whole, words)):
+        return words
+    units = client.work_list()
+    return [_find(invocation, units, word) for word in words]
+
+
+def _is_whole(word: str) -> bool:
+    return len(word) == ID_LENGTH and word.isalnum()
+
+
+def _find(invocation: Invocation, units: Units, word: str) -> str:
+    if word in units or _is_whole(word):
+        return word
+    if word == LAST:
+        return _last(invocation, units)
+    # An empty word begins every ID, and comes from a script whose variable is not set.
+    candidates = [unit_id for unit_id in units if word and unit_id.startswith(word)]
+    if len(candidates) > 1:
+        raise Failure(f"{word!r} may be any of {len(candidates)} units: {_named(candidates)}")
+    return candidates[0] if candidates else word
+
+
+def _named(candidates: Sequence[str]) -> str:
+    shown = [*sorted(candidates)[:MOST_NAMED], *(["…"] if len(candidates) > MOST_NAMED else [])]
+    return ", ".join(shown)
+
+
+def _last(invocation: Invocation, units: Units) -> str:
+    """Return the unit that was submitted last, where more is known: by who asks.
+
+    Other users of the node submit units, too, and ``release last`` must not be about theirs.
+    """
+    mine = {
+        unit_id: status for unit_id, status in units.items() if _may_be_mine(invocation, status)
+    }
+    for unit_id in newest_first(mine):
+        return unit_id
+    if mine:
+        raise Failure("the node does not say when units were made: give an ID", ExitCode.REFUSED)
+    whose = "" if invocation.node else " of yours"
+    raise Failure(f"there is no last unit: the node has none{whose}", ExitCode.REFUSED)
+
+
+def _may_be_mine(invocation: Invocation, status: Mapping[str, Any]) -> bool:
+    client = status.get("SubmittedBy")
+    if invocation.node or not isinstance(client, Mapping):
+        return True
+    if isinstance(parse_address(invocation.socket), UnixAddress):
+        return client.get("Kind") == "unix" and client.get("Uid") == os.getuid()
+    return client.get("Kind") != "mesh"
