@@ -8,10 +8,11 @@ STAMP := $(VENV)/.installed
 DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults floods fuzz coverage bench lint format clean
+.PHONY: help demo deb test faults floods fuzz coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
+	@echo "make deb       a Debian package of this checkout, in dist/"
 	@echo "make test      run all tests"
 	@echo "make faults    storms of kills, cuts and full disks over real nodes; one of them again:"
 	@echo "               FLAVOUR=diamond SEED=7 UNITS=500; KINDS=\"fill disk,cut link\" for some faults"
@@ -40,6 +41,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
+
+deb: $(STAMP)
+	@packaging/build-deb $(BIN)/python dist
 
 # Tests of ip-router want the ip command, those of docs/install.md systemd and Debian's own Python
 # with venv. What cannot be had is said by the tests that are skipped for it.

@@ -5,7 +5,9 @@ groups of its own, and this machine's network. The programs under test are where
 Only root can have one, and not on every kernel: :func:`reason_against` says why not.
 """
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from harness import PATIENCE, wait_until
 from marks import MARK
 
@@ -28,6 +31,11 @@ SOURCE = (
 """What an installation is made from."""
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+SOCKET = "/run/meshnode/control.sock"
+"""Of the node that systemd runs by packaging/."""
+
+GATE = "/var/tmp/gate"
 
 USER = "ann"
 """Somebody without any rights, who has a home."""
@@ -62,6 +70,8 @@ else
     mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
 fi
 rm -rf "$root"/etc/systemd/system/*.wants "$root"/lib/systemd/system/*.wants
+# Where services are not to be started, packages must not do it; here they must.
+rm -f "$root/usr/sbin/policy-rc.d"
 cat > "$root/etc/systemd/system/machine.target" <<END
 [Unit]
 Requires=systemd-journald.socket systemd-journald.service
@@ -117,6 +127,44 @@ class Machine:
             *("env", "-i", f"HOME={home}", f"USER={user}", f"PATH={path}", "NO_COLOR=1", *pip),
             *("bash", "-c", f"cd /usr/src/meshnode && {command}"),
         ]
+
+    # --- The node that its systemd runs ----------------------------------------------------------
+
+    def offer_gate(self) -> None:
+        """Add a work type ``wait`` to the node's file, which prints what comes through the gate."""
+        self.run(f"mkfifo -m 0666 {GATE}")
+        wait = {"work-command": {"worktype": "wait", "command": "cat", "params": GATE}}
+        self.run("cat >> /etc/meshnode/meshnode.yml", stdin=yaml.safe_dump([wait]).encode())
+
+    def open_gate(self, text: str) -> None:
+        """Let the unit of ``wait`` print this, and end."""
+        self.run(f"echo {text} > {GATE}")
+
+    def meshctl(self, command: str) -> str:
+        """Return what meshctl prints, at the node's socket."""
+        return self.output(f"/opt/meshnode/bin/meshctl --socket {SOCKET} {command}")
+
+    def submit(self, worktype: str) -> str:
+        """Submit work without payload; return the unit's ID."""
+        found = re.search(r"Unit ID: (\w+)", self.meshctl(f"work submit {worktype} --no-payload"))
+        assert found
+        return found[1]
+
+    def state(self, unit: str) -> str:
+        """Return the name of a unit's state."""
+        return str(json.loads(self.meshctl(f"work status --json {unit}"))["StateName"])
+
+    def node_pid(self) -> int:
+        """Return the PID of the node, 0 between two of them."""
+        return int(self.output("systemctl show meshnode --value -p MainPID"))
+
+    def wait_node(self, *, other_than: int = 0) -> None:
+        """Wait until a node answers (another one than that with this PID)."""
+        wait_until(lambda: self.node_pid() not in {0, other_than}, what="a node")
+        command = f"/opt/meshnode/bin/meshctl --socket {SOCKET} status"
+        self.wait_for(command, what="the node to answer")
+
+    # --- Waiting ---------------------------------------------------------------------------------
 
     def wait_for(self, command: str, *, what: str) -> None:
         """Wait until a command succeeds in the machine."""

@@ -4,13 +4,11 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import machine
 import pytest
 from harness import COMMANDS, wait_until
-from machine import ROOT, USER, Machine
+from machine import ROOT, SOCKET, USER, Machine
 from shell_examples import (
     EXPORT,
     Example,
@@ -24,28 +22,9 @@ from shell_examples import (
 
 PACKAGING = ROOT / "packaging"
 PAGE = ROOT / "docs" / "install.md"
-SOCKET = "/run/meshnode/control.sock"
-
-GATE = "/var/tmp/gate"
-
-WAIT = f"""
-- work-command:
-    worktype: wait
-    command: cat
-    params: {GATE}
-"""
 
 STARTS = re.compile(r"systemctl (enable --now|start|restart) meshnode")
 """Commands after which the node's socket is there, in a moment."""
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Machine]:
-    """Yield a machine with nothing of ours on it but a checkout."""
-    if reason := machine.reason_against():
-        pytest.skip(reason)
-    with machine.boot(tmp_path / "machine") as box:
-        yield box
 
 
 class OnMachine(Session):
@@ -70,7 +49,7 @@ class OnMachine(Session):
             case Example(command=command):
                 self.run(step)
                 if STARTS.search(command):
-                    self.box.wait_for(f"test -S {SOCKET}", what="the socket of the service")
+                    self.box.wait_node()
             case File():
                 raise AssertionError("a file of the page: say who owns it")
 
@@ -133,55 +112,34 @@ def test_there_is_one_systemd_unit_and_every_page_leads_to_it() -> None:
 def service(box: Machine) -> Machine:
     """Return a machine whose systemd runs the meshnode under test by the unit of packaging/.
 
-    Beside ``echo`` it has a work type ``wait`` that prints what somebody writes to a pipe.
+    Beside ``echo`` it has the work type ``wait`` of :meth:`Machine.offer_gate`.
     """
     box.run(f"mkdir /opt/meshnode && ln -s {COMMANDS} /opt/meshnode/bin")
     box.run("useradd --system --user-group --home-dir /var/lib/meshnode meshnode")
     box.run("install -D -m 0640 -g meshnode packaging/meshnode.yml /etc/meshnode/meshnode.yml")
-    box.run(f"mkfifo -m 0666 {GATE}")
-    box.run("cat >> /etc/meshnode/meshnode.yml", stdin=WAIT.encode())
+    box.offer_gate()
     box.run("cp packaging/meshnode.service /etc/systemd/system/ && systemctl start meshnode")
-    box.wait_for(f"test -S {SOCKET}", what="the socket of the service")
+    box.wait_node()
     return box
 
 
-def meshctl(box: Machine, command: str, *, user: str = "root") -> str:
-    return box.output(f"{COMMANDS}/meshctl --socket {SOCKET} {command}", user=user)
-
-
-def submit(box: Machine, worktype: str) -> str:
-    found = re.search(r"Unit ID: (\w+)", meshctl(box, f"work submit {worktype} --no-payload"))
-    assert found
-    return found[1]
-
-
-def main_pid(box: Machine) -> int:
-    """Return the PID of the node that systemd started, 0 between two of them."""
-    return int(box.output("systemctl show meshnode --value -p MainPID"))
-
-
-def wait_restarted(box: Machine, before: int) -> None:
-    wait_until(lambda: main_pid(box) not in {0, before}, what="another node")
-    box.wait_for(f"{COMMANDS}/meshctl --socket {SOCKET} status", what="the node to answer")
-
-
 def test_units_run_on_while_systemd_restarts_stops_or_loses_their_node(service: Machine) -> None:
-    unit = submit(service, "wait")
+    unit = service.submit("wait")
     for harm in (
         "systemctl restart meshnode",
         "systemctl stop meshnode && systemctl start meshnode",
         "systemctl kill --kill-whom=main --signal=KILL meshnode",
     ):
-        before = main_pid(service)
+        before = service.node_pid()
         service.run(harm)
-        wait_restarted(service, before)
-        assert '"StateName": "Running"' in meshctl(service, f"work status --json {unit}"), harm
-    service.run(f"echo through > {GATE}")
-    assert meshctl(service, f"work results {unit}") == "through\n"
+        service.wait_node(other_than=before)
+        assert service.state(unit) == "Running", harm
+    service.open_gate("through")
+    assert service.meshctl(f"work results {unit}") == "through\n"
 
 
 def test_a_wrong_file_is_not_tried_again_and_anything_else_is(service: Machine) -> None:
-    before = main_pid(service)
+    before = service.node_pid()
     service.run("cp -a /etc/meshnode/meshnode.yml /etc/good.yml")
     service.run("echo '- nosuch' >> /etc/meshnode/meshnode.yml && systemctl restart meshnode")
     service.wait_for("systemctl is-failed --quiet meshnode", what="the end of the service")
@@ -196,7 +154,7 @@ def test_a_wrong_file_is_not_tried_again_and_anything_else_is(service: Machine) 
             lambda: "NRestarts=0" not in service.output("systemctl show meshnode -p NRestarts"),
             what="a second try",
         )
-    wait_restarted(service, before)
+    service.wait_node(other_than=before)
 
 
 def test_only_the_group_may_control_the_node(service: Machine) -> None:
