@@ -11,6 +11,7 @@ import click
 from meshctl import __version__
 from meshctl.api.errors import ControlError
 from meshctl.commands.exits import code_of
+from meshctl.commands.grammar import StrictGroup, unknown_option
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.work import work
 from meshctl.render.columns import Terminal
@@ -39,7 +40,7 @@ MAX_DELAY = 86400.0
 """Seconds between two pings at most: a day. Longer is a mistake, or more than sleep can take."""
 
 
-class MeshctlGroup(click.Group):
+class MeshctlGroup(StrictGroup):
     """The top group: every way to fail ends in one line on stderr and a named exit code."""
 
     def main(
@@ -70,7 +71,10 @@ class MeshctlGroup(click.Group):
             return ExitCode.WRONG_USAGE
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else prog_name
-            print_error(f"{sentence(error.format_message())} See: {path} --help")
+            text = error.format_message()
+            if isinstance(error, click.NoSuchOption):
+                text = unknown_option(error)
+            print_error(f"{sentence(text)} See: {path} --help")
             return ExitCode.WRONG_USAGE
         except click.ClickException as error:
             if error.message:

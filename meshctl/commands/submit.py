@@ -73,24 +73,24 @@ class SubmissionRequest:
 
 
 @contextmanager
-def chosen_payload(path: str, literal: str, empty: bool) -> Iterator[Payload]:
+def chosen_payload(path: str | None, literal: str | None, empty: bool) -> Iterator[Payload]:
     """Give what the one payload option says; a file is open meanwhile, before anything is asked.
 
-    An option given as an empty string counts as not given, as for receptorctl.
+    An empty text is an empty line.
 
     Raises:
         Failure: none or several are given, or the file cannot be opened.
     """
-    given = bool(path) + bool(literal) + empty
+    given = (path is not None) + (literal is not None) + empty
     if given == 0:
         raise Failure("Must provide one of --payload, --no-payload or --payload-literal.")
     if given > 1:
         raise Failure(
             "Cannot provide more than one of --payload, --no-payload and --payload-literal."
         )
-    if literal:
+    if literal is not None:
         yield os.fsencode(literal) + b"\n"
-    elif empty:
+    elif path is None:
         yield None
     elif path == "-":
         yield _stdin()
@@ -100,6 +100,8 @@ def chosen_payload(path: str, literal: str, empty: bool) -> Iterator[Payload]:
 
 
 def _open(path: str) -> BinaryIO:
+    if not path:
+        raise Failure("--payload names no file: its value is empty")
     try:
         # Unbuffered: the pieces are large, and what a pipe gives must not wait for more.
         return open(path, "rb", buffering=0)
@@ -119,8 +121,8 @@ def _stdin() -> BinaryIO:
 @click.command()
 @click.argument("worktype")
 @click.option("--node", default="", help="Node to run the work; default: the local one.")
-@click.option("--payload", "-p", default="", help="File with the unit's stdin; - for ours.")
-@click.option("--payload-literal", "-l", default="", help="A line that is the unit's stdin.")
+@click.option("--payload", "-p", help="File with the unit's stdin; - for ours.")
+@click.option("--payload-literal", "-l", help="A line that is the unit's stdin.")
 @click.option("--no-payload", "-n", is_flag=True, help="Give the unit an empty stdin.")
 @tls_client_option
 @click.option("--ttl", default="", help="Time in which remote work must start, e.g. 1h20m30s.")
@@ -148,8 +150,8 @@ def submit(
     rm: bool,
     propagate: bool,
     as_json: bool,
-    payload: str,
-    payload_literal: str,
+    payload: str | None,
+    payload_literal: str | None,
     no_payload: bool,
     params: tuple[str, ...],
     cmdparams: tuple[str, ...],

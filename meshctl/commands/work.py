@@ -8,6 +8,7 @@ import click
 
 from meshctl.api.errors import CommandRefused
 from meshctl.commands.adopt import adopt
+from meshctl.commands.grammar import StrictGroup
 from meshctl.commands.options import (
     ALL,
     Invocation,
@@ -45,7 +46,7 @@ remote_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=StrictGroup)
 def work() -> None:
     """Submit units of work, watch them, end them."""
 
@@ -182,8 +183,7 @@ def _end_units(
     if not chosen:
         print_warning("No unit ID is given; nothing to do.")
         return
-    if not as_json:
-        print_line("Cancelled:" if operation == "cancel" else "Released:")
+    heading = "Cancelled:" if operation == "cancel" else "Released:"
     outcomes: dict[str, str] = {}
     failed = False
     try:
@@ -199,6 +199,8 @@ def _end_units(
                     failed = True
                 else:
                     if not as_json:
+                        if len(outcomes) == 1:
+                            print_line(heading)
                         print_line(f"({unit_id}, {outcomes[unit_id]})")
     finally:
         # Also where a break keeps the rest: what was done is done.

@@ -3,6 +3,7 @@
 import enum
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -116,9 +117,15 @@ def json_line(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+_FOR_PROGRAMS = re.compile(r"could not parse response: (?:ERROR: )?(?=.)| ERRORCODE \d+$")
+"""Words in a node's errors that clients look for: whose refusal it is that a receptor node passes
+on, and the number of a refused reload, which is our exit code."""
+
+
 def print_error(text: str) -> None:
-    """One line on stderr that begins with ``ERROR:``, as receptorctl's do."""
-    _print_styled(f"ERROR: {printable(_one_line(text))}", "red")
+    """One line on stderr that begins with ``ERROR:``, as receptorctl's do, in words for people."""
+    plain = _FOR_PROGRAMS.sub("", _one_line(text))
+    _print_styled(f"ERROR: {printable(plain)}", "red")
 
 
 def print_warning(text: str) -> None:
