@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from meshctl import __version__
 from meshctl.api.errors import ControlError
 from meshctl.commands.exits import code_of
 from meshctl.commands.grammar import StrictGroup, unknown_option
@@ -32,6 +31,7 @@ from meshctl.render.output import (
 )
 from meshctl.render.status import status_lines, status_page
 from meshctl.render.tables import laid_out
+from meshctl.version import VERSION
 
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
@@ -123,7 +123,7 @@ def _env(name: str) -> dict[str, Any]:
 
 
 @click.group("meshctl", cls=MeshctlGroup, epilog=help_epilog())
-@click.version_option(__version__, message="meshctl %(version)s")
+@click.version_option(VERSION, message="meshctl %(version)s")
 @click.option(
     "--socket",
     default="",
@@ -311,11 +311,11 @@ def _reload_exit(code: object, text: str) -> ExitCode:
 def version(invocation: Invocation, as_json: bool) -> None:
     """Show the versions of meshctl and of the node."""
     if not as_json:
-        print_line(f"meshctl  {__version__}")
+        print_line(f"meshctl  {VERSION}")
     with invocation.client() as client:
         node = client.status(["Version"]).get("Version", "unknown")
     if as_json:
-        print_json({"meshctl": __version__, "node": node})
+        print_json({"meshctl": VERSION, "node": node})
     else:
         print_line(f"node     {node}")
 

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from meshnode import __version__
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
 from meshnode.config.check import cleaned_datadir, exposures
 from meshnode.config.directives import DIRECTIVES, IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES
@@ -23,6 +22,7 @@ from meshnode.config.faults import (
     suggestion,
 )
 from meshnode.errors import ConfigError, MeshnodeError
+from meshnode.version import VERSION
 
 
 class ExitCode(enum.IntEnum):
@@ -99,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
     if HELP_WORDS.intersection(arguments) or arguments[0] == "help":
         return _help(arguments)
     if "--version" in arguments or arguments == ["version"]:
-        _say(f"meshnode {__version__}")
+        _say(f"meshnode {VERSION}")
         return ExitCode.OK
     if arguments[0] == "check":
         return _check(arguments[1:])

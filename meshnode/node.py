@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 
 import trio
 
-from meshnode import __version__, logs
+from meshnode import logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
 from meshnode.control.mesh_commands import register_mesh_commands
@@ -23,6 +23,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
+from meshnode.version import VERSION
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
@@ -70,7 +71,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             reloader = Reloader(config, load_again, mesh, links, work)
             await _start(config, reloader, mesh, links, work, nursery)
             took = (time.monotonic() - started) * 1000
-            log.info("meshnode %s is ready after %.0f ms", __version__, took)
+            log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
             async for number in signals:
                 if number == RELOAD_SIGNAL:

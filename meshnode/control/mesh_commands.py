@@ -8,7 +8,6 @@ from typing import Any
 
 import trio
 
-from meshnode import __version__
 from meshnode.control.connect import connect_command
 from meshnode.control.link_fields import LINK_FIELDS, Links
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
@@ -20,6 +19,7 @@ from meshnode.mesh.peers.conditions import LinksReport
 from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
+from meshnode.version import VERSION
 
 # --- ``status``: what this node is and what it knows of the mesh
 
@@ -140,7 +140,7 @@ def _drops(counts: DropCounts) -> JsonObject | None:
 
 
 _FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
-    "Version": lambda _: __version__,
+    "Version": lambda _: VERSION,
     # As Go counts them: those that this process may run on.
     "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
     "SystemMemoryMiB": lambda _: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB,

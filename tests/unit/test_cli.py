@@ -14,6 +14,7 @@ from meshnode.cli import ExitCode, main
 from meshnode.config import NodeConfig
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
 from meshnode.errors import ConfigError, DuplicateNode
+from meshnode.version import VERSION
 
 Capture = pytest.CaptureFixture[str]
 Runner = Callable[[NodeConfig, Callable[[], NodeConfig]], int]
@@ -189,7 +190,7 @@ def test_help_on_what_is_not_there_is_a_fault(topic: str, line: str, capsys: Cap
 
 def test_the_version_is_told(capsys: Capture):
     assert main(["--version"]) == ExitCode.OK
-    assert capsys.readouterr().out == f"meshnode {meshnode.__version__}\n"
+    assert capsys.readouterr().out == f"meshnode {VERSION}\n"
 
 
 def test_help_and_checks_import_nothing_of_the_network(file: Path):

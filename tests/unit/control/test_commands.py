@@ -10,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 
-from meshnode import __version__
 from meshnode.control.mesh_commands import (
     RELOAD_EVERY,
     RELOADS_AT_ONCE,
@@ -21,6 +20,7 @@ from meshnode.control.mesh_commands import (
 from meshnode.control.registry import CommandRegistry
 from meshnode.errors import ReloadFault, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
+from meshnode.version import VERSION
 
 
 async def answer_to(open_client, line: str) -> dict:
@@ -33,7 +33,7 @@ async def test_status_tells_all_that_the_node_knows(open_client) -> None:
     assert status.pop("SystemCPUCount") == len(os.sched_getaffinity(0))
     assert status.pop("SystemMemoryMiB") > 0
     assert status == {
-        "Version": __version__,
+        "Version": VERSION,
         "NodeID": "foo",
         "Connections": [{"NodeID": "bar", "Cost": 1}, {"NodeID": "baz", "Cost": 1.5}],
         "RoutingTable": {"bar": "bar", "baz": "baz"},

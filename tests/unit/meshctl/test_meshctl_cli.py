@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS, SUCCEEDED
 
-import meshctl as package
 from meshctl.cli import cli
 from meshctl.commands import work
 from meshctl.render.output import ExitCode
+from meshctl.version import VERSION
 
 
 def test_help_lists_every_exit_code(meshctl):
@@ -31,7 +31,7 @@ def test_help_needs_no_socket(args):
 
 
 def test_the_version_of_meshctl_alone_needs_no_node():
-    assert CliRunner().invoke(cli, ["--version"]).stdout == f"meshctl {package.__version__}\n"
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"meshctl {VERSION}\n"
 
 
 def test_every_command_takes_json():
@@ -198,8 +198,8 @@ def test_the_code_of_a_refused_reload_is_believed_before_its_text(meshctl, node,
 
 def test_version_asks_the_node_and_no_other_command_does(meshctl, node):
     result = meshctl("version")
-    assert result.stdout == f"meshctl  {package.__version__}\nnode     1.4.9+git52be4019\n"
-    assert json.loads(meshctl("version", "--json").stdout)["meshctl"] == package.__version__
+    assert result.stdout == f"meshctl  {VERSION}\nnode     1.4.9+git52be4019\n"
+    assert json.loads(meshctl("version", "--json").stdout)["meshctl"] == VERSION
     node.lines.clear()
     meshctl("ping", "bar", "--count", 1)
     assert node.lines == ["ping bar"]
