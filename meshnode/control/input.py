@@ -9,6 +9,7 @@ from meshnode.control.budgets import HeldLine
 from meshnode.control.places import Place
 from meshnode.control.registry import SessionKind
 from meshnode.protocol.control import TLS_RECORD, LineReader
+from meshnode.protocol.framing import begins_as_frame
 
 CHUNK = 64 * 1024
 """Bytes asked of a stream at a time: a pipe's or socket buffer's usual size."""
@@ -108,6 +109,8 @@ class ClientInput:
     def _take(self, data: bytes) -> None:
         if not self._heard and data.startswith(TLS_RECORD):
             raise SessionOver("this is a control service without TLS")
+        if not self._heard and begins_as_frame(data):
+            raise SessionOver("this is a control service; links are for the port of a listener")
         self._heard = True
         self._reader.feed(data)
         self._check_held()

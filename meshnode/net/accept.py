@@ -76,13 +76,14 @@ async def accept(
     take: Callable[[T], Awaitable[None]],
     *,
     kept_back: int | None = KEPT_BACK,
+    when_short: Callable[[str], None] = lambda why: None,
 ) -> None:
     """Hand what is accepted to ``take``, one after another, until the listener is closed.
 
     ``take`` raises nothing, and returns soon. The files of a unix listener are made again
-    meanwhile if somebody deletes them. ``kept_back`` is that of :class:`Acceptor`.
+    meanwhile if somebody deletes them. The others are those of :class:`Acceptor`.
     """
-    acceptor = Acceptor(listener.accept, log, kept_back=kept_back)
+    acceptor = Acceptor(listener.accept, log, kept_back=kept_back, when_short=when_short)
     source: object = listener
     async with trio.open_nursery() as nursery:
         if isinstance(source, UnixListener):
@@ -134,13 +135,17 @@ class Acceptor(Generic[T]):
         log: SubjectLogger,
         *,
         kept_back: int | None = KEPT_BACK,
+        when_short: Callable[[str], None] = lambda why: None,
     ) -> None:
         """``kept_back``: descriptors that are left to those that are let in already, and to the
         node itself, which need some to go on; None where what is accepted takes none.
+
+        ``when_short`` is told why nobody can be accepted, each time that it is tried.
         """
         self._accept = accept
         self._log = log
         self._kept_back = kept_back
+        self._when_short = when_short
         self._uncounted = 0
         """How many may be accepted before descriptors are counted again."""
         self._counted_at = -math.inf
@@ -185,6 +190,7 @@ class Acceptor(Generic[T]):
         return left <= 0
 
     async def _pause(self, why: str) -> None:
+        self._when_short(why)
         now = trio.current_time()
         if not self._told and now >= self._told_at + COMPLAINT_INTERVAL:
             self._told = True

@@ -91,6 +91,17 @@ REJECTED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 }
 
 
+@pytest.mark.parametrize("kind", ["ws", "udp"])
+def test_links_of_all_kinds_tell_why_they_are_rejected(cluster: Cluster, kind: str) -> None:
+    port = free_port()
+    here = {"port": port, "bindaddr": "127.0.0.1", "cost": 5}
+    bar = cluster.node("bar", level="info", more=[{f"{kind}-listener": here}])
+    address = f"127.0.0.1:{port}" if kind == "udp" else f"ws://127.0.0.1:{port}/"
+    foo = cluster.node("foo", level="info", more=[{f"{kind}-peer": {"address": address}}])
+    wait_error(foo, "cost 1 here, 5 there; both ends must name the same")
+    bar.wait_log("cost 5 here, 1 there; both ends must name the same")
+
+
 @pytest.mark.parametrize(("ours", "its", "here", "there"), REJECTED.values(), ids=REJECTED)
 def test_a_rejected_link_is_explained_at_both_ends(
     cluster: Cluster, ours: dict[str, Any], its: dict[str, Any], here: str, there: str
@@ -151,7 +162,7 @@ def bar_rejects(bar: Node, foo: Node, words: str) -> bool:
 
 def test_the_port_of_a_control_service_is_named(cluster: Cluster) -> None:
     port = free_port()
-    cluster.node(
+    bar = cluster.node(
         "bar",
         level="info",
         more=[{"control-service": {"service": "tcp", "tcplisten": f"127.0.0.1:{port}"}}],
@@ -159,6 +170,7 @@ def test_the_port_of_a_control_service_is_named(cluster: Cluster) -> None:
     foo = cluster.node("foo", level="info", more=[peer(port)])
     wait_error(foo, "the control service of node bar answers there")
     foo.wait_log("control service of node bar answers there")
+    bar.wait_log("this is a control service; links are for the port of a listener")
 
 
 def test_a_listener_of_another_kind_is_named_at_both_ends(cluster: Cluster) -> None:

@@ -179,7 +179,7 @@ class LinkDialer(ABC):
 
 
 @contextmanager
-def dialing(host: str, late: str = "no connection") -> Iterator[None]:
+def dialing(host: str, late: str = "unreachable: no connection") -> Iterator[None]:
     """Bound a dial by DIAL_TIMEOUT, and turn what looking up ``host`` may raise into OSErrors.
 
     ``late`` says what has not come in time.

@@ -138,10 +138,13 @@ class Listening:
         """Accept links until the listener is closed."""
         self._listener.probe_by(self._host.address_probe)
         try:
-            await accept(self._listener, self._log, self._take)
+            await accept(self._listener, self._log, self._take, when_short=self._note_shortage)
         finally:
             with trio.CancelScope(shield=True):
                 await self._listener.aclose()
+
+    def _note_shortage(self, why: str) -> None:
+        self._trouble = Trouble(f"cannot accept for now: {why}", Moment.now())
 
     async def _take(self, link: Link) -> None:
         if self._closed or self._host.is_closing:

@@ -32,8 +32,8 @@ closed, and its log line comes last, when it is known whether the link has laste
 Who ends it: the timer after the idle time; the writer when the peer reads nothing; the reader when
 the link closes or breaks, or the peer rejects us or breaks the protocol; the mesh and the endpoint
 (:meth:`PeerSession.close`); any fault, through the ``Boundary``. On a forgeable link (UDP) anybody
-can send in the peer's name. There, once established, a reject or refusal is only suspected until
-``EndCheck`` has found the peer silent, and malformed messages are dropped.
+can send in the peer's name. There, once confirmed, a reject or refusal is only suspected until
+``EndCheck`` has found the peer silent; once established, malformed messages are dropped.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -311,6 +311,8 @@ class PeerSession:
         try:
             self._handle(message)
         except Ended as exc:
+            if self.confirmed_at is None:
+                raise  # the peer goes on sending, and would refute it: a wrong cost would last
             check.suspect(exc)
         except ProtocolError as exc:
             self._refuse(exc)

@@ -19,7 +19,10 @@ from meshnode.mesh.peers.conditions import (
 )
 from meshnode.mesh.peers.endpoints import REDIAL_MOST
 from meshnode.mesh.peers.session import LASTING
+from meshnode.net import accept
 from meshnode.policies import LinkPolicy
+from meshnode.protocol.messages import REJECT_MESSAGE
+from meshnode.protocol.routing import RoutingUpdate
 
 
 class FailingDialer(LinkDialer):
@@ -152,6 +155,39 @@ async def test_both_ends_of_a_rejected_link_tell_why(policy, here, there, autoju
         (entry,) = rejected
         assert entry.count > 1
         assert entry.node in ("foo", "bar")
+
+
+@pytest.mark.parametrize(
+    ("lists_us", "told"),
+    [(True, "it lists a link to our node ID already"), (False, "may not be in its allowedpeers")],
+)
+async def test_of_a_receptor_node_that_rejects_without_a_word_it_is_told_why_that_may_be(
+    lists_us, told, autojump_clock
+):
+    async with meshes("foo") as (foo,):
+        place = MemoryListener("place")
+        dialing = foo.add_dialer(MemoryDialer(place))
+        far = await place.accept()
+        connections = {"foo": 1.0} if lists_us else {}
+        await far.send([RoutingUpdate("bar", "id", 1, 1, connections, "bar").encode("bar")])
+        await far.send([REJECT_MESSAGE])
+        await trio.sleep(0.2)
+        trouble = dialing.condition().trouble
+        assert trouble is not None
+        assert trouble.text.startswith("the peer rejected us: it does not say why")
+        assert told in trouble.text
+        await far.aclose()
+
+
+async def test_a_listener_that_cannot_accept_says_so(autojump_clock, monkeypatch):
+    async with meshes("foo") as (foo,):
+        place = MemoryListener("place")
+        monkeypatch.setattr(accept, "to_spare", lambda kept_back: 0)
+        listening = foo.add_listener(place)
+        await trio.sleep(1)
+        trouble = listening.condition().trouble
+        assert trouble is not None
+        assert trouble.text == "cannot accept for now: few file descriptors are left"
 
 
 async def test_a_used_id_is_told_at_both_ends(autojump_clock):
