@@ -1,4 +1,4 @@
-"""Logging: one line an event on stderr, with the subject it is about.
+"""Logging: one line an event on stderr, with the subject it is about; as text or as JSON.
 
 A subject is what an operator would look for: ``link tcp:10.0.0.7:41532``, ``unit t1BlAB18``,
 ``session unix#4``. Loggers are made by :func:`subject_logger` and kept by their object.
@@ -7,6 +7,7 @@ Peers and clients supply parts of the text and cause lines. So texts are shorten
 printable is escaped, and the lines of one kind within a minute are limited.
 """
 
+import json
 import logging
 import re
 import sys
@@ -54,7 +55,8 @@ class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger(ROOT), {})
         self.kind = kind
         self.limited = limited or kind not in NEVER_LIMITED
-        self.subject = f"{kind} {_shortened(name)}" if name else kind
+        self.subject_name = _shortened(name)
+        self.subject = f"{kind} {self.subject_name}" if name else kind
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         """Log an event about the subject; texts among ``args`` are shortened."""
@@ -65,7 +67,12 @@ class SubjectLogger(logging.LoggerAdapter[logging.Logger]):
         if args:  # otherwise nothing is formatted, and a percent sign stands for itself
             subject = subject.replace("%", "%%")
             args = tuple(map(_loggable, args))
-        extra = {"subject_kind": self.kind, "template": template, "limited": self.limited}
+        extra = {
+            "subject_kind": self.kind,
+            "subject_name": self.subject_name,
+            "template": template,
+            "limited": self.limited,
+        }
         self.logger.log(level, f"{subject}: {template}", *args, extra=extra, **kwargs)
 
 
@@ -110,6 +117,34 @@ class OneLineFormatter(logging.Formatter):
             below = self.formatException(record.exc_info).split("\n")
             lines += [f"  {_printable(line)}" for line in below]
         return "\n".join(lines)
+
+
+class JsonFormatter(OneLineFormatter):
+    """``{"time": "2026-11-22T03:00:00.123Z", "level": "info", "subject": "unit t1BlAB18", …}``.
+
+    ``kind`` and ``name`` are the parts of the subject, ``text`` is what a line of text has behind
+    it, ``traceback`` is there if an exception was logged. The texts are escaped as those of lines,
+    for whoever prints them.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one event to one JSON object in a line."""
+        kind = getattr(record, "subject_kind", "")
+        name = getattr(record, "subject_name", "")
+        template = getattr(record, "template", record.msg)
+        event = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "subject": f"{kind} {name}" if name else kind,
+            "kind": kind,
+            "name": name,
+            "text": template % record.args if record.args else template,
+        }
+        if record.exc_info:
+            lines = self.formatException(record.exc_info).split("\n")
+            event["traceback"] = "\n".join(map(_printable, lines))
+        shown = {k: v if k == "traceback" else _printable(v) for k, v in event.items() if v}
+        return json.dumps(shown)
 
 
 def _printable(line: str) -> str:
@@ -200,21 +235,22 @@ class _Summary(logging.LogRecord):
 
     def __init__(self, level: int, subject: str, template: str, left_out: int) -> None:
         like = _PLACES.sub("...", template) or "(of other kinds)"
-        text = "%s: %d more like this in the last minute: %s"
-        args = (subject or "log", left_out, _shortened(like))
-        super().__init__(ROOT, level, __file__, 0, text, args, None)
+        text, args = "%d more like this in the last minute: %s", (left_out, _shortened(like))
+        kind = subject or "log"
+        super().__init__(ROOT, level, __file__, 0, f"{kind}: {text}", args, None)
+        self.subject_kind, self.template = kind, text
 
 
 # --- set-up --------------------------------------------------------------------------------------
 
 
-def configure(level: str, stream: TextIO | None = None) -> LineLimit:
+def configure(level: str, stream: TextIO | None = None, *, form: str = "text") -> LineLimit:
     """Send meshnode's log to ``stream`` (stderr by default) at ``level`` (a key of LEVELS).
 
-    Call ``report`` of what is returned once a minute.
+    ``form`` is a key of FORMATS. Call ``report`` of what is returned once a minute.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(OneLineFormatter())
+    handler.setFormatter(FORMATS[form]())
     limit = LineLimit(handler.handle)
     handler.addFilter(limit)
     logger = logging.getLogger(ROOT)
@@ -226,6 +262,19 @@ def configure(level: str, stream: TextIO | None = None) -> LineLimit:
     engine.propagate = False
     set_level(level)
     return limit
+
+
+FORMATS: dict[str, Callable[[], logging.Formatter]] = {
+    "text": OneLineFormatter,
+    "json": JsonFormatter,
+}
+"""The formats of the ``log-level`` directive."""
+
+
+def set_format(form: str) -> None:
+    """Log in this format from now on (a key of FORMATS)."""
+    for handler in logging.getLogger(ROOT).handlers:
+        handler.setFormatter(FORMATS[form]())
 
 
 def set_level(level: str) -> None:

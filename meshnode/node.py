@@ -46,7 +46,7 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
         DuplicateNode: another node of the mesh uses our ID.
         Both may come inside exception groups.
     """
-    limit = logs.configure(config.log_level.level)
+    limit = logs.configure(config.log_level.level, form=config.log_level.format)
     return trio.run(_main, config, load_again or (lambda: config), limit)
 
 

@@ -120,7 +120,8 @@ class Reloader:
                 self._log.warning("%s", warning)
         if fresh.log_level != old.log_level:
             logs.set_level(fresh.log_level.level)
-            self._log.info("the log level is %s", fresh.log_level.level)
+            logs.set_format(fresh.log_level.format)
+            self._log.info("log: level %s, as %s", fresh.log_level.level, fresh.log_level.format)
             changed = True
         if fresh.node.firewallrules != old.node.firewallrules:
             self._mesh.set_firewall(fresh.node.firewallrules)

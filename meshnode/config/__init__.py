@@ -57,8 +57,8 @@ def load_file(path: str) -> NodeConfig:
 def load_arguments(argv: Sequence[str], *, for_reload: bool = False) -> NodeConfig:
     """Return the configuration in arguments: ``--directive name=value …`` and ``--config FILE``.
 
-    Directives of files come first, in order, then those of the command line; ``--log-level`` on
-    the command line replaces a file's. A node that runs may lose its last link (``for_reload``);
+    Directives of files come first, in order, then those of the command line; what ``--log-level``
+    gives there goes before a file's. A node that runs may lose its last link (``for_reload``);
     one that starts without any must be ``local-only``.
 
     Raises:

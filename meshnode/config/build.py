@@ -1,5 +1,6 @@
 """Makes typed directives of what was written, and one configuration of the directives."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -223,7 +224,7 @@ def _read(
 
 
 def _singled(typed: Sequence[Directive], faults: FaultLog) -> list[Directive]:
-    """Keep one of what may be given once; the command line's replaces a file's where it may."""
+    """Keep one of what may be given once; the command line's goes before a file's where it may."""
     kept: list[Directive] = []
     for current in typed:
         info, place = current.INFO, current.origin.place
@@ -231,11 +232,21 @@ def _singled(typed: Sequence[Directive], faults: FaultLog) -> list[Directive]:
         if first is None:
             kept.append(current)
         elif info.overridable and place.source == COMMAND_LINE != first.origin.place.source:
-            kept[kept.index(first)] = current
+            kept[kept.index(first)] = _overridden(first, current)
         else:
             where = first.origin.place.seen_from(place)
             faults.add(place, info.name, text=f"is given twice; the first is {where}")
     return kept
+
+
+def _overridden(first: Directive, second: Directive) -> Directive:
+    """Return a directive with those parameters replaced that a second one gives."""
+    given = second.origin.parameters
+    values: dict[str, Any] = {
+        p.field: getattr(second, p.field) for p in first.INFO.parameters if p.name in given
+    }
+    origin = Origin(second.origin.place, {**first.origin.parameters, **given})
+    return dataclasses.replace(first, **values, origin=origin)
 
 
 def _check_claims(typed: Iterable[Directive], faults: FaultLog) -> None:

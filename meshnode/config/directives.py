@@ -44,7 +44,7 @@ from meshnode.config.work_directives import (
     WorkSigning,
     WorkVerification,
 )
-from meshnode.logs import LEVELS
+from meshnode.logs import FORMATS, LEVELS
 from meshnode.policies import Rule
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
@@ -159,18 +159,21 @@ class Node(Directive):
 
 @directive(
     "log-level",
-    "How much is logged to stderr.",
+    "How much is logged to stderr, and in which form.",
     section="The node",
     example=(("level", "debug"),),
     once=True,
     overridable=True,
 )
 class LogLevel(Directive):
-    """A key of ``logs.LEVELS``."""
+    """Keys of ``logs.LEVELS`` and ``logs.FORMATS``."""
 
     RELOADABLE = True
 
     level: str = parameter(choice(tuple(LEVELS)), "least level to log", default="info", bare=True)
+    format: str = parameter(
+        choice(tuple(FORMATS)), "lines of text, or one JSON object a line", default="text"
+    )
 
 
 @directive(

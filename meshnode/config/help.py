@@ -69,7 +69,7 @@ def directive_notes(info: DirectiveInfo) -> list[str]:
     if info.once:
         notes.append("Given at most once.")
     if info.overridable:
-        notes.append("The command line's replaces the file's.")
+        notes.append("What the command line gives goes before what the file does.")
     for names in info.claims.values():
         notes.append(f"No two may have the same {' and '.join(names)}.")
     notes += _reload_notes(info)
@@ -162,8 +162,8 @@ A node is described by one YAML file: a list of directives, each with its parame
 meshnode {argument_example}
 ```
 
-* Arguments and files can be mixed; all directives count, those of files first. `--log-level` on the
-  command line replaces the file's. A parameter that takes a list is repeated
+* Arguments and files can be mixed; all directives count, those of files first. What `--log-level`
+  gives on the command line goes before the file's. A parameter that takes a list is repeated
   (`allowedpeers=bar allowedpeers=baz`) or given as JSON (`allowedpeers='["bar", "baz"]'`), one that
   takes a map is given as JSON (`nodecost='{{"bar": 1.5}}'`).
 * A node needs a listener or a peer, or says `- local-only`.

@@ -74,7 +74,8 @@ class DirectiveInfo:
         section: the heading under which help lists it.
         example: parameters and values as they would be written.
         once: whether a configuration has at most one.
-        overridable: whether the command line's replaces the file's; else a second one is a fault.
+        overridable: whether the command line's parameters go before the file's; else a second one
+            is a fault.
         claims: what a node has only once, and the parameters that say which one the directive
             takes. No two directives, of whatever kind, may take the same one. The last parameter
             decides whether any is taken: empty means none, and port 0 means any free one. Ports

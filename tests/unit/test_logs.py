@@ -1,6 +1,7 @@
 """What a stranger can do to the log: nothing but cause a bounded number of honest lines."""
 
 import io
+import json
 import logging
 import re
 import sys
@@ -202,3 +203,86 @@ def test_a_log_goes_to_standard_error_unless_told_otherwise(written, capsys):
     subject_logger("node").info("not shown")
     subject_logger("node").warning("shown")
     assert capsys.readouterr().err.endswith(" WARNING node: shown\n")
+
+
+# --- as JSON -------------------------------------------------------------------------------------
+
+
+def test_json_has_each_event_in_an_object_of_one_line(written):
+    logs.set_format("json")
+    subject_logger("unit", "a1").info("ended: %s (%d%%)", "exit status 7", 7)
+    subject_logger("reload").warning("100% refused")
+    one, two = map(json.loads, written.stream.getvalue().splitlines())
+    assert EVENT.fullmatch(f"{one.pop('time')} INFO x")
+    assert one == {
+        "level": "info",
+        "subject": "unit a1",
+        "kind": "unit",
+        "name": "a1",
+        "text": "ended: exit status 7 (7%)",
+    }
+    del two["time"]
+    expected = {"level": "warning", "subject": "reload", "kind": "reload", "text": "100% refused"}
+    assert two == expected
+
+
+@hypothesis.given(name=ANY_TEXT, text=ANY_TEXT, fault=ANY_TEXT)
+def test_json_says_what_text_says_whatever_that_is(name, text, fault):
+    lines: dict[str, list[str]] = {"text": [], "json": []}
+
+    class Formatted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for form, found in lines.items():
+                found.append(logs.FORMATS[form]().format(record))
+
+    logger = logging.getLogger(logs.ROOT)
+    handler = Formatted()
+    logger.addHandler(handler)
+    try:
+        log = subject_logger("link", name)
+        log.warning("says %s", text)
+        log.warning("says nothing")
+        try:
+            raise ValueError(fault)
+        except ValueError:
+            log.exception("failed for %s", text)
+    finally:
+        logger.removeHandler(handler)
+    assert len(lines["json"]) == 3
+    for as_text, as_json in zip(lines["text"], lines["json"], strict=True):
+        assert as_json.isascii()
+        assert as_json.isprintable()
+        event = json.loads(as_json)
+        head, *below = as_text.split("\n")
+        if len(head) < LONGEST_LINE:
+            shown = f"{event['subject']}: {event['text']}"
+            assert head == f"{event['time']} {event['level'].upper()} {shown}"
+        assert [line[2:] for line in below] == event.get("traceback", "").split("\n")[: len(below)]
+
+
+def test_what_is_left_out_is_an_event_of_json_too(written):
+    logs.set_format("json")
+    for _ in range(LINES_A_MINUTE + 2):
+        subject_logger("mesh", "x").error("it rains %5.1f%%", 7)
+    written.now = MINUTE
+    written.limit.report()
+    event = json.loads(written.stream.getvalue().splitlines()[-1])
+    del event["time"]
+    assert event == {
+        "level": "error",
+        "subject": "mesh",
+        "kind": "mesh",
+        "text": "2 more like this in the last minute: it rains ...%%",
+    }
+
+
+def test_the_format_can_be_another_one_while_the_node_runs(written):
+    subject_logger("mesh").info("one")
+    logs.set_format("json")
+    subject_logger("mesh").info("two")
+    logs.set_format("text")
+    subject_logger("mesh").info("three")
+    one, two, three = written.stream.getvalue().splitlines()
+    assert EVENT.fullmatch(one)
+    assert json.loads(two)["text"] == "two"
+    assert EVENT.fullmatch(three)

@@ -1,5 +1,7 @@
 """A changed configuration is taken over whole or not at all, and each refusal names its place."""
 
+import io
+import json
 import logging
 import socket
 from collections.abc import Iterator
@@ -177,6 +179,18 @@ async def test_firewall_rules_are_taken_over(setting: Setting) -> None:
 async def test_the_log_level_is_taken_over(setting: Setting, kept_logging: logging.Logger) -> None:
     await setting.take("- local-only\n", "- local-only\n- log-level: error\n")
     assert kept_logging.level == logging.ERROR
+
+
+async def test_the_form_of_the_log_is_taken_over(
+    setting: Setting, kept_logging: logging.Logger
+) -> None:
+    stream = io.StringIO()
+    logs.configure("info", stream)
+    await setting.take("- local-only\n", "- local-only\n- log-level: {format: json}\n")
+    assert [json.loads(line)["text"] for line in stream.getvalue().splitlines()] == [
+        "log: level info, as json",
+        "done",
+    ]
 
 
 async def test_an_unchanged_file_changes_nothing(

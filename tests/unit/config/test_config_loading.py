@@ -199,6 +199,25 @@ def test_a_value_may_have_an_equals_sign_and_begin_with_a_dash():
     assert work.params == ("-a=b",)
 
 
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("debug", LogLevel("debug", "json")),
+        ("format=text", LogLevel("error", "text")),
+        ("level=info", LogLevel("info", "json")),
+    ],
+)
+def test_the_command_line_changes_of_the_log_what_it_names(tmp_path: Path, argument, expected):
+    file = tmp_path / "a.yml"
+    file.write_text("- node: a\n- log-level: {level: error, format: json}\n- local-only\n")
+    assert load_arguments(["--log-level", argument, "-c", str(file)]).log_level == expected
+
+
+def test_a_format_alone_leaves_the_level(tmp_path: Path):
+    config = from_text(tmp_path, "- node: a\n- local-only\n- log-level: {format: JSON}\n")
+    assert config.log_level == LogLevel("info", "json")
+
+
 def test_a_file_and_arguments_add_up(tmp_path: Path):
     file = tmp_path / "a.yml"
     file.write_text("- node: a\n- log-level: error\n- tcp-listener: 1\n")
