@@ -8,6 +8,9 @@ from datetime import datetime
 from machines import Hit
 from scene import Fate, Scene, Status
 
+CANCELED = r"Canceled: Canceled( by .+)?"
+"""With who did it, unless its supervisor is receptor's or could not be told."""
+
 GONE = r"Failed: Remote work unit is gone"
 LOST = r"Failed: lost: .+"
 BEFORE_START = r"Failed: lost: the node ended before .+"
@@ -56,11 +59,11 @@ class Excuse:
 
 
 ON_UNIT = (
-    Excuse("canceled", ("Canceled: Canceled",)),
+    Excuse("canceled", (CANCELED,)),
     # What the other node says of a copy that never started; it was not submitted anew.
     Excuse("canceled", (r"Failed: Error reading input data: .+", BEFORE_START), unless_run=True),
-    Excuse("cancel there", ("Canceled: Canceled",)),
-    Excuse("release there", ("Canceled: Canceled", GONE, LOST)),
+    Excuse("cancel there", (CANCELED,)),
+    Excuse("release there", (CANCELED, GONE, LOST)),
     Excuse("kill supervisor", (r"Failed: lost: its supervisor \(PID \d+\) .+",)),
     Excuse("kill command", ("Failed: signal: killed",)),
     Excuse("spoil status", (LOST, GONE), may_be_unknown=True),

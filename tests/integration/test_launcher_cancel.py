@@ -1,5 +1,6 @@
 """How commands are ended: cancel, and what a command leaves behind."""
 
+import os
 import shutil
 import signal
 import sys
@@ -37,6 +38,11 @@ LONG_GRACE = 600.0
 """Seconds that no test waits: whoever has to be killed after it fails by its time limit."""
 
 SHORT_GRACE = 0.01
+
+BY_THIS_PROCESS = f"Canceled by a signal of process {os.getpid()}, uid {os.getuid()}"
+"""Detail of a unit whose supervisor got SIGTERM of a test, and not a cancel of its node."""
+
+ONE_LEFT = "exit status 5; ended 1 process that it left behind"
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ async def test_a_cancel_interrupts_the_command(
     running = read_status(unit)
     assert (running["State"], running["Detail"]) == (1, f"Running: PID {running['Pid']}")
     status = await cancel(supervisor, unit)
-    assert (status["State"], status["Detail"], status["ExitCode"]) == (4, "Canceled", 0)
+    assert (status["State"], status["Detail"], status["ExitCode"]) == (4, BY_THIS_PROCESS, 0)
     assert (output(unit), status["StdoutSize"]) == (b"bye", 3)
 
 
@@ -153,7 +159,7 @@ async def test_a_cancel_ends_processes_that_resist(
     session = tree.descendants({supervisor.pid}, tree.all_processes())
     assert session
     status = await cancel(supervisor, unit)
-    assert (status["State"], status["Detail"]) == (4, "Canceled")
+    assert (status["State"], status["Detail"]) == (4, BY_THIS_PROCESS)
     assert [p.pid for p in session if current_start_time(p.pid) == p.started] == []
     assert find_unit_processes(unit) == []
 
@@ -220,7 +226,7 @@ async def test_processes_left_behind_are_ended_before_the_end_is_recorded(
     supervisor = await start_python(launcher, unit, code, says, LONG_GRACE)
     await wait_gone(supervisor)
     status = read_status(unit)
-    assert (status["State"], status["Detail"]) == (3, "exit status 5")
+    assert (status["State"], status["Detail"]) == (3, ONE_LEFT)
     assert (output(unit), status["StdoutSize"]) == (b"late", 4)
     assert find_unit_processes(unit) == []
 
@@ -237,7 +243,7 @@ async def test_a_cancel_after_the_commands_end_changes_nothing(
         kill(supervisor, signal.SIGTERM)
         go.write("go")
         await wait_gone(supervisor)
-    assert read_status(unit)["Detail"] == "exit status 5"
+    assert read_status(unit)["Detail"] == ONE_LEFT
 
 
 async def test_a_cancel_that_comes_too_late_does_not_hit_the_supervisors_next_unit(

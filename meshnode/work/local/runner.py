@@ -299,6 +299,7 @@ class CommandRunner:
             if process is not None:
                 handle = await self._open(unit, process)
                 if handle is not None:
+                    await self._tell_asker(unit)
                     try:
                         handle.cancel(unit.unit_id)
                     except ProcessLookupError:
@@ -315,6 +316,16 @@ class CommandRunner:
                 # Nobody starts what is Canceled on disk.
                 with suppress(Overtaken):
                     await unit.end(UnitState.CANCELED, "Canceled")
+
+    async def _tell_asker(self, unit: Unit) -> None:
+        """Let the supervisor know who asks, for its record of the end."""
+        end = unit.status.ended_by
+        if end is None:
+            return
+        try:
+            await self._store.leave_cancel(unit.unit_id, end)
+        except OSError as error:
+            unit.log.info("who asked is not on record: %s", files.reason(error))
 
     async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
         """Cancel the unit if need be: it is removable then."""

@@ -21,6 +21,7 @@ from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import NoStatus, RemoteStatus
 from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
+from meshnode.work.units.endedby import ASKED, taken_over
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
@@ -174,15 +175,20 @@ class RemoteFollower:
     def _merge(self, old: UnitStatus, new: RemoteStatus) -> UnitStatus:
         """Return the status with the other node's in it; receptor gives no times."""
         started, finished, learned = new.started or old.started, None, None
+        detail, end = self._storage.reason or new.detail, old.ended_by
         if new.state is UnitState.RUNNING and started is None:
             started = self._unit.time()
         if new.state.is_final:
             learned = self._unit.time()
             finished = new.finished or learned
+            end = taken_over(old.ended_by, new.ended_by, self._unit.remote.node)
+            is_asked = new.state is UnitState.CANCELED and end is not None and end.cause in ASKED
+            detail = end.detail if end is not None and is_asked else new.detail
         return replace(
             old,
             state=new.state,
-            detail=new.detail if new.state.is_final else self._storage.reason or new.detail,
+            detail=detail,
+            ended_by=end,
             started=started,
             finished=finished,
             learned=learned,

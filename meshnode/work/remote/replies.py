@@ -27,6 +27,7 @@ from meshnode.work.remote.failures import (
     printable,
     translated,
 )
+from meshnode.work.units.endedby import EndedBy, ended_by_from_json
 from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.status import EXIT_CODES
@@ -206,6 +207,8 @@ class RemoteStatus:
     finished: str | None = None
     exit_code: int | None = None
     signal: str | None = None
+    ended_by: EndedBy | None = None
+    """Who or what ended it, as that node says."""
     stdout: bytes = b""
     """All of stdout, if it came with the status."""
 
@@ -227,6 +230,7 @@ class RemoteStatus:
             finished=_time(reply.get("Finished"), now),
             exit_code=_exit_code(reply.get("ExitCode")),
             signal=_signal(reply.get("Signal")),
+            ended_by=ended_by_from_json(reply.get("EndedBy")),
             stdout=_inline(reply.get("Stdout")),
         )
 

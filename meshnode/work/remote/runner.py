@@ -168,7 +168,7 @@ class RemoteRunner:
         try:
             with trio.fail_after(FORCE_TIMEOUT):
                 async with await reconnector.open() as node:
-                    await node.ask(subcommand="release", unitid=unit.remote.unit_id)
+                    await _ask(node, unit, "release")
         except (MeshnodeError, trio.TooSlowError) as error:
             if isinstance(error, RemoteRefused) and error.unit_unknown:
                 return True
@@ -254,7 +254,7 @@ async def _ask_until_answered(
     while True:
         try:
             async with await reconnector.open() as node:
-                await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id)
+                await _ask(node, unit, subcommand)
         except RemoteUnavailable as error:
             failure = error
         except RemoteRefused as refusal:
@@ -268,3 +268,11 @@ async def _ask_until_answered(
         reconnector.show(failure)
         first.pending()
         await reconnector.recover(failure)
+
+
+async def _ask(node: RemoteControl, unit: Unit, subcommand: str) -> None:
+    """Have the other node cancel or release its unit, and tell it who asks for that here."""
+    end = unit.status.ended_by
+    canceler = None if end is None else end.by
+    claim = node.claim_for(canceler if subcommand == "cancel" else unit.status.released_by)
+    await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id, **claim)

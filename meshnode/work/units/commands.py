@@ -183,13 +183,17 @@ class WorkCommands:
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
         self._check_access("cancel", unit, request.signature, session)
-        done = await self._units.ender.cancel(unit, unless_started=request.unless_started)
+        client = Caller.of(session, request.claim).client
+        done = await self._units.ender.cancel(unit, client, unless_started=request.unless_started)
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
         self._check_access("release", unit, request.signature, session)
-        done = await self._units.ender.release(unit, force=request.force, remote=request.remote)
+        client = Caller.of(session, request.claim).client
+        done = await self._units.ender.release(
+            unit, client, force=request.force, remote=request.remote
+        )
         return {"released" if done else "release pending": unit.unit_id}
 
     def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:

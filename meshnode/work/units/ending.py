@@ -9,12 +9,15 @@ ended or none.
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.identity import Identity
+from meshnode.work.units.endedby import Cause, EndedBy
 from meshnode.work.units.runner import Outcome, Runner
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -67,9 +70,12 @@ class UnitEnder:
                 with suppress(NotRecorded):
                     await self.end(unit, UnitState.FAILED, detail)
 
-    async def cancel(self, unit: Unit, *, unless_started: bool = False) -> bool:
+    async def cancel(
+        self, unit: Unit, by: Identity | None = None, *, unless_started: bool = False
+    ) -> bool:
         """Stop a unit; return False if that must wait for another node. A final one stays so.
 
+        ``by`` is who asks.
         With ``unless_started``, only a unit that waits for its input is stopped.
 
         Raises:
@@ -80,6 +86,7 @@ class UnitEnder:
                 raise UnknownUnit(unit.unit_id)
             if unless_started and (unit.is_final or unit.status.input_complete):
                 raise CommandError(f"work unit {unit.unit_id} does not wait for input any more")
+            await _note_asker(unit, EndedBy(Cause.CANCEL, by))
             return await self._cancel(unit)
 
     async def _cancel(self, unit: Unit) -> bool:
@@ -98,10 +105,13 @@ class UnitEnder:
                 await unit.wait_final()
         return confirmed
 
-    async def release(self, unit: Unit, *, force: bool = False, remote: bool = False) -> bool:
+    async def release(
+        self, unit: Unit, by: Identity | None = None, *, force: bool = False, remote: bool = False
+    ) -> bool:
         """Stop and delete a unit; return False if that must wait for another node.
 
-        With ``remote``, an adopted one is released on its node as well.
+        ``by`` is who asks; None is the node itself. With ``remote``, an adopted unit is released on
+        its node as well.
 
         Raises:
             CommandError: it cannot be stopped or deleted.
@@ -112,6 +122,10 @@ class UnitEnder:
                 await lock.enter_async_context(unit.command_lock)
             if unit.released:
                 raise UnknownUnit(unit.unit_id)
+            await _note_asker(unit, EndedBy(Cause.RELEASE, by))
+            if not unit.status.is_command:
+                # Another node may have to be told, which can take until after a restart.
+                await unit.note(lambda status: replace(status, released_by=by))
             if not unit.status.input_complete:
                 with suppress(NotRecorded):
                     # Its files go now, and with them the record.
@@ -127,7 +141,7 @@ class UnitEnder:
             with trio.move_on_after(STOP_PATIENCE):
                 await self._tasks.stop(unit)
             try:
-                await self.remove(unit, force=force)
+                await self.remove(unit, by, force=force)
             except WorkError:
                 # Nothing of it runs, and somebody must record that when the disk is well.
                 with suppress(NotRecorded):
@@ -170,8 +184,10 @@ class UnitEnder:
                 raise
         await unit.wait_ended()
 
-    async def remove(self, unit: Unit, *, force: bool = False) -> None:
+    async def remove(self, unit: Unit, by: Identity | None = None, *, force: bool = False) -> None:
         """Delete the unit for good; with ``force`` it is forgotten although its files stay.
+
+        ``by`` is who asked for it, for the log.
 
         Raises:
             WorkError: its files cannot be deleted.
@@ -193,9 +209,24 @@ class UnitEnder:
         self._units.pop(unit.unit_id, None)
         is_needed = self._submissions.forget(unit, trash)
         unit.mark_released()
-        unit.log.info("released")
+        if by is None:
+            unit.log.info("released")
+        else:
+            unit.log.info("released by %s", by)
         if trash is not None:
             await self._store.delete(trash, keeps_status=is_needed)
+
+
+async def _note_asker(unit: Unit, end: EndedBy) -> None:
+    """Note who asks for an end, before anything of the unit is stopped.
+
+    Who asks again for what waits for another node has not ended it.
+    """
+    remote = unit.status.remote
+    if unit.is_final or (unit.status.ended_by and remote is not None and remote.cancelled):
+        return
+    unit.log.info("%s asked for by %s", end.cause, end.by or "this node")
+    await unit.note(lambda status: replace(status, ended_by=end))
 
 
 def is_disposable(status: UnitStatus) -> bool:

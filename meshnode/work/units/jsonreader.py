@@ -4,16 +4,18 @@ Python's JSON lets through more than JSON is: NaN, and halves of surrogate pairs
 taken here can be written and shown again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from meshnode.errors import WorkError
 
 JsonObject = dict[str, Any]
+
+T = TypeVar("T")
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 """One empty mapping for all who have none."""
@@ -81,6 +83,17 @@ class Reader:
             except ValueError:
                 raise WorkError(f"{key} is no RFC 3339 time") from None
         return value
+
+    def understood(self, key: str, read: Callable[[object], T]) -> T:
+        """Return what ``read`` makes of the value of ``key``.
+
+        What it makes nothing of, as of a later version's, is left to :meth:`others`.
+        """
+        value = self.rest.get(key)
+        found = read(value)
+        if found is not None or value is None:
+            self.drop(key)
+        return found
 
     def others(self) -> Mapping[str, Any]:
         """Return what nobody took."""

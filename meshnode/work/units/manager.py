@@ -334,7 +334,7 @@ class UnitManager:
         if await self._runner(unit).run(unit, first) is not Outcome.REMOVABLE:
             return
         try:
-            await self.ender.remove(unit)
+            await self.ender.remove(unit, unit.status.released_by)
         except WorkError as error:
             unit.log.warning("%s", error)
             first.fail(error)

@@ -14,6 +14,7 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity, identity_from_json, shown_text
 from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.endedby import EndedBy, ended_by_from_json, what_ended
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.requests import MAX_SHOWN
@@ -90,6 +91,10 @@ class UnitStatus:
     ``submitter``."""
     submitted_params: str = ""
     """The parameters as they were submitted: short, printable, without secrets."""
+    ended_by: EndedBy | None = None
+    """Who or what ended the unit, or is about to; see ``ending``."""
+    released_by: Identity | None = None
+    """Who asked for the release that is on record."""
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -103,6 +108,11 @@ class UnitStatus:
     def is_command(self) -> bool:
         """Whether a supervisor writes the status, too; of other kinds this node alone does."""
         return self.remote is None and not self.runner
+
+    @property
+    def ending(self) -> EndedBy | None:
+        """Who or what has ended the unit; None if it goes on, or has ended by itself."""
+        return what_ended(self.ended_by, self.state, self.detail)
 
     @property
     def releasing(self) -> bool:
@@ -159,6 +169,11 @@ class UnitStatus:
         """Return the status without the command's arguments if the unit has ended."""
         return replace(self, params=()) if self.params and self.state.is_final else self
 
+    def asked_to_end(self, by: EndedBy | None) -> "UnitStatus":
+        """Return a copy that says who has asked for the end, unless the unit has ended."""
+        is_open = by is not None and self.ended_by is None and not self.state.is_final
+        return replace(self, ended_by=by) if is_open else self
+
     def with_remote(self, **changes: Any) -> "UnitStatus":
         """Return a copy in which these fields of ``remote`` are changed."""
         if self.remote is None:
@@ -205,6 +220,8 @@ class UnitStatus:
             "Submitter": self.submitter,
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SubmittedParams": self.submitted_params,
+            "EndedBy": self.ended_by and self.ended_by.to_json(),
+            "ReleasedBy": self.released_by and self.released_by.to_json(),
             "VerifySignature": self.verifies,
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
@@ -219,6 +236,7 @@ class UnitStatus:
 
     def to_reply(self, stdout_size: int) -> JsonObject:
         """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
+        end = self.ending
         return {
             "State": int(self.state),
             "StateName": self.state.label,
@@ -234,6 +252,7 @@ class UnitStatus:
             "StdinSize": self.stdin_size,
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SubmittedParams": self.submitted_params,
+            "EndedBy": end and end.to_json(),
         }
 
     def _shown_extra(self) -> JsonObject | None:
@@ -257,6 +276,8 @@ class UnitStatus:
         new = {_RECORDED[key][0]: _RECORDED[key][1](reader) for key in changes}
         if new.get("state", self.state).is_final:
             new["params"] = ()
+            # Who asked is on record only if that was what ended it.
+            new.setdefault("ended_by", None)
         return replace(self, **new)
 
     @classmethod
@@ -294,6 +315,8 @@ class UnitStatus:
             submitter=intern(reader.take("Submitter", str, "")),
             submitted_by=_read_identity(reader, "SubmittedBy"),
             submitted_params=_read_line(reader, "SubmittedParams", MAX_SHOWN),
+            ended_by=_read_ended_by(reader),
+            released_by=_read_identity(reader, "ReleasedBy"),
             verifies=reader.take("VerifySignature", bool, False),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=_read_data(reader),
@@ -318,12 +341,11 @@ def _read_size(reader: Reader) -> int:
 
 
 def _read_identity(reader: Reader, key: str) -> Identity | None:
-    """Return who is named; an identity that only a later version knows is left as it is."""
-    data = reader.rest.get(key)
-    identity = identity_from_json(data)
-    if identity is not None or data is None:
-        reader.drop(key)
-    return identity
+    return reader.understood(key, identity_from_json)
+
+
+def _read_ended_by(reader: Reader) -> EndedBy | None:
+    return reader.understood("EndedBy", ended_by_from_json)
 
 
 def _read_line(reader: Reader, key: str, most: int) -> str:
@@ -360,6 +382,7 @@ _RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
     "StdinSha256": ("stdin_sha256", lambda reader: reader.take("StdinSha256", str, "")),
     "Pid": ("pid", lambda reader: reader.whole("Pid", PIDS)),
     "Supervisor": ("supervisor", _read_supervisor),
+    "EndedBy": ("ended_by", _read_ended_by),
 }
 """What supervisors change: the field, and how it is read."""
 

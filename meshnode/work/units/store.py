@@ -29,6 +29,7 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import DescriptorReserve
 from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
+from meshnode.work.units.endedby import EndedBy
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.shortage import in_thread_or_here, shortages
 from meshnode.work.units.status import UnitStatus
@@ -114,6 +115,10 @@ class UnitStore(UnitFiles):
     async def read_output(self, unit_id: str, most: int) -> bytes:
         """Return a unit's output of at most ``most`` bytes. Raises OSError."""
         return await self._short(self.read_stdout, unit_id, most)
+
+    async def leave_cancel(self, unit_id: str, end: EndedBy) -> None:
+        """Leave a supervisor word of who cancels its unit. Raises OSError."""
+        await self._short(self.write_cancel, unit_id, end.to_supervisor())
 
     async def take_away(self, unit_id: str) -> Path:
         """Take a unit away in one step; return what :meth:`delete` deletes.

@@ -311,17 +311,15 @@ class Unit:
             return
         size = self._store.stdout_size(self.unit_id)
         finished = self.time()
-        await self.change(
-            lambda status: (
-                status
-                if status.state.is_final
-                else replace(
-                    status, state=state, detail=detail, stdout_size=size, finished=finished
-                )
-            ),
-            patient=patient,
-            level=level,
-        )
+
+        def end(status: UnitStatus) -> UnitStatus:
+            if status.state.is_final:
+                return status
+            by = status.ended_by
+            text = by.detail if by is not None and state is UnitState.CANCELED else detail
+            return replace(status, state=state, detail=text, stdout_size=size, finished=finished)
+
+        await self.change(end, patient=patient, level=level)
 
     async def fail(self, detail: str, *, patient: bool = True) -> None:
         """End the unit as Failed, unless it has ended, and warn of it. Raises as :meth:`end`."""
@@ -334,7 +332,7 @@ class Unit:
             WorkError: the status cannot be read.
         """
         async with self._lock:
-            status = await self._store.load(self.unit_id)
+            status = (await self._store.load(self.unit_id)).asked_to_end(self.status.ended_by)
             if status != self.status and not self.released:
                 self._publish(status)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from meshnode import files
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.resources import DescriptorReserve
+from meshnode.work.local.launcher.records import CANCEL_FILE
 from meshnode.work.units.directory import NodeDirectory
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.quarantine import Quarantine
@@ -206,6 +207,17 @@ class UnitFiles(StatusFiles):
             return
         except OSError as error:
             self._log.warning("the payload of unit %s stays: %s", unit_id, error.strerror)
+
+    def write_cancel(self, unit_id: str, text: bytes) -> None:
+        """Leave a supervisor word of who cancels its unit. Raises OSError."""
+        path = f"{self.root}/{unit_id}{CANCEL_FILE}"
+        descriptor, was_there = files.open_scratch(path)
+        try:
+            os.write(descriptor, text)
+            if was_there:
+                os.ftruncate(descriptor, len(text))
+        finally:
+            os.close(descriptor)
 
     def open_stdout(self, unit_id: str) -> int:
         """Return a descriptor of a unit's output, to read it. Raises OSError."""

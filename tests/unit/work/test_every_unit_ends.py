@@ -86,7 +86,7 @@ async def test_a_forced_release_waits_neither_for_a_long_grace_time_nor_for_anot
     async with foo.running(), trio.open_nursery() as nursery:
         unit_id = await foo.submit("foo", "wait")
         supervisor = foo.launcher.supervisors[unit_id]
-        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        monkeypatch.setattr(supervisor, "finish", lambda *args, **more: None)
         if meanwhile:
             nursery.start_soon(partial(foo.talk, f"work {meanwhile} {unit_id}"))
             await trio.sleep(1)
@@ -140,7 +140,9 @@ async def test_a_unit_whose_release_the_disk_refuses_ends_when_the_disk_is_well(
         disk.error = number
         for supervisor in foo.launcher.supervisors.values():
             # It waits for the disk as well, and then is killed.
-            monkeypatch.setattr(supervisor, "finish", lambda *a, s=supervisor: s.ended.set())
+            monkeypatch.setattr(
+                supervisor, "finish", lambda *a, s=supervisor, **more: s.ended.set()
+            )
         (line,) = await foo.talk(f"work release {unit.unit_id}")
         assert line.startswith("ERROR"), line
         await trio.sleep(30)
@@ -235,7 +237,7 @@ async def test_a_fault_in_the_watch_over_a_command_fails_no_unit_that_runs(
 async def test_a_release_that_is_refused_there_fails_no_unit_on_a_full_disk(
     foo, bar, monkeypatch, autojump_clock
 ):
-    async def refuse(unit, **how):
+    async def refuse(unit, *by, **how):
         disk.error = errno.ENOSPC
         raise CommandError("not so")
 

@@ -11,7 +11,14 @@ import pytest
 
 from meshnode.work.local.launcher import records, statusfile, supervisor, tree, wire
 from meshnode.work.local.launcher.supervisor import Supervisor
-from meshnode.work.local.launcher.wire import Answer, Ended, Refused, Start, SupervisorChannel
+from meshnode.work.local.launcher.wire import (
+    Answer,
+    Ended,
+    Record,
+    Refused,
+    Start,
+    SupervisorChannel,
+)
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def watching(unit: Path) -> Supervisor:
     return result
 
 
-def end_of(watching: Supervisor, ended: tuple[int, str] | None = None) -> wire.Record:
+def end_of(watching: Supervisor, ended: Record | None = None) -> wire.Record:
     assert watching._end is not None
     return records.end(watching._pid, watching._end, watching._stdout, ended)
 
@@ -90,9 +97,13 @@ def test_an_end_waits_no_longer_once_the_unit_is_released(
     assert not unit.exists()
 
 
-@pytest.mark.parametrize("ended", [None, (4, "Canceled"), (3, "timed out after 1 s")])
+CANCELED = {"State": 4, "Detail": "Canceled", "EndedBy": {"Cause": "cancel"}}
+TIMED_OUT = {"State": 3, "Detail": "timed out after 1 s", "EndedBy": {"Cause": "timeout"}}
+
+
+@pytest.mark.parametrize("ended", [None, CANCELED, TIMED_OUT])
 def test_output_that_the_disk_lost_fails_the_unit(
-    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, ended: tuple[int, str] | None
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, ended: Record | None
 ) -> None:
     def broken(fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -63,6 +63,9 @@ async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo, aut
                 "ExitCode": 0,
                 "Signal": None,
                 "StdinSize": 1,
+                "SubmittedBy": {"Kind": "unknown"},
+                "SubmittedParams": "",
+                "EndedBy": None,
             }
         }
 
@@ -181,7 +184,7 @@ async def test_a_supervisor_that_ignores_the_cancel_is_reported_and_not_waited_f
     async with foo.running():
         unit_id = await foo.submit("foo", "wait")
         supervisor = foo.launcher.supervisors[unit_id]
-        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        monkeypatch.setattr(supervisor, "finish", lambda *args, **more: None)
         monkeypatch.setattr(runner, "find_supervised", lambda *args: [supervisor.process])
         for wish in ("cancel", "release"):
             assert await foo.talk(f"work {wish} {unit_id}") == [
@@ -196,7 +199,7 @@ async def test_a_unit_whose_end_its_supervisor_cannot_record_is_released_without
     async with foo.running():
         unit_id = await foo.submit("foo", "wait")
         supervisor = foo.launcher.supervisors[unit_id]
-        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        monkeypatch.setattr(supervisor, "finish", lambda *args, **more: None)
         monkeypatch.setattr(runner, "find_supervised", lambda *args: [])
         (line,) = await foo.talk(f"work cancel {unit_id}")
         assert line == (
@@ -215,7 +218,7 @@ async def test_a_supervisor_that_ignores_the_cancel_is_killed_by_a_forced_releas
     async with foo.running():
         unit_id = await foo.submit("foo", "wait")
         supervisor = foo.launcher.supervisors[unit_id]
-        monkeypatch.setattr(supervisor, "finish", lambda *args: None)
+        monkeypatch.setattr(supervisor, "finish", lambda *args, **more: None)
         assert await foo.talk(f"work force-release {unit_id}") == [f'{{"released":"{unit_id}"}}']
         assert supervisor.signals == [signal.SIGTERM, signal.SIGKILL]
         assert foo.store.directory(unit_id) in foo.launcher.gone_leftovers

@@ -63,10 +63,10 @@ async def test_a_unit_that_cannot_be_released_keeps_no_other_and_is_tried_again(
         other = await foo.submit("foo", "cat")
         release = foo.units.ender.release
 
-        async def refuse(unit, **options):
+        async def refuse(unit, *by, **options):
             if unit.unit_id == stuck:
                 raise CommandError("the disk is read-only")
-            return await release(unit, **options)
+            return await release(unit, *by, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(foo.units.ender, "release", refuse)
@@ -113,7 +113,7 @@ async def test_a_release_that_the_other_node_refuses_is_tried_again(
         unit_id = await foo.submit("bar", "cat")
         await foo.wait_final(unit_id)
 
-        async def refuse(unit, **options):
+        async def refuse(unit, *by, **options):
             raise CommandError("not now")
 
         with monkeypatch.context() as patch:

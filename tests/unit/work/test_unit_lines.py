@@ -59,7 +59,7 @@ async def test_of_a_unit_that_another_node_has_taken_every_line_is_written(
         lines = lines_about(written, unit_ids)
         assert sum("is unit " in line and line.endswith(" of bar") for line in lines) == MANY
         assert sum("Succeeded: exit status 0" in line for line in lines) == MANY
-        assert sum(line.endswith(": released") for line in lines) == MANY
+        assert sum(": released by " in line for line in lines) == MANY
 
 
 async def test_of_a_unit_that_runs_here_every_line_is_written(foo, written, autojump_clock):

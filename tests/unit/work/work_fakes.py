@@ -34,6 +34,7 @@ from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units import directory, tombstones
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
+from meshnode.work.units.endedby import ended_by_from_json
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.runner import Runner
 from meshnode.work.units.status import COMMAND, REMOTE
@@ -76,8 +77,20 @@ class FakeSupervisor:
         with open(self.store.stdout_path(self.unit_id), "ab") as file:
             file.write(data)
 
-    def finish(self, state=UnitState.SUCCEEDED, detail="exit status 0", code: int | None = 0):
+    def finish_canceled(self) -> None:
+        try:
+            told = json.loads((self.store.directory(self.unit_id) / "cancel").read_text())
+        except (OSError, ValueError):  # the disk did not take it
+            self.finish(UnitState.CANCELED, "Canceled", None)
+        else:
+            end = ended_by_from_json(told["EndedBy"])
+            self.finish(UnitState.CANCELED, told["Detail"], None, ended_by=end)
+
+    def finish(
+        self, state=UnitState.SUCCEEDED, detail="exit status 0", code: int | None = 0, **more
+    ):
         self.set(
+            **more,
             state=state,
             detail=detail,
             exit_code=code,
@@ -110,7 +123,7 @@ class FakeHandle:
 
     async def _be_canceled(self) -> None:
         if not self.supervisor.ended.is_set():
-            self.supervisor.finish(UnitState.CANCELED, "Canceled", None)
+            self.supervisor.finish_canceled()
 
     def close(self) -> None:
         pass

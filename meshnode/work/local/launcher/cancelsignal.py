@@ -69,10 +69,15 @@ def send(pidfd: int, unit_id: str) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def is_from_node(info: signal.struct_siginfo) -> bool:
+    """Whether a SIGTERM is a node's cancel, and not one that anybody may send."""
+    return info.si_code == _SI_QUEUE
+
+
 def is_for(info: signal.struct_siginfo, unit_id: str) -> bool:
     """Whether a SIGTERM that a supervisor got is for its unit."""
     # siginfo_t has the number where a SIGCHLD has the status, and Python shows it by that name.
-    return info.si_code != _SI_QUEUE or info.si_status == number_of(unit_id)
+    return not is_from_node(info) or info.si_status == number_of(unit_id)
 
 
 # --- The call of prctl(2) that supervisors need and the standard library lacks

@@ -28,6 +28,9 @@ DROP_PAUSE_SECONDS = 0.01
 prints while it cleans up would block until it is killed; but slowly, or an endless output would
 keep a core busy until then."""
 
+TIMED_OUT = "timed out after"
+"""How the detail begins of a command that has used up its time."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -115,7 +118,7 @@ class Limits:
     def broken(self) -> str | None:
         """Return which limit is exceeded, as the unit's detail."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            return f"timed out after {self._timeout:g} s"
+            return f"{TIMED_OUT} {self._timeout:g} s"
         return self._overflow
 
     def finish(self) -> str | None:

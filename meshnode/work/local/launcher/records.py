@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import time
 
-from meshnode.work.local.launcher import command
-from meshnode.work.local.launcher.statusfile import FAILED, RUNNING, SUCCEEDED, sync
+from meshnode import files
+from meshnode.work.local.launcher import cancelsignal, command, limits
+from meshnode.work.local.launcher.statusfile import CANCELED, FAILED, RUNNING, SUCCEEDED, sync
 from meshnode.work.local.launcher.wire import Record
 
 FULL_BYTES = 64 * 1024
 """Free bytes below which a disk counts as full: what a write did not find room for may be more than
 is left."""
+
+
+CANCEL_FILE = "/cancel"
+"""In the unit's directory: what the node has the record of a cancel say of who asked for it."""
+
+CANCEL_BYTES = 16 * 1024
+"""Bytes of that file: an identity, and the same in words."""
 
 
 def start() -> Record:
@@ -30,32 +40,68 @@ def failure(detail: str, stdout: int) -> Record:
     return _final(FAILED, readable, stdout) | {"ExitCode": None, "Signal": None}
 
 
-def end(pid: int, wait_status: int, stdout: int, ended: tuple[int, str] | None) -> Record:
+def canceled(unit_dir: str, info: signal.struct_siginfo) -> Record:
+    """Return what the record of a cancel says beside how the command took it."""
+    record: Record = {"State": CANCELED, "Detail": "Canceled"}
+    if not cancelsignal.is_from_node(info):
+        return record | {
+            "Detail": f"Canceled by a signal of process {info.si_pid}, uid {info.si_uid}",
+            "EndedBy": {"Cause": "signal", "Pid": info.si_pid, "Uid": info.si_uid},
+        }
+    try:
+        told = json.loads(files.read_file(unit_dir + CANCEL_FILE, CANCEL_BYTES))
+    except (OSError, ValueError, RecursionError):
+        # No node of an older version writes it, nor one whose disk is full.
+        return record
+    if isinstance(told, dict) and isinstance(told.get("Detail"), str):
+        record |= {"Detail": told["Detail"], "EndedBy": told.get("EndedBy")}
+    return record
+
+
+def stopped(detail: str) -> Record:
+    """Return what the record of a command says that was ended for a limit."""
+    cause = "timeout" if detail.startswith(limits.TIMED_OUT) else "output"
+    return {"State": FAILED, "Detail": detail, "EndedBy": {"Cause": cause}}
+
+
+def end(
+    pid: int, wait_status: int, stdout: int, ended: Record | None = None, left: int = 0
+) -> Record:
     """Return the record of a command's end; sync its stdout.
 
-    ``ended`` is state and detail if the supervisor ended it.
+    ``ended`` is what the record says if the supervisor ended it, ``left`` how many processes were
+    ended that it had left behind.
     """
     detail = command.end_text(wait_status)
     state = SUCCEEDED if wait_status == 0 else FAILED
+    if left:
+        processes = "1 process" if left == 1 else f"{left} processes"
+        detail += f"; ended {processes} that it left behind"
     if _is_full(stdout):
         # Most commands tell that on their standard error, for which there was no room either. Some
         # do not even look whether their writes succeed, and nobody else can tell.
         lost = ", which may be incomplete" if state == SUCCEEDED else ""
         detail += f"; no space left on the disk of its output{lost}"
+    own: Record = {}
     if ended is not None:
-        state, detail = ended
+        own, detail = ended, str(ended["Detail"])
     try:
         # Before the record of the end is written: a final state says that stdout is complete.
         if os.fstat(stdout).st_size:
             sync(stdout)
     except OSError as error:
         # What the command wrote may be lost although it was told that all was well.
-        state, detail = FAILED, f"stdout is incomplete: {command.error_text(error)}"
-    return _final(state, detail, stdout) | {
-        "Pid": pid,
-        "ExitCode": command.exit_code(wait_status),
-        "Signal": command.signal_name(wait_status),
-    }
+        own, state = {}, FAILED
+        detail = f"stdout is incomplete: {command.error_text(error)}"
+    return (
+        _final(state, detail, stdout)
+        | own
+        | {
+            "Pid": pid,
+            "ExitCode": command.exit_code(wait_status),
+            "Signal": command.signal_name(wait_status),
+        }
+    )
 
 
 def _final(state: int, detail: str, stdout: int) -> Record:

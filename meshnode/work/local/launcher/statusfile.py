@@ -35,8 +35,9 @@ LOCK_RETRY_SECONDS = 0.01
 """Seconds between two tries to lock. To wait in the kernel would have no time limit, and no event
 announces that the lock is free."""
 
-SPARE_BYTES = 1024
-"""Bytes that the record of an end may have more than that of a start: some 200, and a detail."""
+SPARE_BYTES = 3072
+"""Bytes that the record of an end may have more than that of a start: some 200, a detail, and who
+ended the unit."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

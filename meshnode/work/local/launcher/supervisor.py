@@ -39,8 +39,6 @@ from meshnode import files
 from meshnode.work.local.launcher import cancelsignal, command, records, tree, wire
 from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS, Limits
 from meshnode.work.local.launcher.statusfile import (
-    CANCELED,
-    FAILED,
     RUNNING,
     NotPending,
     StatusFile,
@@ -141,6 +139,8 @@ class Supervisor:
         self._pid = 0
         self._end: int | None = None
         """Wait status of the command, once it has ended."""
+        self._left = 0
+        """Processes that were ended since the command had left them behind."""
         self._moment_ends = 0.0
         self.is_free = True
 
@@ -267,29 +267,31 @@ class Supervisor:
         ended = self._wait_tree()
         overflow = self._limits.finish()
         if ended is None and overflow is not None:
-            ended = FAILED, overflow
+            ended = records.stopped(overflow)
         assert self._end is not None
-        end = records.end(self._pid, self._end, self._stdout, ended)
+        end = records.end(self._pid, self._end, self._stdout, ended, self._left)
         self._record(end)
         if self.is_free:
             self._tell_last(wire.Ended(self._request, end))
 
-    def _wait_tree(self) -> tuple[int, str] | None:
-        """Return when the whole tree is gone: state and detail if it was ended, not by itself."""
+    def _wait_tree(self) -> Record | None:
+        """Return when the whole tree is gone: what to record if it was ended, not by itself."""
         while True:
             info = self._wait()
             if self._reap():
                 return None
             if self._end is not None:
-                self._end_tree(signal.SIGTERM)
+                self._left = self._end_tree(signal.SIGTERM)
                 return None
             broken = self._limits.broken()
             if info is not None and self._is_cancel(info):
+                # Read now: who asks again meanwhile has not ended it.
+                record = records.canceled(self._dir, info)
                 self._end_tree(signal.SIGINT)
-                return CANCELED, "Canceled"
+                return record
             if broken is not None:
                 self._end_tree(signal.SIGINT)
-                return FAILED, broken
+                return records.stopped(broken)
 
     def _is_cancel(self, info: signal.struct_siginfo) -> bool:
         # The node may have meant the unit before this one, if it did not know of its end yet.
@@ -320,10 +322,13 @@ class Supervisor:
             if pid == self._pid:
                 self._end = wait_status
 
-    def _end_tree(self, first: int) -> None:
-        """Signal every process of the tree, after the grace time kill what is left of it."""
+    def _end_tree(self, first: int) -> int:
+        """Signal every process of the tree, after the grace time kill what is left of it.
+
+        Returns how many there were.
+        """
         self._keep_for_itself()
-        self._insist(lambda: tree.signal_all(tree.own_descendants(), first))
+        count = self._insist(lambda: tree.signal_own_descendants(first))
         deadline = time.monotonic() + self._request.grace
         while not self._reap():
             left = deadline - time.monotonic()
@@ -333,18 +338,17 @@ class Supervisor:
         while not self._reap():
             self._insist(tree.kill_own_descendants)
             self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
+        return count
 
-    def _insist(self, act: Callable[[], None]) -> None:
+    def _insist(self, act: Callable[[], int]) -> int:
         """Do something to the tree; try again while the machine lacks what that takes."""
         while True:
             try:
-                act()
+                return act()
             except OSError as error:
                 if not files.is_passing(error):
                     raise
                 self._limits.wait_for((signal.SIGCHLD,), LACK_RETRY_SECONDS)
-            else:
-                return
 
     def _record(self, end: Record) -> None:
         """Record the end, however long the disk refuses it, unless the unit was released."""

@@ -114,8 +114,17 @@ def signal_all(processes: list[Process], signum: int) -> None:
             continue
 
 
-def kill_own_descendants() -> None:
+def signal_own_descendants(signum: int) -> int:
+    """Signal every living descendant of this process once; return how many there were."""
+    found = own_descendants()
+    signal_all(found, signum)
+    return len(found)
+
+
+def kill_own_descendants() -> int:
     """Send SIGKILL to every descendant of this process, also when they fork all the time.
+
+    Returns how many there were at the end.
 
     One by one loses against a program that forks faster than /proc can be read. A signal to a
     group reaches all of it in one step, a fork under way included, and a stopped process cannot
@@ -133,6 +142,7 @@ def kill_own_descendants() -> None:
     left = own_descendants()
     _signal_groups(left, signal.SIGKILL)
     signal_all(left, signal.SIGKILL)
+    return len(left)
 
 
 def _signal_groups(processes: list[Process], signum: int) -> None:
