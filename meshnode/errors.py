@@ -28,6 +28,7 @@
         └── CannotSign           this node was asked to sign and has no key
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 
 
@@ -59,22 +60,31 @@ class MeshError(MeshnodeError):
 
 
 class NoRoute(MeshError):
-    """No path to that node is known. The text is receptor's, which clients match."""
+    """No path to that node is known. The text begins with receptor's, which clients match.
 
-    def __init__(self, node: str) -> None:
-        super().__init__("no route to node")
+    ``advise`` says what a person can do; it is asked when the error is shown.
+    """
+
+    def __init__(self, node: str, advise: Callable[[str], str] | None = None) -> None:
+        super().__init__(node)
         self.node = node
+        self._advise = advise
+
+    def __str__(self) -> str:
+        """Return the node, and what can be done."""
+        advice = "" if self._advise is None else f"; {self._advise(self.node)}"
+        return f"no route to node {self.node}{advice}"
 
 
 class Unreachable(MeshError):
     """A node on the way reported why a message did not arrive (protocol section 3).
 
     ``problem`` is one of ``service unknown``, ``message expired``, ``blocked by firewall``;
-    ``reporter`` is the node that said so.
+    ``reporter`` is the node that said so, ``target`` to what the message went.
     """
 
-    def __init__(self, problem: str, reporter: str) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str, reporter: str, target: str = "") -> None:
+        super().__init__(f"{problem}: {target}, says node {reporter}" if target else problem)
         self.problem = problem
         self.reporter = reporter
 

@@ -93,7 +93,11 @@ class DatagramSocket:
         if self._closed:
             raise trio.ClosedResourceError
         key = encode_service(service)
-        destination = self._router.resolve(node)
+        try:
+            destination = self._router.resolve(node)
+        except errors.NoRoute:
+            # Services count what they cannot send by the error's text: it must not change.
+            raise errors.NoRoute(node) from None
         header = DataHeader(
             min(hops - 1, WIRE_HOPS), self._router.own_hash, destination, self._key, key
         )

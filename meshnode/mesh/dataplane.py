@@ -1,13 +1,17 @@
 """What the router works with: next hops, receivers of messages, its counters, and service names."""
 
+import heapq
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from typing import Protocol
 
 from meshnode.mesh.links.base import Message
 from meshnode.protocol.messages import ServiceKey, Unreachable
+from meshnode.protocol.namehash import NameTable
 
 LOCALHOST = "localhost"
 """A name of this node, in any case."""
@@ -58,6 +62,46 @@ class NextHop(Protocol):
     async def wait_room(self) -> None:
         """Wait until it may, or the link is gone."""
         ...
+
+
+NAMES_SHOWN = 8
+"""Nodes that an error names; ``status`` has them all."""
+
+NAMES_COMPARED = 256
+"""Nodes that are compared with a mistyped one, since each takes some 20 us."""
+
+LONGEST_COMPARED = 64
+"""Characters of a name that is compared; nearly all are shorter."""
+
+MISTYPED = 2
+"""Letters by which the length of a mistyped name differs at most."""
+
+
+class ReachableNodes:
+    """What to say of the nodes that can be reached to who has named another one."""
+
+    def __init__(self, names: NameTable, hashes: Collection[bytes]) -> None:
+        self._names = names
+        self._hashes = hashes
+
+    def advise(self, node: str) -> str:
+        """Return the nearest name, and some of all."""
+        known = [name for name in map(self._names.name, self._hashes) if name is not None]
+        if not known:
+            return "no other node is known here: see whether the links of this one are up"
+        shown = heapq.nsmallest(NAMES_SHOWN, known)
+        more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+        near = self._nearest(node, known)
+        meant = f"did you mean {near}? " if near else ""
+        return f"{meant}known nodes: {', '.join(shown)}{more}"
+
+    def _nearest(self, node: str, known: Iterable[str]) -> str:
+        # Others choose their names: long ones would take long to compare.
+        alike = (name for name in known if abs(len(name) - len(node)) <= MISTYPED)
+        candidates = list(
+            islice((name for name in alike if len(name) <= LONGEST_COMPARED), NAMES_COMPARED)
+        )
+        return next(iter(get_close_matches(node, candidates, 1)), "")
 
 
 class Receiver(Protocol):

@@ -169,7 +169,8 @@ class Connection:
     def on_unreachable(self, notice: Unreachable, reporter: str) -> None:
         """Take a notice about a datagram of ours: the other end is no more."""
         if (notice.to_node, notice.to_service) == (self._peer_node, self.peer[1]):
-            self._question(UnreachableError(notice.problem, reporter))
+            target = f"service {show_service(self.peer[1])} of node {self._peer_node}"
+            self._question(UnreachableError(notice.problem, reporter, target))
 
     def node_restarted(self) -> None:
         """Take the news that the other end's node has begun a new life, without our streams."""

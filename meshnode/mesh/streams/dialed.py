@@ -8,6 +8,7 @@ from meshnode.mesh.streams.quicsettings import MAX_STREAMS
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.mesh.streams.streamtable import STREAM_PREFIX
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT, NO_HANDSHAKE
+from meshnode.protocol.messages import show_service
 
 INSECURE = "insecure connection to secure service"
 
@@ -50,11 +51,20 @@ class Dialed(Connection):
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 await self._ready.wait()
         except trio.TooSlowError:
-            raise MeshTimeout(NO_HANDSHAKE) from None
+            raise self._too_late() from None
         finally:
             self._waiting -= 1
+        if isinstance(self._failure, MeshTimeout):
+            raise self._too_late()
         if self._failure is not None:
             raise self._failure
+
+    def _too_late(self) -> MeshTimeout:
+        service = show_service(self.peer[1])
+        return MeshTimeout(
+            f"{NO_HANDSHAKE}: service {service} of node {self._peer_node} does not answer, or the "
+            "way there drops too much"
+        )
 
     def open_stream(self) -> MeshStream | None:
         """Open a stream to the listener; None if it takes one, and that is opened already.

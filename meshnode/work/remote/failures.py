@@ -131,7 +131,7 @@ def reason_of(error: MeshError, own_id: str = "") -> str:
         case Unreachable(problem=problem, reporter=reporter) if problem == PROBLEM_EXPIRED:
             return f"messages went in a circle and expired at {reporter}"
         case MeshTimeout():
-            return f"the dial timed out: {error}"
+            return "the dial timed out"
         case NoEngine():
             return f"this node {error}"
         case _:

@@ -193,11 +193,14 @@ async def test_connect_closes_the_stream_when_its_client_vanishes(open_client, m
         await closed.wait()
 
 
+NO_ROUTE = b"ERROR: no route to node bar\n"
+
+
 @pytest.mark.parametrize(
     ("line", "reply"),
     [
-        (b"connect bar nosuch", b"ERROR: no route to node\n"),
-        (b"connect bar control ", b"ERROR: no route to node\n"),
+        (b"connect bar nosuch", NO_ROUTE),
+        (b"connect bar control ", NO_ROUTE),
         (b'{"command":"connect"}', b"ERROR: no connect target node\n"),
         (b'{"command":"connect","node":1}', b"ERROR: connect target node must be string\n"),
         (

@@ -4,9 +4,12 @@ import logging
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from mesh_helpers import all_reach_all, join, line, meshes
 
 from meshnode.errors import DuplicateNode, MeshTimeout, NoRoute, ServiceInUse, Unreachable
+from meshnode.mesh.dataplane import ReachableNodes
 from meshnode.mesh.links.memory import (
     MemoryDialer,
     MemoryListener,
@@ -16,6 +19,7 @@ from meshnode.mesh.mesh import open_mesh
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.policies import LinkPolicy
 from meshnode.protocol.messages import PROBLEM_SERVICE_UNKNOWN
+from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import HELLO_TRIES
 from meshnode.protocol.routing import RoutingUpdate, WorkType
 
@@ -63,8 +67,26 @@ async def test_a_traceroute_names_every_hop(autojump_clock):
         hops = [hop async for hop in foo.traceroute("nosuch")]
         assert [(h.from_node, h.error) for h in hops] == [
             ("foo", None),
-            ("foo", "no route to node"),
+            ("foo", "no route to node nosuch; known nodes: bar, far, mid"),
         ]
+
+
+async def test_who_mistypes_a_node_is_told_the_nearest_and_some_of_all(autojump_clock):
+    names = [f"worker{number:02}" for number in range(12)]
+    async with line("foo", *names) as (foo, *_):
+        with pytest.raises(NoRoute) as caught:
+            await foo.ping("wroker03")
+        shown = ", ".join(names[:8])
+        assert str(caught.value) == (
+            f"no route to node wroker03; did you mean worker03? known nodes: {shown} and 4 more"
+        )
+
+
+@given(known=st.lists(st.text(max_size=255), max_size=400, unique=True), node=st.text())
+def test_what_is_said_of_known_nodes_is_bounded_whatever_they_are_called(known, node):
+    names = NameTable()
+    text = ReachableNodes(names, [names.learn(name) for name in known]).advise(node)
+    assert len(text) < 12 * 300
 
 
 async def test_there_is_no_route_to_a_stranger(autojump_clock):

@@ -147,7 +147,11 @@ async def test_a_client_is_reset_at_once_when_there_is_no_such_service_or_node(
 ):
     await world.meet_reset(await world.tcp_server("nosuch", node))
     (line,) = [r.getMessage() for r in caplog.records if "closed the connection" in r.message]
-    assert line.endswith("service unknown" if node == "bar" else "no route to node")
+    assert line.partition("closed the connection of ")[2].partition(": ")[2] == (
+        "service unknown: service nosuch of node bar, says node bar"
+        if node == "bar"
+        else "no route to node nowhere; known nodes: bar"
+    )
 
 
 async def test_a_client_is_reset_when_nobody_listens_behind_the_service(world: World, caplog):

@@ -114,7 +114,7 @@ async def test_the_service_is_advertised_with_receptors_tags(world: World):
 
 
 @pytest.mark.parametrize(
-    ("node", "why"), [("nowhere", "no route to node"), ("bar", "service unknown")]
+    ("node", "why"), [("nowhere", "no route to node nowhere"), ("bar", "service unknown")]
 )
 async def test_what_cannot_arrive_is_counted_and_logged_now_and_then(
     world: World, caplog, node: str, why: str

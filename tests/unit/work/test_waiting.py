@@ -49,7 +49,7 @@ REASONS = [
     (Unreachable("blocked by firewall", "foo"), "blocked by a firewall rule of this node (foo)"),
     (Unreachable("service unknown", "bar"), "it has no service control now"),
     (Unreachable("message expired", "n2"), "messages went in a circle and expired at n2"),
-    (MeshTimeout("no handshake within 15 s"), "the dial timed out: no handshake within 15 s"),
+    (MeshTimeout("no handshake within 15 s"), "the dial timed out"),
     (StreamError("TLS alert 40: x"), "TLS alert 40: x"),
     (
         NoEngine("cannot load what streams need: Too many open files"),
