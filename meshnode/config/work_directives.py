@@ -95,7 +95,7 @@ class WorkDirective(Directive):
     )
     maxoutput: int | None = parameter(
         size(),
-        "end it, as failed, when it has printed more than that",
+        "end it, as failed, when it has printed more than that, errors included",
         default=None,
         default_text="no limit",
     )

@@ -146,12 +146,18 @@ class RunningNode:
     process: subprocess.Popen[bytes]
 
 
+def ports_in_order() -> dict[str, str]:
+    """Return a free port for each that documents show: in their order, for what is sorted by it."""
+    free = sorted(str(free_port()) for _ in PORTS)
+    return dict(zip(PORTS, free, strict=True))
+
+
 @dataclass(slots=True)
 class Session:
     """Where a document's examples run."""
 
     cluster: Cluster
-    ports: dict[str, str] = field(default_factory=lambda: {p: str(free_port()) for p in PORTS})
+    ports: dict[str, str] = field(default_factory=ports_in_order)
     unit_ids: dict[str, str] = field(default_factory=dict)
     nodes: list[RunningNode] = field(default_factory=list)
 
