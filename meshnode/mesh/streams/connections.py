@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from meshnode.mesh.streams.admission import Admission
     from meshnode.mesh.streams.connection import Connection
     from meshnode.mesh.streams.identity import Identity
+    from meshnode.mesh.streams.qlog import Qlog
+
+QLOGDIR = "QLOGDIR"
+"""Environment variable that names the directory of logs in qlog, as for receptor."""
 
 CONNECTION_BYTES = 50 * 1024
 """What a connection takes of memory, about."""
@@ -58,6 +62,14 @@ def _is_lack(error: OSError | ImportError) -> bool:
     return any(os.strerror(lack) in str(error) for lack in files.PASSING)
 
 
+def _open_qlog(spawn: Spawn) -> Qlog | None:
+    if not os.environ.get(QLOGDIR):
+        return None
+    from meshnode.mesh.streams.qlog import open_qlog  # noqa: PLC0415
+
+    return open_qlog(os.environ[QLOGDIR], spawn)
+
+
 class Connections:
     """The QUIC connections of one node, and what they share."""
 
@@ -65,6 +77,8 @@ class Connections:
         self.router = router
         self.names = names
         self._spawn = spawn
+        self.qlog = _open_qlog(spawn)
+        """What logs the connections of this node in qlog, if it is told to."""
         self._running: set[Connection] = set()
         self._credit = CreditPool()
         self._memory = MemoryTrimmer(spawn)

@@ -126,6 +126,7 @@ class StreamLayer:
                 trio.current_time(),
                 credit,
                 streams=MAX_STREAMS if share else 1,
+                qlog=self.connections.qlog,
             ),
             own_service,
             peer,

@@ -111,7 +111,11 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 
         credit = self._shared.new_credit(address[0])
         quic = MeshQuicConnection.server(
-            self._shared.identity, credit, place.original_cid, place.retry_cid
+            self._shared.identity,
+            credit,
+            place.original_cid,
+            place.retry_cid,
+            self._shared.qlog,
         )
         connection = Connection(
             self._shared.router,

@@ -169,11 +169,14 @@ class FrameBounds(QuicConnection):
             handlers[kind] = (handler, _EPOCHS[epochs])
 
     def dispose(self) -> None:
-        """Break the engine's reference cycles, so that its memory is free at once.
+        """End its log, and break its reference cycles, so that its memory is free at once.
 
         Its parts hold it by its methods. Python's collector would find that out some day, but an
         idle node that was flooded before does not collect.
         """
+        if self._quic_logger is not None and self._configuration.quic_logger is not None:
+            self._configuration.quic_logger.end_trace(self._quic_logger)
+            self._quic_logger = None
         self._handlers.clear()
         for space in self._spaces.values():
             space.sent_packets.clear()

@@ -18,6 +18,7 @@ from aioquic.quic.connection import (
     QuicConnectionState,
 )
 from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -92,14 +93,20 @@ class MeshQuicConnection(FrameBounds):
 
     @classmethod
     def client(
-        cls, own_id: str, peer: Address, now: float, credit: Credit, streams: int = MAX_STREAMS
+        cls,
+        own_id: str,
+        peer: Address,
+        now: float,
+        credit: Credit,
+        streams: int = MAX_STREAMS,
+        qlog: QuicLogger | None = None,
     ) -> "MeshQuicConnection":
         """Begin a connection to a service of another node, for up to ``streams`` of ours.
 
         The dialer's own node ID goes into the server name, as receptor's does (reference
         section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
         """
-        settings = configuration(is_client=True)
+        settings = configuration(is_client=True, qlog=qlog)
         # A server name is ASCII without a final dot (RFC 6066), a node ID need not be.
         if own_id.isascii() and not own_id.endswith("."):
             settings.server_name = own_id
@@ -117,13 +124,14 @@ class MeshQuicConnection(FrameBounds):
         credit: Credit,
         original_cid: bytes,
         retry_cid: bytes | None = None,
+        qlog: QuicLogger | None = None,
     ) -> "MeshQuicConnection":
         """Answer a new connection.
 
         ``original_cid`` is the connection ID that the dialer first sent to; ``retry_cid`` the one
         that it was told to send to, if it was.
         """
-        settings = configuration(is_client=False)
+        settings = configuration(is_client=False, qlog=qlog)
         settings.certificate = identity.certificate
         settings.private_key = identity.key
         return cls(settings, credit, original_cid, retry_cid)

@@ -3,6 +3,7 @@
 from aioquic._buffer import Buffer
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicProtocolVersion, pull_quic_transport_parameters
 from aioquic.tls import CipherSuite
 
@@ -46,8 +47,8 @@ _MANY_STREAMS_PARAMETER = 0x6D65_7368
 connection. Ends that do not know it ignore it (RFC 9000, section 7.4.2)."""
 
 
-def configuration(is_client: bool) -> QuicConfiguration:
-    """Return the engine's configuration of one end."""
+def configuration(is_client: bool, qlog: QuicLogger | None = None) -> QuicConfiguration:
+    """Return the engine's configuration of one end; ``qlog``, if given, logs it."""
     return QuicConfiguration(
         is_client=is_client,
         alpn_protocols=[ALPN],
@@ -57,6 +58,7 @@ def configuration(is_client: bool) -> QuicConfiguration:
         max_data=CONNECTION_CREDIT,
         max_datagram_size=BASE_SIZE,
         supported_versions=[QuicProtocolVersion.VERSION_1],
+        quic_logger=qlog,
         # The cheapest on any processor with AES instructions, and what receptor picks.
         cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
     )
