@@ -25,7 +25,7 @@ from marks import MARK
 ROOT = Path(__file__).parents[2]
 
 SOURCE = (
-    *("Makefile", "README.md", "LICENSE", "pyproject.toml"),
+    *("Makefile", "README.md", "LICENSE", "pyproject.toml", "setup.py"),
     *("meshnode", "meshctl", "packaging", "examples"),
 )
 """What an installation is made from."""
