@@ -249,6 +249,7 @@ class ControlClient:
         *,
         node: str = "",
         params: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
         ttl: str = "",
         signwork: bool = False,
         tls_client: str = "",
@@ -265,6 +266,7 @@ class ControlClient:
             payload: The unit's stdin: bytes, an open binary file (read to its end), or nothing.
             node: The target; empty for the node of the control service.
             params: Further parameters, e.g. ``{"params": "--all /root"}``.
+            labels: Names and values by which the unit is found again; a meshnode shows them.
             ttl: Time in which remote work must start, e.g. ``1h20m30s``.
             signwork: Have the node sign the submission.
             tls_client: Name of a ``tls-client`` of our node, for the way to the target.
@@ -282,7 +284,7 @@ class ControlClient:
         """
         whole = Payload(payload)
         line = submission_line(
-            worktype, node, tls_client, ttl, signwork, params or {}, whole.announced
+            worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, whole.announced
         )
         session = self._take()
         try:

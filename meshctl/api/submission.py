@@ -31,10 +31,13 @@ CHUNK_BYTES = 256 * 1024
 """Bytes read at once."""
 
 _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
+LABELS_KEY = "submissionlabels"
+"""Key of a submission with its labels, as a text of JSON."""
+
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
-        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
     }
 )
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -157,6 +160,7 @@ def submission_line(
     ttl: str,
     signwork: bool,
     params: Mapping[str, str],
+    labels: Mapping[str, str],
     announced: Mapping[str, str],
 ) -> str:
     """Return the line of a submission: JSON whose values are all strings (protocol section 8).
@@ -171,8 +175,10 @@ def submission_line(
         "worktype": worktype,
     }
     options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
+    # receptor knows none of the others: it keeps them as parameters that its commands do not look
+    # at.
+    options[LABELS_KEY] = json.dumps(dict(labels)) if labels else ""
     request |= {key: value for key, value in options.items() if value}
-    # receptor knows neither key: it keeps them as parameters that its commands do not look at.
     request |= announced
     for key, value in params.items():
         if key in request or key in _RESERVED:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.status import ENDED, STATES, moment, newest_first, work_type
+from meshctl.commands.labels import Wanted, has_labels, wanted_labels_option
 from meshctl.render.output import Failure, print_warning
 
 if TYPE_CHECKING:
@@ -131,22 +132,29 @@ class Selection:
     Attributes:
         states: their states, in receptor's names; empty for any that a unit does not leave.
         older_than: the least time since their end; None for any.
+        labels: labels that they have, all of them.
         everything: all units, whatever they are like.
     """
 
     states: frozenset[str] = frozenset()
     older_than: timedelta | None = None
+    labels: Wanted = ()
     everything: bool = False
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self.states) or self.older_than is not None
+        is_limited = bool(self.states or self.labels) or self.older_than is not None
+        return self.everything or is_limited
 
     def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> Sequence[str]:
         """Return the IDs of the units that match, in the order given."""
         if self.everything:
             return list(units)
         states = self.states or ENDED
-        ended = {unit: status for unit, status in units.items() if status["StateName"] in states}
+        ended = {
+            unit: status
+            for unit, status in units.items()
+            if status["StateName"] in states and has_labels(status, self.labels)
+        }
         if self.older_than is None:
             return list(ended)
         ends = {unit: moment(status, "Finished") for unit, status in ended.items()}
@@ -185,11 +193,16 @@ def selection_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def choose(
-        *args: Any, failed: bool, succeeded: bool, older_than: timedelta | None, **kwargs: Any
+        *args: Any,
+        failed: bool,
+        succeeded: bool,
+        older_than: timedelta | None,
+        labels: Wanted,
+        **kwargs: Any,
     ) -> None:
         named = {"Failed": failed, "Succeeded": succeeded}
         states = frozenset(name for name, wanted in named.items() if wanted)
-        return command(*args, selection=Selection(states, older_than), **kwargs)
+        return command(*args, selection=Selection(states, older_than, labels), **kwargs)
 
     for option in reversed(
         (
@@ -199,6 +212,7 @@ def selection_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--older-than", type=Age(), help="Those that ended so long ago, e.g. 7d or 12h."
             ),
+            wanted_labels_option,
         )
     ):
         choose = option(choose)
@@ -209,7 +223,8 @@ def check_one_way(unit_ids: Sequence[str], everything: bool, selection: Selectio
     """Refuse what could mean two things. Raises Failure."""
     if selection and (unit_ids or everything):
         given = "--all" if everything else "unit IDs"
-        raise Failure(f"Cannot combine {given} with --failed, --succeeded or --older-than.")
+        options = "--failed, --succeeded, --older-than or --label"
+        raise Failure(f"Cannot combine {given} with {options}.")
 
 
 def now() -> datetime:
@@ -225,12 +240,14 @@ class UnitFilter:
         states: names of states; empty for any.
         types: work types, on whichever node the units run; empty for any.
         since: the longest time since they were made; None for any.
+        labels: labels that they have, all of them.
         last: how many, of those that match the newest; None for all.
     """
 
     states: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
     since: timedelta | None = None
+    labels: Wanted = ()
     last: int | None = None
 
     def choose(self, units: Mapping[str, dict[str, Any]], now: datetime) -> dict[str, Any]:
@@ -240,6 +257,7 @@ class UnitFilter:
             for unit, status in units.items()
             if (not self.states or status.get("StateName") in self.states)
             and (not self.types or work_type(status) in self.types)
+            and has_labels(status, self.labels)
         }
         if self.since is None and self.last is None:
             return chosen
@@ -264,10 +282,11 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         states: tuple[str, ...],
         types: tuple[str, ...],
         since: timedelta | None,
+        labels: Wanted,
         last: int | None,
         **kwargs: Any,
     ) -> None:
-        wanted = UnitFilter(frozenset(states), frozenset(types), since, last)
+        wanted = UnitFilter(frozenset(states), frozenset(types), since, labels, last)
         return command(*args, wanted=wanted, **kwargs)
 
     for option in reversed(
@@ -287,6 +306,7 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Only units of this work type; may be repeated.",
             ),
             click.option("--since", type=Age(), help="Only units made in the last, e.g., 2h."),
+            wanted_labels_option,
             click.option(
                 "--last",
                 type=click.IntRange(min=1),

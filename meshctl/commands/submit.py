@@ -11,6 +11,7 @@ import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError
 from meshctl.commands.exits import code_of, propagate_option, report_end
+from meshctl.commands.labels import label_option
 from meshctl.commands.options import (
     Invocation,
     json_option,
@@ -53,6 +54,7 @@ class SubmissionRequest:
     ttl: str
     signwork: bool
     tls_client: str
+    labels: Mapping[str, str]
 
     def send(self, client: "ControlClient", on_created: Callable[[str], object]) -> "Submission":
         """Send it. Raises as :meth:`meshctl.ControlClient.submit`."""
@@ -64,6 +66,7 @@ class SubmissionRequest:
                 self.payload,
                 node=self.node,
                 params=self.params,
+                labels=self.labels,
                 ttl=self.ttl,
                 signwork=self.signwork,
                 tls_client=self.tls_client,
@@ -138,6 +141,7 @@ def _stdin() -> BinaryIO:
     metavar="KEY=VALUE",
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
+@label_option
 @propagate_option
 @click.argument("cmdparams", nargs=-1)
 @json_option

@@ -74,7 +74,7 @@ def table(
 NARROWEST_LAST = 20
 """Columns of a table's last column at least, however narrow the terminal is."""
 
-OPTIONAL = ("By", "Params")
+OPTIONAL = ("By", "Params", "Labels")
 """Columns that are left out if they would be empty, as for a receptor node."""
 
 
@@ -98,6 +98,7 @@ def unit_table(
                 _stdout_size(status),
                 who_briefly(status.get("SubmittedBy")),
                 shown_params(status),
+                _labels(status),
                 str(status.get("Detail", "")) + _pending(status, remote),
             ]
         )
@@ -130,6 +131,13 @@ def _span(start: datetime | None, end: datetime | None) -> str:
         return "-"
     # Clocks differ: what seems to lie ahead has only just happened.
     return uptime(max((end - start).total_seconds(), 0) * 1e9)
+
+
+def _labels(status: Mapping[str, Any]) -> str:
+    labels = status.get("Labels")
+    if not isinstance(labels, dict) or not labels:
+        return "-"
+    return " ".join(f"{name}={value}" if value else name for name, value in labels.items())
 
 
 def _stdout_size(status: Mapping[str, Any]) -> str:

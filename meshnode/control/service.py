@@ -26,12 +26,12 @@ from meshnode.net.sockets import (
     open_tcp_listeners,
 )
 from meshnode.net.unix_listener import UnixListener
-from meshnode.protocol.control import CLAIMS_TAG, encode_error
+from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG, encode_error
 from meshnode.protocol.routing import WorkType
 from meshnode.security.identity import Identity, MeshClient, UnixClient
 from meshnode.shares import Holder
 
-SERVICE_TAGS = {"type": "Control Service"} | dict([CLAIMS_TAG])
+SERVICE_TAGS = {"type": "Control Service", TAKES_TAG: ",".join(sorted(TAKEN_KEYS))}
 """Tags that the service is advertised with (protocol section 6)."""
 
 

@@ -31,8 +31,15 @@ CLAIM_KEY = "onbehalfof"
 """Key of a request in which another node says for whom it asks: an identity as a text of JSON.
 Meshnode's own; receptor takes it for a parameter of the work."""
 
-CLAIMS_TAG = ("takes", CLAIM_KEY)
-"""Tag of a control service that knows the key in a submission, which older meshnodes do not."""
+LABELS_KEY = "submissionlabels"
+"""Key of a submission with the labels of its unit: an object as a text of JSON. Meshnode's own, as
+the last one."""
+
+TAKES_TAG = "takes"
+"""Tag of a control service that names the keys which it knows in a submission and older meshnodes
+do not, with commas between them."""
+
+TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY})
 
 MAX_CLAIM = 2048
 """Characters of such a text; the longest that a meshnode sends has some 1,600, escapes included."""

@@ -53,6 +53,19 @@ def test_results_and_wait_follow_a_unit_that_runs_two_hops_away(
     assert foo.meshctl("work", "wait", unit, "--node", "bar") == f"({unit}, Succeeded)\n".encode()
 
 
+def test_labels_of_remote_work_find_it_where_it_runs(line: tuple[Node, Node, Node]) -> None:
+    foo, _, bar = line
+    labels = ("--label", "job=nightly", "--label", "urgent")
+    unit = foo.submit("echo", "--node", "bar", "--no-payload", *labels)
+    foo.submit("echo", "--node", "bar", "--no-payload")
+    assert foo.results(unit) == b"all of it\n"
+    found = foo.meshctl("work", "list", "-q", "--label", "job=nightly", "--label", "urgent")
+    assert found.split() == [unit.encode()]
+    there = foo.meshctl("work", "list", "-q", "--node", "bar", "--label", "job=nightly").decode()
+    assert there.split() == [foo.unit_status(unit)["ExtraData"]["RemoteUnitID"]]
+    assert bar.unit_status(there.strip())["Labels"] == {"job": "nightly", "urgent": ""}
+
+
 def test_units_that_the_other_node_has_submitted_are_its_own_business(
     line: tuple[Node, Node, Node],
 ) -> None:

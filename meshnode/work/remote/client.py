@@ -14,7 +14,7 @@ from meshnode import files
 from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
-from meshnode.protocol.control import CLAIM_KEY
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.security.identity import Identity, claim_of
 from meshnode.work.remote.failures import (
     REPLY_TIMEOUT,
@@ -33,6 +33,7 @@ from meshnode.work.remote.replies import (
     read_reply,
 )
 from meshnode.work.units.jsonreader import JsonObject
+from meshnode.work.units.labels import labels_text
 
 POLL_INTERVAL = 1.0
 """Seconds between two ``work status`` to a node that cannot push, as in receptor."""
@@ -61,12 +62,15 @@ class RemoteControl:
         sign: Sign | None = None,
         *,
         with_meshnode: bool,
-        takes_claims: bool = False,
+        takes: frozenset[str] = frozenset(),
     ) -> None:
-        """``lines`` has what came by ``stream`` after the greeting."""
+        """``lines`` has what came by ``stream`` after the greeting.
+
+        ``takes`` has the keys that the other node knows beyond those of any meshnode.
+        """
         self.with_meshnode = with_meshnode
         """Whether the other node is a meshnode, and takes more keys than receptor."""
-        self._takes_claims = takes_claims
+        self._takes = takes
         self._stream = stream
         self._node = node
         self._sign = sign
@@ -93,9 +97,15 @@ class RemoteControl:
     def claim_for(self, client: Identity | None) -> dict[str, str]:
         """Return the key of a request that says for whom this node asks, if that may be sent."""
         claim = None if client is None else claim_of(client)
-        if claim is None or not self._takes_claims:
+        if claim is None or CLAIM_KEY not in self._takes:
             return {}
         return {CLAIM_KEY: json.dumps(claim.to_json())}
+
+    def labels_for(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Return the key of a submission that gives its unit labels, if that may be sent."""
+        if not labels or LABELS_KEY not in self._takes:
+            return {}
+        return {LABELS_KEY: labels_text(labels)}
 
     @property
     def heard_at(self) -> float:

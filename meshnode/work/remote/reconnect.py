@@ -6,7 +6,7 @@ import trio
 
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import CLAIMS_TAG, greeting
+from meshnode.protocol.control import TAKES_TAG, greeting
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.remote.client import RemoteControl, Sign
 from meshnode.work.remote.failures import (
@@ -66,17 +66,18 @@ def is_meshnode(dialer: Dialer, node: str) -> bool:
 
     A receptor node would take the additional keys of a submission for parameters of the work.
     """
-    return _is_tagged(dialer, node, MANY_STREAMS)
+    tag, value = MANY_STREAMS
+    return _tag(dialer, node, tag) == value
 
 
-def takes_claims(dialer: Dialer, node: str) -> bool:
-    """Whether ``node`` advertises that it may be told for whom this node asks."""
-    return _is_tagged(dialer, node, CLAIMS_TAG)
+def taken_keys(dialer: Dialer, node: str) -> frozenset[str]:
+    """Return the keys of requests that ``node`` advertises to know beyond those of any meshnode."""
+    return frozenset(_tag(dialer, node, TAKES_TAG).split(","))
 
 
-def _is_tagged(dialer: Dialer, node: str, tag: tuple[str, str]) -> bool:
+def _tag(dialer: Dialer, node: str, tag: str) -> str:
     advert = dialer.find_service(node, CONTROL_SERVICE)
-    return advert is not None and (advert.tags or {}).get(tag[0]) == tag[1]
+    return "" if advert is None else (advert.tags or {}).get(tag, "")
 
 
 class Reconnector:
@@ -146,7 +147,7 @@ class Reconnector:
             self._node,
             self._sign,
             with_meshnode=with_meshnode,
-            takes_claims=with_meshnode and takes_claims(self._dialer, self._node),
+            takes=taken_keys(self._dialer, self._node) if with_meshnode else frozenset(),
         )
         return self._talk
 

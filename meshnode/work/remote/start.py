@@ -201,8 +201,9 @@ class RemoteStart:
     async def _announce(self, node: RemoteControl) -> Created:
         """Submit, and return what the other node calls its unit."""
         try:
-            claim = node.claim_for(self._unit.status.submitted_by)
-            return await node.submit(self._fields(with_meshnode=node.with_meshnode) | claim)
+            status = self._unit.status
+            more = node.claim_for(status.submitted_by) | node.labels_for(status.labels)
+            return await node.submit(self._fields(with_meshnode=node.with_meshnode) | more)
         except AlreadySubmitted:
             raise
         except RemoteRefused:

@@ -97,5 +97,6 @@ class Planner:
             submitter=caller.node,
             submitted_by=caller.client,
             submitted_params=submission.shown_params,
+            labels=submission.labels,
             verifies=verifies,
         )

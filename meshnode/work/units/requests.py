@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import CLAIM_KEY, MAX_CLAIM
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, MAX_CLAIM
 from meshnode.security.identity import Claimed, claim_from_json, shown_text
 from meshnode.work.units.intake import Input
+from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.keys import MAX_KEY, Receipt
+from meshnode.work.units.labels import parse_labels
 from meshnode.work.units.remoteextra import SECRET_PREFIX
 
 JsonObject = dict[str, Any]
@@ -53,6 +55,8 @@ class Submission:
     exists. A submitting meshnode makes it of its unit's ID and a secret."""
     claim: Claimed | None = None
     """For whom a submitting node says that it submits."""
+    labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """What the client calls the unit by."""
 
     @property
     def shown_params(self) -> str:
@@ -171,7 +175,7 @@ _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
 _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY),
+    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -269,6 +273,7 @@ def _parse_submission(data: JsonObject) -> Submission:
         follow=data.get("submissionfollow", "") == "true",
         key=_key(data),
         claim=_claim(data),
+        labels=parse_labels(data.get(LABELS_KEY, "")),
     )
 
 

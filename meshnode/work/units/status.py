@@ -16,6 +16,7 @@ from meshnode.security.identity import Identity, identity_from_json, shown_text
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json, what_ended
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
+from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.requests import MAX_SHOWN
 
@@ -95,6 +96,8 @@ class UnitStatus:
     """Who or what ended the unit, or is about to; see ``ending``."""
     released_by: Identity | None = None
     """Who asked for the release that is on record."""
+    labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """What its client calls it by; nobody here acts on them."""
     verifies: bool = False
     """Whether the work type asked for a signature when the unit was submitted."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -222,6 +225,7 @@ class UnitStatus:
             "SubmittedParams": self.submitted_params,
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
+            "Labels": dict(self.labels),
             "VerifySignature": self.verifies,
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
@@ -253,6 +257,7 @@ class UnitStatus:
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SubmittedParams": self.submitted_params,
             "EndedBy": end and end.to_json(),
+            **({"Labels": dict(self.labels)} if self.labels else {}),
         }
 
     def _shown_extra(self) -> JsonObject | None:
@@ -317,6 +322,7 @@ class UnitStatus:
             submitted_params=_read_line(reader, "SubmittedParams", MAX_SHOWN),
             ended_by=_read_ended_by(reader),
             released_by=_read_identity(reader, "ReleasedBy"),
+            labels=recorded_labels(reader.take("Labels", object, None)),
             verifies=reader.take("VerifySignature", bool, False),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=_read_data(reader),

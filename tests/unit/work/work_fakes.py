@@ -22,7 +22,7 @@ from meshnode.control.session import Session
 from meshnode.errors import CommandError, NoRoute, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import CLAIMS_TAG
+from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.security.identity import Identity
@@ -473,7 +473,11 @@ class FakeDialer:
         """Tell whether a node is a meshnode, as its advertisement does."""
         if node not in self.mesh.nodes:
             return None
-        tags = dict([] if self.mesh.nodes[node].is_receptor else [MANY_STREAMS, CLAIMS_TAG])
+        tags = dict(
+            []
+            if self.mesh.nodes[node].is_receptor
+            else [MANY_STREAMS, (TAKES_TAG, ",".join(TAKEN_KEYS))]
+        )
         return ServiceAdvertisement(
             node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
         )

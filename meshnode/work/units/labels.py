@@ -1,0 +1,80 @@
+"""Labels of units: names with values, by which clients find their units again.
+
+The node keeps and shows them, and sends them along with work for another meshnode. It draws no
+conclusion from them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from sys import intern
+
+from meshnode.errors import CommandError
+from meshnode.protocol.control import LABELS_KEY
+from meshnode.work.units.jsonreader import NOTHING
+
+MAX_LABELS = 16
+"""Labels of one unit."""
+
+MAX_NAME = 63
+"""Characters of a label's name, as elsewhere: what is a label in Kubernetes is one here."""
+
+MAX_CHARACTERS = 1024
+"""Characters of all names and values of a unit. They are in memory and in each list of units for as
+long as the unit is there."""
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
+
+
+def parse_labels(text: str) -> Mapping[str, str]:
+    """Return the labels of a submission; an empty text has none.
+
+    Raises:
+        CommandError: they are none, or beyond the bounds.
+    """
+    if not text:
+        return NOTHING
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError):
+        labels = None
+    if not isinstance(labels, dict):
+        raise CommandError(f"field {LABELS_KEY} must be an object in JSON")
+    for name, value in labels.items():
+        if not _is_label(name, value):
+            raise CommandError(
+                f"label {name[:MAX_NAME]!r}: a name has at most {MAX_NAME} of the characters "
+                "A-Za-z0-9._/- with a letter or digit at both ends, a value is a printable text"
+            )
+    if not _are_few(labels):
+        raise CommandError(
+            f"a unit has at most {MAX_LABELS} labels of {MAX_CHARACTERS} characters in all"
+        )
+    return _kept(labels)
+
+
+def recorded_labels(data: object) -> Mapping[str, str]:
+    """Return the labels of a record, which may be damaged: then the unit has none."""
+    if not isinstance(data, dict) or not all(_is_label(*label) for label in data.items()):
+        return NOTHING
+    return _kept(data) if _are_few(data) else NOTHING
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return the text from which :func:`parse_labels` makes these labels."""
+    return json.dumps(dict(labels))
+
+
+def _is_label(name: str, value: object) -> bool:
+    is_name = len(name) <= MAX_NAME and _NAME.fullmatch(name) is not None
+    return is_name and isinstance(value, str) and value.isprintable()
+
+
+def _are_few(labels: Mapping[str, str]) -> bool:
+    characters = sum(len(name) + len(value) for name, value in labels.items())
+    return len(labels) <= MAX_LABELS and characters <= MAX_CHARACTERS
+
+
+def _kept(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return labels to be kept in memory: thousands of units may have the same."""
+    return {intern(name): intern(value) for name, value in labels.items()} or NOTHING
