@@ -65,7 +65,7 @@ WORK_TYPE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"work type":
 NAME_OF_TYPE = text("name without spaces", names.check_work_type)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class WorkDirective(Directive):
     """What every type of work has: its name, who may ask, what it gets, what it may not exceed."""
 

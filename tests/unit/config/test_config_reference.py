@@ -1,5 +1,6 @@
 """Help and reference are made from the directives, fit the terminal, and are true."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file
 from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.faults import Place
 from meshnode.config.help import (
     FAULT_EXAMPLE,
     WIDTH,
@@ -17,7 +19,7 @@ from meshnode.config.help import (
     reference,
     yaml_example,
 )
-from meshnode.config.schema import DirectiveInfo
+from meshnode.config.schema import DirectiveInfo, Origin
 
 ROOT = Path(__file__).parents[3]
 INFOS = [cls.INFO for cls in DIRECTIVES]
@@ -105,3 +107,17 @@ def test_the_reference_is_written_to_a_file_or_to_stdout(
     monkeypatch.setattr("sys.argv", ["reference"])
     main()
     assert capsys.readouterr().out == reference()
+
+
+@pytest.mark.parametrize("cls", DIRECTIVES, ids=lambda cls: cls.INFO.name)
+def test_every_parameter_of_a_directive_counts_when_it_is_compared(cls):
+    """The methods are those of the base, whatever other bases a directive has."""
+    fields = [field for field in dataclasses.fields(cls) if field.compare]
+    one = cls(**{field.name: object() for field in fields})
+    assert one == dataclasses.replace(one, origin=Origin(Place("elsewhere"), {}))
+    assert hash(one) == hash(dataclasses.replace(one))
+    for field in fields:
+        other = dataclasses.replace(one, **{field.name: object()})
+        assert one != other
+        assert repr(getattr(other, field.name)) in repr(other)
+    assert one != object()
