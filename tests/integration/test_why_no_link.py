@@ -157,6 +157,15 @@ def bar_rejects(bar: Node, foo: Node, words: str) -> bool:
     return words in reasons(bar)
 
 
+def test_a_peer_that_leads_to_the_node_itself(cluster: Cluster) -> None:
+    port = free_port()
+    foo = cluster.node("foo", level="info", listen=port, peers=[port])
+    wait_error(foo, "node ID")
+    foo.wait_log("we rejected it: it uses our own node ID")
+    rejected = foo.wait_status(lambda s: s.get("Rejected"), what="a rejection")["Rejected"]
+    assert {(r["NodeID"], r["Reason"]) for r in rejected} == {("foo", "it uses our own node ID")}
+
+
 # --- somebody there who is no node ---------------------------------------------------------------
 
 
