@@ -2,29 +2,26 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.errors import ControlError
-from meshctl.commands.exits import code_of
-from meshctl.commands.grammar import StrictGroup, unknown_option
+from meshctl.api.errors import CommandRefused
+from meshctl.commands.hints import hint
 from meshctl.commands.options import Invocation, json_option, pass_invocation
+from meshctl.commands.toplevel import MeshctlGroup
 from meshctl.commands.work import work
 from meshctl.render.columns import Terminal
 from meshctl.render.output import (
     ExitCode,
     Failure,
-    discard_stdout,
     help_epilog,
     json_line,
     print_error,
     print_json,
     print_line,
     print_page,
-    sentence,
     stdout_is_terminal,
     terminal_width,
     wants_colour,
@@ -33,88 +30,12 @@ from meshctl.render.status import status_lines, status_page
 from meshctl.render.tables import laid_out
 from meshctl.version import VERSION
 
-BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
-"""What click takes as the value of a boolean option."""
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+    from meshctl.api.connection import ControlStream
 
 MAX_DELAY = 86400.0
 """Seconds between two pings at most: a day. Longer is a mistake, or more than sleep can take."""
-
-
-class MeshctlGroup(StrictGroup):
-    """The top group: every way to fail ends in one line on stderr and a named exit code."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run a command line; ends the process with its exit code, as click does."""
-        code = self._run(args, prog_name or "meshctl", complete_var, extra)
-        if standalone_mode:
-            sys.exit(code)
-        return code
-
-    def _run(
-        self,
-        args: Sequence[str] | None,
-        prog_name: str,
-        complete_var: str | None,
-        extra: dict[str, Any],
-    ) -> int:
-        try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            return ExitCode.WRONG_USAGE
-        except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else prog_name
-            text = error.format_message()
-            if isinstance(error, click.NoSuchOption):
-                text = unknown_option(error)
-            print_error(f"{sentence(text)} See: {path} --help")
-            return ExitCode.WRONG_USAGE
-        except click.ClickException as error:
-            if error.message:
-                print_error(error.format_message())
-            return error.exit_code
-        except click.Abort:
-            return ExitCode.INTERRUPTED
-        return code if isinstance(code, int) else ExitCode.OK
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; foreign errors become failures here, before click sees them."""
-        try:
-            return super().invoke(ctx)
-        except ControlError as error:
-            raise Failure(str(error), code_of(error)) from error
-        except KeyboardInterrupt as error:
-            raise Failure("", ExitCode.INTERRUPTED) from error
-        except BrokenPipeError as error:
-            discard_stdout()
-            raise Failure("", ExitCode.OUTPUT_CLOSED) from error
-        except OSError as error:
-            # Every other OSError has its own handler: what is left is our output.
-            discard_stdout()
-            text = f"cannot write the output: {error.strerror or error}"
-            raise Failure(text, ExitCode.LOCAL_IO) from error
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Let ``--insecureskipverify`` stand alone, as people write it, or with a value.
-
-        receptorctl's takes a value, and scripts give one.
-        """
-        for i, word in enumerate(args):
-            if word in self.commands:
-                break
-            if word == "--insecureskipverify":
-                following = args[i + 1].lower() if i + 1 < len(args) else ""
-                if following not in BOOLEAN_WORDS:
-                    args = [*args[:i], "--insecureskipverify=true", *args[i + 1 :]]
-                break
-        return super().parse_args(ctx, args)
 
 
 def _env(name: str) -> dict[str, Any]:
@@ -206,7 +127,7 @@ def _delay(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @pass_invocation
 def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: bool) -> None:
     """Ping a node. With --json: one reply a line."""
-    failed = False
+    failed, instead = False, ""
     with invocation.client() as client:
         for number in range(count):
             if number:
@@ -218,7 +139,9 @@ def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: b
             elif reply.get("Success"):
                 print_line(f"Reply from {reply.get('From')} in {reply.get('TimeStr')}")
             else:
-                print_error(_hop_error(reply))
+                text = _hop_error(reply)
+                instead = instead or hint(client, text, node, "")
+                print_error(f"node {node}: {text}{instead}")
     if failed:
         raise Failure("", ExitCode.PING_FAILED)
 
@@ -248,6 +171,15 @@ def _hop_error(reply: dict[str, Any]) -> str:
     return text
 
 
+def _stream(client: "ControlClient", node: str, service: str, tls_client: str) -> "ControlStream":
+    try:
+        return client.connect_stream(node, service, tls_client)
+    except CommandRefused as error:
+        text = f"cannot connect to service {service} of node {node}: {error}"
+        instead = hint(client, str(error), node, service)
+        raise Failure(f"{text}{instead}", ExitCode.REFUSED) from error
+
+
 @cli.command()
 @click.argument("node")
 @click.argument("service")
@@ -272,7 +204,7 @@ def connect(
     )
 
     stdin = stdin_descriptor()
-    with invocation.client() as client, client.connect_stream(node, service, tls_client) as stream:
+    with invocation.client() as client, _stream(client, node, service, tls_client) as stream:
         try:
             with raw_terminal(stdin, raw=raw):
                 bridge(stream, stdin, sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """The public Python API: one client for one control service.
 
 Plain blocking sockets; a client is for one thread at a time (the streams it hands out are their
-own). Every error is a :class:`meshctl.ControlError`.
+own). Whatever the node, the network or the payload does is a :class:`meshctl.ControlError`.
 """
 
 import re

@@ -13,13 +13,17 @@ from meshctl.api.errors import BadSettings
 
 def command_line(command: str | Mapping[str, object]) -> str:
     """Check that a command is one that gets one reply: malformed JSON would get two."""
-    line = command if isinstance(command, str) else json.dumps(command)
+    try:
+        line = command if isinstance(command, str) else json.dumps(command)
+        line.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadSettings(f"a command is text, or what JSON can hold: {error}") from error
     if not line or "\n" in line or "\r" in line:
         raise BadSettings("a command is one line")
     if line.startswith("{"):
         try:
             well_formed = isinstance(json.loads(line).get("command"), str)
-        except ValueError:
+        except (ValueError, RecursionError):
             well_formed = False
         if not well_formed:
             raise BadSettings("a command in JSON is an object with the name of its command")

@@ -122,8 +122,10 @@ def _read(file: BinaryIO) -> Iterator[memoryview]:
                 # A raw file whose descriptor somebody made non-blocking; this is no end of file.
                 select.select([file], [], [])
                 continue
-        except (OSError, ValueError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except Exception as error:
+            # The file is the caller's, who may unpack or decrypt in it: whatever it raises, the
+            # payload is not whole.
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise PayloadError(f"the payload cannot be read ({reason})") from error
         if not isinstance(chunk, (bytes, bytearray)):
             raise PayloadError("the payload's file is not open as bytes")

@@ -46,7 +46,11 @@ def check_repeats(command: click.Command, ctx: click.Context, args: Sequence[str
     """
     if not args:
         return
-    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    try:
+        _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    except click.UsageError as error:
+        error.ctx = error.ctx or ctx
+        raise
     for parameter, times in Counter(order).items():
         is_single = isinstance(parameter, click.Option) and not (
             parameter.multiple or parameter.is_flag or parameter.count

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from meshctl.api.errors import CannotReach, CommandRefused, ControlError
+from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
 from meshctl.commands.exits import code_of, propagate_option, report_end
+from meshctl.commands.hints import hint
 from meshctl.commands.labels import label_option
 from meshctl.commands.options import (
     Invocation,
@@ -214,9 +215,21 @@ def report_start(
     elif waits and status is not None:
         print_line(f"({unit_id}, {status.get('StateName', status.get('State'))})")
     if rm:
-        outcome = client.release(unit_id)
-        (print_note if as_json else print_line)(f"({unit_id}, {outcome})")
+        release_ended(invocation, client, unit_id, show=print_note if as_json else print_line)
     return status
+
+
+def release_ended(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, show: Callable[[str], None]
+) -> None:
+    """Release a unit whose end is known; what goes wrong is told, and the end still counts."""
+    try:
+        outcome = client.release(unit_id)
+    except ControlError as error:
+        again = invocation.shell_command("work", "release", unit_id)
+        print_error(f"unit {unit_id} is not released: {sentence(str(error))} Again: {again}")
+    else:
+        show(f"({unit_id}, {outcome})")
 
 
 def _submit(
@@ -240,9 +253,12 @@ def _submit(
     except ControlError as error:
         text, code = str(error), code_of(error)
         if isinstance(error, CommandRefused):
-            text, code = f"Failed to start work unit: {error}", ExitCode.SUBMIT_FAILED
-            if rm and created and _is_released(client, created[0]):
-                raise Failure(text, code) from error
+            instead = hint(client, str(error), request.node, request.worktype)
+            text = f"Failed to start work unit: {error}{instead}"
+            code = ExitCode.SUBMIT_FAILED
+        never_started = isinstance(error, (CommandRefused, PayloadLost))
+        if rm and created and never_started and _is_released(client, created[0]):
+            raise Failure(text, code) from error
         if created:
             text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
         raise Failure(text, code) from error
@@ -284,5 +300,5 @@ def follow_to_end(
         raise Failure("", ExitCode.OUTPUT_CLOSED) from error
     if rm:
         # Not on stdout, where receptorctl has it: that is for the unit's own bytes.
-        print_note(f"({unit_id}, {client.release(unit_id)})")
+        release_ended(invocation, client, unit_id, show=print_note)
     return status

@@ -195,7 +195,8 @@ def _end_units(
                         end = partial(end, remote=True)
                     outcomes[unit_id] = _end_unit(invocation, end, operation, unit_id)
                 except CommandRefused as error:
-                    print_error(f"{unit_id}: {error}")
+                    text = str(error)
+                    print_error(text if unit_id in text else f"{unit_id}: {text}")
                     failed = True
                 else:
                     if not as_json:

@@ -141,14 +141,17 @@ def test_ping_shows_each_reply(meshctl, node):
 
 def test_a_failed_ping_is_told_on_stderr_with_its_own_exit_code(meshctl):
     result = meshctl("ping", "nosuch", "--count", 2, "--delay", 0)
-    assert (result.stdout, result.stderr) == ("", "ERROR: no route to node\n" * 2)
+    line = "ERROR: node nosuch: no route to node; known nodes: a-very-long-name, bar, foo\n"
+    assert (result.stdout, result.stderr) == ("", line * 2)
     assert result.exit_code == ExitCode.PING_FAILED == 2
 
 
 def test_a_ping_that_expired_on_the_way_names_the_hop(meshctl, node):
     reply = {"Success": False, "Error": "message expired", "From": "mid", "TimeStr": "1ms"}
     node.handlers["ping"] = lambda session, line: session.send(reply) or True
-    assert meshctl("ping", "x", "--count", 1).stderr == "ERROR: message expired from mid in 1ms\n"
+    assert meshctl("ping", "x", "--count", 1).stderr == (
+        "ERROR: node x: message expired from mid in 1ms\n"
+    )
 
 
 def test_ping_as_json_is_one_reply_a_line(meshctl):
@@ -610,7 +613,7 @@ def test_a_unit_that_cannot_be_released_does_not_keep_the_others(meshctl, node):
     node.add_unit("one")
     result = meshctl("work", "release", "nosuch", "one")
     assert result.stdout == "Released:\n(one, released)\n"
-    assert result.stderr == "ERROR: nosuch: unknown work unit nosuch\n"
+    assert result.stderr == "ERROR: unknown work unit nosuch\n"
     assert result.exit_code == ExitCode.REFUSED
 
 

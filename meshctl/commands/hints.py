@@ -1,0 +1,84 @@
+"""What there is instead of what was asked for: the nodes, services and work types that are known.
+
+A node refuses a name that it does not know with receptor's words, which tools match and which name
+nothing. What may have been meant stands in its status, so a person is told that as well.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meshctl.api.errors import ControlError
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+MOST_NAMES = 12
+"""Names in a hint at most: a line for a person, who can ask for the status of a large mesh."""
+
+
+def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
+    """Return what to add to a refusal; nothing where it is about something else.
+
+    Args:
+        client: Whom to ask: the node that has refused.
+        reason: The node's words.
+        node: The node that was asked for; empty for the client's own.
+        wanted: The service or the work type that was asked for there.
+    """
+    find: Callable[[Mapping[str, Any], str], Iterator[str]]
+    if "no route to node" in reason:
+        label, name, find = "known nodes", node, _nodes
+    elif "service unknown" in reason:
+        label, name, find = "its services", wanted, _services
+    elif "unknown work type" in reason:
+        label, name, find = "its work types", wanted, _types
+    else:
+        return ""
+    try:
+        status = client.status(["NodeID", "RoutingTable", "Advertisements"])
+    except ControlError:
+        return ""  # the refusal itself is what matters
+    return _instead(label, name, set(find(status, node)))
+
+
+def _instead(label: str, name: str, known: set[str]) -> str:
+    import difflib  # noqa: PLC0415 - only for what was mistyped
+
+    if near := difflib.get_close_matches(name, known, 1):
+        return f"; did you mean {near[0]}?"
+    if not known:
+        return ""
+    more = ", …" if len(known) > MOST_NAMES else ""
+    return f"; {label}: {', '.join(sorted(known)[:MOST_NAMES])}{more}"
+
+
+def _nodes(status: Mapping[str, Any], node: str) -> Iterator[str]:
+    del node  # all of them
+    yield str(status.get("NodeID", ""))
+    yield from _table(status.get("RoutingTable"))
+
+
+def _services(status: Mapping[str, Any], node: str) -> Iterator[str]:
+    for advertisement in _advertisements(status, node):
+        yield str(advertisement.get("Service", ""))
+
+
+def _types(status: Mapping[str, Any], node: str) -> Iterator[str]:
+    for advertisement in _advertisements(status, node):
+        commands = advertisement.get("WorkCommands")
+        for command in commands if isinstance(commands, list) else ():
+            yield str(_table(command).get("WorkType", ""))
+
+
+def _advertisements(status: Mapping[str, Any], node: str) -> Iterator[Mapping[str, Any]]:
+    """Yield what a node says that it has; its own node is ``localhost`` in any case, too."""
+    own = status.get("NodeID")
+    advertisements = status.get("Advertisements")
+    for advertisement in advertisements if isinstance(advertisements, list) else ():
+        table = _table(advertisement)
+        if table.get("NodeID") == (own if node.lower() in {"", "localhost"} else node):
+            yield table
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
