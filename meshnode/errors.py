@@ -24,12 +24,14 @@
     └── SecurityError            an identity could not be proved, or may not do this
         ├── UnusableKey          a key file holds no key that could be used
         ├── SignatureRefused     a signature does not show that its sender may do this
+        ├── UnusableCertificate  bytes or a file hold no certificate that could be used
+        ├── TlsRefused           a TLS handshake failed; has a problem
         ├── AccessRefused        who asks may not do this
         └── CannotSign           this node was asked to sign and has no key
 """
 
 from collections.abc import Callable
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class MeshnodeError(Exception):
@@ -163,6 +165,49 @@ class SignatureRefused(SecurityError):
 
     The texts begin as receptor's do, which clients match.
     """
+
+
+class UnusableCertificate(SecurityError):
+    """Bytes or a file hold no certificate that could be used."""
+
+
+class TlsProblem(Enum):
+    """Why TLS was refused."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    WRONG_NAME = "wrong name"
+    """The certificate does not name the host that was dialed."""
+    WRONG_NODE = "wrong node"
+    """The certificate names other nodes than the one at the other end."""
+    WRONG_CA = "wrong CA"
+    """No CA that is trusted here has signed the certificate."""
+    WRONG_USAGE = "wrong usage"
+    """It is a client's certificate and not a server's, or the other way round."""
+    MISSING = "missing"
+    """A client showed no certificate."""
+    NOT_PINNED = "not pinned"
+    MALFORMED = "malformed"
+    UNFIT = "unfit"
+    """OpenSSL refuses the certificate for another reason, such as a short key."""
+    REFUSED_THERE = "refused there"
+    """The other end refused us: its alert says why."""
+    NOT_TLS = "not TLS"
+    """The other end does not speak TLS."""
+    NO_COMMON_WAY = "no common way"
+    """The ends have no version, cipher or curve in common."""
+    SILENT = "silent"
+    """The handshake was not done in time."""
+    BROKEN = "broken"
+    """The connection ended during the handshake, or what came is no TLS any more."""
+
+
+class TlsRefused(SecurityError):
+    """TLS was refused, here or by the other end; the text says why, and for whom."""
+
+    def __init__(self, problem: TlsProblem, text: str) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class AccessRefused(SecurityError):

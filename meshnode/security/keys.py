@@ -39,8 +39,11 @@ _SSH_LINE = "OpenSSH public key"
 _SSH_PRIVATE = "OPENSSH PRIVATE KEY"
 _PRIVATE = ("RSA PRIVATE KEY", "PRIVATE KEY", _SSH_PRIVATE)
 _PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
-_READABLE = stat.S_IRGRP | stat.S_IROTH
-_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+READABLE: Final = stat.S_IRGRP | stat.S_IROTH
+"""Permissions that a secret key should not have."""
+
+WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
+"""Permissions that no key should have."""
 
 
 def load_private_key(path: Path) -> rsa.RSAPrivateKey:
@@ -49,7 +52,7 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, found = _read(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
+    text, found = read_pem(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
     label = _label(path, text)
     if label in (*_PUBLIC, _SSH_LINE):
         raise _unusable(path, "holds a public key; the private one is needed here, since it signs")
@@ -69,7 +72,7 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     if not isinstance(key, rsa.RSAPrivateKey):
         raise _not_rsa(path, _algorithm(key))
     _check_size(path, key.key_size)
-    _warn(path, found, _READABLE | _WRITABLE)
+    warn_of_others(path, found, READABLE | WRITABLE)
     return key
 
 
@@ -79,7 +82,7 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, found = _read(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
+    text, found = read_pem(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
     label = _label(path, text)
     if label.endswith("PRIVATE KEY"):
         command = f"openssl rsa -in {path} -pubout -out PUBLIC.pem"
@@ -100,11 +103,11 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     if not isinstance(key, rsa.RSAPublicKey):
         raise _not_rsa(path, _algorithm(key))
     _check_size(path, key.key_size)
-    _warn(path, found, _WRITABLE)
+    warn_of_others(path, found, WRITABLE)
     return key
 
 
-def _read(path: Path, remedy: str) -> tuple[str, os.stat_result]:
+def read_pem(path: Path, remedy: str) -> tuple[str, os.stat_result]:
     """Return a file's text and its stat; ``remedy`` is for a missing file."""
     try:
         # O_NONBLOCK: opening a named pipe that nobody writes to would not return.
@@ -167,12 +170,12 @@ def _check_size(path: Path, bits: int) -> None:
         raise _unusable(path, f"is too long: {bits} bits of at most {MOST_KEY_BITS}; {remedy}")
 
 
-def _warn(path: Path, found: os.stat_result, unwanted: int) -> None:
+def warn_of_others(path: Path, found: os.stat_result, unwanted: int) -> None:
     """Log a warning if other users can read a secret key, or replace any key."""
     log = subject_logger("key", str(path))
     if mode := found.st_mode & unwanted:
-        what = "read" if mode & _READABLE else "replaced"
-        remedy = "600" if unwanted & _READABLE else "go-w"
+        what = "read" if mode & READABLE else "replaced"
+        remedy = "600" if unwanted & READABLE else "go-w"
         log.warning("can be %s by other users; better: chmod %s %s", what, remedy, path)
     if found.st_uid not in {0, os.geteuid()}:
         log.warning(

@@ -1,0 +1,278 @@
+"""What ``tls-server`` and ``tls-client`` mean: files read once, checked, and made contexts.
+
+A :class:`TlsSettings` is a value. Whoever opens a connection asks a :class:`TlsSource` for the
+present one, so settings that were read anew serve the next connection and disturb none that is up.
+Links, control ports and the QUIC engine take from it what they need: OpenSSL's context, or the
+certificates, the key and what is expected of the other end.
+"""
+
+import datetime
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from OpenSSL import SSL, crypto
+
+from meshnode.config.tls_directives import TlsClient, TlsDirective, TlsServer
+from meshnode.errors import UnusableCertificate, UnusableKey
+from meshnode.security.certificates import (
+    NODE_ID_OID,
+    Certificate,
+    Usage,
+    load_certificates,
+)
+from meshnode.security.keys import READABLE, WRITABLE, read_pem, warn_of_others
+from meshnode.security.verification import Expected, Trust, Verdict, told
+
+CIPHERS_OF_1_2: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+"""With TLS 1.2: keys that are forgotten after the connection, and ciphers that authenticate. All
+that receptor offers there are among them, but for one without ECDHE."""
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+"""A key that a certificate may be for."""
+
+WARNED_AHEAD: Final = datetime.timedelta(days=30)
+"""How long before its end a certificate is warned of."""
+
+
+class Demand(enum.Enum):
+    """Whether a server wants a certificate of its clients."""
+
+    NONE = "none"
+    CHECKED = "checked"
+    """It may be left out; one that is shown is checked."""
+    REQUIRED = "required"
+
+
+_MODES: Final = {
+    Demand.NONE: SSL.VERIFY_NONE,
+    Demand.CHECKED: SSL.VERIFY_PEER,
+    Demand.REQUIRED: SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCertificate:
+    """What this end shows.
+
+    Attributes:
+        file: where it is from.
+        chain: the node's own certificate, then those between it and its CA.
+        key: the private key of the first.
+    """
+
+    file: Path
+    chain: tuple[Certificate, ...]
+    key: PrivateKey = field(repr=False)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The node's own certificate."""
+        return self.chain[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """One end's TLS, ready to use.
+
+    Attributes:
+        name: of the directive.
+        usage: what this end is.
+        own: what it shows; None if nothing.
+        demand: whether it wants a certificate of the other end.
+        expected: what the other end's certificate must be. A client adds the host or node that it
+            dials, a server of the mesh the node that the data come from.
+        context: OpenSSL's; its verification asks the ``Verdict`` of the connection.
+    """
+
+    name: str
+    usage: Usage
+    own: OwnCertificate | None
+    demand: Demand
+    expected: Expected
+    context: SSL.Context = field(repr=False, compare=False)
+
+
+class TlsSource(Protocol):
+    """Where a connection gets its settings."""
+
+    @property
+    def settings(self) -> TlsSettings:
+        """Return those for a connection that begins now."""
+
+
+def load_server(directive: TlsServer, node_id: str) -> TlsSettings:
+    """Return what a ``tls-server`` means.
+
+    Raises:
+        ConfigFaults: a file is missing or wrong; the fault names directive, parameter and remedy.
+    """
+    own = _own(directive, directive.cert, directive.key, node_id)
+    demand = Demand.NONE
+    if directive.requireclientcert:
+        demand = Demand.REQUIRED
+    elif directive.clientcas is not None:
+        demand = Demand.CHECKED
+    context = _context(directive, Usage.SERVER, own, demand)
+    trust = _trust(directive, "clientcas", directive.clientcas, context)
+    expected = Expected(Usage.CLIENT, trust, directive.pinnedclientcert)
+    return TlsSettings(directive.name, Usage.SERVER, own, demand, expected, context)
+
+
+def load_client(directive: TlsClient, node_id: str) -> TlsSettings:
+    """Return what a ``tls-client`` means. Raises as :func:`load_server` does."""
+    own = None
+    if directive.cert is not None and directive.key is not None:
+        own = _own(directive, directive.cert, directive.key, node_id)
+    context = _context(directive, Usage.CLIENT, own, Demand.REQUIRED)
+    trust = None
+    if not directive.insecureskipverify:
+        trust = _trust(directive, "rootcas", directive.rootcas, context)
+    expected = Expected(Usage.SERVER, trust, directive.pinnedservercert)
+    return TlsSettings(directive.name, Usage.CLIENT, own, Demand.REQUIRED, expected, context)
+
+
+def doubts(settings: TlsSettings, now: datetime.datetime) -> list[str]:
+    """Return what is wrong with a certificate that this end shows, and others will refuse."""
+    if settings.own is None:
+        return []
+    found = []
+    own, file = settings.own.certificate, settings.own.file
+    left = own.not_after - now
+    if own.not_before > now:
+        text = f"is not yet valid: it begins at {told(own.not_before)}, and now it is {told(now)}"
+        found.append(f'"{file}" {text}; check the clocks')
+    elif left <= datetime.timedelta(0):
+        text = f"expired at {told(own.not_after)}, and now it is {told(now)}"
+        found.append(f'"{file}" {text}; renew it, or check the clocks')
+    elif left <= WARNED_AHEAD:
+        found.append(f'"{file}" expires at {told(own.not_after)}, in {left.days} days; renew it')
+    if not own.may_be(settings.usage):
+        text = f"may not be used as a {settings.usage.value}'s: its extended key usage forbids it"
+        found.append(f'"{file}" {text}')
+    return found
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _own(directive: TlsDirective, file: Path, key_file: Path, node_id: str) -> OwnCertificate:
+    """Return the certificate that a directive shows. Raises ConfigFaults."""
+    try:
+        chain = load_certificates(file)
+    except UnusableCertificate as error:
+        raise directive.error("cert", str(error)) from error
+    try:
+        key = load_key(key_file)
+    except UnusableKey as error:
+        raise directive.error("key", str(error)) from error
+    if _public(x509.load_der_x509_certificate(chain[0].der)) != _public(key):
+        text = f'"{key_file}" is not the key of the certificate in "{file}" ({chain[0]})'
+        raise directive.error("key", text)
+    if not directive.skipreceptornamescheck and node_id not in chain[0].node_ids:
+        raise directive.error("cert", _not_named(file, chain[0], node_id))
+    return OwnCertificate(file, chain, key)
+
+
+def _not_named(file: Path, certificate: Certificate, node_id: str) -> str:
+    return (
+        f'"{file}" does not name this node, {node_id}; it names {certificate.names}; '
+        f"make one with the otherName {NODE_ID_OID.dotted_string};UTF8:{node_id}, or set "
+        "skipreceptornamescheck: true"
+    )
+
+
+def load_key(path: Path) -> PrivateKey:
+    """Return the private key of a certificate; warn in the log if other users can read it.
+
+    Raises:
+        UnusableKey: there is none; the text says why, and what to do.
+    """
+    text, found = read_pem(path, "name the key that the certificate was made with")
+    try:
+        key = load_pem_private_key(text.encode(), password=None)
+    except TypeError:
+        remedy = f"store it without: openssl pkey -in {path} -out NEW.pem"
+        why = f'"{path}" has a passphrase, for which a node cannot ask; {remedy}'
+        raise UnusableKey(why) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UnusableKey(f'"{path}" holds no private key that could be read (PEM)') from None
+    if not isinstance(key, PrivateKey):
+        raise UnusableKey(f'"{path}" holds a key of a kind that no certificate here can have')
+    warn_of_others(path, found, READABLE | WRITABLE)
+    return key
+
+
+def _public(owner: x509.Certificate | PrivateKey) -> bytes:
+    """Return the public key of a certificate or of a private key, as comparable bytes."""
+    try:
+        key = owner.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return b""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _trust(
+    directive: TlsDirective, parameter: str, file: Path | None, context: SSL.Context
+) -> Trust:
+    """Have a context trust the CAs in a file, or the system's. Raises ConfigFaults."""
+    if file is None:
+        context.set_default_verify_paths()
+        return Trust(context, "a CA of the system")
+    trust = Trust(context, f'a CA in "{file}"')
+    # As for receptor, whatever is in the file is trusted, be it a root or below one.
+    trust.store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    try:
+        for found in load_certificates(file):
+            certificate = x509.load_der_x509_certificate(found.der)
+            trust.store.add_cert(crypto.X509.from_cryptography(certificate))
+    except (UnusableCertificate, crypto.Error) as error:
+        raise directive.error(parameter, str(error)) from error
+    return trust
+
+
+# --- OpenSSL -------------------------------------------------------------------------------------
+
+
+def _context(
+    directive: TlsDirective, usage: Usage, own: OwnCertificate | None, demand: Demand
+) -> SSL.Context:
+    server = usage is Usage.SERVER
+    context = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
+    least = SSL.TLS1_3_VERSION if directive.mintls13 else SSL.TLS1_2_VERSION
+    context.set_min_proto_version(least)
+    context.set_cipher_list(CIPHERS_OF_1_2)
+    # A session that is taken up again would not show its certificate again.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    if own is not None:
+        try:
+            _show(context, own)
+        except SSL.Error as error:
+            text = f'"{own.file}" cannot be shown: OpenSSL refuses it as too weak ({error})'
+            raise directive.error("cert", text) from error
+    context.set_verify(_MODES[demand], _hear)
+    return context
+
+
+def _show(context: SSL.Context, own: OwnCertificate) -> None:
+    leaf, *others = (x509.load_der_x509_certificate(c.der) for c in own.chain)
+    context.use_certificate(leaf)
+    for other in others:
+        context.add_extra_chain_cert(other)
+    context.use_privatekey(own.key)
+
+
+def _hear(connection: SSL.Connection, shown: crypto.X509, code: int, depth: int, ok: int) -> bool:
+    verdict = connection.get_app_data()
+    assert isinstance(verdict, Verdict)
+    return verdict.hear(shown, code, depth)

@@ -1,0 +1,270 @@
+"""Whether a certificate is the other end's: one judgement for links, control ports and streams.
+
+OpenSSL verifies chains, by pyOpenSSL: in the handshakes of links and TCP, and of a chain that the
+QUIC engine hands over (:func:`verify_chain`), with the same store. So what is trusted on a link is
+trusted above it. ``cryptography.x509.verification`` would do the second only, and holds to the
+rules of browsers: it refuses Ed25519 keys and certificates that openssl and receptor make and
+accept. Python's ``ssl`` would do the first only, and tells no more of a refused certificate than
+a number: neither whose it is nor its dates.
+
+What OpenSSL knows nothing of comes on top: names of nodes, pins, and for chains the host and usage.
+"""
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from meshnode.errors import TlsProblem, TlsRefused, UnusableCertificate
+from meshnode.security.certificates import (
+    MAX_SHOWN,
+    Certificate,
+    Usage,
+    decode_certificate,
+    fingerprint,
+)
+from meshnode.security.identity import shown_text
+
+WRONG_CA_CODES: Final = frozenset({2, 7, 18, 19, 20, 21, 27, 28})
+"""OpenSSL's errors (X509_V_ERR_…) of a chain that leads to no CA of ours: no issuer at hand, a bad
+signature, self-signed, untrusted, rejected."""
+
+NOT_YET_CODE: Final = 9
+EXPIRED_CODE: Final = 10
+
+WRONG_USAGE_CODES: Final = frozenset({24, 26, 32, 79, 37})
+"""OpenSSL's errors of a certificate that may not do what it does here."""
+
+UNFIT_WORDS: Final = {
+    22: "the chain is too long",
+    23: "it is revoked",
+    25: "the chain is longer than a CA in it allows",
+    34: "it has a critical extension that OpenSSL does not know",
+    47: "a CA above it forbids its names",
+    48: "a CA above it excludes its names",
+    66: "its key is too short",
+    67: "the key of a CA above it is too short",
+    68: "a signature in the chain is of an algorithm that is too weak",
+}
+"""What else OpenSSL may find."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The CAs that are trusted. ``words`` says which: ``a CA in "/etc/ca.crt"``."""
+
+    context: SSL.Context
+    """Has OpenSSL's store, and keeps it alive."""
+    words: str
+
+    @property
+    def store(self) -> crypto.X509Store:
+        """The store; it may be used as long as this value is there."""
+        store = self.context.get_cert_store()
+        assert store is not None
+        return store
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the certificate of the other end must be.
+
+    Attributes:
+        usage: what the other end is.
+        trust: who must have signed it; None if anybody may.
+        pins: fingerprints in lower-case hexadecimal digits, of which it must have one; none
+            means any.
+        host: that it must name: a host name or an IP address; empty means any.
+        node: that it must name; empty means any.
+    """
+
+    usage: Usage
+    trust: Trust | None
+    pins: tuple[str, ...] = ()
+    host: str = ""
+    node: str = ""
+
+    def judge(self, certificate: Certificate) -> None:
+        """Check what OpenSSL does not: names and pins. Raises TlsRefused."""
+        who = self.whose(certificate)
+        if self.trust is not None and self.host and not _names_host(certificate, self.host):
+            raise TlsRefused(
+                TlsProblem.WRONG_NAME,
+                f"{who} does not name the host that was dialed, {shown_text(self.host, MAX_SHOWN)}"
+                f"; it names {certificate.names}",
+            )
+        if self.trust is not None and self.node and self.node not in certificate.node_ids:
+            raise TlsRefused(
+                TlsProblem.WRONG_NODE,
+                f"{who} does not name node {shown_text(self.node, MAX_SHOWN)}; "
+                f"it names {certificate.names}",
+            )
+        if self.pins and not {certificate.sha256.hex(), certificate.sha512.hex()} & {*self.pins}:
+            raise TlsRefused(
+                TlsProblem.NOT_PINNED,
+                f"{who} is not pinned here; its SHA-256 is {fingerprint(certificate.sha256)}",
+            )
+
+    def whose(self, certificate: Certificate) -> str:
+        """Return the words for a certificate of the other end: ``the client's certificate …``."""
+        return f"the {self.usage.value}'s certificate ({certificate})"
+
+    def refusal(
+        self, code: int, depth: int, certificate: Certificate, now: datetime.datetime
+    ) -> TlsRefused:
+        """Return the refusal for an error that OpenSSL found in a chain.
+
+        Args:
+            code: of X509_V_ERR_….
+            depth: where in the chain: 0 is the other end's own certificate.
+            certificate: the one that it is about.
+            now: the present time.
+        """
+        who = self.whose(certificate) if depth == 0 else f"the CA's certificate ({certificate})"
+        trust = "a CA that is trusted here" if self.trust is None else self.trust.words
+        if code == EXPIRED_CODE:
+            return TlsRefused(
+                TlsProblem.EXPIRED,
+                f"{who} expired at {told(certificate.not_after)}, and here it is {told(now)}; "
+                "renew it, or check the clocks",
+            )
+        if code == NOT_YET_CODE:
+            return TlsRefused(
+                TlsProblem.NOT_YET_VALID,
+                f"{who} is not yet valid: it begins at {told(certificate.not_before)}, and here "
+                f"it is {told(now)}; check the clocks",
+            )
+        if code in WRONG_CA_CODES:
+            return TlsRefused(
+                TlsProblem.WRONG_CA,
+                f"{who} is not signed by {trust}; its issuer is {certificate.issuer or 'unnamed'}",
+            )
+        if code in WRONG_USAGE_CODES:
+            role = f"a {self.usage.value}'s" if depth == 0 else "a CA's"
+            return TlsRefused(
+                TlsProblem.WRONG_USAGE, f"{who} may not be used as {role}: its extensions forbid it"
+            )
+        why = UNFIT_WORDS.get(code, f"OpenSSL's error {code} (openssl-verification-options(1))")
+        return TlsRefused(TlsProblem.UNFIT, f"{who} cannot be used: {why}")
+
+
+class Verdict:
+    """What the verification of one connection's other end comes to.
+
+    OpenSSL tells of each certificate in turn: the first refusal counts.
+    """
+
+    __slots__ = ("certificate", "expected", "refusal")
+
+    def __init__(self, expected: Expected) -> None:
+        self.expected = expected
+        self.certificate: Certificate | None = None
+        """The other end's, once it was found to be good."""
+        self.refusal: TlsRefused | None = None
+
+    def hear(self, shown: crypto.X509, code: int, depth: int) -> bool:
+        """Take what OpenSSL found about one certificate; return whether the handshake goes on."""
+        try:
+            if code and self.expected.trust is not None:
+                raise self._refusal(shown, code, depth)
+            if depth == 0 and not code:
+                self.judge(shown)
+        except TlsRefused as refusal:
+            self.refusal = self.refusal or refusal
+        return self.refusal is None
+
+    def judge(self, shown: crypto.X509) -> None:
+        """Check the other end's own certificate. Raises TlsRefused."""
+        certificate = decode_shown(_der(shown), self.expected)
+        self.expected.judge(certificate)
+        self.certificate = certificate
+
+    def _refusal(self, shown: crypto.X509, code: int, depth: int) -> TlsRefused:
+        certificate = decode_shown(_der(shown), self.expected)
+        now = datetime.datetime.now(datetime.UTC)
+        return self.expected.refusal(code, depth, certificate, now)
+
+
+def verify_chain(ders: Sequence[bytes], expected: Expected, now: datetime.datetime) -> Certificate:
+    """Verify a chain that was shown outside of OpenSSL; return the certificate of the other end.
+
+    Args:
+        ders: the certificates as they came, the other end's own one first.
+        expected: what it must be.
+        now: the present time, for messages.
+
+    Raises:
+        TlsRefused: it must not be trusted.
+    """
+    if not ders:
+        text = f"the {expected.usage.value} showed no certificate"
+        raise TlsRefused(TlsProblem.MISSING, text)
+    certificate = decode_shown(ders[0], expected)
+    if expected.trust is not None:
+        _verify_by_openssl(ders, expected, expected.trust, now)
+        if not certificate.may_be(expected.usage):
+            code = min(WRONG_USAGE_CODES)
+            raise expected.refusal(code, 0, certificate, now)
+    expected.judge(certificate)
+    return certificate
+
+
+def decode_shown(der: bytes, expected: Expected) -> Certificate:
+    """Return what a certificate says that the other end showed. Raises TlsRefused."""
+    try:
+        return decode_certificate(der)
+    except UnusableCertificate as error:
+        text = f"the {expected.usage.value}'s certificate cannot be used: {error}"
+        raise TlsRefused(TlsProblem.MALFORMED, text) from error
+
+
+def _verify_by_openssl(
+    ders: Sequence[bytes], expected: Expected, trust: Trust, now: datetime.datetime
+) -> None:
+    try:
+        leaf, *others = (
+            crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)) for der in ders
+        )
+    except ValueError as error:
+        text = f"a certificate of the {expected.usage.value}'s chain is malformed"
+        raise TlsRefused(TlsProblem.MALFORMED, text) from error
+    try:
+        crypto.X509StoreContext(trust.store, leaf, others).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        code, depth, _ = error.errors
+        certificate = decode_shown(_der(error.certificate), expected)
+        raise expected.refusal(int(code), int(depth), certificate, now) from error
+
+
+def _der(certificate: crypto.X509) -> bytes:
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+
+def _names_host(certificate: Certificate, host: str) -> bool:
+    """Whether a certificate names a host (RFC 6125): a wildcard stands for the first label only.
+
+    The common name does not count, as in receptor.
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return any(_matches(pattern, host) for pattern in certificate.dns_names)
+    return str(address) in certificate.addresses
+
+
+def _matches(pattern: str, host: str) -> bool:
+    own, wanted = pattern.lower().rstrip("."), host.lower().rstrip(".")
+    if not own.startswith("*."):
+        return own == wanted
+    first, _, rest = wanted.partition(".")
+    # A wildcard of a top-level domain would stand for everybody's hosts.
+    return bool(first) and own[2:] == rest and "." in rest
+
+
+def told(moment: datetime.datetime) -> str:
+    """Return a moment as messages name it."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
