@@ -1,7 +1,7 @@
 """The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
@@ -239,10 +239,11 @@ class ControlService:
         if not isinstance(client, UnixClient):
             return client
         try:
-            return replace(client, user=await self._users.name_of(client.uid))
+            user = await self._users.name_of(client.uid)
         except trio.Cancelled:
             await trio.aclose_forcefully(stream)
             raise
+        return UnixClient.of(client.uid, client.gid, client.pid, user)
 
 
 async def _refuse(

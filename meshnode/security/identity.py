@@ -7,7 +7,9 @@ client says. Names and claims are for people: a user name is what the system cal
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from functools import lru_cache
+from sys import intern
+from typing import Any, ClassVar, Final, Self
 
 MAX_USER = 64
 """Characters of a user's name; Linux's tools allow 32."""
@@ -28,6 +30,11 @@ PIDS: Final = range(2**31)
 """Numbers that a process can have; 0 is one in another namespace."""
 
 
+SHARED = 1024
+"""Clients of unix sockets that are in memory once. A script submits thousands of units, each of
+which remembers it for as long as it is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnixClient:
     """A process of this machine, as the kernel names the other end of a unix socket."""
@@ -40,6 +47,12 @@ class UnixClient:
     """Of the process that connected: it may have ended, and the number may be another's by now."""
     user: str = ""
     """What the system calls the uid; empty if it has no name, or none was found in time."""
+
+    @classmethod
+    @lru_cache(maxsize=SHARED)
+    def of(cls, uid: int, gid: int, pid: int, user: str = "") -> Self:
+        """Return this client as one value that all share who have it at the same time."""
+        return cls(uid, gid, pid, user)
 
     @property
     def brief(self) -> str:
@@ -189,7 +202,7 @@ def _unix(data: Mapping[Any, object]) -> UnixClient | None:
     uid, gid, pid = _number(data, "Uid", IDS), _number(data, "Gid", IDS), _number(data, "Pid", PIDS)
     if uid is None or gid is None or pid is None:
         return None
-    return UnixClient(uid, gid, pid, _text(data, "User", MAX_USER))
+    return UnixClient.of(uid, gid, pid, intern(_text(data, "User", MAX_USER)))
 
 
 def _mesh(data: Mapping[Any, object]) -> MeshClient | None:

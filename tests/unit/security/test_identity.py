@@ -61,6 +61,11 @@ def test_an_identity_is_read_again_as_it_was_written(identity: Identity) -> None
     assert identity_from_json(json.loads(json.dumps(identity.to_json()))) == identity
 
 
+def test_units_of_one_client_share_its_identity() -> None:
+    data = UnixClient(1000, 100, 7, "ann").to_json()
+    assert identity_from_json(data) is identity_from_json(dict(data))
+
+
 @given(anything | nearly | nearly.flatmap(lambda n: anything.map(lambda c: {**n, "Claim": c})))
 def test_whatever_stands_for_an_identity_none_or_a_bounded_printable_one_is_read(
     data: Any,
