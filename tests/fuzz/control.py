@@ -103,6 +103,7 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         **{"ttl": "10s", "signwork": "false", "signature": "", "tlsclient": ""},
         **{"stdinsize": str(len(PAYLOAD)), "stdinsha256": "", "submissionkey": "foo:12345678"},
         **{"submissionfollow": "true", "secret_word": "x"},
+        **{"submissionlabels": '{"job": "nightly"}'},
     },
     *(
         {"command": "work", "subcommand": name, "unitid": unit, "signature": ""}
@@ -110,6 +111,14 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         for unit in ("@UNIT@", "@BAR@", "nothing1")
     ),
     {"command": "work", "subcommand": "cancel", "unitid": "@UNIT@", "unless": "started"},
+    {"command": "work", "subcommand": "release", "unitid": "@BAR@", "remote": "true"},
+    *(
+        {
+            **{"command": "work", "subcommand": "adopt", "node": node, "unitid": "nothing1"},
+            **{"tlsclient": "", "signwork": "false", "signature": ""},
+        }
+        for node in ("victim", "bar", "nobody")
+    ),
     {"command": "work", "subcommand": "results", "unitid": "@UNIT@", "startpos": 0},
     {"command": "work", "subcommand": "results", "unitid": "@BAR@", "startpos": 3},
 )
@@ -120,6 +129,7 @@ TEXTS: tuple[str, ...] = (
     *("work submit victim wait a 'b c'", "work submit bar cat", "work submit localhost cat x"),
     *("work status @UNIT@", "work watch @BAR@", "work cancel @UNIT@", "work release @UNIT@"),
     *("work force-release @BAR@", "work results @UNIT@ 0", "work results @UNIT@ -1", "work"),
+    *("work adopt bar nothing1", "work adopt victim @UNIT@"),
 )
 """Good commands, in the text form."""
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import trio
+from remote_fakes import OUTPUT, UNIT, RemoteNode, says, says_endlessly, says_nothing
 from signing_keys import new_key
 from test_power_cut_anywhere import disk as disk  # noqa: PLC0414 - a fixture
 from test_power_cut_anywhere import power_off
@@ -232,6 +233,63 @@ async def test_an_adoption_that_makes_no_sense_is_refused(foo, autojump_clock, f
         request = {"command": "work", "subcommand": "adopt", "node": "bar", "unitid": "x"}
         assert await foo.talk(request | fields) == [f"ERROR: {told}"]
         assert foo.left() == []
+
+
+# --- a node that lies -------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def far(foo, nursery):
+    far = RemoteNode(foo.mesh, nursery)
+    far.state, far.detail = 1, "Running: PID 7"
+    return far
+
+
+STRANGE = (None, 7, -1, 10**400, 1.5, "", "x" * 5000, "a\n\x1b[2J", [], {"a": []}, True)
+
+
+@pytest.mark.parametrize("field", ["WorkType", "StdoutSize", "State", "Detail", "ExtraData"])
+@pytest.mark.parametrize("value", STRANGE, ids=lambda value: repr(value)[:12])
+async def test_whatever_a_node_says_of_its_unit_the_adopted_one_can_be_shown_and_goes_on(
+    foo, far, field, value, autojump_clock
+):
+    async with foo.running():
+        far.lies["status"] = says(far.status(**{field: value}))
+        unit_id = await adopted(foo, UNIT)
+        (line,) = await foo.talk(f"work status {unit_id}")
+        shown = json.loads(line)["ExtraData"]["RemoteWorkType"]
+        assert len(shown) <= 255
+        assert shown.isprintable()
+        far.lies.clear()
+        far.finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+        assert foo.stdout(unit_id) == OUTPUT
+
+
+@pytest.mark.parametrize("what", ["greeting", "status", "results line"])
+@pytest.mark.parametrize("lie", [says_nothing, says_endlessly, says(b"{"), says(closes=True)])
+async def test_a_node_that_answers_nothing_of_use_is_waited_for(
+    foo, far, what, lie, autojump_clock
+):
+    async with foo.running():
+        far.lies[what] = lie
+        unit_id = await adopted(foo, UNIT)
+        await trio.sleep(100)
+        assert not foo.units.find(unit_id).is_final
+        far.lies.clear()
+        far.finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+        assert await foo.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
+        assert "release" not in {command["subcommand"] for command in far.asked}
+
+
+async def test_a_passing_lack_of_the_node_is_waited_for(foo, far, autojump_clock):
+    async with foo.running():
+        far.lies["results line"] = says(b"ERROR: cannot read the results: Too many open files\n")
+        unit_id = await adopted(foo, UNIT)
+        far.lies.clear()
+        far.finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
 
 
 # --- signed work, and who may ask -------------------------------------------------------------

@@ -17,14 +17,19 @@ USUAL: dict[str, dict[str, object]] = {
         **{"node": "foo", "worktype": "wait", "params": "", "tlsclient": "", "ttl": ""},
         **{"signwork": "false", "signature": "", "stdinsize": "", "stdinsha256": ""},
         **{"submissionkey": "", "submissionfollow": "", "other": ""},
+        **{"submissionlabels": ""},
+    },
+    "adopt": {
+        **{"node": "bar", "unitid": "UNIT", "tlsclient": ""},
+        **{"signwork": "false", "signature": ""},
     },
     "list": ON_UNIT,
     "status": ON_UNIT,
     "watch": ON_UNIT,
     "results": {**ON_UNIT, "startpos": 0},
     "cancel": {**ON_UNIT, "unless": "started"},
-    "release": ON_UNIT,
-    "force-release": ON_UNIT,
+    "release": {**ON_UNIT, "remote": "false"},
+    "force-release": {**ON_UNIT, "remote": False},
     "nosuch": ON_UNIT,
 }
 """Every field of every subcommand."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
 from meshnode.work.units.requests import (
+    AdoptRequest,
     CancelRequest,
     ListRequest,
     ReleaseRequest,
@@ -23,10 +24,16 @@ from meshnode.work.units.requests import (
 )
 
 KEYS = st.sampled_from(
-    ["subcommand", "node", "worktype", "unitid", "startpos", "signature", "signwork", "unless"]
+    [
+        *("subcommand", "node", "worktype", "unitid", "startpos", "signature", "signwork"),
+        *("unless", "remote", "submissionlabels"),
+    ]
 )
 WORDS = st.sampled_from(
-    ["submit", "list", "status", "watch", "results", "cancel", "release", "force-release", ""]
+    [
+        *("submit", "list", "status", "watch", "results", "cancel", "release", "force-release"),
+        *("adopt", ""),
+    ]
 )
 VALUES = (
     WORDS
@@ -61,6 +68,7 @@ def test_any_object_is_a_request_or_a_refusal(data):
         ("cancel x", CancelRequest("x")),
         ("release x", ReleaseRequest("x")),
         ("force-release x", ReleaseRequest("x", force=True)),
+        ("adopt bar x", AdoptRequest("bar", "x")),
         ("results x", ResultsRequest("x", 0)),
         ("results x 12", ResultsRequest("x", 12)),
         ("results x -1", ResultsRequest("x", -1)),
@@ -88,6 +96,21 @@ def test_the_text_form(words, request_):
             CancelRequest("x", unless_started=True),
         ),
         ({"subcommand": "Watch", "unitid": "x"}, WatchRequest("x")),
+        (
+            {
+                **{"subcommand": "adopt", "node": "bar", "unitid": "x", "tlsclient": "t"},
+                **{"signwork": "true", "signature": "s"},
+            },
+            AdoptRequest("bar", "x", "t", True, "s"),
+        ),
+        (
+            {"subcommand": "release", "unitid": "x", "remote": True},
+            ReleaseRequest("x", remote=True),
+        ),
+        (
+            {"subcommand": "force-release", "unitid": "x", "remote": "true"},
+            ReleaseRequest("x", force=True, remote=True),
+        ),
         (
             {
                 **{"command": "work", "subcommand": "submit", "node": "bar", "worktype": "echo"},
