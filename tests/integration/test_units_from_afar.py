@@ -1,11 +1,16 @@
 """``meshctl work … --node``: units of a node that is two hops away, through the nodes between."""
 
 import json
+import subprocess
 
 import pytest
-from harness import Cluster, Node, free_port
+from harness import COMMANDS, PATIENCE, Cluster, Node, bash, free_port
 
-WORK = {"lasting": "echo begun; exec sleep 1000", "echo": "echo all of it"}
+WORK = {
+    "lasting": "echo begun; exec sleep 1000",
+    "echo": "echo all of it",
+    "patient": "echo begun; while [ ! -e end ]; do sleep 0.05; done; echo over",
+}
 
 
 @pytest.fixture
@@ -14,7 +19,8 @@ def line(cluster: Cluster) -> tuple[Node, Node, Node]:
     left, right = free_port(), free_port()
     foo = cluster.node("foo", listen=left)
     mid = cluster.node("mid", peers=[left], listen=right)
-    bar = cluster.node("bar", peers=[right], work=WORK)
+    work = {name: bash(script) | {"cwd": str(cluster.directory)} for name, script in WORK.items()}
+    bar = cluster.node("bar", peers=[right], work=work)
     foo.wait_knows("mid", "bar")
     foo.wait_service("bar")
     bar.wait_knows("foo")
@@ -51,6 +57,28 @@ def test_results_and_wait_follow_a_unit_that_runs_two_hops_away(
     unit = bar.submit("echo", "--no-payload")
     assert foo.meshctl("work", "results", unit, "--node", "bar") == b"all of it\n"
     assert foo.meshctl("work", "wait", unit, "--node", "bar") == f"({unit}, Succeeded)\n".encode()
+
+
+def test_results_from_afar_survive_a_kill_of_the_units_node(
+    line: tuple[Node, Node, Node],
+) -> None:
+    foo, _, bar = line
+    unit = bar.submit("patient", "--no-payload")
+    bar.wait_output(unit, b"begun\n")
+    reader = subprocess.Popen(
+        [COMMANDS / "meshctl", "--socket", foo.socket, "work", "results", unit, "--node", "bar"],
+        env=foo.cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with reader:
+        assert reader.stdout is not None
+        assert reader.stdout.read(6) == b"begun\n"
+        bar.kill()
+        bar.start()
+        (bar.directory / "end").touch()
+        rest, _ = reader.communicate(timeout=PATIENCE)
+    assert (rest, reader.returncode) == (b"over\n", 0)
 
 
 def test_labels_of_remote_work_find_it_where_it_runs(line: tuple[Node, Node, Node]) -> None:
