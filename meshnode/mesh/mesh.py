@@ -246,6 +246,10 @@ class Mesh:
             await self._link_state.wait_routes_changed()
         await trio.lowlevel.checkpoint()
 
+    async def wait_routes_changed(self) -> None:
+        """Return when other nodes can be reached than before, or by other ways."""
+        await self._link_state.wait_routes_changed()
+
     def is_reachable(self, node: str) -> bool:
         """Whether a route to the node is known."""
         is_own = node == self.node_id or node.lower() == LOCALHOST

@@ -40,7 +40,7 @@ def test_each_command_says_at_once_that_a_firewall_is_in_the_way(
     commands: Sequence[tuple[int, Sequence[str]]] = (
         (2, ("ping", "bar", "--count", "1")),
         (0, ("traceroute", "bar")),
-        (1, ("connect", "bar", "control")),
+        (104, ("connect", "bar", "control")),
     )
     for code, command in commands:
         done = try_meshctl(foo, *command)

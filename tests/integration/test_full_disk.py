@@ -34,6 +34,13 @@ WORK = {
 class SmallNode(Node):
     """A node whose data directory is a small disk that only its processes see."""
 
+    @classmethod
+    def of(cls, plain: Node) -> "SmallNode":
+        """Return a node in the place of one that was not started."""
+        small = cls(plain.cluster, plain.name, yaml.safe_load(plain.config.read_text()))
+        plain.cluster.nodes[plain.name] = small
+        return small
+
     def start(self) -> "SmallNode":
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
@@ -55,9 +62,7 @@ def node(cluster: Cluster) -> SmallNode:
     cluster.environment["GATE"] = str(cluster.directory / "gate")
     subprocess.run(["mkfifo", cluster.environment["GATE"]], check=True)
     plain = cluster.node("foo", work=WORK, start=False)
-    small = SmallNode(cluster, "foo", yaml.safe_load(plain.config.read_text()))
-    cluster.nodes["foo"] = small
-    return small.start()
+    return SmallNode.of(plain).start()
 
 
 def wait_final(node: Node, unit: str) -> dict[str, Any]:

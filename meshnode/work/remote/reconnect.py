@@ -1,5 +1,7 @@
 """Reaches a node that comes and goes: dials it, checks who answers, says when to try again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -35,6 +37,9 @@ REST = 10.0
 """A pause is at least so many times as long as the try before: a payload for which the other node
 has no room is not sent over and over."""
 
+SETTLE = 1.0
+"""Seconds from a change of routes until it is looked at: most ways that are lost are replaced."""
+
 
 class Dialer(Protocol):
     """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
@@ -54,6 +59,10 @@ class Dialer(Protocol):
 
     async def wait_reachable(self, node: str) -> None:
         """Return as soon as a route to the node is known."""
+        ...
+
+    async def wait_routes_changed(self) -> None:
+        """Return when other nodes can be reached than before, or by other ways."""
         ...
 
     def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
@@ -107,7 +116,9 @@ class Reconnector:
         self._delay = FIRST_DELAY
         self._told = ""
         self._talk: RemoteControl | None = None
-        """The last conversation, until it is known to have failed."""
+        """The last conversation."""
+        self._recovers = False
+        """Whether the last one has failed, and there is no other yet."""
 
     def another(self) -> "Reconnector":
         """Return one for conversations of another purpose, with pauses of its own."""
@@ -149,6 +160,7 @@ class Reconnector:
             with_meshnode=with_meshnode,
             takes=taken_keys(self._dialer, self._node) if with_meshnode else frozenset(),
         )
+        self._recovers = False
         return self._talk
 
     def succeeded(self) -> None:
@@ -161,15 +173,24 @@ class Reconnector:
         """Show the unit's clients why the node is not reached now."""
         if self._talk is not None:
             self.outage.heard(self._talk.heard_at)
-            self._talk = None
         # Whatever broke first, from here on it is the way that is missing.
         self.outage.show(str(error) if self._dialer.is_reachable(self._node) else NO_ROUTE)
+
+    def route_changed(self) -> None:
+        """Take the news that the way to the node is lost, or there again, during a conversation."""
+        if self._recovers:
+            return  # and what that finds out is newer
+        if self._dialer.is_reachable(self._node):
+            self.outage.end()
+        else:
+            self.show(RemoteUnavailable(NO_ROUTE))
 
     async def recover(self, error: RemoteUnavailable, spent: float = 0.0) -> None:
         """Return when another try makes sense: after a pause, and once the node is reachable.
 
         ``spent`` is for how many seconds the try that failed kept both nodes busy.
         """
+        self._recovers = True
         # An outage is one line in the log, however many tries it takes.
         is_known = str(error) == self._told
         (self._log.debug if is_known else self._log.info)(
@@ -186,3 +207,47 @@ class Reconnector:
             # What the next try mends is not worth a word.
             self.show(error)
         await self._dialer.wait_reachable(self._node)
+
+
+class LostRoutes:
+    """Tells those that talk with a node when the way to it is lost, and when it is there again.
+
+    A stream whose way is lost only falls silent, and is given up after half a minute. The routes
+    tell at once. One task looks at them for all units, when they have changed: a unit whose way
+    stays is not woken, and a conversation that outlives the loss goes on as if nothing had been.
+    """
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+        self._talking: dict[str, set[Reconnector]] = {}
+        self._lost: set[str] = set()
+
+    @contextmanager
+    def told(self, node: str, reconnector: Reconnector) -> Iterator[None]:
+        """Tell ``reconnector`` of the way to a node while the context lasts."""
+        talking = self._talking.setdefault(node, set())
+        talking.add(reconnector)
+        try:
+            yield
+        finally:
+            talking.remove(reconnector)
+            if not talking:
+                del self._talking[node]
+                self._lost.discard(node)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Look at the routes whenever they have changed."""
+        task_status.started()
+        while True:
+            await self._dialer.wait_routes_changed()
+            await trio.sleep(SETTLE)
+            self._look()
+
+    def _look(self) -> None:
+        for node, talking in self._talking.items():
+            is_lost = not self._dialer.is_reachable(node)
+            if is_lost == (node in self._lost):
+                continue
+            (self._lost.add if is_lost else self._lost.remove)(node)
+            for reconnector in talking:
+                reconnector.route_changed()

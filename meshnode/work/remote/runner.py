@@ -15,7 +15,7 @@ from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable, as_u
 from meshnode.work.remote.follower import RemoteFollower
 from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.reconcile import Lost, Reconciler
-from meshnode.work.remote.reconnect import Dialer, Reconnector
+from meshnode.work.remote.reconnect import Dialer, LostRoutes, Reconnector
 from meshnode.work.remote.replies import LongLines
 from meshnode.work.remote.start import RemoteStart, check_tls
 from meshnode.work.units.access import Signatures
@@ -48,10 +48,11 @@ class RemoteRunner:
         self._now = now
         self._max_output = max_output
         self._long_lines = LongLines()
+        self._lost_routes = LostRoutes(dialer)
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Nothing runs for all units: each dials for itself."""
-        task_status.started()
+        """Look at the routes for all units; each dials for itself."""
+        await self._lost_routes.run(task_status=task_status)
 
     def plan(self, submission: Submission) -> Plan:
         """Return what is to be submitted to another node.
@@ -100,12 +101,12 @@ class RemoteRunner:
                 start = RemoteStart(unit, reconnector, first, self._store, self._now, key, stack)
                 await start.run()
                 if not unit.is_final:
-                    await self._follower(unit, reconnector, start.followed).run()
+                    await self._follow(unit, reconnector, start.followed)
             return Outcome.DONE
         if not unit.is_final and unit.remote.is_unseen:
             await FirstLook(unit, reconnector).take(first)
         if not unit.is_final:
-            await self._follower(unit, reconnector).run()
+            await self._follow(unit, reconnector)
         return Outcome.DONE
 
     async def abandon(self, unit: Unit) -> None:
@@ -118,10 +119,13 @@ class RemoteRunner:
         # An older record, from when keys had no secret.
         return f"{self._dialer.node_id}:{unit.unit_id}"
 
-    def _follower(
+    async def _follow(
         self, unit: Unit, reconnector: Reconnector, followed: RemoteControl | None = None
-    ) -> RemoteFollower:
-        return RemoteFollower(unit, reconnector, self._store, self._now, self._max_output, followed)
+    ) -> None:
+        with self._lost_routes.told(unit.remote.node, reconnector):
+            await RemoteFollower(
+                unit, reconnector, self._store, self._now, self._max_output, followed
+            ).run()
 
     async def cancel(self, unit: Unit) -> Outcome:
         """Cancel at once a unit that was never submitted; else ask the other node to."""

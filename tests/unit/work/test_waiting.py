@@ -243,6 +243,36 @@ async def test_a_running_unit_says_since_when_its_state_is_stale_and_recovers(
         assert foo.status(unit_id).detail == before
 
 
+async def test_a_running_unit_says_so_as_soon_as_the_way_is_lost_and_not_when_its_stream_ends(
+    foo, bar, autojump_clock
+):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        before = foo.status(unit_id).detail
+        dials = foo.mesh.dials
+        for _ in range(2):
+            foo.mesh.lose_routes()
+            await trio.sleep(10)
+            assert "; last heard from bar at " in await told(foo, unit_id)
+            foo.mesh.heal()
+            await trio.sleep(10)
+            assert await told(foo, unit_id) == before
+        assert foo.mesh.dials == dials
+
+
+async def test_a_way_that_is_replaced_at_once_is_no_news(foo, bar, autojump_clock, monkeypatch):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        version = foo.units.find(unit_id).version
+        foo.mesh.lose_routes()
+        await trio.sleep(0.5)
+        foo.mesh.heal()
+        await trio.sleep(100)
+        assert foo.units.find(unit_id).version == version
+
+
 async def test_a_time_of_another_day_has_its_date(foo, autojump_clock):
     async with foo.running():
         await trio.sleep(23 * 3600)

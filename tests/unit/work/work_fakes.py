@@ -426,6 +426,11 @@ class FakeMesh:
         self.is_cut = True
         self.break_all()
 
+    def lose_routes(self) -> None:
+        """Let no new stream through; the others only fall silent."""
+        self.is_cut = True
+        self._announce()
+
     def heal(self) -> None:
         self.is_cut = False
         self._announce()
@@ -484,6 +489,9 @@ class FakeDialer:
 
     def is_reachable(self, node: str) -> bool:
         return self.mesh.has_route(node)
+
+    async def wait_routes_changed(self) -> None:
+        await self.mesh.changed.wait()
 
     async def wait_reachable(self, node: str) -> None:
         await trio.lowlevel.checkpoint()
