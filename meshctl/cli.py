@@ -43,7 +43,12 @@ def _env(name: str) -> dict[str, Any]:
     return {"envvar": [f"MESHCTL_{name}", f"RECEPTORCTL_{name}"], "show_envvar": True}
 
 
-@click.group("meshctl", cls=MeshctlGroup, epilog=help_epilog())
+@click.group(
+    "meshctl",
+    cls=MeshctlGroup,
+    epilog=help_epilog(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(VERSION, message="meshctl %(version)s")
 @click.option(
     "--socket",

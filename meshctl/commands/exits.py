@@ -27,6 +27,9 @@ _EXIT_STATUS = re.compile(r"exit status (\d{1,3})", re.ASCII)
 _SIGNAL = re.compile(r"signal: (.+?)(?: \(core dumped\))?")
 _NUMBER = re.compile(r"(?:SIG|signal )(\d{1,2})", re.ASCII)
 
+EPILOG = "The exit codes are listed by: meshctl --help"
+"""The end of the help of commands that end as a unit did."""
+
 propagate_option = click.option(
     "--propagate",
     is_flag=True,
@@ -72,7 +75,10 @@ def ending(unit_id: str, status: Mapping[str, Any], *, propagate: bool = False) 
         detail = status.get("Detail") or "no reason given"
         text, code = f"unit {unit_id} failed: {detail}", ExitCode.FAILURE
     elif status.get("State") == CANCELED:
+        # A meshnode says by whom, as "Canceled by root (uid 0)".
+        _, by, whom = str(status.get("Detail", "")).partition("Canceled by ")
         text, code = f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED
+        text += f" by {whom}" if by else ""
     else:
         return "", ExitCode.OK
     # A command may end with 0 and its unit still be Failed: it printed too much, or took too long.

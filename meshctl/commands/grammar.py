@@ -9,6 +9,17 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+OTHER_WORDS = {
+    **dict.fromkeys(("ls", "ps", "units", "jobs"), "list"),
+    **dict.fromkeys(("log", "logs", "output", "stdout", "tail", "follow"), "results"),
+    **dict.fromkeys(("run", "start", "exec"), "submit"),
+    **dict.fromkeys(("kill", "stop", "abort"), "cancel"),
+    **dict.fromkeys(("rm", "remove", "delete"), "release"),
+    **dict.fromkeys(("show", "inspect", "info"), "status"),
+    "trace": "traceroute",
+}
+"""What other programs call our commands: a hint only, the grammar is receptorctl's."""
+
 
 class StrictGroup(click.Group):
     """A group whose commands, and those of the groups in it, are read strictly."""
@@ -72,11 +83,12 @@ def nearest_commands(ctx: click.Context, name: str) -> list[str]:
     """
     import difflib  # noqa: PLC0415 - a command line is mostly right
 
+    name = OTHER_WORDS.get(name.lower(), name.lower())
     here = dict(_paths(ctx.command, "")) if ctx.parent is None else _own(ctx)
     exact = [path for path, last in here.items() if last == name]
     if exact:
         return exact
-    near = difflib.get_close_matches(name.lower(), set(here.values()), 1)
+    near = difflib.get_close_matches(name, set(here.values()), 1)
     return [path for path, last in here.items() if near and last == near[0]]
 
 
@@ -105,7 +117,8 @@ def unknown_option(error: click.NoSuchOption) -> str:
         return f"{text} It stands before the command."
     if ctx is not None and any(_has(leaf, error.option_name) for leaf in _leaves(ctx.command)):
         return f"{text} It stands after the command."
-    near = " or ".join(error.possibilities or ())
+    *others, last = error.possibilities or [""]
+    near = f"{', '.join(others)} or {last}" if others else last
     return f"{text} Did you mean {near}?" if near else text
 
 

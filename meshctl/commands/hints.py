@@ -16,6 +16,13 @@ MOST_NAMES = 12
 """Names in a hint at most: a line for a person, who can ask for the status of a large mesh."""
 
 
+_REMEDIES = {
+    "extra params provided but not allowed": "; its work type takes none: allowruntimeparams "
+    "must be true where it is configured",
+}
+"""What to do about a refusal that receptor's words leave open."""
+
+
 def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
     """Return what to add to a refusal; nothing where it is about something else.
 
@@ -33,7 +40,7 @@ def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
     elif "unknown work type" in reason:
         label, name, find = "its work types", wanted, _types
     else:
-        return ""
+        return _REMEDIES.get(reason.rpartition(": ")[2], "")
     try:
         status = client.status(["NodeID", "RoutingTable", "Advertisements"])
     except ControlError:

@@ -8,7 +8,7 @@ import click
 
 from meshctl.api.errors import CommandRefused
 from meshctl.api.status import UNFINISHED
-from meshctl.commands.exits import propagate_option, report_end
+from meshctl.commands.exits import EPILOG, propagate_option, report_end
 from meshctl.commands.following import AWAY, Following
 from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.commands.units import find_unit
@@ -37,7 +37,7 @@ LARGEST_BLOCK_BYTES = 4 * 1024 * 1024
 lines, and never much memory."""
 
 
-@click.command()
+@click.command(short_help="Write a unit's stdout as it comes.", epilog=EPILOG)
 @click.argument("unit_id")
 @click.option(
     "--startpos",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
-from meshctl.commands.exits import code_of, propagate_option, report_end
+from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
 from meshctl.commands.labels import label_option
 from meshctl.commands.options import (
@@ -122,7 +122,7 @@ def _stdin() -> BinaryIO:
     return raw
 
 
-@click.command()
+@click.command(short_help="Start a unit of work.", epilog=EPILOG)
 @click.argument("worktype")
 @click.option("--node", default="", help="Node to run the work; default: the local one.")
 @click.option("--payload", "-p", help="File with the unit's stdin; - for ours.")

@@ -16,7 +16,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
-from meshctl.commands.exits import code_of, ending, propagate_option, report_end
+from meshctl.commands.exits import EPILOG, code_of, ending, propagate_option, report_end
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
 from meshctl.commands.units import find_units
 from meshctl.commands.waiting import waits_told
@@ -44,7 +44,7 @@ _GRAVEST_FIRST = (
 Status = dict[str, Any]
 
 
-@click.command()
+@click.command(short_help="Wait until units have ended.", epilog=EPILOG)
 @click.argument("unit_ids", nargs=-1, required=True)
 @click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
 @propagate_option

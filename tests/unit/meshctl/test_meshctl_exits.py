@@ -143,6 +143,12 @@ def test_a_code_to_pass_on_needs_one_end(meshctl, node):
     assert node.sessions == 0
 
 
+def test_who_canceled_a_unit_is_told_where_the_node_says_so():
+    status = {"State": 4, "Detail": "Canceled by root (uid 0)"}
+    assert ending("one", status) == ("unit one was canceled by root (uid 0)", 6)
+    assert ending("one", status | {"Detail": "Canceled"}) == ("unit one was canceled", 6)
+
+
 @given(st.integers(1, 255), st.booleans())
 def test_each_exit_code_is_known_from_either_kind_of_node(code, is_receptor):
     ended = code << 8

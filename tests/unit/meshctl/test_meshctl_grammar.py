@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshctl.cli import cli
+from meshctl.commands.grammar import OTHER_WORDS
 from meshctl.render.output import ExitCode
 
 
@@ -27,6 +28,12 @@ def refused(*args):
         (["work", "staus"], "Did you mean status? See: meshctl work --help"),
         (["work", "submti"], "Did you mean submit?"),
         (["work", "ping"], "Did you mean meshctl ping?"),
+        (["logs"], "Did you mean work results?"),
+        (["work", "ps"], "Did you mean list?"),
+        (["work", "rm"], "Did you mean release?"),
+        (["work", "kill"], "Did you mean cancel?"),
+        (["help"], "No such command 'help'. See: meshctl --help"),
+        (["work", "list", "--tabel"], "Did you mean --table, --label or --state?"),
         (["xyzzy"], "No such command 'xyzzy'. See: meshctl --help"),
         (["work", "submit", "--no-paylod"], "--no-paylod. Did you mean --no-payload or --payload?"),
         (["version", "--jsn"], "No such option: --jsn. Did you mean --json?"),
@@ -42,6 +49,19 @@ def refused(*args):
 )
 def test_a_mistake_is_answered_with_what_was_meant(words, text):
     assert text in refused(*words)
+
+
+def test_words_of_other_programs_mean_commands_that_there_are():
+    names = {*cli.commands, *cli.commands["work"].commands}
+    assert set(OTHER_WORDS.values()) <= names
+    assert not set(OTHER_WORDS) & names
+
+
+@pytest.mark.parametrize("path", [(), ("status",), ("work",), ("work", "submit")], ids=str)
+def test_h_is_help_as_well(path):
+    asked = CliRunner().invoke(cli, [*path, "-h"], prog_name="meshctl")
+    assert asked.exit_code == 0
+    assert asked.stdout == CliRunner().invoke(cli, [*path, "--help"], prog_name="meshctl").stdout
 
 
 def single_options():

@@ -50,6 +50,12 @@ def test_an_unknown_work_type_is_answered_with_those_of_its_node(meshctl, node):
     assert result.stderr.endswith("; its work types: cat, echo, signed\n")
 
 
+def test_words_for_a_command_that_takes_none_are_answered_with_what_would_allow_them(meshctl, node):
+    node.handlers["{"] = refusing("node bar refused: extra params provided but not allowed")
+    result = meshctl("work", "submit", "cat", "-n", "x")
+    assert "not allowed; its work type takes none: allowruntimeparams must" in result.stderr
+
+
 def test_a_node_for_whose_units_there_is_no_route_is_answered_too(meshctl, node):
     node.handlers["connect"] = refusing("no route to node")
     result = meshctl("work", "list", "--node", "bat")
