@@ -21,6 +21,7 @@ from meshnode.mesh.links.udp_listener import UdpListener
 from meshnode.mesh.links.websocket import WebsocketListener
 from meshnode.protocol.framing import encode_frames
 from meshnode.protocol.messages import REJECT_MESSAGE
+from meshnode.protocol.rejection import Ground, Rejection
 
 LOOPBACK = "127.0.0.1"
 
@@ -38,6 +39,7 @@ MESSAGES: tuple[bytes, ...] = (
     forge.update("ghost", ForwardingNode="nobody"),
     forge.advert("ghost", "svc", Time="2026-01-01T00:00:00Z"),
     REJECT_MESSAGE,
+    Rejection(Ground.COST, "nobody", 5.0, 1.0).encode(),
     b"\x2a",
     b"\0" * 36,
     bytes(65_535),
