@@ -6,6 +6,7 @@ that runs elsewhere. What is particular stands here: the first look at the unit,
 it is there and that this node may read it, and the words for how it can be lost.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -21,6 +22,7 @@ from meshnode.work.remote.failures import (
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.stdout import StorageWait
 from meshnode.work.units.keys import KeyState, Receipt
+from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.unit import Unit
@@ -42,7 +44,7 @@ ASK_TIMEOUT = 20.0
 
 
 class FirstLook:
-    """The first look at a unit on another node: is it there, may it be read, of what type is it."""
+    """The first look at a unit on another node: is it there, may it be read, and what is it."""
 
     def __init__(self, unit: Unit, reconnector: Reconnector) -> None:
         self._unit = unit
@@ -81,8 +83,14 @@ class FirstLook:
             # The rest is the follower's: it begins where stdout ends here.
         told = status.get("WorkType")
         work_type = printable(told, MAX_TYPE) if isinstance(told, str) and told else UNKNOWN_TYPE
-        learn = partial(UnitStatus.with_remote, work_type=work_type, receipt=receipt)
-        await self._storage.record(partial(self._unit.change, learn, durable=True))
+        labels = recorded_labels(status.get("Labels"))
+
+        def learned(old: UnitStatus) -> UnitStatus:
+            return replace(
+                old.with_remote(work_type=work_type, receipt=receipt), labels=old.labels or labels
+            )
+
+        await self._storage.record(partial(self._unit.change, learned, durable=True))
         self._reconnector.succeeded()
         self._unit.log.info("is unit %s of %s, adopted", unit_id, self._unit.remote.node)
 

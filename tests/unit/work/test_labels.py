@@ -56,6 +56,13 @@ async def test_labels_of_a_remote_unit_are_those_of_the_unit_that_runs_it(foo, b
         assert status.remote.params == {}
 
 
+async def test_an_adopted_unit_has_the_labels_of_the_unit_there(foo, bar, autojump_clock):
+    async with foo.running(), bar.running():
+        far = await bar.submit("bar", "cat", **{LABELS_KEY: json.dumps(LABELS)})
+        (line,) = await foo.talk(f"work adopt bar {far}")
+        assert foo.status(json.loads(line)["unitid"]).labels == LABELS
+
+
 async def test_a_receptor_node_is_sent_no_labels(foo, bar, autojump_clock):
     bar.is_receptor = True
     async with foo.running(), bar.running():
