@@ -79,3 +79,24 @@ def pytest_runtest_makereport(
         for name, text in cluster.logs():
             report.sections.append((f"log of node {name}", text[-8000:]))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Let a report go from the process that made it to the one that prints it, whatever it holds.
+
+    Tests log and raise what is no text (half a surrogate), which no process can send as text.
+    """
+    return _as_text((yield))
+
+
+def _as_text(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_as_text(key): _as_text(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(map(_as_text, value))
+        case _:
+            return value

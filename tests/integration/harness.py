@@ -6,6 +6,7 @@ their supervisors inherit; at the end the cluster ends whoever still carries it,
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +76,40 @@ def wait_until(
             events.read(timeout=int(RECHECK * 1000))
 
 
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago, of those that no client is given.
+PORTS = range(10_000, 32_768)
+"""Ports that no client is given. One from the system (0) is of the range that outgoing connections
+get theirs from, and one of them may have it by the time that a node listens on it."""
 
-    A port from the system (0) is of the range that outgoing connections get theirs from, and one
-    of them may have it by the time that a node listens on it.
+
+def own_ports(worker: str, workers: int) -> range:
+    """Return the ports of one of the processes that run the tests (``gw1``), or of the only one.
+
+    No two have a port in common: between being found free and being listened on, none is taken.
     """
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("", port))
+    number = int(worker.removeprefix("gw") or 0)
+    return PORTS[number::workers]
+
+
+@cache
+def _shuffled_ports() -> Iterator[int]:
+    """Return this process's ports, from the beginning again after the last: none twice in a row.
+
+    They are shuffled for others who run tests on this machine.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = own_ports(os.environ.get("PYTEST_XDIST_WORKER", ""), workers)
+    return itertools.cycle(random.sample(ports, len(ports)))
+
+
+def free_port() -> int:
+    """Return a port that nobody on this machine has, and that no other test is given."""
+    for port in _shuffled_ports():
+        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        with tcp, udp, suppress(OSError):
+            tcp.bind(("", port))
+            udp.bind(("", port))
             return port
+    raise AssertionError("no port is free")
 
 
 class ControlConnection:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+from harness import free_port
 
 from meshnode.config import (
     Address,
@@ -33,13 +34,8 @@ LOOPBACK = "127.0.0.1"
 
 @pytest.fixture
 def ports() -> list[int]:
-    """Ports of the loopback interface that were free a moment ago."""
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-        found = []
-        for probe in (a, b, c):
-            probe.bind((LOOPBACK, 0))
-            found.append(probe.getsockname()[1])
-    return found
+    """Ports that nobody has, and that nobody else is given."""
+    return [free_port() for _ in range(3)]
 
 
 class Node:
