@@ -50,7 +50,6 @@ class FirstLook:
         self._unit = unit
         self._reconnector = reconnector
         self._storage = StorageWait(unit)
-        self._is_kept = False
 
     async def take(self, first: FirstOutcome) -> None:
         """Look, however long it takes to reach the node; a unit that cannot be followed fails."""
@@ -63,8 +62,6 @@ class FirstLook:
                     await self._unit.fail(f"not adopted: {text}")
                     first.fail(CommandError(text))
                     return
-                # Synced before anybody is told that the unit is adopted.
-                await self._keep()
                 first.pending()
                 await self._reconnector.recover(as_unavailable(error))
             else:
@@ -93,11 +90,6 @@ class FirstLook:
         await self._storage.record(partial(self._unit.change, learned, durable=True))
         self._reconnector.succeeded()
         self._unit.log.info("is unit %s of %s, adopted", unit_id, self._unit.remote.node)
-
-    async def _keep(self) -> None:
-        if not self._is_kept:
-            await self._storage.record(self._unit.keep)
-            self._is_kept = True
 
 
 async def _receipt(node: RemoteControl, unit_id: str) -> str:

@@ -210,7 +210,9 @@ class UnitManager:
             unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.log.info("adopts unit %s of node %s", request.unit_id, request.node)
         try:
-            await self._tasks.spawn(unit).wait(FIRST_TIMEOUT)
+            if not await self._tasks.spawn(unit).wait(FIRST_TIMEOUT):
+                # Before the client is told: it must outlive even a power cut.
+                await unit.keep()
         except MeshnodeError:
             await self.ender.release(unit)
             raise

@@ -1,5 +1,6 @@
 """Units that another node submitted and this one adopts: followed as its own, ended with care."""
 
+import errno
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from work_fakes import FakeNode
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, Verifier
 from meshnode.work.units.access import Signatures
+from meshnode.work.units.store import UnitStore
 
 STEPS = 60
 """More than an adoption has sends and receives until the end; a test checks it."""
@@ -508,6 +510,43 @@ async def test_an_adoption_has_fewer_steps_than_are_tried(foo, bar, autojump_clo
         begun = foo.mesh.operations
         await foo.wait_final(await adopted(foo, far))
         assert 5 < foo.mesh.operations - begun < STEPS
+
+
+async def test_what_a_silent_node_kept_waiting_was_on_disk_before_it_was_answered(
+    foo, far, disk, autojump_clock
+):
+    far.lies["status"] = says_nothing
+    async with foo.running():
+        unit_id = await adopted(foo, UNIT)
+        foo.kill()
+    power_off(foo, disk)
+    foo.mesh.heal()
+    foo.mesh.join(far)
+    far.lies.clear()
+    far.finish()
+    async with foo.running():
+        await foo.wait_final(unit_id)
+        assert foo.stdout(unit_id) == OUTPUT
+
+
+async def test_an_adoption_that_the_disk_does_not_take_is_refused_and_nothing_is_left(
+    foo, bar, monkeypatch, autojump_clock
+):
+    write = UnitStore.write_status
+
+    def refuse(store, unit_id, status, *, durable=False, **how):
+        if durable and not status.state.is_final:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(store, unit_id, status, durable=durable, **how)
+
+    async with bar.running(), foo.running():
+        far = await bar.submit("bar", "wait")
+        with monkeypatch.context() as patch:
+            patch.setattr(UnitStore, "write_status", refuse)
+            line = await adopt(foo, far)
+        assert line == "ERROR: cannot record the status: No space left on device"
+        assert (foo.units.all(), foo.left()) == ((), [])
+        await adopted(foo, far)
 
 
 @pytest.mark.parametrize("away", [False, True])
