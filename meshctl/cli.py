@@ -146,7 +146,8 @@ def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: b
             else:
                 text = _hop_error(reply)
                 instead = instead or hint(client, text, node, "")
-                print_error(f"node {node}: {text}{instead}")
+                whose = "" if f"node {node}" in text else f"node {node}: "
+                print_error(f"{whose}{text}{instead}")
     if failed:
         raise Failure("", ExitCode.PING_FAILED)
 
@@ -180,9 +181,12 @@ def _stream(client: "ControlClient", node: str, service: str, tls_client: str) -
     try:
         return client.connect_stream(node, service, tls_client)
     except CommandRefused as error:
-        text = f"cannot connect to service {service} of node {node}: {error}"
-        instead = hint(client, str(error), node, service)
-        raise Failure(f"{text}{instead}", ExitCode.REFUSED) from error
+        reason = str(error)
+        # A meshnode names what it speaks of, a receptor node nothing.
+        whose = "" if f"node {node}" in reason else f" of node {node}"
+        what = "" if f"service {service}" in reason else f" to service {service}{whose}"
+        instead = hint(client, reason, node, service)
+        raise Failure(f"cannot connect{what}: {reason}{instead}", ExitCode.REFUSED) from error
 
 
 @cli.command()

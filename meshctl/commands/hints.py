@@ -32,6 +32,8 @@ def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
         node: The node that was asked for; empty for the client's own.
         wanted: The service or the work type that was asked for there.
     """
+    if "known nodes" in reason or "did you mean" in reason:
+        return ""  # a meshnode has said so itself
     find: Callable[[Mapping[str, Any], str], Iterator[str]]
     if "no route to node" in reason:
         label, name, find = "known nodes", node, _nodes

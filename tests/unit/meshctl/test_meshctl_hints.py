@@ -37,6 +37,29 @@ def test_a_connect_that_is_refused_names_node_service_and_what_there_is(
     assert result.stderr.endswith(f"{shown}\n")
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (
+            "no route to node bat; did you mean bar? known nodes: bar",
+            "cannot connect to service ssh: no route to node bat; did you mean bar? "
+            "known nodes: bar",
+        ),
+        (
+            "service unknown: service ssh of node bat",
+            "cannot connect: service unknown: service ssh of node bat",
+        ),
+    ],
+)
+def test_what_a_node_names_itself_is_not_said_twice(meshctl, node, told, shown):
+    node.handlers["connect"] = refusing(told)
+    assert meshctl("connect", "bat", "ssh").stderr == f"ERROR: {shown}\n"
+    node.handlers["ping"] = lambda session, line: (
+        session.send({"Success": False, "Error": told}) or True
+    )
+    assert meshctl("ping", "bat", "--count", 1).stderr == f"ERROR: {told}\n"
+
+
 def test_an_unknown_work_type_is_answered_with_those_of_its_node(meshctl, node):
     node.handlers["{"] = lambda session, line: (
         (session.send(STATUS) or True)
