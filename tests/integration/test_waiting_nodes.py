@@ -153,10 +153,11 @@ def test_a_unit_that_expires_names_what_it_waited_for(cluster: Cluster) -> None:
 def test_what_the_other_node_does_not_have_fails_with_its_words_and_one_line_here(
     cluster: Cluster,
 ) -> None:
-    foo, _ = two_nodes(cluster)
+    foo, bar = two_nodes(cluster)
     command = ("work", "submit", "nosuch", "--node", "bar", "--no-payload")
     done = cluster.run("meshctl", "--socket", foo.socket, *command, check=False)
-    assert b"node bar refused: unknown work type nosuch" in done.stderr
+    assert b"node bar refused: unknown work type nosuch; it offers cat, gated" in done.stderr
+    bar.wait_log(r"INFO session foo: submission refused to mesh client foo: unknown work type")
     assert b"could not parse" not in done.stderr
     lines = [line for line in foo.log.read_text().splitlines() if "unknown work type" in line]
     assert len([line for line in lines if " DEBUG " not in line]) == 1
@@ -178,6 +179,7 @@ def test_a_unit_waits_for_room_on_the_other_nodes_disk(cluster: Cluster) -> None
     wait_detail(foo, unit, rf"waiting for node bar: {refused} since {TIME}")
     following = Following(foo, "results", unit)
     following.wait_told(rf"^unit {unit}: waiting for node bar: {refused}")
+    bar.wait_log("WARNING session foo: submission refused to mesh client foo: Error reading input")
     bar.meshctl("work", "release", full)
     stdout, _ = following.end()
     assert stdout == mebibyte[: 900 * 1024]

@@ -27,6 +27,9 @@ GREETING_TIMEOUT = 10.0
 MAX_GREETING = 1024
 """Bytes of the greeting, which holds a node ID of at most 255."""
 
+TYPES_SHOWN = 8
+"""Work types that an error names; ``status`` has them all."""
+
 FIRST_DELAY = 0.1
 DELAY_GROWTH = 1.5
 LONGEST_DELAY = 20.0
@@ -162,6 +165,15 @@ class Reconnector:
         )
         self._recovers = False
         return self._talk
+
+    def instead_of(self, work_type: str) -> str:
+        """Return what the node offers where it advertises no such type; else nothing."""
+        advert = self._dialer.find_service(self._node, CONTROL_SERVICE)
+        offered = sorted(known.name for known in (advert and advert.work_types) or ())
+        if not offered or work_type in offered:
+            return ""
+        more = f" and {len(offered) - TYPES_SHOWN} more" if len(offered) > TYPES_SHOWN else ""
+        return f"; it offers {', '.join(offered[:TYPES_SHOWN])}{more}"
 
     def succeeded(self) -> None:
         """Begin anew with short pauses: a conversation did what it was for."""

@@ -115,7 +115,9 @@ class RemoteStart:
                     await self._wait_out(error)
                 except RemoteRefused as refusal:
                     if not refusal.is_passing:
-                        await self._fail(refusal.told_by(self._unit.remote.node))
+                        remote = self._unit.remote
+                        instead = self._reconnector.instead_of(remote.work_type)
+                        await self._fail(refusal.told_by(remote.node) + instead)
                         return
                     await self._wait_out(as_unavailable(refusal), trio.current_time() - begun)
                 except Lost as error:

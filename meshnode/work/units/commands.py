@@ -1,5 +1,6 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -79,7 +80,7 @@ class WorkCommands:
 
     async def _submit(self, request: SubmitRequest, session: ControlSession) -> JsonObject | None:
         # A node tries again what is only lacking now; others are told in plain words.
-        with _lacks_marked(request.submission.follow):
+        with _refusals_told(session, marks_lacks=request.submission.follow):
             return await self._take_submission(request, session)
 
     async def _take_submission(
@@ -97,6 +98,7 @@ class WorkCommands:
             started = await self._units.start(unit, payload)
         except InputRefused as refusal:
             # The session cannot go on: what is left of the payload would be read as commands.
+            _log_refusal(session, refusal)
             marks = request.submission.follow and is_lack(refusal)
             await session.send(encode_error(f"{NOT_NOW if marks else ''}{refusal}"))
             session.finish()
@@ -208,14 +210,27 @@ class WorkCommands:
 
 
 @contextmanager
-def _lacks_marked(wanted: bool) -> Iterator[None]:
-    """Mark the errors that say what this node lacks now, so that a node can tell them."""
+def _refusals_told(session: ControlSession, *, marks_lacks: bool) -> Iterator[None]:
+    """Log what is refused to other nodes, whose users may ask here why.
+
+    With ``marks_lacks``, what this node only lacks now is marked, so that a node can tell it.
+    """
     try:
         yield
+    except SecurityError:
+        raise  # logged already
     except MeshnodeError as error:
-        if not (wanted and is_lack(error)):
+        _log_refusal(session, error)
+        if not (marks_lacks and is_lack(error)):
             raise
         raise NotNow(f"{NOT_NOW}{error}") from error
+
+
+def _log_refusal(session: ControlSession, error: MeshnodeError) -> None:
+    if session.kind == "mesh":
+        level = logging.WARNING if is_lack(error) else logging.INFO
+        text = "submission refused to mesh client %s: %s"
+        subject_logger("session", session.peer).log(level, text, session.peer, error)
 
 
 @contextmanager

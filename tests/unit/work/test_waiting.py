@@ -243,6 +243,42 @@ async def test_a_running_unit_says_since_when_its_state_is_stale_and_recovers(
         assert foo.status(unit_id).detail == before
 
 
+async def test_after_a_restart_nobody_knows_when_the_other_node_was_last_heard_from(
+    foo, bar, autojump_clock
+):
+    async with bar.running():
+        async with foo.running():
+            unit_id = await foo.submit("bar", "wait")
+            await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+            before = foo.status(unit_id).detail
+            await trio.sleep(10)
+        foo.mesh.cut()
+        async with foo.running():
+            await wait_told(
+                foo,
+                unit_id,
+                f"{before}; not heard from bar since this node started: no route since 03:00:10",
+            )
+            foo.mesh.heal()
+            await wait_told(foo, unit_id, before)
+
+
+@pytest.mark.parametrize("lack", [errno.ENOSPC, errno.EROFS])
+async def test_the_node_that_refuses_says_so_in_its_own_log(
+    foo, bar, autojump_clock, monkeypatch, caplog, lack
+):
+    def refuse():
+        raise OSError(lack, os.strerror(lack))
+
+    async with foo.running(), bar.running():
+        monkeypatch.setattr(bar.mortal, "_new_directory", refuse)
+        with caplog.at_level(logging.INFO, "meshnode"):
+            await foo.talk("work submit bar cat")
+    text = f"submission refused to mesh client foo: cannot create a work unit: {os.strerror(lack)}"
+    (line,) = [r for r in caplog.records if r.getMessage() == f"session foo: {text}"]
+    assert line.levelname == ("WARNING" if lack == errno.ENOSPC else "INFO")
+
+
 async def test_a_running_unit_says_so_as_soon_as_the_way_is_lost_and_not_when_its_stream_ends(
     foo, bar, autojump_clock
 ):
