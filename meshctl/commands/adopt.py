@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshctl.api.submission import Submission
 
 UNKNOWN_COMMAND = "bad command"
-"""What a node answers that knows no ``work adopt``: receptor before 1.6 is one."""
+"""What a node answers that knows no ``work adopt``, as receptor 1.5 does not."""
 
 
 @click.command()

@@ -139,7 +139,7 @@ def release(
 ) -> None:
     """Stop units of work and delete their files.
 
-    --failed, --succeeded and --older-than choose among the units that have ended.
+    --failed, --succeeded, --older-than and --label choose among the units that have ended.
     """
     check_one_way(unit_ids, everything, selection)
     operation = "force_release" if force else "release"

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import work_fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import LABELS_KEY
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.labels import (
     MAX_CHARACTERS,
@@ -65,6 +66,15 @@ async def test_an_adopted_unit_has_the_labels_of_the_unit_there(foo, bar, autoju
 
 async def test_a_receptor_node_is_sent_no_labels(foo, bar, autojump_clock):
     bar.is_receptor = True
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "cat", **{LABELS_KEY: json.dumps(LABELS)})
+        status = await foo.wait_final(unit_id)
+        assert (status.state, status.labels) == (UnitState.SUCCEEDED, LABELS)
+        assert bar.status(status.remote.unit_id).labels == {}
+
+
+async def test_an_older_meshnode_is_sent_no_labels(foo, bar, monkeypatch, autojump_clock):
+    monkeypatch.setattr(work_fakes, "TAKEN_KEYS", frozenset({CLAIM_KEY}))
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "cat", **{LABELS_KEY: json.dumps(LABELS)})
         status = await foo.wait_final(unit_id)
