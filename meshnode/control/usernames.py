@@ -14,8 +14,9 @@ import trio
 from meshnode.resources import in_thread
 from meshnode.security.identity import MAX_USER, shown_text
 
-PATIENCE = 0.2
-"""Seconds that the first session of a user waits for the name; a file of users takes 0.1 ms."""
+PATIENCE = 1.0
+"""Seconds that the first session of a user waits for the name. A file of users takes 0.1 ms, a
+directory service some 10."""
 
 REMEMBERED = 600.0
 """Seconds for which a name is good: users are renamed, and numbers given away, by people."""

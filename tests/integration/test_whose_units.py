@@ -6,10 +6,17 @@ import os
 import signal
 
 import pytest
-from harness import Cluster, ControlConnection, Node, bash, free_port
+from harness import Cluster, ControlConnection, Node, Status, bash, free_port
 
-USER = f"{getpass.getuser()} (uid {os.getuid()})"
-"""The user who runs the tests, and so meshctl, as a Detail names it."""
+UID = os.getuid()
+"""The user who runs the tests, and so meshctl."""
+
+
+def named(client: Status) -> str:
+    """Return this user as a Detail names it; a busy machine may not find the name in time."""
+    assert client["Uid"] == UID
+    return f"{client['User']} (uid {UID})" if "User" in client else f"uid {UID}"
+
 
 WORK = {
     "endless": "echo started; exec sleep 1000",
@@ -46,27 +53,29 @@ def test_both_halves_of_a_unit_say_who_submitted_it_and_who_canceled_it(
     foo.wait_output(unit, b"started\n")
     there = remote_id(foo, unit)
     by = foo.unit_status(unit)["SubmittedBy"]
-    assert (by["Kind"], by["Uid"], by["User"]) == ("unix", os.getuid(), getpass.getuser())
+    assert (by["Kind"], by["Uid"]) == ("unix", UID)
+    assert by.get("User") in {None, getpass.getuser()}
     by = bar.unit_status(there)["SubmittedBy"]
     assert (by["Kind"], by["Node"]) == ("mesh", "foo")
-    assert (by["Claim"]["Kind"], by["Claim"]["Uid"]) == ("unix", os.getuid())
+    assert (by["Claim"]["Kind"], by["Claim"]["Uid"]) == ("unix", UID)
     listed = json.loads(bar.meshctl("work", "list", "--json"))
     assert listed[there]["SubmittedBy"] == by
     foo.meshctl("work", "cancel", unit)
 
     end = foo.wait_unit(unit, "Canceled")
-    assert end["Detail"] == f"Canceled by {USER}"
-    assert (end["EndedBy"]["Cause"], end["EndedBy"]["By"]["Uid"]) == ("cancel", os.getuid())
+    assert end["EndedBy"]["Cause"] == "cancel"
+    assert end["Detail"] == f"Canceled by {named(end['EndedBy']['By'])}"
     end = bar.wait_unit(there, "Canceled")
-    assert end["Detail"] == f"Canceled by node foo, which says for {USER}"
+    claim = end["EndedBy"]["By"]["Claim"]
+    assert end["Detail"] == f"Canceled by node foo, which says for {named(claim)}"
     # On disk as well: the supervisor has recorded it.
     assert bar.stored_status(there)["EndedBy"] == end["EndedBy"]
-    asked = rf"by node foo, which says for .*uid {os.getuid()}"
+    asked = rf"by node foo, which says for .*uid {UID}"
     bar.wait_log(rf"unit {there}: created: endless, {asked}")
     bar.wait_log(rf"unit {there}: Canceled {asked}")
 
     foo.meshctl("work", "release", unit)
-    foo.wait_log(rf"unit {unit}: released by .*uid {os.getuid()}, pid \d+\)")
+    foo.wait_log(rf"unit {unit}: released by .*uid {UID}, pid \d+\)")
     bar.wait_log(rf"unit {there}: released by node foo")
 
 
@@ -84,7 +93,7 @@ def test_who_canceled_a_unit_is_known_although_its_node_was_killed_meanwhile(
             go.write("go\n")
     bar.start()
     end = bar.wait_unit(unit, "Canceled")
-    assert end["Detail"] == f"Canceled by {USER}"
+    assert end["Detail"] == f"Canceled by {named(end['EndedBy']['By'])}"
     assert end["EndedBy"]["By"]["Pid"] == os.getpid()
 
 
@@ -115,7 +124,7 @@ def test_a_unit_that_nobody_asked_to_end_says_what_ended_it(nodes: tuple[Node, N
     bar.wait_output(unit, b"started\n")
     os.kill(bar.stored_status(unit)["Supervisor"]["Pid"], signal.SIGTERM)
     end = bar.wait_unit(unit, "Canceled")
-    assert end["EndedBy"] == {"Cause": "signal", "Pid": os.getpid(), "Uid": os.getuid()}
+    assert end["EndedBy"] == {"Cause": "signal", "Pid": os.getpid(), "Uid": UID}
 
 
 def test_parameters_are_shown_and_secrets_are_in_no_file_list_or_log(
@@ -127,7 +136,7 @@ def test_parameters_are_shown_and_secrets_are_in_no_file_list_or_log(
     status = bar.wait_unit(unit, "Succeeded")
     assert status["SubmittedParams"] == "/dev/null"
     listed = bar.meshctl("work", "list", "--table").decode()
-    assert getpass.getuser() in listed
+    assert any(who in listed for who in (getpass.getuser(), f"uid {UID}"))
     assert "/dev/null" in listed
     bar.wait_log(rf"unit {unit}: created: cat, by .*: /dev/null")
     everything = listed + json.dumps(status) + json.dumps(bar.stored_status(unit))

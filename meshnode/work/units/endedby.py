@@ -33,7 +33,7 @@ class Cause(StrEnum):
     SIGNAL = "signal"
     """A signal that nobody sent by way of the node."""
     TIMEOUT = "timeout"
-    """The time that its work type gives was over."""
+    """The time was over that its work type gives, or that its ttl gave it to start."""
     OUTPUT = "output"
     """It printed more than its work type or the disk allows."""
     NODE = "node"
@@ -87,6 +87,8 @@ class EndedBy:
 _TOLD_BY: Mapping[str, Cause] = {
     "signal: ": Cause.SIGNAL,
     "timed out after ": Cause.TIMEOUT,
+    "lost: its supervisor": Cause.SIGNAL,
+    "Work unit expired": Cause.TIMEOUT,
     "lost: the node ended": Cause.NODE,
     "lost: the machine went down": Cause.NODE,
 }

@@ -17,6 +17,7 @@ from strange_files import put_strange
 from trio.testing import memory_stream_pair
 
 from meshnode.config import Address
+from meshnode.control import usernames
 from meshnode.control.registry import Command, CommandRegistry, ControlSession
 from meshnode.control.service import SERVICE_TAGS, ControlService, open_listeners, open_tcp
 from meshnode.errors import ConfigError, ServiceInUse
@@ -310,6 +311,7 @@ async def test_clients_are_identified_by_what_kernel_and_mesh_know_of_them(path)
 
 
 async def test_a_session_knows_its_client_by_user_and_process(path, monkeypatch) -> None:
+    monkeypatch.setattr(usernames, "PATIENCE", 60)  # also where the machine is busy
     seen: list[ControlSession] = []
 
     async def look(session: ControlSession) -> dict[str, str]:

@@ -24,7 +24,10 @@ class Users:
         return self.names.get(uid, "")
 
 
-async def test_the_system_is_asked_for_the_name_of_this_user() -> None:
+async def test_the_system_is_asked_for_the_name_of_this_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usernames, "PATIENCE", 60)  # also where the machine is busy
     assert await UserNames().name_of(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
 
 
@@ -53,7 +56,10 @@ async def test_a_user_who_gets_a_name_is_known_by_it_soon(autojump_clock) -> Non
     assert await names.name_of(7) == "ann"
 
 
-async def test_a_directory_service_that_hangs_holds_a_session_up_briefly_and_once() -> None:
+async def test_a_directory_service_that_hangs_holds_a_session_up_briefly_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usernames, "PATIENCE", 0.01)
     answers = threading.Event()
     asked = 0
 

@@ -227,7 +227,8 @@ def test_who_is_about_to_end_a_unit_has_not_ended_it() -> None:
         (status.NOT_STARTED, Cause.NODE),
         (adoption.INPUT_LOST, Cause.NODE),
         ("exit status 1", None),
-        ("Work unit expired on Thu Nov 26 00:00:00", None),
+        ("lost: its supervisor (PID 7) ended without recording an end", Cause.SIGNAL),
+        ("Work unit expired on Thu Nov 26 00:00:00", Cause.TIMEOUT),
     ],
 )
 def test_a_failed_unit_of_which_nobody_noted_it_says_what_ended_it(detail, cause) -> None:

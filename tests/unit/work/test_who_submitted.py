@@ -97,6 +97,18 @@ async def test_a_receptor_node_is_told_of_no_client(foo, bar):
         assert bar.status(status.remote.unit_id).submitted_by == MeshClient("foo")
 
 
+async def test_an_older_meshnode_is_not_told_what_it_would_take_for_a_parameter(foo, bar):
+    foo.clients["client"] = ANN
+    bar.taken_keys = frozenset()
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.remote.started)
+        there = foo.status(unit_id).remote.unit_id
+        assert bar.status(there).submitted_by == MeshClient("foo")
+        await foo.talk(f"work cancel {unit_id}")
+        assert bar.status(there).ended_by.by == MeshClient("foo")
+
+
 async def test_a_client_of_this_node_claims_nothing(foo):
     foo.clients["client"] = ANN
     root = json.dumps(UnixClient(0, 0, 1, "root").to_json())

@@ -241,6 +241,8 @@ class FakeNode:
         self.clients: dict[str, Identity] = {}
         """Who a client of some name is, where that matters."""
         self.is_receptor = False
+        self.taken_keys = TAKEN_KEYS
+        """Keys of requests that it knows beyond those of older meshnodes."""
         self.boot = "first boot"
 
     @asynccontextmanager
@@ -481,7 +483,7 @@ class FakeDialer:
         tags = dict(
             []
             if self.mesh.nodes[node].is_receptor
-            else [MANY_STREAMS, (TAKES_TAG, ",".join(TAKEN_KEYS))]
+            else [MANY_STREAMS, (TAKES_TAG, ",".join(self.mesh.nodes[node].taken_keys))]
         )
         return ServiceAdvertisement(
             node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
