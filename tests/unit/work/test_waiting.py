@@ -8,9 +8,17 @@ from datetime import datetime
 
 import pytest
 import trio
+from remote_fakes import RemoteNode
 from work_fakes import FakeDialer
 
-from meshnode.errors import MeshTimeout, NoEngine, NoRoute, StreamError, Unreachable
+from meshnode.errors import (
+    MeshTimeout,
+    NoEngine,
+    NoRoute,
+    StreamError,
+    Unreachable,
+    WorkError,
+)
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.failures import reason_of
 from meshnode.work.units import unit as unit_module
@@ -165,6 +173,63 @@ async def test_work_that_the_other_node_lacks_something_for_waits_and_then_runs_
         assert (status.state, status.detail) == (UnitState.SUCCEEDED, "exit status 0")
         assert foo.stdout(unit_id) == b"payload" * 1000
         assert target.launcher.started == [("cat",)]
+
+
+PASSING = [
+    b"not now: too many sessions; this one has waited longest",
+    "not now: \x1b[31m anything é".encode(),
+    # receptor's, which has no mark.
+    b"mkdir /tmp/receptor/bar/x: no space left on device",
+    b"open /tmp/receptor/bar/x/status: too many open files",
+    b"fork/exec /usr/bin/receptor: cannot allocate memory",
+]
+
+
+@pytest.mark.parametrize("when", ["submit", "submitted"])
+@pytest.mark.parametrize("text", PASSING)
+async def test_a_refusal_that_says_that_it_passes_is_waited_out(foo, autojump_clock, text, when):
+    async with foo.running():
+        far = RemoteNode(foo.mesh, foo.nursery)
+        far.finish(3, "Error reading input data: x")
+
+        async def refuse(far, stream):
+            await stream.send_all(b"ERROR: " + text + b"\n")
+            return True
+
+        far.lies[when] = refuse
+        unit_id = await foo.submit("bar", "cat")
+        shown = text.decode().removeprefix("not now: ").replace("\x1b", "\\x1b")
+        since = " since 03:00:00"
+        assert await told(foo, unit_id) == f"waiting for node bar: refused: {shown}{since}"
+        await trio.sleep(60)
+        del far.lies[when]
+        far.finish()
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+@pytest.mark.parametrize("subcommand", ["cancel", "release"])
+async def test_a_request_that_the_other_node_lacks_something_for_is_pending_and_then_done(
+    foo, target, autojump_clock, monkeypatch, subcommand
+):
+    async def refuse(*args, **options):
+        raise WorkError("cannot record the status: Too many open files")
+
+    async with foo.running(), target.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        there = foo.status(unit_id).remote.unit_id
+        with monkeypatch.context() as patch:
+            patch.setattr(target.units.ender, subcommand, refuse)
+            answer = await foo.talk(f"work {subcommand} {unit_id}")
+            assert answer == [f'{{"{subcommand} pending":"{unit_id}"}}']
+            assert "refused: cannot record the status: Too many" in await told(foo, unit_id)
+        unit = foo.units.find(unit_id)
+        with trio.fail_after(1000):
+            await unit.wait_final()
+        if subcommand == "cancel":
+            assert target.status(there).state is UnitState.CANCELED
+        else:
+            assert target.units.all() == ()
 
 
 async def test_what_the_other_node_refuses_for_good_ends_the_unit_with_its_words(
