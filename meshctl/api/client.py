@@ -178,12 +178,18 @@ class ControlClient:
         """Return what :meth:`watch` iterates over, which another thread may stop."""
         return Watch(self._take, self.work_status, word("unit ID", unit_id))
 
-    def wait(self, unit_id: str, timeout: float | None = None) -> JsonObject:
+    def wait(
+        self,
+        unit_id: str,
+        timeout: float | None = None,
+        on_away: Callable[[str], object] | None = None,
+    ) -> JsonObject:
         """Return the final status of a unit once it has ended, as :meth:`watch` tells it.
 
         Args:
             unit_id: The unit.
             timeout: Seconds until WaitTimedOut is raised; 0 asks once, None waits without end.
+            on_away: Called with the reason when the node goes away, and is waited for.
 
         Raises:
             WaitTimedOut: the unit goes on; with its last known ``status``.
@@ -191,7 +197,8 @@ class ControlClient:
         """
         if timeout is None and (ended := self._end_of(unit_id)) is not None:
             return ended
-        watch = Watch(self._take, self.work_status, word("unit ID", unit_id), timeout)
+        unit = word("unit ID", unit_id)
+        watch = Watch(self._take, self.work_status, unit, timeout, on_away)
         *_, status = watch.statuses()
         return status
 

@@ -84,6 +84,7 @@ class Watch:
         ask: Returns the unit's status now.
         unit_id: The unit, checked to be one word.
         timeout: Seconds until :meth:`statuses` gives up; None for never.
+        on_away: Called with the reason when the node goes away, once until it is back.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Watch:
         ask: Callable[[str], JsonObject],
         unit_id: str,
         timeout: float | None = None,
+        on_away: Callable[[str], object] | None = None,
     ) -> None:
         self._take = take
         self._ask = ask
         self._unit_id = unit_id
         self._timeout = timeout
+        self._on_away = on_away
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._last: JsonObject | None = None
         self._changes = 0
@@ -194,6 +197,8 @@ class Watch:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
+            if self._last is not None and self._on_away is not None:
+                self._on_away(str(error))
         if self._last is None or now - self._away_since >= NODE_RETURNS:
             raise error
 

@@ -27,6 +27,7 @@ from meshctl.render.output import (
     print_error,
     print_json,
     print_line,
+    print_warning,
     sentence,
 )
 
@@ -110,7 +111,11 @@ def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) 
         ControlError: the unit was released meanwhile.
     """
     with waiting_for(invocation, lambda: [unit_id]), waits_told(invocation, unit_id):
-        return client.wait(unit_id)
+        return client.wait(unit_id, on_away=_tell_away)
+
+
+def _tell_away(reason: str) -> None:
+    print_warning(f"{sentence(reason)} Waiting for the node.")
 
 
 def show_changes(
@@ -181,7 +186,7 @@ class _Waiting:
         for unit_id in self.unfinished():
             try:
                 with waits_told(self._invocation, unit_id):
-                    status = self._client.wait(unit_id, self._remaining())
+                    status = self._client.wait(unit_id, self._remaining(), _tell_away)
             except WaitTimedOut as error:
                 self.statuses[unit_id] = error.status
                 print_error(str(WaitTimedOut(unit_id, self._seconds or 0, error.status)))

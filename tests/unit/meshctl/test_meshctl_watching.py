@@ -158,6 +158,32 @@ def test_a_node_that_restarts_meanwhile_is_asked_again(node, sleeps, tmp_path):
         again[0].close()
 
 
+def test_a_wait_says_once_that_it_waits_for_the_node(meshctl, node, sleeps, tmp_path):
+    _, deeds = sleeps
+    again = []
+
+    def die(session, line):
+        session.send(node.units["one"].to_json())
+        os.unlink(node.address)
+        return False
+
+    def come_back():
+        again.append(ScriptedNode(unix_listener(tmp_path / "foo.sock"), node.address))
+        again[0].add_unit("one", **SUCCEEDED)
+
+    node.handlers["work watch"] = die
+    node.add_unit("one", ended=False)
+    deeds += [lambda: None, lambda: None, come_back]
+    try:
+        result = meshctl("work", "wait", "one")
+    finally:
+        again[0].close()
+    assert (result.exit_code, result.stdout) == (0, "(one, Succeeded)\n")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Warning: the node closed the session")
+    assert line.endswith(". Waiting for the node.")
+
+
 def test_a_node_that_ends_its_sessions_without_news_is_left_in_peace(node, sleeps):
     lengths, deeds = sleeps
 
