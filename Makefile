@@ -13,7 +13,7 @@ DRAWS := $(VENV)/.installed-bench
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make deb       a Debian package of this checkout, in dist/"
-	@echo "make test      run all tests"
+	@echo "make test      run all tests on all cores, which takes some ten minutes on two; JOBS=1 for one"
 	@echo "make faults    storms of kills, cuts and full disks over real nodes; one of them again:"
 	@echo "               FLAVOUR=diamond SEED=7 UNITS=500; KINDS=\"fill disk,cut link\" for some faults"
 	@echo "make floods    every flood of an enemy against real nodes, for a minute each, and a table;"
@@ -48,11 +48,15 @@ deb: $(STAMP)
 # Tests of ip-router want the ip command, those of docs/install.md systemd and Debian's own Python
 # with venv. What cannot be had is said by the tests that are skipped for it.
 WANTED := command -v ip && command -v systemd-analyze && /usr/bin/python3 -c 'import ensurepip, venv'
+# A module's tests are on one core, in their order: modules that come last are short.
+JOBS ?= auto
+ON_ALL_CORES := --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 test: $(STAMP)
 	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -q && apt-get install -q -y iproute2 systemd python3-venv; } \
 			>/dev/null 2>&1 || true
-	@$(BIN)/python -m pytest
+	@echo "All tests: some ten minutes on two cores."
+	@$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 # The short storms of "make test" are the same test with fewer units. One of 500 takes minutes.
 # Flavours are line, diamond and receptor.

@@ -12,7 +12,7 @@ CANNOT_START = 2
 
 
 IN_USE = 1
-"""The exit code for what another process has: a later start may get it."""
+"""The exit code for what a node cannot have now, such as a port: a later start may get it."""
 
 
 def fails_to_start(cluster: Cluster, text: str, code: int = CANNOT_START) -> str:

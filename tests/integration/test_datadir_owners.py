@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import Cluster
 from strangers import STRANGER, as_stranger
-from test_bad_start import fails_to_start
+from test_bad_start import IN_USE, fails_to_start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
 
@@ -69,11 +69,11 @@ def test_a_lock_file_of_another_user_is_named_and_nothing_waits_for_a_pipe(
         f"- control-service: {{filename: {control}}}\n"
     )
     assert as_stranger(lambda: os.mkfifo(f"{control}.lock"))
-    line = fails_to_start(cluster, text)
+    line = fails_to_start(cluster, text, IN_USE)
     assert f"has a lock file that is a named pipe and not a file; move {control}.lock away" in line
     os.unlink(f"{control}.lock")
     Path(f"{control}.lock").touch()
     os.chown(f"{control}.lock", STRANGER, STRANGER)
     # Where fs.protected_regular is set, the kernel refuses it before we can look.
-    line = fails_to_start(cluster, text)
+    line = fails_to_start(cluster, text, IN_USE)
     assert "belongs to another user" in line or "Permission denied" in line
