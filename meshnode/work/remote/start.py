@@ -65,6 +65,11 @@ class Expiry:
         day = f"{_DAYS[at.weekday()]} {_MONTHS[at.month - 1]} {at.day}"
         return f"Work unit expired on {day} {at:%H:%M:%S}"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time has passed."""
+        return self._moment is not None and self._moment <= self._now()
+
     def count(self) -> None:
         """Let the time run."""
         if self._moment is not None:
@@ -100,6 +105,8 @@ class RemoteStart:
         self._key = key
         self._reconciler = Reconciler(unit, key, now)
         self._expiry = Expiry(unit.remote.expiration, now)
+        self._came_late = self._expiry.is_over
+        """Whether the time to start was over before this start began."""
         # How far the payload of an ID got that was recorded before is unknown.
         self._may_have_started = True
 
@@ -152,9 +159,14 @@ class RemoteStart:
         self._first.fail(CommandError(reason))
 
     async def _expire(self) -> None:
-        text, cause = self._expiry.text, self._reconnector.outage.cause
+        node, cause = self._unit.remote.node, self._reconnector.outage.cause
+        text = self._expiry.text
         if cause:
-            text += f"; it waited for node {self._unit.remote.node}: {cause}"
+            text += f"; it waited for node {node}: {cause}"
+        elif self._came_late:
+            text += "; this node was not running then"
+        else:
+            text += f"; node {node} had not answered yet"
         await self._unit.fail(text)
         self._first.fail(CommandError(text))
 

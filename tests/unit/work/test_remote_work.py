@@ -184,6 +184,38 @@ async def test_the_ttl_goes_on_over_a_restart(foo, autojump_clock):
         assert status.detail.startswith("Work unit expired on Mon Nov 2 03:01:00; it waited")
 
 
+async def test_a_ttl_that_ends_while_the_submitter_is_down_says_so(foo, bar, autojump_clock):
+    async with foo.running():
+        unit_id = await foo.submit("bar", "cat", ttl="1m")
+    await trio.sleep(100)
+    async with foo.running(), bar.running():
+        assert (await foo.wait_final(unit_id)).detail == (
+            "Work unit expired on Mon Nov 2 03:01:00; this node was not running then"
+        )
+
+
+async def test_a_ttl_that_ends_during_the_first_try_says_that_there_was_no_answer(
+    foo, bar, autojump_clock, monkeypatch
+):
+    async def dial(self, node, service):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(FakeDialer, "dial", dial)
+    async with foo.running(), bar.running():
+        lines = await foo.talk(
+            {
+                "command": "work",
+                "subcommand": "submit",
+                "node": "bar",
+                "worktype": "cat",
+                "ttl": "9s",
+            }
+        )
+        assert lines[1] == (
+            "ERROR: Work unit expired on Mon Nov 2 03:00:09; node bar had not answered yet"
+        )
+
+
 async def test_the_ttl_does_not_end_what_has_started(foo, bar, autojump_clock):
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "wait", ttl="1s")
