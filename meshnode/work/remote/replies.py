@@ -30,7 +30,7 @@ from meshnode.work.remote.failures import (
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
 from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
-from meshnode.work.units.status import EXIT_CODES
+from meshnode.work.units.statusfields import EXIT_CODES
 
 # --- Lines of the control service, and the raw bytes after them
 #

@@ -5,38 +5,40 @@ this node needs, and never shows a secret. Unknown keys, as of a later version, 
 """
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Any
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.security.identity import Identity, identity_from_json, shown_text
+from meshnode.security.identity import Identity
 from meshnode.work.local.processes import ProcessId
-from meshnode.work.units.endedby import EndedBy, ended_by_from_json, what_ended
-from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
+from meshnode.work.units.endedby import EndedBy, what_ended
+from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
 from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.requests import MAX_SHOWN
+from meshnode.work.units.statusfields import (
+    EXIT_CODES,
+    PIDS,
+    RECORDED,
+    read_data,
+    read_detail,
+    read_ended_by,
+    read_identity,
+    read_line,
+    read_size,
+    read_state,
+    read_supervisor,
+    read_words,
+)
 
 REMOTE = "remote"
 """The work type, and the kind, of a unit that runs on another node; no other may have this name."""
 
 COMMAND = "command"
 """The kind of a unit that is a command of this machine."""
-
-PIDS = range(2**31)
-"""Numbers that a process can have; 0 is receptor's for none."""
-
-SUPERVISORS = PIDS[1:]
-"""Numbers that a supervisor can have."""
-
-TICKS = range(2**63)
-"""Clock ticks since the start of the machine, by which the kernel dates processes."""
-
-EXIT_CODES = range(-(2**31), 2**31)
-"""What an exit code can be."""
 
 NOT_STARTED = "lost: the node ended before the work was started"
 """How the detail begins of a unit that had all of its input but was never started."""
@@ -274,11 +276,11 @@ class UnitStatus:
         Raises:
             WorkError: it is none.
         """
-        if self.remote is not None or not changes.keys() <= _RECORDED.keys():
+        if self.remote is not None or not changes.keys() <= RECORDED.keys():
             return UnitStatus.from_json({**self.to_disk(), **changes})
         # To parse the whole status again, twice for each unit, is a tenth of what a unit costs.
         reader = Reader(changes)
-        new = {_RECORDED[key][0]: _RECORDED[key][1](reader) for key in changes}
+        new = {RECORDED[key][0]: RECORDED[key][1](reader) for key in changes}
         if new.get("state", self.state).is_final:
             new["params"] = ()
             # Who asked is on record only if that was what ended it.
@@ -292,16 +294,16 @@ class UnitStatus:
         Texts that many units share are in memory once.
         """
         reader = Reader(data)
-        state = _read_state(reader)
+        state = read_state(reader)
         work_type = intern(reader.require("WorkType", str))
         extra = reader.take("ExtraData", object, None)
         reader.drop("StateName")
-        words = _words(reader.take("Params", list, None))
+        words = read_words(reader.take("Params", list, None))
         return cls(
             state=state,
-            detail=_read_detail(reader),
+            detail=read_detail(reader),
             work_type=work_type,
-            stdout_size=_read_size(reader),
+            stdout_size=read_size(reader),
             remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
             created=reader.time("Created"),
             started=reader.time("Started"),
@@ -312,89 +314,20 @@ class UnitStatus:
             stdin_size=reader.whole("StdinSize"),
             params=() if state.is_final else words,
             pid=reader.whole("Pid", PIDS),
-            supervisor=_read_supervisor(reader),
+            supervisor=read_supervisor(reader),
             stdin_sha256=reader.take("StdinSha256", str, ""),
             boot=intern(reader.take("Boot", str, "")),
             submission_key=reader.take("SubmissionKey", str, ""),
             submission_work=reader.take("SubmissionWork", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
-            submitted_by=_read_identity(reader, "SubmittedBy"),
-            submitted_params=_read_line(reader, "SubmittedParams", MAX_SHOWN),
-            ended_by=_read_ended_by(reader),
-            released_by=_read_identity(reader, "ReleasedBy"),
+            submitted_by=read_identity(reader, "SubmittedBy"),
+            submitted_params=read_line(reader, "SubmittedParams", MAX_SHOWN),
+            ended_by=read_ended_by(reader),
+            released_by=read_identity(reader, "ReleasedBy"),
             labels=recorded_labels(reader.take("Labels", object, None)),
             verifies=reader.take("VerifySignature", bool, False),
             runner=intern(reader.take("Runner", str, "")),
-            runner_data=_read_data(reader),
+            runner_data=read_data(reader),
             release_asked=reader.take("ReleaseAsked", bool, False),
             other=reader.others(),
         )
-
-
-def _read_state(reader: Reader) -> UnitState:
-    try:
-        return UnitState(reader.require("State", int))
-    except ValueError:
-        raise WorkError("State is none that a unit can have") from None
-
-
-def _read_detail(reader: Reader) -> str:
-    return intern(reader.take("Detail", str, ""))
-
-
-def _read_size(reader: Reader) -> int:
-    return reader.whole("StdoutSize") or 0
-
-
-def _read_identity(reader: Reader, key: str) -> Identity | None:
-    return reader.understood(key, identity_from_json)
-
-
-def _read_ended_by(reader: Reader) -> EndedBy | None:
-    return reader.understood("EndedBy", ended_by_from_json)
-
-
-def _read_line(reader: Reader, key: str, most: int) -> str:
-    return shown_text(reader.take(key, str, ""), most)
-
-
-def _read_data(reader: Reader) -> Mapping[str, Any]:
-    data: JsonObject = reader.take("RunnerData", dict, None)
-    check_json("RunnerData", data)
-    return data or NOTHING
-
-
-def _read_supervisor(reader: Reader) -> ProcessId | None:
-    data = reader.take("Supervisor", dict, None)
-    if data is None:
-        return None
-    inner = Reader(data)
-    pid = inner.whole("Pid", SUPERVISORS)
-    started = inner.whole("Started", TICKS)
-    if pid is None or started is None:
-        raise WorkError("Supervisor names no process")
-    return ProcessId(pid, started)
-
-
-_RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
-    "State": ("state", _read_state),
-    "Detail": ("detail", _read_detail),
-    "StdoutSize": ("stdout_size", _read_size),
-    "Started": ("started", lambda reader: reader.time("Started")),
-    "Finished": ("finished", lambda reader: reader.time("Finished")),
-    "ExitCode": ("exit_code", lambda reader: reader.whole("ExitCode", EXIT_CODES)),
-    "Signal": ("signal", lambda reader: reader.take("Signal", str, None)),
-    "StdinSize": ("stdin_size", lambda reader: reader.whole("StdinSize")),
-    "StdinSha256": ("stdin_sha256", lambda reader: reader.take("StdinSha256", str, "")),
-    "Pid": ("pid", lambda reader: reader.whole("Pid", PIDS)),
-    "Supervisor": ("supervisor", _read_supervisor),
-    "EndedBy": ("ended_by", _read_ended_by),
-}
-"""What supervisors change: the field, and how it is read."""
-
-
-def _words(data: list[Any] | None) -> tuple[str, ...]:
-    if not all(isinstance(word, str) for word in data or ()):
-        raise WorkError("Params holds a word that is not a string")
-    check_json("Params", data)
-    return tuple(map(intern, data or ()))

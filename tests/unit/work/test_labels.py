@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import work_fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,8 +72,8 @@ async def test_a_receptor_node_is_sent_no_labels(foo, bar, autojump_clock):
         assert bar.status(status.remote.unit_id).labels == {}
 
 
-async def test_an_older_meshnode_is_sent_no_labels(foo, bar, monkeypatch, autojump_clock):
-    monkeypatch.setattr(work_fakes, "TAKEN_KEYS", frozenset({CLAIM_KEY}))
+async def test_an_older_meshnode_is_sent_no_labels(foo, bar, autojump_clock):
+    bar.taken_keys = frozenset({CLAIM_KEY})
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "cat", **{LABELS_KEY: json.dumps(LABELS)})
         status = await foo.wait_final(unit_id)
