@@ -58,8 +58,11 @@ for place in $OURS; do
     mount -o remount,bind,ro "$root$place"
 done
 mount -t proc proc "$root/proc"
+# The settings of the kernel are this machine's: nobody may change them.
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
 mount --rbind /dev "$root/dev"
-# Units that set up a machine would set up this one's kernel: none of them is started.
+# Nor are units started that set a machine up.
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
