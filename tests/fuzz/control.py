@@ -87,6 +87,9 @@ async def _send(client: trio.abc.HalfCloseableStream, data: bytes, end: str) -> 
         pass
 
 
+CLAIM = '{"Kind": "unix", "Uid": 1000, "Gid": 100, "Pid": 7, "User": "ann"}'
+"""For whom another node may say that it asks."""
+
 COMMANDS: tuple[dict[str, Any], ...] = (
     {"command": "status", "requested_fields": ["NodeID", "Connections"]},
     {"command": "ping", "target": "left"},
@@ -103,7 +106,7 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         **{"ttl": "10s", "signwork": "false", "signature": "", "tlsclient": ""},
         **{"stdinsize": str(len(PAYLOAD)), "stdinsha256": "", "submissionkey": "foo:12345678"},
         **{"submissionfollow": "true", "secret_word": "x"},
-        **{"submissionlabels": '{"job": "nightly"}'},
+        **{"submissionlabels": '{"job": "nightly"}', "onbehalfof": CLAIM},
     },
     *(
         {"command": "work", "subcommand": name, "unitid": unit, "signature": ""}
@@ -111,6 +114,7 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         for unit in ("@UNIT@", "@BAR@", "nothing1")
     ),
     {"command": "work", "subcommand": "cancel", "unitid": "@UNIT@", "unless": "started"},
+    {"command": "work", "subcommand": "cancel", "unitid": "@UNIT@", "onbehalfof": CLAIM},
     {"command": "work", "subcommand": "release", "unitid": "@BAR@", "remote": "true"},
     *(
         {

@@ -196,6 +196,7 @@ def _good_status(chance: random.Random) -> dict[str, Any]:
         "ExitCode": 0,
         "Signal": None,
         "StdinSize": 7,
+        "EndedBy": {"Cause": "cancel", "By": {"Kind": "unix", "Uid": 1, "Gid": 1, "Pid": 7}},
         "Stdout": base64.b64encode(output).decode(),
     }
 

@@ -171,6 +171,12 @@ def local_status(chance: random.Random) -> dict[str, Any]:
         "Supervisor": {"Pid": 999_999, "Started": 7} if state == 1 else None,
         "Boot": "first boot",
         "SubmissionKey": "bar:12345678",
+        "SubmittedBy": {
+            **{"Kind": "mesh", "Node": "bar", "Service": "x"},
+            "Claim": {"Kind": "unix", "Uid": 1000, "Gid": 100, "Pid": 7, "User": "ann"},
+        },
+        "SubmittedParams": "a b",
+        "EndedBy": {"Cause": "cancel", "By": {"Kind": "tcp", "Address": "127.0.0.1:9"}},
     }
 
 

@@ -99,7 +99,7 @@ async def test_a_receptor_node_is_told_of_no_client(foo, bar):
 
 async def test_an_older_meshnode_is_not_told_what_it_would_take_for_a_parameter(foo, bar):
     foo.clients["client"] = ANN
-    bar.taken_keys = frozenset()
+    foo.mesh.taken_keys = frozenset()
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "wait")
         await foo.wait_for(unit_id, lambda status: status.remote.started)

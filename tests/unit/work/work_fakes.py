@@ -241,8 +241,6 @@ class FakeNode:
         self.clients: dict[str, Identity] = {}
         """Who a client of some name is, where that matters."""
         self.is_receptor = False
-        self.taken_keys = TAKEN_KEYS
-        """Keys of requests that it knows beyond those of older meshnodes."""
         self.boot = "first boot"
 
     @asynccontextmanager
@@ -403,6 +401,8 @@ class FakeMesh:
         self.operations = 0
         self.before_operation: Callable[[int], None] = lambda count: None
         self.dials = 0
+        self.taken_keys = TAKEN_KEYS
+        """Keys of requests that the nodes know beyond those of older meshnodes."""
         self.epoch: float | None = None
 
     def now(self) -> datetime:
@@ -483,7 +483,7 @@ class FakeDialer:
         tags = dict(
             []
             if self.mesh.nodes[node].is_receptor
-            else [MANY_STREAMS, (TAKES_TAG, ",".join(self.mesh.nodes[node].taken_keys))]
+            else [MANY_STREAMS, (TAKES_TAG, ",".join(self.mesh.taken_keys))]
         )
         return ServiceAdvertisement(
             node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
