@@ -73,7 +73,7 @@ async def test_a_receptor_node_is_sent_no_labels(foo, bar, autojump_clock):
 
 
 async def test_an_older_meshnode_is_sent_no_labels(foo, bar, autojump_clock):
-    bar.taken_keys = frozenset({CLAIM_KEY})
+    foo.mesh.taken_keys = frozenset({CLAIM_KEY})
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "cat", **{LABELS_KEY: json.dumps(LABELS)})
         status = await foo.wait_final(unit_id)
