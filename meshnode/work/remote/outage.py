@@ -33,6 +33,13 @@ class Outage:
         """The last reason and since when it holds; empty if there was none since the last talk."""
         return f"{self._reason} since {_clock(self._since, self._now())}" if self._reason else ""
 
+    @property
+    def holds_for(self) -> float:
+        """Seconds for which what is shown can be read as it is: a time of day needs its date."""
+        now = self._now().astimezone(UTC)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        return (midnight - now).total_seconds()
+
     def heard(self, at: float) -> None:
         """Note when, in trio's time, something came from the node."""
         moment = self._now() - timedelta(seconds=max(trio.current_time() - at, 0.0))

@@ -218,7 +218,12 @@ class Reconnector:
         if not is_first or not self._dialer.is_reachable(self._node):
             # What the next try mends is not worth a word.
             self.show(error)
-        await self._dialer.wait_reachable(self._node)
+        while True:
+            with trio.move_on_after(self.outage.holds_for) as day:
+                await self._dialer.wait_reachable(self._node)
+            if not day.cancelled_caught:
+                return
+            self.show(error)
 
 
 class LostRoutes:

@@ -386,6 +386,20 @@ async def test_a_time_of_another_day_has_its_date(foo, autojump_clock):
         )
 
 
+async def test_a_wait_of_days_shows_the_date_and_costs_a_wake_a_day(foo, autojump_clock):
+    async with foo.running():
+        unit_id = await foo.submit("bar", "cat")
+        unit = foo.units.find(unit_id)
+        await trio.sleep(20 * 3600)
+        assert await told(foo, unit_id) == "waiting for node bar: no route since 03:00:00"
+        version = unit.version
+        await trio.sleep(72 * 3600)
+        dated = "waiting for node bar: no route since 2026-11-02 03:00:00"
+        assert await told(foo, unit_id) == dated
+        assert unit.version == version + 1
+        assert foo.mesh.dials == 1
+
+
 async def test_a_release_that_waits_says_so(foo, bar, autojump_clock):
     async with foo.running(), bar.running():
         unit_id = await foo.submit("bar", "cat")
