@@ -7,8 +7,6 @@ from contextlib import suppress
 import trio
 from work_fakes import FakeMesh
 
-from meshnode.protocol.control import TAKEN_KEYS
-
 UNIT = "farUnit1"
 CREATED = f"Work unit created with ID {UNIT}. Send stdin data and EOF.\n".encode()
 STARTED = b'{"result":"Job Started","unitid":"%s"}\n' % UNIT.encode()
@@ -55,7 +53,6 @@ class RemoteNode:
     """
 
     node_id = "bar"
-    taken_keys = TAKEN_KEYS
 
     def __init__(self, mesh: FakeMesh, nursery: trio.Nursery) -> None:
         self.nursery = nursery
