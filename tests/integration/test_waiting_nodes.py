@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from harness import COMMANDS, Cluster, Node, free_port, wait_until
 from test_firewall_nodes import set_rules
 from test_full_disk import SmallNode, can_mount, wait_final
@@ -117,6 +118,28 @@ def test_a_unit_behind_a_firewall_names_the_node_whose_rule_it_is(
     stdout, said = following.end()
     assert stdout == f"({unit}, Succeeded)\n".encode()
     assert len(said) == 1
+
+
+def test_a_unit_says_that_nobody_answers_or_that_there_is_no_control_service(
+    cluster: Cluster,
+) -> None:
+    foo, bar = two_nodes(cluster, start=False)
+    directives = yaml.safe_load(bar.config.read_text())
+    (control,) = (d["control-service"] for d in directives if "control-service" in d)
+    control["service"] = "other"
+    bar.config.write_text(yaml.safe_dump(directives, sort_keys=False))
+    bar.start()
+    foo.wait_knows("bar")
+    unit = foo.submit("cat", "--node", "bar", "--payload-literal", "hello")
+    reason = "it has no service control now"
+    wait_detail(foo, unit, rf"waiting for node bar: {reason} since {TIME}")
+    foo.wait_log(rf"unit {unit}: node bar: {reason}; trying again")
+    set_rules(bar, {"action": "drop", "fromnode": "foo", "toservice": "control"})
+    reason = "the dial timed out"
+    wait_detail(foo, unit, rf"waiting for node bar: {reason} since {TIME}")
+    foo.wait_log(rf"unit {unit}: node bar: {reason}; trying again")
+    bar.stop()
+    wait_detail(foo, unit, rf"waiting for node bar: no route since {TIME}")
 
 
 def test_a_unit_that_runs_on_a_node_that_is_lost_says_how_old_its_state_is(
