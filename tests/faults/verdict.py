@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ SUCCEEDED = 2
 SETTLE_PATIENCE = 240.0
 """Seconds after the storm in which every unit must come to its end: time-outs of streams (30 s),
 pauses between tries (20 s), grace of leftovers (10 s), some of them in a row."""
+
+CHILDREN = re.compile(r"; ended \d+ process(es)? that it left behind")
+"""What a unit says of processes that outlived their command: they are no part of how that ended."""
 
 MOST_STORIES = 5
 """Units whose whole story is told when a storm fails."""
@@ -42,7 +46,7 @@ class Case:
     @property
     def end(self) -> str:
         """State and detail."""
-        return "unknown" if self.status is None else shown(self.status)
+        return "unknown" if self.status is None else CHILDREN.sub("", shown(self.status))
 
 
 def shown(status: Status) -> str:
