@@ -115,6 +115,11 @@ class StreamError(MeshError):
     """A stream's connection ended in another way than a normal close."""
 
 
+class HandshakeRefused(StreamError):
+    """One end of a stream's connection refused the other in the handshake: TLS settings differ, or
+    a certificate is not good. The text says which, and who refused."""
+
+
 class ReloadFault(IntEnum):
     """Why a reload was refused: the error code that clients act on."""
 

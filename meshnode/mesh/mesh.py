@@ -10,6 +10,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -36,6 +37,9 @@ from meshnode.protocol.namehash import NameTable
 from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import ConnType, ServiceAdvertisement, WorkType
 from meshnode.resources import DescriptorReserve, MemoryTrimmer
+
+if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.tls import TlsSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +172,18 @@ class Mesh:
         *,
         tags: Mapping[str, str] | None = None,
         work_types: Sequence[WorkType] | None = None,
+        tls: "TlsSource | None" = None,
     ) -> StreamListener:
-        """Accept streams of a service, and advertise it with these tags.
+        """Accept streams of a service, and advertise it with these tags; ``tls`` has its settings.
 
         Raises:
             ServiceInUse: the name is taken on this node.
             ProtocolError: the name does not fit 8 bytes.
         """
-        listener = self._streams.listen(service)
+        listener = self._streams.listen(service, tls)
         local = LocalService(
             service,
-            ConnType.STREAM,
+            ConnType.STREAM if tls is None else ConnType.STREAM_TLS,
             dict(tags or {}) | dict([MANY_STREAMS]),
             tuple(work_types) if work_types is not None else None,
         )
@@ -191,13 +196,16 @@ class Mesh:
         """Advertise a service that :meth:`listen` has opened with these types of work."""
         self._link_state.announcer.set_work_types(service, tuple(work_types) or None)
 
-    async def dial(self, node: str, service: str) -> MeshStream:
+    async def dial(self, node: str, service: str, tls: "TlsSource | None" = None) -> MeshStream:
         """Open a stream to a service of a node (this one is ``localhost`` or its own ID).
+
+        ``tls`` has the settings for a service that has some, too.
 
         Raises:
             NoRoute: no path to the node is known.
             Unreachable: the node does not have that service, or is behind a firewall.
             MeshTimeout: no handshake in time.
+            HandshakeRefused: one end does not take the other's certificate.
             StreamError: the handshake failed.
             ProtocolError: the service name does not fit 8 bytes.
         """
@@ -205,7 +213,8 @@ class Mesh:
         advert = self._link_state.adverts.find(target, service)
         tag, value = MANY_STREAMS
         share = advert is not None and advert.tags is not None and advert.tags.get(tag) == value
-        return await self._streams.dial(node, service, share=share)
+        settings = None if tls is None else tls()
+        return await self._streams.dial(node, service, share=share, tls=settings)
 
     # --- questions ---------------------------------------------------------------------------
 

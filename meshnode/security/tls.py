@@ -8,9 +8,10 @@ certificates, the key and what is expected of the other end.
 
 import datetime
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -102,12 +103,8 @@ class TlsSettings:
     context: SSL.Context = field(repr=False, compare=False)
 
 
-class TlsSource(Protocol):
-    """Where a connection gets its settings."""
-
-    @property
-    def settings(self) -> TlsSettings:
-        """Return those for a connection that begins now."""
+TlsSource = Callable[[], TlsSettings]
+"""Returns the settings for a connection that begins now."""
 
 
 def load_server(directive: TlsServer, node_id: str) -> TlsSettings:

@@ -2,18 +2,23 @@
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from meshnode.config.tls_directives import TlsClient, TlsServer
 from meshnode.security.certificates import encode_node_id
+from meshnode.security.tls import TlsSettings, load_client, load_server
 
 DAY = datetime.timedelta(days=1)
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
@@ -24,7 +29,7 @@ class Made:
     """A certificate, its key, and the certificates between it and its root."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: CertificateIssuerPrivateKeyTypes
     chain: tuple[x509.Certificate, ...] = ()
 
     @property
@@ -60,6 +65,8 @@ class Wanted:
     begins: datetime.timedelta = -DAY
     ends: datetime.timedelta = 365 * DAY
     extra_names: Sequence[x509.GeneralName] = ()
+    key: CertificateIssuerPrivateKeyTypes | None = None
+    """Its key; without one it gets a new one of the ordinary kind."""
 
 
 def name(text: str) -> x509.Name:
@@ -96,7 +103,7 @@ class Authority:
     def issue(self, title: str, wanted: Wanted | None = None, **changes: object) -> Made:
         """Return a certificate of a name; ``changes`` are fields of :class:`Wanted`."""
         wanted = replace(wanted or Wanted(), **changes)  # type: ignore[arg-type]
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = wanted.key or ec.generate_private_key(ec.SECP256R1())
         builder = _dated(name(title), key, wanted.begins, wanted.ends).issuer_name(self._name)
         names: list[x509.GeneralName] = [encode_node_id(node) for node in wanted.nodes]
         names += [x509.DNSName(host) for host in wanted.hosts]
@@ -111,7 +118,7 @@ class Authority:
 
 def _dated(
     subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: CertificateIssuerPrivateKeyTypes,
     begins: datetime.timedelta,
     ends: datetime.timedelta,
 ) -> x509.CertificateBuilder:
@@ -124,6 +131,48 @@ def _dated(
         .not_valid_before(now + begins)
         .not_valid_after(now + ends)
     )
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a server and a client of a link use."""
+
+    server: TlsSettings
+    client: TlsSettings
+
+
+def ends(
+    server: Made | None = None,
+    client: Made | None = None,
+    *,
+    of_server: Mapping[str, object] = MappingProxyType({}),
+    of_client: Mapping[str, object] = MappingProxyType({}),
+    shows_none: bool = False,
+) -> Ends:
+    """Return the settings of two ends that trust the shared CA, each with a certificate.
+
+    ``of_server`` and ``of_client`` are further parameters of their directives; with ``shows_none``
+    the client has no certificate.
+    """
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        ca = authority().write(directory)
+        cert, key = (server or authority().issue("server", nodes=["foo"])).write(directory, "s")
+        asks = {"requireclientcert": True, "clientcas": ca} | dict(of_server)
+        serving = TlsServer(name="s", cert=cert, key=key, skipreceptornamescheck=True, **asks)  # type: ignore[arg-type]
+        shown: dict[str, Path] = {}
+        if not shows_none:
+            made = client or authority().issue("client", nodes=["bar"])
+            shown = dict(zip(("cert", "key"), made.write(directory, "c"), strict=True))
+        trusts = {"rootcas": ca} | shown | dict(of_client)
+        asking = TlsClient(name="c", skipreceptornamescheck=True, **trusts)  # type: ignore[arg-type]
+        return Ends(load_server(serving, "foo"), load_client(asking, "bar"))
+
+
+@cache
+def good_ends() -> Ends:
+    """Return the settings of two ends that trust each other."""
+    return ends()
 
 
 @cache

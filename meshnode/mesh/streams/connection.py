@@ -35,22 +35,22 @@ to acknowledge (`ACK_DELAY`). A request and its answer then cost 0.61 ms of proc
 wakes whoever waits. The engine's last packet is sent there, since nobody drives it afterwards.
 
 **Faults.** A peer chooses what the engine is fed. An exception of the engine ends this connection,
-wherever it was called from, and nothing else: see `_Boundary`.
+wherever it was called from, and nothing else: see `Boundary`.
 """
 
-from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from aioquic.quic import events
 
-from meshnode.errors import MeshError, MeshTimeout, NoRoute, StreamError
+from meshnode.errors import HandshakeRefused, MeshError, MeshTimeout, NoRoute, StreamError
 from meshnode.errors import Unreachable as UnreachableError
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
+from meshnode.mesh.streams.ends import Boundary, end_error
 from meshnode.mesh.streams.flowcontrol import SendBudget
-from meshnode.mesh.streams.quic import MeshQuicConnection, describe_end
+from meshnode.mesh.streams.quic import MeshQuicConnection
 from meshnode.mesh.streams.quicsettings import CANCELLED_READ, NORMAL_CLOSE, Address
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.mesh.streams.streamtable import NO_STREAM_BEGAN, StreamTable
@@ -63,6 +63,9 @@ from meshnode.protocol.messages import (
     decode_service,
     show_service,
 )
+
+if TYPE_CHECKING:
+    from meshnode.security.certificates import Certificate
 
 
 class ConnectionOwner(Protocol):
@@ -78,31 +81,6 @@ class ConnectionOwner(Protocol):
         """Note that the connection is over and takes no more datagrams."""
 
 
-class _Boundary:
-    """Ends an exception of the QUIC engine at its connection; it is logged once.
-
-    Whoever calls the engine is no part of the fault: a link, the nursery of all connections, a
-    service that closes a stream. So this is the one place where whatever comes is caught.
-    """
-
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, Exception):
-            self._connection.engine_failed(error)
-            return True
-        return False
-
-
 class Connection:
     """A QUIC connection with one service of another node.
 
@@ -112,6 +90,8 @@ class Connection:
     """
 
     _is_client = False
+    _awaits_verdict = False
+    """Whether all that is missing is what the other end thinks of our certificate."""
 
     def __init__(
         self,
@@ -150,7 +130,7 @@ class Connection:
     def on_datagram(self, source: bytes, source_service: ServiceKey, payload: Message) -> None:
         """Take a datagram of this connection."""
         if not self._over and (source, source_service) == self.peer:
-            with _Boundary(self):
+            with Boundary(self):
                 self._take(bytes(payload))
 
     def _take(self, datagram: bytes) -> None:
@@ -195,6 +175,11 @@ class Connection:
         """When the other end last showed that it lives."""
         return self._quic.heard_at
 
+    @property
+    def certificate(self) -> "Certificate | None":
+        """The other end's certificate, if it had to show one, or chose to, and it is good."""
+        return None if self._quic.judge is None else self._quic.judge.certificate
+
     def _make_stream(self, stream_id: int) -> MeshStream:
         self._timers.used()
         holder = self._router.holder_of(self.peer[0])
@@ -203,7 +188,7 @@ class Connection:
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         """Hand bytes (and the FIN) to the engine."""
         if not self._over:
-            with _Boundary(self):
+            with Boundary(self):
                 self._quic.write(stream_id, data, end)
             self._wake.set()
 
@@ -214,7 +199,7 @@ class Connection:
     def consumed(self, stream_id: int, count: int) -> None:
         """Grant the peer new credit for what was read."""
         if count and not self._over:
-            with _Boundary(self):
+            with Boundary(self):
                 if self._quic.consume(stream_id, count):
                     self._wake.set()
 
@@ -222,7 +207,7 @@ class Connection:
         """Finish or reset a stream whose user is done with it."""
         if self._over:
             return
-        with _Boundary(self):
+        with Boundary(self):
             if stop_reading and self._quic.is_known(stream_id):
                 self._quic.stop_stream(stream_id, CANCELLED_READ)
             if not graceful:
@@ -235,7 +220,7 @@ class Connection:
     async def run(self) -> None:
         """Drive the connection until it is over; raises nothing but cancellation."""
         try:
-            with _Boundary(self):
+            with Boundary(self):
                 while not self._over:
                     await self._transmit()
                     self._settle()
@@ -331,12 +316,22 @@ class Connection:
                 case events.StopSendingReceived():
                     self._streams.take_refusal(event.stream_id)
                 case events.HandshakeCompleted():
-                    self._handshake_done()
+                    # Before the bytes of streams that came with it.
+                    if self._quic.is_judged:
+                        self._handshake_done()
+                    else:
+                        self._awaits_verdict = True
+        if self._awaits_verdict and self._quic.is_judged:
+            self._awaits_verdict = False
+            self._handshake_done()
         if self._streams.is_useless:
             self._quic.close(error_code=0, frame_type=None, reason_phrase=NO_STREAM_BEGAN)
         end = self._quic.ended
         if end is not None:
-            self._fail(StreamError(describe_end(end)), closing=self._quic.has_last_words)
+            error = end_error(self._quic, end)
+            if self._quic.judge is not None and isinstance(error, HandshakeRefused):
+                self._log.warning("%s", error)
+            self._fail(error, closing=self._quic.has_last_words)
             return False
         return data > 0 and others == 0
 
@@ -371,7 +366,7 @@ class Connection:
         """Close the connection at once, streams and all; the peer is told, nothing is awaited."""
         if self._over:
             return
-        with _Boundary(self):
+        with Boundary(self):
             self._quic.close(error_code=0, frame_type=None, reason_phrase=NORMAL_CLOSE)
         self._fail(StreamError(NORMAL_CLOSE), closing=True)
 
@@ -395,5 +390,5 @@ class Connection:
         self._ready.set()
         self._wake.set()
         if closing:
-            with _Boundary(self):
+            with Boundary(self):
                 self._send()

@@ -23,9 +23,11 @@ from meshnode.resources import MemoryTrimmer
 
 if TYPE_CHECKING:
     from meshnode.mesh.streams.admission import Admission
+    from meshnode.mesh.streams.certified import Judge
     from meshnode.mesh.streams.connection import Connection
     from meshnode.mesh.streams.identity import Identity
     from meshnode.mesh.streams.qlog import Qlog
+    from meshnode.security.tls import TlsSettings
 
 QLOGDIR = "QLOGDIR"
 """Environment variable that names the directory of logs in qlog, as for receptor."""
@@ -49,6 +51,15 @@ def load_engine() -> None:
         if not _is_lack(exc):
             raise
         raise NoEngine(f"cannot load what streams need: {exc}") from exc
+
+
+def judge_of(tls: TlsSettings | None, node: str) -> Judge | None:
+    """Return who judges whether a connection's other end is a node; None without TLS settings."""
+    if tls is None:
+        return None
+    from meshnode.mesh.streams.certified import Judge  # noqa: PLC0415
+
+    return Judge(tls, node)
 
 
 def _import_engine() -> None:

@@ -1,14 +1,21 @@
 """The dialer's end of a connection: it waits for the handshake, and opens the streams."""
 
-import trio
+from typing import TYPE_CHECKING
 
-from meshnode.errors import MeshTimeout, StreamError
+import trio
+from aioquic.quic.packet import QuicFrameType
+
+from meshnode.errors import HandshakeRefused, MeshTimeout
 from meshnode.mesh.streams.connection import Connection
+from meshnode.mesh.streams.ends import BAD_CERTIFICATE
 from meshnode.mesh.streams.quicsettings import MAX_STREAMS
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.mesh.streams.streamtable import STREAM_PREFIX
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT, NO_HANDSHAKE
 from meshnode.protocol.messages import show_service
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsSettings
 
 INSECURE = "insecure connection to secure service"
 
@@ -17,6 +24,8 @@ class Dialed(Connection):
     """A connection that this node dialed. Several dials may share it."""
 
     _is_client = True
+    tls: "TlsSettings | None" = None
+    """What it was dialed with."""
     _waiting = 0
     """Dials that wait for the handshake, each with a stream to open."""
 
@@ -56,14 +65,18 @@ class Dialed(Connection):
             self._waiting -= 1
         if isinstance(self._failure, MeshTimeout):
             raise self._too_late()
+        if isinstance(self._failure, HandshakeRefused):
+            raise HandshakeRefused(f"{self._target}: {self._failure}")
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def _target(self) -> str:
+        return f"service {show_service(self.peer[1])} of node {self._peer_node}"
+
     def _too_late(self) -> MeshTimeout:
-        service = show_service(self.peer[1])
         return MeshTimeout(
-            f"{NO_HANDSHAKE}: service {service} of node {self._peer_node} does not answer, or the "
-            "way there drops too much"
+            f"{NO_HANDSHAKE}: {self._target} does not answer, or the way there drops too much"
         )
 
     def open_stream(self) -> MeshStream | None:
@@ -83,6 +96,7 @@ class Dialed(Connection):
         return self._streams.open(stream_id, self._make_stream(stream_id))
 
     def _check_certificate(self) -> None:
-        if not self._quic.has_insecure_certificate():
-            self._quic.close(reason_phrase=INSECURE)
-            self._failure = StreamError(INSECURE)
+        if self._quic.judge is None and not self._quic.has_insecure_certificate():
+            # As the engine says what it finds itself: the listener cannot read more as yet.
+            self._quic.close(BAD_CERTIFICATE, QuicFrameType.CRYPTO, INSECURE)
+            self._failure = HandshakeRefused(INSECURE)

@@ -1,11 +1,11 @@
-"""The identity of a listener without TLS settings: self-signed, and known to be nobody's."""
+"""What an end of a connection shows; without TLS settings a certificate known to be nobody's."""
 
 import datetime
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 INSECURE_NAME = "netceptor-insecure-common-name"
@@ -18,10 +18,11 @@ CERTIFICATE_DAYS = 3650
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate and its key, loaded once a process."""
+    """A certificate, its key, and the certificates between it and its CA."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+    chain: tuple[x509.Certificate, ...] = ()
 
 
 def make_insecure_identity() -> Identity:

@@ -10,7 +10,7 @@ import trio
 from meshnode.errors import MeshError
 from meshnode.logs import subject_logger
 from meshnode.mesh.router import Router
-from meshnode.mesh.streams.connections import Connections, Spawn, load_engine
+from meshnode.mesh.streams.connections import Connections, Spawn, judge_of, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
 from meshnode.mesh.streams.listener import StreamListener
 from meshnode.mesh.streams.stream import MeshStream
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshnode.mesh.streams.connection import Connection
     from meshnode.mesh.streams.dialed import Dialed
     from meshnode.mesh.streams.quicsettings import Address
+    from meshnode.security.tls import TlsSettings, TlsSource
 
 MANY_STREAMS = ("meshnode", "many-streams")
 """Tag of an advertised stream service whose connections carry many streams. Receptor's carry one,
@@ -44,8 +45,10 @@ class StreamLayer:
         """Services that take one stream a connection, whatever is said of them."""
         self._log = subject_logger("streams")
 
-    async def dial(self, node: str, service: str, *, share: bool = False) -> MeshStream:
-        """Open a stream to a service.
+    async def dial(
+        self, node: str, service: str, *, share: bool = False, tls: TlsSettings | None = None
+    ) -> MeshStream:
+        """Open a stream to a service; without ``tls`` to one that has no TLS settings either.
 
         With ``share`` the listener is said to take many streams on a connection
         (:data:`MANY_STREAMS`), so that one which exists is used: the stream then costs no
@@ -56,15 +59,16 @@ class StreamLayer:
             NoRoute: no path to the node is known.
             Unreachable: the node does not have that service, or is behind a firewall.
             MeshTimeout: no handshake in time.
+            HandshakeRefused: one end does not take the other's certificate.
             StreamError: the handshake failed.
             NoEngine: this machine lacks something; it may be tried again.
             ProtocolError: the service name does not fit 8 bytes.
         """
         peer: Address = (self._router.resolve(node), encode_service(service))
         while share and peer not in self._singles:
-            connection = self._shared(peer)
+            connection = self._shared(peer, tls)
             if connection is None:
-                connection = self._connect(node, peer, share=True)
+                connection = self._connect(node, peer, tls, share=True)
                 self._pool.setdefault(peer, []).append(connection)
             # Given up, it is not closed as long as others wait for the same handshake.
             stream = await self._open(connection, keep=True)
@@ -74,7 +78,7 @@ class StreamLayer:
                 return stream
             # Somebody else has the one stream. We sent nothing yet: another connection loses us
             # nothing.
-        stream = await self._open(self._connect(node, peer, share=False), keep=False)
+        stream = await self._open(self._connect(node, peer, tls, share=False), keep=False)
         assert stream is not None
         return stream
 
@@ -105,10 +109,12 @@ class StreamLayer:
             self._names.name(peer[0]),
         )
 
-    def _shared(self, peer: Address) -> Dialed | None:
-        return next((c for c in self._pool.get(peer, ()) if c.has_place), None)
+    def _shared(self, peer: Address, tls: TlsSettings | None) -> Dialed | None:
+        # Not one that showed another certificate, or none, or that began before ours was renewed.
+        pooled = self._pool.get(peer, ())
+        return next((c for c in pooled if c.tls is tls and c.has_place), None)
 
-    def _connect(self, node: str, peer: Address, *, share: bool) -> Dialed:
+    def _connect(self, node: str, peer: Address, tls: TlsSettings | None, *, share: bool) -> Dialed:
         load_engine()
         from meshnode.mesh.streams.dialed import Dialed  # noqa: PLC0415
         from meshnode.mesh.streams.quic import MeshQuicConnection  # noqa: PLC0415
@@ -117,6 +123,7 @@ class StreamLayer:
 
         own_service = self._router.free_service()
         credit = self.connections.new_credit(peer[0])
+        target = self._names.name(peer[0]) or node
         connection = Dialed(
             self._router,
             _DialedOwner(self, own_service, credit),
@@ -127,13 +134,15 @@ class StreamLayer:
                 credit,
                 streams=MAX_STREAMS if share else 1,
                 qlog=self.connections.qlog,
+                judge=judge_of(tls, target),
             ),
             own_service,
             peer,
-            self._names.name(peer[0]) or node,
+            target,
             idle=POOL_IDLE if share else 0,
             send_budget=self.connections.send_budget(peer[0]),
         )
+        connection.tls = tls
         self._router.bind(own_service, connection)
         self.connections.start(connection)
         return connection
@@ -148,14 +157,14 @@ class StreamLayer:
             if not pooled:
                 del self._pool[connection.peer]
 
-    def listen(self, service: str) -> StreamListener:
-        """Accept streams of a service.
+    def listen(self, service: str, tls: TlsSource | None = None) -> StreamListener:
+        """Accept streams of a service; ``tls`` has its settings.
 
         Raises:
             ServiceInUse: the name is taken on this node.
             ProtocolError: the name does not fit 8 bytes.
         """
-        return StreamListener(self.connections, service)
+        return StreamListener(self.connections, service, tls)
 
     def node_restarted(self, node: str) -> None:
         """End the connections with a node that has begun a new life."""

@@ -11,7 +11,7 @@ import trio
 from meshnode.errors import NoEngine
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Message
-from meshnode.mesh.streams.connections import Connections, load_engine
+from meshnode.mesh.streams.connections import Connections, judge_of, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.protocol.messages import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meshnode.mesh.streams.admission import Admitted
     from meshnode.mesh.streams.connection import Connection
     from meshnode.mesh.streams.quicsettings import Address
+    from meshnode.security.tls import TlsSource
 
 ACCEPT_BACKLOG = 1024
 """Streams that wait to be accepted before more are refused: what may come in one go. One node may
@@ -35,8 +36,9 @@ have half of them, and each branch leaves a sixteenth to others."""
 class StreamListener(trio.abc.Listener[MeshStream]):
     """Accepts the streams of one service of this node. Made by ``Mesh.listen``."""
 
-    def __init__(self, shared: Connections, service: str) -> None:
+    def __init__(self, shared: Connections, service: str, tls: TlsSource | None = None) -> None:
         self.service = service
+        self._tls = tls
         self._key = encode_service(service)
         self._shared = shared
         self._connections: dict[Address, Connection] = {}
@@ -110,12 +112,15 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         from meshnode.mesh.streams.timers import LINGER  # noqa: PLC0415
 
         credit = self._shared.new_credit(address[0])
+        judge = None if self._tls is None else judge_of(self._tls(), peer_node)
+        shown = None if judge is None else judge.shows
         quic = MeshQuicConnection.server(
-            self._shared.identity,
+            shown or self._shared.identity,
             credit,
             place.original_cid,
             place.retry_cid,
             self._shared.qlog,
+            judge,
         )
         connection = Connection(
             self._shared.router,

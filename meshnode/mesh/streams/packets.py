@@ -1,16 +1,22 @@
-"""What the packets of one peer may cost: bounds on frames, and cheap header protection.
+"""What the packets of one peer may cost, and whom its handshake must be from.
 
 The engine keeps to the limits of QUIC, some of which bound nothing that costs: a window says how
 far ahead bytes may be, but not in how many pieces they come, and the engine walks over all pieces
 for each new one. A peer that exceeds what stands here ends its connection, as one that breaks
 QUIC's own rules does.
 
+The engine verifies certificates by rules of its own, and only a listener's; a client's it asks for
+by a switch for tests, and takes none for one. Here each end's certificate is given to a judge,
+before the handshake is done.
+
 This is one of three files that touch aioquic's private parts: see quic.py.
 """
 
 import bisect
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aioquic._buffer import Buffer
 from aioquic._crypto import (
@@ -23,15 +29,36 @@ from aioquic.quic.connection import EPOCHS, QuicConnection, QuicConnectionError,
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import FinalSizeError, QuicStream
-from aioquic.tls import Epoch
+from aioquic.tls import (
+    Alert,
+    AlertBadCertificate,
+    AlertDescription,
+    Certificate,
+    CertificateVerify,
+    Context,
+    Epoch,
+    Group,
+    SignatureAlgorithm,
+)
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshnode.errors import TlsProblem, TlsRefused
+from meshnode.mesh.streams.identity import Identity
+
+if TYPE_CHECKING:
+    from meshnode.security.certificates import Certificate as Certified
 
 MAX_GAPS = 1024
 """Pieces of a stream with gaps between them. A window is less than 1,750 of the smallest packets,
 of which every second one would have to be lost."""
 
 MAX_CRYPTO = 16 * 1024
-"""Bytes of each flight of a handshake: more than certificates have. The engine has no bound on the
-length of a message."""
+"""Bytes of each flight of a handshake: more than a single certificate has. The engine has no bound
+on the length of a message."""
+
+MAX_CERTIFIED_CRYPTO = 64 * 1024
+"""The same with TLS settings: chains, and in a listener's flight the names of all CAs it trusts.
+What this node sends is bounded by what quic-go takes (security/tls.py)."""
 
 MAX_CRYPTO_GAPS = 64
 """Pieces in which they may come; quic-go sends a dozen, on purpose out of order."""
@@ -101,13 +128,125 @@ class _Handlers(dict[int, tuple[Any, Any]]):
         return super().__getitem__(frame_type)
 
 
-class FrameBounds(QuicConnection):
-    """The engine's connection, with bounds on what frames may do."""
+class PeerJudge(Protocol):
+    """Decides whether the other end of a connection is who it must be."""
 
-    def __init__(self, **engine: Any) -> None:
+    shows: Identity | None
+    """What this end shows."""
+    asks: bool
+    """Whether a client is asked for a certificate; servers show theirs anyway."""
+    certificate: "Certified | None"
+    """The other end's, once it was found to be good."""
+    refusal: TlsRefused | None
+    """Why it was not."""
+
+    def judge(self, ders: Sequence[bytes]) -> None:
+        """Take the chain that the other end showed, maybe none, and proved to be its own.
+
+        Raises:
+            TlsRefused: it must not be trusted.
+        """
+
+    def told(self, refusal: TlsRefused) -> str:
+        """Return what the other end may know of a refusal."""
+
+
+ALERTS: Final[Mapping[TlsProblem, AlertDescription]] = MappingProxyType(
+    {
+        TlsProblem.EXPIRED: AlertDescription.certificate_expired,
+        TlsProblem.NOT_YET_VALID: AlertDescription.certificate_expired,
+        TlsProblem.WRONG_CA: AlertDescription.unknown_ca,
+        TlsProblem.WRONG_USAGE: AlertDescription.unsupported_certificate,
+        TlsProblem.WRONG_NODE: AlertDescription.access_denied,
+        TlsProblem.NOT_PINNED: AlertDescription.access_denied,
+        TlsProblem.MISSING: AlertDescription.certificate_required,
+    }
+)
+"""The alert for each refusal; others are a bad certificate's."""
+
+
+class _Refused(Alert):
+    def __init__(self, problem: TlsProblem, told: str) -> None:
+        super().__init__(told)
+        self.description = ALERTS.get(problem, AlertDescription.bad_certificate)
+
+
+class CertifiedTls(Context):
+    """The engine's side of a handshake, in which certificates are judged."""
+
+    def __init__(self, plain: Context, judge: PeerJudge) -> None:
+        """``plain`` is the engine's own, whose place this takes."""
+        self.__dict__.update(vars(plain))
+        self._judge = judge
+        self._request_client_certificate = judge.asks
+        self._shown: list[bytes] = []
+        self._signature_algorithms.append(SignatureAlgorithm.ECDSA_SECP521R1_SHA512)
+        if not self._is_client:
+            # Receptor's dialers offer this first, and may offer a share of nothing else. Ours would
+            # make one more key for each dial.
+            self._supported_groups.append(Group.SECP521R1)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the listener asked for a certificate: it will judge what it got, after this end
+        is done."""
+        return self._certificate_request is not None
+
+    def _set_peer_certificate(self, certificate: Certificate) -> None:
+        self._shown = [der for der, _ in certificate.certificates]
+        try:
+            super()._set_peer_certificate(certificate)
+        except AlertBadCertificate:
+            self._check_shown()  # says what is wrong with which
+            raise
+
+    def _check_certificate_verify_signature(self, verify: CertificateVerify) -> None:
+        super()._check_certificate_verify_signature(verify)
+        self._check_shown()
+
+    def _server_expect_finished(self) -> None:
+        if self._request_client_certificate and not self._shown:
+            self._check_shown()
+        super()._server_expect_finished()
+
+    def _check_shown(self) -> None:
+        try:
+            self._judge.judge(self._shown)
+        except TlsRefused as refusal:
+            raise _Refused(refusal.problem, self._judge.told(refusal)) from refusal
+
+    def _signature_algorithms_for_private_key(self) -> list[SignatureAlgorithm]:
+        key = self.certificate_private_key
+        if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP521R1):
+            return [SignatureAlgorithm.ECDSA_SECP521R1_SHA512]
+        return list(super()._signature_algorithms_for_private_key())
+
+
+class FrameBounds(QuicConnection):
+    """The engine's connection, with bounds on what frames may do, and judged certificates."""
+
+    def __init__(self, judge: PeerJudge | None, **engine: Any) -> None:
         super().__init__(**engine)
+        self.judge = judge
+        """Whether the other end is who it must be; None if neither end has TLS settings."""
+        self._most_crypto = MAX_CRYPTO if judge is None else MAX_CERTIFIED_CRYPTO
         engines: dict[int, tuple[Any, Any]] = self._QuicConnection__frame_handlers  # type: ignore[has-type]
         self._QuicConnection__frame_handlers = self._handlers = _Handlers(engines)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self.judge is not None:
+            self.tls = CertifiedTls(self.tls, self.judge)
+            self._crypto_buffers[Epoch.HANDSHAKE] = Buffer(capacity=MAX_CERTIFIED_CRYPTO)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the handshake is done for both ends, as far as the dialer can know.
+
+        A listener that asks for a certificate judges it when the dialer is done already.
+        """
+        tls = self.tls
+        return not (isinstance(tls, CertifiedTls) and tls.is_asked) or self._handshake_confirmed
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
@@ -146,7 +285,9 @@ class FrameBounds(QuicConnection):
         buf.seek(start)
         pieces = len(self._crypto_streams[context.epoch].receiver._ranges)
         # Only listeners have something to say after the handshake.
-        most = 0 if context.epoch is Epoch.ONE_RTT and not self._is_client else MAX_CRYPTO
+        most = self._most_crypto
+        if context.epoch is Epoch.ONE_RTT and not self._is_client:
+            most = 0
         if end > most or pieces > MAX_CRYPTO_GAPS:
             code = QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
             raise QuicConnectionError(code, frame_type, "too much of a handshake")

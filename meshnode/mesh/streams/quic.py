@@ -20,7 +20,6 @@ from aioquic.quic.connection import (
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import (
-    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
 )
@@ -32,12 +31,11 @@ from aioquic.tls import CipherSuite, Direction, Epoch, ExtensionType
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE, CappedReno, NoPacer
 from meshnode.mesh.streams.flowcontrol import CREDIT_STEP, MAX_PEER_STREAMS, Credit
 from meshnode.mesh.streams.identity import Identity, is_insecure
-from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection
+from meshnode.mesh.streams.packets import FrameBounds, LeanHeaderProtection, PeerJudge
 from meshnode.mesh.streams.quicsettings import (
     ACK_DELAY,
     CONNECTION_CREDIT,
     MAX_STREAMS,
-    NORMAL_CLOSE,
     Address,
     configuration,
     own_parameters,
@@ -54,8 +52,10 @@ class MeshQuicConnection(FrameBounds):
         credit: Credit,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
+        judge: PeerJudge | None = None,
     ) -> None:
         super().__init__(
+            judge=judge,
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
@@ -100,18 +100,21 @@ class MeshQuicConnection(FrameBounds):
         credit: Credit,
         streams: int = MAX_STREAMS,
         qlog: QuicLogger | None = None,
+        judge: PeerJudge | None = None,
     ) -> "MeshQuicConnection":
         """Begin a connection to a service of another node, for up to ``streams`` of ours.
 
         The dialer's own node ID goes into the server name, as receptor's does (reference
-        section 7); who answers is checked by :meth:`has_insecure_certificate`, not by name.
+        section 7); who answers is checked by ``judge``, or :meth:`has_insecure_certificate`.
         """
         settings = configuration(is_client=True, qlog=qlog)
         # A server name is ASCII without a final dot (RFC 6066), a node ID need not be.
         if own_id.isascii() and not own_id.endswith("."):
             settings.server_name = own_id
         settings.verify_mode = 0  # ssl.CERT_NONE: see has_insecure_certificate
-        connection = cls(settings, credit)
+        if judge is not None and judge.shows is not None:
+            _show(settings, judge.shows)
+        connection = cls(settings, credit, judge=judge)
         credit.promise(streams)
         connection._local_max_stream_data_bidi_local = credit.window
         connection.connect(peer, now)
@@ -125,16 +128,16 @@ class MeshQuicConnection(FrameBounds):
         original_cid: bytes,
         retry_cid: bytes | None = None,
         qlog: QuicLogger | None = None,
+        judge: PeerJudge | None = None,
     ) -> "MeshQuicConnection":
-        """Answer a new connection.
+        """Answer a new connection; ``judge`` is that of a service with TLS settings.
 
         ``original_cid`` is the connection ID that the dialer first sent to; ``retry_cid`` the one
         that it was told to send to, if it was.
         """
         settings = configuration(is_client=False, qlog=qlog)
-        settings.certificate = identity.certificate
-        settings.private_key = identity.key
-        return cls(settings, credit, original_cid, retry_cid)
+        _show(settings, identity)
+        return cls(settings, credit, original_cid, retry_cid, judge)
 
     def _alpn_handler(self, alpn_protocol: str) -> None:
         # The earliest moment at which a listener has read what the dialer says of itself, and its
@@ -161,9 +164,7 @@ class MeshQuicConnection(FrameBounds):
     def has_insecure_certificate(self) -> bool:
         """Whether the listener presented the identity of a service without TLS settings."""
         certificate = self.tls._peer_certificate
-        if certificate is None:
-            return False
-        return is_insecure(certificate)
+        return certificate is not None and is_insecure(certificate)
 
     # --- its end -----------------------------------------------------------------------------
 
@@ -372,10 +373,7 @@ def _set_limit(limit: Limit, value: int) -> None:
     limit.value = limit.sent = value
 
 
-def describe_end(end: ConnectionTerminated) -> str:
-    """Return why a connection ended, for a person."""
-    if end.error_code == QuicErrorCode.NO_ERROR:
-        return end.reason_phrase or NORMAL_CLOSE
-    if 0x100 <= end.error_code <= 0x1FF:
-        return f"TLS alert {end.error_code - 0x100}: {end.reason_phrase}"
-    return end.reason_phrase or f"QUIC error {end.error_code:#x}"
+def _show(settings: QuicConfiguration, identity: Identity) -> None:
+    settings.certificate = identity.certificate
+    settings.certificate_chain = list(identity.chain)
+    settings.private_key = identity.key

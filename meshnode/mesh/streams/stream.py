@@ -2,7 +2,7 @@
 
 import operator
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -10,6 +10,9 @@ from meshnode.errors import MeshError
 from meshnode.net.pump import TellsRefusal
 from meshnode.net.sockets import FromNode
 from meshnode.shares import Holder
+
+if TYPE_CHECKING:
+    from meshnode.security.certificates import Certificate
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes that ``receive_some`` returns at most when it is not told how many."""
@@ -28,6 +31,11 @@ class StreamHost(Protocol):
     @property
     def heard_at(self) -> float:
         """When the other end last showed that it lives."""
+        ...
+
+    @property
+    def certificate(self) -> "Certificate | None":
+        """The other end's certificate, verified."""
         ...
 
     def write(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
@@ -104,6 +112,11 @@ class MeshStream(trio.abc.HalfCloseableStream, FromNode, TellsRefusal):
     def heard_at(self) -> float:
         """When the other end last showed that it lives, in trio's time."""
         return self._host.heard_at
+
+    @property
+    def certificate(self) -> "Certificate | None":
+        """The other end's certificate, verified; None if it had to show none."""
+        return self._host.certificate
 
     # --- called by the connection ------------------------------------------------------------
 

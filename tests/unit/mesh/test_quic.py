@@ -9,7 +9,6 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import pull_quic_transport_parameters
 from aioquic.tls import Epoch
 
-from meshnode.mesh.streams import quic
 from meshnode.mesh.streams.admission import first_packet
 from meshnode.mesh.streams.congestion import (
     BASE_SIZE,
@@ -18,6 +17,7 @@ from meshnode.mesh.streams.congestion import (
     LARGE_SIZE,
     RETRY,
 )
+from meshnode.mesh.streams.ends import describe_end
 from meshnode.mesh.streams.flowcontrol import (
     FIRST_WINDOW,
     MAX_BYTES,
@@ -274,7 +274,7 @@ def test_the_end_of_a_connection_is_known_as_soon_as_it_is_said():
     client.close(reason_phrase=NORMAL_CLOSE, frame_type=None)
     exchange(client, server)
     assert server.ended is not None
-    assert quic.describe_end(server.ended) == NORMAL_CLOSE
+    assert describe_end(server.ended) == NORMAL_CLOSE
 
 
 def test_an_end_that_the_engine_decides_on_is_known_at_once_and_is_still_to_be_told():
