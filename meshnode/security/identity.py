@@ -23,6 +23,12 @@ MAX_NODE = 255
 MAX_SERVICE = 255
 """Characters of a service's name; receptor's own have 8."""
 
+MAX_SUBJECT = 1024
+"""Characters of a certificate's subject; those of people have some 100."""
+
+MAX_CERTIFICATE_NODES = 64
+"""Node IDs of one certificate that are on record."""
+
 IDS: Final = range(2**32)
 """Numbers that a user or group can have."""
 
@@ -71,6 +77,20 @@ class UnixClient:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateNames:
+    """What a certificate says of a client, once TLS has shown that it is the client's own."""
+
+    subject: str
+    """As RFC 4514 writes it: ``CN=alice,O=Example``."""
+    nodes: tuple[str, ...] = ()
+    """The node IDs in it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that stands in an identity's."""
+        return {"Subject": self.subject, "Nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True, slots=True)
 class TcpClient:
     """A client of a TCP port."""
 
@@ -78,6 +98,8 @@ class TcpClient:
 
     address: str
     """``host:port`` of its end."""
+    certificate: CertificateNames | None = None
+    """What it has shown of itself, where TLS asks for that."""
 
     @property
     def brief(self) -> str:
@@ -89,7 +111,7 @@ class TcpClient:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that :func:`identity_from_json` reads."""
-        return {"Kind": self.kind, "Address": self.address}
+        return {"Kind": self.kind, "Address": self.address} | _certificate_json(self.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +127,8 @@ class MeshClient:
     claim: "Claimed | None" = None
     """For whom that node says that it asks, if it says so. Nobody here can know whether it is true;
     a claim within a claim is dropped."""
+    certificate: CertificateNames | None = None
+    """What it has shown of itself, where TLS asks for that."""
 
     @property
     def brief(self) -> str:
@@ -118,7 +142,7 @@ class MeshClient:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that :func:`identity_from_json` reads."""
-        data: dict[str, Any] = {"Kind": self.kind, "Node": self.node}
+        data = {"Kind": self.kind, "Node": self.node} | _certificate_json(self.certificate)
         if self.service:
             data["Service"] = self.service
         return data if self.claim is None else data | {"Claim": self.claim.to_json()}
@@ -162,7 +186,7 @@ def identity_from_json(data: object) -> Identity | None:
             return _unix(data)
         case TcpClient.kind:
             address = _text(data, "Address", MAX_ADDRESS)
-            return TcpClient(address) if address else None
+            return TcpClient(address, _certificate(data)) if address else None
         case MeshClient.kind:
             return _mesh(data)
         case UnknownClient.kind:
@@ -174,12 +198,15 @@ def claim_of(identity: Identity) -> Claimed | None:
     """Return what a node tells another of a client for whom it asks that one.
 
     Of a client that came from a third node it names that node, and not what it has only heard.
+    What a certificate has shown here proves nothing there.
     """
     match identity:
         case UnknownClient():
             return None
         case MeshClient():
             return MeshClient(identity.node, identity.service)
+        case TcpClient():
+            return TcpClient(identity.address)
     return identity
 
 
@@ -214,7 +241,27 @@ def _mesh(data: Mapping[Any, object]) -> MeshClient | None:
     if isinstance(claim, Mapping) and "Claim" in claim:
         # Not followed: a text of any depth would take a stack of that depth.
         claim = {key: value for key, value in claim.items() if key != "Claim"}
-    return MeshClient(node, _text(data, "Service", MAX_SERVICE), claim_from_json(claim))
+    service = _text(data, "Service", MAX_SERVICE)
+    return MeshClient(node, service, claim_from_json(claim), _certificate(data))
+
+
+def _certificate_json(certificate: CertificateNames | None) -> dict[str, Any]:
+    return {} if certificate is None else {"Certificate": certificate.to_json()}
+
+
+def _certificate(data: Mapping[Any, object]) -> CertificateNames | None:
+    """Return what is on record of a certificate. Names are as they are or not at all."""
+    names = data.get("Certificate")
+    if not isinstance(names, Mapping):
+        return None
+    subject, nodes = names.get("Subject"), names.get("Nodes")
+    if not isinstance(subject, str) or shown_text(subject, MAX_SUBJECT) != subject:
+        return None
+    if not isinstance(nodes, list) or len(nodes) > MAX_CERTIFICATE_NODES:
+        return None
+    if not all(isinstance(node, str) and shown_text(node, MAX_NODE) == node for node in nodes):
+        return None
+    return CertificateNames(subject, tuple(nodes))
 
 
 def _text(data: Mapping[Any, object], key: str, most: int) -> str:

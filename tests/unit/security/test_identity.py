@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from meshnode.security.identity import (
     IDS,
     MAX_ADDRESS,
+    MAX_CERTIFICATE_NODES,
     MAX_NODE,
     MAX_SERVICE,
+    MAX_SUBJECT,
     MAX_USER,
     PIDS,
+    CertificateNames,
     Identity,
     MeshClient,
     TcpClient,
@@ -38,11 +41,19 @@ unix = st.builds(
     pid=st.integers(0, PIDS[-1]),
     user=texts(MAX_USER),
 )
-tcp = st.builds(TcpClient, texts(MAX_ADDRESS, least=1))
-claims = st.one_of(
-    st.none(), unix, tcp, st.builds(MeshClient, texts(MAX_NODE, least=1), texts(MAX_SERVICE))
+certificates = st.none() | st.builds(
+    CertificateNames,
+    texts(MAX_SUBJECT),
+    st.lists(texts(MAX_NODE), max_size=MAX_CERTIFICATE_NODES).map(tuple),
 )
-mesh = st.builds(MeshClient, texts(MAX_NODE, least=1), texts(MAX_SERVICE), claims)
+tcp = st.builds(TcpClient, texts(MAX_ADDRESS, least=1), certificates)
+claims = st.one_of(
+    st.none(),
+    unix,
+    tcp.map(claim_of),
+    st.builds(MeshClient, texts(MAX_NODE, least=1), texts(MAX_SERVICE)),
+)
+mesh = st.builds(MeshClient, texts(MAX_NODE, least=1), texts(MAX_SERVICE), claims, certificates)
 identities = st.one_of(unix, tcp, mesh, st.just(UnknownClient()))
 
 anything = st.recursive(
@@ -52,7 +63,11 @@ anything = st.recursive(
 )
 nearly = st.fixed_dictionaries(
     {"Kind": st.sampled_from(["unix", "tcp", "mesh", "unknown", "certificate", 7, None])},
-    optional=dict.fromkeys(("Uid", "Gid", "Pid", "User", "Address", "Node", "Service"), anything),
+    optional=dict.fromkeys(("Uid", "Gid", "Pid", "User", "Address", "Node", "Service"), anything)
+    | {
+        "Certificate": anything
+        | st.fixed_dictionaries({"Subject": anything, "Nodes": anything | st.lists(st.text())})
+    },
 )
 
 
@@ -89,8 +104,14 @@ def test_a_node_tells_of_a_third_one_its_name_and_not_what_it_only_heard(
     client: MeshClient,
 ) -> None:
     told = claim_of(client)
-    assert told == replace(client, claim=None)
+    assert told == replace(client, claim=None, certificate=None)
     assert claim_from_json(client.to_json()) == told
+
+
+@given(identities)
+def test_what_a_certificate_has_shown_here_is_told_to_no_other_node(identity: Identity) -> None:
+    claim = claim_of(identity)
+    assert claim is None or "Certificate" not in json.dumps(claim.to_json())
 
 
 def test_claims_within_claims_are_not_followed_however_deep() -> None:
