@@ -7,10 +7,11 @@ import enum
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from meshnode.config import NodeConfig, check_environment, load_arguments, load_file
+from meshnode.config import NodeConfig, check_environment, load_arguments, load_task
 from meshnode.config.check import cleaned_datadir, exposures
-from meshnode.config.directives import DIRECTIVES, IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES, all_directives
 from meshnode.config.faults import (
     COMMAND_LINE,
     ConfigFaults,
@@ -23,6 +24,9 @@ from meshnode.config.faults import (
 )
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.version import VERSION
+
+if TYPE_CHECKING:
+    from meshnode.config.cert_directives import CertDirective
 
 
 class ExitCode(enum.IntEnum):
@@ -45,6 +49,7 @@ USAGE = """\
 usage: meshnode -c FILE [--DIRECTIVE [PARAMETER=VALUE ...] ...]
        meshnode --DIRECTIVE [PARAMETER=VALUE ...] ...
        meshnode check [--convert] FILE
+       meshnode cert COMMAND [OPTIONS]
        meshnode --help [DIRECTIVE]
        meshnode --version
 
@@ -96,6 +101,8 @@ def _dispatch(arguments: list[str]) -> int:
         raise ConfigError(
             f"{COMMAND_LINE}: nothing to do; give --config FILE or directives, or see --help"
         )
+    if arguments[0] == "cert":
+        return _cert(arguments[1:])
     if HELP_WORDS.intersection(arguments) or arguments[0] == "help":
         return _help(arguments)
     if "--version" in arguments or arguments == ["version"]:
@@ -103,9 +110,26 @@ def _dispatch(arguments: list[str]) -> int:
         return ExitCode.OK
     if arguments[0] == "check":
         return _check(arguments[1:])
-    config = load_arguments(arguments)
-    check_environment(config)
-    return _start(config, arguments)
+    task = load_task(arguments)
+    if not isinstance(task, NodeConfig):
+        return _make_certificates(task)
+    check_environment(task)
+    return _start(task, arguments)
+
+
+def _cert(arguments: list[str]) -> int:
+    # Imported here: nodes need none of it.
+    from meshnode.certs import commands  # noqa: PLC0415
+
+    return commands.run(arguments, _say, _warn)
+
+
+def _make_certificates(errands: "Sequence[CertDirective]") -> int:
+    """Do what directives of certificates ask for, as receptor does; no node is started."""
+    from meshnode.certs.tasks import Desk, run_all  # noqa: PLC0415
+
+    run_all(errands, Desk.at_terminal(_say, _warn))
+    return ExitCode.OK
 
 
 def _start(config: NodeConfig, arguments: list[str]) -> int:
@@ -133,7 +157,10 @@ def _check(arguments: list[str]) -> int:
         raise ConfigError(f"{COMMAND_LINE}: check: takes the name of one file")
     if CONVERT in arguments:
         return _convert(files[0])
-    config = load_file(files[0])
+    config = load_task(["--config", files[0]])
+    if not isinstance(config, NodeConfig):
+        _say(f"{printable(files[0])}: ok (no node: makes certificates)")
+        return ExitCode.OK
     check_environment(config)
     _check_keys(config)
     for warning in in_order(_warnings(config)):
@@ -153,7 +180,7 @@ def _convert(file: str) -> int:
     """Print a file in the list form. It may be meant for another machine: only it is checked."""
     from meshnode.config.convert import list_form  # noqa: PLC0415
 
-    load_file(file)
+    load_task(["--config", file])
     _say(list_form(file).removesuffix("\n"))
     return ExitCode.OK
 
@@ -174,7 +201,9 @@ def _help(arguments: list[str]) -> int:
 
     words = [word.lower().removeprefix("--") for word in arguments if word not in HELP_WORDS]
     words = words[1:] if words[:1] == ["help"] else words
-    topics = [cls.INFO for cls in DIRECTIVES if cls.INFO.name in words]
+    if words[:1] == ["cert"]:
+        return _cert([*words[1:], "--help"])
+    topics = [cls.INFO for cls in all_directives() if cls.INFO.name in words]
     if topics:
         _say("\n\n".join(directive_help(info) for info in topics))
     elif words and words != ["check"]:
@@ -189,7 +218,7 @@ def _no_help(word: str) -> str:
         return f"{word}: not supported yet"
     if word in IGNORED_DIRECTIVES:
         return f"{word}: has no effect here; {IGNORED_DIRECTIVES[word]}"
-    names = [cls.INFO.name for cls in DIRECTIVES]
+    names = [cls.INFO.name for cls in all_directives()]
     hint = suggestion(word, names, otherwise="meshnode --help lists all directives")
     return f"--help: there is no directive {quote(word)}; {hint}"
 
@@ -208,6 +237,10 @@ def _say_as_receptor(error: ConfigError) -> None:
     faults = error.faults if isinstance(error, ConfigFaults) else ()
     for words in dict.fromkeys(fault.receptors_words for fault in faults if fault.receptors_words):
         _say(f"Error: {words}")
+
+
+def _warn(text: str) -> None:
+    _complain(f"warning: {text}")
 
 
 def _complain(text: str) -> None:

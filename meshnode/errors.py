@@ -21,10 +21,12 @@
     ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
+    ├── NotMade                  files of certificates could not be made; nothing was written
     └── SecurityError            an identity could not be proved, or may not do this
         ├── UnusableKey          a key file holds no key that could be used
         ├── SignatureRefused     a signature does not show that its sender may do this
         ├── UnusableCertificate  bytes or a file hold no certificate that could be used
+        ├── UnusableRequest      a file holds no request for a certificate that could be signed
         ├── TlsRefused           a TLS handshake failed; has a problem
         ├── AccessRefused        who asks may not do this
         └── CannotSign           this node was asked to sign and has no key
@@ -157,6 +159,10 @@ class WorkError(MeshnodeError):
     """A unit could not be stored, started or watched."""
 
 
+class NotMade(MeshnodeError):
+    """Files of certificates could not be made, or must not be; nothing was written."""
+
+
 class SecurityError(MeshnodeError):
     """An identity could not be proved, or may not do this."""
 
@@ -174,6 +180,10 @@ class SignatureRefused(SecurityError):
 
 class UnusableCertificate(SecurityError):
     """Bytes or a file hold no certificate that could be used."""
+
+
+class UnusableRequest(SecurityError):
+    """A file holds no request for a certificate that could be signed; the text names the file."""
 
 
 class TlsProblem(Enum):

@@ -4,8 +4,9 @@ Nobody past this package meets a dict, a YAML node or an unchecked value.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from meshnode.config.build import build
+from meshnode.config.build import are_errands, build, build_errands
 from meshnode.config.check import check_environment
 from meshnode.config.directives import (
     ControlService,
@@ -30,7 +31,7 @@ from meshnode.config.link_directives import (
     parse_ws_url,
 )
 from meshnode.config.names import Address, parse_address, parse_listen_address
-from meshnode.config.sources import read_arguments
+from meshnode.config.sources import RawDirective, read_arguments
 from meshnode.config.work_directives import (
     WorkCommand,
     WorkDirective,
@@ -38,6 +39,9 @@ from meshnode.config.work_directives import (
     WorkSigning,
     WorkVerification,
 )
+
+if TYPE_CHECKING:
+    from meshnode.config.cert_directives import CertDirective
 
 
 def load_file(path: str) -> NodeConfig:
@@ -65,13 +69,29 @@ def load_arguments(argv: Sequence[str], *, for_reload: bool = False) -> NodeConf
         ConfigFaults: an argument or a file is wrong.
     """
     faults = FaultLog()
+    raws, whole = _read(argv, faults)
+    return build(raws, whole, faults, for_reload=for_reload)
+
+
+def load_task(argv: Sequence[str]) -> "NodeConfig | tuple[CertDirective, ...]":
+    """Return what arguments ask for: a node, or files of certificates that are made once.
+
+    Raises:
+        ConfigFaults: an argument or a file is wrong.
+    """
+    faults = FaultLog()
+    raws, whole = _read(argv, faults)
+    return build_errands(raws, faults) if are_errands(raws) else build(raws, whole, faults)
+
+
+def _read(argv: Sequence[str], faults: FaultLog) -> tuple[list[RawDirective], Place]:
+    """Return the directives of arguments and the files that they name, and the place of all."""
     arguments = read_arguments(argv, faults)
     raws = [raw for path in arguments.files for raw in read_file(path, faults)]
     raws += arguments.directives
     if not raws:
         faults.raise_if_any()
-    whole = Place(arguments.files[0] if arguments.files else COMMAND_LINE)
-    return build(raws, whole, faults, for_reload=for_reload)
+    return raws, Place(arguments.files[0] if arguments.files else COMMAND_LINE)
 
 
 __all__ = [
@@ -100,6 +120,7 @@ __all__ = [
     "check_environment",
     "load_arguments",
     "load_file",
+    "load_task",
     "parse_address",
     "parse_listen_address",
     "parse_ws_url",

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from meshnode.config.directives import (
+    CERT_NAMES,
     DIRECTIVES,
     IGNORED_DIRECTIVES,
     UNSUPPORTED_DIRECTIVES,
@@ -33,6 +34,9 @@ from meshnode.config.work_directives import (
     check_verifiable,
 )
 
+if TYPE_CHECKING:
+    from meshnode.config.cert_directives import CertDirective
+
 D = TypeVar("D", bound=Directive)
 
 OPTIONS = ("config", "help", "version")
@@ -53,7 +57,7 @@ def build(
     Raises:
         ConfigFaults: anything at all is wrong; it has every fault found.
     """
-    typed = _singled(_typed(list(raws), faults), faults)
+    typed = _singled(_typed(list(raws), DIRECTIVES, faults), faults)
     _check_claims(typed, faults)
     # Only once each directive is right: a mistyped listener is not also a missing one.
     if not faults:
@@ -79,11 +83,32 @@ def build(
     )
 
 
+def are_errands(raws: Iterable[RawDirective]) -> bool:
+    """Whether files of certificates are to be made, and no node is to be started."""
+    return any(raw.name.lower() in CERT_NAMES for raw in raws)
+
+
+def build_errands(raws: Iterable[RawDirective], faults: FaultLog) -> "tuple[CertDirective, ...]":
+    """Return the directives that make files of certificates, in the order in which they are done.
+
+    Raises:
+        ConfigFaults: anything at all is wrong, or there are directives of a node.
+    """
+    from meshnode.config.cert_directives import CERT_DIRECTIVES, check_errands  # noqa: PLC0415
+
+    errands = _typed(list(raws), CERT_DIRECTIVES, faults)
+    check_errands(errands, faults)
+    faults.raise_if_any()
+    return tuple(sorted(errands, key=lambda errand: CERT_DIRECTIVES.index(type(errand))))
+
+
 # --- One directive ----------------------------------------------------------------------------
 
 
-def _typed(raws: Sequence[RawDirective], faults: FaultLog) -> list[Directive]:
-    known = {cls.INFO.name: cls for cls in DIRECTIVES}
+def _typed(
+    raws: Sequence[RawDirective], directives: Iterable[type[D]], faults: FaultLog
+) -> list[D]:
+    known = {cls.INFO.name: cls for cls in directives}
     typed = []
     for raw in raws:
         name = raw.name.lower()
@@ -91,21 +116,30 @@ def _typed(raws: Sequence[RawDirective], faults: FaultLog) -> list[Directive]:
         if name in IGNORED_DIRECTIVES:
             faults.warn(raw.place, name, text=f"has no effect here; {IGNORED_DIRECTIVES[name]}")
         elif cls is None:
-            _note_unknown(raw, known, faults)
+            _note_unknown(raw, faults)
         else:
             made = _make(cls, raw, faults)
             typed += [made] if made else []
     return typed
 
 
-def _note_unknown(raw: RawDirective, known: Iterable[str], faults: FaultLog) -> None:
+def _note_unknown(raw: RawDirective, faults: FaultLog) -> None:
+    known = [cls.INFO.name for cls in DIRECTIVES]
+    if raw.name.lower() in known:
+        text = "cannot stand beside directives that make certificates: they start no node"
+        faults.add(raw.place, raw.name, text=text)
+        return
+    if raw.name.lower() in CERT_NAMES:
+        text = "makes certificates once and by itself; it cannot stand beside a node's directives"
+        faults.add(raw.place, raw.name, text=text)
+        return
     if raw.name.lower() in UNSUPPORTED_DIRECTIVES:
         faults.add(raw.place, raw.name, text="not supported yet")
         return
     if one := singular(raw.name.lower()):
         faults.add(raw.place, raw.name, text=f'unknown directive; did you mean "{one}"?')
         return
-    valid = [*known, *UNSUPPORTED_DIRECTIVES, *IGNORED_DIRECTIVES]
+    valid = [*known, *CERT_NAMES, *UNSUPPORTED_DIRECTIVES, *IGNORED_DIRECTIVES]
     if raw.place.source == COMMAND_LINE:
         valid += OPTIONS
     hint = suggestion(raw.name, valid, otherwise="meshnode --help lists all directives")

@@ -236,14 +236,15 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *SECURITY_DIRECTIVES,
     *SERVICE_DIRECTIVES,
 )
-"""Every supported directive, in the order in which help lists them."""
+"""Every directive of a node, in the order in which help lists them."""
+
+CERT_NAMES: Final = ("cert-init", "cert-makereq", "cert-signreq")
+"""Directives that only make files of certificates (cert_directives.py). A node has none of them,
+and must not be kept waiting by their declarations."""
 
 UNSUPPORTED_DIRECTIVES: Final = (
     "tls-server",
     "tls-client",
-    "cert-init",
-    "cert-makereq",
-    "cert-signreq",
 )
 """Directives of receptor that are refused by name. A configuration that asks for TLS and silently
 gets none would be worse than a node that does not start."""
@@ -257,9 +258,17 @@ IGNORED_DIRECTIVES: Final = MappingProxyType(
 """Directives of receptor that are accepted without an effect and warned of, with what to know."""
 
 
+def all_directives() -> tuple[type[Directive], ...]:
+    """Return the directives of a node, and those that only make files of certificates."""
+    from meshnode.config.cert_directives import CERT_DIRECTIVES  # noqa: PLC0415
+
+    return (*DIRECTIVES, *CERT_DIRECTIVES)
+
+
 def named(name: str) -> DirectiveInfo | None:
     """Return what is known of the supported directive of that name (any case), or None."""
-    return next((cls.INFO for cls in DIRECTIVES if cls.INFO.name == name.lower()), None)
+    known = all_directives() if name.lower() in CERT_NAMES else DIRECTIVES
+    return next((cls.INFO for cls in known if cls.INFO.name == name.lower()), None)
 
 
 def singular(name: str) -> str | None:
@@ -272,7 +281,7 @@ def singular(name: str) -> str | None:
 
 def _plurals() -> dict[str, str]:
     several = [cls.INFO.name for cls in DIRECTIVES if not cls.INFO.once]
-    return {f"{name}s": name for name in (*several, *UNSUPPORTED_DIRECTIVES)}
+    return {f"{name}s": name for name in (*several, *CERT_NAMES, *UNSUPPORTED_DIRECTIVES)}
 
 
 _PLURALS: Final = MappingProxyType(

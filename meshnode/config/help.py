@@ -8,7 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from meshnode.config.directives import DIRECTIVES, IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import (
+    CERT_NAMES,
+    IGNORED_DIRECTIVES,
+    UNSUPPORTED_DIRECTIVES,
+    all_directives,
+)
 from meshnode.config.schema import DirectiveInfo, ParameterInfo
 
 WIDTH = 80
@@ -19,7 +24,7 @@ INDENT = "  "
 
 def directive_list() -> str:
     """Return every directive with its meaning, section by section."""
-    infos = [cls.INFO for cls in DIRECTIVES]
+    infos = [cls.INFO for cls in all_directives()]
     column = max(len(info.name) for info in infos) + 2
     lines: list[str] = []
     for section in dict.fromkeys(info.section for info in infos):
@@ -65,6 +70,11 @@ def directive_notes(info: DirectiveInfo) -> list[str]:
         notes.append(
             f'A bare value is the {info.bare.name}: "- {info.name}: {value}", '
             f'"--{info.name} {value}".'
+        )
+    if info.name in CERT_NAMES:
+        notes.append(
+            "It is done once, and the program ends: no node is started. It stands only beside "
+            "others of its kind; requests are made before they are signed."
         )
     if info.once:
         notes.append("Given at most once.")
@@ -222,7 +232,7 @@ These directives are refused by name, never ignored:
 
 def reference() -> str:
     """Return the whole document."""
-    infos = [cls.INFO for cls in DIRECTIVES]
+    infos = [cls.INFO for cls in all_directives()]
     shown = [info for info in infos if info.name in SHOWN_FIRST]
     introduction = INTRODUCTION.format(
         file_example="\n".join(yaml_example(info) for info in shown),

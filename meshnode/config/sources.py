@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from meshnode.config.directives import DIRECTIVES
+from meshnode.config.directives import CERT_NAMES, DIRECTIVES
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import STANDARD
 
@@ -70,7 +70,8 @@ def read_arguments(argv: Sequence[str], faults: FaultLog) -> Arguments:
         elif name.startswith("--") and len(name) > 2:
             result.directives.append(_directive(name[2:], values, faults))
         else:
-            valid = [*CONFIG_OPTIONS, *(f"--{d.INFO.name}" for d in DIRECTIVES)]
+            names = (*(d.INFO.name for d in DIRECTIVES), *CERT_NAMES)
+            valid = [*CONFIG_OPTIONS, *(f"--{name}" for name in names)]
             hint = suggestion("-" + name, valid, otherwise="see meshnode --help")
             faults.add(HERE, text=f"unknown option {quote(name)}; {hint}")
     return result

@@ -55,7 +55,7 @@ _USAGES = {
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: frozenset(Usage),
 }
 
-_BAD_BYTES = (
+BAD_BYTES = (
     ValueError,
     TypeError,
     OverflowError,
@@ -127,7 +127,7 @@ def decode_certificate(der: bytes) -> Certificate:
         raise UnusableCertificate(f"it has {len(der)} bytes of at most {MAX_CERTIFICATE}")
     try:
         return _described(x509.load_der_x509_certificate(der))
-    except _BAD_BYTES as error:
+    except BAD_BYTES as error:
         raise UnusableCertificate(_why(error)) from error
 
 
@@ -143,7 +143,7 @@ def decode_bundle(data: bytes) -> tuple[Certificate, ...]:
         raise UnusableCertificate('no line says "-----BEGIN CERTIFICATE-----" (PEM)')
     try:
         return tuple(map(_described, x509.load_pem_x509_certificates(data)))
-    except _BAD_BYTES as error:
+    except BAD_BYTES as error:
         raise UnusableCertificate(_why(error)) from error
 
 
@@ -183,12 +183,12 @@ def encode_node_id(node: str) -> x509.OtherName:
 
 
 def _described(certificate: x509.Certificate) -> Certificate:
-    """Return what a certificate says. Raises one of ``_BAD_BYTES``."""
-    nodes, hosts, addresses = _alternative_names(certificate)
+    """Return what a certificate says. Raises one of ``BAD_BYTES``."""
+    nodes, hosts, addresses = alternative_names(certificate)
     return Certificate(
         der=certificate.public_bytes(Encoding.DER),
-        subject=_name(certificate.subject),
-        issuer=_name(certificate.issuer),
+        subject=shown_name(certificate.subject),
+        issuer=shown_name(certificate.issuer),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         node_ids=nodes,
@@ -199,14 +199,15 @@ def _described(certificate: x509.Certificate) -> Certificate:
     )
 
 
-def _name(name: x509.Name) -> str:
+def shown_name(name: x509.Name) -> str:
+    """Return a subject or issuer as one printable line."""
     return shown_text(name.rfc4514_string(), MAX_SHOWN)
 
 
-def _alternative_names(
-    certificate: x509.Certificate,
+def alternative_names(
+    certificate: x509.Certificate | x509.CertificateSigningRequest,
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return node IDs, host names and addresses."""
+    """Return node IDs, host names and addresses. Raises one of ``BAD_BYTES``."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -172,7 +172,7 @@ def _own(directive: TlsDirective, file: Path, key_file: Path, node_id: str) -> O
         key = load_key(key_file)
     except UnusableKey as error:
         raise directive.error("key", str(error)) from error
-    if _public(x509.load_der_x509_certificate(chain[0].der)) != _public(key):
+    if public_bytes(x509.load_der_x509_certificate(chain[0].der)) != public_bytes(key):
         text = f'"{key_file}" is not the key of the certificate in "{file}" ({chain[0]})'
         raise directive.error("key", text)
     if not directive.skipreceptornamescheck and node_id not in chain[0].node_ids:
@@ -209,7 +209,7 @@ def load_key(path: Path) -> PrivateKey:
     return key
 
 
-def _public(owner: x509.Certificate | PrivateKey) -> bytes:
+def public_bytes(owner: x509.Certificate | PrivateKey) -> bytes:
     """Return the public key of a certificate or of a private key, as comparable bytes."""
     try:
         key = owner.public_key()
@@ -225,15 +225,20 @@ def _trust(
     if file is None:
         context.set_default_verify_paths()
         return Trust(context, "a CA of the system")
+    try:
+        return trust_in(file, context)
+    except (UnusableCertificate, crypto.Error) as error:
+        raise directive.error(parameter, str(error)) from error
+
+
+def trust_in(file: Path, context: SSL.Context) -> Trust:
+    """Have a context trust the CAs in a file. Raises UnusableCertificate or crypto.Error."""
     trust = Trust(context, f'a CA in "{file}"')
     # As for receptor, whatever is in the file is trusted, be it a root or below one.
     trust.store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    try:
-        for found in load_certificates(file):
-            certificate = x509.load_der_x509_certificate(found.der)
-            trust.store.add_cert(crypto.X509.from_cryptography(certificate))
-    except (UnusableCertificate, crypto.Error) as error:
-        raise directive.error(parameter, str(error)) from error
+    for found in load_certificates(file):
+        certificate = x509.load_der_x509_certificate(found.der)
+        trust.store.add_cert(crypto.X509.from_cryptography(certificate))
     return trust
 
 

@@ -66,7 +66,9 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 PORTS = ("2222", "2223", "2224")
 
-NODE_VERBS = ("check", "cert", "--help", "-h", "--version")
+CERT_OPTIONS = ("--cert-init", "--cert-makereq", "--cert-signreq")
+
+NODE_VERBS = ("check", "cert", "--help", "-h", "--version", *CERT_OPTIONS)
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file
-from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file, load_task
+from meshnode.config.directives import CERT_NAMES, UNSUPPORTED_DIRECTIVES, all_directives
 from meshnode.config.faults import Place
 from meshnode.config.help import (
     FAULT_EXAMPLE,
@@ -22,7 +22,7 @@ from meshnode.config.help import (
 from meshnode.config.schema import DirectiveInfo, Origin
 
 ROOT = Path(__file__).parents[3]
-INFOS = [cls.INFO for cls in DIRECTIVES]
+INFOS = [cls.INFO for cls in all_directives()]
 
 each_directive = pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 
@@ -46,11 +46,12 @@ def test_help_names_every_parameter_and_fits_the_terminal(info: DirectiveInfo):
 
 @each_directive
 def test_examples_are_sound_and_mean_the_same_in_both_forms(info: DirectiveInfo, tmp_path: Path):
-    linked = info.name == "local-only" or info in [cls.INFO for cls in LINK_DIRECTIVES]
+    linked = info.name in {"local-only", *CERT_NAMES}
+    linked = linked or info in [cls.INFO for cls in LINK_DIRECTIVES]
     file = tmp_path / "example.yml"
     file.write_text(yaml_example(info) + ("" if linked else "\n- local-only\n"))
     words = shlex.split(argument_example(info)) + ([] if linked else ["--local-only"])
-    assert load_arguments(words) == load_file(str(file))
+    assert load_task(words) == load_task(["-c", str(file)])
 
 
 @each_directive
@@ -109,7 +110,7 @@ def test_the_reference_is_written_to_a_file_or_to_stdout(
     assert capsys.readouterr().out == reference()
 
 
-@pytest.mark.parametrize("cls", DIRECTIVES, ids=lambda cls: cls.INFO.name)
+@pytest.mark.parametrize("cls", all_directives(), ids=lambda cls: cls.INFO.name)
 def test_every_parameter_of_a_directive_counts_when_it_is_compared(cls):
     """The methods are those of the base, whatever other bases a directive has."""
     fields = [field for field in dataclasses.fields(cls) if field.compare]
