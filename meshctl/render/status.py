@@ -23,6 +23,7 @@ NARROWEST_NODE = 12
 
 _STYLES = {
     "up": "good",
+    "linked": "good",
     "listening": "good",
     "dialing": "changing",
     "opening": "changing",
@@ -159,7 +160,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def _peer(peer: Reply) -> list[Cell]:
-    is_up = peer.get("State") == "up"
+    is_up = peer.get("State") in ("up", "linked")
     said = peer.get("NodeID") if is_up else peer.get("LastError")
     return [
         Cell.of(f"{peer.get('Directive', '')} {peer.get('Address', '')}"),

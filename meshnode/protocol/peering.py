@@ -5,8 +5,9 @@ sees the link itself.
 """
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from meshnode.policies import LinkPolicy
 from meshnode.protocol.rejection import Ground, Rejection, guess
@@ -62,6 +63,14 @@ class Close:
 Action = SendHello | Established | Apply | Refuse | Close
 
 
+class Linked(Protocol):
+    """A link that is established."""
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the peer is at its other end."""
+
+
 class _Phase(enum.Enum):
     OPENING = "opening"
     ESTABLISHED = "established"
@@ -86,6 +95,8 @@ class Peering:
         self._listed: bool | None = None
         """Whether the peer's first update said that it has a link to our ID."""
         self.peer = ""
+        self.epoch = 0
+        """That of the peer's last update of its own; 0 if none came."""
         self.cost = policy.cost
 
     @property
@@ -97,10 +108,9 @@ class Peering:
         """Note that a message arrived, whatever it was."""
         self._last_received = now
 
-    def why_rejected(self, message: bytes | memoryview) -> str:
-        """Return why the peer's reject message rejects us, or why that may be."""
-        said = Rejection.decode(message)
-        return said.reason if said is not None else guess(self.cost, self._listed)
+    def guess_why_rejected(self) -> str:
+        """Return why a peer may have rejected us that does not say so."""
+        return guess(self.cost, self._listed)
 
     def next_deadline(self) -> float:
         """Return when :meth:`on_timer` wants to be called next."""
@@ -122,14 +132,14 @@ class Peering:
     def on_update(
         self,
         update: RoutingUpdate,
-        connected: Collection[str],
+        connected: Mapping[str, Linked],
         has_place: Callable[[str, float, bool], bool] = lambda peer, cost, expected: True,
     ) -> list[Action]:
         """Judge a routing update.
 
         Args:
             update: what has arrived.
-            connected: the peers that links exist to already.
+            connected: the links that exist already, by peer.
             has_place: whether our update has room for a link; given its peer, its cost, and whether
                 the configuration asks for it.
         """
@@ -137,7 +147,7 @@ class Peering:
         if not self.established:
             if update.node_id == update.forwarding_node:
                 self._listed = self._own_id in update.connections
-            verdict = self._open(update.forwarding_node, connected, has_place)
+            verdict = self._open(update, connected, has_place)
             actions.append(verdict)
             if isinstance(verdict, Refuse):
                 return actions
@@ -149,15 +159,20 @@ class Peering:
         return [*actions, Apply()]
 
     def _open(
-        self, peer: str, connected: Collection[str], has_place: Callable[[str, float, bool], bool]
+        self,
+        update: RoutingUpdate,
+        connected: Mapping[str, Linked],
+        has_place: Callable[[str, float, bool], bool],
     ) -> Established | Refuse:
+        peer = update.forwarding_node
         if peer == self._own_id:
             return Refuse(Rejection(Ground.OWN_ID, peer))
         allowed = self._policy.allowed_peers
         if allowed is not None and peer not in allowed:
             return Refuse(Rejection(Ground.NOT_ALLOWED, peer))
         if peer in connected:
-            return Refuse(Rejection(Ground.LINKED, peer))
+            is_same = update.node_id == peer and update.epoch == connected[peer].epoch
+            return Refuse(Rejection(Ground.TWICE if is_same else Ground.LINKED, peer))
         cost = self._policy.cost_of(peer)
         if not has_place(peer, cost, self._policy.is_expected(peer)):
             return Refuse(Rejection(Ground.NO_PLACE, peer))
@@ -173,6 +188,7 @@ class Peering:
             # A newer one overtook it on a link that reorders, or was forged. Its links are not
             # judged; the topology knows which of the two, and lets a peer outdo what is forged.
             return [Apply()]
+        self.epoch = update.epoch
         cost = update.connections.get(self._own_id)
         if cost is None:
             if self._phase is _Phase.CONFIRMED:

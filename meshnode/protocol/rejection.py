@@ -23,6 +23,9 @@ class Ground(enum.Enum):
     OWN_ID = "own-id"
     NOT_ALLOWED = "not-allowed"
     LINKED = "linked"
+    """By another node of that ID, or by an earlier life of the peer."""
+    TWICE = "twice"
+    """By the peer itself: each end has dialed the other, or one of them by two addresses."""
     NO_PLACE = "no-place"
     OTHER_ID = "other-id"
     UNLISTED = "unlisted"
@@ -35,6 +38,7 @@ _WE_SAY = {
     # Receptor's words behind ours: tools look for them.
     Ground.LINKED: "a link to {peer} exists already; it "
     "connected using a node ID we are already connected to",
+    Ground.TWICE: "a link to {peer} is up already, and one is enough",
     Ground.NO_PLACE: "an update of this node has no place left for a link to {peer}",
     Ground.OTHER_ID: "its node ID changed to {peer}",
     Ground.UNLISTED: "it no longer lists us as a connection",
@@ -45,6 +49,7 @@ _IT_SAYS = {
     Ground.NOT_ALLOWED: "we are not in its allowedpeers",
     Ground.LINKED: "our node ID is in use: it has a link to a node of that ID already, which may "
     "be another node, an older link of ours, or another directive for the same node",
+    Ground.TWICE: "it has a link to us already, and one is enough",
     Ground.NO_PLACE: "it has no place left for a link",
     Ground.OTHER_ID: "our node ID changed while the link was up",
     Ground.UNLISTED: "we no longer listed it as a connection",
@@ -63,6 +68,11 @@ class Rejection:
     peer: str = ""
     cost: float = 0.0
     other_cost: float = 0.0
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether somebody has to mend something."""
+        return self.ground is not Ground.TWICE
 
     @property
     def reason(self) -> str:

@@ -128,33 +128,35 @@ def test_a_rejected_link_is_explained_at_both_ends(
             assert rejected["First"] <= rejected["Last"]
 
 
-def test_a_used_id_is_explained_at_both_ends_in_receptors_words_too(cluster: Cluster) -> None:
-    port = free_port()
-    bar = cluster.node("bar", level="info", listen=port)
-    foo = cluster.node("foo", level="info", more=[peer(port), peer(port, "localhost")])
-    words = "connected using a node ID we are already connected to"
-    rejecting = bar if bar_rejects(bar, foo, words) else foo
-    rejecting.wait_log(rf"we rejected it: a link to \w+ exists already; it {words}")
+@pytest.mark.parametrize("by", ["two addresses", "each other"])
+def test_a_node_that_is_linked_already_is_shown_as_linked_and_is_no_fault(
+    cluster: Cluster, by: str
+) -> None:
+    ports = free_port(), free_port()
+    twice = [peer(ports[1]), peer(ports[1], "localhost")]
+    back = [peer(ports[0])] if by == "each other" else []
+    bar = cluster.node("bar", level="info", more=[listener(ports[1]), *back])
+    foo = cluster.node("foo", level="info", more=[listener(ports[0]), *twice[: 2 - len(back)]])
 
-    def settled(status: Status) -> bool:
-        states = [entry["State"] == "up" for entry in status["Peers"]]
-        return sorted(states) == [False, True]
+    def entries() -> list[dict[str, Any]]:
+        return [e for node in (foo, bar) for e in node.ask("status").get("Peers", ())]
 
-    entries = foo.wait_status(settled, what="one of the two to be up")["Peers"]
-    assert [e["NodeID"] for e in entries if e["State"] == "up"] == ["bar"]
-    assert any("already" in (e["LastError"] or "") for e in entries)
-
-
-def bar_rejects(bar: Node, foo: Node, words: str) -> bool:
-    """Wait until one of the two says that it rejects the other; return whether bar does."""
-
-    def reasons(node: Node) -> str:
-        return " ".join(r["Reason"] for r in node.ask("status").get("Rejected", ()))
-
-    bar.wait_status(
-        lambda _: words in reasons(bar) or words in reasons(foo), what="a used ID at one end"
+    foo.wait_status(
+        lambda _: sorted(e["State"] for e in entries()) == ["linked", "up"],
+        what="one of the two to be up, and the other linked",
     )
-    return words in reasons(bar)
+    assert all(e["NodeID"] in ("foo", "bar") for e in entries())
+    for node in (foo, bar):
+        assert "Rejected" not in node.ask("status")
+        assert node.find_log("WARNING") is None
+
+
+def test_both_ends_that_reject_each_other_tell_both_reasons(cluster: Cluster) -> None:
+    port = free_port()
+    bar = cluster.node("bar", level="info", more=[listener(port, allowedpeers=["baz"])])
+    foo = cluster.node("foo", level="info", more=[peer(port, allowedpeers=["baz"])])
+    wait_error(foo, "bar is not in allowedpeers; and it rejects us: we are not in its allowedpeers")
+    bar.wait_log("foo is not in allowedpeers; and it rejects us: we are not in its allowedpeers")
 
 
 def test_a_peer_that_leads_to_the_node_itself(cluster: Cluster) -> None:

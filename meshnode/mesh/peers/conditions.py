@@ -62,6 +62,8 @@ class PeerState(enum.Enum):
     OPENING = "opening"
     """Connected, but not both ends have accepted the link."""
     UP = "up"
+    LINKED = "linked"
+    """By another link, which the node itself has dialed or another directive leads to."""
     WAITING = "waiting"
     """For the next try."""
     GIVEN_UP = "given up"
@@ -72,9 +74,9 @@ class PeerState(enum.Enum):
 class PeerCondition:
     """How a peer fares.
 
-    ``since`` is when its link came up or, of one that is not up, when it was lost or first dialed;
-    ``attempts`` counts dials from there on, or the dials that the link took; ``node`` is empty
-    unless it is up; ``trouble`` stays when the link is up again.
+    ``since`` is when its link, or the other link to it, came up or, of one that has none, when it
+    was lost or first dialed; ``attempts`` counts dials from there on, or the dials that the link
+    took; ``node`` is empty unless there is a link; ``trouble`` stays when the link is up again.
     """
 
     state: PeerState
@@ -96,6 +98,10 @@ class Session(Protocol):
     def confirmed_at(self) -> Moment | None:
         """When both ends had accepted the link."""
 
+    @property
+    def end(self) -> object | None:
+        """Why the link is over; None if it is not."""
+
 
 class DialHistory:
     """What has become of one dialer's attempts."""
@@ -105,6 +111,8 @@ class DialHistory:
         self._down_since = Moment.now()
         self._attempts = 0
         self._session: Session | None = None
+        self._other: Session | None = None
+        """Another link to the node that was dialed last."""
         self._trouble: Trouble | None = None
         self._next_try: Moment | None = None
 
@@ -124,7 +132,12 @@ class DialHistory:
         self._trouble = Trouble(reason[:LONGEST_TEXT], Moment.now())
         if self._session is not None and self._session.confirmed_at is not None:
             self._down_since = self._trouble.at
-        self._session = None
+        self._session = self._other = None
+
+    def find_linked(self, other: Session) -> None:
+        """Note that the node that was dialed has another link with us, and one is enough."""
+        self._other, self._session = other, None
+        self._attempts = 1  # it took one to know; those that look again tell nobody anything
 
     def begin_anew(self) -> None:
         """Note that the link has lasted: attempts are counted from here on."""
@@ -142,9 +155,11 @@ class DialHistory:
     def condition(self) -> PeerCondition:
         """Return how the peer fares now."""
         state, node, since = self._state, "", self._down_since
-        if self._session is not None and self._session.confirmed_at is not None:
-            state, node = PeerState.UP, self._session.peer
-            since = self._session.confirmed_at
+        own, other = self._session, self._other
+        if own is not None and own.confirmed_at is not None:
+            state, node, since = PeerState.UP, own.peer, own.confirmed_at
+        elif other is not None and other.confirmed_at is not None and other.end is None:
+            state, node, since = PeerState.LINKED, other.peer, other.confirmed_at
         return PeerCondition(state, node, since, self._attempts, self._trouble, self._next_try)
 
 

@@ -1,13 +1,23 @@
-"""How a link ends: which errors end it, whether a forgeable end is real, and what the log says."""
+"""How a link ends: which errors end it, whether a forgeable end is real, and what the log says.
+
+Who ends it: the timer after the idle time; the writer when the peer reads nothing; the reader when
+the link closes or breaks, or the peer rejects us or breaks the protocol; the mesh and the endpoint
+(:meth:`PeerSession.close`); any fault, through the ``Boundary``. On a forgeable link (UDP) anybody
+can send in the peer's name. There, once confirmed, a reject or refusal is only suspected until
+``EndCheck`` has found the peer silent; once established, malformed messages are dropped.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Self
 
 import trio
 
 from meshnode.errors import OtherProtocol, ProtocolError
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.links.base import Link
+from meshnode.protocol.messages import MessageType
 from meshnode.protocol.rejection import Rejection
 
 FAULT_TEXT = 200
@@ -33,7 +43,8 @@ class Ended(Exception):
     """A link is over.
 
     ``fault`` says that somebody should look at why; ``rejection`` is why we reject the peer, if
-    that is why; ``is_logged`` says that whoever ended the link has logged it.
+    that is why, and ``answer`` why it rejects us as well; ``is_logged`` says that
+    whoever ended the link has logged it.
     """
 
     def __init__(
@@ -45,10 +56,57 @@ class Ended(Exception):
         is_logged: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self._reason = reason
         self.fault = fault
         self.rejection = rejection
+        self.answer: Rejection | None = None
         self.is_logged = is_logged
+
+    @classmethod
+    def rejecting(cls, rejection: Rejection) -> Self:
+        """Return the end of a link whose peer we reject."""
+        return cls(
+            f"we rejected it: {rejection.reason}", fault=rejection.is_fault, rejection=rejection
+        )
+
+    @classmethod
+    def rejected(cls, said: Rejection | None, guess: str) -> Self:
+        """Return the end of a link whose peer rejects us; it may not say why."""
+        why = guess if said is None else said.reason
+        return cls(f"the peer rejected us: {why}", fault=said is None or said.is_fault)
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return self._reason + self.also
+
+    @property
+    def also(self) -> str:
+        """What the peer finds wrong as well, in words that go behind ours."""
+        if self.answer is None or self.rejection is None:
+            return ""
+        why = self.answer.reason
+        # Of a cost both say the same.
+        return f"; and it rejects us: {why}" if why != self.rejection.reason else ""
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the peer may have rejected us at the same moment, for a reason of its own."""
+        return self.rejection is not None and self.rejection.is_fault and self.answer is None
+
+    def take_answer(self, messages: Iterable[memoryview]) -> None:
+        """Take why the peer rejects us as well, if one of these messages says so."""
+        if self.awaits_answer:
+            rejects = (m for m in messages if m[0] == MessageType.REJECT)
+            self.answer = next(filter(None, map(Rejection.decode, rejects)), None)
+
+    async def hear_answer(self, link: Link) -> None:
+        """Read on for why the peer rejects us as well; its first reject message is its last."""
+        has_answered = False
+        while self.awaits_answer and not has_answered and (messages := await link.receive()):
+            self.take_answer(messages)
+            has_answered = any(message[0] == MessageType.REJECT for message in messages)
+            del messages  # the link reads into the same buffer again
 
 
 class Boundary:
@@ -202,15 +260,21 @@ class LinkLog:
         """Log that both ends accept the link: of a rejected link only the reason is logged."""
         self._log.info("established with %s, cost %g", peer, cost)
 
-    def ended(self, peer: str, end: Ended, *, lasted: bool) -> None:
-        """Log why the link is over; ``peer`` is empty if it never came up."""
+    def ended(self, peer: str, end: Ended | None, *, lasted: bool) -> None:
+        """Log why the link is over; ``peer`` is empty if it never came up.
+
+        ``end`` is None if this node stops.
+        """
+        end = end or Ended("this node is stopping")
         who = peer or self._holder
         if lasted:
             self._repeats.reset(who)
         elif end.is_logged or not self._repeats.is_news(who, end.reason):
             self._log.debug("closed again (%s): %s", peer or "peer unknown", end.reason)
             return
-        if not peer:
+        if end.rejection is not None and not end.rejection.is_fault:
+            self._log.info("closed (%s): %s", end.rejection.peer, end.reason)
+        elif not peer:
             # Another text, which logs limit by itself: a flood of these must not hide real ends.
             self._log.warning("closed (peer unknown): %s", end.reason)
         else:

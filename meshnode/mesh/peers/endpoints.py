@@ -19,7 +19,7 @@ from meshnode.mesh.peers.conditions import (
     Rejections,
     Trouble,
 )
-from meshnode.mesh.peers.ending import RepeatFilter
+from meshnode.mesh.peers.ending import Ended, RepeatFilter
 from meshnode.mesh.peers.places import LinkPlaces
 from meshnode.mesh.peers.session import PeerSession
 from meshnode.net.accept import accept
@@ -191,11 +191,11 @@ class Listening:
 
 
 def _note_rejection(host: LinkHost, session: PeerSession, via: str) -> None:
-    """Remember whom a session rejected, if it did."""
-    rejection = session.end.rejection if session.end is not None else None
-    if rejection is not None:
-        reason = rejection.reason[:LONGEST_TEXT]
-        host.rejections.add(rejection.peer, session.holder, via, reason)
+    """Remember whom a session rejected, if it did and not only because one link is enough."""
+    end = session.end
+    if end is not None and end.rejection is not None and end.rejection.is_fault:
+        reason = end.rejection.reason + end.also
+        host.rejections.add(end.rejection.peer, session.holder, via, reason[:LONGEST_TEXT])
 
 
 class Dialing:
@@ -269,9 +269,19 @@ class Dialing:
         session = self._host.make_session(link, self._policy, repeats)
         self._history.open(session)
         await self._sessions.run(session)
-        self._history.fail(session.end.reason if session.end is not None else "closed")
+        if (other := self._other_link(session.end)) is not None:
+            self._history.find_linked(other)
+        else:
+            self._history.fail(session.end.reason if session.end is not None else "closed")
         _note_rejection(self._host, session, self.name)
         return session.has_lasted
+
+    def _other_link(self, end: Ended | None) -> PeerSession | None:
+        """Return the link because of which we gave up this one, if that is why."""
+        if end is None or end.rejection is None or end.rejection.is_fault:
+            return None
+        to = end.rejection.peer
+        return next((s for s in self._host.sessions if s.peer == to and s.end is None), None)
 
     async def aclose(self, reason: str = "its dialer was closed") -> None:
         """Dial no more, and end the link."""

@@ -6,7 +6,7 @@ sections 4 and 6). Everything but :meth:`LinkState.run` returns at once.
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -102,9 +102,9 @@ class LinkState:
 
     # --- links -------------------------------------------------------------------------------
 
-    def connected_peers(self) -> Collection[str]:
-        """Return the peers that established sessions exist to."""
-        return self.sessions.keys()
+    def connected_peers(self) -> Mapping[str, PeerSession]:
+        """Return the established sessions by peer."""
+        return self.sessions
 
     def has_place(self, peer: str, cost: float, expected: bool) -> bool:
         """Whether our updates have room for a link to a peer."""

@@ -24,19 +24,13 @@ next update lists the peer; then the listener (``when_established``), which may 
 *Confirmed.* The peer's own update lists us, at the same cost. Only now the link is logged: a peer
 that rejects us never comes so far. From here on the peer must go on listing us.
 
-*Closed.* The first reason counts (``_end``); errors that follow are its consequences. The reader,
-the timer and the end check stop at once; the writer has ``FLUSH_TIMEOUT`` for what is queued, such
-as the reject message. Then the link state forgets the link and routes around it, then the link is
-closed, and its log line comes last, when it is known whether the link has lasted.
-
-Who ends it: the timer after the idle time; the writer when the peer reads nothing; the reader when
-the link closes or breaks, or the peer rejects us or breaks the protocol; the mesh and the endpoint
-(:meth:`PeerSession.close`); any fault, through the ``Boundary``. On a forgeable link (UDP) anybody
-can send in the peer's name. There, once confirmed, a reject or refusal is only suspected until
-``EndCheck`` has found the peer silent; once established, malformed messages are dropped.
+*Closed.* The first reason counts (``ending.py`` has them); errors that follow come of it. The timer
+and the end check stop at once; the writer has ``FLUSH_TIMEOUT`` for what is queued, such as the
+reject message, and the reader to hear whether the peer rejects us. Then the link state forgets the
+link, then the link is closed, and its log line comes last, when it is known whether it has lasted.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -51,11 +45,11 @@ from meshnode.mesh.peers.sendqueue import LinkSendBudget
 from meshnode.policies import LinkPolicy
 from meshnode.protocol import peering
 from meshnode.protocol.messages import MessageType
+from meshnode.protocol.rejection import Rejection
 from meshnode.protocol.routing import CopyDetector, RoutingUpdate, ServiceAdvertisement
 
 FLUSH_TIMEOUT = 1.0
-"""Seconds to deliver what is queued at the end: enough for any link that works, and a node that is
-stopped stops within 2 s."""
+"""Seconds to deliver what is queued at the end: a node that is stopped stops in 2 s."""
 
 LASTING = 30.0
 """Seconds after which a link has lasted: three routing updates, by which each end has sent all that
@@ -65,8 +59,8 @@ the other may reject. A link that ends before is redialed ever more slowly, as o
 class PeerSessionOwner(Protocol):
     """What a session tells the mesh; every call is quick and does not block."""
 
-    def connected_peers(self) -> Collection[str]:
-        """Return the peers that established sessions exist to."""
+    def connected_peers(self) -> Mapping[str, peering.Linked]:
+        """Return the established sessions by peer."""
 
     def has_place(self, peer: str, cost: float, expected: bool) -> bool:
         """Whether our updates have room for a link to a peer; ``expected`` if configured."""
@@ -145,8 +139,7 @@ class PeerSession:
         self.confirmed_at: Moment | None = None
         """When the peer had listed us, and the log said that the link is up."""
         self._up: Moment | None = None
-        self._received_messages = self._received_bytes = 0
-        self._refused = 0
+        self._received_messages = self._received_bytes = self._refused = 0
         self.probed = float("-inf")
         """When the link was last measured, by trio's clock."""
         self.round_trip: float | None = None
@@ -156,6 +149,11 @@ class PeerSession:
     def peer(self) -> str:
         """The node at the other end; empty until the link is established."""
         return self._peering.peer
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the peer is at the other end, by its last update; 0 if unknown."""
+        return self._peering.epoch
 
     @property
     def cost(self) -> float:
@@ -212,8 +210,7 @@ class PeerSession:
             with self.boundary, trio.CancelScope(shield=True, deadline=deadline):
                 await self._link.aclose()
             self.sender.clear()
-        ended = self._ended or Ended("this node is stopping")
-        self._life.ended(self.peer, ended, lasted=self.has_lasted)
+        self._life.ended(self.peer, self._ended, lasted=self.has_lasted)
 
     async def _converse(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -227,10 +224,13 @@ class PeerSession:
                     if self._end_check is not None:
                         listening.start_soon(self._end_check.run, self.boundary)
                     await self._read()
-            if self._ended is not None and self._ended.rejection is not None:
-                self.sender.send_routing(self._ended.rejection.encode())
+            if (end := self._ended) is not None and end.rejection is not None:
+                self.sender.send_routing(end.rejection.encode())
             self.sender.close()
             nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
+            if end is not None:
+                with self.boundary:
+                    await end.hear_answer(self._link)
 
     async def _watch_time(self) -> None:
         with self.boundary:
@@ -280,17 +280,21 @@ class PeerSession:
         self._received_messages += len(messages)
         self._received_bytes += sum(map(len, messages))
         data: list[memoryview] = []
-        for message in messages:
-            if message[0] == MessageType.DATA:
-                data.append(message)
-            else:
-                # Data before a routing message is handled before it, by the routes of its time.
-                self._take_data(data)
-                data = []
-                if self._end_check is None or not self.was_established:
-                    self._handle(message)
+        try:
+            for message in messages:
+                if message[0] == MessageType.DATA:
+                    data.append(message)
                 else:
-                    self._handle_forgeable(message, self._end_check)
+                    # Data before a routing message is handled before it, by the routes of its time.
+                    self._take_data(data)
+                    data = []
+                    if self._end_check is None or not self.was_established:
+                        self._handle(message)
+                    else:
+                        self._handle_forgeable(message, self._end_check)
+        except Ended as end:
+            end.take_answer(messages)
+            raise
         self._take_data(data)
 
     def _take_data(self, messages: list[memoryview]) -> None:
@@ -328,8 +332,7 @@ class PeerSession:
             if self._peering.established:
                 self._take_advertisement(bytes(message))
         elif kind == MessageType.REJECT:
-            why = self._peering.why_rejected(message)
-            raise Ended(f"the peer rejected us: {why}", fault=True)
+            raise Ended.rejected(Rejection.decode(message), self._peering.guess_why_rejected())
         elif not (self._peering.established or self._link.forgeable):
             # Another protocol: a web page can make its readers' browsers send good frames further
             # on. By UDP such a message may be a meshnode's that still shows its cookie.
@@ -338,10 +341,7 @@ class PeerSession:
             self._log.debug("ignored a message of unknown type %d", kind)
 
     def _is_another_copy(self, message: memoryview) -> bool:
-        """Whether this update came over another link before, so that it would be ignored.
-
-        The peer's own update never counts as a copy: this link depends on it.
-        """
+        """Whether another link brought this update; never the peer's own, which this one needs."""
         key = self._copies.key(message) if self._copies is not None else None
         return key is not None and self._owner.knows_update(key)
 
@@ -395,6 +395,6 @@ class PeerSession:
                 if update is not None and not self.was_established:
                     for message in self._owner.messages_for_rejected(update):
                         self.sender.send_routing(message)
-                raise Ended(f"we rejected it: {rejection.reason}", fault=True, rejection=rejection)
+                raise Ended.rejecting(rejection)
             case peering.Close(reason):
                 raise Ended(reason)

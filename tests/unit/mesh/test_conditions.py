@@ -1,5 +1,7 @@
 """How configured peers and listeners fare, and whom a node has rejected."""
 
+import logging
+
 import pytest
 import trio
 import trio.testing
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from mesh_helpers import meshes
 
 from meshnode.mesh.links.base import Link, LinkDialer
-from meshnode.mesh.links.memory import MemoryDialer, MemoryListener
+from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link_pair
 from meshnode.mesh.peers.conditions import (
     REJECTED_BYTES,
     REJECTED_FOR,
@@ -18,10 +20,11 @@ from meshnode.mesh.peers.conditions import (
     Rejections,
 )
 from meshnode.mesh.peers.endpoints import REDIAL_MOST
-from meshnode.mesh.peers.session import LASTING
+from meshnode.mesh.peers.session import FLUSH_TIMEOUT, LASTING
 from meshnode.net import accept
 from meshnode.policies import LinkPolicy
-from meshnode.protocol.messages import REJECT_MESSAGE
+from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
+from meshnode.protocol.rejection import Ground, Rejection
 from meshnode.protocol.routing import RoutingUpdate
 
 
@@ -157,6 +160,7 @@ async def test_both_ends_of_a_rejected_link_tell_why(policy, here, there, autoju
         (entry,) = rejected
         assert entry.count > 1
         assert entry.node in ("foo", "bar")
+        assert "and it rejects us" not in trouble.text + entry.reason
 
 
 @pytest.mark.parametrize(
@@ -192,20 +196,91 @@ async def test_a_listener_that_cannot_accept_says_so(autojump_clock, monkeypatch
         assert trouble.text == "cannot accept for now: few file descriptors are left"
 
 
-async def test_a_used_id_is_told_at_both_ends(autojump_clock):
+@pytest.mark.parametrize("by", ["each other", "two addresses"])
+async def test_a_node_that_is_linked_by_another_dial_is_told_as_linked_and_nobody_is_warned(
+    by, autojump_clock, caplog
+):
+    caplog.set_level("INFO", "meshnode")
+    async with meshes("foo", "bar") as (foo, bar):
+        at_foo, at_bar = MemoryListener("foo's"), MemoryListener("bar's")
+        foo.add_listener(at_foo)
+        bar.add_listener(at_bar)
+        if by == "each other":
+            dialed = [foo.add_dialer(MemoryDialer(at_bar)), bar.add_dialer(MemoryDialer(at_foo))]
+        else:
+            dialed = [foo.add_dialer(MemoryDialer(at_bar)) for _ in range(2)]
+        await trio.sleep(600)
+        conditions = [d.condition() for d in dialed]
+        assert {c.state for c in conditions} == {PeerState.UP, PeerState.LINKED}
+        assert all(c.node in ("foo", "bar") for c in conditions)
+        assert all(c.since.age >= 500 for c in conditions)
+        assert all(c.attempts < 10 for c in conditions)
+        assert foo.rejections.listed() == bar.rejections.listed() == ()
+        assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+        assert sum("one is enough" in r.getMessage() for r in caplog.records) < 10
+
+
+async def test_a_node_whose_other_link_is_lost_is_dialed_again(autojump_clock):
     async with meshes("foo", "bar") as (foo, bar):
         place = MemoryListener("place")
         bar.add_listener(place)
-        dialed = [foo.add_dialer(MemoryDialer(place)) for _ in range(2)]
+        first, second = (foo.add_dialer(MemoryDialer(place)) for _ in range(2))
         await trio.sleep(60)
-        reasons = {r.reason for node in (foo, bar) for r in node.rejections.listed()}
-        assert any("connected using a node ID we are already connected to" in r for r in reasons)
-        states = {d.condition().state for d in dialed}
-        assert PeerState.UP in states
-        assert states != {PeerState.UP}
-        troubles = [t.text for d in dialed if (t := d.condition().trouble) is not None]
-        assert troubles
-        assert all("already" in text for text in troubles)
+        up, linked = sorted((first, second), key=lambda d: d.condition().state is PeerState.LINKED)
+        assert linked.condition().state is PeerState.LINKED
+        await up.aclose()
+        assert linked.condition().state is PeerState.WAITING
+        await trio.sleep(REDIAL_MOST + 2)
+        assert linked.condition().state is PeerState.UP
+
+
+async def test_a_used_id_is_told_at_both_ends(autojump_clock):
+    async with meshes("foo", "bar", "bar") as (foo, first, _):
+        place = MemoryListener("place")
+        foo.add_listener(place)
+        first.add_dialer(MemoryDialer(place))
+        await foo.wait_reachable("bar")
+        # Seen by foo only: what two nodes with one ID do about each other is another test's.
+        near, far = memory_link_pair("stranger")
+        foo._nursery.start_soon(foo.run_link, near, LinkPolicy(1.0))
+        await far.send([RoutingUpdate("bar", "id", 1, 1, {}, "bar").encode("bar")])
+        said = b""
+        while not said or said[0] != MessageType.REJECT:
+            said = bytes((await far.receive())[-1])
+        heard = Rejection.decode(said)
+        assert heard == Rejection(Ground.LINKED)
+        await far.aclose()
+
+
+async def test_each_end_of_a_link_that_both_reject_tells_what_both_find_wrong(autojump_clock):
+    nobody = LinkPolicy(allowed_peers=frozenset({"nobody"}))
+    async with meshes("foo", "bar") as (foo, bar):
+        place = MemoryListener("place")
+        bar.add_listener(place, nobody)
+        dialing = foo.add_dialer(MemoryDialer(place), nobody)
+        await trio.sleep(60)
+        trouble = dialing.condition().trouble
+        assert trouble is not None
+        assert trouble.text == (
+            "we rejected it: bar is not in allowedpeers; "
+            "and it rejects us: we are not in its allowedpeers"
+        )
+        (told,) = bar.rejections.listed()
+        assert told.reason == (
+            "foo is not in allowedpeers; and it rejects us: we are not in its allowedpeers"
+        )
+
+
+async def test_a_rejected_peer_that_says_nothing_is_not_waited_for(autojump_clock):
+    nobody = LinkPolicy(allowed_peers=frozenset({"nobody"}))
+    async with meshes("foo") as (foo,):
+        near, far = memory_link_pair("stranger")
+        began = trio.current_time()
+        foo._nursery.start_soon(foo.run_link, near, nobody)
+        await far.send([RoutingUpdate("bar", "id", 1, 1, {}, "bar").encode("bar")])
+        while await far.receive():
+            pass
+        assert trio.current_time() - began <= FLUSH_TIMEOUT
 
 
 # --- whom a node rejected ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ keys that decoders look for, so that they get past the first check, with anythin
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -100,7 +101,7 @@ def test_no_update_that_can_be_read_raises_in_the_judgement_of_a_link(bodies, al
     for body in bodies:
         update = read(UPDATE, UPDATE.message(body))
         if update is not None:
-            peering.on_update(update, ["other"])
+            peering.on_update(update, {"other": SimpleNamespace(epoch=1)})
 
 
 @given(st.binary(max_size=60))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.policies import LinkPolicy
-from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
+from meshnode.protocol.messages import MessageType
 from meshnode.protocol.peering import Peering
 from meshnode.protocol.rejection import LONGEST, Ground, Rejection
 from meshnode.protocol.routing import RoutingUpdate
@@ -71,8 +71,8 @@ def rejected(*updates: RoutingUpdate, cost: float = 1.0) -> str:
     """Return why foo thinks that it was rejected, by a node that does not say."""
     link = Peering("foo", LinkPolicy(cost), 0.0)
     for update in updates:
-        link.on_update(update, ())
-    return link.why_rejected(REJECT_MESSAGE)
+        link.on_update(update, {})
+    return link.guess_why_rejected()
 
 
 def test_a_receptor_node_says_nothing_and_what_it_listed_tells_why_it_may_be():
