@@ -13,12 +13,17 @@ both ways (docs/control-protocol.md, "connect"):
 If the connection ends without one of the last two, the other side is gone.
 """
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
 from meshnode.errors import AccessRefused, CommandError
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import bridge
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsClients
 
 LENGTH_BYTES = 4
 
@@ -120,8 +125,12 @@ class FramedEnd(RawEnd):
         await self._session.send((BROKEN | len(text)).to_bytes(LENGTH_BYTES) + text)
 
 
-def connect_command(mesh: Mesh, *, forwarding: bool = False) -> Command:
+def connect_command(
+    mesh: Mesh, *, forwarding: bool = False, tls_clients: "TlsClients | None" = None
+) -> Command:
     """Return the ``connect`` command: its session becomes the stream, and ends with it.
+
+    ``tls_clients`` returns where to get the settings of the ``tls-client`` of a name.
 
     Without ``forwarding`` a client from the mesh gets no stream. The other node would take it for a
     client of this node, so rules that admit only this node would admit it too.
@@ -134,9 +143,10 @@ def connect_command(mesh: Mesh, *, forwarding: bool = False) -> Command:
                     f"this node connects no clients from the mesh to {node}: connect from the "
                     f"node where you are (or set node: allowforwarding on {session.node_id})"
                 )
-            if tls:
+            settings = tls_clients(tls) if tls and tls_clients is not None else None
+            if tls and settings is None:
                 raise CommandError(f"unknown TLS config {tls}")
-            stream = await mesh.dial(node, service)
+            stream = await mesh.dial(node, service, settings)
             session.finish()
             try:
                 if framed:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,6 +20,9 @@ from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
 from meshnode.version import VERSION
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsClients
 
 # --- ``status``: what this node is and what it knows of the mesh
 
@@ -294,17 +297,19 @@ def register_mesh_commands(
     links: Links = LinksReport,
     *,
     forwarding: bool = False,
+    tls_clients: "TlsClients | None" = None,
 ) -> None:
     """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
     ``warnings`` returns what ``status`` warns of, ``links`` how configured links fare;
-    ``forwarding`` says whether a client from the mesh may connect to other nodes from here.
+    ``forwarding`` says whether a client from the mesh may connect to other nodes from here, and
+    ``tls_clients`` has the settings that clients may name.
     """
     for command in (
         status_command(mesh, warnings, links),
         ping_command(mesh),
         traceroute_command(mesh),
-        connect_command(mesh, forwarding=forwarding),
+        connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients),
         reload_command(reload),
     ):
         registry.register(command)

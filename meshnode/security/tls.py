@@ -106,6 +106,9 @@ class TlsSettings:
 TlsSource = Callable[[], TlsSettings]
 """Returns the settings for a connection that begins now."""
 
+TlsClients = Callable[[str], TlsSource | None]
+"""Returns where to get the settings of the ``tls-client`` of a name; None if there is none."""
+
 
 def load_server(directive: TlsServer, node_id: str) -> TlsSettings:
     """Return what a ``tls-server`` means.

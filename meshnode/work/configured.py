@@ -8,7 +8,7 @@ the table in :class:`ConfiguredWork` besides: docs/architecture.md, "Where a new
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.errors import CommandError
@@ -29,6 +29,9 @@ from meshnode.work.units.runner import WorkType as UnitType
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import wall_clock
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsClients
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,16 @@ class ConfiguredWork:
     """Owns a node's units, and the work types and keys that a reload may change."""
 
     def __init__(
-        self, config: NodeConfig, dialer: Dialer, descriptors: int, reserve: DescriptorReserve
+        self,
+        config: NodeConfig,
+        dialer: Dialer,
+        descriptors: int,
+        reserve: DescriptorReserve,
+        tls: "TlsClients | None" = None,
     ) -> None:
         """``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
+
+        ``tls`` returns where to get the settings of a ``tls-client``, by its name.
 
         Raises:
             ConfigFaults: a key cannot be used.
@@ -69,7 +79,7 @@ class ConfiguredWork:
         self._signatures = make_signatures(config)
         self._types = make_types(config)
         remotes = RemoteRunner(
-            dialer, store, self._signatures, wall_clock, config.node.remote_maxoutput
+            dialer, store, self._signatures, wall_clock, config.node.remote_maxoutput, tls
         )
         runners: dict[str, Runner] = {
             COMMAND: CommandRunner(Launcher(descriptors), store, self._types),

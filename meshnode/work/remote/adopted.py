@@ -14,6 +14,8 @@ import trio
 from meshnode.errors import CommandError
 from meshnode.work.remote.client import BAD_COMMAND, RemoteControl
 from meshnode.work.remote.failures import (
+    NoTlsClient,
+    RemoteDistrusted,
     RemoteRefused,
     RemoteUnavailable,
     as_unavailable,
@@ -57,8 +59,8 @@ class FirstLook:
             try:
                 await self._look()
             except (RemoteUnavailable, RemoteRefused) as error:
-                if isinstance(error, RemoteRefused) and not error.is_passing:
-                    text = error.told_by(self._unit.remote.node)
+                text = self._refusal(error)
+                if text:
                     await self._unit.fail(f"not adopted: {text}")
                     first.fail(CommandError(text))
                     return
@@ -67,6 +69,14 @@ class FirstLook:
             else:
                 first.done()
                 return
+
+    def _refusal(self, error: RemoteUnavailable | RemoteRefused) -> str:
+        """Return why there is no use in another try; empty if there may be."""
+        if isinstance(error, RemoteDistrusted | NoTlsClient):
+            return str(error)
+        if isinstance(error, RemoteRefused) and not error.is_passing:
+            return error.told_by(self._unit.remote.node)
+        return ""
 
     async def _look(self) -> None:
         unit_id = self._unit.remote.unit_id

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import trio
 
 from meshnode.errors import (
+    HandshakeRefused,
     MeshError,
     MeshTimeout,
     NoEngine,
@@ -46,6 +47,23 @@ _LACKS_IN_WORDS = tuple(os.strerror(lack).lower() for lack in LACKS)
 
 class RemoteUnavailable(WorkError):
     """The other node cannot be reached, or the conversation broke off: try again."""
+
+
+class RemoteDistrusted(RemoteUnavailable):
+    """One end does not take the other's certificate, or has no TLS settings where the other has.
+
+    The text begins with receptor's, which clients match.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"TLS error connecting to remote service: {reason}")
+
+
+class NoTlsClient(RemoteUnavailable):
+    """The unit asks for TLS settings that this node does not have, or has no more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unknown TLS config {name}")
 
 
 class RemoteRefused(WorkError):
@@ -108,6 +126,8 @@ def translated(own_id: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except HandshakeRefused as error:
+        raise RemoteDistrusted(str(error)) from error
     except MeshError as error:
         raise RemoteUnavailable(reason_of(error, own_id)) from error
     except trio.TooSlowError as error:

@@ -1,8 +1,8 @@
 """Reaches a node that comes and goes: dials it, checks who answers, says when to try again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -20,6 +20,12 @@ from meshnode.work.remote.failures import (
 )
 from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.replies import LongLines, ReplyLines
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsSource
+
+    FindTls = Callable[[], TlsSource]
+    """Returns where to get the settings of a ``tls-client``, or raises NoTlsClient."""
 
 GREETING_TIMEOUT = 10.0
 """Seconds for the greeting once the stream is open: twice receptor's, for busy nodes."""
@@ -52,8 +58,10 @@ class Dialer(Protocol):
         """This node."""
         ...
 
-    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
-        """Open a stream. Raises MeshError."""
+    async def dial(
+        self, node: str, service: str, tls: "TlsSource | None" = None
+    ) -> trio.abc.HalfCloseableStream:
+        """Open a stream; ``tls`` has its settings. Raises MeshError."""
         ...
 
     def is_reachable(self, node: str) -> bool:
@@ -95,8 +103,8 @@ def _tag(dialer: Dialer, node: str, tag: str) -> str:
 class Reconnector:
     """Opens conversations with one node, and waits between tries.
 
-    With ``sign``, each command that may need a signature has one. ``outage`` shows the unit's
-    clients what keeps the node away.
+    With ``sign``, each command that may need a signature has one. ``find_tls`` finds the settings
+    that are to be dialed with. ``outage`` shows the unit's clients what keeps the node away.
     """
 
     def __init__(
@@ -108,8 +116,10 @@ class Reconnector:
         outage: Outage,
         *,
         sign: Sign | None = None,
+        find_tls: "FindTls | None" = None,
     ) -> None:
         self.outage = outage
+        self._find_tls = find_tls
         self._dialer = dialer
         self._all_long_lines = long_lines
         self._long_lines = long_lines.of(node)
@@ -132,6 +142,7 @@ class Reconnector:
             self._all_long_lines,
             self.outage,
             sign=self._sign,
+            find_tls=self._find_tls,
         )
 
     async def open(self) -> RemoteControl:
@@ -139,9 +150,11 @@ class Reconnector:
 
         Raises:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
+            RemoteDistrusted: it, or this node, does not take the other's certificate.
         """
+        tls = None if self._find_tls is None else self._find_tls()
         with translated(self._dialer.node_id):
-            stream = await self._dialer.dial(self._node, CONTROL_SERVICE)
+            stream = await self._dialer.dial(self._node, CONTROL_SERVICE, tls)
         with_meshnode = is_meshnode(self._dialer, self._node)
         lines = ReplyLines(stream, self._long_lines)
         try:

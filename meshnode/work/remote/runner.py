@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,13 +12,18 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
 from meshnode.work.remote.adopted import GONE, FirstLook
 from meshnode.work.remote.client import RemoteControl
-from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable, as_unavailable
+from meshnode.work.remote.failures import (
+    NoTlsClient,
+    RemoteRefused,
+    RemoteUnavailable,
+    as_unavailable,
+)
 from meshnode.work.remote.follower import RemoteFollower
 from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, LostRoutes, Reconnector
 from meshnode.work.remote.replies import LongLines
-from meshnode.work.remote.start import RemoteStart, check_tls
+from meshnode.work.remote.start import RemoteStart, check_secrets
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.keys import new_secret
 from meshnode.work.units.remoteextra import RemoteExtra
@@ -26,6 +32,9 @@ from meshnode.work.units.runner import FirstOutcome, Outcome, Plan
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsClients, TlsSource
 
 FORCE_TIMEOUT = 20.0
 """Seconds for the one try of a forced release: the other node may have to send SIGKILL first."""
@@ -41,7 +50,10 @@ class RemoteRunner:
         signatures: Signatures,
         now: Clock,
         max_output: int,
+        tls: "TlsClients | None" = None,
     ) -> None:
+        """``tls`` returns where to get the settings of a ``tls-client``, by its name."""
+        self._tls = tls or _no_tls
         self._dialer = dialer
         self._store = store
         self._signatures = signatures
@@ -60,7 +72,10 @@ class RemoteRunner:
         Raises:
             CommandError, CannotSign: it cannot be.
         """
-        check_tls(submission.tls_client, submission.params)
+        name = submission.tls_client
+        if name and self._tls(name) is None:
+            raise CommandError(f"unknown TLS config {name}")
+        check_secrets(name, submission.params)
         if submission.sign_work:
             self._signatures.require_signer()
         return Plan(
@@ -71,6 +86,7 @@ class RemoteRunner:
                 sign_work=submission.sign_work,
                 expiration=self._expiration(submission.ttl),
                 key=new_secret(),
+                tls_client=name,
             )
         )
 
@@ -163,8 +179,25 @@ class RemoteRunner:
     def _reconnector(self, unit: Unit) -> Reconnector:
         remote = unit.remote
         sign = self._signatures.sign if remote.sign_work else None
+        find_tls = partial(self._find_tls, remote.tls_client) if remote.tls_client else None
         outage = Outage(unit, self._now)
-        return Reconnector(self._dialer, remote.node, unit.log, self._long_lines, outage, sign=sign)
+        return Reconnector(
+            self._dialer,
+            remote.node,
+            unit.log,
+            self._long_lines,
+            outage,
+            sign=sign,
+            find_tls=find_tls,
+        )
+
+    def _find_tls(self, name: str) -> "TlsSource":
+        """Return where to get the settings of a unit's ``tls-client``. Raises NoTlsClient."""
+        found = self._tls(name)
+        if found is None:
+            # Units outlive configurations, and go nowhere without the settings that they ask for.
+            raise NoTlsClient(name)
+        return found
 
     async def _try_release(self, unit: Unit) -> bool:
         """Ask the other node once to release its unit; return whether it has none any more."""
@@ -280,3 +313,7 @@ async def _ask(node: RemoteControl, unit: Unit, subcommand: str) -> None:
     canceler = None if end is None else end.by
     claim = node.claim_for(canceler if subcommand == "cancel" else unit.status.released_by)
     await node.ask(subcommand=subcommand, unitid=unit.remote.unit_id, **claim)
+
+
+def _no_tls(name: str) -> None:
+    """Find no TLS settings."""

@@ -25,6 +25,8 @@ from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
     AlreadySubmitted,
+    NoTlsClient,
+    RemoteDistrusted,
     RemoteRefused,
     RemoteUnavailable,
     as_unavailable,
@@ -118,6 +120,9 @@ class RemoteStart:
                 begun = trio.current_time()
                 try:
                     await self._try()
+                except (RemoteDistrusted, NoTlsClient) as error:
+                    if not await self._give_up(error):
+                        await self._wait_out(error)
                 except RemoteUnavailable as error:
                     await self._wait_out(error)
                 except RemoteRefused as refusal:
@@ -154,6 +159,17 @@ class RemoteStart:
         self._first.pending()
         await self._reconnector.recover(error, spent)
 
+    async def _give_up(self, error: RemoteDistrusted | NoTlsClient) -> bool:
+        """Fail a unit for want of TLS, as receptor does, if it was never submitted."""
+        if self._unit.remote.unit_id:
+            return False
+        if isinstance(error, NoTlsClient):
+            await self._fail(str(error))
+        else:
+            await self._unit.fail(str(error))
+            self._first.fail(error)
+        return True
+
     async def _fail(self, reason: str) -> None:
         await self._unit.fail(f"Error starting worker: {reason}")
         self._first.fail(CommandError(reason))
@@ -185,8 +201,8 @@ class RemoteStart:
 
     async def _submit(self) -> None:
         remote = self._unit.remote
-        # A record written by receptor may ask for TLS, which this node does not have.
-        check_tls(remote.tls_client, remote.params)
+        # A record written by receptor may have secrets without TLS.
+        check_secrets(remote.tls_client, remote.params)
         async with AsyncExitStack() as conversation:
             node = await conversation.enter_async_context(await self._reconnector.open())
             if remote.unit_id:
@@ -290,13 +306,7 @@ class RemoteStart:
         await self._unit.change(lambda status: status.with_remote(**changes), durable=durable)
 
 
-def check_tls(tls_client: str, params: Mapping[str, str]) -> None:
-    """Refuse work that may only be sent over TLS, which is not supported yet.
-
-    Raises:
-        CommandError
-    """
-    if tls_client:
-        raise CommandError(f"unknown TLS config {tls_client}")
-    if any(key.lower().startswith(SECRET_PREFIX) for key in params):
+def check_secrets(tls_client: str, params: Mapping[str, str]) -> None:
+    """Refuse work with secrets that would go over the mesh without TLS. Raises CommandError."""
+    if not tls_client and any(key.lower().startswith(SECRET_PREFIX) for key in params):
         raise CommandError("cannot send secrets over a non-TLS connection")

@@ -86,7 +86,9 @@ class FakeMesh:
         elif node != "foo":
             yield FakePing("foo", 0.000005278, "no route to node")
 
-    async def dial(self, node: str, service: str) -> trio.abc.HalfCloseableStream:
+    async def dial(
+        self, node: str, service: str, tls: object = None
+    ) -> trio.abc.HalfCloseableStream:
         await trio.lowlevel.checkpoint()
         if node != "bar" or service not in self.services:
             raise NoRoute(node)

@@ -197,7 +197,7 @@ async def test_a_ttl_that_ends_while_the_submitter_is_down_says_so(foo, bar, aut
 async def test_a_ttl_that_ends_during_the_first_try_says_that_there_was_no_answer(
     foo, bar, autojump_clock, monkeypatch
 ):
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         await trio.sleep_forever()
 
     monkeypatch.setattr(FakeDialer, "dial", dial)
@@ -228,7 +228,7 @@ async def test_a_reachable_node_without_its_service_is_tried_with_growing_pauses
 ):
     dialed = []
 
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         dialed.append(trio.current_time())
         raise Unreachable("service unknown", node)
 
@@ -386,7 +386,7 @@ async def test_results_that_the_other_node_has_lost_end_the_unit_with_the_reason
 
 
 async def test_the_first_try_bounds_how_long_a_client_waits(foo, bar, autojump_clock, monkeypatch):
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         await trio.sleep_forever()
 
     monkeypatch.setattr(FakeDialer, "dial", dial)

@@ -70,7 +70,7 @@ REASONS = [
 async def test_a_unit_says_what_keeps_the_dial_from_its_node_and_since_when(
     foo, bar, autojump_clock, monkeypatch, error, reason
 ):
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         raise error
 
     async with foo.running(), bar.running():
@@ -91,7 +91,7 @@ def test_each_reason_of_the_mesh_has_words_of_its_own():
 async def test_a_reason_that_changes_has_a_moment_of_its_own(foo, bar, autojump_clock, monkeypatch):
     errors = [Unreachable("service unknown", "bar"), Unreachable("blocked by firewall", "n2")]
 
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         raise errors[0]
 
     monkeypatch.setattr(FakeDialer, "dial", dial)

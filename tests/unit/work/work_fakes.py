@@ -19,7 +19,7 @@ import trio.testing
 
 from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
-from meshnode.errors import CommandError, NoRoute, UnknownUnit, WorkError
+from meshnode.errors import CommandError, HandshakeRefused, NoRoute, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
@@ -240,6 +240,10 @@ class FakeNode:
         self.registry = CommandRegistry()
         self.clients: dict[str, Identity] = {}
         """Who a client of some name is, where that matters."""
+        self.tls_clients: dict[str, object] = {}
+        """Settings of this node by name, as its dials have them."""
+        self.asks_for: object = None
+        """The settings that a dial of its control service must have."""
         self.is_receptor = False
         self.boot = "first boot"
 
@@ -260,6 +264,7 @@ class FakeNode:
             self.signatures,
             self.mesh.now,
             self.max_remote_output,
+            self.tls_clients.get,
         )
         self.units = UnitManager(
             store=self.mortal,
@@ -462,12 +467,14 @@ class FakeDialer:
         self.mesh = mesh
         self.node_id = node_id
 
-    async def dial(self, node: str, service: str):
+    async def dial(self, node: str, service: str, tls: object = None):
         await trio.lowlevel.checkpoint()
         assert service == "control"
         self.mesh.dials += 1
         if not self.mesh.has_route(node):
             raise NoRoute(node)
+        if tls is not getattr(self.mesh.nodes[node], "asks_for", None):
+            raise HandshakeRefused(f"service control of node {node}: it expired")
         ours, theirs = trio.testing.memory_stream_pair()
         pair = [CuttableStream(self.mesh, ours), CuttableStream(self.mesh, theirs)]
         pair[0].partner, pair[1].partner = pair[1], pair[0]
