@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from abc import ABC
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,7 +12,9 @@ from meshnode.errors import ConfigError
 from meshnode.net.addresses import format_address, network_of
 from meshnode.security.identity import (
     MAX_ADDRESS,
+    MAX_CERTIFICATE_NODES,
     MAX_SERVICE,
+    CertificateNames,
     Identity,
     MeshClient,
     TcpClient,
@@ -20,6 +23,9 @@ from meshnode.security.identity import (
     shown_text,
 )
 from meshnode.shares import Holder
+
+if TYPE_CHECKING:
+    from meshnode.security.certificates import Certificate
 
 BACKLOG = 1024
 """Clients that may wait to be accepted: a burst of scripts, or a whole site that reconnects. The
@@ -49,6 +55,11 @@ class FromNode(ABC):
 
     holder: Holder
     """On whose account the stream is."""
+
+    @property
+    def certificate(self) -> "Certificate | None":
+        """What the other end has shown of itself, verified; None without TLS settings."""
+        return None
 
 
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
@@ -105,7 +116,11 @@ def holder_of(stream: trio.abc.HalfCloseableStream) -> Holder:
 def identify(stream: trio.abc.HalfCloseableStream) -> Identity:
     """Return who is at the other end, by what the kernel or the mesh knows of it."""
     if isinstance(stream, FromNode):
-        return MeshClient(stream.peer_node, shown_text(stream.peer_service, MAX_SERVICE))
+        service = shown_text(stream.peer_service, MAX_SERVICE)
+        shown = stream.certificate
+        return MeshClient(
+            stream.peer_node, service, certificate=None if shown is None else _names_in(shown)
+        )
     if isinstance(stream, trio.SocketStream):
         try:
             if stream.socket.family == socket.AF_UNIX:
@@ -116,6 +131,10 @@ def identify(stream: trio.abc.HalfCloseableStream) -> Identity:
         except OSError:  # it is gone already
             return UnknownClient()
     return UnknownClient()
+
+
+def _names_in(certificate: "Certificate") -> CertificateNames:
+    return CertificateNames(certificate.subject, certificate.node_ids[:MAX_CERTIFICATE_NODES])
 
 
 def _credentials(connection: trio.socket.SocketType) -> tuple[int, int, int]:

@@ -21,7 +21,9 @@ from tls_makers import (
 
 from meshnode.errors import HandshakeRefused, MeshTimeout
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
+from meshnode.net.sockets import identify
 from meshnode.protocol.routing import ConnType
+from meshnode.security.identity import CertificateNames
 
 OLD = {"begins": -400 * DAY, "ends": -DAY}
 FUTURE = {"begins": DAY, "ends": 300 * DAY}
@@ -69,6 +71,7 @@ async def test_two_ends_that_trust_each_other_talk_and_know_each_others_certific
         far = await check_talk(near, listener)
         assert near.certificate.node_ids == ("foo",)
         assert far.certificate.node_ids == ("bar",)
+        assert identify(far).certificate == CertificateNames("CN=client", ("bar",))
 
 
 async def test_an_end_without_settings_shows_and_knows_no_certificate(autojump_clock):
