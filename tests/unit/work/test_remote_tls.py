@@ -107,7 +107,7 @@ async def test_a_unit_that_runs_there_waits_while_tls_is_refused(foo, secured, a
         secured.asks_for = renewed = object()
         foo.mesh.break_all()
         assert REFUSED in await outage(foo, unit_id)
-        assert foo.status(unit_id).state is UnitState.RUNNING
+        assert not foo.status(unit_id).state.is_final
         foo.tls_clients["mine"] = renewed
         secured.launcher.supervisors[foo.status(unit_id).remote.unit_id].finish()
         assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
@@ -122,7 +122,7 @@ async def test_a_unit_that_runs_there_waits_for_settings_that_are_gone(
         del foo.tls_clients["mine"]
         async with foo.running():
             assert "unknown TLS config mine" in await outage(foo, unit_id)
-            assert foo.status(unit_id).state is UnitState.RUNNING
+            assert not foo.status(unit_id).state.is_final
 
 
 async def test_unknown_settings_are_refused_at_once(foo, secured, autojump_clock):
