@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_task
 from meshnode.config.check import cleaned_datadir, exposures
-from meshnode.config.directives import IGNORED_DIRECTIVES, UNSUPPORTED_DIRECTIVES, all_directives
+from meshnode.config.directives import IGNORED_DIRECTIVES, all_directives
 from meshnode.config.faults import (
     COMMAND_LINE,
     ConfigFaults,
@@ -23,6 +23,7 @@ from meshnode.config.faults import (
     suggestion,
 )
 from meshnode.errors import ConfigError, MeshnodeError
+from meshnode.security.tlsstore import read_settings
 from meshnode.version import VERSION
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ def _check(arguments: list[str]) -> int:
         return ExitCode.OK
     check_environment(config)
     _check_keys(config)
-    for warning in in_order(_warnings(config)):
+    doubts = read_settings(config).doubts
+    for warning in in_order([*_warnings(config), *doubts]):
         _complain(warning.as_warning())
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
@@ -214,8 +216,6 @@ def _help(arguments: list[str]) -> int:
 
 
 def _no_help(word: str) -> str:
-    if word in UNSUPPORTED_DIRECTIVES:
-        return f"{word}: not supported yet"
     if word in IGNORED_DIRECTIVES:
         return f"{word}: has no effect here; {IGNORED_DIRECTIVES[word]}"
     names = [cls.INFO.name for cls in all_directives()]

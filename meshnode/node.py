@@ -23,6 +23,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
+from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.commands import work_command
@@ -53,6 +54,8 @@ def run(config: NodeConfig, load_again: ConfigLoader | None = None) -> int:
 async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLimit) -> int:
     log = logs.subject_logger("node", config.node.id)
     started = time.monotonic()
+    tls = TlsStore()
+    tls.apply(read_settings(config))
     trio.socket.set_custom_hostname_resolver(Lookups())
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         reserve = DescriptorReserve()
@@ -66,10 +69,10 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
-            links = ConfiguredLinks(mesh)
+            links = ConfiguredLinks(mesh, tls)
             work = ConfiguredWork(config, mesh, raise_limit(), reserve)
             reloader = Reloader(config, load_again, mesh, links, work)
-            await _start(config, reloader, mesh, links, work, nursery)
+            await _start(config, reloader, mesh, links, work, tls, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
@@ -95,6 +98,7 @@ async def _start(
     mesh: Mesh,
     links: ConfiguredLinks,
     work: ConfiguredWork,
+    tls: TlsStore,
     nursery: trio.Nursery,
 ) -> None:
     """Start every part. What other nodes can see comes last: links, once all else answers."""
@@ -119,12 +123,12 @@ async def _start(
     service = ControlService(config.node.id, registry)
     reloader.when_asked(service.restore_sockets)
     for directive in config.control_services:
-        listeners = await _open_control(mesh, directive, work.advertised)
+        listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, nursery)
     await links.apply(config.listeners, config.peers)
     reloader.start()
-    for doubt in (*config.warnings, *units.doubts):
+    for doubt in (*config.warnings, *units.doubts, *tls.doubts):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.
@@ -154,7 +158,7 @@ async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery)
 
 
 async def _open_control(
-    mesh: Mesh, directive: ControlServiceDirective, work_types: Sequence[WorkType]
+    mesh: Mesh, directive: ControlServiceDirective, work_types: Sequence[WorkType], tls: TlsStore
 ) -> list[ControlListener]:
     try:
         return await open_listeners(
@@ -162,6 +166,7 @@ async def _open_control(
             filename=directive.filename,
             permissions=directive.permissions,
             tcplisten=directive.tcplisten,
+            tcptls=tls.server(directive.tcptls) if directive.tcptls else None,
             mesh=mesh,
             work_types=work_types,
         )

@@ -10,7 +10,6 @@ from meshnode.config.directives import (
     CERT_NAMES,
     DIRECTIVES,
     IGNORED_DIRECTIVES,
-    UNSUPPORTED_DIRECTIVES,
     ControlService,
     LocalOnly,
     LogLevel,
@@ -21,11 +20,12 @@ from meshnode.config.directives import (
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
 from meshnode.config.kinds import NULL_TAG, STANDARD, WrongPart
-from meshnode.config.link_directives import ListenerDirective, PeerDirective
+from meshnode.config.link_directives import ListenerDirective, PeerDirective, check_schemes
 from meshnode.config.names import Address, Wrong
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.sources import RawDirective, RawParameter, place_of
+from meshnode.config.tls_directives import TlsClient, TlsServer, check_tls
 from meshnode.config.work_directives import (
     WorkDirective,
     WorkKubernetes,
@@ -63,6 +63,8 @@ def build(
     if not faults:
         _check_links(typed, None if for_reload else whole, faults)
         check_verifiable(typed, faults)
+        check_tls(typed, faults)
+        check_schemes(typed, faults)
         note_doubts(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()
@@ -74,6 +76,8 @@ def build(
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
         services=_all(typed, ServiceDirective),
+        tls_servers=_all(typed, TlsServer),
+        tls_clients=_all(typed, TlsClient),
         work_types=_all(typed, WorkDirective),
         kubernetes_types=_all(typed, WorkKubernetes),
         work_signing=_only(typed, WorkSigning),
@@ -133,13 +137,10 @@ def _note_unknown(raw: RawDirective, faults: FaultLog) -> None:
         text = "makes certificates once and by itself; it cannot stand beside a node's directives"
         faults.add(raw.place, raw.name, text=text)
         return
-    if raw.name.lower() in UNSUPPORTED_DIRECTIVES:
-        faults.add(raw.place, raw.name, text="not supported yet")
-        return
     if one := singular(raw.name.lower()):
         faults.add(raw.place, raw.name, text=f'unknown directive; did you mean "{one}"?')
         return
-    valid = [*known, *CERT_NAMES, *UNSUPPORTED_DIRECTIVES, *IGNORED_DIRECTIVES]
+    valid = [*known, *CERT_NAMES, *IGNORED_DIRECTIVES]
     if raw.place.source == COMMAND_LINE:
         valid += OPTIONS
     hint = suggestion(raw.name, valid, otherwise="meshnode --help lists all directives")

@@ -91,8 +91,8 @@ def _reason(error: OSError) -> str:
 def exposures(config: NodeConfig) -> list[Fault]:
     """Return one warning for each socket that everybody may use, in the order of the directives."""
     return [
-        *(_fault(d, "bindaddr", _of_link(d)) for d in config.listeners if _is_open(d.bindaddr)),
-        *_of_control(config.control_services),
+        *_of_links(config),
+        *_of_control(config),
         *(
             _fault(d, "bindaddr", _of_service(d))
             for d in config.services
@@ -113,11 +113,23 @@ def cleaned_datadir(node: Node) -> list[Fault]:
     return [Fault(node.place_of("datadir"), (node.INFO.name, "datadir"), text)]
 
 
+def _of_links(config: NodeConfig) -> Iterator[Fault]:
+    for directive in config.listeners:
+        if _is_open(directive.bindaddr) and not _asks_who(config, directive.tls):
+            yield _fault(directive, "bindaddr", _of_link(directive))
+
+
+def _asks_who(config: NodeConfig, tls: str) -> bool:
+    """Whether a ``tls-server`` lets only those in who have a certificate."""
+    return any(server.name == tls and server.requireclientcert for server in config.tls_servers)
+
+
 def _of_link(directive: ListenerDirective) -> str:
     who = "whoever can reach it may join the mesh"
     if directive.allowedpeers is not None:
         who = "whoever can reach it may join the mesh under the name of an allowed peer"
-    return f"port {directive.port} is open on all interfaces without TLS: {who}"
+    lacking = "requireclientcert" if directive.tls else "TLS"
+    return f"port {directive.port} is open on all interfaces without {lacking}: {who}"
 
 
 def _of_service(directive: TcpServer | UdpServer) -> str:
@@ -127,9 +139,9 @@ def _of_service(directive: TcpServer | UdpServer) -> str:
     )
 
 
-def _of_control(directives: tuple[ControlService, ...]) -> Iterator[Fault]:
-    for directive in directives:
-        if not directive.tcplisten:
+def _of_control(config: NodeConfig) -> Iterator[Fault]:
+    for directive in config.control_services:
+        if not directive.tcplisten or _asks_who(config, directive.tcptls):
             continue
         if _is_open(directive.tcplisten.host):
             port = directive.tcplisten.port

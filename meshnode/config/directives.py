@@ -36,6 +36,7 @@ from meshnode.config.schema import (
     parameter,
 )
 from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
+from meshnode.config.tls_directives import SERVER_NAME, TLS_DIRECTIVES, TlsClient, TlsServer
 from meshnode.config.work_directives import (
     SECURITY_DIRECTIVES,
     WORK_DIRECTIVES,
@@ -199,7 +200,7 @@ class LocalOnly(Directive):
     section="Control",
     example=(("service", "control"), ("filename", "/tmp/foo.sock")),  # noqa: S108  # the guide's
     claims={MESH_SERVICE: ("service",), UNIX_SOCKET: ("filename",), TCP_PORT: ("tcplisten",)},
-    later=("tls", "tcptls"),
+    later=("tls",),
 )
 class ControlService(Directive):
     """Where clients reach the node; an empty ``filename`` means none."""
@@ -220,9 +221,15 @@ class ControlService(Directive):
     )
     tcplisten: Address | None = parameter(
         parsed(_parse_tcplisten, "port or host:port"),
-        "TCP port to listen on as well, without any authentication",
+        "TCP port to listen on as well; without tcptls nobody is asked who they are",
         default=None,
         default_text="none",
+    )
+    tcptls: str = parameter(
+        SERVER_NAME,
+        "tls-server to use at the TCP port",
+        default="",
+        default_text="no TLS",
     )
 
 
@@ -231,6 +238,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     LogLevel,
     LocalOnly,
     *LINK_DIRECTIVES,
+    *TLS_DIRECTIVES,
     ControlService,
     *WORK_DIRECTIVES,
     *SECURITY_DIRECTIVES,
@@ -241,13 +249,6 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
 CERT_NAMES: Final = ("cert-init", "cert-makereq", "cert-signreq")
 """Directives that only make files of certificates (cert_directives.py). A node has none of them,
 and must not be kept waiting by their declarations."""
-
-UNSUPPORTED_DIRECTIVES: Final = (
-    "tls-server",
-    "tls-client",
-)
-"""Directives of receptor that are refused by name. A configuration that asks for TLS and silently
-gets none would be worse than a node that does not start."""
 
 IGNORED_DIRECTIVES: Final = MappingProxyType(
     {
@@ -281,7 +282,7 @@ def singular(name: str) -> str | None:
 
 def _plurals() -> dict[str, str]:
     several = [cls.INFO.name for cls in DIRECTIVES if not cls.INFO.once]
-    return {f"{name}s": name for name in (*several, *CERT_NAMES, *UNSUPPORTED_DIRECTIVES)}
+    return {f"{name}s": name for name in (*several, *CERT_NAMES)}
 
 
 _PLURALS: Final = MappingProxyType(
@@ -302,6 +303,8 @@ class NodeConfig:
     work_types: tuple[WorkDirective, ...] = ()
     kubernetes_types: tuple[WorkKubernetes, ...] = ()
     services: tuple[ServiceDirective, ...] = ()
+    tls_servers: tuple[TlsServer, ...] = ()
+    tls_clients: tuple[TlsClient, ...] = ()
     work_signing: WorkSigning | None = None
     work_verification: WorkVerification | None = None
     local_only: bool = False

@@ -7,11 +7,12 @@ in check.py.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from meshnode.config.directives import LocalOnly, Node
+from meshnode.config.directives import ControlService, LocalOnly, Node
 from meshnode.config.faults import FaultLog, quote
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
+from meshnode.config.tls_directives import TlsServer
 from meshnode.config.work_directives import WorkKubernetes
 
 PORTABLE_ID = re.compile(r"[A-Za-z0-9._@:-]+")
@@ -23,6 +24,7 @@ def note_doubts(typed: Sequence[Directive], faults: FaultLog) -> None:
     _note_local_only(typed, faults)
     _note_kubernetes(typed, faults)
     _note_odd_ids(typed, faults)
+    _note_unused_tls(typed, faults)
 
 
 def _note_local_only(typed: Iterable[Directive], faults: FaultLog) -> None:
@@ -53,6 +55,28 @@ def _note_odd_ids(typed: Iterable[Directive], faults: FaultLog) -> None:
                     f"{quote(name)} is no node ID for receptor, which takes A-Z a-z 0-9 . - _ @ :"
                 )
                 faults.warn(one.place_of(parameter), one.INFO.name, parameter, text=text)
+
+
+def _note_unused_tls(typed: Iterable[Directive], faults: FaultLog) -> None:
+    for one in typed:
+        if isinstance(one, ControlService) and one.tcptls and not one.tcplisten:
+            text = "has no effect without tcplisten"
+            faults.warn(one.place_of("tcptls"), one.INFO.name, "tcptls", text=text)
+        if not isinstance(one, TlsServer):
+            continue
+        if one.pinnedclientcert and not one.requireclientcert:
+            text = (
+                "checks only the certificates that clients show; with requireclientcert: true "
+                "they must show one"
+            )
+            faults.warn(
+                one.place_of("pinnedclientcert"), one.INFO.name, "pinnedclientcert", text=text
+            )
+        if one.requireclientcert and one.clientcas is None:
+            text = "without clientcas lets clients in whose certificate any CA of the system signed"
+            faults.warn(
+                one.place_of("requireclientcert"), one.INFO.name, "requireclientcert", text=text
+            )
 
 
 def _ids(directive: Directive) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ import yaml
 from meshnode.config.directives import (
     CERT_NAMES,
     IGNORED_DIRECTIVES,
-    UNSUPPORTED_DIRECTIVES,
     all_directives,
 )
 from meshnode.config.schema import DirectiveInfo, ParameterInfo
@@ -35,13 +34,7 @@ def directive_list() -> str:
             if info.section == section
         ]
         lines.append("")
-    lines += [
-        "Without effect here:",
-        "",
-        wrapped(", ".join(sorted(IGNORED_DIRECTIVES)), INDENT),
-        "",
-    ]
-    lines += ["Not supported yet:", "", wrapped(", ".join(sorted(UNSUPPORTED_DIRECTIVES)), INDENT)]
+    lines += ["Without effect here:", "", wrapped(", ".join(sorted(IGNORED_DIRECTIVES)), INDENT)]
     return "\n".join(lines)
 
 
@@ -222,11 +215,6 @@ LATER = """\
 
 These directives of receptor are accepted, and warned of by `meshnode check` and in the log:
 {ignored}.
-
-## Not supported yet
-
-These directives are refused by name, never ignored:
-{directives}.
 """
 
 
@@ -244,9 +232,8 @@ def reference() -> str:
     for section in dict.fromkeys(info.section for info in infos):
         parts.append(f"## {section}\n")
         parts += [_directive(info) for info in infos if info.section == section]
-    later = ", ".join(f"`{name}`" for name in sorted(UNSUPPORTED_DIRECTIVES))
     ignored = ", ".join(f"`{name}`" for name in sorted(IGNORED_DIRECTIVES))
-    parts.append(LATER.format(directives=later, ignored=ignored))
+    parts.append(LATER.format(ignored=ignored))
     return "\n".join(parts)
 
 

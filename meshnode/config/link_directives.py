@@ -5,14 +5,14 @@ drives them; no other code tells the kinds of link apart.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from meshnode.config import names
-from meshnode.config.faults import quote
+from meshnode.config.faults import FaultLog, quote
 from meshnode.config.kinds import (
     Kind,
     boolean,
@@ -33,12 +33,16 @@ from meshnode.config.schema import (
     directive_base,
     parameter,
 )
+from meshnode.config.tls_directives import CLIENT_NAME, SERVER_NAME
 from meshnode.policies import LinkPolicy
 
 # --- Values that only websocket links have: URLs, paths, an HTTP header
 
 DEFAULT_PORT = 80
 """The port of ``ws://`` URLs that name none (RFC 6455 section 3)."""
+
+DEFAULT_SECURE_PORT = 443
+"""The port of ``wss://`` URLs that name none."""
 
 _VISIBLE = re.compile(r"[!-~]+")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~](?:[ \t]*[!-~])*)[ \t]*")
@@ -54,17 +58,19 @@ class WsUrl(Address):
     Attributes:
         host_and_port: as the URL has them, for the ``Host`` header.
         target: path and query.
+        is_secure: whether it is over TLS (``wss://``).
     """
 
     host_and_port: str
     target: str
+    is_secure: bool = False
 
     def __str__(self) -> str:
-        return f"ws://{self.host_and_port}{self.target}"
+        return f"{'wss' if self.is_secure else 'ws'}://{self.host_and_port}{self.target}"
 
 
 def parse_ws_url(url: str) -> WsUrl:
-    """Return the parts of ``ws://host:port/path``.
+    """Return the parts of ``ws://host:port/path``, or ``wss://…``.
 
     Raises:
         Wrong: it is not of that form.
@@ -75,16 +81,15 @@ def parse_ws_url(url: str) -> WsUrl:
         parts = urlsplit("")
     if not _VISIBLE.fullmatch(url) or parts.scheme not in ("ws", "wss") or not parts.netloc:
         raise Wrong(f"{quote(url)} is not a URL of the form ws://host:port/path")
-    if parts.scheme == "wss":
-        raise Wrong("wss:// is not supported yet; write ws://")
     if "@" in parts.netloc or parts.fragment:
         raise Wrong(f"{quote(url)}: a websocket's URL has no user and no fragment")
     whole = parts.netloc
+    is_secure = parts.scheme == "wss"
     if re.search(r":[0-9]*$", whole) is None or whole.endswith("]"):
-        whole = f"{whole}:{DEFAULT_PORT}"
+        whole = f"{whole}:{DEFAULT_SECURE_PORT if is_secure else DEFAULT_PORT}"
     where = parse_address(whole)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WsUrl(where.host, where.port, parts.netloc, target)
+    return WsUrl(where.host, where.port, parts.netloc, target, is_secure)
 
 
 def url_path() -> Kind[str]:
@@ -126,6 +131,16 @@ EVERY_PEER = "every node"
 HOST_AND_PORT = parsed(parse_address, "host:port")
 
 
+def server_name() -> Any:
+    """Declare the parameter of a listener that names its ``tls-server``."""
+    return parameter(SERVER_NAME, "tls-server to use", default="", default_text="no TLS")
+
+
+def client_name() -> Any:
+    """Declare the parameter of a peer that names its ``tls-client``."""
+    return parameter(CLIENT_NAME, "tls-client to use", default="", default_text="no TLS")
+
+
 def _no_costs() -> Mapping[str, float]:
     return MappingProxyType({})
 
@@ -139,6 +154,9 @@ class ListenerDirective(Directive):
     """What all directives that accept links have; an empty ``bindaddr`` means all interfaces."""
 
     RELOADABLE = True
+
+    tls = ""
+    """Name of a ``tls-server``; empty without TLS. Kinds that can have it have it as parameter."""
 
     port: int = parameter(
         whole(0, names.MAX_PORT), "port to listen on; 0 lets the system choose one", bare=True
@@ -174,6 +192,9 @@ class PeerDirective(Directive):
 
     RELOADABLE = True
 
+    tls = ""
+    """Name of a ``tls-client``. Kinds that can have it have it as parameter."""
+
     address: Address = parameter(HOST_AND_PORT, "where the other node listens", bare=True)
     redial: bool = parameter(
         boolean(), "dial again when the link cannot be opened or is lost", default=True
@@ -182,6 +203,11 @@ class PeerDirective(Directive):
     allowedpeers: tuple[str, ...] | None = parameter(
         NODE_IDS, "nodes that may be at the other end", default=None, default_text=EVERY_PEER
     )
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the link is over TLS."""
+        return bool(self.tls)
 
     @property
     def policy(self) -> LinkPolicy:
@@ -195,10 +221,11 @@ class PeerDirective(Directive):
     section=LINKS,
     example=(("port", "2222"), ("bindaddr", "127.0.0.1")),
     claims={TCP_PORT: ("bindaddr", "port")},
-    later=("tls",),
 )
 class TcpListener(ListenerDirective):
     """Accepts links over TCP."""
+
+    tls: str = server_name()
 
 
 @directive(
@@ -207,10 +234,11 @@ class TcpListener(ListenerDirective):
     section=LINKS,
     example=(("address", "foo.example.org:2222"), ("cost", "1.5")),
     claims={"tcp link": ("address",)},
-    later=("tls",),
 )
 class TcpPeer(PeerDirective):
     """Opens a link over TCP."""
+
+    tls: str = client_name()
 
 
 @directive(
@@ -219,12 +247,12 @@ class TcpPeer(PeerDirective):
     section=LINKS,
     example=(("port", "8080"), ("bindaddr", "127.0.0.1"), ("path", "/mesh")),
     claims={TCP_PORT: ("bindaddr", "port")},
-    later=("tls",),
 )
 class WsListener(ListenerDirective):
     """Accepts links over websockets; a path that ends in ``/`` has all paths below it too."""
 
     path: str = parameter(url_path(), "path of the URL that peers dial", default="/")
+    tls: str = server_name()
 
 
 @directive(
@@ -233,7 +261,6 @@ class WsListener(ListenerDirective):
     section=LINKS,
     example=(("address", "ws://foo.example.org:8080/mesh"),),
     claims={"ws link": ("address",)},
-    later=("tls",),
 )
 class WsPeer(PeerDirective):
     """Opens a link over a websocket."""
@@ -247,6 +274,17 @@ class WsPeer(PeerDirective):
         default=None,
         default_text="none",
     )
+    tls: str = parameter(
+        CLIENT_NAME,
+        "tls-client to use; the address must be a wss:// one",
+        default="",
+        default_text="for wss:// the system's CAs, and no certificate",
+    )
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the link is over TLS: the URL decides."""
+        return self.address.is_secure
 
 
 @directive(
@@ -280,3 +318,13 @@ LINK_DIRECTIVES: Final[tuple[type[ListenerDirective] | type[PeerDirective], ...]
     UdpPeer,
 )
 """Every directive that makes links, in the order in which help lists them."""
+
+
+def check_schemes(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Note websocket peers that ask for TLS at an address without it."""
+    for one in typed:
+        if isinstance(one, WsPeer) and one.tls and not one.address.is_secure:
+            text = (
+                f"asks for TLS, and the address has none: write wss://{one.address.host_and_port}"
+            )
+            faults.add(one.place_of("tls"), one.INFO.name, "tls", text=text)

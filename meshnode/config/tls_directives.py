@@ -4,13 +4,16 @@ A directive has no effect by itself: links, control services and services name i
 Names, parameters and their meaning are receptor's, but for ``mintls13``, which is true by default.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from meshnode.config.faults import FaultLog, quote
-from meshnode.config.kinds import Kind, boolean, list_of, path, text
+import yaml
+
+from meshnode.config.faults import FaultLog, quote, suggestion
+from meshnode.config.kinds import NULL_TAG, Kind, boolean, list_of, path, text
 from meshnode.config.names import Wrong
 from meshnode.config.schema import Directive, directive, parameter
 
@@ -47,13 +50,36 @@ PINS = list_of(
 )
 
 
+def _reference(label: str) -> Kind[str]:
+    """The name of a TLS directive; an empty one, as templates leave it, is none."""
+    inner = text(label, _check_name)
+
+    def read(node: yaml.Node) -> str:
+        if node.tag == NULL_TAG or node.value == "":
+            return ""
+        return inner.read(node)
+
+    return Kind(label, read)
+
+
+SERVER_NAME: Final = _reference("name of a tls-server")
+CLIENT_NAME: Final = _reference("name of a tls-client")
+"""The kinds of parameters that name a TLS directive: each such name is checked."""
+
+
 def optional_file() -> Kind[Path | None]:
     """The path of a file; an empty one, as templates leave it, is none."""
-    inner, words = path("file"), text("file")
-    return Kind("file", lambda node: inner.read(node) if words.read(node) else None)
+    inner = path("file")
+
+    def read(node: yaml.Node) -> Path | None:
+        if node.tag == NULL_TAG or node.value == "":
+            return None
+        return inner.read(node)
+
+    return Kind("file", read)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TlsDirective(Directive):
     """What both directives have."""
 
@@ -71,11 +97,10 @@ class TlsDirective(Directive):
     "Say what a listener or service shows its clients, and what it asks of them.",
     section=SECTION,
     example=(
-        ("name", "myserver"),
-        ("cert", "/etc/meshnode/foo.crt"),
-        ("key", "/etc/meshnode/foo.key"),
-        ("requireclientcert", "true"),
-        ("clientcas", "/etc/meshnode/ca.crt"),
+        ("name", "srv"),
+        ("cert", "foo.crt"),
+        ("key", "foo.key"),
+        ("clientcas", "ca.crt"),
     ),
     claims={"TLS server": ("name",)},
 )
@@ -107,10 +132,10 @@ class TlsServer(TlsDirective):
     "Say what a peer or client shows to servers, and which of them it trusts.",
     section=SECTION,
     example=(
-        ("name", "myclient"),
-        ("cert", "/etc/meshnode/foo.crt"),
-        ("key", "/etc/meshnode/foo.key"),
-        ("rootcas", "/etc/meshnode/ca.crt"),
+        ("name", "cli"),
+        ("cert", "foo.crt"),
+        ("key", "foo.key"),
+        ("rootcas", "ca.crt"),
     ),
     claims={"TLS client": ("name",)},
 )
@@ -148,13 +173,37 @@ class TlsClient(TlsDirective):
 
 TLS_DIRECTIVES: Final[tuple[type[TlsDirective], ...]] = (TlsServer, TlsClient)
 
+_REFERRED: Final[Mapping[int, type[TlsDirective]]] = MappingProxyType(
+    {id(SERVER_NAME): TlsServer, id(CLIENT_NAME): TlsClient}
+)
+"""What each kind of reference refers to."""
 
-@dataclass(frozen=True, slots=True)
-class TlsReference:
-    """A parameter that names a TLS directive: which, and of which kind."""
 
-    parameter: str
-    kind: type[TlsDirective]
+def check_tls(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Note names of TLS configurations that there are not, and certificates without a key."""
+    directives = list(typed)
+    check_pairs(directives, faults)
+    known = {(type(one), one.name) for one in directives if isinstance(one, TlsDirective)}
+    for one in directives:
+        for parameter_info in one.INFO.parameters:
+            wanted = _REFERRED.get(id(parameter_info.kind))
+            name = getattr(one, parameter_info.field)
+            if wanted is None or not name or (wanted, name) in known:
+                continue
+            text = _no_such(wanted, name, known)
+            place = one.place_of(parameter_info.name)
+            faults.add(place, one.INFO.name, parameter_info.name, text=text)
+
+
+def _no_such(
+    wanted: type[TlsDirective], name: str, known: set[tuple[type[TlsDirective], str]]
+) -> str:
+    other = TlsClient if wanted is TlsServer else TlsServer
+    if (other, name) in known:
+        return f"{quote(name)} is a {other.INFO.name}; a {wanted.INFO.name} is needed here"
+    names = sorted(n for kind, n in known if kind is wanted)
+    hint = suggestion(name, names, otherwise=f"add a {wanted.INFO.name} of that name")
+    return f"there is no {wanted.INFO.name} {quote(name)}; {hint}"
 
 
 def check_pairs(typed: Iterable[Directive], faults: FaultLog) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -14,7 +14,7 @@ from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.control.usernames import UserNames
-from meshnode.errors import ConfigError, MeshnodeError
+from meshnode.errors import ConfigError, MeshnodeError, TlsRefused
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.accept import serve
@@ -30,6 +30,9 @@ from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG, encode_error
 from meshnode.protocol.routing import WorkType
 from meshnode.security.identity import Identity, MeshClient, UnixClient
 from meshnode.shares import Holder
+
+if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.tls import TlsSettings, TlsSource
 
 SERVICE_TAGS = {"type": "Control Service", TAKES_TAG: ",".join(sorted(TAKEN_KEYS))}
 """Tags that the service is advertised with (protocol section 6)."""
@@ -58,6 +61,7 @@ class ControlListener:
     kind: SessionKind
     address: str
     listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
+    tls: "TlsSource | None" = None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
@@ -71,10 +75,12 @@ async def open_listeners(
     tcplisten: Address | None,
     mesh: Mesh,
     work_types: Sequence[WorkType],
+    tcptls: "TlsSource | None" = None,
 ) -> list[ControlListener]:
     """Open what a ``control-service`` directive names; an empty text or None names nothing.
 
-    The mesh comes last: nobody hears of a service that then fails to start.
+    ``tcptls`` has the settings for TLS at the TCP port. The mesh comes last: nobody hears of a
+    service that then fails to start.
 
     Raises:
         ConfigError: something cannot be opened, or nothing is named. Nothing stays open.
@@ -87,7 +93,8 @@ async def open_listeners(
             )
         if tcplisten:
             opened += [
-                ControlListener("tcp", str(tcplisten), tcp) for tcp in await open_tcp(tcplisten)
+                ControlListener("tcp", str(tcplisten), tcp, tcptls)
+                for tcp in await open_tcp(tcplisten)
             ]
         if service:
             opened.append(
@@ -182,10 +189,11 @@ class ControlService:
         kind: SessionKind,
         peer: str = "",
         client: Identity | None = None,
+        tls: "TlsSource | None" = None,
     ) -> None:
         """Serve one client to its end and close its stream; raises nothing but cancellation.
 
-        ``peer`` names a ``client`` of whom nothing else is known.
+        ``peer`` names a ``client`` of whom nothing else is known; ``tls`` is what it must speak.
         """
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
         known = holder_of(stream)
@@ -198,6 +206,12 @@ class ControlService:
             await _refuse(stream, places, log, peer)
             return
         try:
+            if tls is not None:
+                # With a place: handshakes that nobody ends take no more of them than sessions do.
+                secured = await _secure(stream, tls(), log, peer)
+                if secured is None:
+                    return
+                stream = secured
             session = Session(
                 stream,
                 kind=kind,
@@ -229,7 +243,7 @@ class ControlService:
         async def serve_client(stream: trio.abc.HalfCloseableStream) -> None:
             client = await self._identify(stream)
             peer = client.node if isinstance(client, MeshClient) else str(client)
-            await self.serve(stream, source.kind, peer, client)
+            await self.serve(stream, source.kind, peer, client, source.tls)
 
         await serve([source.listener], log, serve_client, kept_back=KEPT_BACK[source.kind])
 
@@ -244,6 +258,31 @@ class ControlService:
             await trio.aclose_forcefully(stream)
             raise
         return UnixClient.of(client.uid, client.gid, client.pid, user)
+
+
+async def _secure(
+    stream: trio.abc.AsyncResource, settings: "TlsSettings", log: SubjectLogger, peer: str
+) -> trio.abc.HalfCloseableStream | None:
+    """Shake hands with a client and return the stream; None if that fails, and all is closed."""
+    from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
+
+    assert isinstance(stream, trio.SocketStream)
+    secured = TlsStream(stream, settings)
+    try:
+        await secured.shake_hands()
+    except TlsRefused as refusal:
+        log.warning("refused %s: %s", peer, refusal)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        log.debug("client lost: %s", error)
+    except Exception:
+        # A client's boundary: a fault of ours costs only this one.
+        log.exception("cannot shake hands with %s", peer)
+    else:
+        return secured
+    finally:
+        if not secured.is_open:
+            await trio.aclose_forcefully(stream)
+    return None
 
 
 async def _refuse(

@@ -20,6 +20,8 @@ from typing import Protocol
 
 import trio
 
+from meshnode.net.sockets import bare
+
 LOOK_AGAIN = 1.0
 """Seconds between two looks at a client where there is no descriptor to wait with."""
 
@@ -151,9 +153,10 @@ async def reset(stream: trio.abc.AsyncResource) -> None:
 
     A unix socket cannot: its other end sees an ordinary end.
     """
-    if isinstance(stream, trio.SocketStream) and stream.socket.family != socket.AF_UNIX:
+    below = bare(stream)
+    if isinstance(below, trio.SocketStream) and below.socket.family != socket.AF_UNIX:
         with suppress(OSError):  # closed or gone already, and that is all that is asked
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            below.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     await trio.aclose_forcefully(stream)
 
 
@@ -176,12 +179,11 @@ def _has_hung_up(descriptor: int) -> bool:
 
 async def wait_hung_up(stream: trio.abc.Stream) -> None:
     """Return when the client is known to be gone; where nothing can tell, never."""
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if isinstance(stream, TellsRefusal):
-        await stream.wait_refused()
-    elif isinstance(stream, trio.SocketStream):
-        await _wait_socket(stream.socket.fileno())
+    below = bare(stream)
+    if isinstance(below, TellsRefusal):
+        await below.wait_refused()
+    elif isinstance(below, trio.SocketStream):
+        await _wait_socket(below.socket.fileno())
     else:
         await trio.sleep_forever()
 

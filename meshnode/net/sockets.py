@@ -62,6 +62,18 @@ class FromNode(ABC):
         return None
 
 
+class OverSocket(ABC):
+    """A stream over a socket of this machine, with something between them."""
+
+    transport: trio.SocketStream
+    """The socket's own stream."""
+
+
+def bare(stream: trio.abc.AsyncResource) -> trio.abc.AsyncResource:
+    """Return the socket's own stream of one that is over a socket; any other is itself."""
+    return stream.transport if isinstance(stream, OverSocket) else stream
+
+
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
     """Listen on a TCP port of every address that ``host`` means ("" is all of them).
 
@@ -80,8 +92,9 @@ def keep_alive(connection: trio.socket.SocketType) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def peer_name(stream: trio.abc.HalfCloseableStream) -> str:
+def peer_name(stream: trio.abc.AsyncResource) -> str:
     """Return who a client is, for logs: node ID, ``host:port``, or process and user."""
+    stream = bare(stream)
     if not isinstance(stream, trio.SocketStream):
         return stream.peer_node if isinstance(stream, FromNode) else "unknown"
     try:
@@ -97,11 +110,12 @@ UNKNOWN_HOLDER = Holder("unknown")
 """Of clients that are gone before they could be asked, and of streams of no known kind."""
 
 
-def holder_of(stream: trio.abc.HalfCloseableStream) -> Holder:
+def holder_of(stream: trio.abc.AsyncResource) -> Holder:
     """Return on whose account a client is.
 
     Whoever has an IPv6 address has the 2^64 of its network, so these are one.
     """
+    stream = bare(stream)
     if not isinstance(stream, trio.SocketStream):
         return stream.holder if isinstance(stream, FromNode) else UNKNOWN_HOLDER
     try:
@@ -113,8 +127,9 @@ def holder_of(stream: trio.abc.HalfCloseableStream) -> Holder:
         return UNKNOWN_HOLDER
 
 
-def identify(stream: trio.abc.HalfCloseableStream) -> Identity:
+def identify(stream: trio.abc.AsyncResource) -> Identity:
     """Return who is at the other end, by what the kernel or the mesh knows of it."""
+    stream = bare(stream)
     if isinstance(stream, FromNode):
         service = shown_text(stream.peer_service, MAX_SERVICE)
         shown = stream.certificate

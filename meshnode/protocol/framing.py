@@ -30,6 +30,9 @@ SHORTER_AT_ONCE = 4096
 """Messages that one read may have beyond as many of SHORTEST as fit. Future nodes may send shorter
 ones, but a read full of them has a hundred thousand, and the whole node waits meanwhile."""
 
+LOOKED_AT = 300
+"""Bytes of a first message that show another protocol: what names itself does so in one line."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -117,6 +120,11 @@ def _is_free(buffer: bytearray) -> bool:
     return True
 
 
+def first_frame(message: memoryview) -> bytes:
+    """Return the beginning of a message, behind its length, as :func:`name_stranger` takes it."""
+    return len(message).to_bytes(LENGTH_BYTES, "little") + bytes(message[:LOOKED_AT])
+
+
 class FrameReader:
     """Reads a byte stream and cuts it into messages where they lie."""
 
@@ -163,6 +171,9 @@ class FrameReader:
 
 _CONTROL_SERVICE = re.compile(rb"Receptor Control, node ([ -~]{0,255})")
 
+SPEAKS_TLS = "the other end speaks TLS"
+"""What is said of a handshake or an alert of TLS where there should be none."""
+
 _STRANGERS = (
     (
         re.compile(rb"HTTP/1"),
@@ -175,7 +186,7 @@ _STRANGERS = (
     ),
     (re.compile(rb"SSH-"), "an SSH server or client is at the other end"),
     # A handshake or an alert of TLS. The fourth byte of a message of ours is that of a JSON value.
-    (re.compile(rb"[\x15\x16]\x03[\x00-\x04][^{\[]"), "the other end speaks TLS"),
+    (re.compile(rb"[\x15\x16]\x03[\x00-\x04][^{\[]"), SPEAKS_TLS),
 )
 """What protocols begin with, and what to say of them."""
 

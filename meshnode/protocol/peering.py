@@ -94,6 +94,8 @@ class Peering:
         self._newest = (0, 0)
         self._listed: bool | None = None
         """Whether the peer's first update said that it has a link to our ID."""
+        self.certified: tuple[str, ...] = ()
+        """The nodes that the other end's certificate names; none where that is not known."""
         self.peer = ""
         self.epoch = 0
         """That of the peer's last update of its own; 0 if none came."""
@@ -167,6 +169,9 @@ class Peering:
         peer = update.forwarding_node
         if peer == self._own_id:
             return Refuse(Rejection(Ground.OWN_ID, peer))
+        if self.certified and peer not in self.certified:
+            # Whoever has a certificate is the node that it names, and no other.
+            return Refuse(Rejection(Ground.CERTIFICATE, peer, certified=self.certified))
         allowed = self._policy.allowed_peers
         if allowed is not None and peer not in allowed:
             return Refuse(Rejection(Ground.NOT_ALLOWED, peer))

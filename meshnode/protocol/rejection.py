@@ -30,6 +30,7 @@ class Ground(enum.Enum):
     OTHER_ID = "other-id"
     UNLISTED = "unlisted"
     COST = "cost"
+    CERTIFICATE = "certificate"
 
 
 _WE_SAY = {
@@ -42,6 +43,7 @@ _WE_SAY = {
     Ground.NO_PLACE: "an update of this node has no place left for a link to {peer}",
     Ground.OTHER_ID: "its node ID changed to {peer}",
     Ground.UNLISTED: "it no longer lists us as a connection",
+    Ground.CERTIFICATE: "its certificate does not name {peer}, but {certified}",
 }
 
 _IT_SAYS = {
@@ -53,6 +55,7 @@ _IT_SAYS = {
     Ground.NO_PLACE: "it has no place left for a link",
     Ground.OTHER_ID: "our node ID changed while the link was up",
     Ground.UNLISTED: "we no longer listed it as a connection",
+    Ground.CERTIFICATE: "our certificate names other nodes than ours",
 }
 
 
@@ -61,13 +64,15 @@ class Rejection:
     """Why a link is refused.
 
     ``peer`` is the node that is rejected, empty if that is us. Of a disagreement about the cost,
-    ``cost`` is this end's and ``other_cost`` that of the other end.
+    ``cost`` is this end's and ``other_cost`` that of the other end. ``certified`` are the nodes
+    that a certificate names; the peer is not told.
     """
 
     ground: Ground
     peer: str = ""
     cost: float = 0.0
     other_cost: float = 0.0
+    certified: tuple[str, ...] = ()
 
     @property
     def is_fault(self) -> bool:
@@ -80,7 +85,8 @@ class Rejection:
         if self.ground is Ground.COST:
             here, there = self.cost, self.other_cost
             return f"cost {here:g} here, {there:g} there; both ends must name the same"
-        return (_WE_SAY[self.ground] if self.peer else _IT_SAYS[self.ground]).format(peer=self.peer)
+        said = _WE_SAY[self.ground] if self.peer else _IT_SAYS[self.ground]
+        return said.format(peer=self.peer, certified=", ".join(self.certified))
 
     def encode(self) -> bytes:
         """Return the whole reject message that tells the peer."""

@@ -141,6 +141,14 @@ def load_client(directive: TlsClient, node_id: str) -> TlsSettings:
     return TlsSettings(directive.name, Usage.CLIENT, own, Demand.REQUIRED, expected, context)
 
 
+def load(directive: TlsDirective, node_id: str) -> TlsSettings:
+    """Return what a directive means. Raises as :func:`load_server` does."""
+    if isinstance(directive, TlsServer):
+        return load_server(directive, node_id)
+    assert isinstance(directive, TlsClient)
+    return load_client(directive, node_id)
+
+
 def doubts(settings: TlsSettings, now: datetime.datetime) -> list[str]:
     """Return what is wrong with a certificate that this end shows, and others will refuse."""
     if settings.own is None:

@@ -133,9 +133,11 @@ class TlsEngine:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt; all of it waits to be sent. Raises TlsRefused."""
+        rest = memoryview(data)
         try:
-            if len(data):
-                self._connection.send(data)
+            while rest:
+                # A record at a time: pyOpenSSL asks for partial writes.
+                rest = rest[self._connection.send(rest) :]
         except SSL.Error as error:
             raise self._refused(error) from error
 

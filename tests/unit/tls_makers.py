@@ -176,6 +176,12 @@ def good_ends() -> Ends:
 
 
 @cache
+def nameless_ends() -> Ends:
+    """Return the settings of two ends that trust each other; their certificates name no node."""
+    return ends(authority().issue("server"), authority().issue("client"))
+
+
+@cache
 def authority() -> Authority:
     """Return the CA that tests share."""
     return Authority()

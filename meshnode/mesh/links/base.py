@@ -61,6 +61,9 @@ class Link(ABC):
     forgeable = False
     """Whether anybody can send in the peer's name. A message that ends the link is checked then."""
 
+    certified: tuple[str, ...] = ()
+    """The nodes that the other end's certificate names, once the link is open; none without TLS."""
+
     async def opened(self) -> None:
         """Finish the handshake, or wait for the first byte; nothing is sent before.
 

@@ -16,6 +16,7 @@ from meshnode.protocol.framing import (
     FrameReader,
     ReadSpace,
     encode_frames,
+    first_frame,
     frame_parts,
     name_stranger,
 )
@@ -33,7 +34,12 @@ class TcpLink(Link):
     """A link over one connected TCP stream."""
 
     def __init__(
-        self, stream: trio.SocketStream, space: ReadSpace, *, speaks_first: bool = False
+        self,
+        stream: trio.SocketStream,
+        space: ReadSpace,
+        *,
+        speaks_first: bool = False,
+        kind: str = "tcp",
     ) -> None:
         """``speaks_first``: whether the other end must send something before we do."""
         self._stream = stream
@@ -41,11 +47,16 @@ class TcpLink(Link):
         self._frames = FrameReader(space)
         self._unsent: list[Buffer] = []
         self._speaks_first = speaks_first
+        self._is_unheard = True
+        """Whether no message has come yet."""
         address = peer_address(stream)
-        self.name = f"tcp {address.text}"
+        self.name = f"{kind} {address.text}"
         self.holder = address.holder
 
     can_send_now = True
+
+    has_more = False
+    """Whether bytes may be there for the next read although nothing arrives."""
 
     async def opened(self) -> None:
         """Wait for the first byte of a client: nodes send a hello at once."""
@@ -91,7 +102,10 @@ class TcpLink(Link):
                 raise trio.ClosedResourceError
             try:
                 # Wait first: the next bytes are hardly ever there already.
-                await trio.lowlevel.wait_readable(self._socket)
+                if self.has_more:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._socket)
                 messages = self._frames.read(self._read_into)
             except BlockingIOError:
                 continue
@@ -101,10 +115,15 @@ class TcpLink(Link):
                 if not self._frames.at_boundary:
                     raise ProtocolError("the link ended in the middle of a message")
                 return []
-            if messages:
+            if messages and not self._is_unheard:
                 return messages
-            if (stranger := name_stranger(self._frames.begun)) is not None:
+            # A greeting of another protocol may be as long as its first two bytes say.
+            begun = first_frame(messages[0]) if messages else self._frames.begun
+            if (stranger := name_stranger(begun)) is not None:
                 raise OtherProtocol(stranger)
+            if messages:
+                self._is_unheard = False
+                return messages
 
     def _read_into(self, space: memoryview) -> int:
         return os.readv(self._socket.fileno(), [space])
@@ -131,11 +150,11 @@ def _after(buffers: list[Buffer], count: int) -> list[Buffer]:
 class TcpListener(LinkListener):
     """Accepts TCP links on one socket; ``port`` is the real one where 0 was asked for."""
 
-    def __init__(self, listener: trio.SocketListener) -> None:
+    def __init__(self, listener: trio.SocketListener, kind: str = "tcp") -> None:
         self._listener = listener
         self._space = ReadSpace()
         address = listener.socket.getsockname()
-        self.name = f"tcp {format_address(address)}"
+        self.name = f"{kind} {format_address(address)}"
         self.port: int = address[1]
 
     @classmethod
@@ -161,11 +180,11 @@ class TcpListener(LinkListener):
 class TcpDialer(LinkDialer):
     """Dials one host and port; the name is looked up anew each time."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, kind: str = "tcp") -> None:
         self._host = host
         self._port = port
         self._space = ReadSpace()
-        self.name = f"tcp {format_address((host, port))}"
+        self.name = f"{kind} {format_address((host, port))}"
 
     async def dial(self) -> TcpLink:
         """Connect, trying the host's addresses as RFC 8305 says."""
@@ -173,8 +192,8 @@ class TcpDialer(LinkDialer):
             return TcpLink(await trio.open_tcp_stream(self._host, self._port), self._space)
 
 
-async def listen(directive: TcpListenerDirective) -> list[TcpListener]:
-    """Listen as the directive says.
+async def listen(directive: TcpListenerDirective, tls: None = None) -> list[TcpListener]:
+    """Listen as the directive says; mesh/links/tls.py does so with TLS.
 
     Raises:
         OSError: the address is not ours or the port is taken.
@@ -182,6 +201,6 @@ async def listen(directive: TcpListenerDirective) -> list[TcpListener]:
     return await TcpListener.open(directive.port, directive.bindaddr)
 
 
-def dialer(directive: TcpPeerDirective) -> TcpDialer:
+def dialer(directive: TcpPeerDirective, tls: None = None) -> TcpDialer:
     """Return what opens the directive's link."""
     return TcpDialer(directive.address.host, directive.address.port)

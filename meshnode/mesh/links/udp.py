@@ -165,7 +165,7 @@ class UdpDialer(LinkDialer):
         return link
 
 
-async def listen(directive: UdpListenerDirective) -> list[UdpListener]:
+async def listen(directive: UdpListenerDirective, tls: None = None) -> list[UdpListener]:
     """Listen as the directive says.
 
     Raises:
@@ -174,6 +174,6 @@ async def listen(directive: UdpListenerDirective) -> list[UdpListener]:
     return await UdpListener.open(directive.port, directive.bindaddr)
 
 
-def dialer(directive: UdpPeerDirective) -> UdpDialer:
-    """Return what opens the directive's link."""
+def dialer(directive: UdpPeerDirective, tls: None = None) -> UdpDialer:
+    """Return what opens the directive's link; there is no TLS over UDP."""
     return UdpDialer(directive.address.host, directive.address.port)

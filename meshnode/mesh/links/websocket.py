@@ -4,38 +4,29 @@ wsproto speaks the websocket protocol; here are input and output, and the bounds
 """
 
 import contextlib
-import http
 from collections.abc import Sequence
 from itertools import islice
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import trio
-from wsproto import ConnectionType
 from wsproto.connection import Connection, ConnectionState
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    Pong,
-    RejectConnection,
-    Request,
-    TextMessage,
-)
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
-from wsproto.handshake import H11Handshake
 from wsproto.utilities import ProtocolError as WebsocketError
-from wsproto.utilities import RemoteProtocolError
 
 from meshnode.config import WsListener as WsListenerDirective
 from meshnode.config import WsPeer as WsPeerDirective
 from meshnode.config import WsUrl
-from meshnode.errors import ProtocolError
+from meshnode.errors import ProtocolError, TlsRefused
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener, Message, dialing
+from meshnode.mesh.links.upgrade import accept_upgrade, ask_upgrade
 from meshnode.net.addresses import PeerAddress, format_address, peer_address
 from meshnode.net.sockets import open_tcp_listeners
-from meshnode.protocol.framing import MAX_MESSAGE, begins_as_frame, name_stranger
+from meshnode.protocol.framing import MAX_MESSAGE
+
+if TYPE_CHECKING:
+    from meshnode.net.tls import TlsStream
+    from meshnode.security.tls import TlsSource
 
 READ_SIZE = 64 * 1024
 """Bytes asked for in one read."""
@@ -46,9 +37,6 @@ one of pings has ten thousand."""
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds that a client has for its request; a receptor node waits as long."""
-
-HANDSHAKE_READ = 4096
-"""Bytes asked for in one read of the handshake; the HTTP parser bounds the whole at 16 KiB."""
 
 CLOSE_TIMEOUT = 0.2
 """Seconds to hand a close frame to the system; that waits only for a peer that does not read."""
@@ -63,23 +51,28 @@ class WebsocketLink(Link):
         address: PeerAddress,
         websocket: Connection | None,
         path: str = "/",
+        tls: "TlsStream | None" = None,
     ) -> None:
-        """Make a link of a dialed ``websocket``, or of a client that has yet to ask for one."""
-        self.name = f"ws {address.text}"
+        """Make a link of a dialed ``websocket``, or of a client that has yet to ask for one.
+
+        ``tls`` is the stream itself, where that is over TLS.
+        """
+        self.name = f"{'ws' if tls is None else 'wss'} {address.text}"
         self.holder = address.holder
         self._stream = stream
+        self._tls = tls
         self._path = path
         self._websocket = websocket
-        self._handshake = H11Handshake(ConnectionType.SERVER)
         self._opening = trio.Lock()
         self._writing = trio.Lock()
-        self._fault: ProtocolError | None = None
+        self._fault: ProtocolError | TlsRefused | None = None
         self._partial = bytearray()
         self._pong: bytes | None = None
         self._left = False
         self._has_more = False
         """Whether frames that have arrived may not have been taken yet."""
         self._closed = False
+        self._certify()
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -92,6 +85,7 @@ class WebsocketLink(Link):
 
         Raises:
             ProtocolError: the client did not ask for a websocket, or not in time; it was told.
+            TlsRefused: TLS was refused, here or there.
             trio.BrokenResourceError: the connection is gone.
             trio.ClosedResourceError: this end closed it.
         """
@@ -102,9 +96,12 @@ class WebsocketLink(Link):
         async with self._opening:
             if self._fault is None and self._websocket is None:
                 try:
+                    if self._tls is not None:
+                        await self._tls.shake_hands()
+                        self._certify()
                     with trio.fail_after(HANDSHAKE_TIMEOUT):
-                        self._websocket = await self._upgrade()
-                except ProtocolError as exc:
+                        self._websocket = await accept_upgrade(self._stream, self._path)
+                except (ProtocolError, TlsRefused) as exc:
                     self._fault = exc
                 except trio.TooSlowError:
                     self._fault = ProtocolError(
@@ -115,50 +112,9 @@ class WebsocketLink(Link):
             raise self._fault
         return self._websocket
 
-    async def _upgrade(self) -> Connection:
-        try:
-            request = await self._read_request()
-        except RemoteProtocolError as exc:
-            hint = exc.event_hint
-            status = hint.status_code if isinstance(hint, RejectConnection) else 400
-            await self._refuse(status, str(exc))
-        except UnicodeError:
-            await self._refuse(400, "Header that is not ASCII")
-        else:
-            if not _matches(request.target, self._path):
-                await self._refuse(404, "No websocket here")
-            if not _same_origin(request):
-                await self._refuse(403, "Origin and Host differ")
-            if _is_from_browser(request):
-                await self._refuse(403, "A browser is no node")
-            await self._stream.send_all(self._handshake.send(AcceptConnection()))
-        assert self._handshake.connection is not None
-        return self._handshake.connection
-
-    async def _read_request(self) -> Request:
-        while True:
-            data = await self._stream.receive_some(HANDSHAKE_READ)
-            if not data:
-                raise ProtocolError("the client left before it asked for a websocket")
-            if begins_as_frame(data):
-                await self._refuse(400, "A link over TCP; a ws-listener is dialed with ws-peer")
-            self._handshake.receive_data(bytes(data))
-            for event in self._handshake.events():
-                assert isinstance(event, Request)
-                return event
-
-    async def _refuse(self, status: int, text: str) -> None:
-        # By hand: the parser sends no answer to what it could not parse.
-        head = [
-            f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
-            "Connection: close",
-            "Content-Type: text/plain",
-            f"Content-Length: {len(text) + 1}",
-        ]
-        if status == http.HTTPStatus.UPGRADE_REQUIRED:
-            head += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
-        await self._stream.send_all(("\r\n".join([*head, "", text]) + "\n").encode("ascii"))
-        raise ProtocolError(f"no websocket handshake, answered {status}: {text}")
+    def _certify(self) -> None:
+        certificate = None if self._tls is None else self._tls.certificate
+        self.certified = () if certificate is None else certificate.node_ids
 
     # --- sending -----------------------------------------------------------------------------
 
@@ -166,7 +122,7 @@ class WebsocketLink(Link):
         """Send messages as one write."""
         try:
             websocket = await self.open()
-        except ProtocolError:
+        except (ProtocolError, TlsRefused):
             return  # receive() raises it
         async with self._writing:
             self._check_open(websocket)
@@ -269,50 +225,30 @@ def _encode(websocket: Connection, message: Message) -> bytes:
     return websocket.send(BytesMessage(bytes(message)))
 
 
-def _matches(target: str, path: str) -> bool:
-    """Whether a request is for a listener's path; one that ends in / has all below it too."""
-    asked = target.partition("?")[0]
-    return asked == path or (path.endswith("/") and asked.startswith(path))
-
-
-def _same_origin(request: Request) -> bool:
-    """Whether the request does not come from a page of another site in somebody's browser.
-
-    A receptor node refuses those, too; its dialers and ours send the right Origin.
-    """
-    origins = [value for name, value in request.extra_headers if name.lower() == b"origin"]
-    try:
-        hosts = [urlsplit(origin.decode("ascii")).netloc for origin in origins]
-    except ValueError:
-        return False
-    return all(host.lower() == request.host.lower() for host in hosts)
-
-
-def _is_from_browser(request: Request) -> bool:
-    """Whether a browser asks: a page may have its own name, as Origin and Host, lead to us.
-
-    All browsers call themselves Mozilla, and no page can change that.
-    """
-    agents = [value for name, value in request.extra_headers if name.lower() == b"user-agent"]
-    return any(agent.startswith(b"Mozilla/") for agent in agents)
-
-
 # --- opening links -------------------------------------------------------------------------------
 
 
 class WebsocketListener(LinkListener):
     """Accepts websocket links on one socket; ``port`` is the real one where 0 was asked for."""
 
-    def __init__(self, listener: trio.SocketListener, path: str) -> None:
+    def __init__(
+        self, listener: trio.SocketListener, path: str, tls: "TlsSource | None" = None
+    ) -> None:
+        """``tls`` has the settings of a ``tls-server``, None for links without TLS."""
         self._listener = listener
         self._path = path
+        self._tls = tls
         address = listener.socket.getsockname()
-        self.name = f"ws {format_address(address)}{path}"
+        self.name = f"{'ws' if tls is None else 'wss'} {format_address(address)}{path}"
         self.port: int = address[1]
 
     @classmethod
     async def open(
-        cls, port: int, bind_address: str = "127.0.0.1", path: str = "/"
+        cls,
+        port: int,
+        bind_address: str = "127.0.0.1",
+        path: str = "/",
+        tls: "TlsSource | None" = None,
     ) -> list["WebsocketListener"]:
         """Listen on a port of every address that ``bind_address`` means ("" is all of them).
 
@@ -320,12 +256,18 @@ class WebsocketListener(LinkListener):
             OSError: the address is not ours or the port is taken.
         """
         listeners = await open_tcp_listeners(bind_address, port)
-        return [cls(listener, path) for listener in listeners]
+        return [cls(listener, path, tls) for listener in listeners]
 
     async def accept(self) -> WebsocketLink:
         """Wait for the next connection; whether it asks for a websocket shows when it is used."""
         stream = await self._listener.accept()
-        return WebsocketLink(stream, peer_address(stream), None, self._path)
+        address = peer_address(stream)
+        if self._tls is None:
+            return WebsocketLink(stream, address, None, self._path)
+        from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
+
+        tls = TlsStream(stream, self._tls())
+        return WebsocketLink(tls, address, None, self._path, tls)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -335,10 +277,18 @@ class WebsocketListener(LinkListener):
 class WebsocketDialer(LinkDialer):
     """Dials one URL; the name is looked up anew each time."""
 
-    def __init__(self, url: WsUrl, extra_header: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: WsUrl,
+        extra_header: tuple[str, str] | None = None,
+        tls: "TlsSource | None" = None,
+    ) -> None:
+        """``tls`` has the settings of a ``tls-client``, for URLs with ``wss://``."""
         self._url = url
-        self.name = f"ws {url.host_and_port}{url.target}"
-        self._headers = [(b"Origin", f"http://{url.host_and_port}".encode("ascii"))]
+        self._tls = tls
+        self.name = f"{'ws' if tls is None else 'wss'} {url.host_and_port}{url.target}"
+        scheme = "http" if tls is None else "https"
+        self._headers = [(b"Origin", f"{scheme}://{url.host_and_port}".encode("ascii"))]
         if extra_header is not None:
             name, value = extra_header
             if name.lower() == "origin":
@@ -349,52 +299,39 @@ class WebsocketDialer(LinkDialer):
         """Connect, and do the handshake."""
         try:
             with dialing(self._url.host):
-                stream = await trio.open_tcp_stream(self._url.host, self._url.port)
+                socket = await trio.open_tcp_stream(self._url.host, self._url.port)
+                tls = None
+                if self._tls is not None:
+                    from meshnode.net.tls import dial_tls  # noqa: PLC0415 - as above
+
+                    tls = await dial_tls(socket, self._tls(), self._url.host)
+                stream = tls or socket
                 try:
-                    websocket = await self._upgrade(stream)
+                    websocket = await ask_upgrade(stream, self._url, self._headers)
                 except BaseException:
                     await trio.aclose_forcefully(stream)
                     raise
-        except trio.BrokenResourceError:
-            raise OSError("the connection broke during the websocket handshake") from None
+        except trio.BrokenResourceError as exc:
+            # The text, if any, is what the server's TLS says of us.
+            raise OSError(
+                str(exc) or "the connection broke during the websocket handshake"
+            ) from None
         except WebsocketError as exc:
             raise OSError(f"the websocket handshake failed: {exc}") from exc
-        return WebsocketLink(stream, peer_address(stream), websocket)
-
-    async def _upgrade(self, stream: trio.SocketStream) -> Connection:
-        handshake = H11Handshake(ConnectionType.CLIENT)
-        request = Request(
-            host=self._url.host_and_port, target=self._url.target, extra_headers=self._headers
-        )
-        await stream.send_all(handshake.send(request))
-        answer = b""
-        while handshake.connection is None:
-            data = await stream.receive_some(HANDSHAKE_READ)
-            if not data:
-                raise OSError("the other end closed the connection during the handshake")
-            answer += data
-            if not answer.startswith(b"HTTP/") and (stranger := name_stranger(answer)) is not None:
-                raise OSError(stranger)
-            handshake.receive_data(data)
-            for event in handshake.events():
-                _check_accepted(event)
-        return handshake.connection
+        return WebsocketLink(stream, peer_address(socket), websocket, tls=tls)
 
 
-def _check_accepted(event: Event) -> None:
-    if isinstance(event, RejectConnection):
-        raise OSError(f"the other end answered {event.status_code} to the websocket handshake")
-
-
-async def listen(directive: WsListenerDirective) -> list[WebsocketListener]:
+async def listen(
+    directive: WsListenerDirective, tls: "TlsSource | None"
+) -> list[WebsocketListener]:
     """Listen as the directive says.
 
     Raises:
         OSError: the address is not ours or the port is taken.
     """
-    return await WebsocketListener.open(directive.port, directive.bindaddr, directive.path)
+    return await WebsocketListener.open(directive.port, directive.bindaddr, directive.path, tls)
 
 
-def dialer(directive: WsPeerDirective) -> WebsocketDialer:
+def dialer(directive: WsPeerDirective, tls: "TlsSource | None") -> WebsocketDialer:
     """Return what opens the directive's link."""
-    return WebsocketDialer(directive.address, directive.extraheader)
+    return WebsocketDialer(directive.address, directive.extraheader, tls)

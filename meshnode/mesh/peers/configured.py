@@ -38,6 +38,7 @@ from meshnode.mesh.peers.conditions import (
 from meshnode.mesh.peers.endpoints import Dialing, Listening
 from meshnode.net.addresses import format_address
 from meshnode.net.faults import in_words
+from meshnode.security.tlsstore import NO_TLS, TlsStore
 
 NOT_CONFIGURED = "this link is no longer configured"
 CHANGED = "the configuration of this link changed"
@@ -79,8 +80,10 @@ Opened = list[tuple[ListenerDirective, list[LinkListener]]]
 class ConfiguredLinks:
     """Owns the mesh's configured listeners and dialers, by directive."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
+        """``tls`` has the settings of TLS that directives name."""
         self._mesh = mesh
+        self._tls = tls
         self._accepting: list[_Accepting] = []
         self._dialed: list[_Dialed] = []
         self._missing: list[ConfiguredListener] = []
@@ -139,7 +142,7 @@ class ConfiguredLinks:
         try:
             for directive in wanted:
                 try:
-                    opened.append((directive, await registry.open_listeners(directive)))
+                    opened.append((directive, await registry.open_listeners(directive, self._tls)))
                 except ConfigError as exc:
                     if not (_is_taken(exc) and _holders(directive, leaving)):
                         self._note_missing(directive, exc)
@@ -174,7 +177,7 @@ class ConfiguredLinks:
         """Open a listener again that was closed in vain; return what that did to its links."""
         name = describe(directive)
         try:
-            self._start([(directive, await registry.open_listeners(directive))], [])
+            self._start([(directive, await registry.open_listeners(directive, self._tls))], [])
         except ConfigError as exc:
             # Another program has taken the port meanwhile.
             self._note_missing(directive, exc)
@@ -201,7 +204,7 @@ class ConfiguredLinks:
             self._accepting.append(_Accepting(directive, handles))
         for peer in peers:
             dialing = self._mesh.add_dialer(
-                registry.make_dialer(peer), peer.policy, redial=peer.redial
+                registry.make_dialer(peer, self._tls), peer.policy, redial=peer.redial
             )
             self._dialed.append(_Dialed(peer, dialing))
             self._log.info("dialing %s", describe(peer))

@@ -14,7 +14,7 @@ from typing import Self
 
 import trio
 
-from meshnode.errors import OtherProtocol, ProtocolError
+from meshnode.errors import OtherProtocol, ProtocolError, TlsRefused
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.links.base import Link
 from meshnode.protocol.messages import MessageType
@@ -150,6 +150,8 @@ class Boundary:
                 return error.with_traceback(None)
             case OtherProtocol():
                 return Ended(str(error), fault=True)
+            case TlsRefused():
+                return Ended(str(error), fault=True)
             case ProtocolError():
                 return Ended(f"the peer broke the protocol: {error}", fault=True)
             case trio.BrokenResourceError() | trio.ClosedResourceError():
@@ -162,6 +164,8 @@ class Boundary:
 
 def _how_it_broke(error: Exception) -> str:
     cause = error.__cause__
+    if isinstance(cause, TlsRefused):
+        return str(cause)
     if isinstance(cause, OSError) and cause.strerror:
         return f"the link broke: {cause.strerror.lower()}"
     return "the link broke"

@@ -216,6 +216,7 @@ class PeerSession:
         async with trio.open_nursery() as nursery:
             with self._scope, self.boundary:
                 await self._link.opened()
+                self._peering.certified = self._link.certified
                 nursery.start_soon(self.sender.run)
                 # Before anything is read: our hello goes before whatever the peer makes us send.
                 self._do_what_is_due()

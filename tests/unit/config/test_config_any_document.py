@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.config import ConfigFaults, NodeConfig, load_arguments, load_file
-from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import CERT_NAMES, DIRECTIVES
 
 NAMES = [cls.INFO.name for cls in DIRECTIVES]
 PARAMETERS = sorted({p.name for cls in DIRECTIVES for p in cls.INFO.parameters})
@@ -42,7 +42,7 @@ scalars = st.one_of(
         ]
     ),
 )
-names = st.sampled_from([*NAMES, *PARAMETERS, *UNSUPPORTED_DIRECTIVES]) | st.text(max_size=8)
+names = st.sampled_from([*NAMES, *PARAMETERS, *CERT_NAMES]) | st.text(max_size=8)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),

@@ -37,10 +37,6 @@ FAULTS = {
         "node: foo\nlocal-only:\nzzz:\n  - a: 1\n  - b: 1\n",
         "{f}:3: zzz: unknown directive; meshnode --help lists all directives",
     ),
-    "a directive that is not supported yet, in the plural": (
-        "node: foo\nlocal-only:\nTLS-servers:\n  - name: x\n  - name: y\n",
-        "{f}:3: tls-server: not supported yet",
-    ),
     "an unknown parameter, in a map": (
         "node: foo\ntcp-listeners:\n  - port: 1\n  - prot: 2\n",
         '{f}:4: tcp-listener: prot: unknown parameter; did you mean "port"?',
@@ -174,7 +170,7 @@ FAULTS = {
     "a parameter like no other": (
         "- node: foo\n- tcp-peer:\n    address: a:1\n    zzz: 1\n",
         "{f}:4: tcp-peer: zzz: unknown parameter; "
-        "tcp-peer takes address, redial, cost, allowedpeers",
+        "tcp-peer takes address, tls, redial, cost, allowedpeers",
     ),
     "a parameter where none is taken": (
         "- node: foo\n- local-only:\n    id: 1\n",
@@ -183,23 +179,46 @@ FAULTS = {
     "a bare value where no parameter is meant": (
         "- node: foo\n- local-only\n- control-service: /tmp/foo.sock\n",
         "{f}:3: control-service: takes no bare value; name the parameter it is for: "
-        "service, filename, permissions, tcplisten",
+        "service, filename, permissions, tcplisten, tcptls",
     ),
     "an empty value that is more than empty": (
         "- node: foo\n- tcp-listener: {port: 1, tls: ' '}\n",
-        "{f}:2: tcp-listener: tls: not supported yet",
-    ),
-    "a directive that is not supported yet": (
-        "- node: foo\n- local-only\n- tls-server:\n    name: x\n",
-        "{f}:3: tls-server: not supported yet",
-    ),
-    "a directive that is not supported yet, in capitals": (
-        "- node: foo\n- TLS-Client: {}\n",
-        "{f}:2: TLS-Client: not supported yet",
+        '{f}:2: tcp-listener: tls: " " is no name for a TLS configuration',
     ),
     "a parameter that is not supported yet": (
-        "- node: foo\n- tcp-listener:\n    port: 2222\n    TLS: x\n",
-        "{f}:4: tcp-listener: TLS: not supported yet",
+        "- node: foo\n- control-service:\n    service: x\n    TLS: x\n- local-only\n",
+        "{f}:4: control-service: TLS: not supported yet",
+    ),
+    "a name of no TLS configuration": (
+        "- node: foo\n- tcp-listener:\n    port: 2222\n    tls: srv\n- tls-client: {name: srw}\n",
+        '{f}:4: tcp-listener: tls: there is no tls-server "srv"; add a tls-server of that name',
+    ),
+    "a name of a TLS configuration of the other kind": (
+        "- node: foo\n- tcp-peer: {address: a:1, tls: x}\n"
+        "- tls-server: {name: x, cert: a.crt, key: a.key}\n",
+        '{f}:2: tcp-peer: tls: "x" is a tls-server; a tls-client is needed here',
+    ),
+    "a name that is nearly that of a TLS configuration": (
+        "- node: foo\n- ws-peer: {address: 'wss://a', tls: myclent}\n"
+        "- tls-client: {name: myclient}\n",
+        '{f}:2: ws-peer: tls: there is no tls-client "myclent"; did you mean "myclient"?',
+    ),
+    "two TLS configurations of one name": (
+        "- node: foo\n- local-only\n- tls-client: {name: x}\n- tls-client: {name: x}\n",
+        '{f}:4: tls-client: name: "x" is already used by the tls-client on line 3',
+    ),
+    "a certificate without its key": (
+        "- node: foo\n- local-only\n- tls-client:\n    name: x\n    cert: a.crt\n",
+        "{f}:5: tls-client: cert: needs key as well: a certificate is of use only with its key",
+    ),
+    "a key without its certificate": (
+        "- node: foo\n- local-only\n- tls-client:\n    name: x\n    cert:\n    key: a.key\n",
+        "{f}:6: tls-client: key: needs cert as well: a certificate is of use only with its key",
+    ),
+    "a pin that is no fingerprint": (
+        "- node: foo\n- local-only\n- tls-client: {name: x, pinnedservercert: 'E6:9B'}\n",
+        '{f}:3: tls-client: pinnedservercert: "E6:9B" is not a fingerprint: 32 bytes of SHA-256 '
+        "or 64 of SHA-512, as hexadecimal digits, with or without colons",
     ),
     "a retention without a unit": (
         "- node:\n    id: foo\n    unit-retention: 30\n- local-only\n",
@@ -508,7 +527,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_lines(tmp_path: Path):
         "- node:\n    idd: foo\n"
         '- work-command: {worktype: a, command: b, params: "\'"}\n'
         "- nose: foo\n"
-        "- tcp-listener:\n    port: x\n    cost: y\n    tls: z\n"
+        "- tcp-listener:\n    port: x\n    cost: y\n    tlz: z\n"
         "- node: bar\n- node: baz\n"
     )
     with pytest.raises(ConfigFaults) as caught:
@@ -519,7 +538,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_lines(tmp_path: Path):
         f'{file}:4: nose: unknown directive; did you mean "node"?',
         f'{file}:6: tcp-listener: port: "x" is not a whole number from 0 to 65535',
         f'{file}:7: tcp-listener: cost: "y" is not a number above 0',
-        f"{file}:8: tcp-listener: tls: not supported yet",
+        f'{file}:8: tcp-listener: tlz: unknown parameter; did you mean "tls"?',
         f"{file}:10: node: is given twice; the first is on line 9",
     ]
 

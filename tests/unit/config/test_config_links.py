@@ -21,6 +21,7 @@ from meshnode.config import (
     load_file,
     parse_ws_url,
 )
+from meshnode.errors import ConfigError
 
 
 def from_text(tmp_path: Path, text: str) -> NodeConfig:
@@ -96,7 +97,6 @@ def test_the_url_of_a_websocket_is_taken_apart(url: str, parts: WsUrl):
         ("ws-peer: ws://foo:x/", "is not"),
         ("ws-peer: ws://me:pw@foo/", "has no user and no fragment"),
         ("ws-peer: 'ws://foo/#x'", "has no user and no fragment"),
-        ("ws-peer: wss://foo/", "wss:// is not supported yet"),
         ("ws-listener: {port: 1, path: mesh}", '"mesh" is not a path that begins with /'),
         ("ws-listener: {port: 1, path: '/a b'}", "is not a path that begins with /"),
         ("ws-listener: {port: 1, path: '/a?b'}", "is not a path that begins with /"),
@@ -104,7 +104,7 @@ def test_the_url_of_a_websocket_is_taken_apart(url: str, parts: WsUrl):
         ('ws-peer: {address: ws://a, extraheader: "x: a\\nb: c"}', "is not a header of the form"),
         ("ws-peer: {address: ws://a, extraheader: 'Host: x'}", "belongs to the websocket handsh"),
         ("ws-peer: {address: ws://a, extraheader: 'Sec-WebSocket-Key: x'}", "belongs to the webs"),
-        ("ws-peer: {address: ws://a, tls: x}", "tls: not supported yet"),
+        ("ws-peer: {address: wss://a, tls: x}", 'tls: there is no tls-client "x"'),
         ("udp-peer: {address: a:1, tls: x}", "tls: unknown parameter"),
         ("udp-peer: ws://a", "is neither a port nor the name of one"),
         ("udp-listener: {port: 1, cost: 0}", "cost: "),
@@ -161,3 +161,38 @@ def test_other_mistakes_are_told_on_stderr_alone(mistake: str, capsys: pytest.Ca
 def test_an_empty_tls_asks_for_none(directive: str, parameter: str, empty: str):
     without = ["--node", "id=foo", f"--{directive}", parameter]
     assert load_arguments([*without, empty]) == load_arguments(without)
+
+
+def test_a_websocket_over_tls_has_its_own_scheme_and_port():
+    url = parse_ws_url("wss://foo/mesh")
+    assert (url.host, url.port, url.target, url.is_secure) == ("foo", 443, "/mesh", True)
+    assert str(url) == "wss://foo/mesh"
+    assert parse_ws_url("wss://foo:1/").port == 1
+    assert not parse_ws_url("ws://foo").is_secure
+
+
+def test_tls_at_a_plain_websocket_is_refused_with_the_remedy(tmp_path: Path):
+    file = tmp_path / "foo.yml"
+    file.write_text(
+        "- node: foo\n- ws-peer: {address: 'ws://a:8080', tls: x}\n- tls-client: {name: x}\n"
+    )
+    with pytest.raises(ConfigError, match="asks for TLS, and the address has none") as caught:
+        load_file(str(file))
+    assert "write wss://a:8080" in str(caught.value)
+
+
+def test_the_names_of_tls_reach_the_directives(tmp_path: Path):
+    file = tmp_path / "foo.yml"
+    file.write_text(
+        "- node: foo\n"
+        "- tls-server: {name: s, cert: a.crt, key: a.key, requireclientcert: true}\n"
+        f"- tls-client: {{name: c, rootcas: '', pinnedservercert: ['{'AB:' * 31}AB']}}\n"
+        "- tcp-listener: {port: 1, tls: s}\n- ws-listener: {port: 2, tls: s}\n"
+        "- tcp-peer: {address: a:1, tls: c}\n- ws-peer: {address: 'wss://a', tls: c}\n"
+    )
+    config = load_file(str(file))
+    assert [listener.tls for listener in config.listeners] == ["s", "s"]
+    assert [(peer.tls, peer.has_tls) for peer in config.peers] == [("c", True), ("c", True)]
+    assert config.tls_servers[0].mintls13
+    assert config.tls_clients[0].rootcas is None
+    assert config.tls_clients[0].pinnedservercert == ("ab" * 32,)

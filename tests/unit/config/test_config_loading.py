@@ -255,7 +255,6 @@ def test_a_file_and_arguments_add_up(tmp_path: Path):
             ["--log-level", "info", "debug", "--local-only"],
             'command line: log-level: takes one value; what is "debug"?',
         ),
-        (["--tls-client", "x"], "command line: tls-client: not supported yet"),
         (
             ["--node", "a", "--node", "b", "--local-only"],
             "command line: node: is given twice; the first is on the command line",

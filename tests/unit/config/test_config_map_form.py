@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshnode.cli import ExitCode, main
 from meshnode.config import ConfigFaults, NodeConfig, TcpPeer, load_file, parse_address
 from meshnode.config.convert import list_form
-from meshnode.config.directives import DIRECTIVES, UNSUPPORTED_DIRECTIVES
+from meshnode.config.directives import DIRECTIVES
 from meshnode.config.schema import DirectiveInfo
 
 SEVERAL = [cls.INFO for cls in DIRECTIVES if not cls.INFO.once]
@@ -63,13 +63,6 @@ def test_a_plural_in_a_list_is_told_its_singular(info: DirectiveInfo, tmp_path: 
     assert str(caught.value).endswith(
         f':2: {info.name}s: unknown directive; did you mean "{info.name}"?'
     )
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED_DIRECTIVES)
-@pytest.mark.parametrize("value", ["[{name: x}]", "{name: x}"])
-def test_what_is_not_supported_is_refused_by_name_in_a_map(name: str, value: str, tmp_path: Path):
-    with pytest.raises(ConfigFaults, match=f":2: {name}: not supported yet$"):
-        load(tmp_path, f"local-only:\n{name}s: {value}\n")
 
 
 def test_receptors_own_faults_with_the_map_are_not_copied(tmp_path: Path):

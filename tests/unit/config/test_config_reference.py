@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.config import LINK_DIRECTIVES, load_arguments, load_file, load_task
-from meshnode.config.directives import CERT_NAMES, UNSUPPORTED_DIRECTIVES, all_directives
+from meshnode.config.directives import CERT_NAMES, all_directives
 from meshnode.config.faults import Place
 from meshnode.config.help import (
     FAULT_EXAMPLE,
@@ -93,8 +93,7 @@ def test_the_references_faults_are_real(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(caught.value) == FAULT_EXAMPLE
 
 
-def test_no_directive_is_both_supported_and_not():
-    assert not {info.name for info in INFOS} & set(UNSUPPORTED_DIRECTIVES)
+def test_no_parameter_is_both_supported_and_not():
     for info in INFOS:
         assert not {p.name for p in info.parameters} & set(info.later)
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 import trio
+from tls_makers import nameless_ends
 
 from meshnode.config import parse_ws_url
 from meshnode.mesh.links.base import Link, LinkDialer, LinkListener
 from meshnode.mesh.links.memory import MemoryDialer, MemoryListener
 from meshnode.mesh.links.tcp import TcpDialer, TcpListener
+from meshnode.mesh.links.tls import TlsDialer, TlsListener
 from meshnode.mesh.links.udp import UdpDialer
 from meshnode.mesh.links.udp_listener import UdpListener
 from meshnode.mesh.links.websocket import WebsocketDialer, WebsocketListener
@@ -53,6 +55,19 @@ async def listen_ws():
     return listener, WebsocketDialer(parse_ws_url(f"ws://127.0.0.1:{listener.port}/mesh"))
 
 
+async def listen_tls():
+    ends = nameless_ends()
+    (listener,) = await TlsListener.open_tls(0, "127.0.0.1", lambda: ends.server)
+    return listener, TlsDialer("127.0.0.1", listener.port, lambda: ends.client)
+
+
+async def listen_wss():
+    ends = nameless_ends()
+    (listener,) = await WebsocketListener.open(0, "127.0.0.1", "/mesh", lambda: ends.server)
+    url = parse_ws_url(f"wss://127.0.0.1:{listener.port}/mesh")
+    return listener, WebsocketDialer(url, tls=lambda: ends.client)
+
+
 async def listen_udp():
     (listener,) = await UdpListener.open(0, "127.0.0.1")
     return listener, UdpDialer("127.0.0.1", listener.port)
@@ -65,10 +80,12 @@ async def listen_memory():
 
 TCP = Kind("tcp", listen_tcp)
 WS = Kind("ws", listen_ws)
+TLS = Kind("tls", listen_tls)
+WSS = Kind("wss", listen_wss)
 UDP = Kind("udp", listen_udp, reliable=False, largest=UDP_MOST)
 MEMORY = Kind("memory", listen_memory)
 
-KINDS = (TCP, WS, UDP, MEMORY)
+KINDS = (TCP, WS, TLS, WSS, UDP, MEMORY)
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 reliable_kinds = pytest.mark.parametrize(

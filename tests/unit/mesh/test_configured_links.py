@@ -28,6 +28,7 @@ from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.conditions import ListenerState
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.mesh.peers.session import PeerSession
+from meshnode.security.tlsstore import TlsStore
 
 LOOPBACK = "127.0.0.1"
 
@@ -222,10 +223,10 @@ async def test_a_listener_comes_back_if_its_port_cannot_pass_on(
     """The port is freed for its successor, and somebody takes it in between."""
     opening = registry.open_listeners
 
-    async def open_listeners(directive: ListenerDirective) -> list[object]:
+    async def open_listeners(directive: ListenerDirective, tls: TlsStore) -> list[object]:
         if isinstance(directive, WsListener) and not accepts(ports[0]):
             raise directive.error("port", "taken by somebody else") from OSError("taken")
-        return await opening(directive)
+        return await opening(directive, tls)
 
     async with nodes("foo", "bar") as (foo, bar):
         await foo.apply(listener(ports[0]), listener(ports[1]))
@@ -254,10 +255,10 @@ async def test_a_listener_that_is_lost_on_the_way_is_named(
         await foo.apply(listener(ports[0]))
         opening = registry.open_listeners
 
-        async def open_listeners(directive: ListenerDirective) -> list[object]:
+        async def open_listeners(directive: ListenerDirective, tls: TlsStore) -> list[object]:
             if not accepts(ports[0]):
                 raise directive.error("port", "taken by somebody else") from OSError("taken")
-            return await opening(directive)
+            return await opening(directive, tls)
 
         monkeypatch.setattr(registry, "open_listeners", open_listeners)
         with pytest.raises(LinksRefused) as refused:
@@ -285,8 +286,8 @@ async def test_an_asker_who_gives_up_does_not_leave_it_half_done(ports: list[int
         with trio.CancelScope() as scope:
             asked = registry.open_listeners
 
-            async def open_and_cancel(directive: ListenerDirective) -> list[object]:
-                opened = await asked(directive)
+            async def open_and_cancel(directive: ListenerDirective, tls: TlsStore) -> list[object]:
+                opened = await asked(directive, tls)
                 scope.cancel()
                 return opened
 
