@@ -12,7 +12,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from meshnode.certs.issuing import Authority, key_words
+from meshnode.certs.issuing import Authority, key_words, names_left
 from meshnode.certs.outputs import shown
 from meshnode.config.cert_directives import LEAST_BITS, MOST_BITS
 from meshnode.errors import UnusableCertificate, UnusableKey, UnusableRequest
@@ -29,6 +29,9 @@ from meshnode.security.keys import read_pem
 from meshnode.security.tls import PrivateKey, load_key, public_bytes
 
 _BEGINS_REQUEST: Final = ("-----BEGIN CERTIFICATE REQUEST-----", "-----BEGIN NEW CERTIFICATE REQU")
+
+MAX_SHOWN_NAME: Final = 2560
+"""Characters of a name that is to be signed: all of it, also if each is shown as its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ class Request:
             ("IP address", self.addresses),
         ):
             for name in names:
-                yield f"  {kind}: {shown_text(name, MAX_SHOWN)}"
+                yield f"  {kind}: {shown_text(name, MAX_SHOWN_NAME)}"
+        if left := names_left(self.value):
+            yield f"  {left} of other kinds, which the certificate will not have"
 
 
 def load_request(path: Path) -> Request:
@@ -87,7 +92,7 @@ def _fault(request: x509.CertificateSigningRequest) -> str:
     """Return why a request must not be signed; empty if it may be. Raises one of BAD_BYTES."""
     key = request.public_key()
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        return f"asks for a key of a kind that no node can use: {type(key).__name__}"
+        return f"asks for a key of a kind that no node can use: {key_words(request)}"
     if isinstance(key, rsa.RSAPublicKey) and not LEAST_BITS <= key.key_size <= MOST_BITS:
         return f"has an RSA key of {key.key_size} bits; {LEAST_BITS} to {MOST_BITS} are allowed"
     if not request.is_signature_valid:

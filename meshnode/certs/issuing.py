@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshnode.config.cert_directives import MAX_COMMON_NAME
 from meshnode.errors import UnusableRequest
-from meshnode.security.certificates import encode_node_id
+from meshnode.security.certificates import NODE_ID_OID, encode_node_id
 from meshnode.security.tls import PrivateKey
 
 YEARS_OF_CA: Final = 10
@@ -103,27 +103,54 @@ def sign_request(
 ) -> x509.Certificate:
     """Return the certificate that a request asks for.
 
-    Subject, key and names are taken from the request, and nothing else: it could ask to be a CA.
+    Subject, key, and the names of :func:`names_taken` come from the request, and nothing else: it
+    could ask to be a CA.
 
     Raises:
         UnusableRequest: it names nobody.
     """
-    try:
-        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        raise UnusableRequest(
-            "names no node, host or address, so no certificate is made of it"
-        ) from None
+    names = names_taken(request)
+    if not names:
+        raise UnusableRequest("names no node, host or address, so no certificate is made of it")
     issuer = authority.certificate
     builder = _dated(request.subject, issuer.subject, request.public_key(), validity)
-    builder = builder.add_extension(
-        x509.BasicConstraints(ca=False, path_length=None), critical=True
-    )
-    builder = builder.add_extension(_usage(is_ca=False), critical=True)
-    builder = builder.add_extension(_BOTH_ENDS, critical=False)
-    builder = builder.add_extension(names.value, critical=names.critical)
-    builder = builder.add_extension(_key_of(issuer), critical=False)
+    for extension, critical in (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(is_ca=False), True),
+        (_BOTH_ENDS, False),
+        # Critical if there is nothing else to know its holder by (RFC 5280, 4.2.1.6).
+        (x509.SubjectAlternativeName(names), not list(request.subject)),
+        (_key_of(issuer), False),
+    ):
+        builder = builder.add_extension(extension, critical)
     return builder.sign(authority.key, _hash(authority.key))
+
+
+def names_taken(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
+    """Return the names of a request that its certificate will have: nodes, hosts, addresses.
+
+    Others, such as mail addresses, mean nothing to nodes, and are not shown to who signs.
+    """
+    return [name for name in _names(request) if _means_something(name)]
+
+
+def names_left(request: x509.CertificateSigningRequest) -> int:
+    """Return how many names of a request its certificate will not have."""
+    return sum(not _means_something(name) for name in _names(request))
+
+
+def _names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
+    try:
+        found = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return list(found.value)
+
+
+def _means_something(name: x509.GeneralName) -> bool:
+    if isinstance(name, x509.OtherName):
+        return name.type_id == NODE_ID_OID
+    return isinstance(name, x509.DNSName | x509.IPAddress)
 
 
 def lasting(

@@ -203,6 +203,41 @@ def test_a_request_without_names_is_warned_of_and_not_signed(person: Scripted) -
     assert person.asked == []
 
 
+OTHER_KINDS = [
+    x509.RFC822Name("a@example.org"),
+    x509.UniformResourceIdentifier("spiffe://x"),
+    x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x0c\x01x"),
+    x509.DirectoryName(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "root")])),
+    x509.RegisteredID(x509.ObjectIdentifier("1.2.3.4")),
+]
+
+
+@given(names=st.lists(st.sampled_from(OTHER_KINDS), min_size=1, max_size=3), critical=st.booleans())
+def test_names_that_are_not_shown_are_not_signed(
+    names: list[x509.GeneralName], critical: bool
+) -> None:
+    """Whoever says yes must have seen all that they say yes to."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    every = x509.SubjectAlternativeName([*names, x509.DNSName("foo.example.org")])
+    signed = builder.add_extension(every, critical).sign(_KEY, issuing.hashes.SHA256())
+    Path("odd.csr").write_bytes(issuing.pem(signed))
+    request = load_request(Path("odd.csr"))
+    assert [*request.lines()][-1] == (
+        f"  {len(names)} of other kinds, which the certificate will not have"
+    )
+    ca = issuing.make_authority(_KEY, "ca", issuing.lasting(None, None, 1, NOW))
+    made = issuing.sign_request(request.value, ca, issuing.lasting(None, None, 1, NOW))
+    found = made.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert [*found.value] == [x509.DNSName("foo.example.org")]
+    assert found.critical
+
+    alone = builder.add_extension(x509.SubjectAlternativeName(names), critical)
+    with pytest.raises(UnusableRequest, match="names no node, host or address"):
+        issuing.sign_request(
+            alone.sign(_KEY, issuing.hashes.SHA256()), ca, issuing.lasting(None, None, 1, NOW)
+        )
+
+
 def test_a_request_that_was_changed_is_not_signed(person: Scripted, tmp_path: Path) -> None:
     do(person, INIT, REQUEST)
     request = load_request(Path("foo.csr")).value
