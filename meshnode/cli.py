@@ -189,7 +189,7 @@ def _convert(file: str) -> int:
 
 def _check_keys(config: NodeConfig) -> None:
     """Read the keys as a start would. Raises ConfigFaults."""
-    if config.work_signing or config.work_verification:
+    if config.work_signing or config.work_verifications:
         # Imported here: a file without keys needs none of the libraries that read them.
         from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415
 

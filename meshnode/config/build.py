@@ -81,7 +81,7 @@ def build(
         work_types=_all(typed, WorkDirective),
         kubernetes_types=_all(typed, WorkKubernetes),
         work_signing=_only(typed, WorkSigning),
-        work_verification=_only(typed, WorkVerification),
+        work_verifications=_all(typed, WorkVerification),
         local_only=_alone(typed) is not None and not _links(typed),
         warnings=faults.warnings,
     )

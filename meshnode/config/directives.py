@@ -306,7 +306,7 @@ class NodeConfig:
     tls_servers: tuple[TlsServer, ...] = ()
     tls_clients: tuple[TlsClient, ...] = ()
     work_signing: WorkSigning | None = None
-    work_verification: WorkVerification | None = None
+    work_verifications: tuple[WorkVerification, ...] = ()
     local_only: bool = False
     warnings: tuple[Fault, ...] = field(default=(), compare=False)
     """What may not be meant as it was written, and stops no start."""

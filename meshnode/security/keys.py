@@ -5,6 +5,8 @@ private keys, PKIX and PKCS#1 public keys (protocol section 8); and what ``ssh-k
 writes, which receptor takes, too: the private key as PEM, the public one as a line.
 """
 
+import base64
+import hashlib
 import os
 import re
 import stat
@@ -14,6 +16,8 @@ from typing import Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
     load_ssh_private_key,
@@ -105,6 +109,17 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     _check_size(path, key.key_size)
     warn_of_others(path, found, WRITABLE)
     return key
+
+
+def fingerprint(key: rsa.RSAPublicKey) -> str:
+    """Return what tells a key from others: ``SHA256:…``, as ``ssh-keygen -l`` shows it.
+
+    It is the digest of the public key as OpenSSH encodes it, so it is the same for a private key
+    and its public one, in whatever form their files are.
+    """
+    _, _, blob = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).partition(b" ")
+    digest = hashlib.sha256(base64.b64decode(blob)).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def read_pem(path: Path, remedy: str) -> tuple[str, os.stat_result]:

@@ -1,23 +1,27 @@
 """Signatures of work: JSON web tokens as receptor makes and takes them (protocol section 8).
 
 A token is signed with RS512 and says until when it holds (``exp``) and for which node (``aud``).
-It does not say for which command: whoever has one may use it until it expires.
+It does not say for which command: whoever has one may use it until it expires. Ours name the key
+that made them (``kid``), which receptor does not look at. Nothing is decided by that: it serves to
+try that key first, and to say which one it was if this node does not have it.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from meshnode.config.directives import NodeConfig
+from meshnode.config.faults import ConfigFaults, Fault
 from meshnode.errors import SignatureRefused, UnusableKey
 from meshnode.protocol.times import format_duration
-from meshnode.security.keys import load_private_key, load_public_key
+from meshnode.security.keys import fingerprint, load_private_key, load_public_key
 
 ALGORITHM: Final = "RS512"
 """The only algorithm. If the header of a token could choose, anybody could make tokens with the
@@ -36,6 +40,9 @@ MAX_TIME: Final = 253402300799
 _MAX_QUOTED: Final = 60
 """Characters of a token's own text that a refusal repeats."""
 
+_MOST_TOLD: Final = 4
+"""Keys that a refusal names."""
+
 Now = Callable[[], float]
 """Returns the seconds since 1970."""
 
@@ -47,6 +54,7 @@ class Signer:
         self._key = key
         self._lifetime = lifetime
         self._now = now
+        self._headers = {"kid": fingerprint(key.public_key())}
 
     def __eq__(self, other: object) -> bool:
         """Whether the other one signs with the same key, for the same time."""
@@ -64,25 +72,48 @@ class Signer:
         It computes for a millisecond or two with keys of the usual length.
         """
         claims = {"exp": ceil(self._now() + self._lifetime), "aud": [node]}
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers=self._headers)
+
+    def __str__(self) -> str:
+        return self._headers["kid"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key, and what it is called here."""
+
+    name: str
+    fingerprint: str
+    key: rsa.RSAPublicKey = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, name: str, key: rsa.RSAPublicKey) -> Self:
+        """Return a key with its fingerprint."""
+        return cls(name, fingerprint(key), key)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint})"
 
 
 class Verifier:
-    """Checks what others ask of this node."""
+    """Checks what others ask of this node: one of its keys must have signed it."""
 
-    def __init__(self, key: rsa.RSAPublicKey, node_id: str, now: Now = time.time) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[VerificationKey], node_id: str, now: Now = time.time) -> None:
+        self._keys = tuple(keys)
         self._node_id = node_id
         self._now = now
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other one checks with the same key."""
+        """Whether the other one checks with the same keys, by the same names."""
         if not isinstance(other, Verifier):
             return NotImplemented
-        return self._key.public_numbers() == other._key.public_numbers()
+        return self._keys == other._keys
 
-    def verify(self, token: str) -> None:
-        """Return if the token was made with our private key, for this node, and still holds.
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._keys))
+
+    def verify(self, token: str) -> str:
+        """Return the name of the key that made a token, if it is for this node and still holds.
 
         Raises:
             SignatureRefused: with the reason, which is another for each thing that can be wrong.
@@ -92,26 +123,46 @@ class Verifier:
         if len(token) > MAX_TOKEN:
             raise _refused(f"token is malformed: it has more than {MAX_TOKEN} characters")
         try:
-            _check_algorithm(jwt.get_unverified_header(token).get("alg"))
-            claims = self._decode(token)
-        except jwt.InvalidSignatureError:
-            raise _refused(
-                "crypto/rsa: verification error: token was changed, or not made with the "
-                "private key of this node's public key"
-            ) from None
+            header = jwt.get_unverified_header(token)
+            _check_algorithm(header.get("alg"))
+            key, claims = self._decode(token, header.get("kid"))
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise _refused(f"token is malformed: {_shown(str(error))}") from None
         self._check_times(claims)
         self._check_audience(claims.get("aud"))
+        return key.name
 
-    def _decode(self, token: str) -> dict[str, Any]:
-        """Return the claims of a token whose signature is right; the caller checks them.
+    def _decode(self, token: str, named: str | None) -> tuple[VerificationKey, dict[str, Any]]:
+        """Return the key that made a token, and its claims, which the caller checks.
 
         pyjwt would use a clock of its own, and accept a token that lacks a claim.
+
+        Args:
+            token: what came.
+            named: the fingerprint of the key that the token says has made it.
         """
         checks = dict.fromkeys(("exp", "nbf", "iat", "aud", "iss", "sub", "jti"), False)
         options: Any = {f"verify_{claim}": wanted for claim, wanted in checks.items()}
-        return jwt.decode(token, self._key, algorithms=[ALGORITHM], options=options)
+        for key in sorted(self._keys, key=lambda key: key.fingerprint != named):
+            try:
+                return key, jwt.decode(token, key.key, algorithms=[ALGORITHM], options=options)
+            except jwt.InvalidSignatureError:
+                continue
+        raise _refused(f"crypto/rsa: verification error: {self._why_none(named)}")
+
+    def _why_none(self, named: str | None) -> str:
+        """Say why no key here has made a token. What it says itself is not proved."""
+        own = next((key for key in self._keys if key.fingerprint == named), None)
+        if own is not None:
+            return f"token was changed: it names the key {own}, whose signature it does not have"
+        rest = len(self._keys) - _MOST_TOLD
+        told = ", ".join(map(str, self._keys[:_MOST_TOLD])) + (f" and {rest} more" * (rest > 0))
+        if named is not None:
+            return f"token is signed with the key {_shown(named)}, and this node has {told}"
+        return (
+            "token was changed, or not made with the private key of this node's public key "
+            f"{told}; it does not say which key made it"
+        )
 
     def _check_times(self, claims: dict[str, Any]) -> None:
         now = self._now()
@@ -203,15 +254,18 @@ def make_signer(config: NodeConfig) -> Signer | None:
 def make_verifier(config: NodeConfig) -> Verifier | None:
     """Return what checks signatures; None without a ``work-verification`` directive.
 
-    The key is read now: a reload makes another one.
+    The keys are read now: a reload makes another one.
 
     Raises:
-        ConfigFaults: the key cannot be used.
+        ConfigFaults: keys cannot be used; it has a fault for each.
     """
-    directive = config.work_verification
-    if directive is None:
-        return None
-    try:
-        return Verifier(load_public_key(directive.publickey), config.node.id)
-    except UnusableKey as error:
-        raise directive.error("publickey", str(error)) from error
+    faults: list[Fault] = []
+    keys = []
+    for directive in config.work_verifications:
+        try:
+            keys.append(VerificationKey.of(directive.label, load_public_key(directive.publickey)))
+        except UnusableKey as error:
+            faults += directive.error("publickey", str(error)).faults
+    if faults:
+        raise ConfigFaults(faults)
+    return Verifier(keys, config.node.id) if keys else None

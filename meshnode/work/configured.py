@@ -97,6 +97,12 @@ class ConfiguredWork:
             remember=config.node.remember_submissions,
         )
         self._log = subject_logger("work")
+        for what, key in (
+            ("signing key", self._signatures.signer),
+            ("verification key", self._signatures.verifier),
+        ):
+            if key is not None:
+                self._log.info("%s: %s", what, key)
 
     @property
     def advertised(self) -> tuple[WorkType, ...]:
@@ -137,8 +143,8 @@ class ConfiguredWork:
         self._types.clear()
         self._types.update(fresh)
         own, keys = self._signatures, change.signatures
-        differences.append(self._tell("signing key", own.signer, keys.signer))
-        differences.append(self._tell("verification key", own.verifier, keys.verifier))
+        differences.append(self._tell_key("signing key", own.signer, keys.signer))
+        differences.append(self._tell_key("verification key", own.verifier, keys.verifier))
         own.signer, own.verifier = keys.signer, keys.verifier
         return any(differences)
 
@@ -148,6 +154,16 @@ class ConfiguredWork:
             return False
         how = "added" if old is None else "removed" if new is None else "changed"
         self._log.info("%s: %s", what, how)
+        return True
+
+    def _tell_key(self, what: str, old: object, new: object) -> bool:
+        """Log how keys differ, and which they are now; return whether they do."""
+        if old == new:
+            return False
+        if new is None:
+            self._log.info("%s: removed", what)
+        else:
+            self._log.info("%s: %s, now %s", what, "added" if old is None else "changed", new)
         return True
 
 
@@ -194,7 +210,7 @@ def make_signatures(config: NodeConfig) -> Signatures:
     Raises:
         ConfigFaults: a key cannot be used.
     """
-    if config.work_signing is None and config.work_verification is None:
+    if config.work_signing is None and not config.work_verifications:
         return Signatures()
     # Imported here: most nodes have no keys, and the libraries for them take long to load.
     from meshnode.security.tokens import make_signer, make_verifier  # noqa: PLC0415

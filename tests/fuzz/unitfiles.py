@@ -175,6 +175,7 @@ def local_status(chance: random.Random) -> dict[str, Any]:
             **{"Kind": "mesh", "Node": "bar", "Service": "x"},
             "Claim": {"Kind": "unix", "Uid": 1000, "Gid": 100, "Pid": 7, "User": "ann"},
         },
+        "SignedBy": "release",
         "SubmittedParams": "a b",
         "EndedBy": {"Cause": "cancel", "By": {"Kind": "tcp", "Address": "127.0.0.1:9"}},
     }

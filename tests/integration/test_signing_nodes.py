@@ -10,6 +10,8 @@ import pytest
 from harness import Cluster, Directive, Node, free_port
 from signing_keys import new_key, private_pem, public_pem, write_key
 
+from meshnode.security.keys import fingerprint
+
 UNSIGNED = "could not verify signature: signature is empty"
 
 KEY, OTHER_KEY = new_key(), new_key()
@@ -67,7 +69,10 @@ def test_signed_remote_work_runs_and_unsigned_is_refused(start: Start) -> None:
     here = foo.wait_unit(unit, "Succeeded")
     assert here["ExtraData"]["SignWork"] is True
     there = here["ExtraData"]["RemoteUnitID"]
-    assert bar.unit_status(there)["StateName"] == "Succeeded"
+    theirs = bar.unit_status(there)
+    assert (theirs["StateName"], theirs["SignedBy"]) == ("Succeeded", "signworkpublic")
+    bar.wait_log(", signed with key signworkpublic")
+    assert "SignedBy" not in here
     foo.meshctl("work", "release", unit)
     assert bar.ask("work list") == {}
 
@@ -75,7 +80,11 @@ def test_signed_remote_work_runs_and_unsigned_is_refused(start: Start) -> None:
 def test_a_signature_of_another_key_is_refused(start: Start) -> None:
     foo, bar = start(OTHER_KEY)
     said = refused_submission(foo, "--signwork")
-    assert "could not verify signature: crypto/rsa: verification error: token was changed" in said
+    mine, theirs = (fingerprint(key.public_key()) for key in (OTHER_KEY, KEY))
+    assert (
+        "could not verify signature: crypto/rsa: verification error: token is signed with the key "
+        f"{mine}, and this node has signworkpublic ({theirs})"
+    ) in said
     assert bar.ask("work list") == {}
 
 

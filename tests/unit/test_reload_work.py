@@ -17,7 +17,8 @@ from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.reload import Reloader
 from meshnode.resources import DescriptorReserve
-from meshnode.security.tokens import Signer
+from meshnode.security.keys import fingerprint
+from meshnode.security.tokens import Signer, VerificationKey
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.access import Caller
 from meshnode.work.units.requests import Submission
@@ -80,6 +81,10 @@ class Running:
         self.work.units.access.check_submission(submission, Caller())
 
 
+def shown(key: rsa.RSAPrivateKey) -> str:
+    return str(VerificationKey.of("public", key.public_key()))
+
+
 @pytest.fixture
 async def running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
     caplog.set_level(logging.INFO, logs.ROOT)
@@ -131,7 +136,7 @@ async def test_a_type_that_demands_signatures_comes_with_the_key_to_check_them(
         running.check("one", None)
     await running.take(ONE)
     running.check("one", None)
-    assert "work: verification key: added" in caplog.messages
+    assert f"work: verification key: added, now {shown(KEYS[0])}" in caplog.messages
     assert "work: verification key: removed" in caplog.messages
 
 
@@ -148,8 +153,8 @@ async def test_a_key_file_that_is_replaced_counts_from_the_reload_on(
     with pytest.raises(SignatureRefused):
         running.check("one", KEYS[0])
     assert caplog.messages == [
-        "work: signing key: changed",
-        "work: verification key: changed",
+        f"work: signing key: changed, now {fingerprint(KEYS[1].public_key())}",
+        f"work: verification key: changed, now {shown(KEYS[1])}",
         "reload: done",
     ]
     await running.take(text)

@@ -33,8 +33,10 @@ class Signatures:
     signer: "Signer | None" = None
     verifier: "Verifier | None" = None
 
-    def check(self, signature: str, remedy: str, *, verifies: bool, trusted: bool) -> None:
-        """Return if the signature of a request allows it.
+    def check(self, signature: str, remedy: str, *, verifies: bool, trusted: bool) -> str:
+        """Return the name of the key that signed a request, if its signature allows it.
+
+        The name is empty where no signature was checked.
 
         Args:
             signature: the token that came with the request, empty if none did.
@@ -50,16 +52,16 @@ class Signatures:
         if not verifies:
             if signature:
                 raise CommandError("work type did not expect a signature")
-            return
+            return ""
         if trusted:
-            return
+            return ""
         if not signature:
             raise SignatureRefused(f"could not verify signature: signature is empty: {remedy}")
         if self.verifier is None:
             raise SignatureRefused(
                 "could not verify signature: this node has no work-verification directive"
             )
-        self.verifier.verify(signature)
+        return self.verifier.verify(signature)
 
     def sign(self, node: str) -> str:
         """Return a token for a command to ``node``. Raises CannotSign."""
@@ -121,8 +123,10 @@ class UnitAccess:
         kind = self._work_types.get(work_type)
         return kind is not None and kind.verify_signature
 
-    def check_submission(self, submission: Submission, caller: Caller) -> None:
-        """Return if the client may have this run.
+    def check_submission(self, submission: Submission, caller: Caller) -> str:
+        """Return the name of the key that signed a submission, if the client may have it run.
+
+        The name is empty where no signature was checked.
 
         Raises:
             CommandError: there is a signature and nobody asks for one.
@@ -139,7 +143,7 @@ class UnitAccess:
             # Before the client's own signature, which could not help.
             self._signatures.require_signer()
         remedy = self._remedy(caller, lends_key=lends_key)
-        self._signatures.check(
+        key = self._signatures.check(
             submission.signature,
             "submit with --signwork" if caller.node and local else remedy,
             verifies=verifies,
@@ -150,16 +154,19 @@ class UnitAccess:
                 f"this node takes no work for {submission.node} from the mesh; submit it on the "
                 f"node where you are (or set node: allowforwarding on {self._node_id})"
             )
+        return key
 
-    def check_unit(self, status: UnitStatus, signature: str, caller: Caller) -> None:
-        """Return if the client may cancel, release or read a unit.
+    def check_unit(self, status: UnitStatus, signature: str, caller: Caller) -> str:
+        """Return the name of the key that signed a request, if the client may make it.
+
+        The request is to cancel, release or read a unit.
 
         Raises:
             CommandError, SignatureRefused: as for submissions.
             AccessRefused: the unit is none of the client's.
         """
         self.check_visible(status, caller)
-        self._signatures.check(
+        return self._signatures.check(
             signature,
             self._remedy(caller),
             verifies=self._asks_for_signature(status),

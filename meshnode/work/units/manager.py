@@ -188,10 +188,9 @@ class UnitManager:
             unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.work_type = work_type
         what = status.remote.node if status.remote else status.work_type
-        if status.submitted_params:
-            unit.log.info("created: %s, by %s: %s", what, caller.client, status.submitted_params)
-        else:
-            unit.log.info("created: %s, by %s", what, caller.client)
+        signed = f", signed with key {status.signed_by}" if status.signed_by else ""
+        params = f": {status.submitted_params}" if status.submitted_params else ""
+        unit.log.info("created: %s, by %s%s%s", what, caller.client, signed, params)
         return unit
 
     async def adopt(self, request: AdoptRequest, caller: Caller) -> Unit:

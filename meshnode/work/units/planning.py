@@ -37,16 +37,17 @@ class Planner:
         Raises:
             CommandError, SecurityError: with the reason.
         """
-        self._access.check_submission(submission, caller)
+        key = self._access.check_submission(submission, caller)
         if not self._access.is_local(submission.node):
-            return self._first_status(submission, caller, REMOTE, self._elsewhere(submission))
+            plan = self._elsewhere(submission)
+            return self._first_status(submission, caller, REMOTE, plan, key=key)
         if submission.ttl:
             raise CommandError("ttl option is intended for remote work only")
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
-        plan, verifies = kind.plan(submission), kind.verify_signature
-        return self._first_status(submission, caller, submission.work_type, plan, verifies=verifies)
+        name, plan, verifies = submission.work_type, kind.plan(submission), kind.verify_signature
+        return self._first_status(submission, caller, name, plan, key=key, verifies=verifies)
 
     def plan_adoption(self, request: AdoptRequest, caller: Caller) -> UnitStatus:
         """Check everything about an adoption that can be checked here; return its first status.
@@ -68,8 +69,9 @@ class Planner:
             sign_work=request.sign_work,
             signature=request.signature,
         )
-        self._access.check_submission(submission, caller)
-        status = self._first_status(submission, caller, REMOTE, self._elsewhere(submission))
+        key = self._access.check_submission(submission, caller)
+        plan = self._elsewhere(submission)
+        status = self._first_status(submission, caller, REMOTE, plan, key=key)
         named = status.with_remote(unit_id=request.unit_id, started=True, adopted=True, key="")
         return replace(named, detail="Adopted")
 
@@ -80,6 +82,7 @@ class Planner:
         work_type: str,
         plan: Plan,
         *,
+        key: str,
         verifies: bool = False,
     ) -> UnitStatus:
         return UnitStatus(
@@ -96,6 +99,7 @@ class Planner:
             boot=self._boot,
             submitter=caller.node,
             submitted_by=caller.client,
+            signed_by=key,
             submitted_params=submission.shown_params,
             labels=submission.labels,
             verifies=verifies,

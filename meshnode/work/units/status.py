@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Any
 
+from meshnode.config.work_directives import MAX_KEY_NAME
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity
@@ -92,6 +93,8 @@ class UnitStatus:
     submitted_by: Identity | None = None
     """Who submitted the unit; None of older records. What may be done with the unit is decided by
     ``submitter``."""
+    signed_by: str = ""
+    """The name of the key that signed the submission; empty if no signature was checked."""
     submitted_params: str = ""
     """The parameters as they were submitted: short, printable, without secrets."""
     ended_by: EndedBy | None = None
@@ -224,6 +227,7 @@ class UnitStatus:
             "SubmissionWork": self.submission_work,
             "Submitter": self.submitter,
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
+            "SignedBy": self.signed_by,
             "SubmittedParams": self.submitted_params,
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
@@ -259,6 +263,7 @@ class UnitStatus:
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SubmittedParams": self.submitted_params,
             "EndedBy": end and end.to_json(),
+            **({"SignedBy": self.signed_by} if self.signed_by else {}),
             **({"Labels": dict(self.labels)} if self.labels else {}),
         }
 
@@ -321,6 +326,7 @@ class UnitStatus:
             submission_work=reader.take("SubmissionWork", str, ""),
             submitter=intern(reader.take("Submitter", str, "")),
             submitted_by=read_identity(reader, "SubmittedBy"),
+            signed_by=intern(read_line(reader, "SignedBy", MAX_KEY_NAME)),
             submitted_params=read_line(reader, "SubmittedParams", MAX_SHOWN),
             ended_by=read_ended_by(reader),
             released_by=read_identity(reader, "ReleasedBy"),

@@ -24,15 +24,16 @@ def test_the_guides_directives_are_read(tmp_path: Path):
     assert config.work_signing is not None
     assert config.work_signing.privatekey == Path("/full/path/signworkprivate.pem")
     assert config.work_signing.tokenexpiration == 5400.0
-    assert config.work_verification is not None
-    assert config.work_verification.publickey == Path("/full/path/signworkpublic.pem")
+    (key,) = config.work_verifications
+    assert key.publickey == Path("/full/path/signworkpublic.pem")
+    assert key.label == "signworkpublic"
 
 
 def test_a_signature_holds_five_minutes_unless_said_otherwise():
     config = load_arguments(["--node", "foo", "--local-only", "--work-signing", "privatekey=k"])
     assert config.work_signing is not None
     assert config.work_signing.tokenexpiration == 300.0
-    assert config.work_verification is None
+    assert config.work_verifications == ()
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,26 @@ def test_a_signature_holds_five_minutes_unless_said_otherwise():
         (
             "- work-verification:\n    privatekey: k\n",
             "{f}:4: work-verification: privatekey: unknown parameter; "
-            "work-verification takes publickey",
+            "work-verification takes publickey, name",
         ),
         (
-            "- work-verification:\n    publickey: k\n- work-verification:\n    publickey: j\n",
-            "{f}:5: work-verification: is given twice; the first is on line 3",
+            "- work-verification:\n    publickey: a/k.pem\n- work-verification: b/k.pub\n",
+            '{f}:5: work-verification: name: "k" is also the name of the key on line 3; '
+            "give each its own name",
+        ),
+        (
+            "- work-verification: a/k.pem\n- work-verification:\n    publickey: j\n    name: k\n",
+            '{f}:6: work-verification: name: "k" is also the name of the key on line 3; '
+            "give each its own name",
+        ),
+        (
+            '- work-verification:\n    publickey: j\n    name: " k"\n',
+            '{f}:5: work-verification: name: " k" is no name for a key: '
+            "at most 100 printable characters",
+        ),
+        (
+            "".join(f"- work-verification: key{number}.pem\n" for number in range(33)),
+            "{f}:35: work-verification: is one too many: a node checks signatures with at most 32",
         ),
     ],
 )
@@ -77,3 +93,18 @@ def test_a_key_may_be_a_bare_value(tmp_path: Path):
         "- work-verification: {publickey: /p.pem}\n- work-signing: {privatekey: /s.pem}\n"
         + VERIFYING,
     )
+
+
+def test_several_keys_may_check_signatures_in_lists_and_maps(tmp_path: Path):
+    items = "- publickey: /k/old.pem\n- {publickey: /k/new.pem, name: release}\n"
+    listed = load(
+        tmp_path,
+        "- work-verification: /k/old.pem\n"
+        "- work-verification: {publickey: /k/new.pem, name: release}\n",
+    )
+    file = tmp_path / "map.yml"
+    for name in ("work-verification", "work-verifications"):
+        indented = "".join(f"  {line}\n" for line in items.splitlines())
+        file.write_text(f"version: 2\nnode: {{id: foo}}\nlocal-only: {{}}\n{name}:\n{indented}")
+        assert load_file(str(file)).work_verifications == listed.work_verifications
+    assert [one.label for one in listed.work_verifications] == ["old", "release"]

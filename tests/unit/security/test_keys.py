@@ -23,9 +23,25 @@ from meshnode.errors import UnusableKey
 from meshnode.security.keys import (
     LEAST_KEY_BITS,
     MAX_KEY_FILE,
+    fingerprint,
     load_private_key,
     load_public_key,
 )
+
+OPENSSLS = b"""\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAlax9egTG9vHzjCVvNWZt
+R1M1dLxpkWN8L+2Do0aGX4FJoquUpfLhJLWOB17CDki5esRmB0U7EfHRjihWsAcH
+ISR/eknSvEnUotLguuBNFqS2cx4wfBAvUELcCaQsH2LVOcAABg8GKA2DyvrdYULe
+Ij9aTAGsoM0awIp3+1GAZLEizMWpHbWiOyO9J96Y4zQDxMbG4xWf7dniCYpmb7/v
+9k49RvfAZZfktU3WajahFt4lUhSzVy6goiweiT9S0IsjFXNjVdTg18fBSkOfYN2r
+1HCUXV1UOOPiJmXu0EY8T7K1NwyVfVBhxnRY814Zs/JDO9nD8YJKZySCiLXdyqSB
+pQIDAQAB
+-----END PUBLIC KEY-----
+"""
+"""What ``openssl rsa -pubout`` wrote, and what ``ssh-keygen -l`` said of it."""
+
+SSH_KEYGENS = "SHA256:MKzANuqAkclsEwo1vvKZ8EUfmtTDzFPHeHvnOLVnEbg"
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -77,6 +93,10 @@ def test_public_keys_of_both_forms_are_read(key, path, form):
 def test_text_before_the_key_and_line_ends_of_windows_do_no_harm(key, path):
     write_key(path, b"made by me\r\n" + private_pem(key).replace(b"\n", b"\r\n"))
     assert load_private_key(path).private_numbers() == key.private_numbers()
+
+
+def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(path):
+    assert fingerprint(load_public_key(write_key(path, OPENSSLS))) == SSH_KEYGENS
 
 
 # --- what is refused ---------------------------------------------------------------------------

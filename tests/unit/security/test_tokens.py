@@ -15,17 +15,26 @@ from signing_keys import (
 )
 
 from meshnode.errors import SignatureRefused
-from meshnode.security.tokens import CLOCK_SKEW, MAX_TOKEN, Signer, Verifier
+from meshnode.security.keys import fingerprint
+from meshnode.security.tokens import (
+    CLOCK_SKEW,
+    MAX_TOKEN,
+    Signer,
+    VerificationKey,
+    Verifier,
+)
 
 NOW = 1_793_588_400.0
 CLAIMS = {"exp": int(NOW) + 300, "aud": ["bar"]}
-CHANGED = "could not verify signature: crypto/rsa: verification error: token was changed, or not"
+RECEPTORS = "crypto/rsa: verification error:"
+CHANGED = f"could not verify signature: {RECEPTORS} token was changed, or not"
+KEYS = [new_key() for _ in range(3)]
 MALFORMED = "could not verify signature: token is malformed: "
 
 
 @pytest.fixture
 def verifier(key):
-    return Verifier(key.public_key(), "bar", lambda: NOW)
+    return Verifier([VerificationKey.of("mine", key.public_key())], "bar", lambda: NOW)
 
 
 def refusal(verifier: Verifier, token: str) -> str:
@@ -42,7 +51,9 @@ def refusal(verifier: Verifier, token: str) -> str:
 def test_our_token_has_the_header_and_the_claims_of_receptors(key):
     token = Signer(key, 5400.0, lambda: NOW + 0.25).sign("bar")
     header, claims, signature = (decode(part) for part in token.split("."))
-    assert json.loads(header) == {"alg": "RS512", "typ": "JWT"}
+    fields = json.loads(header)
+    assert fields.pop("kid") == fingerprint(key.public_key())
+    assert fields == {"alg": "RS512", "typ": "JWT"}
     assert json.loads(claims) == {"exp": int(NOW) + 5401, "aud": ["bar"]}
     assert len(signature) == 256
 
@@ -70,6 +81,59 @@ def test_our_token_is_taken_by_the_node_it_is_for(key, verifier):
 )
 def test_a_token_of_a_library_of_another_language_is_taken(key, verifier, claims):
     verifier.verify(golang_token(key, claims))
+
+
+# --- several keys ------------------------------------------------------------------------------
+
+
+def named(key, name: str) -> VerificationKey:
+    return VerificationKey.of(name, key.public_key())
+
+
+@given(st.permutations(range(3)), st.integers(0, 2), st.booleans())
+def test_each_of_several_keys_is_taken_and_told_by_its_name(order, signer, ours):
+    keys = [named(KEYS[number], str(number)) for number in order]
+    verifier = Verifier(keys, "bar", lambda: NOW)
+    token = Signer(KEYS[signer], 300, lambda: NOW).sign("bar")
+    if not ours:
+        token = golang_token(KEYS[signer], CLAIMS)
+    assert verifier.verify(token) == str(signer)
+
+
+@given(st.text(max_size=80))
+def test_what_a_token_says_of_its_key_decides_nothing(said):
+    header = {"alg": "RS512", "typ": "JWT", "kid": said}
+    verifier = Verifier([named(KEYS[0], "old"), named(KEYS[1], "new")], "bar", lambda: NOW)
+    assert verifier.verify(golang_token(KEYS[1], CLAIMS, header)) == "new"
+    told = refusal(verifier, golang_token(KEYS[2], CLAIMS, header))
+    assert told.startswith(f"could not verify signature: {RECEPTORS} token is signed with the key ")
+
+
+def test_a_token_of_another_key_is_refused_with_both_fingerprints(key, other_key):
+    verifier = Verifier([named(key, "release"), named(KEYS[0], "old")], "bar", lambda: NOW)
+    assert refusal(verifier, Signer(other_key, 300, lambda: NOW).sign("bar")) == (
+        f"could not verify signature: {RECEPTORS} token is signed with the key "
+        f"{fingerprint(other_key.public_key())}, and this node has "
+        f"release ({fingerprint(key.public_key())}), old ({fingerprint(KEYS[0].public_key())})"
+    )
+
+
+def test_a_token_that_names_a_key_of_ours_and_has_not_its_signature_was_changed(key, other_key):
+    verifier = Verifier([named(key, "release")], "bar", lambda: NOW)
+    mine = fingerprint(key.public_key())
+    token = golang_token(other_key, CLAIMS, {"alg": "RS512", "kid": mine})
+    assert refusal(verifier, token) == (
+        f"could not verify signature: {RECEPTORS} token was changed: it names the key "
+        f"release ({mine}), whose signature it does not have"
+    )
+
+
+def test_a_refusal_names_some_of_many_keys(key, other_key):
+    verifier = Verifier([named(key, f"k{n}") for n in range(9)], "bar", lambda: NOW)
+    told = refusal(verifier, golang_token(other_key, CLAIMS))
+    assert "k3 (" in told
+    assert "k4 (" not in told
+    assert told.endswith(" and 5 more; it does not say which key made it")
 
 
 # --- what we refuse, each with words of its own ------------------------------------------------
@@ -224,7 +288,7 @@ SMALL_KEY = new_key()
     )
 )
 def test_signed_claims_are_taken_or_refused_whatever_they_are(claims):
-    verifier = Verifier(SMALL_KEY.public_key(), "bar", lambda: NOW)
+    verifier = Verifier([VerificationKey.of("mine", SMALL_KEY.public_key())], "bar", lambda: NOW)
     token = golang_token(SMALL_KEY, claims)
     try:
         verifier.verify(token)
@@ -237,4 +301,6 @@ def test_signed_claims_are_taken_or_refused_whatever_they_are(claims):
 @given(st.text() | st.text(alphabet="abcdefXYZ0129-_.=", max_size=200))
 def test_any_text_is_refused(text):
     with pytest.raises(SignatureRefused):
-        Verifier(SMALL_KEY.public_key(), "bar", lambda: NOW).verify(text)
+        Verifier([VerificationKey.of("mine", SMALL_KEY.public_key())], "bar", lambda: NOW).verify(
+            text
+        )

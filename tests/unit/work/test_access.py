@@ -7,7 +7,7 @@ import pytest
 from signing_keys import golang_token, new_key
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.security.tokens import Signer, Verifier
+from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.access import Signatures
 
@@ -23,7 +23,11 @@ def on_unit(subcommand: str, unit_id: str) -> dict[str, object]:
 
 
 def verifier(node) -> Verifier:
-    return Verifier(KEY.public_key(), node.node_id, lambda: node.mesh.now().timestamp())
+    return Verifier(
+        [VerificationKey.of("k", KEY.public_key())],
+        node.node_id,
+        lambda: node.mesh.now().timestamp(),
+    )
 
 
 def signature(node) -> str:

@@ -12,7 +12,7 @@ from test_power_cut_anywhere import power_off
 from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.security.tokens import Signer, Verifier
+from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.store import UnitStore
 
@@ -305,7 +305,9 @@ def keys(foo, target):
         return foo.mesh.now().timestamp()
 
     foo.signatures = Signatures(signer=Signer(key, 300.0, clock))
-    target.signatures = Signatures(verifier=Verifier(key.public_key(), "bar", clock))
+    target.signatures = Signatures(
+        verifier=Verifier([VerificationKey.of("k", key.public_key())], "bar", clock)
+    )
 
 
 async def test_a_unit_of_signed_work_is_adopted_by_a_node_that_signs(

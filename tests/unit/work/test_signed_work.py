@@ -7,7 +7,7 @@ import trio
 from signing_keys import golang_token, new_key, public_pem, secret_token, unsigned_token
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.security.tokens import Signer, Verifier
+from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.units.access import Signatures
 
 KEY = new_key()
@@ -31,7 +31,9 @@ def signing(foo):
 @pytest.fixture
 def checking(bar):
     """A node that checks."""
-    bar.signatures = Signatures(verifier=Verifier(KEY.public_key(), "bar", clock(bar)))
+    bar.signatures = Signatures(
+        verifier=Verifier([VerificationKey.of("k", KEY.public_key())], "bar", clock(bar))
+    )
     return bar
 
 
@@ -287,7 +289,7 @@ async def test_who_asks_a_node_without_a_key_to_sign_is_told_of_that_and_not_of_
 async def test_who_signs_for_us_may_have_us_sign_for_others(
     signing, checking, kind, autojump_clock
 ):
-    verifier = Verifier(KEY.public_key(), "foo", clock(signing))
+    verifier = Verifier([VerificationKey.of("k", KEY.public_key())], "foo", clock(signing))
     signing.signatures = Signatures(signing.signatures.signer, verifier)
     async with signing.running(), checking.running():
         ours = token(signing, aud=["foo"])
