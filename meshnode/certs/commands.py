@@ -42,6 +42,9 @@ WRONG_USAGE: Final = 2
 
 SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
+REQUEST_ENDINGS: Final = frozenset({".csr", ".req", ".pem"})
+"""Endings of files of requests; a host's name in a file's has others."""
+
 MESH_REMEDY: Final = "leave the node out, or make its files anew by --force"
 
 
@@ -231,12 +234,19 @@ def sign(
         req=req,
         cacert=ca_cert,
         cakey=ca_key,
-        outcert=out_cert or req.with_suffix(".crt"),
+        outcert=out_cert or certificate_file(req),
         verify=yes,
         notbefore=begins,
         notafter=ends,
     )
     do(task, writer_for(force), desk)
+
+
+def certificate_file(request_file: Path) -> Path:
+    """Return the file for the certificate of a request: beside it, with another ending."""
+    name = request_file.name
+    stem = request_file.stem if request_file.suffix.lower() in REQUEST_ENDINGS else name
+    return request_file.parent / f"{stem}.crt"
 
 
 @cert.command(short_help="Show certificates, requests and keys.")

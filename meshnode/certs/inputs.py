@@ -12,7 +12,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from meshnode.certs.issuing import Authority, key_words, names_left
+from meshnode.certs.issuing import CURVES, Authority, key_words, names_left
 from meshnode.certs.outputs import shown
 from meshnode.config.cert_directives import LEAST_BITS, MOST_BITS
 from meshnode.errors import UnusableCertificate, UnusableKey, UnusableRequest
@@ -88,13 +88,26 @@ def load_request(path: Path) -> Request:
     return request
 
 
+def _key_fault(key: object) -> str:
+    """Return why nodes cannot use a public key; empty if they can."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return ""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if key.curve.name in CURVES:
+            return ""
+        # receptor offers no others in its handshakes.
+        return f"has a key of the curve {key.curve.name}; P-256, P-384 and P-521 are allowed"
+    if not isinstance(key, rsa.RSAPublicKey):
+        return "has a key that is neither RSA, ECDSA nor Ed25519"
+    if not LEAST_BITS <= key.key_size <= MOST_BITS:
+        return f"has an RSA key of {key.key_size} bits; {LEAST_BITS} to {MOST_BITS} are allowed"
+    return ""
+
+
 def _fault(request: x509.CertificateSigningRequest) -> str:
     """Return why a request must not be signed; empty if it may be. Raises one of BAD_BYTES."""
-    key = request.public_key()
-    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        return f"asks for a key of a kind that no node can use: {key_words(request)}"
-    if isinstance(key, rsa.RSAPublicKey) and not LEAST_BITS <= key.key_size <= MOST_BITS:
-        return f"has an RSA key of {key.key_size} bits; {LEAST_BITS} to {MOST_BITS} are allowed"
+    if fault := _key_fault(request.public_key()):
+        return fault
     if not request.is_signature_valid:
         return "was changed, or not made with the key in it: its signature is wrong"
     return ""
@@ -136,4 +149,7 @@ def load_key_alone(path: Path) -> PrivateKey:
     text, _ = read_pem(path, "make one with: meshnode cert init, or meshnode cert request")
     if (count := text.count("PRIVATE KEY-----") // 2) > 1:
         raise UnusableKey(f"{shown(path)} holds {count} private keys; exactly one is expected")
-    return load_key(path)
+    key = load_key(path)
+    if fault := _key_fault(key.public_key()):
+        raise UnusableKey(f"{shown(path)} {fault}")
+    return key

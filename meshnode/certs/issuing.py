@@ -213,12 +213,12 @@ def key_words(owner: x509.Certificate | x509.CertificateSigningRequest | Private
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA, {key.key_size} bits"
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return f"ECDSA {_CURVES.get(key.curve.name, key.curve.name)}"
+        return f"ECDSA {CURVES.get(key.curve.name, key.curve.name)}"
     return type(key).__name__.removesuffix("PublicKey")
 
 
-_CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-"""What people call the curves that receptor offers."""
+CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+"""What people call the curves that nodes can use."""
 
 _HASHES: Final = {"secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
 """Hashes that are as strong as their curve; with other keys SHA-256 is."""

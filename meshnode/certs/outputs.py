@@ -72,7 +72,7 @@ class Writer:
     def _check_place(self, path: Path) -> None:
         with told(path):
             if not path.parent.is_dir():
-                parent, remedy = shown(path.parent), f"make it with: mkdir -p {path.parent}"
+                parent, remedy = shown(path.parent), f"make it with: mkdir -p {plain(path.parent)}"
                 raise NotMade(f"{shown(path)} cannot be written: no directory {parent}; {remedy}")
             try:
                 found = path.lstat()
@@ -150,9 +150,14 @@ def _other_name() -> str:
     return f".meshnode-{os.urandom(4).hex()}"
 
 
+def plain(path: Path) -> str:
+    """Return a path for a line that a terminal shows, whatever it is."""
+    return printable(str(path))
+
+
 def shown(path: Path) -> str:
-    """Return a path for a message."""
-    return f'"{printable(str(path))}"'
+    """Return a path for a message, in quotes."""
+    return f'"{plain(path)}"'
 
 
 def _remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from OpenSSL import SSL, crypto
 
 from meshnode.certs.inputs import load_key_alone, load_request
 from meshnode.certs.issuing import key_words
-from meshnode.certs.outputs import shown
+from meshnode.certs.outputs import plain, shown
 from meshnode.errors import TlsRefused, UnusableCertificate, UnusableKey
 from meshnode.security.certificates import (
     MAX_BUNDLE,
@@ -52,17 +52,23 @@ def describe(path: Path, now: datetime.datetime) -> list[str]:
     Raises:
         UnusableCertificate, UnusableRequest, UnusableKey: nothing, or nothing that can be read.
     """
-    data = _read(path)
+    data, name = _read(path), plain(path)
     lines: list[str] = []
     if _CERTIFICATE in data:
         found = load_certificates(path)
         for number, certificate in enumerate(found, 1):
             count = f" {number} of {len(found)}" if len(found) > 1 else ""
-            lines += [f"{path}: certificate{count}", *_indented(_of_certificate(certificate, now))]
+            lines += [
+                f"{name}: certificate{count}",
+                *_indented(_of_certificate(certificate, now)),
+            ]
     if _REQUEST in data:
-        lines += [f"{path}: request for a certificate", *_indented(load_request(path).lines())]
+        lines += [
+            f"{name}: request for a certificate",
+            *_indented(load_request(path).lines()),
+        ]
     if _PRIVATE_KEY in data:
-        lines += [f"{path}: private key", *_indented(_of_key(load_key_alone(path)))]
+        lines += [f"{name}: private key", *_indented(_of_key(load_key_alone(path)))]
     if not lines:
         raise UnusableCertificate(
             f"{shown(path)} holds no certificate, request or private key (PEM)"
@@ -94,7 +100,7 @@ def verify(path: Path, wanted: Wanted, now: datetime.datetime) -> str:
     served = " and ".join(f"as a {usage.value}'s" for usage in usages)
     certificate = chain[0]
     return (
-        f"{path}: good {served}; names {certificate.names}; "
+        f"{plain(path)}: good {served}; names {certificate.names}; "
         f"holds until {told(certificate.not_after)} ({_left(certificate, now)})"
     )
 

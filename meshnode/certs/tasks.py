@@ -16,7 +16,7 @@ from cryptography import x509
 from meshnode.certs import issuing
 from meshnode.certs.inputs import Request, load_authority, load_key_alone, load_request
 from meshnode.certs.issuing import Authority, Names, Validity, lasting
-from meshnode.certs.outputs import Output, Writer, shown
+from meshnode.certs.outputs import Output, Writer, plain, shown
 from meshnode.config.cert_directives import CertDirective, CertInit, CertMakereq, CertSignreq
 from meshnode.config.faults import COMMAND_LINE
 from meshnode.errors import NotMade, SecurityError, UnusableRequest
@@ -55,14 +55,17 @@ def ask_at_terminal(question: str) -> str:
     """Put a question on stdout, and return the answer from stdin; empty if that has ended.
 
     Raises:
-        NotMade: the person has interrupted it.
+        NotMade: the person has interrupted it, or answers with what is no text.
     """
-    sys.stdout.write(question)
-    sys.stdout.flush()
     try:
-        return sys.stdin.readline()
-    except KeyboardInterrupt:
+        sys.stdout.write(question)
+        sys.stdout.flush()
+        # A process may have been started without a stdin.
+        return sys.stdin.readline() if sys.stdin else ""
+    except (KeyboardInterrupt, UnicodeDecodeError):
         raise NotMade("not signed: you declined") from None
+    except BrokenPipeError:
+        raise NotMade("not signed: nobody reads the question") from None
 
 
 def run_all(errands: Sequence[CertDirective], desk: Desk) -> None:
@@ -133,8 +136,10 @@ def init(task: CertInit, writer: Writer, desk: Desk) -> None:
             Output(task.outkey, issuing.key_pem(authority.key)),
         ]
     )
-    desk.say(f"made {task.outcert}: the certificate of a CA, until {told(validity.ends)}")
-    desk.say(f"made {task.outkey}: its key ({issuing.key_words(authority.key)}); keep it safe")
+    desk.say(f"made {plain(task.outcert)}: the certificate of a CA, until {told(validity.ends)}")
+    desk.say(
+        f"made {plain(task.outkey)}: its key ({issuing.key_words(authority.key)}); keep it safe"
+    )
 
 
 def make_request(task: CertMakereq, writer: Writer, desk: Desk) -> None:
@@ -148,9 +153,9 @@ def make_request(task: CertMakereq, writer: Writer, desk: Desk) -> None:
     if task.outkey is not None:
         made.append(Output(task.outkey, issuing.key_pem(key)))
     writer.write_all(made)
-    desk.say(f"made {task.outreq}: a request for a certificate; have it signed by a CA")
+    desk.say(f"made {plain(task.outreq)}: a request for a certificate; have it signed by a CA")
     if task.outkey is not None:
-        desk.say(f"made {task.outkey}: its key ({issuing.key_words(key)})")
+        desk.say(f"made {plain(task.outkey)}: its key ({issuing.key_words(key)})")
     if not names:
         desk.warn(f"{shown(task.outreq)} names no node, host or address: no CA will sign it")
 
@@ -167,7 +172,7 @@ def sign_request(task: CertSignreq, writer: Writer, desk: Desk) -> None:
     if not task.verify:
         _ask(request, validity, desk)
     writer.write_all([Output(task.outcert, issuing.pem(certificate), writer.public)])
-    desk.say(f"made {task.outcert}: the certificate, until {told(validity.ends)}")
+    desk.say(f"made {plain(task.outcert)}: the certificate, until {told(validity.ends)}")
 
 
 def signed(request: Request, authority: Authority, validity: Validity) -> x509.Certificate:

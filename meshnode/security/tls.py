@@ -26,7 +26,6 @@ from OpenSSL import SSL, crypto
 from meshnode.config.tls_directives import TlsClient, TlsDirective, TlsServer
 from meshnode.errors import UnusableCertificate, UnusableKey
 from meshnode.security.certificates import (
-    NODE_ID_OID,
     Certificate,
     Usage,
     load_certificates,
@@ -194,7 +193,7 @@ def _own(directive: TlsDirective, file: Path, key_file: Path, node_id: str) -> O
 def _not_named(file: Path, certificate: Certificate, node_id: str) -> str:
     return (
         f'"{file}" does not name this node, {node_id}; it names {certificate.names}; '
-        f"make one with the otherName {NODE_ID_OID.dotted_string};UTF8:{node_id}, or set "
+        f"make one with: meshnode cert request --node {node_id}, or set "
         "skipreceptornamescheck: true"
     )
 

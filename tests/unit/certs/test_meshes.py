@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from any_names import addresses, dns_names, node_ids
-from conftest import NOW, Scripted
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_person import NOW, Scripted
 
 from meshnode.certs import issuing
 from meshnode.certs.meshes import Member, Plan, make, read_member

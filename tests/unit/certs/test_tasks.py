@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOW, Scripted
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_person import NOW, Scripted
 from tls_makers import authority, other_authority
 
 from meshnode.certs import issuing
