@@ -6,7 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from aioquic.tls import Group
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 from mesh_helpers import line
 from tls_makers import (
     CLIENT,
@@ -19,7 +22,9 @@ from tls_makers import (
     other_authority,
 )
 
-from meshnode.errors import HandshakeRefused, MeshTimeout
+from meshnode.errors import HandshakeRefused, MeshTimeout, TlsProblem, TlsRefused
+from meshnode.mesh.streams.certified import MAX_TOLD, Judge
+from meshnode.mesh.streams.packets import CertifiedTls
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
 from meshnode.net.sockets import identify
 from meshnode.protocol.routing import ConnType
@@ -340,3 +345,34 @@ async def test_each_kind_of_key_works_at_both_ends(kind, autojump_clock):
     )
     async with service(tls.server) as (bar, _, listener):
         await check_talk(await dial(bar, tls.client), listener)
+
+
+async def test_a_dialer_that_offers_p_521_alone_as_receptors_do_is_answered(
+    autojump_clock, monkeypatch
+):
+    make = CertifiedTls.__init__
+
+    def offer_p_521(self, plain, judge):
+        make(self, plain, judge)
+        if self._is_client:
+            self._supported_groups = [Group.SECP521R1]
+
+    monkeypatch.setattr(CertifiedTls, "__init__", offer_p_521)
+    async with service(good_ends().server) as (bar, _, listener):
+        await check_talk(await dial(bar, good_ends().client), listener)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=4), st.booleans())
+def test_whatever_a_chain_is_it_is_judged_or_refused(chain, is_server):
+    tls = good_ends()
+    judge = Judge(tls.server if is_server else tls.client, "foo")
+    with pytest.raises(TlsRefused) as refusal:
+        judge.judge(chain)
+    assert judge.certificate is None
+    assert len(judge.told(refusal.value).encode()) <= MAX_TOLD
+
+
+@given(st.text(max_size=400))
+def test_what_is_told_of_a_refusal_fits_a_packet_whatever_it_says(text):
+    judge = Judge(good_ends().server, "foo")
+    assert len(judge.told(TlsRefused(TlsProblem.UNFIT, text)).encode()) <= MAX_TOLD
