@@ -70,7 +70,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
             links = ConfiguredLinks(mesh, tls)
-            work = ConfiguredWork(config, mesh, raise_limit(), reserve)
+            work = ConfiguredWork(config, mesh, raise_limit(), reserve, tls.find_client)
             reloader = Reloader(config, load_again, mesh, links, work)
             await _start(config, reloader, mesh, links, work, tls, nursery)
             took = (time.monotonic() - started) * 1000
@@ -112,6 +112,7 @@ async def _start(
         work.warnings,
         links.report,
         forwarding=config.node.allowforwarding,
+        tls_clients=tls.find_client,
     )
     try:
         await nursery.start(units.run)
@@ -125,7 +126,7 @@ async def _start(
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
-    await _start_services(config, mesh, nursery)
+    await _start_services(config, mesh, tls, nursery)
     await links.apply(config.listeners, config.peers)
     reloader.start()
     for doubt in (*config.warnings, *units.doubts, *tls.doubts):
@@ -144,7 +145,9 @@ async def _load_engine() -> None:
         await pauses.take()
 
 
-async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery) -> None:
+async def _start_services(
+    config: NodeConfig, mesh: Mesh, tls: TlsStore, nursery: trio.Nursery
+) -> None:
     if not config.services:
         return
     # Imported here: most nodes have no services, and should not wait for their modules.
@@ -152,7 +155,7 @@ async def _start_services(config: NodeConfig, mesh: Mesh, nursery: trio.Nursery)
 
     for wanted in config.services:
         try:
-            await nursery.start(make_service(wanted, mesh).run)
+            await nursery.start(make_service(wanted, mesh, tls).run)
         except CannotListen as exc:
             raise wanted.unavailable(exc.parameter, exc.problem) from exc
 
@@ -166,7 +169,8 @@ async def _open_control(
             filename=directive.filename,
             permissions=directive.permissions,
             tcplisten=directive.tcplisten,
-            tcptls=tls.server(directive.tcptls) if directive.tcptls else None,
+            tcptls=tls.find_server(directive.tcptls),
+            tls=tls.find_server(directive.tls),
             mesh=mesh,
             work_types=work_types,
         )

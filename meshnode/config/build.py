@@ -19,7 +19,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
-from meshnode.config.kinds import NULL_TAG, STANDARD, WrongPart
+from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective, check_schemes
 from meshnode.config.names import Address, Wrong
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
@@ -216,15 +216,9 @@ def _note_other_parameter(info: DirectiveInfo, given: RawParameter, faults: Faul
     if name in info.ignored:
         faults.warn(given.place, info.name, name, text="has no effect here")
         return True
-    if name in info.later:
-        # Empty, it asks for nothing: templates leave it so.
-        if given.value.tag == NULL_TAG or given.value.value == "":
-            return True
-        faults.add(given.place, info.name, given.name, text="not supported yet")
-        return False
     names = [p.name for p in info.parameters]
     takes = f"{info.name} takes {', '.join(names) or 'no parameters'}"
-    hint = suggestion(given.name, [*names, *info.later, *info.ignored], otherwise=takes)
+    hint = suggestion(given.name, [*names, *info.ignored], otherwise=takes)
     faults.add(given.place, info.name, given.name, text=f"unknown parameter; {hint}")
     return False
 

@@ -200,7 +200,6 @@ class LocalOnly(Directive):
     section="Control",
     example=(("service", "control"), ("filename", "/tmp/foo.sock")),  # noqa: S108  # the guide's
     claims={MESH_SERVICE: ("service",), UNIX_SOCKET: ("filename",), TCP_PORT: ("tcplisten",)},
-    later=("tls",),
 )
 class ControlService(Directive):
     """Where clients reach the node; an empty ``filename`` means none."""
@@ -230,6 +229,9 @@ class ControlService(Directive):
         "tls-server to use at the TCP port",
         default="",
         default_text="no TLS",
+    )
+    tls: str = parameter(
+        SERVER_NAME, "tls-server to use on the mesh", default="", default_text="no TLS"
     )
 
 

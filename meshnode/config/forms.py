@@ -111,7 +111,7 @@ def _note_others(name: str, other: yaml.Node, whole: Place, faults: FaultLog) ->
     place = place_of(other, whole)
     second = str(other.value) if isinstance(other, yaml.ScalarNode) else "?"
     info = named(name)
-    if info and (info.find(second) or second.lower() in info.later):
+    if info and info.find(second):
         faults.add(
             place, name, second, text=f"not indented; indent it further than {printable(name)}"
         )

@@ -78,8 +78,6 @@ def directive_notes(info: DirectiveInfo) -> list[str]:
     notes += _reload_notes(info)
     if info.ignored:
         notes.append(f"Without effect here, and warned of: {', '.join(info.ignored)}.")
-    if info.later:
-        notes.append(f"Not supported yet: {', '.join(info.later)}.")
     return notes
 
 

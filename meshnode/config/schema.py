@@ -81,7 +81,6 @@ class DirectiveInfo:
             decides whether any is taken: empty means none, and port 0 means any free one. Ports
             that clash only once host names are looked up are found when the node starts.
         parameters: in the order in which help shows them.
-        later: names of parameters that are known but not supported yet.
         ignored: names of receptor's parameters that have no effect here.
         reloadable: whether all of it can be changed, added and removed while the node runs.
     """
@@ -94,7 +93,6 @@ class DirectiveInfo:
     overridable: bool
     claims: Mapping[str, tuple[str, ...]]
     parameters: tuple[ParameterInfo, ...]
-    later: tuple[str, ...]
     ignored: tuple[str, ...]
     reloadable: bool
 
@@ -219,7 +217,6 @@ def directive(
     once: bool = False,
     overridable: bool = False,
     claims: Mapping[str, tuple[str, ...]] = NO_CLAIMS,
-    later: tuple[str, ...] = (),
     ignored: tuple[str, ...] = (),
 ) -> Callable[[type[D]], type[D]]:
     """Make a class of annotated parameters a directive; the arguments are DirectiveInfo's."""
@@ -239,7 +236,6 @@ def directive(
             overridable=overridable,
             claims=MappingProxyType(claims),
             parameters=tuple(described),
-            later=later,
             ignored=ignored,
             reloadable=made.RELOADABLE,
         )

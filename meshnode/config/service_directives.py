@@ -30,6 +30,7 @@ from meshnode.config.schema import (
     directive,
     parameter,
 )
+from meshnode.config.tls_directives import CLIENT_NAME, SERVER_NAME
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 """A network as ``ip-router`` takes and advertises it."""
@@ -123,7 +124,6 @@ class ServiceDirective(Directive):
         ("remoteservice", "web"),
     ),
     claims={TCP_PORT: ("bindaddr", "port")},
-    later=("tlsserver", "tlsclient"),
 )
 class TcpServer(ServiceDirective):
     """Where clients connect, and which stream service they reach."""
@@ -134,6 +134,12 @@ class TcpServer(ServiceDirective):
     bindaddr: str = parameter(
         BIND_ADDRESS, "address to listen on", default="", default_text="all interfaces"
     )
+    tlsserver: str = parameter(
+        SERVER_NAME, "tls-server to use at the TCP port", default="", default_text="no TLS"
+    )
+    tlsclient: str = parameter(
+        CLIENT_NAME, "tls-client to use to the service", default="", default_text="no TLS"
+    )
 
 
 @directive(
@@ -142,13 +148,18 @@ class TcpServer(ServiceDirective):
     section=SECTION,
     example=(("service", "web"), ("address", "localhost:80")),
     claims={MESH_SERVICE: ("service",)},
-    later=("tlsserver", "tlsclient"),
 )
 class TcpClient(ServiceDirective):
     """A stream service, and where its streams go."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
     address: Address = parameter(ADDRESS, "where to connect for each stream")
+    tlsserver: str = parameter(
+        SERVER_NAME, "tls-server to use on the mesh", default="", default_text="no TLS"
+    )
+    tlsclient: str = parameter(
+        CLIENT_NAME, "tls-client to use to the address", default="", default_text="no TLS"
+    )
 
 
 @directive(
@@ -194,7 +205,6 @@ class UdpClient(ServiceDirective):
     section=SECTION,
     example=(("filename", "/run/db.sock"), ("remotenode", "bar"), ("remoteservice", "db")),
     claims={UNIX_SOCKET: ("filename",)},
-    later=("tls",),
 )
 class UnixSocketServer(ServiceDirective):
     """Where clients connect, and which stream service they reach."""
@@ -205,6 +215,9 @@ class UnixSocketServer(ServiceDirective):
     permissions: int = parameter(
         permissions(), "who may open the unix socket, as for chmod", default=0o600
     )
+    tls: str = parameter(
+        CLIENT_NAME, "tls-client to use to the service", default="", default_text="no TLS"
+    )
 
 
 @directive(
@@ -213,13 +226,15 @@ class UnixSocketServer(ServiceDirective):
     section=SECTION,
     example=(("service", "db"), ("filename", "/run/postgresql/.s.PGSQL.5432")),
     claims={MESH_SERVICE: ("service",)},
-    later=("tls",),
 )
 class UnixSocketClient(ServiceDirective):
     """A stream service, and where its streams go."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
     filename: str = parameter(SOCKET_PATH, "unix socket to connect to for each stream")
+    tls: str = parameter(
+        SERVER_NAME, "tls-server to use on the mesh", default="", default_text="no TLS"
+    )
 
 
 @directive(
@@ -228,13 +243,15 @@ class UnixSocketClient(ServiceDirective):
     section=SECTION,
     example=(("service", "shell"), ("command", "bash -l")),
     claims={MESH_SERVICE: ("service",)},
-    later=("tls",),
 )
 class CommandService(ServiceDirective):
     """A stream service, and the words of the command that it runs."""
 
     service: str = parameter(SERVICE, "name of the service on the mesh")
     command: tuple[str, ...] = parameter(shell_words(least=1), "command to run; no shell runs it")
+    tls: str = parameter(
+        SERVER_NAME, "tls-server to use on the mesh", default="", default_text="no TLS"
+    )
 
 
 @directive(

@@ -76,11 +76,12 @@ async def open_listeners(
     mesh: Mesh,
     work_types: Sequence[WorkType],
     tcptls: "TlsSource | None" = None,
+    tls: "TlsSource | None" = None,
 ) -> list[ControlListener]:
     """Open what a ``control-service`` directive names; an empty text or None names nothing.
 
-    ``tcptls`` has the settings for TLS at the TCP port. The mesh comes last: nobody hears of a
-    service that then fails to start.
+    ``tcptls`` has the settings for TLS at the TCP port, ``tls`` those on the mesh. The mesh comes
+    last: nobody hears of a service that then fails to start.
 
     Raises:
         ConfigError: something cannot be opened, or nothing is named. Nothing stays open.
@@ -98,7 +99,7 @@ async def open_listeners(
             ]
         if service:
             opened.append(
-                ControlListener("mesh", service, await _listen(mesh, service, work_types))
+                ControlListener("mesh", service, await _listen(mesh, service, work_types, tls))
             )
     except BaseException:
         with trio.CancelScope(shield=True):
@@ -113,10 +114,10 @@ async def open_listeners(
 
 
 async def _listen(
-    mesh: Mesh, service: str, work_types: Sequence[WorkType]
+    mesh: Mesh, service: str, work_types: Sequence[WorkType], tls: "TlsSource | None"
 ) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
     try:
-        return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types or None)
+        return await mesh.listen(service, tags=SERVICE_TAGS, work_types=work_types or None, tls=tls)
     except MeshnodeError as error:
         raise CannotListen("service", service, str(error)) from error
 

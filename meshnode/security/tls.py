@@ -40,6 +40,13 @@ that receptor offers there are among them, but for one without ECDHE."""
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 """A key that a certificate may be for."""
 
+MAX_CHAIN: Final = 15 * 1024
+"""Bytes of the certificates that an end of a stream shows. Receptor's QUIC takes 16 KiB of a
+handshake's flight; with the largest keys half a KiB of it is not certificates."""
+
+CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+"""Curves that certificates may have in TLS 1.3 (RFC 8446, section 4.2.3)."""
+
 WARNED_AHEAD: Final = datetime.timedelta(days=30)
 """How long before its end a certificate is warned of."""
 
@@ -167,6 +174,28 @@ def doubts(settings: TlsSettings, now: datetime.datetime) -> list[str]:
         text = f"may not be used as a {settings.usage.value}'s: its extended key usage forbids it"
         found.append(f'"{file}" {text}')
     return found
+
+
+def unfit_above(settings: TlsSettings) -> str:
+    """Return why settings cannot be used for streams over the mesh; empty if they can.
+
+    Said before the first connection would fail: QUIC takes less than TLS over TCP does.
+    """
+    own = settings.own
+    if own is None:
+        return ""
+    size = sum(len(one.der) for one in own.chain)
+    if size > MAX_CHAIN:
+        return (
+            f'"{own.file}" has certificates of {size} bytes; over the mesh at most {MAX_CHAIN} '
+            "may be shown: leave out the root and CAs of others, or use ECDSA keys"
+        )
+    if isinstance(own.key, ec.EllipticCurvePrivateKey) and own.key.curve.name not in CURVES:
+        return (
+            f'"{own.file}" has a key of curve {own.key.curve.name}, which TLS 1.3 does not know; '
+            "use P-256"
+        )
+    return ""
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Final
 from meshnode.config import NodeConfig
 from meshnode.config.faults import ConfigFaults, Fault
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
+from meshnode.config.service_directives import (
+    CommandService,
+    TcpClient,
+    TcpServer,
+    UnixSocketClient,
+    UnixSocketServer,
+)
 from meshnode.config.tls_directives import TlsClient, TlsDirective, TlsServer
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
@@ -54,6 +61,14 @@ class TlsStore:
         """Return where to get the settings of a ``tls-client``."""
         return lambda: self._settings[TlsClient, name]
 
+    def find_server(self, name: str) -> "TlsSource | None":
+        """Return the same for a name that may be empty, or not there: then None."""
+        return self.server(name) if name and (TlsServer, name) in self._settings else None
+
+    def find_client(self, name: str) -> "TlsSource | None":
+        """Return the same for a name that may be empty, or not there: then None."""
+        return self.client(name) if name and (TlsClient, name) in self._settings else None
+
     def of_listener(self, directive: ListenerDirective) -> "TlsSource | None":
         """Return where to get the settings of a listener of links; None if it has no TLS."""
         return self.server(directive.tls) if directive.tls else None
@@ -81,6 +96,7 @@ def read_settings(config: NodeConfig) -> TlsChange:
     # Imported here: most checks and starts need no OpenSSL.
     from meshnode.security import tls  # noqa: PLC0415
 
+    above = used_above(config)
     settings: dict[_Key, TlsSettings] = {}
     faults: list[Fault] = []
     doubts: list[Fault] = []
@@ -91,9 +107,31 @@ def read_settings(config: NodeConfig) -> TlsChange:
         except ConfigFaults as error:
             faults += error.faults
             continue
-        settings[type(directive), directive.name] = found
+        key: _Key = type(directive), directive.name
+        settings[key] = found
         place, subject = directive.place_of("cert"), (directive.INFO.name, "cert")
         doubts += [Fault(place, subject, text) for text in tls.doubts(found, now)]
+        if (unfit := tls.unfit_above(found)) and key in above:
+            faults.append(Fault(place, subject, unfit))
+        elif unfit and isinstance(directive, TlsClient):
+            # Clients may still name it.
+            doubts.append(Fault(place, subject, unfit))
     if faults:
         raise ConfigFaults(faults)
     return TlsChange(settings, tuple(doubts))
+
+
+def used_above(config: NodeConfig) -> set[_Key]:
+    """Return which TLS directives are for streams over the mesh.
+
+    Clients may name each ``tls-client``, so these are all that are not just for links.
+    """
+    used: set[_Key] = {(TlsServer, one.tls) for one in config.control_services}
+    for service in config.services:
+        match service:
+            case TcpServer(tlsclient=name) | UnixSocketServer(tls=name):
+                used.add((TlsClient, name))
+            case TcpClient(tlsserver=name) | UnixSocketClient(tls=name) | CommandService(tls=name):
+                used.add((TlsServer, name))
+    below = {peer.tls for peer in config.peers}
+    return used | {(TlsClient, one.name) for one in config.tls_clients if one.name not in below}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -12,6 +12,9 @@ from meshnode.mesh.datagrams import DatagramSocket
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sockets import CannotListen
+
+if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.tls import TlsSource
 
 
 class Service(Protocol):
@@ -29,17 +32,17 @@ class Service(Protocol):
 
 
 async def listen_on_mesh(
-    mesh: Mesh, service: str, tags: Mapping[str, str], parameter: str = "service"
+    mesh: Mesh, service: str, tags: Mapping[str, str], tls: "TlsSource | None" = None
 ) -> trio.abc.Listener[MeshStream]:
-    """Open a stream service for a directive.
+    """Open a stream service for a directive; ``tls`` has its settings.
 
     Raises:
         CannotListen: the name is taken on this node.
     """
     try:
-        return await mesh.listen(service, tags=tags)
+        return await mesh.listen(service, tags=tags, tls=tls)
     except MeshnodeError as exc:
-        raise CannotListen(parameter, service, str(exc)) from exc
+        raise CannotListen("service", service, str(exc)) from exc
 
 
 def open_datagrams(

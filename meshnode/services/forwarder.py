@@ -1,16 +1,19 @@
 """Accepts streams and joins each to one that it dials: all stream services but commands."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from meshnode.errors import MeshError
+from meshnode.errors import MeshError, TlsRefused
 from meshnode.logs import SubjectLogger
 from meshnode.net.accept import Listener, serve
 from meshnode.net.pump import bridge, has_hung_up, reset
 from meshnode.net.sockets import holder_of, peer_name
 from meshnode.shares import Holder, Shares
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsSource
 
 MAX_CONNECTIONS = 1536
 """Connections of one service at a time; more are reset. Each costs a descriptor, a stream of the
@@ -153,3 +156,20 @@ def forward_to(
             await reset(far)
 
     return handler
+
+
+def secured(handler: StreamHandler, tls: "TlsSource") -> StreamHandler:
+    """Return a handler for clients of a TCP port that speak TLS; ``tls`` has its settings."""
+
+    async def shake_hands_first(stream: trio.abc.HalfCloseableStream, client: str) -> None:
+        from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
+
+        assert isinstance(stream, trio.SocketStream)
+        plain = TlsStream(stream, tls())
+        try:
+            await plain.shake_hands()
+        except TlsRefused as refusal:
+            raise OSError(str(refusal)) from refusal
+        await handler(plain, client)
+
+    return shake_hands_first

@@ -6,6 +6,7 @@ client accepts streams of a service, and connects each to a socket.
 
 import os
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -21,8 +22,12 @@ from meshnode.mesh.mesh import Mesh
 from meshnode.net.addresses import format_address
 from meshnode.net.sockets import CannotListen, keep_alive, open_tcp_listeners
 from meshnode.net.unix_listener import UnixListener
+from meshnode.security.tlsstore import NO_TLS, TlsStore
 from meshnode.services.base import listen_on_mesh
-from meshnode.services.forwarder import StreamServer, forward_to
+from meshnode.services.forwarder import StreamServer, forward_to, secured
+
+if TYPE_CHECKING:
+    from meshnode.security.tls import TlsSource
 
 CONNECT_TIMEOUT = 15.0
 """Seconds to connect, with the lookup of a name; the kernel's own limit is minutes."""
@@ -31,9 +36,11 @@ CONNECT_TIMEOUT = 15.0
 class TcpServerProxy:
     """Leads connections to a TCP port to a service of a node; ``ports`` are the real ones."""
 
-    def __init__(self, directive: TcpServer, mesh: Mesh) -> None:
+    def __init__(self, directive: TcpServer, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
         self._directive = directive
         self._mesh = mesh
+        self._tls_server = tls.find_server(directive.tlsserver)
+        self._tls_client = tls.find_client(directive.tlsclient)
         self.ports: tuple[int, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -49,29 +56,35 @@ class TcpServerProxy:
         log = subject_logger("tcp-server", where)
         node, service = wanted.remotenode, wanted.remoteservice
         log.info("listening on port %s for %s of node %s", self.ports[0], service, node)
-        server = StreamServer(log, forward_to(partial(self._mesh.dial, node, service)))
-        await server.run(listeners, task_status=task_status)
+        handler = forward_to(partial(self._mesh.dial, node, service, self._tls_client))
+        if self._tls_server is not None:
+            handler = secured(handler, self._tls_server)
+        await StreamServer(log, handler).run(listeners, task_status=task_status)
 
 
 class TcpClientProxy:
     """A service on the mesh whose streams lead to a TCP address, looked up anew for each."""
 
-    def __init__(self, directive: TcpClient, mesh: Mesh) -> None:
+    def __init__(self, directive: TcpClient, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
         self._directive = directive
         self._mesh = mesh
+        self._tls_server = tls.find_server(directive.tlsserver)
+        self._tls_client = tls.find_client(directive.tlsclient)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service, address = self._directive.service, self._directive.address
         tags = {"type": "TCP Proxy", "address": str(address)}
-        listener = await listen_on_mesh(self._mesh, service, tags)
+        listener = await listen_on_mesh(self._mesh, service, tags, self._tls_server)
         log = subject_logger("tcp-client", service)
         log.info("leads to %s", address)
-        server = StreamServer(log, forward_to(partial(_connect, address)))
+        server = StreamServer(log, forward_to(partial(_connect, address, self._tls_client)))
         await server.run([listener], task_status=task_status)
 
 
-async def _connect(address: Address) -> trio.SocketStream:
+async def _connect(
+    address: Address, tls: "TlsSource | None" = None
+) -> trio.abc.HalfCloseableStream:
     try:
         with trio.fail_after(CONNECT_TIMEOUT):
             stream = await trio.open_tcp_stream(address.host, address.port)
@@ -82,7 +95,14 @@ async def _connect(address: Address) -> trio.SocketStream:
     except OSError as exc:
         raise OSError(f"cannot connect to {address}: {_reason(exc)}") from exc
     keep_alive(stream.socket)
-    return stream
+    if tls is None:
+        return stream
+    from meshnode.net.tls import dial_tls  # noqa: PLC0415 - only where TLS is asked for
+
+    try:
+        return await dial_tls(stream, tls(), address.host)
+    except OSError as exc:
+        raise OSError(f"cannot connect to {address}: {exc}") from exc
 
 
 def _reason(error: OSError) -> str:
@@ -97,9 +117,10 @@ def _reason(error: OSError) -> str:
 class UnixServerProxy:
     """Leads connections to a unix socket to a service of a node."""
 
-    def __init__(self, directive: UnixSocketServer, mesh: Mesh) -> None:
+    def __init__(self, directive: UnixSocketServer, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
         self._directive = directive
         self._mesh = mesh
+        self._tls = tls.find_client(directive.tls)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
@@ -108,22 +129,23 @@ class UnixServerProxy:
         log = subject_logger("unix-socket-server", wanted.filename)
         node, service = wanted.remotenode, wanted.remoteservice
         log.info("listening for %s of node %s", service, node)
-        server = StreamServer(log, forward_to(partial(self._mesh.dial, node, service)))
-        await server.run([listener], task_status=task_status)
+        handler = forward_to(partial(self._mesh.dial, node, service, self._tls))
+        await StreamServer(log, handler).run([listener], task_status=task_status)
 
 
 class UnixClientProxy:
     """A service on the mesh whose streams lead to a unix socket."""
 
-    def __init__(self, directive: UnixSocketClient, mesh: Mesh) -> None:
+    def __init__(self, directive: UnixSocketClient, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
         self._directive = directive
         self._mesh = mesh
+        self._tls = tls.find_server(directive.tls)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service, filename = self._directive.service, self._directive.filename
         tags = {"type": "Unix Proxy", "filename": filename}
-        listener = await listen_on_mesh(self._mesh, service, tags)
+        listener = await listen_on_mesh(self._mesh, service, tags, self._tls)
         log = subject_logger("unix-socket-client", service)
         log.info("leads to %s", filename)
         await StreamServer(log, forward_to(self._dial)).run([listener], task_status=task_status)

@@ -17,6 +17,7 @@ from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.pump import copy
 from meshnode.resources import NoThread, in_thread
+from meshnode.security.tlsstore import NO_TLS, TlsStore
 from meshnode.services.base import listen_on_mesh
 from meshnode.services.forwarder import StreamServer
 
@@ -223,15 +224,17 @@ def session_members(session: int) -> list[int]:
 class TerminalService:
     """Runs a command for each stream of a service; the one ends with the other."""
 
-    def __init__(self, directive: CommandService, mesh: Mesh) -> None:
+    def __init__(self, directive: CommandService, mesh: Mesh, tls: TlsStore = NO_TLS) -> None:
         self._directive = directive
         self._mesh = mesh
+        self._tls = tls.find_server(directive.tls)
         self._log = subject_logger("command-service", directive.service)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; see Service."""
         service = self._directive.service
-        listener = await listen_on_mesh(self._mesh, service, {"type": "Command Service"})
+        tags = {"type": "Command Service"}
+        listener = await listen_on_mesh(self._mesh, service, tags, self._tls)
         self._log.info("runs %s", shlex.join(self._directive.command))
         server = StreamServer(self._log, self._serve, MAX_COMMANDS, MAX_OF_ONE)
         await server.run([listener], task_status=task_status)

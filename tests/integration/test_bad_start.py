@@ -99,7 +99,7 @@ def test_a_tcp_port_in_use_is_named(cluster: Cluster) -> None:
         pytest.param("", [], id="empty file"),
         pytest.param("node: foo\n", [], id="a map"),
         pytest.param("- node: {id: [\n", [], id="not YAML"),
-        pytest.param("- node: foo\n- tls-server: {name: a}\n", ["not supported yet"], id="later"),
+        pytest.param("- node: foo\n- tls-server: {name: a, cert: b}\n", ["key"], id="no key"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_names_it(

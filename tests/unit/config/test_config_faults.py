@@ -179,15 +179,16 @@ FAULTS = {
     "a bare value where no parameter is meant": (
         "- node: foo\n- local-only\n- control-service: /tmp/foo.sock\n",
         "{f}:3: control-service: takes no bare value; name the parameter it is for: "
-        "service, filename, permissions, tcplisten, tcptls",
+        "service, filename, permissions, tcplisten, tcptls, tls",
     ),
     "an empty value that is more than empty": (
         "- node: foo\n- tcp-listener: {port: 1, tls: ' '}\n",
         '{f}:2: tcp-listener: tls: " " is no name for a TLS configuration',
     ),
-    "a parameter that is not supported yet": (
-        "- node: foo\n- control-service:\n    service: x\n    TLS: x\n- local-only\n",
-        "{f}:4: control-service: TLS: not supported yet",
+    "a client's TLS where a server's is needed": (
+        "- node: foo\n- control-service:\n    service: x\n    TLS: x\n"
+        "- local-only\n- tls-client: {name: x}\n",
+        '{f}:4: control-service: tls: "x" is a tls-client; a tls-server is needed here',
     ),
     "a name of no TLS configuration": (
         "- node: foo\n- tcp-listener:\n    port: 2222\n    tls: srv\n- tls-client: {name: srw}\n",

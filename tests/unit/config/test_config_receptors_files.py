@@ -27,11 +27,6 @@ FILES = Path(__file__).parents[2] / "data/configs"
 
 A_PATH = re.compile(r"(?<=[ \"'])/(?:etc|var|run|tmp|full)/[\w./-]+")
 
-REMAINS: dict[str, list[str]] = {
-    "awx-bundle-execution.yml": ["control-service: tls: not supported yet"],
-}
-"""What is refused of a file. Those that are not here pass."""
-
 WARNINGS: dict[str, list[str]] = {
     "awx-control-pod-generated.yml": [
         "local-only",
@@ -102,22 +97,21 @@ def host_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_tables_name_files_that_are_there():
     assert len(NAMES) == 19
-    assert {*REMAINS, *WARNINGS} <= set(NAMES)
+    assert set(WARNINGS) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_receptors_passes_but_for_tls_on_the_mesh(
+def test_a_file_of_receptors_passes(
     name: str, place: Path, keys: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str]
 ):
     file = installed(name, place, keys)
     code = main(["check", str(file)])
     lines = [line.removeprefix(f"{file}:") for line in capsys.readouterr().err.splitlines()]
-    refused = [line.partition(": ")[2] for line in lines if "warning: " not in line]
-    assert refused == REMAINS.get(name, [])
-    assert code == (ExitCode.CONFIGURATION if refused else ExitCode.OK)
+    assert [line for line in lines if "warning: " not in line] == []
+    assert code == ExitCode.OK
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REMAINS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_receptors_is_warned_of_where_it_has_no_effect(
     name: str, place: Path, keys: tuple[bytes, bytes]
 ):
@@ -125,7 +119,7 @@ def test_a_file_of_receptors_is_warned_of_where_it_has_no_effect(
     assert [": ".join(fault.subject) for fault in config.warnings] == WARNINGS.get(name, [])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REMAINS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_receptors_means_the_same_when_converted(
     name: str,
     place: Path,

@@ -93,11 +93,6 @@ def test_the_references_faults_are_real(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(caught.value) == FAULT_EXAMPLE
 
 
-def test_no_parameter_is_both_supported_and_not():
-    for info in INFOS:
-        assert not {p.name for p in info.parameters} & set(info.later)
-
-
 def test_the_reference_is_written_to_a_file_or_to_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -47,19 +47,19 @@ def test_receptors_names_make_services_in_the_order_of_the_file(tmp_path: Path):
     [
         (
             "- tcp-server: {port: 1, remotenode: a, remoteservice: b, tlsserver: x}\n",
-            "tcp-server: tlsserver: not supported yet",
+            'tcp-server: tlsserver: there is no tls-server "x"; add a tls-server of that name',
         ),
         (
             "- tcp-client: {service: a, address: 'b:1', tlsclient: x}\n",
-            "tcp-client: tlsclient: not supported yet",
+            'tcp-client: tlsclient: there is no tls-client "x"; add a tls-client of that name',
         ),
         (
             "- unix-socket-client: {service: a, filename: /b, tls: x}\n",
-            "unix-socket-client: tls: not supported yet",
+            'unix-socket-client: tls: there is no tls-server "x"; add a tls-server of that name',
         ),
         (
             "- command-service: {service: a, command: b, tls: x}\n",
-            "command-service: tls: not supported yet",
+            'command-service: tls: there is no tls-server "x"; add a tls-server of that name',
         ),
         (
             "- command-service: {service: a, command: '  '}\n",
