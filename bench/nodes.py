@@ -35,6 +35,9 @@ class Daemon:
     command: tuple[str, ...]
 
 
+TLS = "mesh"
+"""The name of the TLS directives of nodes whose links have TLS."""
+
 MESHNODE = Daemon("meshnode", (sys.executable, "-m", "meshnode"))
 
 
@@ -151,16 +154,20 @@ class World:
         peers: Sequence[int] = (),
         work: Mapping[str, str] | None = None,
         more: Sequence[Directive] = (),
+        with_tls: bool = False,
     ) -> Node:
         """Start a node; ``work`` is work type → command line, ports are TCP on the loopback."""
+        tls = {"tls": TLS} if with_tls else {}
         directives: list[Directive] = [
             {"node": {"id": name, "datadir": str(self.place / "data")}},
             {"log-level": {"level": "error"}},
             {"control-service": {"filename": str(self.place / f"{name}.sock")}},
         ]
         if listen is not None:
-            directives.append({"tcp-listener": {"port": listen, "bindaddr": "127.0.0.1"}})
-        directives += [{"tcp-peer": {"address": f"127.0.0.1:{port}"}} for port in peers]
+            directives.append({"tcp-listener": {"port": listen, "bindaddr": "127.0.0.1"} | tls})
+        directives += [{"tcp-peer": {"address": f"127.0.0.1:{port}"} | tls} for port in peers]
+        if with_tls:
+            directives += self._certificates(name)
         if listen is None and not peers:
             directives.append({"local-only": None})
         for worktype, line in (work or {}).items():
@@ -173,18 +180,37 @@ class World:
         self.nodes.append(node)
         return node
 
+    def _certificates(self, name: str) -> list[Directive]:
+        """Return a node's part of the certificates that :meth:`line` has made."""
+        own = {"name": TLS, "cert": str(self.place / f"{name}.crt")}
+        own["key"] = str(self.place / f"{name}.key")
+        ca = str(self.place / "ca.crt")
+        server = own | {"requireclientcert": True, "clientcas": ca}
+        return [{"tls-server": server}, {"tls-client": own | {"rootcas": ca}}]
+
     def line(
-        self, *names: str, work: Mapping[str, str] | None = None, more: Sequence[Directive] = ()
+        self,
+        *names: str,
+        work: Mapping[str, str] | None = None,
+        more: Sequence[Directive] = (),
+        with_tls: bool = False,
     ) -> list[Node]:
         """Start nodes that are linked in a row and wait until the first knows the last.
 
-        Every node has the work types, and the directives of ``more``.
+        Every node has the work types, and the directives of ``more``; ``with_tls`` the links are
+        over TLS, and both ends show certificates.
         """
+        if with_tls:
+            command = [*self.daemon.command, "cert", "mesh", "--out", str(self.place)]
+            command += [word for name in names for word in ("--node", f"{name}=127.0.0.1")]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         nodes: list[Node] = []
         peers: list[int] = []
         for name in names:
             port = free_port()
-            nodes.append(self.node(name, listen=port, peers=peers, work=work, more=more))
+            nodes.append(
+                self.node(name, listen=port, peers=peers, work=work, more=more, with_tls=with_tls)
+            )
             peers = [port]
         for node in nodes[:-1]:
             node.wait_for(names[-1])

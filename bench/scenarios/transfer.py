@@ -17,7 +17,7 @@ from bench import contest, processes
 from bench.engine import MEGA, Engine
 from bench.nodes import MESHNODE, Daemon, Node, World
 from bench.report import Report
-from bench.rows import Measure, Options, Row, Target
+from bench.rows import Measure, Options, Row, Target, alternate
 from meshnode.mesh.streams.congestion import BASE_SIZE, LARGE_SIZE
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ def run(options: Options) -> Report:
     """Move a large file each way, over one hop and two, and twenty smaller ones at once."""
     size = (32 if options.quick else 256) * MIB
     return Report(
-        rows=[*_large(options, size), _small(options, size)],
+        rows=[*_large(options, size), _secure(options, size), _small(options, size)],
         notes=[
             f"{size // MIB} MiB; floor: the QUIC engine alone, both ends in one process, in memory",
             f"datagrams of {BASE_SIZE} bytes: both nodes announce what receptor's buffers take",
@@ -225,6 +225,26 @@ class _Processor:
     def row(self, name: str, target: Target) -> Row:
         """Return the row, without the turn that does not count."""
         return Row(name, "MB/CPU s", self._nodes[1:], target, self._engine[1:])
+
+
+# --- over a link with TLS -----------------------------------------------------------------------
+
+
+def _secure(options: Options, size: int) -> Row:
+    """Take results over a link with mutual TLS; floor: the same over a link without."""
+    work = {"blob": f"head -c {size} /dev/zero"}
+    with World() as plain, World() as secure:
+        near, _ = plain.line("foo", "bar", work=work)
+        safe, _ = secure.line("foo", "bar", work=work, with_tls=True)
+        figures = alternate(
+            {
+                "plain": lambda: _results(near, "bar", "blob", size),
+                "TLS": lambda: _results(safe, "bar", "blob", size),
+            },
+            options.repeats,
+        )
+    bound = Target(0.5, at_least=True)
+    return Row("results, one hop, link with TLS", "MB/s", figures["TLS"], bound, figures["plain"])
 
 
 # --- in datagrams that a receptor node takes ----------------------------------------------------

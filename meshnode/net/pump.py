@@ -157,7 +157,8 @@ async def reset(stream: trio.abc.AsyncResource) -> None:
     if isinstance(below, trio.SocketStream) and below.socket.family != socket.AF_UNIX:
         with suppress(OSError):  # closed or gone already, and that is all that is asked
             below.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    await trio.aclose_forcefully(stream)
+    # Below TLS, which would say goodbye, as it does at the end of all.
+    await trio.aclose_forcefully(below)
 
 
 # --- Hang-ups ------------------------------------------------------------------------------------

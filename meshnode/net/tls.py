@@ -91,6 +91,7 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
     async def _shake_hands(self) -> None:
         while True:
             is_done = self._engine.handshake()
+            self._take_out()
             await self._flush()
             if is_done:
                 # What came behind the handshake may be there already.
@@ -103,6 +104,7 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
 
     async def _say_why(self) -> None:
         with trio.move_on_after(FAREWELL_TIMEOUT), suppress(trio.BrokenResourceError):
+            self._take_out()
             await self._flush()
             await self.transport.send_eof()
             while await self._receive():
@@ -116,7 +118,7 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
             self._check_open()
             for start in range(0, len(data), READ_SIZE):
                 try:
-                    self._engine.write(memoryview(data)[start : start + READ_SIZE])
+                    self.write(memoryview(data)[start : start + READ_SIZE])
                 except TlsRefused as refusal:
                     raise trio.BrokenResourceError(str(refusal)) from refusal
                 await self._flush()
@@ -130,6 +132,7 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
         async with self._writing:
             self._check_open()
             self._engine.end()
+            self._take_out()
             await self._flush()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -156,7 +159,8 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
         """Close the connection, with a goodbye if that can be sent at once."""
         if self._socket.fileno() >= 0 and not self._unsent:
             self._engine.end()
-            with suppress(OSError, TlsRefused):
+            self._take_out()
+            with suppress(OSError):
                 self.flush_now()
         await self.transport.aclose()
 
@@ -171,11 +175,12 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
         """
         self._check_open()
         self._engine.write(data)
+        self._take_out()
 
     def flush_now(self) -> bool:
         """Send ciphertext as far as the socket takes it; True if it took all. Raises OSError."""
         try:
-            while self._unsent or self._take_out():
+            while self._unsent:
                 sent = os.write(self._socket.fileno(), self._unsent)
                 self._unsent = self._unsent[sent:]
         except BlockingIOError:
@@ -219,19 +224,27 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
 
     def _answer(self) -> None:
         """Send what TLS answers by itself to what was read. Raises OSError."""
-        answer = self._engine.outgoing()
-        if not answer:
+        answered = self._take_out()
+        if not answered:
             return
-        self._owed += len(answer)
+        self._owed += answered
         if self._owed > MOST_OWED:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the other end reads nothing")
-        self._unsent = memoryview(bytes(self._unsent) + answer)
         self.flush_now()
 
-    def _take_out(self) -> bool:
-        """Take ciphertext out of the engine; return whether there was any."""
-        self._unsent = memoryview(self._engine.outgoing())
-        return bool(self._unsent)
+    def _take_out(self) -> int:
+        """Take ciphertext out of the engine, to be sent behind the rest; return its bytes.
+
+        All of it, whenever there may be some: what is there after a read is then TLS's own answer.
+        """
+        pieces = []
+        while piece := self._engine.outgoing():
+            pieces.append(piece)
+        if not pieces:
+            return 0
+        taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._unsent = memoryview(bytes(self._unsent) + taken if self._unsent else taken)
+        return len(taken)
 
     # --- the socket --------------------------------------------------------------------------
 
