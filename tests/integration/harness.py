@@ -335,6 +335,7 @@ class Cluster:
         more: Sequence[Directive] = (),
         level: str = "debug",
         settings: Mapping[str, Any] | None = None,
+        control: Mapping[str, Any] | None = None,
         start: bool = True,
     ) -> Node:
         """Configure a node and start it.
@@ -347,6 +348,7 @@ class Cluster:
             more: directives beyond those, as they would stand in the file.
             level: of the log.
             settings: parameters of ``node`` beside its ID and directory.
+            control: parameters of ``control-service`` beside its socket.
             start: False leaves the process to be started by ``start()``.
         """
         directives: list[Directive] = [
@@ -358,7 +360,12 @@ class Cluster:
                 }
             },
             {"log-level": {"level": level}},
-            {"control-service": {"filename": str(self.directory / f"{name}.sock")}},
+            {
+                "control-service": {
+                    "filename": str(self.directory / f"{name}.sock"),
+                    **(control or {}),
+                }
+            },
         ]
         if listen is not None:
             directives.append({"tcp-listener": {"port": listen, "bindaddr": "127.0.0.1"}})
