@@ -20,12 +20,15 @@ from meshctl.api.errors import (
 from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, word
 from meshctl.api.settings import TlsSettings, parse_address
-from meshctl.api.status import UNFINISHED, Watch
+from meshctl.api.status import UNFINISHED, Watch, unit_status
 from meshctl.api.submission import Payload, Submission, send_submission, submission_line
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
 milliseconds; ten seconds are for a far one."""
+
+OUTCOMES = ("cancelled", "cancel pending", "released", "release pending")
+"""What a node may say that it did with a unit that it was to end."""
 
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 
@@ -156,11 +159,14 @@ class ControlClient:
         if node:
             with self.at(node, tls_client) as other:
                 return other.work_list(unit_id)
-        return self.command(f"work list {word('unit ID', unit_id)}" if unit_id else "work list")
+        reply = self.command(f"work list {word('unit ID', unit_id)}" if unit_id else "work list")
+        if not all(isinstance(status, dict) for status in reply.values()):
+            raise ProtocolMismatch("the node's reply is no list of units")
+        return reply
 
     def work_status(self, unit_id: str) -> JsonObject:
         """Return the status of one unit. Raises CommandRefused when there is none of that ID."""
-        return self.command(f"work status {word('unit ID', unit_id)}")
+        return unit_status(self.command(f"work status {word('unit ID', unit_id)}"))
 
     def watch(self, unit_id: str) -> Iterator[JsonObject]:
         """Return a unit's status now and after each change, the final one last.
@@ -349,9 +355,10 @@ class ControlClient:
             if remote
             else f"work {subcommand} {word('unit ID', unit_id)}"
         )
-        for outcome in reply:
-            return outcome
-        raise ProtocolMismatch(f"the node's reply to {subcommand} is empty")
+        for outcome in OUTCOMES:
+            if outcome in reply:
+                return outcome
+        raise ProtocolMismatch(f"the node's reply to {subcommand} does not say what it did")
 
     def _take(self) -> Connection:
         """Return an exclusive session: the idle one, or a new one."""

@@ -34,6 +34,9 @@ UNFINISHED = frozenset({0, 1})
 FAILED, CANCELED = 3, 4
 """The states of a unit that ended badly."""
 
+LONGEST_STATE = 40
+"""Characters of what is no state that are told."""
+
 ENDED = frozenset(STATES[2:])
 """Names of the states that a unit does not leave."""
 
@@ -46,6 +49,19 @@ NODE_RETURNS = 30.0
 
 FIRST_STATUS = 10.0
 """Seconds to wait for the first status, even if the time-out is shorter: WaitTimedOut needs it."""
+
+
+def unit_status(reply: JsonObject) -> JsonObject:
+    """Return a reply that is a unit's status: its state is one that can be acted on.
+
+    Raises:
+        ProtocolMismatch: it is none; a script must not take it for success.
+    """
+    state = reply.get("State")
+    if type(state) is not int or state not in range(len(STATES)):
+        shown = repr(state)[:LONGEST_STATE]
+        raise ProtocolMismatch(f"the node's reply is no status of a unit: its State is {shown}")
+    return reply
 
 
 def moment(status: Mapping[str, Any], key: str) -> datetime | None:
@@ -159,7 +175,7 @@ class Watch:
             session.send_line(f"work watch {self._unit_id}")
             while True:
                 session.set_timeout(self._patience())
-                yield session.read_json()
+                yield unit_status(session.read_json())
         finally:
             self._session = None
             session.close()

@@ -40,7 +40,9 @@ def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
     elif "service unknown" in reason:
         label, name, find = "its services", wanted, _services
     elif "unknown work type" in reason:
-        label, name, find = "its work types", wanted, _types
+        # A meshnode that passes the refusal of another one on has said those of that one.
+        label = "" if "it offers " in reason else "its work types"
+        name, find = wanted, _types
     else:
         return _REMEDIES.get(reason.rpartition(": ")[2], "")
     try:
@@ -55,7 +57,7 @@ def _instead(label: str, name: str, known: set[str]) -> str:
 
     if near := difflib.get_close_matches(name, known, 1):
         return f"; did you mean {near[0]}?"
-    if not known:
+    if not (known and label):
         return ""
     more = ", …" if len(known) > MOST_NAMES else ""
     return f"; {label}: {', '.join(sorted(known)[:MOST_NAMES])}{more}"

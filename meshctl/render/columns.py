@@ -141,12 +141,12 @@ def shortened(text: str, width: int) -> str:
     if columns_of(text) <= width:
         return text
     half = (width - 1) // 2
-    start = _cut(text, width - 1 - half)
-    end = _cut(text[::-1], half)[::-1]
+    start = cut(text, width - 1 - half)
+    end = cut(text[::-1], half)[::-1]
     return f"{start}…{end}"
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """Return as much of the beginning of a text as fits."""
     taken = 0
     for i, character in enumerate(text):
@@ -172,7 +172,7 @@ def wrapped(text: str, width: int) -> list[str]:
             lines.append(line)
         line = word
         while columns_of(line) > width:
-            part = _cut(line, width)
+            part = cut(line, width)
             lines.append(part)
             line = line[len(part) :]
     return [*lines, line] if line or not lines else lines

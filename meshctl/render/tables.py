@@ -7,7 +7,8 @@ from typing import Any
 from meshctl.api.errors import ProtocolMismatch
 from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
 from meshctl.render.clients import CLIENT_KEYS, in_words, shown_params, who_briefly
-from meshctl.render.output import size
+from meshctl.render.columns import columns_of, cut
+from meshctl.render.output import printable, size
 
 
 def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
@@ -54,21 +55,24 @@ def round_trip(nanoseconds: float) -> str:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None
 ) -> list[str]:
-    """Lay rows out under a header, each column as wide as its widest cell.
+    """Lay rows out under a header, each column as wide as its widest cell, all of it printable.
 
     A ``width`` cuts lines there, where the last column has room for a few words at least.
     """
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    # First: what is escaped takes more columns.
+    lines = [[printable(cell) for cell in line] for line in (header, *rows)]
+    widths = [max(columns_of(line[i]) for line in lines) for i in range(len(header))]
     if width is not None:
         width = max(width, sum(widths[:-1]) + 2 * len(widths[:-1]) + NARROWEST_LAST)
     laid = [
-        "  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip()
+        "  ".join(
+            cell + " " * (wide - columns_of(cell)) for cell, wide in zip(line, widths, strict=True)
+        ).rstrip()
         for line in lines
     ]
     if width is None:
         return laid
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in laid]
+    return [line if columns_of(line) <= width else f"{cut(line, width - 1)}…" for line in laid]
 
 
 NARROWEST_LAST = 20

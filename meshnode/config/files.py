@@ -24,13 +24,17 @@ def read_file(path: str, faults: FaultLog) -> list[RawDirective]:
         return []
     try:
         roots = [root for root in yaml.compose_all(text, Loader=yaml.SafeLoader) if _has_any(root)]
+        merging = Merging(whole, faults)
         for root in roots:
-            _merge_all(root, whole, faults)
+            merging.merge_all(root)
     except yaml.MarkedYAMLError as error:
         _note_marked(error, whole, faults)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         faults.add(Place(path, line), text="not valid YAML: it has a control character")
+    except TooMuchMerged:
+        text = f"not a configuration: its merge keys look at more than {MAX_MERGED} pairs"
+        faults.add(whole, text=text)
     except RecursionError:
         faults.add(whole, text="not a configuration: it is nested too deeply")
     else:
@@ -81,40 +85,67 @@ def _note_marked(error: yaml.MarkedYAMLError, whole: Place, faults: FaultLog) ->
 
 MERGE_TAG = STANDARD + "merge"
 
+MAX_MERGED = 1 << 17
+"""Pairs that the merge keys of a file may look at: some thousands in the largest files of people. A
+map of a file's half that its other half names again and again would take all time and memory."""
+
 Pair = tuple[yaml.Node, yaml.Node]
 
 
-def _merge_all(root: yaml.Node, whole: Place, faults: FaultLog) -> None:
-    """Put in each map, in place of its merge keys, the pairs of what they name."""
-    begun: set[int] = set()
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if id(node) in begun:
-            continue
-        if isinstance(node, yaml.MappingNode):
-            _merge(node, begun, whole, faults)
-            pending.extend(part for pair in node.value for part in pair)
-        elif isinstance(node, yaml.SequenceNode):
-            begun.add(id(node))
-            pending.extend(node.value)
+class TooMuchMerged(Exception):
+    """The merge keys of a file look at more than MAX_MERGED pairs."""
 
 
-def _merge(node: yaml.MappingNode, begun: set[int], whole: Place, faults: FaultLog) -> None:
-    """Merge one map, after those that it names; its own pairs count more than theirs."""
-    begun.add(id(node))
-    own = [pair for pair in node.value if pair[0].tag != MERGE_TAG]
-    known = {_name(key) for key, _ in own}
-    for key, value in node.value:
-        if key.tag != MERGE_TAG:
-            continue
-        for source in _sources(value, place_of(key, whole), faults):
-            if id(source) not in begun:
-                _merge(source, begun, whole, faults)
-            taken = [pair for pair in source.value if _is_new(pair, known)]
-            known |= {_name(key) for key, _ in taken}
-            own += taken
-    node.value = own
+class Merging:
+    """Puts in each map of a file, in place of its merge keys, the pairs of what they name."""
+
+    def __init__(self, whole: Place, faults: FaultLog) -> None:
+        self._whole = whole
+        self._faults = faults
+        self._begun: set[int] = set()
+        self._looked_at = 0
+
+    def merge_all(self, root: yaml.Node) -> None:
+        """Merge in all maps of a document. Raises TooMuchMerged."""
+        pending = [root]
+        while pending:
+            node = pending.pop()
+            if id(node) in self._begun:
+                continue
+            if isinstance(node, yaml.MappingNode):
+                self._merge(node)
+                pending.extend(part for pair in node.value for part in pair)
+            elif isinstance(node, yaml.SequenceNode):
+                self._begun.add(id(node))
+                pending.extend(node.value)
+
+    def _merge(self, node: yaml.MappingNode) -> None:
+        """Merge one map, after those that it names; its own pairs count more than theirs."""
+        self._begun.add(id(node))
+        own = [pair for pair in node.value if pair[0].tag != MERGE_TAG]
+        known = {_name(key) for key, _ in own}
+        for key, value in node.value:
+            if key.tag != MERGE_TAG:
+                continue
+            for source in self._sources(value, place_of(key, self._whole)):
+                if id(source) not in self._begun:
+                    self._merge(source)
+                self._looked_at += len(source.value)
+                if self._looked_at > MAX_MERGED:
+                    raise TooMuchMerged
+                taken = [pair for pair in source.value if _is_new(pair, known)]
+                known |= {_name(key) for key, _ in taken}
+                own += taken
+        node.value = own
+
+    def _sources(self, value: yaml.Node, place: Place) -> Iterator[yaml.MappingNode]:
+        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for part in parts:
+            if isinstance(part, yaml.MappingNode):
+                yield part
+            else:
+                text = '"<<" takes a map, or a list of maps: write "<<: *anchor"'
+                self._faults.add(place, text=text)
 
 
 def _is_new(pair: Pair, known: set[str | int]) -> bool:
@@ -123,12 +154,3 @@ def _is_new(pair: Pair, known: set[str | int]) -> bool:
 
 def _name(key: yaml.Node) -> str | int:
     return str(key.value).lower() if isinstance(key, yaml.ScalarNode) else id(key)
-
-
-def _sources(value: yaml.Node, place: Place, faults: FaultLog) -> Iterator[yaml.MappingNode]:
-    parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
-    for part in parts:
-        if isinstance(part, yaml.MappingNode):
-            yield part
-        else:
-            faults.add(place, text='"<<" takes a map, or a list of maps: write "<<: *anchor"')

@@ -127,6 +127,8 @@ def _read_directive(
     name: str, place: Place, value: yaml.Node, faults: FaultLog
 ) -> RawDirective | None:
     if isinstance(value, yaml.SequenceNode):
+        if named(name) is None:
+            return RawDirective(name, place)  # as a plural: the name is the fault
         faults.add(place, name, text="has a list; expected: a map of its parameters")
         return None
     if not isinstance(value, yaml.MappingNode):

@@ -13,6 +13,7 @@ from meshnode.cli import ExitCode, main
 from meshnode.config import ConfigFaults, NodeConfig, TcpPeer, load_file, parse_address
 from meshnode.config.convert import list_form
 from meshnode.config.directives import DIRECTIVES
+from meshnode.config.files import MAX_MERGED
 from meshnode.config.schema import DirectiveInfo
 
 SEVERAL = [cls.INFO for cls in DIRECTIVES if not cls.INFO.once]
@@ -57,9 +58,10 @@ def test_what_is_given_once_is_read_in_a_map(info: DirectiveInfo, tmp_path: Path
 
 
 @each_of_several
-def test_a_plural_in_a_list_is_told_its_singular(info: DirectiveInfo, tmp_path: Path):
+@pytest.mark.parametrize("value", ["x", "{a: 1}", "[x]", "[{a: 1}]", "[]", ""])
+def test_a_plural_in_a_list_is_told_its_singular(value: str, info: DirectiveInfo, tmp_path: Path):
     with pytest.raises(ConfigFaults) as caught:
-        load(tmp_path, f"- node: foo\n- {info.name}s: x\n")
+        load(tmp_path, f"- node: foo\n- {info.name}s: {value}\n")
     assert str(caught.value).endswith(
         f':2: {info.name}s: unknown directive; did you mean "{info.name}"?'
     )
@@ -140,6 +142,28 @@ def test_a_merge_key_works_within_values_and_around_directives(tmp_path: Path):
 def test_a_map_that_merges_itself_is_as_without_that(own: str, tmp_path: Path):
     config = load(tmp_path, f"- node: foo\n- tcp-peer: &a\n    {own}\n    address: a:1\n")
     assert config.peers == (TcpPeer(parse_address("a:1")),)
+
+
+@pytest.mark.parametrize(
+    "merges",
+    ["k: {<<: [" + "*a," * 300 + "]}\n", "".join(f"k{i}: {{<<: *a}}\n" for i in range(300))],
+    ids=["in one map", "in many maps"],
+)
+def test_merge_keys_cost_no_more_than_their_budget(merges: str, tmp_path: Path):
+    many = ", ".join(f"k{i}: 1" for i in range(1000))
+    with pytest.raises(ConfigFaults) as caught:
+        load(tmp_path, f"base: &a {{{many}}}\nnode: foo\n{merges}")
+    told = [fault for fault in caught.value.faults if "merge keys" in str(fault)]
+    assert [str(fault) for fault in told] == [
+        f"{tmp_path / 'node.yml'}: not a configuration: its merge keys look at more than "
+        f"{MAX_MERGED} pairs"
+    ]
+
+
+def test_a_thousand_peers_may_merge_a_map_each(tmp_path: Path):
+    peers = "".join(f"  - {{<<: *peer, address: 'a{i}:1'}}\n" for i in range(1000))
+    text = f"node: foo\ntcp-peers:\n  - &peer {{address: b:1, cost: 2, redial: false}}\n{peers}"
+    assert {peer.cost for peer in load(tmp_path, text).peers} == {2.0}
 
 
 # --- --convert

@@ -73,6 +73,17 @@ def test_an_unknown_work_type_is_answered_with_those_of_its_node(meshctl, node):
     assert result.stderr.endswith("; its work types: cat, echo, signed\n")
 
 
+def test_work_types_that_the_node_names_are_not_said_twice(meshctl, node):
+    told = "node bar refused: unknown work type zzz; it offers cat, echo, signed"
+    node.handlers["{"] = lambda session, line: (
+        (session.send(STATUS) or True)
+        if json.loads(line)["command"] == "status"
+        else refusing(told)(session, line)
+    )
+    result = meshctl("work", "submit", "zzz", "-n", "--node", "bar")
+    assert result.stderr == f"ERROR: Failed to start work unit: {told}\n"
+
+
 def test_words_for_a_command_that_takes_none_are_answered_with_what_would_allow_them(meshctl, node):
     node.handlers["{"] = refusing("node bar refused: extra params provided but not allowed")
     result = meshctl("work", "submit", "cat", "-n", "x")
