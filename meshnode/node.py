@@ -111,6 +111,7 @@ async def _start(
         reloader,
         work.warnings,
         links.report,
+        certificates=lambda: tls.certificates,
         forwarding=config.node.allowforwarding,
         tls_clients=tls.find_client,
     )

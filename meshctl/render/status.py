@@ -120,6 +120,7 @@ _SHOWN = {
     "Peers",
     "Listeners",
     "Rejected",
+    "Certificates",
 }
 
 # --- configured links: what meshnodes say of them ------------------------------------------------
@@ -138,6 +139,10 @@ def _links(status: Reply, terminal: Terminal) -> Iterator[str]:
         (
             ("Rejected", "Address", "By", "Times", "Last", "Reason"),
             [_rejected(rejected) for rejected in _latest_first(status.get("Rejected"))],
+        ),
+        (
+            ("Certificate", "Nodes", "Hosts", "Until", "Left", "File"),
+            [_certificate(shown) for shown in status.get("Certificates") or []],
         ),
     )
     for heading, rows in tables:
@@ -199,6 +204,25 @@ def _rejected(rejected: Reply) -> list[Cell]:
         Cell.of(rejected.get("Count", "-")),
         Cell("-" if age == "-" else f"{age} ago"),
         Cell.of(rejected.get("Reason") or "-", "bad"),
+    ]
+
+
+SOON = 30 * 86_400 * 10**9
+"""Nanoseconds before its end at which a certificate is marked."""
+
+
+def _certificate(shown: Reply) -> list[Cell]:
+    left = shown.get("EndsIn")
+    is_over = isinstance(left, int) and left <= 0
+    style = "bad" if is_over else "changing" if isinstance(left, int) and left < SOON else ""
+    until = _TIME.sub(r"\1", str(shown.get("NotAfter", "-")))
+    return [
+        Cell.of(f"{shown.get('Directive', '')} {shown.get('Name', '')}"),
+        Cell.of(", ".join(map(str, shown.get("NodeIDs") or [])) or "-"),
+        Cell.of(", ".join(map(str, shown.get("Hosts") or [])) or "-"),
+        Cell.of(until, style),
+        Cell.of("over", style) if is_over else Cell.of(_span(left).text, style),
+        Cell.of(shown.get("File") or "-"),
     ]
 
 

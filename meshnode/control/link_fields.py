@@ -1,10 +1,11 @@
-"""What ``status`` says of configured peers and listeners, and of rejected nodes.
+"""What ``status`` says of configured peers and listeners, of rejected nodes, and of certificates.
 
 These keys are ours; receptor's clients show them as additional. Times are RFC 3339 by this node's
 clock. Beside each stands a span in nanoseconds, for clients whose clock is another one.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from meshnode.control.registry import JsonObject
@@ -17,9 +18,39 @@ from meshnode.mesh.peers.conditions import (
     Trouble,
 )
 from meshnode.protocol.times import SECOND, format_time
+from meshnode.security.tlsstore import ShownCertificate
 
 Links = Callable[[], LinksReport]
 """Returns how each configured link fares."""
+
+
+Certificates = Callable[[], Sequence[ShownCertificate]]
+"""Returns the certificates that this node shows."""
+
+
+def no_certificates() -> Sequence[ShownCertificate]:
+    """Return none."""
+    return ()
+
+
+def certificate_fields(shown: Sequence[ShownCertificate]) -> list[JsonObject]:
+    """Return the field ``Certificates`` of ``status``."""
+    return [_certificate(one) for one in shown]
+
+
+def _certificate(shown: ShownCertificate) -> JsonObject:
+    found = shown.certificate
+    return {
+        "Directive": shown.directive,
+        "Name": shown.name,
+        "File": str(shown.file),
+        "Subject": found.subject,
+        "NodeIDs": list(found.node_ids),
+        "Hosts": [*found.dns_names, *found.addresses],
+        "NotBefore": format_time(int(found.not_before.timestamp()) * SECOND),
+        "NotAfter": format_time(int(found.not_after.timestamp()) * SECOND),
+        "EndsIn": int((found.not_after.timestamp() - time.time()) * SECOND),
+    }
 
 
 def _time(moment: Moment | None) -> str | None:

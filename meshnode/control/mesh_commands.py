@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from meshnode.control.connect import connect_command
-from meshnode.control.link_fields import LINK_FIELDS, Links
+from meshnode.control.link_fields import (
+    LINK_FIELDS,
+    Certificates,
+    Links,
+    certificate_fields,
+    no_certificates,
+)
 from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
 from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
@@ -39,12 +45,15 @@ async def nothing_to_warn_of() -> Sequence[str]:
 
 
 def status_command(
-    mesh: Mesh, warnings: Warnings = nothing_to_warn_of, links: Links = LinksReport
+    mesh: Mesh,
+    warnings: Warnings = nothing_to_warn_of,
+    links: Links = LinksReport,
+    certificates: Certificates = no_certificates,
 ) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
     ``Warnings`` is a field of our own, which is there while there are any; so are those of
-    ``links``.
+    ``links``, and ``Certificates``.
     """
 
     def run_with(fields: Set[str] | None) -> Handler:
@@ -63,6 +72,8 @@ def status_command(
                     for name, field in LINK_FIELDS.items()
                     if fields is None or name in fields
                 }
+            if fields is None or "Certificates" in fields:
+                reply["Certificates"] = certificate_fields(certificates()) or None
             if fields is None or "Warnings" in fields:
                 reply["Warnings"] = list(await warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
@@ -296,17 +307,19 @@ def register_mesh_commands(
     warnings: Warnings = nothing_to_warn_of,
     links: Links = LinksReport,
     *,
+    certificates: Certificates = no_certificates,
     forwarding: bool = False,
     tls_clients: "TlsClients | None" = None,
 ) -> None:
     """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
-    ``warnings`` returns what ``status`` warns of, ``links`` how configured links fare;
+    ``warnings`` returns what ``status`` warns of, ``links`` how configured links fare,
+    ``certificates`` those that this node shows;
     ``forwarding`` says whether a client from the mesh may connect to other nodes from here, and
     ``tls_clients`` has the settings that clients may name.
     """
     for command in (
-        status_command(mesh, warnings, links),
+        status_command(mesh, warnings, links, certificates),
         ping_command(mesh),
         traceroute_command(mesh),
         connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients),

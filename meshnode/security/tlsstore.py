@@ -7,6 +7,7 @@ next connection, and those that are up go on with what they began with.
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from meshnode.config import NodeConfig
@@ -22,6 +23,7 @@ from meshnode.config.service_directives import (
 from meshnode.config.tls_directives import TlsClient, TlsDirective, TlsServer
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.certificates import Certificate
     from meshnode.security.tls import TlsSettings, TlsSource
 
 _Key = tuple[type[TlsDirective], str]
@@ -39,6 +41,16 @@ class TlsChange:
     doubts: tuple[Fault, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ShownCertificate:
+    """A certificate that this node shows: by which directive, and from which file."""
+
+    directive: str
+    name: str
+    file: Path
+    certificate: "Certificate"
+
+
 class TlsStore:
     """Where listeners and dialers get the settings that their directives name."""
 
@@ -52,6 +64,16 @@ class TlsStore:
         # Names that are gone stay: a listener that named one may still be closing.
         self._settings |= change.settings
         self.doubts = change.doubts
+
+    @property
+    def certificates(self) -> tuple[ShownCertificate, ...]:
+        """The certificates that this node shows, by the names of their directives."""
+        shown = (
+            ShownCertificate(kind.INFO.name, name, settings.own.file, settings.own.certificate)
+            for (kind, name), settings in self._settings.items()
+            if settings.own is not None
+        )
+        return tuple(sorted(shown, key=lambda one: (one.directive, one.name)))
 
     def server(self, name: str) -> "TlsSource":
         """Return where to get the settings of a ``tls-server``."""

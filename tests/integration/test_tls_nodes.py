@@ -121,6 +121,8 @@ def test_work_runs_over_a_link_with_mutual_tls(
     output = bar.meshctl("work", "submit", "big", "--node", "foo", "-f", "--no-payload")
     assert output.count(b"\0") == 3_000_000
     assert foo.find_log(r"link (tls|wss) 127\S+: established with bar")
+    (shown,) = foo.ask("status")["Certificates"]
+    assert (shown["Name"], shown["NodeIDs"]) == ("srv", ["foo"])
 
 
 def test_a_node_whose_certificate_does_not_name_it_is_not_started(

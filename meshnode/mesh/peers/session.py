@@ -126,8 +126,7 @@ class PeerSession:
         self._scope = trio.CancelScope()
         self.boundary = Boundary(self._end, self._log)
         """Whatever is done for the peer is done within this."""
-        self._ended: Ended | None = None
-        """Why the session is over; the first reason counts."""
+        self._ended: Ended | None = None  # the first reason counts
         self.sender = LinkSender(
             link, budget, self.boundary, self._log, lambda: owner.link_drained(self)
         )

@@ -1,12 +1,14 @@
 """What status says of configured peers and listeners, as clients get it."""
 
 import json
+from pathlib import Path
 
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from tls_makers import DAY, authority
 
-from meshnode.control.link_fields import LINK_FIELDS
+from meshnode.control.link_fields import LINK_FIELDS, certificate_fields
 from meshnode.mesh.peers.conditions import (
     ConfiguredListener,
     ConfiguredPeer,
@@ -19,6 +21,8 @@ from meshnode.mesh.peers.conditions import (
     Rejected,
     Trouble,
 )
+from meshnode.security.certificates import decode_certificate
+from meshnode.security.tlsstore import ShownCertificate
 
 MOMENTS = st.builds(
     Moment, st.floats(0, 4e9, allow_nan=False), st.floats(-1e6, 1e6, allow_nan=False)
@@ -94,3 +98,17 @@ def test_what_is_not_so_is_null_and_its_time_and_span_with_it(report: LinksRepor
 
 def test_nothing_configured_is_nothing_told() -> None:
     assert not any(fields_of(LinksReport()).values())
+
+
+def test_a_certificate_is_told_with_its_names_and_its_end() -> None:
+    made = authority().issue(
+        "foo", nodes=["foo"], hosts=["a.example"], addresses=["::1"], ends=3 * DAY
+    )
+    certificate = decode_certificate(made.der)
+    shown = ShownCertificate("tls-server", "srv", Path("/etc/foo.crt"), certificate)
+    (told,) = json.loads(json.dumps(certificate_fields([shown])))
+    assert told["NodeIDs"] == ["foo"]
+    assert told["Hosts"] == ["a.example", "::1"]
+    assert (told["Directive"], told["Name"], told["File"]) == ("tls-server", "srv", "/etc/foo.crt")
+    assert told["NotAfter"].startswith(f"{certificate.not_after:%Y-%m-%dT%H:%M:%S}")
+    assert 2.9 * 86400e9 < told["EndsIn"] < 3 * 86400e9

@@ -248,3 +248,30 @@ def test_many_columns_give_way_to_a_short_last_one() -> None:
     assert all(len(line) <= 80 for line in lines)
     (row,) = [line for line in lines if "…" in line]
     assert row.endswith("7")
+
+
+def certificate(**more: Any) -> dict[str, Any]:
+    return {
+        "Directive": "tls-server",
+        "Name": "srv",
+        "File": "/etc/foo.crt",
+        "NodeIDs": ["foo"],
+        "Hosts": ["a.example", "10.0.0.7"],
+        "NotAfter": "2027-01-02T03:04:05.000000000Z",
+        "EndsIn": 90 * 86_400 * SECOND,
+    } | more
+
+
+@pytest.mark.parametrize("is_page", [True, False])
+@pytest.mark.parametrize(
+    ("ends_in", "words"), [(90 * 86_400 * SECOND, "90d0h"), (-SECOND, "over"), (None, "-")]
+)
+def test_certificates_are_shown_with_their_names_and_ends(
+    is_page: bool, ends_in: int | None, words: str
+) -> None:
+    status = {"NodeID": "foo", "Certificates": [certificate(EndsIn=ends_in)]}
+    lines = status_page(status, Terminal()) if is_page else status_lines(status)
+    (row,) = [line for line in lines if "tls-server srv" in line]
+    for text in ("foo", "a.example, 10.0.0.7", "2027-01-02", words, "/etc/foo.crt"):
+        assert text in row
+    assert "Additional data" not in "\n".join(lines)
