@@ -32,8 +32,8 @@
         └── CannotSign           this node was asked to sign and has no key
 """
 
-from collections.abc import Callable
 from enum import Enum, IntEnum
+from typing import Protocol
 
 
 class MeshnodeError(Exception):
@@ -63,20 +63,35 @@ class MeshError(MeshnodeError):
     """The mesh could not do what was asked."""
 
 
+class KnownNodes(Protocol):
+    """What to say of the nodes that can be reached to who has named another one."""
+
+    def advise(self, node: str) -> str:
+        """Return what a person can do."""
+
+    def meant(self, node: str) -> str:
+        """Return the node that was probably meant by a name that is no node's, or nothing."""
+
+
 class NoRoute(MeshError):
     """No path to that node is known. The text begins with receptor's, which clients match.
 
-    ``advise`` says what a person can do; it is asked when the error is shown.
+    ``known`` is asked only when the error is shown.
     """
 
-    def __init__(self, node: str, advise: Callable[[str], str] | None = None) -> None:
+    def __init__(self, node: str, known: KnownNodes | None = None) -> None:
         super().__init__(node)
         self.node = node
-        self._advise = advise
+        self._known = known
+
+    @property
+    def meant(self) -> str:
+        """The node that was probably meant, if this one has never been heard of."""
+        return "" if self._known is None else self._known.meant(self.node)
 
     def __str__(self) -> str:
         """Return the node, and what can be done."""
-        advice = "" if self._advise is None else f"; {self._advise(self.node)}"
+        advice = "" if self._known is None else f"; {self._known.advise(self.node)}"
         return f"no route to node {self.node}{advice}"
 
 

@@ -189,6 +189,8 @@ class ControlClient:
         unit_id: str,
         timeout: float | None = None,
         on_away: Callable[[str], object] | None = None,
+        *,
+        is_known: bool = False,
     ) -> JsonObject:
         """Return the final status of a unit once it has ended, as :meth:`watch` tells it.
 
@@ -196,6 +198,7 @@ class ControlClient:
             unit_id: The unit.
             timeout: Seconds until WaitTimedOut is raised; 0 asks once, None waits without end.
             on_away: Called with the reason when the node goes away, and is waited for.
+            is_known: The unit is known to exist: a node that is away is waited for from the start.
 
         Raises:
             WaitTimedOut: the unit goes on; with its last known ``status``.
@@ -204,7 +207,7 @@ class ControlClient:
         if timeout is None and (ended := self._end_of(unit_id)) is not None:
             return ended
         unit = word("unit ID", unit_id)
-        watch = Watch(self._take, self.work_status, unit, timeout, on_away)
+        watch = Watch(self._take, self.work_status, unit, timeout, on_away, is_known=is_known)
         *_, status = watch.statuses()
         return status
 

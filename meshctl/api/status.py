@@ -101,6 +101,7 @@ class Watch:
         unit_id: The unit, checked to be one word.
         timeout: Seconds until :meth:`statuses` gives up; None for never.
         on_away: Called with the reason when the node goes away, once until it is back.
+        is_known: Whether the unit is known to exist: then even the first status may take a while.
     """
 
     def __init__(
@@ -110,12 +111,15 @@ class Watch:
         unit_id: str,
         timeout: float | None = None,
         on_away: Callable[[str], object] | None = None,
+        *,
+        is_known: bool = False,
     ) -> None:
         self._take = take
         self._ask = ask
         self._unit_id = unit_id
         self._timeout = timeout
         self._on_away = on_away
+        self._is_known = is_known
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._last: JsonObject | None = None
         self._changes = 0
@@ -213,10 +217,15 @@ class Watch:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            if self._last is not None and self._on_away is not None:
+            if self._began and self._on_away is not None:
                 self._on_away(str(error))
-        if self._last is None or now - self._away_since >= NODE_RETURNS:
+        if not self._began or now - self._away_since >= NODE_RETURNS:
             raise error
+
+    @property
+    def _began(self) -> bool:
+        """Whether there is a unit for which a node that is away is worth waiting."""
+        return self._is_known or self._last is not None
 
     def _timed_out(self, status: JsonObject) -> WaitTimedOut:
         return WaitTimedOut(self._unit_id, self._timeout or 0.0, status)

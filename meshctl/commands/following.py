@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
 from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED
+from meshctl.render.output import print_warning, sentence
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
 
 AWAY = (SessionLost, CannotReach, ProtocolMismatch)
 """What a node that is restarting looks like, from its last session to the first new one."""
+
+
+def tell_away(reason: str) -> None:
+    """Say that a node is away, and that the command waits."""
+    print_warning(f"{sentence(reason)} Waiting for the node.")
 
 
 class Following:

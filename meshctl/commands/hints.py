@@ -23,6 +23,9 @@ _REMEDIES = {
 """What to do about a refusal that receptor's words leave open."""
 
 
+_SAID = ("known nodes", "no other node is known", "did you mean")
+
+
 def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
     """Return what to add to a refusal; nothing where it is about something else.
 
@@ -32,7 +35,7 @@ def hint(client: "ControlClient", reason: str, node: str, wanted: str) -> str:
         node: The node that was asked for; empty for the client's own.
         wanted: The service or the work type that was asked for there.
     """
-    if "known nodes" in reason or "did you mean" in reason:
+    if any(words in reason for words in _SAID):
         return ""  # a meshnode has said so itself
     find: Callable[[Mapping[str, Any], str], Iterator[str]]
     if "no route to node" in reason:

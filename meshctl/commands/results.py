@@ -9,7 +9,7 @@ import click
 from meshctl.api.errors import CommandRefused
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
-from meshctl.commands.following import AWAY, Following
+from meshctl.commands.following import AWAY, Following, tell_away
 from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.commands.units import find_unit
 from meshctl.commands.waiting import waits_told
@@ -83,7 +83,8 @@ def results(
             _deliver_present(invocation, client, unit_id, start, known, as_json=as_json)
             return
         with waits_told(invocation, unit_id):
-            status = deliver(invocation, client, unit_id, start)
+            is_known = known is not None
+            status = deliver(invocation, client, unit_id, start, is_submitted=is_known)
     report_end(unit_id, status, as_json=as_json, propagate=propagate)
 
 
@@ -97,7 +98,7 @@ def _deliver_present(
     as_json: bool,
 ) -> None:
     """Write what a unit that goes on has printed up to now; it has no end to report."""
-    deliver(invocation, client, unit_id, start, end=_size(known))
+    deliver(invocation, client, unit_id, start, end=_size(known), is_submitted=True)
     if as_json:
         print_note(json_line({"unitid": unit_id, **known}))
 
@@ -229,14 +230,9 @@ def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count:
 
 
 def _read(client: "ControlClient", unit_id: str, start: int, end: int) -> bytes:
-    """Return the bytes from ``start`` to ``end``, fewer if stdout has fewer."""
-    data = bytearray()
-    with client.results(unit_id, start) as pieces:
-        for piece in pieces:
-            data += piece
-            if len(data) >= end - start:
-                break
-    return bytes(data[: end - start])
+    """Return the bytes from ``start`` to ``end``, which stdout has; a restart is waited out."""
+    following = Following(client, unit_id, start, end=end, is_known=True, on_break=tell_away)
+    return b"".join(following.pieces())
 
 
 def _size(status: dict[str, Any] | None) -> int:

@@ -86,7 +86,7 @@ def _last(invocation: Invocation, units: Units) -> str:
 
 
 def _may_be_mine(invocation: Invocation, status: Mapping[str, Any]) -> bool:
-    client = status.get("SubmittedBy")
+    client = status.get("AdoptedBy") or status.get("SubmittedBy")
     if invocation.node or not isinstance(client, Mapping):
         return True
     if isinstance(parse_address(invocation.socket), UnixAddress):

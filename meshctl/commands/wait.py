@@ -17,6 +17,7 @@ from meshctl.api.errors import (
 )
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.exits import EPILOG, code_of, ending, propagate_option, report_end
+from meshctl.commands.following import tell_away
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
 from meshctl.commands.units import find_units
 from meshctl.commands.waiting import waits_told
@@ -27,7 +28,6 @@ from meshctl.render.output import (
     print_error,
     print_json,
     print_line,
-    print_warning,
     sentence,
 )
 
@@ -111,11 +111,7 @@ def wait_for_end(invocation: Invocation, client: "ControlClient", unit_id: str) 
         ControlError: the unit was released meanwhile.
     """
     with waiting_for(invocation, lambda: [unit_id]), waits_told(invocation, unit_id):
-        return client.wait(unit_id, on_away=_tell_away)
-
-
-def _tell_away(reason: str) -> None:
-    print_warning(f"{sentence(reason)} Waiting for the node.")
+        return client.wait(unit_id, on_away=tell_away, is_known=True)
 
 
 def show_changes(
@@ -186,7 +182,7 @@ class _Waiting:
         for unit_id in self.unfinished():
             try:
                 with waits_told(self._invocation, unit_id):
-                    status = self._client.wait(unit_id, self._remaining(), _tell_away)
+                    status = self._client.wait(unit_id, self._remaining(), tell_away)
             except WaitTimedOut as error:
                 self.statuses[unit_id] = error.status
                 print_error(str(WaitTimedOut(unit_id, self._seconds or 0, error.status)))

@@ -61,13 +61,13 @@ def shown_params(status: Mapping[str, Any], most: int = WIDEST_PARAMS) -> str:
     return params if len(params) <= most else f"{params[: most - 1]}…"
 
 
-CLIENT_KEYS = frozenset({"SubmittedBy", "EndedBy"})
+CLIENT_KEYS = frozenset({"SubmittedBy", "AdoptedBy", "EndedBy"})
 """Keys of a status that are shown in words."""
 
 
 def in_words(key: str, value: object) -> str:
     """Return what a key of :data:`CLIENT_KEYS` says."""
-    return who(value) if key == "SubmittedBy" else how_ended(value)
+    return how_ended(value) if key == "EndedBy" else who(value)
 
 
 def how_ended(end: object) -> str:

@@ -1,11 +1,13 @@
 """What the router works with: next hops, receivers of messages, its counters, and service names."""
 
 import heapq
+import re
 import secrets
 import string
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import islice
 from typing import Protocol
 
@@ -77,6 +79,9 @@ MISTYPED = 2
 """Letters by which the length of a mistyped name differs at most."""
 
 
+_DIGITS = re.compile(r"\d+")
+
+
 class ReachableNodes:
     """What to say of the nodes that can be reached to who has named another one."""
 
@@ -86,7 +91,7 @@ class ReachableNodes:
 
     def advise(self, node: str) -> str:
         """Return the nearest name, and some of all."""
-        known = [name for name in map(self._names.name, self._hashes) if name is not None]
+        known = self._known()
         if not known:
             return "no other node is known here: see whether the links of this one are up"
         shown = heapq.nsmallest(NAMES_SHOWN, known)
@@ -95,13 +100,27 @@ class ReachableNodes:
         meant = f"did you mean {near}? " if near else ""
         return f"{meant}known nodes: {', '.join(shown)}{more}"
 
+    def meant(self, node: str) -> str:
+        """Return the nearest name, unless the node is one that was here, or would be one of a row.
+
+        ``worker3`` is away, and not mistyped, where there is a ``worker2``.
+        """
+        near = "" if node in self._names else self._nearest(node, self._known())
+        return "" if _DIGITS.sub("", near) == _DIGITS.sub("", node) else near
+
+    def _known(self) -> list[str]:
+        return [name for name in map(self._names.name, self._hashes) if name is not None]
+
     def _nearest(self, node: str, known: Iterable[str]) -> str:
         # Others choose their names: long ones would take long to compare.
         alike = (name for name in known if abs(len(name) - len(node)) <= MISTYPED)
-        candidates = list(
-            islice((name for name in alike if len(name) <= LONGEST_COMPARED), NAMES_COMPARED)
-        )
-        return next(iter(get_close_matches(node, candidates, 1)), "")
+        short = (name for name in alike if len(name) <= LONGEST_COMPARED)
+        return _closest(node, tuple(islice(short, NAMES_COMPARED)))
+
+
+@lru_cache(maxsize=16)  # thousands of units may wait for one node
+def _closest(node: str, candidates: tuple[str, ...]) -> str:
+    return next(iter(get_close_matches(node, candidates, 1)), "")
 
 
 class Receiver(Protocol):

@@ -344,7 +344,7 @@ class Router:
             return self.own_hash
         hashed = self._names.learn(node) if node in self._names else None
         if hashed is None or hashed not in self._next_hops:
-            raise NoRoute(node, ReachableNodes(self._names, self._next_hops).advise)
+            raise NoRoute(node, ReachableNodes(self._names, self._next_hops))
         return hashed
 
     def holder_of(self, node: bytes) -> Holder:

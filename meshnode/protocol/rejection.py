@@ -33,6 +33,8 @@ class Ground(enum.Enum):
     CERTIFICATE = "certificate"
 
 
+_SEEN_BY_BOTH = {Ground.OWN_ID, Ground.LINKED, Ground.TWICE, Ground.COST}
+
 _WE_SAY = {
     Ground.OWN_ID: "it uses our own node ID",
     Ground.NOT_ALLOWED: "{peer} is not in allowedpeers",
@@ -78,6 +80,10 @@ class Rejection:
     def is_fault(self) -> bool:
         """Whether somebody has to mend something."""
         return self.ground is not Ground.TWICE
+
+    def repeats(self, other: "Rejection") -> bool:
+        """Whether the rejection by one end is what the other end has found as well."""
+        return self.ground is other.ground and self.ground in _SEEN_BY_BOTH
 
     @property
     def reason(self) -> str:

@@ -176,6 +176,7 @@ def local_status(chance: random.Random) -> dict[str, Any]:
             "Claim": {"Kind": "unix", "Uid": 1000, "Gid": 100, "Pid": 7, "User": "ann"},
         },
         "SignedBy": "release",
+        "AdoptedBy": {"Kind": "tcp", "Address": "127.0.0.1:9"},
         "SubmittedParams": "a b",
         "EndedBy": {"Cause": "cancel", "By": {"Kind": "tcp", "Address": "127.0.0.1:9"}},
     }

@@ -123,7 +123,10 @@ def test_who_follows_a_unit_outlives_the_node_and_reads_each_byte_once(
         follower.wait()
     assert path.read_bytes() == whole
     assert follower.returncode == 5, stderr
-    named, notice, ended = stderr.decode().splitlines()
+    named, notice, *waits, ended = stderr.decode().splitlines()
     unit = named.removeprefix("Unit ID: ")
+    # A node that is back has to reach the other one again first.
+    assert all(line.startswith(f"unit {unit}: not heard from bar since") for line in waits)
+    assert is_remote or not waits
     assert f"unit {unit} broke off after byte {len(first)}" in notice
     assert ended == f"ERROR: unit {unit} failed: exit status 5"

@@ -148,7 +148,7 @@ def test_a_node_that_is_linked_already_is_shown_as_linked_and_is_no_fault(
     assert all(e["NodeID"] in ("foo", "bar") for e in entries())
     for node in (foo, bar):
         assert "Rejected" not in node.ask("status")
-        assert node.find_log("WARNING") is None
+        assert node.find_log("WARNING link") is None
 
 
 def test_both_ends_that_reject_each_other_tell_both_reasons(cluster: Cluster) -> None:

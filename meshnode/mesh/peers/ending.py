@@ -83,11 +83,9 @@ class Ended(Exception):
     @property
     def also(self) -> str:
         """What the peer finds wrong as well, in words that go behind ours."""
-        if self.answer is None or self.rejection is None:
+        if self.answer is None or self.rejection is None or self.answer.repeats(self.rejection):
             return ""
-        why = self.answer.reason
-        # Of a cost both say the same.
-        return f"; and it rejects us: {why}" if why != self.rejection.reason else ""
+        return f"; and it rejects us: {self.answer.reason}"
 
     @property
     def awaits_answer(self) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 import trio
 
 from meshnode.errors import CommandError
+from meshnode.security.identity import MeshClient, claim_from_json, shown_text
 from meshnode.work.remote.client import BAD_COMMAND, RemoteControl
 from meshnode.work.remote.failures import (
     NoTlsClient,
@@ -25,6 +26,7 @@ from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.stdout import StorageWait
 from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.labels import recorded_labels
+from meshnode.work.units.requests import MAX_SHOWN
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.unit import Unit
@@ -91,10 +93,17 @@ class FirstLook:
         told = status.get("WorkType")
         work_type = printable(told, MAX_TYPE) if isinstance(told, str) and told else UNKNOWN_TYPE
         labels = recorded_labels(status.get("Labels"))
+        submitted = status.get("SubmittedBy")
+        # What it knows of a client is hearsay here.
+        submitter = MeshClient(self._unit.remote.node, claim=claim_from_json(submitted))
+        params = status.get("SubmittedParams")
 
         def learned(old: UnitStatus) -> UnitStatus:
             return replace(
-                old.with_remote(work_type=work_type, receipt=receipt), labels=old.labels or labels
+                old.with_remote(work_type=work_type, receipt=receipt),
+                submitted_by=submitter if submitted else None,
+                submitted_params=shown_text(params, MAX_SHOWN) if isinstance(params, str) else "",
+                labels=old.labels or labels,
             )
 
         await self._storage.record(partial(self._unit.change, learned, durable=True))

@@ -46,7 +46,14 @@ _LACKS_IN_WORDS = tuple(os.strerror(lack).lower() for lack in LACKS)
 
 
 class RemoteUnavailable(WorkError):
-    """The other node cannot be reached, or the conversation broke off: try again."""
+    """The other node cannot be reached, or the conversation broke off: try again.
+
+    ``meant`` is the node that was probably meant, if there is none of that name.
+    """
+
+    def __init__(self, text: str, meant: str = "") -> None:
+        super().__init__(text)
+        self.meant = meant
 
 
 class RemoteDistrusted(RemoteUnavailable):
@@ -129,7 +136,8 @@ def translated(own_id: str = "") -> Iterator[None]:
     except HandshakeRefused as error:
         raise RemoteDistrusted(str(error)) from error
     except MeshError as error:
-        raise RemoteUnavailable(reason_of(error, own_id)) from error
+        meant = error.meant if isinstance(error, NoRoute) else ""
+        raise RemoteUnavailable(reason_of(error, own_id), meant) from error
     except trio.TooSlowError as error:
         raise RemoteUnavailable(f"no answer within {REPLY_TIMEOUT:g} s") from error
     except _GONE as error:

@@ -24,6 +24,8 @@ class Outage:
         self._unit = unit
         self._now = now
         self._reason = ""
+        self._meant = ""
+        """The node that was probably meant."""
         self._since = now()
         self._heard: datetime | None = None
         """When the node was last heard from; None if it was not since this task began."""
@@ -31,7 +33,10 @@ class Outage:
     @property
     def cause(self) -> str:
         """The last reason and since when it holds; empty if there was none since the last talk."""
-        return f"{self._reason} since {_clock(self._since, self._now())}" if self._reason else ""
+        if not self._reason:
+            return ""
+        hint = f"; did you mean {self._meant}?" if self._meant else ""
+        return f"{self._reason} since {_clock(self._since, self._now())}{hint}"
 
     @property
     def holds_for(self) -> float:
@@ -46,10 +51,11 @@ class Outage:
         if self._heard is None or moment > self._heard:
             self._heard = moment
 
-    def show(self, reason: str) -> None:
-        """Show why the node is not reached."""
+    def show(self, reason: str, meant: str = "") -> None:
+        """Show why the node is not reached, and which one was probably meant instead."""
         if reason != self._reason:
             self._reason, self._since = reason, self._now()
+        self._meant = meant
         self._unit.show_outage(self._text())
 
     def end(self) -> None:

@@ -199,7 +199,8 @@ class Reconnector:
         if self._talk is not None:
             self.outage.heard(self._talk.heard_at)
         # Whatever broke first, from here on it is the way that is missing.
-        self.outage.show(str(error) if self._dialer.is_reachable(self._node) else NO_ROUTE)
+        reason = str(error) if self._dialer.is_reachable(self._node) else NO_ROUTE
+        self.outage.show(reason, error.meant if reason == NO_ROUTE else "")
 
     def route_changed(self) -> None:
         """Take the news that the way to the node is lost, or there again, during a conversation."""

@@ -187,7 +187,8 @@ class UnitManager:
             status = self.submissions.admit(status, submission)
             unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.work_type = work_type
-        what = status.remote.node if status.remote else status.work_type
+        remote = status.remote
+        what = f"{remote.work_type} for node {remote.node}" if remote else status.work_type
         signed = f", signed with key {status.signed_by}" if status.signed_by else ""
         params = f": {status.submitted_params}" if status.submitted_params else ""
         unit.log.info("created: %s, by %s%s%s", what, caller.client, signed, params)
@@ -207,7 +208,9 @@ class UnitManager:
         async with self._admission:
             self._check_not_followed(request)
             unit = self._add(StoredUnit(await self.store.add(status), status))
-        unit.log.info("adopts unit %s of node %s", request.unit_id, request.node)
+        unit.log.info(
+            "adopts unit %s of node %s, by %s", request.unit_id, request.node, caller.client
+        )
         try:
             if not await self._tasks.spawn(unit).wait(FIRST_TIMEOUT):
                 # Before the client is told: it must outlive even a power cut.

@@ -73,7 +73,8 @@ class Planner:
         plan = self._elsewhere(submission)
         status = self._first_status(submission, caller, REMOTE, plan, key=key)
         named = status.with_remote(unit_id=request.unit_id, started=True, adopted=True, key="")
-        return replace(named, detail="Adopted")
+        # The other node says who has submitted it.
+        return replace(named, detail="Adopted", submitted_by=None, adopted_by=caller.client)
 
     def _first_status(
         self,

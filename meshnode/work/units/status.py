@@ -95,6 +95,8 @@ class UnitStatus:
     ``submitter``."""
     signed_by: str = ""
     """The name of the key that signed the submission; empty if no signature was checked."""
+    adopted_by: Identity | None = None
+    """Who had this node adopt the unit; ``submitted_by`` is what the other node says then."""
     submitted_params: str = ""
     """The parameters as they were submitted: short, printable, without secrets."""
     ended_by: EndedBy | None = None
@@ -228,6 +230,7 @@ class UnitStatus:
             "Submitter": self.submitter,
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SignedBy": self.signed_by,
+            "AdoptedBy": self.adopted_by and self.adopted_by.to_json(),
             "SubmittedParams": self.submitted_params,
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
@@ -264,6 +267,7 @@ class UnitStatus:
             "SubmittedParams": self.submitted_params,
             "EndedBy": end and end.to_json(),
             **({"SignedBy": self.signed_by} if self.signed_by else {}),
+            **({"AdoptedBy": self.adopted_by.to_json()} if self.adopted_by else {}),
             **({"Labels": dict(self.labels)} if self.labels else {}),
         }
 
@@ -327,6 +331,7 @@ class UnitStatus:
             submitter=intern(reader.take("Submitter", str, "")),
             submitted_by=read_identity(reader, "SubmittedBy"),
             signed_by=intern(read_line(reader, "SignedBy", MAX_KEY_NAME)),
+            adopted_by=read_identity(reader, "AdoptedBy"),
             submitted_params=read_line(reader, "SubmittedParams", MAX_SHOWN),
             ended_by=read_ended_by(reader),
             released_by=read_identity(reader, "ReleasedBy"),

@@ -89,6 +89,29 @@ def test_what_is_said_of_known_nodes_is_bounded_whatever_they_are_called(known, 
     assert len(text) < 12 * 300
 
 
+@pytest.mark.parametrize(
+    ("node", "meant"),
+    [
+        ("wroker03", "worker03"),
+        ("worker12", ""),  # one of a row, which is not here yet
+        ("worker01", ""),  # known, and away
+        ("another", ""),
+    ],
+)
+def test_a_name_is_taken_for_mistyped_only_if_it_was_never_heard_and_is_none_of_a_row(node, meant):
+    names = NameTable()
+    names.learn("worker01")
+    known = ReachableNodes(names, [names.learn(name) for name in ("worker02", "worker03")])
+    assert known.meant(node) == meant
+
+
+@given(known=st.lists(st.text(max_size=255), max_size=40, unique=True), node=st.text())
+def test_what_was_meant_is_a_node_that_can_be_reached_or_nothing(known, node):
+    names = NameTable()
+    reachable = ReachableNodes(names, [names.learn(name) for name in known])
+    assert reachable.meant(node) in {*known, ""} - {node} | {""}
+
+
 async def test_there_is_no_route_to_a_stranger(autojump_clock):
     async with meshes("foo") as (foo,):
         with pytest.raises(NoRoute):

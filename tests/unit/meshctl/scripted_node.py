@@ -279,6 +279,11 @@ class ScriptedNode:
                 break
         return False
 
+    def send_results(self, session: Session, line: str) -> bool:
+        """Answer ``work results ID BYTE``, for handlers that do so later."""
+        unit_id, startpos = line.split()[2:4]
+        return self._results(session, unit_id, int(startpos))
+
     def _results(self, session: Session, unit_id: str, startpos: int) -> bool:
         unit = self.units[unit_id]
         session.send(f"Streaming results for work unit {unit_id}\n".encode())

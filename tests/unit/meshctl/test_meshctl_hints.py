@@ -46,6 +46,11 @@ def test_a_connect_that_is_refused_names_node_service_and_what_there_is(
             "known nodes: bar",
         ),
         (
+            "no route to node bat; no other node is known here: see whether the links are up",
+            "cannot connect to service ssh: no route to node bat; no other node is known here: "
+            "see whether the links are up",
+        ),
+        (
             "service unknown: service ssh of node bat",
             "cannot connect: service unknown: service ssh of node bat",
         ),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from interrupting import interrupt
 from scripted_node import CANCELED, FAILED, RUNNING
 
-from meshctl.commands import results
+from meshctl.commands import following, results
 from meshctl.commands.results import start_of_last_lines
 from meshctl.render.output import ExitCode
 
@@ -89,6 +89,28 @@ def test_a_tail_does_not_read_what_it_need_not():
     stdout = Stdout(b"x" * 10_000_000 + b"\nlast\n")
     assert start_of_last_lines(stdout, "one", len(stdout.data), 1) == 10_000_001
     assert stdout.read <= results.BLOCK_BYTES + 3
+
+
+@pytest.mark.parametrize("breaks", [1, 3, 5])
+def test_a_tail_outlives_sessions_that_break_while_its_lines_are_looked_for(
+    meshctl, node, monkeypatch, breaks
+):
+    monkeypatch.setattr(results, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: None)
+    node.add_unit("one", b"1\n22\n333\n4444\n")
+    left = [None] * breaks
+
+    def broken(session, line):
+        if left:
+            left.pop()
+            return False
+        return node.send_results(session, line)
+
+    node.handlers["work results"] = broken
+    result = meshctl("work", "results", "one", "--tail", "3")
+    assert (result.exit_code, result.stdout) == (0, "22\n333\n4444\n")
+    assert "Waiting for the node." in result.stderr
+    assert not left
 
 
 def test_a_tail_goes_on_until_the_unit_has_ended(node, start_process):

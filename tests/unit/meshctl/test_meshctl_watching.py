@@ -272,6 +272,34 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_unit_goes_on(node, start_proc
     assert process.returncode == ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize("breaks", [1, 2, 4])
+def test_a_submission_that_waits_outlives_a_node_that_goes_before_its_first_status(
+    meshctl, node, sleeps, breaks
+):
+    left = [None] * breaks
+
+    def broken(session, line):
+        if left:
+            left.pop()
+            return False
+        session.send({**SUCCEEDED, "StdoutSize": 0})
+        return True
+
+    node.handlers["work status"] = node.handlers["work watch"] = broken
+    result = meshctl("work", "submit", "cat", "--no-payload", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(", Succeeded)\n")
+    assert not left
+    # Of two, the first is the one question before the watch.
+    assert result.stderr.count("Waiting for the node.") == (breaks > 1)
+
+
+def test_a_wait_for_a_unit_of_a_node_that_is_not_there_ends_at_once(node, sleeps):
+    node.handlers["work watch"] = lambda session, line: False
+    with ControlClient(node.address) as client, pytest.raises(SessionLost):
+        list(client.watch("one"))
+
+
 def test_a_node_that_stays_away_is_told_with_how_to_wait_again(meshctl, node, sleeps, monkeypatch):
     monkeypatch.setattr(unit_status, "NODE_RETURNS", 0.0)
 

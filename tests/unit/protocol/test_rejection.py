@@ -61,6 +61,15 @@ def test_each_ground_has_words_of_its_own_at_either_end(ground):
     assert here.reason != there.reason
 
 
+@pytest.mark.parametrize("ground", Ground)
+def test_a_list_of_the_allowed_is_each_ends_own_and_an_id_in_use_is_seen_by_both(ground):
+    here, there = Rejection(ground, "bar", 5.0, 1.0), Rejection(ground, "", 5.0, 1.0)
+    own = {Ground.NOT_ALLOWED, Ground.NO_PLACE, Ground.OTHER_ID, Ground.UNLISTED}
+    assert there.repeats(here) is (ground not in own)
+    other = Ground.COST if ground is Ground.NOT_ALLOWED else Ground.NOT_ALLOWED
+    assert not there.repeats(Rejection(other, "bar"))
+
+
 def test_the_neighbour_of_a_duplicate_says_what_receptor_says_behind_its_own_words():
     reason = Rejection(Ground.LINKED, "bar").reason
     assert reason.startswith("a link to bar exists already")

@@ -14,6 +14,7 @@ from work_fakes import FakeNode
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.units.access import Signatures
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 
 STEPS = 60
@@ -84,6 +85,51 @@ async def test_the_unit_of_a_dead_submitter_is_followed_from_its_first_byte_to_i
         assert (status.state, status.detail) == (UnitState.FAILED, "exit status 3")
         assert foo.stdout(unit_id) == b"before the adoption, after it"
         assert len(target.launcher.started) == 1
+
+
+async def test_an_adopted_unit_names_its_submitter_and_beside_it_who_adopted_it(
+    foo, baz, target, autojump_clock
+):
+    async with target.running(), foo.running():
+        far = await submit_from(baz, target)
+        unit_id = await adopted(foo, far)
+        there = json.loads((await target.talk(f"work status {far}"))[0])
+        shown = json.loads((await foo.talk(f"work status {unit_id}"))[0])
+        assert shown["AdoptedBy"] == {"Kind": "unknown"}  # as the client of this test is
+        said = there["SubmittedBy"]
+        if target.is_receptor:
+            assert shown["SubmittedBy"] is None
+        else:
+            claim = {key: value for key, value in said.items() if key != "Claim"}
+            assert shown["SubmittedBy"] == {"Kind": "mesh", "Node": "bar", "Claim": claim}
+        assert "AdoptedBy" not in there
+    async with foo.running():
+        again = json.loads((await foo.talk(f"work status {unit_id}"))[0])
+        assert (again["SubmittedBy"], again["AdoptedBy"]) == (
+            shown["SubmittedBy"],
+            shown["AdoptedBy"],
+        )
+
+
+@pytest.mark.parametrize("said", [7, "x", [], {"Kind": "of a later version"}, {"Kind": "unix"}])
+async def test_whatever_the_other_node_calls_the_submitter_no_more_is_taken_than_that_it_says_so(
+    foo, bar, autojump_clock, monkeypatch, said
+):
+    to_reply = UnitStatus.to_reply
+    monkeypatch.setattr(
+        UnitStatus,
+        "to_reply",
+        lambda self, size: (
+            to_reply(self, size)
+            if self.remote
+            else {**to_reply(self, size), "SubmittedBy": said, "SubmittedParams": said}
+        ),
+    )
+    async with bar.running(), foo.running():
+        unit_id = await adopted(foo, await bar.submit("bar", "wait"))
+        (line,) = await foo.talk(f"work status {unit_id}")
+        submitter = json.loads(line)["SubmittedBy"]
+        assert submitter in (None, {"Kind": "mesh", "Node": "bar"})
 
 
 async def test_a_unit_that_has_ended_is_adopted_with_its_output(foo, target, autojump_clock):

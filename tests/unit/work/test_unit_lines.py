@@ -43,7 +43,7 @@ async def test_units_that_no_other_node_has_taken_do_not_fill_the_log(foo, writt
             await foo.talk(f"work cancel {unit_id}")
             await foo.talk(f"work release {unit_id}")
         lines = lines_about(written, unit_ids)
-        for text in (": created: bar", ": Canceled", ": released"):
+        for text in (": created: cat for node bar", ": Canceled", ": released"):
             assert sum(text in line for line in lines) == FEW
 
 

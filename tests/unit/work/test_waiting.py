@@ -84,6 +84,31 @@ async def test_a_unit_says_what_keeps_the_dial_from_its_node_and_since_when(
         assert (await foo.wait_final(unit_id)).detail == "exit status 0"
 
 
+class OneNode:
+    """Stands for what a router knows of nodes that can be reached."""
+
+    def advise(self, node: str) -> str:
+        return "known nodes: bar"
+
+    def meant(self, node: str) -> str:
+        return "bar"
+
+
+async def test_a_unit_for_a_mistyped_node_asks_once_whether_another_was_meant(
+    foo, bar, autojump_clock, monkeypatch
+):
+    async def dial(self, node, service):
+        raise NoRoute(node, OneNode())
+
+    monkeypatch.setattr(FakeDialer, "dial", dial)
+    async with foo.running():
+        unit_id = await foo.submit("bra", "cat")
+        waiting = "waiting for node bra: no route since 03:00:00; did you mean bar?"
+        assert await told(foo, unit_id) == waiting
+        await trio.sleep(100)
+        assert await told(foo, unit_id) == waiting
+
+
 def test_each_reason_of_the_mesh_has_words_of_its_own():
     assert len({reason_of(error, "foo") for error, _ in REASONS}) == len(REASONS)
 
