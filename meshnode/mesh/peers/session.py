@@ -52,8 +52,7 @@ FLUSH_TIMEOUT = 1.0
 """Seconds to deliver what is queued at the end: a node that is stopped stops in 2 s."""
 
 LASTING = 30.0
-"""Seconds after which a link has lasted: three routing updates, by which each end has sent all that
-the other may reject. A link that ends before is redialed ever more slowly, as one that failed."""
+"""Seconds after which a link has lasted: three routing updates. One that ends before has failed."""
 
 
 class PeerSessionOwner(Protocol):

@@ -64,8 +64,8 @@ def test_each_ground_has_words_of_its_own_at_either_end(ground):
 @pytest.mark.parametrize("ground", Ground)
 def test_a_list_of_the_allowed_is_each_ends_own_and_an_id_in_use_is_seen_by_both(ground):
     here, there = Rejection(ground, "bar", 5.0, 1.0), Rejection(ground, "", 5.0, 1.0)
-    own = {Ground.NOT_ALLOWED, Ground.NO_PLACE, Ground.OTHER_ID, Ground.UNLISTED}
-    assert there.repeats(here) is (ground not in own)
+    both = {Ground.OWN_ID, Ground.LINKED, Ground.TWICE, Ground.COST}
+    assert there.repeats(here) is (ground in both)
     other = Ground.COST if ground is Ground.NOT_ALLOWED else Ground.NOT_ALLOWED
     assert not there.repeats(Rejection(other, "bar"))
 

@@ -97,7 +97,7 @@ class OneNode:
 async def test_a_unit_for_a_mistyped_node_asks_once_whether_another_was_meant(
     foo, bar, autojump_clock, monkeypatch
 ):
-    async def dial(self, node, service):
+    async def dial(self, node, service, tls=None):
         raise NoRoute(node, OneNode())
 
     monkeypatch.setattr(FakeDialer, "dial", dial)
