@@ -223,6 +223,74 @@ def test_an_interrupt_at_the_question_leaves_no_traceback(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (1, "meshnode: not signed: you declined\n")
 
 
+@pytest.mark.parametrize(
+    ("stdin", "text"),
+    [
+        (b"\xff\n", "not signed: you declined"),
+        (None, "not signed: nobody has answered; to sign unasked: --yes, or verify: true"),
+    ],
+    ids=["no text", "closed"],
+)
+def test_whatever_stdin_is_nothing_is_signed_without_a_yes(
+    stdin: bytes | None, text: str, tmp_path: Path
+) -> None:
+    run("init")
+    run("request --node foo")
+    command = f"{sys.executable} -m meshnode cert sign foo.csr"
+    done = subprocess.run(
+        ["bash", "-c", command if stdin else f"{command} <&-"],
+        input=stdin,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.decode()) == (1, f"meshnode: {text}\n")
+    assert not Path("foo.crt").exists()
+
+
+@pytest.mark.parametrize(
+    ("request_file", "made"),
+    [
+        ("foo.csr", "foo.crt"),
+        ("foo.REQ", "foo.crt"),
+        ("foo.example.org", "foo.example.org.crt"),
+        ("foo.example.org.csr", "foo.example.org.crt"),
+        ("sub/foo", "sub/foo.crt"),
+    ],
+)
+def test_a_certificate_is_named_after_its_request(request_file: str, made: str) -> None:
+    Path("sub").mkdir()
+    run("init")
+    run(f"request --node foo --out-req {request_file}")
+    assert run(f"sign {request_file} --yes") == ExitCode.OK
+    assert Path(made).exists()
+
+
+@pytest.mark.parametrize("request_file", [".", "..", "/", "sub", "nothing"])
+def test_what_is_no_file_is_told_in_a_line(request_file: str, capsys: Capture) -> None:
+    Path("sub").mkdir()
+    run("init")
+    assert run(f"sign {request_file} --yes --out-cert x") == ExitCode.FAILED
+    assert run(f"sign {request_file} --yes") == ExitCode.FAILED
+    assert run(f"show {request_file}") == ExitCode.FAILED
+    assert run(f"verify {request_file}") == ExitCode.FAILED
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("meshnode: ") for line in lines)
+
+
+def test_names_of_files_that_are_no_text_are_told_all_the_same(tmp_path: Path) -> None:
+    names = [b"\xff\x1b[2J.crt", b"\xff\x1b[2J.key"]
+    command = [sys.executable.encode(), b"-m", b"meshnode", b"cert"]
+    made = [*command, b"init", b"--out-cert", names[0], b"--out-key", names[1]]
+    for words in (made, [*command, b"show", *names], made):
+        done = subprocess.run(words, capture_output=True, check=False)
+        assert done.returncode == (1 if words is made and done.stderr else 0)
+        text = (done.stdout + done.stderr).decode()
+        assert all(line.isprintable() for line in text.splitlines())
+        assert "Traceback" not in text
+    assert done.returncode == 1
+
+
 def test_a_node_that_starts_loads_nothing_of_this(tmp_path: Path) -> None:
     (tmp_path / "foo.yml").write_text("- node: foo\n- local-only\n")
     program = (

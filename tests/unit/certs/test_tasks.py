@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_person import NOW, Scripted
@@ -21,7 +21,7 @@ from meshnode.config import NodeConfig, load_task
 from meshnode.config.faults import Unavailable
 from meshnode.errors import UnusableCertificate, UnusableKey, UnusableRequest
 from meshnode.security.certificates import load_certificates
-from meshnode.security.tls import load_key
+from meshnode.security.tls import PrivateKey, load_key
 
 Files = Callable[[], dict[str, tuple[int, bytes]]]
 
@@ -249,12 +249,32 @@ def test_a_request_that_was_changed_is_not_signed(person: Scripted, tmp_path: Pa
     )
 
 
-def test_a_request_with_a_short_key_is_not_signed(person: Scripted) -> None:
+UNFIT_KEYS = [
+    (ec.generate_private_key(ec.SECP256K1()), "has a key of the curve secp256k1; P-256, P-384 and "
+     "P-521 are allowed"),
+    (ec.generate_private_key(ec.SECP224R1()), "has a key of the curve secp224r1; P-256, P-384 and "
+     "P-521 are allowed"),
+    (rsa.generate_private_key(65537, 1024), "has an RSA key of 1024 bits; 2048 to 8192 are "
+     "allowed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "text"), UNFIT_KEYS)
+def test_a_key_that_no_node_can_use_is_not_signed_asked_for_or_signed_with(
+    key: PrivateKey, text: str, person: Scripted, files: Files
+) -> None:
     do(person, INIT)
-    short = rsa.generate_private_key(65537, 1024)
-    request = issuing.make_request(short, "foo", Names(["foo"]))
-    Path("foo.csr").write_bytes(issuing.pem(request))
-    assert refusal(person, SIGN).endswith("has an RSA key of 1024 bits; 2048 to 8192 are allowed")
+    Path("foo.csr").write_bytes(issuing.pem(issuing.make_request(key, "foo", Names(["foo"]))))
+    Path("unfit.key").write_bytes(issuing.key_pem(key))
+    Path("unfit.key").chmod(0o600)
+    unfit = issuing.make_authority(key, "unfit", issuing.lasting(None, None, 1, NOW))
+    Path("unfit.crt").write_bytes(issuing.pem(unfit.certificate))
+    before = files()
+    assert refusal(person, SIGN).endswith(f'"foo.csr" {text}')
+    again = "--cert-makereq commonname=foo nodeid=foo outreq=again.csr inkey=unfit.key"
+    assert refusal(person, again).endswith(f'"unfit.key" {text}')
+    assert refusal(person, SIGN.replace("ca.", "unfit.")).endswith(f'"unfit.key" {text}')
+    assert files() == before
 
 
 def test_what_others_wrote_into_a_request_cannot_move_the_terminal(person: Scripted) -> None:
