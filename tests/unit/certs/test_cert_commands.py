@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from meshnode.certs import issuing
 from meshnode.certs.commands import cert
 from meshnode.cli import ExitCode, main
 from meshnode.security.certificates import load_certificates
@@ -78,6 +79,18 @@ def test_a_second_time_needs_force(command: str, capsys: Capture, files: Files) 
     assert files() == before
     assert run(f"{command} --force") == ExitCode.OK
     assert files() != before
+
+
+@pytest.mark.parametrize("command", ["init", "request --node foo", "mesh --node foo --out ."])
+def test_no_key_is_made_for_files_that_cannot_be(
+    command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long RSA key takes a minute."""
+    run("init")
+    run("request --node foo")
+    monkeypatch.setattr(issuing, "make_key", lambda bits: pytest.fail("made a key"))
+    assert run(command) == ExitCode.FAILED
+    assert "is there already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshnode.certs import issuing
@@ -72,6 +72,17 @@ def test_keys_of_every_kind_sign_keys_of_every_kind(by: PrivateKey, of: PrivateK
     assert made.public_key() == of.public_key()
 
 
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [*zip(KEYS, ["sha256", "sha256", "sha384", "sha512", None], strict=True)]
+)
+def test_what_is_signed_of_is_as_strong_as_the_key(key: PrivateKey, algorithm: str | None) -> None:
+    authority = issuing.make_authority(key, "a CA", YEAR)
+    request = issuing.make_request(key, "foo", Names(["foo"]))
+    for made in (authority.certificate, request, issuing.sign_request(request, authority, YEAR)):
+        used = made.signature_hash_algorithm
+        assert (used.name if used else None) == algorithm
+
+
 def test_a_new_key_is_of_the_kind_that_was_asked_for() -> None:
     assert [issuing.key_words(key) for key in KEYS] == [
         "ECDSA P-256",
@@ -122,6 +133,8 @@ def test_without_an_end_a_certificate_holds_for_its_years_or_as_long_as_there_ar
 
 
 @given(moment=moments, days=st.integers(1, 36500))
+@example(moment=LAST - datetime.timedelta(1), days=2)
+@example(moment=LAST - datetime.timedelta(1), days=1)
 def test_days_are_added_up_to_the_last_moment_that_there_is(
     moment: datetime.datetime, days: int
 ) -> None:
