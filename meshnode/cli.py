@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_task
-from meshnode.config.check import cleaned_datadir, exposures
+from meshnode.config.check import cleaned_datadir, exposures, plain_controls
 from meshnode.config.directives import IGNORED_DIRECTIVES, all_directives
 from meshnode.config.faults import (
     COMMAND_LINE,
@@ -175,7 +175,10 @@ def _warnings(config: NodeConfig) -> list[Fault]:
     # Imported here: a start needs none of it.
     from meshnode.work.missing import missing  # noqa: PLC0415
 
-    return [*config.warnings, *cleaned_datadir(config.node), *exposures(config), *missing(config)]
+    exposed = exposures(config)
+    told = {fault.place for fault in exposed}
+    exposed += [fault for fault in plain_controls(config) if fault.place not in told]
+    return [*config.warnings, *cleaned_datadir(config.node), *exposed, *missing(config)]
 
 
 def _convert(file: str) -> int:

@@ -11,6 +11,7 @@ import trio
 from meshnode import logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
+from meshnode.config.check import plain_controls
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
@@ -130,7 +131,7 @@ async def _start(
     await _start_services(config, mesh, tls, nursery)
     await links.apply(config.listeners, config.peers)
     reloader.start()
-    for doubt in (*config.warnings, *units.doubts, *tls.doubts):
+    for doubt in (*config.warnings, *units.doubts, *tls.doubts, *plain_controls(config)):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.

@@ -16,6 +16,13 @@ from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.ownership import NODE_DIRECTORIES, check_ownership, cleaned_place
 
+PLAIN_CONTROL = (
+    "can be reached from other machines without TLS: whoever reaches it controls the node, and "
+    "what passes can be read on the way; write 127.0.0.1 and the port, or name a tls-server with "
+    "requireclientcert as tcptls"
+)
+"""The warning of a control service that no TLS protects."""
+
 
 def check_environment(config: NodeConfig) -> None:
     """Check that the directories a node needs are there, or can be made, and can be written.
@@ -96,7 +103,9 @@ def exposures(config: NodeConfig) -> list[Fault]:
         *(
             _fault(d, "bindaddr", _of_service(d))
             for d in config.services
-            if isinstance(d, TcpServer | UdpServer) and _is_open(d.bindaddr)
+            if isinstance(d, TcpServer | UdpServer)
+            and _is_open(d.bindaddr)
+            and not (isinstance(d, TcpServer) and _asks_who(config, d.tlsserver))
         ),
     ]
 
@@ -145,8 +154,28 @@ def _of_control(config: NodeConfig) -> Iterator[Fault]:
             continue
         if _is_open(directive.tcplisten.host):
             port = directive.tcplisten.port
-            text = f"port {port} is open on all interfaces: whoever can reach it controls the node"
-            yield _fault(directive, "tcplisten", text)
+            without = " without requireclientcert" if directive.tcptls else ""
+            text = f"port {port} is open on all interfaces{without}"
+            yield _fault(directive, "tcplisten", f"{text}: whoever can reach it controls the node")
+
+
+def plain_controls(config: NodeConfig) -> list[Fault]:
+    """Return a warning for each TCP port of a control service that others reach without TLS."""
+    return [
+        Fault(directive.place_of("tcplisten"), (directive.INFO.name, "tcplisten"), PLAIN_CONTROL)
+        for directive in config.control_services
+        if directive.tcplisten
+        and not directive.tcptls
+        and not _is_loopback(directive.tcplisten.host)
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address to listen on is of this machine alone; no host name is but one."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _fault(directive: Directive, parameter: str, text: str) -> Fault:

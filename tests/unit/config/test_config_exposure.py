@@ -7,7 +7,7 @@ import pytest
 from meshnode import ownership
 from meshnode.cli import ExitCode, main
 from meshnode.config import load_arguments
-from meshnode.config.check import exposures
+from meshnode.config.check import exposures, plain_controls
 
 EVERYWHERE = ["", "0.0.0.0", "::"]
 SOMEWHERE = ["127.0.0.1", "::1", "10.0.0.7", "localhost", "foo.example.org"]
@@ -74,3 +74,62 @@ def test_a_check_with_warnings_passes_and_names_their_lines(
         "reach it controls the node; write 127.0.0.1 and the port, or let a firewall choose who "
         "can",
     ]
+
+
+def with_server(asks: bool, *arguments: str) -> list[str]:
+    """Return arguments of a node with a ``tls-server`` that asks who its clients are, or not."""
+    server = ["name=srv", "cert=a.crt", "key=a.key", f"requireclientcert={str(asks).lower()}"]
+    return ["--node", "id=foo", "--tcp-peer", "localhost:1", "--tls-server", *server, *arguments]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tcp-listener", "port=2222", "tls=srv"],
+        ["--ws-listener", "port=2222", "tls=srv"],
+        ["--control-service", "tcplisten=2222", "tcptls=srv"],
+        ["--tcp-server", "port=1", "remotenode=a", "remoteservice=b", "tlsserver=srv"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_open_port_is_warned_of_unless_its_clients_must_show_certificates(
+    arguments: list[str],
+) -> None:
+    assert exposures(load_arguments(with_server(True, *arguments))) == []
+    (warning,) = exposures(load_arguments(with_server(False, *arguments)))
+    if not arguments[0].startswith("--tcp-server"):
+        assert "without requireclientcert" in warning.text
+
+
+@pytest.mark.parametrize(
+    ("where", "is_plain"),
+    [
+        ("7777", True),
+        ("10.0.0.7:7777", True),
+        ("foo.example.org:7777", True),
+        ("127.0.0.1:7777", False),
+        ("[::1]:7777", False),
+        ("localhost:7777", False),
+    ],
+)
+def test_a_control_service_that_others_reach_without_tls_is_warned_of(
+    where: str, is_plain: bool
+) -> None:
+    service = ["--control-service", f"tcplisten={where}"]
+    found = plain_controls(load_arguments(with_server(True, *service)))
+    assert len(found) == is_plain
+    assert plain_controls(load_arguments(with_server(True, *service, "tcptls=srv"))) == []
+
+
+def test_a_check_tells_of_a_plain_control_service_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "CLEANED", ())
+    file = tmp_path / "foo.yml"
+    for where in ("7777", "10.0.0.7:7777"):
+        file.write_text(
+            f"- node:\n    id: foo\n- local-only\n- control-service:\n    tcplisten: {where}\n"
+        )
+        assert main(["check", str(file)]) == ExitCode.OK
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert warning.startswith(f"{file}:5: warning: control-service: ")
