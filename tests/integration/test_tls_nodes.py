@@ -193,3 +193,22 @@ def test_openssl_agrees_on_what_is_offered(
     else:
         with pytest.raises(subprocess.CalledProcessError):
             openssl(*to_it, *own, "-tls1_2")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_what_receptor_offers_is_enough(cluster: Cluster, signed: Authority, version: str) -> None:
+    """Its curves are without X25519, and its ciphers of 1.2 are these."""
+    port = free_port()
+    files = signed.issue("foo", "foo")
+    cluster.node("foo", more=[server(signed, files, mintls13=False), listener(port)])
+    ciphers = (
+        "ECDHE-RSA-AES256-GCM-SHA384:AES256-GCM-SHA384:"
+        "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256"
+    )
+    shown = openssl(
+        *("s_client", "-connect", f"localhost:{port}", "-CAfile", signed.ca),
+        *("-cert", files["cert"], "-key", files["key"], "-verify_return_error"),
+        *(f"-tls{version.replace('.', '_')}", "-cipher", ciphers, "-groups", "P-521:P-384:P-256"),
+    )
+    assert "Verification: OK" in shown
+    assert "ECDHE-RSA-AES" in shown if version == "1.2" else "TLS_AES" in shown
