@@ -29,6 +29,7 @@
         ├── UnusableRequest      a file holds no request for a certificate that could be signed
         ├── TlsRefused           a TLS handshake failed; has a problem
         ├── AccessRefused        who asks may not do this
+        │   └── NotAllowed       the access rules of this node do not let them
         └── CannotSign           this node was asked to sign and has no key
 """
 
@@ -242,6 +243,14 @@ class TlsRefused(SecurityError):
 
 class AccessRefused(SecurityError):
     """Who asks may not do this."""
+
+
+class NotAllowed(AccessRefused):
+    """The access rules do not let a client do this. It is not told which rule, or that there is
+    none: the log says so."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"permission denied: {what}")
 
 
 class CannotSign(SecurityError):

@@ -24,6 +24,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
+from meshnode.security.access import AccessRules
 from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.configured import ConfiguredWork
@@ -71,9 +72,11 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             nursery = await stack.enter_async_context(trio.open_nursery())
             nursery.start_soon(_report_each_minute, limit)
             links = ConfiguredLinks(mesh, tls)
-            work = ConfiguredWork(config, mesh, raise_limit(), reserve, tls.find_client)
-            reloader = Reloader(config, load_again, mesh, links, work)
-            await _start(config, reloader, mesh, links, work, tls, nursery)
+            rules = AccessRules(config.rules)
+            work = ConfiguredWork(config, mesh, raise_limit(), reserve, tls.find_client, rules)
+            reloader = Reloader(config, load_again, mesh, links, work, rules)
+            registry = CommandRegistry(rules)
+            await _start(config, reloader, mesh, links, work, tls, registry, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
@@ -100,11 +103,11 @@ async def _start(
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
+    registry: CommandRegistry,
     nursery: trio.Nursery,
 ) -> None:
     """Start every part. What other nodes can see comes last: links, once all else answers."""
     mesh.set_firewall(config.node.firewallrules)
-    registry = CommandRegistry()
     units = work.units
     register_mesh_commands(
         registry,

@@ -1,4 +1,4 @@
-"""Takes a changed configuration over while the node runs: links, work, firewall rules, log level.
+"""Takes a changed configuration over while the node runs: links, work, rules, log level.
 
 Everything else needs a restart. A configuration is taken over whole or not at all.
 """
@@ -17,7 +17,9 @@ from meshnode.control.mesh_commands import SharedReload
 from meshnode.errors import ConfigError, ReloadFault, ReloadRefused
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
+from meshnode.permissions import AccessRule
 from meshnode.resources import NoThread, in_thread
+from meshnode.security.access import AccessRules
 from meshnode.work.configured import ConfiguredWork, WorkChange
 
 ConfigLoader = Callable[[], NodeConfig]
@@ -27,6 +29,12 @@ ConfigLoader = Callable[[], NodeConfig]
 NO_LINK = (
     "no link is configured any more; a start with this configuration is refused: "
     "add a tcp-listener or tcp-peer, or local-only to run without any"
+)
+
+
+NO_RULE = (
+    "there is no access rule any more: whoever reaches a control service may do what receptor lets "
+    "them; write an access-rule if that is not meant"
 )
 
 
@@ -40,13 +48,15 @@ class Reloader:
         mesh: Mesh,
         links: ConfiguredLinks,
         work: ConfiguredWork,
+        rules: AccessRules | None = None,
     ) -> None:
-        """``running`` is the configuration that ``mesh``, ``links`` and ``work`` have."""
+        """``running`` is the configuration that all the others have."""
         self._running = running
         self._load_again = load_again
         self._mesh = mesh
         self._links = links
         self._work = work
+        self._rules = AccessRules(running.rules) if rules is None else rules
         self._started = trio.Event()
         self._when_asked: list[Callable[[], None]] = []
         self._shared = SharedReload(self._reload)
@@ -102,6 +112,7 @@ class Reloader:
     async def _take_over(self, fresh: NodeConfig) -> None:
         try:
             # First what can be refused and changes nothing yet, then what can be refused.
+            rules = fresh.rules
             work = await self._work.prepare(fresh)
             changed = await self._links.apply(fresh.listeners, fresh.peers)
         except LinksRefused as exc:
@@ -127,9 +138,22 @@ class Reloader:
             self._mesh.set_firewall(fresh.node.firewallrules)
             self._log.info("firewall rules: %d", len(fresh.node.firewallrules))
             changed = True
+        changed |= self._apply_rules(old, fresh, rules)
         self._log.info("done" if changed else "nothing changed")
         if not (fresh.listeners or fresh.peers or fresh.local_only):
             self._log.warning(NO_LINK)
+
+    def _apply_rules(
+        self, old: NodeConfig, fresh: NodeConfig, rules: tuple[AccessRule, ...]
+    ) -> bool:
+        # Also if they are the same: each names its line, and lines may have moved.
+        self._rules.rules = rules
+        if fresh.access_rules == old.access_rules:
+            return False
+        self._log.info("access rules: %d", len(fresh.access_rules))
+        if not fresh.access_rules:
+            self._log.warning(NO_RULE)
+        return True
 
     def _apply_work(self, fresh: NodeConfig, change: WorkChange) -> bool:
         before = self._work.advertised

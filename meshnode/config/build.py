@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from meshnode.config.access_directives import AccessRuleDirective, check_rules
 from meshnode.config.directives import (
     CERT_NAMES,
     DIRECTIVES,
@@ -65,6 +66,7 @@ def build(
         check_verifiable(typed, faults)
         check_tls(typed, faults)
         check_schemes(typed, faults)
+        check_rules(typed, faults)
         note_doubts(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()
@@ -75,6 +77,7 @@ def build(
         listeners=_all(typed, ListenerDirective),
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
+        access_rules=_all(typed, AccessRuleDirective),
         services=_all(typed, ServiceDirective),
         tls_servers=_all(typed, TlsServer),
         tls_clients=_all(typed, TlsClient),

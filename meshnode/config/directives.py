@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from meshnode.config import names
+from meshnode.config.access_directives import ACCESS_DIRECTIVES, AccessRuleDirective
 from meshnode.config.faults import Fault
 from meshnode.config.kinds import (
     boolean,
@@ -46,6 +47,7 @@ from meshnode.config.work_directives import (
     WorkVerification,
 )
 from meshnode.logs import FORMATS, LEVELS
+from meshnode.permissions import AccessRule
 from meshnode.policies import Rule
 
 DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, which scripts rely on
@@ -242,6 +244,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *LINK_DIRECTIVES,
     *TLS_DIRECTIVES,
     ControlService,
+    *ACCESS_DIRECTIVES,
     *WORK_DIRECTIVES,
     *SECURITY_DIRECTIVES,
     *SERVICE_DIRECTIVES,
@@ -302,6 +305,7 @@ class NodeConfig:
     listeners: tuple[ListenerDirective, ...] = ()
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
+    access_rules: tuple[AccessRuleDirective, ...] = ()
     work_types: tuple[WorkDirective, ...] = ()
     kubernetes_types: tuple[WorkKubernetes, ...] = ()
     services: tuple[ServiceDirective, ...] = ()
@@ -313,12 +317,18 @@ class NodeConfig:
     warnings: tuple[Fault, ...] = field(default=(), compare=False)
     """What may not be meant as it was written, and stops no start."""
 
+    @property
+    def rules(self) -> tuple[AccessRule, ...]:
+        """The access rules in the order in which they are asked."""
+        return tuple(directive.rule() for directive in self.access_rules)
+
     def summary(self) -> str:
         """Say in a few words what is configured: ``node foo: 1 listener, 1 work type``."""
         counts = (
             (len(self.listeners), "listener"),
             (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
+            (len(self.access_rules), "access rule"),
             (len(self.work_types), "work type"),
             (len(self.services), "service"),
         )

@@ -6,6 +6,7 @@ which may be a plural (``tcp-peers``). Both forms make the same directives.
 
 import yaml
 
+from meshnode.config.access_directives import MUST_NOT_BE_EMPTY
 from meshnode.config.directives import named, singular
 from meshnode.config.faults import FaultLog, Place, printable, quote
 from meshnode.config.kinds import NULL_TAG
@@ -65,6 +66,11 @@ def _check_version(value: yaml.Node, place: Place, faults: FaultLog) -> None:
 def _read_entry(name: str, value: yaml.Node, place: Place, faults: FaultLog) -> list[RawDirective]:
     plural_of = singular(name.lower())
     directive = plural_of or name
+    is_empty = value.tag == NULL_TAG or (isinstance(value, yaml.SequenceNode) and not value.value)
+    if is_empty and directive.lower() in MUST_NOT_BE_EMPTY:
+        text = "is empty: nothing would be refused; write a rule, or leave it out"
+        faults.add(place, name, text=text)
+        return []
     if plural_of and value.tag == NULL_TAG:
         return []  # an empty list, as templates leave one
     if not isinstance(value, yaml.SequenceNode):

@@ -17,10 +17,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meshnode.control.registry import Command, ControlSession, Handler, JsonObject, origin_node
+from meshnode.control.registry import (
+    Asking,
+    Command,
+    ControlSession,
+    Handler,
+    JsonObject,
+    origin_node,
+)
 from meshnode.errors import AccessRefused, CommandError
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import bridge
+from meshnode.permissions import Verb
+from meshnode.security.access import Target
 
 if TYPE_CHECKING:
     from meshnode.security.tls import TlsClients
@@ -162,7 +171,7 @@ def connect_command(
                 # something does not look like all of it.
                 await trio.aclose_forcefully(stream)
 
-        return run
+        return Asking(run, Verb.CONNECT, Target(node=node, service=service))
 
     def parse_text(rest: str) -> Handler:
         words = rest.split(" ")

@@ -16,15 +16,24 @@ from meshnode.control.link_fields import (
     certificate_fields,
     no_certificates,
 )
-from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
+from meshnode.control.registry import (
+    Asking,
+    Command,
+    CommandRegistry,
+    ControlSession,
+    Handler,
+    JsonObject,
+)
 from meshnode.errors import CommandError, MeshError, ReloadRefused
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.links.base import LinkFigures
 from meshnode.mesh.mesh import LinkStatus, Mesh, MeshStatus
 from meshnode.mesh.peers.conditions import LinksReport
+from meshnode.permissions import Verb
 from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
+from meshnode.security.access import Target
 from meshnode.version import VERSION
 
 if TYPE_CHECKING:
@@ -78,7 +87,7 @@ def status_command(
                 reply["Warnings"] = list(await warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
 
-        return run
+        return Asking(run, Verb.MESH)
 
     def parse_text(rest: str) -> Handler:
         if rest:
@@ -207,7 +216,7 @@ def _target_command(name: str, probe: Callable[[str], Awaitable[JsonObject]]) ->
         async def run(session: ControlSession) -> JsonObject:
             return await probe(target)
 
-        return run
+        return Asking(run, Verb.PING, Target(node=target))
 
     def parse_text(rest: str) -> Handler:
         if not rest:
@@ -291,11 +300,13 @@ def reload_command(reload: Reload) -> Command:
         # The text is receptor's; the code beside it is for clients that would not take it apart.
         return {"Success": False, "Error": str(refusal), "ErrorCode": refusal.fault.value}
 
+    asking = Asking(run, Verb.RELOAD)
+
     def parse_text(rest: str) -> Handler:
-        return run
+        return asking
 
     def parse_json(body: JsonObject) -> Handler:
-        return run
+        return asking
 
     return Command("reload", parse_text, parse_json)
 

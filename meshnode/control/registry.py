@@ -6,9 +6,13 @@ no command by name, and a command knows of its client only what :class:`ControlS
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol
 
+from meshnode.errors import NotAllowed
+from meshnode.permissions import Verb, Way
+from meshnode.security.access import AccessRules, Asker, Target
 from meshnode.security.identity import Identity
 
 JsonObject = dict[str, Any]
@@ -16,6 +20,9 @@ JsonObject = dict[str, Any]
 
 SessionKind = Literal["unix", "tcp", "mesh"]
 """What a client came by. Only ``unix`` is trusted without a signature (protocol section 8)."""
+
+WAYS: Final = MappingProxyType({"unix": Way.SOCKET, "tcp": Way.TCP, "mesh": Way.MESH})
+"""What access rules call that."""
 
 
 class ControlSession(Protocol):
@@ -109,6 +116,11 @@ def origin_node(session: ControlSession) -> str:
     return session.peer if is_foreign else ""
 
 
+def asker_of(session: ControlSession) -> Asker:
+    """Return who asks, for access rules; what it may have signed is known later, if at all."""
+    return Asker(session.client, WAYS[session.kind])
+
+
 Handler = Callable[[ControlSession], Awaitable[JsonObject | None]]
 """Runs one parsed command: returns the object of the reply line, or None for no reply line.
 
@@ -116,6 +128,20 @@ A ``MeshnodeError`` that it raises is answered ``ERROR: <text>`` and the session
 exception is a fault of ours: logged, answered ``ERROR: internal error: <type>``, and the session
 ends, since nobody knows how much of the client's payload is still unread.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A handler that says what its client must be allowed before it runs."""
+
+    run: Handler
+    verb: Verb | None
+    """None if it asks by itself, since only it finds out what it is about."""
+    target: Target = field(default_factory=Target)
+
+    def __call__(self, session: ControlSession) -> Awaitable[JsonObject | None]:
+        """Run it; whoever calls this has asked."""
+        return self.run(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +159,10 @@ class Command:
 
 
 class CommandRegistry:
-    """The commands of one node, by name."""
+    """The commands of one node, by name, and who may have them run."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: AccessRules | None = None) -> None:
+        self._rules = AccessRules() if rules is None else rules
         self._commands: dict[str, Command] = {}
 
     def register(self, command: Command) -> None:
@@ -153,3 +180,18 @@ class CommandRegistry:
     def find(self, name: str) -> Command | None:
         """Return the command of exactly that name."""
         return self._commands.get(name)
+
+    def check(self, name: str, handler: Handler, session: ControlSession) -> None:
+        """Return if the client may have a handler of that command run: this is asked of each.
+
+        A handler that does not say what it does is refused where there are rules.
+
+        Raises:
+            NotAllowed: no rule lets the client.
+        """
+        if not isinstance(handler, Asking):
+            if self._rules:
+                raise NotAllowed(name)
+        elif handler.verb is not None:
+            target = handler.target.as_seen_by(session.node_id)
+            self._rules.require(asker_of(session), handler.verb, target)

@@ -234,6 +234,7 @@ class Session:
         answer = b""
         try:
             handler = parse()
+            self._registry.check(name, handler, self)
             # What a client has sent is not kept while the command runs, which may be for days: only
             # what the command has made of it.
             del found, parse

@@ -15,6 +15,7 @@ from meshnode.errors import CommandError
 from meshnode.logs import subject_logger
 from meshnode.protocol.routing import WorkType
 from meshnode.resources import DescriptorReserve, in_thread
+from meshnode.security.access import AccessRules
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
@@ -67,6 +68,7 @@ class ConfiguredWork:
         descriptors: int,
         reserve: DescriptorReserve,
         tls: "TlsClients | None" = None,
+        rules: AccessRules | None = None,
     ) -> None:
         """``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
 
@@ -93,6 +95,7 @@ class ConfiguredWork:
             node_id=config.node.id,
             boot=boot_id(),
             signatures=self._signatures,
+            rules=rules,
             forwarding=config.node.allowforwarding,
             remember=config.node.remember_submissions,
         )

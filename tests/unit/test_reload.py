@@ -17,6 +17,7 @@ from meshnode.mesh.mesh import Mesh, open_mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.reload import Reloader, changes_that_need_a_restart
 from meshnode.resources import DescriptorReserve
+from meshnode.security.access import AccessRules
 from meshnode.work.configured import ConfiguredWork
 
 BASE = """\
@@ -48,8 +49,9 @@ class Setting:
         path.write_text(BASE)
         config = load_file(str(path))
         self.work = work_of(config, mesh)
+        self.rules = AccessRules(config.rules)
         self.reload = Reloader(
-            config, lambda: load_file(str(path)), mesh, ConfiguredLinks(mesh), self.work
+            config, lambda: load_file(str(path)), mesh, ConfiguredLinks(mesh), self.work, self.rules
         )
         self.reload.start()
 
@@ -284,3 +286,43 @@ def test_the_same_directives_elsewhere_in_the_file_are_no_change(tmp_path: Path)
     after = load_file(str(tmp_path / "after.yml"))
     assert before.work_types == after.work_types[::-1]
     assert changes_that_need_a_restart(before, after) == []
+
+
+RULE = "- access-rule: {action: allow, who: any, do: ping}\n"
+
+
+async def test_access_rules_are_taken_over(setting: Setting) -> None:
+    assert not setting.rules
+    await setting.take("- local-only\n", f"- local-only\n{RULE}")
+    assert [rule.label for rule in setting.rules.rules] == [f"{setting.path}:5"]
+    await setting.take(RULE, f"- log-level: info\n{RULE}")
+    assert [rule.label for rule in setting.rules.rules] == [f"{setting.path}:6"]
+
+
+WRONG_RULES = {
+    "an expression that does not parse": ("do: submit, params: /(/", "is not a regular expression"),
+    "an unknown key": ("do: ping, form: mesh", "unknown parameter"),
+    "an unknown verb": ("do: pinging", "is not one of"),
+    "no verb": ("do: ''", "is not one of"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "fault"), WRONG_RULES.values(), ids=WRONG_RULES)
+async def test_access_rules_that_do_not_parse_leave_the_old_ones(
+    setting: Setting, wrong: str, fault: str
+) -> None:
+    await setting.take("- local-only\n", f"- local-only\n{RULE}")
+    before = setting.rules.rules
+    refusal = await setting.refuses("do: ping", wrong)
+    assert fault in str(refusal)
+    assert setting.rules.rules is before
+
+
+async def test_that_the_last_access_rule_is_gone_is_said_loudly(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    await setting.take("- local-only\n", f"- local-only\n{RULE}")
+    await setting.take(RULE, "")
+    assert not setting.rules
+    (warning,) = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.startswith("reload: there is no access rule any more: ")

@@ -7,14 +7,27 @@ valid signature for a unit of a verifying work type.
 A remote unit is this node's own business with another one. A client from the mesh may touch it if
 its own node submitted it, or if it is signed work and the client signs as well; the results and
 the cancelling of everything else belong to the submitter.
+
+Where there are access rules, they decide besides, and first: this is the one place that asks them
+about work. A unit that a client may not see is answered as one that is not there.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from meshnode.control.registry import ControlSession, origin_node
-from meshnode.errors import AccessRefused, CannotSign, CommandError, SignatureRefused
+from meshnode.control.registry import WAYS, ControlSession, origin_node
+from meshnode.errors import (
+    AccessRefused,
+    CannotSign,
+    CommandError,
+    MeshnodeError,
+    NotAllowed,
+    SignatureRefused,
+    UnknownUnit,
+)
+from meshnode.permissions import Verb, Way
+from meshnode.security.access import AccessRules, Asker, Target, is_own
 from meshnode.security.identity import Claimed, Identity, MeshClient, UnknownClient
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import WorkType
@@ -79,12 +92,14 @@ class Caller:
     """The client that asks.
 
     ``trusted`` is a client of a unix socket; ``node`` is the other node from which a client came
-    over the mesh, and empty for all clients of this node. ``client`` is who it is, for records.
+    over the mesh, and empty for all clients of this node. ``client`` is who it is, for records and
+    access rules.
     """
 
     trusted: bool = False
     node: str = ""
     client: Identity = field(default_factory=UnknownClient)
+    way: Way = Way.TCP
 
     @classmethod
     def of(cls, session: ControlSession, claim: Claimed | None = None) -> Self:
@@ -92,7 +107,11 @@ class Caller:
         client = session.client
         if claim is not None and isinstance(client, MeshClient):
             client = replace(client, claim=claim)
-        return cls(session.kind == "unix", origin_node(session), client)
+        return cls(session.kind == "unix", origin_node(session), client, WAYS[session.kind])
+
+    def asker(self, key: str = "") -> Asker:
+        """Return who it is for access rules, and the key that it has signed with."""
+        return Asker(self.client, self.way, key)
 
 
 class UnitAccess:
@@ -107,11 +126,13 @@ class UnitAccess:
         work_types: Mapping[str, WorkType],
         signatures: Signatures,
         *,
+        rules: AccessRules | None = None,
         forwarding: bool = False,
     ) -> None:
         self._node_id = node_id
         self._work_types = work_types
         self._signatures = signatures
+        self._rules = AccessRules() if rules is None else rules
         self._forwarding = forwarding
 
     def is_local(self, node: str) -> bool:
@@ -123,16 +144,20 @@ class UnitAccess:
         kind = self._work_types.get(work_type)
         return kind is not None and kind.verify_signature
 
-    def check_submission(self, submission: Submission, caller: Caller) -> str:
-        """Return the name of the key that signed a submission, if the client may have it run.
+    def check_submission(
+        self, submission: Submission, caller: Caller, verb: Verb = Verb.SUBMIT, unit_id: str = ""
+    ) -> str:
+        """Return the name of the key of a submission, if the client may have this run.
 
-        The name is empty where no signature was checked.
+        The name is empty where no signature was checked. With ``verb``, whether the client may
+        adopt a unit of that ID.
 
         Raises:
             CommandError: there is a signature and nobody asks for one.
             SignatureRefused: it is missing or wrong.
             CannotSign: this node is to sign it, and has no key.
-            AccessRefused: it is for another node, and clients from the mesh may not ask for that.
+            AccessRefused: it is for another node, and clients from the mesh may not ask for that;
+                or the access rules do not let the client.
         """
         local = self.is_local(submission.node)
         # A client that has this node sign must sign, too: otherwise anyone who can connect could
@@ -143,12 +168,23 @@ class UnitAccess:
             # Before the client's own signature, which could not help.
             self._signatures.require_signer()
         remedy = self._remedy(caller, lends_key=lends_key)
-        key = self._signatures.check(
+        key, refusal = self._find_key(
             submission.signature,
             "submit with --signwork" if caller.node and local else remedy,
             verifies=verifies,
             trusted=caller.trusted,
         )
+        target = Target(
+            node=self._node_id if local else submission.node,
+            work_type=submission.work_type,
+            params=submission.params,
+            unit_id=unit_id,
+        )
+        # With the right signature another rule might decide: its lack is what the client is told.
+        if not (refusal and self._rules.know_keys):
+            self._rules.require(caller.asker(key), verb, target)
+        if refusal is not None:
+            raise refusal
         if caller.node and not local and not verifies and not self._forwarding:
             raise AccessRefused(
                 f"this node takes no work for {submission.node} from the mesh; submit it on the "
@@ -156,22 +192,112 @@ class UnitAccess:
             )
         return key
 
-    def check_unit(self, status: UnitStatus, signature: str, caller: Caller) -> str:
-        """Return the name of the key that signed a request, if the client may make it.
+    def check_any(self, verb: Verb, caller: Caller) -> None:
+        """Return if there can be anything at all to which the client may do that.
+
+        Raises:
+            NotAllowed: no rule lets it.
+        """
+        self._rules.require(caller.asker(), verb, None)
+
+    def check_unit(
+        self, verb: Verb, unit_id: str, status: UnitStatus, signature: str, caller: Caller
+    ) -> str:
+        """Return the name of the key of a request, if the client may make it.
 
         The request is to cancel, release or read a unit.
 
         Raises:
             CommandError, SignatureRefused: as for submissions.
             AccessRefused: the unit is none of the client's.
+            UnknownUnit: the access rules do not let the client know of it.
+            NotAllowed: they let it know of it, and not do this.
         """
-        self.check_visible(status, caller)
-        return self._signatures.check(
+        key, refusal = self._find_key(
             signature,
             self._remedy(caller),
             verifies=self._asks_for_signature(status),
             trusted=caller.trusted,
         )
+        self._check_rules(verb, unit_id, status, caller, key)
+        self._check_origin(status, caller)
+        if refusal is not None:
+            raise refusal
+        return key
+
+    def check_visible(
+        self, verb: Verb, unit_id: str, status: UnitStatus, signature: str, caller: Caller
+    ) -> None:
+        """Return if the client may know of a unit; its signature is only looked at for rules.
+
+        Raises:
+            AccessRefused, UnknownUnit, NotAllowed: as for what may be done with it.
+        """
+        key = ""
+        if signature and self._rules.know_keys and self._asks_for_signature(status):
+            key, _ = self._find_key(signature, "", verifies=True, trusted=caller.trusted)
+        self._check_rules(verb, unit_id, status, caller, key)
+        self._check_origin(status, caller)
+
+    def is_listed(self, unit_id: str, status: UnitStatus, caller: Caller) -> bool:
+        """Whether a list shows the client a unit: it leaves out what it may not know of."""
+        if not self._is_visible(status, caller):
+            return False
+        target = self._target(unit_id, status)
+        return not self._rules or self._rules.may(caller.asker(), Verb.LIST, target)
+
+    def is_known(self, unit_id: str, status: UnitStatus, caller: Caller) -> bool:
+        """Whether the client may be told the ID of a unit that it has not named."""
+        if not self._rules or is_own(caller.client, _owner(status)):
+            return True
+        return self._sees(caller.asker(), self._target(unit_id, status))
+
+    def may_follow(
+        self, unit_id: str, status: UnitStatus, caller: Caller, verb: Verb = Verb.STATUS
+    ) -> bool:
+        """Whether what follows its submission in the same session may tell the client that."""
+        target = self._target(unit_id, status)
+        return not self._rules or self._rules.may(caller.asker(), verb, target)
+
+    def _target(self, unit_id: str, status: UnitStatus) -> Target:
+        remote = status.remote
+        return Target(
+            node=self._node_id if remote is None else remote.node,
+            work_type=status.work_type if remote is None else remote.work_type,
+            owner=_owner(status),
+            unit_id=unit_id,
+        )
+
+    def _check_rules(
+        self, verb: Verb, unit_id: str, status: UnitStatus, caller: Caller, key: str
+    ) -> None:
+        """Return if there are no rules, or they allow it. Raises UnknownUnit, NotAllowed."""
+        if not self._rules.are_asked:
+            return
+        asker, target = caller.asker(key), self._target(unit_id, status)
+        is_hidden = bool(self._rules) and not self._is_visible(status, caller)
+        if self._rules.judge(asker, verb, target).allowed and not is_hidden:
+            return
+        if is_hidden or not self._sees(asker, target):
+            # The answer for one that is not there: it must not tell that this one is.
+            raise UnknownUnit(unit_id)
+        raise NotAllowed(f"{verb} {unit_id}")
+
+    def _sees(self, asker: Asker, target: Target) -> bool:
+        return any(self._rules.may(asker, verb, target) for verb in (Verb.STATUS, Verb.LIST))
+
+    def _find_key(
+        self, signature: str, remedy: str, *, verifies: bool, trusted: bool
+    ) -> tuple[str, MeshnodeError | None]:
+        """Return the name of the key of a request, or what its signature lacks.
+
+        Who may not know of a unit must not learn from that either, so it is raised later.
+        """
+        try:
+            checked = self._signatures.check(signature, remedy, verifies=verifies, trusted=trusted)
+        except (CommandError, SignatureRefused) as refusal:
+            return "", refusal
+        return checked, None
 
     def _remedy(self, caller: Caller, *, lends_key: bool = False) -> str:
         """Return what a client can do that has sent no signature."""
@@ -179,16 +305,15 @@ class UnitAccess:
         here = f"on node {self._node_id}" if caller.node else "instead of TCP"
         return f"{what}, or use the unix socket {here}"
 
-    def check_visible(self, status: UnitStatus, caller: Caller) -> None:
-        """Return if the client may know of a unit. Raises AccessRefused."""
-        if not self.is_visible(status, caller):
+    def _check_origin(self, status: UnitStatus, caller: Caller) -> None:
+        """Return if a node that asks has to do with a unit. Raises AccessRefused."""
+        if not self._is_visible(status, caller):
             raise AccessRefused(
                 "this work unit was submitted here for another node: only clients of this node "
                 "may ask for it"
             )
 
-    def is_visible(self, status: UnitStatus, caller: Caller) -> bool:
-        """Whether the client may know of a unit: a list leaves out what it may not."""
+    def _is_visible(self, status: UnitStatus, caller: Caller) -> bool:
         remote = status.remote
         if remote is None or not caller.node:
             return True
@@ -203,3 +328,9 @@ class UnitAccess:
             return self.verifies(status.work_type)
         # A unit from before that was recorded, of a type that is gone: it may have been signed.
         return self._signatures.verifier is not None
+
+
+def _owner(status: UnitStatus) -> Identity | None:
+    """Return to whom a unit belongs; of an adopted one another node says who has submitted it."""
+    is_adopted = status.remote is not None and status.remote.adopted
+    return status.adopted_by if is_adopted else status.submitted_by

@@ -8,13 +8,15 @@ from typing import Any
 
 import trio
 
-from meshnode.control.registry import Command, ControlSession, Handler, JsonObject
-from meshnode.errors import MeshnodeError, SecurityError, WorkError
+from meshnode.control.registry import Asking, Command, ControlSession, Handler, JsonObject
+from meshnode.errors import MeshnodeError, NotAllowed, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.work.units.access import Caller
 from meshnode.work.units.follow import shown
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
+from meshnode.work.units.keys import KeyState
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
     AdoptRequest,
@@ -31,6 +33,7 @@ from meshnode.work.units.requests import (
     parse_text,
 )
 from meshnode.work.units.shortage import NotNow, is_lack
+from meshnode.work.units.submissions import Found
 from meshnode.work.units.unit import Unit
 
 LISTED_AT_ONCE = 256
@@ -74,7 +77,7 @@ class WorkCommands:
         async def run(session: ControlSession) -> JsonObject | None:
             return await handle(request, session)
 
-        return run
+        return Asking(run, None)
 
     # --- submit -------------------------------------------------------------------------------
 
@@ -107,11 +110,16 @@ class WorkCommands:
             "unitid": unit.unit_id,
             "result": "Job Started" if started else "Job Submitted",
         }
-        if not request.submission.follow:
+        access, status = self._units.access, unit.status
+        if not (request.submission.follow and access.may_follow(unit.unit_id, status, caller)):
             return reply
         await session.send(encode_reply({**reply, "follows": True}))
         session.finish()
-        await _while_client_is_there(session, lambda: self._units.send_followed(unit, session.send))
+        shows_output = access.may_follow(unit.unit_id, status, caller, Verb.RESULTS)
+        await _while_client_is_there(
+            session,
+            lambda: self._units.send_followed(unit, session.send, shows_output=shows_output),
+        )
         return None
 
     def _created(self, unit: Unit) -> bytes:
@@ -131,24 +139,32 @@ class WorkCommands:
     async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject | None:
         if request.unit_id is None:
             caller, access = Caller.of(session), self._units.access
-            units = (u for u in self._units.all() if access.is_visible(u.status, caller))
+            access.check_any(Verb.LIST, caller)
+            units = (u for u in self._units.all() if access.is_listed(u.unit_id, u.status, caller))
             await _send_list(units, session)
             return None
-        unit = self._visible(request.unit_id, "list", session)
+        unit = self._visible(Verb.LIST, request.unit_id, request.signature, session)
         return {unit.unit_id: shown(unit)}
 
     async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
-        return shown(self._visible(request.unit_id, "status", session))
+        return shown(self._visible(Verb.STATUS, request.unit_id, request.signature, session))
 
     async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
-        self._check_access("watch", unit, request.signature, session)
+        self._check_access(Verb.STATUS, unit, request.signature, session, "watch")
         session.finish()
         await _while_client_is_there(session, lambda: _send_changes(unit, session))
 
     async def _submitted(self, request: SubmittedRequest, session: ControlSession) -> JsonObject:
-        submissions, submitter = self._units.submissions, Caller.of(session).node
-        found = submissions.find(submitter, request.key, request.unit_id, request.receipt)
+        submissions, caller, access = (
+            self._units.submissions,
+            Caller.of(session),
+            self._units.access,
+        )
+        access.check_any(Verb.SUBMIT, caller)
+        found = submissions.find(caller.node, request.key, request.unit_id, request.receipt)
+        if found.unit and not access.is_known(found.unit.unit_id, found.unit.status, caller):
+            found = Found(KeyState.NOTHING)
         reply: JsonObject = {"Mark": str(submissions.receipt()), "Trace": str(found.key_state)}
         if found.unit is not None:
             status = found.unit.status
@@ -163,7 +179,7 @@ class WorkCommands:
 
     async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
-        self._check_access("results", unit, request.signature, session)
+        self._check_access(Verb.RESULTS, unit, request.signature, session)
         await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
         # From here on everything that is sent counts as output, so no error line may follow.
         session.finish()
@@ -184,28 +200,32 @@ class WorkCommands:
 
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_access("cancel", unit, request.signature, session)
+        self._check_access(Verb.CANCEL, unit, request.signature, session)
         client = Caller.of(session, request.claim).client
         done = await self._units.ender.cancel(unit, client, unless_started=request.unless_started)
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_access("release", unit, request.signature, session)
+        self._check_access(Verb.RELEASE, unit, request.signature, session)
         client = Caller.of(session, request.claim).client
         done = await self._units.ender.release(
             unit, client, force=request.force, remote=request.remote
         )
         return {"released" if done else "release pending": unit.unit_id}
 
-    def _check_access(self, what: str, unit: Unit, signature: str, session: ControlSession) -> None:
-        with _refusals_logged(what, unit.log, session):
-            self._units.access.check_unit(unit.status, signature, Caller.of(session))
+    def _check_access(
+        self, verb: Verb, unit: Unit, signature: str, session: ControlSession, what: str = ""
+    ) -> None:
+        with _refusals_logged(what or verb, unit.log, session):
+            access, caller = self._units.access, Caller.of(session)
+            access.check_unit(verb, unit.unit_id, unit.status, signature, caller)
 
-    def _visible(self, unit_id: str, what: str, session: ControlSession) -> Unit:
+    def _visible(self, verb: Verb, unit_id: str, signature: str, session: ControlSession) -> Unit:
         unit = self._units.find(unit_id)
-        with _refusals_logged(what, unit.log, session):
-            self._units.access.check_visible(unit.status, Caller.of(session))
+        with _refusals_logged(verb, unit.log, session):
+            access, caller = self._units.access, Caller.of(session)
+            access.check_visible(verb, unit_id, unit.status, signature, caller)
         return unit
 
 
@@ -238,6 +258,8 @@ def _refusals_logged(what: str, log: SubjectLogger, session: ControlSession) -> 
     """Log what is refused for security: it may be an attack."""
     try:
         yield
+    except NotAllowed:
+        raise  # logged already, with the rule
     except SecurityError as error:
         log.warning("%s refused to %s client %s: %s", what, session.kind, session.peer, error)
         raise

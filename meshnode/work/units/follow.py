@@ -27,13 +27,17 @@ promised within 50 ms."""
 Send = Callable[[bytes], Awaitable[None]]
 
 
-async def send_followed(unit: Unit, store: UnitStore, watcher: FileWatcher, send: Send) -> None:
+async def send_followed(
+    unit: Unit, store: UnitStore, watcher: FileWatcher, send: Send, *, shows_output: bool = True
+) -> None:
     """Send a follower each change, until the unit is final or released.
+
+    Without ``shows_output`` a short stdout does not come along.
 
     Raises:
         Exception: whatever ``send`` raises.
     """
-    follower = _Follower(unit, store, send)
+    follower = _Follower(unit, store, send, shows_output=shows_output)
     unit.add_listener(follower.wake)
     try:
         with watcher.watch(store.stdout_path(unit.unit_id), follower.wake):
@@ -58,8 +62,9 @@ def shown(unit: Unit) -> JsonObject:
 
 
 class _Follower:
-    def __init__(self, unit: Unit, store: UnitStore, send: Send) -> None:
+    def __init__(self, unit: Unit, store: UnitStore, send: Send, *, shows_output: bool) -> None:
         self._unit = unit
+        self._shows_output = shows_output
         self._store = store
         self._send = send
         self._sent: JsonObject = {}
@@ -100,7 +105,7 @@ class _Follower:
 
     async def _final(self) -> JsonObject:
         told = shown(self._unit)
-        if 0 < told["StdoutSize"] <= INLINE_BYTES:
+        if self._shows_output and 0 < told["StdoutSize"] <= INLINE_BYTES:
             output = await self._read_stdout()
             if len(output) == told["StdoutSize"]:
                 told["Stdout"] = b64encode(output).decode()

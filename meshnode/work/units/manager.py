@@ -43,6 +43,7 @@ import trio
 
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.access import AccessRules
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.ending import UnitEnder
@@ -84,6 +85,7 @@ class UnitManager:
         elsewhere: Callable[[Submission], Plan],
         node_id: str,
         signatures: Signatures | None = None,
+        rules: AccessRules | None = None,
         forwarding: bool = False,
         remember: float = KEEP_SECONDS,
         now: Clock = wall_clock,
@@ -97,7 +99,11 @@ class UnitManager:
         self._now = now
         self._watcher = FileWatcher()
         self.access = UnitAccess(
-            node_id, work_types, signatures or Signatures(), forwarding=forwarding
+            node_id,
+            work_types,
+            signatures or Signatures(),
+            rules=rules,
+            forwarding=forwarding,
         )
         """Judges who may ask what of units."""
         self._planner = Planner(self.access, work_types, elsewhere, now, boot)
@@ -163,9 +169,11 @@ class UnitManager:
         """What a person should look at about where the units are kept, one line each."""
         return self.store.doubts
 
-    async def send_followed(self, unit: Unit, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def send_followed(
+        self, unit: Unit, send: Callable[[bytes], Awaitable[None]], *, shows_output: bool = True
+    ) -> None:
         """Tell the unit's submitter of it until it is final."""
-        await send_followed(unit, self.store, self._watcher, send)
+        await send_followed(unit, self.store, self._watcher, send, shows_output=shows_output)
 
     async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
@@ -206,7 +214,7 @@ class UnitManager:
         """
         status = self._planner.plan_adoption(request, caller)
         async with self._admission:
-            self._check_not_followed(request)
+            self._check_not_followed(request, caller)
             unit = self._add(StoredUnit(await self.store.add(status), status))
         unit.log.info(
             "adopts unit %s of node %s, by %s", request.unit_id, request.node, caller.client
@@ -220,11 +228,15 @@ class UnitManager:
             raise
         return unit
 
-    def _check_not_followed(self, request: AdoptRequest) -> None:
+    def _check_not_followed(self, request: AdoptRequest, caller: Caller) -> None:
         for unit in self._units.values():
             remote = unit.status.remote
             if remote is None or (remote.node, remote.unit_id) != (request.node, request.unit_id):
                 continue
+            if not self.access.is_known(unit.unit_id, unit.status, caller):
+                raise CommandError(
+                    f"unit {request.unit_id} of node {request.node} cannot be adopted here"
+                )
             how = "adopted" if remote.adopted else "submitted"
             raise CommandError(
                 f"unit {request.unit_id} of node {request.node} was {how} here already: "

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from meshnode.errors import CommandError
+from meshnode.permissions import Verb
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
@@ -52,7 +53,8 @@ class Planner:
     def plan_adoption(self, request: AdoptRequest, caller: Caller) -> UnitStatus:
         """Check everything about an adoption that can be checked here; return its first status.
 
-        Who may have this node submit work to another may have it follow a unit there.
+        Who may have this node submit work to another may have it follow a unit there, unless access
+        rules tell the two apart.
 
         Raises:
             CommandError, SecurityError: with the reason.
@@ -69,7 +71,7 @@ class Planner:
             sign_work=request.sign_work,
             signature=request.signature,
         )
-        key = self._access.check_submission(submission, caller)
+        key = self._access.check_submission(submission, caller, Verb.ADOPT, request.unit_id)
         plan = self._elsewhere(submission)
         status = self._first_status(submission, caller, REMOTE, plan, key=key)
         named = status.with_remote(unit_id=request.unit_id, started=True, adopted=True, key="")

@@ -80,16 +80,18 @@ class SubmitRequest:
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """``work list``: one unit, or all."""
+    """``work list``: one unit, or all. A signature is of use only to access rules."""
 
     unit_id: str | None
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
-    """``work status``."""
+    """``work status``. A signature is of use only to access rules."""
 
     unit_id: str
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ WorkRequest = (
 )
 
 _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
-    "status": lambda unit_id, signature: StatusRequest(unit_id),
+    "status": lambda unit_id, signature: StatusRequest(unit_id, signature),
     "watch": lambda unit_id, signature: WatchRequest(unit_id, signature),
     "cancel": lambda unit_id, signature: CancelRequest(unit_id, signature),
     "release": lambda unit_id, signature: ReleaseRequest(unit_id, signature),
@@ -228,7 +230,8 @@ def parse_json(data: JsonObject) -> WorkRequest:
         return SubmitRequest(_parse_submission(data))
     if subcommand == "list":
         unit_id = data.get("unitid")
-        return ListRequest(unit_id if isinstance(unit_id, str) else None)
+        signature = _optional(data, "signature")
+        return ListRequest(unit_id if isinstance(unit_id, str) else None, signature)
     if subcommand == "results":
         unit_id = _string(data, "unitid")
         return ResultsRequest(unit_id, _start_position(data), _optional(data, "signature"))

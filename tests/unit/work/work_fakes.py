@@ -25,6 +25,7 @@ from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
+from meshnode.security.access import AccessRules
 from meshnode.security.identity import Identity
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
@@ -232,6 +233,7 @@ class FakeNode:
         self.work_types = TYPES
         self.more_runners: dict[str, Runner] = {}
         self.signatures = Signatures()
+        self.rules = AccessRules()
         self.forwarding = False
         self.max_remote_output = 2**63 - 1
         self.remember = KEEP_SECONDS
@@ -273,12 +275,13 @@ class FakeNode:
             elsewhere=remotes.plan,
             node_id=self.node_id,
             signatures=self.signatures,
+            rules=self.rules,
             forwarding=self.forwarding,
             remember=self.remember,
             now=self.mesh.now,
             boot=self.boot,
         )
-        self.registry = CommandRegistry()
+        self.registry = CommandRegistry(self.rules)
         command = self.as_before(work_command(self.units))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,252 @@
+"""Whether a client may do what it asks for: one pure, total function of rules and request.
+
+The first rule that is about a request decides. A node without rules lets everybody do what receptor
+lets them; one with any rule refuses what no rule allows. Rules only take away: what a signature or
+``allowforwarding`` is needed for, it is needed for as well.
+
+Nothing here does anything. :mod:`meshnode.control.registry` and :mod:`meshnode.work.units.access`
+ask, each in one place, before a command does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from meshnode.errors import NotAllowed
+from meshnode.logs import subject_logger
+from meshnode.permissions import ON_UNITS, AccessRule, Fact, TextPattern, Verb, Way, Who
+from meshnode.security.identity import (
+    Identity,
+    MeshClient,
+    TcpClient,
+    UnixClient,
+    shown_text,
+)
+
+MAX_SHOWN: Final = 100
+"""Characters of a client's own text that a line of the log repeats."""
+
+LOCALHOST: Final = "localhost"
+"""What every node calls itself, in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, from where, and with which key it has signed what it asks for."""
+
+    identity: Identity
+    way: Way
+    key: str = ""
+    """Name of the key; empty if nothing was signed, or nobody has checked it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked for; what a verb has no use for stays empty.
+
+    A unit or submission that is for another node has that node, and the type of work there.
+    """
+
+    node: str = ""
+    work_type: str = ""
+    service: str = ""
+    params: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    owner: Identity | None = None
+    """Who has submitted the unit; None is nobody that is known."""
+    unit_id: str = ""
+
+    def as_seen_by(self, own_id: str) -> "Target":
+        """Return it with the ID of this node, where it has only been called ``localhost``."""
+        return replace(self, node=own_id) if self.node.lower() == LOCALHOST else self
+
+    def __str__(self) -> str:
+        words = (self.unit_id, self.work_type, self.service, self.node and f"at {self.node}")
+        return " ".join(shown_text(word, MAX_SHOWN) for word in words if word)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided of a request, and by which rule."""
+
+    asker: Asker
+    verb: Verb
+    target: Target
+    allowed: bool
+    rule: AccessRule | None = None
+    """The rule that has decided; None if there are none, or none is about the request."""
+    is_unreadable: bool = False
+    """Whether the request has a text that no pattern can be compared with."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was decided so, for the log: a client is told less."""
+        if self.rule is not None:
+            return f"{'allowed' if self.rule.allows else 'denied'} by rule {self.rule.label}"
+        if self.is_unreadable:
+            return "it has a text that is not UTF-8, so no rule can be asked"
+        return "there are no rules" if self.allowed else "no rule allows it"
+
+    def __str__(self) -> str:
+        what = f"{self.verb} {self.target}".rstrip()
+        return f"{what}: {self.asker.way} client {self.asker.identity}: {self.reason}"
+
+
+def decide(
+    rules: Iterable[AccessRule], asker: Asker, verb: Verb, target: Target | None
+) -> Decision:
+    """Return whether a client may do something; no input makes it fail.
+
+    ``target`` None asks whether there is anything at all to which it may do that.
+    """
+    rules = tuple(rules)
+    seen = target or Target()
+    if not rules:
+        return Decision(asker, verb, seen, allowed=True)
+    if not _is_readable(asker, seen):
+        # A rule that denies could not be compared, and a later one would allow.
+        return Decision(asker, verb, seen, allowed=False, is_unreadable=True)
+    for rule in rules:
+        if _is_about(rule, asker, verb) and _is_for(rule, asker, verb, target):
+            return Decision(asker, verb, seen, allowed=rule.allows, rule=rule)
+    return Decision(asker, verb, seen, allowed=False)
+
+
+def is_own(asker: Identity, owner: Identity | None) -> bool:
+    """Whether two identities are the same one, whatever process or connection it has now.
+
+    A user is its uid, a node its ID, a client of TCP its certificate. Without one it is nobody,
+    since whoever comes next may have its address. Claims of nodes count for nothing.
+    """
+    match asker, owner:
+        case UnixClient(), UnixClient():
+            return asker.uid == owner.uid
+        case MeshClient(), MeshClient():
+            return asker.node == owner.node
+        case TcpClient(), TcpClient():
+            return asker.certificate is not None and asker.certificate == owner.certificate
+    return False
+
+
+def _is_about(rule: AccessRule, asker: Asker, verb: Verb) -> bool:
+    is_asked = verb in rule.verbs and asker.way in rule.ways
+    return is_asked and any(_is_who(who, asker) for who in rule.who)
+
+
+def _is_who(who: Who, asker: Asker) -> bool:
+    return all(_is_so(fact, asker) for fact in who)
+
+
+def _is_so(fact: Fact, asker: Asker) -> bool:
+    identity, pattern = asker.identity, fact.pattern
+    if pattern is None:
+        if not isinstance(identity, UnixClient):
+            return False
+        return fact.number == (identity.uid if fact.name == "uid" else identity.gid)
+    match fact.name:
+        case "node":
+            return isinstance(identity, MeshClient) and pattern.matches(identity.node)
+        case "key":
+            return bool(asker.key) and pattern.matches(asker.key)
+    certificate = identity.certificate if isinstance(identity, MeshClient | TcpClient) else None
+    if certificate is None:
+        return False
+    if fact.name == "subject":
+        return pattern.matches(certificate.subject)
+    return any(pattern.matches(node) for node in certificate.nodes)
+
+
+def _is_for(rule: AccessRule, asker: Asker, verb: Verb, target: Target | None) -> bool:
+    """Whether a rule that is about a client and verb is about the target as well."""
+    if target is None:
+        # It may allow something, and what it denies need not be all.
+        is_for_all = not (rule.work_types or rule.nodes or rule.services or rule.params)
+        return rule.allows or (is_for_all and not rule.own_only)
+    if verb in ON_UNITS and rule.own_only and not is_own(asker.identity, target.owner):
+        return False
+    named = (
+        (rule.work_types, target.work_type),
+        (rule.nodes, target.node),
+        (rule.services, target.service),
+    )
+    # A verb without a type, node or service has an empty one, which no condition means.
+    if not all(_is_one_of(patterns, text) for patterns, text in named if patterns):
+        return False
+    return not rule.params or (verb is Verb.SUBMIT and _has_params(rule, target.params))
+
+
+def _is_one_of(patterns: Iterable[TextPattern], text: str) -> bool:
+    return bool(text) and any(pattern.matches(text) for pattern in patterns)
+
+
+def _has_params(rule: AccessRule, params: Mapping[str, str]) -> bool:
+    if rule.allows and not params.keys() <= rule.params.keys():
+        return False
+    return all(pattern.matches(params.get(name, "")) for name, pattern in rule.params.items())
+
+
+def _is_readable(asker: Asker, target: Target) -> bool:
+    texts = [target.node, target.work_type, target.service, asker.key]
+    if isinstance(asker.identity, MeshClient):
+        texts.append(asker.identity.node)
+    if isinstance(asker.identity, MeshClient | TcpClient) and asker.identity.certificate:
+        texts += (asker.identity.certificate.subject, *asker.identity.certificate.nodes)
+    # JSON has escapes for halves of characters, which are in no text.
+    return all(map(_is_utf8, (*texts, *target.params, *target.params.values())))
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- The rules of a node, at this moment
+
+
+Sink = Callable[[Decision], None]
+"""Is told what was decided of each request, before it is done or refused. It must not raise."""
+
+
+@dataclass(slots=True, eq=False)
+class AccessRules:
+    """The rules of a node; a reload puts others in their place."""
+
+    rules: tuple[AccessRule, ...] = ()
+    sink: Sink | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there are any: without, nothing need be asked."""
+        return bool(self.rules)
+
+    @property
+    def are_asked(self) -> bool:
+        """Whether anybody wants to decide or hear what is decided."""
+        return bool(self.rules) or self.sink is not None
+
+    @property
+    def know_keys(self) -> bool:
+        """Whether it can matter by which key a request is signed."""
+        return any(fact.name == "key" for rule in self.rules for who in rule.who for fact in who)
+
+    def may(self, asker: Asker, verb: Verb, target: Target | None) -> bool:
+        """Whether a client may do something, without telling anybody that this was asked."""
+        return decide(self.rules, asker, verb, target).allowed
+
+    def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
+        """Decide what a client asks for; log it if it is refused, and tell the sink."""
+        decision = decide(self.rules, asker, verb, target)
+        if not decision.allowed:
+            subject_logger("access").warning("refused %s", decision)
+        if self.sink is not None:
+            self.sink(decision)
+        return decision
+
+    def require(self, asker: Asker, verb: Verb, target: Target | None) -> None:
+        """Return if a client may do what it asks for. Raises NotAllowed."""
+        if self.are_asked and not self.judge(asker, verb, target).allowed:
+            raise NotAllowed(f"{verb} {target or ''}".rstrip())

@@ -1,0 +1,206 @@
+"""Nothing is done past the access rules, and nobody learns of units that they hide."""
+
+import json
+import typing
+from dataclasses import replace
+
+import pytest
+
+from meshnode.config import load_arguments
+from meshnode.control.registry import Asking, Command
+from meshnode.permissions import AccessRule
+from meshnode.security.identity import MeshClient, UnixClient
+from meshnode.work.units import requests
+
+ANN = UnixClient(1000, 100, 7, "ann")
+BOB = UnixClient(1001, 100, 8, "bob")
+
+SUBCOMMANDS: dict[type, str] = {
+    requests.SubmitRequest: "submit",
+    requests.ListRequest: "list",
+    requests.StatusRequest: "status",
+    requests.WatchRequest: "watch",
+    requests.SubmittedRequest: "submitted",
+    requests.AdoptRequest: "adopt",
+    requests.CancelRequest: "cancel",
+    requests.ReleaseRequest: "release",
+    requests.ResultsRequest: "results",
+}
+ON_UNIT = ["list", "status", "watch", "cancel", "release", "force-release", "results"]
+
+
+def rules(*written: str) -> tuple[AccessRule, ...]:
+    """Return rules as arguments write them."""
+    words = ["--local-only", "--node", "foo"]
+    for one in written:
+        words += ["--access-rule", *one.split(" | ")]
+    return load_arguments(words).rules
+
+
+def on_unit(subcommand: str, unit_id: str, **more: str) -> dict[str, object]:
+    request = {"command": "work", "subcommand": subcommand, "unitid": unit_id, "startpos": 0}
+    return request | more
+
+
+@pytest.fixture
+def foo(foo):
+    foo.clients = {"ann": ANN, "bob": BOB, "bar": MeshClient("bar", claim=ANN)}
+    return foo
+
+
+async def submit(foo, peer: str, work_type: str = "cat", kind: str = "unix", **more: str) -> str:
+    request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": work_type}
+    lines = await foo.talk(request | more, b"", kind=kind, peer=peer)
+    assert len(lines) > 1, lines
+    return str(json.loads(lines[1])["unitid"])
+
+
+def test_each_request_there_is_has_a_line_in_these_tests() -> None:
+    assert set(typing.get_args(requests.WorkRequest)) == set(SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp", "mesh"])
+@pytest.mark.parametrize("subcommand", [*SUBCOMMANDS.values(), "force-release"])
+async def test_one_rule_that_is_about_nobody_here_refuses_every_request_of_work(
+    foo, subcommand, kind
+):
+    async with foo.running():
+        unit_id = await submit(foo, "ann")
+        before = foo.status(unit_id)
+        foo.rules.rules = rules("action=allow | who=uid=77 | do=any | units=all")
+        request = on_unit(subcommand, unit_id, node="bar", worktype="cat", submissionkey="k")
+        if subcommand == "submit":
+            request = {k: v for k, v in request.items() if isinstance(v, str)}
+        answers = [await foo.talk(request, kind=kind, peer="bar")]
+        if subcommand == "list":
+            answers.append(await foo.talk("work list", kind=kind, peer="bar"))
+        for lines in answers:
+            assert lines[0].startswith(("ERROR: permission denied: ", "ERROR: unknown work unit "))
+            assert len(lines) == 1
+        assert [unit.unit_id for unit in foo.units.all()] == [unit_id]
+        assert foo.status(unit_id) == before
+
+
+@pytest.mark.parametrize("subcommand", ON_UNIT)
+async def test_a_unit_that_a_client_may_not_see_is_answered_like_none(foo, subcommand):
+    async with foo.running():
+        unit_id = await submit(foo, "ann")
+        foo.rules.rules = rules("action=allow | who=any | do=any | units=own")
+        (hidden,) = await foo.talk(on_unit(subcommand, unit_id), peer="bob")
+        (none,) = await foo.talk(on_unit(subcommand, "XXXXXXXX"), peer="bob")
+        assert hidden == none.replace("XXXXXXXX", unit_id)
+        signed = await foo.talk(on_unit(subcommand, unit_id, signature="x"), peer="bob")
+        assert signed == [hidden]
+        (known,) = await foo.talk(on_unit("status", unit_id), peer="ann")
+        assert "State" in json.loads(known)
+
+
+async def test_who_may_see_a_unit_is_told_that_it_may_not_end_it(foo):
+    async with foo.running():
+        unit_id = await submit(foo, "ann")
+        foo.rules.rules = rules("action=allow | who=any | do=status | units=all")
+        lines = await foo.talk(on_unit("cancel", unit_id), peer="bob")
+        assert lines == [f"ERROR: permission denied: cancel {unit_id}"]
+
+
+async def test_a_list_shows_each_client_what_it_may_list(foo):
+    async with foo.running():
+        own = {peer: await submit(foo, peer) for peer in ("ann", "bob")}
+        own["bar"] = await submit(foo, "bar", kind="mesh")
+        foo.rules.rules = rules(
+            "action=allow | who=uid=1001 | do=list | units=all",
+            "action=allow | who=any | do=list | units=own",
+        )
+        for peer, kind, shown in (
+            ("ann", "unix", {own["ann"]}),
+            ("bob", "unix", set(own.values())),
+            ("bar", "mesh", {own["bar"]}),
+            ("stranger", "unix", set()),
+        ):
+            (line,) = await foo.talk("work list", kind=kind, peer=peer)
+            assert set(json.loads(line)) == shown
+
+
+async def test_a_unit_from_before_submitters_were_known_is_nobodys(foo):
+    async with foo.running():
+        unit_id = await submit(foo, "ann")
+        unit = foo.units.find(unit_id)
+        await unit.note(lambda old: replace(old, submitted_by=None))
+        foo.rules.rules = rules("action=allow | who=any | do=any | units=own")
+        (line,) = await foo.talk(on_unit("status", unit_id), peer="ann")
+        assert line == f"ERROR: unknown work unit {unit_id}"
+
+
+FOLLOWED = {
+    "submit alone": ("submit", False, False),
+    "and the status": ('["submit", "status"]', True, False),
+    "and the results": ('["submit", "status", "results"]', True, True),
+}
+
+
+@pytest.mark.parametrize(("verbs", "follows", "output"), FOLLOWED.values(), ids=FOLLOWED)
+async def test_what_follows_a_submission_in_its_session_is_asked_for_like_all_else(
+    foo, autojump_clock, verbs, follows, output
+):
+    foo.rules.rules = rules(f"action=allow | who=uid=1000 | do={verbs} | units=own")
+    request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+    async with foo.running():
+        lines = await foo.talk(request | {"submissionfollow": "true"}, b"hello", peer="ann")
+        assert ("follows" in json.loads(lines[1])) == follows
+        assert (len(lines) > 2) == follows
+        assert any("Stdout" in json.loads(line) for line in lines[2:]) == output
+
+
+async def test_localhost_is_this_node_to_rules(foo):
+    foo.rules.rules = rules(
+        "action=deny | who=any | do=submit | tonode=foo", "action=allow | who=any | do=submit"
+    )
+    async with foo.running():
+        for node in ("foo", "localhost", "LocalHost"):
+            lines = await foo.talk(f"work submit {node} cat", peer="ann")
+            assert lines == ["ERROR: permission denied: submit cat at foo"]
+
+
+async def test_a_refusal_says_nothing_of_which_types_there_are(foo):
+    foo.rules.rules = rules("action=allow | who=any | do=submit | worktype=other")
+    async with foo.running():
+        for work_type in ("cat", "nosuch"):
+            lines = await foo.talk(f"work submit foo {work_type}", peer="ann")
+            assert lines == [f"ERROR: permission denied: submit {work_type} at foo"]
+
+
+async def test_a_unit_of_somebody_else_is_not_named_to_who_would_adopt_it(bar, autojump_clock):
+    bar.clients = {"ann": ANN, "bob": BOB}
+    async with bar.running():
+        request = {"command": "work", "subcommand": "adopt", "node": "foo", "unitid": "abcdefgh"}
+        (line,) = await bar.talk(request, peer="ann")
+        unit_id = json.loads(line)["unitid"]
+        bar.rules.rules = rules("action=allow | who=any | do=any | units=own")
+        (line,) = await bar.talk(request, peer="ann")
+        assert unit_id in line
+        (line,) = await bar.talk(request, peer="bob")
+        assert line == "ERROR: unit abcdefgh of node foo cannot be adopted here"
+
+
+async def test_a_submission_key_tells_nobody_else_of_its_unit(foo):
+    async with foo.running():
+        unit_id = await submit(foo, "ann", submissionkey="secret")
+        foo.rules.rules = rules("action=allow | who=any | do=any | units=own")
+        request = {"command": "work", "subcommand": "submitted", "submissionkey": "secret"}
+        (line,) = await foo.talk(request, peer="ann")
+        assert json.loads(line)["UnitID"] == unit_id
+        (line,) = await foo.talk(request, peer="bob")
+        assert "UnitID" not in json.loads(line)
+        assert json.loads(line)["Trace"] == "nothing"
+
+
+async def test_a_command_that_does_not_say_what_it_does_is_refused_under_rules(foo):
+    async def run(session):
+        return {"Done": True}
+
+    async with foo.running():
+        foo.registry.register(Command("odd", lambda _: run, lambda _: run))
+        assert await foo.talk("odd", peer="ann") == ['{"Done":true}']
+        foo.rules.rules = rules("action=allow | who=any | do=any | units=all")
+        assert await foo.talk("odd", peer="ann") == ["ERROR: permission denied: odd"]
+        assert isinstance(foo.registry.find("work").parse_text("list"), Asking)
