@@ -26,7 +26,7 @@ what is spoken here."""
 MOST_OUT: Final = 256 * 1024
 """Bytes of ciphertext that are taken out at once."""
 
-_ALERTS: Final = {
+ALERT_WORDS: Final = {
     "unknown ca": "it does not trust the CA that signed our certificate",
     "certificate expired": "our certificate has expired; check the clocks",
     "bad certificate": "our certificate is not yet valid, malformed, or has another name",
@@ -200,7 +200,7 @@ class TlsEngine:
         for reason in reasons:
             _, alert, name = reason.rpartition("alert ")
             if alert:
-                words = _ALERTS.get(name, "")
+                words = ALERT_WORDS.get(name, "")
                 told = f"{words} (alert: {name})" if words else f"alert: {name}"
                 text = f"the {expected.usage.value} refuses us: {told}; its log may say more"
                 return TlsRefused(TlsProblem.REFUSED_THERE, text)

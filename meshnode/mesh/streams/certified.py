@@ -10,6 +10,7 @@ Imported with the first connection of this kind: it loads OpenSSL, which others 
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -17,12 +18,15 @@ from cryptography import x509
 from meshnode.errors import TlsProblem, TlsRefused
 from meshnode.mesh.streams.identity import INSECURE_NAME, Identity
 from meshnode.security.certificates import Certificate, Usage
-from meshnode.security.tls import Demand, TlsSettings
+from meshnode.security.tls import Demand, OwnCertificate, TlsSettings
 from meshnode.security.verification import Expected, decode_shown, verify_chain
 
 MAX_TOLD: Final = 250
 """Bytes of what the other end is told of a refusal: three times that fits one datagram, since the
 engine says it in packets of three kinds."""
+
+KEPT: Final = 8
+"""Certificates of this node that are in memory once for all connections that show them."""
 
 
 class Judge:
@@ -30,7 +34,7 @@ class Judge:
 
     def __init__(self, settings: TlsSettings, node: str) -> None:
         """``node`` is the one at the other end."""
-        self.shows = None if settings.own is None else _identity(settings)
+        self.shows = None if settings.own is None else _identity(settings.own)
         self.asks = settings.usage is Usage.SERVER and settings.demand is not Demand.NONE
         self.certificate: Certificate | None = None
         self.refusal: TlsRefused | None = None
@@ -69,7 +73,7 @@ def _check_has_tls(shown: Certificate) -> None:
         raise TlsRefused(TlsProblem.NOT_TLS, text)
 
 
-def _identity(settings: TlsSettings) -> Identity:
-    assert settings.own is not None
-    leaf, *others = (x509.load_der_x509_certificate(one.der) for one in settings.own.chain)
-    return Identity(leaf, settings.own.key, tuple(others))
+@lru_cache(maxsize=KEPT)
+def _identity(own: OwnCertificate) -> Identity:
+    leaf, *others = (x509.load_der_x509_certificate(one.der) for one in own.chain)
+    return Identity(leaf, own.key, tuple(others))

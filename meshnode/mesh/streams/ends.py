@@ -43,9 +43,19 @@ def end_error(quic: MeshQuicConnection, end: ConnectionTerminated) -> StreamErro
     if end.error_code not in ALERTS:
         return StreamError(text)
     if not quic.has_last_words:
-        return HandshakeRefused(f"the other end refused: {text}")
+        meaning = "" if end.reason_phrase else _meaning(text.removeprefix("TLS: "))
+        return HandshakeRefused(f"the other end refused: {text}{meaning}")
     own = None if quic.judge is None else quic.judge.refusal
     return HandshakeRefused(text if own is None else str(own))
+
+
+def _meaning(alert: str) -> str:
+    """Return what an alert means for whoever gets one without a reason; receptor gives none."""
+    # Rare, and nothing else here needs that module.
+    from meshnode.security.tlsengine import ALERT_WORDS  # noqa: PLC0415
+
+    words = ALERT_WORDS.get(alert, "")
+    return f": {words}" if words else ""
 
 
 class EngineUser(Protocol):

@@ -192,6 +192,12 @@ class CertifiedTls(Context):
         is done."""
         return self._certificate_request is not None
 
+    def forget_shown(self) -> None:
+        """Forget the chain that was judged: a peer makes it as long as it likes."""
+        self._shown = []
+        self._peer_certificate = None
+        self._peer_certificate_chain = []
+
     def _set_peer_certificate(self, certificate: Certificate) -> None:
         self._shown = [der for der, _ in certificate.certificates]
         try:
@@ -303,6 +309,8 @@ class FrameBounds(QuicConnection):
     def drop_handshake(self) -> None:
         """Drop what only a handshake needs: half of what a connection takes."""
         self._crypto_buffers = {}
+        if isinstance(self.tls, CertifiedTls):
+            self.tls.forget_shown()
         for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
             self._crypto_streams[epoch].receiver._buffer.clear()
         handlers = self._handlers

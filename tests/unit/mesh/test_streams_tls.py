@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from aioquic.quic.events import ConnectionTerminated
 from aioquic.tls import Group
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
@@ -24,6 +25,7 @@ from tls_makers import (
 
 from meshnode.errors import HandshakeRefused, MeshTimeout, TlsProblem, TlsRefused
 from meshnode.mesh.streams.certified import MAX_TOLD, Judge
+from meshnode.mesh.streams.ends import describe_end
 from meshnode.mesh.streams.packets import CertifiedTls
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
 from meshnode.net.sockets import identify
@@ -376,3 +378,32 @@ def test_whatever_a_chain_is_it_is_judged_or_refused(chain, is_server):
 def test_what_is_told_of_a_refusal_fits_a_packet_whatever_it_says(text):
     judge = Judge(good_ends().server, "foo")
     assert len(judge.told(TlsRefused(TlsProblem.UNFIT, text)).encode()) <= MAX_TOLD
+
+
+@given(st.integers(0x100, 0x1FF), st.text(max_size=400))
+def test_the_end_of_a_handshake_is_one_line_whatever_the_other_end_says(code, said):
+    end = ConnectionTerminated(error_code=code, frame_type=6, reason_phrase=said)
+    text = describe_end(end)
+    assert text.startswith("TLS: ")
+    assert text.isprintable()
+    assert len(text) < 400
+
+
+async def test_an_alert_without_a_reason_is_explained_as_receptor_gives_none(
+    caplog, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(Judge, "told", lambda self, refusal: "")
+    told, _, _ = await refused(caplog, good_ends().server, ends(shows_none=True).client)
+    assert "certificate required: it requires a certificate, and we show none" in told
+
+
+async def test_nothing_of_a_chain_is_kept_after_the_handshake_but_what_it_says(autojump_clock):
+    tls = good_ends()
+    async with service(tls.server) as (bar, foo, listener):
+        await check_talk(await dial(bar, tls.client), listener)
+        for mesh in bar, foo:
+            (connection,) = mesh._streams.connections
+            context = connection._quic.tls
+            assert (context._shown, context._peer_certificate_chain) == ([], [])
+            assert context._peer_certificate is None
+            assert connection.certificate is not None
