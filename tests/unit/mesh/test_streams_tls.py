@@ -24,9 +24,11 @@ from tls_makers import (
 )
 
 from meshnode.errors import HandshakeRefused, MeshTimeout, TlsProblem, TlsRefused
+from meshnode.mesh.links.memory import seeded_loss
 from meshnode.mesh.streams.certified import MAX_TOLD, Judge
 from meshnode.mesh.streams.ends import describe_end
 from meshnode.mesh.streams.packets import CertifiedTls
+from meshnode.mesh.streams.quic import MeshQuicConnection
 from meshnode.mesh.streams.timers import HANDSHAKE_TIMEOUT
 from meshnode.net.sockets import identify
 from meshnode.protocol.routing import ConnType
@@ -253,6 +255,33 @@ async def test_a_listener_that_is_silent_makes_a_dialer_with_tls_wait_no_longer_
             await dial(bar, good_ends().client)
         assert trio.current_time() - began == pytest.approx(HANDSHAKE_TIMEOUT)
         foo._router.unbind(b"svc\0\0\0\0\0")
+
+
+async def test_a_listener_that_never_says_what_it_thinks_of_a_certificate_is_given_up(
+    autojump_clock, monkeypatch
+):
+    send = MeshQuicConnection.datagrams_to_send
+
+    def keep_silent(self, now):
+        datagrams = send(self, now)
+        return [] if not self._is_client and self._handshake_complete else datagrams
+
+    monkeypatch.setattr(MeshQuicConnection, "datagrams_to_send", keep_silent)
+    async with service(good_ends().server) as (bar, _, _):
+        began = trio.current_time()
+        with pytest.raises(MeshTimeout):
+            await dial(bar, good_ends().client)
+        assert trio.current_time() - began == pytest.approx(HANDSHAKE_TIMEOUT)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_long_chains_get_through_where_one_message_in_six_is_lost(seed, autojump_clock):
+    below = authority_below(5)
+    hosts = [f"host-{n}.some.rather.long.domain.example.org" for n in range(200)]
+    tls = ends(server=server(below, hosts=hosts), client=client(below, hosts=hosts))
+    async with line("bar", "foo", loss=seeded_loss(seed, 1 / 6)) as (bar, foo):
+        listener = await foo.listen("svc", tls=source(tls.server))
+        await check_talk(await dial(bar, tls.client), listener)
 
 
 class Deaf:
