@@ -68,6 +68,7 @@ Examples:
       --control-service filename=/tmp/foo.sock \\
       --work-command worktype=echo command=echo params=hi
   meshnode --help tcp-listener
+  meshnode cert mesh --node foo --node bar --out mesh
 
 Signals: SIGTERM and SIGINT stop the node, and running units go on. SIGHUP has
 it take its changed configuration over, as "meshctl reload" does.

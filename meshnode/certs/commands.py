@@ -329,8 +329,8 @@ def mesh(
     another call adds nodes to the mesh.
     """
     try:
-        members = [meshes.read_member(text) for text in nodes]
+        members = meshes.read_members(nodes)
     except Wrong as fault:
         wrong(f"--node: {fault}")
-    plan = meshes.Plan(out, tuple(members), port, bits, days, signing)
+    plan = meshes.Plan(out, members, port, bits, days, signing)
     desk.say(meshes.make(plan, Writer(force, MESH_REMEDY), desk))

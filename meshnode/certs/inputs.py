@@ -71,6 +71,11 @@ def load_request(path: Path) -> Request:
         text, _ = read_pem(path, "make one with: meshnode cert request")
     except UnusableKey as error:
         raise UnusableRequest(str(error)) from None
+    return read_request(path, text)
+
+
+def read_request(path: Path, text: str) -> Request:
+    """Return the request in a file's text. Raises UnusableRequest."""
     if not any(begin in text for begin in _BEGINS_REQUEST):
         raise UnusableRequest(
             f'{shown(path)} holds no request: no line says "{_BEGINS_REQUEST[0]}" (PEM)'

@@ -22,7 +22,7 @@ from meshnode.config.cert_directives import (
     check_dns_name,
     is_address,
 )
-from meshnode.config.faults import printable
+from meshnode.config.faults import printable, quote
 from meshnode.config.names import Address, Wrong, check_node_id
 from meshnode.errors import NotMade
 from meshnode.files import PRIVATE_DIRECTORY
@@ -85,6 +85,16 @@ class Plan:
         return self.directory / name
 
 
+def read_members(texts: Sequence[str]) -> tuple[Member, ...]:
+    """Return the nodes that are named, each once. Raises Wrong."""
+    members = tuple(map(read_member, texts))
+    nodes = [member.node for member in members]
+    for node in nodes:
+        if nodes.count(node) > 1:
+            raise Wrong(f"{quote(node)} is given twice; a node is named once, with all its hosts")
+    return members
+
+
 def read_member(text: str) -> Member:
     """Return the node that ``ID`` or ``ID=HOST,HOST`` names. Raises Wrong."""
     node, equals, hosts = text.partition("=")
@@ -107,7 +117,6 @@ def make(plan: Plan, writer: Writer, desk: Desk) -> str:
         NotMade: a file is there already, or cannot be written.
         UnusableKey, UnusableCertificate: the directory's CA cannot be used.
     """
-    _check_once(plan.members)
     made_directory = _make_directory(plan.directory)
     try:
         return _make_in(plan, writer, desk)
@@ -127,13 +136,6 @@ def _make_in(plan: Plan, writer: Writer, desk: Desk) -> str:
         outputs += _of_member(member, plan, authority, writer, desk)
     writer.write_all(outputs)
     return "\n".join(_page(plan, [output.path.name for output in outputs], is_new=is_new))
-
-
-def _check_once(members: Sequence[Member]) -> None:
-    nodes = [member.node for member in members]
-    for node in nodes:
-        if nodes.count(node) > 1:
-            raise NotMade(f"--node {node} is given twice; a node is named once, with all its hosts")
 
 
 def _make_directory(directory: Path) -> bool:

@@ -112,10 +112,12 @@ class Writer:
         old = path.parent / _other_name()
         with told(path):
             if self.force and os.path.lexists(path):
-                os.rename(path, old)
-                undo.callback(os.rename, old, path)
-            self._rename_new(scratch, path)
-            undo.callback(_remove, path)
+                _keep(path, old, undo)
+                # Whenever this process is killed, the old file is there or the new one.
+                os.rename(scratch, path)
+            else:
+                self._rename_new(scratch, path)
+                undo.callback(_remove, path)
         return old
 
     def _rename_new(self, scratch: Path, path: Path) -> None:
@@ -131,6 +133,23 @@ class Writer:
             if os.path.lexists(path):
                 raise self._is_there(path) from None
             os.rename(scratch, path)
+
+
+def _keep(path: Path, old: Path, undo: ExitStack) -> None:
+    """Give a file that is to be replaced a second name. Raises OSError."""
+    try:
+        os.link(path, old, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.rename(path, old)
+    undo.callback(_restore, old, path)
+
+
+def _restore(old: Path, path: Path) -> None:
+    os.rename(old, path)
+    # Of two names of one file rename(2) takes none away.
+    _remove(old)
 
 
 def _write(output: Output, scratches: ExitStack) -> Path:

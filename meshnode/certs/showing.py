@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
-from meshnode.certs.inputs import load_key_alone, load_request
+from meshnode.certs.inputs import load_key_alone, read_request
 from meshnode.certs.issuing import key_words
 from meshnode.certs.outputs import plain, shown
 from meshnode.errors import TlsRefused, UnusableCertificate, UnusableKey
@@ -20,6 +20,7 @@ from meshnode.security.certificates import (
     MAX_SHOWN,
     Certificate,
     Usage,
+    decode_bundle,
     fingerprint,
     load_certificates,
 )
@@ -55,7 +56,7 @@ def describe(path: Path, now: datetime.datetime) -> list[str]:
     data, name = _read(path), plain(path)
     lines: list[str] = []
     if _CERTIFICATE in data:
-        found = load_certificates(path)
+        found = _certificates(path, data)
         for number, certificate in enumerate(found, 1):
             count = f" {number} of {len(found)}" if len(found) > 1 else ""
             lines += [
@@ -65,7 +66,7 @@ def describe(path: Path, now: datetime.datetime) -> list[str]:
     if _REQUEST in data:
         lines += [
             f"{name}: request for a certificate",
-            *_indented(load_request(path).lines()),
+            *_indented(read_request(path, data.decode("ascii", "replace")).lines()),
         ]
     if _PRIVATE_KEY in data:
         lines += [f"{name}: private key", *_indented(_of_key(load_key_alone(path)))]
@@ -103,6 +104,14 @@ def verify(path: Path, wanted: Wanted, now: datetime.datetime) -> str:
         f"{plain(path)}: good {served}; names {certificate.names}; "
         f"holds until {told(certificate.not_after)} ({_left(certificate, now)})"
     )
+
+
+def _certificates(path: Path, data: bytes) -> tuple[Certificate, ...]:
+    """Return those in a file that was read: it may be a pipe, which is read once."""
+    try:
+        return decode_bundle(data)
+    except UnusableCertificate as error:
+        raise UnusableCertificate(f"{shown(path)} holds no usable certificate: {error}") from error
 
 
 def _check_key(path: Path, key_file: Path) -> None:
@@ -167,10 +176,10 @@ def _indented(lines: Iterator[str]) -> list[str]:
 
 
 def _read(path: Path) -> bytes:
-    """Return the beginning of a file, which tells what is in it. Raises UnusableCertificate."""
+    """Return what is in a file, up to a bound. Raises UnusableCertificate."""
     try:
         with open(path, "rb") as file:
-            return file.read(MAX_BUNDLE)
+            return file.read(MAX_BUNDLE + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnusableCertificate(f"{shown(path)} cannot be read: {reason}") from error

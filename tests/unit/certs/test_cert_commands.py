@@ -182,6 +182,18 @@ def test_several_files_are_shown_one_after_another(capsys: Capture) -> None:
     assert run("show ca.crt nothing") == ExitCode.FAILED
 
 
+def test_what_comes_through_a_pipe_is_shown() -> None:
+    run("init")
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m meshnode cert show <(cat ca.crt)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  Subject:     CN=meshnode CA\n" in done.stdout
+
+
 @pytest.mark.parametrize("words", [["cert", "--help"], ["help", "cert"], ["cert", "-h"]])
 def test_help_teaches_the_way_from_nothing_to_a_mesh(words: list[str], capsys: Capture) -> None:
     assert main(words) == ExitCode.OK

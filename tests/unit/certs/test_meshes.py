@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scripted_person import NOW, Scripted
 
 from meshnode.certs import issuing
-from meshnode.certs.meshes import Member, Plan, make, read_member
+from meshnode.certs.meshes import Member, Plan, make, read_member, read_members
 from meshnode.certs.outputs import Writer
 from meshnode.config.names import Wrong
 from meshnode.errors import NotMade, UnusableKey
@@ -179,9 +179,9 @@ def test_after_an_error_there_is_no_new_directory(tmp_path: Path, person: Script
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_is_named_once(tmp_path: Path, person: Scripted) -> None:
-    with pytest.raises(NotMade, match="--node foo is given twice"):
-        made(plan(tmp_path, "foo", "bar", "foo=foo.example.org"), person)
+def test_a_node_is_named_once() -> None:
+    with pytest.raises(Wrong, match='"foo" is given twice; a node is named once'):
+        read_members(["foo", "bar", "foo=foo.example.org"])
 
 
 @given(

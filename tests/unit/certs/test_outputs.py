@@ -91,20 +91,49 @@ def test_whatever_fails_at_whatever_moment_the_directory_is_as_before(
                 assert listing(directory) == {file: file.encode() for file in NAMES}
 
 
-@given(at=st.integers(0, 40))
-def test_without_links_files_are_made_as_well(at: int) -> None:
+@given(there=st.sets(st.sampled_from(NAMES)))
+def test_at_each_moment_a_file_that_is_replaced_is_the_old_or_the_new_one(there: set[str]) -> None:
+    """A process can be killed at any of them."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        directory = Path(name)
+        for file in there:
+            (directory / file).write_bytes(b"old")
+
+        def look() -> None:
+            for file in there:
+                assert (directory / file).read_bytes() in {b"old", file.encode()}
+
+        for call in ("fchmod", "fsync", "link", "rename", "unlink"):
+            real = getattr(os, call)
+
+            def watched(*args: Any, real: Any = real, **more: Any) -> Any:
+                look()
+                made = real(*args, **more)
+                look()
+                return made
+
+            patch.setattr(os, call, watched)
+        writer(force=True).write_all(outputs(directory))
+        assert listing(directory) == {file: file.encode() for file in NAMES}
+
+
+@given(at=st.integers(0, 40), there=st.sets(st.sampled_from(NAMES)))
+def test_without_links_files_are_made_as_well(at: int, there: set[str]) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         directory = Path(name)
 
         def refuse(*args: Any, **more: Any) -> None:
             raise OSError(errno.EPERM, "Operation not permitted")
 
+        for file in there:
+            (directory / file).write_bytes(b"old")
+        before = listing(directory)
         patch.setattr(os, "link", refuse)
         with failing(at, OSError(errno.EIO, "Input/output error")) as made:
             try:
-                writer().write_all(outputs(directory))
+                writer(force=bool(there)).write_all(outputs(directory))
             except NotMade:
-                assert listing(directory) == {}
+                assert listing(directory) == before
             else:
                 assert len(made) <= at
                 assert listing(directory) == {file: file.encode() for file in NAMES}
