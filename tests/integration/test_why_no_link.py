@@ -33,6 +33,9 @@ def wait_error(node: Node, words: str, of: str = "Peers") -> dict[str, Any]:
     return dict(entry)
 
 
+NO_NAME = "no!such.invalid"
+"""A name that the resolver of the system refuses by itself: no name server is asked."""
+
 # --- nobody there --------------------------------------------------------------------------------
 
 
@@ -41,7 +44,7 @@ def wait_error(node: Node, words: str, of: str = "Peers") -> dict[str, Any]:
     [
         ("127.0.0.1", "refused: nothing listens on that port"),
         ("255.255.255.255", "unreachable: "),
-        ("nosuch.invalid", "name not found"),
+        (NO_NAME, "name not found"),
     ],
     ids=["refused", "unreachable", "name"],
 )
