@@ -58,8 +58,8 @@ def test_links_to_files_lead_to_files(document: Path) -> None:
 
 LISTENERS = {"tcp-listener", "ws-listener", "udp-listener", "tcp-server", "udp-server"}
 
-SHOWS_OPEN_PORTS = {"docs/exposure.md"}
-"""To show what is said of them."""
+SHOWS_OPEN_PORTS = {"docs/exposure.md", "docs/tls.md"}
+"""To show what is said of them, or where only those with a certificate get in."""
 
 
 def test_nobody_who_copies_an_example_opens_a_port_to_the_network() -> None:

@@ -13,6 +13,7 @@ Directives that both configurations have keep their sockets, dialers and links.
 
 import dataclasses
 import errno
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -33,6 +34,7 @@ from meshnode.mesh.peers.conditions import (
     ListenerCondition,
     ListenerState,
     Moment,
+    Rejected,
     Trouble,
 )
 from meshnode.mesh.peers.endpoints import Dialing, Listening
@@ -104,7 +106,20 @@ class ConfiguredLinks:
             for a in self._accepting
         ]
         listeners += self._missing
-        return LinksReport(tuple(peers), tuple(listeners), self._mesh.rejections.listed())
+        return LinksReport(tuple(peers), tuple(listeners), self._rejected())
+
+    def _rejected(self) -> tuple[Rejected, ...]:
+        """Return whom this node rejected and has not linked with since: what was mended is past."""
+        linked = {
+            (session.peer, session.holder): session.confirmed_at.monotonic
+            for session in self._mesh.sessions
+            if session.confirmed_at is not None
+        }
+        return tuple(
+            entry
+            for entry in self._mesh.rejections.listed()
+            if linked.get((entry.node, entry.address), -math.inf) <= entry.last.monotonic
+        )
 
     async def apply(
         self, listeners: Sequence[ListenerDirective], peers: Sequence[PeerDirective]

@@ -19,6 +19,7 @@ from meshnode.mesh.peers.conditions import (
     PeerState,
     Rejections,
 )
+from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.mesh.peers.endpoints import REDIAL_MOST
 from meshnode.mesh.peers.session import FLUSH_TIMEOUT, LASTING
 from meshnode.net import accept
@@ -250,6 +251,25 @@ async def test_a_used_id_is_told_at_both_ends(autojump_clock):
         heard = Rejection.decode(said)
         assert heard == Rejection(Ground.LINKED)
         await far.aclose()
+
+
+async def test_a_rejection_is_not_reported_once_the_node_has_linked_and_anew_if_it_is_rejected(
+    autojump_clock,
+):
+    async with meshes("foo", "bar") as (foo, bar):
+        links = ConfiguredLinks(bar), ConfiguredLinks(foo)
+        place = MemoryListener("place")
+        listening = bar.add_listener(place, LinkPolicy(5.0))
+        foo.add_dialer(MemoryDialer(place))
+        await trio.sleep(60)
+        assert any(each.report().rejected for each in links)
+        await listening.set_policy(LinkPolicy(), "another cost")
+        await trio.sleep(60)
+        assert [each.report().rejected for each in links] == [(), ()]
+        await trio.sleep(1)
+        await listening.set_policy(LinkPolicy(5.0), "another cost")
+        await trio.sleep(60)
+        assert any(each.report().rejected for each in links)
 
 
 async def test_each_end_of_a_link_that_both_reject_tells_what_both_find_wrong(autojump_clock):
