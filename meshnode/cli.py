@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from meshnode.config import NodeConfig, check_environment, load_arguments, load_task
+from meshnode.config import NodeConfig, check_environment, load_arguments, load_file, load_task
 from meshnode.config.check import cleaned_datadir, exposures, plain_controls
 from meshnode.config.directives import IGNORED_DIRECTIVES, all_directives
 from meshnode.config.faults import (
@@ -39,7 +39,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     """The node had to end, or could not have now what it needs: another node uses its ID, a port.
 
-    Another start may go well.
+    Another start may go well. Of ``check --may``: it may not be done.
     """
 
     CONFIGURATION = 2
@@ -50,6 +50,7 @@ USAGE = """\
 usage: meshnode -c FILE [--DIRECTIVE [PARAMETER=VALUE ...] ...]
        meshnode --DIRECTIVE [PARAMETER=VALUE ...] ...
        meshnode check [--convert] FILE
+       meshnode check --may 'WHO VERB [WHAT ...]' FILE
        meshnode cert COMMAND [OPTIONS]
        meshnode --help [DIRECTIVE]
        meshnode --version
@@ -73,12 +74,17 @@ Examples:
 Signals: SIGTERM and SIGINT stop the node, and running units go on. SIGHUP has
 it take its changed configuration over, as "meshctl reload" does.
 
+  meshnode check --may 'uid=1000 submit echo params=hi' foo.yml
+
 Exit codes: 0 stopped as asked; 1 the node failed, or a port, socket or datadir
-is in use; 2 wrong configuration.
+is in use, or check --may found what may not be done; 2 wrong configuration.
 """
 
 CONVERT = "--convert"
 """The option of ``meshnode check`` that prints the file as a list of directives."""
+
+MAY = "--may"
+"""The option of ``meshnode check`` that asks the access rules of a file."""
 
 HELP_WORDS = frozenset({"--help", "-h"})
 
@@ -154,6 +160,8 @@ def _first(group: ExceptionGroup[MeshnodeError]) -> MeshnodeError:
 
 
 def _check(arguments: list[str]) -> int:
+    if MAY in arguments:
+        return _ask_rules(arguments)
     files = [word for word in arguments if word != CONVERT]
     if len(files) != 1 or files[0].startswith("-"):
         raise ConfigError(f"{COMMAND_LINE}: check: takes the name of one file")
@@ -170,6 +178,24 @@ def _check(arguments: list[str]) -> int:
         _complain(warning.as_warning())
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
+
+
+def _ask_rules(arguments: list[str]) -> int:
+    """Say what the access rules of a file decide; it may be meant for another machine."""
+    from meshnode.security.questions import parse_question  # noqa: PLC0415
+
+    words, questions = list(arguments), []
+    while MAY in words[:-1]:
+        at = words.index(MAY)
+        questions.append(parse_question(words[at + 1]))
+        del words[at : at + 2]
+    if len(words) != 1 or words[0].startswith("-"):
+        raise ConfigError(f"{COMMAND_LINE}: check {MAY}: takes a question and the name of one file")
+    config = load_file(words[0])
+    decisions = [question.decide(config.rules, config.node.id) for question in questions]
+    for decision in decisions:
+        _say(f"{'yes' if decision.allowed else 'no'}: {decision.reason}")
+    return ExitCode.OK if all(one.allowed for one in decisions) else ExitCode.FAILED
 
 
 def _warnings(config: NodeConfig) -> list[Fault]:
