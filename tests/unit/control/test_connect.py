@@ -80,7 +80,7 @@ async def test_a_stream_that_breaks_is_told_with_the_reason(open_client, mesh, s
 
     broken = Broken()
 
-    async def dial(node, service):
+    async def dial(node, service, tls=None):
         await trio.lowlevel.checkpoint()
         return broken
 
@@ -114,7 +114,7 @@ async def test_a_client_that_ends_without_saying_so_breaks_the_stream(open_clien
     resets = []
     dial = mesh.dial
 
-    async def watched(node, service):
+    async def watched(node, service, tls=None):
         stream = await dial(node, service)
         aclose = stream.aclose
 

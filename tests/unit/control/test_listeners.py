@@ -55,7 +55,7 @@ class FakeMesh:
         self.error = error
         self.asked: list[tuple] = []
 
-    async def listen(self, service, *, tags, work_types):
+    async def listen(self, service, *, tags, work_types, tls=None):
         await trio.lowlevel.checkpoint()
         if self.error:
             raise self.error
