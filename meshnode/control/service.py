@@ -23,15 +23,17 @@ from meshnode.net.sockets import (
     CannotListen,
     holder_of,
     identify,
+    names_in,
     open_tcp_listeners,
 )
 from meshnode.net.unix_listener import UnixListener
 from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG, encode_error
 from meshnode.protocol.routing import WorkType
-from meshnode.security.identity import Identity, MeshClient, UnixClient
+from meshnode.security.identity import Identity, MeshClient, TcpClient, UnixClient
 from meshnode.shares import Holder
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.net.tls import TlsStream
     from meshnode.security.tls import TlsSettings, TlsSource
 
 SERVICE_TAGS = {"type": "Control Service", TAKES_TAG: ",".join(sorted(TAKEN_KEYS))}
@@ -213,6 +215,8 @@ class ControlService:
                 if secured is None:
                     return
                 stream = secured
+                if isinstance(client, TcpClient) and secured.certificate is not None:
+                    client = TcpClient(client.address, names_in(secured.certificate))
             session = Session(
                 stream,
                 kind=kind,
@@ -263,7 +267,7 @@ class ControlService:
 
 async def _secure(
     stream: trio.abc.AsyncResource, settings: "TlsSettings", log: SubjectLogger, peer: str
-) -> trio.abc.HalfCloseableStream | None:
+) -> "TlsStream | None":
     """Shake hands with a client and return the stream; None if that fails, and all is closed."""
     from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
 

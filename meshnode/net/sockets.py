@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from abc import ABC
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,6 +15,7 @@ from meshnode.security.identity import (
     MAX_ADDRESS,
     MAX_CERTIFICATE_NODES,
     MAX_SERVICE,
+    SHARED,
     CertificateNames,
     Identity,
     MeshClient,
@@ -132,10 +134,8 @@ def identify(stream: trio.abc.AsyncResource) -> Identity:
     stream = bare(stream)
     if isinstance(stream, FromNode):
         service = shown_text(stream.peer_service, MAX_SERVICE)
-        shown = stream.certificate
-        return MeshClient(
-            stream.peer_node, service, certificate=None if shown is None else _names_in(shown)
-        )
+        names = None if stream.certificate is None else names_in(stream.certificate)
+        return MeshClient(stream.peer_node, service, certificate=names)
     if isinstance(stream, trio.SocketStream):
         try:
             if stream.socket.family == socket.AF_UNIX:
@@ -148,8 +148,14 @@ def identify(stream: trio.abc.AsyncResource) -> Identity:
     return UnknownClient()
 
 
-def _names_in(certificate: "Certificate") -> CertificateNames:
-    return CertificateNames(certificate.subject, certificate.node_ids[:MAX_CERTIFICATE_NODES])
+def names_in(certificate: "Certificate") -> CertificateNames:
+    """Return whom a certificate names, as one value for all who have shown the same."""
+    return _shared_names(certificate.subject, certificate.node_ids[:MAX_CERTIFICATE_NODES])
+
+
+@lru_cache(maxsize=SHARED)
+def _shared_names(subject: str, nodes: tuple[str, ...]) -> CertificateNames:
+    return CertificateNames(subject, nodes)
 
 
 def _credentials(connection: trio.socket.SocketType) -> tuple[int, int, int]:

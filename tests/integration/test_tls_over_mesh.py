@@ -183,3 +183,13 @@ def test_a_bundle_of_forty_cas_is_no_hindrance(cluster: Cluster, files: None) ->
     greeting = foo.meshctl("connect", "bar", "control", "--tls-client", "cli", stdin=b"")
     assert greeting.startswith(b"Receptor Control, node bar")
     assert bar.find_log("WARNING connection") is None
+
+
+def test_a_client_looks_at_another_nodes_units_through_its_own(three: tuple[Node, Node]) -> None:
+    foo, bar = three
+    far = bar.submit("cat", "--payload", "-", stdin=b"there")
+    bar.wait_unit(far, "Succeeded")
+    there = ("--node", "bar", "--tls-client", "cli")
+    assert far in json.loads(foo.meshctl("work", "list", *there, "--json"))
+    assert foo.meshctl("work", "results", far, *there) == b"there"
+    assert "insecure connection" in refused(foo, "work", "list", "--node", "bar")

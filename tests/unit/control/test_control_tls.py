@@ -10,10 +10,12 @@ import trio.testing
 from tls_makers import CLIENT, DAY, SERVER, Ends, authority, ends, other_authority
 
 from meshnode.config import Address
+from meshnode.control.registry import Command, ControlSession, Handler
 from meshnode.control.service import ControlService, open_listeners
 from meshnode.net import tls
 from meshnode.net.tls import TlsStream, dial_tls
 from meshnode.security.certificates import decode_certificate
+from meshnode.security.identity import CertificateNames, Identity, TcpClient
 
 GREETING = b"Receptor Control, node foo\n"
 
@@ -180,3 +182,24 @@ async def test_handshakes_that_nobody_ends_leave_other_clients_their_places(regi
                 assert await client.receive_some() == GREETING
         for stream in silent:
             await stream.aclose()
+
+
+async def test_a_session_knows_whom_its_clients_certificate_names(registry) -> None:
+    asked: list[Identity] = []
+
+    def parse(_: object) -> Handler:
+        async def tell(session: ControlSession) -> dict[str, str]:
+            asked.append(session.client)
+            return {}
+
+        return tell
+
+    registry.register(Command("whoami", parse, parse))
+    good = ends()
+    async with serving(registry, good) as port, await dial(port, good) as client:
+        await client.send_all(b"whoami\n")
+        await client.send_eof()
+        await all_of(client)
+    (identity,) = asked
+    assert isinstance(identity, TcpClient)
+    assert identity.certificate == CertificateNames("CN=client", ("bar",))
