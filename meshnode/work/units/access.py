@@ -322,8 +322,9 @@ class UnitAccess:
     def _asks_for_signature(self, status: UnitStatus) -> bool:
         if status.remote is not None:
             return status.remote.sign_work
-        if status.verifies:
-            return True  # also after its type was renamed, removed or opened to all
+        if status.verifies is not None:
+            # Whatever has become of its type: who signed it can sign, and who did not cannot.
+            return status.verifies
         if status.work_type in self._work_types:
             return self.verifies(status.work_type)
         # A unit from before that was recorded, of a type that is gone: it may have been signed.

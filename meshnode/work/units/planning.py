@@ -86,7 +86,7 @@ class Planner:
         plan: Plan,
         *,
         key: str,
-        verifies: bool = False,
+        verifies: bool | None = None,
     ) -> UnitStatus:
         return UnitStatus(
             state=UnitState.PENDING,

@@ -105,8 +105,9 @@ class UnitStatus:
     """Who asked for the release that is on record."""
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What its client calls it by; nobody here acts on them."""
-    verifies: bool = False
-    """Whether the work type asked for a signature when the unit was submitted."""
+    verifies: bool | None = None
+    """Whether the work type asked for a signature when the unit was submitted, None where that is
+    not on record: it is the other node's, or an older version's."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
@@ -235,12 +236,17 @@ class UnitStatus:
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
             "Labels": dict(self.labels),
-            "VerifySignature": self.verifies,
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
         }
-        return {**data, **{key: value for key, value in own.items() if value}, **self.other}
+        asked = {} if self.verifies is None else {"VerifySignature": self.verifies}
+        return {
+            **data,
+            **{key: value for key, value in own.items() if value},
+            **asked,
+            **self.other,
+        }
 
     def input_to_disk(self) -> JsonObject:
         """Return the part of it that is known only since the end of the input."""
@@ -336,7 +342,7 @@ class UnitStatus:
             ended_by=read_ended_by(reader),
             released_by=read_identity(reader, "ReleasedBy"),
             labels=recorded_labels(reader.take("Labels", object, None)),
-            verifies=reader.take("VerifySignature", bool, False),
+            verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),
             release_asked=reader.take("ReleaseAsked", bool, False),

@@ -122,7 +122,7 @@ async def test_a_unit_of_a_verifying_type_stays_protected_whatever_becomes_of_it
         await bar.wait_final(unit_id)
     if not recorded:  # as a version wrote it that did not record what the type asked for
         status = bar.store.read_status(unit_id)
-        bar.store.write_status(unit_id, replace(status, verifies=False))
+        bar.store.write_status(unit_id, replace(status, verifies=None))
     bar.work_types = LATER_TYPES[later]
     async with bar.running():
         for subcommand in ("results", "watch", "cancel", "release", "force-release"):
@@ -145,6 +145,43 @@ async def test_a_type_that_stops_verifying_opens_none_of_its_old_units(bar):
         new = await bar.submit("bar", "signed", b"open")
         await bar.wait_final(new)
         assert (await bar.talk(on_unit("results", new), kind="mesh"))[1] == "open"
+
+
+THEN_SIGNED = {
+    "it verifies": {"cat": CommandType("cat", verify_signature=True)},
+    "it is gone": {"signed": CommandType("cat", verify_signature=True)},
+}
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["reload", "restart"])
+@pytest.mark.parametrize("later", THEN_SIGNED.values(), ids=THEN_SIGNED)
+async def test_a_unit_that_was_submitted_unsigned_stays_its_submitters(
+    foo, bar, later, restarts, autojump_clock
+):
+    """Whoever submitted it signs nothing: only a release by force would be left to it."""
+    bar.work_types, bar.signatures = dict(bar.work_types), Signatures()
+    async with foo.running():
+        async with bar.running():
+            unit_id = await foo.submit("bar", "cat", b"mine")
+            await foo.wait_final(unit_id)
+            (theirs,) = bar.units.all()
+            if not restarts:
+                bar.work_types.clear()
+                bar.work_types.update(later)
+                bar.signatures.verifier = verifier(bar)
+                await _submitter_rules(foo, unit_id, bar, theirs.unit_id)
+        if restarts:
+            bar.work_types, bar.signatures = later, Signatures(verifier=verifier(bar))
+            async with bar.running():
+                await _submitter_rules(foo, unit_id, bar, theirs.unit_id)
+
+
+async def _submitter_rules(foo, unit_id, bar, remote_id):
+    for subcommand in ("results", "watch", "cancel"):
+        (first, *_) = await bar.talk(on_unit(subcommand, remote_id), kind="mesh", peer="foo")
+        assert not first.startswith("ERROR"), subcommand
+    assert await foo.talk(f"work release {unit_id}") == [f'{{"released":"{unit_id}"}}']
+    assert not list(bar.units.all())
 
 
 async def test_signed_work_for_others_is_taken_from_the_mesh(foo, bar, autojump_clock):
