@@ -21,6 +21,7 @@ from meshnode.certs.options import (
     NAME,
     NODE,
     PORT,
+    Command,
     date_options,
     dates_of,
     force_option,
@@ -74,6 +75,8 @@ def run(argv: Sequence[str], say: Callable[[str], None], warn: Callable[[str], N
 
 class _Commands(click.Group):
     """The commands; the nearest one is named for a mistyped one."""
+
+    command_class = Command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

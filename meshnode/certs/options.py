@@ -1,6 +1,7 @@
 """The options of ``meshnode cert``, and how their values are read: as a directive's parameters."""
 
 import datetime
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -19,6 +20,20 @@ MOST_DAYS: Final = 36500
 """Days of ``--days``: a hundred years."""
 
 FORCE: Final = "--force"
+
+
+class Command(click.Command):
+    """A command whose options are given once, unless they may be repeated."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options. Raises click.UsageError."""
+        given = list(args)
+        # click would take the last one, which may not be the one that is meant.
+        _, _, order = self.make_parser(ctx).parse_args(args=given)
+        for parameter, times in Counter(order).items():
+            if isinstance(parameter, click.Option) and not parameter.multiple and times > 1:
+                raise click.UsageError(f"{parameter.opts[0]} is given {times} times", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Of(click.ParamType):

@@ -41,6 +41,19 @@ def test_two_nodes_of_one_mesh_link_as_they_are_printed(
     assert foo.results(unit) == b"over TLS"
 
 
+def test_work_is_signed_with_the_keys_of_the_mesh(cluster: Cluster) -> None:
+    port = str(free_port())
+    words = ("--node", "foo", "--node", "bar", "--out", "mesh", "--port", port, "--signing")
+    directives = made(cluster, *words)
+    signed = {"command": "cat", "verifysignature": True}
+    foo = start(cluster, "foo", directives["foo"])
+    bar = start(cluster, "bar", directives["bar"], work={"echo": signed})
+    foo.wait_service("bar")
+    unit = foo.submit("echo", "--node", "bar", "--signwork", "--payload", "-", stdin=b"signed")
+    assert foo.results(unit) == b"signed"
+    bar.wait_knows("foo")
+
+
 def test_check_finds_nothing_wrong_with_what_is_printed(cluster: Cluster) -> None:
     directives = made(
         cluster, "--node", "foo", "--node", "bar=bar.example.org", "--out", "mesh", "--signing"

@@ -136,6 +136,10 @@ def test_files_and_common_name_are_named_after_the_first_name(
          "see meshnode cert --help"),
         ("xyz", 'cert: there is no command "xyz"; the commands are init, mesh, request, show, '
          "sign, verify; see meshnode cert --help"),
+        ("init --days 1 --bits 2048 --days 2", "cert init: --days is given 2 times; "
+         "see meshnode cert init --help"),
+        ("sign a.csr b.csr", "cert sign: Got unexpected extra argument (b.csr); "
+         "see meshnode cert sign --help"),
         ("sign", "cert sign: Missing argument 'REQ'; see meshnode cert sign --help"),
         ("request", "cert request: name whom it is for: --node ID, and --dns NAME or --ip ADDRESS "
          "of its host; see meshnode cert request --help"),
