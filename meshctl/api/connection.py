@@ -4,9 +4,15 @@ import json
 import re
 
 from meshctl.api import JsonObject
-from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.errors import (
+    CannotReach,
+    CommandRefused,
+    NotTrusted,
+    ProtocolMismatch,
+    SessionLost,
+)
 from meshctl.api.settings import Address, TlsSettings
-from meshctl.api.transport import RECEIVE_BYTES, Transport, open_transport
+from meshctl.api.transport import RECEIVE_BYTES, Refused, Transport, open_transport
 
 MAX_GREETING = 4096
 """Longest greeting in bytes, with room for any node ID; other services speak longer first lines."""
@@ -20,6 +26,10 @@ MAX_REPLY = 256 * 1024 * 1024
 
 _GREETING = re.compile(r"Receptor Control, node (.+)")
 _ERROR = re.compile(r"ERROR:\s?(.*)")
+
+_TLS_ALERT = "\x15\x03"
+"""How an alert of TLS begins, by which a service with TLS turns a client without it away. A newline
+ends it, as it does a greeting: its last byte, 10, stands for "unexpected message"."""
 
 CLOSED = "the node closed the session before it answered"
 
@@ -67,6 +77,8 @@ class Connection:
             if isinstance(error.__cause__, TimeoutError):
                 reason = "no greeting in time. Is it a control service (with TLS: tls://)?"
                 raise CannotReach(name, reason) from error
+            if isinstance(error.__cause__, Refused):
+                raise NotTrusted(name, str(error.__cause__.strerror)) from error
             raise ProtocolMismatch(
                 f"{name} closed the session without a greeting. "
                 "Is its node ending, or is it no control service?"
@@ -74,6 +86,8 @@ class Connection:
         match = _GREETING.fullmatch(line)
         if match is None and (refusal := _ERROR.fullmatch(line)):
             raise CannotReach(name, f"the node refused the session: {refusal[1]}")
+        if line.startswith(_TLS_ALERT):
+            raise CannotReach(name, "it speaks TLS: write tls://")
         if match is None:
             raise ProtocolMismatch(f"{name} is no control service: it greets with {line[:60]!r}")
         self.node_id = match[1]

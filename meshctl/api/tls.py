@@ -4,6 +4,7 @@
 only after the reply we still want. So the engine is driven here, from memory, over a plain socket.
 """
 
+import errno
 import socket
 import ssl
 import struct
@@ -12,9 +13,27 @@ from contextlib import suppress
 
 from meshctl.api.errors import BadSettings, CannotReach, NotTrusted
 from meshctl.api.settings import TlsSettings
+from meshctl.api.transport import Refused
 
 _RECORD_BYTES = 64 * 1024
 """Most bytes of ciphertext taken at once: a few of TLS's 16-KiB records."""
+
+_ALERTS = {
+    "certificate required": "it asks for a certificate: give --cert and --key",
+    "certificate expired": "our certificate has expired, or the clocks differ",
+    "bad certificate": "our certificate is not yet valid, or malformed",
+    "unknown ca": "it does not trust the CA of our certificate",
+    "unsupported certificate": "our certificate is not one for clients",
+    "certificate unknown": "our certificate is not among those that it takes",
+    "internal error": "our certificate is not among those that it takes",
+    "handshake failure": "no cipher in common, or it asks for a certificate",
+    "protocol version": "no version of TLS in common",
+}
+"""What alerts of a node mean, by their names in lower case."""
+
+_OF_THE_CLOCK = frozenset({9, 10})
+_OF_THE_NAME = frozenset({62, 64})
+"""OpenSSL's numbers (X509_V_ERR_…) of certificates out of their time, or of another host."""
 
 
 class TlsTransport:
@@ -66,6 +85,8 @@ class TlsTransport:
                 self._feed()
             except ssl.SSLZeroReturnError:
                 return b""
+            except ssl.SSLError as error:
+                raise Refused(errno.ECONNABORTED, _why(error)) from error
 
     def receive_line_guarded(self, max_bytes: int) -> bytes:
         """Return the next line; from now on a closed socket is a reset connection."""
@@ -176,9 +197,7 @@ def open_tls(sock: socket.socket, host: str, name: str, settings: TlsSettings) -
         transport.handshake()
     except ssl.SSLCertVerificationError as error:
         sock.close()
-        raise NotTrusted(
-            name, f"certificate refused: {error.verify_message}. Give the CA with --rootcas"
-        ) from error
+        raise NotTrusted(name, _why_not_verified(error)) from error
     except ssl.SSLError as error:
         sock.close()
         raise _explain(error, name) from error
@@ -199,8 +218,27 @@ def _explain(error: ssl.SSLError, name: str) -> CannotReach:
         return CannotReach(name, "it does not speak TLS. Without TLS write tcp://")
     if isinstance(error, ssl.SSLEOFError):
         return CannotReach(name, "closed during the TLS handshake")
+    return NotTrusted(name, _why(error))
+
+
+def _why(error: ssl.SSLError) -> str:
+    """Say what an error of OpenSSL's means: of an alert, what the node holds against us."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
-    return NotTrusted(name, f"TLS failed: {reason}")
+    _, is_alert, name = reason.partition("alert ")
+    if not is_alert:
+        return f"TLS failed: {reason}"
+    words = _ALERTS.get(name, "TLS failed")
+    return f"the node refuses us: {words} (alert: {name}); its log says more"
+
+
+def _why_not_verified(error: ssl.SSLCertVerificationError) -> str:
+    """Say what is wrong with the node's certificate, and what may help."""
+    text = f"certificate refused: {error.verify_message}"
+    if error.verify_code in _OF_THE_CLOCK:
+        return f"{text}. Renew it, or check the clocks"
+    if error.verify_code in _OF_THE_NAME:
+        return f"{text}. Write the address with a name that it has"
+    return f"{text}. Give the CA with --rootcas"
 
 
 def make_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -214,6 +252,10 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     except OSError as error:
         raise BadSettings(_about_file("--rootcas", settings.rootcas, error)) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # As nodes do, and receptor: whatever is in the file is trusted, and what openssl makes by
+    # default is good enough.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if bool(settings.key) != bool(settings.cert):
         raise BadSettings("--key and --cert go together")
     if settings.cert:

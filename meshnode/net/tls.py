@@ -85,6 +85,8 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
             await self._say_why()
             raise
         except trio.TooSlowError:
+            self._engine.turn_away()
+            await self._say_why()
             text = f"no TLS handshake within {HANDSHAKE_TIMEOUT:g} s"
             raise TlsRefused(TlsProblem.SILENT, text) from None
 

@@ -169,6 +169,11 @@ class TlsEngine:
         text = f"the {self._verdict.expected.usage.value} left during the TLS handshake"
         return TlsRefused(TlsProblem.BROKEN, text)
 
+    def turn_away(self) -> None:
+        """Say that TLS is spoken here, to a client that has said nothing: it may wait for us."""
+        if not self._is_tls and self._usage is Usage.SERVER:
+            self._plain_alert = NOT_TLS_ALERT
+
     def _look_at(self, data: bytes) -> None:
         """Look at the first bytes, before OpenSSL does. Raises TlsRefused."""
         first = data[0]

@@ -160,13 +160,30 @@ def test_a_client_over_tls_uses_the_tls_client_of_a_nodes_file(
     assert echoed.stdout.count(b"x") >= 2_000_000
 
     bare = cluster.run(*there, "--rootcas", signed.ca, "status", check=False)
-    assert bare.returncode != 0
+    assert b"it asks for a certificate: give --cert and --key" in bare.stderr
     foo.wait_log(r"refused 127\S+: the client showed no certificate")
     stranger = cluster.run(*there, "status", check=False)
-    assert stranger.returncode != 0
+    assert b"Give the CA with --rootcas" in stranger.stderr
     foo.wait_log(r"the client refuses us: .*does not trust the CA")
     plain = cluster.run("meshctl", "--socket", f"tcp://localhost:{port}", "status", check=False)
-    assert plain.returncode != 0
+    assert b"it speaks TLS: write tls://" in plain.stderr
+
+
+def test_a_client_hears_what_the_node_holds_against_its_certificate(
+    cluster: Cluster, signed: Authority
+) -> None:
+    port = free_port()
+    service = {"service": "x", "tcplisten": f"127.0.0.1:{port}", "tcptls": "srv"}
+    more = [server(signed, signed.issue("foo", "foo")), {"control-service": service}]
+    foo = cluster.node("foo", more=more)
+    files = Authority(cluster.directory, "other").issue("operator")
+    refused = cluster.run(
+        *("meshctl", "--socket", f"tls://localhost:{port}", "--rootcas", signed.ca),
+        *("--cert", files["cert"], "--key", files["key"], "status"),
+        check=False,
+    )
+    assert b"the node refuses us: it does not trust the CA of our certificate" in refused.stderr
+    foo.wait_log(r"refused 127\S+: the client's certificate \(CN=operator\) is not signed by")
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from scripted_node import RUNNING, STATUS, exact_vectors, unix_listener
+from tls_makers import DAY, authority
 
 import meshctl
 from meshctl import (
@@ -520,3 +521,33 @@ def test_a_client_certificate_is_shown(tls_node, server_context, certificate):
 def test_unusable_tls_files_are_named(tls_node, settings, reason):
     with pytest.raises(BadSettings, match=reason):
         ControlClient(tls_node.address, tls=settings).connect()
+
+
+def test_a_certificate_out_of_its_time_says_check_the_clocks(tls_node, server_context, tmp_path):
+    old = authority().issue("old", begins=-9 * DAY, ends=-DAY)
+    cert, key = old.write(tmp_path, "old")
+    server_context.load_cert_chain(cert, key)
+    tls = TlsSettings(rootcas=str(authority().write(tmp_path)))
+    with pytest.raises(NotTrusted, match=r"has expired\. Renew it, or check the clocks"):
+        ControlClient(tls_node.address, tls=tls).connect()
+
+
+def test_a_node_that_asks_for_a_certificate_says_how_to_give_one(
+    tls_node, server_context, certificate
+):
+    import ssl
+
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    with pytest.raises(NotTrusted, match="it asks for a certificate: give --cert and --key"):
+        ControlClient(tls_node.address, tls=TlsSettings(str(certificate[0]))).connect()
+
+
+def test_a_certificate_as_openssl_makes_it_by_default_is_good_enough(
+    tls_node, server_context, tmp_path
+):
+    """It has no key identifiers, and its CA no key usage."""
+    cert, key = authority().issue("plain").write(tmp_path, "plain")
+    server_context.load_cert_chain(cert, key)
+    tls = TlsSettings(rootcas=str(authority().write(tmp_path)))
+    with ControlClient(tls_node.address, tls=tls) as client:
+        assert client.node_id == "foo"
