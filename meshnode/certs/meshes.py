@@ -160,7 +160,7 @@ def _authority(plan: Plan, writer: Writer, desk: Desk) -> tuple[Authority, list[
                 "or name another directory for a new CA"
             )
     validity = Validity(desk.now, issuing.years_after(desk.now, issuing.YEARS_OF_CA))
-    name = f"CA of {plan.directory.absolute().name or 'a mesh'}"
+    name = printable(f"CA of {plan.directory.absolute().name or 'a mesh'}")
     authority = issuing.make_authority(issuing.make_key(plan.bits), shortened(name), validity)
     return authority, [
         Output(certificate, issuing.pem(authority.certificate), writer.public),

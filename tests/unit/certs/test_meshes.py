@@ -1,5 +1,6 @@
 """All files of a mesh: what they are, when they are made, and what is printed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,14 @@ def test_after_an_error_there_is_no_new_directory(tmp_path: Path, person: Script
     with pytest.raises(NotMade, match="file name too long"):
         made(plan(tmp_path / "mesh", "foo", "x" * 255), person)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\x1b[2J", "ö".encode() * 60, b"a: b #c\n"])
+def test_a_directory_may_have_any_name(name: bytes, tmp_path: Path, person: Scripted) -> None:
+    directory = tmp_path / os.fsdecode(name)
+    page = make(plan(directory, "foo", signing=True), Writer(False, "choose"), person.desk())
+    assert all(line.isprintable() for line in page.splitlines())
+    assert load_certificates(directory / "ca.crt")[0].subject.isprintable()
 
 
 def test_a_node_is_named_once() -> None:
