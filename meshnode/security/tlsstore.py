@@ -146,7 +146,7 @@ def read_settings(config: NodeConfig) -> TlsChange:
 def used_above(config: NodeConfig) -> set[_Key]:
     """Return which TLS directives are for streams over the mesh.
 
-    Clients may name each ``tls-client``, so these are all that are not just for links.
+    Clients may name each ``tls-client``, so these are all that are not for links or TCP.
     """
     used: set[_Key] = {(TlsServer, one.tls) for one in config.control_services}
     for service in config.services:
@@ -156,4 +156,5 @@ def used_above(config: NodeConfig) -> set[_Key]:
             case TcpClient(tlsserver=name) | UnixSocketClient(tls=name) | CommandService(tls=name):
                 used.add((TlsServer, name))
     below = {peer.tls for peer in config.peers}
+    below |= {one.tlsclient for one in config.services if isinstance(one, TcpClient)}
     return used | {(TlsClient, one.name) for one in config.tls_clients if one.name not in below}
