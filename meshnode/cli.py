@@ -23,6 +23,7 @@ from meshnode.config.faults import (
     suggestion,
 )
 from meshnode.errors import ConfigError, MeshnodeError
+from meshnode.security import keyfiles
 from meshnode.security.tlsstore import read_settings
 from meshnode.version import VERSION
 
@@ -173,7 +174,7 @@ def _check(arguments: list[str]) -> int:
         return ExitCode.OK
     check_environment(config)
     _check_keys(config)
-    doubts = read_settings(config).doubts
+    doubts = [*read_settings(config).doubts, *keyfiles.doubts(keyfiles.key_files(config))]
     for warning in in_order([*_warnings(config), *doubts]):
         _complain(warning.as_warning())
     _say(f"{printable(files[0])}: ok ({config.summary()})")

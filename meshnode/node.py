@@ -23,8 +23,10 @@ from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
+from meshnode.renewal import KeyRenewal
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.security.access import AccessRules
+from meshnode.security.keyfiles import look_at_all
 from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.configured import ConfiguredWork
@@ -57,6 +59,8 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
     log = logs.subject_logger("node", config.node.id)
     started = time.monotonic()
     tls = TlsStore()
+    # Looked at before they are read: what changes in between is read again.
+    looks = look_at_all(config)
     tls.apply(read_settings(config))
     trio.socket.set_custom_hostname_resolver(Lookups())
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
@@ -74,9 +78,10 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             links = ConfiguredLinks(mesh, tls)
             rules = AccessRules(config.rules)
             work = ConfiguredWork(config, mesh, raise_limit(), reserve, tls.find_client, rules)
-            reloader = Reloader(config, load_again, mesh, links, work, rules)
+            keys = KeyRenewal(config, work, tls, looks)
+            reloader = Reloader(config, load_again, mesh, links, work, rules, keys)
             registry = CommandRegistry(rules)
-            await _start(config, reloader, mesh, links, work, tls, registry, nursery)
+            await _start(config, reloader, mesh, links, work, tls, keys, registry, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
@@ -103,17 +108,22 @@ async def _start(
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
+    keys: KeyRenewal,
     registry: CommandRegistry,
     nursery: trio.Nursery,
 ) -> None:
     """Start every part. What other nodes can see comes last: links, once all else answers."""
     mesh.set_firewall(config.node.firewallrules)
     units = work.units
+
+    async def warnings() -> list[str]:
+        return [*await work.warnings(), *keys.warnings()]
+
     register_mesh_commands(
         registry,
         mesh,
         reloader,
-        work.warnings,
+        warnings,
         links.report,
         certificates=lambda: tls.certificates,
         forwarding=config.node.allowforwarding,
@@ -133,8 +143,9 @@ async def _start(
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
     await links.apply(config.listeners, config.peers)
+    nursery.start_soon(keys.run)
     reloader.start()
-    for doubt in (*config.warnings, *units.doubts, *tls.doubts, *plain_controls(config)):
+    for doubt in (*config.warnings, *units.doubts, *keys.warnings(), *plain_controls(config)):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.

@@ -18,8 +18,10 @@ from meshnode.errors import ConfigError, ReloadFault, ReloadRefused
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
 from meshnode.permissions import AccessRule
+from meshnode.renewal import KeyRenewal
 from meshnode.resources import NoThread, in_thread
 from meshnode.security.access import AccessRules
+from meshnode.security.tlsstore import TlsStore
 from meshnode.work.configured import ConfiguredWork, WorkChange
 
 ConfigLoader = Callable[[], NodeConfig]
@@ -49,14 +51,16 @@ class Reloader:
         links: ConfiguredLinks,
         work: ConfiguredWork,
         rules: AccessRules | None = None,
+        keys: KeyRenewal | None = None,
     ) -> None:
-        """``running`` is the configuration that all the others have."""
+        """``running`` is the configuration of all the others; without ``keys`` it has no TLS."""
         self._running = running
         self._load_again = load_again
         self._mesh = mesh
         self._links = links
         self._work = work
         self._rules = AccessRules(running.rules) if rules is None else rules
+        self._keys = keys or KeyRenewal(running, work, TlsStore())
         self._started = trio.Event()
         self._when_asked: list[Callable[[], None]] = []
         self._shared = SharedReload(self._reload)
@@ -86,7 +90,8 @@ class Reloader:
 
     async def _reload(self) -> ReloadRefused | None:
         try:
-            await self._take_over(await self._read())
+            async with self._keys.one_at_a_time:
+                await self._take_over(await self._read())
         except ReloadRefused as refusal:
             # What was disturbed meanwhile, if anything, is in the text.
             whole = not isinstance(refusal.__cause__, LinksRefused)
@@ -113,7 +118,9 @@ class Reloader:
         try:
             # First what can be refused and changes nothing yet, then what can be refused.
             rules = fresh.rules
+            keys = await self._keys.prepare(fresh)
             work = await self._work.prepare(fresh)
+            self._keys.admit(keys)
             changed = await self._links.apply(fresh.listeners, fresh.peers)
         except LinksRefused as exc:
             text = "; ".join((_one_line(exc), *exc.disturbed))
@@ -124,6 +131,7 @@ class Reloader:
             raise ReloadRefused(exc.strerror or str(exc), ReloadFault.FAILED) from exc
         # Nothing from here on can be refused, and nobody else runs in between.
         changed |= self._apply_work(fresh, work)
+        changed |= self._keys.apply(keys)
         old, self._running = self._running, fresh
         known = {(warning.subject, warning.text) for warning in old.warnings}
         for warning in fresh.warnings:

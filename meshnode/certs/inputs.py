@@ -68,7 +68,7 @@ def load_request(path: Path) -> Request:
         UnusableRequest: there is none, or not one that can be signed.
     """
     try:
-        text, _ = read_pem(path, "make one with: meshnode cert request")
+        text = read_pem(path, "make one with: meshnode cert request")
     except UnusableKey as error:
         raise UnusableRequest(str(error)) from None
     return read_request(path, text)
@@ -151,7 +151,7 @@ def load_ca(path: Path) -> Certificate:
 
 def load_key_alone(path: Path) -> PrivateKey:
     """Return the one private key in a file. Raises UnusableKey."""
-    text, _ = read_pem(path, "make one with: meshnode cert init, or meshnode cert request")
+    text = read_pem(path, "make one with: meshnode cert init, or meshnode cert request")
     if (count := text.count("PRIVATE KEY-----") // 2) > 1:
         raise UnusableKey(f"{shown(path)} holds {count} private keys; exactly one is expected")
     key = load_key(path)

@@ -83,6 +83,8 @@ def optional_file() -> Kind[Path | None]:
 class TlsDirective(Directive):
     """What both directives have."""
 
+    RELOADABLE = True
+
     name: str = parameter(TLS_NAME, "name by which other directives refer to it")
     skipreceptornamescheck: bool = parameter(
         boolean(), "start although the certificate does not name this node", default=False

@@ -25,8 +25,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from meshnode.errors import UnusableKey
-from meshnode.logs import subject_logger
-from meshnode.ownership import ownership_warnings
 
 LEAST_KEY_BITS: Final = 2048
 """The size of the guide's keys, and the least that is considered safe."""
@@ -43,20 +41,15 @@ _SSH_LINE = "OpenSSH public key"
 _SSH_PRIVATE = "OPENSSH PRIVATE KEY"
 _PRIVATE = ("RSA PRIVATE KEY", "PRIVATE KEY", _SSH_PRIVATE)
 _PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
-READABLE: Final = stat.S_IRGRP | stat.S_IROTH
-"""Permissions that a secret key should not have."""
-
-WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
-"""Permissions that no key should have."""
 
 
 def load_private_key(path: Path) -> rsa.RSAPrivateKey:
-    """Return the private key in a file; warn in the log if other users can read the file.
+    """Return the private key in a file.
 
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, found = read_pem(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
+    text = read_pem(path, f"make a key with: openssl genrsa -out {path} {LEAST_KEY_BITS}")
     label = _label(path, text)
     if label in (*_PUBLIC, _SSH_LINE):
         raise _unusable(path, "holds a public key; the private one is needed here, since it signs")
@@ -76,17 +69,16 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     if not isinstance(key, rsa.RSAPrivateKey):
         raise _not_rsa(path, _algorithm(key))
     _check_size(path, key.key_size)
-    warn_of_others(path, found, READABLE | WRITABLE)
     return key
 
 
 def load_public_key(path: Path) -> rsa.RSAPublicKey:
-    """Return the public key in a file; warn in the log if other users can replace it.
+    """Return the public key in a file.
 
     Raises:
         UnusableKey: there is no such key; the text says why, and what to do.
     """
-    text, found = read_pem(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
+    text = read_pem(path, f"make it with: openssl rsa -in PRIVATE.pem -pubout -out {path}")
     label = _label(path, text)
     if label.endswith("PRIVATE KEY"):
         command = f"openssl rsa -in {path} -pubout -out PUBLIC.pem"
@@ -107,7 +99,6 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
     if not isinstance(key, rsa.RSAPublicKey):
         raise _not_rsa(path, _algorithm(key))
     _check_size(path, key.key_size)
-    warn_of_others(path, found, WRITABLE)
     return key
 
 
@@ -122,14 +113,13 @@ def fingerprint(key: rsa.RSAPublicKey) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def read_pem(path: Path, remedy: str) -> tuple[str, os.stat_result]:
-    """Return a file's text and its stat; ``remedy`` is for a missing file."""
+def read_pem(path: Path, remedy: str) -> str:
+    """Return a file's text; ``remedy`` is for a missing file. Raises UnusableKey."""
     try:
         # O_NONBLOCK: opening a named pipe that nobody writes to would not return.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _unusable(path, "is not a file")
             data = file.read(MAX_KEY_FILE + 1)
     except FileNotFoundError:
@@ -140,7 +130,7 @@ def read_pem(path: Path, remedy: str) -> tuple[str, os.stat_result]:
     if len(data) > MAX_KEY_FILE:
         raise _unusable(path, f"holds no key: it has more than {MAX_KEY_FILE} bytes")
     # Bytes that are not ASCII are no PEM, and are refused as such.
-    return data.decode("ascii", "replace"), found
+    return data.decode("ascii", "replace")
 
 
 def _label(path: Path, text: str) -> str:
@@ -183,22 +173,6 @@ def _check_size(path: Path, bits: int) -> None:
         raise _unusable(path, f"is too short: {bits} bits of at least {LEAST_KEY_BITS}; {remedy}")
     if bits > MOST_KEY_BITS:
         raise _unusable(path, f"is too long: {bits} bits of at most {MOST_KEY_BITS}; {remedy}")
-
-
-def warn_of_others(path: Path, found: os.stat_result, unwanted: int) -> None:
-    """Log a warning if other users can read a secret key, or replace any key."""
-    log = subject_logger("key", str(path))
-    if mode := found.st_mode & unwanted:
-        what = "read" if mode & READABLE else "replaced"
-        remedy = "600" if unwanted & READABLE else "go-w"
-        log.warning("can be %s by other users; better: chmod %s %s", what, remedy, path)
-    if found.st_uid not in {0, os.geteuid()}:
-        log.warning(
-            "belongs to another user (uid %d), who can replace it; better: chown %d %s",
-            *(found.st_uid, os.geteuid(), path),
-        )
-    for doubt in ownership_warnings(path.absolute().parent):
-        log.warning("can be replaced by other users: %s", doubt)
 
 
 def _has_passphrase(path: Path, command: str) -> UnusableKey:

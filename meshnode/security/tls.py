@@ -30,7 +30,7 @@ from meshnode.security.certificates import (
     Usage,
     load_certificates,
 )
-from meshnode.security.keys import READABLE, WRITABLE, read_pem, warn_of_others
+from meshnode.security.keys import read_pem
 from meshnode.security.verification import Expected, Trust, Verdict, told
 
 CIPHERS_OF_1_2: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -228,12 +228,12 @@ def _not_named(file: Path, certificate: Certificate, node_id: str) -> str:
 
 
 def load_key(path: Path) -> PrivateKey:
-    """Return the private key of a certificate; warn in the log if other users can read it.
+    """Return the private key of a certificate.
 
     Raises:
         UnusableKey: there is none; the text says why, and what to do.
     """
-    text, found = read_pem(path, "name the key that the certificate was made with")
+    text = read_pem(path, "name the key that the certificate was made with")
     try:
         key = load_pem_private_key(text.encode(), password=None)
     except TypeError:
@@ -244,7 +244,6 @@ def load_key(path: Path) -> PrivateKey:
         raise UnusableKey(f'"{path}" holds no private key that could be read (PEM)') from None
     if not isinstance(key, PrivateKey):
         raise UnusableKey(f'"{path}" holds a key of a kind that no certificate here can have')
-    warn_of_others(path, found, READABLE | WRITABLE)
     return key
 
 

@@ -136,6 +136,11 @@ class ConfiguredWork:
         """
         return WorkChange(make_types(config), await in_thread(make_signatures, config))
 
+    def renew(self, keys: Signatures) -> bool:
+        """Use those keys that are there from now on; return whether any differs."""
+        own = self._signatures
+        return self._use_keys(Signatures(keys.signer or own.signer, keys.verifier or own.verifier))
+
     def apply(self, change: WorkChange) -> bool:
         """Offer these types and use these keys from now on; return whether any differs.
 
@@ -145,9 +150,15 @@ class ConfiguredWork:
         differences = [self._tell(f"type {n}", old.get(n), fresh.get(n)) for n in {**old, **fresh}]
         self._types.clear()
         self._types.update(fresh)
-        own, keys = self._signatures, change.signatures
-        differences.append(self._tell_key("signing key", own.signer, keys.signer))
-        differences.append(self._tell_key("verification key", own.verifier, keys.verifier))
+        return any(differences) | self._use_keys(change.signatures)
+
+    def _use_keys(self, keys: Signatures) -> bool:
+        """Use these keys, whichever are there; return whether any differs."""
+        own = self._signatures
+        differences = (
+            self._tell_key("signing key", own.signer, keys.signer),
+            self._tell_key("verification key", own.verifier, keys.verifier),
+        )
         own.signer, own.verifier = keys.signer, keys.verifier
         return any(differences)
 

@@ -97,7 +97,8 @@ class UnitManager:
         self._missing = MissingRunner()
         self._work_types = work_types
         self._now = now
-        self._watcher = FileWatcher()
+        self.watcher = FileWatcher()
+        """Tells of changed files, also those that are none of a unit's."""
         self.access = UnitAccess(
             node_id,
             work_types,
@@ -131,7 +132,7 @@ class UnitManager:
             await in_thread_or_here(self.submissions.note_damaged)
             async with trio.open_nursery() as services:
                 services.start_soon(self.submissions.run)
-                await services.start(self._watcher.run)
+                await services.start(self.watcher.run)
                 for runner in self._runners.values():
                     await services.start(runner.serve)
                 async with self._tasks.open():
@@ -173,11 +174,11 @@ class UnitManager:
         self, unit: Unit, send: Callable[[bytes], Awaitable[None]], *, shows_output: bool = True
     ) -> None:
         """Tell the unit's submitter of it until it is final."""
-        await send_followed(unit, self.store, self._watcher, send, shows_output=shows_output)
+        await send_followed(unit, self.store, self.watcher, send, shows_output=shows_output)
 
     async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
         """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
-        return await stream_results(unit, self.store, start, self._watcher, send)
+        return await stream_results(unit, self.store, start, self.watcher, send)
 
     # --- new units ----------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
-"""Tells when files have grown: one inotify instance for the whole node, however many readers.
+"""Tells when files have changed: one inotify instance for the whole node, however many readers.
 
 receptor opens an instance for each remote unit and stops working at the kernel's 128 (protocol
 section 11). Here all watches share one; readers of the same file share its watch.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,22 @@ GATHER = 0.001
 """Seconds for which events gather in the kernel, which merges equal ones: a command that prints a
 gigabyte in pieces of 8 KB would wake its readers 100,000 times. After a pause there is no delay."""
 
+LOOK_AGAIN = 5.0
+"""Seconds between looks at entries of a directory where there is no inotify."""
+
 Wake = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Watch:
+    """One who is to be woken; of a directory, only for the entries of these names."""
+
+    wake: Wake
+    names: frozenset[str] | None = None
+
+    def is_about(self, name: str) -> bool:
+        """Whether an event is of interest; those of a watched file or directory have no name."""
+        return self.names is None or not name or name in self.names
 
 
 class FileWatcher:
@@ -40,7 +56,7 @@ class FileWatcher:
     def __init__(self) -> None:
         self._log = subject_logger("watcher")
         self._inotify: Any = None
-        self._watchers: dict[int, list[Wake]] = {}
+        self._watchers: dict[int, list[_Watch]] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -54,7 +70,7 @@ class FileWatcher:
                 while True:
                     await trio.lowlevel.wait_readable(self._inotify.fileno())
                     for event in self._inotify.read(timeout=0):
-                        self._deliver(event.wd, event.mask)
+                        self._deliver(event.wd, event.mask, event.name)
                     await trio.sleep(GATHER)
             finally:
                 self._watchers.clear()
@@ -71,14 +87,14 @@ class FileWatcher:
             self._log.warning("no inotify instance (%s): looking at files instead", error)
             return None
 
-    def _deliver(self, wd: int, mask: int) -> None:
+    def _deliver(self, wd: int, mask: int, name: str = "") -> None:
         if mask & inotify_simple.flags.Q_OVERFLOW:
             # Events were lost, and nobody knows of which files: every reader looks at its own.
-            woken = [wake for wakes in self._watchers.values() for wake in wakes]
+            woken = [watch for watches in self._watchers.values() for watch in watches]
         else:
-            woken = list(self._watchers.get(wd, ()))
-        for wake in woken:
-            wake()
+            woken = [one for one in self._watchers.get(wd, ()) if one.is_about(name)]
+        for watch in woken:
+            watch.wake()
 
     @contextmanager
     def watch(self, path: Path, wake: Wake) -> Iterator[None]:
@@ -87,30 +103,48 @@ class FileWatcher:
         ``wake`` may be called without a change, and must not block. The file is the one that
         ``path`` names now.
         """
-        wd = self._add(path)
-        if wd is None:
-            with self._looking(path, wake):
+        with self._told(self._add(path, _of_file), _Watch(wake)) as is_told:
+            if is_told:
                 yield
+            else:
+                with self._looking(_look, path, wake):
+                    yield
+
+    @contextmanager
+    def watch_entries(self, directory: Path, names: frozenset[str], wake: Wake) -> Iterator[None]:
+        """Have ``wake`` called after changes of what has these names in a directory.
+
+        That is: of what is in such a file, which file it is, and where a link of that name leads;
+        and when the directory itself goes. ``wake`` may be called without a change.
+        """
+        with self._told(self._add(directory, _of_entries), _Watch(wake, names)) as is_told:
+            if is_told:
+                yield
+            else:
+                with self._looking(_pulse, directory, wake):
+                    yield
+
+    @contextmanager
+    def _told(self, wd: int | None, watch: _Watch) -> Iterator[bool]:
+        """Have the kernel tell of a watch; yield whether it does."""
+        if wd is None:
+            yield False
             return
-        wakes = self._watchers.setdefault(wd, [])
-        wakes.append(wake)
+        watches = self._watchers.setdefault(wd, [])
+        watches.append(watch)
         try:
-            yield
+            yield True
         finally:
-            wakes.remove(wake)
-            if not wakes and self._watchers.get(wd) is wakes:
+            watches.remove(watch)
+            if not watches and self._watchers.get(wd) is watches:
                 del self._watchers[wd]
                 self._remove(wd)
 
-    def _add(self, path: Path) -> int | None:
+    def _add(self, path: Path, mask_of: Callable[[Any], int]) -> int | None:
         if self._inotify is None:
             return None
-        flags = inotify_simple.flags
-        # ATTRIB: unlinking an open file changes its link count and nothing else.
-        mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
-        mask |= flags.DONT_FOLLOW
         try:
-            wd: int = self._inotify.add_watch(path, mask)
+            wd: int = self._inotify.add_watch(path, mask_of(inotify_simple.flags))
         except OSError as error:
             self._log.warning("no watch for %s (%s): looking at it instead", path, error)
             return None
@@ -126,15 +160,38 @@ class FileWatcher:
             self._log.debug("watch %d was already gone", wd)
 
     @contextmanager
-    def _looking(self, path: Path, wake: Wake) -> Iterator[None]:
+    def _looking(self, look: "_Looker", path: Path, wake: Wake) -> Iterator[None]:
         if self._nursery is None:
             raise RuntimeError("watching files needs a running FileWatcher")
         scope = trio.CancelScope()
-        self._nursery.start_soon(_look, path, wake, scope)
+        self._nursery.start_soon(look, path, wake, scope)
         try:
             yield
         finally:
             scope.cancel()
+
+
+def _of_file(flags: Any) -> int:
+    # ATTRIB: unlinking an open file changes its link count and nothing else.
+    mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+    return int(mask | flags.DONT_FOLLOW)
+
+
+def _of_entries(flags: Any) -> int:
+    mask = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.CLOSE_WRITE
+    mask |= flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+    return int(mask | flags.ONLYDIR)
+
+
+_Looker = Callable[[Path, Wake, trio.CancelScope], Awaitable[None]]
+
+
+async def _pulse(path: Path, wake: Wake, scope: trio.CancelScope) -> None:
+    """Call ``wake`` from time to time: who is woken looks at the entries."""
+    with scope:
+        while True:
+            wake()
+            await trio.sleep(LOOK_AGAIN)
 
 
 async def _look(path: Path, wake: Wake, scope: trio.CancelScope) -> None:

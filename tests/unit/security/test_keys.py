@@ -1,4 +1,3 @@
-import logging
 import os
 from pathlib import Path
 
@@ -224,53 +223,3 @@ def test_half_a_key_is_refused(key, path):
     assert (
         public_refusal(path, public_pem(key)[:200]) == "is not a complete PUBLIC KEY; copy it again"
     )
-
-
-# --- what is warned of -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("mode", "warning"),
-    [
-        (0o600, None),
-        (0o400, None),
-        (0o640, "can be read by other users; better: chmod 600"),
-        (0o604, "can be read by other users; better: chmod 600"),
-        (0o620, "can be replaced by other users; better: chmod 600"),
-    ],
-)
-def test_a_private_key_that_others_can_read_is_warned_of(key, path, caplog, mode, warning):
-    write_key(path, private_pem(key), mode)
-    load_private_key(path)
-    expected = [f"key {path}: {warning} {path}"] if warning else []
-    assert [record.getMessage() for record in caplog.records] == expected
-    assert all(record.levelno == logging.WARNING for record in caplog.records)
-
-
-@pytest.mark.parametrize(
-    ("mode", "warns"), [(0o644, False), (0o600, False), (0o664, True), (0o646, True)]
-)
-def test_a_public_key_that_others_can_replace_is_warned_of(key, path, caplog, mode, warns):
-    write_key(path, public_pem(key), mode)
-    load_public_key(path)
-    text = f"key {path}: can be replaced by other users; better: chmod go-w {path}"
-    assert [record.getMessage() for record in caplog.records] == ([text] if warns else [])
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-@pytest.mark.parametrize("load", [load_private_key, load_public_key])
-def test_a_key_of_another_user_is_warned_of(key, path, caplog, load):
-    write_key(path, private_pem(key) if load is load_private_key else public_pem(key), 0o600)
-    os.chown(path, 4242, 4242)
-    load(path)
-    assert f"belongs to another user (uid 4242), who can replace it; better: chown 0 {path}" in (
-        caplog.text
-    )
-
-
-def test_a_key_in_a_directory_that_others_may_write_to_is_warned_of(key, path, caplog):
-    write_key(path, private_pem(key), 0o600)
-    path.parent.chmod(0o777)
-    load_private_key(path)
-    text = f'can be replaced by other users: "{path.parent}" can be written by other users'
-    assert text in caplog.text
