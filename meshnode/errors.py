@@ -29,6 +29,7 @@
         ├── UnusableRequest      a file holds no request for a certificate that could be signed
         ├── TlsRefused           a TLS handshake failed; has a problem
         ├── AccessRefused        who asks may not do this
+        │   ├── ConnectsNobody   a client from the mesh asks for a stream to another node
         │   └── NotAllowed       the access rules of this node do not let them
         └── CannotSign           this node was asked to sign and has no key
 """
@@ -243,6 +244,16 @@ class TlsRefused(SecurityError):
 
 class AccessRefused(SecurityError):
     """Who asks may not do this."""
+
+
+class ConnectsNobody(AccessRefused):
+    """A client from the mesh asks to be connected on to another node."""
+
+    def __init__(self, node: str, own_id: str) -> None:
+        super().__init__(
+            f"this node connects no clients from the mesh to {node}: connect from the "
+            f"node where you are (or set node: allowforwarding on {own_id})"
+        )
 
 
 class NotAllowed(AccessRefused):

@@ -29,6 +29,7 @@ from meshnode.security.access import AccessRules
 from meshnode.security.keyfiles import look_at_all
 from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
+from meshnode.work.auth import auth_command
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
@@ -136,6 +137,7 @@ async def _start(
     if config.node.unit_retention is not None:
         nursery.start_soon(Retention(units, config.node.unit_retention).run)
     registry.register(work_command(units))
+    registry.register(auth_command(units, work.others.ask))
     service = ControlService(config.node.id, registry)
     reloader.when_asked(service.restore_sockets)
     for directive in config.control_services:

@@ -25,7 +25,7 @@ from meshnode.control.registry import (
     JsonObject,
     origin_node,
 )
-from meshnode.errors import AccessRefused, CommandError
+from meshnode.errors import CommandError, ConnectsNobody
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import bridge
 from meshnode.permissions import Verb
@@ -148,10 +148,7 @@ def connect_command(
     def run_to(node: str, service: str, tls: str, *, framed: bool = False) -> Handler:
         async def run(session: ControlSession) -> None:
             if origin_node(session) and not forwarding:
-                raise AccessRefused(
-                    f"this node connects no clients from the mesh to {node}: connect from the "
-                    f"node where you are (or set node: allowforwarding on {session.node_id})"
-                )
+                raise ConnectsNobody(node, session.node_id)
             settings = tls_clients(tls) if tls and tls_clients is not None else None
             if tls and settings is None:
                 raise CommandError(f"unknown TLS config {tls}")

@@ -218,6 +218,8 @@ class AccessRules:
 
     rules: tuple[AccessRule, ...] = ()
     sink: Sink | None = None
+    tells: bool = True
+    """Whether refusals are logged."""
 
     def __bool__(self) -> bool:
         """Whether there are any: without, nothing need be asked."""
@@ -233,6 +235,10 @@ class AccessRules:
         """Whether it can matter by which key a request is signed."""
         return any(fact.name == "key" for rule in self.rules for who in rule.who for fact in who)
 
+    def silent(self) -> "AccessRules":
+        """Return the rules of this moment, to be asked without a word to anybody."""
+        return AccessRules(self.rules, tells=False)
+
     def may(self, asker: Asker, verb: Verb, target: Target | None) -> bool:
         """Whether a client may do something, without telling anybody that this was asked."""
         return decide(self.rules, asker, verb, target).allowed
@@ -240,7 +246,7 @@ class AccessRules:
     def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""
         decision = decide(self.rules, asker, verb, target)
-        if not decision.allowed:
+        if not decision.allowed and self.tells:
             subject_logger("access").warning("refused %s", decision)
         if self.sink is not None:
             self.sink(decision)

@@ -19,6 +19,7 @@ from meshnode.security.access import AccessRules
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
+from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
@@ -83,6 +84,8 @@ class ConfiguredWork:
         remotes = RemoteRunner(
             dialer, store, self._signatures, wall_clock, config.node.remote_maxoutput, tls
         )
+        self.others = AskThere(dialer, self._signatures, tls)
+        """Asks other nodes what this one may do there."""
         runners: dict[str, Runner] = {
             COMMAND: CommandRunner(Launcher(descriptors), store, self._types),
             REMOTE: remotes,

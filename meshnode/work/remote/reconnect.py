@@ -100,6 +100,39 @@ def _tag(dialer: Dialer, node: str, tag: str) -> str:
     return "" if advert is None else (advert.tags or {}).get(tag, "")
 
 
+async def open_talk(
+    dialer: Dialer,
+    node: str,
+    long_lines: trio.CapacityLimiter,
+    *,
+    sign: Sign | None = None,
+    tls: "TlsSource | None" = None,
+) -> RemoteControl:
+    """Open a conversation with a node, once it has shown its name.
+
+    Raises:
+        RemoteUnavailable: it cannot be reached now, or another node answers for it.
+        RemoteDistrusted: it, or this node, does not take the other's certificate.
+    """
+    with translated(dialer.node_id):
+        stream = await dialer.dial(node, CONTROL_SERVICE, tls)
+    with_meshnode = is_meshnode(dialer, node)
+    lines = ReplyLines(stream, long_lines)
+    try:
+        line = await lines.line(GREETING_TIMEOUT, MAX_GREETING)
+        if line.startswith("ERROR: "):
+            raise RemoteUnavailable(f"refused: {printable(line.removeprefix('ERROR: '), 80)}")
+        if line.encode() + b"\n" != greeting(node):
+            raise RemoteUnavailable(
+                f"while expecting node ID {node}, got message: {printable(line, 80)}"
+            )
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    takes = taken_keys(dialer, node) if with_meshnode else frozenset()
+    return RemoteControl(stream, lines, node, sign, with_meshnode=with_meshnode, takes=takes)
+
+
 class Reconnector:
     """Opens conversations with one node, and waits between tries.
 
@@ -152,29 +185,12 @@ class Reconnector:
             RemoteUnavailable: it cannot be reached now, or another node answers for it.
             RemoteDistrusted: it, or this node, does not take the other's certificate.
         """
-        tls = None if self._find_tls is None else self._find_tls()
-        with translated(self._dialer.node_id):
-            stream = await self._dialer.dial(self._node, CONTROL_SERVICE, tls)
-        with_meshnode = is_meshnode(self._dialer, self._node)
-        lines = ReplyLines(stream, self._long_lines)
-        try:
-            line = await lines.line(GREETING_TIMEOUT, MAX_GREETING)
-            if line.startswith("ERROR: "):
-                raise RemoteUnavailable(f"refused: {printable(line.removeprefix('ERROR: '), 80)}")
-            if line.encode() + b"\n" != greeting(self._node):
-                raise RemoteUnavailable(
-                    f"while expecting node ID {self._node}, got message: {printable(line, 80)}"
-                )
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        self._talk = RemoteControl(
-            stream,
-            lines,
+        self._talk = await open_talk(
+            self._dialer,
             self._node,
-            self._sign,
-            with_meshnode=with_meshnode,
-            takes=taken_keys(self._dialer, self._node) if with_meshnode else frozenset(),
+            self._long_lines,
+            sign=self._sign,
+            tls=None if self._find_tls is None else self._find_tls(),
         )
         self._recovers = False
         return self._talk

@@ -21,6 +21,7 @@ from meshnode.errors import (
     AccessRefused,
     CannotSign,
     CommandError,
+    ConnectsNobody,
     MeshnodeError,
     NotAllowed,
     SignatureRefused,
@@ -192,13 +193,32 @@ class UnitAccess:
             )
         return key
 
-    def check_any(self, verb: Verb, caller: Caller) -> None:
-        """Return if there can be anything at all to which the client may do that.
+    def check(self, verb: Verb, target: Target | None, caller: Caller) -> None:
+        """Return if the rules let a client; ``target`` None is for anything at all.
 
         Raises:
             NotAllowed: no rule lets it.
         """
-        self._rules.require(caller.asker(), verb, None)
+        self._rules.require(caller.asker(), verb, target)
+
+    def check_connect(self, node: str, caller: Caller) -> None:
+        """Return if this node connects the client to others, as ``connect`` has it.
+
+        Raises:
+            AccessRefused: it came from the mesh.
+        """
+        if caller.node and not self._forwarding:
+            raise ConnectsNobody(node, self._node_id)
+
+    def rehearsal(self) -> "UnitAccess":
+        """Return one that judges in the same way at this moment, and tells nobody of it."""
+        return UnitAccess(
+            self._node_id,
+            self._work_types,
+            self._signatures,
+            rules=self._rules.silent(),
+            forwarding=self._forwarding,
+        )
 
     def check_unit(
         self, verb: Verb, unit_id: str, status: UnitStatus, signature: str, caller: Caller

@@ -139,7 +139,7 @@ class WorkCommands:
     async def _list(self, request: ListRequest, session: ControlSession) -> JsonObject | None:
         if request.unit_id is None:
             caller, access = Caller.of(session), self._units.access
-            access.check_any(Verb.LIST, caller)
+            access.check(Verb.LIST, None, caller)
             units = (u for u in self._units.all() if access.is_listed(u.unit_id, u.status, caller))
             await _send_list(units, session)
             return None
@@ -161,7 +161,7 @@ class WorkCommands:
             Caller.of(session),
             self._units.access,
         )
-        access.check_any(Verb.SUBMIT, caller)
+        access.check(Verb.SUBMIT, None, caller)
         found = submissions.find(caller.node, request.key, request.unit_id, request.receipt)
         if found.unit and not access.is_known(found.unit.unit_id, found.unit.status, caller):
             found = Found(KeyState.NOTHING)

@@ -27,10 +27,12 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.security.access import AccessRules
 from meshnode.security.identity import Identity
+from meshnode.work.auth import auth_command
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType
+from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units import directory, tombstones
 from meshnode.work.units.access import Signatures
@@ -284,6 +286,9 @@ class FakeNode:
         self.registry = CommandRegistry(self.rules)
         command = self.as_before(work_command(self.units))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
+        if not self.is_receptor:
+            others = AskThere(FakeDialer(self.mesh, self.node_id), self.signatures)
+            self.registry.register(auth_command(self.units, others.ask))
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             await nursery.start(self.units.run)
