@@ -68,6 +68,7 @@ def status_lines(status: Reply) -> Iterator[str]:
                 yield from ("", f"{'Node':<{width}} {heading}")
                 yield from (f"{node:<{width}} {', '.join(kinds)}" for node, kinds in types.items())
     yield from _links(status, Terminal())
+    yield from _counts(status)
     yield from _rest(status)
 
 
@@ -81,7 +82,7 @@ def status_page(status: Reply, terminal: Terminal) -> Iterator[str]:
     for heading, rows in _mesh(status):
         if rows:
             yield from ("", *terminal.table(heading, rows, least))
-    yield from (terminal.line(line) for line in _rest(status))
+    yield from (terminal.line(line) for line in (*_counts(status), *_rest(status)))
 
 
 # --- what both have ------------------------------------------------------------------------------
@@ -100,6 +101,15 @@ def _width_of_names(status: Reply) -> int:
     return max([NARROWEST_NODE, *map(len, names)])
 
 
+def _counts(status: Reply) -> Iterator[str]:
+    """Say what became of messages: ``Firewall: 0 dropped, 3 rejected``."""
+    for key in _COUNTED:
+        counts = status.get(key) or {}
+        if counts:
+            told = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
+            yield from ("", f"{key}: {told}")
+
+
 def _rest(status: Reply) -> Iterator[str]:
     rest = {key: value for key, value in status.items() if key not in _SHOWN}
     if rest:
@@ -107,7 +117,11 @@ def _rest(status: Reply) -> Iterator[str]:
         yield from json_text(rest).splitlines()
 
 
+_COUNTED = ("Firewall", "Dropped")
+"""Keys with numbers of messages."""
+
 _SHOWN = {
+    *_COUNTED,
     "NodeID",
     "Version",
     "SystemCPUCount",

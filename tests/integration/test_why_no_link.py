@@ -207,7 +207,7 @@ def test_a_websocket_to_a_tcp_listener_is_named_where_it_listens(cluster: Cluste
     )
     wait_error(bar, "it sends an HTTP request; a tcp-listener is dialed with tcp-peer", "Listeners")
     bar.wait_log("it sends an HTTP request")
-    wait_error(foo, "the other end closed the connection during the handshake")
+    wait_error(foo, "closed the connection during the handshake, as a tcp-listener does")
 
 
 def test_a_port_where_nobody_says_anything_is_named(cluster: Cluster) -> None:

@@ -129,7 +129,10 @@ async def ask_upgrade(
     while handshake.connection is None:
         data = await stream.receive_some(HANDSHAKE_READ)
         if not data:
-            raise OSError("the other end closed the connection during the handshake")
+            raise OSError(
+                "the other end closed the connection during the handshake, as a tcp-listener "
+                "does, which is dialed with tcp-peer"
+            )
         answer += data
         if not answer.startswith(b"HTTP/") and (stranger := name_stranger(answer)) is not None:
             raise OSError(stranger)

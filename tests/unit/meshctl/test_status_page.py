@@ -275,3 +275,16 @@ def test_certificates_are_shown_with_their_names_and_ends(
     for text in ("foo", "a.example, 10.0.0.7", "2027-01-02", words, "/etc/foo.crt"):
         assert text in row
     assert "Additional data" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("show", [status_lines, lambda status: status_page(status, Terminal(80))])
+def test_what_became_of_messages_is_a_line_for_people(show) -> None:
+    counts = {"Firewall": {"Dropped": 0, "Rejected": 3}, "Dropped": {"Faults": 1}, "New": {"A": 1}}
+    lines = list(show({"NodeID": "foo", **counts}))
+    start = lines.index("Firewall: 0 dropped, 3 rejected")
+    assert lines[start + 1 :][:3] == [
+        "",
+        "Dropped: 1 faults",
+        "Additional data returned from Receptor:",
+    ]
+    assert "Firewall" not in "".join(lines[start + 3 :])
