@@ -78,6 +78,20 @@ def test_a_node_that_is_added_later_links_to_the_others(cluster: Cluster) -> Non
     foo.wait_knows("baz")
 
 
+def test_a_node_that_runs_links_by_the_certificate_that_was_made_anew(cluster: Cluster) -> None:
+    words = ("--node", "foo", "--node", "bar", "--out", "mesh", "--port", str(free_port()))
+    directives = made(cluster, *words)
+    foo = start(cluster, "foo", directives["foo"])
+    bar = start(cluster, "bar", directives["bar"])
+    foo.wait_knows("bar")
+    cluster.run("meshnode", "cert", "mesh", "--node", "bar", "--out", "mesh", "--force")
+    bar.wait_log(r"tls-client .*read anew")
+    foo.kill()
+    bar.wait_status(lambda status: not status["Connections"], what="the end of the link")
+    foo.start()
+    foo.wait_knows("bar")
+
+
 def test_a_node_of_another_mesh_does_not_get_in(cluster: Cluster) -> None:
     port = str(free_port())
     ours = made(cluster, "--node", "foo", "--node", "bar", "--out", "mesh", "--port", port)
