@@ -40,7 +40,8 @@ def who_briefly(client: object) -> str:
             return str(address)
         case {"Kind": "mesh", "Node": node, **more}:
             claim = _last(more.get("Claim"))
-            return f"{node} ({who_briefly(claim)})" if claim else str(node)
+            # Never the name alone: a node may be called as a user of this machine is.
+            return f"node {node} ({who_briefly(claim)})" if claim else f"node {node}"
         case Mapping():
             return str(client.get("Kind", "-"))
     return "-"

@@ -21,8 +21,8 @@ FOO = {"Kind": "mesh", "Node": "foo", "Service": "abc"}
         (ANN, "ann (uid 1000, pid 7)", "ann"),
         ({**ANN, "User": ""}, "uid 1000, pid 7", "uid 1000"),
         ({"Kind": "tcp", "Address": "10.0.0.7:4312"}, "10.0.0.7:4312", "10.0.0.7:4312"),
-        (FOO, "node foo", "foo"),
-        ({**FOO, "Claim": ANN}, "node foo, which says for ann (uid 1000, pid 7)", "foo (ann)"),
+        (FOO, "node foo", "node foo"),
+        ({**FOO, "Claim": ANN}, "node foo, which says for ann (uid 1000, pid 7)", "node foo (ann)"),
         ({"Kind": "unknown"}, "an unknown client", "unknown"),
         ({"Kind": "cert", "Subject": "CN=x"}, "Kind cert, Subject CN=x", "cert"),
         (None, "-", "-"),
@@ -31,6 +31,13 @@ FOO = {"Kind": "mesh", "Node": "foo", "Service": "abc"}
 )
 def test_a_client_is_told_in_words(client, line, brief) -> None:
     assert (who(client), who_briefly(client)) == (line, brief)
+
+
+def test_a_node_is_not_shown_as_the_user_or_the_address_that_it_is_called() -> None:
+    for client in (ANN, {"Kind": "tcp", "Address": "10.0.0.7:4312"}):
+        namesake = {**FOO, "Node": who_briefly(client)}
+        assert who_briefly(namesake) != who_briefly(client)
+        assert who(namesake) != who(client)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_claims_within_claims_are_not_followed_however_deep() -> None:
     for _ in range(100_000):
         client = {**FOO, "Claim": client}
     assert who(client) == "node foo, which says for node foo"
-    assert who_briefly(client) == "foo (foo)"
+    assert who_briefly(client) == "node foo (node foo)"
 
 
 def test_a_list_says_whose_each_unit_is_and_what_was_asked_for() -> None:
