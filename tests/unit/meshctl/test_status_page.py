@@ -166,6 +166,18 @@ def test_colours_say_what_is_well_and_what_is_not_and_nothing_else_changes() -> 
     assert re.search(r"\x1b\[31mclosed\x1b\[0m", text)
 
 
+def test_a_node_that_is_linked_by_another_dial_is_shown_by_its_name_and_as_well_as_one_that_is_up():
+    linked = peer("10.0.0.77:2222", State="linked", NextTryIn=8 * SECOND, LastError="refused: x")
+    (line,) = [
+        line
+        for line in status_page(STATUS | {"Peers": [linked]}, Terminal(100, in_colour=True))
+        if "10.0.0.77" in line
+    ]
+    assert "\x1b[32mlinked\x1b[0m" in line
+    assert "\x1b[31m" not in line
+    assert COLOUR.sub("", line).split()[2:] == ["linked", "1h2m", "1", "8s", "bar"]
+
+
 @pytest.mark.parametrize(
     ("tty", "environment", "wanted"),
     [
