@@ -283,6 +283,32 @@ def test_the_newest_version_is_spoken_where_older_ones_are_allowed(ends: Ends) -
     assert ends.version == "TLSv1.3"
 
 
+@pytest.mark.parametrize("only_1_3", [True, False])
+def test_no_session_is_taken_up_again_without_its_certificate(ends: Ends, only_1_3: bool) -> None:
+    ends.server_options["mintls13"] = ends.client_options["mintls13"] = only_1_3
+    ends.client_speaks_1_2 = not only_1_3
+    server_settings, client_settings = ends.server(), ends.client()
+    if ends.client_speaks_1_2:
+        client_settings.context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    session = None
+    for _ in range(2):
+        server = TlsEngine(server_settings)
+        client = TlsEngine(client_settings, replace(client_settings.expected, host="localhost"))
+        if session is not None:
+            client._connection.set_session(session)
+        for _ in range(5):
+            for engine, other in ((client, server), (server, client)):
+                if engine.is_done or engine.handshake():
+                    engine.write(b"x")
+                    engine.read(100)
+                while data := engine.outgoing():
+                    other.feed(data)
+        session = client._connection.get_session()
+        assert server.certificate is not None
+        assert client.certificate is not None
+        assert server.certificate.node_ids == ("bar",)
+
+
 # --- chains that another engine hands over -------------------------------------------------------
 
 
