@@ -87,9 +87,17 @@ MEMORY = Kind("memory", listen_memory)
 
 KINDS = (TCP, WS, TLS, WSS, UDP, MEMORY)
 
+PLAIN = (TCP, WS, UDP, MEMORY)
+"""Those without TLS. With it the same frames come out of TLS, which has tests of its own."""
+
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+every_plain_kind = pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.name)
 reliable_kinds = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.reliable], ids=lambda kind: kind.name
+)
+
+reliable_plain_kinds = pytest.mark.parametrize(
+    "kind", [kind for kind in PLAIN if kind.reliable], ids=lambda kind: kind.name
 )
 
 

@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
-from link_kinds import MEMORY, TCP, UDP, UDP_MOST, WS, Kind, every_kind, reliable_kinds
+from link_kinds import MEMORY, TCP, UDP, UDP_MOST, WS, Kind, every_plain_kind, reliable_plain_kinds
 from malformed import (
     ADVERT,
     NAME,
@@ -121,7 +121,7 @@ def corpus() -> list[bytes]:
     return [*handmade(), *mutated(seed=1, count=MUTATIONS)]
 
 
-@reliable_kinds
+@reliable_plain_kinds
 @pytest.mark.parametrize("opened", [False, True], ids=["opening", "established"])
 async def test_malformed_messages_cost_only_their_link(kind, opened, caplog):
     caplog.set_level(logging.DEBUG, "meshnode")  # what was told already is not told louder
@@ -170,7 +170,7 @@ async def test_malformed_messages_over_udp_cost_only_their_link(caplog):
     assert sum("refused a message" in text for text in caplog.messages) > len(attacks) / 5
 
 
-@reliable_kinds
+@reliable_plain_kinds
 @pytest.mark.parametrize("cost", ["1e15", "1e20", "1e300"])
 async def test_an_update_that_is_longer_when_it_is_passed_on_harms_nobody(kind, cost):
     peers = ",".join(f'"n{number}":{cost}' for number in range(4600))
@@ -419,7 +419,7 @@ def test_no_bytes_on_a_link_that_is_up_end_more_than_it(kind, pieces, data):
 # --- floods --------------------------------------------------------------------------------------
 
 
-@every_kind
+@every_plain_kind
 async def test_a_flood_of_half_opened_links_leaves_the_node_at_work(kind, monkeypatch):
     monkeypatch.setattr(places, "MAX_OPENING", 30)
     async with scene(kind) as found, trio.open_nursery() as nursery:
@@ -453,7 +453,7 @@ async def test_silent_connections_to_a_websocket_leave_it_at_work():
             await stream.aclose()
 
 
-@every_kind
+@every_plain_kind
 async def test_a_peer_that_never_reads_holds_up_nobody(kind):
     async with scene(kind) as found:
         deaf = await found.dialer.dial()
