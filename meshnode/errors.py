@@ -136,7 +136,12 @@ class StreamError(MeshError):
 
 class HandshakeRefused(StreamError):
     """One end of a stream's connection refused the other in the handshake: TLS settings differ, or
-    a certificate is not good. The text says which, and who refused."""
+    a certificate is not good. The text says which, and who refused; ``kind`` is the same for all
+    of the same kind, whatever the time and the names in the text."""
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class ReloadFault(IntEnum):

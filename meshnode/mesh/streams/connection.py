@@ -45,7 +45,7 @@ from aioquic.quic import events
 
 from meshnode.errors import HandshakeRefused, MeshError, MeshTimeout, NoRoute, StreamError
 from meshnode.errors import Unreachable as UnreachableError
-from meshnode.logs import subject_logger
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams.ends import Boundary, end_error
@@ -76,6 +76,10 @@ class ConnectionOwner(Protocol):
 
     def connection_ready(self) -> None:
         """Note that the handshake is done."""
+
+    def handshake_refused(self, error: HandshakeRefused, log: SubjectLogger) -> None:
+        """Note that there is no connection, since one end does not take the other for whom it
+        should be."""
 
     def connection_ended(self, connection: "Connection") -> None:
         """Note that the connection is over and takes no more datagrams."""
@@ -330,7 +334,7 @@ class Connection:
         if end is not None:
             error = end_error(self._quic, end)
             if self._quic.judge is not None and isinstance(error, HandshakeRefused):
-                self._log.warning("%s", error)
+                self._owner.handshake_refused(error, self._log)
             self._fail(error, closing=self._quic.has_last_words)
             return False
         return data > 0 and others == 0

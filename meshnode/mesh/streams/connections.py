@@ -9,13 +9,17 @@ connection is made, or before by :func:`load_engine`.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import trio
+
 from meshnode import files
-from meshnode.errors import NoEngine
+from meshnode.errors import HandshakeRefused, NoEngine
+from meshnode.logs import SubjectLogger
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams.flowcontrol import Credit, CreditPool, SendBudget
 from meshnode.protocol.namehash import NameTable
@@ -31,6 +35,12 @@ if TYPE_CHECKING:
 
 QLOGDIR = "QLOGDIR"
 """Environment variable that names the directory of logs in qlog, as for receptor."""
+
+REPEATED_AFTER = 3600.0
+"""Seconds after which a refusal that lasts is logged again."""
+
+REMEMBERED = 256
+"""Refusals that are remembered as logged."""
 
 CONNECTION_BYTES = 50 * 1024
 """What a connection takes of memory, about."""
@@ -97,6 +107,8 @@ class Connections:
         """By node. Weak: a budget lives for as long as a connection with the node uses it."""
         self._branch_budgets: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
         """By branch. Weak: a budget lives for as long as one of a node of the branch."""
+        self._refusals: dict[tuple[str, str], float] = {}
+        """When handshakes with which nodes were refused for what; the last one is at the end."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -138,6 +150,24 @@ class Connections:
         if found is None:
             found = self._branch_budgets[branch] = SendBudget.of_branch()
         return found
+
+    def note_refusal(self, node: str, error: HandshakeRefused, log: SubjectLogger) -> None:
+        """Log that an end was refused: once while it lasts, however often it is tried again."""
+        now, kind = trio.current_time(), (node, error.kind)
+        is_news = now >= self._refusals.get(kind, -math.inf) + REPEATED_AFTER
+        if not is_news:
+            log.debug("%s", error)
+            return
+        log.warning("%s", error)
+        self._refusals.pop(kind, None)
+        self._refusals[kind] = now
+        if len(self._refusals) > REMEMBERED:
+            del self._refusals[next(iter(self._refusals))]
+
+    def note_trust(self, node: str) -> None:
+        """Forget what was refused of a node, now that each end has shown to be who it should be."""
+        for kind in [kind for kind in self._refusals if kind[0] == node]:
+            del self._refusals[kind]
 
     def start(self, connection: Connection) -> None:
         """Drive a connection until it is over."""

@@ -44,9 +44,11 @@ def end_error(quic: MeshQuicConnection, end: ConnectionTerminated) -> StreamErro
         return StreamError(text)
     if not quic.has_last_words:
         meaning = "" if end.reason_phrase else _meaning(text.removeprefix("TLS: "))
-        return HandshakeRefused(f"the other end refused: {text}{meaning}")
+        return HandshakeRefused(f"the other end refused: {text}{meaning}", f"{end.error_code:#x}")
     own = None if quic.judge is None else quic.judge.refusal
-    return HandshakeRefused(text if own is None else str(own))
+    if own is None:
+        return HandshakeRefused(text, f"{end.error_code:#x} here")
+    return HandshakeRefused(str(own), own.problem.value)
 
 
 def _meaning(alert: str) -> str:

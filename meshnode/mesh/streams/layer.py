@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meshnode.errors import MeshError
-from meshnode.logs import subject_logger
+from meshnode.errors import HandshakeRefused, MeshError
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.router import Router
 from meshnode.mesh.streams.connections import Connections, Spawn, judge_of, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
@@ -126,7 +126,7 @@ class StreamLayer:
         target = self._names.name(peer[0]) or node
         connection = Dialed(
             self._router,
-            _DialedOwner(self, own_service, credit),
+            _DialedOwner(self, own_service, credit, target, is_secured=tls is not None),
             MeshQuicConnection.client(
                 self._router.own_id,
                 peer,
@@ -178,8 +178,18 @@ class StreamLayer:
 class _DialedOwner:
     """Owner of a dialed connection."""
 
-    def __init__(self, layer: StreamLayer, own_service: ServiceKey, credit: Credit) -> None:
+    def __init__(
+        self,
+        layer: StreamLayer,
+        own_service: ServiceKey,
+        credit: Credit,
+        node: str,
+        *,
+        is_secured: bool,
+    ) -> None:
         self._layer = layer
+        self._node = node
+        self._is_secured = is_secured
         self._own_service = own_service
         self._credit = credit
 
@@ -188,7 +198,13 @@ class _DialedOwner:
         return False
 
     def connection_ready(self) -> None:
-        """Do nothing: who dialed waits for that itself."""
+        """Note it where the other end had to show who it is; who dialed waits for it itself."""
+        if self._is_secured:
+            self._layer.connections.note_trust(self._node)
+
+    def handshake_refused(self, error: HandshakeRefused, log: SubjectLogger) -> None:
+        """Log it; who dialed gets it as an error, too."""
+        self._layer.connections.note_refusal(self._node, error, log)
 
     def connection_ended(self, connection: Connection) -> None:
         """Give the service name back; late packets are answered ``service unknown``."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meshnode.errors import NoEngine
-from meshnode.logs import subject_logger
+from meshnode.errors import HandshakeRefused, NoEngine
+from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.links.base import Message
 from meshnode.mesh.streams.connections import Connections, judge_of, load_engine
 from meshnode.mesh.streams.flowcontrol import Credit
@@ -52,6 +52,16 @@ class StreamListener(trio.abc.Listener[MeshStream]):
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once when the listener is closed."""
         self._on_close = callback
+
+    @property
+    def connections(self) -> Connections:
+        """All connections of the node."""
+        return self._shared
+
+    @property
+    def is_secured(self) -> bool:
+        """Whether the service has TLS settings."""
+        return self._tls is not None
 
     # --- datagrams ---------------------------------------------------------------------------
 
@@ -124,7 +134,7 @@ class StreamListener(trio.abc.Listener[MeshStream]):
         )
         connection = Connection(
             self._shared.router,
-            _Accepted(self, place, credit),
+            _Accepted(self, place, credit, peer_node),
             quic,
             self._key,
             address,
@@ -202,8 +212,11 @@ class StreamListener(trio.abc.Listener[MeshStream]):
 class _Accepted:
     """Owner of a connection that another node began."""
 
-    def __init__(self, listener: StreamListener, place: Admitted, credit: Credit) -> None:
+    def __init__(
+        self, listener: StreamListener, place: Admitted, credit: Credit, node: str
+    ) -> None:
         self._listener = listener
+        self._node = node
         self._place = place
         self._credit = credit
 
@@ -214,6 +227,12 @@ class _Accepted:
     def connection_ready(self) -> None:
         """Note that the handshake is done."""
         self._place.ready()
+        if self._listener.is_secured:
+            self._listener.connections.note_trust(self._node)
+
+    def handshake_refused(self, error: HandshakeRefused, log: SubjectLogger) -> None:
+        """Log it."""
+        self._listener.connections.note_refusal(self._node, error, log)
 
     def connection_ended(self, connection: Connection) -> None:
         """Give back the place and the credit of the connection."""

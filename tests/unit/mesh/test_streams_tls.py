@@ -134,6 +134,34 @@ async def refused(caplog, listens_with, dials_with):
     return str(refusal.value), logged(caplog, "foo"), logged(caplog, "bar")
 
 
+async def test_a_refusal_is_logged_once_while_it_lasts_and_again_after_it_was_mended(
+    caplog, autojump_clock
+):
+    bad, good = ends(client=client(**OLD)), good_ends()
+
+    async def dial_in_vain():
+        with pytest.raises(HandshakeRefused):
+            await dial(bar, bad.client)
+        await trio.sleep(2)
+
+    def lines():
+        return [logged(caplog, name).count("expired at") for name in ("foo", "bar")]
+
+    async with service(good.server) as (bar, foo, listener):
+        for _ in range(3):
+            await dial_in_vain()
+        assert lines() == [1, 1]
+        await foo.listen("plain")
+        await (await bar.dial("foo", "plain")).aclose()
+        await dial_in_vain()
+        assert lines() == [1, 1]
+        with pytest.raises(HandshakeRefused):
+            await dial(bar, ends(shows_none=True).client)
+        await check_talk(await dial(bar, good.client), listener)
+        await dial_in_vain()
+        assert lines() == [2, 2]
+
+
 def lacking(text, words):
     return [word for word in words if word not in text]
 
