@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.commands.auth import auth
 from meshctl.commands.hints import hint
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.toplevel import MeshctlGroup
@@ -262,6 +263,7 @@ def version(invocation: Invocation, as_json: bool) -> None:
 
 
 cli.add_command(work)
+cli.add_command(auth)
 
 
 def main() -> None:

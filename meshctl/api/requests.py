@@ -63,3 +63,9 @@ def adoption(node: str, unit_id: str, tls_client: str, signwork: bool) -> JsonOb
 def remote_ending(subcommand: str, unit_id: str) -> JsonObject:
     """Return the request to release an adopted unit also where it is."""
     return {"command": "work", "subcommand": subcommand, "unitid": unit_id, "remote": "true"}
+
+
+def may_request(verb: str, what: Mapping[str, str], params: Mapping[str, str]) -> JsonObject:
+    """Return the question whether the client may do something; the answer does nothing."""
+    request: JsonObject = {"command": "auth", "subcommand": "can", "verb": verb, **what}
+    return request | {"params": dict(params)} if params else request

@@ -44,7 +44,7 @@ class ExitCode(enum.IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done",
-    ExitCode.FAILURE: "the unit Failed (work results, wait, status --watch, submit)",
+    ExitCode.FAILURE: "the unit Failed (work results, wait, status --watch, submit); auth can: no",
     ExitCode.PING_FAILED: "at least one ping was not answered",
     ExitCode.RELOAD_NEEDS_RESTART: "reload: a directive changed that needs a restart",
     ExitCode.RELOAD_UNPARSABLE: "reload: the configuration does not parse",

@@ -14,10 +14,11 @@ PAGE = (Path(__file__).parents[3] / "docs" / "meshctl.md").read_text("utf-8")
 
 def commands():
     for name, command in cli.commands.items():
-        if name != "work":
+        if name not in {"work", "auth"}:
             yield name, command
-    for name, command in cli.commands["work"].commands.items():
-        yield f"work {name}", command
+    for group in ("work", "auth"):
+        for name, command in cli.commands[group].commands.items():
+            yield f"{group} {name}", command
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda c: c)
