@@ -227,7 +227,7 @@ class PeerSession:
                 self.sender.send_routing(end.rejection.encode())
             self.sender.close()
             nursery.cancel_scope.deadline = trio.current_time() + FLUSH_TIMEOUT
-            if end is not None:
+            if end is not None and not self.was_established:  # routes lead elsewhere at once
                 with self.boundary:
                     await end.hear_answer(self._link)
 
