@@ -8,14 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from harness import Cluster, Node, free_port
 from signing_keys import new_key, private_pem, public_pem, write_key
+from tls_makers import authority
 
 FILES = Path(__file__).parents[1] / "data/configs"
-
-WITH_TLS = {
-    "awx-bundle-execution.yml",
-    "awx-control-pod-generated.yml",
-    "receptor-docs-tls-pinned-v1.yml",
-}
 
 CANNOT = "this node cannot run work type kubernetes-runtime-auth: it needs Kubernetes"
 
@@ -112,7 +107,11 @@ def as_here(converted: str, node: Node, keys: Path) -> str:
         r"filename: \S+$": f"filename: {node.socket}",
         r"^    datadir: .*\n": "",
         r"^- node:\n": f"- node:\n    datadir: {node.directory}/data\n",
-        r"address: \S+:\d+$": f"address: 127.0.0.1:{free_port()}",
+        r"address: (?!wss:)\S+:\d+$": f"address: 127.0.0.1:{free_port()}",
+        r"address: wss:\S+$": f"address: wss://127.0.0.1:{free_port()}",
+        r"^    cert: \S+$": f"    cert: {keys}/node.crt",
+        r"^    key: \S+$": f"    key: {keys}/node.key",
+        r"(clientcas|rootcas): \S+$": rf"\1: {keys}/ca.crt",
         r"^- tcp-listener: 2222$": "- tcp-listener:\n    port: 2222",
         r"^    port: \d+$": f"    port: {free_port()}\n    bindaddr: 127.0.0.1",
     }
@@ -125,13 +124,12 @@ def as_here(converted: str, node: Node, keys: Path) -> str:
     return converted
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.name for path in FILES.glob("*.yml") if path.name not in WITH_TLS)
-)
-def test_a_node_runs_from_each_file_that_asks_for_no_tls(
-    name: str, cluster: Cluster, key: rsa.RSAPrivateKey
-) -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in FILES.glob("*.yml")))
+def test_a_node_runs_from_each_file(name: str, cluster: Cluster, key: rsa.RSAPrivateKey) -> None:
     write_keys(key, cluster.directory)
+    authority().write(cluster.directory)
+    nodes = ["exec01.example.org", "foo", socket.gethostname()]
+    authority().issue("node", nodes=nodes).write(cluster.directory, "node")
     converted = cluster.run("meshnode", "check", "--convert", FILES / name).stdout.decode()
     named = re.search(r"^    id: (\S+)$", converted, re.MULTILINE)
     node = cluster.node(named[1] if named else socket.gethostname(), start=False)
