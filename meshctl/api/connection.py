@@ -9,10 +9,11 @@ from meshctl.api.errors import (
     CommandRefused,
     NotTrusted,
     ProtocolMismatch,
+    Refused,
     SessionLost,
 )
 from meshctl.api.settings import Address, TlsSettings
-from meshctl.api.transport import RECEIVE_BYTES, Refused, Transport, open_transport
+from meshctl.api.transport import RECEIVE_BYTES, Transport, open_transport
 
 MAX_GREETING = 4096
 """Longest greeting in bytes, with room for any node ID; other services speak longer first lines."""

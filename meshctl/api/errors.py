@@ -93,3 +93,10 @@ class WaitTimedOut(ControlError):
         super().__init__(f"unit {unit_id} has not ended within {seconds:g} s: it is {state}")
         self.unit_id = unit_id
         self.status = dict(status)
+
+
+class Refused(OSError):
+    """The other side of a TLS connection refuses us; ``strerror`` says why.
+
+    A failure of a socket, which its session turns into one of the errors above.
+    """

@@ -11,9 +11,8 @@ import struct
 import threading
 from contextlib import suppress
 
-from meshctl.api.errors import BadSettings, CannotReach, NotTrusted
+from meshctl.api.errors import BadSettings, CannotReach, NotTrusted, Refused
 from meshctl.api.settings import TlsSettings
-from meshctl.api.transport import Refused
 
 _RECORD_BYTES = 64 * 1024
 """Most bytes of ciphertext taken at once: a few of TLS's 16-KiB records."""

@@ -29,10 +29,6 @@ NOT_PERMITTED = (
 NO_LISTENER = "connection refused. Is meshnode running with tcplisten on this port?"
 
 
-class Refused(OSError):
-    """The other side of a TLS connection refuses us; ``strerror`` says why."""
-
-
 class Transport(Protocol):
     """What a session needs of its connection. Sending and receiving may be in two threads."""
 
