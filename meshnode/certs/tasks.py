@@ -21,6 +21,7 @@ from meshnode.config.cert_directives import CertDirective, CertInit, CertMakereq
 from meshnode.config.faults import COMMAND_LINE
 from meshnode.errors import NotMade, SecurityError, UnusableRequest
 from meshnode.files import PRIVATE
+from meshnode.security.keyfiles import others_of
 from meshnode.security.verification import told
 
 YES: Final = frozenset({"y", "yes"})
@@ -164,6 +165,8 @@ def sign_request(task: CertSignreq, writer: Writer, desk: Desk) -> None:
     """Sign a request, once a person has seen it, or need not."""
     writer.check_free([task.outcert], [task.req, task.cacert, task.cakey])
     authority = load_authority(task.cacert, task.cakey)
+    for text in others_of(task.cakey, is_secret=True):
+        desk.warn(text)
     request = load_request(task.req)
     validity = lasting(task.notbefore, task.notafter, issuing.YEARS_OF_NODE, desk.now)
     validity = within_authority(authority, validity, desk, is_given=task.notafter is not None)

@@ -166,12 +166,16 @@ _MOST_LINKS: Final = 40
 
 def doubts(files: Iterable[KeyFile]) -> tuple[Fault, ...]:
     """Return a warning for each file that others can read and should not, or can replace."""
-    return tuple(file.fault(text) for file in files for text in others_of(file))
+    return tuple(
+        file.fault(text)
+        for file in files
+        for text in others_of(file.path, is_secret=file.is_secret)
+    )
 
 
-def others_of(file: KeyFile) -> Iterator[str]:
+def others_of(path: Path, *, is_secret: bool) -> Iterator[str]:
     """Yield what other users can do with a file, with the command that helps."""
-    path, shown = file.path, printable(str(file.path))
+    shown = printable(str(path))
     try:
         found = path.stat()
         beyond = [*ownership_warnings(path.absolute().parent)]
@@ -182,8 +186,8 @@ def others_of(file: KeyFile) -> Iterator[str]:
     mode = stat.S_IMODE(found.st_mode)
     mine = found.st_uid == os.geteuid()
     # A key of root's that this user's group may read is how it gets at it.
-    unwanted = stat.S_IROTH | (stat.S_IRGRP if mine else 0) if file.is_secret else 0
-    remedy = "600" if file.is_secret and mine else "o-rwx" if file.is_secret else "go-w"
+    unwanted = stat.S_IROTH | (stat.S_IRGRP if mine else 0) if is_secret else 0
+    remedy = "600" if is_secret and mine else "o-rwx" if is_secret else "go-w"
     if mode & unwanted:
         yield f'"{shown}" can be read by other users (mode {mode:04o}); now: chmod {remedy} {shown}'
     elif mode & _WRITABLE:

@@ -159,21 +159,40 @@ def doubts(settings: TlsSettings, now: datetime.datetime) -> list[str]:
     """Return what is wrong with a certificate that this end shows, and others will refuse."""
     if settings.own is None:
         return []
-    found = []
-    own, file = settings.own.certificate, settings.own.file
-    left = own.not_after - now
-    if own.not_before > now:
-        text = f"is not yet valid: it begins at {told(own.not_before)}, and now it is {told(now)}"
-        found.append(f'"{file}" {text}; check the clocks')
-    elif left <= datetime.timedelta(0):
-        text = f"expired at {told(own.not_after)}, and now it is {told(now)}"
-        found.append(f'"{file}" {text}; renew it, or check the clocks')
-    elif left <= WARNED_AHEAD:
-        found.append(f'"{file}" expires at {told(own.not_after)}, in {left.days} days; renew it')
+    own, *above = settings.own.chain
+    file = f'"{settings.own.file}"'
+    found = [f"{file} {text}" for text in _doubts_of_dates(own, now)]
+    for certificate in above:
+        subject = f"{file}: the CA's certificate in it ({certificate})"
+        found += [f"{subject} {text}" for text in _doubts_of_dates(certificate, now)]
     if not own.may_be(settings.usage):
         text = f"may not be used as a {settings.usage.value}'s: its extended key usage forbids it"
-        found.append(f'"{file}" {text}')
+        found.append(f"{file} {text}")
     return found
+
+
+def doubts_of_trust(settings: TlsSettings, now: datetime.datetime) -> list[str]:
+    """Return what is wrong with the CAs that this end trusts: soon none of them may hold."""
+    trust = settings.expected.trust
+    if trust is None or trust.last is None:
+        return []
+    # Old ones beside a new one are usual.
+    subject = f"{trust.words}: the one that ends last ({trust.last})"
+    return [f"{subject} {text}" for text in _doubts_of_dates(trust.last, now)]
+
+
+def _doubts_of_dates(certificate: Certificate, now: datetime.datetime) -> list[str]:
+    begins, ends = certificate.not_before, certificate.not_after
+    left = ends - now
+    if begins > now:
+        text = f"is not yet valid: it begins at {told(begins)}, and now it is {told(now)}"
+        return [f"{text}; check the clocks"]
+    if left <= datetime.timedelta(0):
+        text = f"expired at {told(ends)}, and now it is {told(now)}"
+        return [f"{text}; renew it, or check the clocks"]
+    if left <= WARNED_AHEAD:
+        return [f"expires at {told(ends)}, in {left.days} days; renew it"]
+    return []
 
 
 def unfit_above(settings: TlsSettings) -> str:
@@ -271,10 +290,12 @@ def _trust(
 
 def trust_in(file: Path, context: SSL.Context) -> Trust:
     """Have a context trust the CAs in a file. Raises UnusableCertificate or crypto.Error."""
-    trust = Trust(context, f'a CA in "{file}"')
+    cas = load_certificates(file)
+    last = max(cas, key=lambda ca: ca.not_after)
+    trust = Trust(context, f'a CA in "{file}"', last)
     # As for receptor, whatever is in the file is trusted, be it a root or below one.
     trust.store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    for found in load_certificates(file):
+    for found in cas:
         certificate = x509.load_der_x509_certificate(found.der)
         trust.store.add_cert(crypto.X509.from_cryptography(certificate))
     return trust

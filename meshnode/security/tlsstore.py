@@ -5,7 +5,7 @@ next connection, and those that are up go on with what they began with.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -53,13 +53,18 @@ class TlsUse:
         """The certificate that this end shows, if any."""
         return None if self.settings.own is None else self.settings.own.certificate
 
-    def doubts(self, now: datetime.datetime) -> Iterator[Fault]:
-        """Yield what is wrong with the certificate that this end shows."""
+    def doubts(self, now: datetime.datetime) -> list[Fault]:
+        """Return what is wrong with the certificate that this end shows, and with its CAs."""
         from meshnode.security import tls  # noqa: PLC0415 - there are settings: it is loaded
 
-        place, subject = self.directive.place_of("cert"), (self.directive.INFO.name, "cert")
-        texts = [*tls.doubts(self.settings, now), *([self.doubt] if self.doubt else [])]
-        return (Fault(place, subject, text) for text in texts)
+        cas = "clientcas" if isinstance(self.directive, TlsServer) else "rootcas"
+        found = [("cert", text) for text in tls.doubts(self.settings, now)]
+        found += [("cert", self.doubt)] if self.doubt else []
+        found += [(cas, text) for text in tls.doubts_of_trust(self.settings, now)]
+        return [
+            Fault(self.directive.place_of(name), (self.directive.INFO.name, name), text)
+            for name, text in found
+        ]
 
     def has_changed(self, old: "TlsUse", changed: frozenset[Path]) -> bool:
         """Whether directive or files are others than in an old one."""

@@ -60,6 +60,8 @@ class Trust:
     context: SSL.Context
     """Has OpenSSL's store, and keeps it alive."""
     words: str
+    last: Certificate | None = None
+    """The one of a file that ends last: after that none of its CAs holds."""
 
     @property
     def store(self) -> crypto.X509Store:

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from signing_keys import new_key, private_pem, public_pem
-from tls_makers import DAY, Made, authority, other_authority
+from tls_makers import DAY, Authority, Made, authority
 
 from meshnode import logs, renewal
 from meshnode.config import load_file
@@ -180,7 +180,7 @@ async def test_a_certificate_that_is_replaced_is_shown_from_then_on(running, way
 
 
 async def test_other_cas_are_trusted_from_then_on(running):
-    running.files["ca.crt"] = other_authority().pem
+    running.files["ca.crt"] = Authority("Other CA").pem
     running.put()
     await running.lines.wait("keys: tls-server s: read anew")
 
@@ -299,6 +299,30 @@ async def test_a_certificate_that_does_not_hold_is_a_warning_with_both_times(
     if words:
         assert found[0].startswith(f"{running.directory}/foo.yml:3: tls-server: cert: ")
         await running.lines.wait(part)
+
+
+async def test_cas_of_which_the_last_ends_are_warned_of_and_one_that_holds_is_enough(running):
+    ends = Authority("Other CA", ends=20 * DAY).pem
+    running.files["ca.crt"] = ends
+    running.put()
+    await running.lines.wait("read anew")
+    (found,) = running.keys.warnings()
+    head = f'{running.directory}/foo.yml:3: tls-server: clientcas: a CA in "{running.live}/ca.crt"'
+    assert found.startswith(f"{head}: the one that ends last (CN=Other CA) expires at ")
+    assert found.endswith(", in 19 days; renew it")
+    running.files["ca.crt"] = ends + authority().pem
+    running.put()
+    await running.lines.wait("read anew", times=2)
+    assert running.keys.warnings() == []
+
+
+async def test_a_ca_between_that_ends_is_warned_of(running):
+    between = Authority("between", above=authority(), ends=20 * DAY)
+    running.certificate(between.issue("second", nodes=["foo"]))
+    running.put()
+    await running.lines.wait("CN=second")
+    (found,) = running.keys.warnings()
+    assert "/tls.crt\": the CA's certificate in it (CN=between) expires at " in found
 
 
 async def test_a_certificate_that_ends_is_logged_once_a_day(

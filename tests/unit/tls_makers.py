@@ -76,11 +76,17 @@ def name(text: str) -> x509.Name:
 class Authority:
     """A CA that signs what it is asked to."""
 
-    def __init__(self, title: str = "Test CA", *, above: "Authority | None" = None) -> None:
+    def __init__(
+        self,
+        title: str = "Test CA",
+        *,
+        above: "Authority | None" = None,
+        ends: datetime.timedelta = 3650 * DAY,
+    ) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         signer = above or self
         self._name = name(title)
-        builder = _dated(self._name, self.key, -10 * DAY, 3650 * DAY)
+        builder = _dated(self._name, self.key, -10 * DAY, ends)
         builder = builder.issuer_name(signer._name)
         constraints = x509.BasicConstraints(ca=True, path_length=None)
         builder = builder.add_extension(constraints, critical=True)

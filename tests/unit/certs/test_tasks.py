@@ -194,6 +194,15 @@ def test_a_certificate_that_would_end_before_it_begins_is_refused(
 # --- What is read --------------------------------------------------------------------------------
 
 
+def test_the_key_of_a_ca_that_others_can_read_is_warned_of_when_it_signs(person: Scripted) -> None:
+    do(person, INIT, REQUEST)
+    Path("ca.key").chmod(0o640)
+    do(person, SIGN)
+    assert person.warned == [
+        '"ca.key" can be read by other users (mode 0640); now: chmod 600 ca.key'
+    ]
+
+
 def test_a_request_without_names_is_warned_of_and_not_signed(person: Scripted) -> None:
     do(person, INIT, "--cert-makereq commonname=foo outreq=foo.csr outkey=foo.key")
     assert person.warned == ['"foo.csr" names no node, host or address: no CA will sign it']

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.config import load_file
-from meshnode.config.work_directives import WorkSigning
 from meshnode.security.keyfiles import (
-    KeyFile,
     changed_files,
     doubts,
     key_files,
@@ -35,10 +33,6 @@ def load(directory: Path):
     file = directory / "foo.yml"
     file.write_text(ALL.replace("D/", f"{directory}/"))
     return load_file(str(file))
-
-
-def of(path: Path, *, is_secret: bool = True) -> KeyFile:
-    return KeyFile(WorkSigning(privatekey=path), "privatekey", path, is_secret)
 
 
 def test_all_files_of_a_configuration_are_known_and_which_are_secret(tmp_path):
@@ -123,7 +117,7 @@ def test_a_private_key_is_warned_of_exactly_if_others_may_read_or_write_it(tmp_p
         expected = [f'"{path}" can be read by other users {shown}']
     elif mode & 0o022:
         expected = [f'"{path}" can be replaced by other users {shown}']
-    assert list(others_of(of(path))) == expected
+    assert list(others_of(path, is_secret=True)) == expected
     path.unlink()
 
 
@@ -135,7 +129,7 @@ def test_a_public_key_that_others_can_replace_is_warned_of(tmp_path, mode, warns
     path.write_bytes(b"")
     path.chmod(mode)
     text = f'"{path}" can be replaced by other users (mode {mode:04o}); now: chmod go-w {path}'
-    assert list(others_of(of(path, is_secret=False))) == ([text] if warns else [])
+    assert list(others_of(path, is_secret=False)) == ([text] if warns else [])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
@@ -144,7 +138,7 @@ def test_a_key_of_another_user_is_warned_of(tmp_path):
     path.write_bytes(b"")
     path.chmod(0o600)
     os.chown(path, 4242, 4242)
-    assert list(others_of(of(path))) == [
+    assert list(others_of(path, is_secret=True)) == [
         f'"{path}" belongs to another user (uid 4242), who can replace it; now: chown 0 {path}'
     ]
 
@@ -156,9 +150,9 @@ def test_a_key_of_roots_may_be_read_by_the_group_through_which_the_node_reads_it
     path.write_bytes(b"")
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
     path.chmod(0o640)
-    assert not [text for text in others_of(of(path)) if "read" in text]
+    assert not [text for text in others_of(path, is_secret=True) if "read" in text]
     path.chmod(0o644)
-    (text,) = [text for text in others_of(of(path)) if "read" in text]
+    (text,) = [text for text in others_of(path, is_secret=True) if "read" in text]
     assert text == f'"{path}" can be read by other users (mode 0644); now: chmod o-rwx {path}'
 
 
@@ -173,7 +167,7 @@ def test_a_key_in_a_directory_that_others_may_write_to_is_warned_of(tmp_path, li
         path = open_one / "key.pem"
     (open_one / "key.pem").write_bytes(b"")
     (open_one / "key.pem").chmod(0o600)
-    (text,) = others_of(of(path))
+    (text,) = others_of(path, is_secret=True)
     assert text.startswith(
         f'"{path}" can be replaced by other users: "{open_one}" can be written by other users'
     )
