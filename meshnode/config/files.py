@@ -3,7 +3,7 @@
 A file has one document or several, which count as if they stood in one. forms.py reads each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import yaml
 
@@ -81,7 +81,7 @@ def _note_marked(error: yaml.MarkedYAMLError, whole: Place, faults: FaultLog) ->
 
 # --- Merge keys: ``<<: *anchor`` takes over the pairs of another map
 #
-# Keys are compared in lower case, as the names of directives and parameters are.
+# Names of directives and parameters are compared in lower case, keys within values as they are.
 
 MERGE_TAG = STANDARD + "merge"
 
@@ -89,7 +89,11 @@ MAX_MERGED = 1 << 17
 """Pairs that the merge keys of a file may look at: some thousands in the largest files of people. A
 map of a file's half that its other half names again and again would take all time and memory."""
 
-Pair = tuple[yaml.Node, yaml.Node]
+NAMED_DEPTH = 2
+"""Maps within each other whose keys are names: one of directives, and one of parameters."""
+
+Namer = Callable[[yaml.Node], str | int]
+"""Returns by what a key of a map is the same as another."""
 
 
 class TooMuchMerged(Exception):
@@ -107,34 +111,37 @@ class Merging:
 
     def merge_all(self, root: yaml.Node) -> None:
         """Merge in all maps of a document. Raises TooMuchMerged."""
-        pending = [root]
+        visited: set[int] = set()
+        pending = [(root, 0)]
         while pending:
-            node = pending.pop()
-            if id(node) in self._begun:
+            node, depth = pending.pop()
+            if id(node) in visited:
                 continue
+            visited.add(id(node))
             if isinstance(node, yaml.MappingNode):
-                self._merge(node)
-                pending.extend(part for pair in node.value for part in pair)
+                self._merge(node, _in_lower_case if depth < NAMED_DEPTH else _as_written)
+                pending.extend((part, depth + 1) for pair in node.value for part in pair)
             elif isinstance(node, yaml.SequenceNode):
-                self._begun.add(id(node))
-                pending.extend(node.value)
+                pending.extend((part, depth) for part in node.value)
 
-    def _merge(self, node: yaml.MappingNode) -> None:
-        """Merge one map, after those that it names; its own pairs count more than theirs."""
+    def _merge(self, node: yaml.MappingNode, name: Namer) -> None:
+        """Merge one map, once, after those that it names; its own pairs count more than theirs."""
+        if id(node) in self._begun:
+            return
         self._begun.add(id(node))
         own = [pair for pair in node.value if pair[0].tag != MERGE_TAG]
-        known = {_name(key) for key, _ in own}
+        known = {name(key) for key, _ in own}
         for key, value in node.value:
             if key.tag != MERGE_TAG:
                 continue
             for source in self._sources(value, place_of(key, self._whole)):
-                if id(source) not in self._begun:
-                    self._merge(source)
+                self._merge(source, name)
                 self._looked_at += len(source.value)
                 if self._looked_at > MAX_MERGED:
                     raise TooMuchMerged
-                taken = [pair for pair in source.value if _is_new(pair, known)]
-                known |= {_name(key) for key, _ in taken}
+                pairs = [pair for pair in source.value if pair[0].tag != MERGE_TAG]
+                taken = [pair for pair in pairs if name(pair[0]) not in known]
+                known |= {name(key) for key, _ in taken}
                 own += taken
         node.value = own
 
@@ -148,9 +155,10 @@ class Merging:
                 self._faults.add(place, text=text)
 
 
-def _is_new(pair: Pair, known: set[str | int]) -> bool:
-    return pair[0].tag != MERGE_TAG and _name(pair[0]) not in known
+def _in_lower_case(key: yaml.Node) -> str | int:
+    name = _as_written(key)
+    return name.lower() if isinstance(name, str) else name
 
 
-def _name(key: yaml.Node) -> str | int:
-    return str(key.value).lower() if isinstance(key, yaml.ScalarNode) else id(key)
+def _as_written(key: yaml.Node) -> str | int:
+    return str(key.value) if isinstance(key, yaml.ScalarNode) else id(key)

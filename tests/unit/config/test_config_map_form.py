@@ -138,6 +138,30 @@ def test_a_merge_key_works_within_values_and_around_directives(tmp_path: Path):
     assert [dict(work.env) for work in config.work_types] == [{"A": "1"}, {"B": "2"}]
 
 
+@pytest.mark.parametrize("item", ["", "- "], ids=["map", "list"])
+def test_keys_within_values_are_merged_as_they_are_written(item: str, tmp_path: Path):
+    """Names of variables and nodes are not those of parameters: PATH and Path are two."""
+    config = load(
+        tmp_path,
+        f"{item}node: foo\n"
+        f"{item}tcp-listener: {{port: 1, nodecost: {{<<: {{bar: 2, baz: 4}}, BAR: 3, baz: 5}}}}\n"
+        f"{item}work-command: {{worktype: x, command: c, env: {{<<: {{PATH: p}}, Path: q}}}}\n",
+    )
+    assert dict(config.listeners[0].nodecost) == {"BAR": 3.0, "baz": 5.0, "bar": 2.0}
+    assert dict(config.work_types[0].env) == {"Path": "q", "PATH": "p"}
+
+
+def test_a_map_that_others_take_over_keeps_what_they_replace(tmp_path: Path):
+    config = load(
+        tmp_path,
+        "node: foo\nlocal-only:\nwork-commands:\n"
+        "  - &work {worktype: x, command: c, env: {<<: {A: 1}, B: 2}}\n"
+        "  - {<<: *work, worktype: y, env: {C: 3}}\n",
+    )
+    envs = [dict(work.env) for work in config.work_types]
+    assert envs == [{"A": "1", "B": "2"}, {"C": "3"}]
+
+
 @pytest.mark.parametrize("own", ["<<: *a", "<<: [*a, *a]"])
 def test_a_map_that_merges_itself_is_as_without_that(own: str, tmp_path: Path):
     config = load(tmp_path, f"- node: foo\n- tcp-peer: &a\n    {own}\n    address: a:1\n")
