@@ -48,6 +48,11 @@ Warnings = Callable[[], Awaitable[Sequence[str]]]
 """Returns lines for a person: what this node needs somebody to look after."""
 
 
+def shown_to_everybody(session: ControlSession) -> bool:
+    """Let every client see the warnings, some of which name units."""
+    return True
+
+
 async def nothing_to_warn_of() -> Sequence[str]:
     """Return no warnings."""
     return ()
@@ -58,11 +63,12 @@ def status_command(
     warnings: Warnings = nothing_to_warn_of,
     links: Links = LinksReport,
     certificates: Certificates = no_certificates,
+    sees_warnings: Callable[[ControlSession], bool] = shown_to_everybody,
 ) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
-    ``Warnings`` is a field of our own, which is there while there are any; so are those of
-    ``links``, and ``Certificates``.
+    ``Warnings`` is a field of our own, which is there while there are any that the client may see;
+    so are those of ``links``, and ``Certificates``.
     """
 
     def run_with(fields: Set[str] | None) -> Handler:
@@ -83,7 +89,7 @@ def status_command(
                 }
             if fields is None or "Certificates" in fields:
                 reply["Certificates"] = certificate_fields(certificates()) or None
-            if fields is None or "Warnings" in fields:
+            if (fields is None or "Warnings" in fields) and sees_warnings(session):
                 reply["Warnings"] = list(await warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
 
@@ -330,7 +336,7 @@ def register_mesh_commands(
     ``tls_clients`` has the settings that clients may name.
     """
     for command in (
-        status_command(mesh, warnings, links, certificates),
+        status_command(mesh, warnings, links, certificates, registry.shows_units),
         ping_command(mesh),
         traceroute_command(mesh),
         connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients),

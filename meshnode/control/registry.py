@@ -195,3 +195,8 @@ class CommandRegistry:
         elif handler.verb is not None:
             target = handler.target.as_seen_by(session.node_id)
             self._rules.require(asker_of(session), handler.verb, target)
+
+    def shows_units(self, session: ControlSession) -> bool:
+        """Whether the client may list units of others, and so be told of any."""
+        nobodys = Target(node=session.node_id)
+        return not self._rules or self._rules.may(asker_of(session), Verb.LIST, nobodys)

@@ -35,8 +35,11 @@ def registry(mesh, rules) -> CommandRegistry:
     async def nothing_changed() -> None:
         return None
 
+    async def warnings() -> list[str]:
+        return ["unit abcdefgh could not be taken over"]
+
     registry = CommandRegistry(rules)
-    register_mesh_commands(registry, mesh, nothing_changed)
+    register_mesh_commands(registry, mesh, nothing_changed, warnings)
     return registry
 
 
@@ -98,3 +101,20 @@ async def test_a_session_goes_on_after_a_refusal(open_client, rules):
         answers = (await client.ask(b"reload\nping bar\n")).splitlines()
         assert answers[0] == b"ERROR: permission denied: reload"
         assert b'"Success":true' in answers[1]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "shown"),
+    [
+        ({}, True),
+        ({"own_only": True}, False),
+        ({"verbs": frozenset({Verb.MESH})}, False),
+        ({"verbs": frozenset({Verb.MESH, Verb.LIST})}, True),
+    ],
+)
+async def test_warnings_that_name_units_are_for_who_may_list_all(
+    open_client, rules, conditions, shown
+):
+    rules.rules = (rule(**conditions),)
+    async with open_client() as client:
+        assert (b"abcdefgh" in await client.ask(b"status\n")) == shown
