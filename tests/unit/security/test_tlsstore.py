@@ -133,11 +133,13 @@ def test_settings_are_found_by_name_and_kind(read):
         assert store.find_client(name) is None
 
 
-def test_settings_that_are_read_anew_are_found_where_the_old_ones_were(read):
+def test_settings_of_changed_files_are_found_where_the_old_ones_were(read, tmp_path):
     store = TlsStore()
     store.apply(read(""))
     found = store.find_client("cli")
     assert found is not None
     before = found()
     store.apply(read(""))
+    assert found() is before
+    store.apply(read(""), frozenset({tmp_path / "tls-client.crt"}))
     assert found() is not before
