@@ -21,6 +21,7 @@
     ├── CommandError             what a control client asked is wrong: "ERROR: <text>"
     │   └── UnknownUnit          no unit has that ID
     ├── WorkError                a unit could not be stored, started or watched
+    ├── NotAudited               it would be done if the audit log could be written
     ├── NotMade                  files of certificates could not be made; nothing was written
     └── SecurityError            an identity could not be proved, or may not do this
         ├── UnusableKey          a key file holds no key that could be used
@@ -179,6 +180,10 @@ class UnknownUnit(CommandError):
 
 class WorkError(MeshnodeError):
     """A unit could not be stored, started or watched."""
+
+
+class NotAudited(MeshnodeError):
+    """What was asked is not done, since the audit log cannot be written now."""
 
 
 class NotMade(MeshnodeError):

@@ -26,6 +26,7 @@ from meshnode.reload import ConfigLoader, Reloader
 from meshnode.renewal import KeyRenewal
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.security.access import AccessRules
+from meshnode.security.audit import AuditLog, checked_settings
 from meshnode.security.keyfiles import look_at_all
 from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
@@ -67,6 +68,10 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         reserve = DescriptorReserve()
         async with AsyncExitStack() as stack:
+            audit = AuditLog(config.node.id)
+            # Before everything that it is told of, and so it ends after that.
+            await stack.enter_async_context(audit.writing())
+            audit.apply(checked_settings(config.audit_log))
             mesh = await stack.enter_async_context(
                 open_mesh(
                     config.node.id,
@@ -78,11 +83,14 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             nursery.start_soon(_report_each_minute, limit)
             links = ConfiguredLinks(mesh, tls)
             rules = AccessRules(config.rules)
-            work = ConfiguredWork(config, mesh, raise_limit(), reserve, tls.find_client, rules)
+            work = ConfiguredWork(
+                config, mesh, raise_limit(), reserve, tls.find_client, rules, audit
+            )
+            rules.sink = work.units.journal.not_allowed
             keys = KeyRenewal(config, work, tls, looks)
-            reloader = Reloader(config, load_again, mesh, links, work, rules, keys)
+            reloader = Reloader(config, load_again, mesh, links, work, rules, keys, audit)
             registry = CommandRegistry(rules)
-            await _start(config, reloader, mesh, links, work, tls, keys, registry, nursery)
+            await _start(config, reloader, mesh, links, work, tls, keys, audit, registry, nursery)
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
@@ -110,6 +118,7 @@ async def _start(
     work: ConfiguredWork,
     tls: TlsStore,
     keys: KeyRenewal,
+    audit: AuditLog,
     registry: CommandRegistry,
     nursery: trio.Nursery,
 ) -> None:
@@ -129,6 +138,7 @@ async def _start(
         certificates=lambda: tls.certificates,
         forwarding=config.node.allowforwarding,
         tls_clients=tls.find_client,
+        audit=audit,
     )
     try:
         await nursery.start(units.run)
@@ -140,6 +150,7 @@ async def _start(
     registry.register(auth_command(units, work.others.ask))
     service = ControlService(config.node.id, registry)
     reloader.when_asked(service.restore_sockets)
+    reloader.when_asked(audit.reopen)
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)

@@ -13,7 +13,7 @@ import trio
 from meshnode import logs
 from meshnode.config import NodeConfig
 from meshnode.config.schema import Directive
-from meshnode.control.mesh_commands import SharedReload
+from meshnode.control.mesh_commands import SharedReload, reloaded
 from meshnode.errors import ConfigError, ReloadFault, ReloadRefused
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.configured import ConfiguredLinks, LinksRefused
@@ -21,6 +21,7 @@ from meshnode.permissions import AccessRule
 from meshnode.renewal import KeyRenewal
 from meshnode.resources import NoThread, in_thread
 from meshnode.security.access import AccessRules
+from meshnode.security.audit import AuditLog, AuditSettings, checked_settings, settings_of
 from meshnode.security.tlsstore import TlsStore
 from meshnode.work.configured import ConfiguredWork, WorkChange
 
@@ -52,6 +53,7 @@ class Reloader:
         work: ConfiguredWork,
         rules: AccessRules | None = None,
         keys: KeyRenewal | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         """``running`` is the configuration of all the others; without ``keys`` it has no TLS."""
         self._running = running
@@ -61,6 +63,7 @@ class Reloader:
         self._work = work
         self._rules = AccessRules(running.rules) if rules is None else rules
         self._keys = keys or KeyRenewal(running, work, TlsStore())
+        self._audit = AuditLog(running.node.id) if audit is None else audit
         self._started = trio.Event()
         self._when_asked: list[Callable[[], None]] = []
         self._shared = SharedReload(self._reload)
@@ -85,8 +88,9 @@ class Reloader:
         return await self._shared()
 
     async def on_signal(self) -> None:
-        """Do the same for a signal; only the log tells what came of it."""
-        await self()
+        """Do the same for a signal; only the logs tell what came of it."""
+        refusal = await self()
+        self._audit.record(reloaded(refusal, "signal"))
 
     async def _reload(self) -> ReloadRefused | None:
         try:
@@ -120,6 +124,7 @@ class Reloader:
             rules = fresh.rules
             keys = await self._keys.prepare(fresh)
             work = await self._work.prepare(fresh)
+            audit = await self._prepare_audit(fresh)
             self._keys.admit(keys)
             changed = await self._links.apply(fresh.listeners, fresh.peers)
         except LinksRefused as exc:
@@ -132,6 +137,9 @@ class Reloader:
         # Nothing from here on can be refused, and nobody else runs in between.
         changed |= self._apply_work(fresh, work)
         changed |= self._keys.apply(keys)
+        if self._audit.apply(audit):
+            self._log.info("audit log: %s", audit.path if audit else "none")
+            changed = True
         old, self._running = self._running, fresh
         known = {(warning.subject, warning.text) for warning in old.warnings}
         for warning in fresh.warnings:
@@ -162,6 +170,12 @@ class Reloader:
         if not fresh.access_rules:
             self._log.warning(NO_RULE)
         return True
+
+    async def _prepare_audit(self, fresh: NodeConfig) -> AuditSettings | None:
+        # One that is in use as it is stays so, also if its disk is full now.
+        if fresh.audit_log == self._running.audit_log:
+            return settings_of(fresh.audit_log)
+        return await in_thread(checked_settings, fresh.audit_log)
 
     def _apply_work(self, fresh: NodeConfig, change: WorkChange) -> bool:
         before = self._work.advertised

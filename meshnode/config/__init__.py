@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from meshnode.config.build import are_errands, build, build_errands
 from meshnode.config.check import check_environment
 from meshnode.config.directives import (
+    AuditLogDirective,
     ControlService,
     LocalOnly,
     LogLevel,
@@ -97,6 +98,7 @@ def _read(argv: Sequence[str], faults: FaultLog) -> tuple[list[RawDirective], Pl
 __all__ = [
     "LINK_DIRECTIVES",
     "Address",
+    "AuditLogDirective",
     "ConfigFaults",
     "ControlService",
     "ListenerDirective",

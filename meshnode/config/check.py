@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshnode.config.directives import ControlService, Node, NodeConfig
+from meshnode.config.directives import AuditLogDirective, ControlService, Node, NodeConfig
 from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.schema import Directive
@@ -35,6 +35,8 @@ def check_environment(config: NodeConfig) -> None:
     for service in (*config.control_services, *config.services):
         if isinstance(service, ControlService | UnixSocketServer) and service.filename:
             _check_socket(service, faults)
+    if config.audit_log is not None:
+        _check_audit_log(config.audit_log, faults)
     faults.raise_if_any()
 
 
@@ -78,6 +80,27 @@ def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) 
         _note(faults, service, "filename", path.parent, "does not exist; create it first")
     except OSError as error:
         _note(faults, service, "filename", path.parent, f"cannot be used: {_reason(error)}")
+
+
+def _check_audit_log(directive: AuditLogDirective, faults: FaultLog) -> None:
+    path = directive.filename
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            _note(faults, directive, "filename", path.parent, "does not exist; create it first")
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            _note(faults, directive, "filename", path.parent, "cannot be written by this user")
+        return
+    except OSError as error:
+        _note(faults, directive, "filename", path, f"cannot be used: {_reason(error)}")
+        return
+    if not stat.S_ISREG(mode):
+        _note(faults, directive, "filename", path, "is there and is not a file")
+    elif not os.access(path, os.R_OK | os.W_OK):
+        _note(faults, directive, "filename", path, "cannot be read and written by this user")
+    elif mode & (stat.S_IWGRP | stat.S_IWOTH):
+        _note(faults, directive, "filename", path, "can be written by other users: chmod go-w it")
 
 
 def _note(faults: FaultLog, directive: Directive, parameter: str, path: Path, text: str) -> None:

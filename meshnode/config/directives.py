@@ -237,6 +237,31 @@ class ControlService(Directive):
     )
 
 
+@directive(
+    "audit-log",
+    "Append a line of JSON to a file for each thing that is asked of this node or becomes of it.",
+    section="Control",
+    example=(("filename", "/var/log/meshnode/audit.log"),),
+    once=True,
+)
+class AuditLogDirective(Directive):
+    """Where the lines go."""
+
+    RELOADABLE = True
+
+    filename: Path = parameter(
+        path("file"),
+        "file that is appended to, and opened anew at SIGHUP; nobody else may write to it",
+        bare=True,
+    )
+    required: bool = parameter(
+        boolean(),
+        "refuse work and connections while no line can be written; their line is on disk before "
+        "anything is done",
+        default=False,
+    )
+
+
 DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     Node,
     LogLevel,
@@ -245,6 +270,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *TLS_DIRECTIVES,
     ControlService,
     *ACCESS_DIRECTIVES,
+    AuditLogDirective,
     *WORK_DIRECTIVES,
     *SECURITY_DIRECTIVES,
     *SERVICE_DIRECTIVES,
@@ -314,6 +340,7 @@ class NodeConfig:
     work_signing: WorkSigning | None = None
     work_verifications: tuple[WorkVerification, ...] = ()
     local_only: bool = False
+    audit_log: AuditLogDirective | None = None
     warnings: tuple[Fault, ...] = field(default=(), compare=False)
     """What may not be meant as it was written, and stops no start."""
 

@@ -13,11 +13,14 @@ both ways (docs/control-protocol.md, "connect"):
 If the connection ends without one of the last two, the other side is gone.
 """
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from meshnode.control.registry import (
+    WAYS,
     Asking,
     Command,
     ControlSession,
@@ -25,11 +28,13 @@ from meshnode.control.registry import (
     JsonObject,
     origin_node,
 )
-from meshnode.errors import CommandError, ConnectsNobody
+from meshnode.errors import CommandError, ConnectsNobody, MeshnodeError, SecurityError
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.pump import bridge
 from meshnode.permissions import Verb
 from meshnode.security.access import Target
+from meshnode.security.audit import AuditLog
+from meshnode.security.auditlines import AuditEvent, Kind
 
 if TYPE_CHECKING:
     from meshnode.security.tls import TlsClients
@@ -135,24 +140,43 @@ class FramedEnd(RawEnd):
 
 
 def connect_command(
-    mesh: Mesh, *, forwarding: bool = False, tls_clients: "TlsClients | None" = None
+    mesh: Mesh,
+    *,
+    forwarding: bool = False,
+    tls_clients: "TlsClients | None" = None,
+    audit: AuditLog | None = None,
 ) -> Command:
     """Return the ``connect`` command: its session becomes the stream, and ends with it.
 
-    ``tls_clients`` returns where to get the settings of the ``tls-client`` of a name.
+    ``tls_clients`` returns where to get the settings of the ``tls-client`` of a name; ``audit`` is
+    told who connects to what.
 
     Without ``forwarding`` a client from the mesh gets no stream. The other node would take it for a
     client of this node, so rules that admit only this node would admit it too.
     """
 
     def run_to(node: str, service: str, tls: str, *, framed: bool = False) -> Handler:
-        async def run(session: ControlSession) -> None:
+        async def dial(session: ControlSession) -> trio.abc.HalfCloseableStream:
             if origin_node(session) and not forwarding:
                 raise ConnectsNobody(node, session.node_id)
             settings = tls_clients(tls) if tls and tls_clients is not None else None
             if tls and settings is None:
                 raise CommandError(f"unknown TLS config {tls}")
-            stream = await mesh.dial(node, service, settings)
+            return await mesh.dial(node, service, settings)
+
+        async def run(session: ControlSession) -> None:
+            if audit is None or not audit.is_on:
+                stream = await dial(session)
+            else:
+                event = AuditEvent(
+                    Kind.CONNECT,
+                    session.client,
+                    WAYS[session.kind],
+                    target=node,
+                    service=service,
+                    rule=session.rule,
+                )
+                stream = await _audited(audit, event, lambda: dial(session))
             session.finish()
             try:
                 if framed:
@@ -187,6 +211,31 @@ def connect_command(
         )
 
     return Command("connect", parse_text, parse_json)
+
+
+async def _audited(
+    audit: AuditLog, event: AuditEvent, dial: Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
+) -> trio.abc.HalfCloseableStream:
+    """Return the stream that is dialed, once the audit log has been told what came of it.
+
+    Raises:
+        NotAudited: it cannot be told, and must be.
+        MeshnodeError: what ``dial`` raises.
+    """
+    try:
+        stream = await dial()
+    except SecurityError as refusal:
+        audit.record(replace(event, kind=Kind.REFUSAL, asked="connect", outcome=str(refusal)))
+        raise
+    except MeshnodeError as error:
+        audit.record(replace(event, outcome=f"failed: {error}"))
+        raise
+    try:
+        await audit.require(replace(event, outcome="done"))
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
 
 
 async def _join(end: RawEnd, stream: trio.abc.HalfCloseableStream) -> None:

@@ -17,6 +17,7 @@ from meshnode.control.link_fields import (
     no_certificates,
 )
 from meshnode.control.registry import (
+    WAYS,
     Asking,
     Command,
     CommandRegistry,
@@ -34,6 +35,9 @@ from meshnode.protocol.rates import NamedBuckets
 from meshnode.protocol.routing import plain_number
 from meshnode.protocol.times import SECOND, format_duration, format_time
 from meshnode.security.access import Target
+from meshnode.security.audit import AuditLog
+from meshnode.security.auditlines import AuditEvent, Kind
+from meshnode.security.identity import Identity
 from meshnode.version import VERSION
 
 if TYPE_CHECKING:
@@ -284,7 +288,7 @@ class _Run:
     refusal: ReloadRefused | None = None
 
 
-def reload_command(reload: Reload) -> Command:
+def reload_command(reload: Reload, audit: AuditLog | None = None) -> Command:
     """Return the ``reload`` command.
 
     Clients of the network, whoever they are, wait for their turn: each reload reads a whole file.
@@ -301,6 +305,8 @@ def reload_command(reload: Reload) -> Command:
 
     async def run(session: ControlSession) -> JsonObject:
         refusal = await (reload() if session.kind == "unix" else reload_in_time())
+        if audit is not None and audit.is_on:
+            audit.record(reloaded(refusal, WAYS[session.kind], session.client, session.rule))
         if refusal is None:
             return {"Success": True}
         # The text is receptor's; the code beside it is for clients that would not take it apart.
@@ -317,6 +323,14 @@ def reload_command(reload: Reload) -> Command:
     return Command("reload", parse_text, parse_json)
 
 
+def reloaded(
+    refusal: ReloadRefused | None, way: str, by: Identity | None = None, rule: str = ""
+) -> AuditEvent:
+    """Return what the audit log is told of a reload; ``by`` is None for a signal."""
+    outcome = "done" if refusal is None else f"failed: {refusal}"
+    return AuditEvent(Kind.RELOAD, by, way, outcome=outcome, rule=rule)
+
+
 def register_mesh_commands(
     registry: CommandRegistry,
     mesh: Mesh,
@@ -327,19 +341,21 @@ def register_mesh_commands(
     certificates: Certificates = no_certificates,
     forwarding: bool = False,
     tls_clients: "TlsClients | None" = None,
+    audit: AuditLog | None = None,
 ) -> None:
     """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
     ``warnings`` returns what ``status`` warns of, ``links`` how configured links fare,
     ``certificates`` those that this node shows;
     ``forwarding`` says whether a client from the mesh may connect to other nodes from here, and
-    ``tls_clients`` has the settings that clients may name.
+    ``tls_clients`` has the settings that clients may name. ``audit`` is told who connects and
+    reloads.
     """
     for command in (
         status_command(mesh, warnings, links, certificates, registry.shows_units),
         ping_command(mesh),
         traceroute_command(mesh),
-        connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients),
-        reload_command(reload),
+        connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients, audit=audit),
+        reload_command(reload, audit),
     ):
         registry.register(command)

@@ -44,6 +44,14 @@ class ControlSession(Protocol):
         ...
 
     @property
+    def rule(self) -> str:
+        """The access rule that lets the client have the running command; empty if none was asked.
+
+        A command that asks by itself knows more.
+        """
+        ...
+
+    @property
     def node_id(self) -> str:
         """ID of the node that this session talks to: our own."""
         ...
@@ -181,10 +189,11 @@ class CommandRegistry:
         """Return the command of exactly that name."""
         return self._commands.get(name)
 
-    def check(self, name: str, handler: Handler, session: ControlSession) -> None:
-        """Return if the client may have a handler of that command run: this is asked of each.
+    def check(self, name: str, handler: Handler, session: ControlSession) -> str:
+        """Return by which rule the client may have a handler of that command run.
 
-        A handler that does not say what it does is refused where there are rules.
+        This is asked of each; the result is empty where no rule was asked. A handler that does not
+        say what it does is refused where there are rules.
 
         Raises:
             NotAllowed: no rule lets the client.
@@ -194,7 +203,8 @@ class CommandRegistry:
                 raise NotAllowed(name)
         elif handler.verb is not None:
             target = handler.target.as_seen_by(session.node_id)
-            self._rules.require(asker_of(session), handler.verb, target)
+            return self._rules.require(asker_of(session), handler.verb, target)
+        return ""
 
     def shows_units(self, session: ControlSession) -> bool:
         """Whether the client may list units of others, and so be told of any."""

@@ -84,6 +84,7 @@ class Session:
         self.peer = peer
         self.client = client or (MeshClient(peer) if kind == "mesh" else UnknownClient())
         self.node_id = node_id
+        self.rule = ""
         self._stream = stream
         self._registry = registry
         self._log = log
@@ -234,7 +235,7 @@ class Session:
         answer = b""
         try:
             handler = parse()
-            self._registry.check(name, handler, self)
+            self.rule = self._registry.check(name, handler, self)
             # What a client has sent is not kept while the command runs, which may be for days: only
             # what the command has made of it.
             del found, parse

@@ -79,6 +79,11 @@ class Decision:
     """Whether the request has a text that no pattern can be compared with."""
 
     @property
+    def label(self) -> str:
+        """What the logs call the rule that has decided; empty if none has."""
+        return "" if self.rule is None else self.rule.label
+
+    @property
     def reason(self) -> str:
         """Why it was decided so, for the log: a client is told less."""
         if self.rule is not None:
@@ -209,7 +214,7 @@ def _is_utf8(text: str) -> bool:
 
 
 Sink = Callable[[Decision], None]
-"""Is told what was decided of each request, before it is done or refused. It must not raise."""
+"""Is told of each request that is refused. It must not raise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -224,11 +229,6 @@ class AccessRules:
     def __bool__(self) -> bool:
         """Whether there are any: without, nothing need be asked."""
         return bool(self.rules)
-
-    @property
-    def are_asked(self) -> bool:
-        """Whether anybody wants to decide or hear what is decided."""
-        return bool(self.rules) or self.sink is not None
 
     @property
     def know_keys(self) -> bool:
@@ -248,11 +248,19 @@ class AccessRules:
         decision = decide(self.rules, asker, verb, target)
         if not decision.allowed and self.tells:
             subject_logger("access").warning("refused %s", decision)
-        if self.sink is not None:
-            self.sink(decision)
+            if self.sink is not None:
+                self.sink(decision)
         return decision
 
-    def require(self, asker: Asker, verb: Verb, target: Target | None) -> None:
-        """Return if a client may do what it asks for. Raises NotAllowed."""
-        if self.are_asked and not self.judge(asker, verb, target).allowed:
+    def require(self, asker: Asker, verb: Verb, target: Target | None) -> str:
+        """Return which rule lets a client do what it asks for; empty where there are none.
+
+        Raises:
+            NotAllowed: none does.
+        """
+        if not self.rules:
+            return ""
+        decision = self.judge(asker, verb, target)
+        if not decision.allowed:
             raise NotAllowed(f"{verb} {target or ''}".rstrip())
+        return decision.label

@@ -16,6 +16,7 @@ from meshnode.logs import subject_logger
 from meshnode.protocol.routing import WorkType
 from meshnode.resources import DescriptorReserve, in_thread
 from meshnode.security.access import AccessRules
+from meshnode.security.audit import AuditLog
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
@@ -70,10 +71,12 @@ class ConfiguredWork:
         reserve: DescriptorReserve,
         tls: "TlsClients | None" = None,
         rules: AccessRules | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         """``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
 
-        ``tls`` returns where to get the settings of a ``tls-client``, by its name.
+        ``tls`` returns where to get the settings of a ``tls-client``, by its name. ``audit`` is
+        told of units.
 
         Raises:
             ConfigFaults: a key cannot be used.
@@ -97,11 +100,13 @@ class ConfiguredWork:
             elsewhere=remotes.plan,
             node_id=config.node.id,
             boot=boot_id(),
+            audit=audit,
             signatures=self._signatures,
             rules=rules,
             forwarding=config.node.allowforwarding,
             remember=config.node.remember_submissions,
         )
+        self._audit = audit
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -122,7 +127,8 @@ class ConfiguredWork:
     async def warnings(self) -> list[str]:
         """Return what a person should look after, one line each."""
         lame = [name for name, kind in self._types.items() if isinstance(kind, KubernetesType)]
-        lines = await self.units.warnings()
+        lines = [] if self._audit is None else [*self._audit.warnings()]
+        lines += await self.units.warnings()
         if lame:
             lines.append(
                 f"work types that this node cannot run, since they need Kubernetes: "

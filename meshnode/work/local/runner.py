@@ -29,10 +29,10 @@ from meshnode.work.local.processes import (
 )
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
-from meshnode.work.units.shortage import LogOnce, NotNow, Pauses
+from meshnode.work.units.shortage import LogOnce, NotNow, NotRecorded, Pauses
 from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.store import UnitStore
-from meshnode.work.units.unit import NotRecorded, Unit
+from meshnode.work.units.unit import Unit
 
 CANCEL_MARGIN = 5.0
 """Seconds beyond the grace time in which a cancel kills, syncs stdout and records the end."""

@@ -115,6 +115,16 @@ class Caller:
         return Asker(self.client, self.way, key)
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What has let a client do what it asks for."""
+
+    key: str = ""
+    """Name of the key of its signature; empty where none was checked."""
+    rule: str = ""
+    """The access rule, as the logs call it; empty where there are none."""
+
+
 class UnitAccess:
     """Judges what clients ask, by the node's work types and signatures as they are at that moment.
 
@@ -147,11 +157,8 @@ class UnitAccess:
 
     def check_submission(
         self, submission: Submission, caller: Caller, verb: Verb = Verb.SUBMIT, unit_id: str = ""
-    ) -> str:
-        """Return the name of the key of a submission, if the client may have this run.
-
-        The name is empty where no signature was checked. With ``verb``, whether the client may
-        adopt a unit of that ID.
+    ) -> Allowed:
+        """Return what lets a client have this run; with ``verb``, adopt a unit of that ID.
 
         Raises:
             CommandError: there is a signature and nobody asks for one.
@@ -182,8 +189,9 @@ class UnitAccess:
             unit_id=unit_id,
         )
         # With the right signature another rule might decide: its lack is what the client is told.
+        rule = ""
         if not (refusal and self._rules.know_keys):
-            self._rules.require(caller.asker(key), verb, target)
+            rule = self._rules.require(caller.asker(key), verb, target)
         if refusal is not None:
             raise refusal
         if caller.node and not local and not verifies and not self._forwarding:
@@ -191,7 +199,7 @@ class UnitAccess:
                 f"this node takes no work for {submission.node} from the mesh; submit it on the "
                 f"node where you are (or set node: allowforwarding on {self._node_id})"
             )
-        return key
+        return Allowed(key, rule)
 
     def check(self, verb: Verb, target: Target | None, caller: Caller) -> None:
         """Return if the rules let a client; ``target`` None is for anything at all.
@@ -222,10 +230,8 @@ class UnitAccess:
 
     def check_unit(
         self, verb: Verb, unit_id: str, status: UnitStatus, signature: str, caller: Caller
-    ) -> str:
-        """Return the name of the key of a request, if the client may make it.
-
-        The request is to cancel, release or read a unit.
+    ) -> Allowed:
+        """Return what lets a client cancel, release or read a unit.
 
         Raises:
             CommandError, SignatureRefused: as for submissions.
@@ -239,11 +245,11 @@ class UnitAccess:
             verifies=self._asks_for_signature(status),
             trusted=caller.trusted,
         )
-        self._check_rules(verb, unit_id, status, caller, key)
+        rule = self._check_rules(verb, unit_id, status, caller, key)
         self._check_origin(status, caller)
         if refusal is not None:
             raise refusal
-        return key
+        return Allowed(key, rule)
 
     def check_visible(
         self, verb: Verb, unit_id: str, status: UnitStatus, signature: str, caller: Caller
@@ -290,14 +296,15 @@ class UnitAccess:
 
     def _check_rules(
         self, verb: Verb, unit_id: str, status: UnitStatus, caller: Caller, key: str
-    ) -> None:
-        """Return if there are no rules, or they allow it. Raises UnknownUnit, NotAllowed."""
-        if not self._rules.are_asked:
-            return
+    ) -> str:
+        """Return which rule allows it; empty without rules. Raises UnknownUnit, NotAllowed."""
+        if not self._rules:
+            return ""
         asker, target = caller.asker(key), self._target(unit_id, status)
-        is_hidden = bool(self._rules) and not self._is_visible(status, caller)
-        if self._rules.judge(asker, verb, target).allowed and not is_hidden:
-            return
+        is_hidden = not self._is_visible(status, caller)
+        decision = self._rules.judge(asker, verb, target)
+        if decision.allowed and not is_hidden:
+            return decision.label
         if is_hidden or not self._sees(asker, target):
             # The answer for one that is not there: it must not tell that this one is.
             raise UnknownUnit(unit_id)

@@ -15,10 +15,11 @@ import trio
 from meshnode.errors import MeshnodeError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.ending import UnitEnder, is_disposable
+from meshnode.work.units.shortage import NotRecorded
 from meshnode.work.units.status import NOT_STARTED, UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.tasks import UnitTasks
-from meshnode.work.units.unit import NotRecorded, Unit
+from meshnode.work.units.unit import Unit
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 """How the detail begins of a unit that was not started; remote nodes know it by that."""

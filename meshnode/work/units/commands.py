@@ -13,7 +13,8 @@ from meshnode.errors import MeshnodeError, NotAllowed, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
-from meshnode.work.units.access import Caller
+from meshnode.security.auditlines import Kind
+from meshnode.work.units.access import Allowed, Caller
 from meshnode.work.units.follow import shown
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
 from meshnode.work.units.keys import KeyState
@@ -25,6 +26,7 @@ from meshnode.work.units.requests import (
     ReleaseRequest,
     ResultsRequest,
     StatusRequest,
+    Submission,
     SubmitRequest,
     SubmittedRequest,
     WatchRequest,
@@ -33,6 +35,7 @@ from meshnode.work.units.requests import (
     parse_text,
 )
 from meshnode.work.units.shortage import NotNow, is_lack
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submissions import Found
 from meshnode.work.units.unit import Unit
 
@@ -89,8 +92,12 @@ class WorkCommands:
     async def _take_submission(
         self, request: SubmitRequest, session: ControlSession
     ) -> JsonObject | None:
-        with _refusals_logged("submission", subject_logger("session", session.peer), session):
-            caller = Caller.of(session, request.submission.claim)
+        caller = Caller.of(session, request.submission.claim)
+        log = subject_logger("session", session.peer)
+        with (
+            self._refusals_noted(Verb.SUBMIT, caller, request.submission),
+            _refusals_logged("submission", log, session),
+        ):
             unit = await self._units.create(request.submission, caller)
         payload = Payload(
             request.submission.announced,
@@ -130,8 +137,12 @@ class WorkCommands:
         return text.encode() + b"\n"
 
     async def _adopt(self, request: AdoptRequest, session: ControlSession) -> JsonObject:
-        with _refusals_logged("adoption", subject_logger("session", session.peer), session):
-            unit = await self._units.adopt(request, Caller.of(session))
+        caller, log = Caller.of(session), subject_logger("session", session.peer)
+        with (
+            self._refusals_noted(Verb.ADOPT, caller, request),
+            _refusals_logged("adoption", log, session),
+        ):
+            unit = await self._units.adopt(request, caller)
         return {"unitid": unit.unit_id, "result": "Adopted"}
 
     # --- looking ------------------------------------------------------------------------------
@@ -200,33 +211,61 @@ class WorkCommands:
 
     async def _cancel(self, request: CancelRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_access(Verb.CANCEL, unit, request.signature, session)
-        client = Caller.of(session, request.claim).client
-        done = await self._units.ender.cancel(unit, client, unless_started=request.unless_started)
+        allowed = self._check_access(Verb.CANCEL, unit, request.signature, session)
+        caller, journal = Caller.of(session, request.claim), self._units.journal
+        with journal.request(Kind.CANCEL, unit.unit_id, unit.status, caller, allowed) as asked:
+            done = asked.is_done = await self._units.ender.cancel(
+                unit, caller.client, unless_started=request.unless_started
+            )
         return {"cancelled" if done else "cancel pending": unit.unit_id}
 
     async def _release(self, request: ReleaseRequest, session: ControlSession) -> JsonObject:
         unit = self._units.find(request.unit_id)
-        self._check_access(Verb.RELEASE, unit, request.signature, session)
-        client = Caller.of(session, request.claim).client
-        done = await self._units.ender.release(
-            unit, client, force=request.force, remote=request.remote
-        )
+        allowed = self._check_access(Verb.RELEASE, unit, request.signature, session)
+        caller, journal = Caller.of(session, request.claim), self._units.journal
+        with journal.request(Kind.RELEASE, unit.unit_id, unit.status, caller, allowed) as asked:
+            done = asked.is_done = await self._units.ender.release(
+                unit, caller.client, force=request.force, remote=request.remote
+            )
         return {"released" if done else "release pending": unit.unit_id}
 
     def _check_access(
         self, verb: Verb, unit: Unit, signature: str, session: ControlSession, what: str = ""
-    ) -> None:
-        with _refusals_logged(what or verb, unit.log, session):
-            access, caller = self._units.access, Caller.of(session)
-            access.check_unit(verb, unit.unit_id, unit.status, signature, caller)
+    ) -> Allowed:
+        caller = Caller.of(session)
+        with (
+            self._refusals_noted(verb, caller, unit.status, unit.unit_id),
+            _refusals_logged(what or verb, unit.log, session),
+        ):
+            access = self._units.access
+            return access.check_unit(verb, unit.unit_id, unit.status, signature, caller)
 
     def _visible(self, verb: Verb, unit_id: str, signature: str, session: ControlSession) -> Unit:
-        unit = self._units.find(unit_id)
-        with _refusals_logged(verb, unit.log, session):
-            access, caller = self._units.access, Caller.of(session)
-            access.check_visible(verb, unit_id, unit.status, signature, caller)
+        unit, caller = self._units.find(unit_id), Caller.of(session)
+        with (
+            self._refusals_noted(verb, caller, unit.status, unit_id),
+            _refusals_logged(verb, unit.log, session),
+        ):
+            self._units.access.check_visible(verb, unit_id, unit.status, signature, caller)
         return unit
+
+    @contextmanager
+    def _refusals_noted(
+        self,
+        verb: Verb,
+        caller: Caller,
+        what: UnitStatus | Submission | AdoptRequest,
+        unit_id: str = "",
+    ) -> Iterator[None]:
+        """Tell the audit log that something of a unit, for security, or a new one is refused."""
+        try:
+            yield
+        except NotAllowed:
+            raise  # told already, with the rule
+        except MeshnodeError as error:
+            if isinstance(error, SecurityError) or not isinstance(what, UnitStatus):
+                self._units.journal.refused(verb, caller, error, unit_id=unit_id, what=what)
+            raise
 
 
 @contextmanager

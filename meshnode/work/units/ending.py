@@ -16,14 +16,18 @@ import trio
 
 from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.auditlines import Kind
 from meshnode.security.identity import Identity
+from meshnode.work.units.access import Allowed, Caller
 from meshnode.work.units.endedby import Cause, EndedBy
+from meshnode.work.units.journal import Journal
 from meshnode.work.units.runner import Outcome, Runner
+from meshnode.work.units.shortage import NotNow, NotRecorded
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import Submissions
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
-from meshnode.work.units.unit import NotRecorded, Unit
+from meshnode.work.units.unit import Unit
 
 FORCE_PATIENCE = 1.0
 """Seconds that a forced release of a unit waits for somebody else's cancel or release of it, which
@@ -32,6 +36,9 @@ may take as long as a command is given to end."""
 STOP_PATIENCE = 2.0
 """Seconds that a release waits for the unit's task, which may wait for a launcher that does not
 answer. It finds the unit gone when it goes on."""
+
+UNDO_TIMEOUT = 2.0
+"""Seconds to remove a unit that is not to be, when its session is being ended: a disk write."""
 
 END_TIMEOUT = 5.0
 """Seconds that a confirmed cancel waits for the rest of stdout before it is answered."""
@@ -47,12 +54,30 @@ class UnitEnder:
         submissions: Submissions,
         tasks: UnitTasks,
         runner_of: Callable[[Unit], Runner],
+        journal: Journal,
     ) -> None:
         self._store = store
         self._units = units
         self._submissions = submissions
         self._tasks = tasks
         self._runner_of = runner_of
+        self._journal = journal
+
+    async def keep_if_told(self, kind: Kind, unit: Unit, caller: Caller, allowed: Allowed) -> None:
+        """Tell the audit log of a new unit; nothing is left of one that it must have and cannot.
+
+        Raises:
+            NotNow: it cannot.
+        """
+        if not self._journal.is_on:
+            return
+        try:
+            await self._journal.accepted(kind, unit.unit_id, unit.status, caller, allowed)
+        except BaseException as error:
+            with trio.move_on_after(UNDO_TIMEOUT, shield=True):
+                # Of one that was never heard of there is no end to tell.
+                await self.remove(unit, is_told=not isinstance(error, NotNow))
+            raise
 
     async def refuse(self, unit: Unit, detail: str) -> None:
         """End a unit as Failed that will not be started; the caller holds its command lock.
@@ -184,10 +209,17 @@ class UnitEnder:
                 raise
         await unit.wait_ended()
 
-    async def remove(self, unit: Unit, by: Identity | None = None, *, force: bool = False) -> None:
+    async def remove(
+        self,
+        unit: Unit,
+        by: Identity | None = None,
+        *,
+        force: bool = False,
+        is_told: bool = True,
+    ) -> None:
         """Delete the unit for good; with ``force`` it is forgotten although its files stay.
 
-        ``by`` is who asked for it, for the log.
+        ``by`` is who asked for it, for the logs; without ``is_told`` the audit log hears nothing.
 
         Raises:
             WorkError: its files cannot be deleted.
@@ -209,6 +241,8 @@ class UnitEnder:
         self._units.pop(unit.unit_id, None)
         is_needed = self._submissions.forget(unit, trash)
         unit.mark_released()
+        if is_told:
+            self._journal.released(unit.unit_id, unit.status, by)
         if by is None:
             unit.log.info("released")
         else:

@@ -44,11 +44,14 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
+from meshnode.security.audit import AuditLog
+from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
+from meshnode.work.units.journal import Journal
 from meshnode.work.units.planning import Planner
 from meshnode.work.units.requests import AdoptRequest, Submission
 from meshnode.work.units.results import SendFile, stream_results
@@ -90,6 +93,7 @@ class UnitManager:
         remember: float = KEEP_SECONDS,
         now: Clock = wall_clock,
         boot: str = "",
+        audit: AuditLog | None = None,
     ) -> None:
         self.node_id = node_id
         self.store = store
@@ -107,13 +111,18 @@ class UnitManager:
             forwarding=forwarding,
         )
         """Judges who may ask what of units."""
+        self.journal = Journal(audit)
+        """Tells the audit log of units."""
         self._planner = Planner(self.access, work_types, elsewhere, now, boot)
+        self._told = self.journal.changed
         self._units: dict[str, Unit] = {}
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
         self._admission = trio.Lock()
         self._tasks = UnitTasks(self._drive, lambda unit: self._runner(unit).abandon(unit))
-        self.ender = UnitEnder(store, self._units, self.submissions, self._tasks, self._runner)
+        self.ender = UnitEnder(
+            store, self._units, self.submissions, self._tasks, self._runner, self.journal
+        )
         """Cancels and releases units."""
         self._adoption = Adoption(store, self._tasks, self.ender, boot)
 
@@ -189,12 +198,13 @@ class UnitManager:
             CommandError, SecurityError: it is refused; nothing has been made.
             WorkError: the disk refuses.
         """
-        status = self._planner.plan(submission, caller)
+        status, allowed = self._planner.plan(submission, caller)
         work_type = self._work_types.get(status.work_type)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
             status = self.submissions.admit(status, submission)
             unit = self._add(StoredUnit(await self.store.add(status), status))
+        await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type
         remote = status.remote
         what = f"{remote.work_type} for node {remote.node}" if remote else status.work_type
@@ -213,10 +223,11 @@ class UnitManager:
             CommandError, SecurityError: it is refused, here or there.
             WorkError: the disk refuses.
         """
-        status = self._planner.plan_adoption(request, caller)
+        status, allowed = self._planner.plan_adoption(request, caller)
         async with self._admission:
             self._check_not_followed(request, caller)
             unit = self._add(StoredUnit(await self.store.add(status), status))
+        await self.ender.keep_if_told(Kind.ADOPT, unit, caller, allowed)
         unit.log.info(
             "adopts unit %s of node %s, by %s", request.unit_id, request.node, caller.client
         )
@@ -367,6 +378,7 @@ class UnitManager:
 
     def _add(self, stored: StoredUnit) -> Unit:
         unit = Unit(stored.unit_id, stored.status, self.store, self._now)
+        unit.tell = self._told
         self._units[unit.unit_id] = unit
         self.submissions.add(unit)
         return unit

@@ -6,7 +6,7 @@ from dataclasses import replace
 from meshnode.errors import CommandError
 from meshnode.permissions import Verb
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.access import Caller, UnitAccess
+from meshnode.work.units.access import Allowed, Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.requests import AdoptRequest, Submission
 from meshnode.work.units.runner import Plan, WorkType
@@ -32,26 +32,32 @@ class Planner:
         self._now = now
         self._boot = boot
 
-    def plan(self, submission: Submission, caller: Caller) -> UnitStatus:
-        """Check everything about a submission that can be checked, and return its first status.
+    def plan(self, submission: Submission, caller: Caller) -> tuple[UnitStatus, Allowed]:
+        """Check everything about a submission that can be checked.
+
+        Returns its first status, and what lets the client have it run.
 
         Raises:
             CommandError, SecurityError: with the reason.
         """
-        key = self._access.check_submission(submission, caller)
+        allowed = self._access.check_submission(submission, caller)
         if not self._access.is_local(submission.node):
             plan = self._elsewhere(submission)
-            return self._first_status(submission, caller, REMOTE, plan, key=key)
+            return self._first_status(submission, caller, REMOTE, plan, key=allowed.key), allowed
         if submission.ttl:
             raise CommandError("ttl option is intended for remote work only")
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
         name, plan, verifies = submission.work_type, kind.plan(submission), kind.verify_signature
-        return self._first_status(submission, caller, name, plan, key=key, verifies=verifies)
+        key = allowed.key
+        status = self._first_status(submission, caller, name, plan, key=key, verifies=verifies)
+        return status, allowed
 
-    def plan_adoption(self, request: AdoptRequest, caller: Caller) -> UnitStatus:
-        """Check everything about an adoption that can be checked here; return its first status.
+    def plan_adoption(self, request: AdoptRequest, caller: Caller) -> tuple[UnitStatus, Allowed]:
+        """Check everything about an adoption that can be checked here.
+
+        Returns its first status, and what lets the client have it.
 
         Who may have this node submit work to another may have it follow a unit there, unless access
         rules tell the two apart.
@@ -71,12 +77,13 @@ class Planner:
             sign_work=request.sign_work,
             signature=request.signature,
         )
-        key = self._access.check_submission(submission, caller, Verb.ADOPT, request.unit_id)
+        allowed = self._access.check_submission(submission, caller, Verb.ADOPT, request.unit_id)
         plan = self._elsewhere(submission)
-        status = self._first_status(submission, caller, REMOTE, plan, key=key)
+        status = self._first_status(submission, caller, REMOTE, plan, key=allowed.key)
         named = status.with_remote(unit_id=request.unit_id, started=True, adopted=True, key="")
         # The other node says who has submitted it.
-        return replace(named, detail="Adopted", submitted_by=None, adopted_by=caller.client)
+        status = replace(named, detail="Adopted", submitted_by=None, adopted_by=caller.client)
+        return status, allowed
 
     def _first_status(
         self,

@@ -61,14 +61,19 @@ class Submission:
     @property
     def shown_params(self) -> str:
         """The parameters as a line for people, without secrets; see MAX_SHOWN."""
-        if not self.params:
-            return ""
-        words = [
-            value[: MAX_SHOWN + 1] if key == "params" else f"{key}={value[:MAX_SHOWN]}"
-            for key, value in self.params.items()
-            if not key.lower().startswith(SECRET_PREFIX)
-        ]
-        return shown_text(" ".join(words), MAX_SHOWN)
+        return shown_params(self.params)
+
+
+def shown_params(params: Mapping[str, str]) -> str:
+    """Return parameters as a line for people, without secrets; see MAX_SHOWN."""
+    if not params:
+        return ""
+    words = [
+        value[: MAX_SHOWN + 1] if key == "params" else f"{key}={value[:MAX_SHOWN]}"
+        for key, value in params.items()
+        if not key.lower().startswith(SECRET_PREFIX)
+    ]
+    return shown_text(" ".join(words), MAX_SHOWN)
 
 
 @dataclass(frozen=True, slots=True)

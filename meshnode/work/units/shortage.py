@@ -13,7 +13,7 @@ from typing import TypeVar
 import trio
 
 from meshnode import files
-from meshnode.errors import WorkError
+from meshnode.errors import CommandError, WorkError
 from meshnode.resources import NoThread, in_thread
 
 FIRST_PAUSE = 0.1
@@ -62,6 +62,10 @@ LACKS = files.PASSING | _SHORTAGES.keys()
 
 class NotNow(WorkError):
     """The machine lacks something now. Nothing has happened; the same may be tried again."""
+
+
+class NotRecorded(CommandError):
+    """The end that was asked for has come, but the disk does not take its record now."""
 
 
 def is_lack(error: BaseException | None) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 import trio
 
 from meshnode import files
-from meshnode.errors import CommandError, UnknownUnit, WorkError
+from meshnode.errors import UnknownUnit, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.protocol.lifecycle import UnitState, check_transition
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
-from meshnode.work.units.shortage import Pauses, shortage_of
+from meshnode.work.units.shortage import NotRecorded, Pauses, shortage_of
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.statusfiles import Locked, Overtaken
 from meshnode.work.units.store import UnitStore
@@ -60,10 +60,6 @@ def wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-class NotRecorded(CommandError):
-    """The end that was asked for has come, but the disk does not take its record now."""
-
-
 class Unit:
     """The record of a unit in memory, which everything in the node looks at.
 
@@ -81,6 +77,7 @@ class Unit:
         "outage",
         "released",
         "status",
+        "tell",
         "unit_id",
         "version",
         "work_type",
@@ -104,6 +101,8 @@ class Unit:
         """Why the unit's node is not reached, while it is not. In memory only: it changes often."""
         self.command_lock = BriefLock()
         """Held by a start, a cancel or a release: one request at a time."""
+        self.tell: Callable[[str, UnitStatus, UnitStatus], None] | None = None
+        """Is told of each change of state: the unit's ID, the status before and after."""
         self._store = store
         self._now = now
         self._lock = BriefLock()
@@ -356,6 +355,8 @@ class Unit:
             self.log.log(level, "%s", status.in_words)
             if status.state.is_final:
                 self.outage = ""
+            if self.tell is not None:
+                self.tell(self.unit_id, self.status, status)
         self.status = status.without_spent_params()
         self.version += 1
         if self._changed is not None:

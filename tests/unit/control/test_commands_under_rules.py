@@ -87,9 +87,10 @@ async def test_a_connection_is_allowed_to_the_services_of_its_rule(open_client, 
         assert answer == b"ERROR: permission denied: connect control at bar\n"
 
 
-async def test_whatever_is_asked_and_decided_is_heard(open_client, rules):
+async def test_whatever_is_refused_is_heard(open_client, rules):
     heard: list[Decision] = []
     rules.sink = heard.append
+    rules.rules = (rule(verbs=frozenset({Verb.STATUS})),)
     async with open_client() as client:
         await client.ask(b"ping bar\nreload\nbogus\nping\n")
     assert [str(one).partition(":")[0] for one in heard] == ["ping at bar", "reload"]

@@ -327,15 +327,16 @@ def test_a_refusal_names_the_rule_to_the_log_and_not_to_the_client(
     ]
 
 
-def test_who_listens_hears_of_each_decision_also_without_rules() -> None:
+def test_who_listens_hears_of_each_refusal_and_who_asks_which_rule_allows() -> None:
     heard: list[Decision] = []
     known = AccessRules(sink=heard.append)
-    known.require(Asker(ANN, Way.SOCKET), Verb.RELOAD, Target())
+    assert known.require(Asker(ANN, Way.SOCKET), Verb.RELOAD, Target()) == ""
+    known.rules = (rule(),)
+    assert known.require(Asker(ANN, Way.SOCKET), Verb.RELOAD, Target()) == "foo.yml:1"
     known.rules = (rule(False),)
     with pytest.raises(NotAllowed):
         known.require(Asker(BOB, Way.SOCKET), Verb.RELOAD, Target())
     known.may(Asker(BOB, Way.SOCKET), Verb.RELOAD, Target())
     assert [(one.asker.identity, one.verb, one.allowed) for one in heard] == [
-        (ANN, Verb.RELOAD, True),
         (BOB, Verb.RELOAD, False),
     ]

@@ -19,9 +19,10 @@ from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.shortage import NotRecorded
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
-from meshnode.work.units.unit import NotRecorded, Unit
+from meshnode.work.units.unit import Unit
 
 STATUS = UnitStatus(UnitState.PENDING, "Unit Created", "echo", params=("echo", "hi"))
 

@@ -26,6 +26,7 @@ from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.security.access import AccessRules
+from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
 from meshnode.work.auth import auth_command
 from meshnode.work.local.launcherprocess import Started
@@ -239,6 +240,7 @@ class FakeNode:
         self.forwarding = False
         self.max_remote_output = 2**63 - 1
         self.remember = KEEP_SECONDS
+        self.audit: AuditLog | None = None
         self.as_before: Callable[[Command], Command] = lambda command: command
         self.units: UnitManager | None = None
         self.registry = CommandRegistry()
@@ -282,6 +284,7 @@ class FakeNode:
             remember=self.remember,
             now=self.mesh.now,
             boot=self.boot,
+            audit=self.audit,
         )
         self.registry = CommandRegistry(self.rules)
         command = self.as_before(work_command(self.units))
