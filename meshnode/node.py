@@ -80,7 +80,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
                 )
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
-            nursery.start_soon(_report_each_minute, limit)
+            nursery.start_soon(_report_each_minute, limit, audit)
             links = ConfiguredLinks(mesh, tls)
             rules = AccessRules(config.rules)
             work = ConfiguredWork(
@@ -104,10 +104,11 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
     return 0
 
 
-async def _report_each_minute(limit: logs.LineLimit) -> None:
+async def _report_each_minute(limit: logs.LineLimit, audit: AuditLog) -> None:
     while True:
         await trio.sleep(logs.MINUTE)
         limit.report()
+        audit.report()
 
 
 async def _start(
@@ -127,7 +128,7 @@ async def _start(
     units = work.units
 
     async def warnings() -> list[str]:
-        return [*await work.warnings(), *keys.warnings()]
+        return [*audit.warnings(), *await work.warnings(), *keys.warnings()]
 
     register_mesh_commands(
         registry,

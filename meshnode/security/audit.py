@@ -25,6 +25,7 @@ from meshnode.logs import subject_logger
 from meshnode.resources import NoThread, in_thread
 from meshnode.security.auditfile import AuditFile, Written
 from meshnode.security.auditlines import AuditEvent, Kind, encode
+from meshnode.security.refusallimit import RefusalLimit
 
 MAX_WAITING = 1 << 20
 """Bytes of lines that wait for the disk: some 3,000 lines."""
@@ -105,6 +106,7 @@ class AuditLog:
         self._is_urgent = False
         """Whether somebody waits for a line, so that a file with a fault is tried at once."""
         self._reopens = False
+        self._limit = RefusalLimit()
 
     @property
     def is_on(self) -> bool:
@@ -118,6 +120,7 @@ class AuditLog:
             return False
         is_moved = old is None or settings is None or settings.path != old.path
         if is_moved:
+            self.report(all_of_them=True)
             self.record(AuditEvent(Kind.OFF))
         self._settings = settings
         if settings is not None and self._fault:
@@ -131,8 +134,23 @@ class AuditLog:
 
     def record(self, event: AuditEvent) -> None:
         """Have an event written, after all that were recorded before; nothing waits for it."""
-        if self._settings is not None:
-            self._add(self._settings, event)
+        if self._settings is None:
+            return
+        if event.kind is Kind.REFUSAL:
+            self.report()
+            if not self._limit.admits(event.by, self._now().timestamp()):
+                return
+        self._add(self._settings, event)
+
+    def report(self, *, all_of_them: bool = False) -> None:
+        """Write how many refusals were left out in the minutes that are over.
+
+        Each refusal calls it, and the node does once a minute, in case no further one comes.
+        """
+        if self._settings is None:
+            return
+        for by, lines in self._limit.over(self._now().timestamp(), all_of_them=all_of_them):
+            self._add(self._settings, AuditEvent(Kind.REFUSALS, by, lines=lines))
 
     async def require(self, event: AuditEvent) -> None:
         """Record an event, and return once it is on disk where that is required.

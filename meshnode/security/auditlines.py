@@ -31,6 +31,8 @@ class Kind(StrEnum):
     RELOAD = "reload"
     REFUSAL = "refusal"
     """Something that was asked was not done, for whoever asked must not have it."""
+    REFUSALS = "refusals"
+    """There were so many more refusals of one client that they have no line each."""
     LOST = "lost"
     """Lines are missing here."""
     ON = "audit-on"
@@ -75,7 +77,7 @@ class AuditEvent:
     signal: str = ""
     ended_by: Shown | None = None
     lines: int | None = None
-    """How many are missing."""
+    """How many are missing here."""
 
 
 def encode(event: AuditEvent, node: str, moment: datetime) -> bytes:

@@ -106,7 +106,6 @@ class ConfiguredWork:
             forwarding=config.node.allowforwarding,
             remember=config.node.remember_submissions,
         )
-        self._audit = audit
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -127,8 +126,7 @@ class ConfiguredWork:
     async def warnings(self) -> list[str]:
         """Return what a person should look after, one line each."""
         lame = [name for name, kind in self._types.items() if isinstance(kind, KubernetesType)]
-        lines = [] if self._audit is None else [*self._audit.warnings()]
-        lines += await self.units.warnings()
+        lines = await self.units.warnings()
         if lame:
             lines.append(
                 f"work types that this node cannot run, since they need Kubernetes: "

@@ -19,6 +19,8 @@ from meshnode.security import audit
 from meshnode.security.audit import AuditLog, AuditSettings
 from meshnode.security.auditfile import AuditFile, Written
 from meshnode.security.auditlines import AuditEvent, Kind
+from meshnode.security.identity import MeshClient
+from meshnode.security.refusallimit import LINES_A_MINUTE
 
 
 class Disk:
@@ -313,3 +315,18 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
         assert scope.cancelled_caught
         await log.require(event(2))
     assert disk.units(HERE)[-1] == "2"
+
+
+async def test_what_one_client_is_refused_over_and_over_is_counted() -> None:
+    disk = Disk()
+    loud, quiet = MeshClient("loud"), MeshClient("quiet")
+    async with running(disk) as log:
+        for _ in range(100):
+            log.record(AuditEvent(Kind.REFUSAL, loud))
+        log.record(AuditEvent(Kind.REFUSAL, quiet))
+    lines = disk.written[HERE]
+    refused = [line["by"]["Node"] for line in lines if line["event"] == "refusal"]
+    assert refused == [*["loud"] * LINES_A_MINUTE, "quiet"]
+    (more,) = (line for line in lines if line["event"] == "refusals")
+    assert (more["by"], more["lines"]) == (loud.to_json(), 100 - LINES_A_MINUTE)
+    assert lines[-1]["event"] == "audit-off"
