@@ -273,6 +273,34 @@ MUST_NOT_BE_EMPTY: Final = frozenset({AccessRuleDirective.INFO.name})
 template leaves it, would let everybody do everything."""
 
 
+def note_unreached(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Warn of each rule that never decides, since an earlier one is about all of it."""
+    earlier: list[tuple[AccessRuleDirective, AccessRule]] = []
+    for one in typed:
+        if not isinstance(one, AccessRuleDirective):
+            continue
+        rule = one.rule()
+        first = next((other for other, whole in earlier if _covers(whole, rule)), None)
+        if first is not None:
+            where = first.origin.place.seen_from(one.origin.place)
+            text = f"never decides: the rule {where} is about all that this one is about"
+            faults.warn(one.place_of(), one.INFO.name, text=text)
+        earlier.append((one, rule))
+
+
+def _covers(first: AccessRule, second: AccessRule) -> bool:
+    """Whether a rule is certainly about all that another one is about."""
+    is_limited = first.work_types or first.nodes or first.services or first.params
+    touches_units = second.verbs & ON_UNITS
+    return (
+        not is_limited
+        and (() in first.who or set(first.who) >= set(second.who))
+        and first.verbs >= second.verbs
+        and first.ways >= second.ways
+        and (not first.own_only or second.own_only or not touches_units)
+    )
+
+
 def check_rules(typed: Iterable[Directive], faults: FaultLog) -> None:
     """Note each rule that does not mean what it says."""
     for one in typed:

@@ -7,6 +7,7 @@ in check.py.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from meshnode.config.access_directives import note_unreached
 from meshnode.config.directives import ControlService, LocalOnly, Node
 from meshnode.config.faults import FaultLog, quote
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
@@ -25,6 +26,7 @@ def note_doubts(typed: Sequence[Directive], faults: FaultLog) -> None:
     _note_kubernetes(typed, faults)
     _note_odd_ids(typed, faults)
     _note_unused_tls(typed, faults)
+    note_unreached(typed, faults)
 
 
 def _note_local_only(typed: Iterable[Directive], faults: FaultLog) -> None:

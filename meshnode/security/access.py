@@ -214,7 +214,9 @@ def _is_utf8(text: str) -> bool:
 
 
 Sink = Callable[[Decision], None]
-"""Is told of each request that is refused. It must not raise."""
+"""Is told of each request that is refused. It must not raise.
+
+The parameters of a submission may be a megabyte, and secret: they are not to be kept or shown."""
 
 
 @dataclass(slots=True, eq=False)

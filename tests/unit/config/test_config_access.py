@@ -190,3 +190,32 @@ def test_what_denies_lets_a_dot_be_a_line_break(tmp_path: Path) -> None:
     )
     assert not allows.params["params"].matches("a\nb")
     assert denies.params["params"].matches("a\nb")
+
+
+ALL = "who: any, do: any, units: all"
+SHADOWED = {
+    "by all": (ALL, "who: uid=1, do: reload", True),
+    "by the same client": ("who: [uid=1, uid=2], do: ping", "who: uid=2, do: ping", True),
+    "of another client": ("who: uid=1, do: ping", "who: uid=2, do: ping", False),
+    "of another verb": ("who: any, do: ping", "who: any, do: reload", False),
+    "from elsewhere": (ALL + ", from: tcp", "who: any, do: reload", False),
+    "of one type": (ALL + ", worktype: x", ALL, False),
+    "of own units": ("who: any, do: any, units: own", ALL, False),
+    "of what has no units": ("who: any, do: any, units: own", "who: any, do: submit", True),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "is_shadowed"), SHADOWED.values(), ids=SHADOWED)
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_a_rule_that_never_decides_is_warned_of(
+    tmp_path: Path, action: str, first: str, second: str, is_shadowed: bool
+) -> None:
+    path = tmp_path / "foo.yml"
+    written = (f"- access-rule: {{action: allow, {first}}}\n", f"action: {action}, {second}")
+    path.write_text(f"{HEAD}{written[0]}- access-rule: {{{written[1]}}}\n")
+    texts = [str(warning) for warning in load_file(str(path)).warnings]
+    expected = (
+        f"{path}:4: access-rule: never decides: the rule on line 3 is about all that this one "
+        "is about"
+    )
+    assert texts == ([expected] if is_shadowed else [])

@@ -5,12 +5,15 @@ import typing
 from dataclasses import replace
 
 import pytest
+from signing_keys import golang_token, new_key
 
 from meshnode.config import load_arguments
 from meshnode.control.registry import Asking, Command
 from meshnode.permissions import AccessRule
 from meshnode.security.identity import MeshClient, UnixClient
+from meshnode.security.tokens import VerificationKey, Verifier
 from meshnode.work.units import requests
+from meshnode.work.units.access import Signatures
 
 ANN = UnixClient(1000, 100, 7, "ann")
 BOB = UnixClient(1001, 100, 8, "bob")
@@ -204,3 +207,61 @@ async def test_a_command_that_does_not_say_what_it_does_is_refused_under_rules(f
         foo.rules.rules = rules("action=allow | who=any | do=any | units=all")
         assert await foo.talk("odd", peer="ann") == ["ERROR: permission denied: odd"]
         assert isinstance(foo.registry.find("work").parse_text("list"), Asking)
+
+
+# --- By the key of a signature
+
+OPS, DEV = new_key(), new_key()
+
+
+def token(node, key) -> str:
+    expires = int(node.mesh.now().timestamp()) + 300
+    return golang_token(key, {"exp": expires, "aud": [node.node_id]})
+
+
+@pytest.fixture
+def signed(foo):
+    """foo, which checks signatures by two keys; what is signed with ``ops`` may be done."""
+    keys = [
+        VerificationKey.of(name, key.public_key()) for name, key in (("ops", OPS), ("dev", DEV))
+    ]
+    foo.signatures = Signatures(verifier=Verifier(keys, "foo", lambda: foo.mesh.now().timestamp()))
+    foo.rules.rules = rules("action=allow | who=key=ops | do=any | units=all")
+    return foo
+
+
+@pytest.mark.parametrize("kind", ["tcp", "mesh"])
+async def test_a_key_opens_to_who_signs_with_it(signed, kind):
+    async with signed.running():
+        unit_id = await submit(signed, "bar", "signed", kind=kind, signature=token(signed, OPS))
+        for subcommand in ("list", "status", "results"):
+            request = on_unit(subcommand, unit_id)
+            (refused,) = await signed.talk(request, kind=kind, peer="bar")
+            assert refused == f"ERROR: unknown work unit {unit_id}"
+            other = request | {"signature": token(signed, DEV)}
+            assert await signed.talk(other, kind=kind, peer="bar") == [refused]
+            with_key = request | {"signature": token(signed, OPS)}
+            line, *_ = await signed.talk(with_key, kind=kind, peer="bar")
+            assert not line.startswith("ERROR")
+
+
+async def test_a_submission_is_told_that_its_signature_is_what_lacks(signed):
+    async with signed.running():
+        request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "signed"}
+        (line,) = await signed.talk(request, kind="tcp", peer="x")
+        assert line.startswith("ERROR: could not verify signature: signature is empty")
+        other = request | {"signature": token(signed, DEV)}
+        (line,) = await signed.talk(other, kind="tcp", peer="x")
+        assert line == "ERROR: permission denied: submit signed at foo"
+        (line,) = await signed.talk(request | {"worktype": "cat"}, kind="tcp", peer="x")
+        assert line == "ERROR: permission denied: submit cat at foo"
+        assert signed.units.all() == ()
+
+
+async def test_a_key_that_nobody_checks_opens_nothing(signed):
+    async with signed.running():
+        request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "signed"}
+        with_key = request | {"signature": token(signed, OPS)}
+        # A client of the unix socket needs no signature, so none is looked at.
+        (line,) = await signed.talk(with_key, peer="ann")
+        assert line == "ERROR: permission denied: submit signed at foo"
