@@ -77,6 +77,8 @@ class Decision:
     """The rule that has decided; None if there are none, or none is about the request."""
     is_unreadable: bool = False
     """Whether the request has a text that no pattern can be compared with."""
+    is_others: bool = False
+    """Whether it is refused because the unit was submitted here for another node."""
 
     @property
     def label(self) -> str:
@@ -86,6 +88,8 @@ class Decision:
     @property
     def reason(self) -> str:
         """Why it was decided so, for the log: a client is told less."""
+        if self.is_others:
+            return "the unit was submitted here for another node"
         if self.rule is not None:
             return f"{'allowed' if self.rule.allows else 'denied'} by rule {self.rule.label}"
         if self.is_unreadable:
@@ -121,13 +125,15 @@ def is_own(asker: Identity, owner: Identity | None) -> bool:
     """Whether two identities are the same one, whatever process or connection it has now.
 
     A user is its uid, a node its ID, a client of TCP its certificate. Without one it is nobody,
-    since whoever comes next may have its address. Claims of nodes count for nothing.
+    since whoever comes next may have its address. Claims of nodes count for nothing. What a node
+    has submitted that showed a certificate is not that of one who only says to be that node.
     """
     match asker, owner:
         case UnixClient(), UnixClient():
             return asker.uid == owner.uid
         case MeshClient(), MeshClient():
-            return asker.node == owner.node
+            has_shown = owner.certificate is None or asker.certificate is not None
+            return asker.node == owner.node and has_shown
         case TcpClient(), TcpClient():
             return asker.certificate is not None and asker.certificate == owner.certificate
     return False
@@ -248,11 +254,16 @@ class AccessRules:
     def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""
         decision = decide(self.rules, asker, verb, target)
-        if not decision.allowed and self.tells:
-            subject_logger("access").warning("refused %s", decision)
-            if self.sink is not None:
-                self.sink(decision)
+        if not decision.allowed:
+            self.tell(decision)
         return decision
+
+    def tell(self, refusal: Decision) -> None:
+        """Log a refusal, and tell the sink."""
+        if self.tells:
+            subject_logger("access").warning("refused %s", refusal)
+            if self.sink is not None:
+                self.sink(refusal)
 
     def require(self, asker: Asker, verb: Verb, target: Target | None) -> str:
         """Return which rule lets a client do what it asks for; empty where there are none.

@@ -305,6 +305,8 @@ class UnitAccess:
         decision = self._rules.judge(asker, verb, target)
         if decision.allowed and not is_hidden:
             return decision.label
+        if decision.allowed:
+            self._rules.tell(replace(decision, allowed=False, rule=None, is_others=True))
         if is_hidden or not self._sees(asker, target):
             # The answer for one that is not there: it must not tell that this one is.
             raise UnknownUnit(unit_id)

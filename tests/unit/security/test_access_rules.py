@@ -288,6 +288,10 @@ OWNERS: dict[str, tuple[Identity | None, set[str]]] = {
     "carol, from another address": (TcpClient("1.2.3.4:1", CARD), {"carol"}),
     "an address": (NOBODY, set()),
     "bar, for bob": (MeshClient("bar", "y", claim=BOB), {"bar", "barred"}),
+    "bar, with a certificate": (
+        MeshClient("bar", certificate=CertificateNames("CN=bar", ("bar",))),
+        {"barred"},
+    ),
     "baz, for ann": (MeshClient("baz", claim=ANN), set()),
     "an unknown client": (UnknownClient(), set()),
     "nobody": (None, set()),

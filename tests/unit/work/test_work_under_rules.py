@@ -209,6 +209,21 @@ async def test_a_command_that_does_not_say_what_it_does_is_refused_under_rules(f
         assert isinstance(foo.registry.find("work").parse_text("list"), Asking)
 
 
+async def test_a_unit_of_another_node_is_hidden_and_the_log_says_why(bar, autojump_clock, caplog):
+    bar.clients = {"ann": ANN, "far": MeshClient("far")}
+    bar.rules.rules = rules("action=allow | who=any | do=any | units=all")
+    async with bar.running():
+        request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+        _, line = await bar.talk(request, b"", peer="ann")
+        unit_id = json.loads(line)["unitid"]
+        for subcommand in ON_UNIT:
+            lines = await bar.talk(on_unit(subcommand, unit_id), kind="mesh", peer="far")
+            assert lines == [f"ERROR: unknown work unit {unit_id}"]
+    refusals = [r.message for r in caplog.records if r.message.startswith("access: refused")]
+    assert len(refusals) == len(ON_UNIT)
+    assert all(line.endswith("was submitted here for another node") for line in refusals)
+
+
 # --- By the key of a signature
 
 OPS, DEV = new_key(), new_key()
