@@ -178,8 +178,9 @@ def _of_file(flags: Any) -> int:
 
 
 def _of_entries(flags: Any) -> int:
+    # Not MODIFY: who writes a file is done when it is closed, and a log beside it grows often.
     mask = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.CLOSE_WRITE
-    mask |= flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+    mask |= flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
     return int(mask | flags.ONLYDIR)
 
 

@@ -114,3 +114,62 @@ async def test_lost_events_wake_everybody(file, tmp_path, nursery):
         growth._deliver(-1, watcher_module.inotify_simple.flags.Q_OVERFLOW)
         assert bell.rings == 1
     nursery.cancel_scope.cancel()
+
+
+# --- entries of a directory ----------------------------------------------------------------------
+
+
+def _renamed(path):
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(b"new")
+    fresh.rename(path)
+
+
+def _turned(path):
+    link = path.with_name("link")
+    link.symlink_to("elsewhere")
+    link.rename(path)
+
+
+CHANGES = {
+    "written": lambda path: path.write_bytes(b"new"),
+    "renamed": _renamed,
+    "turned": _turned,
+    "away": lambda path: path.rename(path.with_name("away")),
+    "gone": lambda path: path.unlink(),
+    "chmod": lambda path: path.chmod(0o600),
+    "directory away": lambda path: path.parent.rename(path.parent.with_name("away")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_each_change_of_a_named_entry_wakes(way, tmp_path, nursery, monkeypatch, change):
+    monkeypatch.setattr(watcher_module, "LOOK_AGAIN", 0.01)
+    path = tmp_path / "keys" / "tls.key"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    growth = FileWatcher()
+    await nursery.start(growth.run)
+    bell = Bell()
+    with growth.watch_entries(path.parent, frozenset({"tls.key"}), bell.ring):
+        if way != "inotify":
+            await bell.wait()
+        change(path)
+        await bell.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_other_entries_of_a_directory_wake_nobody(tmp_path, nursery):
+    growth = FileWatcher()
+    await nursery.start(growth.run)
+    one, other = Bell(), Bell()
+    with (
+        growth.watch_entries(tmp_path, frozenset({"one"}), one.ring),
+        growth.watch_entries(tmp_path, frozenset({"other"}), other.ring),
+    ):
+        (tmp_path / "third").write_bytes(b"")
+        (tmp_path / "other").write_bytes(b"")
+        await other.wait()
+        assert one.rings == 0
+    assert growth._watchers == {}
+    nursery.cancel_scope.cancel()
