@@ -17,7 +17,7 @@ MINUTE = 60.0
 
 MOST_CLIENTS = 100
 """Clients that are counted apart at a time; those beyond count as one. With 60 lines each, all of
-them together write 40 KiB/s at most."""
+them together write 100 lines a second."""
 
 
 @dataclass(slots=True, eq=False)

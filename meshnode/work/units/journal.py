@@ -176,7 +176,7 @@ class Journal:
         self,
         asked: str,
         caller: Caller,
-        error: MeshnodeError,
+        reason: BaseException,
         *,
         unit_id: str = "",
         what: UnitStatus | Submission | AdoptRequest | None = None,
@@ -193,7 +193,7 @@ class Journal:
             about = {"target": what.node, "remote_unit": what.unit_id}
         by, way = caller.client, caller.way
         event = AuditEvent(
-            Kind.REFUSAL, by, way, asked=asked, unit=unit_id, outcome=str(error), **about
+            Kind.REFUSAL, by, way, asked=asked, unit=unit_id, outcome=str(reason), **about
         )
         self._audit.record(event)
 

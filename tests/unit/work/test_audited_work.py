@@ -244,6 +244,21 @@ async def test_an_adoption_names_the_rule_that_allowed_it(foo, bar, audit):
     assert audit.only(Kind.ADOPT).rule == "take"
 
 
+async def test_another_nodes_unit_is_refused_with_the_reason_also_where_the_rules_allow_all(
+    foo, bar, audit
+):
+    foo.clients["stranger"] = MeshClient("stranger")
+    foo.rules.rules = (rule("all", *Verb),)
+    async with foo.running(), bar.running():
+        foo.rules.sink = foo.units.journal.not_allowed
+        unit_id = await foo.submit("bar", "wait")
+        (line,) = await foo.talk(f"work cancel {unit_id}", kind="mesh", peer="stranger")
+        assert line == f"ERROR: unknown work unit {unit_id}"
+    refused = audit.only(Kind.REFUSAL)
+    assert (refused.asked, refused.unit) == ("cancel", unit_id)
+    assert "submitted here for another node" in refused.outcome
+
+
 @pytest.mark.parametrize("label", ["", "never"])
 async def test_what_the_rules_refuse_has_one_line_with_the_rule_and_without_secrets(
     foo, audit, label
