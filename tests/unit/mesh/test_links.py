@@ -293,9 +293,14 @@ async def test_two_nodes_talk_over_it(kind):
 # --- the registry --------------------------------------------------------------------------------
 
 
+WITH_TLS = {"tcp": "tls", "ws": "wss"}
+"""What a kind is called in the names of its links when it has TLS."""
+
+
 def test_the_suite_and_the_registry_know_the_same_kinds():
-    in_tests = {kind.name for kind in KINDS} - {"memory"}
-    assert {cls.INFO.name.rpartition("-")[0] for cls in LINK_DIRECTIVES} == in_tests
+    plain = {kind.listener.INFO.name.rpartition("-")[0]: kind for kind in registry.KINDS}
+    secure = {WITH_TLS[name] for name, kind in plain.items() if kind.secure}
+    assert {kind.name for kind in KINDS} - {"memory"} == set(plain) | secure
     registered = {cls for kind in registry.KINDS for cls in (kind.listener, kind.peer)}
     assert registered == set(LINK_DIRECTIVES)
 
