@@ -11,6 +11,7 @@ section 9).
 import datetime
 import enum
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,10 @@ _UTF8_STRING = 0x0C
 
 _LONG_FORM = 0x80
 """The bit of a length that says that the length is in so many further bytes (X.690, 8.1.3.5)."""
+
+
+_BEGIN: Final = b"-----BEGIN"
+_END_OF_BLOCK: Final = re.compile(rb"-----END [A-Z0-9 ]{1,60}-----")
 
 
 class Usage(enum.Enum):
@@ -141,10 +146,22 @@ def decode_bundle(data: bytes) -> tuple[Certificate, ...]:
         raise UnusableCertificate(f"more than {MAX_BUNDLE} bytes")
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise UnusableCertificate('no line says "-----BEGIN CERTIFICATE-----" (PEM)')
+    if _is_cut(data):
+        raise UnusableCertificate("it ends within a block of PEM; copy it again")
     try:
         return tuple(map(_described, x509.load_pem_x509_certificates(data)))
     except BAD_BYTES as error:
         raise UnusableCertificate(_why(error)) from error
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether a PEM text ends within a block. The library takes those before it, and says nothing.
+
+    Half a file of CAs would be less than what is to be trusted.
+    """
+    rest = _END_OF_BLOCK.split(data)[-1]
+    lines = (line.strip() for line in rest.splitlines())
+    return any(line.startswith(_BEGIN) or (line and _BEGIN.startswith(line)) for line in lines)
 
 
 def load_certificates(path: Path) -> tuple[Certificate, ...]:

@@ -203,9 +203,13 @@ async def test_each_replacement_counts_however_many_there_are(running):
         {"tls.key": authority().issue("x").key_pem[:100]},
         {"tls.key": authority().issue("x").key_pem},
         {"ca.crt": b"-----BEGIN CERTIFICATE-----\n"},
+        {"ca.crt": authority().pem + authority().pem[:99]},
         {"ca.crt": None},
     ],
-    ids=["empty", "half", "not of the key", "of another", "half key", "other key", "cas", "gone"],
+    ids=[
+        *("empty", "half", "not of the key", "of another", "half key", "other key"),
+        *("no cas", "half of the cas", "gone"),
+    ],
 )
 async def test_what_cannot_be_used_is_told_once_and_what_was_there_is_kept(running, broken):
     good = dict(running.files)

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tls_makers import CLIENT, SERVER, authority
+from tls_makers import CLIENT, SERVER, authority, other_authority
 
 from meshnode.errors import UnusableCertificate
 from meshnode.security.certificates import (
@@ -174,7 +174,7 @@ def test_a_file_has_all_its_certificates_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), (b"", "BEGIN CERTIFICATE"), (_PEM[:200], "malformed")],
+    [(None, "no such file"), (b"", "BEGIN CERTIFICATE"), (_PEM[:200], "within a block")],
 )
 def test_a_file_without_a_certificate_is_named_with_what_is_wrong(
     tmp_path: Path, content: bytes | None, words: str
@@ -185,3 +185,26 @@ def test_a_file_without_a_certificate_is_named_with_what_is_wrong(
     with pytest.raises(UnusableCertificate, match=words) as caught:
         load_certificates(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_text_that_was_cut_anywhere_is_refused_or_holds_whole_certificates_to_its_end() -> None:
+    first, second = authority().pem, other_authority().pem
+    whole = b"The first:\n" + first + b"The second:\n" + second
+    border = whole.index(second)
+    for cut in range(len(whole)):
+        try:
+            found = decode_bundle(whole[:cut])
+        except UnusableCertificate:
+            continue
+        # Of what ends before the second one began nobody can say that it was cut.
+        one = cut <= border
+        assert len(found) == (1 if one else 2), cut
+        assert whole[:cut].rstrip().endswith(b"-----") or one
+
+
+def test_a_key_in_the_same_file_as_its_certificate_is_no_cut() -> None:
+    made = authority().issue("foo", nodes=["foo"])
+    assert len(decode_bundle(made.pem + made.key_pem)) == 1
+    assert len(decode_bundle(made.key_pem + made.pem)) == 1
+    with pytest.raises(UnusableCertificate, match="ends within a block"):
+        decode_bundle(made.pem + made.key_pem[:50])
