@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -24,7 +25,7 @@ from meshnode.errors import HandshakeRefused, TlsRefused
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.tls import TlsStream, dial_tls
 from meshnode.security.tls import TlsSettings
-from meshnode.security.tlsstore import TlsChange, TlsStore
+from meshnode.security.tlsstore import TlsChange, TlsStore, TlsUse
 from meshnode.services import make_service
 
 DATA = bytes(range(256)) * 500
@@ -35,9 +36,18 @@ def store(
     clients: Mapping[str, TlsSettings] | None = None,
 ) -> TlsStore:
     found = TlsStore()
-    settings = {(TlsServerDirective, name): one for name, one in (servers or {}).items()}
-    more = {(TlsClientDirective, name): one for name, one in (clients or {}).items()}
-    found.apply(TlsChange({**settings, **more}, ()))
+    file = Path("unused")
+    uses = [
+        *(
+            TlsUse(TlsServerDirective(name=name, cert=file, key=file), settings)
+            for name, settings in (servers or {}).items()
+        ),
+        *(
+            TlsUse(TlsClientDirective(name=name), settings)
+            for name, settings in (clients or {}).items()
+        ),
+    ]
+    found.apply(TlsChange({(type(use.directive), use.directive.name): use for use in uses}))
     return found
 
 
