@@ -198,13 +198,14 @@ class CommandRegistry:
         Raises:
             NotAllowed: no rule lets the client.
         """
+        if not self._rules:
+            return ""
         if not isinstance(handler, Asking):
-            if self._rules:
-                raise NotAllowed(name)
-        elif handler.verb is not None:
-            target = handler.target.as_seen_by(session.node_id)
-            return self._rules.require(asker_of(session), handler.verb, target)
-        return ""
+            raise NotAllowed(name)
+        if handler.verb is None:
+            return ""
+        target = handler.target.as_seen_by(session.node_id)
+        return self._rules.require(asker_of(session), handler.verb, target)
 
     def shows_units(self, session: ControlSession) -> bool:
         """Whether the client may list units of others, and so be told of any."""

@@ -8,7 +8,7 @@ Nothing here does anything. :mod:`meshnode.control.registry` and :mod:`meshnode.
 ask, each in one place, before a command does.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -108,17 +108,34 @@ def decide(
 
     ``target`` None asks whether there is anything at all to which it may do that.
     """
+    return decider(rules, asker, verb)(target)
+
+
+def decider(
+    rules: Iterable[AccessRule], asker: Asker, verb: Verb
+) -> Callable[[Target | None], Decision]:
+    """Return what decides as :func:`decide` does, of one target after the other.
+
+    Which rules are about the client and the verb is found out once: a list may have thousands of
+    units, and a file a hundred rules.
+    """
     rules = tuple(rules)
-    seen = target or Target()
-    if not rules:
-        return Decision(asker, verb, seen, allowed=True)
-    if not _is_readable(asker, seen):
-        # A rule that denies could not be compared, and a later one would allow.
-        return Decision(asker, verb, seen, allowed=False, is_unreadable=True)
-    for rule in rules:
-        if _is_about(rule, asker, verb) and _is_for(rule, asker, verb, target):
-            return Decision(asker, verb, seen, allowed=rule.allows, rule=rule)
-    return Decision(asker, verb, seen, allowed=False)
+    is_known = all(map(_is_utf8, _texts_of(asker)))
+    about = [rule for rule in rules if is_known and _is_about(rule, asker, verb)]
+
+    def decide_of(target: Target | None) -> Decision:
+        seen = target or Target()
+        if not rules:
+            return Decision(asker, verb, seen, allowed=True)
+        if not (is_known and all(map(_is_utf8, _texts_in(seen)))):
+            # A rule that denies could not be compared, and a later one would allow.
+            return Decision(asker, verb, seen, allowed=False, is_unreadable=True)
+        for rule in about:
+            if _is_for(rule, asker, verb, target):
+                return Decision(asker, verb, seen, allowed=rule.allows, rule=rule)
+        return Decision(asker, verb, seen, allowed=False)
+
+    return decide_of
 
 
 def is_own(asker: Identity, owner: Identity | None) -> bool:
@@ -196,17 +213,26 @@ def _has_params(rule: AccessRule, params: Mapping[str, str]) -> bool:
     return all(pattern.matches(params.get(name, "")) for name, pattern in rule.params.items())
 
 
-def _is_readable(asker: Asker, target: Target) -> bool:
-    texts = [target.node, target.work_type, target.service, asker.key]
-    if isinstance(asker.identity, MeshClient):
-        texts.append(asker.identity.node)
-    if isinstance(asker.identity, MeshClient | TcpClient) and asker.identity.certificate:
-        texts += (asker.identity.certificate.subject, *asker.identity.certificate.nodes)
-    # JSON has escapes for halves of characters, which are in no text.
-    return all(map(_is_utf8, (*texts, *target.params, *target.params.values())))
+def _texts_of(asker: Asker) -> Iterator[str]:
+    """Return what patterns may be compared with of a client."""
+    yield asker.key
+    identity = asker.identity
+    if isinstance(identity, MeshClient):
+        yield identity.node
+    if isinstance(identity, MeshClient | TcpClient) and identity.certificate:
+        yield identity.certificate.subject
+        yield from identity.certificate.nodes
+
+
+def _texts_in(target: Target) -> Iterator[str]:
+    """Return what patterns may be compared with of what is asked for."""
+    yield from (target.node, target.work_type, target.service)
+    yield from target.params
+    yield from target.params.values()
 
 
 def _is_utf8(text: str) -> bool:
+    # JSON has escapes for halves of characters, which are in no text.
     if text.isascii():
         return True
     try:
@@ -250,6 +276,10 @@ class AccessRules:
     def may(self, asker: Asker, verb: Verb, target: Target | None) -> bool:
         """Whether a client may do something, without telling anybody that this was asked."""
         return decide(self.rules, asker, verb, target).allowed
+
+    def decider(self, asker: Asker, verb: Verb) -> Callable[[Target | None], Decision]:
+        """Return what says of one target after the other whether a client may; nobody is told."""
+        return decider(self.rules, asker, verb)
 
     def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""

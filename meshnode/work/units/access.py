@@ -12,7 +12,7 @@ Where there are access rules, they decide besides, and first: this is the one pl
 about work. A unit that a client may not see is answered as one that is not there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -265,12 +265,16 @@ class UnitAccess:
         self._check_rules(verb, unit_id, status, caller, key)
         self._check_origin(status, caller)
 
-    def is_listed(self, unit_id: str, status: UnitStatus, caller: Caller) -> bool:
-        """Whether a list shows the client a unit: it leaves out what it may not know of."""
-        if not self._is_visible(status, caller):
-            return False
-        target = self._target(unit_id, status)
-        return not self._rules or self._rules.may(caller.asker(), Verb.LIST, target)
+    def lister(self, caller: Caller) -> Callable[[str, UnitStatus], bool]:
+        """Return whether a list shows the client a unit: it leaves out what it may not know of."""
+        decide = self._rules.decider(caller.asker(), Verb.LIST) if self._rules else None
+
+        def shows(unit_id: str, status: UnitStatus) -> bool:
+            if not self._is_visible(status, caller):
+                return False
+            return decide is None or decide(self._target(unit_id, status)).allowed
+
+        return shows
 
     def is_known(self, unit_id: str, status: UnitStatus, caller: Caller) -> bool:
         """Whether the client may be told the ID of a unit that it has not named."""

@@ -254,6 +254,15 @@ def test_a_text_that_no_pattern_can_read_slips_past_no_rule(place: str) -> None:
     assert not decide([denies, rule()], Asker(ANN, Way.SOCKET), Verb.SUBMIT, target).allowed
 
 
+@pytest.mark.parametrize("fact_of", ["node", "key", "subject", "certnode"])
+def test_a_client_whom_no_pattern_can_read_may_nothing(fact_of: str) -> None:
+    odd = "b\ud800"
+    client = MeshClient(odd, certificate=CertificateNames(odd, (odd,)))
+    denies = rule(False, who=((fact(fact_of, "/b.*/"),),))
+    decision = decide([denies, rule()], Asker(client, Way.MESH, odd), Verb.PING, Target())
+    assert (decision.allowed, decision.is_unreadable) == (False, True)
+
+
 PARAMS = {
     "exactly": ({"params": "x"}, True),
     "with a blank more": ({"params": "x "}, False),

@@ -12,7 +12,7 @@ from meshnode.control.registry import Asking, Command
 from meshnode.permissions import AccessRule
 from meshnode.security.identity import MeshClient, UnixClient
 from meshnode.security.tokens import VerificationKey, Verifier
-from meshnode.work.units import requests
+from meshnode.work.units import commands, requests
 from meshnode.work.units.access import Signatures
 
 ANN = UnixClient(1000, 100, 7, "ann")
@@ -122,6 +122,16 @@ async def test_a_list_shows_each_client_what_it_may_list(foo):
         ):
             (line,) = await foo.talk("work list", kind=kind, peer=peer)
             assert set(json.loads(line)) == shown
+
+
+async def test_a_list_of_many_pieces_leaves_out_whole_ones(foo, monkeypatch):
+    monkeypatch.setattr(commands, "LISTED_AT_ONCE", 1)
+    async with foo.running():
+        own = [await submit(foo, peer) for peer in ("ann", "bob", "ann", "bob")][::2]
+        foo.rules.rules = rules("action=allow | who=any | do=list | units=own")
+        (line,) = await foo.talk("work list", peer="ann")
+        assert list(json.loads(line)) == sorted(own)
+        assert await foo.talk("work list", peer="stranger") == ["{}"]
 
 
 async def test_a_unit_from_before_submitters_were_known_is_nobodys(foo):
