@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -249,6 +250,8 @@ def configure(level: str, stream: TextIO | None = None, *, form: str = "text") -
 
     ``form`` is a key of FORMATS. Call ``report`` of what is returned once a minute.
     """
+    # cryptography's words about certificates that anybody may show; what cannot be used is refused.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"meshnode\.security\.")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(FORMATS[form]())
     limit = LineLimit(handler.handle)

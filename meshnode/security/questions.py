@@ -131,7 +131,8 @@ def _target(text: str, verb: Verb, words: Sequence[str], identity: Identity) -> 
             raise _wrong(text, f"{quote(word)}: {verb} takes {takes}")
     units = named.pop("units", "own")
     if units not in {"own", "all"}:
-        raise _wrong(text, f"units={units}: own is a unit of the client's, all one of another's")
+        meaning = "own is a unit of the client's, all one of another's"
+        raise _wrong(text, f"units={quote(units)}: {meaning}")
     return Target(
         node=named.pop("tonode", ""),
         work_type=named.pop("worktype", ""),

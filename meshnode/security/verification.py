@@ -21,6 +21,7 @@ from OpenSSL import SSL, crypto
 
 from meshnode.errors import TlsProblem, TlsRefused, UnusableCertificate
 from meshnode.security.certificates import (
+    BAD_BYTES,
     MAX_SHOWN,
     Certificate,
     Usage,
@@ -231,7 +232,7 @@ def _verify_by_openssl(
         leaf, *others = (
             crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)) for der in ders
         )
-    except ValueError as error:
+    except (*BAD_BYTES, crypto.Error) as error:
         text = f"a certificate of the {expected.usage.value}'s chain is malformed"
         raise TlsRefused(TlsProblem.MALFORMED, text) from error
     try:

@@ -8,8 +8,10 @@ from unittest import mock
 
 import pytest
 
+from fuzz import certificates
 from fuzz.catalogue import TARGETS
 from fuzz.engine import fuzz, make_input
+from meshnode.errors import TlsProblem, TlsRefused
 from meshnode.mesh.streams.listener import StreamListener
 from meshnode.protocol.adverts import AdvertisementTable
 from meshnode.protocol.topology import Topology, Verdict
@@ -27,6 +29,11 @@ INPUTS = {
     "control": 400,
     "unitfiles": 300,
     "framing": 300,
+    "certificates": 200,
+    "handshakes": 60,
+    "tokens": 300,
+    "yaml": 200,
+    "rules": 60,
 }
 """How many make some seconds in all."""
 
@@ -77,3 +84,22 @@ def test_many_inputs_pass_the_gate(name):
     with counted(owner, method, counts, key):
         report = fuzz(TARGETS[name], SEED, 200)
     assert counts[reached] > share * report.inputs, counts
+
+
+def test_nearly_right_chains_are_refused_for_many_reasons_and_some_are_taken():
+    found: Counter[str | TlsProblem] = Counter()
+    verify = certificates.verify_chain
+
+    def counting(ders: Any, expected: Any, now: Any) -> Any:
+        try:
+            shown = verify(ders, expected, now)
+        except TlsRefused as refusal:
+            found[refusal.problem] += 1
+            raise
+        found["taken"] += 1
+        return shown
+
+    with mock.patch.object(certificates, "verify_chain", counting):
+        fuzz(TARGETS["certificates"], SEED, 200)
+    assert found["taken"] > 0.05 * found.total(), found
+    assert len(found) > 4, found

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 import hypothesis
@@ -286,3 +287,12 @@ def test_the_format_can_be_another_one_while_the_node_runs(written):
     assert EVENT.fullmatch(one)
     assert json.loads(two)["text"] == "two"
     assert EVENT.fullmatch(three)
+
+
+def test_what_a_library_finds_odd_in_a_certificate_of_others_is_no_line_on_stderr(capsys):
+    logs.configure("warning", sys.stderr)
+    for module in ("meshnode.security.certificates", "meshnode.security.verification"):
+        warnings.warn_explicit("an attribute's length", UserWarning, "x.py", 1, module=module)
+    with pytest.warns(UserWarning):
+        warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="meshnode.mesh.router")
+    assert capsys.readouterr().err == ""

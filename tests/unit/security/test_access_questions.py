@@ -130,3 +130,14 @@ def test_a_question_without_a_file_or_words_is_wrong(
 ) -> None:
     assert main(["check", *arguments]) == ExitCode.CONFIGURATION
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@given(st.text(), st.sampled_from([question.split(" ") for question in QUESTIONS]), st.data())
+def test_whatever_is_asked_the_answer_is_one_printable_line(text, words, data):
+    place = data.draw(st.integers(0, len(words) - 1))
+    asked = " ".join([*words[:place], words[place] + text, *words[place + 1 :]])
+    try:
+        answer = str(parse_question(asked).decide((), "foo"))
+    except ConfigError as error:
+        answer = str(error)
+    assert answer.isprintable()

@@ -360,6 +360,21 @@ def test_any_chain_is_refused_or_good(ders: list[bytes]) -> None:
         verify_chain(ders, _shared_server().expected, datetime.datetime.now(datetime.UTC))
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 3, 66, 255])
+def test_a_certificate_of_no_known_version_is_refused_wherever_in_a_chain(
+    ends: Ends, place: int, version: int
+) -> None:
+    middle = Authority("Middle CA", above=Authority("Lower CA", above=authority()))
+    made = middle.issue("client", nodes=["bar"])
+    ders = [made.der, *(c.public_bytes(Encoding.DER) for c in made.chain)]
+    before, mark, after = ders[place].partition(b"\xa0\x03\x02\x01")
+    ders[place] = before + mark + bytes([version]) + after[1:]
+    with pytest.raises(TlsRefused) as caught:
+        verify_chain(ders, ends.server().expected, datetime.datetime.now(datetime.UTC))
+    assert str(caught.value).isprintable()
+
+
 # --- at start ------------------------------------------------------------------------------------
 
 
