@@ -293,6 +293,6 @@ def test_what_a_library_finds_odd_in_a_certificate_of_others_is_no_line_on_stder
     logs.configure("warning", sys.stderr)
     for module in ("meshnode.security.certificates", "meshnode.security.verification"):
         warnings.warn_explicit("an attribute's length", UserWarning, "x.py", 1, module=module)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="ours"):
         warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="meshnode.mesh.router")
     assert capsys.readouterr().err == ""
