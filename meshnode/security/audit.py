@@ -11,7 +11,7 @@ beyond are counted, and the first line that is written again says how many are m
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -24,7 +24,7 @@ from meshnode.errors import NotAudited
 from meshnode.logs import subject_logger
 from meshnode.resources import NoThread, in_thread
 from meshnode.security.auditfile import AuditFile, Written
-from meshnode.security.auditlines import AuditEvent, Kind, encode
+from meshnode.security.auditlines import AuditEvent, Kind, encode, units_ended
 from meshnode.security.refusallimit import RefusalLimit
 
 MAX_WAITING = 1 << 20
@@ -49,11 +49,23 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier run of the node has told."""
+
+    until: datetime
+    """When it wrote last."""
+    ended: frozenset[str]
+    """Units of whose ends it told last."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """Where the lines go, and whether work is refused while they cannot."""
 
     path: Path
     required: bool = False
+    earlier: Earlier | None = field(default=None, compare=False)
+    """What the file told when these settings were made, if that was looked at."""
 
 
 def checked_settings(directive: AuditLogDirective | None) -> AuditSettings | None:
@@ -65,11 +77,12 @@ def checked_settings(directive: AuditLogDirective | None) -> AuditSettings | Non
     if directive is None:
         return None
     try:
-        AuditFile(directive.filename).check()
+        tail = AuditFile(directive.filename).check()
     except OSError as error:
         text = f"{directive.filename} cannot be used: {error.strerror or error}"
         raise directive.unavailable("filename", text) from error
-    return settings_of(directive)
+    earlier = Earlier(datetime.fromtimestamp(tail.written, UTC), units_ended(tail.data))
+    return AuditSettings(directive.filename, directive.required, earlier)
 
 
 def settings_of(directive: AuditLogDirective | None) -> AuditSettings | None:
@@ -112,6 +125,11 @@ class AuditLog:
     def is_on(self) -> bool:
         """Whether anything is to be recorded: whoever makes events asks this first."""
         return self._settings is not None
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """What an earlier run of the node has told, as far as that is known."""
+        return None if self._settings is None else self._settings.earlier
 
     def apply(self, settings: AuditSettings | None) -> bool:
         """Write by these settings from now on; return whether they are others."""

@@ -18,6 +18,20 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
+MAX_TAIL = 1 << 20
+"""Bytes at the end of the file that are read at a start: some 3,000 lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How a file ends that an earlier run of the node has written."""
+
+    written: float
+    """When it was written last; of a new file, now."""
+    data: bytes
+    """Its last bytes, MAX_TAIL of them at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """How much of what was to be written is in the file."""
@@ -47,14 +61,21 @@ class AuditFile:
         self._is_torn = False
         """Whether the last line of the file is cut off, and nothing may follow in that line."""
 
-    def check(self) -> None:
+    def check(self) -> Tail:
         """Make the file if it is missing, with mode 0600, and see whether it can be written to.
+
+        Returns how it ends.
 
         Raises:
             OSError: it cannot, or others may write to it; see ``files.reason``.
         """
         self._open()
-        self.close()
+        try:
+            found = os.fstat(self._descriptor)
+            start = max(0, found.st_size - MAX_TAIL)
+            return Tail(found.st_mtime, os.pread(self._descriptor, MAX_TAIL, start))
+        finally:
+            self.close()
 
     def write(self, lines: Sequence[bytes], *, sync: bool) -> Written:
         """Append lines, each of which ends with a line break; with ``sync`` to the disk itself."""

@@ -76,6 +76,8 @@ class AuditEvent:
     exit_code: int | None = None
     signal: str = ""
     ended_by: Shown | None = None
+    finished: str = ""
+    """When a unit has ended: its node may have been down then."""
     lines: int | None = None
     """How many are missing here."""
 
@@ -89,6 +91,22 @@ def encode(event: AuditEvent, node: str, moment: datetime) -> bytes:
     if len(line) > MAX_LINE:
         line = _dumped(event, node, moment, SHORT_TEXT)
     return line
+
+
+def units_ended(data: bytes) -> frozenset[str]:
+    """Return the units whose ends are told in a part of an audit log, whatever else is in it."""
+    ended = set()
+    for line in data.splitlines():
+        if b'"event":"end"' not in line:
+            continue
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # where the part begins, or where a killed node left off
+        unit = said.get("unit") if isinstance(said, dict) else None
+        if isinstance(unit, str):
+            ended.add(unit)
+    return frozenset(ended)
 
 
 def _dumped(event: AuditEvent, node: str, moment: datetime, most: int) -> bytes:
@@ -108,6 +126,7 @@ def _dumped(event: AuditEvent, node: str, moment: datetime, most: int) -> bytes:
         "outcome": event.outcome,
         "exit_code": event.exit_code,
         "signal": event.signal,
+        "finished": event.finished,
         "ended_by": event.ended_by and _who(event.ended_by, most),
         "lines": event.lines,
     }

@@ -197,6 +197,36 @@ def test_a_required_line_is_on_disk_before_the_work_starts_also_when_the_node_is
     assert lines(log)[-1]["event"] == "audit-off"
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_ends_while_its_node_is_down_has_one_line_for_that(
+    cluster: Cluster, how: signal.Signals
+) -> None:
+    gate = cluster.directory / "gate"
+    os.mkfifo(gate)
+    work = WORK | {"gated": f"echo up; read -r word < {gate}"}
+    node = audited(cluster, "foo", work=work)
+    log = log_of(node)
+    before = node.submit("echo", "--no-payload")
+    unit = node.submit("gated", "--no-payload")
+    node.wait_output(unit, b"up\n")
+    wait_line(log, event="end", unit=before)
+    node.stop(how)
+    gate.write_text("go\n")
+    wait_until(
+        lambda: node.stored_status(unit)["State"] == 2,
+        watch=[node.units / unit],
+        what="the end of the command",
+    )
+    for _ in range(2):
+        node.start()
+        end = wait_line(log, event="end", unit=unit)
+        assert (end["outcome"], end["exit_code"]) == ("succeeded", 0)
+        assert end["finished"] == node.stored_status(unit)["Finished"]
+        assert node.stop() == 0
+    ended = [one["unit"] for one in lines(log) if one["event"] == "end"]
+    assert ended == [before, unit]
+
+
 def can_mount() -> bool:
     """Whether an ordinary user may mount a file system of its own here."""
     command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]

@@ -312,9 +312,8 @@ class UnitAccess:
         if decision.allowed:
             self._rules.tell(replace(decision, allowed=False, rule=None, is_others=True))
         if is_hidden or not self._sees(asker, target):
-            # The answer for one that is not there: it must not tell that this one is. Of what the
-            # rules allow, the cause says why not.
-            raise UnknownUnit(unit_id) from (_not_theirs() if decision.allowed else None)
+            # The answer for one that is not there: it must not tell that this one is.
+            raise UnknownUnit(unit_id)
         raise NotAllowed(f"{verb} {unit_id}")
 
     def _sees(self, asker: Asker, target: Target) -> bool:
@@ -342,7 +341,10 @@ class UnitAccess:
     def _check_origin(self, status: UnitStatus, caller: Caller) -> None:
         """Return if a node that asks has to do with a unit. Raises AccessRefused."""
         if not self._is_visible(status, caller):
-            raise _not_theirs()
+            raise AccessRefused(
+                "this work unit was submitted here for another node: only clients of this node "
+                "may ask for it"
+            )
 
     def _is_visible(self, status: UnitStatus, caller: Caller) -> bool:
         remote = status.remote
@@ -366,10 +368,3 @@ def _owner(status: UnitStatus) -> Identity | None:
     """Return to whom a unit belongs; of an adopted one another node says who has submitted it."""
     is_adopted = status.remote is not None and status.remote.adopted
     return status.adopted_by if is_adopted else status.submitted_by
-
-
-def _not_theirs() -> AccessRefused:
-    return AccessRefused(
-        "this work unit was submitted here for another node: only clients of this node may ask "
-        "for it"
-    )

@@ -265,13 +265,8 @@ class WorkCommands:
         except NotAllowed:
             raise  # told already, with the rule
         except MeshnodeError as error:
-            reason: BaseException | None = error
-            if isinstance(what, UnitStatus):
-                # Who must not know of a unit is told that there is none; the cause says why.
-                known = (error, error.__cause__)
-                reason = next((one for one in known if isinstance(one, SecurityError)), None)
-            if reason is not None:
-                self._units.journal.refused(verb, caller, reason, unit_id=unit_id, what=what)
+            if isinstance(error, SecurityError) or not isinstance(what, UnitStatus):
+                self._units.journal.refused(verb, caller, error, unit_id=unit_id, what=what)
             raise
 
 

@@ -7,6 +7,7 @@ clients asked besides, and of what they were refused.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from meshnode.errors import MeshnodeError, NotAudited
@@ -20,6 +21,9 @@ from meshnode.work.units.access import Allowed, Caller
 from meshnode.work.units.requests import AdoptRequest, Submission, shown_params
 from meshnode.work.units.shortage import NotNow
 from meshnode.work.units.status import UnitStatus
+
+STOPPING = timedelta(seconds=10)
+"""For so long before its last line a node may have been stopping, and have told of no end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,25 +79,42 @@ class Journal:
         """Tell that a unit has another state: that it has started, or ended, or both at once."""
         if not self._audit.is_on:
             return
-        by = new.submitted_by or new.adopted_by
         # What ends in its first moment may be known only then to have started.
         has_run = new.state in {UnitState.RUNNING, UnitState.SUCCEEDED} or new.started is not None
         if old.state is UnitState.PENDING and has_run:
+            by = new.submitted_by or new.adopted_by
             event = AuditEvent(Kind.START, by, unit=unit_id, **_about(new))
             self._audit.record(event)
         if new.state.is_final and not old.state.is_final:
-            self._audit.record(
-                AuditEvent(
-                    Kind.END,
-                    by,
-                    unit=unit_id,
-                    outcome=new.state.label.lower(),
-                    exit_code=new.exit_code,
-                    signal=new.signal or "",
-                    ended_by=new.ending,
-                    **_about(new),
-                )
+            self._ended(unit_id, new)
+
+    def found(self, unit_id: str, status: UnitStatus) -> None:
+        """Tell of a unit that the last run of the node has left, if it has ended since.
+
+        Only of commands, which go on without the node.
+        """
+        earlier, finished = self._audit.earlier, status.finished
+        if earlier is None or finished is None or not (status.is_command and status.state.is_final):
+            return
+        moment = datetime.fromisoformat(finished)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment > earlier.until - STOPPING and unit_id not in earlier.ended:
+            self._ended(unit_id, status)
+
+    def _ended(self, unit_id: str, status: UnitStatus) -> None:
+        self._audit.record(
+            AuditEvent(
+                Kind.END,
+                status.submitted_by or status.adopted_by,
+                unit=unit_id,
+                outcome=status.state.label.lower(),
+                exit_code=status.exit_code,
+                signal=status.signal or "",
+                finished=status.finished or "",
+                ended_by=status.ending,
+                **_about(status),
             )
+        )
 
     def released(self, unit_id: str, status: UnitStatus, by: Identity | None) -> None:
         """Tell that a unit is gone; ``by`` is None if the node has released it by itself."""
@@ -176,7 +197,7 @@ class Journal:
         self,
         asked: str,
         caller: Caller,
-        reason: BaseException,
+        error: MeshnodeError,
         *,
         unit_id: str = "",
         what: UnitStatus | Submission | AdoptRequest | None = None,
@@ -193,7 +214,7 @@ class Journal:
             about = {"target": what.node, "remote_unit": what.unit_id}
         by, way = caller.client, caller.way
         event = AuditEvent(
-            Kind.REFUSAL, by, way, asked=asked, unit=unit_id, outcome=str(reason), **about
+            Kind.REFUSAL, by, way, asked=asked, unit=unit_id, outcome=str(error), **about
         )
         self._audit.record(event)
 

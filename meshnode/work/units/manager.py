@@ -146,6 +146,7 @@ class UnitManager:
                     await services.start(runner.serve)
                 async with self._tasks.open():
                     for stored in found:
+                        self.journal.found(stored.unit_id, stored.status)
                         await self._adoption.adopt(self._add(stored))
                     # Not kept while the node runs: each would hold on to a unit's first status.
                     found.clear()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.security.auditlines import MAX_LINE, AuditEvent, Kind, encode
+from meshnode.security.auditlines import MAX_LINE, AuditEvent, Kind, encode, units_ended
 from meshnode.security.identity import (
     CertificateNames,
     Identity,
@@ -91,3 +91,14 @@ def test_an_identity_stands_in_the_line_as_in_the_status_of_a_unit() -> None:
     assert line_of(AuditEvent(Kind.SUBMIT, by=by))["by"] == by.to_json()
     far = TcpClient("[::1]:9", CertificateNames("CN=" + string.ascii_letters, ("foo", "bar")))
     assert line_of(AuditEvent(Kind.END, ended_by=far))["ended_by"] == far.to_json()
+
+
+@given(st.lists(st.tuples(events, st.booleans()), max_size=8), st.binary(max_size=40))
+def test_ends_are_found_in_any_part_of_a_log(
+    told: list[tuple[AuditEvent, bool]], torn: bytes
+) -> None:
+    lines = [encode(event, "foo", MOMENT) for event, _ in told]
+    data = torn + b"\n" + b"".join(lines)
+    wanted = {json.loads(line).get("unit") for line in lines if b'"event":"end"' in line}
+    assert units_ended(data) >= {unit for unit in wanted if isinstance(unit, str)}
+    assert units_ended(data[len(data) // 2 :]) <= units_ended(data)
