@@ -5,11 +5,13 @@ import typing
 from dataclasses import replace
 
 import pytest
+import trio
 from signing_keys import golang_token, new_key
 
 from meshnode.config import load_arguments
 from meshnode.control.registry import Asking, Command
 from meshnode.permissions import AccessRule
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import MeshClient, UnixClient
 from meshnode.security.tokens import VerificationKey, Verifier
 from meshnode.work.units import commands, requests
@@ -104,6 +106,33 @@ async def test_who_may_see_a_unit_is_told_that_it_may_not_end_it(foo):
         foo.rules.rules = rules("action=allow | who=any | do=status | units=all")
         lines = await foo.talk(on_unit("cancel", unit_id), peer="bob")
         assert lines == [f"ERROR: permission denied: cancel {unit_id}"]
+
+
+async def test_who_has_submitted_a_unit_is_not_told_that_it_is_not_there(foo):
+    async with foo.running():
+        for peer, kind in (("ann", "unix"), ("bar", "mesh")):
+            foo.rules.rules = ()
+            unit_id = await submit(foo, peer, kind=kind)
+            foo.rules.rules = rules("action=allow | who=any | do=submit")
+            for subcommand in ON_UNIT:
+                (line,) = await foo.talk(on_unit(subcommand, unit_id), kind=kind, peer=peer)
+                assert line.startswith("ERROR: permission denied: ")
+
+
+async def test_a_unit_whose_node_does_not_let_it_be_followed_is_not_gone(foo, bar, autojump_clock):
+    bar.rules.rules = rules("action=allow | who=node=foo | do=submit")
+    async with foo.running(), bar.running():
+        request = {"command": "work", "subcommand": "submit", "node": "bar", "worktype": "cat"}
+        _, line = await foo.talk(request, b"payload", peer="ann")
+        unit_id = json.loads(line)["unitid"]
+        await trio.sleep(100)
+        assert not foo.units.find(unit_id).is_final
+        (told,) = await foo.talk(on_unit("status", unit_id), peer="ann")
+        assert "refused: permission denied: " in json.loads(told)["Detail"]
+        verbs = '["submit", "status", "results"]'
+        bar.rules.rules = rules(f"action=allow | who=node=foo | do={verbs} | units=own")
+        assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+        assert foo.stdout(unit_id) == b"payload"
 
 
 async def test_a_list_shows_each_client_what_it_may_list(foo):
@@ -261,12 +290,12 @@ async def test_a_key_opens_to_who_signs_with_it(signed, kind):
         unit_id = await submit(signed, "bar", "signed", kind=kind, signature=token(signed, OPS))
         for subcommand in ("list", "status", "results"):
             request = on_unit(subcommand, unit_id)
-            (refused,) = await signed.talk(request, kind=kind, peer="bar")
+            (refused,) = await signed.talk(request, kind=kind, peer="far")
             assert refused == f"ERROR: unknown work unit {unit_id}"
             other = request | {"signature": token(signed, DEV)}
-            assert await signed.talk(other, kind=kind, peer="bar") == [refused]
+            assert await signed.talk(other, kind=kind, peer="far") == [refused]
             with_key = request | {"signature": token(signed, OPS)}
-            line, *_ = await signed.talk(with_key, kind=kind, peer="bar")
+            line, *_ = await signed.talk(with_key, kind=kind, peer="far")
             assert not line.startswith("ERROR")
 
 
