@@ -281,11 +281,12 @@ async def test_what_the_rules_refuse_has_one_line_with_the_rule_and_without_secr
 
 
 async def test_a_unit_that_a_client_may_not_know_of_is_refused_with_its_id(foo, audit):
+    foo.clients["bob"] = UnixClient(1001, 100, 99, "bob")
     async with foo.running():
         unit_id = await foo.submit("foo", "wait")
         foo.rules.sink = foo.units.journal.not_allowed
         foo.rules.rules = (rule("begin", Verb.SUBMIT),)
-        (line,) = await foo.talk(f"work cancel {unit_id}")
+        (line,) = await foo.talk(f"work cancel {unit_id}", peer="bob")
         assert line == f"ERROR: unknown work unit {unit_id}"
     refused = audit.only(Kind.REFUSAL)
     assert (refused.asked, refused.unit, refused.work_type) == ("cancel", unit_id, "wait")
