@@ -285,15 +285,15 @@ class AccessRules:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""
         decision = decide(self.rules, asker, verb, target)
         if not decision.allowed:
-            self.log(decision)
-            if self.tells and self.sink is not None:
-                self.sink(decision)
+            self.tell(decision)
         return decision
 
-    def log(self, refusal: Decision) -> None:
-        """Log a refusal."""
+    def tell(self, refusal: Decision) -> None:
+        """Log a refusal, and tell the sink."""
         if self.tells:
             subject_logger("access").warning("refused %s", refusal)
+            if self.sink is not None:
+                self.sink(refusal)
 
     def require(self, asker: Asker, verb: Verb, target: Target | None) -> str:
         """Return which rule lets a client do what it asks for; empty where there are none.

@@ -125,6 +125,18 @@ COMMANDS: tuple[dict[str, Any], ...] = (
     ),
     {"command": "work", "subcommand": "results", "unitid": "@UNIT@", "startpos": 0},
     {"command": "work", "subcommand": "results", "unitid": "@BAR@", "startpos": 3},
+    *(
+        {"command": "auth", "subcommand": "can", "verb": verb, "unitid": unit}
+        for verb in ("list", "status", "results", "cancel", "release")
+        for unit in ("@UNIT@", "@BAR@", "nothing1", "")
+    ),
+    *(
+        {
+            **{"command": "auth", "subcommand": "can", "verb": "submit", "worktype": "cat"},
+            **{"node": node, "params": {"params": "a b", "secret_x": "y"}, "signwork": "false"},
+        }
+        for node in ("victim", "localhost", "bar", "nobody")
+    ),
 )
 """Good commands, in the JSON form."""
 
@@ -134,6 +146,7 @@ TEXTS: tuple[str, ...] = (
     *("work status @UNIT@", "work watch @BAR@", "work cancel @UNIT@", "work release @UNIT@"),
     *("work force-release @BAR@", "work results @UNIT@ 0", "work results @UNIT@ -1", "work"),
     *("work adopt bar nothing1", "work adopt victim @UNIT@"),
+    *("auth can submit cat bar a b", "auth can cancel @UNIT@", "auth can connect bar control"),
 )
 """Good commands, in the text form."""
 

@@ -310,7 +310,7 @@ class UnitAccess:
         if decision.allowed and not is_hidden:
             return decision.label
         if decision.allowed:
-            self._rules.log(replace(decision, allowed=False, rule=None, is_others=True))
+            self._rules.tell(replace(decision, allowed=False, rule=None, is_others=True))
         # Who has submitted it knows of it: a node that is told otherwise would take it for gone.
         is_known = is_own(caller.client, target.owner) or caller.node == status.submitter != ""
         if is_known:
