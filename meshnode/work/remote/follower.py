@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,7 +20,7 @@ from meshnode.work.remote.adopted import why_gone
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.replies import NoStatus, RemoteStatus
+from meshnode.work.remote.replies import RemoteStatus, read_status
 from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
 from meshnode.work.units.endedby import ASKED, taken_over
 from meshnode.work.units.status import UnitStatus
@@ -49,6 +50,10 @@ SIGKILL."""
 KEEP_DELAY = 0.1
 """Seconds after which the record of a unit that goes on is written to disk. A short unit is spared
 the write, its largest cost here. A node that is killed before asks the other one about the ID."""
+
+KEEP_INTERVAL = 1.0
+"""Seconds between two writes of what is news within a state, at least: another node may change its
+words as often as it likes. receptor measures a unit as often."""
 
 GATHER_TIME = 0.02
 """Seconds for which results may gather before the next write, at most."""
@@ -81,7 +86,9 @@ class RemoteFollower:
         self._output = trio.Event()
         """Set when results are to be asked for: there are some, or the node would not say so."""
         self._is_durable = followed is None
-        """Whether each status goes to disk at once, and not only to memory."""
+        """Whether another state goes to disk at once, and not only to memory."""
+        self._noted = trio.Event()
+        """Set when memory has what the disk has not."""
         self._end: RemoteStatus | None = None
         self._ended = trio.Event()
         self._complete = trio.Event()
@@ -107,7 +114,7 @@ class RemoteFollower:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._follow_status)
                     nursery.start_soon(self._follow_results)
-                    nursery.start_soon(self._make_durable_soon)
+                    nursery.start_soon(self._keep_on_disk)
                     await self._complete.wait()
                     nursery.cancel_scope.cancel()
                 await self._settle()
@@ -196,13 +203,17 @@ class RemoteFollower:
             signal=new.signal,
         )
 
-    async def _make_durable_soon(self) -> None:
+    async def _keep_on_disk(self) -> None:
         """Write what is only in memory to disk, unless the unit ends before."""
-        if self._is_durable:
-            return
-        await trio.sleep(KEEP_DELAY)
-        self._is_durable = True
-        await self._persist(self._unit.keep)
+        if not self._is_durable:
+            await trio.sleep(KEEP_DELAY)
+            self._is_durable, self._noted = True, trio.Event()
+            await self._persist(self._unit.keep)
+        while True:
+            await self._noted.wait()
+            self._noted = trio.Event()
+            await self._persist(partial(self._unit.keep, durable=False))
+            await trio.sleep(KEEP_INTERVAL)
 
     async def _persist(self, record: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -212,8 +223,12 @@ class RemoteFollower:
 
     async def _record(self, status: RemoteStatus) -> None:
         """Take over what is not the end."""
-        record = self._unit.change if self._is_durable else self._unit.note
+        before = self._unit.status
+        is_step = self._is_durable and status.state is not before.state
+        record = self._unit.change if is_step else self._unit.note
         await self._persist(lambda: record(lambda old: self._merge(old, status)))
+        if not is_step and self._unit.status != before:
+            self._noted.set()
 
     def _check_complete(self) -> None:
         if self._end is not None and self._stdout.size >= self._end.stdout_size:
@@ -250,7 +265,7 @@ class RemoteFollower:
     async def _listen(self, node: RemoteControl, reply: Mapping[str, Any]) -> None:
         """Take over a status and those that follow it, until the final one."""
         while True:
-            status = _status(reply, self._now())
+            status = read_status(reply, self._now())
             self._reconnector.succeeded()
             await self._take(status)
             if status.state.is_final:
@@ -342,7 +357,7 @@ class RemoteFollower:
             return
         async with await self._reconnector.open() as node:
             reply = await node.ask(subcommand="status", unitid=self._unit.remote.unit_id)
-        self._reported_size = _status(reply, self._now()).stdout_size
+        self._reported_size = read_status(reply, self._now()).stdout_size
         if self._stdout.size > self._reported_size + AHEAD:
             raise RemoteUnavailable(
                 f"it sends more results than the {self._reported_size} bytes that it says there are"
@@ -380,11 +395,3 @@ class RemoteFollower:
                 else:
                     return ""
         return f"; it may run on, on node {unit.remote.node}"
-
-
-def _status(reply: Mapping[str, Any], now: datetime) -> RemoteStatus:
-    try:
-        return RemoteStatus.from_reply(reply, now)
-    except NoStatus as error:
-        # A later reply may be a status; until then the unit's state is unknown.
-        raise RemoteUnavailable(f"the node sent no unit status: {error}") from error

@@ -269,6 +269,18 @@ def read_reply(line: str) -> JsonObject:
     return reply
 
 
+def read_status(reply: Mapping[str, Any], now: datetime) -> RemoteStatus:
+    """Return the status of a unit from a reply.
+
+    Raises:
+        RemoteUnavailable: it is none. A later one may be; until then the state is unknown.
+    """
+    try:
+        return RemoteStatus.from_reply(reply, now)
+    except NoStatus as error:
+        raise RemoteUnavailable(f"the node sent no unit status: {error}") from error
+
+
 def _whole(value: object) -> int | None:
     # In Python a bool is an int.
     return value if isinstance(value, int) and not isinstance(value, bool) else None

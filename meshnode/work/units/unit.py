@@ -248,8 +248,8 @@ class Unit:
             if status != self.status:
                 self._publish(status)
 
-    async def keep(self) -> None:
-        """Write what is only in memory so that it outlives a power cut, too.
+    async def keep(self, *, durable: bool = True) -> None:
+        """Write what is only in memory to disk; ``durable`` has it outlive a power cut, too.
 
         Raises:
             WorkError: the disk refuses.
@@ -258,7 +258,7 @@ class Unit:
             if self.is_final or not self._is_ours:
                 return
             try:
-                await self._write(self.status, durable=True)
+                await self._write(self.status, durable=durable)
             except Overtaken:
                 # The status is what the supervisor wrote.
                 return

@@ -1,6 +1,7 @@
 """A node lies about the work that it was given: the unit ends truly or waits, all else lives."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import trio
@@ -19,7 +20,7 @@ from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.failures import MAX_TEXT
-from meshnode.work.remote.follower import AHEAD
+from meshnode.work.remote.follower import AHEAD, KEEP_INTERVAL
 from meshnode.work.remote.replies import MAX_LINE
 
 LONG_ENOUGH = 100
@@ -213,6 +214,30 @@ async def test_a_state_that_goes_back_is_not_taken_over(foo, far, autojump_clock
         await trio.sleep(50)
         assert foo.status(unit_id).detail == "Running: PID 7"
         assert (await foo.wait_final(unit_id)).state is UnitState.SUCCEEDED
+
+
+async def test_words_that_change_all_the_time_are_shown_at_once_and_rarely_written_to_disk(
+    foo, far, autojump_clock
+):
+    async def watch(far, stream):
+        for number in range(1_000):
+            await stream.send_all(far.status(Detail=f"Running: PID {number}"))
+            await trio.sleep(0.01)
+        await trio.sleep_forever()
+
+    far.lies["watch"] = watch
+    async with foo.running():
+        unit_id = await submit(foo)
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        with patch.object(foo.mortal, "write_status", wraps=foo.mortal.write_status) as write:
+            for number in range(50, 1_000, 50):
+                with trio.fail_after(1):
+                    text = f"Running: PID {number}"
+                    await foo.wait_for(unit_id, lambda status, text=text: status.detail == text)
+            await foo.wait_for(unit_id, lambda status: status.detail == "Running: PID 999")
+            await trio.sleep(2 * KEEP_INTERVAL)
+        assert 1 <= write.call_count <= 10 / KEEP_INTERVAL + 2
+        assert foo.store.read_status(unit_id).detail == "Running: PID 999"
 
 
 # --- lies about sizes -----------------------------------------------------------------------------
