@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 AWAY = (SessionLost, CannotReach, ProtocolMismatch)
 """What a node that is restarting looks like, from its last session to the first new one."""
 
+SHORT_TRIES = 5
+"""Sessions in a row that end as those that are done do, without a byte, although an ended unit is
+said to have more: a node that restarts needs one of them or two."""
+
+
+class NothingMore(SessionLost):
+    """The node sends less of an ended unit than it says there is, however often it is asked."""
+
 
 def tell_away(reason: str) -> None:
     """Say that a node is away, and that the command waits."""
@@ -52,6 +60,8 @@ class Following:
         self._end = end
         self._on_break = on_break
         self._away_since: float | None = None
+        self._short_sessions = 0
+        """Those in a row that brought nothing of an ended unit that is said to have more."""
         self.position = startpos
         self.status: dict[str, Any] = {}
         self.began = is_known
@@ -61,6 +71,7 @@ class Following:
 
         Raises:
             SessionLost, CannotReach, ProtocolMismatch: the node stays away; or it was never there.
+            NothingMore: the node has lost what is missing, or never had it.
             CommandRefused: there is no such unit, or not any more.
         """
         while self._end is None or self.position < self._end:
@@ -70,7 +81,10 @@ class Following:
                     self.status = self._client.work_status(self._unit_id)
                 if (reason := self._what_is_missing()) is None:
                     return
+                self._check_short()
                 raise SessionLost(reason)
+            except NothingMore:
+                raise
             except AWAY as error:
                 self._check_away(error)
             time.sleep(ASK_INTERVAL)
@@ -82,6 +96,7 @@ class Following:
                 wanted = piece if self._end is None else piece[: self._end - self.position]
                 self.position += len(wanted)
                 self._away_since = None
+                self._short_sessions = 0
                 yield wanted
                 if self.position == self._end:
                     return
@@ -95,6 +110,15 @@ class Following:
             return f"the unit is still {self.status.get('StateName', 'not finished')}"
         size = int(self.status.get("StdoutSize") or 0)
         return None if self.position >= size else f"there are {size} bytes"
+
+    def _check_short(self) -> None:
+        """Count a session that is done and has not brought all. Raises NothingMore."""
+        if self._end is not None or self.status.get("State") in UNFINISHED:
+            return
+        self._short_sessions += 1
+        if self._short_sessions > SHORT_TRIES:
+            size = self.status.get("StdoutSize")
+            raise NothingMore(f"the unit has ended with {size} bytes, but the node sends no more")
 
     def _check_away(self, error: ControlError) -> None:
         """Pass an error over where the node may come back, raise it where it is too late."""

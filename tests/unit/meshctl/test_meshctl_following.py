@@ -110,6 +110,22 @@ def test_a_node_that_stays_away_is_given_up(monkeypatch):
     assert reading.position == 2
 
 
+@given(st.binary(max_size=9), st.integers(1, 1 << 60))
+def test_a_node_that_says_it_has_more_than_it_sends_is_not_asked_for_ever(data, missing):
+    client = Sessions(data, [])
+    status = {"State": 2, "StateName": "Succeeded", "StdoutSize": len(data) + missing}
+    reading = Following(client, "one", is_known=True, on_break=lambda reason: None)
+    received = []
+    with (
+        patch.object(client, "work_status", return_value=status) as asked,
+        patch.object(following.time, "sleep"),
+        pytest.raises(SessionLost, match=f"the unit has ended with {len(data) + missing} bytes,"),
+    ):
+        received.extend(reading.pieces())
+    assert b"".join(received) == data
+    assert asked.call_count <= 2 + following.SHORT_TRIES
+
+
 def test_a_unit_that_is_gone_when_the_node_is_back_is_refused():
     script = [(2, ENDS[0]), (None, CommandRefused("unknown work unit one"))]
     reading = Following(Sessions(b"1234", script), "one", on_break=lambda reason: None)
