@@ -81,6 +81,9 @@ Exit codes: 0 stopped as asked; 1 the node failed, or a port, socket or datadir
 is in use, or check --may found what may not be done; 2 wrong configuration.
 """
 
+COMMANDS = ("check", "cert", "help", "version")
+"""The first words that are no options."""
+
 CONVERT = "--convert"
 """The option of ``meshnode check`` that prints the file as a list of directives."""
 
@@ -119,6 +122,9 @@ def _dispatch(arguments: list[str]) -> int:
         return ExitCode.OK
     if arguments[0] == "check":
         return _check(arguments[1:])
+    first = arguments[0]
+    if not first.startswith("-") and (hint := suggestion(first, COMMANDS, otherwise="")):
+        raise ConfigError(f"{COMMAND_LINE}: {quote(first)} is not a command; {hint}")
     task = load_task(arguments)
     if not isinstance(task, NodeConfig):
         return _make_certificates(task)

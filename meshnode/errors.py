@@ -106,7 +106,8 @@ class Unreachable(MeshError):
     """
 
     def __init__(self, problem: str, reporter: str, target: str = "") -> None:
-        super().__init__(f"{problem}: {target}, says node {reporter}" if target else problem)
+        from_afar = "" if target.endswith(f" of node {reporter}") else f", says node {reporter}"
+        super().__init__(f"{problem}: {target}{from_afar}" if target else problem)
         self.problem = problem
         self.reporter = reporter
 

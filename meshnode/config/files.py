@@ -39,7 +39,7 @@ def read_file(path: str, faults: FaultLog) -> list[RawDirective]:
         faults.add(whole, text="not a configuration: it is nested too deeply")
     else:
         if not roots:
-            faults.add(whole, text="the file is empty; it must be a list of directives")
+            faults.add(whole, text="the file is empty; it must have a list of directives, or a map")
         return [raw for root in roots for raw in read_document(root, whole, faults)]
     return []
 

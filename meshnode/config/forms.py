@@ -23,7 +23,10 @@ def read_document(root: yaml.Node, whole: Place, faults: FaultLog) -> list[RawDi
     if isinstance(root, yaml.MappingNode):
         return _read_map(root, whole, faults)
     if not isinstance(root, yaml.SequenceNode):
-        faults.add(place_of(root, whole), text="the file is text; it must be a list of directives")
+        faults.add(
+            place_of(root, whole),
+            text="the file is text; it must have a list of directives, or a map",
+        )
     elif not root.value:
         faults.add(place_of(root, whole), text="the list of directives is empty")
     else:

@@ -185,6 +185,27 @@ def test_help_on_what_is_not_there_is_a_fault(topic: str, line: str, capsys: Cap
     assert capsys.readouterr() == ("", f"command line: {line}\n")
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("chekc", "check"),
+        ("CHECK", "check"),
+        ("certs", "cert"),
+        ("hepl", "help"),
+        ("foo.yml", None),
+    ],
+)
+def test_a_mistyped_command_is_told_which_one_was_meant(
+    word: str, meant: str | None, capsys: Capture
+):
+    assert main([word, "foo.yml"]) == ExitCode.CONFIGURATION
+    first = capsys.readouterr().err.splitlines()[0]
+    if meant:
+        assert first == f'command line: "{word}" is not a command; did you mean "{meant}"?'
+    else:
+        assert first.startswith(f'command line: "{word}" is not an option')
+
+
 def test_the_version_is_told(capsys: Capture):
     assert main(["--version"]) == ExitCode.OK
     assert capsys.readouterr().out == f"meshnode {VERSION}\n"

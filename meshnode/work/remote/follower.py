@@ -8,7 +8,6 @@ complete and synced: first the output, then the state that promises it.
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any
 

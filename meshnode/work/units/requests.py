@@ -187,6 +187,10 @@ _NOT_PARAMS = {
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
 
+_IN_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What is in the ID of no node, and would spoil logs and terminals where it is shown."""
+
+
 def parse_text(words: str) -> WorkRequest:
     """Read what stands after ``work ``. Raises CommandError."""
     subcommand, *rest = words.split(" ")
@@ -195,7 +199,8 @@ def parse_text(words: str) -> WorkRequest:
         if len(rest) < 2 or not rest[0]:
             raise CommandError("work submit requires a target node and work type")
         params = {"params": " ".join(rest[2:])} if rest[2:] else {}
-        return SubmitRequest(Submission(node=rest[0], work_type=rest[1], params=params))
+        node = _node_name(rest[0])
+        return SubmitRequest(Submission(node=node, work_type=rest[1], params=params))
     if subcommand == "list":
         return ListRequest(rest[0] if rest else None)
     if subcommand == "results":
@@ -270,7 +275,7 @@ def _parse_submission(data: JsonObject) -> Submission:
     if not node:
         raise CommandError("work submit requires a target node and work type")
     return Submission(
-        node=node,
+        node=_node_name(node),
         work_type=work_type,
         params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
         tls_client=data.get("tlsclient", ""),
@@ -302,7 +307,13 @@ def _adopt_request(node: str, unit_id: str, **how: Any) -> AdoptRequest:
     is_word = unit_id.isprintable() and " " not in unit_id
     if not (0 < len(unit_id) <= MAX_UNIT_ID and is_word):
         raise CommandError(f"field unitid must be one word of at most {MAX_UNIT_ID} characters")
-    return AdoptRequest(node, unit_id, **how)
+    return AdoptRequest(_node_name(node), unit_id, **how)
+
+
+def _node_name(text: str) -> str:
+    if _IN_NO_NAME.search(text):
+        raise CommandError("field node has a control character, which is in no node ID")
+    return text
 
 
 def _flag(data: JsonObject, key: str) -> bool:

@@ -13,11 +13,11 @@ FAULTS = {
     # --- the file as a whole
     "empty file": (
         "",
-        "{f}: the file is empty; it must be a list of directives",
+        "{f}: the file is empty; it must have a list of directives, or a map",
     ),
     "only a document marker and a comment": (
         "---\n# nothing\n",
-        "{f}: the file is empty; it must be a list of directives",
+        "{f}: the file is empty; it must have a list of directives, or a map",
     ),
     "an empty list": ("[]\n", "{f}:1: the list of directives is empty"),
     "an empty map": ("{}\n", "{f}:1: the map of directives is empty"),
@@ -79,7 +79,7 @@ FAULTS = {
         '{f}:4: tcp-peer: cots: unknown parameter; did you mean "cost"?\n'
         '{f}:8: tcp-peer: cots: unknown parameter; did you mean "cost"?',
     ),
-    "text": ("hello\n", "{f}:1: the file is text; it must be a list of directives"),
+    "text": ("hello\n", "{f}:1: the file is text; it must have a list of directives, or a map"),
     "not YAML": (
         "- node: foo\n- tcp-listener: {port: 1\n- log-level: x\n",
         "{f}:3: not valid YAML: expected ',' or '}', but got ':', while parsing a flow mapping",

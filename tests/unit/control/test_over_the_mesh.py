@@ -104,7 +104,7 @@ async def test_localhost_is_the_node_itself(foo: Mesh, node: str) -> None:
 
 async def test_an_unknown_service_of_a_known_node_is_an_error_line(foo: Mesh) -> None:
     answer = await ask(foo, "foo", b"connect bar nosuch\nconnect bar muchtoolong\nping\n")
-    assert answer[1] == b"ERROR: service unknown: service nosuch of node bar, says node bar"
+    assert answer[1] == b"ERROR: service unknown: service nosuch of node bar"
     assert answer[2].startswith(b"ERROR: service name 'muchtoolong'")
     assert answer[3] == b"ERROR: no ping target"
 

@@ -148,7 +148,7 @@ async def test_a_client_is_reset_at_once_when_there_is_no_such_service_or_node(
     await world.meet_reset(await world.tcp_server("nosuch", node))
     (line,) = [r.getMessage() for r in caplog.records if "closed the connection" in r.message]
     assert line.partition("closed the connection of ")[2].partition(": ")[2] == (
-        "service unknown: service nosuch of node bar, says node bar"
+        "service unknown: service nosuch of node bar"
         if node == "bar"
         else "no route to node nowhere; known nodes: bar"
     )

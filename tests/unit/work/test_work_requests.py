@@ -52,6 +52,28 @@ def test_any_text_is_a_request_or_a_refusal(words):
         assert parse_text(words)
 
 
+NAMES = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=9)
+
+
+@given(NAMES, st.characters(categories=["Cc", "Cs"]), NAMES)
+def test_no_node_has_a_control_character_in_its_name(before, control, after):
+    node = before + control + after
+    for subcommand in ("submit", "adopt"):
+        data = {"subcommand": subcommand, "node": node, "worktype": "cat", "unitid": "one"}
+        with pytest.raises(CommandError, match="field node has a control character"):
+            parse_json(data)
+    if " " not in node:
+        for line in (f"submit {node} cat", f"adopt {node} one"):
+            with pytest.raises(CommandError, match="field node has a control character"):
+                parse_text(line)
+
+
+@given(NAMES.filter(bool))
+def test_any_other_name_may_be_that_of_a_node(node):
+    assert parse_json({"subcommand": "submit", "node": node, "worktype": "cat"})
+    assert parse_json({"subcommand": "adopt", "node": node, "unitid": "one"})
+
+
 @given(st.dictionaries(KEYS, VALUES))
 def test_any_object_is_a_request_or_a_refusal(data):
     with contextlib.suppress(CommandError):
