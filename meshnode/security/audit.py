@@ -120,6 +120,8 @@ class AuditLog:
         """Whether somebody waits for a line, so that a file with a fault is tried at once."""
         self._reopens = False
         self._limit = RefusalLimit()
+        self._one_thread = trio.CapacityLimiter(1)
+        """Its own: those of others may all be waiting for a name server, or another disk."""
 
     @property
     def is_on(self) -> bool:
@@ -311,7 +313,7 @@ class AuditLog:
             return file.write(data, sync=sync)
 
         try:
-            return await in_thread(write)
+            return await in_thread(write, limiter=self._one_thread)
         except NoThread as error:
             return Written(0, error)
 

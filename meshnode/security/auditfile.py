@@ -7,6 +7,7 @@ others may rename it, truncate it or delete it at any moment, as those do that r
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -120,6 +121,10 @@ class AuditFile:
             found = os.fstat(descriptor)
             if found.st_mode & _OTHERS_WRITE:
                 raise WritableByOthers(self.path)
+            # A file that was just made, here or by a rotation, would be gone after a power cut with
+            # all that is in it. Where its directory may not be read, that cannot be helped.
+            with suppress(PermissionError):
+                files.sync_directory(self.path.parent)
             last = os.pread(descriptor, 1, found.st_size - 1) if found.st_size else b"\n"
         except BaseException:
             os.close(descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshnode import files
-from meshnode.security.auditfile import AuditFile
+from meshnode.security.auditfile import MAX_TAIL, AuditFile, Tail
 
 LINES = [b'{"n":1}\n', b'{"n":22}\n', b'{"n":333}\n']
 
@@ -124,3 +124,33 @@ def test_a_deleted_file_is_made_anew_and_a_renamed_one_is_kept(tmp_path: Path) -
     (tmp_path / "audit.log.1").unlink()
     file.write(LINES[2:], sync=False)
     assert file.path.read_bytes() == LINES[2]
+
+
+def test_a_new_file_outlives_a_power_cut_before_anybody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file = AuditFile(tmp_path / "audit.log")
+    assert file.write(LINES, sync=True).is_durable
+    assert done == [str(tmp_path)]
+    file.write(LINES, sync=True)
+    assert done == [str(tmp_path)]
+
+
+def test_how_a_file_ends_is_known_and_no_more_than_that_is_read(tmp_path: Path) -> None:
+    file = AuditFile(tmp_path / "audit.log")
+    assert file.check().data == b""
+    file.write(LINES, sync=False)
+    os.utime(file.path, (1, 1000.0))
+    assert file.check() == Tail(1000.0, b"".join(LINES))
+    file.path.write_bytes(b"x" * MAX_TAIL + b"".join(LINES))
+    tail = file.check().data
+    assert len(tail) == MAX_TAIL
+    assert tail.endswith(b"".join(LINES))
