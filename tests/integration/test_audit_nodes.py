@@ -128,6 +128,26 @@ def test_what_access_rules_allow_and_refuse_names_the_rule(cluster: Cluster) -> 
     assert (refused["by"]["Uid"], refused["way"]) == (UID, "socket")
 
 
+@pytest.mark.parametrize(
+    "text", ['x"}\n{"event":"audit-off"}\n', "x\u2028\x1b[2J\x00", "🦊" * 5000]
+)
+def test_no_text_of_a_client_makes_a_second_line_or_an_endless_one(
+    cluster: Cluster, text: str
+) -> None:
+    node = audited(cluster, "foo", work=WORK)
+    log = log_of(node)
+    request = {"command": "work", "subcommand": "submit", "node": "foo"}
+    with ControlConnection(node.socket) as control:
+        control.ask(json.dumps(request | {"worktype": text, "params": text, text: text}))
+    with ControlConnection(node.socket) as control:
+        control.ask(json.dumps({"command": "connect", "node": text, "service": text}))
+    wait_line(log, event="connect")
+    assert [one["event"] for one in lines(log)] == ["audit-on", "refusal", "connect"]
+    for line in log.read_bytes().splitlines():
+        assert line.isascii()
+        assert len(line) < 8192
+
+
 def test_a_rotated_log_loses_no_line_and_the_new_one_is_written_after_sighup(
     cluster: Cluster,
 ) -> None:
