@@ -24,6 +24,9 @@ class Target:
     udp: int
     control_port: int
     control_socket: str
+    tls: int
+    """Of a listener that asks for certificates, and ``tls_control`` of a control service."""
+    tls_control: int
 
 
 @dataclass(slots=True)

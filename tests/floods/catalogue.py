@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from floods import routing, sockets, streams
+from hostile.forge import PRIVATE
+
+from floods import routing, sockets, streams, tls
 from floods.attack import Attack
 from floods.routing import poured
 
@@ -15,7 +17,8 @@ class Flood:
 
     ``title`` stands in the table. ``operator`` is how the victim's operator comes while it lasts:
     where a flood takes the places of one kind of client, by the other. ``joins`` is the kind of
-    link of the node that joins meanwhile. ``few`` bounds the messages in a short run.
+    link of the node that joins meanwhile. ``few`` bounds the messages in a short run. ``seen`` is what
+    the victim logs of it: that it gets as far as it is meant to.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Flood:
     operator: str = "unix"
     joins: str = "tcp"
     few: int | None = None
+    seen: str = ""
 
 
 FLOODS = {
@@ -57,7 +61,12 @@ FLOODS = {
         ),
         Flood("topology", "2,000 invented nodes of 4,000 links", poured(routing.topology), few=200),
         Flood("notices", "notices with invented names", poured(routing.notices), few=20_000),
-        Flood("initials", "QUIC Initials never followed up", poured(streams.initials), few=5000),
+        Flood(
+            "initials",
+            "QUIC Initials never followed up",
+            poured(streams.initials("control")),
+            few=5000,
+        ),
         Flood("half-lines", "800 half lines of 1 MiB", sockets.half_lines),
         Flood("withdrawals", "50,000 withdrawals", poured(routing.withdrawals), few=20_000),
         Flood("long-names", "260 links with 255-byte names", sockets.long_names),
@@ -97,6 +106,35 @@ FLOODS = {
         Flood("flapping", "a node that links and leaves", sockets.flapping),
         Flood("websocket-pings", "ping frames of a websocket", sockets.websocket_pings, joins="ws"),
         Flood("handshakes", "QUIC handshakes without a stream", streams.handshakes),
+        Flood("sessions", "10,000 sessions of one host", sockets.sessions),
+        Flood("half-hellos", "540 TLS handshakes cut off", tls.half_hellos, joins="tls"),
+        Flood("hellos", "540 TLS handshakes never followed up", tls.hellos, joins="tls"),
+        Flood("slow-hellos", "TLS handshakes byte by byte", tls.slow_hellos, joins="tls"),
+        Flood(
+            "strangers",
+            "TLS without or with 80 KB of certificates",
+            tls.strangers,
+            joins="tls",
+            seen="showed no certificate|showed none",
+        ),
+        Flood(
+            "tls-garbage",
+            "random bytes after TLS handshakes",
+            tls.garbage,
+            joins="tls",
+            seen="what came is no TLS",
+        ),
+        Flood(
+            "tls-initials",
+            "QUIC Initials for a service with TLS",
+            poured(streams.initials(PRIVATE)),
+            few=5000,
+        ),
+        Flood(
+            "tls-handshakes",
+            "QUIC handshakes whose certificate never comes",
+            streams.handshakes_without_certificate,
+        ),
         Flood("log", "messages worth a line of log", poured(routing.bad_notices), few=20_000),
     )
 }

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness import Cluster, free_port
+from hostile import der
+from hostile.forge import PRIVATE
 
 from bench.processes import forget_peak, peak, resident
 from floods.attack import Sent, Target
@@ -76,10 +78,13 @@ class Scene:
 
     def __init__(self, cluster: Cluster, joins: str = "tcp", *, small: bool = False) -> None:
         self.cluster = cluster
-        ports = {kind: free_port() for kind in ("tcp", "ws", "udp", "control", "right")}
+        ports = {
+            kind: free_port() for kind in ("tcp", "ws", "udp", "tls", "control", "private", "right")
+        }
         work = {"echo": {"command": "cat"}}
         address = {"bindaddr": "127.0.0.1"}
         quiet = {"level": "info", "start": False}
+        serves = {"name": "s", "requireclientcert": True, **_files(cluster, "victim", "clientcas")}
         self.victim = cluster.node(
             "victim",
             listen=ports["tcp"],
@@ -88,6 +93,16 @@ class Scene:
             more=[
                 {"ws-listener": {"port": ports["ws"], **address}},
                 {"udp-listener": {"port": ports["udp"], **address}},
+                {"tls-server": serves},
+                {"tcp-listener": {"port": ports["tls"], "tls": "s", **address}},
+                {
+                    "control-service": {
+                        "service": PRIVATE,
+                        "tls": "s",
+                        "tcplisten": f"127.0.0.1:{ports['private']}",
+                        "tcptls": "s",
+                    }
+                },
                 {
                     "control-service": {
                         "service": "control2",
@@ -100,7 +115,7 @@ class Scene:
         self.left = cluster.node("left", peers=[ports["tcp"]], **quiet)
         self.right = cluster.node("right", listen=ports["right"], peers=[ports["tcp"]], **quiet)
         self.behind = cluster.node("behind", peers=[ports["right"]], work=work, **quiet)
-        self.joiner = cluster.node("joiner", more=[_peer(joins, ports[joins])], **quiet)
+        self.joiner = cluster.node("joiner", more=_joins(cluster, joins, ports[joins]), **quiet)
         self.honest = (self.left,) if small else (self.left, self.right, self.behind)
         self.target = Target(
             tcp=ports["tcp"],
@@ -108,6 +123,8 @@ class Scene:
             udp=ports["udp"],
             control_port=ports["control"],
             control_socket=str(self.victim.socket),
+            tls=ports["tls"],
+            tls_control=ports["private"],
         )
 
     def start(self) -> None:
@@ -169,10 +186,20 @@ class Attacker:
         return Sent(**json.loads(output))
 
 
-def _peer(kind: str, port: int) -> dict[str, object]:
+def _joins(cluster: Cluster, kind: str, port: int) -> list[dict[str, object]]:
+    """Return the directives of a node that joins by a link of that kind."""
     if kind == "ws":
-        return {"ws-peer": {"address": f"ws://127.0.0.1:{port}/"}}
-    return {f"{kind}-peer": {"address": f"127.0.0.1:{port}"}}
+        return [{"ws-peer": {"address": f"ws://127.0.0.1:{port}/"}}]
+    if kind == "tls":
+        dials = {"name": "c", **_files(cluster, "joiner", "rootcas")}
+        peer = {"address": f"127.0.0.1:{port}", "tls": "c"}
+        return [{"tls-client": dials}, {"tcp-peer": peer}]
+    return [{f"{kind}-peer": {"address": f"127.0.0.1:{port}"}}]
+
+
+def _files(cluster: Cluster, node: str, cas: str) -> dict[str, str]:
+    files = der.write_files(cluster.directory, node)
+    return {"cert": str(files.cert), "key": str(files.key), cas: str(files.ca)}
 
 
 def measure(cluster: Cluster, flood: Flood, seconds: float) -> Measured:

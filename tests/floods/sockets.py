@@ -15,6 +15,7 @@ from meshnode.mesh.links.unproven import REQUEST, answer, read_challenge
 SILENT = 540
 HALF_LINES = 800
 IDLE_SESSIONS = 2048
+SESSIONS = 10_000
 LONG_NAMED = 260
 MANY_LINKS = 100
 DEAF_LINKS = 300
@@ -53,6 +54,11 @@ def half_lines(target: Target, limit: Limit) -> Sent:
 def idle_sessions(target: Target, limit: Limit) -> Sent:
     """Open sessions on the control port, and ask nothing."""
     return Crowd(tcp_opener(target.control_port), IDLE_SESSIONS, b"").stay(limit)
+
+
+def sessions(target: Target, limit: Limit) -> Sent:
+    """Open ten thousand sessions on the control port that each ask for the status, and stay."""
+    return Crowd(tcp_opener(target.control_port), SESSIONS, b"status\n").stay(limit)
 
 
 def idle_unix_sessions(target: Target, limit: Limit) -> Sent:

@@ -11,7 +11,7 @@ from hostile import forge
 from hostile.dialer import Dialer, connect, first_datagram, step
 from hostile.peer import LinkLost, Peer, unique
 
-from floods.attack import REOPEN_PAUSE, Limit, Sent, Target
+from floods.attack import REOPEN_PAUSE, Limit, Messages, Sent, Target
 
 STREAMS_EACH = 100
 """Streams on one connection; the engine lets a dialer open 128."""
@@ -43,16 +43,20 @@ SUBMITTER_PATIENCE = 10.0
 """Seconds for each answer of the submitter's node."""
 
 
-def initials(name: str) -> Iterator[bytes]:
-    """Begin connections with ``control`` from ever new services, ours and an honest node's."""
-    datagram = first_datagram()
-    for number, service in enumerate(forge.names("")):
-        source = "left" if number % 2 else name
-        yield forge.data(source, forge.VICTIM, service, "control", datagram)
+def initials(service: str) -> Messages:
+    """Begin connections with a service from ever new services, ours and an honest node's."""
+
+    def make(name: str) -> Iterator[bytes]:
+        datagram = first_datagram()
+        for number, own in enumerate(forge.names("")):
+            source = "left" if number % 2 else name
+            yield forge.data(source, forge.VICTIM, own, service, datagram)
+
+    return make
 
 
-def _dial(peer: Peer, number: int, limit: Limit) -> list[Dialer]:
-    dialers = [Dialer(peer.name, unique(), "control", now=time.monotonic()) for _ in range(number)]
+def _dial(peer: Peer, number: int, limit: Limit, service: str = "control") -> list[Dialer]:
+    dialers = [Dialer(peer.name, unique(), service, now=time.monotonic()) for _ in range(number)]
     connect(dialers, peer, time.monotonic, min(HANDSHAKE_PATIENCE, limit.seconds))
     return [dialer for dialer in dialers if dialer.is_up]
 
@@ -78,20 +82,25 @@ def idle_streams(target: Target, limit: Limit) -> Sent:
     return sent
 
 
-def handshakes(target: Target, limit: Limit) -> Sent:
-    """Shake hands with ``control``, say nothing, and do it again, without an end to any."""
+def handshakes(target: Target, limit: Limit, service: str = "control") -> Sent:
+    """Shake hands with a service, say nothing, and do it again, without an end to any."""
     sent = Sent()
     while limit.seconds:
         try:
             with Peer.open("tcp", target.tcp, f"shaker{sent.links}") as peer:
                 sent.links += 1
                 while limit.seconds:
-                    sent.messages += len(_dial(peer, DIALED_AT_ONCE, limit))
+                    sent.messages += len(_dial(peer, DIALED_AT_ONCE, limit, service))
                     peer.say_alive()
                 sent.bytes += peer.wire.sent
         except LinkLost:
             time.sleep(REOPEN_PAUSE)
     return sent
+
+
+def handshakes_without_certificate(target: Target, limit: Limit) -> Sent:
+    """Shake hands with a service that asks for certificates, up to the message with ours."""
+    return handshakes(target, limit, forge.PRIVATE)
 
 
 def _open_some(dialer: Dialer) -> int:

@@ -23,6 +23,8 @@ def test_a_flood_leaves_node_work_and_honest_links_as_they_were(cluster: Cluster
     with scene.attacked(flood, SECONDS, few=True) as attacker:
         echo(scene.left, "victim", PATIENCE)
         sent = attacker.wait()
+    if flood.seen:
+        scene.victim.wait_log(flood.seen)
     scene.left.wait_knows("victim")
     ping(scene.left, "victim", PATIENCE)
     echo(scene.left, "victim", PATIENCE)

@@ -1,6 +1,5 @@
 """The target ``certificates``: chains of certificates, as files and as the other end's."""
 
-import base64
 import datetime
 import random
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -44,7 +43,7 @@ class CertificatesWorld(FunctionWorld):
     def prepare(self, stack: AsyncExitStack) -> None:
         """Trust the CA."""
         place = Path(stack.enter_context(TemporaryDirectory(prefix="mn-fuzz-"))) / "ca.crt"
-        place.write_bytes(pem([der.CA.der]))
+        place.write_bytes(der.pem([der.CA.der]))
         trust = trust_in(place, SSL.Context(SSL.TLS_METHOD))
         self._expected = [Expected(usage, trust, node="foo", host="localhost") for usage in Usage]
 
@@ -56,7 +55,7 @@ class CertificatesWorld(FunctionWorld):
                 check_certificate(decode_certificate(one))
             except UnusableCertificate as error:
                 check_line(str(error))
-        text = pem(item.ders)
+        text = der.pem(item.ders)
         if item.damage is not None:
             text = mutate.damaged(text, random.Random(item.damage))
         with suppress(UnusableCertificate):
@@ -84,13 +83,6 @@ def check_certificate(found: Certificate) -> None:
     for node in found.node_ids:
         must(0 < len(node) <= 255, "a node ID is empty or too long")
         node.encode()
-
-
-def pem(ders: tuple[bytes, ...] | list[bytes]) -> bytes:
-    """Return certificates as they stand in a file."""
-    texts = (base64.encodebytes(one) for one in ders)
-    begin, end = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"
-    return b"".join(begin + text + end for text in texts)
 
 
 def one_der(chance: random.Random) -> bytes:

@@ -8,11 +8,10 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import trio
-from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from hostile import der
 
-from fuzz.certificates import any_chain, pem
+from fuzz.certificates import any_chain
 from fuzz.engine import Harm, Target
 from fuzz.meshworld import GONE, MeshWorld, serve
 from meshnode.config.tls_directives import TlsClient, TlsServer
@@ -58,9 +57,7 @@ class HandshakesWorld(MeshWorld):
     async def prepare(self, stack: AsyncExitStack) -> None:
         """Join the enemy's node to the victim; both have a service with TLS."""
         place = Path(stack.enter_context(TemporaryDirectory(prefix="mn-fuzz-")))
-        ca = place / "ca.crt"
-        ca.write_bytes(pem([der.CA.der]))
-        self._tls = {node: _settings(place, node, ca) for node in der.GOOD}
+        self._tls = {node: _settings(place, node) for node in ("victim", "evil")}
         self._shows: Identity | None = None
         original = certified._identity
 
@@ -104,19 +101,13 @@ class HandshakesWorld(MeshWorld):
                 raise Harm("a stream ended")
 
 
-def _settings(place: Path, node: str, ca: Path) -> tuple[TlsSettings, TlsSettings]:
+def _settings(place: Path, node: str) -> tuple[TlsSettings, TlsSettings]:
     """Return the settings of a node's service and of its dials."""
-    cert, key = place / f"{node}.crt", place / f"{node}.key"
-    cert.write_bytes(pem(der.chain(node)))
-    key.write_bytes(_key_pem(der.LEAF))
-    key.chmod(0o600)
-    serves = TlsServer(name="s", cert=cert, key=key, requireclientcert=True, clientcas=ca)
-    dials = TlsClient(name="c", cert=cert, key=key, rootcas=ca)
+    files = der.write_files(place, node)
+    shows = {"cert": files.cert, "key": files.key}
+    serves = TlsServer(name="s", requireclientcert=True, clientcas=files.ca, **shows)
+    dials = TlsClient(name="c", rootcas=files.ca, **shows)
     return load_server(serves, node), load_client(dials, node)
-
-
-def _key_pem(key: ed25519.Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 class Handshakes(Target):

@@ -4,16 +4,18 @@ All follows from the source of chance: keys, dates and serial numbers are fixed,
 the same signature each time.
 """
 
+import base64
 import datetime
 import ipaddress
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshnode.security.certificates import encode_node_id
@@ -175,6 +177,32 @@ BASES = (CA, BETWEEN, *GOOD.values(), STRANGER)
 def chain(node: str) -> tuple[bytes, ...]:
     """Return what a good end shows."""
     return GOOD[node].der, BETWEEN.der
+
+
+def pem(ders: Sequence[bytes]) -> bytes:
+    """Return certificates as they stand in a file."""
+    begin, end = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"
+    return b"".join(begin + base64.encodebytes(one) + end for one in ders)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where a node's certificate, its key and the CA are."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+def write_files(place: Path, node: str) -> Files:
+    """Write what a node of GOOD needs for TLS below a directory."""
+    files = Files(*(place / name for name in (f"{node}.crt", f"{node}.key", "ca.crt")))
+    files.cert.write_bytes(pem(chain(node)))
+    key = LEAF.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    files.key.write_bytes(key)
+    files.key.chmod(0o600)
+    files.ca.write_bytes(pem([CA.der]))
+    return files
 
 
 # --- Changes

@@ -13,6 +13,9 @@ from meshnode.protocol.namehash import name_hash
 VICTIM = "victim"
 """The node ID of whoever is attacked."""
 
+PRIVATE = "private"
+"""A service of the victim that asks for certificates."""
+
 CLAIMED_EPOCH = int(time.time()) << 24
 """The epoch of a node that starts now, as updates bear it."""
 
