@@ -17,8 +17,8 @@ class Flood:
 
     ``title`` stands in the table. ``operator`` is how the victim's operator comes while it lasts:
     where a flood takes the places of one kind of client, by the other. ``joins`` is the kind of
-    link of the node that joins meanwhile. ``few`` bounds the messages in a short run. ``seen`` is what
-    the victim logs of it: that it gets as far as it is meant to.
+    link of the node that joins meanwhile. ``few`` bounds the messages in a short run. ``seen`` is
+    what the victim logs of it: that it gets as far as it is meant to.
     """
 
     name: str
