@@ -56,7 +56,7 @@ REFUSALS = {
     "unsigned": (lambda node: "", EMPTY),
     "expired": (
         lambda node: token(node, exp=int(clock(node)()) - 600),
-        "could not verify signature: token is expired by 10m0s",
+        "could not verify signature: token is expired by 10m",
     ),
     "of another key": (
         lambda node: token(node, OTHER_KEY),
