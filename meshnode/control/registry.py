@@ -208,6 +208,5 @@ class CommandRegistry:
         return self._rules.require(asker_of(session), handler.verb, target)
 
     def shows_units(self, session: ControlSession) -> bool:
-        """Whether the client may list units of others, and so be told of any."""
-        nobodys = Target(node=session.node_id)
-        return not self._rules or self._rules.may(asker_of(session), Verb.LIST, nobodys)
+        """Whether the client may list all units, and so be told of any."""
+        return self._rules.may_all(asker_of(session), Verb.LIST)

@@ -138,22 +138,51 @@ def decider(
     return decide_of
 
 
+def may_all(rules: Iterable[AccessRule], asker: Asker, verb: Verb) -> bool:
+    """Whether a client may do something to whatever there is: the first rule that is about all
+    allows it, and none before it denies any."""
+    rules = tuple(rules)
+    if not (rules and all(map(_is_utf8, _texts_of(asker)))):
+        return not rules
+    for rule in rules:
+        if not _is_about(rule, asker, verb):
+            continue
+        if not rule.allows:
+            return False
+        is_limited = rule.work_types or rule.nodes or rule.services or rule.params
+        if not (is_limited or rule.own_only):
+            return True
+    return False
+
+
 def is_own(asker: Identity, owner: Identity | None) -> bool:
     """Whether two identities are the same one, whatever process or connection it has now.
 
-    A user is its uid, a node its ID, a client of TCP its certificate. Without one it is nobody,
-    since whoever comes next may have its address. Claims of nodes count for nothing. What a node
-    has submitted that showed a certificate is not that of one who only says to be that node.
+    A user is its uid, a node its ID, a client of TCP whom its certificate names. Without one, or
+    with one that names nobody, it is nobody: whoever comes next may have the same. Claims of nodes
+    count for nothing. What a node has submitted that showed a certificate is not that of one who
+    only says to be that node: it shows a certificate of that node, or the same one.
     """
     match asker, owner:
         case UnixClient(), UnixClient():
             return asker.uid == owner.uid
         case MeshClient(), MeshClient():
-            has_shown = owner.certificate is None or asker.certificate is not None
-            return asker.node == owner.node and has_shown
+            return asker.node == owner.node and _has_shown(asker, owner)
         case TcpClient(), TcpClient():
-            return asker.certificate is not None and asker.certificate == owner.certificate
+            shown = asker.certificate
+            return shown is not None and shown.names_anybody and shown == owner.certificate
     return False
+
+
+def _has_shown(asker: MeshClient, owner: MeshClient) -> bool:
+    """Whether a client has proved as much as the owner to be the node that both say they are."""
+    if owner.certificate is None:
+        return True
+    # A listener that does not require certificates takes any of its CA, whoever comes with it.
+    shown = asker.certificate
+    if shown is None:
+        return False
+    return asker.node in shown.nodes or (shown.names_anybody and shown == owner.certificate)
 
 
 def _is_about(rule: AccessRule, asker: Asker, verb: Verb) -> bool:
@@ -280,6 +309,10 @@ class AccessRules:
     def decider(self, asker: Asker, verb: Verb) -> Callable[[Target | None], Decision]:
         """Return what says of one target after the other whether a client may; nobody is told."""
         return decider(self.rules, asker, verb)
+
+    def may_all(self, asker: Asker, verb: Verb) -> bool:
+        """Whether a client may do something to whatever there is, without telling anybody."""
+        return may_all(self.rules, asker, verb)
 
     def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""

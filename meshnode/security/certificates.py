@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from meshnode.errors import UnusableCertificate
-from meshnode.security.identity import MAX_NODE, shown_text
+from meshnode.security.identity import MAX_NODE, MAX_SUBJECT, shown_text
 
 NODE_ID_OID: Final = ObjectIdentifier("1.3.6.1.4.1.2312.19.1")
 """What marks an otherName as a node ID."""
@@ -35,6 +35,9 @@ MAX_BUNDLE: Final = 4 * 1024 * 1024
 
 MAX_SHOWN: Final = 200
 """Characters of a subject or list of names in a message."""
+
+LONGEST_ESCAPE: Final = 10
+"""Characters for one that is not printable."""
 
 _UTF8_STRING = 0x0C
 """The tag of a UTF8String (X.680), which a node ID is."""
@@ -119,7 +122,8 @@ class Certificate:
         return self.usages is None or usage in self.usages
 
     def __str__(self) -> str:
-        return self.subject or f"without a subject, SHA-256 {fingerprint(self.sha256)}"
+        subject = shown_text(self.subject, MAX_SHOWN)
+        return subject or f"without a subject, SHA-256 {fingerprint(self.sha256)}"
 
 
 def decode_certificate(der: bytes) -> Certificate:
@@ -204,7 +208,7 @@ def _described(certificate: x509.Certificate) -> Certificate:
     nodes, hosts, addresses = alternative_names(certificate)
     return Certificate(
         der=certificate.public_bytes(Encoding.DER),
-        subject=shown_name(certificate.subject),
+        subject=_whole_name(certificate.subject),
         issuer=shown_name(certificate.issuer),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
@@ -214,6 +218,18 @@ def _described(certificate: x509.Certificate) -> Certificate:
         usages=_usages(certificate),
         is_ca=_is_ca(certificate),
     )
+
+
+def _whole_name(name: x509.Name) -> str:
+    """Return a subject as one printable line, with all that is in it. Raises ValueError.
+
+    Access rules go by it: if it were cut, two would be the same.
+    """
+    text = name.rfc4514_string()
+    line = shown_text(text, LONGEST_ESCAPE * len(text))
+    if len(line) > MAX_SUBJECT:
+        raise ValueError(f"its subject has {len(line)} characters of at most {MAX_SUBJECT}")
+    return line
 
 
 def shown_name(name: x509.Name) -> str:

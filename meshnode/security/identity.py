@@ -85,6 +85,11 @@ class CertificateNames:
     nodes: tuple[str, ...] = ()
     """The node IDs in it."""
 
+    @property
+    def names_anybody(self) -> bool:
+        """Whether it has a name that a record can tell it from others by."""
+        return bool(self.subject or self.nodes)
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that stands in an identity's."""
         return {"Subject": self.subject, "Nodes": list(self.nodes)}
@@ -186,7 +191,9 @@ def identity_from_json(data: object) -> Identity | None:
             return _unix(data)
         case TcpClient.kind:
             address = _text(data, "Address", MAX_ADDRESS)
-            return TcpClient(address, _certificate(data)) if address else None
+            certificate = _certificate(data)
+            is_whole = address and (certificate or data.get("Certificate") is None)
+            return TcpClient(address, certificate) if is_whole else None
         case MeshClient.kind:
             return _mesh(data)
         case UnknownClient.kind:
@@ -241,8 +248,12 @@ def _mesh(data: Mapping[Any, object]) -> MeshClient | None:
     if isinstance(claim, Mapping) and "Claim" in claim:
         # Not followed: a text of any depth would take a stack of that depth.
         claim = {key: value for key, value in claim.items() if key != "Claim"}
+    certificate = _certificate(data)
+    if certificate is None and data.get("Certificate") is not None:
+        # Without it, whoever only says to be that node would be the same client.
+        return None
     service = _text(data, "Service", MAX_SERVICE)
-    return MeshClient(node, service, claim_from_json(claim), _certificate(data))
+    return MeshClient(node, service, claim_from_json(claim), certificate)
 
 
 def _certificate_json(certificate: CertificateNames | None) -> dict[str, Any]:

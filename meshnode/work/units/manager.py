@@ -203,7 +203,11 @@ class UnitManager:
         work_type = self._work_types.get(status.work_type)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
-            status = self.submissions.admit(status, submission)
+            status = self.submissions.admit(
+                status,
+                submission,
+                lambda unit: self.access.is_known(unit.unit_id, unit.status, caller),
+            )
             unit = self._add(StoredUnit(await self.store.add(status), status))
         await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type

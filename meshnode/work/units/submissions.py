@@ -6,7 +6,7 @@ directory keeps its status until the tombstones of a while have been brought to 
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,8 +84,15 @@ class Submissions:
 
     # --- submitting ---------------------------------------------------------------------------
 
-    def admit(self, status: UnitStatus, submission: Submission) -> UnitStatus:
+    def admit(
+        self,
+        status: UnitStatus,
+        submission: Submission,
+        is_known: Callable[[Unit], bool] = lambda _: True,
+    ) -> UnitStatus:
         """Return the first status of a unit with its key in it.
+
+        ``is_known`` says whether the submitter may be told of a unit that has the key already.
 
         Raises:
             CommandError: the submission was taken before.
@@ -102,6 +109,8 @@ class Submissions:
         if unit is not None:
             if unit.status.submission_work not in {"", digest}:
                 raise CommandError("field submissionkey is that of other work")
+            if not is_known(unit):
+                raise CommandError("field submissionkey is that of another client's work")
             raise CommandError(f"{ALREADY_SUBMITTED} {unit.unit_id}")
         if stone := self._tombstones.find(status.submitter, key):
             raise CommandError(f"{ALREADY_SUBMITTED} {stone.unit_id}, which was released")

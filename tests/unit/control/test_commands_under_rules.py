@@ -119,3 +119,18 @@ async def test_warnings_that_name_units_are_for_who_may_list_all(
     rules.rules = (rule(**conditions),)
     async with open_client() as client:
         assert (b"abcdefgh" in await client.ask(b"status\n")) == shown
+
+
+async def test_who_may_not_list_some_units_is_not_warned_of_any(open_client, rules):
+    hides = rule(False, verbs=frozenset({Verb.LIST}), work_types=(TextPattern.parse("secret"),))
+    some = rule(verbs=frozenset({Verb.LIST}), work_types=(TextPattern.parse("echo"),))
+    for these, shown in (
+        ((hides, rule()), False),
+        ((rule(), hides), True),
+        ((some, rule()), True),
+        ((some, rule(verbs=frozenset({Verb.MESH}))), False),
+    ):
+        rules.rules = these
+        async with open_client() as client:
+            answer = await client.ask(b"status\n")
+        assert (b"could not be taken over" in answer) == shown

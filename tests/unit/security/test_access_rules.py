@@ -321,6 +321,25 @@ def test_own_is_the_same_user_node_or_certificate(
     assert is_own(identity, owner) == (name in owned_by)
 
 
+def test_a_certificate_that_names_nobody_owns_nothing() -> None:
+    nameless = TcpClient("10.0.0.1:5000", CertificateNames(""))
+    assert not is_own(nameless, nameless)
+    by_node = TcpClient("10.0.0.1:5000", CertificateNames("", ("bar",)))
+    assert is_own(by_node, by_node)
+
+
+def test_a_certificate_of_another_node_is_no_proof_of_a_name() -> None:
+    """A listener that only checks what it is shown takes any certificate of its CA."""
+    bar = MeshClient("bar", certificate=CertificateNames("CN=bar", ("bar",)))
+    forged = MeshClient("bar", certificate=CertificateNames("CN=evil", ("evil",)))
+    renewed = MeshClient("bar", certificate=CertificateNames("CN=bar,O=New", ("bar", "b2")))
+    person = MeshClient("bar", certificate=CARD)
+    assert not is_own(forged, bar)
+    assert is_own(renewed, bar)
+    assert is_own(person, replace(person, service="x9"))
+    assert not is_own(person, forged)
+
+
 # --- The rules of a node
 
 

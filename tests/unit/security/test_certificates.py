@@ -1,5 +1,6 @@
 """Certificates as values: what they say, and that any bytes are decoded or refused."""
 
+import datetime
 import hashlib
 import random
 import subprocess
@@ -7,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tls_makers import CLIENT, SERVER, authority, other_authority
@@ -22,6 +27,9 @@ from meshnode.security.certificates import (
     fingerprint,
     load_certificates,
 )
+
+DER = Encoding.DER
+KEY = ec.generate_private_key(ec.SECP256R1())
 
 MUTATIONS = 3_000
 """Changed certificates in a run: about a second."""
@@ -45,6 +53,38 @@ def test_a_certificate_without_names_says_so() -> None:
     found = decode_certificate(authority().issue("foo", hosts=[], addresses=[]).der)
     assert (found.node_ids, found.dns_names, found.addresses) == ((), (), ())
     assert found.names == "none"
+
+
+@given(st.integers(0, 14), st.text("ab", min_size=1, max_size=64))
+@settings(max_examples=30, deadline=None)
+def test_subjects_that_differ_anywhere_are_told_apart_or_refused(units: int, last: str) -> None:
+    def subject(end: str) -> str:
+        organisations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, end)]
+        middle = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "u" * 64)] * units
+        request = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([*organisations, *middle]))
+            .issuer_name(x509.Name([]))
+            .public_key(KEY.public_key())
+            .serial_number(1)
+            .not_valid_before(datetime.datetime(2020, 1, 1))
+            .not_valid_after(datetime.datetime(2030, 1, 1))
+        )
+        return decode_certificate(request.sign(KEY, hashes.SHA256()).public_bytes(DER)).subject
+
+    assert subject(last) != subject("c")
+    assert subject(last).endswith(f"O={last}")
+
+
+def test_a_subject_beyond_the_bound_makes_a_certificate_unusable() -> None:
+    long = authority().issue("x" * 64)
+    assert decode_certificate(long.der).subject == f"CN={'x' * 64}"
+    many = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "u" * 64)] * 20)
+    builder = x509.CertificateBuilder(many, many, KEY.public_key(), 1)
+    builder = builder.not_valid_before(datetime.datetime(2020, 1, 1))
+    builder = builder.not_valid_after(datetime.datetime(2030, 1, 1))
+    with pytest.raises(UnusableCertificate, match="subject"):
+        decode_certificate(builder.sign(KEY, hashes.SHA256()).public_bytes(DER))
 
 
 def test_the_dates_and_fingerprints_are_those_of_the_certificate() -> None:

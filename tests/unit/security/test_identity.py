@@ -114,6 +114,14 @@ def test_what_a_certificate_has_shown_here_is_told_to_no_other_node(identity: Id
     assert claim is None or "Certificate" not in json.dumps(claim.to_json())
 
 
+@pytest.mark.parametrize("names", [7, {"Subject": "a\nb", "Nodes": []}, {"Subject": "CN=a"}])
+@pytest.mark.parametrize("client", [MeshClient("foo"), TcpClient("1.2.3.4:5")])
+def test_a_client_whose_certificate_cannot_be_read_is_not_one_without(
+    client: Identity, names: object
+) -> None:
+    assert identity_from_json(client.to_json() | {"Certificate": names}) is None
+
+
 def test_claims_within_claims_are_not_followed_however_deep() -> None:
     data: dict[str, Any] = {"Kind": "unix", "Uid": 1, "Gid": 1, "Pid": 1}
     for _ in range(100_000):

@@ -302,3 +302,21 @@ async def test_a_question_can_be_asked_in_text(foo):
         ):
             (answer,) = await foo.talk(line, peer="ann")
             assert json.loads(answer)["Allowed"] is allowed
+
+
+async def test_a_submission_key_of_anothers_unit_tells_its_id_only_to_who_may_know_of_it(
+    foo, autojump_clock
+):
+    request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+    request["submissionkey"] = "nightly"
+    own = 'action=allow | who=any | do=["submit", "status"] | units=own'
+    looks = 'action=allow | who=any | do=["submit", "status"] | units=all'
+    async with foo.running():
+        foo.rules.rules = rules(own)
+        _, started = await talk(foo, "ann", request)
+        known = f"ERROR: already submitted as unit {json.loads(started)['unitid']}"
+        assert await talk(foo, "ann", request) == [known]
+        hidden = "ERROR: field submissionkey is that of another client's work"
+        assert await talk(foo, "bob", request) == [hidden]
+        foo.rules.rules = rules(looks)
+        assert await talk(foo, "bob", request) == [known]
