@@ -81,6 +81,12 @@ class WorkDirective(Directive):
         default_factory=_empty,
         default_text="none",
     )
+    cleanenv: bool = parameter(
+        boolean(),
+        "of the node's own environment give it PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and "
+        "TZ only",
+        default=False,
+    )
     cwd: str = parameter(
         text("absolute path", names.check_absolute),
         "directory that it starts in",

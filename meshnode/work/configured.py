@@ -201,6 +201,7 @@ def work_type(directive: WorkDirective) -> CommandType:
     common: dict[str, Any] = {
         "verify_signature": directive.verifysignature,
         "env": directive.env,
+        "clean_env": directive.cleanenv,
         "cwd": directive.cwd or None,
         "timeout": directive.timeout,
         "max_output": directive.maxoutput,

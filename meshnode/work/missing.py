@@ -16,6 +16,7 @@ from meshnode.config.schema import Directive
 from meshnode.config.service_directives import CommandService
 from meshnode.work.local.launcher.command import DEFAULT_PATH, CannotExecute, find_executable
 from meshnode.work.local.pluginmain import GROUPS, trusted_places
+from meshnode.work.local.worktypes import environment
 
 
 def missing(config: NodeConfig) -> list[Fault]:
@@ -31,7 +32,7 @@ def _of_work(config: NodeConfig) -> Iterator[Fault]:
                 problem = _lack(directive.command, directive.cwd, directive.env)
                 if problem:
                     yield _warning(directive, "command", f"{problem}; {fate}")
-            case WorkPython() if not _has_plugin(directive.plugin, directive.env):
+            case WorkPython() if not _has_plugin(directive):
                 groups = " or ".join(GROUPS)
                 text = (
                     f"no plugin {_quoted(directive.plugin)} is installed (entry point of {groups})"
@@ -64,12 +65,13 @@ def _lack(command: str, cwd: str, environment: Mapping[str, str]) -> str:
     return ""
 
 
-def _has_plugin(name: str, environment: Mapping[str, str]) -> bool:
+def _has_plugin(directive: WorkPython) -> bool:
+    its = environment(directive.env, is_clean=directive.cleanenv)
     # The interpreter that runs plugins never looks in the directory where it is started.
     own = [place for place in sys.path if os.path.isabs(place)]
-    places = [*own, *trusted_places({**os.environ, **environment})]
+    places = [*own, *trusted_places(os.environ if its is None else its)]
     return any(
-        entry.group in GROUPS and entry.name == name
+        entry.group in GROUPS and entry.name == directive.plugin
         for distribution in importlib.metadata.distributions(path=places)
         for entry in distribution.entry_points
     )

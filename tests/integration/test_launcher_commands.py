@@ -194,6 +194,28 @@ async def test_no_signal_is_ignored_or_blocked_in_a_command(
     assert masks == [0, 0]
 
 
+OWN_SCORE = Path("/proc/self/oom_score_adj")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may be spared by the kernel")
+@pytest.mark.parametrize(("own", "of_command"), [(-100, 0), (0, 0), (300, 300)])
+async def test_a_node_that_the_kernel_spares_has_commands_that_it_does_not_spare(
+    tmp_path: Path, own: int, of_command: int
+) -> None:
+    before = OWN_SCORE.read_text()
+    try:
+        try:
+            OWN_SCORE.write_text(str(own))
+        except PermissionError:
+            pytest.skip("not permitted in this container")
+        async with running_launcher(tmp_path) as launcher:
+            unit = make_unit(tmp_path)
+            await run_unit(launcher, unit, "cat", str(OWN_SCORE))
+    finally:
+        OWN_SCORE.write_text(before)
+    assert int(output(unit)) == of_command
+
+
 async def test_environment_and_directory_are_those_asked_for(
     launcher: Launcher, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """Units that run a command on this node, through the launcher and its supervisors."""
 
 import math
-import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -111,7 +110,7 @@ class CommandRunner:
             unit_dir=self._store.directory(unit.unit_id),
             argv=unit.status.params,
             grace=kind.grace,
-            env={**os.environ, **kind.env} if kind.env else None,
+            env=kind.environment(),
             cwd=kind.cwd,
             timeout=kind.timeout,
             max_output=kind.max_output,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.errors import CommandError
+from meshnode.work.local.launcher.command import DEFAULT_PATH
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan
 
@@ -31,12 +32,30 @@ PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
 """The program that calls plugins, in an interpreter of its own."""
 
 
+KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ")
+"""What ``cleanenv`` leaves of the node's environment: where things are, for whom, in which language
+and time. What else is there was meant for the node: tokens, addresses of proxies, its service."""
+
+
+def environment(own: Mapping[str, str], *, is_clean: bool) -> dict[str, str] | None:
+    """Return a command's environment, None for the node's own as it is.
+
+    Args:
+        own: what its work type adds.
+        is_clean: whether nothing else of the node's is passed on than ``KEPT_VARIABLES``.
+    """
+    if is_clean:
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        return {"PATH": DEFAULT_PATH, **kept, **own}
+    return {**os.environ, **own} if own else None
+
+
 @dataclass(frozen=True, slots=True)
 class CommandType:
     """One ``work-command`` directive.
 
-    ``env`` is what its environment has beside the node's own, ``timeout`` and ``grace`` are
-    seconds, ``max_output`` bytes.
+    ``env`` is what its environment has beside the node's own, of which ``clean_env`` takes most
+    away; ``timeout`` and ``grace`` are seconds, ``max_output`` bytes.
     """
 
     command: str
@@ -44,10 +63,15 @@ class CommandType:
     allow_runtime_params: bool = False
     verify_signature: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+    clean_env: bool = False
     cwd: str | None = None
     timeout: float | None = None
     max_output: int | None = None
     grace: float = CANCEL_GRACE
+
+    def environment(self) -> dict[str, str] | None:
+        """Return the environment of its commands, None for the node's own."""
+        return environment(self.env, is_clean=self.clean_env)
 
     def plan(self, submission: Submission) -> Plan:
         """Return the command line for the record. Raises CommandError."""

@@ -1,13 +1,22 @@
 """Parameters are split as ``shlex`` splits them, in time that grows with their length only."""
 
+import os
 import shlex
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.local.worktypes import MAX_ARGUMENT, CommandType, PythonType, split_words
+from meshnode.work.local.launcher.command import DEFAULT_PATH
+from meshnode.work.local.worktypes import (
+    KEPT_VARIABLES,
+    MAX_ARGUMENT,
+    CommandType,
+    PythonType,
+    split_words,
+)
 
 TEXTS = st.text(st.sampled_from("ab '\"\\\n\t#$é\0") | st.characters(), max_size=30)
 
@@ -63,3 +72,24 @@ def test_more_arguments_than_a_command_can_be_given_are_refused(monkeypatch):
     assert len(COMMAND.argv("a " * 9_000)) == 9_001
     with pytest.raises(CommandError, match="10001 arguments take"):
         COMMAND.argv("a " * 10_000)
+
+
+NAMES = st.sampled_from([*KEPT_VARIABLES, "SECRET_TOKEN", "LD_PRELOAD", "PYTHONPATH", "LC_TIME"])
+VARIABLES = st.dictionaries(NAMES, st.text("ab:/", max_size=5))
+
+
+@given(VARIABLES, VARIABLES)
+def test_a_clean_environment_has_what_the_work_type_adds_and_of_the_nodes_what_is_documented(
+    nodes, own
+):
+    with mock.patch.dict(os.environ, nodes, clear=True):
+        found = CommandType("cat", env=own, clean_env=True).environment()
+    kept = {name: value for name, value in nodes.items() if name in KEPT_VARIABLES}
+    assert found == {"PATH": DEFAULT_PATH} | kept | own
+
+
+@given(VARIABLES, VARIABLES)
+def test_without_cleanenv_a_command_has_all_of_the_nodes_environment(nodes, own):
+    with mock.patch.dict(os.environ, nodes, clear=True):
+        found = CommandType("cat", env=own).environment()
+    assert found == (nodes | own if own else None)

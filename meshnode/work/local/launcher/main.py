@@ -37,6 +37,12 @@ Not simply all: changing the mask takes Python microseconds for each signal in i
 FREE_MILLISECONDS = 10_000
 """Time without any event after which free supervisors are ended."""
 
+OOM_SCORE = "/proc/self/oom_score_adj"
+"""What the kernel adds to a process's size when it looks for one to end (proc(5))."""
+
+OOM_SCORE_BYTES = 16
+"""Bytes of that at most: it is between -1000 and 1000."""
+
 _STDIN = 0
 
 
@@ -44,6 +50,7 @@ def main() -> None:
     """Serve the node at the other end of stdin, a SOCK_SEQPACKET socket, until it closes."""
     _default_signals()
     _limit_descriptors(sys.argv[1:])
+    _be_no_dearer_than_others()
     socket_fd = _take_stdin()
     launcher = Launcher(socket_fd)
     # A collection in a supervisor must not touch these objects: it would copy their pages.
@@ -62,6 +69,22 @@ def _limit_descriptors(arguments: list[str]) -> None:
     if arguments:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(arguments[0]), hard))
+
+
+def _be_no_dearer_than_others() -> None:
+    """Give commands the default place among those that the kernel may end for want of memory.
+
+    A node may be spared (``OOMScoreAdjust`` of its service), its commands must not be for that.
+    What makes them go first is left: nobody without privilege can take it back.
+    """
+    try:
+        fd = os.open(OOM_SCORE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        # No /proc, or one that is only read: there is nothing that could be changed.
+        return
+    if int(os.read(fd, OOM_SCORE_BYTES)) < 0:
+        os.write(fd, b"0")
+    os.close(fd)
 
 
 def _default_signals() -> None:
