@@ -161,12 +161,14 @@ def traceroute(invocation: Invocation, node: str, as_json: bool) -> None:
     """Show the nodes on the way to a node."""
     with invocation.client() as client:
         hops = client.traceroute(node)
+        failed = "" if as_json or not hops else str(hops[-1].get("Error", ""))
+        instead = hint(client, failed, node, "") if failed else ""
     if as_json:
         print_json({str(number): hop for number, hop in enumerate(hops)})
         return
     for number, hop in enumerate(hops):
         if "Error" in hop:
-            print_error(f"{number}: Error {_hop_error(hop)}")
+            print_error(f"{number}: Error {_hop_error(hop)}{instead}")
         else:
             print_line(f"{number}: {hop.get('From')} in {hop.get('TimeStr')}")
 

@@ -124,7 +124,8 @@ class ControlClient:
     def status(self, fields: Sequence[str] | None = None) -> JsonObject:
         """Return the node's status (protocol section 8), or only the named fields of it."""
         if fields is None:
-            return self.command("status")
+            # In JSON: the line of text has receptor's fields only, also of a meshnode.
+            return self.command({"command": "status"})
         return self.command({"command": "status", "requested_fields": list(fields)})
 
     def ping(self, node: str) -> JsonObject:

@@ -18,6 +18,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import CANCELED, FAILED
+from meshctl.render.clients import who
 from meshctl.render.output import ExitCode, Failure, json_line, print_note
 
 SIGNALLED = 128
@@ -75,14 +76,21 @@ def ending(unit_id: str, status: Mapping[str, Any], *, propagate: bool = False) 
         detail = status.get("Detail") or "no reason given"
         text, code = f"unit {unit_id} failed: {detail}", ExitCode.FAILURE
     elif status.get("State") == CANCELED:
-        # A meshnode says by whom, as "Canceled by root (uid 0)".
-        _, by, whom = str(status.get("Detail", "")).partition("Canceled by ")
-        text, code = f"unit {unit_id} was canceled", ExitCode.UNIT_CANCELED
-        text += f" by {whom}" if by else ""
+        text, code = f"unit {unit_id} was canceled{_by_whom(status)}", ExitCode.UNIT_CANCELED
     else:
         return "", ExitCode.OK
     # A command may end with 0 and its unit still be Failed: it printed too much, or took too long.
     return text, (own_code(status) or ExitCode.NO_CODE) if propagate else code
+
+
+def _by_whom(status: Mapping[str, Any]) -> str:
+    match status.get("EndedBy"):
+        case {"By": Mapping() as client, **more}:
+            where = f" on node {more['Node']}" if more.get("Node") else ""
+            return f" by {who(client)}{where}"
+    # Of a signal that nobody sent by way of the node.
+    _, by, whom = str(status.get("Detail", "")).partition("Canceled by ")
+    return f" by {whom}" if by else ""
 
 
 def own_code(status: Mapping[str, Any]) -> int | None:

@@ -71,6 +71,8 @@ def status_command(
 ) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
+    The line of text has receptor's fields and no more, as receptorctl's own tests demand.
+
     ``Warnings`` is a field of our own, which is there while there are any that the client may see;
     so are those of ``links``, and ``Certificates``.
     """
@@ -102,7 +104,7 @@ def status_command(
     def parse_text(rest: str) -> Handler:
         if rest:
             raise CommandError("status command does not take parameters")
-        return run_with(None)
+        return run_with(_RECEPTORS_FIELDS.keys())
 
     def parse_json(body: JsonObject) -> Handler:
         return run_with(_requested_fields(body))
@@ -151,10 +153,7 @@ def _figures(figures: LinkFigures) -> JsonObject:
 
 
 def _firewall(counts: FirewallCounts | None) -> JsonObject | None:
-    """Return our own key, which only a node with firewall rules has.
-
-    Receptor's client shows it as additional.
-    """
+    """Return our own key, which only a node with firewall rules has."""
     if counts is None:
         return None
     return {"Rejected": counts.rejected, "Dropped": counts.dropped}
@@ -172,7 +171,7 @@ def _drops(counts: DropCounts) -> JsonObject | None:
     }
 
 
-_FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
+_RECEPTORS_FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
     "Version": lambda _: VERSION,
     # As Go counts them: those that this process may run on.
     "SystemCPUCount": lambda _: len(os.sched_getaffinity(0)),
@@ -184,9 +183,12 @@ _FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
     "KnownConnectionCosts": lambda status: {
         node: _costs(costs) for node, costs in status.known_costs.items()
     },
+}
+_OWN_FIELDS: Mapping[str, Callable[[MeshStatus], Any]] = {
     "Firewall": lambda status: _firewall(status.firewall),
     "Dropped": lambda status: _drops(status.drops),
 }
+_FIELDS = {**_RECEPTORS_FIELDS, **_OWN_FIELDS}
 
 
 # --- ``ping`` and ``traceroute``: whether and by which route a node is reached

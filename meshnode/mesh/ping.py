@@ -27,6 +27,10 @@ PING_AGAIN = 1.0
 must not look like a node that does not answer."""
 
 
+NO_ROUTE = "no route to node"
+"""What a hop says of a node without a route: receptor's words, without the node's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class PingReply:
     """The answer to a ping: from which node, after how many seconds."""
@@ -110,8 +114,11 @@ class Pinger:
                 if error is not None:
                     return
             except MeshError as exc:
-                reporter = self._own_id if isinstance(exc, NoRoute) else ""
-                yield TraceHop(reporter, trio.current_time() - start, str(exc))
+                is_here = isinstance(exc, NoRoute)
+                hop = trio.current_time() - start
+                yield TraceHop(
+                    self._own_id if is_here else "", hop, NO_ROUTE if is_here else str(exc)
+                )
                 return
             else:
                 yield TraceHop(reply.from_node, reply.seconds)

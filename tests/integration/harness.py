@@ -234,11 +234,16 @@ class Node:
         assert not reply.startswith("ERROR"), f"{line!r} was answered {reply!r}"
         return json.loads(reply)
 
+    def status(self) -> Status:
+        """Return the node's status with the fields of our own, which the line of text has not."""
+        status: Status = self.ask('{"command":"status"}')
+        return status
+
     def wait_status(self, condition: Callable[[Status], Any], *, what: str) -> Status:
         """Wait until the node's status meets ``condition``; routing changes appear in the log."""
 
         def ask() -> Status | None:
-            status: Status = self.ask("status")
+            status = self.status()
             return status if condition(status) else None
 
         found: Status = wait_until(ask, watch=[self.log], what=f"{self.name}: {what}")

@@ -295,7 +295,7 @@ class SmallDisk(Node):
                 pass
 
     def warnings(self) -> list[str]:
-        return list(self.ask("status").get("Warnings") or [])
+        return list(self.status().get("Warnings") or [])
 
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a tmpfs")

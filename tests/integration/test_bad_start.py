@@ -34,7 +34,7 @@ def test_a_socket_of_a_live_node_is_refused_and_that_node_is_unharmed(cluster: C
         IN_USE,
     )
     assert str(live.socket) in line
-    assert live.ask("status")["NodeID"] == "live"
+    assert live.status()["NodeID"] == "live"
 
 
 def test_a_second_node_with_the_same_id_and_datadir_touches_none_of_its_units(
@@ -55,7 +55,7 @@ def test_a_socket_left_by_a_killed_node_is_replaced(cluster: Cluster) -> None:
     node.kill()
     assert node.socket.is_socket()
     node.start()
-    assert node.ask("status")["NodeID"] == "foo"
+    assert node.status()["NodeID"] == "foo"
 
 
 def test_a_file_that_is_no_socket_is_never_replaced(cluster: Cluster) -> None:

@@ -105,4 +105,4 @@ def test_a_node_of_another_mesh_does_not_get_in(cluster: Cluster) -> None:
                     parameters[name] = str(cluster.directory / "mesh" / "ca.crt")
     start(cluster, "bar", theirs["bar"])
     foo.wait_log(r"is not signed by a CA in")
-    assert not foo.ask("status")["Connections"]
+    assert not foo.status()["Connections"]

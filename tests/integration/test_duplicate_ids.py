@@ -48,7 +48,7 @@ def test_the_newcomer_ends_with_one_line_and_the_first_owner_of_the_id_lives(
     if where == "at the same neighbour":
         hub = cluster.nodes["hub"]
         hub.wait_log("connected using a node ID we are already connected to")
-        (rejected,) = hub.ask("status")["Rejected"]
+        (rejected,) = hub.status()["Rejected"]
         assert (rejected["NodeID"], rejected["Address"]) == ("foo", "127.0.0.1")
     end = cluster.nodes["end"]
     end.wait_knows("foo")

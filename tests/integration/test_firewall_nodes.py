@@ -71,7 +71,7 @@ def test_the_mesh_itself_works_behind_rules_that_let_nothing_pass(
 ) -> None:
     foo, mid, _ = line
     set_rules(mid, {"action": action})
-    assert set(foo.ask("status")["RoutingTable"]) == {"mid", "bar"}
+    assert set(foo.status()["RoutingTable"]) == {"mid", "bar"}
     late = foo.cluster.node("late", peers=[mid_port(mid)])
     late.wait_knows("foo", "mid", "bar")
     late.wait_service("bar")

@@ -83,12 +83,12 @@ def test_the_unit_that_fills_the_disk_fails_and_says_so_and_the_others_end_well(
     status = wait_final(node, full)
     assert status["StateName"] == "Failed"
     assert status["Detail"] == "exit status 1; no space left on the disk of its output"
-    assert "has 0 MiB left of 2 MiB" in node.ask("status")["Warnings"][0]
+    assert "has 0 MiB left of 2 MiB" in node.status()["Warnings"][0]
     # The end of one that was running is recorded all the same.
     (cluster.directory / "gate").write_bytes(b"let go\n")
     assert wait_final(node, waiting)["State"] in {2, 3}
     assert node.meshctl("work", "release", full)
-    assert "Warnings" not in node.ask("status")
+    assert "Warnings" not in node.status()
     after = node.submit("cat", "-l", "after")
     assert wait_final(node, after)["StateName"] == "Succeeded"
     assert node.results(after) == b"after\n"
@@ -107,7 +107,7 @@ def test_a_payload_that_does_not_fit_fails_its_unit_with_the_reason(node: SmallN
     status = wait_final(node, unit)
     assert status["Detail"] == "Error reading input data: No space left on device"
     # Its room is free again, though the unit is still there to say what became of it.
-    assert "Warnings" not in node.ask("status")
+    assert "Warnings" not in node.status()
     after = node.submit("cat", "-l", "after")
     assert wait_final(node, after)["StateName"] == "Succeeded"
     assert node.meshctl("work", "release", unit)

@@ -58,7 +58,7 @@ def test_whoever_looks_after_a_node_gets_in_when_a_user_has_taken_all_sessions(
         assert crowd.stdout is not None
         assert int(crowd.stdout.readline()) > 0
         for _ in range(100):
-            assert foo.ask("status")["NodeID"] == "foo"
+            assert foo.status()["NodeID"] == "foo"
     finally:
         crowd.kill()
         crowd.communicate()

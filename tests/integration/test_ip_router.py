@@ -145,9 +145,7 @@ def test_programs_of_two_networks_talk_over_the_mesh(
     foo, _ = joined
     near, far = namespaces["foo"], namespaces["bar"]
     (advert,) = [
-        a
-        for a in foo.ask("status")["Advertisements"]
-        if a["NodeID"] == "bar" and a["Service"] == "lan"
+        a for a in foo.status()["Advertisements"] if a["NodeID"] == "bar" and a["Service"] == "lan"
     ]
     assert advert["ConnType"] == 0
     assert advert["Tags"] == {
@@ -198,7 +196,7 @@ def test_an_interface_that_is_removed_is_made_again(
         lambda: b"192.168.77.0/24" in near.run("ip", "route", "show", "dev", "mesh0", check=False),
         what="the interface to be made again",
     )
-    assert foo.ask("status")["NodeID"] == "foo"
+    assert foo.status()["NodeID"] == "foo"
 
 
 def test_an_interface_that_is_taken_is_a_fault_with_its_line(

@@ -99,7 +99,7 @@ def test_a_key_is_replaced_while_signed_work_is_submitted_and_none_is_refused(
 
 
 def since(node: Node) -> Any:
-    (connection,) = node.ask("status")["Connections"]
+    (connection,) = node.status()["Connections"]
     return connection["Since"]
 
 
@@ -154,7 +154,7 @@ def test_a_certificate_is_replaced_under_a_live_link_and_the_next_handshake_show
     assert b"node foo" in bar.meshctl(*connect)
     # The link has seen none of it.
     assert since(bar) == before
-    (certificate,) = foo.ask("status")["Certificates"]
+    (certificate,) = foo.status()["Certificates"]
     assert certificate["Subject"] == "CN=second"
     # A node that was restarted links with it.
     bar.stop()

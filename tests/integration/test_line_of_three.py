@@ -29,20 +29,20 @@ def wait_all_know_all(*nodes: Node) -> None:
 
 
 def peers(node: Node) -> set[str]:
-    return {connection["NodeID"] for connection in node.ask("status")["Connections"]}
+    return {connection["NodeID"] for connection in node.status()["Connections"]}
 
 
 def test_the_status_of_each_node_lists_all_nodes(line: tuple[Node, Node, Node]) -> None:
     foo, mid, bar = line
     for node in line:
-        status = node.ask("status")
+        status = node.status()
         assert set(status["KnownConnectionCosts"]) == ALL
         assert {ad["NodeID"] for ad in status["Advertisements"]} == ALL
     assert peers(foo) == peers(bar) == {"mid"}
     assert peers(mid) == {"foo", "bar"}
-    assert foo.ask("status")["RoutingTable"] == {"mid": "mid", "bar": "mid"}
-    assert bar.ask("status")["RoutingTable"] == {"mid": "mid", "foo": "mid"}
-    assert foo.ask("status")["KnownConnectionCosts"]["mid"] == {"foo": 1, "bar": 1}
+    assert foo.status()["RoutingTable"] == {"mid": "mid", "bar": "mid"}
+    assert bar.status()["RoutingTable"] == {"mid": "mid", "foo": "mid"}
+    assert foo.status()["KnownConnectionCosts"]["mid"] == {"foo": 1, "bar": 1}
     text = foo.meshctl("status").decode()
     assert all(re.search(rf"\b{name}\b", text) for name in ALL)
 

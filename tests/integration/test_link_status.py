@@ -32,12 +32,12 @@ def link(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_link_says_what_it_is_and_how_it_fares(linked: Node) -> None:
-    first = link(linked.ask("status"))
+    first = link(linked.status())
     assert (first["NodeID"], first["Cost"], first["Kind"]) == ("bar", 1, "tcp")
     assert first["Address"].startswith("127.0.0.1:")
     assert 0 < first["RoundTrip"] < PATIENCE * 1e9
     assert linked.ask("ping bar")["Success"]
-    second = link(linked.ask("status"))
+    second = link(linked.status())
     assert second["Since"] == first["Since"]
     assert second["Uptime"] > first["Uptime"]
     for key in ("SentMessages", "SentBytes", "ReceivedMessages", "ReceivedBytes"):

@@ -93,7 +93,7 @@ def test_a_type_of_kubernetes_is_declared_and_refused_and_never_offered(
     told = [line for line in control.log.read_text().splitlines() if "kubernetes-runtime" in line]
     at_start = [line for line in told if "cannot be run by this node" in line]
     assert len(at_start) == 1
-    (warning,) = control.ask("status")["Warnings"]
+    (warning,) = control.status()["Warnings"]
     assert warning == (
         "work types that this node cannot run, since they need Kubernetes: kubernetes-runtime-auth"
     )
@@ -134,7 +134,7 @@ def test_a_node_runs_from_each_file(name: str, cluster: Cluster, key: rsa.RSAPri
     named = re.search(r"^    id: (\S+)$", converted, re.MULTILINE)
     node = cluster.node(named[1] if named else socket.gethostname(), start=False)
     node.config.write_text(as_here(converted, node, cluster.directory))
-    status = node.start().ask("status")
+    status = node.start().status()
     offered = {
         kind["WorkType"] for a in status["Advertisements"] for kind in a["WorkCommands"] or ()
     }

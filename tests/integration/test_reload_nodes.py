@@ -68,7 +68,7 @@ def types_of(status: dict[str, Any], node: str) -> set[str]:
 
 
 def link(node: Node, peer: str) -> dict[str, Any]:
-    (found,) = (c for c in node.ask("status")["Connections"] if c["NodeID"] == peer)
+    (found,) = (c for c in node.status()["Connections"] if c["NodeID"] == peer)
     return dict(found)
 
 
@@ -123,7 +123,7 @@ def test_a_link_that_is_gone_from_the_file_is_closed(pair: tuple[Node, Node]) ->
 
     rewrite(bar, alone)
     assert reload(bar).returncode == 0
-    assert bar.ask("status")["Connections"] == []
+    assert bar.status()["Connections"] == []
     foo.wait_status(lambda status: not status["Connections"], what="the end of the link to bar")
     bar.wait_log("INFO links: closed tcp-peer 127.0.0.1")
 
@@ -133,7 +133,7 @@ def test_a_reload_may_remove_the_only_peer(pair: tuple[Node, Node]) -> None:
     foo, bar = pair
     rewrite(bar, lambda directives: directives.remove(directives[-1]))
     assert reload(bar).returncode == 0
-    assert bar.ask("status")["Connections"] == []
+    assert bar.status()["Connections"] == []
     bar.wait_log("WARNING reload: no link is configured any more; a start .* add a tcp-listener")
     foo.wait_status(lambda status: not status["Connections"], what="the end of the link to bar")
 
@@ -231,7 +231,7 @@ def test_a_refused_reload_changes_nothing_and_says_why(
     )
     assert receptorctl.returncode == code
     assert_same_link(before, link(bar, "foo"))
-    assert new.ask("status")["Connections"] == []
+    assert new.status()["Connections"] == []
 
 
 def test_a_port_that_is_taken_changes_nothing(pair: tuple[Node, Node]) -> None:

@@ -121,7 +121,7 @@ def test_work_runs_over_a_link_with_mutual_tls(
     output = bar.meshctl("work", "submit", "big", "--node", "foo", "-f", "--no-payload")
     assert output.count(b"\0") == 3_000_000
     assert foo.find_log(r"link (tls|wss) 127\S+: established with bar")
-    (shown,) = foo.ask("status")["Certificates"]
+    (shown,) = foo.status()["Certificates"]
     assert (shown["Name"], shown["NodeIDs"]) == ("srv", ["foo"])
 
 

@@ -123,7 +123,7 @@ def test_a_rejected_link_is_explained_at_both_ends(
 
     bar.wait_status(told, what=f"the words {here!r}")
     for rejecting, reason, other in ((bar, here, "foo"), (foo, there, "bar")):
-        for rejected in rejecting.ask("status").get("Rejected", ()):
+        for rejected in rejecting.status().get("Rejected", ()):
             assert rejected["Reason"] == reason
             assert (rejected["NodeID"], rejected["Address"]) == (other, "127.0.0.1")
             assert rejected["Via"].startswith("tcp 127.0.0.1:")
@@ -142,7 +142,7 @@ def test_a_node_that_is_linked_already_is_shown_as_linked_and_is_no_fault(
     foo = cluster.node("foo", level="info", more=[listener(ports[0]), *twice[: 2 - len(back)]])
 
     def entries() -> list[dict[str, Any]]:
-        return [e for node in (foo, bar) for e in node.ask("status").get("Peers", ())]
+        return [e for node in (foo, bar) for e in node.status().get("Peers", ())]
 
     foo.wait_status(
         lambda _: sorted(e["State"] for e in entries()) == ["linked", "up"],
@@ -150,7 +150,7 @@ def test_a_node_that_is_linked_already_is_shown_as_linked_and_is_no_fault(
     )
     assert all(e["NodeID"] in ("foo", "bar") for e in entries())
     for node in (foo, bar):
-        assert "Rejected" not in node.ask("status")
+        assert "Rejected" not in node.status()
         assert node.find_log("WARNING link") is None
 
 
@@ -234,13 +234,13 @@ def test_a_listener_whose_port_is_taken_at_a_reload_is_listed_as_closed(cluster:
     with silent_port() as taken:
         rewrite(foo.config, lambda directives: [*directives, listener(taken)])
         assert foo.ask("reload")["Success"] is False
-        open_one, closed = foo.ask("status")["Listeners"]
+        open_one, closed = foo.status()["Listeners"]
     assert (open_one["State"], open_one["Address"]) == ("listening", f"127.0.0.1:{port}")
     assert (closed["State"], closed["Address"]) == ("closed", f"127.0.0.1:{taken}")
     assert closed["LastError"] == "cannot listen: the address is in use already"
     foo.wait_log(rf"reload: refused.*127\.0\.0\.1:{taken}.*in use")
     assert foo.ask("reload")["Success"] is True
-    states = [entry["State"] for entry in foo.ask("status")["Listeners"]]
+    states = [entry["State"] for entry in foo.status()["Listeners"]]
     assert states == ["listening", "listening"]
 
 

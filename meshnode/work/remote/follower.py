@@ -21,7 +21,7 @@ from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import RemoteStatus, read_status
 from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
-from meshnode.work.units.endedby import ASKED, taken_over
+from meshnode.work.units.endedby import ASKED, CANCELED, taken_over
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
@@ -189,7 +189,7 @@ class RemoteFollower:
             finished = new.finished or learned
             end = taken_over(old.ended_by, new.ended_by, self._unit.remote.node)
             is_asked = new.state is UnitState.CANCELED and end is not None and end.cause in ASKED
-            detail = end.detail if end is not None and is_asked else new.detail
+            detail = CANCELED if is_asked else new.detail
         return replace(
             old,
             state=new.state,

@@ -40,6 +40,9 @@ class Cause(StrEnum):
     """Its node ended before the work was started."""
 
 
+CANCELED = "Canceled"
+"""The detail of a unit that was canceled on request: receptor's, which its clients compare."""
+
 ASKED = frozenset({Cause.CANCEL, Cause.RELEASE})
 """Causes that are noted before the unit has ended; it may end by itself meanwhile."""
 
@@ -59,13 +62,13 @@ class EndedBy:
     """The user of that process."""
 
     @property
-    def detail(self) -> str:
-        """The detail of a unit that was canceled on request; clients look at its first word."""
+    def in_words(self) -> str:
+        """What the log says of a unit that was canceled on request."""
         is_known = self.by is not None and not isinstance(self.by, UnknownClient)
         who = f" by {self.by.brief}" if self.by is not None and is_known else ""
         if self.cause is Cause.RELEASE:
             who = f" by a release{who}"
-        return f"Canceled{who}{self._where}"
+        return f"{CANCELED}{who}{self._where}"
 
     @property
     def _where(self) -> str:
@@ -81,7 +84,7 @@ class EndedBy:
 
     def to_supervisor(self) -> bytes:
         """Return what a supervisor that cancels the unit adds to its record."""
-        return json.dumps({"Detail": self.detail, "EndedBy": self.to_json()}).encode()
+        return json.dumps({"Detail": CANCELED, "EndedBy": self.to_json()}).encode()
 
 
 _TOLD_BY: Mapping[str, Cause] = {

@@ -15,7 +15,7 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity
 from meshnode.work.local.processes import ProcessId
-from meshnode.work.units.endedby import EndedBy, what_ended
+from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
 from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.remoteextra import RemoteExtra
@@ -171,8 +171,10 @@ class UnitStatus:
 
     @property
     def in_words(self) -> str:
-        """State and detail for a person."""
+        """State and detail for a person, and who canceled it."""
         # "Running: PID 7" and "Canceled" name the state themselves.
+        if self.detail == CANCELED and self.ended_by is not None:
+            return self.ended_by.in_words
         named = self.detail.startswith(self.state.label)
         return self.detail if named else f"{self.state.label}: {self.detail}"
 

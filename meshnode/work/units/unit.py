@@ -314,9 +314,7 @@ class Unit:
         def end(status: UnitStatus) -> UnitStatus:
             if status.state.is_final:
                 return status
-            by = status.ended_by
-            text = by.detail if by is not None and state is UnitState.CANCELED else detail
-            return replace(status, state=state, detail=text, stdout_size=size, finished=finished)
+            return replace(status, state=state, detail=detail, stdout_size=size, finished=finished)
 
         await self.change(end, patient=patient, level=level)
 

@@ -76,12 +76,32 @@ async def test_status_warns_of_what_somebody_must_look_after_while_there_is_some
         return lines
 
     registry.register(dataclasses.replace(status_command(mesh, warnings), name="watchful"))
-    assert "Warnings" not in await answer_to(open_client, "watchful")
+    whole = '{"command":"watchful"}'
+    assert "Warnings" not in await answer_to(open_client, whole)
     lines.append("the disk is full")
-    assert (await answer_to(open_client, "watchful"))["Warnings"] == ["the disk is full"]
+    assert (await answer_to(open_client, whole))["Warnings"] == ["the disk is full"]
     asked = '{"command":"watchful","requested_fields":["%s"]}'
     assert await answer_to(open_client, asked % "Warnings") == {"Warnings": ["the disk is full"]}
     assert "Warnings" not in await answer_to(open_client, asked % "NodeID")
+
+
+async def test_the_line_status_has_receptors_fields_and_json_those_of_our_own_too(
+    mesh, registry, open_client
+) -> None:
+    counted = dataclasses.replace(mesh.status(), firewall=FirewallCounts(1, 1), drops=DropCounts(1))
+    mesh.status = lambda: counted
+
+    async def warnings() -> list[str]:
+        return ["the disk is full"]
+
+    registry.register(dataclasses.replace(status_command(mesh, warnings), name="watchful"))
+    receptors = {
+        *("Version", "SystemCPUCount", "SystemMemoryMiB", "NodeID"),
+        *("Connections", "RoutingTable", "Advertisements", "KnownConnectionCosts"),
+    }
+    own = {"Firewall", "Dropped", "Warnings"}
+    assert set(await answer_to(open_client, "watchful")) == receptors
+    assert set(await answer_to(open_client, '{"command":"watchful"}')) == receptors | own
 
 
 async def test_whole_costs_are_written_without_a_fraction(open_client) -> None:

@@ -118,7 +118,7 @@ async def test_warnings_that_name_units_are_for_who_may_list_all(
 ):
     rules.rules = (rule(**conditions),)
     async with open_client() as client:
-        assert (b"abcdefgh" in await client.ask(b"status\n")) == shown
+        assert (b"abcdefgh" in await client.ask(b'{"command":"status"}\n')) == shown
 
 
 async def test_who_may_not_list_some_units_is_not_warned_of_any(open_client, rules):
@@ -132,5 +132,5 @@ async def test_who_may_not_list_some_units_is_not_warned_of_any(open_client, rul
     ):
         rules.rules = these
         async with open_client() as client:
-            answer = await client.ask(b"status\n")
+            answer = await client.ask(b'{"command":"status"}\n')
         assert (b"could not be taken over" in answer) == shown

@@ -221,7 +221,7 @@ class ScriptedNode:
             session.send(f"ERROR: unknown work unit {words[2]}\n".encode())
         elif words[0] == "work" and words[1] in {"status", "list", "cancel", "release"}:
             session.send(self._unit_command(line, words))
-        elif line == "status":
+        elif text == "status":
             session.send(STATUS)
         elif line.startswith("{") and "requested_fields" in line:
             session.send({name: STATUS[name] for name in json.loads(line)["requested_fields"]})
@@ -294,7 +294,9 @@ class ScriptedNode:
 
 
 def _as_text(line: str) -> str:
-    """A JSON ``connect`` as the text form, which is shorter to name in a script."""
+    """A JSON ``connect`` or whole ``status`` as the text form, shorter to name in a script."""
+    if line.startswith("{") and json.loads(line) == {"command": "status"}:
+        return "status"
     if line.startswith("{") and (request := json.loads(line)).get("command") == "connect":
         keys = ("command", "node", "service", "tls")
         return " ".join(str(request[key]) for key in keys if key in request)

@@ -163,7 +163,10 @@ def test_traceroute_shows_each_hop_and_where_it_fails(meshctl):
     assert meshctl("traceroute", "bar").stdout == "0: foo in 263.61µs\n1: bar in 362.438µs\n"
     result = meshctl("traceroute", "nosuch")
     assert result.stdout == "0: foo in 362.117µs\n"
-    assert result.stderr == "ERROR: 1: Error no route to node from foo in 5.278µs\n"
+    assert result.stderr == (
+        "ERROR: 1: Error no route to node from foo in 5.278µs; "
+        "known nodes: a-very-long-name, bar, foo\n"
+    )
     assert json.loads(meshctl("traceroute", "bar", "--json").stdout)["1"]["From"] == "bar"
 
 

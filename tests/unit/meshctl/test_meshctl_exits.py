@@ -144,9 +144,16 @@ def test_a_code_to_pass_on_needs_one_end(meshctl, node):
 
 
 def test_who_canceled_a_unit_is_told_where_the_node_says_so():
-    status = {"State": 4, "Detail": "Canceled by root (uid 0)"}
-    assert ending("one", status) == ("unit one was canceled by root (uid 0)", 6)
-    assert ending("one", status | {"Detail": "Canceled"}) == ("unit one was canceled", 6)
+    status = {"State": 4, "Detail": "Canceled", "EndedBy": None}
+    assert ending("one", status) == ("unit one was canceled", 6)
+    by = {"Cause": "cancel", "By": {"Kind": "unix", "Uid": 0, "User": "root"}}
+    assert ending("one", status | {"EndedBy": by}) == ("unit one was canceled by root (uid 0)", 6)
+    there = ending("one", status | {"EndedBy": by | {"Node": "bar"}})
+    assert there == ("unit one was canceled by root (uid 0) on node bar", 6)
+    signal = {"Detail": "Canceled by a signal of process 7, uid 5"}
+    assert ending("one", status | signal)[0] == (
+        "unit one was canceled by a signal of process 7, uid 5"
+    )
 
 
 @given(st.integers(1, 255), st.booleans())
