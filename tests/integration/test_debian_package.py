@@ -111,3 +111,30 @@ def test_removing_it_stops_the_node_and_leaves_units_and_their_results(
     assert "/var/lib/meshnode is left" in said
     assert box.run(f"test -e {FILE}", check=False).returncode != 0
     assert f"{unit}" in box.output("ls /var/lib/meshnode/*/")
+
+
+def test_a_package_that_comes_back_runs_the_node_and_the_file_that_were_there(
+    box: Machine, package: Path
+) -> None:
+    first = put(box, package, "first.deb")
+    box.run(f"dpkg -i {first}")
+    box.wait_node()
+    unit = box.submit("echo")
+    box.meshctl(f"work wait {unit}")
+    box.run(f"echo '# Ours.' >> {FILE}")
+    box.run("dpkg --remove meshnode")
+    box.run(f"dpkg -i {first}")
+    box.wait_node()
+    assert box.output("systemctl is-enabled meshnode") == "enabled\n"
+    assert box.output(f"tail -n 1 {FILE}") == "# Ours.\n"
+    assert box.state(unit) == "Succeeded"
+
+
+def test_a_node_that_somebody_stopped_stays_so_over_an_upgrade(
+    box: Machine, package: Path, tmp_path: Path
+) -> None:
+    box.run(f"dpkg -i {put(box, package, 'first.deb')}")
+    box.wait_node()
+    box.run("systemctl stop meshnode")
+    box.run(f"dpkg --force-confold -i {put(box, newer(package, tmp_path), 'second.deb')}")
+    assert box.run("systemctl is-active --quiet meshnode", check=False).returncode != 0
