@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from OpenSSL import SSL, crypto
 
 from meshnode.errors import TlsProblem, TlsRefused, UnusableCertificate
@@ -39,6 +40,19 @@ EXPIRED_CODE: Final = 10
 
 WRONG_USAGE_CODES: Final = frozenset({24, 26, 32, 79, 37})
 """OpenSSL's errors of a certificate that may not do what it does here."""
+
+WRONG_PURPOSE_CODE: Final = 26
+SHORT_KEY_CODE: Final = 66
+SHORT_CA_KEY_CODE: Final = 67
+WEAK_DIGEST_CODE: Final = 68
+UNKNOWN_CODE: Final = 1
+
+LEAST_RSA: Final = 2048
+LEAST_EC: Final = 224
+"""Bits of keys at OpenSSL's level 2, which its handshakes ask for: 112 bits of security."""
+
+LEAST_DIGEST: Final = 28
+"""Bytes of a signature's digest at that level: SHA-1 has 20."""
 
 UNFIT_WORDS: Final = {
     22: "the chain is too long",
@@ -208,10 +222,10 @@ def verify_chain(ders: Sequence[bytes], expected: Expected, now: datetime.dateti
         raise TlsRefused(TlsProblem.MISSING, text)
     certificate = decode_shown(ders[0], expected)
     if expected.trust is not None:
-        _verify_by_openssl(ders, expected, expected.trust, now)
-        if not certificate.may_be(expected.usage):
-            code = min(WRONG_USAGE_CODES)
-            raise expected.refusal(code, 0, certificate, now)
+        chain = _verify_by_openssl(ders, expected, expected.trust, now)
+        for depth, one in enumerate(chain):
+            if code := _find_weakness(one, expected.usage, depth, is_last=depth == len(chain) - 1):
+                raise expected.refusal(code, depth, decode_shown(_der(one), expected), now)
     expected.judge(certificate)
     return certificate
 
@@ -227,7 +241,8 @@ def decode_shown(der: bytes, expected: Expected) -> Certificate:
 
 def _verify_by_openssl(
     ders: Sequence[bytes], expected: Expected, trust: Trust, now: datetime.datetime
-) -> None:
+) -> list[crypto.X509]:
+    """Return the whole chain, from the other end's own certificate to the CA that is trusted."""
     try:
         leaf, *others = (
             crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)) for der in ders
@@ -236,11 +251,50 @@ def _verify_by_openssl(
         text = f"a certificate of the {expected.usage.value}'s chain is malformed"
         raise TlsRefused(TlsProblem.MALFORMED, text) from error
     try:
-        crypto.X509StoreContext(trust.store, leaf, others).verify_certificate()
+        return crypto.X509StoreContext(trust.store, leaf, others).get_verified_chain()
     except crypto.X509StoreContextError as error:
         code, depth, _ = error.errors
         certificate = decode_shown(_der(error.certificate), expected)
         raise expected.refusal(int(code), int(depth), certificate, now) from error
+
+
+def _find_weakness(shown: crypto.X509, usage: Usage, depth: int, *, is_last: bool) -> int:
+    """Return OpenSSL's error of a certificate that a handshake of OpenSSL would refuse, or 0.
+
+    A chain outside of a handshake is verified for no purpose and at no level of security, and
+    pyOpenSSL has no way to ask for them.
+    """
+    try:
+        certificate = shown.to_cryptography()
+        usages = decode_certificate(_der(shown)).usages
+        digest = certificate.signature_hash_algorithm
+        key = certificate.public_key()
+        allowed = _key_usage(certificate)
+    except (*BAD_BYTES, UnusableCertificate):
+        return UNKNOWN_CODE
+    if usages is not None and usage not in usages:
+        return WRONG_PURPOSE_CODE
+    if depth == 0 and allowed is not None and not _may_shake_hands(allowed, usage):
+        return WRONG_PURPOSE_CODE
+    if isinstance(key, rsa.RSAPublicKey | dsa.DSAPublicKey) and key.key_size < LEAST_RSA:
+        return SHORT_KEY_CODE if depth == 0 else SHORT_CA_KEY_CODE
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < LEAST_EC:
+        return SHORT_KEY_CODE if depth == 0 else SHORT_CA_KEY_CODE
+    # What is trusted is so by itself, whoever has signed it, and however.
+    is_weak = digest is not None and digest.digest_size < LEAST_DIGEST
+    return WEAK_DIGEST_CODE if is_weak and not is_last else 0
+
+
+def _key_usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _may_shake_hands(allowed: x509.KeyUsage, usage: Usage) -> bool:
+    may_agree = allowed.digital_signature or allowed.key_agreement
+    return may_agree or (usage is Usage.SERVER and allowed.key_encipherment)
 
 
 def _der(certificate: crypto.X509) -> bytes:

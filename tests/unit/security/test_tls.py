@@ -1,13 +1,19 @@
 """What tls-server and tls-client mean: handshakes in memory, good ones and each kind of refusal."""
 
+import contextlib
 import datetime
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -351,6 +357,108 @@ def test_a_chain_over_intermediates_or_of_another_ca_is_judged_so(ends: Ends) ->
     pin = "00" * 32
     made = authority().issue("client")
     assert problem_of_chain(ends, made, pins=(pin,)) is TlsProblem.NOT_PINNED
+
+
+def problem_in_handshake(server: TlsSettings, made: Made) -> TlsProblem | None:
+    """Return what a link of the server holds against a client that shows whatever it likes."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_cipher_list(b"ALL:@SECLEVEL=0")
+    context.use_certificate(made.certificate)
+    context.use_privatekey(made.key)  # type: ignore[arg-type]
+    for one in made.chain:
+        context.add_extra_chain_cert(one)
+    client, engine = SSL.Connection(context, None), TlsEngine(server)
+    client.set_connect_state()
+    try:
+        for _ in range(8):
+            with contextlib.suppress(SSL.WantReadError):
+                client.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                engine.feed(client.bio_read(1 << 18))
+            if engine.handshake():
+                return None
+            if data := engine.outgoing():
+                client.bio_write(data)
+    except TlsRefused as refusal:
+        return refusal.problem
+    raise AssertionError("the handshake does not end")
+
+
+def key_usage(*names: str) -> x509.KeyUsage:
+    all_names = ("digital_signature", "content_commitment", "key_encipherment")
+    all_names += ("data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
+    all_names += ("encipher_only", "decipher_only")
+    return x509.KeyUsage(**{one: one in names for one in all_names})
+
+
+def weak_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 1024)
+
+
+ONLY_SERVERS = x509.ExtendedKeyUsage([SERVER])
+SIGNS = key_usage("digital_signature")
+ENCRYPTS = key_usage("key_encipherment")
+
+ODD_CHAINS: dict[str, tuple[dict[str, object], dict[str, object], TlsProblem | None]] = {
+    "an ordinary one": ({}, {}, None),
+    "a leaf whose key is short": ({"key": weak_key}, {}, TlsProblem.UNFIT),
+    "a CA whose key is short": ({}, {"key": weak_key}, TlsProblem.UNFIT),
+    "a leaf that is signed with SHA-1": ({"digest": "sha1"}, {}, TlsProblem.UNFIT),
+    "a CA that is signed with SHA-1": ({}, {"digest": "sha1"}, TlsProblem.UNFIT),
+    "a CA for servers only": ({}, {"extension": ONLY_SERVERS}, TlsProblem.WRONG_USAGE),
+    "a key that may sign": ({"extension": SIGNS}, {}, None),
+    "a key that may not sign": ({"extension": ENCRYPTS}, {}, TlsProblem.WRONG_USAGE),
+    "a CA that may not sign": ({}, {"extension": SIGNS}, TlsProblem.WRONG_USAGE),
+}
+
+
+def odd_chain(leaf: dict[str, Any], middle: dict[str, Any], directory: Path) -> tuple[Made, Path]:
+    """Return a client's chain over a CA, each with its oddity, and the file of their root."""
+
+    def made(title: str, issuer: Made | None, key: Any = None, extension: Any = None, **odd: Any):
+        of_key = (key or partial(rsa.generate_private_key, 65537, 2048))()
+        now = datetime.datetime.now(datetime.UTC)
+        named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
+        above = named if issuer is None else issuer.certificate.subject
+        builder = x509.CertificateBuilder(
+            above, named, of_key.public_key(), 7, now - DAY, now + DAY
+        )
+        is_ca = title != "leaf"
+        builder = builder.add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=False)
+        signer = of_key if issuer is None else issuer.key
+        signed = builder.sign(signer, hashes.SHA256())
+        # The library makes no such signatures any more; CAs of others may.
+        if odd.get("digest") == "sha1":
+            signed = signed_with_sha1(signed, signer)
+        chain = () if issuer is None else (issuer.certificate,)
+        return Made(signed, of_key, chain)
+
+    root = made("root", None)
+    file = directory / "root.crt"
+    file.write_bytes(root.certificate.public_bytes(Encoding.PEM))
+    return made("leaf", made("middle", root, **middle), **leaf), file
+
+
+def signed_with_sha1(one: x509.Certificate, signer: Any) -> x509.Certificate:
+    """Return a certificate with the signature that SHA-1 would give it."""
+    of_sha256, of_sha1 = (bytes.fromhex(f"06092a864886f70d0101{end}0500") for end in ("0b", "05"))
+    content = one.tbs_certificate_bytes.replace(of_sha256, of_sha1, 1)
+    signature = signer.sign(content, padding.PKCS1v15(), hashes.SHA1())
+    der = one.public_bytes(Encoding.DER)
+    der = der.replace(of_sha256, of_sha1).replace(one.signature, signature)
+    return x509.load_der_x509_certificate(der)
+
+
+@pytest.mark.parametrize(("leaf", "middle", "problem"), ODD_CHAINS.values(), ids=ODD_CHAINS)
+def test_what_is_refused_on_a_link_is_refused_above_it(
+    ends: Ends, leaf: dict[str, Any], middle: dict[str, Any], problem: TlsProblem | None
+) -> None:
+    made, root = odd_chain(leaf, middle, ends.directory)
+    ends.server_options["clientcas"] = root
+    assert problem_in_handshake(ends.server(), made) is problem
+    assert problem_of_chain(ends, made) is problem
 
 
 @given(st.lists(st.binary(max_size=200), max_size=3))
