@@ -85,7 +85,7 @@ def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) 
 def _check_audit_log(directive: AuditLogDirective, faults: FaultLog) -> None:
     path = directive.filename
     try:
-        mode = path.lstat().st_mode
+        found = path.lstat()
     except FileNotFoundError:
         if not path.parent.is_dir():
             _note(faults, directive, "filename", path.parent, "does not exist; create it first")
@@ -95,11 +95,14 @@ def _check_audit_log(directive: AuditLogDirective, faults: FaultLog) -> None:
     except OSError as error:
         _note(faults, directive, "filename", path, f"cannot be used: {_reason(error)}")
         return
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         _note(faults, directive, "filename", path, "is there and is not a file")
+    elif found.st_uid != os.geteuid():
+        text = f"belongs to another user (uid {found.st_uid}); move it away, or name another file"
+        _note(faults, directive, "filename", path, text)
     elif not os.access(path, os.R_OK | os.W_OK):
         _note(faults, directive, "filename", path, "cannot be read and written by this user")
-    elif mode & (stat.S_IWGRP | stat.S_IWOTH):
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         _note(faults, directive, "filename", path, "can be written by other users: chmod go-w it")
 
 

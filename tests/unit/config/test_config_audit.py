@@ -1,5 +1,6 @@
 """The audit-log directive: what is read, and what a check finds about its file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def test_a_directory_that_is_missing_is_found_and_a_check_makes_nothing(tmp_path
         check_environment(config)
     check_environment(load_file(written(tmp_path, f"- audit-log: {tmp_path}/audit.log")))
     assert [path.name for path in tmp_path.iterdir()] == ["node.yml"]
+
+
+def test_a_file_of_another_user_is_refused_before_a_start_would_refuse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.log"
+    path.touch(mode=0o600)
+    config = load_file(written(tmp_path, f"- audit-log: {path}"))
+    check_environment(config)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigFaults, match=rf'"{path}" belongs to another user \(uid {owner}\)'):
+        check_environment(config)
+    with pytest.raises(ConfigFaults, match=rf"belongs to another user \(uid {owner}\)"):
+        checked_settings(config.audit_log)
