@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
-from meshctl.api.requests import may_request
 from meshctl.commands.grammar import StrictGroup
 from meshctl.commands.options import Invocation, json_option, pass_invocation, tls_client_option
 from meshctl.commands.params import collect_params
@@ -111,6 +110,8 @@ def _ask(
     with invocation.client() as client:
         if verb in ON_UNITS and "unitid" in given:
             given["unitid"] = find_unit(invocation, client, given["unitid"])
+        from meshctl.api.requests import may_request  # noqa: PLC0415 - loads json
+
         request = may_request(verb, given, collect_params(params, words))
         return _reply(client, request)
 

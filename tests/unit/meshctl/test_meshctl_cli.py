@@ -7,6 +7,7 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 from click.testing import CliRunner
 from scripted_node import CANCELED, FAILED, RECORDED, RUNNING, STATUS, SUCCEEDED
@@ -35,10 +36,9 @@ def test_the_version_of_meshctl_alone_needs_no_node():
 
 
 def test_every_command_takes_json():
-    commands = [*cli.commands.values(), *cli.commands["work"].commands.values()]
-    for command in commands:
-        if command.name != "work":
-            assert "--json" in [o for p in command.params for o in p.opts], command.name
+    for command in cli.commands.values():
+        for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
+            assert "--json" in [o for p in leaf.params for o in p.opts], leaf.name
 
 
 def test_without_a_socket_the_options_and_the_variable_are_named(meshctl):

@@ -50,6 +50,7 @@ def test_every_command_tells_wrong_usage_from_a_node_that_is_not_there(path, com
         "adopt": ["x", "--node", "bar"],
         "wait": ["x"],
         "cancel": ["x"],
+        "can": ["reload"],
     }
     words = needed.get(path[-1], arguments)
     words = ["x"] if path[-1] in {"release", "force-release"} else words
