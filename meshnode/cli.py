@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshnode.config import NodeConfig, check_environment, load_arguments, load_file, load_task
-from meshnode.config.check import cleaned_datadir, exposures, plain_controls
+from meshnode.config.check import (
+    cleaned_datadir,
+    exposures,
+    plain_controls,
+    replaceable_audit_log,
+)
 from meshnode.config.directives import IGNORED_DIRECTIVES, all_directives
 from meshnode.config.faults import (
     COMMAND_LINE,
@@ -212,7 +217,8 @@ def _warnings(config: NodeConfig) -> list[Fault]:
     exposed = exposures(config)
     told = {fault.place for fault in exposed}
     exposed += [fault for fault in plain_controls(config) if fault.place not in told]
-    return [*config.warnings, *cleaned_datadir(config.node), *exposed, *missing(config)]
+    doubts = [*cleaned_datadir(config.node), *replaceable_audit_log(config)]
+    return [*config.warnings, *doubts, *exposed, *missing(config)]
 
 
 def _convert(file: str) -> int:

@@ -11,7 +11,7 @@ import trio
 from meshnode import logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
-from meshnode.config.check import plain_controls
+from meshnode.config.check import plain_controls, replaceable_audit_log
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
@@ -159,7 +159,8 @@ async def _start(
     await links.apply(config.listeners, config.peers)
     nursery.start_soon(keys.run)
     reloader.start()
-    for doubt in (*config.warnings, *units.doubts, *keys.warnings(), *plain_controls(config)):
+    exposed = (*plain_controls(config), *replaceable_audit_log(config))
+    for doubt in (*config.warnings, *units.doubts, *keys.warnings(), *exposed):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.

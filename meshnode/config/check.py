@@ -14,7 +14,12 @@ from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
-from meshnode.ownership import NODE_DIRECTORIES, check_ownership, cleaned_place
+from meshnode.ownership import (
+    NODE_DIRECTORIES,
+    check_ownership,
+    cleaned_place,
+    ownership_warnings,
+)
 
 PLAIN_CONTROL = (
     "can be reached from other machines without TLS: whoever reaches it controls the node, and "
@@ -146,6 +151,26 @@ def cleaned_datadir(node: Node) -> list[Fault]:
         "name a lasting directory, for instance /var/lib/meshnode"
     )
     return [Fault(node.place_of("datadir"), (node.INFO.name, "datadir"), text)]
+
+
+def replaceable_audit_log(config: NodeConfig) -> list[Fault]:
+    """Return a warning for each way by which others can put another file in the log's place."""
+    directive = config.audit_log
+    if directive is None:
+        return []
+    try:
+        found = ownership_warnings(directive.filename.absolute().parent)
+    except OSError:
+        return []  # whoever opens it says what is wrong
+    file = printable(str(directive.filename))
+    return [
+        Fault(
+            directive.place_of("filename"),
+            (directive.INFO.name, "filename"),
+            f'"{file}" can be replaced by other users: {printable(doubt)}',
+        )
+        for doubt in found
+    ]
 
 
 def _of_links(config: NodeConfig) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.config import ConfigFaults, check_environment, load_file
+from meshnode.config.check import replaceable_audit_log
 from meshnode.security.audit import AuditSettings, checked_settings
 
 
@@ -79,3 +80,16 @@ def test_a_file_of_another_user_is_refused_before_a_start_would_refuse_it(
         check_environment(config)
     with pytest.raises(ConfigFaults, match=rf"belongs to another user \(uid {owner}\)"):
         checked_settings(config.audit_log)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o700, 0), (0o755, 0), (0o777, 1), (0o1777, 0)])
+def test_a_log_in_a_directory_where_others_can_replace_it_is_warned_of(
+    tmp_path: Path, mode: int, warned: int
+) -> None:
+    directory = tmp_path / "log"
+    directory.mkdir()
+    directory.chmod(mode)
+    config = load_file(written(tmp_path, f"- audit-log: {directory}/audit.log"))
+    found = [str(one) for one in replaceable_audit_log(config)]
+    assert len(found) == warned
+    assert all("filename" in one and f'"{directory}" can be written' in one for one in found)
