@@ -141,3 +141,38 @@ def test_a_node_runs_from_each_file(name: str, cluster: Cluster, key: rsa.RSAPri
     assert offered == set(
         re.findall(r"^- work-command:\n(?:    .*\n)*?    worktype: (\S+)$", converted, re.MULTILINE)
     )
+
+
+def test_the_execution_node_of_awxs_bundle_is_linked_by_tls_and_works(
+    cluster: Cluster, key: rsa.RSAPrivateKey
+) -> None:
+    """The node of the file shows its certificate to the link, to streams and to submissions."""
+    write_keys(key, cluster.directory)
+    authority().write(cluster.directory)
+    authority().issue("node", nodes=["exec01.example.org"]).write(cluster.directory, "node")
+    authority().issue("hub", nodes=["hub"]).write(cluster.directory, "hub")
+    file = FILES / "awx-bundle-execution.yml"
+    converted = cluster.run("meshnode", "check", "--convert", file).stdout.decode()
+    node = cluster.node("exec01.example.org", start=False)
+    text = as_here(converted, node, cluster.directory)
+    text = text.replace("command: ansible-runner", "command: echo")
+    node.config.write_text(text)
+    port = re.search(r"^- tcp-listener:\n    port: (\d+)$", text, re.MULTILINE)
+    assert port is not None
+    node.start()
+
+    files = {
+        name: f"{cluster.directory}/hub.{end}" for name, end in (("cert", "crt"), ("key", "key"))
+    }
+    client = {"name": "awx", **files, "rootcas": f"{cluster.directory}/ca.crt", "mintls13": False}
+    signing = {"privatekey": f"{cluster.directory}/work_private_key.pem"}
+    peer = {"address": f"localhost:{port[1]}", "tls": "awx"}
+    hub = cluster.node(
+        "hub", more=[{"tls-client": client}, {"work-signing": signing}, {"tcp-peer": peer}]
+    )
+    hub.wait_service("exec01.example.org")
+    (connection,) = hub.status()["Connections"]
+    assert (connection["NodeID"], connection["Kind"]) == ("exec01.example.org", "tls")
+    submission = ("work", "submit", "ansible-runner", "--node", "exec01.example.org", "--signwork")
+    output = hub.meshctl(*submission, "--tls-client", "awx", "-f", "--rm", "--no-payload")
+    assert output == b"worker\n"

@@ -1,4 +1,4 @@
-"""Configuration files of real deployments of receptor pass ``meshnode check``, up to TLS.
+"""Configuration files of real deployments of receptor pass ``meshnode check``, with TLS too.
 
 The files are as they were found, with names replaced. Here their absolute paths are put below a
 directory of the test, and what they name (keys, directories of sockets) is made there.
