@@ -14,9 +14,13 @@ from meshnode.config import NodeConfig, WorkCommand, WorkPython
 from meshnode.config.faults import Fault, printable
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import CommandService
-from meshnode.work.local.launcher.command import DEFAULT_PATH, CannotExecute, find_executable
+from meshnode.work.local.launcher.command import (
+    DEFAULT_PATH,
+    CannotExecute,
+    environment,
+    find_executable,
+)
 from meshnode.work.local.pluginmain import GROUPS, trusted_places
-from meshnode.work.local.worktypes import environment
 
 
 def missing(config: NodeConfig) -> list[Fault]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.errors import CommandError
-from meshnode.work.local.launcher.command import DEFAULT_PATH
+from meshnode.work.local.launcher.command import environment
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan
 
@@ -30,24 +30,6 @@ POINTER = 8
 
 PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
 """The program that calls plugins, in an interpreter of its own."""
-
-
-KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ")
-"""What ``cleanenv`` leaves of the node's environment: where things are, for whom, in which language
-and time. What else is there was meant for the node: tokens, addresses of proxies, its service."""
-
-
-def environment(own: Mapping[str, str], *, is_clean: bool) -> dict[str, str] | None:
-    """Return a command's environment, None for the node's own as it is.
-
-    Args:
-        own: what its work type adds.
-        is_clean: whether nothing else of the node's is passed on than ``KEPT_VARIABLES``.
-    """
-    if is_clean:
-        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        return {"PATH": DEFAULT_PATH, **kept, **own}
-    return {**os.environ, **own} if own else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError
-from meshnode.work.local.launcher.command import DEFAULT_PATH
+from meshnode.work.local.launcher.command import DEFAULT_PATH, KEPT_VARIABLES
 from meshnode.work.local.worktypes import (
-    KEPT_VARIABLES,
     MAX_ARGUMENT,
     CommandType,
     PythonType,

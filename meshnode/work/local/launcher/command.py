@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from meshnode.files import is_passing
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where commands are looked for when the environment has no PATH."""
+
+KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ")
+"""What ``cleanenv`` leaves of the node's environment: where things are, for whom, in which language
+and time. What else is there was meant for the node: tokens, addresses of proxies, its service."""
 
 _SIGNAL_TEXTS = {
     signal.SIGHUP: "hangup",
@@ -46,6 +50,19 @@ class CannotExecute(Exception):
     def __init__(self, text: str, *, is_passing: bool = False) -> None:
         super().__init__(text)
         self.is_passing = is_passing
+
+
+def environment(own: Mapping[str, str], *, is_clean: bool) -> dict[str, str] | None:
+    """Return a command's environment, None for the node's own as it is.
+
+    Args:
+        own: what its work type adds.
+        is_clean: whether nothing else of the node's is passed on than ``KEPT_VARIABLES``.
+    """
+    if is_clean:
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        return {"PATH": DEFAULT_PATH, **kept, **own}
+    return {**os.environ, **own} if own else None
 
 
 def find_executable(name: str, search_path: str) -> str:
