@@ -15,7 +15,7 @@ from meshnode.certs import issuing
 from meshnode.certs.inputs import load_authority
 from meshnode.certs.issuing import Authority, Names, Validity, shortened
 from meshnode.certs.outputs import Output, Writer, shown, told
-from meshnode.certs.tasks import Desk, within_authority
+from meshnode.certs.tasks import Desk, warn_of_place, within_authority
 from meshnode.config.cert_directives import (
     LEAST_BITS,
     check_address,
@@ -135,6 +135,8 @@ def _make_in(plan: Plan, writer: Writer, desk: Desk) -> str:
     for member in plan.members:
         outputs += _of_member(member, plan, authority, writer, desk)
     writer.write_all(outputs)
+    # All keys are in one directory.
+    warn_of_place(own[1], desk)
     return "\n".join(_page(plan, [output.path.name for output in outputs], is_new=is_new))
 
 

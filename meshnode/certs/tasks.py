@@ -18,9 +18,10 @@ from meshnode.certs.inputs import Request, load_authority, load_key_alone, load_
 from meshnode.certs.issuing import Authority, Names, Validity, lasting
 from meshnode.certs.outputs import Output, Writer, plain, shown
 from meshnode.config.cert_directives import CertDirective, CertInit, CertMakereq, CertSignreq
-from meshnode.config.faults import COMMAND_LINE
+from meshnode.config.faults import COMMAND_LINE, printable
 from meshnode.errors import NotMade, SecurityError, UnusableRequest
 from meshnode.files import PRIVATE
+from meshnode.ownership import ownership_warnings
 from meshnode.security.keyfiles import others_of
 from meshnode.security.verification import told
 
@@ -137,6 +138,7 @@ def init(task: CertInit, writer: Writer, desk: Desk) -> None:
             Output(task.outkey, issuing.key_pem(authority.key)),
         ]
     )
+    warn_of_place(task.outkey, desk)
     desk.say(f"made {plain(task.outcert)}: the certificate of a CA, until {told(validity.ends)}")
     desk.say(
         f"made {plain(task.outkey)}: its key ({issuing.key_words(authority.key)}); keep it safe"
@@ -156,9 +158,20 @@ def make_request(task: CertMakereq, writer: Writer, desk: Desk) -> None:
     writer.write_all(made)
     desk.say(f"made {plain(task.outreq)}: a request for a certificate; have it signed by a CA")
     if task.outkey is not None:
+        warn_of_place(task.outkey, desk)
         desk.say(f"made {plain(task.outkey)}: its key ({issuing.key_words(key)})")
     if not names:
         desk.warn(f"{shown(task.outreq)} names no node, host or address: no CA will sign it")
+
+
+def warn_of_place(key: Path, desk: Desk) -> None:
+    """Warn of a key that was made where other users can put another one in its place."""
+    try:
+        doubts = ownership_warnings(key.absolute().parent)
+    except OSError:
+        return  # the way was there when the key was written; whoever reads it says what is wrong
+    for doubt in doubts:
+        desk.warn(f"{shown(key)} can be replaced by other users: {printable(doubt)}")
 
 
 def sign_request(task: CertSignreq, writer: Writer, desk: Desk) -> None:

@@ -234,3 +234,15 @@ def test_what_is_no_node_is_told(text: str, fault: str) -> None:
 def test_a_node_whose_id_is_an_address_is_dialed_by_it() -> None:
     assert Member("10.0.0.7").names.addresses == ("10.0.0.7", "127.0.0.1", "::1")
     assert Member("*.example.org").names.dns_names == ("localhost",)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o700, 0), (0o755, 0), (0o777, 1)])
+def test_a_directory_where_others_can_replace_the_keys_is_warned_of_once(
+    tmp_path: Path, person: Scripted, mode: int, warned: int
+) -> None:
+    directory = tmp_path / "mesh"
+    directory.mkdir()
+    directory.chmod(mode)
+    made(plan(directory, "foo", "bar"), person)
+    assert len(person.warned) == warned
+    assert all(f'"{directory}" can be written by other users' in text for text in person.warned)

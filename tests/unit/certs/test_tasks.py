@@ -203,6 +203,16 @@ def test_the_key_of_a_ca_that_others_can_read_is_warned_of_when_it_signs(person:
     ]
 
 
+@pytest.mark.parametrize("line", [INIT, REQUEST])
+def test_a_key_that_is_made_where_others_can_replace_it_is_warned_of(
+    person: Scripted, line: str
+) -> None:
+    Path().chmod(0o777)
+    do(person, line)
+    (warning,) = person.warned
+    assert f'"{Path().absolute()}" can be written by other users' in warning
+
+
 def test_a_request_without_names_is_warned_of_and_not_signed(person: Scripted) -> None:
     do(person, INIT, "--cert-makereq commonname=foo outreq=foo.csr outkey=foo.key")
     assert person.warned == ['"foo.csr" names no node, host or address: no CA will sign it']
