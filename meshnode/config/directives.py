@@ -23,6 +23,7 @@ from meshnode.config.kinds import (
     permissions,
     size,
     text,
+    whole,
 )
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.config.names import Address, Wrong, check_node_id
@@ -56,6 +57,9 @@ DEFAULT_DATADIR = Path("/tmp/receptor")  # noqa: S108  # receptor's default, whi
 REMOTE_MAX_OUTPUT = 16 << 30
 """Bytes of output that a unit on another node may bring, unless configured: more than work is known
 to print, and a bound on a node that never stops sending."""
+
+MAX_UNITS = 1_000_000
+"""Units that a submitter may be allowed at most: a node that has as many is slow."""
 
 REMEMBER_SECONDS = 7 * 86400.0
 """Seconds for which released units are remembered. A node that submitted work and is away for
@@ -144,6 +148,23 @@ class Node(Directive):
         default=REMOTE_MAX_OUTPUT,
         default_text="16GiB",
         name="remote-maxoutput",
+    )
+    submitter_maxunits: int | None = parameter(
+        whole(1, MAX_UNITS),
+        "refuse work of who has so many units here: of each user, node, certificate or, without "
+        "one, address; units count until they are released",
+        default=None,
+        default_text="no limit",
+        name="submitter-maxunits",
+        reloadable=True,
+    )
+    submitter_maxpayload: int | None = parameter(
+        size(),
+        "refuse payloads of whose units here have that much together",
+        default=None,
+        default_text="no limit",
+        name="submitter-maxpayload",
+        reloadable=True,
     )
     allowforwarding: bool = parameter(
         boolean(),

@@ -26,6 +26,7 @@ from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.quotas import QuotaBounds
 from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan, Runner
 from meshnode.work.units.runner import WorkType as UnitType
@@ -58,6 +59,7 @@ class WorkChange:
 
     types: Mapping[str, UnitType]
     signatures: Signatures
+    bounds: QuotaBounds
 
 
 class ConfiguredWork:
@@ -106,6 +108,7 @@ class ConfiguredWork:
             forwarding=config.node.allowforwarding,
             remember=config.node.remember_submissions,
         )
+        self.units.quotas.bounds = make_bounds(config)
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -141,7 +144,8 @@ class ConfiguredWork:
             ConfigFaults: a key cannot be used.
             NoThread: the system starts no thread to read them in.
         """
-        return WorkChange(make_types(config), await in_thread(make_signatures, config))
+        keys = await in_thread(make_signatures, config)
+        return WorkChange(make_types(config), keys, make_bounds(config))
 
     def renew(self, keys: Signatures) -> bool:
         """Use those keys that are there from now on; return whether any differs."""
@@ -157,6 +161,8 @@ class ConfiguredWork:
         differences = [self._tell(f"type {n}", old.get(n), fresh.get(n)) for n in {**old, **fresh}]
         self._types.clear()
         self._types.update(fresh)
+        differences.append(self._tell("bounds", self.units.quotas.bounds, change.bounds))
+        self.units.quotas.bounds = change.bounds
         return any(differences) | self._use_keys(change.signatures)
 
     def _use_keys(self, keys: Signatures) -> bool:
@@ -186,6 +192,11 @@ class ConfiguredWork:
         else:
             self._log.info("%s: %s, now %s", what, "added" if old is None else "changed", new)
         return True
+
+
+def make_bounds(config: NodeConfig) -> QuotaBounds:
+    """Return what each submitter may have."""
+    return QuotaBounds(config.node.submitter_maxunits, config.node.submitter_maxpayload)
 
 
 def make_types(config: NodeConfig) -> dict[str, UnitType]:

@@ -53,6 +53,7 @@ from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
 from meshnode.work.units.journal import Journal
 from meshnode.work.units.planning import Planner
+from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.requests import AdoptRequest, Submission
 from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
@@ -116,6 +117,7 @@ class UnitManager:
         self._planner = Planner(self.access, work_types, elsewhere, now, boot)
         self._told = self.journal.changed
         self._units: dict[str, Unit] = {}
+        self.quotas = Quotas(self._units)
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
         self._admission = trio.Lock()
@@ -208,6 +210,7 @@ class UnitManager:
                 submission,
                 lambda unit: self.access.is_known(unit.unit_id, unit.status, caller),
             )
+            self.quotas.admit(status)
             unit = self._add(StoredUnit(await self.store.add(status), status))
         await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type
@@ -231,6 +234,7 @@ class UnitManager:
         status, allowed = self._planner.plan_adoption(request, caller)
         async with self._admission:
             self._check_not_followed(request, caller)
+            self.quotas.admit(status)
             unit = self._add(StoredUnit(await self.store.add(status), status))
         await self.ender.keep_if_told(Kind.ADOPT, unit, caller, allowed)
         unit.log.info(
@@ -274,13 +278,14 @@ class UnitManager:
 
     async def _take_input(self, unit: Unit, payload: Payload) -> Input:
         try:
-            await payload.invite()
-            file = await self.store.open_input(unit.unit_id, lambda: not unit.is_final)
-            try:
-                keep = not unit.status.is_command
-                return await take_input(payload.receive, file, payload.announced, keep=keep)
-            finally:
-                file.close()
+            with self.quotas.taking_in(unit, payload) as receive:
+                await payload.invite()
+                file = await self.store.open_input(unit.unit_id, lambda: not unit.is_final)
+                try:
+                    keep = not unit.status.is_command
+                    return await take_input(receive, file, payload.announced, keep=keep)
+                finally:
+                    file.close()
         except (OSError, WrongInput) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             detail = await self._refuse_input(unit, reason)
