@@ -270,4 +270,6 @@ def _submit(path: str) -> None:
     with contextlib.closing(Submitter(path)) as user:
         user.ask("work submit evil echo")
         user.end_payload()
-        user.read_line()
+        # On a busy machine the attack may be over before the work is begun: no answer comes then.
+        with contextlib.suppress(TimeoutError):
+            user.read_line()

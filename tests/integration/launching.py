@@ -52,14 +52,15 @@ def supervisor_of(directory: Path) -> ProcessId | None:
 
 def launcher_of(parent: int) -> tree.Process:
     """Return the one living launcher process of the node with this pid."""
-    found = [
-        process
-        for process in tree.all_processes()
-        if process.parent == parent
-        and not process.dead
-        and b"launcher/__main__.py" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    ]
-    (launcher,) = found
+
+    def is_launcher(process: tree.Process) -> bool:
+        if process.parent != parent or process.dead:
+            return False
+        # Its spawner goes on within its exec: for a moment the kernel shows no arguments.
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        return not arguments or b"launcher/__main__.py" in arguments
+
+    (launcher,) = filter(is_launcher, tree.all_processes())
     return launcher
 
 

@@ -1,5 +1,6 @@
 """What receptor's users have reported, each as the user meets it: on nodes that run."""
 
+import contextlib
 import json
 import os
 import select
@@ -73,9 +74,11 @@ def test_work_is_not_running_for_ever_after_its_machine_failed(cluster: Cluster)
     # As by a power cut: whatever bar had running is gone in the same moment.
     bar.kill()
     for there in bar.units.glob("[!.]*"):
-        for pid in processes_of(cluster, there.name):
-            os.kill(pid, signal.SIGKILL)
+        # The supervisor first: it would record the end of a command that it sees die.
         os.kill(bar.stored_status(there.name)["Supervisor"]["Pid"], signal.SIGKILL)
+        for pid in processes_of(cluster, there.name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     bar.start()
     status = foo.wait_unit(unit, "Failed")
     assert status["Detail"].startswith("lost: its supervisor")
