@@ -1,5 +1,6 @@
 """What all tests share: the harness on the path, a mesh of real nodes, logs of failed tests."""
 
+import logging
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -16,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent / "integration"))
 
 from harness import Cluster, Node, free_port
 
+from meshnode import logs
+
 # No test measures time: a slow machine is no failure. The same examples on every run, so that a
 # red run can be repeated; hypothesis' own database would make runs depend on earlier ones.
 hypothesis.settings.register_profile("meshnode", deadline=None, derandomize=True, database=None)
@@ -30,6 +33,17 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def kept_logging() -> Iterator[None]:
+    """Leave the logs as they were: a node that was set up in a test has them go to its stderr."""
+    loggers = [logging.getLogger(name) for name in (logs.ROOT, "quic")]
+    before = [(one, one.handlers, one.propagate, one.level) for one in loggers]
+    yield
+    for one, handlers, propagate, level in before:
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
 
 
 @pytest.fixture

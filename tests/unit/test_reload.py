@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,15 +77,6 @@ async def setting(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     async with open_mesh("foo") as mesh:
         setting = Setting(tmp_path / "foo.yml", mesh)
         yield setting
-
-
-@pytest.fixture
-def kept_logging() -> Iterator[logging.Logger]:
-    """The node's logger, left as it was found."""
-    logger = logging.getLogger(logs.ROOT)
-    before = logger.handlers, logger.propagate, logger.level
-    yield logger
-    logger.handlers, logger.propagate, logger.level = before
 
 
 NEED_A_RESTART = {
@@ -178,13 +168,13 @@ async def test_firewall_rules_are_taken_over(setting: Setting) -> None:
     assert (await setting.mesh.ping("foo")).from_node == "foo"
 
 
-async def test_the_log_level_is_taken_over(setting: Setting, kept_logging: logging.Logger) -> None:
+async def test_the_log_level_is_taken_over(setting: Setting) -> None:
     await setting.take("- local-only\n", "- local-only\n- log-level: error\n")
-    assert kept_logging.level == logging.ERROR
+    assert logging.getLogger(logs.ROOT).level == logging.ERROR
 
 
 async def test_the_form_of_the_log_is_taken_over(
-    setting: Setting, kept_logging: logging.Logger
+    setting: Setting,
 ) -> None:
     stream = io.StringIO()
     logs.configure("info", stream)
