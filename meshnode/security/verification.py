@@ -196,12 +196,12 @@ class Verdict:
 
     def judge(self, shown: crypto.X509) -> None:
         """Check the other end's own certificate. Raises TlsRefused."""
-        certificate = decode_shown(_der(shown), self.expected)
+        certificate = _decode(shown, self.expected)
         self.expected.judge(certificate)
         self.certificate = certificate
 
     def _refusal(self, shown: crypto.X509, code: int, depth: int) -> TlsRefused:
-        certificate = decode_shown(_der(shown), self.expected)
+        certificate = _decode(shown, self.expected)
         now = datetime.datetime.now(datetime.UTC)
         return self.expected.refusal(code, depth, certificate, now)
 
@@ -225,7 +225,7 @@ def verify_chain(ders: Sequence[bytes], expected: Expected, now: datetime.dateti
         chain = _verify_by_openssl(ders, expected, expected.trust, now)
         for depth, one in enumerate(chain):
             if code := _find_weakness(one, expected.usage, depth, is_last=depth == len(chain) - 1):
-                raise expected.refusal(code, depth, decode_shown(_der(one), expected), now)
+                raise expected.refusal(code, depth, _decode(one, expected), now)
     expected.judge(certificate)
     return certificate
 
@@ -254,7 +254,7 @@ def _verify_by_openssl(
         return crypto.X509StoreContext(trust.store, leaf, others).get_verified_chain()
     except crypto.X509StoreContextError as error:
         code, depth, _ = error.errors
-        certificate = decode_shown(_der(error.certificate), expected)
+        certificate = _decode(error.certificate, expected)
         raise expected.refusal(int(code), int(depth), certificate, now) from error
 
 
@@ -266,11 +266,11 @@ def _find_weakness(shown: crypto.X509, usage: Usage, depth: int, *, is_last: boo
     """
     try:
         certificate = shown.to_cryptography()
-        usages = decode_certificate(_der(shown)).usages
+        usages = decode_certificate(crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)).usages
         digest = certificate.signature_hash_algorithm
         key = certificate.public_key()
         allowed = _key_usage(certificate)
-    except (*BAD_BYTES, UnusableCertificate):
+    except (*BAD_BYTES, crypto.Error, UnusableCertificate):
         return UNKNOWN_CODE
     if usages is not None and usage not in usages:
         return WRONG_PURPOSE_CODE
@@ -297,8 +297,15 @@ def _may_shake_hands(allowed: x509.KeyUsage, usage: Usage) -> bool:
     return may_agree or (usage is Usage.SERVER and allowed.key_encipherment)
 
 
-def _der(certificate: crypto.X509) -> bytes:
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+def _decode(shown: crypto.X509, expected: Expected) -> Certificate:
+    """Return what a certificate says that OpenSSL holds. Raises TlsRefused."""
+    try:
+        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
+    except crypto.Error as error:
+        # OpenSSL took it in, and finds only when it verifies that it is none.
+        text = f"a certificate of the {expected.usage.value}'s chain is malformed"
+        raise TlsRefused(TlsProblem.MALFORMED, text) from error
+    return decode_shown(der, expected)
 
 
 def _names_host(certificate: Certificate, host: str) -> bool:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from hostile import der
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -22,8 +23,8 @@ from tls_makers import CLIENT, DAY, SERVER, Authority, Made, authority, other_au
 from meshnode.config.faults import ConfigFaults
 from meshnode.config.tls_directives import TlsClient, TlsServer
 from meshnode.errors import TlsProblem, TlsRefused
-from meshnode.security.certificates import decode_certificate
-from meshnode.security.tls import TlsSettings, doubts, load_client, load_server
+from meshnode.security.certificates import Usage, decode_certificate
+from meshnode.security.tls import TlsSettings, doubts, load_client, load_server, trust_in
 from meshnode.security.tlsengine import NOT_TLS_ALERT, TlsEngine
 from meshnode.security.verification import Expected, verify_chain
 
@@ -480,6 +481,36 @@ def test_a_certificate_of_no_known_version_is_refused_wherever_in_a_chain(
     ders[place] = before + mark + bytes([version]) + after[1:]
     with pytest.raises(TlsRefused) as caught:
         verify_chain(ders, ends.server().expected, datetime.datetime.now(datetime.UTC))
+    assert str(caught.value).isprintable()
+
+
+CERTIFICATES_THAT_ARE_NONE = (
+    bytes.fromhex(
+        "3081e1308194a003020102020203e6300506032b6570300f310d300b06035504030c04526f6f7430"
+        "20170d3230303130313030303030305a180f32313230303130313030303030305a3011310f300d06"
+        "035504030c064d6964646c65302a300506032b65780321007422b9887598068e32c4448a949adb29"
+        "0d0f4e35b9e01b0ee5f1a1e600fe2674a310300e300c0603551d13040530030101ff300506032b65"
+        "70034100c75cc2e7fb5c6fcefc7f88ebcec28f0982185b179f159e75a25250b2a3ccb376982ce2e4"
+        "e3b12fc0b68f1a40b458063a9f701483821001f1015062c21158b40c"
+    ),
+    bytes.fromhex(
+        "3081e1308194a003020102020203ee300506032b6570300f310d300b06035504030c04526f6f7430"
+        "20170d3230303130313030303030305a180f32313230303130313030303030305a3011310f300d06"
+        "035504030c064d6964646c65302a300506032b65700321007422b9887598068e32c4448a949adb29"
+        "0d0f4e35b9e01b0ee5f1a1e600fe2674a310300e300c0603551d13040530030101ff300506032b65"
+        "70034100b7561f6d118fdc0f7073a796674389474c078e9610444c631b1ea1ac332f3dc632eb5d0e"
+        "219b378a81e7e96094bf9152c0b9416e4e965e6853d0aded8d84020b"
+    ),
+)
+"""Found by fuzzing: OpenSSL reads them, and finds that they are none when it verifies them."""
+
+
+def test_what_openssl_finds_to_be_no_certificate_is_refused(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(der.pem([der.CA.der]))
+    expected = Expected(Usage.CLIENT, trust_in(ca, SSL.Context(SSL.TLS_METHOD)))
+    with pytest.raises(TlsRefused) as caught:
+        verify_chain(CERTIFICATES_THAT_ARE_NONE, expected, datetime.datetime.now(datetime.UTC))
     assert str(caught.value).isprintable()
 
 
