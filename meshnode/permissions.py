@@ -13,11 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-SLASH: Final = "/"
-"""Begins and ends a regular expression."""
-
-MAX_MEMORY: Final = 1 << 20
-"""Bytes that one compiled expression may take, as in a firewall rule."""
+from meshnode.policies import compile_re2, expression_in
 
 
 class Verb(StrEnum):
@@ -74,25 +70,11 @@ class TextPattern:
             ValueError: it begins with a slash and is no regular expression; the text says why and
                 continues a line that names what the pattern is for.
         """
-        if not text.startswith(SLASH):
+        expression = expression_in(text)
+        if expression is None:
             return cls(text)
-        if len(text) < 2 or not text.endswith(SLASH):
-            raise ValueError("begins with / and does not end with it; write /expression/")
-        # Imported here: a megabyte of engine, for the few who write expressions.
-        import re2  # noqa: PLC0415
-
-        options = re2.Options()
-        options.log_errors = False
-        options.max_mem = MAX_MEMORY
-        options.dot_nl = dot_is_any
-        try:
-            # Compiled by itself: brackets put around it could be closed from within.
-            return cls(text, re2.compile(text[1:-1], options))
-        except re2.error as exc:
-            reason = exc.args[0].decode(errors="replace")
-            raise ValueError(f"is not a regular expression of RE2: {reason}") from None
-        except UnicodeEncodeError:
-            raise ValueError("has characters that are not UTF-8 text") from None
+        # Compiled by itself: brackets put around it could be closed from within.
+        return cls(text, compile_re2(expression, dot_is_any=dot_is_any))
 
     def matches(self, text: str) -> bool:
         """Whether the pattern means all of ``text``, which must be text of UTF-8."""

@@ -19,6 +19,41 @@ MAX_MEMORY = 1 << 20
 thousands of rules still fit a small machine."""
 
 
+def expression_in(text: str) -> str | None:
+    """Return what stands between slashes, or None if the text begins with none.
+
+    Raises:
+        ValueError: it does not end with one; the text continues a line that names what it is for.
+    """
+    if not text.startswith(SLASH):
+        return None
+    if len(text) < 2 or not text.endswith(SLASH):
+        raise ValueError("begins with / and does not end with it; write /expression/")
+    return text[1:-1]
+
+
+def compile_re2(expression: str, *, dot_is_any: bool = False) -> Any:
+    """Return a compiled expression; ``dot_is_any`` lets a ``.`` match a line break as well.
+
+    Raises:
+        ValueError: it is none; the text says why, and continues a line as above.
+    """
+    # Imported here: a megabyte of engine, for the few who write expressions.
+    import re2  # noqa: PLC0415
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MAX_MEMORY
+    options.dot_nl = dot_is_any
+    try:
+        return re2.compile(expression, options)
+    except re2.error as exc:
+        reason = exc.args[0].decode(errors="replace")
+        raise ValueError(f"is not a regular expression of RE2: {reason}") from None
+    except UnicodeEncodeError:
+        raise ValueError("has characters that are not UTF-8 text") from None
+
+
 @dataclass(frozen=True, slots=True)
 class NamePattern:
     """What a name is compared with; made by :meth:`parse`. Two of the same text are equal."""
@@ -37,23 +72,8 @@ class NamePattern:
             ValueError: it begins with a slash and is no regular expression; the text says why and
                 continues a line that names what the pattern is for.
         """
-        if not text.startswith(SLASH):
-            return cls(text)
-        if len(text) < 2 or not text.endswith(SLASH):
-            raise ValueError("begins with / and does not end with it; write /expression/")
-        # Imported here: a megabyte of engine, for the few who write expressions.
-        import re2  # noqa: PLC0415
-
-        options = re2.Options()
-        options.log_errors = False
-        options.max_mem = MAX_MEMORY
-        try:
-            return cls(text, re2.compile(f"^{text[1:-1]}$", options))
-        except re2.error as exc:
-            reason = exc.args[0].decode(errors="replace")
-            raise ValueError(f"is not a regular expression of RE2: {reason}") from None
-        except UnicodeEncodeError:
-            raise ValueError("has characters that are not UTF-8 text") from None
+        expression = expression_in(text)
+        return cls(text, None if expression is None else compile_re2(f"^{expression}$"))
 
     def matches(self, name: str) -> bool:
         """Whether ``name`` is what the pattern means."""
