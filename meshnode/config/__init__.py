@@ -32,14 +32,9 @@ from meshnode.config.link_directives import (
     parse_ws_url,
 )
 from meshnode.config.names import Address, parse_address, parse_listen_address
+from meshnode.config.signing_directives import WorkSigning, WorkVerification
 from meshnode.config.sources import RawDirective, read_arguments
-from meshnode.config.work_directives import (
-    WorkCommand,
-    WorkDirective,
-    WorkPython,
-    WorkSigning,
-    WorkVerification,
-)
+from meshnode.config.work_directives import WorkCommand, WorkDirective, WorkPython
 
 if TYPE_CHECKING:
     from meshnode.config.cert_directives import CertDirective

@@ -26,15 +26,10 @@ from meshnode.config.link_directives import ListenerDirective, PeerDirective, ch
 from meshnode.config.names import Address, Wrong
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.service_directives import ServiceDirective
+from meshnode.config.signing_directives import WorkSigning, WorkVerification, check_verifiable
 from meshnode.config.sources import RawDirective, RawParameter, place_of
 from meshnode.config.tls_directives import TlsClient, TlsServer, check_tls
-from meshnode.config.work_directives import (
-    WorkDirective,
-    WorkKubernetes,
-    WorkSigning,
-    WorkVerification,
-    check_verifiable,
-)
+from meshnode.config.work_directives import WorkDirective, WorkKubernetes
 
 if TYPE_CHECKING:
     from meshnode.config.cert_directives import CertDirective

@@ -38,15 +38,13 @@ from meshnode.config.schema import (
     parameter,
 )
 from meshnode.config.service_directives import SERVICE_DIRECTIVES, ServiceDirective
-from meshnode.config.tls_directives import SERVER_NAME, TLS_DIRECTIVES, TlsClient, TlsServer
-from meshnode.config.work_directives import (
+from meshnode.config.signing_directives import (
     SECURITY_DIRECTIVES,
-    WORK_DIRECTIVES,
-    WorkDirective,
-    WorkKubernetes,
     WorkSigning,
     WorkVerification,
 )
+from meshnode.config.tls_directives import SERVER_NAME, TLS_DIRECTIVES, TlsClient, TlsServer
+from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective, WorkKubernetes
 from meshnode.logs import FORMATS, LEVELS
 from meshnode.permissions import AccessRule
 from meshnode.policies import Rule

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Any
 
-from meshnode.config.work_directives import MAX_KEY_NAME
+from meshnode.config.signing_directives import MAX_KEY_NAME
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity

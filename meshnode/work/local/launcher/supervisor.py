@@ -33,11 +33,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 
 from meshnode import files
 from meshnode.work.local.launcher import cancelsignal, command, records, tree, wire
-from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS, Limits
+from meshnode.work.local.launcher.commandtree import CommandTree
+from meshnode.work.local.launcher.limits import Limits
 from meshnode.work.local.launcher.statusfile import (
     RUNNING,
     NotPending,
@@ -55,13 +55,6 @@ UNIT_DIR_VARIABLE = "MESHNODE_UNIT_DIR"
 RECORD_RETRY_SECONDS = 1.0
 """Seconds between tries to record an end on a disk that is full or fails; no event announces
 room."""
-
-KILL_RETRY_SECONDS = 1.0
-"""Seconds between looks for survivors of SIGKILL. Each end wakes the supervisor at once; this
-bounds how long a process goes on that a look at /proc has missed."""
-
-LACK_RETRY_SECONDS = 0.1
-"""Seconds between looks at the tree of processes while the machine lacks descriptors or memory."""
 
 FIRST_MOMENT_SECONDS = 0.1
 """Seconds that a command may run and still leave its supervisor to the next unit. For a longer one
@@ -136,9 +129,7 @@ class Supervisor:
         self._node = node
         self._channel = channel
         self._stdin = self._stdout = -1
-        self._pid = 0
-        self._end: int | None = None
-        """Wait status of the command, once it has ended."""
+        self._tree = CommandTree(self._limits.wait_for)
         self._left = 0
         """Processes that were ended since the command had left them behind."""
         self._moment_ends = 0.0
@@ -188,7 +179,7 @@ class Supervisor:
         if not self.is_free:
             return
         self.is_free = False
-        if self._end is None:
+        if self._tree.end is None:
             self._note_pid()
         wire.send(self._node, wire.Alone(self._request))
         os.close(self._node)
@@ -220,7 +211,7 @@ class Supervisor:
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
-            self._pid = command.spawn(
+            self._tree.pid = command.spawn(
                 program, self._request.argv, self._env, self._request.cwd, self._stdin, output
             )
         except command.CannotExecute as error:
@@ -229,7 +220,7 @@ class Supervisor:
             failure = records.failure(str(error), self._stdout)
             self._record(failure)
             return record | failure
-        return record | records.running(self._pid)
+        return record | records.running(self._tree.pid)
 
     def _give_back(self, reason: str) -> None:
         """Undo the claim of a unit that cannot be executed now, if the disk takes that.
@@ -252,7 +243,7 @@ class Supervisor:
     def _note_pid(self) -> None:
         """Write down the PID for the next run of the node; short commands need no such write."""
         try:
-            self._status.note(records.running(self._pid))
+            self._status.note(records.running(self._tree.pid))
         except (UnitVanished, OSError):
             # Nothing depends on it. On a full disk, the record of the end has its own room.
             return
@@ -268,8 +259,9 @@ class Supervisor:
         overflow = self._limits.finish()
         if ended is None and overflow is not None:
             ended = records.stopped(overflow)
-        assert self._end is not None
-        end = records.end(self._pid, self._end, self._stdout, ended, self._left)
+        wait_status = self._tree.end
+        assert wait_status is not None
+        end = records.end(self._tree.pid, wait_status, self._stdout, ended, self._left)
         self._record(end)
         if self.is_free:
             self._tell_last(wire.Ended(self._request, end))
@@ -278,9 +270,9 @@ class Supervisor:
         """Return when the whole tree is gone: what to record if it was ended, not by itself."""
         while True:
             info = self._wait()
-            if self._reap():
+            if self._tree.reap():
                 return None
-            if self._end is not None:
+            if self._tree.end is not None:
                 self._left = self._end_tree(signal.SIGTERM)
                 return None
             broken = self._limits.broken()
@@ -292,6 +284,11 @@ class Supervisor:
             if broken is not None:
                 self._end_tree(signal.SIGINT)
                 return records.stopped(broken)
+
+    def _end_tree(self, first: int) -> int:
+        # First, since it takes as long as the processes please.
+        self._keep_for_itself()
+        return self._tree.end_all(first, self._request.grace)
 
     def _is_cancel(self, info: signal.struct_siginfo) -> bool:
         # The node may have meant the unit before this one, if it did not know of its end yet.
@@ -306,49 +303,6 @@ class Supervisor:
                 return info
             self._keep_for_itself()
         return self._limits.wait(_WAKING)
-
-    def _reap(self) -> bool:
-        """Collect the dead children; return whether no process of the tree is left.
-
-        Orphans become children of this process, so without children there is no tree.
-        """
-        while True:
-            try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return True
-            if pid == 0:
-                return False
-            if pid == self._pid:
-                self._end = wait_status
-
-    def _end_tree(self, first: int) -> int:
-        """Signal every process of the tree, after the grace time kill what is left of it.
-
-        Returns how many there were.
-        """
-        self._keep_for_itself()
-        count = self._insist(lambda: tree.signal_own_descendants(first))
-        deadline = time.monotonic() + self._request.grace
-        while not self._reap():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self._limits.wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
-        while not self._reap():
-            self._insist(tree.kill_own_descendants)
-            self._limits.wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
-        return count
-
-    def _insist(self, act: Callable[[], int]) -> int:
-        """Do something to the tree; try again while the machine lacks what that takes."""
-        while True:
-            try:
-                return act()
-            except OSError as error:
-                if not files.is_passing(error):
-                    raise
-                self._limits.wait_for((signal.SIGCHLD,), LACK_RETRY_SECONDS)
 
     def _record(self, end: Record) -> None:
         """Record the end, however long the disk refuses it, unless the unit was released."""
