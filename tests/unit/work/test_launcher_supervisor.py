@@ -37,18 +37,18 @@ def watching(unit: Path) -> Supervisor:
     result = Supervisor(Start(1, "u", str(unit), ["x"], 1, env={}), myself, {}, node, channel)
     result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
     os.write(result._stdout, b"abc")
-    result._end = 0
+    result._tree.end = 0
     return result
 
 
 def end_of(watching: Supervisor, ended: Record | None = None) -> wire.Record:
-    assert watching._end is not None
-    return records.end(watching._pid, watching._end, watching._stdout, ended)
+    assert watching._tree.end is not None
+    return records.end(watching._tree.pid, watching._tree.end, watching._stdout, ended)
 
 
 def wait_for_the_child(supervisor: Supervisor) -> None:
     """Wait as a supervisor does, in a process whose other threads may get its signals."""
-    os.waitid(os.P_PID, supervisor._pid, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, supervisor._tree.pid, os.WEXITED | os.WNOWAIT)
 
 
 def is_status(fd: int) -> bool:
@@ -266,7 +266,7 @@ def test_an_end_on_a_full_disk_says_so(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch, wait_status: int, state: int, detail: str
 ) -> None:
     monkeypatch.setattr(records, "_is_full", lambda fd: True)
-    watching._end = wait_status
+    watching._tree.end = wait_status
     end = end_of(watching)
     assert (end["State"], end["Detail"]) == (state, detail)
 
@@ -293,7 +293,7 @@ def test_the_node_hears_of_an_end_before_the_launcher_hears_that_its_supervisor_
     monkeypatch.setattr(watching._channel, "be_free", tell_launcher)
     monkeypatch.setattr(Supervisor, "_wait", wait_for_the_child)
     (unit / "status").write_text('{"State": 0}')
-    watching._request.argv, watching._end = argv, None
+    watching._request.argv, watching._tree.end = argv, None
     watching.run()
     assert told[-2:] == ["ended", "free"]
     assert status_of(unit)["State"] in {2, 3}
@@ -306,6 +306,6 @@ def test_a_supervisor_that_cannot_tell_the_node_takes_no_other_unit(
     monkeypatch.setattr(wire, "send", lambda *told: False)
     monkeypatch.setattr(watching._channel, "be_free", lambda: pytest.fail("said to be free"))
     (unit / "status").write_text('{"State": 0}')
-    watching._request.argv, watching._end = ["no-such-program-4711"], None
+    watching._request.argv, watching._tree.end = ["no-such-program-4711"], None
     watching.run()
     assert not watching.is_free
