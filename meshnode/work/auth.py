@@ -16,7 +16,7 @@ from meshnode.security.access import Target
 from meshnode.work.remote.asking import Answer, OtherHalf
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.manager import UnitManager
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Unit
 
 AskOther = Callable[[OtherHalf], Awaitable[Answer]]

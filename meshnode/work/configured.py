@@ -27,11 +27,11 @@ from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.quotas import QuotaBounds
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan, Runner
 from meshnode.work.units.runner import WorkType as UnitType
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import wall_clock
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from meshnode.security.keys import fingerprint
 from meshnode.security.tokens import Signer, VerificationKey
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.access import Caller
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.submission import Submission
 
 BASE = """\
 - node: {id: foo, datadir: DIRECTORY}

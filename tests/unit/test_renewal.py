@@ -26,7 +26,7 @@ from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.security.tokens import Signer
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.access import Caller
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.submission import Submission
 
 CONFIG = """\
 - node: {id: foo, datadir: D/data}

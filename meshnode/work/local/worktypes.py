@@ -16,8 +16,8 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.local.launcher.command import environment
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import Plan
+from meshnode.work.units.submission import Submission
 
 CANCEL_GRACE = 10.0
 """Seconds between SIGINT and SIGKILL, as receptor gives."""

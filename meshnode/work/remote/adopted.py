@@ -26,9 +26,9 @@ from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.stdout import StorageWait
 from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.labels import recorded_labels
-from meshnode.work.units.requests import MAX_SHOWN
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import MAX_SHOWN
 from meshnode.work.units.unit import Unit
 
 GONE = "Remote work unit is gone"

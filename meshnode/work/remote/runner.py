@@ -27,10 +27,10 @@ from meshnode.work.remote.start import RemoteStart, check_secrets
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.keys import new_secret
 from meshnode.work.units.remoteextra import RemoteExtra
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import FirstOutcome, Outcome, Plan
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Clock, Unit
 
 if TYPE_CHECKING:

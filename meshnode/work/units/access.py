@@ -30,9 +30,9 @@ from meshnode.errors import (
 from meshnode.permissions import Verb, Way
 from meshnode.security.access import AccessRules, Asker, Target, is_own
 from meshnode.security.identity import Claimed, Identity, MeshClient, UnknownClient
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.runner import WorkType
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import Submission
 
 # --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)
 

@@ -26,7 +26,6 @@ from meshnode.work.units.requests import (
     ReleaseRequest,
     ResultsRequest,
     StatusRequest,
-    Submission,
     SubmitRequest,
     SubmittedRequest,
     WatchRequest,
@@ -36,6 +35,7 @@ from meshnode.work.units.requests import (
 )
 from meshnode.work.units.shortage import NotNow, is_lack
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import Found
 from meshnode.work.units.unit import Unit
 

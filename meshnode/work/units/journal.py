@@ -18,9 +18,10 @@ from meshnode.security.audit import AuditLog
 from meshnode.security.auditlines import AuditEvent, Kind
 from meshnode.security.identity import Identity
 from meshnode.work.units.access import Allowed, Caller
-from meshnode.work.units.requests import AdoptRequest, Submission, shown_params
+from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.shortage import NotNow
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import Submission, shown_params
 
 STOPPING = timedelta(seconds=10)
 """For so long before its last line a node may have been stopping, and have told of no end."""

@@ -54,12 +54,13 @@ from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput,
 from meshnode.work.units.journal import Journal
 from meshnode.work.units.planning import Planner
 from meshnode.work.units.quotas import Quotas
-from meshnode.work.units.requests import AdoptRequest, Submission
+from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
 from meshnode.work.units.shortage import Pauses, in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import KEEP_SECONDS, Submissions
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock

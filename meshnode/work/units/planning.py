@@ -8,9 +8,10 @@ from meshnode.permissions import Verb
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Allowed, Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
-from meshnode.work.units.requests import AdoptRequest, Submission
+from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.runner import Plan, WorkType
 from meshnode.work.units.status import REMOTE, UnitStatus
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Clock
 
 

@@ -4,76 +4,27 @@ Clients match the texts of refusals, so these are receptor's. Only where its tex
 Go, ours has another.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, MAX_CLAIM
-from meshnode.security.identity import Claimed, claim_from_json, shown_text
-from meshnode.work.units.intake import Input
-from meshnode.work.units.jsonreader import NOTHING
-from meshnode.work.units.keys import MAX_KEY, Receipt
-from meshnode.work.units.labels import parse_labels
-from meshnode.work.units.remoteextra import SECRET_PREFIX
-
-JsonObject = dict[str, Any]
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+from meshnode.security.identity import Claimed
+from meshnode.work.units.jsonreader import JsonObject
+from meshnode.work.units.keys import Receipt
+from meshnode.work.units.requestfields import (
+    MAX_POSITION,
+    read_claim,
+    read_flag,
+    read_key,
+    read_node,
+    read_optional,
+    read_string,
+)
+from meshnode.work.units.submission import Submission, parse_submission
 
 MAX_UNIT_ID = 64
 """Characters of a unit's ID on another node; those of receptor and meshnode have 8."""
-
-MAX_POSITION = 2**63 - 1
-"""The highest position in a file: a 64-bit number, as in receptor."""
-
-
-MAX_SHOWN = 200
-"""Characters of the parameters that are shown of a unit for as long as it is there. A client may
-send a megabyte, and ended units are kept for weeks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a client asks to have run, as it was sent."""
-
-    node: str
-    work_type: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    tls_client: str = ""
-    ttl: str = ""
-    sign_work: bool = False
-    signature: str = ""
-    announced: Input = field(default_factory=Input)
-    """What the client says of the payload; nothing else is started."""
-    follow: bool = False
-    """Whether the session goes on to tell of the unit until it is final."""
-    key: str = ""
-    """Names the submission: a second one of the same key is refused for as long as its unit
-    exists. A submitting meshnode makes it of its unit's ID and a secret."""
-    claim: Claimed | None = None
-    """For whom a submitting node says that it submits."""
-    labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    """What the client calls the unit by."""
-
-    @property
-    def shown_params(self) -> str:
-        """The parameters as a line for people, without secrets; see MAX_SHOWN."""
-        return shown_params(self.params)
-
-
-def shown_params(params: Mapping[str, str]) -> str:
-    """Return parameters as a line for people, without secrets; see MAX_SHOWN."""
-    if not params:
-        return ""
-    words = [
-        value[: MAX_SHOWN + 1] if key == "params" else f"{key}={value[:MAX_SHOWN]}"
-        for key, value in params.items()
-        if not key.lower().startswith(SECRET_PREFIX)
-    ]
-    return shown_text(" ".join(words), MAX_SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +130,6 @@ _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
     "force-release": lambda unit_id, signature: ReleaseRequest(unit_id, signature, force=True),
 }
 
-_NOT_PARAMS = {
-    *("command", "subcommand", "node", "worktype"),
-    *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
-}
-"""Keys of a submission that say how to submit; every other key is a parameter of the work."""
-
-
-_IN_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What is in the ID of no node, and would spoil logs and terminals where it is shown."""
-
 
 def parse_text(words: str) -> WorkRequest:
     """Read what stands after ``work ``. Raises CommandError."""
@@ -199,7 +139,7 @@ def parse_text(words: str) -> WorkRequest:
         if len(rest) < 2 or not rest[0]:
             raise CommandError("work submit requires a target node and work type")
         params = {"params": " ".join(rest[2:])} if rest[2:] else {}
-        node = _node_name(rest[0])
+        node = read_node(rest[0])
         return SubmitRequest(Submission(node=node, work_type=rest[1], params=params))
     if subcommand == "list":
         return ListRequest(rest[0] if rest else None)
@@ -235,70 +175,40 @@ def _parse_text_results(rest: list[str]) -> ResultsRequest:
 
 def parse_json(data: JsonObject) -> WorkRequest:
     """Read a whole JSON object. Raises CommandError."""
-    subcommand = _string(data, "subcommand").lower()
+    subcommand = read_string(data, "subcommand").lower()
     if subcommand == "submit":
-        return SubmitRequest(_parse_submission(data))
+        return SubmitRequest(parse_submission(data))
     if subcommand == "list":
         unit_id = data.get("unitid")
-        signature = _optional(data, "signature")
+        signature = read_optional(data, "signature")
         return ListRequest(unit_id if isinstance(unit_id, str) else None, signature)
     if subcommand == "results":
-        unit_id = _string(data, "unitid")
-        return ResultsRequest(unit_id, _start_position(data), _optional(data, "signature"))
+        unit_id = read_string(data, "unitid")
+        return ResultsRequest(unit_id, _start_position(data), read_optional(data, "signature"))
     if subcommand == "submitted":
-        unit_id, receipt = _optional(data, "unitid"), _optional(data, "submissionmark")
-        return SubmittedRequest(_key(data), unit_id, Receipt.find(receipt))
+        unit_id, receipt = read_optional(data, "unitid"), read_optional(data, "submissionmark")
+        return SubmittedRequest(read_key(data), unit_id, Receipt.find(receipt))
     if subcommand == "adopt":
         return _adopt_request(
-            _string(data, "node"),
-            _string(data, "unitid"),
-            tls_client=_optional(data, "tlsclient"),
-            sign_work=_flag(data, "signwork"),
-            signature=_optional(data, "signature"),
+            read_string(data, "node"),
+            read_string(data, "unitid"),
+            tls_client=read_optional(data, "tlsclient"),
+            sign_work=read_flag(data, "signwork"),
+            signature=read_optional(data, "signature"),
         )
     if subcommand in _ON_UNIT:
-        request = _ON_UNIT[subcommand](_string(data, "unitid"), _optional(data, "signature"))
+        request = _ON_UNIT[subcommand](
+            read_string(data, "unitid"), read_optional(data, "signature")
+        )
         match request:
             case CancelRequest():
-                return replace(request, unless_started=_unless_started(data), claim=_claim(data))
+                return replace(
+                    request, unless_started=_unless_started(data), claim=read_claim(data)
+                )
             case ReleaseRequest():
-                return replace(request, remote=_flag(data, "remote"), claim=_claim(data))
+                return replace(request, remote=read_flag(data, "remote"), claim=read_claim(data))
         return request
     raise CommandError("bad command")
-
-
-def _parse_submission(data: JsonObject) -> Submission:
-    for key, value in data.items():
-        if not isinstance(value, str):
-            raise CommandError(f"submit parameters must all be strings and {key} is not")
-    node, work_type = _string(data, "node"), _string(data, "worktype")
-    if not node:
-        raise CommandError("work submit requires a target node and work type")
-    return Submission(
-        node=_node_name(node),
-        work_type=work_type,
-        params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
-        tls_client=data.get("tlsclient", ""),
-        ttl=data.get("ttl", ""),
-        sign_work=_flag(data, "signwork"),
-        signature=data.get("signature", ""),
-        announced=_announced(data),
-        follow=data.get("submissionfollow", "") == "true",
-        key=_key(data),
-        claim=_claim(data),
-        labels=parse_labels(data.get(LABELS_KEY, "")),
-    )
-
-
-def _claim(data: JsonObject) -> Claimed | None:
-    """Return for whom another node says that it asks; what is no such thing says nothing."""
-    text = data.get(CLAIM_KEY)
-    if not isinstance(text, str) or not 0 < len(text) <= MAX_CLAIM:
-        return None
-    try:
-        return claim_from_json(json.loads(text))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _adopt_request(node: str, unit_id: str, **how: Any) -> AdoptRequest:
@@ -307,55 +217,7 @@ def _adopt_request(node: str, unit_id: str, **how: Any) -> AdoptRequest:
     is_word = unit_id.isprintable() and " " not in unit_id
     if not (0 < len(unit_id) <= MAX_UNIT_ID and is_word):
         raise CommandError(f"field unitid must be one word of at most {MAX_UNIT_ID} characters")
-    return AdoptRequest(_node_name(node), unit_id, **how)
-
-
-def _node_name(text: str) -> str:
-    if _IN_NO_NAME.search(text):
-        raise CommandError("field node has a control character, which is in no node ID")
-    return text
-
-
-def _flag(data: JsonObject, key: str) -> bool:
-    """Read a truth value, which receptor's clients send as a string."""
-    value = data.get(key, False)
-    if isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        shown = value if isinstance(value, str) else "of another type"
-        raise CommandError(f"field {key} value {shown} is not convertible to a bool")
-    return bool(value == "true")
-
-
-def _key(data: JsonObject) -> str:
-    key = _optional(data, "submissionkey")
-    if len(key) > MAX_KEY or not key.isprintable():
-        raise CommandError(f"field submissionkey must be at most {MAX_KEY} printable characters")
-    return key
-
-
-def _announced(data: JsonObject) -> Input:
-    """Return what the client announces of its payload; as strings, like all the rest."""
-    size, sha256 = data.get("stdinsize", ""), data.get("stdinsha256", "").lower()
-    if size and not (size.isascii() and size.isdigit() and len(size) <= len(str(MAX_POSITION))):
-        raise CommandError(f"field stdinsize value {size} is not a number of bytes")
-    if sha256 and not _SHA256.fullmatch(sha256):
-        raise CommandError("field stdinsha256 must be 64 hexadecimal digits")
-    return Input(int(size) if size else None, sha256)
-
-
-def _string(data: JsonObject, key: str) -> str:
-    if key not in data:
-        raise CommandError(f"field {key} missing")
-    value = data[key]
-    if not isinstance(value, str):
-        raise CommandError(f"field {key} must be a string")
-    return value
-
-
-def _optional(data: JsonObject, key: str) -> str:
-    value = data.get(key, "")
-    return value if isinstance(value, str) else ""
+    return AdoptRequest(read_node(node), unit_id, **how)
 
 
 def _unless_started(data: JsonObject) -> bool:

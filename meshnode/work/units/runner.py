@@ -18,7 +18,7 @@ import trio
 from meshnode.errors import MeshnodeError, WorkError
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.remoteextra import RemoteExtra
-from meshnode.work.units.requests import Submission
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Unit
 
 

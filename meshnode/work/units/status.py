@@ -19,7 +19,6 @@ from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
 from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.remoteextra import RemoteExtra
-from meshnode.work.units.requests import MAX_SHOWN
 from meshnode.work.units.statusfields import (
     EXIT_CODES,
     PIDS,
@@ -34,6 +33,7 @@ from meshnode.work.units.statusfields import (
     read_supervisor,
     read_words,
 )
+from meshnode.work.units.submission import MAX_SHOWN
 
 REMOTE = "remote"
 """The work type, and the kind, of a unit that runs on another node; no other may have this name."""

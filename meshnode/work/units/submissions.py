@@ -19,10 +19,10 @@ from meshnode.logs import subject_logger
 from meshnode.work.units import directory
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt, work_digest
 from meshnode.work.units.quarantine import UNKNOWN_TYPE
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.submission import Submission
 from meshnode.work.units.tombstones import Tombstone, TombstoneFile, Tombstones
 from meshnode.work.units.unit import Clock, Unit
 from meshnode.work.units.unitfiles import TRASH, is_unit_id

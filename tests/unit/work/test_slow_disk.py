@@ -16,9 +16,9 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.keys import ALREADY_SUBMITTED
-from meshnode.work.units.requests import Submission
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import SLOW_FOR, SLOW_SECONDS, UnitStore
+from meshnode.work.units.submission import Submission
 
 PATIENCE = 30.0
 """Seconds until what never comes fails the test."""

@@ -21,8 +21,9 @@ from meshnode.security.identity import (
     UnknownClient,
     claim_of,
 )
-from meshnode.work.units.requests import MAX_SHOWN, Submission, SubmitRequest, parse_json
+from meshnode.work.units.requests import SubmitRequest, parse_json
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import MAX_SHOWN, Submission
 
 ANN = UnixClient(1000, 100, 4321, "ann")
 SECRET = "hush-hush"

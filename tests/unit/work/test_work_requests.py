@@ -16,12 +16,12 @@ from meshnode.work.units.requests import (
     ReleaseRequest,
     ResultsRequest,
     StatusRequest,
-    Submission,
     SubmitRequest,
     WatchRequest,
     parse_json,
     parse_text,
 )
+from meshnode.work.units.submission import Submission
 
 KEYS = st.sampled_from(
     [
