@@ -2,7 +2,8 @@
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -20,6 +21,15 @@ from meshctl.api.errors import (
 from meshctl.api.status import CANCELED, FAILED
 from meshctl.render.clients import who
 from meshctl.render.output import ExitCode, Failure, json_line, print_note
+from meshctl.render.times import duration, exact
+
+GRAVEST_FIRST = (
+    ExitCode.FAILURE,
+    ExitCode.REFUSED,
+    ExitCode.WAIT_TIMED_OUT,
+    ExitCode.UNIT_CANCELED,
+)
+"""Of several units' exit codes, the first of these that is among them is the command's."""
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that has ended a command."""
@@ -68,6 +78,20 @@ def report_end(
     text, code = ending(unit_id, status, propagate=propagate)
     if code:
         raise Failure(text, code)
+
+
+def gravest(codes: Collection[int]) -> int:
+    """Return the exit code of a command that several units have ended with ``codes``."""
+    return next((code for code in GRAVEST_FIRST if code in codes), ExitCode.OK)
+
+
+def end_in_words(unit_id: str, status: Mapping[str, Any]) -> str:
+    """Return for a person how a unit ended, by which signal, and after how long."""
+    text, _ = ending(unit_id, status)
+    text = text or f"unit {unit_id} has succeeded: {status.get('Detail') or 'no more is told'}"
+    signalled, span = status.get("Signal"), duration(status, datetime.now(UTC))
+    text += f", with {signalled}" if signalled else ""
+    return text if span is None else f"{text}, after {exact(span)}"
 
 
 def ending(unit_id: str, status: Mapping[str, Any], *, propagate: bool = False) -> tuple[str, int]:

@@ -13,7 +13,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("ls", "ps", "units", "jobs"), "list"),
     **dict.fromkeys(("log", "logs", "output", "stdout", "tail", "follow"), "results"),
     **dict.fromkeys(("run", "start", "exec"), "submit"),
-    **dict.fromkeys(("kill", "stop", "abort"), "cancel"),
+    **dict.fromkeys(("kill", "abort"), "cancel"),
     **dict.fromkeys(("rm", "remove", "delete"), "release"),
     **dict.fromkeys(("show", "inspect", "info"), "status"),
     "trace": "traceroute",

@@ -16,7 +16,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
-from meshctl.commands.exits import EPILOG, code_of, ending, propagate_option, report_end
+from meshctl.commands.exits import EPILOG, code_of, ending, gravest, propagate_option, report_end
 from meshctl.commands.following import tell_away
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
 from meshctl.commands.units import find_units
@@ -33,14 +33,6 @@ from meshctl.render.output import (
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
-
-_GRAVEST_FIRST = (
-    ExitCode.FAILURE,
-    ExitCode.REFUSED,
-    ExitCode.WAIT_TIMED_OUT,
-    ExitCode.UNIT_CANCELED,
-)
-"""Of several units' exit codes, the first of these that is among them is the command's."""
 
 Status = dict[str, Any]
 
@@ -161,8 +153,7 @@ class _Waiting:
     def code(self) -> int:
         """Return the command's exit code."""
         # Of one unit there is one code, and with --propagate it may be any.
-        among = self._codes if self._propagate else _GRAVEST_FIRST
-        return next((code for code in among if code in self._codes), ExitCode.OK)
+        return max(self._codes, default=ExitCode.OK) if self._propagate else gravest(self._codes)
 
     def unfinished(self) -> list[str]:
         """Return the units that had not ended when last heard of."""

@@ -7,6 +7,11 @@ kind of client that this one does not know is shown as it comes.
 from collections.abc import Mapping
 from typing import Any
 
+from meshctl.api.status import UNFINISHED
+
+CANCELED = "Canceled"
+"""The detail of a unit that was canceled, which does not say by whom: receptor's."""
+
 WIDEST_PARAMS = 30
 """Columns of the parameters in a table; ``work status`` has more of them."""
 
@@ -76,6 +81,28 @@ def how_ended(end: object) -> str:
     match end:
         case {"Cause": cause, **more}:
             by = f" by {who(more['By'])}" if more.get("By") else ""
+            if not by and more.get("Pid"):
+                # The sender of a signal, as the kernel names it.
+                by = f" by process {more['Pid']} (uid {more.get('Uid', '?')})"
             where = f" on node {more['Node']}" if more.get("Node") else ""
             return f"{cause}{by}{where}"
     return "-"
+
+
+def killed(status: Mapping[str, Any]) -> str:
+    """Return whether a unit was ended before it ended by itself, by which signal, and by whom."""
+    if status.get("State") in UNFINISHED:
+        return "-"
+    by, name = how_ended(status.get("EndedBy")), status.get("Signal")
+    reasons = [str(name)] if name else []
+    # "signal" alone says no more than which one it was.
+    reasons += [by] if by != "-" and not (reasons and by == "signal") else []
+    return f"yes: {', '.join(reasons)}" if reasons else "no"
+
+
+def canceled_briefly(status: Mapping[str, Any]) -> str:
+    """Return a unit's detail for a table; of one that somebody canceled, who that was."""
+    detail, end = str(status.get("Detail", "")), status.get("EndedBy")
+    if detail != CANCELED or not isinstance(end, Mapping) or not end.get("By"):
+        return detail
+    return f"{detail} by {who_briefly(end['By'])}"

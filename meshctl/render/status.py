@@ -11,7 +11,7 @@ from typing import Any
 
 from meshctl.render.columns import Cell, Terminal
 from meshctl.render.output import json_text, size
-from meshctl.render.tables import round_trip, uptime
+from meshctl.render.times import round_trip, uptime
 
 Reply = Mapping[str, Any]
 

@@ -5,10 +5,18 @@ from datetime import datetime
 from typing import Any
 
 from meshctl.api.errors import ProtocolMismatch
-from meshctl.api.status import UNFINISHED, moment, remote_part, work_type
-from meshctl.render.clients import CLIENT_KEYS, in_words, shown_params, who_briefly
+from meshctl.api.status import UNFINISHED, remote_part, work_type
+from meshctl.render.clients import (
+    CLIENT_KEYS,
+    canceled_briefly,
+    in_words,
+    killed,
+    shown_params,
+    who_briefly,
+)
 from meshctl.render.columns import columns_of, cut
 from meshctl.render.output import printable, size
+from meshctl.render.times import age_and_duration, duration, exact
 
 
 def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
@@ -23,33 +31,6 @@ def laid_out(lines: Callable[[], Iterable[str]]) -> list[str]:
         raise ProtocolMismatch(
             f"the node's reply is not one that can be shown ({error}); --json has all of it"
         ) from error
-
-
-# --- Spans of time -------------------------------------------------------------------------------
-
-_SPANS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
-"""Seconds of the units in which an uptime is shown."""
-
-
-def uptime(nanoseconds: float) -> str:
-    """A span in its two largest units: ``3d4h``, ``5m0s``, ``12s``."""
-    seconds = int(nanoseconds // 1_000_000_000)
-    for i, (unit, letter) in enumerate(_SPANS[:-1]):
-        if seconds >= unit:
-            smaller, small_letter = _SPANS[i + 1]
-            return f"{seconds // unit}{letter}{seconds % unit // smaller}{small_letter}"
-    return f"{seconds}s"
-
-
-def round_trip(nanoseconds: float) -> str:
-    """A round-trip time to three digits: ``312µs``, ``1.25ms``, ``2.1s``."""
-    for unit, name in ((1e9, "s"), (1e6, "ms")):
-        if nanoseconds >= unit:
-            return f"{nanoseconds / unit:.3g}{name}"
-    return f"{nanoseconds / 1e3:.3g}µs"
-
-
-# --- Units ---------------------------------------------------------------------------------------
 
 
 def table(
@@ -98,12 +79,12 @@ def unit_table(
                 str(remote.get("RemoteNode", "-")),
                 work_type(status),
                 str(status.get("StateName", status.get("State", ""))),
-                *_times(status, now),
+                *age_and_duration(status, now),
                 _stdout_size(status),
                 who_briefly(status.get("SubmittedBy")),
                 shown_params(status),
                 _labels(status),
-                str(status.get("Detail", "")) + _pending(status, remote),
+                canceled_briefly(status) + _pending(status, remote),
             ]
         )
     if not rows:
@@ -121,20 +102,6 @@ def unit_table(
 def _order(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
     unit_id, status = unit
     return str(status.get("Created", "")), unit_id
-
-
-def _times(status: Mapping[str, Any], now: datetime) -> tuple[str, str]:
-    """How long ago the unit was made, and how long it has run; ``-`` for what is not told."""
-    made, started = moment(status, "Created"), moment(status, "Started")
-    end = now if status.get("State") in UNFINISHED else moment(status, "Finished")
-    return _span(made, now), _span(started, end)
-
-
-def _span(start: datetime | None, end: datetime | None) -> str:
-    if start is None or end is None:
-        return "-"
-    # Clocks differ: what seems to lie ahead has only just happened.
-    return uptime(max((end - start).total_seconds(), 0) * 1e9)
 
 
 def _labels(status: Mapping[str, Any]) -> str:
@@ -158,8 +125,11 @@ def _pending(status: Mapping[str, Any], remote: Mapping[str, Any]) -> str:
     return ""
 
 
-def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
-    """The status of one unit, one line a value; what a remote unit adds is indented."""
+def unit_lines(unit_id: str, status: Mapping[str, Any], now: datetime) -> list[str]:
+    """The status of one unit, one line a value; what a remote unit adds is indented.
+
+    Behind the times stands how long it ran, behind its signal whether and by whom it was killed.
+    """
     rows = [("Unit ID", unit_id)]
     for key, value in status.items():
         if key in CLIENT_KEYS:
@@ -169,6 +139,11 @@ def unit_lines(unit_id: str, status: Mapping[str, Any]) -> list[str]:
             rows.extend((f"  {inner}", _value(inner_value)) for inner, inner_value in value.items())
         else:
             rows.append((key, _value(value)))
+        if key == "Finished":
+            span = duration(status, now)
+            rows.append(("Duration", "-" if span is None else exact(span)))
+        elif key == "Signal":
+            rows.append(("Killed", killed(status)))
     width = max(len(key) for key, _ in rows) + 2
     return [f"{key + ':':<{width}} {value}".rstrip() for key, value in rows]
 

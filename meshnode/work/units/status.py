@@ -274,6 +274,7 @@ class UnitStatus:
             "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
             "SubmittedParams": self.submitted_params,
             "EndedBy": end and end.to_json(),
+            **({"Pid": self.pid} if self.pid else {}),
             **({"SignedBy": self.signed_by} if self.signed_by else {}),
             **({"AdoptedBy": self.adopted_by.to_json()} if self.adopted_by else {}),
             **({"Labels": dict(self.labels)} if self.labels else {}),

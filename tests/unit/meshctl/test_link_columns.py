@@ -5,7 +5,7 @@ import pytest
 from meshctl.render.columns import Terminal
 from meshctl.render.output import size
 from meshctl.render.status import status_lines, status_page
-from meshctl.render.tables import round_trip, uptime
+from meshctl.render.times import round_trip, uptime
 
 BAR = {
     "NodeID": "bar",

@@ -49,6 +49,7 @@ def test_every_command_tells_wrong_usage_from_a_node_that_is_not_there(path, com
         "submit": ["cat", "-n"],
         "adopt": ["x", "--node", "bar"],
         "wait": ["x"],
+        "stop": ["x"],
         "cancel": ["x"],
         "can": ["reload"],
     }

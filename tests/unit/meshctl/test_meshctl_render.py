@@ -12,6 +12,7 @@ from meshctl.api.errors import ProtocolMismatch
 from meshctl.render.columns import Terminal
 from meshctl.render.status import status_lines, status_page
 from meshctl.render.tables import laid_out, unit_lines, unit_table
+from meshctl.render.times import stamp
 
 NOW = datetime(2026, 11, 22, 4, 0, 0, tzinfo=UTC)
 
@@ -117,7 +118,7 @@ def test_whatever_a_node_replies_is_shown_or_named_as_no_reply(reply: dict[str, 
         lambda: status_lines(reply),
         lambda: status_page(reply, Terminal(80, in_colour=True)),
         lambda: unit_table(reply, NOW),  # type: ignore[arg-type]
-        lambda: unit_lines("a", reply),
+        lambda: unit_lines("a", reply, NOW),
     ):
         with suppress(ProtocolMismatch):
             laid_out(lines)
@@ -138,3 +139,13 @@ class _Node:
 def test_a_reply_that_is_nested_too_deep_is_no_reply(opening: bytes) -> None:
     with pytest.raises(ProtocolMismatch, match="not JSON"):
         Connection(_Node(opening * 200_000 + b"\n")).read_json()  # type: ignore[arg-type]
+
+
+@given(st.datetimes(datetime(1970, 1, 1)))  # hypothesis takes no aware ones
+def test_a_stamp_is_the_moment_in_utc_to_the_microsecond(moment: datetime) -> None:
+    told = moment.replace(tzinfo=UTC)
+    since = told - datetime(1970, 1, 1, tzinfo=UTC)
+    microseconds = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
+    shown = stamp(microseconds)
+    assert datetime.fromisoformat(shown) == told
+    assert (len(shown), shown[-1]) == (27, "Z")

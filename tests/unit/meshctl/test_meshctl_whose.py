@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshctl.render.clients import WIDEST_PARAMS, how_ended, shown_params, who, who_briefly
+from meshctl.render.clients import (
+    WIDEST_PARAMS,
+    how_ended,
+    killed,
+    shown_params,
+    who,
+    who_briefly,
+)
 from meshctl.render.tables import NARROWEST_LAST, unit_lines, unit_table
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -49,11 +56,73 @@ def test_a_node_is_not_shown_as_the_user_or_the_address_that_it_is_called() -> N
             "cancel by ann (uid 1000, pid 7) on node bar",
         ),
         ({"Cause": "timeout"}, "timeout"),
+        ({"Cause": "signal", "Pid": 9, "Uid": 0}, "signal by process 9 (uid 0)"),
+        ({"Cause": "signal", "Pid": 9}, "signal by process 9 (uid ?)"),
         (None, "-"),
     ],
 )
 def test_an_end_is_told_in_words(end, line) -> None:
     assert how_ended(end) == line
+
+
+CANCELED_BY_ANN = {"Cause": "cancel", "By": ANN}
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        ({"State": 1}, "-"),
+        ({"State": 1, "EndedBy": CANCELED_BY_ANN}, "-"),
+        ({"State": 2, "ExitCode": 0, "Signal": None, "EndedBy": None}, "no"),
+        ({"State": 3, "ExitCode": 3}, "no"),
+        ({"State": 3, "Signal": "SIGSEGV", "EndedBy": {"Cause": "signal"}}, "yes: SIGSEGV"),
+        (
+            {"State": 4, "Signal": "SIGTERM", "EndedBy": CANCELED_BY_ANN},
+            "yes: SIGTERM, cancel by ann (uid 1000, pid 7)",
+        ),
+        ({"State": 4, "EndedBy": CANCELED_BY_ANN}, "yes: cancel by ann (uid 1000, pid 7)"),
+        ({"State": 3, "Signal": "SIGINT", "EndedBy": {"Cause": "timeout"}}, "yes: SIGINT, timeout"),
+        (
+            {"State": 3, "Signal": "SIGKILL", "EndedBy": {"Cause": "signal", "Pid": 9, "Uid": 0}},
+            "yes: SIGKILL, signal by process 9 (uid 0)",
+        ),
+    ],
+)
+def test_a_status_says_whether_a_unit_was_killed_and_by_whom(status, shown) -> None:
+    assert killed(status) == shown
+    lines = unit_lines("a", {"Signal": None, **status}, NOW)
+    assert [line.split(None, 1)[1] for line in lines if line.startswith("Killed:")] == [shown]
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ({"State": 0, "Started": None, "Finished": None}, "-"),
+        ({"State": 1, "Started": "2026-11-25T23:57:00Z", "Finished": None}, "3m0s"),
+        (
+            {"State": 2, "Started": "2026-11-25T23:57:00.25Z", "Finished": "2026-11-25T23:57:01Z"},
+            "750ms",
+        ),
+        ({"State": 3, "Started": None, "Finished": "2026-11-25T23:57:01Z"}, "-"),
+    ],
+)
+def test_a_status_says_how_long_a_unit_has_run(times, shown) -> None:
+    lines = unit_lines("a", times, NOW)
+    assert [line.split()[1] for line in lines if line.startswith("Duration:")] == [shown]
+
+
+def test_a_table_says_who_canceled_a_unit() -> None:
+    told = {
+        "ann": {"State": 4, "Detail": "Canceled", "EndedBy": CANCELED_BY_ANN},
+        "foo": {"State": 4, "Detail": "Canceled", "EndedBy": {"Cause": "cancel", "By": FOO}},
+        "nobody": {"State": 4, "Detail": "Canceled", "EndedBy": {"Cause": "cancel"}},
+        "late": {"State": 3, "Detail": "exit status 3", "EndedBy": CANCELED_BY_ANN},
+    }
+    lines = {line.split()[0]: line for line in unit_table(told, NOW)[1:]}
+    assert lines["ann"].endswith("  Canceled by ann")
+    assert lines["foo"].endswith("  Canceled by node foo")
+    assert lines["nobody"].endswith("  Canceled")
+    assert lines["late"].endswith("  exit status 3")
 
 
 anything = st.recursive(
@@ -69,7 +138,7 @@ kinds = st.sampled_from(["unix", "tcp", "mesh", "unknown", "x"])
 def test_whatever_a_node_says_of_clients_it_can_be_shown(data) -> None:
     status = {"State": 2, "SubmittedBy": data, "EndedBy": data, "SubmittedParams": data}
     assert unit_table({"a": status}, NOW)
-    assert unit_lines("a", status)
+    assert unit_lines("a", status, NOW)
     assert len(shown_params(status)) <= WIDEST_PARAMS
 
 
@@ -112,7 +181,7 @@ def test_status_tells_whose_a_unit_is_in_one_line_and_json_has_all_of_it(meshctl
     node.add_unit("far", SubmittedBy={**FOO, "Claim": ANN}, SubmittedParams="-n 3")
     reply = json.loads(meshctl("work", "status", "far", "--json").stdout)
     assert reply["SubmittedBy"] == {**FOO, "Claim": ANN}
-    lines = unit_lines("far", reply)
+    lines = unit_lines("far", reply, NOW)
     whose = "node foo, which says for ann (uid 1000, pid 7)"
     assert [line.split(None, 1)[1] for line in lines if line.startswith("Submitted")] == [
         whose,

@@ -66,6 +66,7 @@ async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo, aut
                 "SubmittedBy": {"Kind": "unknown"},
                 "SubmittedParams": "",
                 "EndedBy": None,
+                "Pid": 601,
             }
         }
 
