@@ -10,7 +10,8 @@ own.
 
 *Memory.* The C library keeps what was freed for what may come. After thousands of connections that
 is most of what they took, and the node would look for ever as it did in its worst minute. So it is
-asked to give that back (:class:`MemoryTrimmer`).
+asked to give that back (:class:`MemoryTrimmer`). What there are thousands of has locks that are
+only there while they are held (:class:`BriefLock`).
 """
 
 import ctypes
@@ -20,6 +21,7 @@ import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
+from types import TracebackType
 from typing import Final, TypeVar
 
 import trio
@@ -233,3 +235,33 @@ def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # others than the GNU library keep little, and have no such function
         trim(0)
+
+
+class BriefLock:
+    """A lock, for ``async with``, that has a trio.Lock only while somebody holds it or waits.
+
+    With two trio.Locks instead, each of 10,000 finished units takes 1.66 KB and not 1.05 KB
+    (``python -m bench --only finished``).
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock: trio.Lock | None = None
+
+    async def __aenter__(self) -> None:
+        if self._lock is None:
+            self._lock = trio.Lock()
+        await self._lock.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._lock is not None
+        self._lock.release()
+        # Whoever waited holds it by now.
+        if not self._lock.locked():
+            self._lock = None

@@ -44,7 +44,12 @@ from meshnode.config.signing_directives import (
     WorkVerification,
 )
 from meshnode.config.tls_directives import SERVER_NAME, TLS_DIRECTIVES, TlsClient, TlsServer
-from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective, WorkKubernetes
+from meshnode.config.work_directives import (
+    MOST_AT_ONCE,
+    WORK_DIRECTIVES,
+    WorkDirective,
+    WorkKubernetes,
+)
 from meshnode.logs import FORMATS, LEVELS
 from meshnode.permissions import AccessRule
 from meshnode.policies import Rule
@@ -146,6 +151,13 @@ class Node(Directive):
         default=REMOTE_MAX_OUTPUT,
         default_text="16GiB",
         name="remote-maxoutput",
+    )
+    maxrunning: int | None = parameter(
+        whole(1, MOST_AT_ONCE),
+        "run at most so many units at once, of all work types together; the others wait",
+        default=None,
+        default_text="any number",
+        reloadable=True,
     )
     submitter_maxunits: int | None = parameter(
         whole(1, MAX_UNITS),

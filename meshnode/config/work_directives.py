@@ -19,6 +19,7 @@ from meshnode.config.kinds import (
     shell_words,
     size,
     text,
+    whole,
 )
 from meshnode.config.names import Wrong
 from meshnode.config.schema import Directive, directive, parameter
@@ -56,6 +57,9 @@ def _load_json(value: str) -> Any:
     except (ValueError, RecursionError):
         raise Wrong(f"{quote(value)} is not a map") from None
 
+
+MOST_AT_ONCE: Final = 1_000_000
+"""Units that may run at once at most; no machine runs as many."""
 
 WORK_TYPE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"work type": ("worktype",)})
 """No two directives may offer the same type of work."""
@@ -102,6 +106,13 @@ class WorkDirective(Directive):
         "end it, as failed, when it has printed more than that, errors included",
         default=None,
         default_text="no limit",
+    )
+    maxconcurrent: int | None = parameter(
+        whole(1, MOST_AT_ONCE),
+        "run at most so many of its units at once; the others wait, by priority and then in the "
+        "order in which they came",
+        default=None,
+        default_text="any number",
     )
     grace: float = parameter(
         duration(0, "0s"),

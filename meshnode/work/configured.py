@@ -26,6 +26,7 @@ from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.quotas import QuotaBounds
 from meshnode.work.units.runner import Plan, Runner
 from meshnode.work.units.runner import WorkType as UnitType
@@ -60,6 +61,7 @@ class WorkChange:
     types: Mapping[str, UnitType]
     signatures: Signatures
     bounds: QuotaBounds
+    queue: QueueBounds
 
 
 class ConfiguredWork:
@@ -109,6 +111,7 @@ class ConfiguredWork:
             remember=config.node.remember_submissions,
         )
         self.units.quotas.bounds = make_bounds(config)
+        self.units.set_queue(make_queue_bounds(config))
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -145,7 +148,7 @@ class ConfiguredWork:
             NoThread: the system starts no thread to read them in.
         """
         keys = await in_thread(make_signatures, config)
-        return WorkChange(make_types(config), keys, make_bounds(config))
+        return WorkChange(make_types(config), keys, make_bounds(config), make_queue_bounds(config))
 
     def renew(self, keys: Signatures) -> bool:
         """Use those keys that are there from now on; return whether any differs."""
@@ -163,6 +166,8 @@ class ConfiguredWork:
         self._types.update(fresh)
         differences.append(self._tell("bounds", self.units.quotas.bounds, change.bounds))
         self.units.quotas.bounds = change.bounds
+        differences.append(self._tell("queue", self.units.queue.bounds, change.queue))
+        self.units.set_queue(change.queue)
         return any(differences) | self._use_keys(change.signatures)
 
     def _use_keys(self, keys: Signatures) -> bool:
@@ -197,6 +202,16 @@ class ConfiguredWork:
 def make_bounds(config: NodeConfig) -> QuotaBounds:
     """Return what each submitter may have."""
     return QuotaBounds(config.node.submitter_maxunits, config.node.submitter_maxpayload)
+
+
+def make_queue_bounds(config: NodeConfig) -> QueueBounds:
+    """Return how many units may run at once."""
+    by_type = {
+        one.worktype: one.maxconcurrent
+        for one in config.work_types
+        if one.maxconcurrent is not None
+    }
+    return QueueBounds(config.node.maxrunning, by_type)
 
 
 def make_types(config: NodeConfig) -> dict[str, UnitType]:

@@ -5,7 +5,7 @@ has it, or its payload is complete and nothing of it was ever started. Every oth
 its detail says why.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,16 @@ def boot_id() -> str:
 class Adoption:
     """Takes over the units that the last run of the node has left. ``boot`` is :func:`boot_id`."""
 
-    def __init__(self, store: UnitStore, tasks: UnitTasks, ender: UnitEnder, boot: str) -> None:
+    def __init__(
+        self,
+        store: UnitStore,
+        tasks: UnitTasks,
+        ender: UnitEnder,
+        boot: str,
+        begin: Callable[[Unit], Awaitable[object]],
+    ) -> None:
+        """``begin`` has a unit go on, as soon as it may."""
+        self._begin = begin
         self._store = store
         self._tasks = tasks
         self._ender = ender
@@ -78,7 +87,7 @@ class Adoption:
             if status.releasing:
                 self._tasks.spawn(unit)
         elif _is_elsewhere(status) or self._may_start(unit):
-            self._tasks.spawn(unit)
+            await self._begin(unit)
         else:
             detail = _why_lost(status, self._boot)
             then = partial(self._remove_disposable, unit)
@@ -121,9 +130,10 @@ def _may_start(status: UnitStatus, boot: str) -> bool:
     """Whether a unit that nobody has can be started, if its payload is here.
 
     A command's claim and payload are not always synced. After another start of the machine, a
-    record that says Pending does not show that the command never ran.
+    record that says Pending does not show that the command never ran, unless the unit has waited in
+    the queue: of such a unit both are synced.
     """
-    if status.is_command and (not boot or status.boot != boot):
+    if status.is_command and not status.queued and (not boot or status.boot != boot):
         return False
     return status.input_complete
 

@@ -21,6 +21,7 @@ from meshnode.security.identity import Identity
 from meshnode.work.units.access import Allowed, Caller
 from meshnode.work.units.endedby import Cause, EndedBy
 from meshnode.work.units.journal import Journal
+from meshnode.work.units.queue import RunQueue
 from meshnode.work.units.runner import Outcome, Runner
 from meshnode.work.units.shortage import NotNow, NotRecorded
 from meshnode.work.units.status import UnitStatus
@@ -55,6 +56,7 @@ class UnitEnder:
         tasks: UnitTasks,
         runner_of: Callable[[Unit], Runner],
         journal: Journal,
+        queue: RunQueue,
     ) -> None:
         self._store = store
         self._units = units
@@ -62,6 +64,7 @@ class UnitEnder:
         self._tasks = tasks
         self._runner_of = runner_of
         self._journal = journal
+        self._queue = queue
 
     async def keep_if_told(self, kind: Kind, unit: Unit, caller: Caller, allowed: Allowed) -> None:
         """Tell the audit log of a new unit; nothing is left of one that it must have and cannot.
@@ -175,6 +178,10 @@ class UnitEnder:
             return True
 
     async def _ask_runner(self, unit: Unit, ask: Callable[[Runner], Awaitable[Outcome]]) -> Outcome:
+        if self._queue.is_waiting(unit):
+            # Its runner has not heard of it, and will not.
+            self._queue.leave(unit)
+            return Outcome.IDLE
         runner = self._runner_of(unit)
         if not runner.stops_for_requests:
             return await ask(runner)

@@ -50,14 +50,16 @@ async def send_followed(
 def shown(unit: Unit) -> JsonObject:
     """Return what clients see of a unit at this moment.
 
-    While its node is not reached, the detail says why. A unit that has started there also has the
-    detail that was last heard.
+    While it waits in the queue, or for its node, the detail says so. A unit that has started on
+    another node also has the detail that was last heard.
     """
     reply = unit.status.to_reply(unit.stdout_size())
-    if unit.outage:
-        has_started = unit.status.state is not UnitState.PENDING or unit.remote.started
-        detail = f"{unit.status.detail}; {unit.outage}" if has_started else unit.outage
-        reply |= {"Detail": detail, "Waiting": unit.outage}
+    if awaits := unit.awaits:
+        has_started = unit.status.state is not UnitState.PENDING or (
+            unit.status.remote is not None and unit.status.remote.started
+        )
+        detail = f"{unit.status.detail}; {awaits}" if has_started else awaits
+        reply |= {"Detail": detail, "Waiting": awaits}
     return reply
 
 

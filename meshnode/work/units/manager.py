@@ -37,7 +37,6 @@ the same; only then all of it is purged. So no crash makes a node forget that th
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 
 import trio
 
@@ -50,14 +49,16 @@ from meshnode.work.units.access import Caller, Signatures, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
-from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
+from meshnode.work.units.intake import Payload
 from meshnode.work.units.journal import Journal
 from meshnode.work.units.planning import Planner
+from meshnode.work.units.queue import QueueBounds, RunQueue
 from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
-from meshnode.work.units.shortage import Pauses, in_thread_or_here
+from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.starting import UnitStarter
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submission import Submission
@@ -66,9 +67,6 @@ from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 from meshnode.work.units.unitfiles import StoredUnit
 from meshnode.work.units.watcher import FileWatcher
-
-CLEANUP_TIMEOUT = 2.0
-"""Seconds to record why a payload broke off when its session is being ended: a disk write."""
 
 
 class UnitManager:
@@ -123,11 +121,20 @@ class UnitManager:
         """What is known of submissions, of units that are gone as well."""
         self._admission = trio.Lock()
         self._tasks = UnitTasks(self._drive, lambda unit: self._runner(unit).abandon(unit))
+        self.queue = RunQueue(self._units, self._begin_next)
+        """Has units wait until others have ended, where the configuration bounds how many run."""
         self.ender = UnitEnder(
-            store, self._units, self.submissions, self._tasks, self._runner, self.journal
+            store,
+            self._units,
+            self.submissions,
+            self._tasks,
+            self._runner,
+            self.journal,
+            self.queue,
         )
         """Cancels and releases units."""
-        self._adoption = Adoption(store, self._tasks, self.ender, boot)
+        self._starter = UnitStarter(store, self._tasks, self.ender, self.quotas, self.queue)
+        self._adoption = Adoption(store, self._tasks, self.ender, boot, self._starter.begin)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take over the units on disk and drive all units until cancelled.
@@ -153,8 +160,9 @@ class UnitManager:
                         await self._adoption.adopt(self._add(stored))
                     # Not kept while the node runs: each would hold on to a unit's first status.
                     found.clear()
+                    self.queue.open()
                     task_status.started()
-                    await trio.sleep_forever()
+                    await self.queue.run()
         finally:
             self.store.close()
 
@@ -266,105 +274,17 @@ class UnitManager:
             )
 
     async def start(self, unit: Unit, payload: Payload) -> bool:
-        """Take in a unit's payload and start it; return False if that must wait.
+        """Take in a unit's payload and start it; see :meth:`.starting.UnitStarter.start`."""
+        return await self._starter.start(unit, payload)
 
-        Raises:
-            InputRefused: the payload is not all there, or not what was announced; the unit failed.
-            trio.BrokenResourceError: the client is gone; the unit failed.
-            CommandError: the unit was canceled or released meanwhile.
-            MeshnodeError: it cannot be started.
-        """
-        first = await self._start(unit, await self._take_input(unit, payload))
-        return first is not None and await self._see_started(unit, first)
+    def set_queue(self, bounds: QueueBounds) -> None:
+        """Have at most so many units run at once from now on; what runs goes on."""
+        self.queue.set_bounds(bounds, lambda unit: not unit.is_final and self._tasks.has(unit))
 
-    async def _take_input(self, unit: Unit, payload: Payload) -> Input:
-        try:
-            with self.quotas.taking_in(unit, payload) as receive:
-                await payload.invite()
-                file = await self.store.open_input(unit.unit_id, lambda: not unit.is_final)
-                try:
-                    keep = not unit.status.is_command
-                    return await take_input(receive, file, payload.announced, keep=keep)
-                finally:
-                    file.close()
-        except (OSError, WrongInput) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            detail = await self._refuse_input(unit, reason)
-            raise InputRefused(detail) from error
-        except trio.BrokenResourceError as error:
-            await self._refuse_input(unit, error or "the client is gone")
-            raise
-        except trio.Cancelled:
-            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                await self._refuse_input(unit, "the session was ended")
-            raise
-
-    async def _refuse_input(self, unit: Unit, reason: object) -> str:
-        detail = f"Error reading input data: {reason}"
-        async with unit.command_lock:
-            await self.ender.refuse(unit, detail)
-        return detail
-
-    async def _start(self, unit: Unit, stdin: Input) -> FirstOutcome | None:
-        """Have a unit driven whose input is complete; None if the next run of the node does it."""
-        async with unit.command_lock:
-            if unit.is_final or unit.end_waits:
-                await self.store.drop_input(unit.unit_id)
-                raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
-
-            def begin(old: UnitStatus) -> UnitStatus:
-                return replace(
-                    old,
-                    detail="Starting Worker",
-                    stdin_size=stdin.size,
-                    stdin_sha256=stdin.sha256,
-                )
-
-            if not unit.status.is_command:
-                # It must outlive even a power cut: somebody is told that it is submitted.
-                try:
-                    await unit.change(begin, durable=True)
-                except WorkError as error:
-                    reason = f"Error starting worker: {error}"
-                    # What the disk refused may be there all the same, and the next start of the
-                    # node would submit what the client is told has failed.
-                    await self.store.withdraw_input(unit.unit_id)
-                    await self.ender.refuse(unit, reason)
-                    raise CommandError(reason) from error
-                if not self._tasks.are_open:
-                    # The node is ending, and its next start submits what is on record: to call it
-                    # refused would be wrong.
-                    return None
-            else:
-                # The supervisor writes it, with its claim: a write less for each unit.
-                await unit.note(begin)
-            return self._tasks.spawn(unit)
-
-    async def _see_started(self, unit: Unit, first: FirstOutcome) -> bool:
-        """Return True when a unit has started, False when that must wait, as it stands on record.
-
-        Raises:
-            MeshnodeError: it cannot be started.
-        """
-        pauses = Pauses()
-        while not await first.wait(FIRST_TIMEOUT):
-            status = unit.status
-            if not status.is_command:
-                return False
-            if status.supervisor is not None:
-                break
-            if unit.is_final or unit.end_waits:
-                raise CommandError(f"work unit {unit.unit_id} was not started: {status.detail}")
-            try:
-                # What is only in memory would be lost with this node; the next one starts it.
-                await unit.keep()
-            except WorkError as error:
-                unit.log.warning("%s; its client waits until it is started", error)
-                await pauses.take()
-            else:
-                if unit.status.state is UnitState.PENDING:
-                    return False
-        return True
+    def _begin_next(self, unit: Unit) -> None:
+        """Start a unit whose turn has come, unless the node is ending."""
+        if self._tasks.are_open:
+            self._tasks.spawn(unit)
 
     # --- what drives units --------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.statusfields import (
     EXIT_CODES,
     PIDS,
+    PRIORITIES,
     RECORDED,
     read_data,
     read_detail,
@@ -105,6 +106,11 @@ class UnitStatus:
     """Who asked for the release that is on record."""
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What its client calls it by; nobody here acts on them."""
+    priority: int = 0
+    """Which of those that wait in the queue goes first: the one with the highest."""
+    queued: bool = False
+    """Whether it has waited in the queue: all of its input and this are synced, and so is the claim
+    of whoever starts it."""
     verifies: bool | None = None
     """Whether the work type asked for a signature when the unit was submitted, None where that is
     not on record: it is the other node's, or an older version's."""
@@ -241,6 +247,8 @@ class UnitStatus:
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
+            "Priority": self.priority,
+            "Queued": self.queued,
         }
         asked = {} if self.verifies is None else {"VerifySignature": self.verifies}
         return {
@@ -278,6 +286,7 @@ class UnitStatus:
             **({"SignedBy": self.signed_by} if self.signed_by else {}),
             **({"AdoptedBy": self.adopted_by.to_json()} if self.adopted_by else {}),
             **({"Labels": dict(self.labels)} if self.labels else {}),
+            **({"Priority": self.priority} if self.priority else {}),
         }
 
     def _shown_extra(self) -> JsonObject | None:
@@ -349,5 +358,7 @@ class UnitStatus:
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),
             release_asked=reader.take("ReleaseAsked", bool, False),
+            priority=reader.whole("Priority", PRIORITIES) or 0,
+            queued=reader.take("Queued", bool, False),
             other=reader.others(),
         )

@@ -100,6 +100,10 @@ class UnitStore(UnitFiles):
         """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
         return await self._short(self.open_stdin, unit_id, wanted)
 
+    async def sync_input(self, unit_id: str) -> None:
+        """Bring a unit's input, which is all there, to the disk. Raises OSError."""
+        await self._long(self.sync_stdin, unit_id)
+
     async def drop_input(self, unit_id: str) -> None:
         """Give the room of a unit's input back: nothing will be started with it."""
         await self._long(self.drop_stdin, unit_id)

@@ -187,6 +187,16 @@ class UnitFiles(StatusFiles):
         path = self.stdin_path(unit_id)
         return self._with_reserve(lambda: UnitFile(path, append=False, wanted=wanted))
 
+    def sync_stdin(self, unit_id: str) -> None:
+        """Bring a unit's input, which is all there, to the disk. Raises OSError."""
+        descriptor = self._with_reserve(
+            lambda: files.open_file(self.stdin_path(unit_id), os.O_RDONLY)
+        )
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def drop_stdin(self, unit_id: str) -> None:
         """Give the room of a unit's input back: nothing will be started with it."""
         try:

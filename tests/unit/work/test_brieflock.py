@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from meshnode.work.units.unit import BriefLock
+from meshnode.resources import BriefLock
 
 
 async def test_one_holds_it_and_the_others_follow_in_the_order_in_which_they_came(autojump_clock):

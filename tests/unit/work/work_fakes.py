@@ -40,6 +40,7 @@ from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.endedby import ended_by_from_json
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.runner import Runner
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
@@ -238,6 +239,7 @@ class FakeNode:
         self.signatures = Signatures()
         self.rules = AccessRules()
         self.forwarding = False
+        self.queue_bounds = QueueBounds()
         self.max_remote_output = 2**63 - 1
         self.remember = KEEP_SECONDS
         self.audit: AuditLog | None = None
@@ -286,6 +288,7 @@ class FakeNode:
             boot=self.boot,
             audit=self.audit,
         )
+        self.units.set_queue(self.queue_bounds)
         self.registry = CommandRegistry(self.rules)
         command = self.as_before(work_command(self.units))
         self.registry.register(as_receptor(command) if self.is_receptor else command)

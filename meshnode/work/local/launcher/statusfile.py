@@ -66,6 +66,15 @@ def sync(fd: int) -> None:
             raise
 
 
+def _is_kept(status: dict[str, object]) -> bool:
+    """Whether the record of a unit's start must outlive a power cut.
+
+    Otherwise its work would run twice: another node submits it again if the start is forgotten, and
+    this one starts what has waited in its queue.
+    """
+    return bool(status.get("SubmissionKey")) or status.get("Queued") is True
+
+
 class StatusFile:
     """The status of one unit.
 
@@ -99,14 +108,13 @@ class StatusFile:
             status = self._read()
             if status.get("State") != PENDING:
                 raise NotPending("the unit has been started or has ended before")
-            # Another node submits its work again if the start is forgotten, so this is synced.
-            submitted = bool(status.get("SubmissionKey"))
-            if submitted:
+            is_kept = _is_kept(status)
+            if is_kept:
                 # Opened before the claim: a lack of descriptors must not leave that half done.
                 parent = os.open(os.path.dirname(self._dir), _DIRECTORY)
             self._before = status
-            self._replace(status | changes, directory, durable or submitted)
-            if submitted:
+            self._replace(status | changes, directory, durable or is_kept)
+            if is_kept:
                 # The unit's directory may be as new as the unit.
                 sync(parent)
         finally:
@@ -123,7 +131,7 @@ class StatusFile:
         """
         directory = self._open_directory()
         try:
-            self._replace(self._before, directory, bool(self._before.get("SubmissionKey")))
+            self._replace(self._before, directory, _is_kept(self._before))
             self.is_claimed = False
         finally:
             os.close(directory)

@@ -1,0 +1,168 @@
+"""How units start: the payload is taken in, recorded, and the unit driven now or when it may.
+
+The order is that of "a submission" in :mod:`.manager`.
+"""
+
+from dataclasses import replace
+
+import trio
+
+from meshnode import files
+from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.units.ending import UnitEnder
+from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
+from meshnode.work.units.queue import RunQueue
+from meshnode.work.units.quotas import Quotas
+from meshnode.work.units.runner import FirstOutcome
+from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
+from meshnode.work.units.unit import Unit
+
+CLEANUP_TIMEOUT = 2.0
+"""Seconds to record why a payload broke off when its session is being ended: a disk write."""
+
+
+class UnitStarter:
+    """Starts units, or has them wait for their turn."""
+
+    def __init__(
+        self,
+        store: UnitStore,
+        tasks: UnitTasks,
+        ender: UnitEnder,
+        quotas: Quotas,
+        queue: RunQueue,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._ender = ender
+        self._quotas = quotas
+        self._queue = queue
+
+    async def start(self, unit: Unit, payload: Payload) -> bool:
+        """Take in a unit's payload and start it; return False if that must wait.
+
+        Raises:
+            InputRefused: the payload is not all there, or not what was announced; the unit failed.
+            trio.BrokenResourceError: the client is gone; the unit failed.
+            CommandError: the unit was canceled or released meanwhile.
+            MeshnodeError: it cannot be started.
+        """
+        first = await self._start(unit, await self._take_input(unit, payload))
+        if first is None or self._queue.is_waiting(unit):
+            return False
+        return await self._see_started(unit, first)
+
+    async def _take_input(self, unit: Unit, payload: Payload) -> Input:
+        try:
+            with self._quotas.taking_in(unit, payload) as receive:
+                await payload.invite()
+                file = await self._store.open_input(unit.unit_id, lambda: not unit.is_final)
+                try:
+                    keep = not unit.status.is_command
+                    return await take_input(receive, file, payload.announced, keep=keep)
+                finally:
+                    file.close()
+        except (OSError, WrongInput) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            detail = await self._refuse_input(unit, reason)
+            raise InputRefused(detail) from error
+        except trio.BrokenResourceError as error:
+            await self._refuse_input(unit, error or "the client is gone")
+            raise
+        except trio.Cancelled:
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                await self._refuse_input(unit, "the session was ended")
+            raise
+
+    async def _refuse_input(self, unit: Unit, reason: object) -> str:
+        detail = f"Error reading input data: {reason}"
+        async with unit.command_lock:
+            await self._ender.refuse(unit, detail)
+        return detail
+
+    async def _start(self, unit: Unit, stdin: Input) -> FirstOutcome | None:
+        """Have a unit driven whose input is complete; None if the next run of the node does it."""
+        async with unit.command_lock:
+            if unit.is_final or unit.end_waits:
+                await self._store.drop_input(unit.unit_id)
+                raise CommandError(f"work unit {unit.unit_id} was canceled before it was started")
+
+            def begin(old: UnitStatus) -> UnitStatus:
+                return replace(
+                    old,
+                    detail="Starting Worker",
+                    stdin_size=stdin.size,
+                    stdin_sha256=stdin.sha256,
+                )
+
+            if not unit.status.is_command:
+                # It must outlive even a power cut: somebody is told that it is submitted.
+                try:
+                    await unit.change(begin, durable=True)
+                except WorkError as error:
+                    reason = f"Error starting worker: {error}"
+                    # What the disk refused may be there all the same, and the next start of the
+                    # node would submit what the client is told has failed.
+                    await self._store.withdraw_input(unit.unit_id)
+                    await self._ender.refuse(unit, reason)
+                    raise CommandError(reason) from error
+                if not self._tasks.are_open:
+                    # The node is ending, and its next start submits what is on record: to call it
+                    # refused would be wrong.
+                    return None
+            else:
+                # The supervisor writes it, with its claim: a write less for each unit.
+                await unit.note(begin)
+            return await self.begin(unit)
+
+    async def begin(self, unit: Unit) -> FirstOutcome:
+        """Have a unit driven, now or when its turn comes."""
+        status = unit.status
+        has_started = status.state is not UnitState.PENDING or status.supervisor is not None
+        if not has_started and not status.queued and self._queue.would_wait(unit):
+            await self._keep_waiting(unit)
+        if self._queue.enter(unit, has_started=has_started):
+            return self._tasks.spawn(unit)
+        first = FirstOutcome()
+        first.pending()
+        return first
+
+    async def _keep_waiting(self, unit: Unit) -> None:
+        """Have a unit that is going to wait outlive a power cut."""
+        try:
+            await self._store.sync_input(unit.unit_id)
+            await unit.change(lambda old: replace(old, detail="Queued", queued=True), durable=True)
+        except (OSError, WorkError) as error:
+            # It waits all the same, and would be lost with the machine only.
+            reason = files.reason(error) if isinstance(error, OSError) else error
+            unit.log.warning("it waits in the queue, but not past a power cut: %s", reason)
+
+    async def _see_started(self, unit: Unit, first: FirstOutcome) -> bool:
+        """Return True when a unit has started, False when that must wait, as it stands on record.
+
+        Raises:
+            MeshnodeError: it cannot be started.
+        """
+        pauses = Pauses()
+        while not await first.wait(FIRST_TIMEOUT):
+            status = unit.status
+            if not status.is_command:
+                return False
+            if status.supervisor is not None:
+                break
+            if unit.is_final or unit.end_waits:
+                raise CommandError(f"work unit {unit.unit_id} was not started: {status.detail}")
+            try:
+                # What is only in memory would be lost with this node; the next one starts it.
+                await unit.keep()
+            except WorkError as error:
+                unit.log.warning("%s; its client waits until it is started", error)
+                await pauses.take()
+            else:
+                if unit.status.state is UnitState.PENDING:
+                    return False
+        return True
