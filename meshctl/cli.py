@@ -1,5 +1,6 @@
 """The ``meshctl`` command: receptorctl's grammar, so that scripts need only a new name."""
 
+import os
 import sys
 import time
 from io import TextIOWrapper
@@ -9,9 +10,10 @@ import click
 
 from meshctl.api.errors import CommandRefused
 from meshctl.commands.auth import auth
+from meshctl.commands.completion import completion, files, nodes, services, tls_clients
 from meshctl.commands.hints import hint
 from meshctl.commands.options import Invocation, json_option, pass_invocation
-from meshctl.commands.toplevel import MeshctlGroup
+from meshctl.commands.toplevel import MeshctlGroup, value_or_command
 from meshctl.commands.work import work
 from meshctl.render.columns import Terminal
 from meshctl.render.output import (
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
     from meshctl.api.connection import ControlStream
 
+COMPLETE = "_MESHCTL_COMPLETE"
+"""The variable by which a shell asks for completions (shells.py)."""
+
 MAX_DELAY = 86400.0
 """Seconds between two pings at most: a day. Longer is a mistake, or more than sleep can take."""
 
@@ -54,6 +59,7 @@ def _env(name: str) -> dict[str, Any]:
 @click.option(
     "--socket",
     default="",
+    shell_complete=files,
     help="Control socket: a path, unix:PATH, tcp://HOST:PORT or tls://HOST:PORT.",
     **_env("SOCKET"),
 )
@@ -61,19 +67,30 @@ def _env(name: str) -> dict[str, Any]:
     "--config",
     "-c",
     default="",
+    shell_complete=files,
     help="A node's configuration file that has the --tls-client.",
     **_env("CONFIG"),
 )
 @click.option(
-    "--tls-client", default="", help="Name of the tls-client in --config.", **_env("TLSCLIENT")
+    "--tls-client",
+    default="",
+    shell_complete=tls_clients,
+    help="Name of the tls-client in --config.",
+    **_env("TLSCLIENT"),
 )
-@click.option("--rootcas", default="", help="File of CA certificates instead of the system's.")
-@click.option("--key", default="", help="File of the client's private key.")
-@click.option("--cert", default="", help="File of the client's certificate.")
+@click.option(
+    "--rootcas",
+    default="",
+    shell_complete=files,
+    help="File of CA certificates instead of the system's.",
+)
+@click.option("--key", default="", shell_complete=files, help="File of the client's private key.")
+@click.option("--cert", default="", shell_complete=files, help="File of the client's certificate.")
 @click.option(
     "--insecureskipverify",
     type=bool,
     default=False,
+    shell_complete=value_or_command,
     help="Accept any server certificate; may stand without a value.",
 )
 @click.pass_context
@@ -118,7 +135,7 @@ def _delay(ctx: click.Context, param: click.Parameter, value: float) -> float:
 
 
 @cli.command()
-@click.argument("node")
+@click.argument("node", shell_complete=nodes)
 @click.option(
     "--count",
     default=4,
@@ -154,7 +171,7 @@ def ping(invocation: Invocation, node: str, count: int, delay: float, as_json: b
 
 
 @cli.command()
-@click.argument("node")
+@click.argument("node", shell_complete=nodes)
 @json_option
 @pass_invocation
 def traceroute(invocation: Invocation, node: str, as_json: bool) -> None:
@@ -193,8 +210,8 @@ def _stream(client: "ControlClient", node: str, service: str, tls_client: str) -
 
 
 @cli.command()
-@click.argument("node")
-@click.argument("service")
+@click.argument("node", shell_complete=nodes)
+@click.argument("service", shell_complete=services)
 @click.option("--raw", "-r", is_flag=True, help="Put the terminal into raw mode.")
 @click.option("--tls-client", default="", help="tls-client of our node for the way to NODE.")
 @click.option("--json", "as_json", is_flag=True, help="No effect: a stream is raw bytes.")
@@ -266,10 +283,15 @@ def version(invocation: Invocation, as_json: bool) -> None:
 
 cli.add_command(work)
 cli.add_command(auth)
+cli.add_command(completion)
 
 
 def main() -> None:
     """Entry point of the ``meshctl`` script."""
+    if instruction := os.environ.get(COMPLETE):
+        from meshctl.shells import answer  # noqa: PLC0415 - only a shell at TAB needs it
+
+        sys.exit(answer(instruction, "meshctl", cli))
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal without "µ" gets "\xb5": a name or a duration is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,27 @@ def choose_tls(
 
 
 def _read_tls_client(config: str, name: str, given: TlsSettings) -> TlsSettings:
-    """Find one ``tls-client`` in a node's configuration; directive names are case-insensitive."""
+    """Find one ``tls-client`` in a node's configuration."""
+    clients = _tls_clients(config)
+    for client in clients:
+        if client.get("name") == name:
+            return _tls_from(client, given)
+    names = _names(clients)
+    known = f"it has {', '.join(names)}" if names else "it has none"
+    raise BadSettings(f"{config} has no tls-client named {name}: {known}")
+
+
+def tls_client_names(config: str) -> list[str]:
+    """Return the name of each ``tls-client`` in a node's configuration. Raises BadSettings."""
+    return _names(_tls_clients(config))
+
+
+def _names(clients: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(client["name"]) for client in clients if "name" in client]
+
+
+def _tls_clients(config: str) -> Sequence[Mapping[str, Any]]:
+    """Return the parameters of each ``tls-client``; names are case-insensitive."""
     import yaml  # noqa: PLC0415 - slow to import and rarely needed
 
     try:
@@ -115,15 +135,9 @@ def _read_tls_client(config: str, name: str, given: TlsSettings) -> TlsSettings:
         raise BadSettings(f"cannot read {config}: {reason}") from error
     except yaml.YAMLError as error:
         raise BadSettings(f"{config} is not YAML: {' '.join(str(error).split())}") from error
-    names = []
-    for directive in directives if isinstance(directives, list) else []:
-        client = _lower(_lower(directive).get("tls-client"))
-        if client.get("name") == name:
-            return _tls_from(client, given)
-        if "name" in client:
-            names.append(str(client["name"]))
-    known = f"it has {', '.join(names)}" if names else "it has none"
-    raise BadSettings(f"{config} has no tls-client named {name}: {known}")
+    listed = directives if isinstance(directives, list) else []
+    found = [_lower(directive).get("tls-client") for directive in listed]
+    return [_lower(client) for client in found if client is not None]
 
 
 def _lower(value: object) -> Mapping[str, Any]:

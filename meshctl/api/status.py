@@ -81,6 +81,11 @@ def newest_first(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [unit_id for _, unit_id in sorted(known, reverse=True)]
 
 
+def state_name(status: Mapping[str, Any]) -> str:
+    """Return the name of the state that a status tells; empty where it tells none."""
+    return str(status.get("StateName", ""))
+
+
 def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a status says of the node that the unit runs on; nothing for a local unit."""
     extra = status.get("ExtraData")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.commands.completion import nodes, units
 from meshctl.commands.exits import propagate_option, report_end
 from meshctl.commands.options import (
     Invocation,
@@ -27,8 +28,8 @@ UNKNOWN_COMMAND = "bad command"
 
 
 @click.command()
-@click.argument("unit_id")
-@click.option("--node", required=True, help="Node that has the unit.")
+@click.argument("unit_id", shell_complete=units())
+@click.option("--node", required=True, shell_complete=nodes, help="Node that has the unit.")
 @tls_client_option
 @click.option("--signwork", is_flag=True, help="Sign what is asked of the other node.")
 @click.option("--follow", "-f", is_flag=True, help="Write the results to stdout as they come.")

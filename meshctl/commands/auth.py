@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.commands.completion import nodes, parameters, services_of, units, work_types
 from meshctl.commands.grammar import StrictGroup
 from meshctl.commands.options import Invocation, json_option, pass_invocation, tls_client_option
-from meshctl.commands.params import collect_params
+from meshctl.commands.params import KNOWN, collect_params
 from meshctl.commands.units import find_unit
 from meshctl.render.output import ExitCode, Failure, print_json, print_line
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from meshctl.api.client import ControlClient
 
 ON_UNITS = ("results", "list", "status", "cancel", "release")
@@ -34,6 +37,25 @@ UNKNOWN_COMMAND = "Unknown command"
 """What a node answers that knows no such question, as receptor."""
 
 
+def _operands(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Complete what the verb is asked of; the words before are in WHAT."""
+    before: Sequence[str] = context.params.get("what") or ()
+    names: Sequence[str] = OPERANDS.get(str(context.params.get("verb")), ())
+    match "".join(names[len(before) :][:1]):
+        case "worktype":
+            return work_types(context, parameter, incomplete)
+        case "unitid":
+            return units()(context, parameter, incomplete)
+        case "node":
+            return nodes(context, parameter, incomplete)
+        case "service":
+            return services_of(context, before[0], incomplete)
+        case _:
+            return []
+
+
 @click.group(cls=StrictGroup)
 def auth() -> None:
     """Ask what you may do."""
@@ -41,9 +63,12 @@ def auth() -> None:
 
 @auth.command()
 @click.argument("verb", type=click.Choice(tuple(OPERANDS)), metavar="VERB")
-@click.argument("what", nargs=-1)
+@click.argument("what", nargs=-1, shell_complete=_operands)
 @click.option(
-    "--node", default="", help="Of submit and adopt: where the work is. Else: the node to ask."
+    "--node",
+    default="",
+    shell_complete=nodes,
+    help="Of submit and adopt: where the work is. Else: the node to ask.",
 )
 @tls_client_option
 @click.option("--signwork", is_flag=True, help="Of submit and adopt: sign what goes to --node.")
@@ -53,6 +78,7 @@ def auth() -> None:
     "params",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=parameters(KNOWN),
     help="Of submit: a further parameter; @FILE is a file's text, @@ a plain @.",
 )
 @json_option

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.api.status import ENDED
+from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.options import (
     ALL,
     Invocation,
@@ -37,7 +39,7 @@ remote_option = click.option(
 
 
 @click.command()
-@click.argument("unit_ids", nargs=-1)
+@click.argument("unit_ids", nargs=-1, shell_complete=units(only=UNDER_WAY))
 @json_option
 @pass_invocation_at
 def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> None:
@@ -49,7 +51,7 @@ def cancel(invocation: Invocation, unit_ids: tuple[str, ...], as_json: bool) -> 
 @click.option("--force", is_flag=True, help="Delete here even if the unit's node is unreachable.")
 @remote_option
 @selection_options
-@click.argument("unit_ids", nargs=-1)
+@click.argument("unit_ids", nargs=-1, shell_complete=units(first=ENDED))
 @json_option
 @pass_invocation_at
 def release(
@@ -74,7 +76,7 @@ def release(
 @click.command("force-release")
 @remote_option
 @selection_options
-@click.argument("unit_ids", nargs=-1)
+@click.argument("unit_ids", nargs=-1, shell_complete=units(first=ENDED))
 @json_option
 @pass_invocation_at
 def force_release(

@@ -26,7 +26,8 @@ class StrictGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options of the group itself."""
-        check_repeats(self, ctx, args)
+        if not ctx.resilient_parsing:
+            check_repeats(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -38,6 +39,9 @@ class StrictGroup(click.Group):
             click.UsageError: there is none, or an option is given twice.
         """
         name = args[0]
+        if ctx.resilient_parsing:
+            # At TAB the line is not whole, and not to be judged.
+            return super().resolve_command(ctx, args)
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             near = nearest_commands(ctx, name)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -69,30 +69,35 @@ def _instead(label: str, name: str, known: set[str]) -> str:
 def _nodes(status: Mapping[str, Any], node: str) -> Iterator[str]:
     del node  # all of them
     yield str(status.get("NodeID", ""))
-    yield from _table(status.get("RoutingTable"))
+    yield from as_table(status.get("RoutingTable"))
 
 
 def _services(status: Mapping[str, Any], node: str) -> Iterator[str]:
-    for advertisement in _advertisements(status, node):
+    for advertisement in advertisements(status, node):
         yield str(advertisement.get("Service", ""))
 
 
 def _types(status: Mapping[str, Any], node: str) -> Iterator[str]:
-    for advertisement in _advertisements(status, node):
+    for command in types_of(status, node):
+        yield str(command.get("WorkType", ""))
+
+
+def types_of(status: Mapping[str, Any], node: str) -> Iterator[Mapping[str, Any]]:
+    """Yield what a status says of each work type that a node has (empty: its own)."""
+    for advertisement in advertisements(status, node):
         commands = advertisement.get("WorkCommands")
-        for command in commands if isinstance(commands, list) else ():
-            yield str(_table(command).get("WorkType", ""))
+        yield from map(as_table, commands if isinstance(commands, list) else ())
 
 
-def _advertisements(status: Mapping[str, Any], node: str) -> Iterator[Mapping[str, Any]]:
+def advertisements(status: Mapping[str, Any], node: str) -> Iterator[Mapping[str, Any]]:
     """Yield what a node says that it has; its own node is ``localhost`` in any case, too."""
     own = status.get("NodeID")
-    advertisements = status.get("Advertisements")
-    for advertisement in advertisements if isinstance(advertisements, list) else ():
-        table = _table(advertisement)
+    listed = status.get("Advertisements")
+    for table in map(as_table, listed if isinstance(listed, list) else ()):
         if table.get("NodeID") == (own if node.lower() in {"", "localhost"} else node):
             yield table
 
 
-def _table(value: object) -> Mapping[str, Any]:
+def as_table(value: object) -> Mapping[str, Any]:
+    """Return a value that is a map; an empty one for any other."""
     return value if isinstance(value, dict) else {}

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from meshctl.commands.completion import labels as completed_labels
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Wanted = tuple[tuple[str, str | None], ...]
@@ -45,6 +47,7 @@ def label_option(command: Command) -> Command:
         multiple=True,
         metavar="NAME=VALUE",
         callback=_given,
+        shell_complete=completed_labels,
         help="A label of the unit, by which list finds it; may be repeated.",
     )(command)
 
@@ -57,6 +60,7 @@ def wanted_labels_option(command: Command) -> Command:
         multiple=True,
         metavar="NAME[=VALUE]",
         callback=_wanted,
+        shell_complete=completed_labels,
         help="Only units with this label; with several options, those that have all.",
     )(command)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.status import ENDED, STATES, moment, newest_first, work_type
+from meshctl.api.status import ENDED, STATES, moment, newest_first, state_name, work_type
+from meshctl.commands.completion import nodes, types_of_units
 from meshctl.commands.labels import Wanted, has_labels, wanted_labels_option
 from meshctl.render.output import Failure, print_warning
 
@@ -65,6 +66,10 @@ class Invocation:
         )
         return ControlClient(self.socket, tls=tls, node=self.node, tls_client=self.node_tls_client)
 
+    def at(self, node: str, tls_client: str) -> "Invocation":
+        """Return the same with another node to be asked, and the tls-client for the way there."""
+        return replace(self, node=node, node_tls_client=tls_client)
+
     def shell_command(self, *words: str) -> str:
         """Return the line that a person can paste to run ``meshctl`` on the same node."""
         import shlex  # noqa: PLC0415 - rarely needed
@@ -96,15 +101,19 @@ tls_client_option = click.option(
 def pass_invocation_at(command: Callable[..., None]) -> Callable[..., None]:
     """As ``pass_invocation``, with the options that choose the node whose units are meant."""
 
-    @click.option("--node", default="", help="Node whose units are meant; default: the local one.")
+    @click.option(
+        "--node",
+        default="",
+        shell_complete=nodes,
+        help="Node whose units are meant; default: the local one.",
+    )
     @tls_client_option
     @pass_invocation
     @wraps(command)
     def at_node(
         invocation: Invocation, /, *args: Any, node: str, tls_client: str, **kwargs: Any
     ) -> None:
-        there = replace(invocation, node=node, node_tls_client=tls_client)
-        return command(there, *args, **kwargs)
+        return command(invocation.at(node, tls_client), *args, **kwargs)
 
     return at_node
 
@@ -153,7 +162,7 @@ class Selection:
         ended = {
             unit: status
             for unit, status in units.items()
-            if status["StateName"] in states and has_labels(status, self.labels)
+            if state_name(status) in states and has_labels(status, self.labels)
         }
         if self.older_than is None:
             return list(ended)
@@ -255,7 +264,7 @@ class UnitFilter:
         chosen = {
             unit: status
             for unit, status in units.items()
-            if (not self.states or status.get("StateName") in self.states)
+            if (not self.states or state_name(status) in self.states)
             and (not self.types or work_type(status) in self.types)
             and has_labels(status, self.labels)
         }
@@ -303,6 +312,7 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
                 "types",
                 multiple=True,
                 metavar="WORKTYPE",
+                shell_complete=types_of_units,
                 help="Only units of this work type; may be repeated.",
             ),
             click.option("--since", type=Age(), help="Only units made in the last, e.g., 2h."),

@@ -8,6 +8,7 @@ import click
 
 from meshctl.api.errors import CommandRefused
 from meshctl.api.status import UNFINISHED
+from meshctl.commands.completion import units
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
 from meshctl.commands.following import AWAY, Following, tell_away
 from meshctl.commands.options import Invocation, pass_invocation_at
@@ -38,7 +39,7 @@ lines, and never much memory."""
 
 
 @click.command(short_help="Write a unit's stdout as it comes.", epilog=EPILOG)
-@click.argument("unit_id")
+@click.argument("unit_id", shell_complete=units())
 @click.option(
     "--startpos",
     "--from",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.ending import end_unit
 from meshctl.commands.exits import EPILOG, end_in_words, ending, gravest, propagate_option
 from meshctl.commands.options import Invocation, pass_invocation_at
@@ -23,7 +24,7 @@ CANCELED = "cancelled"
 
 
 @click.command(short_help="End units; show their output and ends.", epilog=EPILOG)
-@click.argument("unit_ids", nargs=-1, required=True)
+@click.argument("unit_ids", nargs=-1, required=True, shell_complete=units(first=UNDER_WAY))
 @click.option("--rm", is_flag=True, help="Release each unit once its output is written.")
 @propagate_option
 @click.option("--json", "as_json", is_flag=True, help="The final statuses as JSON on stderr.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
+from meshctl.commands.completion import files, nodes, parameters, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
 from meshctl.commands.labels import label_option
@@ -19,7 +20,7 @@ from meshctl.commands.options import (
     pass_invocation,
     tls_client_option,
 )
-from meshctl.commands.params import collect_params, warn_of_unknown
+from meshctl.commands.params import KNOWN, collect_params, warn_of_unknown
 from meshctl.commands.results import deliver, how_it_goes_on
 from meshctl.commands.wait import wait_for_end
 from meshctl.commands.waiting import waits_told
@@ -123,9 +124,16 @@ def _stdin() -> BinaryIO:
 
 
 @click.command(short_help="Start a unit of work.", epilog=EPILOG)
-@click.argument("worktype")
-@click.option("--node", default="", help="Node to run the work; default: the local one.")
-@click.option("--payload", "-p", help="File with the unit's stdin; - for ours.")
+@click.argument("worktype", shell_complete=work_types)
+@click.option(
+    "--node",
+    default="",
+    shell_complete=nodes,
+    help="Node to run the work; default: the local one.",
+)
+@click.option(
+    "--payload", "-p", shell_complete=files, help="File with the unit's stdin; - for ours."
+)
 @click.option("--payload-literal", "-l", help="A line that is the unit's stdin.")
 @click.option("--no-payload", "-n", is_flag=True, help="Give the unit an empty stdin.")
 @tls_client_option
@@ -140,6 +148,7 @@ def _stdin() -> BinaryIO:
     "params",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=parameters(KNOWN),
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
 @label_option

@@ -2,19 +2,26 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshctl.api.errors import CannotReach, ControlError
+from meshctl.commands.completion import offered
 from meshctl.commands.exits import code_of
 from meshctl.commands.grammar import StrictGroup, unknown_option
 from meshctl.commands.hints import hint
 from meshctl.commands.options import Invocation
 from meshctl.render.output import ExitCode, Failure, discard_stdout, print_error, sentence
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
+
+TEXTS = ("socket", "config", "tls_client", "rootcas", "key", "cert")
+"""The global options whose values are texts."""
 
 
 class MeshctlGroup(StrictGroup):
@@ -91,7 +98,23 @@ class MeshctlGroup(StrictGroup):
                 if following not in BOOLEAN_WORDS:
                     args = [*args[:i], "--insecureskipverify=true", *args[i + 1 :]]
                 break
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:
+            # At TAB no command runs that would make it: whom to ask stands in the options so far.
+            options = {field: ctx.params.get(field) or "" for field in TEXTS}
+            insecure = bool(ctx.params.get("insecureskipverify"))
+            ctx.obj = Invocation(**options, insecureskipverify=insecure)
+        return rest
+
+
+def value_or_command(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Complete what follows --insecureskipverify: a value, or the command where there is none."""
+    return [
+        *offered((("true", ""), ("false", "")), incomplete),
+        *ctx.command.shell_complete(ctx, incomplete),
+    ]
 
 
 def _instead(ctx: click.Context, error: ControlError) -> str:

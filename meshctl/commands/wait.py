@@ -16,6 +16,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
+from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.exits import EPILOG, code_of, ending, gravest, propagate_option, report_end
 from meshctl.commands.following import tell_away
 from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
@@ -38,7 +39,7 @@ Status = dict[str, Any]
 
 
 @click.command(short_help="Wait until units have ended.", epilog=EPILOG)
-@click.argument("unit_ids", nargs=-1, required=True)
+@click.argument("unit_ids", nargs=-1, required=True, shell_complete=units(first=UNDER_WAY))
 @click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
 @propagate_option
 @json_option

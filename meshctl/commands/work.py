@@ -3,6 +3,7 @@
 import click
 
 from meshctl.commands.adopt import adopt
+from meshctl.commands.completion import units
 from meshctl.commands.ending import cancel, force_release, release
 from meshctl.commands.grammar import StrictGroup
 from meshctl.commands.options import (
@@ -39,7 +40,7 @@ for command in (submit, adopt, wait, results, stop, cancel, release, force_relea
 
 @work.command("list")
 @click.option("--quiet", "-q", is_flag=True, help="Only the unit IDs.")
-@click.option("--unit_id", "--unit-id", default="", help="Only this unit.")
+@click.option("--unit_id", "--unit-id", default="", shell_complete=units(), help="Only this unit.")
 @filter_options
 @click.option("--table", "as_table", is_flag=True, help="A table also where it is no terminal.")
 @json_option
@@ -71,7 +72,7 @@ def list_units(
 
 
 @work.command("status")
-@click.argument("unit_id")
+@click.argument("unit_id", shell_complete=units())
 @click.option("--watch", "-w", is_flag=True, help="A line for each change, until the unit's end.")
 @json_option
 @pass_invocation_at

@@ -42,8 +42,12 @@ def every_leaf(group, path=()):
             yield (*path, name), command
 
 
-@pytest.mark.parametrize(("path", "command"), list(every_leaf(cli)), ids=str)
-def test_every_command_tells_wrong_usage_from_a_node_that_is_not_there(path, command):
+@pytest.mark.parametrize(
+    ("path", "command"), [leaf for leaf in every_leaf(cli) if leaf[0] != ("completion",)], ids=str
+)
+def test_every_command_that_asks_a_node_tells_wrong_usage_from_a_node_that_is_not_there(
+    path, command
+):
     arguments = ["x" for p in command.params if p.param_type_name == "argument" and p.nargs == 1]
     needed = {
         "submit": ["cat", "-n"],
