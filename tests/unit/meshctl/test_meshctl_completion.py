@@ -47,7 +47,7 @@ def values(offered):
 
 
 def test_commands_and_options_are_offered_without_a_node(values, offered):
-    assert values("meshctl work st") == ["status"]
+    assert values("meshctl work stat") == ["status"]
     assert {"status", "ping", "work", "completion"} <= set(values("meshctl "))
     assert ("plain", "--unit-id", "Only this unit.") in offered("meshctl work list --u")
     assert "--socket" in values("meshctl --so")
@@ -301,7 +301,7 @@ def test_a_description_is_one_line_whatever_a_node_says(offered, node):
 
 
 def test_assignments_before_the_command_are_no_words_of_it(values):
-    assert values("A=1 _b=x meshctl work st") == ["status"]
+    assert values("A=1 _b=x meshctl work stat") == ["status"]
 
 
 @pytest.mark.parametrize("shell", shells.SHELLS)
