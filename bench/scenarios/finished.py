@@ -49,7 +49,7 @@ def run(options: Options) -> Report:
         with World(daemon) as world:
             fill(world.place / "data" / "full", units)
             empty, full = world.node("empty"), world.node("full")
-            listing = _Listing(full)
+            listing = Listing(full)
             yield (
                 world,
                 {
@@ -109,7 +109,7 @@ def settled(node: Node) -> int:
     return resident(node.process.pid)
 
 
-class _Listing:
+class Listing:
     """``work list``, and the part of it that every node has to do."""
 
     def __init__(self, node: Node) -> None:

@@ -110,7 +110,7 @@ class Unit:
 
     def stdout_size(self) -> int:
         """Return the bytes of stdout at this moment."""
-        if self.is_final:
+        if self.is_final or self.place is not None:
             return self.status.stdout_size
         return self._store.stdout_size(self.unit_id)
 
