@@ -289,9 +289,9 @@ cli.add_command(completion)
 def main() -> None:
     """Entry point of the ``meshctl`` script."""
     if instruction := os.environ.get(COMPLETE):
-        from meshctl.shells import answer  # noqa: PLC0415 - only a shell at TAB needs it
+        from meshctl.shells import answer, of_click  # noqa: PLC0415 - only a shell at TAB needs it
 
-        sys.exit(answer(instruction, "meshctl", cli))
+        sys.exit(answer(instruction, "meshctl", of_click(cli, "meshctl")))
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal without "µ" gets "\xb5": a name or a duration is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -14,11 +14,12 @@ are ``plain``; ``part``, which no blank follows; ``file`` and ``dir``, which the
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import ClassVar
 
 import click
-from click.shell_completion import ShellComplete, split_arg_string
+from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
 SHELLS = ("bash", "zsh", "fish")
 """Shells that there is a script for."""
@@ -36,6 +37,10 @@ _SPECIAL_IN_QUOTES = re.compile(r'["$`\\]')
 """A character that means something between double quotes."""
 
 
+Find = Callable[[list[str], str], Iterable[CompletionItem]]
+"""Finds what can go on a word: given the words before it, and what is typed of it."""
+
+
 def completion_variable(program: str) -> str:
     """Return the name of the variable by which a script asks a program for completions."""
     return f"_{program.upper()}_COMPLETE"
@@ -43,36 +48,42 @@ def completion_variable(program: str) -> str:
 
 def script(program: str, shell: str) -> str:
     """Return what a shell has to evaluate, once a session, to complete a program's arguments."""
-    return _CLASSES[shell](
-        click.Command(program), {}, program, completion_variable(program)
-    ).source()
+    names = {"prog_name": program, "complete_var": completion_variable(program)}
+    return _SHELLS[shell].script % names
 
 
-class Completion(ShellComplete):
-    """What the three shells have in common."""
+def of_click(cli: click.Command, program: str) -> Find:
+    """Return what finds completions for a command line of click's."""
+    return ShellComplete(cli, {}, program, completion_variable(program)).get_completions
 
-    def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the one at the cursor, and that one as far as it is typed."""
-        words = split_arg_string(os.environ.get("COMP_LINE", "") + CURSOR)
-        while words and _ASSIGNMENT.fullmatch(words[0]):
-            del words[0]
-        *before, last = words[1:] or [CURSOR]
-        return before, last.removesuffix(CURSOR)
 
-    def complete(self) -> str:
-        """Return the lines for the script; of values only those that a line has room for."""
-        args, incomplete = self.get_completion_args()
+def words_of(line: str) -> tuple[list[str], str]:
+    """Return the words of a line behind the command's, and the last one as far as it is typed."""
+    words = split_arg_string(line + CURSOR)
+    while words and _ASSIGNMENT.fullmatch(words[0]):
+        del words[0]
+    *before, last = words[1:] or [CURSOR]
+    return before, last.removesuffix(CURSOR)
+
+
+class Shell:
+    """What the three shells have in common: what the lines for their scripts say."""
+
+    script: ClassVar[str]
+
+    def lines(self, line: str, find: Find) -> Iterator[str]:
+        """Yield the lines that answer for a command line; of values those that have room in one."""
+        before, incomplete = words_of(line)
         # What precedes a value in its word: the shell replaces the whole word.
         option, equals, _ = incomplete.partition("=")
         ahead = option + equals if equals and option.startswith("-") else ""
-        lines = []
-        for item in self.get_completions(args, incomplete):
-            before = ahead + str(item.before or "")
+        for item in find(before, incomplete):
+            start = ahead + str(item.before or "")
+            value = start + str(item.value)
             if item.type in {"file", "dir"}:
-                lines.append(self.path_line(item.type, before, incomplete[len(before) :]))
-            elif (before + str(item.value)).isprintable():
-                lines += self.value_line(before + str(item.value), item.help or "", incomplete)
-        return "\n".join(lines)
+                yield self.path_line(item.type, start, incomplete[len(start) :])
+            elif value.isprintable():
+                yield from self.value_line(value, item.help or "", incomplete)
 
     def path_line(self, kind: str, before: str, path: str) -> str:
         """Return the line that has the shell complete the path behind ``before`` in its word."""
@@ -112,15 +123,10 @@ complete -o nosort -F _%(prog_name)s_completion %(prog_name)s 2>/dev/null ||
 """Before bash 4.4 there is no ``nosort``."""
 
 
-class Bash(Completion):
+class Bash(Shell):
     """Bash: shows no descriptions, breaks words, and inserts values as they are given."""
 
-    name: ClassVar[str] = "bash"
-    source_template: ClassVar[str] = _BASH
-
-    def source(self) -> str:
-        """Return the script, without click's look at the version of the bash in PATH."""
-        return self.source_template % self.source_vars()
+    script: ClassVar[str] = _BASH
 
     def path_line(self, kind: str, before: str, path: str) -> str:
         """Bash knows of the breaks itself."""
@@ -178,11 +184,10 @@ fi
 """A file of fpath is run when it is first needed; an eval registers the function for later."""
 
 
-class Zsh(Completion):
+class Zsh(Shell):
     """Zsh: shows descriptions, and quotes what it inserts."""
 
-    name: ClassVar[str] = "zsh"
-    source_template: ClassVar[str] = _ZSH
+    script: ClassVar[str] = _ZSH
 
     def path_line(self, kind: str, before: str, path: str) -> str:
         """Say what of the word is no part of the path."""
@@ -211,39 +216,36 @@ complete --no-files --keep-order --command %(prog_name)s --arguments '(_%(prog_n
 """
 
 
-class Fish(Completion):
+class Fish(Shell):
     """Fish: shows descriptions, and quotes what it inserts."""
 
-    name: ClassVar[str] = "fish"
-    source_template: ClassVar[str] = _FISH
+    script: ClassVar[str] = _FISH
 
     def path_line(self, kind: str, before: str, path: str) -> str:
         """Say what path is to be completed, and what stands before it in the word."""
         return f"{kind}\t{path}\t{before}"
 
 
-_CLASSES: Mapping[str, type[Completion]] = {"bash": Bash, "zsh": Zsh, "fish": Fish}
+_SHELLS: Mapping[str, Shell] = {"bash": Bash(), "zsh": Zsh(), "fish": Fish()}
 
 
-def answer(instruction: str, program: str, cli: click.Command) -> int:
+def answer(instruction: str, program: str, find: Find) -> int:
     """Write what the script of a shell asks for to standard output; return the exit code.
 
     Args:
-        instruction: The value of the variable: ``bash_complete``, or click's ``bash_source``.
+        instruction: The value of the variable: ``bash_complete``, or ``bash_source``, by which
+            programs with click give the script.
         program: The name of the program.
-        cli: What its arguments may be.
+        find: Finds what its arguments may be.
     """
     shell, _, action = instruction.partition("_")
-    if shell not in _CLASSES or action not in {"complete", "source"}:
+    if shell not in _SHELLS or action not in {"complete", "source"}:
         return 1
-    if action == "source":
-        text = script(program, shell)
-    else:
-        completion = _CLASSES[shell](cli, {}, program, completion_variable(program))
-        try:
-            text = completion.complete()
-        except click.ClickException:
-            text = ""  # what stands before the cursor is wrong: there is nothing to go on with
+    text = script(program, shell) if action == "source" else ""
+    if action == "complete":
+        # What stands before the cursor may be wrong: there is nothing to go on with then.
+        with suppress(click.ClickException):
+            text = "\n".join(_SHELLS[shell].lines(os.environ.get("COMP_LINE", ""), find))
     # In bytes: words of the command line come along, and need be no text.
     sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
     sys.stdout.buffer.flush()

@@ -58,6 +58,7 @@ usage: meshnode -c FILE [--DIRECTIVE [PARAMETER=VALUE ...] ...]
        meshnode check [--convert] FILE
        meshnode check --may 'WHO VERB [WHAT ...]' FILE
        meshnode cert COMMAND [OPTIONS]
+       meshnode completion bash|zsh|fish
        meshnode --help [DIRECTIVE]
        meshnode --version
 
@@ -86,7 +87,7 @@ Exit codes: 0 stopped as asked; 1 the node failed, or a port, socket or datadir
 is in use, or check --may found what may not be done; 2 wrong configuration.
 """
 
-COMMANDS = ("check", "cert", "help", "version")
+COMMANDS = ("check", "cert", "help", "completion", "version")
 """The first words that are no options."""
 
 CONVERT = "--convert"
@@ -120,6 +121,8 @@ def _dispatch(arguments: list[str]) -> int:
         )
     if arguments[0] == "cert":
         return _cert(arguments[1:])
+    if arguments[0] == "completion":
+        return _completion(arguments[1:])
     if HELP_WORDS.intersection(arguments) or arguments[0] == "help":
         return _help(arguments)
     if "--version" in arguments or arguments == ["version"]:
@@ -142,6 +145,20 @@ def _cert(arguments: list[str]) -> int:
     from meshnode.certs import commands  # noqa: PLC0415
 
     return commands.run(arguments, _say, _warn)
+
+
+def _completion(arguments: list[str]) -> int:
+    # Imported here: nothing else needs it.
+    from meshctl.shells import SHELLS, script  # noqa: PLC0415
+    from meshnode.completion import HELP, PROGRAM  # noqa: PLC0415
+
+    if HELP_WORDS.intersection(arguments):
+        _say(HELP.rstrip())
+        return ExitCode.OK
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        raise ConfigError(f"{COMMAND_LINE}: completion: takes one of {', '.join(SHELLS)}")
+    _say(script(PROGRAM, arguments[0]).rstrip())
+    return ExitCode.OK
 
 
 def _make_certificates(errands: "Sequence[CertDirective]") -> int:
@@ -248,6 +265,8 @@ def _help(arguments: list[str]) -> int:
     words = words[1:] if words[:1] == ["help"] else words
     if words[:1] == ["cert"]:
         return _cert([*words[1:], "--help"])
+    if words[:1] == ["completion"]:
+        return _completion(["--help"])
     topics = [cls.INFO for cls in all_directives() if cls.INFO.name in words]
     if topics:
         _say("\n\n".join(directive_help(info) for info in topics))

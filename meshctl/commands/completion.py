@@ -254,10 +254,12 @@ def completion(shell: str, as_json: bool) -> None:
       ~/.config/fish/config.fish  meshctl completion fish | source
 
     \b
-    For all users, as a file that a shell reads when it is needed:
+    For all users, as a file that a shell reads when it is needed (Debian's package has them):
       /usr/share/bash-completion/completions/meshctl   with the package bash-completion
       /usr/share/zsh/vendor-completions/_meshctl       on Debian; else a directory of zsh's fpath
       /usr/share/fish/vendor_completions.d/meshctl.fish
+
+    The same for meshnode: meshnode completion bash|zsh|fish.
     """
     del as_json
     from meshctl.shells import script  # noqa: PLC0415 - no other command needs it

@@ -3,7 +3,7 @@
 import datetime
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 import yaml
@@ -13,6 +13,9 @@ from meshnode.certs.outputs import Writer
 from meshnode.config.cert_directives import BITS, COMMON_NAME, DNS_NAME, IP_ADDRESS, MOMENT, NODE_ID
 from meshnode.config.kinds import STANDARD, Kind, path, whole
 from meshnode.config.names import Wrong
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +54,14 @@ class Of(click.ParamType):
             return self._kind.read(yaml.ScalarNode(STANDARD + "str", value))
         except Wrong as wrong:
             self.fail(str(wrong), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        """Have a shell at TAB complete what is a file."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
+
+        return [CompletionItem("", type=self._kind.on_disk)] if self._kind.on_disk else []
 
 
 FILE = Of(path("file"), "FILE")

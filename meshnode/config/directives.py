@@ -243,7 +243,7 @@ class ControlService(Directive):
         default="control",
     )
     filename: str = parameter(
-        text("path of at most 107 bytes", names.check_socket_path),
+        text("path of at most 107 bytes", names.check_socket_path, on_disk="file"),
         "unix socket to listen on as well",
         default="",
         default_text="none",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import durationpy
 import yaml
@@ -63,6 +63,9 @@ class WrongPart(Wrong):
         self.node = node
 
 
+OnDisk = Literal["", "file", "dir"]
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
     """One kind of value.
@@ -72,12 +75,18 @@ class Kind(Generic[T]):
         read: makes the typed value of a node; raises Wrong.
         show: writes a default as a user would write the value.
         repeatable: whether an argument may be given several times to name several.
+        words: all values that there are, where those are few.
+        on_disk: ``file`` or ``dir`` where the value is the path of one.
+        refers_to: the directive whose name the value is.
     """
 
     label: str
     read: Callable[[yaml.Node], T]
     show: Callable[[T], str] = str
     repeatable: bool = False
+    words: tuple[str, ...] = ()
+    on_disk: OnDisk = ""
+    refers_to: str = ""
 
 
 def scalar_text(node: yaml.Node, label: str) -> str:
@@ -101,7 +110,13 @@ def _joined(pair: re.Match[str]) -> str:
     return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
-def text(label: str = "text", check: Callable[[str], str] = str, *, least: int = 0) -> Kind[str]:
+def text(
+    label: str = "text",
+    check: Callable[[str], str] = str,
+    *,
+    least: int = 0,
+    on_disk: OnDisk = "",
+) -> Kind[str]:
     """Text of at least ``least`` characters that passes ``check``, without NUL bytes."""
 
     def read(node: yaml.Node) -> str:
@@ -112,7 +127,7 @@ def text(label: str = "text", check: Callable[[str], str] = str, *, least: int =
             raise Wrong("has a NUL character, which no program can be given")
         return check(value)
 
-    return Kind(label, read)
+    return Kind(label, read, on_disk=on_disk)
 
 
 def node_id() -> Kind[str]:
@@ -123,7 +138,8 @@ def node_id() -> Kind[str]:
 def path(label: str = "directory") -> Kind[Path]:
     """A path; relative ones are relative to where the node is started, ``~`` is a user's home."""
     inner = text(label, expand_path, least=1)
-    return Kind(label, lambda node: Path(inner.read(node)))
+    on_disk: OnDisk = "dir" if label == "directory" else "file"
+    return Kind(label, lambda node: Path(inner.read(node)), on_disk=on_disk)
 
 
 def whole(least: int, most: int) -> Kind[int]:
@@ -169,7 +185,7 @@ def boolean() -> Kind[bool]:
             raise Wrong(f"{quote(value)} is neither true nor false")
         return value.lower() in TRUE
 
-    return Kind(label, read, lambda value: str(value).lower())
+    return Kind(label, read, lambda value: str(value).lower(), words=("true", "false"))
 
 
 def choice(names: Sequence[str]) -> Kind[str]:
@@ -182,7 +198,7 @@ def choice(names: Sequence[str]) -> Kind[str]:
             raise Wrong(f"{quote(value)} is not {label}")
         return value.lower()
 
-    return Kind(label, read)
+    return Kind(label, read, words=tuple(names))
 
 
 def duration(least: float, least_text: str) -> Kind[float]:
@@ -274,7 +290,7 @@ def list_of(item: Kind[str], label: str) -> Kind[tuple[str, ...]]:
             raise Wrong("is an empty list; leave the parameter out instead")
         return tuple(read_part(item, part) for part in parts)
 
-    return Kind(label, read, ", ".join, repeatable=True)
+    return Kind(label, read, ", ".join, repeatable=True, words=item.words, on_disk=item.on_disk)
 
 
 def map_of(key: Kind[str], value: Kind[T], label: str) -> Kind[Mapping[str, T]]:

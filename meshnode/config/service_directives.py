@@ -104,7 +104,7 @@ BIND_ADDRESS = text("IP address or host name", names.check_bind_address)
 NODE = text("node ID", _checked_remote)
 SERVICE = text("service name of at most 8 bytes", names.check_service)
 ADDRESS = parsed(names.parse_address, "host:port")
-SOCKET_PATH = text("path of at most 107 bytes", _checked_filename)
+SOCKET_PATH = text("path of at most 107 bytes", _checked_filename, on_disk="file")
 
 
 class ServiceDirective(Directive):

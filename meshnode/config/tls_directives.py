@@ -50,8 +50,9 @@ PINS = list_of(
 )
 
 
-def _reference(label: str) -> Kind[str]:
+def _reference(directive: str) -> Kind[str]:
     """The name of a TLS directive; an empty one, as templates leave it, is none."""
+    label = f"name of a {directive}"
     inner = text(label, _check_name)
 
     def read(node: yaml.Node) -> str:
@@ -59,11 +60,11 @@ def _reference(label: str) -> Kind[str]:
             return ""
         return inner.read(node)
 
-    return Kind(label, read)
+    return Kind(label, read, refers_to=directive)
 
 
-SERVER_NAME: Final = _reference("name of a tls-server")
-CLIENT_NAME: Final = _reference("name of a tls-client")
+SERVER_NAME: Final = _reference("tls-server")
+CLIENT_NAME: Final = _reference("tls-client")
 """The kinds of parameters that name a TLS directive: each such name is checked."""
 
 
@@ -76,7 +77,7 @@ def optional_file() -> Kind[Path | None]:
             return None
         return inner.read(node)
 
-    return Kind("file", read)
+    return Kind("file", read, on_disk=inner.on_disk)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

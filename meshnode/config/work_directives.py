@@ -90,7 +90,7 @@ class WorkDirective(Directive):
         default=False,
     )
     cwd: str = parameter(
-        text("absolute path", names.check_absolute),
+        text("absolute path", names.check_absolute, on_disk="dir"),
         "directory that it starts in",
         default="",
         default_text="the node's own",
@@ -132,7 +132,9 @@ class WorkDirective(Directive):
 class WorkCommand(WorkDirective):
     """A command that clients may run, and its first arguments."""
 
-    command: str = parameter(text(least=1), "program to run, by path or as found in PATH")
+    command: str = parameter(
+        text(least=1, on_disk="file"), "program to run, by path or as found in PATH"
+    )
     params: tuple[str, ...] = parameter(
         shell_words(), "its arguments; no shell runs them", default=(), default_text="none"
     )
@@ -194,10 +196,13 @@ class WorkKubernetes(Directive):
         default="incluster",
     )
     kubeconfig: str = parameter(
-        text("file"), "file of access data", default="", default_text="none"
+        text("file", on_disk="file"), "file of access data", default="", default_text="none"
     )
     pod: str = parameter(
-        text("file"), "file of a pod's definition, as JSON or YAML", default="", default_text="none"
+        text("file", on_disk="file"),
+        "file of a pod's definition, as JSON or YAML",
+        default="",
+        default_text="none",
     )
     allowruntimeauth: bool = parameter(boolean(), "let clients give access data", default=False)
     allowruntimecommand: bool = parameter(

@@ -15,6 +15,8 @@ from meshctl import shells
 from meshctl.cli import cli
 from meshctl.commands import completion
 
+FIND = shells.of_click(cli, "meshctl")
+
 KINDS = {"plain", "part", "file", "dir"}
 
 
@@ -26,7 +28,7 @@ def offered(node, monkeypatch, capsysbinary):
         monkeypatch.setenv("COMP_LINE", line)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert shells.answer(f"{shell}_complete", "meshctl", cli) == 0
+        assert shells.answer(f"{shell}_complete", "meshctl", FIND) == 0
         out, err = capsysbinary.readouterr()
         assert err == b""
         rows = [line.split("\t") for line in out.decode().splitlines() if line]
@@ -309,9 +311,9 @@ def test_the_command_prints_the_script_and_so_does_clicks_own_way(meshctl, capsy
     printed = meshctl("completion", shell).stdout
     assert "meshctl" in printed
     assert f"_MESHCTL_COMPLETE={shell}_complete" in printed
-    assert shells.answer(f"{shell}_source", "meshctl", cli) == 0
+    assert shells.answer(f"{shell}_source", "meshctl", FIND) == 0
     assert capsysbinary.readouterr().out.decode().strip() == printed.strip()
-    assert shells.answer("tcsh_complete", "meshctl", cli) == 1
+    assert shells.answer("tcsh_complete", "meshctl", FIND) == 1
 
 
 def leaves(command, path=()):
