@@ -111,7 +111,7 @@ class ConfiguredWork:
             remember=config.node.remember_submissions,
         )
         self.units.quotas.bounds = make_bounds(config)
-        self.units.set_queue(make_queue_bounds(config))
+        self.units.queue.bounds = make_queue_bounds(config)
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -167,7 +167,7 @@ class ConfiguredWork:
         differences.append(self._tell("bounds", self.units.quotas.bounds, change.bounds))
         self.units.quotas.bounds = change.bounds
         differences.append(self._tell("queue", self.units.queue.bounds, change.queue))
-        self.units.set_queue(change.queue)
+        self.units.queue.bounds = change.queue
         return any(differences) | self._use_keys(change.signatures)
 
     def _use_keys(self, keys: Signatures) -> bool:

@@ -52,7 +52,7 @@ from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Payload
 from meshnode.work.units.journal import Journal
 from meshnode.work.units.planning import Planner
-from meshnode.work.units.queue import QueueBounds, RunQueue
+from meshnode.work.units.queue import RunQueue
 from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.results import SendFile, stream_results
@@ -121,7 +121,7 @@ class UnitManager:
         """What is known of submissions, of units that are gone as well."""
         self._admission = trio.Lock()
         self._tasks = UnitTasks(self._drive, lambda unit: self._runner(unit).abandon(unit))
-        self.queue = RunQueue(self._units, self._begin_next)
+        self.queue = RunQueue(self._begin_next)
         """Has units wait until others have ended, where the configuration bounds how many run."""
         self.ender = UnitEnder(
             store,
@@ -276,10 +276,6 @@ class UnitManager:
     async def start(self, unit: Unit, payload: Payload) -> bool:
         """Take in a unit's payload and start it; see :meth:`.starting.UnitStarter.start`."""
         return await self._starter.start(unit, payload)
-
-    def set_queue(self, bounds: QueueBounds) -> None:
-        """Have at most so many units run at once from now on; what runs goes on."""
-        self.queue.set_bounds(bounds, lambda unit: not unit.is_final and self._tasks.has(unit))
 
     def _begin_next(self, unit: Unit) -> None:
         """Start a unit whose turn has come, unless the node is ending."""

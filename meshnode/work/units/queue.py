@@ -5,8 +5,7 @@ all types (``maxrunning``). What is beyond that waits as Pending, by priority, a
 first served. A unit that waits has no task, no process and no thread: it costs what a finished one
 does. Units on other nodes wait there, and are not counted here.
 
-A place is a unit's from its start until it is final or released. Nothing is counted on a node
-without such bounds.
+A place is a unit's from its start until it is final or released.
 """
 
 from bisect import bisect_left
@@ -39,10 +38,6 @@ class QueueBounds:
     running: int | None = None
     by_type: Mapping[str, int] = field(default_factory=dict)
 
-    def concern(self, work_type: str) -> bool:
-        """Whether units of a type may have to wait."""
-        return self.running is not None or work_type in self.by_type
-
 
 Rank = tuple[int, str, int]
 """What sorts units that wait: priority, highest first; creation; and of equals, arrival."""
@@ -73,14 +68,13 @@ class _Entry:
 
 
 class RunQueue:
-    """Decides which units may run. ``units`` is what there is, ``begin`` starts one that waited.
+    """Decides which units may run; ``begin`` starts one that has waited.
 
     It is closed at first: what is taken over from the last run comes in no order, so nothing that
     waits is started before all of it is known.
     """
 
-    def __init__(self, units: Mapping[str, Unit], begin: Callable[[Unit], object]) -> None:
-        self._units = units
+    def __init__(self, begin: Callable[[Unit], object]) -> None:
         self._begin = begin
         self._bounds = QueueBounds()
         self._entries: dict[str, _Entry] = {}
@@ -89,6 +83,8 @@ class RunQueue:
         self._running: Counter[str] = Counter()
         """Places that are taken, by type."""
         self._all_running = 0
+        self._queued: Counter[str] = Counter()
+        """Units that wait, by type."""
         self._arrivals = count()
         self._is_open = False
         self._order: _Order | None = None
@@ -97,19 +93,13 @@ class RunQueue:
 
     @property
     def bounds(self) -> QueueBounds:
-        """How many may run at once."""
+        """How many may run at once; what runs goes on, also beyond new bounds."""
         return self._bounds
 
-    def set_bounds(self, bounds: QueueBounds, runs: Callable[[Unit], bool]) -> None:
-        """Keep to these bounds from now on; ``runs`` says whether a unit is being run here.
-
-        What runs goes on, also beyond the bounds.
-        """
+    @bounds.setter
+    def bounds(self, bounds: QueueBounds) -> None:
         self._bounds = bounds
-        for unit in self._units.values():
-            name = unit.status.work_type
-            if bounds.concern(name) and unit.unit_id not in self._entries and runs(unit):
-                self._add(unit, waits=False)
+        self._note_change()
         self._start_next()
 
     def open(self) -> None:
@@ -121,10 +111,14 @@ class RunQueue:
 
     def would_wait(self, unit: Unit) -> bool:
         """Whether a unit that comes now has to wait."""
-        name = unit.status.work_type
-        if unit.status.remote is not None or not self._bounds.concern(name):
+        if unit.status.remote is not None or not self._may_bound(unit):
             return False
-        return not (self._is_open and self._has_room(name)) or self._is_outdone(unit)
+        is_free = self._is_open and self._has_room(unit.status.work_type)
+        return not is_free or self._is_outdone(unit)
+
+    def _may_bound(self, unit: Unit) -> bool:
+        bounds = self._bounds
+        return bounds.running is not None or unit.status.work_type in bounds.by_type
 
     def _is_outdone(self, unit: Unit) -> bool:
         """Whether one of its type waits that goes first."""
@@ -137,8 +131,7 @@ class RunQueue:
         One that ``has_started`` has its place, whatever the bounds say. ``begin`` is called for a
         unit that waited when its turn comes.
         """
-        name = unit.status.work_type
-        if unit.status.remote is not None or not self._bounds.concern(name):
+        if unit.status.remote is not None:
             return True
         known = self._entries.get(unit.unit_id)
         if known is not None:
@@ -156,6 +149,7 @@ class RunQueue:
         if waits:
             heappush(self._waiting.setdefault(name, []), entry)
             unit.place = entry.words
+            self._queued[name] += 1
             self._note_change()
         else:
             self._take_place(name)
@@ -176,9 +170,7 @@ class RunQueue:
         unit.remove_listener(entry.changed)
         name = unit.status.work_type
         if entry.waits:
-            entry.waits = False
-            unit.place = None
-            self._note_change()
+            self._stop_waiting(entry)
             return
         self._running[name] -= 1
         self._all_running -= 1
@@ -211,16 +203,15 @@ class RunQueue:
         while self._is_open and (entry := self._next()) is not None:
             name = entry.unit.status.work_type
             heappop(self._waiting[name])
-            entry.waits = False
-            entry.unit.place = None
-            if self._bounds.concern(name):
-                self._take_place(name)
-            else:
-                # A reload has lifted the bound.
-                del self._entries[entry.unit.unit_id]
-                entry.unit.remove_listener(entry.changed)
-            self._note_change()
+            self._stop_waiting(entry)
+            self._take_place(name)
             self._begin(entry.unit)
+
+    def _stop_waiting(self, entry: _Entry) -> None:
+        entry.waits = False
+        entry.unit.place = None
+        self._queued[entry.unit.status.work_type] -= 1
+        self._note_change()
 
     def _next(self) -> _Entry | None:
         ready = (self._first(name) for name in tuple(self._waiting) if self._has_room(name))
@@ -245,9 +236,8 @@ class RunQueue:
         return (entry for entry in self._entries.values() if entry.waits)
 
     def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return how many units have a place, and how many wait, by type, where that is bounded."""
-        waiting = Counter(entry.unit.status.work_type for entry in self._waiting_now())
-        return self._running, waiting
+        """Return how many units run, and how many wait, by type."""
+        return +self._running, +self._queued
 
     def _note_change(self) -> None:
         self._order = None

@@ -53,11 +53,10 @@ class QueueModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.all: dict[str, FakeUnit] = {}
         self.running: list[FakeUnit] = []
         self.waiting: list[FakeUnit] = []
         self.started: list[str] = []
-        self.queue = RunQueue(self.all, self.begin)
+        self.queue = RunQueue(self.begin)
         self.queue.open()
         self.number = 0
 
@@ -67,8 +66,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def has_room(self, work_type: str) -> bool:
         bounds, kinds = self.queue.bounds, Counter(u.status.work_type for u in self.running)
-        counted = [u for u in self.running if bounds.concern(u.status.work_type)]
-        if bounds.running is not None and len(counted) >= bounds.running:
+        if bounds.running is not None and len(self.running) >= bounds.running:
             return False
         most = bounds.by_type.get(work_type)
         return most is None or kinds[work_type] < most
@@ -90,7 +88,6 @@ class QueueModel(RuleBasedStateMachine):
     def come(self, work_type, priority):
         self.number += 1
         unit = FakeUnit(f"{self.number:06d}", work_type, priority)
-        self.all[unit.unit_id] = unit
         ahead = [
             other
             for other in self.waiting
@@ -106,12 +103,11 @@ class QueueModel(RuleBasedStateMachine):
     def end(self, unit):
         (self.waiting if unit in self.waiting else self.running).remove(unit)
         unit.end()
-        del self.all[unit.unit_id]
         self.expect_starts()
 
     @rule(bounds=BOUNDS)
     def reload(self, bounds):
-        self.queue.set_bounds(bounds, self.running.__contains__)
+        self.queue.bounds = bounds
         self.expect_starts()
 
     @invariant()
@@ -133,8 +129,8 @@ TestQueueModel = QueueModel.TestCase
     [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (112, "112th"), (121, "121st")],
 )
 def test_a_place_is_told_as_people_say_it(number, words):
-    queue = RunQueue({}, lambda unit: None)
-    queue.set_bounds(QueueBounds(None, {"render": 2}), lambda unit: False)
+    queue = RunQueue(lambda unit: None)
+    queue.bounds = QueueBounds(None, {"render": 2})
     queue.open()
     units = [FakeUnit(f"{index:06d}", "render") for index in range(130)]
     for unit in units:
@@ -245,7 +241,7 @@ async def test_the_node_that_submitted_it_is_told_where_a_unit_stands(foo, bar, 
 async def test_a_reload_that_lifts_the_bound_starts_all_that_waits(bounded, autojump_clock):
     async with bounded.running():
         ids = [await bounded.submit("foo", "wait") for _ in range(3)]
-        bounded.units.set_queue(QueueBounds())
+        bounded.units.queue.bounds = QueueBounds()
         for unit_id in ids:
             await bounded.wait_for(unit_id, lambda s: s.state is UnitState.RUNNING)
 
@@ -253,7 +249,7 @@ async def test_a_reload_that_lifts_the_bound_starts_all_that_waits(bounded, auto
 async def test_what_runs_counts_after_a_reload_that_sets_a_bound(foo, autojump_clock):
     async with foo.running():
         first = await foo.submit("foo", "wait")
-        foo.units.set_queue(QueueBounds(None, {"wait": 1}))
+        foo.units.queue.bounds = QueueBounds(None, {"wait": 1})
         second = await foo.submit("foo", "wait")
         assert foo.status(second).state is UnitState.PENDING
         foo.launcher.supervisors[first].finish()

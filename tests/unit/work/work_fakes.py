@@ -288,7 +288,7 @@ class FakeNode:
             boot=self.boot,
             audit=self.audit,
         )
-        self.units.set_queue(self.queue_bounds)
+        self.units.queue.bounds = self.queue_bounds
         self.registry = CommandRegistry(self.rules)
         command = self.as_before(work_command(self.units))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
