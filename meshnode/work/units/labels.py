@@ -41,7 +41,7 @@ def parse_labels(text: str) -> Mapping[str, str]:
     if not isinstance(labels, dict):
         raise CommandError(f"field {LABELS_KEY} must be an object in JSON")
     for name, value in labels.items():
-        if not _is_label(name, value):
+        if not is_label(name, value):
             raise CommandError(
                 f"label {name[:MAX_NAME]!r}: a name has at most {MAX_NAME} of the characters "
                 "A-Za-z0-9._/- with a letter or digit at both ends, a value is a printable text"
@@ -55,7 +55,7 @@ def parse_labels(text: str) -> Mapping[str, str]:
 
 def recorded_labels(data: object) -> Mapping[str, str]:
     """Return the labels of a record, which may be damaged: then the unit has none."""
-    if not isinstance(data, dict) or not all(_is_label(*label) for label in data.items()):
+    if not isinstance(data, dict) or not all(is_label(*label) for label in data.items()):
         return NOTHING
     return _kept(data) if _are_few(data) else NOTHING
 
@@ -65,7 +65,8 @@ def labels_text(labels: Mapping[str, str]) -> str:
     return json.dumps(dict(labels))
 
 
-def _is_label(name: str, value: object) -> bool:
+def is_label(name: str, value: object) -> bool:
+    """Whether that is a label: of a unit, or of a node."""
     is_name = len(name) <= MAX_NAME and _NAME.fullmatch(name) is not None
     return is_name and isinstance(value, str) and value.isprintable()
 

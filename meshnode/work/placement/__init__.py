@@ -1,0 +1,1 @@
+"""Where work goes that may run on any of several nodes."""

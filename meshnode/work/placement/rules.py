@@ -1,0 +1,102 @@
+"""What a submission says of the node that it may run on: how to choose, and by which labels."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from meshnode.errors import CommandError
+from meshnode.work.units.labels import MAX_LABELS, is_label
+
+MAX_SELECTORS = MAX_LABELS
+"""Selectors of one submission: as many as a node has labels."""
+
+
+class Rule(StrEnum):
+    """How one of several nodes is chosen."""
+
+    ANY = "any"
+    """The nearest: whose route costs least."""
+    RANDOM = "random"
+    """Each with the same chance."""
+    LEAST = "least"
+    """The one with the fewest units of the type that run or wait there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label that a node must have, or must not: ``gpu=1``, ``zone!=b``, ``gpu``, ``!gpu``.
+
+    ``value`` None is any value. As in Kubernetes, a node without the label meets ``zone!=b``.
+    """
+
+    name: str
+    value: str | None
+    wanted: bool
+
+    def admits(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels may be chosen."""
+        found = labels.get(self.name)
+        matches = found is not None if self.value is None else found == self.value
+        return matches == self.wanted
+
+    @property
+    def excludes(self) -> str:
+        """What is wrong with nodes that are not admitted: ``lack label gpu=1``."""
+        text = self.name if self.value is None else f"{self.name}={self.value}"
+        return f"lack label {text}" if self.wanted else f"have label {text}"
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return self.name if self.wanted else f"!{self.name}"
+        return f"{self.name}{'=' if self.wanted else '!='}{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a submission says of where it may run."""
+
+    rule: Rule
+    selectors: tuple[Selector, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.rule}{''.join(f', {selector}' for selector in self.selectors)}"
+
+
+_SELECTOR = re.compile(r"(?P<no>!?)(?P<name>[^=!]+)(?:(?P<how>!?=)(?P<value>.*))?", re.DOTALL)
+
+
+def parse_placement(rule: str, selectors: str) -> Placement:
+    """Return what the keys of a submission say; selectors have commas between them.
+
+    Raises:
+        CommandError: they are none.
+    """
+    try:
+        chosen = Rule(rule)
+    except ValueError:
+        names = ", ".join(Rule)
+        raise CommandError(
+            f"field placement is {rule[:32]!r}, and must be one of {names}"
+        ) from None
+    words = selectors.split(",") if selectors else []
+    if len(words) > MAX_SELECTORS:
+        raise CommandError(f"a submission has at most {MAX_SELECTORS} labels to choose a node by")
+    return Placement(chosen, tuple(map(parse_selector, words)))
+
+
+def parse_selector(text: str) -> Selector:
+    """Return one selector. Raises CommandError if it is none."""
+    match = _SELECTOR.fullmatch(text.strip())
+    is_one = match is not None and not (match["no"] and match["how"])
+    if match is None or not is_one or not is_label(match["name"], match["value"] or ""):
+        raise CommandError(
+            f"{text[:80]!r} chooses no nodes by a label: "
+            "write NAME=VALUE, NAME!=VALUE, NAME or !NAME"
+        )
+    return Selector(match["name"], match["value"], not match["no"] and match["how"] != "!=")
+
+
+def selectors_text(selectors: Iterable[Selector]) -> str:
+    """Return the text from which :func:`parse_placement` makes these selectors."""
+    return ",".join(map(str, selectors))
