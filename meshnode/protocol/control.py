@@ -36,10 +36,19 @@ LABELS_KEY = "submissionlabels"
 the last one."""
 
 TAKES_TAG = "takes"
-"""Tag of a control service that names the keys which it knows in a submission and older meshnodes
-do not, with commas between them."""
+"""Tag of a control service that names the keys which it knows in a request and older meshnodes do
+not, with commas between them."""
 
-TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY})
+STREAM_KEY = "stream"
+"""Key of a request for results with the file that is wanted of a unit's output; see STREAM_NAMES.
+Meshnode's own; receptor ignores it and sends stdout."""
+
+STREAM_NAMES = STDOUT, STDERR, INDEX = ("stdout", "stderr", "index")
+
+STREAMS = "streams"
+"""Word among the taken keys of a node that knows STREAM_KEY."""
+
+TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY, STREAMS})
 
 MAX_CLAIM = 2048
 """Characters of such a text; the longest that a meshnode sends has some 1,600, escapes included."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.local.launcher.command import environment
+from meshnode.work.local.launcher.records import INDEX, STDERR
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
 
@@ -37,7 +38,8 @@ class CommandType:
     """One ``work-command`` directive.
 
     ``env`` is what its environment has beside the node's own, of which ``clean_env`` takes most
-    away; ``timeout`` and ``grace`` are seconds, ``max_output`` bytes.
+    away; ``timeout`` and ``grace`` are seconds, ``max_output`` bytes. ``separate`` gives stderr a
+    file of its own, ``timestamps`` has the unit say when each line came.
     """
 
     command: str
@@ -49,6 +51,8 @@ class CommandType:
     cwd: str | None = None
     timeout: float | None = None
     max_output: int | None = None
+    separate: bool = False
+    timestamps: bool = False
     grace: float = CANCEL_GRACE
 
     def environment(self) -> dict[str, str] | None:
@@ -57,7 +61,16 @@ class CommandType:
 
     def plan(self, submission: Submission) -> Plan:
         """Return the command line for the record. Raises CommandError."""
-        return Plan(params=self.argv(submission.params.get("params", "")))
+        params = self.argv(submission.params.get("params", ""))
+        return Plan(params=params, outputs=self.outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The files of output that its units have beside stdout."""
+        if self.separate:
+            # With an index, since nothing else tells in which order the two came.
+            return (STDERR, INDEX)
+        return (INDEX,) if self.timestamps else ()
 
     def argv(self, runtime_params: str) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.

@@ -15,7 +15,7 @@ from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Allowed, Caller
-from meshnode.work.units.follow import shown
+from meshnode.work.units.follow import shown, without_sizes
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
 from meshnode.work.units.keys import KeyState
 from meshnode.work.units.manager import UnitManager
@@ -33,6 +33,7 @@ from meshnode.work.units.requests import (
     parse_json,
     parse_text,
 )
+from meshnode.work.units.results import check_has
 from meshnode.work.units.shortage import NotNow, is_lack
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
@@ -193,6 +194,7 @@ class WorkCommands:
     async def _results(self, request: ResultsRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)
         self._check_access(Verb.RESULTS, unit, request.signature, session)
+        check_has(unit, request.stream)
         await session.send(f"Streaming results for work unit {unit.unit_id}\n".encode())
         # From here on everything that is sent counts as output, so no error line may follow.
         session.finish()
@@ -200,14 +202,17 @@ class WorkCommands:
             return
         try:
             await _while_client_is_there(
-                session, lambda: self._send_results(unit, request.start, session)
+                session,
+                lambda: self._send_results(unit, request, session),
             )
         except* WorkError as errors:
             for error in errors.exceptions:
                 unit.log.warning("results cut short for %s: %s", session.peer, error)
 
-    async def _send_results(self, unit: Unit, start: int, session: ControlSession) -> None:
-        await self._units.send_results(unit, start, session.send_file)
+    async def _send_results(
+        self, unit: Unit, request: ResultsRequest, session: ControlSession
+    ) -> None:
+        await self._units.send_results(unit, request.start, session.send_file, request.stream)
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -329,7 +334,7 @@ async def _send_changes(unit: Unit, session: ControlSession) -> None:
     while not unit.released:
         seen, final = unit.version, unit.is_final
         told = shown(unit)
-        if {**told, "StdoutSize": 0} != {**sent, "StdoutSize": 0}:
+        if without_sizes(told) != without_sizes(sent):
             await session.send(encode_reply(told))
             sent = told
         if final:

@@ -1,8 +1,8 @@
 """Follows a unit for the node that submitted it, in the session of the submission itself.
 
 It sends the status now and after each change, as ``work watch`` does, and two things more: that
-stdout is no longer empty, and with the final status a short stdout. So a short unit needs no other
-session, and a long one needs one for its results only once there are any.
+there is output, and with the final status a short output. So a short unit needs no other session,
+and a long one needs one for its results only once there are any.
 """
 
 from base64 import b64encode
@@ -12,17 +12,22 @@ import trio
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDOUT
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
 
 INLINE_BYTES = 4096
-"""Bytes of the longest stdout that goes with the final status, as one small read and line."""
+"""Bytes of the longest output that goes with the final status, its index included: small reads and
+one line."""
 
 OUTPUT_DELAY = 0.02
 """Seconds that the first output waits for the unit's end, which then brings it along; results are
 promised within 50 ms."""
+
+SIZES = frozenset(SIZE_KEYS.values())
+"""Keys of a status that grow with the output."""
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -32,7 +37,7 @@ async def send_followed(
 ) -> None:
     """Send a follower each change, until the unit is final or released.
 
-    Without ``shows_output`` a short stdout does not come along.
+    Without ``shows_output`` a short output does not come along.
 
     Raises:
         Exception: whatever ``send`` raises.
@@ -40,11 +45,18 @@ async def send_followed(
     follower = _Follower(unit, store, send, shows_output=shows_output)
     unit.add_listener(follower.wake)
     try:
-        with watcher.watch(store.stdout_path(unit.unit_id), follower.wake):
+        # Every output is in the index, where there is one.
+        grows = STDOUT if unit.status.index_size is None else INDEX
+        with watcher.watch(store.output_path(unit.unit_id, grows), follower.wake):
             await follower.until_output()
         await follower.until_final()
     finally:
         unit.remove_listener(follower.wake)
+
+
+def without_sizes(told: JsonObject) -> JsonObject:
+    """Return what clients see of a unit without what grows all the time."""
+    return {key: value for key, value in told.items() if key not in SIZES}
 
 
 def shown(unit: Unit) -> JsonObject:
@@ -53,7 +65,8 @@ def shown(unit: Unit) -> JsonObject:
     While it waits in the queue, or for its node, the detail says so. A unit that has started on
     another node also has the detail that was last heard.
     """
-    reply = unit.status.to_reply(unit.stdout_size())
+    sizes = unit.sizes()
+    reply = unit.status.to_reply(sizes[SIZE_KEYS[STDOUT]]) | sizes
     if awaits := unit.awaits:
         has_started = unit.status.state is not UnitState.PENDING or (
             unit.status.remote is not None and unit.status.remote.started
@@ -78,7 +91,7 @@ class _Follower:
     async def until_output(self) -> None:
         """Send changes until a unit that goes on has output."""
         while not self._unit.is_final:
-            if self._unit.stdout_size():
+            if any(self._unit.sizes().values()):
                 with trio.move_on_after(OUTPUT_DELAY):
                     await self._unit.wait_final()
                 return
@@ -99,23 +112,26 @@ class _Follower:
 
     async def _send_change(self) -> None:
         told = shown(self._unit)
-        # A larger stdout is no change, but the first output is.
-        news = {**told, "StdoutSize": bool(told["StdoutSize"])}
+        # More output is no change, but the first is.
+        news = {key: bool(value) if key in SIZES else value for key, value in told.items()}
         if news != self._sent:
             self._sent = news
             await self._send(encode_reply(told))
 
     async def _final(self) -> JsonObject:
         told = shown(self._unit)
-        if self._shows_output and 0 < told["StdoutSize"] <= INLINE_BYTES:
-            output = await self._read_stdout()
-            if len(output) == told["StdoutSize"]:
-                told["Stdout"] = b64encode(output).decode()
+        sizes = self._unit.sizes()
+        if self._shows_output and sum(sizes.values()) <= INLINE_BYTES:
+            for stream, key in SIZE_KEYS.items():
+                if size := sizes.get(key):
+                    output = await self._read(stream)
+                    if len(output) == size:
+                        told[stream.capitalize()] = b64encode(output).decode()
         return told
 
-    async def _read_stdout(self) -> bytes:
+    async def _read(self, stream: str) -> bytes:
         try:
-            return await self._store.read_output(self._unit.unit_id, INLINE_BYTES)
+            return await self._store.read_output(self._unit.unit_id, INLINE_BYTES, stream)
         except OSError as error:
-            self._unit.log.warning("stdout is not sent with the end: %s", error)
+            self._unit.log.warning("%s is not sent with the end: %s", stream, error)
             return b""

@@ -41,6 +41,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
+from meshnode.protocol.control import STDOUT
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
@@ -197,9 +198,11 @@ class UnitManager:
         """Tell the unit's submitter of it until it is final."""
         await send_followed(unit, self.store, self.watcher, send, shows_output=shows_output)
 
-    async def send_results(self, unit: Unit, start: int, send: SendFile) -> int:
-        """Send a unit's stdout from byte ``start`` until it is final; see ``stream_results``."""
-        return await stream_results(unit, self.store, start, self.watcher, send)
+    async def send_results(
+        self, unit: Unit, start: int, send: SendFile, stream: str = STDOUT
+    ) -> int:
+        """Send a unit's output from byte ``start`` until it is final; see ``stream_results``."""
+        return await stream_results(unit, self.store, start, self.watcher, send, stream)
 
     # --- new units ----------------------------------------------------------------------------
 

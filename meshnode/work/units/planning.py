@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from meshnode.errors import CommandError
 from meshnode.permissions import Verb
+from meshnode.protocol.control import INDEX, STDERR
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Allowed, Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
@@ -106,6 +107,8 @@ class Planner:
             runner=plan.runner,
             runner_data=plan.runner_data,
             params=plan.params,
+            stderr_size=0 if STDERR in plan.outputs else None,
+            index_size=0 if INDEX in plan.outputs else None,
             created=format_datetime(self._now()),
             boot=self._boot,
             submitter=caller.node,

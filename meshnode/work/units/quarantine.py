@@ -12,6 +12,7 @@ from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.logs import SubjectLogger
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local.launcher.records import SIZE_KEYS
 from meshnode.work.local.processes import ProcessId, UnitProcesses
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.statusfiles import StatusFiles
@@ -22,7 +23,7 @@ UNKNOWN_TYPE = "unknown"
 _BROKEN = ".broken"
 """Directory of what looks like a unit but cannot be read; a person may mend it and move it back."""
 
-_MADE = ("stdin", "stdout", "status.tmp", "status.lock")
+_MADE = ("stdin", *SIZE_KEYS, "status.tmp", "status.lock")
 """What a unit's directory holds before its first ``status``."""
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshnode.errors import CommandError
+from meshnode.protocol.control import STREAM_KEY, STREAM_NAMES
 from meshnode.security.identity import Claimed
+from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.keys import Receipt
 from meshnode.work.units.requestfields import (
@@ -103,11 +105,13 @@ class ReleaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResultsRequest:
-    """``work results`` from byte ``start``."""
+    """``work results`` from byte ``start``; ``stream`` is meshnode's."""
 
     unit_id: str
     start: int
     signature: str = ""
+    stream: str = STDOUT
+    """The file of the unit's output."""
 
 
 WorkRequest = (
@@ -184,7 +188,8 @@ def parse_json(data: JsonObject) -> WorkRequest:
         return ListRequest(unit_id if isinstance(unit_id, str) else None, signature)
     if subcommand == "results":
         unit_id = read_string(data, "unitid")
-        return ResultsRequest(unit_id, _start_position(data), read_optional(data, "signature"))
+        start, signature = _start_position(data), read_optional(data, "signature")
+        return ResultsRequest(unit_id, start, signature, _stream(data))
     if subcommand == "submitted":
         unit_id, receipt = read_optional(data, "unitid"), read_optional(data, "submissionmark")
         return SubmittedRequest(read_key(data), unit_id, Receipt.find(receipt))
@@ -226,6 +231,14 @@ def _unless_started(data: JsonObject) -> bool:
     if condition is not None and condition != "started":
         raise CommandError("field unless must be started")
     return condition == "started"
+
+
+def _stream(data: JsonObject) -> str:
+    """Refuse an unknown stream: another one must not be taken for it."""
+    stream = data.get(STREAM_KEY, STDOUT)
+    if stream not in STREAM_NAMES:
+        raise CommandError(f"field {STREAM_KEY} must be {' or '.join(STREAM_NAMES)}")
+    return str(stream)
 
 
 def _start_position(data: JsonObject) -> int:

@@ -1,13 +1,13 @@
-"""Results: the bytes of a unit's stdout from any position, as they are written."""
+"""Results: the bytes of a file of a unit's output from any position, as they are written."""
 
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import trio
 
 from meshnode import files
-from meshnode.errors import WorkError
+from meshnode.errors import CommandError, WorkError
+from meshnode.work.local.launcher.records import INDEX, STDERR, STDOUT
 from meshnode.work.units.shortage import Pauses
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
@@ -17,43 +17,71 @@ SendFile = Callable[[int, int, int], Awaitable[int]]
 """Sends a part of a file: descriptor, position and size to the number of bytes that were sent; 0 at
 the file's end. An OSError says that the file cannot be read."""
 
+_REMEDIES = {
+    STDERR: "does not say `stderr: separate`, so errors are in its stdout",
+    INDEX: "says neither `timestamps: true` nor `stderr: separate`",
+}
+"""Why a unit may lack a file."""
+
 
 class ResultsEndedEarly(WorkError):
-    """A stdout was truncated, replaced or deleted before all of it was sent."""
+    """A file was truncated, replaced or deleted before all of it was sent."""
+
+
+def check_has(unit: Unit, stream: str) -> None:
+    """Refuse a file of output that a unit does not have, and never will.
+
+    Raises:
+        CommandError: that is so. Of work elsewhere it is known once the other node has told, or
+            the unit has ended.
+    """
+    is_known = unit.is_final or unit.status.is_command
+    if is_known and unit.status.size_of(stream) is None:
+        raise CommandError(
+            f"work unit {unit.unit_id} has no {stream}: its work type {_REMEDIES[stream]}"
+        )
 
 
 async def stream_results(
-    unit: Unit, store: UnitStore, start: int, watcher: FileWatcher, send: SendFile
+    unit: Unit,
+    store: UnitStore,
+    start: int,
+    watcher: FileWatcher,
+    send: SendFile,
+    stream: str = STDOUT,
 ) -> int:
-    """Send stdout from byte ``start`` until the unit is final and all is sent; return the count.
+    """Send a file of output from byte ``start`` until the unit is final and all is sent.
 
-    A start beyond the end waits for the output to get there, and ends with the unit. A released
-    unit ends its readers.
+    Returns how many bytes were sent. A start beyond the end waits for the output to get there, and
+    ends with the unit. A released unit ends its readers.
 
     Raises:
         ResultsEndedEarly: the file is no longer what it was.
         WorkError: the file cannot be read.
         Exception: whatever else ``send`` raises.
     """
+    while unit.status.size_of(stream) is None:
+        if unit.is_final:
+            return 0
+        await unit.wait_changed(unit.version)
     try:
-        descriptor = await _open(store, unit.unit_id)
+        descriptor = await _open(store, unit.unit_id, stream)
     except OSError as error:
-        if unit.is_final and unit.status.stdout_size == 0:
+        if unit.is_final and unit.status.size_of(stream) == 0:
             return 0
         raise WorkError(f"cannot read the results: {files.reason(error)}") from error
     try:
-        path = store.stdout_path(unit.unit_id)
-        return await _Reader(unit, path, descriptor, start, send).run(watcher)
+        return await _Reader(unit, store, stream, descriptor, start, send).run(watcher)
     finally:
         os.close(descriptor)
 
 
-async def _open(store: UnitStore, unit_id: str) -> int:
-    """Open a stdout as soon as there is a descriptor for it. Raises OSError."""
+async def _open(store: UnitStore, unit_id: str, stream: str) -> int:
+    """Open a file of output as soon as there is a descriptor for it. Raises OSError."""
     pauses = Pauses()
     while True:
         try:
-            return await store.open_output(unit_id)
+            return await store.open_output(unit_id, stream)
         except OSError as error:
             if not files.is_passing(error):
                 raise
@@ -61,11 +89,20 @@ async def _open(store: UnitStore, unit_id: str) -> int:
 
 
 class _Reader:
-    """One reader of one stdout."""
+    """One reader of one file."""
 
-    def __init__(self, unit: Unit, path: Path, descriptor: int, start: int, send: SendFile) -> None:
+    def __init__(
+        self,
+        unit: Unit,
+        store: UnitStore,
+        stream: str,
+        descriptor: int,
+        start: int,
+        send: SendFile,
+    ) -> None:
         self._unit = unit
-        self._path = path
+        self._path = store.output_path(unit.unit_id, stream)
+        self._stream = stream
         self._descriptor = descriptor
         self._start = start
         self._position = start
@@ -103,11 +140,9 @@ class _Reader:
         if self._unit.released:
             return True
         self._check_file()
-        if final and self._position < self._unit.status.stdout_size:
-            raise ResultsEndedEarly(
-                f"stdout of unit {self._unit.unit_id} ends at byte {self._position}"
-                f" of {self._unit.status.stdout_size}"
-            )
+        size = self._unit.status.size_of(self._stream) or 0
+        if final and self._position < size:
+            raise ResultsEndedEarly(f"{self._name} ends at byte {self._position} of {size}")
         return final
 
     async def _send_some(self, size: int) -> int:
@@ -117,12 +152,16 @@ class _Reader:
             raise WorkError(f"cannot read the results: {error.strerror}") from error
 
     def _check_file(self) -> None:
-        """Notice a stdout that was truncated or deleted, of which no more can come."""
+        """Notice a file that was truncated or deleted, of which no more can come."""
         file = os.fstat(self._descriptor)
         if file.st_size < self._position and self._position > self._start:
             raise ResultsEndedEarly(
-                f"stdout of unit {self._unit.unit_id} was truncated to {file.st_size} bytes"
+                f"{self._name} was truncated to {file.st_size} bytes"
                 f" after {self._position} had been sent"
             )
         if file.st_nlink == 0:
-            raise ResultsEndedEarly(f"stdout of unit {self._unit.unit_id} was deleted")
+            raise ResultsEndedEarly(f"{self._name} was deleted")
+
+    @property
+    def _name(self) -> str:
+        return f"{self._stream} of unit {self._unit.unit_id}"

@@ -27,6 +27,8 @@ class Plan:
     """What the first record of a unit has for its runner; see the fields of ``UnitStatus``."""
 
     params: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """The files of output that the unit has beside stdout."""
     remote: RemoteExtra | None = None
     runner: str = ""
     runner_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING)

@@ -14,6 +14,7 @@ from meshnode.config.signing_directives import MAX_KEY_NAME
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity
+from meshnode.work.local.launcher import records
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
@@ -55,6 +56,10 @@ class UnitStatus:
     work_type: str
     stdout_size: int = 0
     """Bytes of stdout: exact once the state is final, else as last recorded."""
+    stderr_size: int | None = None
+    """The same of stderr, None where errors go to stdout."""
+    index_size: int | None = None
+    """The same of the index of both, None where there is none."""
     remote: RemoteExtra | None = None
     """Set for units of type ``remote``, and only for them."""
     runner: str = ""
@@ -115,6 +120,25 @@ class UnitStatus:
     """Whether the work type asked for a signature when the unit was submitted, None where that is
     not on record: it is the other node's, or an older version's."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    def size_of(self, stream: str) -> int | None:
+        """Return the recorded bytes of a file of output, None where the unit has no such file."""
+        match stream:
+            case records.STDERR:
+                return self.stderr_size
+            case records.INDEX:
+                return self.index_size
+        return self.stdout_size
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The recorded bytes of each file of output that the unit has, by its key."""
+        sizes = {"StdoutSize": self.stdout_size}
+        if self.stderr_size is not None:
+            sizes["StderrSize"] = self.stderr_size
+        if self.index_size is not None:
+            sizes["IndexSize"] = self.index_size
+        return sizes
 
     @property
     def kind(self) -> str:
@@ -199,6 +223,11 @@ class UnitStatus:
             raise WorkError("the unit is not a remote one")
         return replace(self, remote=replace(self.remote, **changes))
 
+    def with_sizes(self, sizes: Mapping[str, int]) -> "UnitStatus":
+        """Return a copy with these bytes of files of output, by their keys in a status."""
+        fields: dict[str, Any] = {RECORDED[key][0]: size for key, size in sizes.items()}
+        return replace(self, **fields)
+
     def without_release(self) -> "UnitStatus":
         """Return a copy in which no release is on record."""
         remote = self.remote and replace(self.remote, released=False)
@@ -250,11 +279,15 @@ class UnitStatus:
             "Priority": self.priority,
             "Queued": self.queued,
         }
-        asked = {} if self.verifies is None else {"VerifySignature": self.verifies}
+        known = {
+            "StderrSize": self.stderr_size,
+            "IndexSize": self.index_size,
+            "VerifySignature": self.verifies,
+        }
         return {
             **data,
             **{key: value for key, value in own.items() if value},
-            **asked,
+            **{key: value for key, value in known.items() if value is not None},
             **self.other,
         }
 
@@ -331,6 +364,8 @@ class UnitStatus:
             detail=read_detail(reader),
             work_type=work_type,
             stdout_size=read_size(reader),
+            stderr_size=reader.whole("StderrSize"),
+            index_size=reader.whole("IndexSize"),
             remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
             created=reader.time("Created"),
             started=reader.time("Started"),

@@ -84,6 +84,8 @@ RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
     "State": ("state", read_state),
     "Detail": ("detail", read_detail),
     "StdoutSize": ("stdout_size", read_size),
+    "StderrSize": ("stderr_size", lambda reader: reader.whole("StderrSize")),
+    "IndexSize": ("index_size", lambda reader: reader.whole("IndexSize")),
     "Started": ("started", lambda reader: reader.time("Started")),
     "Finished": ("finished", lambda reader: reader.time("Finished")),
     "ExitCode": ("exit_code", lambda reader: reader.whole("ExitCode", EXIT_CODES)),

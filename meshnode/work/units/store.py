@@ -28,6 +28,7 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import DescriptorReserve
+from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
 from meshnode.work.units.endedby import EndedBy
 from meshnode.work.units.intake import UnitFile
@@ -112,13 +113,13 @@ class UnitStore(UnitFiles):
         """Delete a unit's input, so that no start of the node does anything with the unit."""
         await self._short(self.take_stdin_away, unit_id)
 
-    async def open_output(self, unit_id: str) -> int:
-        """Return a descriptor of a unit's output, to read it. Raises OSError."""
-        return await self._short(self.open_stdout, unit_id)
+    async def open_output(self, unit_id: str, stream: str = STDOUT) -> int:
+        """Return a descriptor of a file of a unit's output, to read it. Raises OSError."""
+        return await self._short(self.open_stream, unit_id, stream)
 
-    async def read_output(self, unit_id: str, most: int) -> bytes:
-        """Return a unit's output of at most ``most`` bytes. Raises OSError."""
-        return await self._short(self.read_stdout, unit_id, most)
+    async def read_output(self, unit_id: str, most: int, stream: str = STDOUT) -> bytes:
+        """Return what is in such a file, of at most ``most`` bytes. Raises OSError."""
+        return await self._short(self.read_stream, unit_id, most, stream)
 
     async def leave_cancel(self, unit_id: str, end: EndedBy) -> None:
         """Leave a supervisor word of who cancels its unit. Raises OSError."""

@@ -108,11 +108,12 @@ class Unit:
         """Return the time now in the form of a status."""
         return format_datetime(self._now())
 
-    def stdout_size(self) -> int:
-        """Return the bytes of stdout at this moment."""
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file of output now, by its key in a status."""
+        recorded = self.status.sizes
         if self.is_final or self.place is not None:
-            return self.status.stdout_size
-        return self._store.stdout_size(self.unit_id)
+            return recorded
+        return self._store.output_sizes(self.unit_id, recorded)
 
     @property
     def awaits(self) -> str:
@@ -284,7 +285,7 @@ class Unit:
     async def end(
         self, state: UnitState, detail: str, *, patient: bool = True, level: int = logging.INFO
     ) -> None:
-        """Give the unit a final state, unless it has one; stdout is taken as it is now.
+        """Give the unit a final state, unless it has one; its output is taken as it is now.
 
         Returns when it is on disk, however long that has no room: see :meth:`change`.
 
@@ -294,13 +295,14 @@ class Unit:
         """
         if self.is_final:
             return
-        size = self._store.stdout_size(self.unit_id)
+        sizes = self.sizes()
         finished = self.time()
 
         def end(status: UnitStatus) -> UnitStatus:
             if status.state.is_final:
                 return status
-            return replace(status, state=state, detail=detail, stdout_size=size, finished=finished)
+            ended = replace(status, state=state, detail=detail, finished=finished)
+            return ended.with_sizes(sizes)
 
         await self.change(end, patient=patient, level=level)
 

@@ -1,7 +1,7 @@
 """The only code that touches unit files. All of it blocks; :mod:`.store` decides where it runs.
 
 A unit is a directory ``<datadir>/<node>/<unit>`` (0700) with ``status``, ``stdin`` and ``stdout``
-(0600), as receptor has it.
+(0600), as receptor has it. Some work types have ``stderr`` and ``index`` beside them.
 """
 
 import os
@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from meshnode import files
 from meshnode.errors import UnknownUnit, WorkError
 from meshnode.resources import DescriptorReserve
-from meshnode.work.local.launcher.records import CANCEL_FILE
+from meshnode.work.local.launcher.records import CANCEL_FILE, SIZE_KEYS, STDOUT
 from meshnode.work.units.directory import NodeDirectory
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.quarantine import Quarantine
@@ -65,11 +65,23 @@ class UnitFiles(StatusFiles):
 
     def stdout_path(self, unit_id: str) -> Path:
         """Return the file that holds the unit's output."""
-        return self.root / unit_id / "stdout"
+        return self.output_path(unit_id, STDOUT)
 
-    def stdout_size(self, unit_id: str) -> int:
-        """Return the bytes of output so far; 0 while there is no regular file of this user."""
-        return files.size_of(f"{self.root}/{unit_id}/stdout")
+    def output_path(self, unit_id: str, stream: str) -> Path:
+        """Return one of the files of the unit's output."""
+        return self.root / unit_id / stream
+
+    def output_size(self, unit_id: str, stream: str = STDOUT) -> int:
+        """Return its bytes so far; 0 while there is no regular file of this user."""
+        return files.size_of(f"{self.root}/{unit_id}/{stream}")
+
+    def output_sizes(self, unit_id: str, keys: Iterable[str]) -> dict[str, int]:
+        """Return the bytes so far of the files with these keys in a status."""
+        return {
+            key: self.output_size(unit_id, stream)
+            for stream, key in SIZE_KEYS.items()
+            if key in keys
+        }
 
     def has_input(self, unit_id: str, size: int | None) -> bool:
         """Whether the unit's input is here, with all the bytes that its status says it has."""
@@ -125,7 +137,7 @@ class UnitFiles(StatusFiles):
         try:
             # All files exist from the start, so that a reader of results can watch stdout before
             # anything has run, and no mode depends on the umask of the command.
-            for name in ("stdin", "stdout"):
+            for name in ("stdin", *(one for one in SIZE_KEYS if status.size_of(one) is not None)):
                 os.close(files.make_file(f"{directory}/{name}"))
             self.write_first(unit_id, status)
         except OSError as error:
@@ -229,13 +241,13 @@ class UnitFiles(StatusFiles):
         finally:
             os.close(descriptor)
 
-    def open_stdout(self, unit_id: str) -> int:
-        """Return a descriptor of a unit's output, to read it. Raises OSError."""
-        return files.open_file(f"{self.root}/{unit_id}/stdout", os.O_RDONLY)
+    def open_stream(self, unit_id: str, stream: str = STDOUT) -> int:
+        """Return a descriptor of a file of a unit's output, to read it. Raises OSError."""
+        return files.open_file(f"{self.root}/{unit_id}/{stream}", os.O_RDONLY)
 
-    def read_stdout(self, unit_id: str, most: int) -> bytes:
-        """Return a unit's output of at most ``most`` bytes. Raises OSError."""
-        return files.read_file(f"{self.root}/{unit_id}/stdout", most)
+    def read_stream(self, unit_id: str, most: int, stream: str = STDOUT) -> bytes:
+        """Return what is in such a file, of at most ``most`` bytes. Raises OSError."""
+        return files.read_file(f"{self.root}/{unit_id}/{stream}", most)
 
     def warnings(self) -> list[str]:
         """Return a line for a person about each fault of the node's directory or its units."""

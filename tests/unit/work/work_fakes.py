@@ -78,8 +78,8 @@ class FakeSupervisor:
             os.fsync(root)
             os.close(root)
 
-    def write(self, data: bytes) -> None:
-        with open(self.store.stdout_path(self.unit_id), "ab") as file:
+    def write(self, data: bytes, stream: str = "stdout") -> None:
+        with open(self.store.output_path(self.unit_id, stream), "ab") as file:
             file.write(data)
 
     def finish_canceled(self) -> None:
@@ -94,13 +94,17 @@ class FakeSupervisor:
     def finish(
         self, state=UnitState.SUCCEEDED, detail="exit status 0", code: int | None = 0, **more
     ):
+        recorded = self.store.read_status(self.unit_id).sizes
+        sizes = self.store.output_sizes(self.unit_id, recorded)
         self.set(
             **more,
             state=state,
             detail=detail,
             exit_code=code,
             finished="2026-11-02T03:00:09.000000Z",
-            stdout_size=self.store.stdout_size(self.unit_id),
+            stdout_size=sizes["StdoutSize"],
+            stderr_size=sizes.get("StderrSize"),
+            index_size=sizes.get("IndexSize"),
         )
         self.ended.set()
 
@@ -200,6 +204,8 @@ TYPES = {
     "echo": CommandType("echo", ("hi",)),
     "wait": CommandType("wait", ("for", "the end"), allow_runtime_params=True),
     "signed": CommandType("cat", verify_signature=True),
+    "separate": CommandType("wait", separate=True),
+    "timed": CommandType("wait", timestamps=True),
 }
 
 

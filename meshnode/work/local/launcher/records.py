@@ -17,6 +17,12 @@ FULL_BYTES = 64 * 1024
 is left."""
 
 
+STDOUT, STDERR, INDEX = "stdout", "stderr", "index"
+"""The files of a unit that its command prints to, and the file that says when it did."""
+
+SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize"}
+"""The keys of a status with the bytes of each."""
+
 CANCEL_FILE = "/cancel"
 """In the unit's directory: what the node has the record of a cancel say of who asked for it."""
 
