@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import trio
 
@@ -32,6 +33,7 @@ from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.auth import auth_command
 from meshnode.work.configured import ConfiguredWork
+from meshnode.work.remote.failures import CONTROL_SERVICE
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses
@@ -156,6 +158,7 @@ async def _start(
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
+    nursery.start_soon(work.teller.run, partial(mesh.set_tags, CONTROL_SERVICE))
     await links.apply(config.listeners, config.peers)
     nursery.start_soon(keys.run)
     reloader.start()

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.config.build import are_errands, build, build_errands
 from meshnode.config.check import check_environment
-from meshnode.config.directives import (
-    AuditLogDirective,
-    ControlService,
-    LocalOnly,
-    LogLevel,
-    Node,
-    NodeConfig,
-)
+from meshnode.config.directives import NodeConfig
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
 from meshnode.config.files import read_file
 from meshnode.config.link_directives import (
@@ -32,6 +25,13 @@ from meshnode.config.link_directives import (
     parse_ws_url,
 )
 from meshnode.config.names import Address, parse_address, parse_listen_address
+from meshnode.config.node_directives import (
+    AuditLogDirective,
+    ControlService,
+    LocalOnly,
+    LogLevel,
+    Node,
+)
 from meshnode.config.signing_directives import WorkSigning, WorkVerification
 from meshnode.config.sources import RawDirective, read_arguments
 from meshnode.config.work_directives import WorkCommand, WorkDirective, WorkPython

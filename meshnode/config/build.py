@@ -11,11 +11,6 @@ from meshnode.config.directives import (
     CERT_NAMES,
     DIRECTIVES,
     IGNORED_DIRECTIVES,
-    AuditLogDirective,
-    ControlService,
-    LocalOnly,
-    LogLevel,
-    Node,
     NodeConfig,
     singular,
 )
@@ -24,6 +19,13 @@ from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggest
 from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective, check_schemes
 from meshnode.config.names import Address, Wrong
+from meshnode.config.node_directives import (
+    AuditLogDirective,
+    ControlService,
+    LocalOnly,
+    LogLevel,
+    Node,
+)
 from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterInfo
 from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.signing_directives import WorkSigning, WorkVerification, check_verifiable

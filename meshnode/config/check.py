@@ -9,9 +9,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshnode.config.directives import AuditLogDirective, ControlService, Node, NodeConfig
+from meshnode.config.directives import NodeConfig
 from meshnode.config.faults import Fault, FaultLog, printable
 from meshnode.config.link_directives import ListenerDirective
+from meshnode.config.node_directives import AuditLogDirective, ControlService, Node
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.ownership import (

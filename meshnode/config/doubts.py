@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from meshnode.config.access_directives import note_unreached
-from meshnode.config.directives import ControlService, LocalOnly, Node
 from meshnode.config.faults import FaultLog, quote
 from meshnode.config.link_directives import ListenerDirective, PeerDirective
+from meshnode.config.node_directives import ControlService, LocalOnly, Node
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.config.tls_directives import TlsServer

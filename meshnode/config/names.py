@@ -36,6 +36,20 @@ COMMON_PORTS: Mapping[str, int] = MappingProxyType(
 RESERVED_SERVICES = frozenset({"ping", "unreach"})
 """Service names that the mesh answers itself (protocol section 3)."""
 
+MAX_LABEL_NAME = 63
+"""Characters of a label's name, as elsewhere: what is a label in Kubernetes is one here."""
+
+MAX_LABEL_VALUE = 256
+"""Characters of a label's value."""
+
+MAX_LABELS = 16
+"""Labels of a node, or of a unit."""
+
+MAX_LABEL_CHARACTERS = 1024
+"""Characters of all names and values of them. Those of units are in memory and in each list for as
+long as the unit is there, those of nodes in each advertisement."""
+
+LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[^\s:/\[\]]+")
 
@@ -237,3 +251,29 @@ def _is_ip_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_label_name(value: str) -> str:
+    """Return the name of a label. Raises Wrong if it is none."""
+    if len(value) > MAX_LABEL_NAME or LABEL_NAME.fullmatch(value) is None:
+        raise Wrong(
+            f"{quote(value)} is no name of a label: at most {MAX_LABEL_NAME} of the characters "
+            "A-Za-z0-9._/- with a letter or digit at both ends"
+        )
+    return value
+
+
+def are_few_labels(labels: Mapping[str, str]) -> bool:
+    """Whether a node or a unit may have as many labels."""
+    characters = sum(len(name) + len(value) for name, value in labels.items())
+    return len(labels) <= MAX_LABELS and characters <= MAX_LABEL_CHARACTERS
+
+
+def check_label_value(value: str) -> str:
+    """Return the value of a label. Raises Wrong if it is none that can be asked for."""
+    if len(value) > MAX_LABEL_VALUE or not value.isprintable() or "," in value:
+        raise Wrong(
+            f"{quote(value)} is no value of a label: at most {MAX_LABEL_VALUE} printable "
+            "characters, and no comma"
+        )
+    return value

@@ -196,6 +196,13 @@ class Mesh:
         """Advertise a service that :meth:`listen` has opened with these types of work."""
         self._link_state.announcer.set_work_types(service, tuple(work_types) or None)
 
+    def set_tags(self, service: str, tags: Mapping[str, str]) -> None:
+        """Advertise a service that :meth:`listen` has opened with these tags as well.
+
+        A tag with an empty value is left out.
+        """
+        self._link_state.announcer.set_tags(service, tags)
+
     async def dial(self, node: str, service: str, tls: "TlsSource | None" = None) -> MeshStream:
         """Open a stream to a service of a node (this one is ``localhost`` or its own ID).
 

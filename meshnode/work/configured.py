@@ -20,6 +20,7 @@ from meshnode.security.audit import AuditLog
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
+from meshnode.work.placement.telling import LoadTeller
 from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.remote.runner import RemoteRunner
@@ -62,6 +63,7 @@ class WorkChange:
     signatures: Signatures
     bounds: QuotaBounds
     queue: QueueBounds
+    labels: Mapping[str, str]
 
 
 class ConfiguredWork:
@@ -112,6 +114,9 @@ class ConfiguredWork:
         )
         self.units.quotas.bounds = make_bounds(config)
         self.units.queue.bounds = make_queue_bounds(config)
+        self.teller = LoadTeller(self.units.queue, lambda: bool(self.advertised))
+        """Tells the mesh what this node is, and what it has to do."""
+        self.teller.labels = config.node.labels
         self._log = subject_logger("work")
         for what, key in (
             ("signing key", self._signatures.signer),
@@ -148,7 +153,13 @@ class ConfiguredWork:
             NoThread: the system starts no thread to read them in.
         """
         keys = await in_thread(make_signatures, config)
-        return WorkChange(make_types(config), keys, make_bounds(config), make_queue_bounds(config))
+        return WorkChange(
+            make_types(config),
+            keys,
+            make_bounds(config),
+            make_queue_bounds(config),
+            config.node.labels,
+        )
 
     def renew(self, keys: Signatures) -> bool:
         """Use those keys that are there from now on; return whether any differs."""
@@ -168,6 +179,8 @@ class ConfiguredWork:
         self.units.quotas.bounds = change.bounds
         differences.append(self._tell("queue", self.units.queue.bounds, change.queue))
         self.units.queue.bounds = change.queue
+        differences.append(self._tell("labels", self.teller.labels, change.labels))
+        self.teller.labels = change.labels
         return any(differences) | self._use_keys(change.signatures)
 
     def _use_keys(self, keys: Signatures) -> bool:

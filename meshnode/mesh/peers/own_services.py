@@ -87,6 +87,17 @@ class Announcer:
         if service is not None:
             self.add(replace(service, work_types=work_types))
 
+    def set_tags(self, name: str, tags: Mapping[str, str]) -> None:
+        """Advertise a service with these tags as well; one that has ended stays withdrawn.
+
+        A tag with an empty value is left out from now on.
+        """
+        service = self._services.get(name)
+        if service is not None:
+            all_tags = {**(service.tags or {}), **tags}
+            kept = {tag: value for tag, value in all_tags.items() if value}
+            self.add(replace(service, tags=kept))
+
     def remove(self, name: str) -> None:
         """Withdraw a service."""
         service = self._services.pop(name, None)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from meshnode.config.names import MAX_LABELS
 from meshnode.errors import CommandError
-from meshnode.work.units.labels import MAX_LABELS, is_label
+from meshnode.work.units.labels import is_label
 
 MAX_SELECTORS = MAX_LABELS
 """Selectors of one submission: as many as a node has labels."""

@@ -5,25 +5,19 @@ conclusion from them.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from sys import intern
 
+from meshnode.config.names import (
+    LABEL_NAME,
+    MAX_LABEL_CHARACTERS,
+    MAX_LABEL_NAME,
+    MAX_LABELS,
+    are_few_labels,
+)
 from meshnode.errors import CommandError
 from meshnode.protocol.control import LABELS_KEY
 from meshnode.work.units.jsonreader import NOTHING
-
-MAX_LABELS = 16
-"""Labels of one unit."""
-
-MAX_NAME = 63
-"""Characters of a label's name, as elsewhere: what is a label in Kubernetes is one here."""
-
-MAX_CHARACTERS = 1024
-"""Characters of all names and values of a unit. They are in memory and in each list of units for as
-long as the unit is there."""
-
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 
 
 def parse_labels(text: str) -> Mapping[str, str]:
@@ -43,12 +37,13 @@ def parse_labels(text: str) -> Mapping[str, str]:
     for name, value in labels.items():
         if not is_label(name, value):
             raise CommandError(
-                f"label {name[:MAX_NAME]!r}: a name has at most {MAX_NAME} of the characters "
-                "A-Za-z0-9._/- with a letter or digit at both ends, a value is a printable text"
+                f"label {name[:MAX_LABEL_NAME]!r}: a name has at most {MAX_LABEL_NAME} of the "
+                "characters A-Za-z0-9._/- with a letter or digit at both ends, "
+                "a value is a printable text"
             )
-    if not _are_few(labels):
+    if not are_few_labels(labels):
         raise CommandError(
-            f"a unit has at most {MAX_LABELS} labels of {MAX_CHARACTERS} characters in all"
+            f"a unit has at most {MAX_LABELS} labels of {MAX_LABEL_CHARACTERS} characters in all"
         )
     return _kept(labels)
 
@@ -57,7 +52,7 @@ def recorded_labels(data: object) -> Mapping[str, str]:
     """Return the labels of a record, which may be damaged: then the unit has none."""
     if not isinstance(data, dict) or not all(is_label(*label) for label in data.items()):
         return NOTHING
-    return _kept(data) if _are_few(data) else NOTHING
+    return _kept(data) if are_few_labels(data) else NOTHING
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
@@ -67,13 +62,8 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 def is_label(name: str, value: object) -> bool:
     """Whether that is a label: of a unit, or of a node."""
-    is_name = len(name) <= MAX_NAME and _NAME.fullmatch(name) is not None
+    is_name = len(name) <= MAX_LABEL_NAME and LABEL_NAME.fullmatch(name) is not None
     return is_name and isinstance(value, str) and value.isprintable()
-
-
-def _are_few(labels: Mapping[str, str]) -> bool:
-    characters = sum(len(name) + len(value) for name, value in labels.items())
-    return len(labels) <= MAX_LABELS and characters <= MAX_CHARACTERS
 
 
 def _kept(labels: Mapping[str, str]) -> Mapping[str, str]:

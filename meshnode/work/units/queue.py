@@ -75,6 +75,8 @@ class RunQueue:
     """
 
     def __init__(self, begin: Callable[[Unit], object]) -> None:
+        self.when_counts_change: Callable[[], None] = lambda: None
+        """Called when another number of units runs or waits."""
         self._begin = begin
         self._bounds = QueueBounds()
         self._entries: dict[str, _Entry] = {}
@@ -174,6 +176,7 @@ class RunQueue:
             return
         self._running[name] -= 1
         self._all_running -= 1
+        self.when_counts_change()
         self._start_next()
 
     # --- whose turn it is ---------------------------------------------------------------------
@@ -181,6 +184,7 @@ class RunQueue:
     def _take_place(self, name: str) -> None:
         self._running[name] += 1
         self._all_running += 1
+        self.when_counts_change()
 
     def _has_room(self, name: str) -> bool:
         most, most_of_all = self._bounds.by_type.get(name), self._bounds.running
@@ -235,13 +239,14 @@ class RunQueue:
     def _waiting_now(self) -> Iterator[_Entry]:
         return (entry for entry in self._entries.values() if entry.waits)
 
-    def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    def counts(self) -> tuple[Counter[str], Counter[str]]:
         """Return how many units run, and how many wait, by type."""
         return +self._running, +self._queued
 
     def _note_change(self) -> None:
         self._order = None
         self._changed.set()
+        self.when_counts_change()
 
     async def run(self) -> None:
         """Tell those who watch a waiting unit where it stands, from time to time, until

@@ -6,23 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshnode.config.names import MAX_LABEL_CHARACTERS, MAX_LABEL_NAME, MAX_LABELS
 from meshnode.errors import CommandError
 from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.units.labels import (
-    MAX_CHARACTERS,
-    MAX_LABELS,
-    MAX_NAME,
-    labels_text,
-    parse_labels,
-    recorded_labels,
-)
+from meshnode.work.units.labels import labels_text, parse_labels, recorded_labels
 from meshnode.work.units.status import UnitStatus
 
 LABELS = {"team": "ops", "app.example.org/job": "nightly run", "urgent": ""}
 
 NAMES = st.from_regex(
-    rf"[A-Za-z0-9]([A-Za-z0-9._/-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9])?", fullmatch=True
+    rf"[A-Za-z0-9]([A-Za-z0-9._/-]{{0,{MAX_LABEL_NAME - 2}}}[A-Za-z0-9])?", fullmatch=True
 )
 VALUES = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=64)
 ANY = st.recursive(
@@ -92,7 +86,7 @@ async def test_an_older_meshnode_is_sent_no_labels(foo, bar, autojump_clock):
         ('{"a": "x\\n"}', "label 'a': a name has at most"),
         (json.dumps({"x" * 64: ""}), "label 'xxx"),
         (json.dumps({f"n{i}": "" for i in range(MAX_LABELS + 1)}), "a unit has at most 16 labels"),
-        (json.dumps({"n": "x" * MAX_CHARACTERS}), "a unit has at most 16 labels of 1024"),
+        (json.dumps({"n": "x" * MAX_LABEL_CHARACTERS}), "a unit has at most 16 labels of 1024"),
     ],
 )
 async def test_what_is_no_label_is_refused_and_nothing_is_made(foo, text, told, autojump_clock):
@@ -106,7 +100,7 @@ async def test_what_is_no_label_is_refused_and_nothing_is_made(foo, text, told, 
 @given(st.dictionaries(NAMES, VALUES, max_size=MAX_LABELS))
 def test_labels_within_the_bounds_are_kept_as_they_are(labels):
     size = sum(len(name) + len(value) for name, value in labels.items())
-    if size > MAX_CHARACTERS:
+    if size > MAX_LABEL_CHARACTERS:
         with pytest.raises(CommandError):
             parse_labels(labels_text(labels))
     else:
