@@ -11,10 +11,13 @@ import yaml
 from meshnode.config import names
 from meshnode.config.faults import quote
 from meshnode.config.kinds import (
+    FALSE,
+    TRUE,
     Kind,
     boolean,
     choice,
     duration,
+    list_of,
     map_of,
     shell_words,
     size,
@@ -56,6 +59,28 @@ def _load_json(value: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise Wrong(f"{quote(value)} is not a map") from None
+
+
+def left_processes() -> Kind[bool | tuple[str, ...] | None]:
+    """Return the kind of what is left running after a unit's end; None is nothing."""
+    label = "true, false or a list of names of programs"
+    patterns = list_of(text("name of a program", _check_pattern), label)
+
+    def read(node: yaml.Node) -> bool | tuple[str, ...] | None:
+        if isinstance(node, yaml.ScalarNode) and str(node.value).lower() in TRUE | FALSE:
+            return str(node.value).lower() in TRUE or None
+        return patterns.read(node)
+
+    return Kind(label, read, repeatable=True)
+
+
+def _check_pattern(value: str) -> str:
+    if not value.strip("*?"):
+        raise Wrong(f"{quote(value)} matches every process; to leave all of them, write true")
+    if value.startswith("/"):
+        name = value.rpartition("/")[2]
+        raise Wrong(f"{quote(value)} has a directory; programs are named without: {quote(name)}")
+    return value
 
 
 MOST_AT_ONCE: Final = 1_000_000
@@ -140,6 +165,14 @@ class WorkCommand(WorkDirective):
     )
     allowruntimeparams: bool = parameter(
         boolean(), "let clients add arguments of their own", default=False
+    )
+    leave_processes: bool | tuple[str, ...] | None = parameter(
+        left_processes(),
+        "what goes on after the end of a unit: all that its command leaves, or processes of these "
+        "names, with `*` as in a shell; see docs/containers.md",
+        default=None,
+        default_text="false",
+        name="leave-processes",
     )
 
 

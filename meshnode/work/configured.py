@@ -252,6 +252,7 @@ def work_type(directive: WorkDirective) -> CommandType:
                 directive.command,
                 directive.params,
                 allow_runtime_params=directive.allowruntimeparams,
+                leave=directive.leave_processes,
                 **common,
             )
         case WorkPython():

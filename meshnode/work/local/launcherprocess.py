@@ -47,6 +47,8 @@ class StartRequest:
         cwd: working directory, None for the node's own.
         timeout: seconds that the command may run, None for ever.
         max_output: bytes that it may print, None for any number.
+        leave: which processes go on after the unit's end: all that the command leaves, those that
+            match a pattern, or None.
         known: keys of the status that are not on disk yet, and are written when it starts.
     """
 
@@ -58,6 +60,7 @@ class StartRequest:
     cwd: str | None = None
     timeout: float | None = None
     max_output: int | None = None
+    leave: bool | tuple[str, ...] | None = None
     known: Mapping[str, object] = field(default_factory=dict)
 
     def encode(self, number: int) -> bytes:
@@ -77,6 +80,7 @@ class StartRequest:
             cwd=self.cwd,
             timeout=self.timeout,
             max_output=self.max_output,
+            leave=list(self.leave) if isinstance(self.leave, tuple) else self.leave,
             known=dict(self.known),
         )
         request = start.encode()

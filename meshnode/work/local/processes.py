@@ -15,6 +15,8 @@ import trio
 from meshnode.files import is_passing
 from meshnode.resources import in_thread
 from meshnode.work.local.launcher import cancelsignal, tree
+from meshnode.work.local.launcher.commandtree import CONTAINER_SECONDS
+from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcher.supervisor import UNIT_DIR_VARIABLE
 from meshnode.work.units.shortage import Pauses
 
@@ -151,13 +153,14 @@ class ProcessHandle:
 
 
 OpenProcess = Callable[[ProcessId], Handle]
-EndLeftovers = Callable[[Path, float], Awaitable[list[ProcessId]]]
-"""Ends every process of the unit of that directory, after so many seconds by force. It returns
-those that it may not signal, once no other is left."""
+EndLeftovers = Callable[[Path, float, Leaving | None], Awaitable[list[ProcessId]]]
+"""Ends every process of the unit of that directory but what is to be left, after so many seconds by
+force. It returns those that it may not signal, once no other is left."""
 
 
-def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
-    """Return the running processes that were started for a unit, and their descendants.
+def find_unit_processes(unit_dir: Path, leaving: Leaving | None = None) -> list[ProcessId]:
+    """Return the running processes that were started for a unit, and their descendants; without
+    those that are to be left when it is ended.
 
     They are known by the variable that the supervisor put into the command's environment, and a
     process whose environment is hidden or replaced by being a descendant of one that is known. One
@@ -165,7 +168,7 @@ def find_unit_processes(unit_dir: Path) -> list[ProcessId]:
 
     Looks at every process of the machine (some 20 µs each): call it in a thread.
     """
-    return UnitProcesses.look().of(unit_dir)
+    return UnitProcesses.look().of(unit_dir, leaving)
 
 
 def find_supervised(unit_dir: Path, supervisor: ProcessId) -> list[ProcessId]:
@@ -207,15 +210,17 @@ class UnitProcesses:
                 marked.setdefault(directory, []).append(process.pid)
         return cls(processes, marked)
 
-    def of(self, unit_dir: Path) -> list[ProcessId]:
-        """Return the processes that were started for a unit, and their descendants.
+    def of(self, unit_dir: Path, leaving: Leaving | None = None) -> list[ProcessId]:
+        """Return the processes that were started for a unit, and their descendants; without those
+        that are to be left when it is ended.
 
         The path of its directory marks them, whatever stands there by now.
         """
         marked = set(self._marked.get(os.fsencode(unit_dir), ()))
         found = [process for process in self._processes if process.pid in marked]
         found += tree.descendants(marked, self._processes)
-        return [ProcessId(process.pid, process.started) for process in found]
+        kept = set() if leaving is None else leaving.at_a_cancel(found)
+        return [ProcessId(one.pid, one.started) for one in found if one.pid not in kept]
 
     def supervisor_of(self, left: Iterable[ProcessId]) -> ProcessId | None:
         """Return the process that watches over these processes of a unit, None if none does."""
@@ -278,7 +283,9 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
+async def end_unit_processes(
+    unit_dir: Path, grace: float, leaving: Leaving | None = None
+) -> list[ProcessId]:
     """End what a dead supervisor left of a unit: SIGTERM, ``grace`` seconds, SIGKILL.
 
     However long that takes where the machine has no descriptor to spare.
@@ -291,7 +298,7 @@ async def end_unit_processes(unit_dir: Path, grace: float) -> list[ProcessId]:
     quiet = 0
     while quiet < QUIET_LOOKS:
         try:
-            found = set(await in_thread(find_unit_processes, unit_dir)) - refused
+            found = set(await in_thread(find_unit_processes, unit_dir, leaving)) - refused
             if found:
                 quiet = 0
                 refused |= await end_processes(found, grace)
@@ -320,6 +327,12 @@ async def end_processes(ids: Iterable[ProcessId], grace: float) -> set[ProcessId
         ours = _signal(handles, signal.SIGTERM)
         with trio.move_on_after(grace):
             await _wait_all(ours)
+        # What runs in a container first: the program that started it can clean up after it.
+        contained = [h for h in ours if tree.is_contained(h.process_id.pid)]
+        if contained:
+            _signal(contained, signal.SIGKILL)
+            with trio.move_on_after(CONTAINER_SECONDS):
+                await _wait_all(ours)
         await _wait_all(_signal(ours, signal.SIGKILL))
         return {h.process_id for h in handles if h not in ours}
 

@@ -114,6 +114,7 @@ class CommandRunner:
             cwd=kind.cwd,
             timeout=kind.timeout,
             max_output=kind.max_output,
+            leave=kind.leave,
             known=unit.status.input_to_disk(),
         )
         try:
@@ -127,7 +128,7 @@ class CommandRunner:
             if found is not None:
                 return Started(found)
             # If its supervisor was killed as well, its command may run on: not past its end.
-            left = await self._end_leftovers(request.unit_dir, request.grace)
+            left = await self._end_leftovers(request.unit_dir, request.grace, None)
             detail = f"lost: {error}{_still_running(left)}"
             return await self._refuse(unit, first, error, detail)
         except WorkError as error:
@@ -243,9 +244,7 @@ class CommandRunner:
 
     async def _lose(self, unit: Unit, process: ProcessId | None, fault: WorkError | None) -> None:
         """End a unit whose supervisor recorded no end, and whatever is left of it."""
-        directory = self._store.directory(unit.unit_id)
-        grace = self._type_of(unit).grace
-        left = await self._end_leftovers(directory, grace)
+        left = await self._end_left(unit, self._type_of(unit).grace)
         if unit.unit_id in self._canceling:
             await unit.end(UnitState.CANCELED, "Canceled")
             return
@@ -355,7 +354,7 @@ class CommandRunner:
         except Exception:
             # Perhaps by the same fault. What is left can be found without the supervisor.
             unit.log.exception("its supervisor could not be killed")
-            await self._kill_leftovers(unit)
+            await self._end_left(unit, 0)
 
     async def _kill(self, unit: Unit) -> None:
         """Kill the supervisor, and then whatever is left of the unit."""
@@ -369,10 +368,12 @@ class CommandRunner:
                 unit.log.debug("its supervisor was not killed: %s", error)
             finally:
                 handle.close()
-        await self._kill_leftovers(unit)
+        await self._end_left(unit, 0)
 
-    async def _kill_leftovers(self, unit: Unit) -> None:
-        await self._end_leftovers(self._store.directory(unit.unit_id), 0)
+    async def _end_left(self, unit: Unit, grace: float) -> list[ProcessId]:
+        """End what is left of a unit without a supervisor."""
+        leaving = self._type_of(unit).leaving(unit.status.pid)
+        return await self._end_leftovers(self._store.directory(unit.unit_id), grace, leaving)
 
 
 def _still_running(left: list[ProcessId]) -> str:

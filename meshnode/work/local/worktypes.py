@@ -16,6 +16,7 @@ from typing import Any
 
 from meshnode.errors import CommandError
 from meshnode.work.local.launcher.command import environment
+from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcher.records import INDEX, STDERR
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
@@ -39,7 +40,8 @@ class CommandType:
 
     ``env`` is what its environment has beside the node's own, of which ``clean_env`` takes most
     away; ``timeout`` and ``grace`` are seconds, ``max_output`` bytes. ``separate`` gives stderr a
-    file of its own, ``timestamps`` has the unit say when each line came.
+    file of its own, ``timestamps`` has the unit say when each line came. ``leave`` says which
+    processes go on after a unit's end: all that the command leaves, or those that match a pattern.
     """
 
     command: str
@@ -54,6 +56,14 @@ class CommandType:
     separate: bool = False
     timestamps: bool = False
     grace: float = CANCEL_GRACE
+    leave: bool | tuple[str, ...] | None = None
+
+    def leaving(self, pid: int | None) -> Leaving | None:
+        """Return what chooses the processes to be left of a unit whose command has this PID.
+
+        Without it the command could be among them, so none is left.
+        """
+        return None if self.leave is None or pid is None else Leaving(self.leave, pid)
 
     def environment(self) -> dict[str, str] | None:
         """Return the environment of its commands, None for the node's own."""

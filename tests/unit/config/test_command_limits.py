@@ -50,3 +50,35 @@ def test_the_directory_is_absolute(tmp_path):
     assert load(tmp_path, "cwd: /tmp").cwd == "/tmp"
     with pytest.raises(ConfigFaults, match="not an absolute path"):
         load(tmp_path, "cwd: here")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("true", True),
+        ("Yes", True),
+        ("false", None),
+        ("conmon", ("conmon",)),
+        ('["catatonit -P", "podman pause"]', ("catatonit -P", "podman pause")),
+        ("\"[conmon, 'ssh: *']\"", ("conmon", "ssh: *")),
+    ],
+)
+def test_what_is_left_running_is_all_nothing_or_named(tmp_path, text, left):
+    assert load(tmp_path, f"leave-processes: {text}").leave_processes == left
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ('"*"', "write true"),
+        ('[conmon, "**?"]', "write true"),
+        ('""', "write true"),
+        ("/usr/bin/conmon", 'named without: "conmon"'),
+        ("[]", "leave the parameter out instead"),
+        ("{a: 1}", "is a map"),
+        ("[true, [x]]", "is a list"),
+    ],
+)
+def test_names_that_would_leave_everything_or_nothing_are_refused(tmp_path, text, remedy):
+    with pytest.raises(ConfigFaults, match=f":6: work-command: leave-processes: .*{remedy}"):
+        load(tmp_path, f"leave-processes: {text}")

@@ -183,7 +183,7 @@ async def test_a_child_that_a_look_came_too_early_for_is_ended_with_its_own_grac
     """Its parent ended during that look."""
     polite = spawn("signal.signal(signal.SIGTERM, lambda *_: os._exit(7))")
     looks = iter([[], [polite]])
-    monkeypatch.setattr(processes, "find_unit_processes", lambda directory: next(looks, []))
+    monkeypatch.setattr(processes, "find_unit_processes", lambda *_: next(looks, []))
     assert await end_unit_processes(tmp_path / "unit", grace=60) == []
     assert os.waitid(os.P_PID, polite.pid, os.WEXITED | os.WNOWAIT).si_status == 7
 

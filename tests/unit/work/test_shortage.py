@@ -203,7 +203,7 @@ async def test_a_start_of_unknown_outcome_has_no_end_while_its_command_runs_on(
     foo.launcher.refuses = command_module.OutcomeUnknown("cannot tell from status what was started")
     asked, gone = trio.Event(), trio.Event()
 
-    async def end_leftovers(unit_dir, grace):
+    async def end_leftovers(unit_dir, grace, leaving):
         asked.set()
         await gone.wait()
         return left

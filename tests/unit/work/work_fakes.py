@@ -29,6 +29,7 @@ from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
 from meshnode.work.auth import auth_command
+from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.runner import CommandRunner
@@ -193,7 +194,9 @@ class FakeLauncher:
                 return FakeHandle(supervisor)
         raise ProcessLookupError
 
-    async def end_leftovers(self, unit_dir: Path, grace: float) -> list[ProcessId]:
+    async def end_leftovers(
+        self, unit_dir: Path, grace: float, leaving: Leaving | None = None
+    ) -> list[ProcessId]:
         self.gone_leftovers.append(unit_dir)
         await trio.lowlevel.checkpoint()
         return []

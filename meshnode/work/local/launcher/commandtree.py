@@ -15,9 +15,18 @@ from meshnode import files
 from meshnode.work.local.launcher import tree
 from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from meshnode.work.local.launcher.leaving import Leaving
+
 KILL_RETRY_SECONDS = 1.0
 """Seconds between looks for survivors of SIGKILL. Each end wakes the supervisor at once; this
 bounds how long a process goes on that a look at /proc has missed."""
+
+CONTAINER_SECONDS = 3.0
+"""Seconds for what started a container to clean up after it, once that was killed: podman removes
+the container within some 0.3 s, and would take a killed one for running for ever. Less than the
+node waits for a cancel beyond the grace time."""
 
 LACK_RETRY_SECONDS = 0.1
 """Seconds between looks at the tree of processes while the machine lacks descriptors or memory."""
@@ -31,16 +40,20 @@ class CommandTree:
 
     Args:
         wait_for: what waits while processes are given time to end.
+        leave: which processes go on after the unit's end; None is the usual case, none of them.
 
     Attributes:
         pid: the command's process, 0 before there is one.
         end: wait status of the command, once it has ended.
+        left: how many processes went on at the last look.
     """
 
-    def __init__(self, wait_for: WaitFor) -> None:
+    def __init__(self, wait_for: WaitFor, leave: bool | list[str] | None = None) -> None:
         self.pid = 0
         self.end: int | None = None
+        self.left = 0
         self._wait_for = wait_for
+        self._leave = leave
 
     def reap(self) -> bool:
         """Collect the dead children; return whether no process of the tree is left."""
@@ -54,22 +67,71 @@ class CommandTree:
             if pid == self.pid:
                 self.end = wait_status
 
-    def end_all(self, first: int, grace: float) -> int:
-        """Signal every process, after ``grace`` seconds kill what is left; return when none is.
+    def end_left(self, grace: float) -> int:
+        """End what the command has left, but for what is to go on; return how many ended.
 
-        Returns how many there were.
+        They get SIGTERM, and SIGKILL after ``grace`` seconds.
         """
-        count = self._insist(lambda: tree.signal_own_descendants(first))
-        deadline = time.monotonic() + grace
-        while not self.reap():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self._wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
-        while not self.reap():
-            self._insist(tree.kill_own_descendants)
+        leaving = self._leaving()
+        choose = None if leaving is None else leaving.after_the_command
+        return self._end(signal.SIGTERM, grace, choose)
+
+    def end_all(self, grace: float) -> int:
+        """End every process, but for helpers that units share; return how many there were.
+
+        They get SIGINT, and SIGKILL after ``grace`` seconds.
+        """
+        leaving = self._leaving()
+        choose = None if leaving is None else leaving.at_a_cancel
+        return self._end(signal.SIGINT, grace, choose)
+
+    def _leaving(self) -> Leaving | None:
+        if self._leave is None:
+            return None
+        # Imported here: no other unit needs the memory.
+        from meshnode.work.local.launcher.leaving import Leaving  # noqa: PLC0415
+
+        return Leaving(self._leave, self.pid)
+
+    def _end(self, first: int, grace: float, choose: tree.Choose | None) -> int:
+        """Signal the processes that are not to be let alone; kill them later; wait for the end."""
+        count = self._insist(lambda: tree.signal_own_descendants(first, choose))
+        self._wait_gone(choose, grace)
+        # What runs in a container first: the program that started it can clean up after it.
+        if not self._is_gone(choose) and self._insist(lambda: tree.kill_own_containers(choose)):
+            self._wait_gone(choose, CONTAINER_SECONDS)
+        while not self._is_gone(choose):
+            self._insist(lambda: tree.kill_own_descendants(choose))
             self._wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
         return count
+
+    def _wait_gone(self, choose: tree.Choose | None, seconds: float) -> None:
+        """Wait until the processes have ended, for so many seconds at most."""
+        deadline = time.monotonic() + seconds
+        while not self._is_gone(choose):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._wait_for((signal.SIGCHLD,), min(left, LONGEST_WAIT_SECONDS))
+
+    def _is_gone(self, choose: tree.Choose | None) -> bool:
+        """Whether no process is left but those that are let alone."""
+        if self.reap():
+            self.left = 0
+            return True
+        if choose is None:
+            return False
+        if self._insist(lambda: self._look(choose)):
+            return False
+        # Who has ended since the first time is not among the living, but not reaped either.
+        self.reap()
+        return self.end is not None
+
+    def _look(self, choose: tree.Choose) -> int:
+        """Note how many processes go on; return how many are left beside them."""
+        look = tree.Look(choose)
+        self.left = len(look.kept)
+        return len(look.ended)
 
     def _insist(self, act: Callable[[], int]) -> int:
         """Do something to the tree; try again while the machine lacks what that takes."""

@@ -71,18 +71,24 @@ def stopped(detail: str) -> Record:
 
 
 def end(
-    pid: int, wait_status: int, stdout: int, ended: Record | None = None, left: int = 0
+    pid: int,
+    wait_status: int,
+    stdout: int,
+    ended: Record | None = None,
+    left: int = 0,
+    going_on: int = 0,
 ) -> Record:
     """Return the record of a command's end; sync its stdout.
 
     ``ended`` is what the record says if the supervisor ended it, ``left`` how many processes were
-    ended that it had left behind.
+    ended that it had left behind, ``going_on`` how many go on.
     """
     detail = command.end_text(wait_status)
     state = SUCCEEDED if wait_status == 0 else FAILED
     if left:
-        processes = "1 process" if left == 1 else f"{left} processes"
-        detail += f"; ended {processes} that it left behind"
+        detail += f"; ended {_processes(left)} that it left behind"
+    if going_on:
+        detail += f"; left {_processes(going_on)} running"
     if _is_full(stdout):
         # Most commands tell that on their standard error, for which there was no room either. Some
         # do not even look whether their writes succeed, and nobody else can tell.
@@ -108,6 +114,10 @@ def end(
             "Signal": command.signal_name(wait_status),
         }
     )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _final(state: int, detail: str, stdout: int) -> Record:

@@ -8,7 +8,8 @@ Its life, and what holds when it (or anything else) is killed at any point of it
 2. Only now it executes the command. So a unit that is Pending on disk never ran, and one that is
    not is never started again.
 3. It tells the node.
-4. It waits until no process of the unit is left, syncs stdout, and records the end.
+4. It waits until no process of the unit is left that is not to go on, syncs stdout, and records
+   the end.
 
 If the supervisor itself is killed, the node finds and ends what is left of the unit.
 
@@ -20,7 +21,8 @@ Two decisions that a user can see:
 
 * **Left-behind processes are ended.** When the command ends by itself and leaves processes (a
   daemon, a job in the background), these get SIGTERM, the grace time and SIGKILL before the end is
-  recorded. A final state says that stdout is complete, and they could still write to it.
+  recorded. A final state says that stdout is complete, and they could still write to it. A type of
+  work may let them go on (:mod:`.leaving`); the record then has the size of stdout at this moment.
 * **Cancel against end.** What the supervisor sees first counts: a cancel taken after the command
   has ended changes nothing, and the state is what the command's end says; before, it is Canceled,
   also when the command handled SIGINT and left with 0 (its exit code is recorded either way).
@@ -129,7 +131,7 @@ class Supervisor:
         self._node = node
         self._channel = channel
         self._stdin = self._stdout = -1
-        self._tree = CommandTree(self._limits.wait_for)
+        self._tree = CommandTree(self._limits.wait_for, start.leave)
         self._left = 0
         """Processes that were ended since the command had left them behind."""
         self._moment_ends = 0.0
@@ -251,7 +253,7 @@ class Supervisor:
     # --- the watch ----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Wait until no process of the unit is left, and record the end."""
+        """Wait until the unit's processes are gone, and record the end."""
         self._moment_ends = time.monotonic() + FIRST_MOMENT_SECONDS
         if self._limits.begin():
             self._keep_for_itself()
@@ -261,34 +263,38 @@ class Supervisor:
             ended = records.stopped(overflow)
         wait_status = self._tree.end
         assert wait_status is not None
-        end = records.end(self._tree.pid, wait_status, self._stdout, ended, self._left)
+        end = records.end(
+            self._tree.pid, wait_status, self._stdout, ended, self._left, self._tree.left
+        )
         self._record(end)
         if self.is_free:
             self._tell_last(wire.Ended(self._request, end))
 
     def _wait_tree(self) -> Record | None:
-        """Return when the whole tree is gone: what to record if it was ended, not by itself."""
+        """Return when the tree is gone: what to record if it was ended, not by itself."""
         while True:
             info = self._wait()
             if self._tree.reap():
                 return None
             if self._tree.end is not None:
-                self._left = self._end_tree(signal.SIGTERM)
+                # First, since it takes as long as the processes please; and what goes on descends
+                # from this process, which may not take another unit.
+                self._keep_for_itself()
+                self._left = self._tree.end_left(self._request.grace)
                 return None
             broken = self._limits.broken()
             if info is not None and self._is_cancel(info):
                 # Read now: who asks again meanwhile has not ended it.
                 record = records.canceled(self._dir, info)
-                self._end_tree(signal.SIGINT)
+                self._end_tree()
                 return record
             if broken is not None:
-                self._end_tree(signal.SIGINT)
+                self._end_tree()
                 return records.stopped(broken)
 
-    def _end_tree(self, first: int) -> int:
-        # First, since it takes as long as the processes please.
+    def _end_tree(self) -> None:
         self._keep_for_itself()
-        return self._tree.end_all(first, self._request.grace)
+        self._tree.end_all(self._request.grace)
 
     def _is_cancel(self, info: signal.struct_siginfo) -> bool:
         # The node may have meant the unit before this one, if it did not know of its end yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 FREEZE_PASSES = 100
 """Looks at /proc before all is killed although new processes still appear. Only a set-uid program,
@@ -11,6 +12,12 @@ which may not be stopped, outruns the first few; it must not keep the supervisor
 
 STAT_BYTES = 1024
 """Bytes read of /proc/<pid>/stat: 52 numbers and a name of 16 bytes never need more."""
+
+STATUS_BYTES = 16 * 1024
+"""Bytes read of /proc/<pid>/status, of which lists of groups and processors are most."""
+
+_NAMESPACES = b"\nNSpid:"
+"""What the line of a process's PIDs begins with: one in each PID namespace that it is in."""
 
 
 class Process:
@@ -34,15 +41,26 @@ class Process:
         self.dead = dead
 
 
-def read_process(pid: int) -> Process | None:
-    """Return what /proc knows of ``pid``, None when it shows no such process."""
+Choose = Callable[[list[Process]], set[int]]
+"""Says which of these processes are to be let alone, by PID."""
+
+
+def read_proc(pid: int, name: str, size: int) -> bytes:
+    """Return the first bytes of a file of /proc, empty when there is no such process."""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            text = os.read(fd, STAT_BYTES)
+            return os.read(fd, size)
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def read_process(pid: int) -> Process | None:
+    """Return what /proc knows of ``pid``, None when it shows no such process."""
+    text = read_proc(pid, "stat", STAT_BYTES)
+    if not text:
         return None
     # The name (field 2) may hold blanks and brackets; after the last bracket all is plain.
     fields = text[text.rindex(b")") + 2 :].split()
@@ -74,9 +92,37 @@ def descendants(roots: set[int], processes: list[Process]) -> list[Process]:
     return found
 
 
+def is_contained(pid: int) -> bool:
+    """Whether a process is in a PID namespace below this process's: in a container."""
+    return _depth(pid) > _depth(os.getpid())
+
+
+def _depth(pid: int) -> int:
+    """Return in how many PID namespaces a process is, of those that /proc shows."""
+    _, found, rest = read_proc(pid, "status", STATUS_BYTES).partition(_NAMESPACES)
+    return len(rest.partition(b"\n")[0].split()) if found else 0
+
+
 def own_descendants() -> list[Process]:
     """Return the living descendants of this process."""
     return descendants({os.getpid()}, all_processes())
+
+
+class Look:
+    """The living descendants of this process at one moment.
+
+    Attributes:
+        ended: those that are to be ended.
+        kept: those that ``choose`` lets alone.
+    """
+
+    __slots__ = ("ended", "kept")
+
+    def __init__(self, choose: Choose | None) -> None:
+        found = own_descendants()
+        kept = choose(found) if choose is not None else set()
+        self.ended = [process for process in found if process.pid not in kept]
+        self.kept = [process for process in found if process.pid in kept]
 
 
 def send_signal(pid: int, started: int, signum: int) -> bool:
@@ -114,14 +160,21 @@ def signal_all(processes: list[Process], signum: int) -> None:
             continue
 
 
-def signal_own_descendants(signum: int) -> int:
+def signal_own_descendants(signum: int, choose: Choose | None = None) -> int:
     """Signal every living descendant of this process once; return how many there were."""
-    found = own_descendants()
+    found = Look(choose).ended
     signal_all(found, signum)
     return len(found)
 
 
-def kill_own_descendants() -> int:
+def kill_own_containers(choose: Choose | None = None) -> int:
+    """Send SIGKILL to every descendant that is in a container; return how many there were."""
+    found = [process for process in Look(choose).ended if is_contained(process.pid)]
+    signal_all(found, signal.SIGKILL)
+    return len(found)
+
+
+def kill_own_descendants(choose: Choose | None = None) -> int:
     """Send SIGKILL to every descendant of this process, also when they fork all the time.
 
     Returns how many there were at the end.
@@ -133,25 +186,27 @@ def kill_own_descendants() -> int:
     """
     stopped: set[tuple[int, int]] = set()
     for _ in range(FREEZE_PASSES):
-        new = [p for p in own_descendants() if (p.pid, p.started) not in stopped]
+        look = Look(choose)
+        new = [p for p in look.ended if (p.pid, p.started) not in stopped]
         if not new:
             break
-        _signal_groups(new, signal.SIGSTOP)
+        _signal_groups(new, look.kept, signal.SIGSTOP)
         signal_all(new, signal.SIGSTOP)
         stopped.update((p.pid, p.started) for p in new)
-    left = own_descendants()
-    _signal_groups(left, signal.SIGKILL)
-    signal_all(left, signal.SIGKILL)
-    return len(left)
+    left = Look(choose)
+    _signal_groups(left.ended, left.kept, signal.SIGKILL)
+    signal_all(left.ended, signal.SIGKILL)
+    return len(left.ended)
 
 
-def _signal_groups(processes: list[Process], signum: int) -> None:
-    """Signal the groups of this process's descendants.
+def _signal_groups(processes: list[Process], kept: list[Process], signum: int) -> None:
+    """Signal the groups of this process's descendants, but those with a process that is kept.
 
     They hold no other processes: a group lies within one session, whose members descend from the
     process that opened it, and that is this one or a descendant of it.
     """
-    for group in {process.group for process in processes} - {0, os.getpgrp()}:
+    spared = {0, os.getpgrp()} | {process.group for process in kept}
+    for group in {process.group for process in processes} - spared:
         try:
             os.killpg(group, signum)
         except (ProcessLookupError, PermissionError):

@@ -4,7 +4,7 @@
 message    keys                                         meaning                  sender and reader
 ========== ============================================ ======================== ===================
 Start      start unit dir argv grace env cwd timeout    start this command       node to launcher,
-           max_output known                                                      to supervisor
+           max_output leave known                                                to supervisor
 Started    start unit supervisor started record [ended] the command was          supervisor to node
                                                         executed, or could not
                                                         be: then it has ended
@@ -69,7 +69,7 @@ class Start:
 
     __slots__ = (
         *("number", "unit_id", "unit_dir", "argv", "grace"),
-        *("env", "cwd", "timeout", "max_output", "known"),
+        *("env", "cwd", "timeout", "max_output", "leave", "known"),
     )
 
     def __init__(
@@ -84,6 +84,7 @@ class Start:
         cwd: str | None = None,
         timeout: float | None = None,
         max_output: int | None = None,
+        leave: bool | list[str] | None = None,
         known: Record | None = None,
     ) -> None:
         self.number = number
@@ -95,6 +96,7 @@ class Start:
         self.cwd = cwd
         self.timeout = timeout
         self.max_output = max_output
+        self.leave = leave
         self.known: Record = known or {}
 
     def encode(self) -> bytes:
@@ -109,6 +111,7 @@ class Start:
             "cwd": self.cwd,
             "timeout": self.timeout,
             "max_output": self.max_output,
+            "leave": self.leave,
             "known": self.known,
         }
         return json.dumps(body).encode()
@@ -127,6 +130,7 @@ class Start:
             cwd=data["cwd"],
             timeout=data["timeout"],
             max_output=data["max_output"],
+            leave=data["leave"],
             known=data["known"],
         )
 
