@@ -15,6 +15,7 @@ COMMAND_WORDS = "params"
 
 KNOWN = (
     COMMAND_WORDS,
+    "host",
     *("kube_command", "kube_image", "kube_params", "kube_namespace", "pod_pending_timeout"),
     *("secret_kube_config", "secret_kube_pod"),
 )

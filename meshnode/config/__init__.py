@@ -34,6 +34,7 @@ from meshnode.config.node_directives import (
 )
 from meshnode.config.signing_directives import WorkSigning, WorkVerification
 from meshnode.config.sources import RawDirective, read_arguments
+from meshnode.config.ssh_directives import SshHost, WorkSsh
 from meshnode.config.work_directives import WorkCommand, WorkDirective, WorkPython
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ __all__ = [
     "Node",
     "NodeConfig",
     "PeerDirective",
+    "SshHost",
     "TcpListener",
     "TcpPeer",
     "UdpListener",
@@ -110,6 +112,7 @@ __all__ = [
     "WorkDirective",
     "WorkPython",
     "WorkSigning",
+    "WorkSsh",
     "WorkVerification",
     "WsListener",
     "WsPeer",

@@ -30,6 +30,7 @@ from meshnode.config.schema import Directive, DirectiveInfo, Origin, ParameterIn
 from meshnode.config.service_directives import ServiceDirective
 from meshnode.config.signing_directives import WorkSigning, WorkVerification, check_verifiable
 from meshnode.config.sources import RawDirective, RawParameter, place_of
+from meshnode.config.ssh_directives import WorkSsh, check_ssh
 from meshnode.config.tls_directives import TlsClient, TlsServer, check_tls
 from meshnode.config.work_directives import WorkDirective, WorkKubernetes
 
@@ -62,6 +63,7 @@ def build(
     if not faults:
         _check_links(typed, None if for_reload else whole, faults)
         check_verifiable(typed, faults)
+        check_ssh(typed, faults)
         check_tls(typed, faults)
         check_schemes(typed, faults)
         check_rules(typed, faults)
@@ -82,6 +84,7 @@ def build(
         tls_clients=_all(typed, TlsClient),
         work_types=_all(typed, WorkDirective),
         kubernetes_types=_all(typed, WorkKubernetes),
+        ssh_types=_all(typed, WorkSsh),
         work_signing=_only(typed, WorkSigning),
         work_verifications=_all(typed, WorkVerification),
         local_only=_alone(typed) is not None and not _links(typed),

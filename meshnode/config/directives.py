@@ -21,6 +21,7 @@ from meshnode.config.signing_directives import (
     WorkSigning,
     WorkVerification,
 )
+from meshnode.config.ssh_directives import SSH_DIRECTIVES, WorkSsh
 from meshnode.config.tls_directives import TLS_DIRECTIVES, TlsClient, TlsServer
 from meshnode.config.work_directives import WORK_DIRECTIVES, WorkDirective, WorkKubernetes
 from meshnode.permissions import AccessRule
@@ -33,6 +34,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     *ACCESS_DIRECTIVES,
     AuditLogDirective,
     *WORK_DIRECTIVES,
+    *SSH_DIRECTIVES,
     *SECURITY_DIRECTIVES,
     *SERVICE_DIRECTIVES,
 )
@@ -95,6 +97,7 @@ class NodeConfig:
     access_rules: tuple[AccessRuleDirective, ...] = ()
     work_types: tuple[WorkDirective, ...] = ()
     kubernetes_types: tuple[WorkKubernetes, ...] = ()
+    ssh_types: tuple[WorkSsh, ...] = ()
     services: tuple[ServiceDirective, ...] = ()
     tls_servers: tuple[TlsServer, ...] = ()
     tls_clients: tuple[TlsClient, ...] = ()
@@ -117,7 +120,7 @@ class NodeConfig:
             (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
             (len(self.access_rules), "access rule"),
-            (len(self.work_types), "work type"),
+            (len(self.work_types) + len(self.ssh_types), "work type"),
             (len(self.services), "service"),
         )
         parts = ["local only"] if self.local_only else []

@@ -216,6 +216,18 @@ def check_absolute(text: str) -> str:
     return text
 
 
+def check_host_word(text: str, what: str, most: int) -> str:
+    """Return ``text`` if a program can be given it as the name of a host or user, and no option.
+
+    Raises:
+        Wrong: it cannot.
+    """
+    _check_word(text, what, most)
+    if text.startswith("-"):
+        raise Wrong(f"{quote(text)} cannot be {what}: it begins with a dash")
+    return text
+
+
 def _check_word(text: str, what: str, most: int) -> None:
     if not text:
         raise Wrong(f"is empty; {what} is needed")

@@ -6,7 +6,7 @@ the table in :class:`ConfiguredWork` besides: docs/architecture.md, "Where a new
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ class WorkChange:
     bounds: QuotaBounds
     queue: QueueBounds
     labels: Mapping[str, str]
+    config: NodeConfig
 
 
 class ConfiguredWork:
@@ -95,13 +96,15 @@ class ConfiguredWork:
         )
         self.others = AskThere(dialer, self._signatures, tls)
         """Asks other nodes what this one may do there."""
-        runners: dict[str, Runner] = {
+        self._store = store
+        self._runners: MutableMapping[str, Runner] = {
             COMMAND: CommandRunner(Launcher(descriptors), store, self._types),
             REMOTE: remotes,
         }
+        self._add_runners(config)
         self.units = UnitManager(
             store=store,
-            runners=runners,
+            runners=self._runners,
             work_types=self._types,
             elsewhere=remotes.plan,
             node_id=config.node.id,
@@ -124,6 +127,15 @@ class ConfiguredWork:
         ):
             if key is not None:
                 self._log.info("%s: %s", what, key)
+
+    def _add_runners(self, config: NodeConfig) -> None:
+        """Make the runners that only some directives need; one that is there stays."""
+        if config.ssh_types:
+            # Imported here: most nodes have no such work, and should not wait for its modules.
+            from meshnode.work.ssh.runner import SSH, SshRunner  # noqa: PLC0415
+
+            if SSH not in self._runners:
+                self._runners[SSH] = SshRunner(self._store, self._types, lambda: self.units.all())
 
     @property
     def advertised(self) -> tuple[WorkType, ...]:
@@ -159,6 +171,7 @@ class ConfiguredWork:
             make_bounds(config),
             make_queue_bounds(config),
             config.node.labels,
+            config,
         )
 
     def renew(self, keys: Signatures) -> bool:
@@ -171,6 +184,7 @@ class ConfiguredWork:
 
         Units keep the type that they were submitted as.
         """
+        self._add_runners(change.config)
         old, fresh = dict(self._types), change.types
         differences = [self._tell(f"type {n}", old.get(n), fresh.get(n)) for n in {**old, **fresh}]
         self._types.clear()
@@ -230,6 +244,10 @@ def make_queue_bounds(config: NodeConfig) -> QueueBounds:
 def make_types(config: NodeConfig) -> dict[str, UnitType]:
     """Return the types of work that a configuration names, by name."""
     types: dict[str, UnitType] = {one.worktype: work_type(one) for one in config.work_types}
+    if config.ssh_types:
+        from meshnode.work.ssh.worktype import ssh_type  # noqa: PLC0415
+
+        types |= {one.worktype: ssh_type(one) for one in config.ssh_types}
     for one in config.kubernetes_types:
         types[one.worktype] = KubernetesType(one.worktype, one.verifysignature)
     return types

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from meshnode.config import NodeConfig, WorkCommand, WorkPython
+from meshnode.config import NodeConfig, WorkCommand, WorkPython, WorkSsh
 from meshnode.config.faults import Fault, printable
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import CommandService
@@ -25,7 +25,7 @@ from meshnode.work.local.pluginmain import GROUPS, trusted_places
 
 def missing(config: NodeConfig) -> list[Fault]:
     """Return one warning for each command or plugin that is not there."""
-    return [*_of_work(config), *_of_services(config)]
+    return [*_of_work(config), *_of_hosts(config), *_of_services(config)]
 
 
 def _of_work(config: NodeConfig) -> Iterator[Fault]:
@@ -44,6 +44,24 @@ def _of_work(config: NodeConfig) -> Iterator[Fault]:
                 yield _warning(directive, "plugin", f"{text}; {fate}")
         if directive.cwd and not Path(directive.cwd).is_dir():
             yield _warning(directive, "cwd", f"{_quoted(directive.cwd)} is no directory; {fate}")
+
+
+def _of_hosts(config: NodeConfig) -> Iterator[Fault]:
+    for directive in config.ssh_types:
+        fate = f"units of type {directive.worktype} will fail"
+        if problem := _lack(directive.ssh, "", {}):
+            yield _warning(directive, "ssh", f"{problem}; install OpenSSH's client, or {fate}")
+        for parameter, path in _files_of(directive):
+            if not os.access(path, os.R_OK):
+                text = f"{_quoted(str(path))} cannot be read by this user; {fate}"
+                yield _warning(directive, parameter, text)
+
+
+def _files_of(directive: WorkSsh) -> Iterator[tuple[str, Path]]:
+    """Yield the files of this node that a type needs, with the parameters that name them."""
+    named = {"script": directive.script, "sshconfig": directive.sshconfig}
+    yield from ((name, path) for name, path in named.items() if path is not None)
+    yield from (("hosts", host.key) for host in directive.hosts if host.key is not None)
 
 
 def _of_services(config: NodeConfig) -> Iterator[Fault]:

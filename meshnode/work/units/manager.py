@@ -156,16 +156,22 @@ class UnitManager:
                 for runner in self._runners.values():
                     await services.start(runner.serve)
                 async with self._tasks.open():
-                    for stored in found:
-                        self.journal.found(stored.unit_id, stored.status)
-                        await self._adoption.adopt(self._add(stored))
-                    # Not kept while the node runs: each would hold on to a unit's first status.
-                    found.clear()
+                    await self._take_over(found)
                     self.queue.open()
                     task_status.started()
                     await self.queue.run()
         finally:
             self.store.close()
+
+    async def _take_over(self, found: list[StoredUnit]) -> None:
+        """Have all units go on that the last run has left."""
+        # All are known before any is driven: a runner may count who is where already.
+        units = [self._add(stored) for stored in found]
+        # Not kept while the node runs: each would hold on to a unit's first status.
+        found.clear()
+        for unit in units:
+            self.journal.found(unit.unit_id, unit.status)
+            await self._adoption.adopt(unit)
 
     # --- what there is ------------------------------------------------------------------------
 

@@ -122,7 +122,12 @@ class UnitStarter:
     async def begin(self, unit: Unit) -> FirstOutcome:
         """Have a unit driven, now or when its turn comes."""
         status = unit.status
-        has_started = status.state is not UnitState.PENDING or status.supervisor is not None
+        # Of other runners than that for commands, a record of the start says that it may have.
+        has_started = (
+            status.state is not UnitState.PENDING
+            or status.supervisor is not None
+            or status.started is not None
+        )
         if not has_started and not status.queued and self._queue.would_wait(unit):
             await self._keep_waiting(unit)
         if self._queue.enter(unit, has_started=has_started):

@@ -1,0 +1,317 @@
+"""What is done with one unit in one session: start it once, follow it, stop it, clean up.
+
+**Once.** The unit's directory on the host is made, and everything sent into it, before the host is
+put on record. Only then the host is told to go. What starts the command there takes a name in that
+directory that nobody can take twice, so a start whose answer was lost is asked for again and finds
+itself done. A session that was frozen meanwhile gets nobody's word to go; and once the directory is
+removed, nothing can be started in it any more.
+
+**To the last byte.** The output is taken from where the copy here ends. The end is recorded once
+all of it is here and synced; then the directory is removed; then the unit is final. Whatever the
+node is cut off in, its next start finds one of these steps undone and goes on with it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import trio
+
+from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
+from meshnode.work.ssh.failures import HostFailure, Phase, Refused
+from meshnode.work.ssh.hosts import Host, job_text
+from meshnode.work.ssh.record import FarEnd, SshRecord, recorded
+from meshnode.work.ssh.session import FarSession, FarState
+from meshnode.work.ssh.worktype import SshType
+from meshnode.work.units.endedby import CANCELED
+from meshnode.work.units.runner import FirstOutcome
+from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.store import UnitStore
+from meshnode.work.units.unit import Unit
+
+STALL = 60.0
+"""Seconds without a byte of the rest of an output, after its end is known, until it is asked for
+again in another session."""
+
+STOP_MARGIN = 20.0
+"""Seconds beyond the grace time in which a host has ended a command; then it is killed without its
+supervisor."""
+
+CLEAN_TIMEOUT = 30.0
+"""Seconds to remove a unit's directory; then it is tried again."""
+
+SMALL_PIECE = 16 * 1024
+"""Bytes of output that are written without a hop to a thread, which takes longer."""
+
+UNBOUND = 2**63 - 1
+"""Bytes of output where the work type sets no limit."""
+
+
+Change = Callable[[UnitStatus], UnitStatus]
+Part = Callable[[StdoutCopy, trio.CancelScope], Awaitable[None]]
+
+
+@contextmanager
+def within(host: Host, phase: Phase, seconds: float) -> Iterator[None]:
+    """Give a phase so many seconds. Raises HostFailure when they are over."""
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise HostFailure(host, phase, f"not done within {seconds:g} s") from None
+
+
+class FarWork:
+    """One unit in one session with its host."""
+
+    def __init__(
+        self, unit: Unit, store: UnitStore, kind: SshType, far: FarSession, first: FirstOutcome
+    ) -> None:
+        self._unit = unit
+        self._store = store
+        self._kind = kind
+        self._far = far
+        self._first = first
+        self._storage = StorageWait(unit)
+        self._end: FarEnd | None = None
+
+    @property
+    def _record(self) -> SshRecord:
+        return SshRecord.of(self._unit.status)
+
+    async def go_on(self, state: FarState) -> None:
+        """Bring the unit on from wherever record and host say that it stands.
+
+        Raises:
+            HostFailure: this session cannot; the next one may.
+        """
+        record = self._record
+        if record.end is not None:
+            await self.clean()
+            await self.finish(record.end)
+        elif record.is_canceled:
+            await self._cancel()
+        elif state.is_claimed or await self._start(state):
+            await self._note_running(state.pid)
+            await self._follow()
+
+    # --- start ----------------------------------------------------------------------------------
+
+    async def _start(self, state: FarState) -> bool:
+        """Start the command, if it certainly never was; return whether it runs."""
+        record, host = self._record, self._far.host
+        if record.host is not None:
+            is_new_boot = not state.is_there and state.boot != record.boot
+            if self._unit.status.state is not UnitState.PENDING or is_new_boot:
+                await self._unit.fail(f"lost: its directory on host {host.name} is gone")
+                return False
+        with within(host, Phase.COPY, self._kind.copy):
+            await self._copy()
+        if record.host is None:
+            await self._bind(host, state.boot)
+        try:
+            with within(host, Phase.START, self._kind.start):
+                pid = await self._far.start(self._kind.timeout, self._kind.grace)
+        except Refused:
+            # It says that nothing was started, so another host may be tried.
+            await self._change(lambda old: recorded(replace(old, started=None), host=None, boot=""))
+            raise
+        await self._note_running(pid or "")
+        return True
+
+    async def _copy(self) -> None:
+        """Send everything that the command needs."""
+        far, kind, unit_id = self._far, self._kind, self._unit.unit_id
+        directory = self._store.directory(unit_id)
+        await far.make()
+        job = job_text(self._unit.status.params, kind.env, kind.cwd)
+        await far.put("supervisor.sh", job)
+        try:
+            await far.put_file("stdin", self._store.stdin_path(unit_id))
+            if kind.script is not None:
+                await far.put("work/script", await in_thread_or_here(kind.script.read_bytes))
+            # What a client has sent along beside the payload, as a tar.
+            if (dependencies := directory / "deps").exists():
+                await far.put_file("deps", dependencies)
+        except OSError as error:
+            raise WorkError(f"cannot read what is to be sent: {error.strerror}") from error
+
+    async def _bind(self, host: Host, boot: str) -> None:
+        """Put the host on record: from here on the unit may have been started there."""
+        started, detail = self._unit.time(), f"Starting on host {host.name}"
+        await self._change(
+            lambda old: recorded(replace(old, started=started, detail=detail), host=host, boot=boot)
+        )
+
+    async def _note_running(self, pid: str) -> None:
+        """Record that the command runs; nothing is lost if that is not known after a crash."""
+        if self._unit.status.state is UnitState.PENDING:
+            process = f"PID {pid} on host" if pid else "on host"
+            detail = f"Running: {process} {self._far.host.name}"
+            await self._change(lambda old: replace(old, state=UnitState.RUNNING, detail=detail))
+        self._first.done()
+
+    async def _change(self, new: Change) -> None:
+        """Record something, however long the disk has no room for it."""
+        await self._storage.record(lambda: self._unit.change(new, durable=True))
+
+    # --- stop -----------------------------------------------------------------------------------
+
+    async def _cancel(self) -> None:
+        was_started = await self.stop()
+        self._first.done()
+        if was_started:
+            await self._follow()
+        else:
+            await self._unit.end(UnitState.CANCELED, CANCELED)
+
+    async def stop(self) -> bool:
+        """End the command; return whether it was ever started."""
+        far = self._far
+        try:
+            with trio.fail_after(self._kind.grace + STOP_MARGIN):
+                return await far.stop(self._kind.grace)
+        except trio.TooSlowError:
+            text = "its supervisor does not end it; it is killed"
+            raise HostFailure(far.host, Phase.RUN, text) from None
+
+    # --- the output, and the end ----------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Take the output until the command has ended and all of it is here; then clean up."""
+        path = self._store.stdout_path(self._unit.unit_id)
+        limit = self._kind.max_output or UNBOUND
+        copy = await StdoutCopy.open(path, self._storage, limit)
+        try:
+            try:
+                await self._far.follow(copy.size)
+                await self._take(copy)
+            except TooMuch:
+                await self.stop()
+                text = f"stopped: it printed more than {limit} bytes"
+                await self._end_with(copy, FarEnd(None, text, copy.size))
+                return
+            assert self._end is not None
+            if self._end.code is None and not self._record.is_canceled:
+                # Nobody watches over what may be left of it.
+                await self.stop()
+            await self._end_with(copy, self._end)
+        finally:
+            copy.close()
+
+    async def _take(self, copy: StdoutCopy) -> None:
+        """Append the output as it comes, until all of it is here.
+
+        Raises:
+            HostFailure: the session ended before.
+            TooMuch, CannotStore: no more can be kept.
+        """
+        faults: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            async def guarded(part: Part) -> None:
+                try:
+                    await part(copy, nursery.cancel_scope)
+                except (HostFailure, TooMuch, CannotStore) as error:
+                    # Raised here, inside the nursery, it would be wrapped in a group.
+                    faults.append(error)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(guarded, self._hear_end)
+            nursery.start_soon(guarded, self._bring)
+        if faults:
+            raise faults[0]
+
+    async def _hear_end(self, copy: StdoutCopy, both: trio.CancelScope) -> None:
+        self._end = end = await self._far.wait_end()
+        while copy.size < end.size:
+            before = copy.size
+            await trio.sleep(STALL)
+            if copy.size == before and not self._storage.reason:
+                text = f"its output ends at byte {copy.size} of {end.size}"
+                raise HostFailure(self._far.host, Phase.RUN, text)
+        both.cancel()
+
+    async def _bring(self, copy: StdoutCopy, both: trio.CancelScope) -> None:
+        while data := await self._far.receive():
+            if self._end is not None:
+                data = data[: self._end.size - copy.size]
+            await copy.append(data, small=len(data) <= SMALL_PIECE)
+            if self._end is not None and copy.size >= self._end.size:
+                both.cancel()
+
+    async def _end_with(self, copy: StdoutCopy, end: FarEnd) -> None:
+        """Record how the command ended; then clean up, and end the unit."""
+        end = replace(end, size=copy.size)
+        sync = (lambda: copy.finish(end.size)) if end.size else None
+        try:
+            await self._storage.record(
+                lambda: self._unit.change(
+                    lambda old: recorded(replace(old, stdout_size=end.size), end=end),
+                    durable=True,
+                    before=sync,
+                )
+            )
+        except CannotStore as error:
+            # A failed sync may have lost data. The host has it still, and is asked again.
+            try:
+                copy.drop()
+            except OSError as again:
+                raise CannotStore(again) from error
+            raise HostFailure(self._far.host, Phase.RUN, str(error)) from error
+        await self.clean()
+        await self.finish(end)
+
+    async def clean(self) -> None:
+        """Remove all that the host has of the unit."""
+        with within(self._far.host, Phase.CLEAN, CLEAN_TIMEOUT):
+            await self._far.remove()
+
+    async def finish(self, end: FarEnd) -> None:
+        """Give the unit its final state."""
+        await finish(self._unit, self._kind, end)
+
+
+async def finish(unit: Unit, kind: SshType, end: FarEnd, *, is_left: bool = False) -> None:
+    """Give a unit the final state that its end on the host means."""
+    record, finished = SshRecord.of(unit.status), unit.time()
+    assert record.host is not None
+    state, detail = what_came(end, record.host, kind.timeout, is_canceled=record.is_canceled)
+
+    def ended(old: UnitStatus) -> UnitStatus:
+        new = replace(
+            old,
+            state=state,
+            detail=detail,
+            exit_code=end.code,
+            stdout_size=end.size,
+            finished=finished,
+        )
+        return recorded(new, is_left=is_left)
+
+    if unit.status.state is UnitState.PENDING and state is UnitState.SUCCEEDED:
+        # It was started and ended between two looks.
+        await unit.note(lambda old: replace(old, state=UnitState.RUNNING))
+    level = logging.WARNING if state is UnitState.FAILED else logging.INFO
+    await unit.change(ended, level=level)
+
+
+def what_came(
+    end: FarEnd, host: Host, timeout: float | None, *, is_canceled: bool
+) -> tuple[UnitState, str]:
+    """Return state and detail of a unit whose command has ended like this."""
+    if end.why == "cancel" or (is_canceled and end.code is None):
+        return UnitState.CANCELED, CANCELED
+    if end.why == "timeout":
+        return UnitState.FAILED, f"timed out after {timeout or 0:g} s"
+    if end.why:
+        return UnitState.FAILED, end.why
+    if end.code is None:
+        text = f"lost: its supervisor on host {host.name} ended without recording an end"
+        return UnitState.FAILED, text
+    state = UnitState.FAILED if end.code else UnitState.SUCCEEDED
+    return state, f"exit status {end.code}"

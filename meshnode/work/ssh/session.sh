@@ -1,0 +1,149 @@
+# One session of a node on a host. Arguments: what begins each line of ours, the directory of all
+# units, the unit's name in it, the mark of the unit's processes. It reads requests from stdin, a
+# line each, and answers on stderr; stdout has the command's output, once that is asked for. It ends
+# with stdin.
+token=$1 base=$2 name=$3 mark=$4
+group= tailer= waiter= made=
+case $base in
+    /*) ;;
+    *) base=${HOME:-$PWD}/$base ;;
+esac
+dir=$base/$name
+usual=$(umask)
+umask 077
+# Not ignored: the command would inherit that.
+trap : PIPE
+
+say() {
+    printf '%s %s\n' "$token" "$*" >&2
+}
+
+# A stop was cut off between its steps.
+if [ ! -d "$dir.gone/run" ]; then rm -rf "$dir.gone"
+elif [ ! -e "$dir" ]; then mv "$dir.gone" "$dir"
+fi
+
+look() {
+    read -r boot 2>/dev/null </proc/sys/kernel/random/boot_id || boot=-
+    if [ -d "$dir/run" ]; then
+        for found in "$dir/run/job."*; do found=${found##*/job.}; done
+        say state claimed "$boot" "${found%%.*}"
+    elif [ -d "$dir" ]; then say state fresh "$boot"
+    else say state absent "$boot"
+    fi
+}
+
+make() {
+    mkdir -p "$base" && { mkdir "$dir" 2>/dev/null || [ -d "$dir" ] || mkdir "$dir"; } &&
+        mkdir -p "$dir/$token/work" && made=1 && say made || { say failed; exit 1; }
+}
+
+# part NAME SIZE: take so many bytes of stdin.
+part() {
+    if [ "$1" = deps ]; then
+        head -c "$2" | ( cd "$dir/$token/work" && tar -xf - && cat >/dev/null )
+    else
+        head -c "$2" >"$dir/$token/$1" && [ "$(wc -c <"$dir/$token/$1")" -eq "$2" ]
+    fi && { [ "$1" != work/script ] || chmod 700 "$dir/$token/$1"; } && say got || { say failed; exit 1; }
+}
+
+# go TIMEOUT GRACE: start the command, unless it was started before.
+go() {
+    # Its last writer is the supervisor, until that has answered.
+    found=$($detach sh "$dir/$token/supervisor.sh" "$dir" "$token" "$mark" "$1" "$2" "$usual" </dev/null &)
+    # Without an answer it may have been killed, before or after its claim.
+    if [ -z "$found" ]; then
+        if [ -d "$dir/run" ]; then found=taken; else found=failed; fi
+    fi
+    say "$found"
+}
+
+# Tell how the command ended, as soon as it has: nothing has to look for that again and again.
+tell_end() {
+    if [ -p "$dir/run/end" ]; then
+        # First for both: to open a pipe for reading waits for somebody who writes.
+        exec 7<>"$dir/run/end" 8<"$dir/run/end" 7>&-
+        read -r seen <&8
+    fi
+    for code in "$dir/run/exit."*; do code=${code##*/exit.}; done
+    for why in "$dir/run/why."*; do why=${why##*/why.}; done
+    say end "$code" "$why" "$(wc -c <"$dir/run/stdout")"
+}
+
+# follow POSITION: send the output from that byte on (from 1), as it comes, and tell the end.
+follow() {
+    printf '\n%s\n' "$token"
+    tail -c "+$1" -f "$dir/run/stdout" </dev/null &
+    tailer=$!
+    tell_end </dev/null &
+    waiter=$!
+}
+
+supervised() {
+    read -r supervisor born 2>/dev/null <"$dir/run/supervisor" && lives "$supervisor" "$born"
+}
+
+# rest SECONDS: end what nobody supervises any more.
+rest() {
+    for found in "$dir/run/job."*; do found=${found##*/job.}; done
+    if lives "${found%%.*}" "${found#*.}"; then group=${found%%.*}; fi
+    end_rest "$1"
+}
+
+# stop GRACE: end the command, or see that it is never started. Answers once nothing of it is left.
+stop() {
+    if [ ! -d "$dir/run" ]; then
+        # One step, whatever a start does meanwhile; it needs no room on the disk.
+        mv "$dir" "$dir.gone" 2>/dev/null
+        if [ ! -d "$dir.gone/run" ]; then
+            rm -rf "$dir.gone"
+            say stopped never
+            return
+        fi
+        mv "$dir.gone" "$dir"
+    fi
+    if supervised; then
+        kill -TERM "$supervisor"
+        ( exec 7<>"$dir/run/end" 8<"$dir/run/end" 7>&-; read -r seen <&8 )
+    fi
+    rest "$1"
+    say stopped
+}
+
+# slay: end the command now, and who watches over it.
+slay() {
+    if supervised; then kill -KILL "$supervisor"; fi
+    rest 0
+    say stopped
+}
+
+unfollow() {
+    [ -z "$tailer" ] || kill "$tailer" "$waiter" 2>/dev/null
+    tailer=
+}
+
+remove() {
+    unfollow
+    rm -rf "$dir" "$dir.gone" 2>/dev/null ||
+        { chmod -R u+rwx "$dir" && rm -rf "$dir" "$dir.gone"; }
+    made=
+    if [ -e "$dir" ]; then say failed; else say removed; fi
+}
+
+finish() {
+    unfollow
+    if [ -n "$made" ]; then
+        # Unless the attempt has become the run.
+        rm -rf "${dir:?}/$token"
+        [ -d "$dir/run" ] || rmdir "$dir" 2>/dev/null
+    fi
+}
+trap finish EXIT
+trap exit HUP TERM
+
+look
+while read -r word first second; do
+    case $word in
+        make | go | follow | part | stop | slay | remove) "$word" "$first" "$second" ;;
+    esac
+done

@@ -1,0 +1,203 @@
+"""Real SSH servers for tests: Debian's sshd, as processes on ports of 127.0.0.1, with own keys."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harness import free_port, wait_until
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+PRIVILEGES = Path("/run/sshd")
+"""A directory that root's sshd wants, and that only its service makes."""
+
+
+def reason_against() -> str | None:
+    """Return why no server can be started here; None if one should start."""
+    if not Path(SSHD).exists():
+        return "there is no sshd here (openssh-server)"
+    if shutil.which("ssh") is None:
+        return "there is no ssh here (openssh-client)"
+    return None
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [one for child in map(int, found) for one in (child, *children(child))]
+
+
+def name_of(pid: int) -> str:
+    """Return the command line of a process, empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+class Sshd:
+    """One server: its keys, its port, its process, and the directory of its units."""
+
+    def __init__(self, place: "Servers", name: str) -> None:
+        self.place = place
+        self.name = name
+        self.directory = place.root / name
+        self.units = self.directory / "units"
+        self.port = free_port()
+        self.host_key = self.directory / "host_key"
+        self.log = self.directory / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.units.mkdir(parents=True)
+        make_key(self.host_key)
+        self.trust()
+
+    def trust(self) -> None:
+        """Have the node's user know the host key."""
+        public = self.host_key.with_suffix(".pub").read_text().split()
+        with self.place.known_hosts.open("a") as file:
+            file.write(f"[127.0.0.1]:{self.port} {public[0]} {public[1]}\n")
+
+    def start(self, *more: str) -> "Sshd":
+        """Start the server and wait until it listens."""
+        config = self.directory / "sshd_config"
+        config.write_text(
+            "\n".join(
+                [
+                    f"Port {self.port}",
+                    "ListenAddress 127.0.0.1",
+                    f"HostKey {self.host_key}",
+                    f"AuthorizedKeysFile {self.place.key}.pub",
+                    "PidFile none",
+                    "UsePAM no",
+                    "StrictModes no",
+                    "PasswordAuthentication no",
+                    "KbdInteractiveAuthentication no",
+                    "PermitRootLogin yes",
+                    "PrintMotd no",
+                    *more,
+                    "",
+                ]
+            )
+        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._listens, watch=[self.log], what=f"sshd {self.name} to listen")
+        return self
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def sessions(self) -> list[int]:
+        """Return the processes of the server that serve a connection each."""
+        assert self.process is not None
+        return [pid for pid in children(self.process.pid) if name_of(pid).startswith("sshd:")]
+
+    def stop(self) -> None:
+        """End the server and all that it serves: its host is not reached any more."""
+        if self.process is None:
+            return
+        ours = [self.process.pid, *children(self.process.pid)]
+        for pid in ours:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def left(self) -> list[str]:
+        """Return what there is of units on the host: files, and processes."""
+        found = [str(path.relative_to(self.units)) for path in self.units.rglob("*")]
+        return found + [f"{pid}: {name_of(pid)}" for pid in self.processes()]
+
+    def processes(self) -> list[int]:
+        """Return the processes that run in the directory of this host's units, or name it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with suppress(OSError):
+                inside = os.readlink(entry / "cwd").startswith(str(self.units))
+                # The node's own ssh names it as well.
+                named = str(self.units) in name_of(int(entry.name))
+                if inside or (named and not _is_ssh(int(entry.name))):
+                    found.append(int(entry.name))
+        return found
+
+    def wait_clean(self) -> None:
+        """Wait until nothing is left of any unit."""
+        wait_until(
+            lambda: not self.left(), what=f"nothing to be left on {self.name}: {self.left()}"
+        )
+
+    def as_host(self, **more: Any) -> dict[str, Any]:
+        """Return the host as the directive names it."""
+        return {
+            "name": self.name,
+            "address": "127.0.0.1",
+            "port": self.port,
+            "key": str(self.place.key),
+            "options": [f"UserKnownHostsFile={self.place.known_hosts}"],
+        } | more
+
+
+def _is_ssh(pid: int) -> bool:
+    return Path(os.readlink(f"/proc/{pid}/exe")).name in {"ssh", "sshd"}
+
+
+class Servers:
+    """The servers of one test, the key of the node's user, and the hosts that are known to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.key = root / "key"
+        self.known_hosts = root / "known_hosts"
+        self.all: dict[str, Sshd] = {}
+        root.mkdir()
+        make_key(self.key)
+        self.known_hosts.touch()
+
+    def add(self, name: str, *more: str) -> Sshd:
+        """Start one more server, with these lines in its configuration."""
+        server = self.all[name] = Sshd(self, name)
+        return server.start(*more)
+
+    def close(self) -> None:
+        """End all servers, and whatever is left of units."""
+        for server in self.all.values():
+            server.stop()
+        for server in self.all.values():
+            for pid in server.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def make_key(path: Path) -> None:
+    """Make a key without a passphrase."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True
+    )
+
+
+@contextmanager
+def servers(root: Path) -> Iterator[Servers]:
+    """Yield a place for servers; they end with the context."""
+    if os.geteuid() == 0:
+        PRIVILEGES.mkdir(mode=0o755, exist_ok=True)
+    place = Servers(root)
+    try:
+        yield place
+    finally:
+        place.close()
