@@ -156,7 +156,7 @@ def _quoted(value: str, opening: str) -> str | None:
 _ZSH = """\
 #compdef %(prog_name)s
 
-_%(prog_name)s_completion() {
+_%(prog_name)s() {
     local program=${~words[1]} line typed
     local -a fields plain part
     whence -p -- "$program" >/dev/null || program=%(prog_name)s
@@ -167,21 +167,22 @@ _%(prog_name)s_completion() {
         case $fields[1] in
             file) compset -p $#fields[2]; _files ;;
             dir) compset -p $#fields[2]; _files -/ ;;
-            part) part+=("${fields[2]//:/\\\\:}${fields[3]:+:$fields[3]}") ;;
-            plain) plain+=("${fields[2]//:/\\\\:}${fields[3]:+:$fields[3]}") ;;
+            part) part+=("$fields[2]") ;;
+            plain) plain+=("$fields[2]") ;;
         esac
     done
     (( $#plain )) && _describe -V '' plain -U
     (( $#part )) && _describe -V '' part -U -S ''
 }
 
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    _%(prog_name)s_completion "$@"
+if [[ $funcstack[1] == _%(prog_name)s ]]; then
+    _%(prog_name)s "$@"
 else
-    compdef _%(prog_name)s_completion %(prog_name)s
+    compdef _%(prog_name)s %(prog_name)s
 fi
 """
-"""A file of fpath is run when it is first needed; an eval registers the function for later."""
+"""A file of fpath is the body of the function of its name at first, and replaces that by the one
+that it defines; an eval registers the function for later."""
 
 
 class Zsh(Shell):
@@ -192,6 +193,13 @@ class Zsh(Shell):
     def path_line(self, kind: str, before: str, path: str) -> str:
         """Say what of the word is no part of the path."""
         return f"{kind}\t{before}\t"
+
+    def value_line(self, value: str, description: str, incomplete: str) -> Iterable[str]:
+        """Put value and description together as zsh's ``_describe`` takes them apart."""
+        for line in super().value_line(value, description, incomplete):
+            kind, value, said = line.split("\t")
+            value = value.replace("\\", "\\\\").replace(":", "\\:")
+            yield f"{kind}\t{value}:{said}\t" if said else f"{kind}\t{value}\t"
 
 
 _FISH = """\

@@ -59,6 +59,13 @@ def test_the_package_names_what_it_needs_and_nothing_of_where_it_was_made(packag
     listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, check=True).stdout
     assert b" ./opt/meshnode/bin/meshnode\n" in listed
     assert str(package.parent).encode() not in listed
+    for name in ("meshctl", "meshnode"):
+        for place in (
+            f"bash-completion/completions/{name}",
+            f"zsh/vendor-completions/_{name}",
+            f"fish/vendor_completions.d/{name}.fish",
+        ):
+            assert f" ./usr/share/{place}\n".encode() in listed
     assert {line.split()[1] for line in listed.splitlines()} == {b"root/root"}
 
 

@@ -143,7 +143,7 @@ def test_a_shell_is_answered_before_anything_else_is_done(monkeypatch, capsysbin
     monkeypatch.setenv("COMP_LINE", "meshnode --tcp-liste")
     monkeypatch.setattr("gc.disable", lambda: None)
     assert program.main() == 0
-    assert capsysbinary.readouterr().out.startswith(b"plain\t--tcp-listener\t")
+    assert capsysbinary.readouterr().out.startswith(b"plain\t--tcp-listener:Accept")
 
 
 @pytest.mark.parametrize("shell", shells.SHELLS)

@@ -1,4 +1,4 @@
-"""What is offered at TAB, without a shell: tests/integration/test_completion.py has real ones."""
+"""What is offered at TAB, without a shell: tests/integration/test_shell_completion.py has them."""
 
 import json
 import shlex
