@@ -129,7 +129,11 @@ class _Reader:
         while True:
             # The state first, the size after it: a final unit has no more than that.
             final = self._unit.is_final
-            available = os.fstat(self._descriptor).st_size - self._position
+            end = os.fstat(self._descriptor).st_size
+            if final:
+                # A process that its command has left may go on writing, for ever.
+                end = min(end, self._unit.status.size_of(self._stream) or 0)
+            available = end - self._position
             sent = await self._send_some(available) if available > 0 else 0
             if not sent:
                 break

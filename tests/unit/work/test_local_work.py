@@ -323,6 +323,22 @@ async def test_several_readers_get_the_output_as_it_comes_each_from_its_position
             assert reply.partition(f"unit {unit_id}\n".encode())[2] == b"0123456789"[start:]
 
 
+async def test_what_is_written_after_the_end_of_a_unit_is_shown_to_nobody(foo):
+    """A process that its command has left goes on writing."""
+    async with foo.running():
+        unit_id = await foo.submit("foo", "wait")
+        supervisor = foo.launcher.supervisors[unit_id]
+        supervisor.write(b"01234")
+        supervisor.finish()
+        await foo.wait_final(unit_id)
+        supervisor.write(b"56789")
+        for start in (0, 3, 5, 7, 100):
+            _, *shown = await foo.talk(f"work results {unit_id} {start}")
+            assert shown == ["01234"[start:]] * (start < 5)
+        status = json.loads((await foo.talk(f"work status {unit_id}")).splitlines()[-1])
+        assert status["StdoutSize"] == 5
+
+
 async def test_a_reader_whose_stdout_is_truncated_is_ended_without_a_line_in_its_output(foo):
     async with foo.running():
         unit_id = await foo.submit("foo", "wait")
