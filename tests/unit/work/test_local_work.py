@@ -335,7 +335,7 @@ async def test_what_is_written_after_the_end_of_a_unit_is_shown_to_nobody(foo):
         for start in (0, 3, 5, 7, 100):
             _, *shown = await foo.talk(f"work results {unit_id} {start}")
             assert shown == ["01234"[start:]] * (start < 5)
-        status = json.loads((await foo.talk(f"work status {unit_id}")).splitlines()[-1])
+        status = json.loads((await foo.talk(f"work status {unit_id}"))[-1])
         assert status["StdoutSize"] == 5
 
 
