@@ -23,7 +23,7 @@ from meshnode.work.remote.failures import (
     printable,
 )
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.stdout import StorageWait
+from meshnode.work.remote.storage import StorageWait
 from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.runner import FirstOutcome

@@ -14,8 +14,9 @@ from meshnode import files
 from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
-from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, STREAM_KEY
 from meshnode.security.identity import Identity, claim_of
+from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.remote.failures import (
     REPLY_TIMEOUT,
     NotAsked,
@@ -63,11 +64,14 @@ class RemoteControl:
         *,
         with_meshnode: bool,
         takes: frozenset[str] = frozenset(),
+        has_streams: bool = False,
     ) -> None:
         """``lines`` has what came by ``stream`` after the greeting.
 
         ``takes`` has the keys that the other node knows beyond those of any meshnode.
         """
+        self.has_streams = has_streams
+        """Whether it may have other files of output than stdout: it is not known to have none."""
         self.with_meshnode = with_meshnode
         """Whether the other node is a meshnode, and takes more keys than receptor."""
         self._takes = takes
@@ -263,14 +267,20 @@ class RemoteControl:
             return await self.ask(subcommand="status", unitid=unit_id)
         return read_reply(await self._lines.line(None))
 
-    async def start_results(self, unit_id: str, position: int) -> None:
-        """Ask for stdout from byte ``position``; :meth:`receive_results` returns it.
+    async def start_results(self, unit_id: str, position: int, stream: str = STDOUT) -> None:
+        """Ask for a file of output from byte ``position``; :meth:`receive_results` returns it.
+
+        A file other than stdout is one that the node has told of.
 
         Raises:
             RemoteUnavailable, RemoteRefused
         """
+        named = {} if stream == STDOUT else {STREAM_KEY: stream}
         await self._send(
-            {"command": "work", "subcommand": "results", "unitid": unit_id, "startpos": position}
+            {
+                **{"command": "work", "subcommand": "results", "unitid": unit_id},
+                **{"startpos": position, **named},
+            }
         )
         line = await self._lines.line(REPLY_TIMEOUT)
         if line.startswith("ERROR"):
@@ -279,7 +289,7 @@ class RemoteControl:
             raise RemoteUnavailable(f"the node did not stream results: {printable(line, 80)}")
 
     async def receive_results(self) -> bytes:
-        """Return the next bytes of stdout, ``b""`` when the node has closed the stream.
+        """Return the next bytes of that file, ``b""`` when the node has closed the stream.
 
         Raises:
             RemoteUnavailable

@@ -1,8 +1,8 @@
-"""Follows a unit on another node: brings its status and its stdout here, until both are complete.
+"""Follows a unit on another node: brings its status and its output here, until both are complete.
 
-Two tasks run side by side. One takes over each status. One appends results, beginning where stdout
-ends here, so that a lost connection costs nothing twice. The unit is final here only when stdout is
-complete and synced: first the output, then the state that promises it.
+Tasks run side by side. One takes over each status. One for each file of output appends to it here:
+to stdout, and to stderr and index where the other node tells of them. The unit is final here only
+when all of them are complete and synced: first the output, then the state that promises it.
 """
 
 import logging
@@ -15,32 +15,18 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
+from meshnode.work.local.launcher.records import SIZE_KEYS
 from meshnode.work.remote.adopted import why_gone
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import RemoteStatus, read_status
-from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
+from meshnode.work.remote.storage import Allowance, CannotStore, OutputCopy, StorageWait
+from meshnode.work.remote.stream import GivenUp, OutputStream
 from meshnode.work.units.endedby import ASKED, CANCELED, taken_over
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
-
-SHORT_TRIES = 3
-"""Times that results of a final unit end short of its size, without a new byte, before the unit
-fails: the other node has lost part of stdout."""
-
-GATHER_BYTES = 512 * 1024
-"""Bytes of results for one write where they come quickly. A write is a hop to a thread and wakes
-the readers here, which costs as much as copying half of this."""
-
-STEADY = 20.0
-"""Seconds after which a conversation that brings results counts as a success. One that brings a
-byte and breaks off must not be repeated without a pause."""
-
-AHEAD = 64 * 1024 * 1024
-"""Bytes of results that may come beyond the last size that the other node reported: receptor
-measures it once a second."""
 
 STOP_TIMEOUT = 20.0
 """Seconds to have a unit canceled whose results cannot be kept: the other node may have to send
@@ -53,9 +39,6 @@ the write, its largest cost here. A node that is killed before asks the other on
 KEEP_INTERVAL = 1.0
 """Seconds between two writes of what is news within a state, at least: another node may change its
 words as often as it likes. receptor measures a unit as often."""
-
-GATHER_TIME = 0.02
-"""Seconds for which results may gather before the next write, at most."""
 
 
 class RemoteFollower:
@@ -72,18 +55,14 @@ class RemoteFollower:
     ) -> None:
         """``unit`` has started on the other node.
 
-        ``limit`` bounds the bytes of its stdout. ``followed`` is an open conversation in which the
+        ``limit`` bounds the bytes of its output. ``followed`` is an open conversation in which the
         other node reports the unit, if there is one.
         """
         self._unit = unit
         self._reconnector = reconnector
-        self._results_reconnector = reconnector.another()
         self._store = store
         self._now = now
-        self._limit = limit
         self._followed = followed
-        self._output = trio.Event()
-        """Set when results are to be asked for: there are some, or the node would not say so."""
         self._is_durable = followed is None
         """Whether another state goes to disk at once, and not only to memory."""
         self._noted = trio.Event()
@@ -92,9 +71,13 @@ class RemoteFollower:
         self._ended = trio.Event()
         self._complete = trio.Event()
         self._storage = StorageWait(unit)
-        self._copy: StdoutCopy | None = None
-        self._reported_size = 0
-        """Bytes of stdout on the other node, as it last reported."""
+        self._allowance = Allowance(limit)
+        self._copies: dict[str, OutputCopy] = {}
+        self._streams: dict[str, OutputStream] = {}
+        self._asks_at_once = False
+        """Whether output is asked for before the other node has told that there is some."""
+        self._nursery: trio.Nursery | None = None
+        """Where the files are followed, while they are."""
         self._failure = ""
         self._may_run_on = False
         """Whether the work of a unit that failed here may still run: a node that sends too much may
@@ -102,26 +85,55 @@ class RemoteFollower:
 
     async def run(self) -> None:
         """Return when the unit is final."""
-        path = self._store.stdout_path(self._unit.unit_id)
         try:
-            self._copy = await StdoutCopy.open(path, self._storage, self._limit)
-        except CannotStore as error:
-            await self._unit.fail(str(error) + await self._cancel_there())
-            return
-        try:
+            for name in SIZE_KEYS:
+                if self._unit.status.size_of(name) is not None:
+                    await self._add(name)
             while not self._unit.is_final:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     nursery.start_soon(self._follow_status)
-                    nursery.start_soon(self._follow_results)
+                    for stream in self._streams.values():
+                        nursery.start_soon(self._follow_output, stream)
                     nursery.start_soon(self._keep_on_disk)
                     await self._complete.wait()
                     nursery.cancel_scope.cancel()
+                self._nursery = None
                 await self._settle()
+        except CannotStore as error:
+            await self._unit.fail(str(error) + await self._cancel_there())
         finally:
-            self._copy.close()
+            for copy in self._copies.values():
+                copy.close()
+
+    async def _add(self, name: str) -> None:
+        """Have a file of output, too, from now on. Raises CannotStore."""
+        path = self._store.output_path(self._unit.unit_id, name)
+        copy = self._copies[name] = await OutputCopy.open(path, self._storage, self._allowance)
+        stream = self._streams[name] = OutputStream(
+            name,
+            self._unit,
+            copy,
+            self._reconnector.another(),
+            self._ask_sizes,
+            self._check_complete,
+        )
+        if self._nursery is not None:
+            self._nursery.start_soon(self._follow_output, stream)
+
+    async def _follow_output(self, stream: OutputStream) -> None:
+        try:
+            await stream.run()
+        except GivenUp as error:
+            self._give_up(str(error), may_run_on=error.may_run_on)
+
+    async def _ask_sizes(self) -> Mapping[str, int]:
+        async with await self._reconnector.open() as node:
+            reply = await node.ask(subcommand="status", unitid=self._unit.remote.unit_id)
+        return read_status(reply, self._now()).sizes
 
     async def _settle(self) -> None:
-        """Record the end. Stdout is synced before the state says that it is complete."""
+        """Record the end. Output is synced before the state says that it is complete."""
         try:
             if not self._failure:
                 await self._record_end()
@@ -144,35 +156,37 @@ class RemoteFollower:
                 self._failure = str(lasting)
                 return
             try:
-                self._stdout.drop()
+                for copy in self._copies.values():
+                    copy.drop()
             except OSError as again:
                 cause = again
             else:
                 break
         self._end, self._ended = None, trio.Event()
         self._complete = trio.Event()
+        for stream in self._streams.values():
+            stream.begin_again()
 
     async def _record_end(self) -> None:
         assert self._end is not None
-        end, size = self._end, self._end.stdout_size
-        copy = self._stdout
+        end = self._end
+        sizes = {name: end.sizes.get(name, stream.size) for name, stream in self._streams.items()}
         await self._unit.change(
-            lambda status: replace(self._merge(status, end), stdout_size=size),
-            before=(lambda: copy.finish(size)) if copy.size else None,
+            lambda status: self._merge(status, end).with_sizes(_by_key(sizes)),
+            before=partial(self._finish, sizes) if self._allowance.used else None,
         )
+
+    def _finish(self, sizes: Mapping[str, int]) -> None:
+        for name, size in sizes.items():
+            self._copies[name].finish(size)
 
     async def _record_failure(self) -> None:
-        failed = RemoteStatus(UnitState.FAILED, self._failure, 0)
-        size = self._stdout.size
+        failed = RemoteStatus(UnitState.FAILED, self._failure, {})
+        sizes = {name: stream.size for name, stream in self._streams.items()}
         await self._unit.change(
-            lambda status: replace(self._merge(status, failed), stdout_size=size),
+            lambda status: self._merge(status, failed).with_sizes(_by_key(sizes)),
             level=logging.WARNING,
         )
-
-    @property
-    def _stdout(self) -> StdoutCopy:
-        assert self._copy is not None
-        return self._copy
 
     def _give_up(self, failure: str, *, may_run_on: bool = True) -> None:
         self._failure, self._may_run_on = failure, may_run_on
@@ -230,7 +244,7 @@ class RemoteFollower:
             self._noted.set()
 
     def _check_complete(self) -> None:
-        if self._end is not None and self._stdout.size >= self._end.stdout_size:
+        if self._ended.is_set() and all(one.is_complete for one in self._streams.values()):
             self._complete.set()
 
     # --- status -------------------------------------------------------------------------------
@@ -257,7 +271,8 @@ class RemoteFollower:
             await self._listen(followed, await followed.next_status(remote_id))
             return
         # A watcher is not told of output, so ask for it now.
-        self._output.set()
+        self._asks_at_once = True
+        self._ask_for_output()
         async with await self._reconnector.open() as node:
             await self._listen(node, await node.watch(remote_id))
 
@@ -265,114 +280,67 @@ class RemoteFollower:
         """Take over a status and those that follow it, until the final one."""
         while True:
             status = read_status(reply, self._now())
+            if not node.has_streams:
+                status = status.of_stdout_only()
             self._reconnector.succeeded()
-            await self._take(status)
+            try:
+                await self._take(status)
+            except (GivenUp, CannotStore) as error:
+                self._give_up(str(error))
+                return
             if status.state.is_final:
                 return
             reply = await node.next_status(self._unit.remote.unit_id)
 
     async def _take(self, status: RemoteStatus) -> None:
-        self._reported_size = status.stdout_size
+        """Take over a status. Raises GivenUp, CannotStore."""
+        await self._take_sizes(status)
         if not status.state.is_final:
             if status.state in {self._unit.status.state, *TRANSITIONS[self._unit.status.state]}:
                 await self._record(status)
-            if status.stdout_size:
-                self._output.set()
+            if any(status.sizes.values()):
+                # From here on it tells no more that there is output.
+                self._asks_at_once = True
+            if self._asks_at_once:
+                self._ask_for_output()
             return
         if status.state not in TRANSITIONS[self._unit.status.state]:
             # The unit ran and ended between two looks.
             await self._record(replace(status, state=UnitState.RUNNING, detail="Receiving results"))
-        is_whole = len(status.stdout) == status.stdout_size
-        if is_whole and not self._stdout.size and not self._output.is_set():
-            await self._append(status.stdout, small=True)
+        await self._take_inline(status)
         self._end = status
         self._ended.set()
+        for name, stream in self._streams.items():
+            stream.end_at(status.sizes.get(name))
         self._check_complete()
         if not self._complete.is_set():
-            self._output.set()
+            self._ask_for_output()
 
-    # --- results ------------------------------------------------------------------------------
+    async def _take_sizes(self, status: RemoteStatus) -> None:
+        """Take over how much output there is, and of which files. Raises CannotStore."""
+        news = [name for name in status.sizes if name not in self._streams]
+        for name in news:
+            await self._add(name)
+        if news:
+            # Readers may wait for the file, which is there now.
+            empty = _by_key(dict.fromkeys(news, 0))
+            await self._persist(lambda: self._unit.note(lambda old: old.with_sizes(empty)))
+            self._noted.set()
+        for name, size in status.sizes.items():
+            self._streams[name].reported = size
 
-    async def _follow_results(self) -> None:
-        """Append what the other node's stdout has beyond the copy here, until it is complete."""
-        await self._output.wait()
-        short = 0
-        while short < SHORT_TRIES and not self._complete.is_set():
-            before, knew_end = self._stdout.size, self._ended.is_set()
-            try:
-                await self._receive()
-            except RemoteUnavailable as error:
-                await self._results_reconnector.recover(error)
+    async def _take_inline(self, end: RemoteStatus) -> None:
+        """Store the output that came with the end, if nothing of it is here. Raises GivenUp."""
+        for name, data in end.inline.items():
+            stream = self._streams.get(name)
+            if stream is None or stream.is_asked_for or stream.size:
                 continue
-            except RemoteRefused as refusal:
-                if refusal.unit_unknown:
-                    gone = await why_gone(self._unit, self._results_reconnector)
-                    self._give_up(gone, may_run_on=False)
-                    return
-                await self._results_reconnector.recover(
-                    RemoteUnavailable(f"results refused: {refusal}")
-                )
-                continue
-            # The other node closes results when its unit is final; the status has their size.
-            await self._ended.wait()
-            if knew_end and self._stdout.size == before:
-                short += 1
-            if knew_end and not self._complete.is_set():
-                await self._results_reconnector.recover(RemoteUnavailable(self._shortfall()))
-        if not self._complete.is_set():
-            self._give_up(self._shortfall(), may_run_on=False)
+            if len(data) == end.sizes.get(name):
+                await stream.append(data, small=True)
 
-    def _shortfall(self) -> str:
-        assert self._end is not None
-        size = self._end.stdout_size
-        return f"results of the remote unit ended at byte {self._stdout.size} of {size}"
-
-    async def _receive(self) -> None:
-        async with await self._results_reconnector.open() as node:
-            await node.start_results(self._unit.remote.unit_id, self._stdout.size)
-            self._results_reconnector.outage.end()
-            opened = begun = trio.current_time()
-            before = self._stdout.size
-            while not self._complete.is_set() and (data := await node.receive_results()):
-                taken = trio.current_time()
-                if self._stdout.size + len(data) > self._reported_size + AHEAD:
-                    await self._check_reported_size()
-                await self._append(data)
-                if taken - opened >= STEADY or self._stdout.size - before >= GATHER_BYTES:
-                    self._results_reconnector.succeeded()
-                self._check_complete()
-                # Pause for as long as the next GATHER_BYTES need at the pace of these.
-                pause = (taken - begun) * GATHER_BYTES / len(data)
-                begun = taken
-                await trio.sleep_until(taken + min(pause, GATHER_TIME))
-
-    async def _check_reported_size(self) -> None:
-        """Ask for the size: a watcher is told of growth only with other changes.
-
-        Raises:
-            RemoteUnavailable: it is less than was sent, or there is no answer now.
-        """
-        if self._ended.is_set():
-            return
-        async with await self._reconnector.open() as node:
-            reply = await node.ask(subcommand="status", unitid=self._unit.remote.unit_id)
-        self._reported_size = read_status(reply, self._now()).stdout_size
-        if self._stdout.size > self._reported_size + AHEAD:
-            raise RemoteUnavailable(
-                f"it sends more results than the {self._reported_size} bytes that it says there are"
-            )
-
-    async def _append(self, data: bytes, *, small: bool = False) -> None:
-        if self._end is not None:
-            # Bytes beyond the final size are no part of the results.
-            data = data[: self._end.stdout_size - self._stdout.size]
-        try:
-            await self._stdout.append(data, small=small)
-        except TooMuch as error:
-            node = self._unit.remote.node
-            self._give_up(f"stopped: node {node} sent {error} (remote-maxoutput)")
-        except CannotStore as error:
-            self._give_up(str(error))
+    def _ask_for_output(self) -> None:
+        for stream in self._streams.values():
+            stream.ask()
 
     async def _cancel_there(self) -> str:
         """Have the other node cancel the unit; return what the failure adds if that is in doubt."""
@@ -394,3 +362,8 @@ class RemoteFollower:
                 else:
                     return ""
         return f"; it may run on, on node {unit.remote.node}"
+
+
+def _by_key(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return sizes of files by their keys in a status, and not by their names."""
+    return {SIZE_KEYS[name]: size for name, size in sizes.items()}

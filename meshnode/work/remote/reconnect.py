@@ -8,7 +8,7 @@ import trio
 
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import TAKES_TAG, greeting
+from meshnode.protocol.control import STREAMS, TAKES_TAG, greeting
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.remote.client import RemoteControl, Sign
 from meshnode.work.remote.failures import (
@@ -130,7 +130,17 @@ async def open_talk(
         await trio.aclose_forcefully(stream)
         raise
     takes = taken_keys(dialer, node) if with_meshnode else frozenset()
-    return RemoteControl(stream, lines, node, sign, with_meshnode=with_meshnode, takes=takes)
+    # An advertisement that has not come yet, as after a restart, says nothing.
+    is_told = dialer.find_service(node, CONTROL_SERVICE) is not None
+    return RemoteControl(
+        stream,
+        lines,
+        node,
+        sign,
+        with_meshnode=with_meshnode,
+        takes=takes,
+        has_streams=STREAMS in takes or not is_told,
+    )
 
 
 class Reconnector:

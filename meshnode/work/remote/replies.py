@@ -9,7 +9,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,6 +18,7 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local.launcher.records import SIZE_KEYS, STDOUT
 from meshnode.work.remote.failures import (
     REPLY_TIMEOUT,
     AlreadySubmitted,
@@ -28,7 +29,7 @@ from meshnode.work.remote.failures import (
     translated,
 )
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
-from meshnode.work.units.jsonreader import MAX_SIZE, JsonObject, format_datetime
+from meshnode.work.units.jsonreader import MAX_SIZE, NOTHING, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.statusfields import EXIT_CODES
 
@@ -136,6 +137,9 @@ MAX_SIGNAL = 32
 AHEAD = timedelta(days=1)
 """Times of another node that are further ahead of this node's clock are not shown."""
 
+INLINE_KEYS = {name: name.capitalize() for name in SIZE_KEYS}
+"""The keys of output within a status, by the names of its files."""
+
 INLINE_LIMIT = 64 * 1024
 """Bytes of output within a status: sixteen times what a meshnode sends."""
 
@@ -202,15 +206,16 @@ class RemoteStatus:
 
     state: UnitState
     detail: str
-    stdout_size: int
+    sizes: Mapping[str, int]
+    """Bytes of each file of output that it has, by name; each has ``stdout``."""
     started: str | None = None
     finished: str | None = None
     exit_code: int | None = None
     signal: str | None = None
     ended_by: EndedBy | None = None
     """Who or what ended it, as that node says."""
-    stdout: bytes = b""
-    """All of stdout, if it came with the status."""
+    inline: Mapping[str, bytes] = field(default_factory=lambda: NOTHING)
+    """What came of these files with the status."""
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any], now: datetime) -> "RemoteStatus":
@@ -225,14 +230,21 @@ class RemoteStatus:
         return cls(
             state=_state(reply.get("State")),
             detail=_detail(reply.get("Detail")),
-            stdout_size=_size(reply.get("StdoutSize")),
+            sizes=_sizes(reply),
             started=_time(reply.get("Started"), now),
             finished=_time(reply.get("Finished"), now),
             exit_code=_exit_code(reply.get("ExitCode")),
             signal=_signal(reply.get("Signal")),
             ended_by=ended_by_from_json(reply.get("EndedBy")),
-            stdout=_inline(reply.get("Stdout")),
+            inline={name: _inline(reply[key]) for name, key in INLINE_KEYS.items() if key in reply},
         )
+
+    def of_stdout_only(self) -> "RemoteStatus":
+        """Return the status as of a node that knows no other file of output."""
+        if len(self.sizes) == 1:
+            return self
+        inline = {name: data for name, data in self.inline.items() if name == STDOUT}
+        return replace(self, sizes={STDOUT: self.sizes[STDOUT]}, inline=inline)
 
 
 def read_created(line: str) -> Created:
@@ -301,10 +313,16 @@ def _state_or_none(value: object) -> UnitState | None:
         return None
 
 
-def _size(value: object) -> int:
+def _sizes(reply: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of a reply; one that lacks a file's key says that there is no such file."""
+    keys = {name: key for name, key in SIZE_KEYS.items() if key in reply or name == STDOUT}
+    return {name: _size(key, reply.get(key)) for name, key in keys.items()}
+
+
+def _size(key: str, value: object) -> int:
     number = _whole(value)
     if number is None or not 0 <= number <= MAX_SIZE:
-        raise NoStatus(f"StdoutSize is {_shown(value)}")
+        raise NoStatus(f"{key} is {_shown(value)}")
     return number
 
 

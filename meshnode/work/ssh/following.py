@@ -20,7 +20,13 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.stdout import CannotStore, StdoutCopy, StorageWait, TooMuch
+from meshnode.work.remote.storage import (
+    Allowance,
+    CannotStore,
+    OutputCopy,
+    StorageWait,
+    TooMuch,
+)
 from meshnode.work.ssh.failures import HostFailure, Phase, Refused
 from meshnode.work.ssh.hosts import Host, job_text
 from meshnode.work.ssh.record import FarEnd, SshRecord, recorded
@@ -52,7 +58,7 @@ UNBOUND = 2**63 - 1
 
 
 Change = Callable[[UnitStatus], UnitStatus]
-Part = Callable[[StdoutCopy, trio.CancelScope], Awaitable[None]]
+Part = Callable[[OutputCopy, trio.CancelScope], Awaitable[None]]
 
 
 @contextmanager
@@ -185,7 +191,7 @@ class FarWork:
         """Take the output until the command has ended and all of it is here; then clean up."""
         path = self._store.stdout_path(self._unit.unit_id)
         limit = self._kind.max_output or UNBOUND
-        copy = await StdoutCopy.open(path, self._storage, limit)
+        copy = await OutputCopy.open(path, self._storage, Allowance(limit))
         try:
             try:
                 await self._far.follow(copy.size)
@@ -203,7 +209,7 @@ class FarWork:
         finally:
             copy.close()
 
-    async def _take(self, copy: StdoutCopy) -> None:
+    async def _take(self, copy: OutputCopy) -> None:
         """Append the output as it comes, until all of it is here.
 
         Raises:
@@ -226,7 +232,7 @@ class FarWork:
         if faults:
             raise faults[0]
 
-    async def _hear_end(self, copy: StdoutCopy, both: trio.CancelScope) -> None:
+    async def _hear_end(self, copy: OutputCopy, both: trio.CancelScope) -> None:
         self._end = end = await self._far.wait_end()
         while copy.size < end.size:
             before = copy.size
@@ -236,7 +242,7 @@ class FarWork:
                 raise HostFailure(self._far.host, Phase.RUN, text)
         both.cancel()
 
-    async def _bring(self, copy: StdoutCopy, both: trio.CancelScope) -> None:
+    async def _bring(self, copy: OutputCopy, both: trio.CancelScope) -> None:
         while data := await self._far.receive():
             if self._end is not None:
                 data = data[: self._end.size - copy.size]
@@ -244,7 +250,7 @@ class FarWork:
             if self._end is not None and copy.size >= self._end.size:
                 both.cancel()
 
-    async def _end_with(self, copy: StdoutCopy, end: FarEnd) -> None:
+    async def _end_with(self, copy: OutputCopy, end: FarEnd) -> None:
         """Record how the command ended; then clean up, and end the unit."""
         end = replace(end, size=copy.size)
         sync = (lambda: copy.finish(end.size)) if end.size else None

@@ -20,8 +20,9 @@ from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.failures import MAX_TEXT
-from meshnode.work.remote.follower import AHEAD, KEEP_INTERVAL
+from meshnode.work.remote.follower import KEEP_INTERVAL
 from meshnode.work.remote.replies import MAX_LINE
+from meshnode.work.remote.stream import AHEAD
 
 LONG_ENOUGH = 100
 """Simulated seconds in which whatever is tried again has been, many times."""
@@ -323,7 +324,7 @@ async def test_results_exactly_at_the_limit_are_not_too_many(foo, far, autojump_
 async def test_a_node_may_not_send_far_more_than_it_says_there_is(
     foo, far, baz, autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr("meshnode.work.remote.follower.AHEAD", 1 << 20)
+    monkeypatch.setattr("meshnode.work.remote.stream.AHEAD", 1 << 20)
     far.size = 5
     far.lies["results"] = says_endlessly
     async with foo.running(), baz.running():
@@ -342,7 +343,7 @@ async def test_a_node_may_not_send_far_more_than_it_says_there_is(
 async def test_a_node_that_says_how_its_results_grow_may_send_them_all(
     foo, far, autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr("meshnode.work.remote.follower.AHEAD", 100)
+    monkeypatch.setattr("meshnode.work.remote.stream.AHEAD", 100)
     far.size = 100_000
 
     async def results(far, stream):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.local.launcher.records import SIZE_KEYS
 from meshnode.work.remote.failures import MAX_TEXT, printable
-from meshnode.work.remote.replies import AHEAD, NoStatus, RemoteStatus
+from meshnode.work.remote.replies import AHEAD, INLINE_KEYS, NoStatus, RemoteStatus
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
@@ -36,7 +37,8 @@ json_values = st.recursive(
 )
 KEYS = [
     *("State", "StateName", "Detail", "StdoutSize", "WorkType", "ExtraData", "Created", "Started"),
-    *("Finished", "ExitCode", "Signal", "StdinSize", "Stdout"),
+    *("Finished", "ExitCode", "Signal", "StdinSize", "StderrSize", "IndexSize"),
+    *INLINE_KEYS.values(),
 ]
 GOOD = {"State": 1, "Detail": "Running: PID 7", "StdoutSize": 5, "WorkType": "cat"}
 
@@ -47,12 +49,11 @@ def assert_fit_for_a_record(status):
         OURS,
         state=status.state,
         detail=status.detail,
-        stdout_size=status.stdout_size,
         started=status.started,
         finished=status.finished,
         exit_code=status.exit_code,
         signal=status.signal,
-    )
+    ).with_sizes({SIZE_KEYS[name]: size for name, size in status.sizes.items()})
     assert UnitStatus.from_json(json.loads(json.dumps(record.to_disk()))) == record
     encode_reply(record.to_reply(0))
     assert status.detail.isprintable()
@@ -74,10 +75,10 @@ def test_any_reply_is_a_status_that_can_be_kept_or_a_named_error(reply):
     assert len(refusal) < 100
 
 
-@pytest.mark.parametrize("key", ["State", "StdoutSize"])
+@pytest.mark.parametrize("key", ["State", *SIZE_KEYS.values()])
 @pytest.mark.parametrize("value", [None, -1, 9, 1.0, True, "1", [1], {}, 2**63, 10**400])
 def test_state_and_size_that_make_no_sense_are_no_status(key, value):
-    if (key, value) == ("StdoutSize", 9):
+    if key != "State" and value == 9:
         return
     with pytest.raises(NoStatus, match=key):
         RemoteStatus.from_reply(GOOD | {key: value}, NOW)
@@ -104,9 +105,11 @@ def test_a_time_is_taken_over_in_our_form_if_it_can_be_one(told, kept):
     assert (status.started, status.finished) == (kept, kept)
 
 
-@pytest.mark.parametrize("stdout", ["%%%", 7, "é", b64encode(b"x" * 100_000).decode(), "YQ"])
-def test_output_that_came_along_damaged_counts_as_not_come_along(stdout):
-    assert RemoteStatus.from_reply(GOOD | {"Stdout": stdout}, NOW).stdout == b""
+@pytest.mark.parametrize("name", INLINE_KEYS)
+@pytest.mark.parametrize("output", ["%%%", 7, "é", b64encode(b"x" * 100_000).decode(), "YQ"])
+def test_output_that_came_along_damaged_counts_as_not_come_along(name, output):
+    status = RemoteStatus.from_reply(GOOD | {INLINE_KEYS[name]: output}, NOW)
+    assert status.inline == {name: b""}
 
 
 def test_a_detail_of_a_person_stays_as_it_is():

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.remote.stdout import WAITED_FOR
+from meshnode.work.remote.storage import WAITED_FOR
 from meshnode.work.units import shortage
 from meshnode.work.units.intake import UnitFile
 from meshnode.work.units.shortage import FREE_SIZE, KEPT_BYTES, has_room

@@ -1,4 +1,4 @@
-"""Stores the stdout of a unit on another node: within a limit, and waiting while the disk is full.
+"""Stores the output of a unit on another node: within a limit, and waiting while the disk is full.
 
 A node that sends more than the limit is cut off. A full disk passes: the unit's detail says that it
 waits, nothing is read from the other node meanwhile, and the command goes on there.
@@ -98,25 +98,45 @@ class StorageWait:
         )
 
 
-class StdoutCopy:
-    """The file with one unit's stdout; appends to what it has. Close it."""
+class Allowance:
+    """How much one unit may bring, in all files of its output together."""
 
-    def __init__(self, file: UnitFile, directory: Path, storage: StorageWait, limit: int) -> None:
+    def __init__(self, limit: int) -> None:
+        """``limit`` is in bytes."""
+        self.limit = limit
+        self.used = 0
+        """Bytes that are stored, or are being stored."""
+
+    def take(self, wanted: int) -> int:
+        """Take up to so many bytes, and return how many there were."""
+        taken = max(0, min(wanted, self.limit - self.used))
+        self.used += taken
+        return taken
+
+
+class OutputCopy:
+    """One file of one unit's output; appends to what it has. Close it."""
+
+    def __init__(
+        self, file: UnitFile, directory: Path, storage: StorageWait, allowance: Allowance
+    ) -> None:
         self._file = file
         self._directory = directory
         self._storage = storage
-        self._limit = limit
+        self._allowance = allowance
+        # It was stored before, whatever is allowed now.
+        allowance.used += file.size
 
     @classmethod
-    async def open(cls, path: Path, storage: StorageWait, limit: int) -> "StdoutCopy":
-        """Open the file for at most ``limit`` bytes.
+    async def open(cls, path: Path, storage: StorageWait, allowance: Allowance) -> "OutputCopy":
+        """Open the file, which is made if it is not there.
 
         Raises:
             CannotStore: it cannot be written.
         """
         while True:
             try:
-                return cls(UnitFile(path, append=True), path.parent, storage, limit)
+                return cls(UnitFile(path, append=True), path.parent, storage, allowance)
             except OSError as error:
                 await storage.wait(error)
 
@@ -131,11 +151,12 @@ class StdoutCopy:
         ``small`` data is written without a hop to a thread.
 
         Raises:
-            TooMuch: it is more than the limit; what the limit allows is stored.
+            TooMuch: it is more than the unit may bring; what it may is stored.
             CannotStore: the disk refuses for good.
         """
-        room = max(0, self._limit - self.size)
-        left = memoryview(data)[:room]
+        # Taken first: other files of the unit are written to meanwhile.
+        left = memoryview(data)[: self._allowance.take(len(data))]
+        is_too_much = len(left) < len(data)
         while left:
             before = self.size
             try:
@@ -148,11 +169,11 @@ class StdoutCopy:
                 left = left[self.size - before :]
                 await self._storage.wait(error)
         await self._storage.end()
-        if len(data) > room:
-            raise TooMuch(f"more than {self._limit} bytes of results")
+        if is_too_much:
+            raise TooMuch(f"more than {self._allowance.limit} bytes of results")
 
     def _write(self, data: memoryview) -> None:
-        if not has_room(self._directory, self.size):
+        if not has_room(self._directory, self._allowance.used - len(data)):
             raise OSError(errno.ENOSPC, "what is left of the disk is kept for other work")
         self._file.write(data)
 
@@ -171,7 +192,9 @@ class StdoutCopy:
 
     def drop(self) -> None:
         """Drop all that is stored. Raises OSError."""
+        size = self.size
         self._file.cut(0)
+        self._allowance.used -= size
 
     def close(self) -> None:
         """Close the file."""
