@@ -5,6 +5,7 @@ from pathlib import Path
 
 import machine
 import pytest
+import sshd
 
 
 @pytest.fixture
@@ -14,3 +15,12 @@ def box(tmp_path: Path) -> Iterator[machine.Machine]:
         pytest.skip(reason)
     with machine.boot(tmp_path / "machine") as box:
         yield box
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[sshd.Servers]:
+    """Yield a place for SSH servers; skip where none can be started."""
+    if reason := sshd.reason_against():
+        pytest.skip(reason)
+    with sshd.servers(tmp_path / "far") as place:
+        yield place

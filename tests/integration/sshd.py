@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness import free_port, wait_until
+from harness import Node, free_port, wait_until
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -83,6 +83,9 @@ class Sshd:
                     "KbdInteractiveAuthentication no",
                     "PermitRootLogin yes",
                     "PrintMotd no",
+                    # Each server is another machine to its users: their home is below it.
+                    f"ForceCommand HOME={self.directory}; export HOME; cd; "
+                    + 'eval "$SSH_ORIGINAL_COMMAND"',
                     *more,
                     "",
                 ]
@@ -201,3 +204,39 @@ def servers(root: Path) -> Iterator[Servers]:
         yield place
     finally:
         place.close()
+
+
+def work_ssh(*servers: Sshd, name: str = "far", **more: Any) -> dict[str, Any]:
+    """Return a directive that runs on these servers what it is given as parameters, in a shell."""
+    parameters: dict[str, Any] = {
+        "worktype": name,
+        "command": "sh",
+        "allowruntimeparams": True,
+        "hosts": [server.as_host() for server in servers],
+        "directory": "units",
+        "grace": "2s",
+    } | more
+    # Each server is another machine, where all have this path in common.
+    return {"work-ssh": {key: value for key, value in parameters.items() if value is not None}}
+
+
+def run_on(node: Node, script: str, *arguments: str, stdin: bytes = b"") -> str:
+    """Submit a script for the shell of the type that :func:`work_ssh` makes; return the unit."""
+    payload = ("--payload", "-") if stdin else ("--no-payload",)
+    return node.submit("far", *payload, *arguments, "--", "-c", script, stdin=stdin)
+
+
+class Gate:
+    """What commands wait for until the test lets them go on, one for each time it is opened."""
+
+    def __init__(self, place: Path) -> None:
+        self.path = place / "gate"
+        os.mkfifo(self.path)
+        self.wait = f"read -r _ <{self.path}"
+
+    def open(self, times: int = 1) -> None:
+        """Let so many commands go on, which must be waiting or come to it."""
+        for _ in range(times):
+            # Blocks until one waits; whoever reads takes one line only.
+            with self.path.open("w") as gate:
+                gate.write("go\n")

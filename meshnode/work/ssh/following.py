@@ -84,6 +84,8 @@ class FarWork:
         self._first = first
         self._storage = StorageWait(unit)
         self._end: FarEnd | None = None
+        self._dry = trio.Event()
+        """Set when this session brings no more of the output."""
 
     @property
     def _record(self) -> SshRecord:
@@ -236,9 +238,11 @@ class FarWork:
         self._end = end = await self._far.wait_end()
         while copy.size < end.size:
             before = copy.size
-            await trio.sleep(STALL)
-            if copy.size == before and not self._storage.reason:
-                text = f"its output ends at byte {copy.size} of {end.size}"
+            with trio.move_on_after(STALL):
+                await self._dry.wait()
+            is_stalled = copy.size == before and not self._storage.reason
+            if copy.size < end.size and (self._dry.is_set() or is_stalled):
+                text = f"its output ended at byte {copy.size} of {end.size}"
                 raise HostFailure(self._far.host, Phase.RUN, text)
         both.cancel()
 
@@ -249,6 +253,7 @@ class FarWork:
             await copy.append(data, small=len(data) <= SMALL_PIECE)
             if self._end is not None and copy.size >= self._end.size:
                 both.cancel()
+        self._dry.set()
 
     async def _end_with(self, copy: OutputCopy, end: FarEnd) -> None:
         """Record how the command ended; then clean up, and end the unit."""
