@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
-from meshctl.commands.auth import auth
 from meshctl.commands.completion import completion, files, nodes, services, tls_clients
+from meshctl.commands.grammar import Commands
 from meshctl.commands.hints import hint
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.commands.toplevel import MeshctlGroup, value_or_command
-from meshctl.commands.work import work
-from meshctl.render.columns import Terminal
 from meshctl.render.output import (
     ExitCode,
     Failure,
@@ -29,8 +27,6 @@ from meshctl.render.output import (
     terminal_width,
     wants_colour,
 )
-from meshctl.render.status import status_lines, status_page
-from meshctl.render.tables import laid_out
 from meshctl.version import VERSION
 
 if TYPE_CHECKING:
@@ -44,6 +40,13 @@ MAX_DELAY = 86400.0
 """Seconds between two pings at most: a day. Longer is a mistake, or more than sleep can take."""
 
 
+ELSEWHERE = {
+    "work": "meshctl.commands.work:work",
+    "auth": "meshctl.commands.auth:auth",
+}
+"""The groups of commands: each is loaded when one of its commands is needed."""
+
+
 def _env(name: str) -> dict[str, Any]:
     """An option's environment variables: our own name, then receptorctl's."""
     return {"envvar": [f"MESHCTL_{name}", f"RECEPTORCTL_{name}"], "show_envvar": True}
@@ -52,6 +55,7 @@ def _env(name: str) -> dict[str, Any]:
 @click.group(
     "meshctl",
     cls=MeshctlGroup,
+    commands=Commands(ELSEWHERE),
     epilog=help_epilog(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -112,6 +116,11 @@ def status(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return
+    # What draws tables is loaded for those who see them.
+    from meshctl.render.columns import Terminal  # noqa: PLC0415
+    from meshctl.render.status import status_lines, status_page  # noqa: PLC0415
+    from meshctl.render.tables import laid_out  # noqa: PLC0415
+
     if stdout_is_terminal():
         terminal = Terminal(terminal_width(), wants_colour(sys.stdout))
         print_page(laid_out(lambda: status_page(reply, terminal)))
@@ -281,8 +290,6 @@ def version(invocation: Invocation, as_json: bool) -> None:
         print_line(f"node     {node}")
 
 
-cli.add_command(work)
-cli.add_command(auth)
 cli.add_command(completion)
 
 

@@ -5,7 +5,8 @@ value is given once: click would take the last, and a unit would run on a node t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from importlib import import_module
 
 import click
 
@@ -19,6 +20,44 @@ OTHER_WORDS = {
     "trace": "traceroute",
 }
 """What other programs call our commands: a hint only, the grammar is receptorctl's."""
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """The commands of a group by name, each loaded when it is asked for.
+
+    Every run of meshctl needs one command, and what all of them import takes half of its start.
+
+    Args:
+        homes: Where each is: ``module:name``.
+    """
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self._homes = dict(homes)
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module, _, attribute = self._homes[name].partition(":")
+            self._loaded[name] = getattr(import_module(module), attribute)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._homes[name] = ""
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._homes[name]
+        self._loaded.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._homes
+
+    def __iter__(self) -> Iterator[str]:
+        # Those that the group defines itself come first, also where mistakes are answered.
+        return iter(sorted(self._homes, key=lambda name: self._homes[name] != ""))
+
+    def __len__(self) -> int:
+        return len(self._homes)
 
 
 class StrictGroup(click.Group):

@@ -2,10 +2,8 @@
 
 import click
 
-from meshctl.commands.adopt import adopt
 from meshctl.commands.completion import units
-from meshctl.commands.ending import cancel, force_release, release
-from meshctl.commands.grammar import StrictGroup
+from meshctl.commands.grammar import Commands, StrictGroup
 from meshctl.commands.options import (
     Invocation,
     UnitFilter,
@@ -14,11 +12,7 @@ from meshctl.commands.options import (
     now,
     pass_invocation_at,
 )
-from meshctl.commands.results import results
-from meshctl.commands.stop import stop
-from meshctl.commands.submit import submit
 from meshctl.commands.units import find_unit
-from meshctl.commands.wait import show_changes, wait
 from meshctl.render.output import (
     Failure,
     print_json,
@@ -26,16 +20,23 @@ from meshctl.render.output import (
     stdout_is_terminal,
     terminal_width,
 )
-from meshctl.render.tables import laid_out, unit_lines, unit_table
+
+ELSEWHERE = {
+    "submit": "meshctl.commands.submit:submit",
+    "adopt": "meshctl.commands.adopt:adopt",
+    "wait": "meshctl.commands.wait:wait",
+    "results": "meshctl.commands.results:results",
+    "stop": "meshctl.commands.stop:stop",
+    "cancel": "meshctl.commands.ending:cancel",
+    "release": "meshctl.commands.ending:release",
+    "force-release": "meshctl.commands.ending:force_release",
+}
+"""The commands that have a module of their own: it is loaded when one of them is needed."""
 
 
-@click.group(cls=StrictGroup)
+@click.group(cls=StrictGroup, commands=Commands(ELSEWHERE))
 def work() -> None:
     """Submit units of work, watch them, end them."""
-
-
-for command in (submit, adopt, wait, results, stop, cancel, release, force_release):
-    work.add_command(command)
 
 
 @work.command("list")
@@ -65,6 +66,8 @@ def list_units(
         for known_id in units:
             print_line(known_id)
     elif as_table or (stdout_is_terminal() and not as_json):
+        from meshctl.render.tables import laid_out, unit_table  # noqa: PLC0415 - rarely needed
+
         for line in laid_out(lambda: unit_table(units, now(), terminal_width())):
             print_line(line)
     else:
@@ -84,6 +87,8 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
     with invocation.client() as client:
         unit_id = find_unit(invocation, client, unit_id)
         if watch:
+            from meshctl.commands.wait import show_changes  # noqa: PLC0415 - rarely needed
+
             lines = as_json or not stdout_is_terminal()
             show_changes(invocation, client, unit_id, as_json=lines)
             return
@@ -91,5 +96,7 @@ def unit_status(invocation: Invocation, unit_id: str, watch: bool, as_json: bool
     if as_json or not stdout_is_terminal():
         print_json(reply)
         return
+    from meshctl.render.tables import laid_out, unit_lines  # noqa: PLC0415 - rarely needed
+
     for line in laid_out(lambda: unit_lines(unit_id, reply, now())):
         print_line(line)

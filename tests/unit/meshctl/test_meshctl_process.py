@@ -17,13 +17,21 @@ import meshnode
 from meshctl.render.output import ExitCode
 
 SLOW_TO_IMPORT = {"ssl", "yaml", "importlib.metadata", "socket", "json", "asyncio", "subprocess"}
+OF_OTHER_COMMANDS = {
+    *("meshctl.commands.auth", "meshctl.commands.submit", "meshctl.commands.results"),
+    *("meshctl.render.tables", "meshctl.render.status", "click.shell_completion"),
+}
 OF_THE_NODE = {"trio", "cryptography", "aioquic", "meshnode"}
 
 
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [
-        ("import meshctl.cli", SLOW_TO_IMPORT | OF_THE_NODE),
+        ("import meshctl.cli", SLOW_TO_IMPORT | OF_THE_NODE | OF_OTHER_COMMANDS),
+        (
+            "from meshctl.cli import cli; cli.commands['work'].commands['status']",
+            SLOW_TO_IMPORT | OF_THE_NODE | OF_OTHER_COMMANDS,
+        ),
         (
             "import meshctl.api.client, meshctl.commands.bridge",
             {"ssl", "yaml", "asyncio"} | OF_THE_NODE,
