@@ -22,6 +22,7 @@ from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.mesh.streams.connections import load_engine
 from meshnode.net.addresses import Lookups
 from meshnode.net.sockets import CannotListen
+from meshnode.protocol.control import CONTROL_SERVICE
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
 from meshnode.renewal import KeyRenewal
@@ -33,7 +34,6 @@ from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.auth import auth_command
 from meshnode.work.configured import ConfiguredWork
-from meshnode.work.remote.failures import CONTROL_SERVICE
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses

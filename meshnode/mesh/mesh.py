@@ -244,6 +244,17 @@ class Mesh:
         """Return how a node that can be reached (or this one) advertises a service, if it does."""
         return self._link_state.find_service(node, service)
 
+    def service_stamps(self, service: str) -> dict[str, int]:
+        """Return which nodes that can be reached (this one too) advertise a service, and when each
+        did so last, in nanoseconds."""
+        stamps = self._link_state.adverts.stamps(service)
+        return {node: stamp for node, stamp in stamps if self.is_reachable(node)}
+
+    @property
+    def link_costs(self) -> Mapping[str, float]:
+        """The nodes that this one is linked to, and what the links cost."""
+        return self._link_state.topology.own.costs
+
     def concerns(self) -> list[str]:
         """Return lines for a person: what of this mesh should be looked after."""
         return self._link_state.own_updates.concerns()

@@ -159,6 +159,13 @@ class AdvertisementTable:
         advert = self.newest(node_id, service)
         return advert if advert is not None and not advert.cancel else None
 
+    def stamps(self, service: str) -> Iterator[tuple[str, int]]:
+        """Yield the nodes that offer a service, and the time of each one's advertisement (ns)."""
+        for node, record in self._nodes.items():
+            entry = record.services.get(service)
+            if entry is not None and entry.is_offer:
+                yield node, entry.nanoseconds
+
     @property
     def nodes(self) -> Collection[str]:
         """The nodes that anything is remembered of, be it a withdrawal."""

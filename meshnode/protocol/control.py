@@ -35,6 +35,9 @@ LABELS_KEY = "submissionlabels"
 """Key of a submission with the labels of its unit: an object as a text of JSON. Meshnode's own, as
 the last one."""
 
+CONTROL_SERVICE = "control"
+"""The service that a submitter dials, as in receptor."""
+
 TAKES_TAG = "takes"
 """Tag of a control service that names the keys which it knows in a request and older meshnodes do
 not, with commas between them."""

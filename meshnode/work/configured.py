@@ -20,6 +20,8 @@ from meshnode.security.audit import AuditLog
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
+from meshnode.work.placement.nodes import NodeDirectory
+from meshnode.work.placement.placer import Placer
 from meshnode.work.placement.telling import LoadTeller
 from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.reconnect import Dialer
@@ -91,8 +93,16 @@ class ConfiguredWork:
         store = UnitStore(config.node.datadir / config.node.id, reserve)
         self._signatures = make_signatures(config)
         self._types = make_types(config)
+        directory = NodeDirectory(dialer)
+        placer = Placer(directory)
         remotes = RemoteRunner(
-            dialer, store, self._signatures, wall_clock, config.node.remote_maxoutput, tls
+            dialer,
+            store,
+            self._signatures,
+            wall_clock,
+            config.node.remote_maxoutput,
+            tls,
+            placer,
         )
         self.others = AskThere(dialer, self._signatures, tls)
         """Asks other nodes what this one may do there."""
@@ -115,6 +125,8 @@ class ConfiguredWork:
             forwarding=config.node.allowforwarding,
             remember=config.node.remember_submissions,
         )
+        self.units.access.nodes = lambda: directory.names
+        placer.permits = self.units.access.may_place
         self.units.quotas.bounds = make_bounds(config)
         self.units.queue.bounds = make_queue_bounds(config)
         self.teller = LoadTeller(self.units.queue, lambda: bool(self.advertised))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from meshnode.work.placement.load import Load
-from meshnode.work.placement.rules import Placement, Rule
 from meshnode.work.units.jsonreader import NOTHING
+from meshnode.work.units.placement import Placement, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,17 @@ def choose(
 def _why_none(count: int, excluded: Counter[str]) -> str:
     """Return ``0 of 12 nodes: 9 lack label gpu, 3 lack work type render``."""
     nodes = "1 node" if count == 1 else f"{count} nodes"
-    told = ", ".join(f"{number} {what}" for what, number in excluded.most_common())
+    told = ", ".join(f"{number} {_of(number, what)}" for what, number in excluded.most_common())
     return f"0 of {nodes}: {told}" if told else "0 of 0 nodes"
+
+
+def _of(number: int, what: str) -> str:
+    """Return what a number of nodes do, in the right number."""
+    verb, _, rest = what.partition(" ")
+    return f"{_OF_ONE.get(verb, verb)} {rest}" if number == 1 else what
+
+
+_OF_ONE = {"lack": "lacks", "have": "has"}
 
 
 def _best(

@@ -22,12 +22,9 @@ from meshnode.errors import (
     Unreachable,
     WorkError,
 )
-from meshnode.protocol.control import NOT_NOW
+from meshnode.protocol.control import CONTROL_SERVICE, NOT_NOW
 from meshnode.protocol.messages import PROBLEM_EXPIRED, PROBLEM_REJECTED, PROBLEM_SERVICE_UNKNOWN
 from meshnode.work.units.shortage import LACKS
-
-CONTROL_SERVICE = "control"
-"""The service that a submitter dials, as in receptor."""
 
 REPLY_TIMEOUT = 60.0
 """Seconds for a reply. The slowest are those to a cancel (grace, kill, sync) and to a submission
@@ -64,6 +61,13 @@ class RemoteDistrusted(RemoteUnavailable):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"TLS error connecting to remote service: {reason}")
+
+
+class NotThere(WorkError):
+    """A unit that may run on any of several nodes cannot be started on the one that was chosen.
+
+    Nothing of it is there, so another node may be chosen.
+    """
 
 
 class NoTlsClient(RemoteUnavailable):

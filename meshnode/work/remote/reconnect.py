@@ -8,11 +8,10 @@ import trio
 
 from meshnode.logs import SubjectLogger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import STREAMS, TAKES_TAG, greeting
-from meshnode.protocol.routing import ServiceAdvertisement
+from meshnode.protocol.control import CONTROL_SERVICE, STREAMS, TAKES_TAG, greeting
+from meshnode.work.placement.nodes import MeshView
 from meshnode.work.remote.client import RemoteControl, Sign
 from meshnode.work.remote.failures import (
-    CONTROL_SERVICE,
     NO_ROUTE,
     RemoteUnavailable,
     printable,
@@ -50,13 +49,8 @@ SETTLE = 1.0
 """Seconds from a change of routes until it is looked at: most ways that are lost are replaced."""
 
 
-class Dialer(Protocol):
+class Dialer(MeshView, Protocol):
     """What remote work asks of the mesh; ``meshnode.mesh.mesh.Mesh`` has this shape."""
-
-    @property
-    def node_id(self) -> str:
-        """This node."""
-        ...
 
     async def dial(
         self, node: str, service: str, tls: "TlsSource | None" = None
@@ -74,10 +68,6 @@ class Dialer(Protocol):
 
     async def wait_routes_changed(self) -> None:
         """Return when other nodes can be reached than before, or by other ways."""
-        ...
-
-    def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:
-        """Return how a node that can be reached advertises a service, if it does."""
         ...
 
 

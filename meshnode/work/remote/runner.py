@@ -10,10 +10,13 @@ import trio
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
+from meshnode.work.placement.nodes import NodeDirectory
+from meshnode.work.placement.placer import Placer
 from meshnode.work.remote.adopted import GONE, FirstLook
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
     NoTlsClient,
+    NotThere,
     RemoteRefused,
     RemoteUnavailable,
     as_unavailable,
@@ -23,7 +26,7 @@ from meshnode.work.remote.outage import Outage
 from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, LostRoutes, Reconnector
 from meshnode.work.remote.replies import LongLines
-from meshnode.work.remote.start import RemoteStart, check_secrets
+from meshnode.work.remote.start import Expiry, RemoteStart, check_secrets
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.keys import new_secret
 from meshnode.work.units.remoteextra import RemoteExtra
@@ -51,8 +54,11 @@ class RemoteRunner:
         now: Clock,
         max_output: int,
         tls: "TlsClients | None" = None,
+        placer: Placer | None = None,
     ) -> None:
-        """``tls`` returns where to get the settings of a ``tls-client``, by its name."""
+        """``tls`` returns where to get the settings of a ``tls-client``, by its name; ``placer``
+        chooses nodes for units that may run on several."""
+        self._placer = placer or Placer(NodeDirectory(dialer))
         self._tls = tls or _no_tls
         self._dialer = dialer
         self._store = store
@@ -80,7 +86,8 @@ class RemoteRunner:
             self._signatures.require_signer()
         return Plan(
             remote=RemoteExtra(
-                node=submission.node,
+                node=submission.node if submission.placement is None else "",
+                placement=submission.placement,
                 work_type=submission.work_type,
                 params=dict(submission.params),
                 sign_work=submission.sign_work,
@@ -105,6 +112,8 @@ class RemoteRunner:
 
     async def run(self, unit: Unit, first: FirstOutcome) -> Outcome:
         """Do what the record asks for: release, cancel, or start and follow."""
+        if unit.remote.placement is not None and unit.remote.node:
+            self._placer.count(unit)
         reconnector = self._reconnector(unit)
         if unit.remote.released:
             if await self._release_there(unit, reconnector, first):
@@ -112,18 +121,47 @@ class RemoteRunner:
         elif unit.remote.cancelled and not unit.is_final:
             await self._cancel_there(unit, reconnector, first)
         elif not unit.remote.started and not unit.is_final:
-            async with AsyncExitStack() as stack:
-                key = self._key(unit)
-                start = RemoteStart(unit, reconnector, first, self._store, self._now, key, stack)
-                await start.run()
-                if not unit.is_final:
-                    await self._follow(unit, reconnector, start.followed)
+            await self._start(unit, first)
             return Outcome.DONE
         if not unit.is_final and unit.remote.is_unseen:
             await FirstLook(unit, reconnector).take(first)
         if not unit.is_final:
             await self._follow(unit, reconnector)
         return Outcome.DONE
+
+    async def _start(self, unit: Unit, first: FirstOutcome) -> None:
+        """Start a unit and follow it; one that may run on several nodes goes to the next."""
+        unreached: set[str] = set()
+        while True:
+            is_free = unit.remote.placement is not None and not unit.remote.unit_id
+            if is_free and not await self._give_node(unit, unreached, first):
+                return
+            reconnector = self._reconnector(unit)
+            async with AsyncExitStack() as stack:
+                key = self._key(unit)
+                start = RemoteStart(unit, reconnector, first, self._store, self._now, key, stack)
+                try:
+                    await start.run()
+                except NotThere as error:
+                    unit.log.info("node %s: %s; another one is chosen", unit.remote.node, error)
+                    unreached.add(unit.remote.node)
+                    continue
+                if not unit.is_final:
+                    await self._follow(unit, reconnector, start.followed)
+            return
+
+    async def _give_node(self, unit: Unit, unreached: set[str], first: FirstOutcome) -> bool:
+        """Choose a node for a unit; False if its time to start was over before one fitted."""
+        expiry = Expiry(unit.remote.expiration, self._now)
+        expiry.count()
+        with expiry.scope:
+            await self._placer.give_node(unit, unreached, first)
+        if expiry.scope.cancelled_caught:
+            text = f"{expiry.text}; {unit.outage}" if unit.outage else expiry.text
+            await unit.fail(text)
+            first.fail(CommandError(text))
+            return False
+        return True
 
     async def abandon(self, unit: Unit) -> None:
         """Leave the unit running on the other node, whose clients can still end it."""

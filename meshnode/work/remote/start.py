@@ -26,6 +26,7 @@ from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
     AlreadySubmitted,
     NoTlsClient,
+    NotThere,
     RemoteDistrusted,
     RemoteRefused,
     RemoteUnavailable,
@@ -39,6 +40,9 @@ from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
+
+UNKNOWN_TYPE = "unknown work type"
+"""How a node begins its refusal of work that it offered a moment ago."""
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -112,14 +116,24 @@ class RemoteStart:
         # How far the payload of an ID got that was recorded before is unknown.
         self._may_have_started = True
 
+    @property
+    def _is_movable(self) -> bool:
+        """Whether the unit may go to another node: it is not this one's, and nothing is there."""
+        remote = self._unit.remote
+        return remote.placement is not None and not remote.unit_id
+
     async def run(self) -> None:
-        """Return when the unit has started there, or has ended as failed."""
+        """Return when the unit has started there, or has ended as failed.
+
+        Raises:
+            NotThere: another node is to be chosen.
+        """
         pauses = Pauses()
         with self._expiry.scope:
             while not (self._unit.remote.started or self._unit.is_final):
                 begun = trio.current_time()
                 try:
-                    await self._try()
+                    await self._try_here()
                 except (RemoteDistrusted, NoTlsClient) as error:
                     if not await self._give_up(error):
                         await self._wait_out(error)
@@ -136,6 +150,8 @@ class RemoteStart:
                     await self._unit.fail(str(error))
                     self._first.fail(error)
                     return
+                except NotThere:
+                    raise
                 except MeshnodeError as error:
                     if isinstance(error, WorkError) and isinstance(error.__cause__, OSError):
                         # The disk does not take the ID of the unit over there. Without that no
@@ -152,6 +168,16 @@ class RemoteStart:
             await self._expire()
         else:
             self._first.done()
+
+    async def _try_here(self) -> None:
+        """Make one try; one that fails has a unit that may move do so."""
+        try:
+            await self._try()
+        except (RemoteUnavailable, RemoteRefused) as error:
+            is_refused = isinstance(error, RemoteRefused) and not error.is_passing
+            if not self._is_movable or (is_refused and not str(error).startswith(UNKNOWN_TYPE)):
+                raise
+            raise NotThere(str(error)) from error
 
     async def _wait_out(self, error: RemoteUnavailable, spent: float = 0.0) -> None:
         # First, so that a client that is told of a wait finds the reason.

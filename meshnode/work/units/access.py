@@ -12,7 +12,7 @@ Where there are access rules, they decide besides, and first: this is the one pl
 about work. A unit that a client may not see is answered as one that is not there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -145,6 +145,8 @@ class UnitAccess:
         self._signatures = signatures
         self._rules = AccessRules() if rules is None else rules
         self._forwarding = forwarding
+        self.nodes: Callable[[], Iterable[str]] = lambda: (node_id,)
+        """Returns the nodes that there are, for work that may run on any of several."""
 
     def is_local(self, node: str) -> bool:
         """Whether work for that node runs here."""
@@ -167,7 +169,7 @@ class UnitAccess:
             AccessRefused: it is for another node, and clients from the mesh may not ask for that;
                 or the access rules do not let the client.
         """
-        local = self.is_local(submission.node)
+        local = submission.placement is None and self.is_local(submission.node)
         # A client that has this node sign must sign, too: otherwise anyone who can connect could
         # use this node's key. receptor asks for that only afterwards, with each later command.
         lends_key = submission.sign_work and not local and not caller.trusted
@@ -188,6 +190,8 @@ class UnitAccess:
             params=submission.params,
             unit_id=unit_id,
         )
+        if submission.placement is not None:
+            target = self._somewhere(caller.asker(key), verb, target)
         # With the right signature another rule might decide: its lack is what the client is told.
         rule = ""
         if not (refusal and self._rules.know_keys):
@@ -200,6 +204,20 @@ class UnitAccess:
                 f"node where you are (or set node: allowforwarding on {self._node_id})"
             )
         return Allowed(key, rule)
+
+    def _somewhere(self, asker: Asker, verb: Verb, target: Target) -> Target:
+        """Return a target like this on a node where the client may have it, if there is one."""
+        targets = (replace(target, node=node) for node in self.nodes())
+        return next((one for one in targets if self._rules.may(asker, verb, one)), target)
+
+    def may_place(self, status: UnitStatus, node: str) -> bool:
+        """Whether who has submitted a unit may have it run on this node."""
+        client, remote = status.submitted_by or UnknownClient(), status.remote
+        if not self._rules or remote is None:
+            return True
+        asker = Asker(client, WAYS.get(client.kind, Way.TCP), status.signed_by)
+        target = Target(node=node, work_type=remote.work_type, params=remote.params)
+        return self._rules.may(asker, Verb.SUBMIT, target)
 
     def check(self, verb: Verb, target: Target | None, caller: Caller) -> None:
         """Return if the rules let a client; ``target`` None is for anything at all.

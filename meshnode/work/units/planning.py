@@ -43,7 +43,7 @@ class Planner:
             CommandError, SecurityError: with the reason.
         """
         allowed = self._access.check_submission(submission, caller)
-        if not self._access.is_local(submission.node):
+        if submission.placement is not None or not self._access.is_local(submission.node):
             plan = self._elsewhere(submission)
             return self._first_status(submission, caller, REMOTE, plan, key=allowed.key), allowed
         if submission.ttl:

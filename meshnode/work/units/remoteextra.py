@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from sys import intern
 from typing import Any
 
-from meshnode.errors import WorkError
+from meshnode.errors import CommandError, WorkError
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json, format_datetime
+from meshnode.work.units.placement import Placement, parse_placement
 
 SECRET_PREFIX = "secret_"  # noqa: S105
 """Parameters whose key begins so, in any case, are never shown (protocol section 8)."""
@@ -41,6 +42,10 @@ class RemoteExtra:
     """The ``keys.Receipt`` of the submission; empty if the remote node gives none."""
     expiration: datetime | None = None
     """The unit fails if it has not started by then."""
+    placement: Placement | None = None
+    """How its node was or will be chosen; None if the client has named it."""
+    chosen: str = ""
+    """Why it was that node, for a person."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
@@ -81,6 +86,8 @@ class RemoteExtra:
             "TLSClient": self.tls_client,
             "Expiration": expiration,
             **({"Adopted": True} if self.adopted else {}),
+            **(self.placement.to_json() if self.placement else {}),
+            **({"Chosen": self.chosen} if self.chosen else {}),
             **self.other,
         }
 
@@ -105,9 +112,22 @@ class RemoteExtra:
             tls_client=reader.take("TLSClient", str, ""),
             key=reader.take("RemoteKey", str, ""),
             receipt=reader.take("RemoteMark", str, ""),
+            placement=_read_placement(reader),
+            chosen=reader.take("Chosen", str, ""),
             expiration=_parse_expiration(reader.take("Expiration", str, ZERO_TIME)),
             other=reader.others(),
         )
+
+
+def _read_placement(reader: Reader) -> Placement | None:
+    rule = reader.take("Placement", str, "")
+    selectors = reader.take("PlacementLabels", str, "")
+    if not rule:
+        return None
+    try:
+        return parse_placement(rule, selectors)
+    except CommandError as error:
+        raise WorkError(str(error)) from None
 
 
 def _parse_expiration(text: str) -> datetime | None:

@@ -13,6 +13,7 @@ from meshnode.security.identity import Claimed, shown_text
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.labels import parse_labels
+from meshnode.work.units.placement import Placement, parse_placement
 from meshnode.work.units.remoteextra import SECRET_PREFIX
 from meshnode.work.units.requestfields import (
     MAX_POSITION,
@@ -53,6 +54,9 @@ class Submission:
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What the client calls the unit by."""
 
+    placement: Placement | None = None
+    """How to choose the node; None if it is named."""
+
     @property
     def shown_params(self) -> str:
         """The parameters as a line for people, without secrets; see MAX_SHOWN."""
@@ -75,6 +79,7 @@ _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
     *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
+    *("placement", "placementlabels"),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -100,7 +105,15 @@ def parse_submission(data: JsonObject) -> Submission:
         key=read_key(data),
         claim=read_claim(data),
         labels=parse_labels(data.get(LABELS_KEY, "")),
+        placement=_placement(data),
     )
+
+
+def _placement(data: JsonObject) -> Placement | None:
+    rule, selectors = data.get("placement", ""), data.get("placementlabels", "")
+    if selectors and not rule:
+        raise CommandError("field placementlabels needs a field placement: any, random or least")
+    return parse_placement(rule, selectors) if rule else None
 
 
 def _announced(data: JsonObject) -> Input:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meshnode.errors import CommandError
 from meshnode.work.placement.choice import Candidate, Choice, NoneFits, choose
 from meshnode.work.placement.load import Load, labels_tag, read_labels, read_load
-from meshnode.work.placement.rules import (
+from meshnode.work.units.placement import (
     Placement,
     Rule,
     Selector,

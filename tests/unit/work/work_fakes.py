@@ -24,7 +24,7 @@ from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
 from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.protocol.routing import ServiceAdvertisement
+from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
@@ -263,6 +263,9 @@ class FakeNode:
         """The settings that a dial of its control service must have."""
         self.is_receptor = False
         self.boot = "first boot"
+        self.more_tags: dict[str, str] = {}
+        self.stamp = 1
+        """Another number for each advertisement."""
 
     @asynccontextmanager
     async def running(self):
@@ -432,6 +435,8 @@ class FakeMesh:
         self.taken_keys = TAKEN_KEYS
         """Keys of requests that the nodes know beyond those of older meshnodes."""
         self.epoch: float | None = None
+        self.shows_types = False
+        """Whether the nodes advertise their work types."""
 
     def now(self) -> datetime:
         """Wall-clock time that follows trio's (mock) clock, from START at the first look."""
@@ -515,9 +520,26 @@ class FakeDialer:
             if self.mesh.nodes[node].is_receptor
             else [MANY_STREAMS, (TAKES_TAG, ",".join(self.mesh.taken_keys))]
         )
+        target = self.mesh.nodes[node]
+        # Some tests have nodes here that only talk.
+        tags |= getattr(target, "more_tags", {})
+        names = target.work_types if self.mesh.shows_types else ()
+        types = tuple(WorkType(name, False) for name in names)
         return ServiceAdvertisement(
-            node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags
+            node, service, "2026-01-01T00:00:00Z", 1, {"type": "Control Service"} | tags, types
         )
+
+    @property
+    def link_costs(self) -> dict[str, float]:
+        return {node: 1.0 for node in self.mesh.nodes if node != self.node_id}
+
+    def service_stamps(self, service: str) -> dict[str, int]:
+        return {
+            name: node.stamp for name, node in self.mesh.nodes.items() if self.is_reachable(name)
+        }
+
+    async def wait_changed(self) -> None:
+        await self.mesh.changed.wait()
 
     def is_reachable(self, node: str) -> bool:
         return self.mesh.has_route(node)

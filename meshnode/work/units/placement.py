@@ -60,6 +60,11 @@ class Placement:
     rule: Rule
     selectors: tuple[Selector, ...] = ()
 
+    def to_json(self) -> dict[str, str]:
+        """Return the keys of a record that say the same."""
+        labels = {"PlacementLabels": selectors_text(self.selectors)} if self.selectors else {}
+        return {"Placement": str(self.rule), **labels}
+
     def __str__(self) -> str:
         return f"{self.rule}{''.join(f', {selector}' for selector in self.selectors)}"
 

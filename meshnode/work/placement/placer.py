@@ -1,0 +1,66 @@
+"""Gives a node to units that may run on any of several, or says what they wait for."""
+
+import random
+from collections.abc import Callable, Set
+
+import trio
+
+from meshnode.work.placement.choice import Choice, NoneFits, choose
+from meshnode.work.placement.nodes import NodeDirectory
+from meshnode.work.units.runner import FirstOutcome
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.unit import Unit
+
+UNREACHED_SECONDS = 30.0
+"""Seconds for which a node is passed over that could not be reached: a link that broke is there
+again by then, and so is a node that was started anew."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks for a node while none fits, however often the mesh has news."""
+
+Permits = Callable[[UnitStatus, str], bool]
+"""Whether who has submitted a unit may have it run on a node."""
+
+
+class Placer:
+    """Chooses nodes for units."""
+
+    def __init__(
+        self, directory: NodeDirectory, permits: Permits = lambda status, node: True
+    ) -> None:
+        self._directory = directory
+        self.permits = permits
+        """Asked of each node before it is chosen."""
+
+    async def give_node(self, unit: Unit, unreached: Set[str], first: FirstOutcome) -> None:
+        """Return once a node is chosen for a unit and on record, however long none fits.
+
+        Raises:
+            WorkError: the disk does not take the record.
+        """
+        while isinstance(choice := self._choose(unit, unreached), NoneFits):
+            unit.show_outage(f"waiting for a node: {choice.reason}")
+            first.pending()
+            with trio.move_on_after(UNREACHED_SECONDS if unreached else float("inf")) as again:
+                await self._directory.mesh.wait_changed()
+            if again.cancelled_caught:
+                unreached = frozenset()
+            await trio.sleep(LOOK_INTERVAL)
+        unit.show_outage("")
+        reason = choice.reason
+        if unreached:
+            reason += f"; {', '.join(sorted(unreached))} could not be reached"
+        unit.log.info("goes to node %s: %s", choice.node, reason)
+        await unit.change(lambda status: status.with_remote(node=choice.node, chosen=reason))
+        self.count(unit)
+
+    def _choose(self, unit: Unit, unreached: Set[str]) -> Choice | NoneFits:
+        remote = unit.remote
+        assert remote.placement is not None
+        candidates = self._directory.candidates(remote.work_type)
+        allowed = [one for one in candidates if self.permits(unit.status, one.node)]
+        return choose(remote.placement, remote.work_type, allowed, random.choice, unreached)
+
+    def count(self, unit: Unit) -> None:
+        """Count a unit on its node until it has ended there, or goes to another one."""
+        self._directory.count(unit)

@@ -1,0 +1,181 @@
+"""Work that may run on any of several nodes: chosen, moved before its start, never after it."""
+
+import json
+from collections import Counter
+
+import pytest
+import trio
+from work_fakes import FakeDialer, FakeNode
+
+from meshnode.errors import NoRoute
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.placement.load import Load
+from meshnode.work.units.remoteextra import RemoteExtra
+
+
+@pytest.fixture(autouse=True)
+def advertised(mesh):
+    mesh.shows_types = True
+
+
+@pytest.fixture
+def baz(mesh, tmp_path):
+    return FakeNode(mesh, "baz", tmp_path)
+
+
+@pytest.fixture
+def leaf(foo):
+    """A node that submits and offers no work itself."""
+    foo.work_types = {}
+    return foo
+
+
+async def place(node, work_type: str, rule: str = "least", payload: bytes = b"", **more) -> str:
+    return await node.submit(node.node_id, work_type, payload, placement=rule, **more)
+
+
+async def test_a_burst_spreads_evenly_over_nodes_that_have_told_nothing_yet(
+    leaf, bar, baz, autojump_clock
+):
+    async with leaf.running(), bar.running(), baz.running():
+        units = [await place(leaf, "wait") for _ in range(10)]
+        where = Counter(leaf.status(unit).remote.node for unit in units)
+        assert where == {"bar": 5, "baz": 5}
+
+
+async def test_what_a_node_says_of_its_load_counts(leaf, bar, baz, autojump_clock):
+    bar.more_tags = {"load": Load({"wait": 3}).to_tag()}
+    async with leaf.running(), bar.running(), baz.running():
+        units = [await place(leaf, "wait") for _ in range(4)]
+        where = Counter(leaf.status(unit).remote.node for unit in units)
+        assert where["baz"] >= 3
+
+
+async def test_this_node_itself_may_be_chosen(foo, autojump_clock):
+    async with foo.running():
+        unit = await place(foo, "cat", payload=b"here")
+        assert (await foo.wait_final(unit)).state is UnitState.SUCCEEDED
+        assert foo.stdout(unit) == b"here"
+        assert foo.status(unit).remote.node == "foo"
+
+
+async def test_choice_and_reason_are_in_the_status_and_outlive_a_restart(leaf, bar, autojump_clock):
+    async with leaf.running(), bar.running():
+        unit = await place(leaf, "wait", "random")
+        (line,) = await leaf.talk(f"work status {unit}")
+        extra = json.loads(line)["ExtraData"]
+        assert (extra["RemoteNode"], extra["Placement"]) == ("bar", "random")
+        assert extra["Chosen"] == "random of 1 that fit"
+        written = RemoteExtra.from_json(leaf.status(unit).remote.to_disk(secrets=True))
+        assert written == leaf.status(unit).remote
+
+
+async def test_labels_choose_and_what_fits_no_node_says_why_until_one_does(
+    leaf, bar, baz, autojump_clock
+):
+    async with leaf.running(), bar.running():
+        unit = await place(leaf, "cat", placementlabels="gpu=1", payload=b"x")
+        (line,) = await leaf.talk(f"work status {unit}")
+        waits = "waiting for a node: 0 of 2 nodes: 2 lack label gpu=1"
+        assert json.loads(line)["Detail"] == waits
+        assert leaf.status(unit).state is UnitState.PENDING
+        baz.more_tags = {"labels": '{"gpu":"1"}'}
+        async with baz.running():
+            assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+            assert leaf.status(unit).remote.node == "baz"
+
+
+async def test_a_node_that_cannot_be_reached_before_the_start_is_replaced_by_the_next(
+    leaf, bar, baz, autojump_clock, monkeypatch
+):
+    dial = FakeDialer.dial
+
+    async def dial_but_bar(self, node, service, tls=None):
+        if node == "bar":
+            raise NoRoute("bar")
+        return await dial(self, node, service, tls)
+
+    bar.more_tags = {"load": Load().to_tag()}
+    baz.more_tags = {"load": Load({"cat": 50}).to_tag()}
+    async with leaf.running(), bar.running(), baz.running():
+        monkeypatch.setattr(FakeDialer, "dial", dial_but_bar)
+        unit = await place(leaf, "cat", payload=b"x")
+        assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+        remote = leaf.status(unit).remote
+        assert remote.node == "baz"
+        assert remote.chosen.endswith("; bar could not be reached")
+        assert bar.launcher.started == []
+
+
+async def test_a_unit_that_may_have_started_stays_with_its_node(leaf, bar, baz, autojump_clock):
+    async with leaf.running(), baz.running():
+        async with bar.running():
+            bar.more_tags = {"load": Load().to_tag()}
+            baz.more_tags = {"load": Load({"wait": 9}).to_tag()}
+            unit = await place(leaf, "wait")
+            await leaf.wait_for(unit, lambda s: s.state is UnitState.RUNNING)
+            assert leaf.status(unit).remote.node == "bar"
+        await trio.sleep(600)
+        assert leaf.status(unit).remote.node == "bar"
+        assert baz.launcher.started == []
+        async with bar.running():
+            there = leaf.status(unit).remote.unit_id
+            bar.launcher.supervisors[there].finish()
+            assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+
+
+async def test_an_ended_unit_counts_no_more(leaf, bar, baz, autojump_clock):
+    async with leaf.running(), bar.running(), baz.running():
+        for _ in range(20):
+            unit = await place(leaf, "cat")
+            await leaf.wait_final(unit)
+        unit = await place(leaf, "wait")
+        assert leaf.status(unit).remote.chosen == "least of 2 that fit: 0 units of wait there"
+
+
+async def test_a_unit_that_waits_for_a_node_can_be_canceled_released_and_restarted(
+    leaf, bar, autojump_clock
+):
+    async with leaf.running():
+        canceled, released, kept = [await place(leaf, "cat", payload=b"x") for _ in range(3)]
+        await leaf.talk(f"work cancel {canceled}")
+        assert leaf.status(canceled).state is UnitState.CANCELED
+        await leaf.talk(f"work release {released}")
+        assert not leaf.store.directory(released).exists()
+    async with leaf.running(), bar.running():
+        assert (await leaf.wait_final(kept)).state is UnitState.SUCCEEDED
+
+
+async def test_a_time_to_start_counts_while_no_node_fits(leaf, autojump_clock):
+    async with leaf.running():
+        unit = await place(leaf, "cat", ttl="30s")
+        end = await leaf.wait_final(unit)
+        assert end.state is UnitState.FAILED
+        assert end.detail.startswith("Work unit expired on ")
+        assert "0 of 1 node: 1 lacks work type cat" in end.detail
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"placement": "best"}, "must be one of any, random, least"),
+        ({"placement": "least", "placementlabels": "=1"}, "NAME!=VALUE"),
+        ({"placementlabels": "gpu=1"}, "needs a field placement"),
+    ],
+)
+async def test_what_is_no_placement_is_refused(foo, keys, text):
+    async with foo.running():
+        asked = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+        (line,) = await foo.talk(asked | keys)
+        assert line.startswith("ERROR: ")
+        assert text in line
+
+
+async def test_a_receptor_node_is_picked_for_what_it_advertises_only(leaf, bar, autojump_clock):
+    bar.is_receptor = True
+    async with leaf.running(), bar.running():
+        unit = await place(leaf, "cat", payload=b"x")
+        assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+        other = await place(leaf, "cat", placementlabels="gpu")
+        (line,) = await leaf.talk(f"work status {other}")
+        assert "lack label gpu" in json.loads(line)["Detail"]
