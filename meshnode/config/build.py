@@ -16,6 +16,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
+from meshnode.config.job_arguments import check_templates
 from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective, check_schemes
 from meshnode.config.names import Address, Wrong
@@ -67,6 +68,7 @@ def build(
         check_tls(typed, faults)
         check_schemes(typed, faults)
         check_rules(typed, faults)
+        check_templates(typed, faults)
         note_doubts(typed, faults)
     node = _only(typed, Node) or _default_node(whole, faults)
     faults.raise_if_any()

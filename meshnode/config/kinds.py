@@ -262,6 +262,8 @@ def shell_words(*, least: int = 0) -> Kind[tuple[str, ...]]:
     inner = text(label)
 
     def read(node: yaml.Node) -> tuple[str, ...]:
+        if isinstance(node, yaml.MappingNode):
+            raise Wrong("is a map; text that begins with { must be in quotes")
         value = inner.read(node)
         try:
             words = shlex.split(value)

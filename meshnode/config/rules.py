@@ -23,14 +23,23 @@ T = TypeVar("T")
 # --- Lists of maps that all have the same known keys
 
 
+class WrongKey(Wrong):
+    """What one of several keys says does not go with the others."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(f"{key}: {text}")
+        self.key = key
+
+
 def records_of(
-    noun: str, make: Callable[..., T], required: Mapping[str, Kind[Any]], **optional: Kind[Any]
+    noun: str, make: Callable[..., T], required: Mapping[str, Kind[Any]], /, **optional: Kind[Any]
 ) -> Kind[tuple[T, ...]]:
     """A list of maps, or one map; in quotes or as an argument also as JSON.
 
     Args:
         noun: what one map is; faults count them from 1: ``rule 2: …``.
-        make: makes the typed value; gets the keys (lower case) that were given.
+        make: makes the typed value; gets the keys (lower case) that were given. It may raise
+            WrongKey.
         required: the keys that must be given, with the kinds of their values.
         optional: those that may be.
     """
@@ -42,17 +51,22 @@ def records_of(
         if not isinstance(node, yaml.MappingNode):
             raise WrongPart(f"{which} is not a map of {', '.join(kinds)}", node)
         values: dict[str, Any] = {}
+        places: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             key = _known_key(key_node, which, kinds)
             if key in values:
                 raise WrongPart(f"{which}: {key} is given twice", key_node)
             values[key] = read_part(kinds[key], value_node, f"{which}: {key}")
+            places[key] = value_node
         missing = [key for key in required if key not in values]
         if missing:
             raise WrongPart(
                 f"{which}: {missing[0]} is missing ({required[missing[0]].label})", node
             )
-        return make(**values)
+        try:
+            return make(**values)
+        except WrongKey as wrong:
+            raise WrongPart(f"{which}: {wrong}", places.get(wrong.key, node)) from None
 
     def read(node: yaml.Node) -> tuple[T, ...]:
         node = unfolded(node, "[")

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import yaml
 
+from meshnode.arguments import Argument
 from meshnode.config import names
 from meshnode.config.faults import quote
+from meshnode.config.job_arguments import argument_list, directories, line_of_help, variable_names
 from meshnode.config.kinds import (
     FALSE,
     TRUE,
@@ -26,6 +28,12 @@ from meshnode.config.kinds import (
 )
 from meshnode.config.names import Wrong
 from meshnode.config.schema import Directive, directive, parameter
+from meshnode.surroundings import (
+    NO_DIRECTORIES,
+    NO_NAMES,
+    AllowedDirectories,
+    AllowedNames,
+)
 
 
 def _empty() -> Mapping[str, Any]:
@@ -99,6 +107,9 @@ class WorkDirective(Directive):
     RELOADABLE = True
 
     worktype: str = parameter(NAME_OF_TYPE, "name by which clients ask for it")
+    help: str = parameter(
+        line_of_help(), "what it does, for those who ask", default="", default_text="none"
+    )
     verifysignature: bool = parameter(
         boolean(), "run only signed work, except from the unix socket", default=False
     )
@@ -119,6 +130,18 @@ class WorkDirective(Directive):
         "directory that it starts in",
         default="",
         default_text="the node's own",
+    )
+    allowruntimeenv: AllowedNames = parameter(  # noqa: RUF009  # a frozen value
+        variable_names(),
+        "environment variables that clients may add",
+        default=NO_NAMES,
+        default_text="none",
+    )
+    allowruntimecwd: AllowedDirectories = parameter(  # noqa: RUF009  # as above
+        directories(),
+        "directories in which clients may have it start, with all below them",
+        default=NO_DIRECTORIES,
+        default_text="none",
     )
     timeout: float | None = parameter(
         duration(0.001, "1ms"),
@@ -162,6 +185,12 @@ class WorkCommand(WorkDirective):
     )
     params: tuple[str, ...] = parameter(
         shell_words(), "its arguments; no shell runs them", default=(), default_text="none"
+    )
+    arguments: tuple[Argument, ...] = parameter(
+        argument_list(),
+        "what clients give it by name, and where in params as {name}: docs/typed-jobs.md",
+        default=(),
+        default_text="none",
     )
     allowruntimeparams: bool = parameter(
         boolean(), "let clients add arguments of their own", default=False

@@ -38,6 +38,15 @@ the last one."""
 CONTROL_SERVICE = "control"
 """The service that a submitter dials, as in receptor."""
 
+ARGUMENTS_KEY = "jobarguments"
+ENV_KEY = "jobenv"
+CWD_KEY = "jobcwd"
+"""Keys of a submission with what its client gives the job: arguments and variables, each an object
+of strings as a text of JSON, and the directory that it starts in. Meshnode's own, as the last."""
+
+DESCRIBES = "describe"
+"""Said beside such keys by a node that describes its types of work to those who ask."""
+
 TAKES_TAG = "takes"
 """Tag of a control service that names the keys which it knows in a request and older meshnodes do
 not, with commas between them."""
@@ -51,7 +60,7 @@ STREAM_NAMES = STDOUT, STDERR, INDEX = ("stdout", "stderr", "index")
 STREAMS = "streams"
 """Word among the taken keys of a node that knows STREAM_KEY."""
 
-TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY, STREAMS})
+TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY, STREAMS, ARGUMENTS_KEY, ENV_KEY, CWD_KEY, DESCRIBES})
 
 MAX_CLAIM = 2048
 """Characters of such a text; the longest that a meshnode sends has some 1,600, escapes included."""

@@ -55,6 +55,8 @@ class Target:
     owner: Identity | None = None
     """Who has submitted the unit; None is nobody that is known."""
     unit_id: str = ""
+    any_params: bool = False
+    """Whether it is asked of submissions with whatever parameters: may there be one?"""
 
     def as_seen_by(self, own_id: str) -> "Target":
         """Return it with the ID of this node, where it has only been called ``localhost``."""
@@ -229,7 +231,10 @@ def _is_for(rule: AccessRule, asker: Asker, verb: Verb, target: Target | None) -
     # A verb without a type, node or service has an empty one, which no condition means.
     if not all(_is_one_of(patterns, text) for patterns, text in named if patterns):
         return False
-    return not rule.params or (verb is Verb.SUBMIT and _has_params(rule, target.params))
+    if not rule.params or verb is not Verb.SUBMIT:
+        return not rule.params
+    # With other parameters another rule may decide, but of some this one does.
+    return rule.allows if target.any_params else _has_params(rule, target.params)
 
 
 def _is_one_of(patterns: Iterable[TextPattern], text: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshnode.arguments import usage
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.errors import CommandError
 from meshnode.logs import subject_logger
@@ -17,6 +18,7 @@ from meshnode.protocol.routing import WorkType
 from meshnode.resources import DescriptorReserve, in_thread
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
+from meshnode.templates import Template
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
@@ -28,6 +30,7 @@ from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
+from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.quotas import QuotaBounds
@@ -48,6 +51,20 @@ class KubernetesType:
 
     name: str
     verify_signature: bool = False
+
+    @property
+    def takes_settings(self) -> bool:
+        """No: it takes nothing."""
+        return False
+
+    def described(self, name: str) -> JsonObject:
+        """Return that there is nothing to be had of it here."""
+        return {
+            "Kind": "kubernetes",
+            "Usage": usage(name, ()),
+            "Help": "It needs Kubernetes, which this node does not support yet.",
+            "VerifySignature": self.verify_signature,
+        }
 
     def plan(self, submission: Submission) -> Plan:
         """Refuse. Raises CommandError."""
@@ -148,6 +165,11 @@ class ConfiguredWork:
 
             if SSH not in self._runners:
                 self._runners[SSH] = SshRunner(self._store, self._types, lambda: self.units.all())
+
+    @property
+    def types(self) -> Mapping[str, UnitType]:
+        """The types of work that there are at the moment, by name."""
+        return self._types
 
     @property
     def advertised(self) -> tuple[WorkType, ...]:
@@ -269,7 +291,10 @@ def work_type(directive: WorkDirective) -> CommandType:
     """Return the type of work that a directive offers."""
     common: dict[str, Any] = {
         "verify_signature": directive.verifysignature,
+        "help": directive.help,
         "env": directive.env,
+        "allowed_env": directive.allowruntimeenv,
+        "allowed_cwd": directive.allowruntimecwd,
         "clean_env": directive.cleanenv,
         "cwd": directive.cwd or None,
         "timeout": directive.timeout,
@@ -278,9 +303,11 @@ def work_type(directive: WorkDirective) -> CommandType:
     }
     match directive:
         case WorkCommand():
+            described = directive.arguments
             return CommandType(
                 directive.command,
-                directive.params,
+                () if described else directive.params,
+                template=Template.parse(directive.params, described) if described else None,
                 allow_runtime_params=directive.allowruntimeparams,
                 leave=directive.leave_processes,
                 **common,

@@ -14,12 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshnode.arguments import Argument, fill, usage
 from meshnode.errors import CommandError
+from meshnode.surroundings import NO_DIRECTORIES, NO_NAMES, AllowedDirectories, AllowedNames
+from meshnode.templates import Template
 from meshnode.work.local.launcher.command import environment
 from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcher.records import INDEX, STDERR
+from meshnode.work.units.jobsettings import JobSettings
+from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
+
+USAGE = "; usage: "
+"""Stands in a refusal before how a submission is written; clients look for it."""
 
 CANCEL_GRACE = 10.0
 """Seconds between SIGINT and SIGKILL, as receptor gives."""
@@ -48,7 +56,12 @@ class CommandType:
     params: tuple[str, ...] = ()
     allow_runtime_params: bool = False
     verify_signature: bool = False
+    template: Template | None = None
+    """Where the values of arguments go, of a type that has any; ``params`` is empty then."""
+    help: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    allowed_env: AllowedNames = NO_NAMES
+    allowed_cwd: AllowedDirectories = NO_DIRECTORIES
     clean_env: bool = False
     cwd: str | None = None
     timeout: float | None = None
@@ -65,14 +78,67 @@ class CommandType:
         """
         return None if self.leave is None or pid is None else Leaving(self.leave, pid)
 
-    def environment(self) -> dict[str, str] | None:
-        """Return the environment of its commands, None for the node's own."""
-        return environment(self.env, is_clean=self.clean_env)
+    @property
+    def takes_settings(self) -> bool:
+        """Yes: they are checked by the plan."""
+        return True
+
+    def described(self, name: str) -> JsonObject:
+        """Return what clients are told of it: what it takes, and what it is held to."""
+        return {
+            "Kind": self.kind,
+            "Help": self.help,
+            "Usage": usage(name, self.arguments),
+            "Arguments": [argument.described() for argument in self.arguments],
+            "RuntimeParams": self.allow_runtime_params,
+            "RuntimeEnv": list(self.allowed_env.texts),
+            "RuntimeCwd": list(self.allowed_cwd.roots),
+            "VerifySignature": self.verify_signature,
+            "Timeout": self.timeout,
+            "MaxOutput": self.max_output,
+            "Stderr": "separate" if self.separate else "merge",
+            "Timestamps": self.timestamps,
+            "LeaveProcesses": self.leave
+            if isinstance(self.leave, bool)
+            else list(self.leave or ()),
+            "Grace": self.grace,
+        }
+
+    @property
+    def kind(self) -> str:
+        """What kind of work it is."""
+        return "command"
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """What clients give it by name."""
+        return () if self.template is None else self.template.arguments
+
+    def environment(self, given: Mapping[str, str] = NOTHING) -> dict[str, str] | None:
+        """Return the environment of its commands, None for the node's own; a client gives some."""
+        return environment({**self.env, **given}, is_clean=self.clean_env)
 
     def plan(self, submission: Submission) -> Plan:
-        """Return the command line for the record. Raises CommandError."""
-        params = self.argv(submission.params.get("params", ""))
-        return Plan(params=params, outputs=self.outputs)
+        """Return the command line for the record.
+
+        Raises:
+            CommandError: something that the client gives is missing, or not allowed.
+        """
+        job = submission.job
+        prefix = f"work type {submission.work_type}: "
+        try:
+            fixed = self._fixed_words(job.arguments)
+        except ValueError as error:
+            how = usage(submission.work_type, self.arguments)
+            raise CommandError(f"{prefix}{error}{USAGE}{how}") from None
+        try:
+            self._check_surroundings(job)
+        except ValueError as error:
+            raise CommandError(f"{prefix}{error}") from None
+        words = self.argv(submission.params.get("params", ""), fixed)
+        if job.env:
+            check_size(words, job.env)
+        return Plan(params=words, outputs=self.outputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -82,8 +148,23 @@ class CommandType:
             return (STDERR, INDEX)
         return (INDEX,) if self.timestamps else ()
 
-    def argv(self, runtime_params: str) -> tuple[str, ...]:
+    def _fixed_words(self, given: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the words that the operator has written. Raises ValueError."""
+        if self.template is not None:
+            return self.template.expand(given)
+        fill((), given)
+        return self.params
+
+    def _check_surroundings(self, job: JobSettings) -> None:
+        for name, value in job.env.items():
+            self.allowed_env.check(name, value)
+        if job.cwd:
+            self.allowed_cwd.check(job.cwd)
+
+    def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.
+
+        ``fixed`` are the words before them.
 
         Raises:
             CommandError: runtime parameters are not allowed, a quote is never closed, or it is
@@ -92,12 +173,13 @@ class CommandType:
         if runtime_params and not self.allow_runtime_params:
             raise CommandError("extra params provided but not allowed")
         try:
-            words = (*self.params, *split_words(runtime_params))
+            before = self.params if fixed is None else fixed
+            words = (*before, *split_words(runtime_params))
         except ValueError as error:
             raise CommandError(f"cannot split the params into words: {error}") from None
         if any("\0" in word for word in words):
             raise CommandError("params must not contain a NUL character")
-        return _checked((self.command, *words))
+        return check_size((self.command, *words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +190,12 @@ class PythonType(CommandType):
     function: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def argv(self, runtime_params: str) -> tuple[str, ...]:
+    @property
+    def kind(self) -> str:
+        """What kind of work it is."""
+        return "python"
+
+    def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the words to execute; the client's parameters go into the config, as text.
 
         Raises:
@@ -118,18 +205,21 @@ class PythonType(CommandType):
             raise CommandError("params must not contain a NUL character")
         config = json.dumps({**self.config, "params": runtime_params})
         # Isolated: without -I a file queue.py in the working directory would be imported.
-        return _checked((self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config))
+        return check_size(
+            (self.command, "-I", str(PLUGIN_MAIN), self.plugin, self.function, config)
+        )
 
 
-def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a command line that the system can pass on.
+def check_size(words: tuple[str, ...], env: Mapping[str, str] = NOTHING) -> tuple[str, ...]:
+    """Return a command line that the system can pass on, with a client's variables.
 
     Another would only fail, and until then each of its words would be kept, on disk too.
 
     Raises:
         CommandError: it cannot.
     """
-    sizes = [len(word.encode(errors="surrogatepass")) + 1 for word in words]
+    texts = (*words, *(f"{name}={value}" for name, value in env.items()))
+    sizes = [len(text.encode(errors="surrogatepass")) + 1 for text in texts]
     if (longest := max(sizes)) > MAX_ARGUMENT:
         raise CommandError(
             f"an argument of {longest - 1} bytes is longer than the system passes on "
@@ -137,7 +227,7 @@ def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
         )
     if (total := sum(sizes) + POINTER * len(sizes)) > (most := os.sysconf("SC_ARG_MAX")):
         raise CommandError(
-            f"{len(words)} arguments take {total} bytes, more than the system passes on "
+            f"{len(texts)} arguments take {total} bytes, more than the system passes on "
             f"({most}); send them as the payload"
         )
     return words

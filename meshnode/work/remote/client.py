@@ -14,7 +14,14 @@ from meshnode import files
 from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
-from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, STREAM_KEY
+from meshnode.protocol.control import (
+    ARGUMENTS_KEY,
+    CLAIM_KEY,
+    CWD_KEY,
+    ENV_KEY,
+    LABELS_KEY,
+    STREAM_KEY,
+)
 from meshnode.security.identity import Identity, claim_of
 from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.remote.failures import (
@@ -33,6 +40,7 @@ from meshnode.work.remote.replies import (
     read_created,
     read_reply,
 )
+from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.labels import labels_text
 
@@ -44,6 +52,13 @@ BAD_COMMAND = "bad command"
 
 NO_UNIT = "-"
 """An ID that no unit has."""
+
+WORDS_OF_KEYS = {
+    ARGUMENTS_KEY: "arguments",
+    ENV_KEY: "environment variables",
+    CWD_KEY: "working directory",
+}
+"""What people call the keys of what a client gives a job."""
 
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that need no signature (protocol section 8)."""
@@ -65,13 +80,16 @@ class RemoteControl:
         with_meshnode: bool,
         takes: frozenset[str] = frozenset(),
         has_streams: bool = False,
+        is_advertised: bool = True,
     ) -> None:
         """``lines`` has what came by ``stream`` after the greeting.
 
-        ``takes`` has the keys that the other node knows beyond those of any meshnode.
+        ``takes`` has the keys that the other node knows beyond those of any meshnode, once it
+        ``is_advertised`` what it is.
         """
         self.has_streams = has_streams
         """Whether it may have other files of output than stdout: it is not known to have none."""
+        self._is_advertised = is_advertised
         self.with_meshnode = with_meshnode
         """Whether the other node is a meshnode, and takes more keys than receptor."""
         self._takes = takes
@@ -110,6 +128,24 @@ class RemoteControl:
         if not labels or LABELS_KEY not in self._takes:
             return {}
         return {LABELS_KEY: labels_text(labels)}
+
+    def settings_for(self, job: JobSettings) -> dict[str, str]:
+        """Return the keys of a submission with what its client gives the job.
+
+        Raises:
+            NotAsked: the node does not know them.
+            RemoteUnavailable: it has not said yet what it knows.
+        """
+        fields = job.fields()
+        missing = [WORDS_OF_KEYS[key] for key in fields if key not in self._takes]
+        if not missing:
+            return fields
+        if not self._is_advertised:
+            raise RemoteUnavailable("it has not said yet what it takes")
+        raise NotAsked(
+            f"node {self._node} is of a version that takes no {' and no '.join(missing)} from "
+            "clients: it is receptor's, or an older meshnode"
+        )
 
     @property
     def heard_at(self) -> float:

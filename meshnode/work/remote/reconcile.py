@@ -140,7 +140,7 @@ class Reconciler:
     def _check_digest(self, digest: str) -> None:
         status, remote = self._unit.status, self._unit.remote
         stdin = Input(status.stdin_size, status.stdin_sha256)
-        if digest != work_digest(remote.work_type, remote.params, stdin):
+        if digest != work_digest(remote.work_type, remote.params, stdin, status.job.fields()):
             raise self._other_work()
 
     def _check_status(self, reply: Mapping[str, Any]) -> None:

@@ -130,6 +130,7 @@ async def open_talk(
         with_meshnode=with_meshnode,
         takes=takes,
         has_streams=STREAMS in takes or not is_told,
+        is_advertised=is_told,
     )
 
 

@@ -81,7 +81,7 @@ class RemoteRunner:
         name = submission.tls_client
         if name and self._tls(name) is None:
             raise CommandError(f"unknown TLS config {name}")
-        check_secrets(name, submission.params)
+        check_secrets(name, submission.all_params)
         if submission.sign_work:
             self._signatures.require_signer()
         return Plan(

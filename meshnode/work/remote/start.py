@@ -35,7 +35,7 @@ from meshnode.work.remote.failures import (
 from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import Created
-from meshnode.work.units.remoteextra import SECRET_PREFIX
+from meshnode.work.units.remoteextra import is_secret
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.store import UnitStore
@@ -226,9 +226,9 @@ class RemoteStart:
             await self._submit()
 
     async def _submit(self) -> None:
-        remote = self._unit.remote
+        status, remote = self._unit.status, self._unit.remote
         # A record written by receptor may have secrets without TLS.
-        check_secrets(remote.tls_client, remote.params)
+        check_secrets(remote.tls_client, {**remote.params, **status.job.as_params()})
         async with AsyncExitStack() as conversation:
             node = await conversation.enter_async_context(await self._reconnector.open())
             if remote.unit_id:
@@ -256,15 +256,18 @@ class RemoteStart:
 
     async def _announce(self, node: RemoteControl) -> Created:
         """Submit, and return what the other node calls its unit."""
+        status = self._unit.status
+        # Asked first: what the node does not know, it must not take for parameters.
+        job = node.settings_for(status.job)
         try:
-            status = self._unit.status
-            more = node.claim_for(status.submitted_by) | node.labels_for(status.labels)
+            more = node.claim_for(status.submitted_by) | node.labels_for(status.labels) | job
             return await node.submit(self._fields(with_meshnode=node.with_meshnode) | more)
         except AlreadySubmitted:
             raise
         except RemoteRefused:
             # A receptor node that is advertised as a meshnode takes these fields for parameters.
-            if not node.with_meshnode or await node.takes_keys():
+            # What its client gives the job would be lost.
+            if job or not node.with_meshnode or await node.takes_keys():
                 raise
         return await node.submit(self._fields(with_meshnode=False))
 
@@ -334,5 +337,5 @@ class RemoteStart:
 
 def check_secrets(tls_client: str, params: Mapping[str, str]) -> None:
     """Refuse work with secrets that would go over the mesh without TLS. Raises CommandError."""
-    if not tls_client and any(key.lower().startswith(SECRET_PREFIX) for key in params):
+    if not tls_client and any(map(is_secret, params)):
         raise CommandError("cannot send secrets over a non-TLS connection")

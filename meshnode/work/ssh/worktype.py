@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshnode.arguments import usage
 from meshnode.config import SshHost, WorkSsh
 from meshnode.errors import CommandError
 from meshnode.work.local.worktypes import CANCEL_GRACE, split_words
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord
+from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
 
@@ -45,6 +47,23 @@ class SshType:
     copy: float = 600.0
     start: float = 30.0
     patience: float = 3600.0
+
+    @property
+    def takes_settings(self) -> bool:
+        """No: a host has no arguments, variables or directories of clients."""
+        return False
+
+    def described(self, name: str) -> JsonObject:
+        """Return what clients are told of it: what it takes, and what it is held to."""
+        return {
+            "Kind": SSH,
+            "Usage": usage(name, ()),
+            "RuntimeParams": self.allow_runtime_params,
+            "VerifySignature": self.verify_signature,
+            "Timeout": self.timeout,
+            "MaxOutput": self.max_output,
+            "Grace": self.grace,
+        }
 
     def plan(self, submission: Submission) -> Plan:
         """Return the command line for the record, and which host is asked for.

@@ -187,7 +187,7 @@ class UnitAccess:
         target = Target(
             node=self._node_id if local else submission.node,
             work_type=submission.work_type,
-            params=submission.params,
+            params=submission.all_params,
             unit_id=unit_id,
         )
         if submission.placement is not None:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
 
 import trio
 
@@ -22,6 +21,7 @@ from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
     AdoptRequest,
     CancelRequest,
+    Handlers,
     ListRequest,
     ReleaseRequest,
     ResultsRequest,
@@ -45,9 +45,9 @@ LISTED_AT_ONCE = 256
 piece would hold up everybody else, and the memory of a long one would not be freed."""
 
 
-def work_command(units: UnitManager) -> Command:
-    """Return the command that brings ``units`` to the control service."""
-    commands = WorkCommands(units)
+def work_command(units: UnitManager, more: Handlers) -> Command:
+    """Return the command that brings ``units``, and ``more``, to the control service."""
+    commands = WorkCommands(units, more)
     return Command(
         name="work",
         parse_text=lambda words: commands.handler(parse_text(words)),
@@ -58,11 +58,10 @@ def work_command(units: UnitManager) -> Command:
 class WorkCommands:
     """Runs parsed requests."""
 
-    def __init__(self, units: UnitManager) -> None:
+    def __init__(self, units: UnitManager, more: Handlers) -> None:
         self._units = units
-        self._handlers: dict[
-            type[WorkRequest], Callable[[Any, ControlSession], Awaitable[JsonObject | None]]
-        ] = {
+        self._handlers: Handlers = {
+            **more,
             SubmitRequest: self._submit,
             ListRequest: self._list,
             StatusRequest: self._status,

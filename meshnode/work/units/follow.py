@@ -14,6 +14,7 @@ from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDOUT
 from meshnode.work.units.jsonreader import JsonObject
+from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.watcher import FileWatcher
@@ -66,7 +67,7 @@ def shown(unit: Unit) -> JsonObject:
     another node also has the detail that was last heard.
     """
     sizes = unit.sizes()
-    reply = unit.status.to_reply(sizes[SIZE_KEYS[STDOUT]]) | sizes
+    reply = status_reply(unit.status, sizes[SIZE_KEYS[STDOUT]]) | sizes
     if awaits := unit.awaits:
         has_started = unit.status.state is not UnitState.PENDING or (
             unit.status.remote is not None and unit.status.remote.started

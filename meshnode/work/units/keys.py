@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Self
 
 from meshnode.work.units.intake import Input
+from meshnode.work.units.jsonreader import NOTHING
 
 MAX_KEY = 512
 """Characters of a key: a unit's ID and a secret, or a name that a client chose."""
@@ -46,9 +47,17 @@ def new_secret() -> str:
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
-def work_digest(work_type: str, params: Mapping[str, str], stdin: Input) -> str:
-    """Return what tells one piece of work from another: type, parameters, and payload if known."""
-    parts = [work_type, sorted(params.items()), stdin.size, stdin.sha256]
+def work_digest(
+    work_type: str, params: Mapping[str, str], stdin: Input, job: Mapping[str, str] = NOTHING
+) -> str:
+    """Return what tells one piece of work from another: type, parameters, and payload if known.
+
+    ``job`` has the fields of what the client gives it besides.
+    """
+    parts: list[object] = [work_type, sorted(params.items()), stdin.size, stdin.sha256]
+    if job:
+        # Only then: a digest of an older version stays the same.
+        parts.append(sorted(job.items()))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -51,6 +51,10 @@ class Planner:
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
+        if submission.job and not kind.takes_settings:
+            raise CommandError(
+                f"work type {submission.work_type} takes no arguments, variables or directory"
+            )
         name, plan, verifies = submission.work_type, kind.plan(submission), kind.verify_signature
         key = allowed.key
         status = self._first_status(submission, caller, name, plan, key=key, verifies=verifies)
@@ -116,5 +120,6 @@ class Planner:
             signed_by=key,
             submitted_params=submission.shown_params,
             labels=submission.labels,
+            job=submission.job,
             verifies=verifies,
         )

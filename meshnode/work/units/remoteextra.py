@@ -7,14 +7,25 @@ from sys import intern
 from typing import Any
 
 from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.control import ARGUMENTS_KEY, ENV_KEY
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json, format_datetime
 from meshnode.work.units.placement import Placement, parse_placement
 
 SECRET_PREFIX = "secret_"  # noqa: S105
 """Parameters whose key begins so, in any case, are never shown (protocol section 8)."""
 
+_BEFORE_NAMES = (f"{ARGUMENTS_KEY}.", f"{ENV_KEY}.")
+"""What access rules put before the names of arguments and variables."""
+
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How receptor writes "no time" in ``Expiration``."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a parameter, argument or variable is never shown."""
+    for before in _BEFORE_NAMES:
+        name = name.removeprefix(before)
+    return name.lower().startswith(SECRET_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +67,7 @@ class RemoteExtra:
     @property
     def open_params(self) -> dict[str, str]:
         """The parameters without the secret ones."""
-        return {
-            key: value
-            for key, value in self.params.items()
-            if not key.lower().startswith(SECRET_PREFIX)
-        }
+        return {key: value for key, value in self.params.items() if not is_secret(key)}
 
     def to_disk(self, *, secrets: bool) -> JsonObject:
         """Return receptor's object and what only this node needs; ``secrets`` as below."""

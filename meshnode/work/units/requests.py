@@ -4,10 +4,11 @@ Clients match the texts of refusals, so these are receptor's. Only where its tex
 Go, ours has another.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from meshnode.control.registry import ControlSession
 from meshnode.errors import CommandError
 from meshnode.protocol.control import STREAM_KEY, STREAM_NAMES
 from meshnode.security.identity import Claimed
@@ -114,8 +115,28 @@ class ResultsRequest:
     """The file of the unit's output."""
 
 
+@dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """``work describe``, of meshnode only: what a type of work takes and is held to."""
+
+    work_type: str
+    node: str = ""
+    """Whose type it is; empty for this node's."""
+    tls_client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TypesRequest:
+    """``work types``, of meshnode only: the types of work of a node."""
+
+    node: str = ""
+    tls_client: str = ""
+
+
 WorkRequest = (
     SubmitRequest
+    | DescribeRequest
+    | TypesRequest
     | ListRequest
     | StatusRequest
     | WatchRequest
@@ -125,6 +146,9 @@ WorkRequest = (
     | ReleaseRequest
     | ResultsRequest
 )
+
+Handlers = Mapping[type[WorkRequest], Callable[[Any, ControlSession], Awaitable[JsonObject | None]]]
+"""What answers each kind of request."""
 
 _ON_UNIT: dict[str, Callable[[str, str], WorkRequest]] = {
     "status": lambda unit_id, signature: StatusRequest(unit_id, signature),
@@ -153,6 +177,12 @@ def parse_text(words: str) -> WorkRequest:
         if len(rest) != 2:
             raise CommandError("work adopt requires a node and the ID of a unit there")
         return _adopt_request(rest[0], rest[1])
+    if subcommand == "types" and len(rest) <= 1:
+        return TypesRequest(read_node(rest[0]) if rest else "")
+    if subcommand == "describe":
+        if not 1 <= len(rest) <= 2:
+            raise CommandError("work describe requires a work type, and takes a node")
+        return DescribeRequest(rest[0], read_node(rest[1]) if rest[1:] else "")
     if subcommand in _ON_UNIT:
         if not rest:
             raise CommandError(f"work {subcommand} requires a unit ID")
@@ -193,6 +223,11 @@ def parse_json(data: JsonObject) -> WorkRequest:
     if subcommand == "submitted":
         unit_id, receipt = read_optional(data, "unitid"), read_optional(data, "submissionmark")
         return SubmittedRequest(read_key(data), unit_id, Receipt.find(receipt))
+    if subcommand in {"describe", "types"}:
+        node, tls_client = read_node(read_optional(data, "node")), read_optional(data, "tlsclient")
+        if subcommand == "types":
+            return TypesRequest(node, tls_client)
+        return DescribeRequest(read_string(data, "worktype"), node, tls_client)
     if subcommand == "adopt":
         return _adopt_request(
             read_string(data, "node"),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import trio
 
 from meshnode.errors import MeshnodeError, WorkError
-from meshnode.work.units.jsonreader import NOTHING
+from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Unit
@@ -40,6 +40,18 @@ class WorkType(Protocol):
     @property
     def verify_signature(self) -> bool:
         """Whether submissions must be signed."""
+        ...
+
+    @property
+    def takes_settings(self) -> bool:
+        """Whether it looks at what clients give the job; for another that is refused."""
+        ...
+
+    def described(self, name: str) -> JsonObject:
+        """Return what clients are told of the type of that name: what it takes, and what bounds it.
+
+        All of it can stand in JSON; how the work is done is not among it.
+        """
         ...
 
     def plan(self, submission: Submission) -> Plan:

@@ -1,10 +1,9 @@
-"""The status of a unit as a value, and its JSON on disk and in replies (protocol section 8).
+"""The status of a unit as a value, and its JSON on disk (protocol section 8).
 
-The file has receptor's five keys and meshnode's. A reply adds ``StateName``, leaves out what only
-this node needs, and never shows a secret. Unknown keys, as of a later version, are kept.
+The file has receptor's five keys and meshnode's; a reply is made by
+:mod:`meshnode.work.units.statusreply`. Unknown keys, as of a later version, are kept.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from sys import intern
@@ -17,6 +16,7 @@ from meshnode.security.identity import Identity
 from meshnode.work.local.launcher import records
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
+from meshnode.work.units.jobsettings import NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
 from meshnode.work.units.labels import recorded_labels
 from meshnode.work.units.remoteextra import RemoteExtra
@@ -116,6 +116,8 @@ class UnitStatus:
     queued: bool = False
     """Whether it has waited in the queue: all of its input and this are synced, and so is the claim
     of whoever starts it."""
+    job: JobSettings = NO_SETTINGS
+    """What its client gives the job; dropped with the end, as ``params`` are."""
     verifies: bool | None = None
     """Whether the work type asked for a signature when the unit was submitted, None where that is
     not on record: it is the other node's, or an older version's."""
@@ -196,7 +198,7 @@ class UnitStatus:
         return (
             remote is not None
             and not self.needs_secrets
-            and len(remote.open_params) < len(remote.params)
+            and (len(remote.open_params) < len(remote.params) or self.job.has_secrets)
         )
 
     @property
@@ -210,7 +212,8 @@ class UnitStatus:
 
     def without_spent_params(self) -> "UnitStatus":
         """Return the status without the command's arguments if the unit has ended."""
-        return replace(self, params=()) if self.params and self.state.is_final else self
+        is_spent = self.state.is_final and (self.params or self.job)
+        return replace(self, params=(), job=NO_SETTINGS) if is_spent else self
 
     def asked_to_end(self, by: EndedBy | None) -> "UnitStatus":
         """Return a copy that says who has asked for the end, unless the unit has ended."""
@@ -252,7 +255,9 @@ class UnitStatus:
             "StdinSize": self.stdin_size,
         }
         if self.remote is None:
-            data["Params"] = list(self.params)
+            # As the supervisor does: there may be secrets among the arguments of a job.
+            is_spent = self.job and self.state.is_final
+            data["Params"] = [] if is_spent else list(self.params)
             data["Pid"] = self.pid
             data["Supervisor"] = (
                 {"Pid": self.supervisor.pid, "Started": self.supervisor.started}
@@ -273,6 +278,7 @@ class UnitStatus:
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
             "Labels": dict(self.labels),
+            "Job": self._job_to_disk(),
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
@@ -291,44 +297,15 @@ class UnitStatus:
             **self.other,
         }
 
+    def _job_to_disk(self) -> JsonObject | None:
+        if not self.job or self.state.is_final:
+            return None
+        return self.job.to_disk(secrets=self.remote is None or self.needs_secrets)
+
     def input_to_disk(self) -> JsonObject:
         """Return the part of it that is known only since the end of the input."""
         size: JsonObject = {"StdinSize": self.stdin_size}
         return size | {"StdinSha256": self.stdin_sha256} if self.stdin_sha256 else size
-
-    def to_reply(self, stdout_size: int) -> JsonObject:
-        """Return the object that clients see; ``stdout_size`` is stdout's size at this moment."""
-        end = self.ending
-        return {
-            "State": int(self.state),
-            "StateName": self.state.label,
-            "Detail": self.detail,
-            "StdoutSize": stdout_size,
-            "WorkType": self.work_type,
-            "ExtraData": self._shown_extra(),
-            "Created": self.created,
-            "Started": self.started,
-            "Finished": self.finished,
-            "ExitCode": self.exit_code,
-            "Signal": self.signal,
-            "StdinSize": self.stdin_size,
-            "SubmittedBy": self.submitted_by and self.submitted_by.to_json(),
-            "SubmittedParams": self.submitted_params,
-            "EndedBy": end and end.to_json(),
-            **({"Pid": self.pid} if self.pid else {}),
-            **({"SignedBy": self.signed_by} if self.signed_by else {}),
-            **({"AdoptedBy": self.adopted_by.to_json()} if self.adopted_by else {}),
-            **({"Labels": dict(self.labels)} if self.labels else {}),
-            **({"Priority": self.priority} if self.priority else {}),
-        }
-
-    def _shown_extra(self) -> JsonObject | None:
-        """receptor shows a command's pid and parameters while it runs, and nothing afterwards."""
-        if self.remote is not None:
-            return self.remote.to_json(secrets=False)
-        if self.state.is_final:
-            return None
-        return {"Pid": self.pid or 0, "Params": shlex.join(self.params[1:])}
 
     def merged(self, changes: Mapping[str, Any]) -> "UnitStatus":
         """Return what a status says with ``changes``, which a supervisor has made on disk.
@@ -342,7 +319,7 @@ class UnitStatus:
         reader = Reader(changes)
         new = {RECORDED[key][0]: RECORDED[key][1](reader) for key in changes}
         if new.get("state", self.state).is_final:
-            new["params"] = ()
+            new |= {"params": (), "job": NO_SETTINGS}
             # Who asked is on record only if that was what ended it.
             new.setdefault("ended_by", None)
         return replace(self, **new)
@@ -359,6 +336,7 @@ class UnitStatus:
         extra = reader.take("ExtraData", object, None)
         reader.drop("StateName")
         words = read_words(reader.take("Params", list, None))
+        job = JobSettings.from_disk(reader.take("Job", dict, None))
         return cls(
             state=state,
             detail=read_detail(reader),
@@ -389,6 +367,7 @@ class UnitStatus:
             ended_by=read_ended_by(reader),
             released_by=read_identity(reader, "ReleasedBy"),
             labels=recorded_labels(reader.take("Labels", object, None)),
+            job=NO_SETTINGS if state.is_final else job,
             verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
+from meshnode.protocol.control import ARGUMENTS_KEY, CLAIM_KEY, CWD_KEY, ENV_KEY, LABELS_KEY
 from meshnode.security.identity import Claimed, shown_text
 from meshnode.work.units.intake import Input
+from meshnode.work.units.jobsettings import NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.labels import parse_labels
 from meshnode.work.units.placement import Placement, parse_placement
-from meshnode.work.units.remoteextra import SECRET_PREFIX
+from meshnode.work.units.remoteextra import is_secret
 from meshnode.work.units.requestfields import (
     MAX_POSITION,
     read_claim,
@@ -53,25 +54,32 @@ class Submission:
     """For whom a submitting node says that it submits."""
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What the client calls the unit by."""
-
+    job: JobSettings = NO_SETTINGS
+    """What the client gives the job beside its payload."""
     placement: Placement | None = None
     """How to choose the node; None if it is named."""
 
     @property
     def shown_params(self) -> str:
-        """The parameters as a line for people, without secrets; see MAX_SHOWN."""
-        return shown_params(self.params)
+        """What the client gives as a line for people, without secrets; see MAX_SHOWN."""
+        return shown_params(self.params, self.job)
+
+    @property
+    def all_params(self) -> Mapping[str, str]:
+        """What access rules see: the parameters, and what the client gives the job."""
+        return {**self.params, **self.job.as_params()} if self.job else self.params
 
 
-def shown_params(params: Mapping[str, str]) -> str:
+def shown_params(params: Mapping[str, str], job: JobSettings = NO_SETTINGS) -> str:
     """Return parameters as a line for people, without secrets; see MAX_SHOWN."""
-    if not params:
+    if not (params or job):
         return ""
     words = [
         value[: MAX_SHOWN + 1] if key == "params" else f"{key}={value[:MAX_SHOWN]}"
         for key, value in params.items()
-        if not key.lower().startswith(SECRET_PREFIX)
+        if not is_secret(key)
     ]
+    words += (word[: MAX_SHOWN + 1] for word in job.shown())
     return shown_text(" ".join(words), MAX_SHOWN)
 
 
@@ -80,6 +88,7 @@ _NOT_PARAMS = {
     *("tlsclient", "ttl", "signwork", "signature"),
     *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
     *("placement", "placementlabels"),
+    *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY),
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
@@ -106,6 +115,7 @@ def parse_submission(data: JsonObject) -> Submission:
         claim=read_claim(data),
         labels=parse_labels(data.get(LABELS_KEY, "")),
         placement=_placement(data),
+        job=JobSettings.parse(data),
     )
 
 

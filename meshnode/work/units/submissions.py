@@ -104,7 +104,8 @@ class Submissions:
         # What a directory that is there again remembers may be this very submission.
         self._store.check()
         self._look()
-        digest = work_digest(submission.work_type, submission.params, submission.announced)
+        job = submission.job.fields()
+        digest = work_digest(submission.work_type, submission.params, submission.announced, job)
         unit = self._unit_of(status.submitter, key)
         if unit is not None:
             if unit.status.submission_work not in {"", digest}:

@@ -14,7 +14,7 @@ from work_fakes import FakeNode
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.units.access import Signatures
-from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.store import UnitStore
 
 STEPS = 60
@@ -115,14 +115,12 @@ async def test_an_adopted_unit_names_its_submitter_and_beside_it_who_adopted_it(
 async def test_whatever_the_other_node_calls_the_submitter_no_more_is_taken_than_that_it_says_so(
     foo, bar, autojump_clock, monkeypatch, said
 ):
-    to_reply = UnitStatus.to_reply
     monkeypatch.setattr(
-        UnitStatus,
-        "to_reply",
-        lambda self, size: (
-            to_reply(self, size)
-            if self.remote
-            else {**to_reply(self, size), "SubmittedBy": said, "SubmittedParams": said}
+        "meshnode.work.units.follow.status_reply",
+        lambda status, size: (
+            status_reply(status, size)
+            if status.remote
+            else {**status_reply(status, size), "SubmittedBy": said, "SubmittedParams": said}
         ),
     )
     async with bar.running(), foo.running():

@@ -12,6 +12,7 @@ from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.labels import labels_text, parse_labels, recorded_labels
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 
 LABELS = {"team": "ops", "app.example.org/job": "nightly run", "urgent": ""}
 
@@ -113,7 +114,7 @@ def test_whatever_stands_in_a_record_a_unit_has_labels_that_can_be_shown(data):
     labels = recorded_labels(data)
     assert parse_labels(labels_text(labels)) == labels
     record = {"State": 2, "WorkType": "cat", "Labels": data}
-    json.dumps(UnitStatus.from_json(record).to_reply(0)).encode()
+    json.dumps(status_reply(UnitStatus.from_json(record), 0)).encode()
 
 
 @given(st.text() | ANY.map(json.dumps))

@@ -252,3 +252,20 @@ def test_the_start_of_what_another_node_submitted_is_synced_before_it_happens(
     write(unit, {"State": 0, "SubmissionKey": key})
     StatusFile(str(unit)).claim({"State": 1})
     assert steps == (["status.tmp", unit.name, unit.parent.name] if synced else [])
+
+
+def test_what_a_client_gave_the_job_goes_with_the_end_and_not_before(unit: Path) -> None:
+    given = {"Job": {"Env": {"secret_x": "y"}}, "Params": ["c", "--key=z"]}
+    write(unit, {"State": 0, "WorkType": "t", **given})
+    status = StatusFile(str(unit))
+    status.claim({"State": 1})
+    status.note({"Detail": "Running"})
+    assert read(unit) == {"State": 1, "WorkType": "t", "Detail": "Running", **given}
+    status.finish({"State": 2})
+    assert read(unit) == {
+        "State": 2,
+        "WorkType": "t",
+        "Detail": "Running",
+        "Job": None,
+        "Params": None,
+    }

@@ -17,6 +17,7 @@ from meshnode.work.remote.replies import AHEAD, INLINE_KEYS, NoStatus, RemoteSta
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 
 NOW = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
 OURS = UnitStatus(UnitState.RUNNING, "", "remote", remote=RemoteExtra("bar", "cat"))
@@ -55,7 +56,7 @@ def assert_fit_for_a_record(status):
         signal=status.signal,
     ).with_sizes({SIZE_KEYS[name]: size for name, size in status.sizes.items()})
     assert UnitStatus.from_json(json.loads(json.dumps(record.to_disk()))) == record
-    encode_reply(record.to_reply(0))
+    encode_reply(status_reply(record, 0))
     assert status.detail.isprintable()
     assert len(status.detail) <= MAX_TEXT
 

@@ -12,7 +12,6 @@ from work_fakes import FakeDialer
 from meshnode.errors import CommandError, Unreachable
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.runner import FORCE_TIMEOUT
-from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import SYNC_DELAY
 from meshnode.work.units.tasks import FIRST_TIMEOUT
@@ -438,7 +437,7 @@ async def test_a_status_that_makes_no_sense_is_asked_for_again(
         unit_id = await foo.submit("bar", "wait")
         await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
         with monkeypatch.context() as patch:
-            patch.setattr(UnitStatus, "to_reply", lambda self, size: reply)
+            patch.setattr("meshnode.work.units.follow.status_reply", lambda status, size: reply)
             await trio.sleep(100)
             assert foo.status(unit_id).state is UnitState.RUNNING
         bar.launcher.supervisors[remote_id(foo, unit_id)].finish()

@@ -9,6 +9,7 @@ from signing_keys import golang_token, new_key, public_pem, secret_token, unsign
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.units.access import Signatures
+from meshnode.work.units.statusreply import status_reply
 
 KEY = new_key()
 OTHER_KEY = new_key()
@@ -193,7 +194,7 @@ async def test_a_signed_remote_submission_runs_and_an_unsigned_one_is_refused(
         status = await signing.wait_final(unit_id)
         assert status.detail == "exit status 0"
         assert signing.stdout(unit_id) == b"payload"
-        assert status.to_reply(0)["ExtraData"]["SignWork"] is True
+        assert status_reply(status, 0)["ExtraData"]["SignWork"] is True
 
 
 async def test_a_signed_unit_lives_longer_than_any_of_its_signatures(

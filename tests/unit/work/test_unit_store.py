@@ -21,6 +21,7 @@ from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.shortage import NotRecorded
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
 
@@ -82,7 +83,7 @@ def test_what_is_written_reads_back_equal_with_unknown_keys(status):
 @given(json_values | st.dictionaries(KEYS, json_values | st.just("remote")))
 def test_any_json_is_a_status_or_a_named_error(data):
     with contextlib.suppress(WorkError):
-        assert UnitStatus.from_json(data).to_reply(0)["StateName"]
+        assert status_reply(UnitStatus.from_json(data), 0)["StateName"]
 
 
 RECORDS = (
@@ -173,8 +174,8 @@ def test_secrets_are_in_no_reply_and_on_disk_only_until_the_other_node_has_them(
     assert ("hush" in json.dumps(status.to_disk())) is needed
     assert status.has_spent_secrets is not needed
     assert status.to_disk()["ExtraData"]["RemoteParams"]["open"] == "yes"
-    assert "hush" not in json.dumps(status.to_reply(0))
-    assert status.to_reply(0)["ExtraData"]["RemoteParams"] == {"open": "yes"}
+    assert "hush" not in json.dumps(status_reply(status, 0))
+    assert status_reply(status, 0)["ExtraData"]["RemoteParams"] == {"open": "yes"}
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from meshnode.work.units.endedby import (
     taken_over,
 )
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 
 ANN = UnixClient(1000, 100, 4321, "ann")
 BOB = UnixClient(1001, 100, 99, "bob")
@@ -216,7 +217,7 @@ def test_who_asked_too_late_has_not_ended_the_unit(state: UnitState, cause: Caus
 
 
 def test_who_is_about_to_end_a_unit_has_not_ended_it() -> None:
-    assert replace(FIRST, ended_by=BY_ANN).to_reply(0)["EndedBy"] is None
+    assert status_reply(replace(FIRST, ended_by=BY_ANN), 0)["EndedBy"] is None
 
 
 @pytest.mark.parametrize(
@@ -322,4 +323,4 @@ def test_who_ended_it_is_no_reason_to_refuse_a_record(data: Any) -> None:
     # What no reply could hold, as half of a surrogate pair, makes it no record of a node's.
     with suppress(WorkError):
         record = UnitStatus.from_json(json.loads(text))
-        json.dumps(record.to_reply(0), ensure_ascii=False).encode()
+        json.dumps(status_reply(record, 0), ensure_ascii=False).encode()

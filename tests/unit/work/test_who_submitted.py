@@ -23,6 +23,7 @@ from meshnode.security.identity import (
 )
 from meshnode.work.units.requests import SubmitRequest, parse_json
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.submission import MAX_SHOWN, Submission
 
 ANN = UnixClient(1000, 100, 4321, "ann")
@@ -197,7 +198,7 @@ def test_a_record_of_an_older_version_names_nobody() -> None:
     assert not {"SubmittedBy", "SubmittedParams"} & set(data)
     status = UnitStatus.from_json(data)
     assert (status.submitted_by, status.submitted_params) == (None, "")
-    assert status.to_reply(0)["SubmittedBy"] is None
+    assert status_reply(status, 0)["SubmittedBy"] is None
 
 
 def test_who_submitted_is_kept_also_if_only_a_later_version_can_tell_who_it_is() -> None:

@@ -30,6 +30,8 @@ SUBCOMMANDS: dict[type, str] = {
     requests.CancelRequest: "cancel",
     requests.ReleaseRequest: "release",
     requests.ResultsRequest: "results",
+    requests.DescribeRequest: "describe",
+    requests.TypesRequest: "types",
 }
 ON_UNIT = ["list", "status", "watch", "cancel", "release", "force-release", "results"]
 

@@ -29,6 +29,7 @@ from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
 from meshnode.work.auth import auth_command
+from meshnode.work.describing import type_handlers
 from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
@@ -302,10 +303,11 @@ class FakeNode:
         )
         self.units.queue.bounds = self.queue_bounds
         self.registry = CommandRegistry(self.rules)
-        command = self.as_before(work_command(self.units))
+        others = AskThere(FakeDialer(self.mesh, self.node_id), self.signatures)
+        described = type_handlers(self.node_id, self.units.access, self.work_types, others)
+        command = self.as_before(work_command(self.units, described))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
         if not self.is_receptor:
-            others = AskThere(FakeDialer(self.mesh, self.node_id), self.signatures)
             self.registry.register(auth_command(self.units, others.ask))
         async with trio.open_nursery() as nursery:
             self.nursery = nursery

@@ -143,6 +143,9 @@ class StatusFile:
             UnitVanished: the unit was released meanwhile.
             OSError: it cannot be written (yet).
         """
+        if self._last.get("Job"):
+            # Nobody needs them any more, and there may be secrets among them.
+            changes = {**changes, "Job": None, "Params": None}
         self._add(changes, durable=True)
 
     def note(self, changes: dict[str, object]) -> None:

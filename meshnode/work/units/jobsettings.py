@@ -1,0 +1,131 @@
+"""What a client gives a job beside its payload: arguments, environment, working directory.
+
+The node that executes checks them against the type of work. Another node that submits for the
+client only passes them on, and keeps them until the unit has started there.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from meshnode.arguments import MAX_ARGUMENTS
+from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.control import ARGUMENTS_KEY, CWD_KEY, ENV_KEY
+from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
+from meshnode.work.units.remoteextra import is_secret
+
+MAX_VARIABLES: Final = 256
+"""Variables of one submission; a job that needs more reads a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """The texts as a client has sent them; without any it is false."""
+
+    arguments: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    env: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    cwd: str = ""
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Read the keys of a submission. Raises CommandError."""
+        if not (ARGUMENTS_KEY in data or ENV_KEY in data or CWD_KEY in data):
+            return cls()
+        return cls(
+            _parse_texts(data, ARGUMENTS_KEY, MAX_ARGUMENTS),
+            _parse_texts(data, ENV_KEY, MAX_VARIABLES),
+            data.get(CWD_KEY, ""),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.arguments or self.env or self.cwd)
+
+    def fields(self) -> dict[str, str]:
+        """Return the keys of a submission from which :meth:`parse` makes these settings."""
+        if not self:
+            return {}
+        fields = {
+            ARGUMENTS_KEY: json.dumps(dict(self.arguments), sort_keys=True),
+            ENV_KEY: json.dumps(dict(self.env), sort_keys=True),
+            CWD_KEY: self.cwd,
+        }
+        return {key: text for key, text in fields.items() if text not in {"", "{}"}}
+
+    def as_params(self) -> dict[str, str]:
+        """Return them by the names that access rules have for them: ``jobarguments.position``."""
+        if not self:
+            return {}
+        named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
+        named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
+        return named | ({CWD_KEY: self.cwd} if self.cwd else {})
+
+    def shown(self) -> Iterator[str]:
+        """Yield a word for people for each, without secrets."""
+        for before, texts in (("", self.arguments), ("env.", self.env)):
+            for name, text in texts.items():
+                if not is_secret(name):
+                    yield f"{before}{name}={text}"
+        if self.cwd:
+            yield f"cwd={self.cwd}"
+
+    @property
+    def has_secret_arguments(self) -> bool:
+        """Whether the words of the command hold a secret."""
+        return any(map(is_secret, self.arguments))
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether any of them is a secret."""
+        return self.has_secret_arguments or any(map(is_secret, self.env))
+
+    def to_disk(self, *, secrets: bool) -> JsonObject:
+        """Return the object that stands in the record of a unit, empty if there is nothing."""
+        data = {
+            "Arguments": dict(self.arguments) if secrets else _open(self.arguments),
+            "Env": dict(self.env) if secrets else _open(self.env),
+            "Cwd": self.cwd,
+        }
+        return {key: value for key, value in data.items() if value}
+
+    @classmethod
+    def from_disk(cls, data: object) -> Self:
+        """Read such an object. Raises WorkError: without all of it, the work is another."""
+        if data is None:
+            return cls()
+        reader = Reader(data)
+        texts: list[Mapping[str, str]] = []
+        for key in ("Arguments", "Env"):
+            found: dict[str, Any] = reader.take(key, dict, {}) or {}
+            if not all(isinstance(value, str) for value in found.values()):
+                raise WorkError(f"{key} holds a value that is not a string")
+            check_json(key, found)
+            texts.append(found or NOTHING)
+        return cls(texts[0], texts[1], reader.take("Cwd", str, ""))
+
+
+NO_SETTINGS: Final = JobSettings()
+
+
+def _open(texts: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if not is_secret(name)}
+
+
+def _parse_texts(data: Mapping[str, Any], key: str, most: int) -> Mapping[str, str]:
+    text = data.get(key, "")
+    if not text:
+        return NOTHING
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise CommandError(f"field {key} must be an object of strings in JSON")
+    try:
+        # Half a character, written as \ud800, is a text that no program can be given.
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"field {key} has half of a surrogate pair") from None
+    if len(found) > most:
+        raise CommandError(f"field {key} has {len(found)} names; there are at most {most}")
+    return found or NOTHING
