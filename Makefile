@@ -46,9 +46,8 @@ deb: $(STAMP)
 	@packaging/build-deb $(BIN)/python dist
 
 # Tests of ip-router want the ip command, those of work-ssh sshd, those of docs/install.md systemd and
-# Debian's own Python with venv, those of completion zsh and fish, those of
-# docs/containers.md podman. What cannot be had is said by the
-# tests that are skipped for it.
+# Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman.
+# What cannot be had is said by the tests that are skipped for it.
 WANTED := command -v ip && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze \
 	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
 	&& command -v runc && command -v catatonit && command -v busybox \
