@@ -202,6 +202,7 @@ def _check(arguments: list[str]) -> int:
         return ExitCode.OK
     check_environment(config)
     _check_keys(config)
+    _check_isolation(config)
     doubts = [*read_settings(config).doubts, *keyfiles.doubts(keyfiles.key_files(config))]
     for warning in in_order([*_warnings(config), *doubts]):
         _complain(warning.as_warning())
@@ -245,6 +246,14 @@ def _convert(file: str) -> int:
     load_task(["--config", file])
     _say(list_form(file).removesuffix("\n"))
     return ExitCode.OK
+
+
+def _check_isolation(config: NodeConfig) -> None:
+    """Try out the isolation of work as a start would. Raises ConfigFaults."""
+    # Imported here: a start needs none of it before the node is made.
+    from meshnode.work.configured import isolation_plans  # noqa: PLC0415
+
+    isolation_plans(config)
 
 
 def _check_keys(config: NodeConfig) -> None:

@@ -16,6 +16,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
+from meshnode.config.isolation_directives import check_isolation
 from meshnode.config.job_arguments import check_templates
 from meshnode.config.kinds import STANDARD, WrongPart
 from meshnode.config.link_directives import ListenerDirective, PeerDirective, check_schemes
@@ -65,6 +66,7 @@ def build(
         _check_links(typed, None if for_reload else whole, faults)
         check_verifiable(typed, faults)
         check_ssh(typed, faults)
+        check_isolation(typed, faults)
         check_tls(typed, faults)
         check_schemes(typed, faults)
         check_rules(typed, faults)

@@ -11,6 +11,7 @@ import yaml
 from meshnode.arguments import Argument
 from meshnode.config import names
 from meshnode.config.faults import quote
+from meshnode.config.isolation_directives import IsolatedDirective
 from meshnode.config.job_arguments import argument_list, directories, line_of_help, variable_names
 from meshnode.config.kinds import (
     FALSE,
@@ -101,7 +102,7 @@ NAME_OF_TYPE = text("name without spaces", names.check_work_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class WorkDirective(Directive):
+class WorkDirective(IsolatedDirective):
     """What every type of work has: its name, who may ask, what it gets, what it may not exceed."""
 
     RELOADABLE = True

@@ -43,6 +43,7 @@ from meshnode.work.units.unit import wall_clock
 
 if TYPE_CHECKING:
     from meshnode.security.tls import TlsClients
+    from meshnode.work.local.isolation import IsolationPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class ConfiguredWork:
         told of units.
 
         Raises:
-            ConfigFaults: a key cannot be used.
+            ConfigFaults: a key cannot be used, or this machine cannot isolate a type of work.
         """
         store = UnitStore(config.node.datadir / config.node.id, reserve)
         self._signatures = make_signatures(config)
@@ -195,12 +196,13 @@ class ConfiguredWork:
         """Make the types and read the keys of a configuration; nothing is changed yet.
 
         Raises:
-            ConfigFaults: a key cannot be used.
+            ConfigFaults: a key cannot be used, or this machine cannot isolate a type of work.
             NoThread: the system starts no thread to read them in.
         """
         keys = await in_thread(make_signatures, config)
+        types = await in_thread(make_types, config)
         return WorkChange(
-            make_types(config),
+            types,
             keys,
             make_bounds(config),
             make_queue_bounds(config),
@@ -276,8 +278,15 @@ def make_queue_bounds(config: NodeConfig) -> QueueBounds:
 
 
 def make_types(config: NodeConfig) -> dict[str, UnitType]:
-    """Return the types of work that a configuration names, by name."""
-    types: dict[str, UnitType] = {one.worktype: work_type(one) for one in config.work_types}
+    """Return the types of work that a configuration names, by name.
+
+    Raises:
+        ConfigFaults: this machine cannot isolate one of them as it should be.
+    """
+    plans = isolation_plans(config)
+    types: dict[str, UnitType] = {
+        one.worktype: work_type(one, plans.get(one.worktype)) for one in config.work_types
+    }
     if config.ssh_types:
         from meshnode.work.ssh.worktype import ssh_type  # noqa: PLC0415
 
@@ -287,7 +296,23 @@ def make_types(config: NodeConfig) -> dict[str, UnitType]:
     return types
 
 
-def work_type(directive: WorkDirective) -> CommandType:
+def isolation_plans(config: NodeConfig) -> "Mapping[str, IsolationPlan]":
+    """Return how types of work are isolated that are, by name; each is tried out on this machine.
+
+    Raises:
+        ConfigFaults: this machine cannot do it.
+    """
+    isolated = [one for one in config.work_types if one.is_isolated]
+    if not isolated:
+        return {}
+    # Imported here: most nodes isolate nothing.
+    from meshnode.work.local.isolation import Planner  # noqa: PLC0415
+
+    planner = Planner(config)
+    return {one.worktype: planner.plan(one) for one in isolated}
+
+
+def work_type(directive: WorkDirective, isolation: "IsolationPlan | None" = None) -> CommandType:
     """Return the type of work that a directive offers."""
     common: dict[str, Any] = {
         "verify_signature": directive.verifysignature,
@@ -296,10 +321,11 @@ def work_type(directive: WorkDirective) -> CommandType:
         "allowed_env": directive.allowruntimeenv,
         "allowed_cwd": directive.allowruntimecwd,
         "clean_env": directive.cleanenv,
-        "cwd": directive.cwd or None,
+        "cwd": directive.cwd or (isolation.cwd if isolation else None),
         "timeout": directive.timeout,
         "max_output": directive.maxoutput,
         "grace": directive.grace,
+        "isolation": isolation,
     }
     match directive:
         case WorkCommand():

@@ -50,6 +50,7 @@ class StartRequest:
         leave: which processes go on after the unit's end: all that the command leaves, those that
             match a pattern, or None.
         known: keys of the status that are not on disk yet, and are written when it starts.
+        isolation: how it is isolated (``isolation.IsolationPlan.order``), None for not at all.
     """
 
     unit_id: str
@@ -62,6 +63,7 @@ class StartRequest:
     max_output: int | None = None
     leave: bool | tuple[str, ...] | None = None
     known: Mapping[str, object] = field(default_factory=dict)
+    isolation: Mapping[str, object] | None = None
 
     def encode(self, number: int) -> bytes:
         """Return the request as the launcher reads it; answers carry ``number``.
@@ -82,6 +84,7 @@ class StartRequest:
             max_output=self.max_output,
             leave=list(self.leave) if isinstance(self.leave, tuple) else self.leave,
             known=dict(self.known),
+            isolation=None if self.isolation is None else dict(self.isolation),
         )
         request = start.encode()
         if len(request) > wire.MAX_REQUEST_BYTES:

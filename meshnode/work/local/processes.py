@@ -225,9 +225,13 @@ class UnitProcesses:
     def supervisor_of(self, left: Iterable[ProcessId]) -> ProcessId | None:
         """Return the process that watches over these processes of a unit, None if none does."""
         pids = {process.pid for process in left}
-        parents = {process.parent for process in self._processes if process.pid in pids} - pids
-        for process in self._processes:
-            if process.pid in parents and not process.dead and _is_supervisor(process.pid):
+        by_pid = {process.pid: process for process in self._processes}
+        for pid in {process.parent for process in self._processes if process.pid in pids} - pids:
+            process = by_pid.get(pid)
+            if process is not None and process.group != pid:
+                # The init of an isolated command: forked from a supervisor, which leads a group.
+                process = by_pid.get(process.parent)
+            if process is not None and not process.dead and _is_supervisor(process.pid):
                 return ProcessId(process.pid, process.started)
         return None
 

@@ -116,6 +116,7 @@ class CommandRunner:
             max_output=kind.max_output,
             leave=kind.leave,
             known=unit.status.input_to_disk(),
+            isolation=None if kind.isolation is None else kind.isolation.order,
         )
         try:
             return await self._insist(unit, request)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshnode.arguments import Argument, fill, usage
 from meshnode.errors import CommandError
@@ -25,6 +25,9 @@ from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
+
+if TYPE_CHECKING:
+    from meshnode.work.local.isolation import IsolationPlan
 
 USAGE = "; usage: "
 """Stands in a refusal before how a submission is written; clients look for it."""
@@ -70,6 +73,7 @@ class CommandType:
     timestamps: bool = False
     grace: float = CANCEL_GRACE
     leave: bool | tuple[str, ...] | None = None
+    isolation: "IsolationPlan | None" = None
 
     def leaving(self, pid: int | None) -> Leaving | None:
         """Return what chooses the processes to be left of a unit whose command has this PID.
@@ -101,6 +105,7 @@ class CommandType:
             "LeaveProcesses": self.leave
             if isinstance(self.leave, bool)
             else list(self.leave or ()),
+            "Isolation": {} if self.isolation is None else dict(self.isolation.summary),
             "Grace": self.grace,
         }
 
@@ -116,7 +121,8 @@ class CommandType:
 
     def environment(self, given: Mapping[str, str] = NOTHING) -> dict[str, str] | None:
         """Return the environment of its commands, None for the node's own; a client gives some."""
-        return environment({**self.env, **given}, is_clean=self.clean_env)
+        follows = {} if self.isolation is None else self.isolation.env
+        return environment({**follows, **self.env, **given}, is_clean=self.clean_env)
 
     def plan(self, submission: Submission) -> Plan:
         """Return the command line for the record.

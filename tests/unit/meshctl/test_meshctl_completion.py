@@ -326,7 +326,6 @@ def leaves(command, path=()):
 
 
 FREE = {
-    "pattern": "any regular expression",
     "count": "any number",
     "delay": "any number",
     "startpos": "any number",

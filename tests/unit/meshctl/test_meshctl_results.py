@@ -47,7 +47,7 @@ class Stdout:
         self.data = data
         self.read = 0
 
-    def results(self, unit_id, startpos, stream):
+    def results(self, unit_id, startpos):
         return _Pieces(self, startpos)
 
 

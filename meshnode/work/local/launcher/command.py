@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from meshnode.files import is_passing
@@ -101,9 +101,18 @@ def error_text(error: OSError | ValueError) -> str:
 
 
 def spawn(
-    path: str, argv: list[str], env: dict[str, str], cwd: str | None, stdin: int, stdout: int
+    path: str,
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str | None,
+    stdin: int,
+    stdout: int,
+    *,
+    posix_spawn: Callable[..., int] | None = None,
 ) -> int:
     """Execute the command in a process and group of its own; return its pid.
+
+    ``posix_spawn`` is what makes the process, None for ``os.posix_spawn``.
 
     The parent's memory is lent to the child and not copied, as by vfork: that is twice as fast as a
     fork, and several times as a fork of Python.
@@ -112,8 +121,8 @@ def spawn(
         CannotExecute: it cannot be done.
     """
     try:
-        with _working_directory(cwd):
-            return os.posix_spawn(
+        with working_directory(cwd):
+            return (posix_spawn or os.posix_spawn)(
                 path,
                 argv,
                 env,
@@ -127,13 +136,22 @@ def spawn(
                 setsigmask=(),
             )
     except (OSError, ValueError) as error:
-        text = f"fork/exec {path}: {error_text(error)}"
-        raise CannotExecute(text, is_passing=is_passing(error)) from None
+        raise failed(path, error) from None
+
+
+def failed(path: str, error: OSError | ValueError) -> CannotExecute:
+    """Return that a program could not be executed for this reason."""
+    text = f"fork/exec {path}: {error_text(error)}"
+    return CannotExecute(text, is_passing=is_passing(error))
 
 
 @contextmanager
-def _working_directory(path: str | None) -> Iterator[None]:
-    """Change the working directory while a process is made, which keeps it."""
+def working_directory(path: str | None) -> Iterator[None]:
+    """Change the working directory while a process is made, which keeps it.
+
+    Raises:
+        CannotExecute: there is no such directory for this user.
+    """
     if path is None:
         yield
         return

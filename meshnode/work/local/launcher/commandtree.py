@@ -17,6 +17,7 @@ from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from meshnode.work.local.launcher.isolation import Init
     from meshnode.work.local.launcher.leaving import Leaving
 
 KILL_RETRY_SECONDS = 1.0
@@ -43,13 +44,15 @@ class CommandTree:
         leave: which processes go on after the unit's end; None is the usual case, none of them.
 
     Attributes:
-        pid: the command's process, 0 before there is one.
+        pid: the command's process or the init above it, 0 before there is one.
+        init: that init, where the command has a PID namespace of its own.
         end: wait status of the command, once it has ended.
         left: how many processes went on at the last look.
     """
 
     def __init__(self, wait_for: WaitFor, leave: bool | list[str] | None = None) -> None:
         self.pid = 0
+        self.init: Init | None = None
         self.end: int | None = None
         self.left = 0
         self._wait_for = wait_for
@@ -63,9 +66,11 @@ class CommandTree:
             except ChildProcessError:
                 return True
             if pid == 0:
+                if self.init is not None:
+                    self.end = self.init.end_before_others()
                 return False
             if pid == self.pid:
-                self.end = wait_status
+                self.end = wait_status if self.init is None else self.init.end(wait_status)
 
     def end_left(self, grace: float) -> int:
         """End what the command has left, but for what is to go on; return how many ended.
@@ -95,7 +100,7 @@ class CommandTree:
 
     def _end(self, first: int, grace: float, choose: tree.Choose | None) -> int:
         """Signal the processes that are not to be let alone; kill them later; wait for the end."""
-        count = self._insist(lambda: tree.signal_own_descendants(first, choose))
+        count = self._insist(lambda: self._signal_all(first, choose))
         self._wait_gone(choose, grace)
         # What runs in a container first: the program that started it can clean up after it.
         if not self._is_gone(choose) and self._insist(lambda: tree.kill_own_containers(choose)):
@@ -104,6 +109,13 @@ class CommandTree:
             self._insist(lambda: tree.kill_own_descendants(choose))
             self._wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
         return count
+
+    def _signal_all(self, signum: int, choose: tree.Choose | None) -> int:
+        """Signal every process once; return how many of them are the command's."""
+        found = tree.Look(choose).ended
+        # An init is deaf to all that this process sends, but for SIGKILL.
+        tree.signal_all(found, signum)
+        return sum(self.init is None or process.pid != self.pid for process in found)
 
     def _wait_gone(self, choose: tree.Choose | None, seconds: float) -> None:
         """Wait until the processes have ended, for so many seconds at most."""

@@ -132,6 +132,8 @@ class Supervisor:
         self._channel = channel
         self._stdin = self._stdout = -1
         self._tree = CommandTree(self._limits.wait_for, start.leave)
+        self._command = 0
+        """PID of the command."""
         self._left = 0
         """Processes that were ended since the command had left them behind."""
         self._moment_ends = 0.0
@@ -163,6 +165,8 @@ class Supervisor:
                 )
         finally:
             self._limits.end()
+            if self._tree.init is not None:
+                self._tree.init.close()
             for fd in (self._stdin, self._stdout):
                 if fd >= 0:
                     os.close(fd)
@@ -213,16 +217,30 @@ class Supervisor:
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
-            self._tree.pid = command.spawn(
-                program, self._request.argv, self._env, self._request.cwd, self._stdin, output
-            )
+            self._spawn(program, output)
         except command.CannotExecute as error:
             if error.is_passing:
                 self._give_back(str(error))
             failure = records.failure(str(error), self._stdout)
             self._record(failure)
             return record | failure
-        return record | records.running(self._tree.pid)
+        return record | records.running(self._command)
+
+    def _spawn(self, program: str, output: int) -> None:
+        """Execute the command. Raises CannotExecute."""
+        request, how = self._request, self._request.isolation
+        argv, env, cwd, stdin = request.argv, self._env, request.cwd, self._stdin
+        if how is None:
+            self._command = self._tree.pid = command.spawn(program, argv, env, cwd, stdin, output)
+            return
+        # Imported here: no other unit needs the memory.
+        from meshnode.work.local.launcher.isolation import IsolatedSpawn  # noqa: PLC0415
+
+        isolated = IsolatedSpawn(how, self._unit_id, self._dir, cwd)
+        make = isolated.posix_spawn
+        pid = command.spawn(program, argv, env, None, stdin, output, posix_spawn=make)
+        self._tree.pid, self._tree.init = pid, isolated.init
+        self._command = pid if isolated.init is None else isolated.init.command_pid()
 
     def _give_back(self, reason: str) -> None:
         """Undo the claim of a unit that cannot be executed now, if the disk takes that.
@@ -245,7 +263,7 @@ class Supervisor:
     def _note_pid(self) -> None:
         """Write down the PID for the next run of the node; short commands need no such write."""
         try:
-            self._status.note(records.running(self._tree.pid))
+            self._status.note(records.running(self._command))
         except (UnitVanished, OSError):
             # Nothing depends on it. On a full disk, the record of the end has its own room.
             return
@@ -264,7 +282,7 @@ class Supervisor:
         wait_status = self._tree.end
         assert wait_status is not None
         end = records.end(
-            self._tree.pid, wait_status, self._stdout, ended, self._left, self._tree.left
+            self._command, wait_status, self._stdout, ended, self._left, self._tree.left
         )
         self._record(end)
         if self.is_free:

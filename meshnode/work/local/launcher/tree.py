@@ -160,13 +160,6 @@ def signal_all(processes: list[Process], signum: int) -> None:
             continue
 
 
-def signal_own_descendants(signum: int, choose: Choose | None = None) -> int:
-    """Signal every living descendant of this process once; return how many there were."""
-    found = Look(choose).ended
-    signal_all(found, signum)
-    return len(found)
-
-
 def kill_own_containers(choose: Choose | None = None) -> int:
     """Send SIGKILL to every descendant that is in a container; return how many there were."""
     found = [process for process in Look(choose).ended if is_contained(process.pid)]

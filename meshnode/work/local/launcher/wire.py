@@ -4,7 +4,7 @@
 message    keys                                         meaning                  sender and reader
 ========== ============================================ ======================== ===================
 Start      start unit dir argv grace env cwd timeout    start this command       node to launcher,
-           max_output leave known                                                to supervisor
+           max_output leave known isolation                                      to supervisor
 Started    start unit supervisor started record [ended] the command was          supervisor to node
                                                         executed, or could not
                                                         be: then it has ended
@@ -69,7 +69,7 @@ class Start:
 
     __slots__ = (
         *("number", "unit_id", "unit_dir", "argv", "grace"),
-        *("env", "cwd", "timeout", "max_output", "leave", "known"),
+        *("env", "cwd", "timeout", "max_output", "leave", "known", "isolation"),
     )
 
     def __init__(
@@ -86,6 +86,7 @@ class Start:
         max_output: int | None = None,
         leave: bool | list[str] | None = None,
         known: Record | None = None,
+        isolation: Record | None = None,
     ) -> None:
         self.number = number
         self.unit_id = unit_id
@@ -98,6 +99,7 @@ class Start:
         self.max_output = max_output
         self.leave = leave
         self.known: Record = known or {}
+        self.isolation = isolation
 
     def encode(self) -> bytes:
         """Return the message as JSON."""
@@ -113,6 +115,7 @@ class Start:
             "max_output": self.max_output,
             "leave": self.leave,
             "known": self.known,
+            "isolation": self.isolation,
         }
         return json.dumps(body).encode()
 
@@ -132,6 +135,7 @@ class Start:
             max_output=data["max_output"],
             leave=data["leave"],
             known=data["known"],
+            isolation=data["isolation"],
         )
 
 
