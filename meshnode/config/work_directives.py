@@ -156,6 +156,12 @@ class WorkDirective(IsolatedDirective):
         default=None,
         default_text="no limit",
     )
+    stderr: str = parameter(
+        choice(("merge", "separate")),
+        "where its errors go: to its stdout, or to a file of their own",
+        default="merge",
+    )
+    timestamps: bool = parameter(boolean(), "keep when each line of its output came", default=False)
     maxconcurrent: int | None = parameter(
         whole(1, MOST_AT_ONCE),
         "run at most so many of its units at once; the others wait, by priority and then in the "

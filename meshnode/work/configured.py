@@ -324,6 +324,8 @@ def work_type(directive: WorkDirective, isolation: "IsolationPlan | None" = None
         "cwd": directive.cwd or (isolation.cwd if isolation else None),
         "timeout": directive.timeout,
         "max_output": directive.maxoutput,
+        "separate": directive.stderr == "separate",
+        "timestamps": directive.timestamps,
         "grace": directive.grace,
         "isolation": isolation,
     }

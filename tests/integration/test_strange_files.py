@@ -10,14 +10,15 @@ import pytest
 from harness import Cluster, ControlConnection, Node, wait_until
 from strange_files import SECRET, STRANGE, put_strange
 
+from meshnode.protocol.control import STREAM_NAMES
 from meshnode.work.local.processes import find_unit_processes
 
-NAMES = ("status", "stdin", "stdout", "status.tmp", "")
+NAMES = ("status", "stdin", "stdout", "stderr", "index", "status.tmp", "")
 """Each file of a unit, and its directory."""
 
 WORK = {
-    "cat": {"command": "cat"},
-    "sleep": {"command": "sleep", "params": "1000"},
+    "cat": {"command": "cat", "stderr": "separate"},
+    "sleep": {"command": "sleep", "params": "1000", "stderr": "separate"},
 }
 
 ANSWER_SECONDS = 20.0
@@ -60,10 +61,13 @@ def submit(node: Node, work_type: str) -> str:
 
 
 def results(node: Node, unit: str) -> bytes:
-    with ControlConnection(node.socket, seconds=ANSWER_SECONDS) as connection:
-        if connection.ask(f"work results {unit}").startswith("ERROR"):
-            return b""
-        output: bytes = connection.reader.read(MOST)
+    """Return what a client gets of all files of the unit's output."""
+    output = b""
+    request = {"command": "work", "subcommand": "results", "unitid": unit, "startpos": 0}
+    for stream in STREAM_NAMES:
+        with ControlConnection(node.socket, seconds=ANSWER_SECONDS) as connection:
+            if not connection.ask(json.dumps({**request, "stream": stream})).startswith("ERROR"):
+                output += connection.reader.read(MOST)
     return output
 
 
@@ -82,10 +86,13 @@ def put_finished(root: Path, unit: str, **changes: Any) -> Path:
     directory = root / unit
     directory.mkdir(mode=0o700)
     status = {"State": 2, "Detail": "exit status 0", "StdoutSize": 3, "WorkType": "cat"}
+    status |= {"StderrSize": 2, "IndexSize": 0}
     for name, text in {
         "status": json.dumps(status | changes),
         "stdin": "",
         "stdout": "abc",
+        "stderr": "de",
+        "index": "",
     }.items():
         (directory / name).write_text(text)
         (directory / name).chmod(0o600)
@@ -100,7 +107,7 @@ def test_a_start_takes_whatever_stands_in_the_place_of_units_and_their_files(nod
     for unit, case in spoiled.items():
         spoil(put_finished(node.units, unit), case)
     node.start()
-    assert results(node, "WHOLE000") == b"abc"
+    assert results(node, "WHOLE000") == b"abcde"
     listed = json.loads(ask(node, "work list"))
     warnings = "\n".join(json.loads(ask(node, '{"command":"status"}'))["Warnings"])
     for unit, (name, what) in spoiled.items():

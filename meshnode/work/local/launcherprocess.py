@@ -49,6 +49,8 @@ class StartRequest:
         max_output: bytes that it may print, None for any number.
         leave: which processes go on after the unit's end: all that the command leaves, those that
             match a pattern, or None.
+        separate: whether its errors go to a file of their own, ``stderr``.
+        indexed: whether it is kept in ``index`` when each piece of its output came.
         known: keys of the status that are not on disk yet, and are written when it starts.
         isolation: how it is isolated (``isolation.IsolationPlan.order``), None for not at all.
     """
@@ -62,6 +64,8 @@ class StartRequest:
     timeout: float | None = None
     max_output: int | None = None
     leave: bool | tuple[str, ...] | None = None
+    separate: bool = False
+    indexed: bool = False
     known: Mapping[str, object] = field(default_factory=dict)
     isolation: Mapping[str, object] | None = None
 
@@ -81,7 +85,7 @@ class StartRequest:
             env=None if self.env is None else dict(self.env),
             cwd=self.cwd,
             timeout=self.timeout,
-            max_output=self.max_output,
+            output=self._output_plan(),
             leave=list(self.leave) if isinstance(self.leave, tuple) else self.leave,
             known=dict(self.known),
             isolation=None if self.isolation is None else dict(self.isolation),
@@ -90,6 +94,12 @@ class StartRequest:
         if len(request) > wire.MAX_REQUEST_BYTES:
             raise WorkError(f"the command line of unit {self.unit_id} is too long")
         return request
+
+    def _output_plan(self) -> wire.OutputPlan | None:
+        """Return what is asked of the output; None if all of it may simply go to one file."""
+        if self.max_output is None and not self.separate and not self.indexed:
+            return None
+        return wire.OutputPlan(self.max_output, separate=self.separate, indexed=self.indexed)
 
 
 class PendingStart:

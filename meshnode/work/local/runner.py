@@ -15,6 +15,7 @@ from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import NoThread, in_thread
 from meshnode.work.local.client import OutcomeUnknown, Starter
+from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDERR
 from meshnode.work.local.launcherprocess import LauncherClosed, Started, StartRequest
 from meshnode.work.local.processes import (
     EndLeftovers,
@@ -105,6 +106,8 @@ class CommandRunner:
         if not unit.status.params:
             error = WorkError("its record names no command")
             return await self._refuse(unit, first, error, f"Error starting worker: {error}")
+        # As the record says: what the files are for was decided when they were made.
+        outputs = [one for one in SIZE_KEYS if unit.status.size_of(one) is not None]
         request = StartRequest(
             unit_id=unit.unit_id,
             unit_dir=self._store.directory(unit.unit_id),
@@ -115,6 +118,8 @@ class CommandRunner:
             timeout=kind.timeout,
             max_output=kind.max_output,
             leave=kind.leave,
+            separate=STDERR in outputs,
+            indexed=INDEX in outputs,
             known=unit.status.input_to_disk(),
             isolation=None if kind.isolation is None else kind.isolation.order,
         )

@@ -29,6 +29,15 @@ def test_what_is_no_size_is_refused_with_its_line(tmp_path, text):
         load(tmp_path, f"maxoutput: {text}")
 
 
+def test_errors_go_to_stdout_unless_the_type_says_otherwise(tmp_path):
+    kind = load(tmp_path, "params: x")
+    assert (kind.stderr, kind.timestamps) == ("merge", False)
+    assert load(tmp_path, "stderr: separate").stderr == "separate"
+    assert load(tmp_path, "timestamps: true").timestamps is True
+    with pytest.raises(ConfigFaults, match='"both" is not one of merge, separate'):
+        load(tmp_path, "stderr: both")
+
+
 def test_limits_are_optional(tmp_path):
     kind = load(tmp_path, "params: x")
     assert (kind.timeout, kind.maxoutput, kind.cwd, dict(kind.env)) == (None, None, "", {})

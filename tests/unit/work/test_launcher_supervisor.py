@@ -35,15 +35,15 @@ def watching(unit: Path) -> Supervisor:
     node, reports = os.open(os.devnull, os.O_WRONLY), os.open(os.devnull, os.O_WRONLY)
     channel = SupervisorChannel(os.open(os.devnull, os.O_RDONLY), reports)
     result = Supervisor(Start(1, "u", str(unit), ["x"], 1, env={}), myself, {}, node, channel)
-    result._stdout = os.open(unit / "stdout", os.O_CREAT | os.O_WRONLY)
-    os.write(result._stdout, b"abc")
+    stdout, _ = result._output.open()
+    os.write(stdout, b"abc")
     result._tree.end = 0
     return result
 
 
 def end_of(watching: Supervisor, ended: Record | None = None) -> wire.Record:
     assert watching._tree.end is not None
-    return records.end(watching._tree.pid, watching._tree.end, watching._stdout, ended)
+    return records.end(watching._tree.pid, watching._tree.end, watching._output.files, ended)
 
 
 def wait_for_the_child(supervisor: Supervisor) -> None:
@@ -253,6 +253,41 @@ def test_stdout_is_synced_before_the_end_is_written(
     monkeypatch.setattr(statusfile.os, "fsync", record)
     watching._record(end_of(watching))
     assert synced == ["stdout", "status.tmp", unit.name]
+
+
+def test_separate_outputs_are_synced_and_measured_too_the_index_after_what_it_is_about(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for name, text in (("stderr", b"errors"), ("index", bytes(32))):
+        descriptor = watching._output.files[name] = os.open(unit / name, os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, text)
+
+    def record(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(statusfile.os, "fsync", record)
+    watching._record(end_of(watching))
+    assert synced == ["stdout", "stderr", "index", "status.tmp", unit.name]
+    status = status_of(unit)
+    assert [status[key] for key in ("StdoutSize", "StderrSize", "IndexSize")] == [3, 6, 32]
+
+
+@pytest.mark.parametrize("lost", ["stderr", "index"])
+def test_a_separate_output_that_the_disk_lost_fails_the_unit_and_is_named(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def broken(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(lost):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for name in ("stderr", "index"):
+        descriptor = watching._output.files[name] = os.open(unit / name, os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, b"x")
+    monkeypatch.setattr(records, "sync", broken)
+    watching._record(end_of(watching))
+    status = status_of(unit)
+    assert (status["State"], status["Detail"]) == (3, f"{lost} is incomplete: input/output error")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,13 @@ STARTS = st.builds(
     env=st.none() | st.dictionaries(TEXTS, TEXTS),
     cwd=st.none() | TEXTS,
     timeout=st.none() | st.floats(min_value=0, allow_infinity=False),
-    max_output=st.none() | st.integers(min_value=0),
+    output=st.none()
+    | st.builds(
+        wire.OutputPlan,
+        st.none() | st.integers(min_value=0),
+        separate=st.booleans(),
+        indexed=st.booleans(),
+    ),
     known=RECORDS,
 )
 ANSWERS = st.one_of(
@@ -57,8 +63,10 @@ ANSWERS = st.one_of(
 
 
 def fields(message: object) -> dict[str, object]:
+    """Return what a message says, and what the messages in it say."""
     names = [name for kind in type(message).__mro__ for name in getattr(kind, "__slots__", ())]
-    return {name: getattr(message, name) for name in names}
+    told = {name: getattr(message, name) for name in names}
+    return {name: fields(value) or value for name, value in told.items()}
 
 
 @given(STARTS)

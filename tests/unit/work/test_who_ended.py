@@ -17,7 +17,7 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import MeshClient, TcpClient, UnixClient
 from meshnode.work.local.launcher import records
-from meshnode.work.local.launcher.limits import Limits
+from meshnode.work.local.launcher.limits import TimeLimit
 from meshnode.work.units import adoption, status
 from meshnode.work.units.endedby import (
     ASKED,
@@ -291,9 +291,9 @@ def test_a_signal_that_no_node_has_sent_names_process_and_user(tmp_path: Path) -
 
 
 def test_a_limit_that_was_reached_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits(1e-9, None)
-    limits.begin()
-    late = limits.broken()
+    limit = TimeLimit(1e-9)
+    limit.begin()
+    late = limit.broken()
     assert late is not None
     assert records.stopped(late)["EndedBy"] == {"Cause": "timeout"}
     assert records.stopped("stopped: it printed more than 5 bytes")["EndedBy"] == {
@@ -313,7 +313,7 @@ def test_a_command_that_left_processes_says_how_many_were_ended(
     tmp_path: Path, left: int, text: str
 ) -> None:
     with (tmp_path / "stdout").open("wb") as stdout:
-        record = records.end(7, 0, stdout.fileno(), None, left)
+        record = records.end(7, 0, {"stdout": stdout.fileno()}, None, left)
     assert (record["State"], record["Detail"]) == (2, text)
 
 

@@ -105,14 +105,14 @@ def spawn(
     argv: list[str],
     env: dict[str, str],
     cwd: str | None,
-    stdin: int,
-    stdout: int,
+    standard: tuple[int, int, int],
     *,
     posix_spawn: Callable[..., int] | None = None,
 ) -> int:
     """Execute the command in a process and group of its own; return its pid.
 
-    ``posix_spawn`` is what makes the process, None for ``os.posix_spawn``.
+    ``standard`` are its stdin, stdout and stderr. ``posix_spawn`` is what makes the process, None
+    for ``os.posix_spawn``.
 
     The parent's memory is lent to the child and not copied, as by vfork: that is twice as fast as a
     fork, and several times as a fork of Python.
@@ -127,9 +127,8 @@ def spawn(
                 argv,
                 env,
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, stdout, 1),
-                    (os.POSIX_SPAWN_DUP2, stdout, 2),
+                    (os.POSIX_SPAWN_DUP2, descriptor, number)
+                    for number, descriptor in enumerate(standard)
                 ],
                 setpgroup=0,
                 # The launcher has set every disposition to its default; the mask is left to undo.

@@ -25,7 +25,7 @@ def _run() -> None:
     # Not at the command's own directory: that one may come later, as the command may.
     spawn = IsolatedSpawn(order, "probe", place, None).posix_spawn
     try:
-        command.spawn(_NO_PROGRAM, [_NO_PROGRAM], {}, None, null, null, posix_spawn=spawn)
+        command.spawn(_NO_PROGRAM, [_NO_PROGRAM], {}, None, (null,) * 3, posix_spawn=spawn)
     except command.CannotExecute as error:
         told = str(error)
         if told != str(command.failed(_NO_PROGRAM, PermissionError(13, ""))):

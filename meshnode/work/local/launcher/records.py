@@ -23,6 +23,9 @@ STDOUT, STDERR, INDEX = "stdout", "stderr", "index"
 SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize"}
 """The keys of a status with the bytes of each."""
 
+Files = dict[str, int]
+"""Descriptors of the files of output that a unit has, by their names."""
+
 CANCEL_FILE = "/cancel"
 """In the unit's directory: what the node has the record of a cancel say of who asked for it."""
 
@@ -40,10 +43,10 @@ def running(pid: int) -> Record:
     return {"Detail": f"Running: PID {pid}", "Pid": pid}
 
 
-def failure(detail: str, stdout: int) -> Record:
+def failure(detail: str, output: Files) -> Record:
     """Return the record of a command that was never executed."""
     readable = detail.encode(errors="backslashreplace").decode()
-    return _final(FAILED, readable, stdout) | {"ExitCode": None, "Signal": None}
+    return _final(FAILED, readable, output) | {"ExitCode": None, "Signal": None}
 
 
 def canceled(unit_dir: str, info: signal.struct_siginfo) -> Record:
@@ -73,12 +76,12 @@ def stopped(detail: str) -> Record:
 def end(
     pid: int,
     wait_status: int,
-    stdout: int,
+    output: Files,
     ended: Record | None = None,
     left: int = 0,
     going_on: int = 0,
 ) -> Record:
-    """Return the record of a command's end; sync its stdout.
+    """Return the record of a command's end; sync its output.
 
     ``ended`` is what the record says if the supervisor ended it, ``left`` how many processes were
     ended that it had left behind, ``going_on`` how many go on.
@@ -89,7 +92,7 @@ def end(
         detail += f"; ended {_processes(left)} that it left behind"
     if going_on:
         detail += f"; left {_processes(going_on)} running"
-    if _is_full(stdout):
+    if _is_full(output[STDOUT]):
         # Most commands tell that on their standard error, for which there was no room either. Some
         # do not even look whether their writes succeed, and nobody else can tell.
         lost = ", which may be incomplete" if state == SUCCEEDED else ""
@@ -97,16 +100,18 @@ def end(
     own: Record = {}
     if ended is not None:
         own, detail = ended, str(ended["Detail"])
-    try:
-        # Before the record of the end is written: a final state says that stdout is complete.
-        if os.fstat(stdout).st_size:
-            sync(stdout)
-    except OSError as error:
-        # What the command wrote may be lost although it was told that all was well.
-        own, state = {}, FAILED
-        detail = f"stdout is incomplete: {command.error_text(error)}"
+    for name, descriptor in output.items():
+        try:
+            # Before the record of the end is written: a final state says that output is complete.
+            if os.fstat(descriptor).st_size:
+                sync(descriptor)
+        except OSError as error:
+            # What the command wrote may be lost although it was told that all was well.
+            own, state = {}, FAILED
+            detail = f"{name} is incomplete: {command.error_text(error)}"
+            break
     return (
-        _final(state, detail, stdout)
+        _final(state, detail, output)
         | own
         | {
             "Pid": pid,
@@ -120,13 +125,9 @@ def _processes(count: int) -> str:
     return "1 process" if count == 1 else f"{count} processes"
 
 
-def _final(state: int, detail: str, stdout: int) -> Record:
-    return {
-        "State": state,
-        "Detail": detail,
-        "StdoutSize": os.fstat(stdout).st_size,
-        "Finished": now(),
-    }
+def _final(state: int, detail: str, output: Files) -> Record:
+    sizes = {SIZE_KEYS[name]: os.fstat(descriptor).st_size for name, descriptor in output.items()}
+    return {"State": state, "Detail": detail, **sizes, "Finished": now()}
 
 
 def _is_full(fd: int) -> bool:

@@ -8,8 +8,8 @@ Its life, and what holds when it (or anything else) is killed at any point of it
 2. Only now it executes the command. So a unit that is Pending on disk never ran, and one that is
    not is never started again.
 3. It tells the node.
-4. It waits until no process of the unit is left that is not to go on, syncs stdout, and records
-   the end.
+4. It waits until no process of the unit is left that is not to go on, syncs its output, and
+   records the end.
 
 If the supervisor itself is killed, the node finds and ends what is left of the unit.
 
@@ -21,8 +21,8 @@ Two decisions that a user can see:
 
 * **Left-behind processes are ended.** When the command ends by itself and leaves processes (a
   daemon, a job in the background), these get SIGTERM, the grace time and SIGKILL before the end is
-  recorded. A final state says that stdout is complete, and they could still write to it. A type of
-  work may let them go on (:mod:`.leaving`); the record then has the size of stdout at this moment.
+  recorded. A final state says that output is complete, and they could still write to it. A type of
+  work may let them go on (:mod:`.leaving`); the record then has the sizes of this moment.
 * **Cancel against end.** What the supervisor sees first counts: a cancel taken after the command
   has ended changes nothing, and the state is what the command's end says; before, it is Canceled,
   also when the command handled SIGINT and left with 0 (its exit code is recorded either way).
@@ -39,7 +39,8 @@ import time
 from meshnode import files
 from meshnode.work.local.launcher import cancelsignal, command, records, tree, wire
 from meshnode.work.local.launcher.commandtree import CommandTree
-from meshnode.work.local.launcher.limits import Limits
+from meshnode.work.local.launcher.limits import TimeLimit
+from meshnode.work.local.launcher.output import make_output
 from meshnode.work.local.launcher.statusfile import (
     RUNNING,
     NotPending,
@@ -123,15 +124,16 @@ class Supervisor:
         self._request = start
         self._unit_id = start.unit_id
         self._dir = start.unit_dir
-        self._limits = Limits(start.timeout, start.max_output)
+        self._time = TimeLimit(start.timeout)
+        self._output = make_output(start.unit_dir, start.output)
         own = {UNIT_ID_VARIABLE: start.unit_id, UNIT_DIR_VARIABLE: start.unit_dir}
         self._env = (environment if start.env is None else start.env) | own
         self._status = StatusFile(self._dir)
         self._myself = myself
         self._node = node
         self._channel = channel
-        self._stdin = self._stdout = -1
-        self._tree = CommandTree(self._limits.wait_for, start.leave)
+        self._stdin = -1
+        self._tree = CommandTree(self._output.wait_for, start.leave)
         self._command = 0
         """PID of the command."""
         self._left = 0
@@ -164,12 +166,11 @@ class Supervisor:
                     wire.Started(self._request, process.pid, process.started, record, record)
                 )
         finally:
-            self._limits.end()
+            self._output.close()
             if self._tree.init is not None:
                 self._tree.init.close()
-            for fd in (self._stdin, self._stdout):
-                if fd >= 0:
-                    os.close(fd)
+            if self._stdin >= 0:
+                os.close(self._stdin)
 
     def _tell(self, answer: wire.Answer) -> None:
         self.is_free = wire.send(self._node, answer)
@@ -199,17 +200,16 @@ class Supervisor:
         Raises:
             OSError, ValueError, NotPending, UnitVanished: it was not started.
         """
-        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
-        self._stdout = _for_command(files.open_file(self._dir + "/stdout", flags))
+        stdout, stderr = self._output.open()
         self._stdin = self._open_stdin()
-        output = self._limits.open(self._stdout)
         known = self._request.known
         supervisor = {"Pid": self._myself.pid, "Started": self._myself.started}
         try:
             search_path = self._env.get("PATH", command.DEFAULT_PATH)
             program = command.find_executable(self._request.argv[0], search_path)
         except command.CannotExecute as error:
-            record = known | {"Supervisor": supervisor} | records.failure(str(error), self._stdout)
+            failure = records.failure(str(error), self._output.files)
+            record = known | {"Supervisor": supervisor} | failure
             self._status.claim(record, durable=True)
             return record
         record = known | records.start() | {"Supervisor": supervisor}
@@ -217,28 +217,28 @@ class Supervisor:
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
-            self._spawn(program, output)
+            self._spawn(program, (self._stdin, stdout, stderr))
         except command.CannotExecute as error:
             if error.is_passing:
                 self._give_back(str(error))
-            failure = records.failure(str(error), self._stdout)
+            failure = records.failure(str(error), self._output.files)
             self._record(failure)
             return record | failure
         return record | records.running(self._command)
 
-    def _spawn(self, program: str, output: int) -> None:
+    def _spawn(self, program: str, standard: tuple[int, int, int]) -> None:
         """Execute the command. Raises CannotExecute."""
         request, how = self._request, self._request.isolation
-        argv, env, cwd, stdin = request.argv, self._env, request.cwd, self._stdin
+        argv, env, cwd = request.argv, self._env, request.cwd
         if how is None:
-            self._command = self._tree.pid = command.spawn(program, argv, env, cwd, stdin, output)
+            self._command = self._tree.pid = command.spawn(program, argv, env, cwd, standard)
             return
         # Imported here: no other unit needs the memory.
         from meshnode.work.local.launcher.isolation import IsolatedSpawn  # noqa: PLC0415
 
         isolated = IsolatedSpawn(how, self._unit_id, self._dir, cwd)
         make = isolated.posix_spawn
-        pid = command.spawn(program, argv, env, None, stdin, output, posix_spawn=make)
+        pid = command.spawn(program, argv, env, None, standard, posix_spawn=make)
         self._tree.pid, self._tree.init = pid, isolated.init
         self._command = pid if isolated.init is None else isolated.init.command_pid()
 
@@ -256,9 +256,12 @@ class Supervisor:
 
     def _open_stdin(self) -> int:
         try:
-            return _for_command(files.open_file(self._dir + "/stdin", os.O_RDONLY))
+            stdin = files.open_file(self._dir + "/stdin", os.O_RDONLY)
         except FileNotFoundError:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        # The command gets it as it expects one: it blocks.
+        os.set_blocking(stdin, True)
+        return stdin
 
     def _note_pid(self) -> None:
         """Write down the PID for the next run of the node; short commands need no such write."""
@@ -273,16 +276,16 @@ class Supervisor:
     def _watch(self) -> None:
         """Wait until the unit's processes are gone, and record the end."""
         self._moment_ends = time.monotonic() + FIRST_MOMENT_SECONDS
-        if self._limits.begin():
-            self._keep_for_itself()
+        self._time.begin()
+        self._output.begin()
         ended = self._wait_tree()
-        overflow = self._limits.finish()
-        if ended is None and overflow is not None:
-            ended = records.stopped(overflow)
+        self._output.finish()
+        if ended is None and self._output.overflow is not None:
+            ended = records.stopped(self._output.overflow)
         wait_status = self._tree.end
         assert wait_status is not None
         end = records.end(
-            self._command, wait_status, self._stdout, ended, self._left, self._tree.left
+            self._command, wait_status, self._output.files, ended, self._left, self._tree.left
         )
         self._record(end)
         if self.is_free:
@@ -300,7 +303,7 @@ class Supervisor:
                 self._keep_for_itself()
                 self._left = self._tree.end_left(self._request.grace)
                 return None
-            broken = self._limits.broken()
+            broken = self._time.broken() or self._output.overflow
             if info is not None and self._is_cancel(info):
                 # Read now: who asks again meanwhile has not ended it.
                 record = records.canceled(self._dir, info)
@@ -320,13 +323,14 @@ class Supervisor:
 
     def _wait(self) -> signal.struct_siginfo | None:
         """Return the next signal, None when a limit should be looked at."""
+        seconds = self._time.left()
         if self.is_free:
-            left = self._moment_ends - time.monotonic()
-            info = signal.sigtimedwait(_WAKING, left) if left > 0 else None
-            if info is not None:
-                return info
+            moment = self._moment_ends - time.monotonic()
+            if moment > 0:
+                seconds = moment if seconds is None else min(moment, seconds)
+                return self._output.wait_for(_WAKING, seconds)
             self._keep_for_itself()
-        return self._limits.wait(_WAKING)
+        return self._output.wait_for(_WAKING, seconds)
 
     def _record(self, end: Record) -> None:
         """Record the end, however long the disk refuses it, unless the unit was released."""
@@ -342,12 +346,6 @@ class Supervisor:
                 time.sleep(RECORD_RETRY_SECONDS)
             else:
                 return
-
-
-def _for_command(fd: int) -> int:
-    """Return a descriptor of a file as a command expects it: one that blocks, as it would say."""
-    os.set_blocking(fd, True)
-    return fd
 
 
 def _describe(error: Exception) -> str:

@@ -4,7 +4,7 @@
 message    keys                                         meaning                  sender and reader
 ========== ============================================ ======================== ===================
 Start      start unit dir argv grace env cwd timeout    start this command       node to launcher,
-           max_output leave known isolation                                      to supervisor
+           output leave known isolation                                          to supervisor
 Started    start unit supervisor started record [ended] the command was          supervisor to node
                                                         executed, or could not
                                                         be: then it has ended
@@ -64,12 +64,41 @@ Record = dict[str, object]
 """Keys of a unit's status that change, as they stand in its file."""
 
 
+class OutputPlan:
+    """What a work type asks of output beyond one file that takes all of it.
+
+    Attributes:
+        most: bytes that may be printed, errors included; None for any number.
+        separate: whether errors go to a file of their own.
+        indexed: whether it is kept when each piece came.
+    """
+
+    __slots__ = ("indexed", "most", "separate")
+
+    def __init__(
+        self, most: int | None = None, *, separate: bool = False, indexed: bool = False
+    ) -> None:
+        self.most = most
+        self.separate = separate
+        self.indexed = indexed
+
+    def to_json(self) -> list[int | None]:
+        """Return the plan as it stands in a Start."""
+        return [self.most, self.separate, self.indexed]
+
+    @classmethod
+    def from_json(cls, value: list[int | None]) -> OutputPlan:
+        """Read what :meth:`to_json` has written."""
+        most, separate, indexed = value
+        return cls(most, separate=bool(separate), indexed=bool(indexed))
+
+
 class Start:
     """Asks for one command; ``client.StartRequest`` describes the fields."""
 
     __slots__ = (
         *("number", "unit_id", "unit_dir", "argv", "grace"),
-        *("env", "cwd", "timeout", "max_output", "leave", "known", "isolation"),
+        *("env", "cwd", "timeout", "output", "leave", "known", "isolation"),
     )
 
     def __init__(
@@ -83,7 +112,7 @@ class Start:
         env: dict[str, str] | None = None,
         cwd: str | None = None,
         timeout: float | None = None,
-        max_output: int | None = None,
+        output: OutputPlan | None = None,
         leave: bool | list[str] | None = None,
         known: Record | None = None,
         isolation: Record | None = None,
@@ -96,7 +125,7 @@ class Start:
         self.env = env
         self.cwd = cwd
         self.timeout = timeout
-        self.max_output = max_output
+        self.output = output
         self.leave = leave
         self.known: Record = known or {}
         self.isolation = isolation
@@ -112,7 +141,7 @@ class Start:
             "env": self.env,
             "cwd": self.cwd,
             "timeout": self.timeout,
-            "max_output": self.max_output,
+            "output": self.output and self.output.to_json(),
             "leave": self.leave,
             "known": self.known,
             "isolation": self.isolation,
@@ -132,7 +161,7 @@ class Start:
             env=data["env"],
             cwd=data["cwd"],
             timeout=data["timeout"],
-            max_output=data["max_output"],
+            output=data["output"] and OutputPlan.from_json(data["output"]),
             leave=data["leave"],
             known=data["known"],
             isolation=data["isolation"],
