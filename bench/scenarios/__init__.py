@@ -6,6 +6,7 @@ from bench.report import Report
 from bench.rows import Options
 from bench.scenarios import (
     finished,
+    followers,
     forward,
     growth,
     idle,
@@ -21,6 +22,7 @@ from bench.scenarios import (
 
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
     "finished": finished.run,
+    "followers": followers.run,
     "forward": forward.run,
     "growth": growth.run,
     "idle": idle.run,

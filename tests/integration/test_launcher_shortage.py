@@ -36,8 +36,9 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
 async def test_a_start_at_any_lack_of_descriptors_is_not_now_and_later_happens_once(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    # Whose supervisor takes no other unit, and which shows that the launcher is there.
-    await run_unit(launcher, make_unit(tmp_path, "first"), "true", max_output=10)
+    # Whose supervisor takes no other unit, since it lasts, and which shows that the launcher is
+    # there.
+    await run_unit(launcher, make_unit(tmp_path, "first"), "sleep", "0.2")
     process = launcher_of(os.getpid())
     unit = make_unit(tmp_path, stdin=b"")
     argv = ("bash", "-c", f"echo ran >>{tmp_path}/ledger")

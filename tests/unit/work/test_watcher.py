@@ -1,7 +1,10 @@
 """Growth of files as events, with the kernel's help and without."""
 
+from contextlib import ExitStack
+
 import pytest
 import trio
+from inotify_simple import Event
 
 from meshnode.work.units import watcher as watcher_module
 from meshnode.work.units.watcher import FileWatcher
@@ -111,9 +114,33 @@ async def test_lost_events_wake_everybody(file, tmp_path, nursery):
     await nursery.start(growth.run)
     bell = Bell()
     with growth.watch(file, bell.ring):
-        growth._deliver(-1, watcher_module.inotify_simple.flags.Q_OVERFLOW)
+        growth._wake([Event(-1, watcher_module.inotify_simple.flags.Q_OVERFLOW, 0, "")])
         assert bell.rings == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_of_many_events_of_a_moment_each_reader_hears_once(file, tmp_path, nursery):
+    growth = FileWatcher()
+    await nursery.start(growth.run)
+    index = tmp_path / "index"
+    index.write_bytes(b"")
+    bells = {path: [Bell(), Bell()] for path in (file, index)}
+    with ExitStack() as watches:
+        for path, both in bells.items():
+            for bell in both:
+                watches.enter_context(growth.watch(path, bell.ring))
+        modify = watcher_module.inotify_simple.flags.MODIFY
+        events = [Event(wd, modify, 0, "") for wd in growth._watchers]
+        assert growth._wake(events * 20) == 4
+    assert {bell.rings for both in bells.values() for bell in both} == {1}
+    nursery.cancel_scope.cancel()
+
+
+def test_a_single_reader_waits_a_millisecond_at_most_and_many_no_longer_than_is_promised():
+    pauses = [watcher_module.pause_after(woken) for woken in range(2000)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pauses[1] == 0.001
+    assert pauses[-1] == watcher_module.MOST_GATHER < watcher_module.STAT_INTERVAL
 
 
 # --- entries of a directory ----------------------------------------------------------------------
