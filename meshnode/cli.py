@@ -34,6 +34,7 @@ from meshnode.version import VERSION
 
 if TYPE_CHECKING:
     from meshnode.config.cert_directives import CertDirective
+    from meshnode.work.local.keptlimits import KeptLimits
 
 
 class ExitCode(enum.IntEnum):
@@ -203,9 +204,13 @@ def _check(arguments: list[str]) -> int:
     check_environment(config)
     _check_keys(config)
     _check_isolation(config)
+    kept = _kept_limits(config)
     doubts = [*read_settings(config).doubts, *keyfiles.doubts(keyfiles.key_files(config))]
-    for warning in in_order([*_warnings(config), *doubts]):
+    unkept = () if kept is None else kept.warnings
+    for warning in in_order([*_warnings(config), *doubts, *unkept]):
         _complain(warning.as_warning())
+    if kept is not None:
+        _say(f"{printable(files[0])}: limits of units are kept by {kept.in_words}")
     _say(f"{printable(files[0])}: ok ({config.summary()})")
     return ExitCode.OK
 
@@ -237,6 +242,16 @@ def _warnings(config: NodeConfig) -> list[Fault]:
     exposed += [fault for fault in plain_controls(config) if fault.place not in told]
     doubts = [*cleaned_datadir(config.node), *replaceable_audit_log(config)]
     return [*config.warnings, *doubts, *exposed, *missing(config)]
+
+
+def _kept_limits(config: NodeConfig) -> "KeptLimits | None":
+    """Return what this machine keeps of limits, None if none are wanted. Raises ConfigFaults."""
+    if not any(one.limits for one in config.work_types):
+        return None
+    # Imported here: most files have no limits.
+    from meshnode.work.local.keptlimits import kept_limits  # noqa: PLC0415
+
+    return kept_limits(config)
 
 
 def _convert(file: str) -> int:

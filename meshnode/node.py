@@ -143,6 +143,7 @@ async def _start(
         forwarding=config.node.allowforwarding,
         tls_clients=tls.find_client,
         audit=audit,
+        limits=work.limits,
     )
     try:
         await nursery.start(units.run)
@@ -165,7 +166,7 @@ async def _start(
     nursery.start_soon(keys.run)
     reloader.start()
     exposed = (*plain_controls(config), *replaceable_audit_log(config))
-    for doubt in (*config.warnings, *units.doubts, *keys.warnings(), *exposed):
+    for doubt in (*config.warnings, *work.doubts, *units.doubts, *keys.warnings(), *exposed):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.

@@ -93,6 +93,8 @@ def _head(status: Reply) -> Iterator[str]:
     yield f"Version: {status.get('Version', '')}"
     yield f"System CPU Count: {status.get('SystemCPUCount', '')}"
     yield f"System Memory MiB: {status.get('SystemMemoryMiB', '')}"
+    if limits := status.get("Limits"):
+        yield f"Limits kept by: {limits}"
 
 
 def _width_of_names(status: Reply) -> int:
@@ -135,6 +137,7 @@ _SHOWN = {
     "Listeners",
     "Rejected",
     "Certificates",
+    "Limits",
 }
 
 # --- configured links: what meshnodes say of them ------------------------------------------------

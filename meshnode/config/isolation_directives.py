@@ -21,7 +21,7 @@ from meshnode.config.schema import Directive, parameter
 class IsolatedDirective(Directive):
     """What every type of work can be kept apart by; see docs/isolation.md."""
 
-    isolation: Isolation | None = parameter(  # noqa: RUF009 - it is frozen
+    isolation: Isolation | None = parameter(
         isolation(),
         "what it does not see of this machine: `full`, or a map of `pid: true`, `network: none` or "
         "`loopback`, `mount: private` or `readonly`, `tmp: private`, `hostname: job`, `visible`, "

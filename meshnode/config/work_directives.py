@@ -27,6 +27,7 @@ from meshnode.config.kinds import (
     text,
     whole,
 )
+from meshnode.config.limit_values import JobLimits, job_limits
 from meshnode.config.names import Wrong
 from meshnode.config.schema import Directive, directive, parameter
 from meshnode.surroundings import (
@@ -132,13 +133,13 @@ class WorkDirective(IsolatedDirective):
         default="",
         default_text="the node's own",
     )
-    allowruntimeenv: AllowedNames = parameter(  # noqa: RUF009  # a frozen value
+    allowruntimeenv: AllowedNames = parameter(  # a frozen value
         variable_names(),
         "environment variables that clients may add",
         default=NO_NAMES,
         default_text="none",
     )
-    allowruntimecwd: AllowedDirectories = parameter(  # noqa: RUF009  # as above
+    allowruntimecwd: AllowedDirectories = parameter(  # as above
         directories(),
         "directories in which clients may have it start, with all below them",
         default=NO_DIRECTORIES,
@@ -168,6 +169,18 @@ class WorkDirective(IsolatedDirective):
         "order in which they came",
         default=None,
         default_text="any number",
+    )
+    limits: JobLimits | None = parameter(
+        job_limits(),
+        "what the processes of each unit may have, all together: see docs/limits.md",
+        default=None,
+        default_text="none",
+    )
+    limits_optional: bool = parameter(
+        boolean(),
+        "start, with a warning, where this machine cannot keep these limits",
+        default=False,
+        name="limits-optional",
     )
     grace: float = parameter(
         duration(0, "0s"),

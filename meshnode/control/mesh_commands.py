@@ -62,19 +62,25 @@ async def nothing_to_warn_of() -> Sequence[str]:
     return ()
 
 
+def nothing_keeps_limits() -> str | None:
+    """Return that no type of work has limits."""
+    return None
+
+
 def status_command(
     mesh: Mesh,
     warnings: Warnings = nothing_to_warn_of,
     links: Links = LinksReport,
     certificates: Certificates = no_certificates,
     sees_warnings: Callable[[ControlSession], bool] = shown_to_everybody,
+    limits: Callable[[], str | None] = nothing_keeps_limits,
 ) -> Command:
     """Return the ``status`` command; JSON may ask for some fields only (``requested_fields``).
 
     The line of text has receptor's fields and no more, as receptorctl's own tests demand.
 
     ``Warnings`` is a field of our own, which is there while there are any that the client may see;
-    so are those of ``links``, and ``Certificates``.
+    so are those of ``links``, ``Certificates``, and ``Limits``: what keeps the limits of units.
     """
 
     def run_with(fields: Set[str] | None) -> Handler:
@@ -95,6 +101,8 @@ def status_command(
                 }
             if fields is None or "Certificates" in fields:
                 reply["Certificates"] = certificate_fields(certificates()) or None
+            if fields is None or "Limits" in fields:
+                reply["Limits"] = limits()
             if (fields is None or "Warnings" in fields) and sees_warnings(session):
                 reply["Warnings"] = list(await warnings()) or None
             return {name: value for name, value in reply.items() if value is not None}
@@ -344,6 +352,7 @@ def register_mesh_commands(
     forwarding: bool = False,
     tls_clients: "TlsClients | None" = None,
     audit: AuditLog | None = None,
+    limits: Callable[[], str | None] = nothing_keeps_limits,
 ) -> None:
     """Add status, ping, traceroute, connect and reload (protocol section 8) to a registry.
 
@@ -351,10 +360,10 @@ def register_mesh_commands(
     ``certificates`` those that this node shows;
     ``forwarding`` says whether a client from the mesh may connect to other nodes from here, and
     ``tls_clients`` has the settings that clients may name. ``audit`` is told who connects and
-    reloads.
+    reloads; ``limits`` says what keeps the limits of units.
     """
     for command in (
-        status_command(mesh, warnings, links, certificates, registry.shows_units),
+        status_command(mesh, warnings, links, certificates, registry.shows_units, limits),
         ping_command(mesh),
         traceroute_command(mesh),
         connect_command(mesh, forwarding=forwarding, tls_clients=tls_clients, audit=audit),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshnode.arguments import usage
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
+from meshnode.config.limit_values import JobLimits
 from meshnode.errors import CommandError
 from meshnode.logs import subject_logger
 from meshnode.protocol.routing import WorkType
@@ -19,7 +20,9 @@ from meshnode.resources import DescriptorReserve, in_thread
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.templates import Template
+from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.client import Launcher
+from meshnode.work.local.keptlimits import KeptLimits, kept_limits
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType, PythonType
 from meshnode.work.placement.nodes import NodeDirectory
@@ -110,7 +113,11 @@ class ConfiguredWork:
         """
         store = UnitStore(config.node.datadir / config.node.id, reserve)
         self._signatures = make_signatures(config)
-        self._types = make_types(config)
+        kept = kept_limits(config)
+        self.doubts = kept.warnings
+        """What a person should look at about the limits of types."""
+        self._types = make_types(config, kept)
+        self._groups = JobGroups(store.root)
         directory = NodeDirectory(dialer)
         placer = Placer(directory)
         remotes = RemoteRunner(
@@ -126,7 +133,7 @@ class ConfiguredWork:
         """Asks other nodes what this one may do there."""
         self._store = store
         self._runners: MutableMapping[str, Runner] = {
-            COMMAND: CommandRunner(Launcher(descriptors), store, self._types),
+            COMMAND: CommandRunner(Launcher(descriptors), store, self._types, self._groups),
             REMOTE: remotes,
         }
         self._add_runners(config)
@@ -181,6 +188,10 @@ class ConfiguredWork:
             if not isinstance(kind, KubernetesType)
         )
 
+    def limits(self) -> str | None:
+        """Return what keeps the limits of units, None where none have been needed."""
+        return self._groups.in_words
+
     async def warnings(self) -> list[str]:
         """Return what a person should look after, one line each."""
         lame = [name for name, kind in self._types.items() if isinstance(kind, KubernetesType)]
@@ -200,7 +211,8 @@ class ConfiguredWork:
             NoThread: the system starts no thread to read them in.
         """
         keys = await in_thread(make_signatures, config)
-        types = await in_thread(make_types, config)
+        kept = await in_thread(kept_limits, config)
+        types = await in_thread(make_types, config, kept)
         return WorkChange(
             types,
             keys,
@@ -277,15 +289,16 @@ def make_queue_bounds(config: NodeConfig) -> QueueBounds:
     return QueueBounds(config.node.maxrunning, by_type)
 
 
-def make_types(config: NodeConfig) -> dict[str, UnitType]:
+def make_types(config: NodeConfig, kept: KeptLimits) -> dict[str, UnitType]:
     """Return the types of work that a configuration names, by name.
 
     Raises:
         ConfigFaults: this machine cannot isolate one of them as it should be.
     """
-    plans = isolation_plans(config)
+    plans, limits = isolation_plans(config), kept.of_type
     types: dict[str, UnitType] = {
-        one.worktype: work_type(one, plans.get(one.worktype)) for one in config.work_types
+        one.worktype: work_type(one, plans.get(one.worktype), limits.get(one.worktype))
+        for one in config.work_types
     }
     if config.ssh_types:
         from meshnode.work.ssh.worktype import ssh_type  # noqa: PLC0415
@@ -312,8 +325,12 @@ def isolation_plans(config: NodeConfig) -> "Mapping[str, IsolationPlan]":
     return {one.worktype: planner.plan(one) for one in isolated}
 
 
-def work_type(directive: WorkDirective, isolation: "IsolationPlan | None" = None) -> CommandType:
-    """Return the type of work that a directive offers."""
+def work_type(
+    directive: WorkDirective,
+    isolation: "IsolationPlan | None" = None,
+    limits: JobLimits | None = None,
+) -> CommandType:
+    """Return the type of work that a directive offers, with the limits that are kept of it."""
     common: dict[str, Any] = {
         "verify_signature": directive.verifysignature,
         "help": directive.help,
@@ -328,6 +345,7 @@ def work_type(directive: WorkDirective, isolation: "IsolationPlan | None" = None
         "timestamps": directive.timestamps,
         "grace": directive.grace,
         "isolation": isolation,
+        "limits": limits,
     }
     match directive:
         case WorkCommand():

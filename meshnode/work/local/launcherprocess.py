@@ -53,6 +53,7 @@ class StartRequest:
         indexed: whether it is kept in ``index`` when each piece of its output came.
         known: keys of the status that are not on disk yet, and are written when it starts.
         isolation: how it is isolated (``isolation.IsolationPlan.order``), None for not at all.
+        limits: what ``cgroups.JobGroups.order`` writes of its limits, None if it has none.
     """
 
     unit_id: str
@@ -68,6 +69,7 @@ class StartRequest:
     indexed: bool = False
     known: Mapping[str, object] = field(default_factory=dict)
     isolation: Mapping[str, object] | None = None
+    limits: str | None = None
 
     def encode(self, number: int) -> bytes:
         """Return the request as the launcher reads it; answers carry ``number``.
@@ -89,6 +91,7 @@ class StartRequest:
             leave=list(self.leave) if isinstance(self.leave, tuple) else self.leave,
             known=dict(self.known),
             isolation=None if self.isolation is None else dict(self.isolation),
+            limits=self.limits,
         )
         request = start.encode()
         if len(request) > wire.MAX_REQUEST_BYTES:

@@ -317,6 +317,12 @@ async def end_unit_processes(
     return sorted(refused, key=lambda p: p.pid)
 
 
+def still_running(left: list[ProcessId]) -> str:
+    """Return the words for what could not be ended of a unit, empty if nothing is left."""
+    pids = ", ".join(str(process.pid) for process in left)
+    return f"; still running: {pids}" if left else ""
+
+
 async def end_processes(ids: Iterable[ProcessId], grace: float) -> set[ProcessId]:
     """End processes: SIGTERM, ``grace`` seconds to leave, SIGKILL; return when they are gone.
 

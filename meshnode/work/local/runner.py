@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import NoThread, in_thread
+from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.client import OutcomeUnknown, Starter
 from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDERR
 from meshnode.work.local.launcherprocess import LauncherClosed, Started, StartRequest
@@ -26,10 +27,11 @@ from meshnode.work.local.processes import (
     end_unit_processes,
     find_supervised,
     find_supervisor,
+    still_running,
 )
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
-from meshnode.work.units.shortage import LogOnce, NotNow, NotRecorded, Pauses
+from meshnode.work.units.shortage import LogOnce, NotNow, NotRecorded, Pauses, patiently
 from meshnode.work.units.statusfiles import Overtaken
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
@@ -57,6 +59,7 @@ class CommandRunner:
         launcher: Starter,
         store: UnitStore,
         types: Mapping[str, WorkType],
+        groups: JobGroups,
         *,
         open_process: OpenProcess = ProcessHandle.open,
         end_leftovers: EndLeftovers = end_unit_processes,
@@ -65,6 +68,7 @@ class CommandRunner:
         self._store = store
         self._types = types
         self._open_process = open_process
+        self._groups = groups
         self._end_leftovers = end_leftovers
         self._waiting: set[str] = set()
         """Units whose start waits for what the machine lacks."""
@@ -77,8 +81,13 @@ class CommandRunner:
         return known if isinstance(known, CommandType) else CommandType("")
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run the launcher. Raises WorkError."""
-        await self._launcher.run(task_status=task_status)
+        """Run the launcher; end first what no unit needs any more. Raises WorkError."""
+        kinds = (kind for kind in self._types.values() if isinstance(kind, CommandType))
+        await self._groups.open(are_wanted=any(kind.limits for kind in kinds))
+        try:
+            await self._launcher.run(task_status=task_status)
+        finally:
+            self._groups.close()
 
     @property
     def stops_for_requests(self) -> bool:
@@ -124,18 +133,19 @@ class CommandRunner:
             isolation=None if kind.isolation is None else kind.isolation.order,
         )
         try:
-            return await self._insist(unit, request)
+            limits = await self._groups.start(unit)
+            return await self._insist(unit, replace(request, limits=limits))
         except LauncherClosed as error:
             # Not a failure of the unit: it starts now, or with the next start of the node.
             unit.log.info("%s", error)
             first.pending()
         except OutcomeUnknown as error:
-            found = await _patiently(unit, partial(find_supervisor, request.unit_dir))
+            found = await patiently(unit.log, partial(find_supervisor, request.unit_dir))
             if found is not None:
                 return Started(found)
             # If its supervisor was killed as well, its command may run on: not past its end.
-            left = await self._end_leftovers(request.unit_dir, request.grace, None)
-            detail = f"lost: {error}{_still_running(left)}"
+            left = await self._end_left(unit, request.grace, with_helpers=True)
+            detail = f"lost: {error}{still_running(left)}"
             return await self._refuse(unit, first, error, detail)
         except WorkError as error:
             return await self._refuse(unit, first, error, f"Error starting worker: {error}")
@@ -211,6 +221,7 @@ class CommandRunner:
             await pauses.take()
 
     async def _watch(self, unit: Unit, process: ProcessId, first: FirstOutcome) -> None:
+        self._groups.watch(unit)
         handle = await self._open(unit, process)
         try:
             if fault := await self._reload(unit):
@@ -261,7 +272,7 @@ class CommandRunner:
             detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
         else:
             detail = "lost: nobody watched over it"
-        await unit.fail(detail + _still_running(left))
+        await unit.fail(detail + still_running(left))
 
     async def cancel(self, unit: Unit) -> Outcome:
         """Have the supervisor end the whole process tree, and wait until it has."""
@@ -376,25 +387,14 @@ class CommandRunner:
                 handle.close()
         await self._end_left(unit, 0)
 
-    async def _end_left(self, unit: Unit, grace: float) -> list[ProcessId]:
-        """End what is left of a unit without a supervisor."""
-        leaving = self._type_of(unit).leaving(unit.status.pid)
-        return await self._end_leftovers(self._store.directory(unit.unit_id), grace, leaving)
+    async def _end_left(
+        self, unit: Unit, grace: float, *, with_helpers: bool = False
+    ) -> list[ProcessId]:
+        """End what is left of a unit without a supervisor; return what cannot be ended.
 
-
-def _still_running(left: list[ProcessId]) -> str:
-    """Return the words for what could not be ended of a unit, empty if nothing is left."""
-    pids = ", ".join(str(process.pid) for process in left)
-    return f"; still running: {pids}" if left else ""
-
-
-async def _patiently(unit: Unit, look: Callable[[], T]) -> T:
-    """Look for something in a thread; try again while the machine lacks descriptors."""
-    pauses = Pauses()
-    log_once = LogOnce(partial(unit.log.warning, "cannot look for its processes yet: %s"))
-    while True:
-        try:
-            return await in_thread(look)
-        except OSError as error:
-            log_once(error.strerror or str(error))
-        await pauses.take()
+        What its type leaves to other units goes on, but for ``with_helpers``.
+        """
+        leaving = None if with_helpers else self._type_of(unit).leaving(unit.status.pid)
+        left = await self._end_leftovers(self._store.directory(unit.unit_id), grace, leaving)
+        await self._groups.end(unit, grace, is_left=leaving is not None)
+        return left

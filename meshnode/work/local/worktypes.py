@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshnode.arguments import Argument, fill, usage
+from meshnode.config.limit_values import JobLimits
 from meshnode.errors import CommandError
 from meshnode.surroundings import NO_DIRECTORIES, NO_NAMES, AllowedDirectories, AllowedNames
 from meshnode.templates import Template
@@ -71,6 +72,7 @@ class CommandType:
     max_output: int | None = None
     separate: bool = False
     timestamps: bool = False
+    limits: JobLimits | None = None
     grace: float = CANCEL_GRACE
     leave: bool | tuple[str, ...] | None = None
     isolation: "IsolationPlan | None" = None
@@ -105,6 +107,7 @@ class CommandType:
             "LeaveProcesses": self.leave
             if isinstance(self.leave, bool)
             else list(self.leave or ()),
+            "Limits": {} if self.limits is None else self.limits.shown(),
             "Isolation": {} if self.isolation is None else dict(self.isolation.summary),
             "Grace": self.grace,
         }
@@ -144,7 +147,8 @@ class CommandType:
         words = self.argv(submission.params.get("params", ""), fixed)
         if job.env:
             check_size(words, job.env)
-        return Plan(params=words, outputs=self.outputs)
+        limits = NOTHING if self.limits is None else self.limits.values
+        return Plan(params=words, outputs=self.outputs, limits=limits)
 
     @property
     def outputs(self) -> tuple[str, ...]:

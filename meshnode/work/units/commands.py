@@ -34,7 +34,7 @@ from meshnode.work.units.requests import (
     parse_text,
 )
 from meshnode.work.units.results import check_has
-from meshnode.work.units.shortage import NotNow, is_lack
+from meshnode.work.units.shortage import NotNow, in_thread_or_here, is_lack
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import Found
@@ -160,7 +160,10 @@ class WorkCommands:
         return {unit.unit_id: shown(unit)}
 
     async def _status(self, request: StatusRequest, session: ControlSession) -> JsonObject:
-        return shown(self._visible(Verb.STATUS, request.unit_id, request.signature, session))
+        unit = self._visible(Verb.STATUS, request.unit_id, request.signature, session)
+        used = {} if unit.measure is None else await in_thread_or_here(unit.measure)
+        # What the supervisor has recorded since is more than what was read before.
+        return {**used, **shown(unit)}
 
     async def _watch(self, request: WatchRequest, session: ControlSession) -> None:
         unit = self._units.find(request.unit_id)

@@ -29,6 +29,7 @@ class Plan:
     params: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     """The files of output that the unit has beside stdout."""
+    limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     remote: RemoteExtra | None = None
     runner: str = ""
     runner_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING)

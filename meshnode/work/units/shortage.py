@@ -7,6 +7,7 @@ needs it is tried again.
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ import trio
 
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
+from meshnode.logs import SubjectLogger
 from meshnode.resources import NoThread, in_thread
 
 FIRST_PAUSE = 0.1
@@ -160,3 +162,15 @@ def has_room(directory: Path, size: int) -> bool:
     disk = os.statvfs(directory)
     free, whole = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     return free >= min(KEPT_BYTES, whole * KEPT_SHARE)
+
+
+async def patiently(log: SubjectLogger, look: Callable[[], T]) -> T:
+    """Look for processes in a thread; try again while the machine lacks descriptors."""
+    pauses = Pauses()
+    log_once = LogOnce(partial(log.warning, "cannot look for its processes yet: %s"))
+    while True:
+        try:
+            return await in_thread(look)
+        except OSError as error:
+            log_once(error.strerror or str(error))
+        await pauses.take()

@@ -30,6 +30,7 @@ from meshnode.work.units.statusfields import (
     read_ended_by,
     read_identity,
     read_line,
+    read_numbers,
     read_size,
     read_state,
     read_supervisor,
@@ -121,6 +122,10 @@ class UnitStatus:
     verifies: bool | None = None
     """Whether the work type asked for a signature when the unit was submitted, None where that is
     not on record: it is the other node's, or an older version's."""
+    limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    """What its processes may have, by the names of ``limit_values.LIMITS``."""
+    usage: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    """What a unit with limits has used, once it has ended."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     def size_of(self, stream: str) -> int | None:
@@ -279,6 +284,8 @@ class UnitStatus:
             "ReleasedBy": self.released_by and self.released_by.to_json(),
             "Labels": dict(self.labels),
             "Job": self._job_to_disk(),
+            "Limits": dict(self.limits),
+            "Usage": dict(self.usage),
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
@@ -368,6 +375,8 @@ class UnitStatus:
             released_by=read_identity(reader, "ReleasedBy"),
             labels=recorded_labels(reader.take("Labels", object, None)),
             job=NO_SETTINGS if state.is_final else job,
+            limits=read_numbers(reader, "Limits"),
+            usage=read_numbers(reader, "Usage"),
             verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),

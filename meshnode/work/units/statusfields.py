@@ -9,7 +9,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity, identity_from_json, shown_text
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
-from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
+from meshnode.work.units.jsonreader import MAX_SIZE, NOTHING, JsonObject, Reader, check_json
 
 PIDS = range(2**31)
 """Numbers that a process can have; 0 is receptor's for none."""
@@ -19,6 +19,9 @@ SUPERVISORS = PIDS[1:]
 
 TICKS = range(2**63)
 """Clock ticks since the start of the machine, by which the kernel dates processes."""
+
+MOST_NUMBERS = 16
+"""Limits, or figures of usage, of one unit at most; there are eight and four."""
 
 EXIT_CODES = range(-(2**31), 2**31)
 """What an exit code can be."""
@@ -67,6 +70,22 @@ def read_data(reader: Reader) -> Mapping[str, Any]:
     return data or NOTHING
 
 
+def numbers_from_json(data: object) -> Mapping[str, float] | None:
+    """Return a map of names to numbers, as limits and usage are; None if it is none. Total."""
+    if not isinstance(data, dict) or len(data) > MOST_NUMBERS:
+        return None
+    is_known = all(
+        isinstance(name, str) and type(value) in (int, float) and 0 <= value <= MAX_SIZE
+        for name, value in data.items()
+    )
+    return data if is_known else None
+
+
+def read_numbers(reader: Reader, key: str) -> Mapping[str, float]:
+    """Return a map of names to numbers, empty where there is none."""
+    return reader.understood(key, numbers_from_json) or NOTHING
+
+
 def read_supervisor(reader: Reader) -> ProcessId | None:
     """Return the process that watches over the command."""
     data = reader.take("Supervisor", dict, None)
@@ -95,6 +114,7 @@ RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
     "Pid": ("pid", lambda reader: reader.whole("Pid", PIDS)),
     "Supervisor": ("supervisor", read_supervisor),
     "EndedBy": ("ended_by", read_ended_by),
+    "Usage": ("usage", lambda reader: read_numbers(reader, "Usage")),
 }
 """What supervisors change: the field, and how it is read."""
 

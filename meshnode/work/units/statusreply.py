@@ -47,6 +47,8 @@ def _more(status: UnitStatus) -> JsonObject:
         "Pid": status.pid,
         "SignedBy": status.signed_by,
         "Labels": dict(status.labels),
+        "Limits": dict(status.limits),
+        "Usage": dict(status.usage),
         "Priority": status.priority,
     }
     return {key: value for key, value in more.items() if value}

@@ -43,6 +43,7 @@ class Unit:
         "_store",
         "command_lock",
         "end_waits",
+        "measure",
         "outage",
         "place",
         "released",
@@ -71,6 +72,8 @@ class Unit:
         """Why the unit's node is not reached, while it is not. In memory only: it changes often."""
         self.place: Callable[[], str] | None = None
         """Says where the unit stands in the queue, while it waits there; see ``queue``."""
+        self.measure: Callable[[], Mapping[str, object]] | None = None
+        """Returns keys for a reply that say what the unit uses now; it blocks a little."""
         self.command_lock = BriefLock()
         """Held by a start, a cancel or a release: one request at a time."""
         self.tell: Callable[[str, UnitStatus, UnitStatus], None] | None = None

@@ -30,6 +30,7 @@ from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
 from meshnode.work.auth import auth_command
 from meshnode.work.describing import type_handlers
+from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
@@ -276,6 +277,7 @@ class FakeNode:
             self.launcher,
             self.mortal,
             self.work_types,
+            JobGroups(self.store.root),
             open_process=self.launcher.open_process,
             end_leftovers=self.launcher.end_leftovers,
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from meshnode import files
 from meshnode.work.local.launcher import tree
 from meshnode.work.local.launcher.limits import LONGEST_WAIT_SECONDS
+from meshnode.work.local.launcher.wire import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +37,64 @@ WaitFor = Callable[[tuple[signal.Signals, ...], float], object]
 """Waits for one of these signals, for so many seconds at most, and takes what is printed."""
 
 
+class PlainRun:
+    """How the processes of a unit are made, bounded, counted and ended: here, they just descend.
+
+    ``limitedrun.LimitedRun`` is for a unit with limits.
+
+    Attributes:
+        is_reusable: whether this process can make those of another unit as well.
+    """
+
+    WAKING: tuple[signal.Signals, ...] = (signal.SIGCHLD, signal.SIGTERM)
+    """What a supervisor waits for."""
+
+    def __init__(self) -> None:
+        self.is_reusable = True
+
+    def make(self) -> None:
+        """Make what the processes will be in. Raises CannotExecute."""
+
+    @property
+    def rlimits(self) -> dict[int, int]:
+        """What a command that is forked must set of itself: soft and hard, by the kind of limit."""
+        return {}
+
+    def spawner(self, make: Callable[..., int] | None = None) -> Callable[..., int] | None:
+        """Return what makes the command's process as ``os.posix_spawn`` does; None is that.
+
+        ``make`` is what would, without limits, and sets ``rlimits`` itself.
+        """
+        return make
+
+    def watch(self) -> None:
+        """Have a signal of WAKING tell when :meth:`broken` changes."""
+
+    def broken(self) -> Record | None:
+        """Return which limit was exceeded, as the record says it."""
+        return None
+
+    def send_signal(self, signum: int, choose: tree.Choose | None) -> list[int]:
+        """Signal each process that is not let alone once; return their PIDs."""
+        found = tree.Look(choose).ended
+        tree.signal_all(found, signum)
+        return [process.pid for process in found]
+
+    def kill(self, choose: tree.Choose | None) -> int:
+        """Kill all that are not let alone; return how many there were."""
+        return tree.kill_own_descendants(choose)
+
+    def end(self) -> Record:
+        """Leave nothing behind, when no process is left; return what is recorded of the run."""
+        return {}
+
+
 class CommandTree:
     """The processes of one unit, as their supervisor sees them.
 
     Args:
         wait_for: what waits while processes are given time to end.
+        run: what signals and kills the processes of the unit.
         leave: which processes go on after the unit's end; None is the usual case, none of them.
 
     Attributes:
@@ -50,12 +104,15 @@ class CommandTree:
         left: how many processes went on at the last look.
     """
 
-    def __init__(self, wait_for: WaitFor, leave: bool | list[str] | None = None) -> None:
+    def __init__(
+        self, wait_for: WaitFor, run: PlainRun, leave: bool | list[str] | None = None
+    ) -> None:
         self.pid = 0
         self.init: Init | None = None
         self.end: int | None = None
         self.left = 0
         self._wait_for = wait_for
+        self._run = run
         self._leave = leave
 
     def reap(self) -> bool:
@@ -81,14 +138,14 @@ class CommandTree:
         choose = None if leaving is None else leaving.after_the_command
         return self._end(signal.SIGTERM, grace, choose)
 
-    def end_all(self, grace: float) -> int:
+    def end_all(self, grace: float, first: int = signal.SIGINT) -> int:
         """End every process, but for helpers that units share; return how many there were.
 
-        They get SIGINT, and SIGKILL after ``grace`` seconds.
+        They get ``first``, and SIGKILL after ``grace`` seconds.
         """
         leaving = self._leaving()
         choose = None if leaving is None else leaving.at_a_cancel
-        return self._end(signal.SIGINT, grace, choose)
+        return self._end(first, grace, choose)
 
     def _leaving(self) -> Leaving | None:
         if self._leave is None:
@@ -106,16 +163,15 @@ class CommandTree:
         if not self._is_gone(choose) and self._insist(lambda: tree.kill_own_containers(choose)):
             self._wait_gone(choose, CONTAINER_SECONDS)
         while not self._is_gone(choose):
-            self._insist(lambda: tree.kill_own_descendants(choose))
+            self._insist(lambda: self._run.kill(choose))
             self._wait_for((signal.SIGCHLD,), KILL_RETRY_SECONDS)
         return count
 
     def _signal_all(self, signum: int, choose: tree.Choose | None) -> int:
         """Signal every process once; return how many of them are the command's."""
-        found = tree.Look(choose).ended
         # An init is deaf to all that this process sends, but for SIGKILL.
-        tree.signal_all(found, signum)
-        return sum(self.init is None or process.pid != self.pid for process in found)
+        signalled = self._run.send_signal(signum, choose)
+        return sum(self.init is None or pid != self.pid for pid in signalled)
 
     def _wait_gone(self, choose: tree.Choose | None, seconds: float) -> None:
         """Wait until the processes have ended, for so many seconds at most."""

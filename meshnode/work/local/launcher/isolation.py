@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import signal
 import stat
 import sys
@@ -62,9 +63,12 @@ _PIPE = 3
 class Isolation:
     """How one command is to be started; the keys of a Start's ``isolation``."""
 
-    __slots__ = ("_hostname", "_network", "_own_user", "pids", "privileges", "view")
+    __slots__ = ("_hostname", "_network", "_own_user", "_rlimits", "pids", "privileges", "view")
 
-    def __init__(self, record: Record, unit_id: str, unit_dir: str) -> None:
+    def __init__(
+        self, record: Record, unit_id: str, unit_dir: str, rlimits: dict[int, int]
+    ) -> None:
+        self._rlimits = rlimits
         self.privileges = Privileges(record)
         self.pids = bool(record.get("pid"))
         self.view = View(record, unit_dir) if record.get("mounts") else None
@@ -108,6 +112,8 @@ class Isolation:
             calls.bring_up_loopback()
         if self.view is not None:
             self.view.make()
+        for kind, limit in self._rlimits.items():
+            resource.setrlimit(kind, (limit, limit))
         self.privileges.take(last_capability)
 
 
@@ -187,13 +193,21 @@ class IsolatedSpawn:
         unit_id: what the command's machine may be called.
         unit_dir: what the command sees of the units.
         cwd: directory that it starts in, as it sees it; None for the one that its process has.
+        rlimits: limits that it gets, soft and hard, by their kind.
 
     Attributes:
         init: what is above the command, if it has a PID namespace of its own.
     """
 
-    def __init__(self, record: Record, unit_id: str, unit_dir: str, cwd: str | None) -> None:
-        self._isolation = Isolation(record, unit_id, unit_dir)
+    def __init__(
+        self,
+        record: Record,
+        unit_id: str,
+        unit_dir: str,
+        cwd: str | None,
+        rlimits: dict[int, int],
+    ) -> None:
+        self._isolation = Isolation(record, unit_id, unit_dir, rlimits)
         self._cwd = cwd
         self.init: Init | None = None
 

@@ -23,7 +23,7 @@ def _run() -> None:
     place = os.path.dirname(__file__)
     null = os.open(os.devnull, os.O_RDWR)
     # Not at the command's own directory: that one may come later, as the command may.
-    spawn = IsolatedSpawn(order, "probe", place, None).posix_spawn
+    spawn = IsolatedSpawn(order, "probe", place, None, {}).posix_spawn
     try:
         command.spawn(_NO_PROGRAM, [_NO_PROGRAM], {}, None, (null,) * 3, posix_spawn=spawn)
     except command.CannotExecute as error:

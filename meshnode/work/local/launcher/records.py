@@ -67,9 +67,9 @@ def canceled(unit_dir: str, info: signal.struct_siginfo) -> Record:
     return record
 
 
-def stopped(detail: str) -> Record:
+def stopped(detail: str, cause: str = "") -> Record:
     """Return what the record of a command says that was ended for a limit."""
-    cause = "timeout" if detail.startswith(limits.TIMED_OUT) else "output"
+    cause = cause or ("timeout" if detail.startswith(limits.TIMED_OUT) else "output")
     return {"State": FAILED, "Detail": detail, "EndedBy": {"Cause": cause}}
 
 

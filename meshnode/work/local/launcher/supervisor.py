@@ -38,7 +38,7 @@ import time
 
 from meshnode import files
 from meshnode.work.local.launcher import cancelsignal, command, records, tree, wire
-from meshnode.work.local.launcher.commandtree import CommandTree
+from meshnode.work.local.launcher.commandtree import CommandTree, PlainRun
 from meshnode.work.local.launcher.limits import TimeLimit
 from meshnode.work.local.launcher.output import make_output
 from meshnode.work.local.launcher.statusfile import (
@@ -65,8 +65,6 @@ the milliseconds of a new supervisor do not matter."""
 
 SUPERVISOR_FAILED = 1
 """Exit code of a supervisor that met an error in its own code."""
-
-_WAKING = (signal.SIGCHLD, signal.SIGTERM)
 
 
 def supervise(start: Start, node: int, channel: SupervisorChannel) -> None:
@@ -128,12 +126,13 @@ class Supervisor:
         self._output = make_output(start.unit_dir, start.output)
         own = {UNIT_ID_VARIABLE: start.unit_id, UNIT_DIR_VARIABLE: start.unit_dir}
         self._env = (environment if start.env is None else start.env) | own
+        self._run = _run_of(start)
         self._status = StatusFile(self._dir)
         self._myself = myself
         self._node = node
         self._channel = channel
         self._stdin = -1
-        self._tree = CommandTree(self._output.wait_for, start.leave)
+        self._tree = CommandTree(self._output.wait_for, self._run, start.leave)
         self._command = 0
         """PID of the command."""
         self._left = 0
@@ -179,7 +178,7 @@ class Supervisor:
         # The node first. The launcher does not report the end of a free supervisor, so one that is
         # killed in between would leave a unit that runs for ever in the node's memory.
         self._tell(answer)
-        self.is_free = self.is_free and self._channel.be_free()
+        self.is_free = self.is_free and self._run.is_reusable and self._channel.be_free()
 
     def _keep_for_itself(self) -> None:
         """Let go of node and launcher: this process stays with the unit, and may outlive both."""
@@ -188,6 +187,7 @@ class Supervisor:
         self.is_free = False
         if self._tree.end is None:
             self._note_pid()
+            self._run.watch()
         wire.send(self._node, wire.Alone(self._request))
         os.close(self._node)
         self._channel.leave()
@@ -217,8 +217,10 @@ class Supervisor:
         # Before the command can fill the disk with what it prints.
         self._status.reserve()
         try:
+            self._run.make()
             self._spawn(program, (self._stdin, stdout, stderr))
         except command.CannotExecute as error:
+            self._run.end()
             if error.is_passing:
                 self._give_back(str(error))
             failure = records.failure(str(error), self._output.files)
@@ -231,13 +233,15 @@ class Supervisor:
         request, how = self._request, self._request.isolation
         argv, env, cwd = request.argv, self._env, request.cwd
         if how is None:
-            self._command = self._tree.pid = command.spawn(program, argv, env, cwd, standard)
+            make = self._run.spawner()
+            pid = command.spawn(program, argv, env, cwd, standard, posix_spawn=make)
+            self._command = self._tree.pid = pid
             return
         # Imported here: no other unit needs the memory.
         from meshnode.work.local.launcher.isolation import IsolatedSpawn  # noqa: PLC0415
 
-        isolated = IsolatedSpawn(how, self._unit_id, self._dir, cwd)
-        make = isolated.posix_spawn
+        isolated = IsolatedSpawn(how, self._unit_id, self._dir, cwd, self._run.rlimits)
+        make = self._run.spawner(isolated.posix_spawn)
         pid = command.spawn(program, argv, env, None, standard, posix_spawn=make)
         self._tree.pid, self._tree.init = pid, isolated.init
         self._command = pid if isolated.init is None else isolated.init.command_pid()
@@ -284,9 +288,12 @@ class Supervisor:
             ended = records.stopped(self._output.overflow)
         wait_status = self._tree.end
         assert wait_status is not None
+        ended = ended or self._run.broken()
         end = records.end(
             self._command, wait_status, self._output.files, ended, self._left, self._tree.left
         )
+        # First: a final state says that nothing is left, and what it took.
+        end |= self._run.end()
         self._record(end)
         if self.is_free:
             self._tell_last(wire.Ended(self._request, end))
@@ -312,6 +319,10 @@ class Supervisor:
             if broken is not None:
                 self._end_tree()
                 return records.stopped(broken)
+            if self._run.broken() is not None:
+                # The kernel has killed a part; what is left of the command is of no use.
+                self._tree.end_all(0, signal.SIGKILL)
+                return None
 
     def _end_tree(self) -> None:
         self._keep_for_itself()
@@ -328,9 +339,9 @@ class Supervisor:
             moment = self._moment_ends - time.monotonic()
             if moment > 0:
                 seconds = moment if seconds is None else min(moment, seconds)
-                return self._output.wait_for(_WAKING, seconds)
+                return self._output.wait_for(self._run.WAKING, seconds)
             self._keep_for_itself()
-        return self._output.wait_for(_WAKING, seconds)
+        return self._output.wait_for(self._run.WAKING, seconds)
 
     def _record(self, end: Record) -> None:
         """Record the end, however long the disk refuses it, unless the unit was released."""
@@ -346,6 +357,19 @@ class Supervisor:
                 time.sleep(RECORD_RETRY_SECONDS)
             else:
                 return
+
+
+def _run_of(start: Start) -> PlainRun:
+    """Return what makes, bounds, counts and ends the processes of a unit."""
+    if start.limits is None:
+        return PlainRun()
+    # Imported here: most units have no limits.
+    from meshnode.work.local.launcher.limitedrun import LimitedRun  # noqa: PLC0415
+
+    # An init counts as a process of the group, and is none of the command's.
+    helpers = 1 if start.isolation is not None and start.isolation.get("pid") else 0
+    is_left = start.leave is not None
+    return LimitedRun(start.limits, start.unit_id, is_left=is_left, helpers=helpers)
 
 
 def _describe(error: Exception) -> str:

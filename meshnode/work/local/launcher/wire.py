@@ -4,7 +4,7 @@
 message    keys                                         meaning                  sender and reader
 ========== ============================================ ======================== ===================
 Start      start unit dir argv grace env cwd timeout    start this command       node to launcher,
-           output leave known isolation                                          to supervisor
+           output leave known isolation limits                                   to supervisor
 Started    start unit supervisor started record [ended] the command was          supervisor to node
                                                         executed, or could not
                                                         be: then it has ended
@@ -98,7 +98,7 @@ class Start:
 
     __slots__ = (
         *("number", "unit_id", "unit_dir", "argv", "grace"),
-        *("env", "cwd", "timeout", "output", "leave", "known", "isolation"),
+        *("env", "cwd", "timeout", "output", "leave", "known", "isolation", "limits"),
     )
 
     def __init__(
@@ -116,6 +116,7 @@ class Start:
         leave: bool | list[str] | None = None,
         known: Record | None = None,
         isolation: Record | None = None,
+        limits: str | None = None,
     ) -> None:
         self.number = number
         self.unit_id = unit_id
@@ -129,6 +130,7 @@ class Start:
         self.leave = leave
         self.known: Record = known or {}
         self.isolation = isolation
+        self.limits = limits
 
     def encode(self) -> bytes:
         """Return the message as JSON."""
@@ -145,6 +147,7 @@ class Start:
             "leave": self.leave,
             "known": self.known,
             "isolation": self.isolation,
+            "limits": self.limits,
         }
         return json.dumps(body).encode()
 
@@ -165,6 +168,7 @@ class Start:
             leave=data["leave"],
             known=data["known"],
             isolation=data["isolation"],
+            limits=data["limits"],
         )
 
 
