@@ -46,10 +46,12 @@ deb: $(STAMP)
 	@packaging/build-deb $(BIN)/python dist
 
 # Tests of ip-router want the ip command, those of work-ssh sshd, those of docs/install.md systemd and
-# Debian's own Python with venv, those of completion zsh and fish. What cannot be had is said by the
-# tests that are skipped for it.
+# Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman.
+# What cannot be had is said by the tests that are skipped for it.
 WANTED := command -v ip && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze \
-	&& command -v zsh && command -v fish && /usr/bin/python3 -c 'import ensurepip, venv'
+	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
+	&& command -v runc && command -v catatonit && command -v busybox \
+	&& /usr/bin/python3 -c 'import ensurepip, venv'
 # A module's tests are on one core, in their order: modules that come last are short.
 JOBS ?= auto
 ON_ALL_CORES := --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
@@ -57,7 +59,8 @@ test: $(STAMP)
 	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -q && apt-get install -q -y \
 			iproute2 libseccomp2 openssh-client openssh-server systemd python3-venv \
-			&& apt-get install -q -y --no-install-recommends zsh fish; } \
+			&& apt-get install -q -y --no-install-recommends zsh fish \
+			podman uidmap runc catatonit busybox; } \
 			>/dev/null 2>&1 || true
 	@echo "All tests: some ten minutes on two cores."
 	@$(BIN)/python -m pytest $(ON_ALL_CORES)

@@ -17,8 +17,9 @@ from meshctl.api.errors import (
     ProtocolMismatch,
     SessionLost,
 )
+from meshctl.api.logindex import STDOUT
 from meshctl.api.onward import connect_on, open_at_node
-from meshctl.api.requests import adoption, command_line, remote_ending, word
+from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
 from meshctl.api.settings import TlsSettings, parse_address
 from meshctl.api.status import UNFINISHED, Watch, unit_status
 from meshctl.api.submission import Payload, Submission, send_submission, submission_line
@@ -309,11 +310,12 @@ class ControlClient:
         finally:
             session.close()
 
-    def results(self, unit_id: str, startpos: int = 0) -> ResultStream:
+    def results(self, unit_id: str, startpos: int = 0, stream: str = STDOUT) -> ResultStream:
         """Return a unit's stdout from ``startpos`` (bytes) as it comes, until the unit has ended.
 
         The request is made at once. The end of the pieces is the end of the unit; its status says
-        which end that was.
+        which end that was. ``stream`` may be ``stderr`` or ``index``, of a unit whose status has
+        ``StderrSize`` or ``IndexSize``: older nodes know no streams, and send stdout.
 
         Raises:
             CommandRefused: there is no such unit.
@@ -321,7 +323,7 @@ class ControlClient:
         """
         session = self._take()
         try:
-            session.send_line(f"work results {word('unit ID', unit_id)} {startpos:d}")
+            session.send_line(results_request(unit_id, startpos, stream))
             line = session.read_line()
             if not _STREAMING.fullmatch(line):
                 raise ProtocolMismatch(f"the node's reply is not one to results: {line[:60]!r}")

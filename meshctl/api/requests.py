@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from meshctl.api import JsonObject
 from meshctl.api.errors import BadSettings
+from meshctl.api.logindex import STDOUT
 
 
 def command_line(command: str | Mapping[str, object]) -> str:
@@ -69,3 +70,12 @@ def may_request(verb: str, what: Mapping[str, str], params: Mapping[str, str]) -
     """Return the question whether the client may do something; the answer does nothing."""
     request: JsonObject = {"command": "auth", "subcommand": "can", "verb": verb, **what}
     return request | {"params": dict(params)} if params else request
+
+
+def results_request(unit_id: str, startpos: int, stream: str) -> str:
+    """Return the line that asks for results: the one that receptor's clients send, for stdout."""
+    unit = word("unit ID", unit_id)
+    if stream == STDOUT:
+        return f"work results {unit} {startpos:d}"
+    request: JsonObject = {"command": "work", "subcommand": "results", "unitid": unit}
+    return json.dumps({**request, "startpos": startpos, "stream": stream})

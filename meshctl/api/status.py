@@ -21,6 +21,7 @@ from meshctl.api.errors import (
     SessionLost,
     WaitTimedOut,
 )
+from meshctl.api.logindex import INDEX, STDERR, STDOUT
 
 if TYPE_CHECKING:  # the commands need what is here before they need sockets
     from meshctl.api.connection import Connection
@@ -33,6 +34,10 @@ UNFINISHED = frozenset({0, 1})
 
 FAILED, CANCELED = 3, 4
 """The states of a unit that ended badly."""
+
+SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize"}
+"""Where a status has the bytes of each file of a unit's output: it lacks the key of a file that the
+unit does not have."""
 
 LONGEST_STATE = 40
 """Characters of what is no state that are told."""
@@ -90,6 +95,23 @@ def remote_part(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a status says of the node that the unit runs on; nothing for a local unit."""
     extra = status.get("ExtraData")
     return extra if isinstance(extra, dict) and extra.get("RemoteNode") else {}
+
+
+def size_of(status: Mapping[str, Any], stream: str) -> int | None:
+    """Return the bytes of a file of a unit's output, None where the unit has no such file."""
+    size = status.get(SIZE_KEYS[stream])
+    if isinstance(size, int):
+        return size
+    return 0 if stream == STDOUT else None
+
+
+def outputs_known(status: Mapping[str, Any]) -> bool:
+    """Whether a status tells which files of output a unit has.
+
+    Of work on another node it does so once that node has told.
+    """
+    is_waiting = status.get("State") == STATES.index("Pending") and bool(remote_part(status))
+    return not is_waiting or SIZE_KEYS[INDEX] in status
 
 
 def work_type(status: Mapping[str, Any]) -> str:
@@ -237,4 +259,4 @@ class Watch:
 
 
 def _but_growth(status: JsonObject) -> JsonObject:
-    return {key: value for key, value in status.items() if key != "StdoutSize"}
+    return {key: value for key, value in status.items() if key not in SIZE_KEYS.values()}

@@ -1,11 +1,12 @@
-"""A unit's stdout to its end, over as many sessions as that takes: a node may restart meanwhile."""
+"""A unit's output to its end, over as many sessions as that takes: a node may restart meanwhile."""
 
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
-from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED
+from meshctl.api.logindex import STDOUT
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED, size_of
 from meshctl.render.output import print_warning, sentence
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ def tell_away(reason: str) -> None:
 
 
 class Following:
-    """One reading of one unit's stdout.
+    """One reading of one file of a unit's output.
 
     Args:
         client: Whom to ask.
         unit_id: The unit.
         startpos: First byte wanted.
+        stream: The file.
         end: The byte to stop before; None for the unit's end.
         is_known: Whether the unit is known to exist: then even the first session may take a while.
         on_break: Called when a session breaks off, once until bytes come again; with the reason.
@@ -51,12 +53,14 @@ class Following:
         unit_id: str,
         startpos: int = 0,
         *,
+        stream: str = STDOUT,
         end: int | None = None,
         is_known: bool = False,
         on_break: Callable[[str], object],
     ) -> None:
         self._client = client
         self._unit_id = unit_id
+        self._stream = stream
         self._end = end
         self._on_break = on_break
         self._away_since: float | None = None
@@ -90,7 +94,7 @@ class Following:
             time.sleep(ASK_INTERVAL)
 
     def _of_one_session(self) -> Generator[bytes]:
-        with self._client.results(self._unit_id, self.position) as pieces:
+        with self._client.results(self._unit_id, self.position, self._stream) as pieces:
             self.began = True
             for piece in pieces:
                 wanted = piece if self._end is None else piece[: self._end - self.position]
@@ -108,7 +112,7 @@ class Following:
         # A node that ends closes its sessions as one that is done does: only the status tells.
         if self.status.get("State") in UNFINISHED:
             return f"the unit is still {self.status.get('StateName', 'not finished')}"
-        size = int(self.status.get("StdoutSize") or 0)
+        size = size_of(self.status, self._stream) or 0
         return None if self.position >= size else f"there are {size} bytes"
 
     def _check_short(self) -> None:
@@ -117,7 +121,7 @@ class Following:
             return
         self._short_sessions += 1
         if self._short_sessions > SHORT_TRIES:
-            size = self.status.get("StdoutSize")
+            size = size_of(self.status, self._stream)
             raise NothingMore(f"the unit has ended with {size} bytes, but the node sends no more")
 
     def _check_away(self, error: ControlError) -> None:

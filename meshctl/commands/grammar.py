@@ -12,7 +12,7 @@ import click
 
 OTHER_WORDS = {
     **dict.fromkeys(("ls", "ps", "units", "jobs"), "list"),
-    **dict.fromkeys(("log", "logs", "output", "stdout", "tail", "follow"), "results"),
+    **dict.fromkeys(("output", "stdout", "tail", "follow"), "results"),
     **dict.fromkeys(("run", "start", "exec"), "submit"),
     **dict.fromkeys(("kill", "abort"), "cancel"),
     **dict.fromkeys(("rm", "remove", "delete"), "release"),

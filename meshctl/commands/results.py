@@ -1,16 +1,24 @@
-"""``meshctl work results``: a unit's stdout, all of it or a part, as it comes or as it is."""
+"""``meshctl work results``: a unit's output, all of it or a part, as it comes or as it is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshctl.api.errors import CommandRefused
-from meshctl.api.status import UNFINISHED
+from meshctl.api.logindex import STDERR, STDOUT
+from meshctl.api.status import UNFINISHED, size_of
 from meshctl.commands.completion import units
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
 from meshctl.commands.following import AWAY, Following, tell_away
+from meshctl.commands.lines import (
+    UnitLines,
+    learn_outputs,
+    require_file,
+    told_breaks,
+    write_each_to_its_own,
+)
 from meshctl.commands.options import Invocation, pass_invocation_at
 from meshctl.commands.units import find_unit
 from meshctl.commands.waiting import waits_told
@@ -38,7 +46,7 @@ LARGEST_BLOCK_BYTES = 4 * 1024 * 1024
 lines, and never much memory."""
 
 
-@click.command(short_help="Write a unit's stdout as it comes.", epilog=EPILOG)
+@click.command(short_help="Write a unit's output as it comes.", epilog=EPILOG)
 @click.argument("unit_id", shell_complete=units())
 @click.option(
     "--startpos",
@@ -56,6 +64,8 @@ lines, and never much memory."""
     default=True,
     help="Go on until the unit has ended (the default), or stop after what there is now.",
 )
+@click.option("--stderr", "of_stderr", is_flag=True, help="What went to stderr, and not stdout.")
+@click.option("--both", is_flag=True, help="Both, in the order they came: stderr to our stderr.")
 @propagate_option
 @click.option("--json", "as_json", is_flag=True, help="The final status as JSON on stderr.")
 @pass_invocation_at
@@ -65,43 +75,71 @@ def results(
     startpos: int | None,
     tail: int | None,
     follow: bool,
+    of_stderr: bool,
+    both: bool,
     propagate: bool,
     as_json: bool,
 ) -> None:
     """Write a unit's stdout to ours as it comes, until the unit has ended.
 
-    Ctrl-C leaves the unit running.
+    What went to its stderr is in its stdout, unless its work type says stderr: separate. Ctrl-C
+    leaves the unit running.
     """
     if startpos is not None and tail is not None:
         raise Failure("Cannot combine --from (--startpos) with --tail.")
+    if both and (of_stderr or startpos is not None or tail is not None):
+        raise Failure("Cannot combine --both with --stderr, --from or --tail. See also: work logs")
+    stream = STDERR if of_stderr else STDOUT
     with invocation.client() as client:
         unit_id = find_unit(invocation, client, unit_id)
-        known = client.work_status(unit_id) if tail is not None or not follow else None
+        is_asked = of_stderr or both or tail is not None or not follow
+        known = learn_outputs(client, unit_id, waits=follow) if is_asked else None
+        if known is not None:
+            require_file(unit_id, known, stream)
         start = startpos or 0
         if tail is not None:
-            start = start_of_last_lines(client, unit_id, _size(known), tail)
+            start = start_of_last_lines(client, unit_id, _size(known, stream), tail, stream)
         if known is not None and not follow and known.get("State") in UNFINISHED:
-            _deliver_present(invocation, client, unit_id, start, known, as_json=as_json)
+            if both:
+                deliver_both(invocation, client, unit_id, known, follow=False)
+            else:
+                end = _size(known, stream)
+                deliver(invocation, client, unit_id, start, stream, end=end, is_submitted=True)
+            if as_json:
+                # It has no end to report.
+                print_note(json_line({"unitid": unit_id, **known}))
             return
         with waits_told(invocation, unit_id):
-            is_known = known is not None
-            status = deliver(invocation, client, unit_id, start, is_submitted=is_known)
+            if known is not None and both:
+                status = deliver_both(invocation, client, unit_id, known)
+            else:
+                is_known = known is not None
+                status = deliver(invocation, client, unit_id, start, stream, is_submitted=is_known)
     report_end(unit_id, status, as_json=as_json, propagate=propagate)
 
 
-def _deliver_present(
+def deliver_both(
     invocation: Invocation,
     client: "ControlClient",
     unit_id: str,
-    start: int,
-    known: dict[str, Any],
+    status: Mapping[str, Any],
     *,
-    as_json: bool,
-) -> None:
-    """Write what a unit that goes on has printed up to now; it has no end to report."""
-    deliver(invocation, client, unit_id, start, end=_size(known), is_submitted=True)
-    if as_json:
-        print_note(json_line({"unitid": unit_id, **known}))
+    follow: bool = True,
+) -> dict[str, Any]:
+    """Write stdout and stderr of a unit to ours, lines in the order in which they came.
+
+    Returns:
+        The last status that is known; the final one of a unit that was followed to its end.
+
+    Raises:
+        Failure: they are not complete.
+    """
+    with told_breaks(invocation, unit_id, "results", "--both"):
+        lines = UnitLines(client, unit_id, status, follow=follow)
+        with closing(lines.batches()) as batches:
+            for batch in batches:
+                write_each_to_its_own(batch or ())
+    return lines.status
 
 
 def deliver(
@@ -109,12 +147,13 @@ def deliver(
     client: "ControlClient",
     unit_id: str,
     startpos: int = 0,
+    stream: str = STDOUT,
     *,
     end: int | None = None,
     is_submitted: bool = False,
     removes: bool = False,
 ) -> dict[str, Any]:
-    """Write the unit's stdout from ``startpos`` to ours until the unit has ended.
+    """Write a file of the unit's output from ``startpos`` to our stdout until the unit has ended.
 
     A node that restarts meanwhile is waited for; what has been written is not written again.
 
@@ -123,12 +162,13 @@ def deliver(
         client: Whom to ask.
         unit_id: The unit.
         startpos: First byte wanted.
+        stream: The file.
         end: Stop before this byte, which the unit has printed; None goes on to the unit's end.
         is_submitted: Whether the unit is known to exist, so that the node is worth waiting for.
         removes: Whether the unit was to be released afterwards, which an error must mention.
 
     Returns:
-        The unit's final status; all of its stdout has been written. Nothing with ``end``.
+        The unit's final status; all of the file has been written. Nothing with ``end``.
 
     Raises:
         Failure: the results are not complete; the unit goes on and is not released.
@@ -139,14 +179,19 @@ def deliver(
         text = f"{_broken_off(unit_id, following.position, reason)} Waiting for the node."
         print_warning(text)
 
-    following = Following(client, unit_id, startpos, end=end, is_known=is_submitted, on_break=warn)
+    following = Following(
+        client, unit_id, startpos, stream=stream, end=end, is_known=is_submitted, on_break=warn
+    )
     try:
         _write_all(client, unit_id, following, total=end)
     except AWAY as error:
         if not following.began:
             raise
         position = following.position
-        again = invocation.shell_command("work", "results", unit_id, "--startpos", str(position))
+        which = ["--stderr"] if stream == STDERR else []
+        again = invocation.shell_command(
+            "work", "results", unit_id, *which, "--startpos", str(position)
+        )
         text = f"{_broken_off(unit_id, position, str(error))} Go on with: {again}"
         raise Failure(text, ExitCode.UNREACHABLE) from error
     except CommandRefused as error:
@@ -205,13 +250,15 @@ def _released(unit_id: str, position: int) -> Failure:
     )
 
 
-def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count: int) -> int:
+def start_of_last_lines(
+    client: "ControlClient", unit_id: str, size: int, count: int, stream: str = STDOUT
+) -> int:
     """Return the position where the last ``count`` lines of the first ``size`` bytes begin.
 
     As for ``tail -n``, bytes after the last newline are a line too. No lines begin at ``size``.
 
     Raises:
-        ControlError: stdout could not be read.
+        ControlError: the file could not be read.
     """
     if count == 0:
         return size
@@ -219,7 +266,7 @@ def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count:
     missing = count
     while end > 0:
         start = max(end - block, 0)
-        data = _read(client, unit_id, start, end)
+        data = _read(client, unit_id, start, end, stream)
         # A newline at the very end closes the last line and begins none.
         searched = len(data) - 1 if end == size else len(data)
         while (searched := data.rfind(b"\n", 0, searched)) >= 0:
@@ -230,11 +277,13 @@ def start_of_last_lines(client: "ControlClient", unit_id: str, size: int, count:
     return 0
 
 
-def _read(client: "ControlClient", unit_id: str, start: int, end: int) -> bytes:
-    """Return the bytes from ``start`` to ``end``, which stdout has; a restart is waited out."""
-    following = Following(client, unit_id, start, end=end, is_known=True, on_break=tell_away)
+def _read(client: "ControlClient", unit_id: str, start: int, end: int, stream: str) -> bytes:
+    """Return the bytes from ``start`` to ``end``, which the file has; a restart is waited out."""
+    following = Following(
+        client, unit_id, start, stream=stream, end=end, is_known=True, on_break=tell_away
+    )
     return b"".join(following.pieces())
 
 
-def _size(status: dict[str, Any] | None) -> int:
-    return int((status or {}).get("StdoutSize") or 0)
+def _size(status: Mapping[str, Any] | None, stream: str = STDOUT) -> int:
+    return size_of(status or {}, stream) or 0

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.api.logindex import STDERR
+from meshctl.api.status import size_of
 from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.ending import end_unit
 from meshctl.commands.exits import EPILOG, end_in_words, ending, gravest, propagate_option
 from meshctl.commands.options import Invocation, pass_invocation_at
-from meshctl.commands.results import deliver
+from meshctl.commands.results import deliver, deliver_both
 from meshctl.commands.submit import release_ended
 from meshctl.commands.units import find_units
 from meshctl.commands.waiting import waits_told
@@ -76,7 +78,11 @@ def _show(
 ) -> dict[str, Any]:
     """Write what a unit has printed and how it ended; return its final status."""
     with waits_told(invocation, unit_id):
-        status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
+        known = client.work_status(unit_id)
+        if size_of(known, STDERR) is None:
+            status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
+        else:
+            status = deliver_both(invocation, client, unit_id, known)
     shown = json_line({"unitid": unit_id, **status}) if as_json else end_in_words(unit_id, status)
     print_note(shown)
     if rm:

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "adopt": "meshctl.commands.adopt:adopt",
     "wait": "meshctl.commands.wait:wait",
     "results": "meshctl.commands.results:results",
+    "logs": "meshctl.commands.logs:logs",
     "stop": "meshctl.commands.stop:stop",
     "cancel": "meshctl.commands.ending:cancel",
     "release": "meshctl.commands.ending:release",

@@ -142,13 +142,14 @@ def print_note(text: str) -> None:
     click.echo(printable(_one_line(text)), err=True)
 
 
-def write_raw(data: bytes) -> None:
-    """Bytes on stdout, as they are and at once. Raises OSError."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "standard output is closed")
-    stdout = sys.stdout.buffer
-    stdout.write(data)
-    stdout.flush()
+def write_raw(data: bytes, *, to_stderr: bool = False) -> None:
+    """Bytes on stdout, or on stderr, as they are and at once. Raises OSError."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream is None:
+        name = "standard error" if to_stderr else "standard output"
+        raise OSError(errno.EBADF, f"{name} is closed")
+    stream.buffer.write(data)
+    stream.buffer.flush()
 
 
 def stdout_is_terminal() -> bool:

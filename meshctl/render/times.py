@@ -59,10 +59,9 @@ def age_and_duration(status: Mapping[str, Any], now: datetime) -> tuple[str, str
 
 
 def stamp(microseconds: int) -> str:
-    """A moment since 1970 as nodes write it: ``2026-11-26T08:00:00.123456Z``.
-
-    Raises:
-        OverflowError: no calendar has it.
-    """
-    told = _EPOCH + timedelta(microseconds=microseconds)
+    """A moment since 1970 as nodes write it: ``2026-11-26T08:00:00.123456Z``."""
+    try:
+        told = _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:  # no calendar has it
+        told = datetime.max
     return f"{told.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

@@ -166,7 +166,7 @@ class Node:
         """Start the process and wait until its control socket greets."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, COMMANDS / "meshnode", "-c", self.config],
+                [*self.prefix, *self.cluster.wrapping, COMMANDS / "meshnode", "-c", self.config],
                 env=self.cluster.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -327,6 +327,8 @@ class Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix="mn-", dir="/tmp"))
         self.nodes: dict[str, Node] = {}
         self.mark = uuid.uuid4().hex
+        self.wrapping: Sequence[str] = []
+        """Words before each command and node, such as those that have another user run it."""
         self.environment = os.environ | {
             MARK: self.mark,
             "PATH": f"{COMMANDS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -397,7 +399,7 @@ class Cluster:
             AssertionError: it exits with something else than 0, and ``check`` is true.
         """
         done = subprocess.run(
-            command,
+            [*self.wrapping, *command],
             input=stdin,
             env=self.environment,
             cwd=self.directory,

@@ -68,12 +68,17 @@ class Unit:
 
     stdout: bytes = b""
     status: dict[str, Any] = field(default_factory=lambda: dict(SUCCEEDED))
+    # Its other files of output, by the keys of their sizes.
+    more: dict[str, bytes] = field(default_factory=dict)
     # Results after what is there wait for this; set from the start for a unit that has ended.
     may_end: threading.Event = field(default_factory=threading.Event)
 
     def to_json(self) -> dict[str, Any]:
         extra = {"StdoutSize": len(self.stdout), "WorkType": "cat", "ExtraData": None}
-        return extra | self.status
+        return extra | {key: len(data) for key, data in self.more.items()} | self.status
+
+    def file(self, stream: str) -> bytes:
+        return self.stdout if stream == "stdout" else self.more[f"{stream.capitalize()}Size"]
 
 
 class Session:
@@ -213,6 +218,9 @@ class ScriptedNode:
         words = line.split() or [""]
         if line.startswith("{") and json.loads(line).get("subcommand") == "submit":
             return self._submit(session, json.loads(line))
+        if line.startswith("{") and (request := json.loads(line)).get("subcommand") == "results":
+            unit_id, start = request["unitid"], request["startpos"]
+            return self._results(session, unit_id, start, request["stream"])
         if words[:2] == ["work", "results"] and words[2] in self.units:
             return self._results(session, words[2], int(words[3]) if words[3:] else 0)
         if words[:2] == ["work", "watch"] and words[2] in self.units:
@@ -284,10 +292,12 @@ class ScriptedNode:
         unit_id, startpos = line.split()[2:4]
         return self._results(session, unit_id, int(startpos))
 
-    def _results(self, session: Session, unit_id: str, startpos: int) -> bool:
+    def _results(
+        self, session: Session, unit_id: str, startpos: int, stream: str = "stdout"
+    ) -> bool:
         unit = self.units[unit_id]
         session.send(f"Streaming results for work unit {unit_id}\n".encode())
-        session.send(unit.stdout[startpos:])
+        session.send(unit.file(stream)[startpos:])
         self.results_began.set()
         unit.may_end.wait()
         return False

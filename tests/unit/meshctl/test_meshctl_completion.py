@@ -326,6 +326,7 @@ def leaves(command, path=()):
 
 
 FREE = {
+    "pattern": "any regular expression",
     "count": "any number",
     "delay": "any number",
     "startpos": "any number",

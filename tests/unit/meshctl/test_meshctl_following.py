@@ -29,7 +29,7 @@ class Sessions:
         self.data = data
         self.script = list(script)
 
-    def results(self, unit_id, startpos):
+    def results(self, unit_id, startpos, stream):
         count, error = self.script.pop(0) if self.script else (len(self.data), None)
         if count is None:
             raise error or SessionLost("not today")

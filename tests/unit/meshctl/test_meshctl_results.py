@@ -47,7 +47,7 @@ class Stdout:
         self.data = data
         self.read = 0
 
-    def results(self, unit_id, startpos):
+    def results(self, unit_id, startpos, stream):
         return _Pieces(self, startpos)
 
 

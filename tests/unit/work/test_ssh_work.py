@@ -1,0 +1,312 @@
+"""Units on hosts with only SSH, at every moment at which something may break; hosts in memory."""
+
+import pytest
+import trio
+from ssh_fakes import FakeHosts, add_ssh, ssh_type
+from work_fakes import LONG
+
+from meshnode.protocol.lifecycle import UnitState
+
+STEPS = range(1, 30)
+"""Steps of a unit's sessions, from the first look to the removal, and a few more."""
+
+
+@pytest.fixture
+def hosts():
+    return FakeHosts()
+
+
+def add(foo, hosts, *names, **more):
+    add_ssh(foo, hosts, ssh_type(*(names or ("anna", "bert")), **more))
+
+
+async def submit(foo, payload=b"in", **fields):
+    return await foo.submit("foo", "far", payload, **fields)
+
+
+async def ask(foo, subcommand, unit_id):
+    return await foo.talk({"command": "work", "subcommand": subcommand, "unitid": unit_id})
+
+
+async def let_all_end(hosts):
+    """Have each command end as soon as it is started, until cancelled."""
+    while True:
+        for job in tuple(hosts.jobs.values()):
+            if job.is_claimed and job.end is None:
+                job.write(b"out")
+                job.finish(0)
+        await trio.sleep(0.5)
+
+
+# --- Moments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_session_that_breaks_at_any_step_costs_nothing_and_nothing_runs_twice(
+    foo, hosts, step, is_lost, autojump_clock
+):
+    add(foo, hosts)
+
+    def before(now):
+        # A host that is away comes back after a while, and may have another start by then.
+        if now == step:
+            hosts.cut()
+            if is_lost:
+                hosts.down |= {"anna", "bert"}
+
+    hosts.before = before
+    async with foo.running():
+        foo.nursery.start_soon(let_all_end, hosts)
+        unit_id = await submit(foo)
+        await trio.sleep(50)
+        hosts.down.clear()
+        status = await foo.wait_final(unit_id)
+        assert (status.state, foo.stdout(unit_id)) == (UnitState.SUCCEEDED, b"out")
+        assert len(hosts.starts) == 1
+        assert hosts.jobs == {} or "left" in status.runner_data
+        await ask(foo, "release", unit_id)
+        assert hosts.jobs == {}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_node_that_is_killed_at_any_step_starts_nothing_twice(
+    foo, hosts, step, autojump_clock
+):
+    add(foo, hosts)
+    killed = trio.Event()
+
+    def before(now):
+        if now == step:
+            foo.kill()
+            hosts.is_cut_off = True
+            hosts.cut()
+            killed.set()
+
+    hosts.before = before
+    async with foo.running():
+        with trio.move_on_after(60):
+            foo.nursery.start_soon(let_all_end, hosts)
+            unit_id = await submit(foo)
+            await killed.wait()
+        unit_id = foo.units.all()[0].unit_id
+    hosts.before, hosts.is_cut_off = lambda now: None, False
+    foo.mesh.heal()
+    async with foo.running():
+        foo.nursery.start_soon(let_all_end, hosts)
+        status = await foo.wait_final(unit_id)
+        assert (status.state, foo.stdout(unit_id)) == (UnitState.SUCCEEDED, b"out")
+        assert len(hosts.starts) == 1
+        assert hosts.jobs == {}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("subcommand", ["cancel", "release"])
+async def test_a_request_at_any_step_ends_the_unit_there_and_here(
+    foo, hosts, step, subcommand, autojump_clock
+):
+    add(foo, hosts)
+    reached = trio.Event()
+
+    def before(now):
+        if now >= step:
+            reached.set()
+
+    hosts.before = before
+    async with foo.running():
+        foo.nursery.start_soon(
+            foo.talk,
+            {"command": "work", "subcommand": "submit"} | {"node": "foo", "worktype": "far"},
+        )
+        with trio.move_on_after(30):
+            await reached.wait()
+        unit = foo.units.all()[0]
+        await ask(foo, subcommand, unit.unit_id)
+        with trio.fail_after(LONG):
+            await unit.wait_final()
+        if subcommand == "cancel":
+            assert unit.status.state is UnitState.CANCELED
+        assert [job for job in hosts.jobs.values() if job.is_claimed] == []
+        assert len(hosts.starts) <= 1
+
+
+@pytest.mark.parametrize("after", [0, 1])
+async def test_a_directory_that_is_gone_after_the_start_makes_the_unit_lost_and_not_run_again(
+    foo, hosts, after, autojump_clock
+):
+    add(foo, hosts, "anna")
+
+    def before(now):
+        if hosts.starts:
+            hosts.cut()
+            hosts.down.add("anna")
+
+    hosts.before = before
+    async with foo.running():
+        unit_id = await submit(foo)
+        if not after:
+            await foo.wait_for(unit_id, lambda status: status.started is not None)
+        await trio.sleep(5)
+        hosts.before = lambda now: None
+        hosts.jobs.clear()
+        hosts.boot = "second"
+        hosts.down.clear()
+        status = await foo.wait_final(unit_id)
+        assert status.detail == "lost: its directory on host anna is gone"
+        assert hosts.starts == ["anna"]
+
+
+# --- Choice, seats and sessions -----------------------------------------------------------------
+
+
+async def test_a_host_that_cannot_be_used_is_replaced_and_a_named_one_is_waited_for(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts)
+    hosts.down.add("anna")
+    async with foo.running():
+        foo.nursery.start_soon(let_all_end, hosts)
+        for _ in range(4):
+            await foo.wait_final(await submit(foo))
+        assert hosts.starts == ["bert"] * 4
+        unit_id = await submit(foo, host="anna")
+        unit = foo.units.find(unit_id)
+        await trio.sleep(100)
+        assert unit.status.state is UnitState.PENDING
+        assert unit.outage == "waiting: host anna: connect: Connection refused"
+        hosts.down.clear()
+        await foo.wait_final(unit_id)
+        assert hosts.starts[-1] == "anna"
+
+
+async def test_a_host_whose_disk_is_full_is_replaced_by_the_next(foo, hosts, autojump_clock):
+    add(foo, hosts)
+    hosts.refuses["anna"] = "the disk there is full"
+    async with foo.running():
+        foo.nursery.start_soon(let_all_end, hosts)
+        for _ in range(4):
+            await foo.wait_final(await submit(foo))
+        assert hosts.starts == ["bert"] * 4
+
+
+async def test_a_unit_fails_at_once_when_no_host_will_ever_let_it_in(foo, hosts, autojump_clock):
+    add(foo, hosts)
+    hosts.lasting |= {"anna", "bert"}
+    async with foo.running():
+        lines = await foo.talk(
+            {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "far"}
+        )
+        (unit,) = foo.units.all()
+        assert unit.status.state is UnitState.FAILED
+        assert unit.status.detail.startswith("no host can run it: ")
+        assert "host anna: connect: may not log in" in lines[-1]
+        assert "host bert: connect: may not log in" in lines[-1]
+
+
+async def test_a_unit_fails_when_no_host_could_be_used_for_its_patience(foo, hosts, autojump_clock):
+    add(foo, hosts, patience=100.0)
+    hosts.down |= {"anna", "bert"}
+    async with foo.running():
+        status = await foo.wait_final(await submit(foo))
+        assert status.state is UnitState.FAILED
+        assert status.detail.startswith("no host could be used for 1")
+
+
+async def test_what_waits_for_a_seat_does_not_lose_its_patience(foo, hosts, autojump_clock):
+    add(foo, hosts, "anna", patience=10.0, max_concurrent=1)
+    async with foo.running():
+        first, second = await submit(foo), await submit(foo)
+        await foo.wait_for(first, lambda status: status.state is UnitState.RUNNING)
+        await trio.sleep(1000)
+        hosts.down.add("anna")
+        hosts.on("anna")[0].finish(0)
+        await trio.sleep(5)
+        hosts.down.clear()
+        hosts.cut()
+        await foo.wait_for(second, lambda status: status.state is UnitState.RUNNING)
+
+
+async def test_units_beyond_maxconcurrent_wait_in_order_and_say_where_they_stand(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts, max_concurrent=2)
+    async with foo.running():
+        units = [await submit(foo) for _ in range(7)]
+        await trio.sleep(1)
+        assert sorted(hosts.starts) == ["anna", "anna", "bert", "bert"]
+        waiting = [foo.units.find(unit_id) for unit_id in units[4:]]
+        assert [unit.place() for unit in waiting] == [
+            f"Queued: {number} of 3 for anna, bert (maxconcurrent 2 a host)" for number in (1, 2, 3)
+        ]
+        next(job for job in hosts.jobs.values() if job.end is None).finish(0)
+        await foo.wait_for(units[4], lambda status: status.state is UnitState.RUNNING)
+        assert foo.status(units[5]).state is UnitState.PENDING
+
+
+async def test_seats_are_counted_over_a_restart_before_anything_new_is_placed(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts, "anna", max_concurrent=3)
+    async with foo.running():
+        for _ in range(8):
+            await submit(foo)
+        await trio.sleep(1)
+    assert len(hosts.starts) == 3
+    hosts.down.add("anna")
+    async with foo.running():
+        await trio.sleep(100)
+        hosts.down.clear()
+        await trio.sleep(100)
+        assert len(hosts.starts) == 3
+        foo.nursery.start_soon(let_all_end, hosts)
+        for unit in foo.units.all():
+            await foo.wait_final(unit.unit_id)
+    assert len(hosts.starts) == 8
+
+
+async def test_a_released_unit_gives_its_seat_to_the_next(foo, hosts, autojump_clock):
+    add(foo, hosts, "anna", max_concurrent=1)
+    async with foo.running():
+        for subcommand in ("cancel", "release", "force-release"):
+            unit_id, other = await submit(foo), await submit(foo)
+            await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+            await ask(foo, subcommand, unit_id)
+            await foo.wait_for(other, lambda status: status.state is UnitState.RUNNING)
+            await ask(foo, subcommand, other)
+
+
+async def test_a_server_has_no_more_connections_than_sessions_at_once(foo, hosts, autojump_clock):
+    add(foo, hosts, "anna", sessions=3)
+    async with foo.running():
+        foo.nursery.start_soon(let_all_end, hosts)
+        units = [await submit(foo) for _ in range(20)]
+        for unit_id in units:
+            await foo.wait_final(unit_id)
+    assert hosts.most_open == {"anna": 3}
+
+
+async def test_least_spreads_a_burst_evenly(foo, hosts, autojump_clock):
+    add(foo, hosts, "anna", "bert", "carl", sessions=100)
+    async with foo.running():
+        for _ in range(30):
+            await submit(foo)
+        await trio.sleep(1)
+    assert {name: hosts.starts.count(name) for name in hosts.starts} == {
+        "anna": 10,
+        "bert": 10,
+        "carl": 10,
+    }
+
+
+async def test_dependencies_that_lie_in_a_unit_s_directory_are_sent_before_the_start(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts, "anna", max_concurrent=1)
+    async with foo.running():
+        await submit(foo)
+        waiting = await submit(foo)
+        (foo.store.directory(waiting) / "deps").write_bytes(b"a tar")
+        await trio.sleep(1)
+        hosts.on("anna")[0].finish(0)
+        await foo.wait_for(waiting, lambda status: status.state is UnitState.RUNNING)
+        assert hosts.on("anna")[0].parts["deps"] == b"a tar"
