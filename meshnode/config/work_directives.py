@@ -184,7 +184,8 @@ class WorkDirective(IsolatedDirective):
     )
     grace: float = parameter(
         duration(0, "0s"),
-        "time from SIGINT to SIGKILL when it is canceled or exceeds a limit",
+        "time until SIGKILL when it is canceled or exceeds a limit: it gets SIGINT first, and "
+        "SIGTERM when its timeout is over",
         default=10.0,
     )
 

@@ -40,6 +40,8 @@ CONTROL_SERVICE = "control"
 
 ARGUMENTS_KEY = "jobarguments"
 ENV_KEY = "jobenv"
+TIMEOUT_KEY = "jobtimeout"
+PRIORITY_KEY = "jobpriority"
 CWD_KEY = "jobcwd"
 """Keys of a submission with what its client gives the job: arguments and variables, each an object
 of strings as a text of JSON, and the directory that it starts in. Meshnode's own, as the last."""
@@ -60,7 +62,10 @@ STREAM_NAMES = STDOUT, STDERR, INDEX = ("stdout", "stderr", "index")
 STREAMS = "streams"
 """Word among the taken keys of a node that knows STREAM_KEY."""
 
-TAKEN_KEYS = frozenset({CLAIM_KEY, LABELS_KEY, STREAMS, ARGUMENTS_KEY, ENV_KEY, CWD_KEY, DESCRIBES})
+TAKEN_KEYS = frozenset(
+    {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
+    | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY}
+)
 
 MAX_CLAIM = 2048
 """Characters of such a text; the longest that a meshnode sends has some 1,600, escapes included."""

@@ -55,6 +55,7 @@ class KubernetesType:
 
     name: str
     verify_signature: bool = False
+    timeout: float | None = None
 
     @property
     def takes_settings(self) -> bool:

@@ -33,11 +33,21 @@ async def test_a_command_that_runs_too_long_is_ended_with_all_its_children(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     unit = make_unit(tmp_path)
-    script = "echo before; setsid sleep 600 & trap '' INT; sleep 600"
+    script = "echo before; setsid sleep 600 & trap '' TERM; sleep 600"
     status = await run_unit(launcher, unit, "bash", "-c", script, timeout=0.2, grace=0.2)
     assert (status["State"], status["Detail"]) == (FAILED, "timed out after 0.2 s")
     assert status["Signal"] == "SIGKILL"
     assert (unit / "stdout").read_bytes() == b"before\n"
+
+
+async def test_a_command_that_runs_too_long_gets_sigterm_and_its_grace_to_clean_up(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    unit = make_unit(tmp_path)
+    script = "trap 'echo late; exit 7' TERM; trap '' INT; while :; do sleep 0.05; done"
+    status = await run_unit(launcher, unit, "bash", "-c", script, timeout=0.2, grace=60.0)
+    assert (status["Detail"], status["ExitCode"]) == ("timed out after 0.2 s", 7)
+    assert (unit / "stdout").read_bytes().endswith(b"late\n")
 
 
 async def test_a_command_within_its_time_ends_by_itself(launcher: Launcher, tmp_path: Path) -> None:

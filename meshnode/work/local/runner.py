@@ -124,7 +124,7 @@ class CommandRunner:
             grace=kind.grace,
             env=kind.environment(unit.status.job.env),
             cwd=unit.status.job.cwd or kind.cwd,
-            timeout=kind.timeout,
+            timeout=unit.status.job.timeout_within(kind.timeout),
             max_output=kind.max_output,
             leave=kind.leave,
             separate=STDERR in outputs,

@@ -20,7 +20,9 @@ from meshnode.protocol.control import (
     CWD_KEY,
     ENV_KEY,
     LABELS_KEY,
+    PRIORITY_KEY,
     STREAM_KEY,
+    TIMEOUT_KEY,
 )
 from meshnode.security.identity import Identity, claim_of
 from meshnode.work.local.launcher.records import STDOUT
@@ -57,6 +59,8 @@ WORDS_OF_KEYS = {
     ARGUMENTS_KEY: "arguments",
     ENV_KEY: "environment variables",
     CWD_KEY: "working directory",
+    TIMEOUT_KEY: "timeout",
+    PRIORITY_KEY: "priority",
 }
 """What people call the keys of what a client gives a job."""
 

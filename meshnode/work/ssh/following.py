@@ -121,9 +121,10 @@ class FarWork:
             await self._copy()
         if record.host is None:
             await self._bind(host, state.boot)
+        timeout = self._unit.status.job.timeout_within(self._kind.timeout)
         try:
             with within(host, Phase.START, self._kind.start):
-                pid = await self._far.start(self._kind.timeout, self._kind.grace)
+                pid = await self._far.start(timeout, self._kind.grace)
         except Refused:
             # It says that nothing was started, so another host may be tried.
             await self._change(lambda old: recorded(replace(old, started=None), host=None, boot=""))
@@ -291,7 +292,8 @@ async def finish(unit: Unit, kind: SshType, end: FarEnd, *, is_left: bool = Fals
     """Give a unit the final state that its end on the host means."""
     record, finished = SshRecord.of(unit.status), unit.time()
     assert record.host is not None
-    state, detail = what_came(end, record.host, kind.timeout, is_canceled=record.is_canceled)
+    timeout = unit.status.job.timeout_within(kind.timeout)
+    state, detail = what_came(end, record.host, timeout, is_canceled=record.is_canceled)
 
     def ended(old: UnitStatus) -> UnitStatus:
         new = replace(

@@ -1,4 +1,4 @@
-"""What a client gives a job beside its payload: arguments, environment, working directory.
+"""What a client gives a job beside its payload: arguments, environment, working directory, time.
 
 The node that executes checks them against the type of work. Another node that submits for the
 client only passes them on, and keeps them until the unit has started there.
@@ -11,12 +11,28 @@ from typing import Any, Final, Self
 
 from meshnode.arguments import MAX_ARGUMENTS
 from meshnode.errors import CommandError, WorkError
-from meshnode.protocol.control import ARGUMENTS_KEY, CWD_KEY, ENV_KEY
+from meshnode.protocol.control import (
+    ARGUMENTS_KEY,
+    CWD_KEY,
+    ENV_KEY,
+    PRIORITY_KEY,
+    TIMEOUT_KEY,
+)
+from meshnode.protocol.times import parse_duration
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.units.remoteextra import is_secret
 
 MAX_VARIABLES: Final = 256
 """Variables of one submission; a job that needs more reads a file."""
+
+
+PRIORITIES: Final = range(-1000, 1001)
+"""What the priority of a unit can be; 0 is that of one that was given none."""
+
+LEAST_TIMEOUT: Final = 0.001
+MOST_DAYS: Final = 3650
+MOST_TIMEOUT: Final = MOST_DAYS * 86400.0
+"""Seconds: ten years, beyond which a job may as well run for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +42,37 @@ class JobSettings:
     arguments: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     env: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     cwd: str = ""
+    timeout: float | None = None
+    """Seconds that it may run, no longer than its type allows; None is what that allows."""
+    priority: int = 0
+    """Which of those that wait in the queue goes first: the one with the highest."""
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Read the keys of a submission. Raises CommandError."""
-        if not (ARGUMENTS_KEY in data or ENV_KEY in data or CWD_KEY in data):
+        if data.keys().isdisjoint(KEYS):
             return cls()
         return cls(
             _parse_texts(data, ARGUMENTS_KEY, MAX_ARGUMENTS),
             _parse_texts(data, ENV_KEY, MAX_VARIABLES),
             data.get(CWD_KEY, ""),
+            _parse_timeout(data.get(TIMEOUT_KEY, "")),
+            _parse_priority(data.get(PRIORITY_KEY, "")),
         )
 
     def __bool__(self) -> bool:
+        return self.is_for_command or self.timeout is not None or self.priority != 0
+
+    @property
+    def is_for_command(self) -> bool:
+        """Whether there is anything of which not every type of work can make use."""
         return bool(self.arguments or self.env or self.cwd)
+
+    def timeout_within(self, most: float | None) -> float | None:
+        """Return the seconds that it may run, of at most ``most``; None is for ever."""
+        if self.timeout is None or most is None:
+            return most if self.timeout is None else self.timeout
+        return min(self.timeout, most)
 
     def fields(self) -> dict[str, str]:
         """Return the keys of a submission from which :meth:`parse` makes these settings."""
@@ -49,6 +82,8 @@ class JobSettings:
             ARGUMENTS_KEY: json.dumps(dict(self.arguments), sort_keys=True),
             ENV_KEY: json.dumps(dict(self.env), sort_keys=True),
             CWD_KEY: self.cwd,
+            TIMEOUT_KEY: "" if self.timeout is None else f"{self.timeout:.6f}s",
+            PRIORITY_KEY: str(self.priority) if self.priority else "",
         }
         return {key: text for key, text in fields.items() if text not in {"", "{}"}}
 
@@ -58,7 +93,8 @@ class JobSettings:
             return {}
         named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
         named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
-        return named | ({CWD_KEY: self.cwd} if self.cwd else {})
+        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY)
+        return named | {key: text for key, text in self.fields().items() if key in others}
 
     def shown(self) -> Iterator[str]:
         """Yield a word for people for each, without secrets."""
@@ -68,6 +104,10 @@ class JobSettings:
                     yield f"{before}{name}={text}"
         if self.cwd:
             yield f"cwd={self.cwd}"
+        if self.timeout is not None:
+            yield f"timeout={self.timeout:g}s"
+        if self.priority:
+            yield f"priority={self.priority}"
 
     @property
     def has_secret_arguments(self) -> bool:
@@ -85,6 +125,8 @@ class JobSettings:
             "Arguments": dict(self.arguments) if secrets else _open(self.arguments),
             "Env": dict(self.env) if secrets else _open(self.env),
             "Cwd": self.cwd,
+            "Timeout": self.timeout,
+            "Priority": self.priority,
         }
         return {key: value for key, value in data.items() if value}
 
@@ -101,10 +143,46 @@ class JobSettings:
                 raise WorkError(f"{key} holds a value that is not a string")
             check_json(key, found)
             texts.append(found or NOTHING)
-        return cls(texts[0], texts[1], reader.take("Cwd", str, ""))
+        return cls(
+            texts[0],
+            texts[1],
+            reader.take("Cwd", str, ""),
+            _recorded_timeout(reader),
+            reader.whole("Priority", PRIORITIES) or 0,
+        )
 
 
 NO_SETTINGS: Final = JobSettings()
+
+KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY})
+"""The keys of a submission that have them."""
+
+
+def _parse_timeout(text: str) -> float | None:
+    if not text:
+        return None
+    seconds = parse_duration(text)
+    if not LEAST_TIMEOUT <= seconds <= MOST_TIMEOUT:
+        raise CommandError(f"a job's timeout of {text} is not between 1 ms and {MOST_DAYS} days")
+    return seconds
+
+
+def _parse_priority(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not text:
+        return 0
+    if digits.isascii() and digits.isdigit() and len(digits) < 5 and int(text) in PRIORITIES:
+        return int(text)
+    raise CommandError(
+        f"priority {text[:16]} is no whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}"
+    )
+
+
+def _recorded_timeout(reader: Reader) -> float | None:
+    value: float | None = reader.take("Timeout", float, None)
+    if value is not None and not LEAST_TIMEOUT <= value <= MOST_TIMEOUT:
+        raise WorkError("Timeout has a value that is out of range")
+    return value
 
 
 def _open(texts: Mapping[str, str]) -> dict[str, str]:

@@ -51,10 +51,11 @@ class Planner:
         kind = self._work_types.get(submission.work_type)
         if kind is None:
             raise CommandError(f"unknown work type {submission.work_type}")
-        if submission.job and not kind.takes_settings:
+        if submission.job.is_for_command and not kind.takes_settings:
             raise CommandError(
                 f"work type {submission.work_type} takes no arguments, variables or directory"
             )
+        _check_timeout(submission, kind)
         name, plan, verifies = submission.work_type, kind.plan(submission), kind.verify_signature
         key = allowed.key
         status = self._first_status(submission, caller, name, plan, key=key, verifies=verifies)
@@ -123,4 +124,13 @@ class Planner:
             labels=submission.labels,
             job=submission.job,
             verifies=verifies,
+        )
+
+
+def _check_timeout(submission: Submission, kind: WorkType) -> None:
+    asked, most = submission.job.timeout, kind.timeout
+    if asked is not None and most is not None and asked > most:
+        raise CommandError(
+            f"timeout {asked:g} s is longer than work type {submission.work_type} allows "
+            f"({most:g} s)"
         )

@@ -44,6 +44,11 @@ class WorkType(Protocol):
         ...
 
     @property
+    def timeout(self) -> float | None:
+        """Seconds that a unit of it may run, None for ever."""
+        ...
+
+    @property
     def takes_settings(self) -> bool:
         """Whether it looks at what clients give the job; for another that is refused."""
         ...

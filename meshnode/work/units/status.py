@@ -23,7 +23,6 @@ from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.statusfields import (
     EXIT_CODES,
     PIDS,
-    PRIORITIES,
     RECORDED,
     read_data,
     read_detail,
@@ -112,8 +111,6 @@ class UnitStatus:
     """Who asked for the release that is on record."""
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What its client calls it by; nobody here acts on them."""
-    priority: int = 0
-    """Which of those that wait in the queue goes first: the one with the highest."""
     queued: bool = False
     """Whether it has waited in the queue: all of its input and this are synced, and so is the claim
     of whoever starts it."""
@@ -151,6 +148,11 @@ class UnitStatus:
     def kind(self) -> str:
         """Which runner drives the unit. receptor's keys tell of its two kinds."""
         return REMOTE if self.remote is not None else self.runner or COMMAND
+
+    @property
+    def priority(self) -> int:
+        """Which of those that wait in the queue goes first: the one with the highest."""
+        return self.job.priority
 
     @property
     def is_command(self) -> bool:
@@ -289,7 +291,6 @@ class UnitStatus:
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
-            "Priority": self.priority,
             "Queued": self.queued,
         }
         known = {
@@ -381,7 +382,6 @@ class UnitStatus:
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),
             release_asked=reader.take("ReleaseAsked", bool, False),
-            priority=reader.whole("Priority", PRIORITIES) or 0,
             queued=reader.take("Queued", bool, False),
             other=reader.others(),
         )

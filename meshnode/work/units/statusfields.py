@@ -26,9 +26,6 @@ MOST_NUMBERS = 16
 EXIT_CODES = range(-(2**31), 2**31)
 """What an exit code can be."""
 
-PRIORITIES = range(-1000, 1001)
-"""What the priority of a unit can be; 0 is that of one that was given none."""
-
 
 def read_state(reader: Reader) -> UnitState:
     """Return the state. Raises WorkError, as all of these do."""

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import ARGUMENTS_KEY, CLAIM_KEY, CWD_KEY, ENV_KEY, LABELS_KEY
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.security.identity import Claimed, shown_text
 from meshnode.work.units.intake import Input
-from meshnode.work.units.jobsettings import NO_SETTINGS, JobSettings
+from meshnode.work.units.jobsettings import KEYS, NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.labels import parse_labels
 from meshnode.work.units.placement import Placement, parse_placement
@@ -88,7 +88,7 @@ _NOT_PARAMS = {
     *("tlsclient", "ttl", "signwork", "signature"),
     *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
     *("placement", "placementlabels"),
-    *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY),
+    *KEYS,
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 

@@ -254,3 +254,15 @@ async def test_what_runs_counts_after_a_reload_that_sets_a_bound(foo, autojump_c
         assert foo.status(second).state is UnitState.PENDING
         foo.launcher.supervisors[first].finish()
         await foo.wait_for(second, lambda s: s.state is UnitState.RUNNING)
+
+
+async def test_the_highest_priority_goes_first(bounded, autojump_clock):
+    async with bounded.running():
+        first = await bounded.submit("foo", "wait")
+        low = await bounded.submit("foo", "wait", jobpriority="-1")
+        high = await bounded.submit("foo", "wait", jobpriority="5")
+        assert await detail_of(bounded, low) == "Queued: 2nd of 2 (maxconcurrent 1)"
+    async with bounded.running():
+        bounded.launcher.supervisors[first].finish()
+        await bounded.wait_for(high, lambda s: s.state is UnitState.RUNNING)
+        assert bounded.status(low).state is UnitState.PENDING

@@ -469,3 +469,42 @@ async def test_a_type_that_is_replaced_is_described_as_it_is_now(foo, autojump_c
     async with foo.running():
         types["fib"] = replace(FIB, help="Another one.")
         assert (await ask(foo, "describe", worktype="fib"))["Help"] == "Another one."
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"jobtimeout": "1h"}, "timeout 3600 s is longer than work type brief allows (60 s)"),
+        ({"jobtimeout": "soon"}, 'time: invalid duration "soon"'),
+        ({"jobtimeout": "0s"}, "a job's timeout of 0s is not between 1 ms and 3650 days"),
+        ({"jobpriority": "high"}, "priority high is no whole number from -1000 to 1000"),
+        ({"jobpriority": "1001"}, "priority 1001 is no whole number from -1000 to 1000"),
+        ({"jobpriority": "--1"}, "priority --1 is no whole number"),
+    ],
+)
+async def test_a_time_or_priority_that_cannot_be_is_refused(foo, given, text):
+    async with foo.running():
+        assert text in await refusal(foo, worktype="brief", **given)
+
+
+async def test_the_shorter_of_two_times_holds_here_and_over_there(foo, bar, autojump_clock):
+    async with foo.running(), bar.running():
+        for node, given in (("foo", "1s"), ("bar", "1500ms")):
+            unit = await foo.submit(node, "wait", jobtimeout=given, jobpriority="7")
+            await foo.wait_for(unit, lambda s: s.state is UnitState.RUNNING)
+            job = foo.status(unit).job
+            assert job.priority == 7
+        assert foo.launcher.timeouts == [1.0]
+        assert bar.launcher.timeouts == [1.5]
+
+
+@given(
+    st.builds(
+        JobSettings,
+        timeout=st.none() | st.floats(0.001, 1e8).map(lambda seconds: round(seconds, 3)),
+        priority=st.integers(-1000, 1000),
+    )
+)
+def test_time_and_priority_are_read_as_they_were_sent_and_recorded(job):
+    assert JobSettings.parse(job.fields()) == job
+    assert JobSettings.from_disk(job.to_disk(secrets=True) or None) == job

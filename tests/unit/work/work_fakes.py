@@ -152,6 +152,7 @@ class FakeLauncher:
         self.store = store
         self.supervisors: dict[str, FakeSupervisor] = {}
         self.started: list[tuple[str, ...]] = []
+        self.timeouts: list[float | None] = []
         self.gone_leftovers: list[Path] = []
         self.refuses: Exception | None = None
 
@@ -173,6 +174,7 @@ class FakeLauncher:
         if stdout.is_symlink() or (stdout.exists() and not stdout.is_file()):
             raise WorkError(f"{stdout} is not a file of ours")
         self.started.append(request.argv)
+        self.timeouts.append(request.timeout)
         pid = 100 + len(self.started)
         supervisor = FakeSupervisor(self.store, request.unit_id, pid)
         self.supervisors[request.unit_id] = supervisor
@@ -210,6 +212,7 @@ TYPES = {
     "wait": CommandType("wait", ("for", "the end"), allow_runtime_params=True),
     "signed": CommandType("cat", verify_signature=True),
     "separate": CommandType("wait", separate=True),
+    "brief": CommandType("wait", timeout=60.0),
     "timed": CommandType("wait", timestamps=True),
 }
 

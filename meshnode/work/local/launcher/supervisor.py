@@ -310,23 +310,25 @@ class Supervisor:
                 self._keep_for_itself()
                 self._left = self._tree.end_left(self._request.grace)
                 return None
-            broken = self._time.broken() or self._output.overflow
+            is_late = self._time.broken()
+            broken = is_late or self._output.overflow
             if info is not None and self._is_cancel(info):
                 # Read now: who asks again meanwhile has not ended it.
                 record = records.canceled(self._dir, info)
                 self._end_tree()
                 return record
             if broken is not None:
-                self._end_tree()
+                # As timeout(1) has it; a shell in the background is deaf to SIGINT.
+                self._end_tree(signal.SIGTERM if is_late else signal.SIGINT)
                 return records.stopped(broken)
             if self._run.broken() is not None:
                 # The kernel has killed a part; what is left of the command is of no use.
                 self._tree.end_all(0, signal.SIGKILL)
                 return None
 
-    def _end_tree(self) -> None:
+    def _end_tree(self, first: int = signal.SIGINT) -> None:
         self._keep_for_itself()
-        self._tree.end_all(self._request.grace)
+        self._tree.end_all(self._request.grace, first)
 
     def _is_cancel(self, info: signal.struct_siginfo) -> bool:
         # The node may have meant the unit before this one, if it did not know of its end yet.
