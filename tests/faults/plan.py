@@ -56,6 +56,9 @@ SPOILS = (
 """What becomes of which file of a unit; "" is its directory. The words are those of
 ``strange_files``."""
 
+WORK_TYPES = ("job", "job", "apart")
+"""The types of work in turn; units of the last are isolated."""
+
 UNITS_PER_FAULT = 3
 """So that a storm of twice the units is twice as long, and not half as rough."""
 
@@ -127,6 +130,11 @@ class Job:
     cancels: bool
     delay: float
     """Seconds between the job and the client's cancel."""
+
+    @property
+    def work_type(self) -> str:
+        """The type of work that it is."""
+        return WORK_TYPES[int(self.token.rpartition("-")[2]) % len(WORK_TYPES)]
 
     @property
     def params(self) -> str:

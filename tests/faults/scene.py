@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,13 @@ from meshnode.work.local.processes import ProcessId
 Status = dict[str, Any]
 
 RUNNING = 1
+
+
+APART: dict[str, object] = (
+    {"isolation": {"pid": True, "network": "none", "hostname": "job"}} if os.getuid() == 0 else {}
+)
+"""How units are isolated. The ledger is in /tmp, so that stays the machine's. Ordinary users may
+not isolate everywhere."""
 
 
 @dataclass(slots=True)
@@ -101,9 +109,8 @@ class Scene:
         dials = [
             self.relays[link].port for link in self.flavour.links if link.split("-")[1] == name
         ]
-        options: dict[str, object] = {
-            "work": {"job": {"command": str(script), "allowruntimeparams": True}}
-        }
+        job = {"command": str(script), "allowruntimeparams": True}
+        options: dict[str, object] = {"work": {"job": job, "apart": job | APART}}
         front: list[str] = []
         if name == self.flavour.receptor:
             front = [f"listen:{port}"] * listens + [f"dial:{to}" for to in dials]

@@ -67,8 +67,9 @@ class Storm:
     async def _send(self, fate: Fate, talk: Conversation) -> None:
         job = fate.job
         target = "localhost" if job.target == job.node else job.target
-        command = {"command": "work", "subcommand": "submit", "node": target, "worktype": "job"}
-        created = await talk.ask(json.dumps(command | {"params": job.params}))
+        command = {"command": "work", "subcommand": "submit", "node": target}
+        work = {"worktype": job.work_type, "params": job.params}
+        created = await talk.ask(json.dumps(command | work))
         if created.startswith("ERROR"):
             # Whether there was a reason is asked later, when all that it may be is known.
             self._note(fate, f"refused: {created}")
