@@ -85,6 +85,9 @@ class UnitFilesWorld(World):
             await works(node, "bar")
             await ask(node, "work list")
             for name in sorted(self._names):
+                for stream in ("stderr", "index"):
+                    with trio.move_on_after(LISTENS):
+                        await ask(node, _results(name, stream))
                 for command in ("status", "results", "cancel", "release", "force-release"):
                     with trio.move_on_after(LISTENS):
                         await ask(node, f"work {command} {name}")
@@ -100,6 +103,11 @@ class UnitFilesWorld(World):
                 else:
                     os.unlink(entry.path)  # what the node keeps of its own
         self._names.clear()
+
+
+def _results(unit: str, stream: str) -> str:
+    request = {"command": "work", "subcommand": "results", "unitid": unit, "startpos": 0}
+    return json.dumps({**request, "stream": stream})
 
 
 def _write(path: Path, text: bytes) -> None:
@@ -169,6 +177,7 @@ def local_status(chance: random.Random) -> dict[str, Any]:
         "Params": ["cat", "x"],
         "Pid": 9 if state == 1 else None,
         "Supervisor": {"Pid": 999_999, "Started": 7} if state == 1 else None,
+        **({"StderrSize": 6, "IndexSize": 32} if chance.random() < 0.3 else {}),
         "Boot": "first boot",
         "SubmissionKey": "bar:12345678",
         "SubmittedBy": {
@@ -222,6 +231,10 @@ class UnitFiles(Target):
             Entry("stdin", self._kind(chance), b"input"),
             Entry("stdout", self._kind(chance), b"output"[: chance.choice([0, 5, 6])]),
         ]
+        if chance.random() < 0.3:
+            for name, text in (("stderr", b"errors"), ("index", bytes(32))):
+                size = chance.choice([0, 5, len(text)])
+                entries.append(Entry(name, self._kind(chance), text[:size]))
         if chance.random() < 0.1:
             entries.pop(chance.randrange(len(entries)))
         if chance.random() < 0.1:
