@@ -55,7 +55,7 @@ class Planner:
         """Return how commands of a type are isolated that ``is_isolated``.
 
         Raises:
-            Unavailable: this machine cannot do it.
+            ConfigFaults: this machine cannot do it.
         """
         self._host = self._host or Host.look()
         made = _Plan(directive, self._host)
@@ -66,7 +66,7 @@ class Planner:
             order["hidden"] = [*self._hidden, *directive.isolation.hidden]
         failure = self._try(order)
         if failure:
-            raise directive.unavailable("isolation", self._host.explain(failure))
+            raise directive.error("isolation", self._host.explain(failure))
         return replace(made.plan(), order=order)
 
     def _try(self, order: Mapping[str, Any]) -> str:
@@ -85,14 +85,14 @@ class _Plan:
         self._has_own_namespace = directive.isolation is not None and not host.may(SYS_ADMIN)
 
     def _find_account(self) -> Account | None:
-        """Return as whom it runs, None for as the node. Raises Unavailable."""
+        """Return as whom it runs, None for as the node. Raises ConfigFaults."""
         directive, host = self._directive, self._host
         if not (directive.user or directive.group):
             return None
         try:
             account = find_account(directive.user, directive.group)
         except NoAccount as error:
-            raise directive.unavailable(error.parameter, error.text) from None
+            raise directive.error(error.parameter, error.text) from None
         if (account.uid, account.gid) == (host.uid, host.gid):
             return None
         if not host.may(SETUID, SETGID):
@@ -101,11 +101,11 @@ class _Plan:
                 f"this node runs as uid {host.uid} and may not become another; run it as root, or "
                 f"leave out {parameter}"
             )
-            raise directive.unavailable(parameter, text)
+            raise directive.error(parameter, text)
         return account
 
     def order(self) -> dict[str, Any]:
-        """Return what the launcher is told, without what is hidden. Raises Unavailable."""
+        """Return what the launcher is told, without what is hidden. Raises ConfigFaults."""
         order: dict[str, Any] = {"umask": self._directive.umask, **self._capabilities()}
         if self._account is not None:
             account = self._account
@@ -145,7 +145,7 @@ class _Plan:
             return {"kept": bits, "gains_nothing": gains_nothing}
         if lacking := [name for name in kept if not self._host.may(CAPABILITIES.index(name))]:
             text = f"this node has no {', '.join(lacking)} that it could leave to its work"
-            raise self._directive.unavailable("capabilities", text)
+            raise self._directive.error("capabilities", text)
         if not self._host.may(SETPCAP):
             # It has none to drop, and this is the other way to none.
             return {"gains_nothing": True}
@@ -155,7 +155,7 @@ class _Plan:
         try:
             return make_program().hex()
         except NoSeccomp as error:
-            raise self._directive.unavailable("seccomp", str(error)) from None
+            raise self._directive.error("seccomp", str(error)) from None
 
     def plan(self) -> IsolationPlan:
         """Return the plan, without its order."""

@@ -21,6 +21,9 @@ PROBE_SECONDS = 20.0
 
 ROOT = Path("/")
 
+_REFUSALS = ("not permitted", "permission denied", "no space left")
+"""How the system refuses what somebody may not: the last is for one namespace more than allowed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -59,6 +62,8 @@ class Host:
         """Return why an isolation failed on this machine, and what to do about it, in one line."""
         if "function not implemented" in failure:
             return f"{failure}: this kernel is too old; it takes Linux 5.12"
+        if not any(word in failure for word in _REFUSALS):
+            return failure
         if not self.may(SYS_ADMIN) and self.restriction:
             return f"{failure}: {self.restriction}"
         if "proc at /proc" in failure:
