@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
     )
     from meshctl.api.settings import TlsSettings
-    from meshctl.api.submission import Submission
+    from meshctl.api.submission import JobSettings, Submission
 
 __version__ = "0.1.0"
 """The same as ``meshnode.__version__``; a test holds them together. A constant, because asking
@@ -43,6 +43,7 @@ __all__ = [
     "ControlClient",
     "ControlError",
     "ControlStream",
+    "JobSettings",
     "NotTrusted",
     "PayloadLost",
     "ProtocolMismatch",
@@ -57,6 +58,7 @@ __all__ = [
 
 _HOMES = {
     "ControlClient": "meshctl.api.client",
+    "JobSettings": "meshctl.api.submission",
     "Submission": "meshctl.api.submission",
     "ControlStream": "meshctl.api.connection",
     "ResultStream": "meshctl.api.connection",

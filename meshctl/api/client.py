@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from meshctl.api import JsonObject
+from meshctl.api import JsonObject, submission
 from meshctl.api.connection import Connection, ControlStream, ResultStream
 from meshctl.api.errors import (
     CannotReach,
@@ -22,7 +22,7 @@ from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
 from meshctl.api.settings import TlsSettings, parse_address
 from meshctl.api.status import UNFINISHED, Watch, unit_status
-from meshctl.api.submission import Payload, Submission, send_submission, submission_line
+from meshctl.api.submission import JobSettings, Payload, Submission
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
@@ -268,6 +268,7 @@ class ControlClient:
         node: str = "",
         params: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        job: JobSettings | None = None,
         ttl: str = "",
         signwork: bool = False,
         tls_client: str = "",
@@ -285,6 +286,7 @@ class ControlClient:
             node: The target; empty for the node of the control service.
             params: Further parameters, e.g. ``{"params": "--all /root"}``.
             labels: Names and values by which the unit is found again; a meshnode shows them.
+            job: What is given to a typed job beside them; a meshnode checks it.
             ttl: Time in which remote work must start, e.g. ``1h20m30s``.
             signwork: Have the node sign the submission.
             tls_client: Name of a ``tls-client`` of our node, for the way to the target.
@@ -301,12 +303,13 @@ class ControlClient:
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
         whole = Payload(payload)
-        line = submission_line(
-            worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, whole.announced
+        fields = whole.announced | (job.fields() if job else {})
+        line = submission.submission_line(
+            worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, fields
         )
         session = self._take()
         try:
-            return send_submission(session, line, whole, on_created, on_sent)
+            return submission.send_submission(session, line, whole, on_created, on_sent)
         finally:
             session.close()
 

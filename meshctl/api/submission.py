@@ -11,7 +11,7 @@ import re
 import select
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from meshctl.api.connection import Connection
@@ -34,10 +34,14 @@ _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF
 LABELS_KEY = "submissionlabels"
 """Key of a submission with its labels, as a text of JSON."""
 
+ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
+"""Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
+
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
+        *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY),
     }
 )
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -54,6 +58,32 @@ class Submission:
 
     unit_id: str
     result: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What is given to a typed job; a node that knows nothing of these would ignore them.
+
+    Attributes:
+        arguments: Its arguments by name, as ``meshctl work describe`` shows them.
+        env: Variables of its environment.
+        cwd: The directory that it starts in, a path of the node that runs it.
+    """
+
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.arguments or self.env or self.cwd)
+
+    def fields(self) -> dict[str, str]:
+        """Return the keys of a submission that have them."""
+        fields = {CWD_KEY: self.cwd} if self.cwd else {}
+        for key, texts in ((ARGUMENTS_KEY, self.arguments), (ENV_KEY, self.env)):
+            if texts:
+                fields[key] = json.dumps(dict(texts))
+        return fields
 
 
 class PayloadError(Exception):

@@ -145,6 +145,37 @@ def work_types(context: click.Context, parameter: click.Parameter, incomplete: s
     return offered(sorted(known.items()), incomplete)
 
 
+def _type_described(context: click.Context) -> Mapping[str, Any]:
+    """Return what the type of work takes that stands before; empty if nobody tells."""
+    given = {key: str(context.params.get(key) or "") for key in ("worktype", "node")}
+    if not given["worktype"] and context.args:
+        # The option that is being completed has no value yet, so click has sorted no words.
+        given["worktype"] = context.args[0]
+    if not given["worktype"]:
+        return {}
+    request = {"command": "work", "subcommand": "describe"}
+    request |= {key: value for key, value in given.items() if value}
+    return in_time(context.obj, lambda client: client.command(request)) or {}
+
+
+def job_arguments(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:
+    """Complete an argument of the type of work: its name, and of a choice its values."""
+    told = _type_described(context).get("Arguments")
+    known: dict[str, str] = {}
+    for one in map(as_table, told if isinstance(told, list) else ()):
+        name, choices = str(one.get("Name", "")), one.get("Choices")
+        values = choices if isinstance(choices, list) and choices else [""]
+        known |= {f"{name}={value}": str(one.get("Help") or "") for value in values}
+    return offered(sorted(known.items()), incomplete)
+
+
+def variables(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:
+    """Complete the name of a variable that the type of work takes."""
+    told = _type_described(context).get("RuntimeEnv")
+    names = [str(name).removesuffix("*") for name in (told if isinstance(told, list) else ())]
+    return offered([(name, "") for name in sorted(names) if name], incomplete)
+
+
 # --- Units ----------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from meshctl.api.errors import CannotReach, CommandRefused, ControlError, Payloa
 from meshctl.commands.completion import files, nodes, parameters, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
+from meshctl.commands.jobs import USAGE, check_job, job_options
 from meshctl.commands.labels import label_option
 from meshctl.commands.options import (
     Invocation,
@@ -40,7 +41,7 @@ from meshctl.render.output import (
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
-    from meshctl.api.submission import Submission
+    from meshctl.api.submission import JobSettings, Submission
 
 Payload = bytes | BinaryIO | None
 
@@ -57,6 +58,7 @@ class SubmissionRequest:
     signwork: bool
     tls_client: str
     labels: Mapping[str, str]
+    job: "JobSettings"
 
     def send(self, client: "ControlClient", on_created: Callable[[str], object]) -> "Submission":
         """Send it. Raises as :meth:`meshctl.ControlClient.submit`."""
@@ -69,6 +71,7 @@ class SubmissionRequest:
                 node=self.node,
                 params=self.params,
                 labels=self.labels,
+                job=self.job,
                 ttl=self.ttl,
                 signwork=self.signwork,
                 tls_client=self.tls_client,
@@ -151,6 +154,7 @@ def _stdin() -> BinaryIO:
     shell_complete=parameters(KNOWN),
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
+@job_options
 @label_option
 @propagate_option
 @click.argument("cmdparams", nargs=-1)
@@ -185,6 +189,7 @@ def submit(
             all_params = collect_params(params, cmdparams)
             warn_of_unknown(all_params)
             request = SubmissionRequest(params=all_params, payload=data, **options)
+            check_job(client, request.worktype, request.node, request.tls_client, request.job)
             done = _submit(invocation, client, request, rm=rm)
         status: Mapping[str, Any] | None
         if follow:
@@ -264,7 +269,8 @@ def _submit(
         if isinstance(error, CommandRefused):
             instead = hint(client, str(error), request.node, request.worktype)
             text = f"Failed to start work unit: {error}{instead}"
-            code = ExitCode.SUBMIT_FAILED
+            # Who is told how to write it has written it wrong.
+            code = ExitCode.WRONG_USAGE if USAGE in str(error) else ExitCode.SUBMIT_FAILED
         never_started = isinstance(error, (CommandRefused, PayloadLost))
         if rm and created and never_started and _is_released(client, created[0]):
             raise Failure(text, code) from error

@@ -23,6 +23,8 @@ from meshctl.render.output import (
 
 ELSEWHERE = {
     "submit": "meshctl.commands.submit:submit",
+    "types": "meshctl.commands.types:types",
+    "describe": "meshctl.commands.types:describe",
     "adopt": "meshctl.commands.adopt:adopt",
     "wait": "meshctl.commands.wait:wait",
     "results": "meshctl.commands.results:results",

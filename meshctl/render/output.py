@@ -53,7 +53,7 @@ _MEANINGS = {
     ExitCode.WAIT_TIMED_OUT: "wait: a unit had not ended when the time was up; it goes on",
     ExitCode.SUBMIT_FAILED: "the submission was refused, or its payload could not be read",
     ExitCode.UNREACHABLE: "the node was not reached, or the connection to it was lost",
-    ExitCode.WRONG_USAGE: "wrong usage; nothing was asked of the node",
+    ExitCode.WRONG_USAGE: "wrong usage, also of a typed job; nothing was started",
     ExitCode.REFUSED: "the node refused: there is no such unit, no route, no such service",
     ExitCode.LOCAL_IO: "standard input could not be read, or standard output not written",
     ExitCode.NO_END_IN_TIME: "with --propagate instead of 7",

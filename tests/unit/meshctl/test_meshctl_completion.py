@@ -338,6 +338,7 @@ FREE = {
     "ttl": "any time",
     "payload_literal": "any text",
     "cmdparams": "any text",
+    "cwd": "a directory of the node that runs the work",
     "tls_client": "nodes do not tell the names of theirs",
 }
 """Values of which nobody knows what they may be."""
@@ -361,3 +362,30 @@ def test_a_reply_that_is_too_late_for_one_question_does_not_answer_the_next(valu
     assert values("meshctl work cancel ") == ["Late0000"]
     node.handlers["work list"] = lambda session, line: session.send(b"{}\n") or True
     assert values("meshctl work cancel ") == []
+
+
+def test_arguments_and_variables_are_those_that_the_type_describes(values, node):
+    described = {
+        "Arguments": [
+            {"Name": "position", "Help": "Which.", "Choices": []},
+            {"Name": "mode", "Choices": ["fast", "slow"]},
+        ],
+        "RuntimeEnv": ["LANG", "JOB_*", "*"],
+    }
+    node.handlers['{"command": "work", "subcommand": "describe"'] = lambda session, line: (
+        session.send(json.dumps(described).encode() + b"\n") or True
+    )
+    assert values("meshctl work submit fib --arg ") == ["mode=fast", "mode=slow", "position="]
+    assert values("meshctl work submit fib --arg mode=s") == ["mode=slow"]
+    assert values("meshctl work submit fib --env ") == ["JOB_", "LANG"]
+    assert values("meshctl work submit --arg ") == []
+
+
+@pytest.mark.parametrize("told", [None, 7, "x", [], [None, 7, {"Name": 7, "Choices": "x"}]])
+def test_whatever_a_type_is_described_as_there_are_completions(values, node, told):
+    described = {"Arguments": told, "RuntimeEnv": told}
+    node.handlers['{"command": "work", "subcommand": "describe"'] = lambda session, line: (
+        session.send(json.dumps(described).encode() + b"\n") or True
+    )
+    for option in ("--arg", "--env"):
+        assert isinstance(values(f"meshctl work submit fib {option} "), list)
