@@ -121,6 +121,10 @@ LIMITS: Final[Mapping[str, LimitKind]] = MappingProxyType(
 )
 """Every limit, by the name that users write, in the order in which they are shown."""
 
+ADDABLE: Final = frozenset({"swap", "files", "core"})
+"""Limits that need nothing of a machine, or no more than memory: those of a type that has any may
+get them as well."""
+
 _SQUEEZED: Final = {name.replace("-", ""): name for name in LIMITS}
 
 
@@ -159,6 +163,8 @@ class JobLimits:
     def lowered(self, wanted: "JobLimits") -> "JobLimits":
         """Return these limits with others below them. Raises Wrong: one would be raised."""
         for name, value in wanted.values.items():
+            if name not in self.values and name not in ADDABLE:
+                raise Wrong(f"{name}: its type has no such limit that could be lowered")
             most = self.values.get(name, math.inf)
             if name == "swap" and "memory" in self.values:
                 most = self.values.get(name, 0)

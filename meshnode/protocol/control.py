@@ -43,8 +43,10 @@ ENV_KEY = "jobenv"
 TIMEOUT_KEY = "jobtimeout"
 PRIORITY_KEY = "jobpriority"
 CWD_KEY = "jobcwd"
-"""Keys of a submission with what its client gives the job: arguments and variables, each an object
-of strings as a text of JSON, and the directory that it starts in. Meshnode's own, as the last."""
+LIMITS_KEY = "joblimits"
+"""Keys of a submission with what its client gives the job: arguments, variables and lower limits,
+each an object of strings as a text of JSON, and the directory that it starts in. Meshnode's own,
+as the last."""
 
 DESCRIBES = "describe"
 """Said beside such keys by a node that describes its types of work to those who ask."""
@@ -64,7 +66,7 @@ STREAMS = "streams"
 
 TAKEN_KEYS = frozenset(
     {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
-    | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY}
+    | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
 )
 
 MAX_CLAIM = 2048

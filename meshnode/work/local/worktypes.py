@@ -142,12 +142,12 @@ class CommandType:
             raise CommandError(f"{prefix}{error}{USAGE}{how}") from None
         try:
             self._check_surroundings(job)
+            limits = self._limits_for(job)
         except ValueError as error:
             raise CommandError(f"{prefix}{error}") from None
         words = self.argv(submission.params.get("params", ""), fixed)
         if job.env:
             check_size(words, job.env)
-        limits = NOTHING if self.limits is None else self.limits.values
         return Plan(params=words, outputs=self.outputs, limits=limits)
 
     @property
@@ -164,6 +164,14 @@ class CommandType:
             return self.template.expand(given)
         fill((), given)
         return self.params
+
+    def _limits_for(self, job: JobSettings) -> Mapping[str, float]:
+        """Return what the processes of a unit may have. Raises ValueError: it may not be so."""
+        if not job.limits:
+            return NOTHING if self.limits is None else self.limits.values
+        if self.limits is None:
+            raise ValueError("it has no limits that could be lowered")
+        return self.limits.lowered(JobLimits.read(job.limits)).values
 
     def _check_surroundings(self, job: JobSettings) -> None:
         for name, value in job.env.items():

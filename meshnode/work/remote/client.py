@@ -20,6 +20,7 @@ from meshnode.protocol.control import (
     CWD_KEY,
     ENV_KEY,
     LABELS_KEY,
+    LIMITS_KEY,
     PRIORITY_KEY,
     STREAM_KEY,
     TIMEOUT_KEY,
@@ -59,6 +60,7 @@ WORDS_OF_KEYS = {
     ARGUMENTS_KEY: "arguments",
     ENV_KEY: "environment variables",
     CWD_KEY: "working directory",
+    LIMITS_KEY: "limits",
     TIMEOUT_KEY: "timeout",
     PRIORITY_KEY: "priority",
 }

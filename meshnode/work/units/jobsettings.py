@@ -1,4 +1,4 @@
-"""What a client gives a job beside its payload: arguments, environment, working directory, time.
+"""What a client gives a job beside its payload: arguments, environment, directory, time, limits.
 
 The node that executes checks them against the type of work. Another node that submits for the
 client only passes them on, and keeps them until the unit has started there.
@@ -15,6 +15,7 @@ from meshnode.protocol.control import (
     ARGUMENTS_KEY,
     CWD_KEY,
     ENV_KEY,
+    LIMITS_KEY,
     PRIORITY_KEY,
     TIMEOUT_KEY,
 )
@@ -25,6 +26,8 @@ from meshnode.work.units.remoteextra import is_secret
 MAX_VARIABLES: Final = 256
 """Variables of one submission; a job that needs more reads a file."""
 
+MAX_LIMITS: Final = 16
+"""Limits of one submission; there are eight."""
 
 PRIORITIES: Final = range(-1000, 1001)
 """What the priority of a unit can be; 0 is that of one that was given none."""
@@ -47,6 +50,9 @@ class JobSettings:
     priority: int = 0
     """Which of those that wait in the queue goes first: the one with the highest."""
 
+    limits: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """What its processes may have, less than its type allows."""
+
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Read the keys of a submission. Raises CommandError."""
@@ -58,6 +64,7 @@ class JobSettings:
             data.get(CWD_KEY, ""),
             _parse_timeout(data.get(TIMEOUT_KEY, "")),
             _parse_priority(data.get(PRIORITY_KEY, "")),
+            _parse_texts(data, LIMITS_KEY, MAX_LIMITS),
         )
 
     def __bool__(self) -> bool:
@@ -66,7 +73,7 @@ class JobSettings:
     @property
     def is_for_command(self) -> bool:
         """Whether there is anything of which not every type of work can make use."""
-        return bool(self.arguments or self.env or self.cwd)
+        return bool(self.arguments or self.env or self.cwd or self.limits)
 
     def timeout_within(self, most: float | None) -> float | None:
         """Return the seconds that it may run, of at most ``most``; None is for ever."""
@@ -84,6 +91,7 @@ class JobSettings:
             CWD_KEY: self.cwd,
             TIMEOUT_KEY: "" if self.timeout is None else f"{self.timeout:.6f}s",
             PRIORITY_KEY: str(self.priority) if self.priority else "",
+            LIMITS_KEY: json.dumps(dict(self.limits), sort_keys=True),
         }
         return {key: text for key, text in fields.items() if text not in {"", "{}"}}
 
@@ -93,12 +101,14 @@ class JobSettings:
             return {}
         named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
         named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
+        named |= {f"{LIMITS_KEY}.{name}": text for name, text in self.limits.items()}
         others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY)
         return named | {key: text for key, text in self.fields().items() if key in others}
 
     def shown(self) -> Iterator[str]:
         """Yield a word for people for each, without secrets."""
-        for before, texts in (("", self.arguments), ("env.", self.env)):
+        given = (("", self.arguments), ("env.", self.env), ("limit.", self.limits))
+        for before, texts in given:
             for name, text in texts.items():
                 if not is_secret(name):
                     yield f"{before}{name}={text}"
@@ -127,6 +137,7 @@ class JobSettings:
             "Cwd": self.cwd,
             "Timeout": self.timeout,
             "Priority": self.priority,
+            "Limits": dict(self.limits),
         }
         return {key: value for key, value in data.items() if value}
 
@@ -137,7 +148,7 @@ class JobSettings:
             return cls()
         reader = Reader(data)
         texts: list[Mapping[str, str]] = []
-        for key in ("Arguments", "Env"):
+        for key in ("Arguments", "Env", "Limits"):
             found: dict[str, Any] = reader.take(key, dict, {}) or {}
             if not all(isinstance(value, str) for value in found.values()):
                 raise WorkError(f"{key} holds a value that is not a string")
@@ -149,12 +160,13 @@ class JobSettings:
             reader.take("Cwd", str, ""),
             _recorded_timeout(reader),
             reader.whole("Priority", PRIORITIES) or 0,
+            texts[2],
         )
 
 
 NO_SETTINGS: Final = JobSettings()
 
-KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY})
+KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY})
 """The keys of a submission that have them."""
 
 
