@@ -113,6 +113,8 @@ def _description_lines(reply: Mapping[str, Any]) -> Iterator[str]:
         ("Signature:", "must be signed" if reply.get("VerifySignature") else ""),
         ("Timeout:", _number(reply.get("Timeout"), " s")),
         ("Output:", ", ".join(_output(reply))),
+        ("Limits:", _pairs(reply.get("Limits"))),
+        ("Isolation:", _pairs(reply.get("Isolation"))),
         ("Grace:", _number(reply.get("Grace"), " s")),
     )
     for label, text in more:
@@ -142,6 +144,10 @@ def _output(reply: Mapping[str, Any]) -> Iterator[str]:
         yield "errors apart"
     if reply.get("Timestamps"):
         yield "with times"
+
+
+def _pairs(told: object) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(as_table(told).items()))
 
 
 def _number(value: object, unit: str) -> str:

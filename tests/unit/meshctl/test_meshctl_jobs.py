@@ -21,6 +21,7 @@ FIB = {
     **{"RuntimeParams": False, "RuntimeEnv": ["LANG", "JOB_*"], "RuntimeCwd": ["/srv"]},
     **{"VerifySignature": True, "Timeout": 60.0, "MaxOutput": 1000, "Grace": 10.0},
     **{"Stderr": "separate", "Timestamps": True, "LeaveProcesses": False},
+    **{"Limits": {"memory": "64MiB", "pids": 9}, "Isolation": {"network": "none"}},
 }
 DESCRIBE = '{"command": "work", "subcommand": "describe"'
 TYPES = '{"command": "work", "subcommand": "types"'
@@ -177,6 +178,8 @@ def test_a_type_is_described_for_people_and_as_json(meshctl, fib):
         "Signature:   must be signed",
         "Timeout:     60 s",
         "Output:      at most 1000 bytes, errors apart, with times",
+        "Limits:      memory 64MiB, pids 9",
+        "Isolation:   network none",
         "Grace:       10 s",
     ]
     assert json.loads(fib.lines[-1]) == {
