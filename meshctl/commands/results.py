@@ -142,6 +142,19 @@ def deliver_both(
     return lines.status
 
 
+def deliver_stderr(invocation: Invocation, client: "ControlClient", unit_id: str) -> None:
+    """Write to our stderr what a unit that has ended wrote to a stderr of its own.
+
+    Raises:
+        Failure: it is not complete.
+    """
+    with told_breaks(invocation, unit_id, "results", "--stderr"):
+        reading = Following(client, unit_id, stream=STDERR, is_known=True, on_break=tell_away)
+        with closing(reading.pieces()) as pieces:
+            for piece in pieces:
+                write_raw(piece, to_stderr=True)
+
+
 def deliver(
     invocation: Invocation,
     client: "ControlClient",

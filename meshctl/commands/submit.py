@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
+from meshctl.api.logindex import STDERR
+from meshctl.api.status import size_of
 from meshctl.commands.completion import files, nodes, parameters, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
@@ -22,7 +24,7 @@ from meshctl.commands.options import (
     tls_client_option,
 )
 from meshctl.commands.params import KNOWN, collect_params, warn_of_unknown
-from meshctl.commands.results import deliver, how_it_goes_on
+from meshctl.commands.results import deliver, deliver_stderr, how_it_goes_on
 from meshctl.commands.wait import wait_for_end
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
@@ -309,6 +311,9 @@ def follow_to_end(
     try:
         with waits_told(invocation, unit_id):
             status = deliver(invocation, client, unit_id, is_submitted=True, removes=rm)
+            if size_of(status, STDERR):
+                # Before a release, which would take it away.
+                deliver_stderr(invocation, client, unit_id)
     except BrokenPipeError as error:
         discard_stdout()
         print_note(f"nobody reads on: {how_it_goes_on(invocation, unit_id, removes=rm)}")

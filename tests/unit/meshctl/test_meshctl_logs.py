@@ -259,6 +259,15 @@ def test_a_stop_shows_both_outputs(meshctl, separate):
     assert result.output.startswith("out 0\nerr 1\nerr 3\nout 2\nerr 5\nrestunit one has succeeded")
 
 
+def test_a_unit_that_is_followed_shows_its_stderr_before_it_is_released(meshctl, separate):
+    adopted = {"result": "Adopted", "unitid": "one"}
+    adopt = '{"command": "work", "subcommand": "adopt"'
+    separate.handlers[adopt] = lambda session, line: session.send(adopted) or True
+    result = meshctl("work", "adopt", "--node", "bar", "farUnit1", "--follow", "--rm")
+    assert result.stdout == "out 0\nout 2\nrest"
+    assert result.stderr == "Unit ID: one\nerr 1\nerr 3\nerr 5\n(one, released)\n"
+
+
 # --- sessions that break anywhere -----------------------------------------------------------------
 
 ENDS = (SessionLost("the session broke"), CannotReach("/x", "no such file"))

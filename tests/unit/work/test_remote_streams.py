@@ -374,6 +374,39 @@ async def test_a_node_that_knows_no_streams_gets_no_new_key_and_its_work_is_as_e
     assert not any(STREAM_KEY in keys for keys in asked)
 
 
+VECTORS = Path(__file__).parents[2] / "data" / "control-vectors.json"
+
+
+def recorded_status():
+    """Return a status of a unit as a receptor node was recorded to tell it."""
+    recorded = json.loads(VECTORS.read_text())["vectors"]
+    told = (v["reply"] for v in recorded if v["send"].startswith("work status"))
+    return next(json.loads(reply) for reply in told if '"State":1' in reply)
+
+
+async def test_a_receptor_as_it_was_recorded_is_asked_for_nothing_new_and_followed_as_ever(
+    foo, nursery, autojump_clock
+):
+    receptor = RemoteNode(foo.mesh, nursery)
+    recorded = recorded_status()
+
+    async def status(node, stream):
+        told = recorded | {"State": node.state, "Detail": node.detail, "StdoutSize": len(OUTPUT)}
+        await stream.send_all(json.dumps(told).encode() + b"\n")
+
+    receptor.lies["status"] = status
+    async with foo.running():
+        unit_id = await submit(foo)
+        await trio.sleep(10)
+        assert files(foo, unit_id) == {STDOUT: OUTPUT}
+        receptor.finish()
+        assert (await foo.wait_final(unit_id)).sizes == {"StdoutSize": len(OUTPUT)}
+    sent = {asked["subcommand"]: set(asked) - {"command", "subcommand"} for asked in receptor.asked}
+    assert sent["results"] == {"unitid", "startpos"}
+    assert sent["status"] == sent["watch"] == {"unitid"}
+    assert set(sent) == {"submit", "watch", "status", "results"}
+
+
 # --- nodes that lie -------------------------------------------------------------------------------
 
 
