@@ -49,8 +49,10 @@ part() {
 
 # go TIMEOUT GRACE: start the command, unless it was started before.
 go() {
-    # Its last writer is the supervisor, until that has answered.
-    found=$($detach sh "$dir/$token/supervisor.sh" "$dir" "$token" "$mark" "$1" "$2" "$usual" </dev/null &)
+    # Read to the end, which comes with the supervisor's answer: nothing else may have it open. With
+    # setsid it is safe from signals to the session.
+    if [ "$detach" = setsid ]; then apart=setsid; else apart=; fi
+    found=$($apart sh "$dir/$token/supervisor.sh" "$dir" "$token" "$mark" "$1" "$2" "$usual" </dev/null &)
     # Without an answer it may have been killed, before or after its claim.
     if [ -z "$found" ]; then
         if [ -d "$dir/run" ]; then found=taken; else found=failed; fi
@@ -131,6 +133,8 @@ remove() {
 }
 
 finish() {
+    # Nothing ends it halfway.
+    trap "" HUP TERM
     unfollow
     if [ -n "$made" ]; then
         # Unless the attempt has become the run.

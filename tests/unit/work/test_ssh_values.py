@@ -1,0 +1,187 @@
+"""The values of work on hosts: what ssh is asked, what its texts mean, what records hold."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnode.errors import CommandError, WorkError
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.ssh.failures import Phase, why_refused, why_ssh_ended
+from meshnode.work.ssh.hosts import Host
+from meshnode.work.ssh.record import FarEnd, SshRecord
+from meshnode.work.ssh.worktype import MAX_COMMAND, SshType
+from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.submission import Submission
+
+TEXT = st.text(max_size=20)
+HOSTS = st.builds(
+    Host,
+    name=st.text(min_size=1, max_size=20),
+    address=st.text(min_size=1, max_size=20),
+    port=st.none() | st.integers(1, 65535),
+    user=TEXT,
+    key=TEXT,
+    options=st.lists(TEXT, max_size=3).map(tuple),
+    directory=st.text(min_size=1, max_size=20),
+    sshconfig=TEXT,
+    ssh=st.text(min_size=1, max_size=20),
+    sessions=st.integers(1, 10_000),
+)
+ENDS = st.builds(
+    FarEnd, code=st.none() | st.integers(0, 255), why=TEXT, size=st.integers(0, 2**63 - 1)
+)
+RECORDS = st.builds(
+    SshRecord,
+    key=st.text(min_size=1, max_size=20),
+    choice=st.text(min_size=1, max_size=20),
+    host=st.none() | HOSTS,
+    is_canceled=st.booleans(),
+    end=st.none() | ENDS,
+    is_left=st.booleans(),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(["key", "choice", "host", "boot", "canceled", "end", "left", "other"])
+
+
+def status(data) -> UnitStatus:
+    return UnitStatus(UnitState.PENDING, "", "far", runner="ssh", runner_data=data)
+
+
+@given(RECORDS)
+def test_a_record_is_read_as_it_was_written(record):
+    assert SshRecord.of(status(record.to_json())) == record
+
+
+@given(st.dictionaries(KEYS, JSON))
+def test_any_record_is_one_or_an_error_that_says_so(data):
+    told = ""
+    try:
+        SshRecord.of(status(data))
+    except WorkError as error:
+        told = str(error)
+    assert not told or told.startswith("the record of its host cannot be read: ")
+
+
+@given(HOSTS, st.text(), st.lists(TEXT).map(tuple))
+def test_the_host_gets_the_script_and_its_arguments_whatever_they_are(host, script, arguments):
+    *words, command = host.command_line(script, arguments)
+    # The address cannot be taken for an option.
+    assert words[-2:] == ["--", host.address]
+    assert shlex.split(command) == ["exec", "sh", "-c", script, "meshnode", *arguments]
+
+
+def test_what_must_be_stands_before_what_the_operator_says_and_what_is_usual_behind_it():
+    words = Host("a", "a", options=("ServerAliveInterval=1",)).command_line("", ())
+    options = [words[at + 1] for at, word in enumerate(words) if word == "-o"]
+    assert options.index("BatchMode=yes") < options.index("ServerAliveInterval=1")
+    assert options.index("ServerAliveInterval=1") < options.index("ServerAliveInterval=15")
+
+
+CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+Add correct host key in /home/ann/.ssh/known_hosts to get rid of this message.
+Offending ED25519 key in /home/ann/.ssh/known_hosts:3
+Host key for [10.0.0.7]:2222 has changed and you have requested strict checking.
+Host key verification failed."""
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "is_lasting"),
+    [
+        (CHANGED, "-f /home/ann/.ssh/known_hosts -R '[10.0.0.7]:2222'", True),
+        (
+            "No ED25519 host key is known for bert and you have requested strict checking.\n"
+            "Host key verification failed.",
+            "its host key is not known here",
+            True,
+        ),
+        (
+            "ann@10.0.0.7: Permission denied (publickey,password).",
+            "ann@10.0.0.7 may not log in (publickey,password)",
+            True,
+        ),
+        (
+            "ssh: Could not resolve hostname bert: Name or service not known",
+            "there is no host bert",
+            True,
+        ),
+        (
+            "ssh: Could not resolve hostname bert: Temporary failure in name resolution",
+            "Temporary failure in name resolution",
+            False,
+        ),
+        ("ssh: connect to host bert port 22: Connection refused", "Connection refused", False),
+        ("ssh: connect to host bert port 22: No route to host", "No route to host", False),
+        ("kex_exchange_identification: Connection closed by remote host", "closed", False),
+        ("command-line: line 0: Bad configuration option: foo", "mend OpenSSH's", True),
+        ("something new", "something new", False),
+        ("", "ssh ended without a word", False),
+    ],
+)
+def test_what_ssh_says_is_told_with_the_remedy(said, told, is_lasting):
+    host = Host("bert", "10.0.0.7", 2222)
+    failure = why_ssh_ended(host, Phase.CONNECT, said.splitlines(), 255)
+    assert str(failure).startswith("host bert: connect: ")
+    assert told in str(failure)
+    assert failure.is_lasting is is_lasting
+
+
+@given(st.lists(st.text(max_size=50), max_size=5), st.integers(0, 255), st.sampled_from(Phase))
+def test_whatever_was_said_becomes_one_line(said, code, phase):
+    host = Host("bert", "10.0.0.7")
+    for failure in (why_ssh_ended(host, phase, said, code), why_refused(host, phase, said)):
+        assert str(failure).isprintable()
+
+
+def test_a_full_disk_is_named_with_the_directory():
+    said = ["head: error writing 'standard output': No space left on device", "more"]
+    failure = why_refused(Host("bert", "b", directory="/scratch"), Phase.COPY, said)
+    assert str(failure) == (
+        "host bert: copy: the disk there is full (/scratch): make room, or name another directory"
+    )
+
+
+def submission(**params) -> Submission:
+    return Submission(node="foo", work_type="far", params=params)
+
+
+KIND = SshType("far", (Host("anna", "a"), Host("bert", "b")), command="nice", params=("-n", "5"))
+
+
+def test_a_submission_may_name_a_host_or_a_way_to_choose_one():
+    for choice in ("anna", "least", "random"):
+        plan = KIND.plan(submission(host=choice))
+        assert plan.params == ("nice", "-n", "5")
+        assert SshRecord.of(status(plan.runner_data)).choice == choice
+    with pytest.raises(CommandError, match="has no host carl; it has anna, bert, or random or"):
+        KIND.plan(submission(host="carl"))
+
+
+def test_no_two_units_have_the_same_key():
+    keys = {KIND.plan(submission()).runner_data["key"] for _ in range(100)}
+    assert len(keys) == 100
+
+
+def test_params_are_refused_where_they_are_not_allowed():
+    with pytest.raises(CommandError, match="extra params provided but not allowed"):
+        KIND.plan(submission(params="x"))
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ("'x", "cannot split the params into words"),
+        ("a\0b", "must not contain a NUL"),
+        ("x" * MAX_COMMAND, "send it as the payload"),
+    ],
+)
+def test_params_that_no_command_can_be_given_are_refused(params, told):
+    kind = SshType("far", KIND.hosts, command="nice", allow_runtime_params=True)
+    with pytest.raises(CommandError, match=told):
+        kind.plan(submission(params=params))
