@@ -350,6 +350,15 @@ def test_nothing_of_isolated_jobs_is_mounted_on_the_machine(node: Node) -> None:
     assert mounts() == before
 
 
+def test_the_status_of_a_job_says_how_it_is_isolated(node: Node) -> None:
+    status, _ = run(node, "full", "true")
+    assert status["Isolation"] == (
+        "network none, mount readonly, pid, tmp private, hostname job, no-new-privileges, "
+        "capabilities none, seccomp default"
+    )
+    assert "Isolation" not in run(node, "plain", "true")[0]
+
+
 def test_a_job_runs_on_while_its_node_and_launcher_are_killed(cluster: Cluster) -> None:
     with isolating(cluster, WHO[0]) as node:
         unit = begin(node, "full", "echo up; sleep 3; echo on; exit 4")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness import Cluster
-from isolated import BASH, NOBODY, isolating, output, run
+from isolated import BASH, NOBODY, PYTHON, isolating, output, run
 from test_bad_start import fails_to_start
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -72,6 +72,24 @@ def test_a_program_that_cannot_be_executed_by_its_user_fails_its_unit(cluster: C
         ):
             status, _ = run(node, kind, "")
             assert (status["StateName"], status["Detail"]) == ("Failed", detail)
+        cluster.close()
+
+
+@needs_root
+def test_a_job_that_is_isolated_and_limited_is_both_to_its_last_process(cluster: Cluster) -> None:
+    limits = {"memory": "64MiB", "pids": 16}
+    both = {"command": PYTHON, "params": "-", "isolation": "full", "limits": limits}
+    with isolating(cluster, "root", {"both": both}) as node:
+        script = "import os; os.wait() if os.fork() else print(len(b'x' * 300_000_000))"
+        status, text = run(node, "both", script)
+        assert (status["StateName"], text) == ("Failed", "")
+        assert status["Detail"].startswith("out of memory (limit 64 MiB")
+        script = "import os\ntry:\n  while os.fork(): pass\nexcept OSError as e: print(e.errno)"
+        assert run(node, "both", script)[1] == "11\n"
+        groups = {path.name for path in Path("/sys/fs/cgroup").glob("**/")}
+        units = [unit.name for unit in node.units.iterdir() if len(unit.name) == 8]
+        assert len(units) == 2
+        assert [name for name in groups if any(unit in name for unit in units)] == []
         cluster.close()
 
 

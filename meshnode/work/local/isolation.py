@@ -41,6 +41,17 @@ class IsolationPlan:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
 
+    @property
+    def line(self) -> str:
+        """The summary as one line: ``network none, mount readonly, pid, no-new-privileges``."""
+        return ", ".join(_in_words(name, value) for name, value in self.summary.items())
+
+
+def _in_words(name: str, value: object) -> str:
+    if isinstance(value, list):
+        return f"{name} {' '.join(value) or 'none'}"
+    return name if value is True else f"{name} {value}"
+
 
 class Planner:
     """Makes the plans of a configuration, each tried out once on this machine."""

@@ -148,7 +148,8 @@ class CommandType:
         words = self.argv(submission.params.get("params", ""), fixed)
         if job.env:
             check_size(words, job.env)
-        return Plan(params=words, outputs=self.outputs, limits=limits)
+        how = "" if self.isolation is None else self.isolation.line
+        return Plan(params=words, outputs=self.outputs, limits=limits, isolation=how)
 
     @property
     def outputs(self) -> tuple[str, ...]:

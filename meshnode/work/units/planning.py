@@ -115,6 +115,7 @@ class Planner:
             stderr_size=0 if STDERR in plan.outputs else None,
             index_size=0 if INDEX in plan.outputs else None,
             limits=plan.limits,
+            isolation=plan.isolation,
             created=format_datetime(self._now()),
             boot=self._boot,
             submitter=caller.node,

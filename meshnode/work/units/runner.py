@@ -30,6 +30,7 @@ class Plan:
     outputs: tuple[str, ...] = ()
     """The files of output that the unit has beside stdout."""
     limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    isolation: str = ""
     remote: RemoteExtra | None = None
     runner: str = ""
     runner_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING)

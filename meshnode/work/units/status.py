@@ -123,6 +123,8 @@ class UnitStatus:
     """What its processes may have, by the names of ``limit_values.LIMITS``."""
     usage: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     """What a unit with limits has used, once it has ended."""
+    isolation: str = ""
+    """How its processes are kept apart from the machine, as one line."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     def size_of(self, stream: str) -> int | None:
@@ -288,6 +290,7 @@ class UnitStatus:
             "Job": self._job_to_disk(),
             "Limits": dict(self.limits),
             "Usage": dict(self.usage),
+            "Isolation": self.isolation,
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
@@ -378,6 +381,7 @@ class UnitStatus:
             job=NO_SETTINGS if state.is_final else job,
             limits=read_numbers(reader, "Limits"),
             usage=read_numbers(reader, "Usage"),
+            isolation=intern(read_line(reader, "Isolation", MAX_SHOWN)),
             verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),

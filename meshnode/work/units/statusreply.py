@@ -49,6 +49,7 @@ def _more(status: UnitStatus) -> JsonObject:
         "Labels": dict(status.labels),
         "Limits": dict(status.limits),
         "Usage": dict(status.usage),
+        "Isolation": status.isolation,
         "Priority": status.priority,
     }
     return {key: value for key, value in more.items() if value}
