@@ -45,10 +45,10 @@ demo: $(STAMP)
 deb: $(STAMP)
 	@packaging/build-deb $(BIN)/python dist
 
-# Tests of ip-router want the ip command, those of work-ssh sshd, those of docs/install.md systemd and
+# Tests of ip-router want the ip command, those of isolation libseccomp, those of work-ssh sshd, those of docs/install.md systemd and
 # Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman.
 # What cannot be had is said by the tests that are skipped for it.
-WANTED := command -v ip && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze \
+WANTED := command -v ip && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
 	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
 	&& command -v runc && command -v catatonit && command -v busybox \
 	&& /usr/bin/python3 -c 'import ensurepip, venv'

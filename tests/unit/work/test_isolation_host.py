@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import pytest
 
-from meshnode.config import load_file
-from meshnode.work.local.isolation import hidden_paths
+from meshnode.config import ConfigFaults, load_file
+from meshnode.work.local.isolation import Planner, hidden_paths
 from meshnode.work.local.isolationhost import SETUID, SYS_ADMIN, Host
 
 DENIED = "cannot isolate: new namespaces: operation not permitted"
@@ -86,3 +86,29 @@ def test_what_is_the_nodes_own_is_hidden_and_closed_directories_whole(tmp_path: 
     assert hidden == tuple(
         sorted(map(str, (closed, open_one / "foo.sock", tmp_path / "data", file)))
     )
+
+
+def refused(tmp_path: Path, seen: Host, *lines: str) -> str:
+    """Return why a start is refused on that machine."""
+    file = tmp_path / "foo.yml"
+    more = "".join(f"    {line}\n" for line in lines)
+    begin = "- node: {id: foo}\n- local-only\n- work-command:\n    worktype: t\n    command: true\n"
+    file.write_text(begin + more)
+    config = load_file(str(file))
+    with pytest.raises(ConfigFaults) as caught:
+        Planner(config, seen).plan(config.work_types[0])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("parameter", ["user", "group"])
+def test_a_node_that_may_not_become_another_says_so_at_its_start(
+    tmp_path: Path, parameter: str
+) -> None:
+    told = refused(tmp_path, Host(1000, 1000, 0), f"{parameter}: root")
+    assert f"{parameter}: this node runs as uid 1000 and may not become another" in told
+    assert told.endswith(f"run it as root, or leave out {parameter}")
+
+
+def test_a_capability_that_the_node_lacks_cannot_be_left_to_work(tmp_path: Path) -> None:
+    told = refused(tmp_path, Host(1000, 1000, 1 << SETUID), "capabilities: [setuid, net_admin]")
+    assert told.endswith("this node has no net_admin that it could leave to its work")
