@@ -265,8 +265,10 @@ def _convert(file: str) -> int:
 
 def _check_isolation(config: NodeConfig) -> None:
     """Try out the isolation of work as a start would. Raises ConfigFaults."""
-    # Imported here: a start needs none of it before the node is made.
-    from meshnode.work.configured import isolation_plans  # noqa: PLC0415
+    if not any(one.is_isolated for one in config.work_types):
+        return
+    # Imported here: most files isolate nothing.
+    from meshnode.work.local.isolation import isolation_plans  # noqa: PLC0415
 
     isolation_plans(config)
 

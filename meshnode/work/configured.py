@@ -296,7 +296,13 @@ def make_types(config: NodeConfig, kept: KeptLimits) -> dict[str, UnitType]:
     Raises:
         ConfigFaults: this machine cannot isolate one of them as it should be.
     """
-    plans, limits = isolation_plans(config), kept.of_type
+    plans: Mapping[str, IsolationPlan] = {}
+    if any(one.is_isolated for one in config.work_types):
+        # Imported here: most nodes isolate nothing.
+        from meshnode.work.local.isolation import isolation_plans  # noqa: PLC0415
+
+        plans = isolation_plans(config)
+    limits = kept.of_type
     types: dict[str, UnitType] = {
         one.worktype: work_type(one, plans.get(one.worktype), limits.get(one.worktype))
         for one in config.work_types
@@ -308,22 +314,6 @@ def make_types(config: NodeConfig, kept: KeptLimits) -> dict[str, UnitType]:
     for one in config.kubernetes_types:
         types[one.worktype] = KubernetesType(one.worktype, one.verifysignature)
     return types
-
-
-def isolation_plans(config: NodeConfig) -> "Mapping[str, IsolationPlan]":
-    """Return how types of work are isolated that are, by name; each is tried out on this machine.
-
-    Raises:
-        ConfigFaults: this machine cannot do it.
-    """
-    isolated = [one for one in config.work_types if one.is_isolated]
-    if not isolated:
-        return {}
-    # Imported here: most nodes isolate nothing.
-    from meshnode.work.local.isolation import Planner  # noqa: PLC0415
-
-    planner = Planner(config)
-    return {one.worktype: planner.plan(one) for one in isolated}
 
 
 def work_type(

@@ -211,7 +211,21 @@ def test_the_version_is_told(capsys: Capture):
     assert capsys.readouterr().out == f"meshnode {VERSION}\n"
 
 
-def test_help_and_checks_import_nothing_of_the_network(file: Path):
+OTHER_WORK = """\
+- work-command:
+    worktype: other
+    command: {python}
+    umask: "0077"
+    limits: {{files: 1024}}
+    arguments: [{{name: what, type: int}}]
+    params: "{{what}}"
+"""
+"""A type of work that is checked on this machine, by everybody."""
+
+
+@pytest.mark.parametrize("more", ["", OTHER_WORK.format(python=sys.executable)])
+def test_help_and_checks_import_nothing_of_the_network(file: Path, more: str):
+    file.write_text(file.read_text() + more)
     program = (
         "import sys; from meshnode.cli import main; main(sys.argv[1:]); main(['--help']);"
         "sys.exit(' '.join({'trio', 'cryptography', 'aioquic'} & set(sys.modules)) or None)"

@@ -53,6 +53,16 @@ def _in_words(name: str, value: object) -> str:
     return name if value is True else f"{name} {value}"
 
 
+def isolation_plans(config: NodeConfig) -> Mapping[str, IsolationPlan]:
+    """Return how types of work are isolated that are, by name; each is tried out on this machine.
+
+    Raises:
+        ConfigFaults: this machine cannot do it.
+    """
+    planner = Planner(config)
+    return {one.worktype: planner.plan(one) for one in config.work_types if one.is_isolated}
+
+
 class Planner:
     """Makes the plans of a configuration, each tried out once on this machine."""
 

@@ -23,6 +23,7 @@ class Mill:
 
 class MillType:
     verify_signature = False
+    timeout = None
 
     def plan(self, submission):
         if "grain" not in submission.params:
