@@ -91,7 +91,8 @@ class View:
         devices = [f"/dev/{name}" for name in DEVICES if os.path.exists(f"/dev/{name}")]
         unit = calls.open_tree(self.unit_dir)
         back = [(path, calls.open_tree(path)) for path in (*devices, *self._wanted())]
-        nothing = [calls.open_tree(_NOTHING) for path in self.hidden if _is_file(path)]
+        # One for each: what is a directory now may be a file when it is covered.
+        nothing = [calls.open_tree(_NOTHING) for _ in self.hidden]
         self._cover()
         for path, tree in back:
             _attach(tree, path)
@@ -161,10 +162,6 @@ class View:
                 calls.set_readonly(path, below=path == "/sys")
 
 
-def _is_file(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isdir(path)
-
-
 def _hide(path: str, nothing: list[int]) -> None:
     """Cover a file or directory, if it can be seen at all."""
     try:
@@ -174,7 +171,7 @@ def _hide(path: str, nothing: list[int]) -> None:
         return
     if stat.S_ISDIR(mode):
         calls.mount("tmpfs", path, _SYSTEM, _MODE_OF_COVER)
-    elif nothing:
+    else:
         _attach(nothing.pop(), path)
 
 
