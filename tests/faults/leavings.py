@@ -1,6 +1,7 @@
 """What must not be left when all units are released: processes, descriptors, files, locks."""
 
 import fcntl
+import json
 import os
 import signal
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Leavings:
             await node.end(node.node.stop)
             assert node.node.disk.mounts() == []
             _check_unlocked(node.node.units)
+            assert _groups(node.node.units) == [], f"groups that {node.node.name} has left"
         assert _marked(mark) == []
 
     async def _check_processes(self) -> None:
@@ -194,6 +196,13 @@ def _descriptors(node: StormNode) -> list[str]:
         if is_of_unit or target.endswith("(deleted)") or pidfds > SPARE_PIDFDS:
             found.append(target)
     return found
+
+
+def _groups(units: Path) -> list[str]:
+    """Return the control groups of a node that are there."""
+    noted = units / ".groups"
+    places = json.loads(noted.read_bytes()) if noted.exists() else []
+    return [place for place in places if os.path.exists(place)]
 
 
 def _check_unlocked(directory: Path) -> None:

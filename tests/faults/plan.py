@@ -56,8 +56,8 @@ SPOILS = (
 """What becomes of which file of a unit; "" is its directory. The words are those of
 ``strange_files``."""
 
-WORK_TYPES = ("job", "job", "apart")
-"""The types of work in turn; units of the last are isolated."""
+WORK_TYPES = ("job", "bound", "apart")
+"""The types of work in turn; units of the second have limits, those of the last are isolated."""
 
 UNITS_PER_FAULT = 3
 """So that a storm of twice the units is twice as long, and not half as rough."""

@@ -168,7 +168,7 @@ async def serve(
 async def listen_as_receptor(mesh: Mesh) -> trio.abc.Listener[trio.abc.HalfCloseableStream]:
     """Advertise the control service without the tag by which a meshnode knows another."""
     listener = mesh._streams.listen(CONTROL)
-    work = (WorkType("job", secure=False), WorkType("apart", secure=False))
+    work = tuple(WorkType(name, secure=False) for name in ("job", "bound", "apart"))
     tags = {"type": "Control Service"}
     mesh._link_state.announcer.add(LocalService(CONTROL, ConnType.STREAM, tags, work))
     return listener

@@ -34,6 +34,13 @@ APART: dict[str, object] = (
 not isolate everywhere."""
 
 
+BOUND: dict[str, object] = {
+    "limits": {"cpu": 2, "memory": "256MiB", "pids": 200, "files": 1024},
+    "limits-optional": True,
+}
+"""How units are limited: no job of a storm needs as much. Not every machine can."""
+
+
 @dataclass(slots=True)
 class Fate:
     """What a job's client knows of it, and what was done to its unit."""
@@ -110,7 +117,9 @@ class Scene:
             self.relays[link].port for link in self.flavour.links if link.split("-")[1] == name
         ]
         job = {"command": str(script), "allowruntimeparams": True}
-        options: dict[str, object] = {"work": {"job": job, "apart": job | APART}}
+        options: dict[str, object] = {
+            "work": {"job": job, "bound": job | BOUND, "apart": job | APART}
+        }
         front: list[str] = []
         if name == self.flavour.receptor:
             front = [f"listen:{port}"] * listens + [f"dial:{to}" for to in dials]

@@ -234,13 +234,18 @@ def has_swap() -> bool:
         return False
 
 
+USERS_OF_MACHINE: Final = 0xEFFFFFFD
+"""Number of the first user namespace. A capability of another one raises no limits, and a map of
+users may look the same there."""
+
+
 def may_raise_limits(proc: Path = Path("/proc/self")) -> bool:
     """Whether this process may raise hard limits again: CAP_SYS_RESOURCE of the whole machine."""
     capability = 24
     try:
         text = (proc / "status").read_text(encoding="utf-8", errors="replace")
-        users = (proc / "uid_map").read_text(encoding="ascii").split()
+        users = os.stat(proc / "ns/user").st_ino
     except OSError:
         return False
     line = next((one for one in text.splitlines() if one.startswith("CapEff:")), "CapEff: 0")
-    return users[:2] == ["0", "0"] and bool(int(line.split()[1], 16) >> capability & 1)
+    return users == USERS_OF_MACHINE and bool(int(line.split()[1], 16) >> capability & 1)

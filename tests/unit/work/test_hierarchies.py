@@ -1,13 +1,19 @@
 """Which control groups a process finds, on every kind of host: from what /proc says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from meshnode.config import load_arguments
 from meshnode.config.faults import ConfigFaults
 from meshnode.work.local.cgroups import JobGroups
-from meshnode.work.local.hierarchies import Hierarchies, look, may_raise_limits
+from meshnode.work.local.hierarchies import (
+    USERS_OF_MACHINE,
+    Hierarchies,
+    look,
+    may_raise_limits,
+)
 from meshnode.work.local.keptlimits import kept_limits
 
 V1 = ("cpu,cpuacct", "memory", "pids", "blkio", "freezer")
@@ -171,14 +177,15 @@ def test_without_limits_nobody_looks() -> None:
 @pytest.mark.parametrize(
     ("capabilities", "users", "may"),
     [
-        ("000001ffffffffff", "0 0 4294967295", True),
-        ("000001fffeffffff", "0 0 4294967295", False),
-        ("000001ffffffffff", "0 1000 1", False),
+        ("000001ffffffffff", USERS_OF_MACHINE, True),
+        ("000001fffeffffff", USERS_OF_MACHINE, False),
+        ("000001ffffffffff", 4026532000, False),
     ],
 )
 def test_hard_limits_are_raised_again_only_by_who_may_on_the_machine(
-    tmp_path: Path, capabilities: str, users: str, may: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: str, users: int, may: bool
 ) -> None:
     (tmp_path / "status").write_text(f"Name:\tx\nCapEff:\t{capabilities}\n")
-    (tmp_path / "uid_map").write_text(f"         {users}\n")
+    found = SimpleNamespace(st_ino=users)
+    monkeypatch.setattr("meshnode.work.local.hierarchies.os.stat", lambda path: found)
     assert may_raise_limits(tmp_path) is may

@@ -160,7 +160,7 @@ class LimitedRun(PlainRun):
             return wanted.spawn()
         finally:
             for kind, pair in before.items():
-                resource.setrlimit(kind, pair)
+                self.is_reusable &= _restored(kind, pair)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -324,6 +324,15 @@ def size_text(size: int) -> str:
         if size >= 10 * unit or (size >= unit and size % unit == 0):
             return f"{size // unit} {name}"
     return f"{size} bytes"
+
+
+def _restored(kind: int, pair: tuple[int, int]) -> bool:
+    """Give this process a limit back; return whether it may have it."""
+    try:
+        resource.setrlimit(kind, pair)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _least(one: int, other: int) -> int:
