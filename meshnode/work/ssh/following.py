@@ -44,8 +44,8 @@ STALL = 60.0
 again in another session."""
 
 STOP_MARGIN = 20.0
-"""Seconds beyond the grace time in which a host has ended a command; then it is killed without its
-supervisor."""
+"""Seconds beyond the grace time in which a host has ended a command: after half of them it kills a
+supervisor that does not."""
 
 CLEAN_TIMEOUT = 30.0
 """Seconds to remove a unit's directory; then it is tried again."""
@@ -121,10 +121,9 @@ class FarWork:
             await self._copy()
         if record.host is None:
             await self._bind(host, state.boot)
-        timeout = self._unit.status.job.timeout_within(self._kind.timeout)
         try:
             with within(host, Phase.START, self._kind.start):
-                pid = await self._far.start(timeout, self._kind.grace)
+                pid = await self._far.start(self._record.timeout, self._kind.grace)
         except Refused:
             # It says that nothing was started, so another host may be tried.
             await self._change(lambda old: recorded(replace(old, started=None), host=None, boot=""))
@@ -152,8 +151,12 @@ class FarWork:
     async def _bind(self, host: Host, boot: str) -> None:
         """Put the host on record: from here on the unit may have been started there."""
         started, detail = self._unit.time(), f"Starting on host {host.name}"
+        # On record as well: a reload may give the type another one while the unit runs.
+        limit = self._unit.status.job.timeout_within(self._kind.timeout) or 0.0
         await self._change(
-            lambda old: recorded(replace(old, started=started, detail=detail), host=host, boot=boot)
+            lambda old: recorded(
+                replace(old, started=started, detail=detail), host=host, boot=boot, timeout=limit
+            )
         )
 
     async def _note_running(self, pid: str) -> None:
@@ -180,13 +183,8 @@ class FarWork:
 
     async def stop(self) -> bool:
         """End the command; return whether it was ever started."""
-        far = self._far
-        try:
-            with trio.fail_after(self._kind.grace + STOP_MARGIN):
-                return await far.stop(self._kind.grace)
-        except trio.TooSlowError:
-            text = "its supervisor does not end it; it is killed"
-            raise HostFailure(far.host, Phase.RUN, text) from None
+        with within(self._far.host, Phase.RUN, self._kind.grace + STOP_MARGIN):
+            return await self._far.stop(self._kind.grace)
 
     # --- the output, and the end ----------------------------------------------------------------
 
@@ -285,15 +283,13 @@ class FarWork:
 
     async def finish(self, end: FarEnd) -> None:
         """Give the unit its final state."""
-        await finish(self._unit, self._kind, end)
+        await finish(self._unit, end)
 
 
-async def finish(unit: Unit, kind: SshType, end: FarEnd, *, is_left: bool = False) -> None:
+async def finish(unit: Unit, end: FarEnd, *, is_left: bool = False) -> None:
     """Give a unit the final state that its end on the host means."""
     record, finished = SshRecord.of(unit.status), unit.time()
-    assert record.host is not None
-    timeout = unit.status.job.timeout_within(kind.timeout)
-    state, detail = what_came(end, record.host, timeout, is_canceled=record.is_canceled)
+    state, detail = what_came(end, record)
 
     def ended(old: UnitStatus) -> UnitStatus:
         new = replace(
@@ -313,18 +309,17 @@ async def finish(unit: Unit, kind: SshType, end: FarEnd, *, is_left: bool = Fals
     await unit.change(ended, level=level)
 
 
-def what_came(
-    end: FarEnd, host: Host, timeout: float | None, *, is_canceled: bool
-) -> tuple[UnitState, str]:
+def what_came(end: FarEnd, record: SshRecord) -> tuple[UnitState, str]:
     """Return state and detail of a unit whose command has ended like this."""
-    if end.why == "cancel" or (is_canceled and end.code is None):
+    if end.why == "cancel" or (record.is_canceled and end.code is None):
         return UnitState.CANCELED, CANCELED
     if end.why == "timeout":
-        return UnitState.FAILED, f"timed out after {timeout or 0:g} s"
+        return UnitState.FAILED, f"timed out after {record.timeout:g} s"
     if end.why:
         return UnitState.FAILED, end.why
     if end.code is None:
-        text = f"lost: its supervisor on host {host.name} ended without recording an end"
+        name = record.host.name if record.host else ""
+        text = f"lost: its supervisor on host {name} ended without recording an end"
         return UnitState.FAILED, text
     state = UnitState.FAILED if end.code else UnitState.SUCCEEDED
     return state, f"exit status {end.code}"

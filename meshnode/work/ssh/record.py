@@ -40,6 +40,7 @@ class SshRecord:
         choice: the host that was asked for, or how to choose one.
         host: where the command may have been started; None while it was certainly not.
         boot: the host's start at that time, as its kernel names it.
+        timeout: seconds that the command may run there; 0 is for ever.
         is_canceled: whether it is to be ended there.
         end: how it ended, once all of its output is here and synced.
         is_left: whether its directory may still be on the host, which was not reached any more.
@@ -49,6 +50,7 @@ class SshRecord:
     choice: str = LEAST
     host: Host | None = None
     boot: str = ""
+    timeout: float = 0.0
     is_canceled: bool = False
     end: FarEnd | None = None
     is_left: bool = False
@@ -58,6 +60,8 @@ class SshRecord:
         data: JsonObject = {"key": self.key, "choice": self.choice}
         if self.host is not None:
             data |= {"host": self.host.to_json(), "boot": self.boot}
+        if self.timeout:
+            data["timeout"] = self.timeout
         if self.is_canceled:
             data["canceled"] = True
         if self.end is not None:
@@ -82,6 +86,7 @@ class SshRecord:
             choice=reader.take("choice", str, LEAST),
             host=None if host is None else Host.from_json(host),
             boot=reader.take("boot", str, ""),
+            timeout=reader.take("timeout", float, 0.0),
             is_canceled=reader.take("canceled", bool, False),
             end=None if end is None else _read_end(Reader(end)),
             is_left=reader.take("left", bool, False),

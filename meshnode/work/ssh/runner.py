@@ -213,7 +213,7 @@ class SshRunner:
         end = SshRecord.of(unit.status).end
         assert end is not None
         unit.log.warning("its directory may be left: %s", reason)
-        await finish(unit, self._type_of(unit), end, is_left=True)
+        await finish(unit, end, is_left=True)
 
     # --- requests -------------------------------------------------------------------------------
 

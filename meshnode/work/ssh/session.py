@@ -123,19 +123,18 @@ class FarSession:
             os.close(descriptor)
         await self._expect()
 
-    async def start(self, timeout: float | None, grace: float) -> str | None:
-        """Start the command; return its PID, None if it was started before."""
+    async def start(self, timeout: float, grace: float) -> str | None:
+        """Start the command; return its PID, None if it was started before.
+
+        It may run for ``timeout`` seconds; 0 is for ever.
+        """
         self.phase = Phase.START
-        words = await self._ask("go", str(math.ceil(timeout or 0)), str(math.ceil(grace)))
+        words = await self._ask("go", str(math.ceil(timeout)), str(math.ceil(grace)))
         return words[1] if words[0] == "started" else None
 
     async def stop(self, grace: float) -> bool:
         """End the command; return whether it was ever started. It never is from here on."""
         return (await self._ask("stop", str(math.ceil(grace))))[-1] != "never"
-
-    async def slay(self) -> None:
-        """End the command and its supervisor at once."""
-        await self._ask("slay")
 
     async def remove(self) -> None:
         """Remove all that the host has of the unit."""

@@ -106,16 +106,12 @@ stop() {
     fi
     if supervised; then
         kill -TERM "$supervisor"
-        ( exec 7<>"$dir/run/end" 8<"$dir/run/end" 7>&-; read -r seen <&8 )
+        # Its end is the end of this pipe. One that does not end is killed.
+        exec 7<>"$dir/run/end" 8<"$dir/run/end" 7>&-
+        timeout "$(($1 + 10))" cat <&8 || kill -KILL "$supervisor"
+        exec 8<&-
     fi
     rest "$1"
-    say stopped
-}
-
-# slay: end the command now, and who watches over it.
-slay() {
-    if supervised; then kill -KILL "$supervisor"; fi
-    rest 0
     say stopped
 }
 
@@ -148,6 +144,6 @@ trap exit HUP TERM
 look
 while read -r word first second; do
     case $word in
-        make | go | follow | part | stop | slay | remove) "$word" "$first" "$second" ;;
+        make | go | follow | part | stop | remove) "$word" "$first" "$second" ;;
     esac
 done

@@ -25,8 +25,9 @@ exec 9<>end
 # one who waits, so nobody is left waiting.
 later() {
     (
-        exec 9>&-
-        timeout "$1" cat <end || kill -"$2" $$
+        # In this order: to open it waits for one who writes.
+        exec 8<end 9>&-
+        timeout "$1" cat <&8 || kill -"$2" $$
     ) &
 }
 

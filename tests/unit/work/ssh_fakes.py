@@ -146,7 +146,7 @@ class FakeSession:
     async def put_file(self, name: str, path) -> None:
         await self.put(name, path.read_bytes())
 
-    async def start(self, timeout: float | None, grace: float) -> str | None:
+    async def start(self, timeout: float, grace: float) -> str | None:
         await self._step(Phase.START)
         job = self.job
         assert {"supervisor.sh", "stdin"} <= job.parts.keys()
@@ -165,10 +165,6 @@ class FakeSession:
         job.finish(143, "cancel")
         await self._step()
         return True
-
-    async def slay(self) -> None:
-        await self._step()
-        self.job.finish(None)
 
     async def remove(self) -> None:
         await self._step(Phase.CLEAN)

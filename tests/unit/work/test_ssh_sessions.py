@@ -98,7 +98,7 @@ async def collect(session: FarSession, position=0) -> tuple[bytes, FarEnd]:
     return output, end
 
 
-async def run(far: Far, *words: str, timeout=None, grace=1.0, **more) -> tuple[bytes, FarEnd]:
+async def run(far: Far, *words: str, timeout=0, grace=1.0, **more) -> tuple[bytes, FarEnd]:
     """Run a unit from its first session to its removal."""
     async with far.session() as session:
         await prepare(session, *words, **more)
@@ -123,7 +123,7 @@ async def test_any_posix_shell_runs_a_unit_and_ends_all_of_another_with_or_witho
     assert (output, end) == (b"in\nerr\n", FarEnd(3, "", 7))
     async with far.session() as session:
         await prepare(session, *sh("sleep 1000 & sleep 1000 & echo up; wait"))
-        await session.start(None, 1)
+        await session.start(0, 1)
         await session.follow(0)
         assert await session.receive() == b"up\n"
         pids = processes_of(far)
@@ -172,7 +172,7 @@ async def test_a_directory_of_any_name_is_made_and_cleaned(far, name):
     (far.home / "keep").touch()
     async with far.session(directory=name) as session:
         await prepare(session, *sh("pwd"))
-        await session.start(None, 1)
+        await session.start(0, 1)
         output, _ = await collect(session)
         assert output.decode().startswith(f"{far.home}/{name}/unit-key/")
         await session.remove()
@@ -195,7 +195,7 @@ async def test_a_start_is_done_once_however_many_sessions_ask_for_it_at_once(far
                 await prepare(session, *sh(f"echo x >>{ledger}; sleep 1000"))
                 ready.append(session)
                 await go.wait()
-                answers.append(await session.start(None, 1))
+                answers.append(await session.start(0, 1))
 
         ready: list[FarSession] = []
         go = trio.Event()
@@ -208,7 +208,7 @@ async def test_a_start_is_done_once_however_many_sessions_ask_for_it_at_once(far
     assert sorted(pid is None for pid in answers) == [False] + [True] * 5
     async with far.session() as session:
         assert (await session.look()).is_claimed
-        await session.slay()
+        await session.stop(0)
         await session.remove()
     assert ledger.read_text() == "x\n"
 
@@ -220,7 +220,7 @@ async def test_a_stop_before_the_start_keeps_a_start_that_is_under_way_from_ever
             assert (await second.look()).is_there
             assert not await second.stop(1)
         with pytest.raises(Refused, match=r"^host anna: start: "):
-            await first.start(None, 1)
+            await first.start(0, 1)
     assert far.left() == []
 
 
@@ -235,7 +235,7 @@ async def test_what_was_sent_and_never_started_goes_with_its_session(far):
 async def test_the_output_can_be_had_again_from_any_byte(far):
     async with far.session() as session:
         await prepare(session, *sh("printf 0123456789"))
-        await session.start(None, 1)
+        await session.start(0, 1)
     for position in (0, 4, 10):
         async with far.session() as session:
             assert (await session.look()).is_claimed
@@ -265,12 +265,24 @@ async def test_what_a_command_leaves_running_is_ended_with_it(far):
 async def test_a_supervisor_that_is_killed_is_noticed_and_its_command_can_be_ended(far):
     async with far.session() as session:
         await prepare(session, *sh("sleep 1000"))
-        await session.start(None, 1)
+        await session.start(0, 1)
         await session.follow(0)
         os.kill(int(far.file("supervisor").read_text().split()[0]), signal.SIGKILL)
         assert (await session.wait_end()).code is None
         assert processes_of(far) != []
         assert await session.stop(1)
+        assert processes_of(far) == []
+        await session.remove()
+
+
+async def test_a_supervisor_that_does_not_end_is_killed_with_its_command(far):
+    async with far.session() as session:
+        await prepare(session, *sh("sleep 1000"))
+        await session.start(0, 0)
+        supervisor = int(far.file("supervisor").read_text().split()[0])
+        os.kill(supervisor, signal.SIGSTOP)
+        assert await session.stop(0)
+        assert not Path(f"/proc/{supervisor}").exists() or is_dead(supervisor)
         assert processes_of(far) == []
         await session.remove()
 
@@ -295,7 +307,7 @@ async def test_dependencies_are_unpacked_where_the_command_starts(far):
     async with far.session() as session:
         await prepare(session, *sh("cat DEPS/a DEPS/b; ls >/dev/null; pwd"))
         await session.put("deps", packed(a=b"one\n", b=b"two\n" * 100_000))
-        await session.start(None, 1)
+        await session.start(0, 1)
         output, _ = await collect(session)
         assert output.startswith(b"one\n" + b"two\n" * 100_000)
         await session.remove()

@@ -37,6 +37,7 @@ RECORDS = st.builds(
     key=st.text(min_size=1, max_size=20),
     choice=st.text(min_size=1, max_size=20),
     host=st.none() | HOSTS,
+    timeout=st.floats(0, 1e9),
     is_canceled=st.booleans(),
     end=st.none() | ENDS,
     is_left=st.booleans(),
@@ -46,7 +47,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-KEYS = st.sampled_from(["key", "choice", "host", "boot", "canceled", "end", "left", "other"])
+KEYS = st.sampled_from(["key", "choice", "host", "boot", "timeout", "canceled", "end", "left"])
 
 
 def status(data) -> UnitStatus:
