@@ -283,10 +283,10 @@ class ControlClient:
         Args:
             worktype: A work type of the target.
             payload: The unit's stdin: bytes, an open binary file (read to its end), or nothing.
-            node: The target; empty for the node of the control service.
+            node: The target; empty for our node, which chooses for ``any``, ``random``, ``least``.
             params: Further parameters, e.g. ``{"params": "--all /root"}``.
             labels: Names and values by which the unit is found again; a meshnode shows them.
-            job: What is given to a typed job beside them; a meshnode checks it.
+            job: What is given to the job beside them; a meshnode checks it.
             ttl: Time in which remote work must start, e.g. ``1h20m30s``.
             signwork: Have the node sign the submission.
             tls_client: Name of a ``tls-client`` of our node, for the way to the target.

@@ -23,6 +23,7 @@ from meshctl.api.errors import (
     SessionLost,
     SubmissionUnconfirmed,
 )
+from meshctl.api.requests import PLACEMENTS
 
 LOCAL_NODE = "localhost"
 """What a control service takes as its own node (protocol section 3)."""
@@ -34,6 +35,10 @@ _CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF
 LABELS_KEY = "submissionlabels"
 """Key of a submission with its labels, as a text of JSON."""
 
+PLACEMENT_KEY, PLACEMENT_LABELS_KEY = "placement", "placementlabels"
+"""Keys of a submission that say how to choose its node."""
+
+TIMEOUT_KEY, PRIORITY_KEY = "jobtimeout", "jobpriority"
 ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
 """Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
 
@@ -41,7 +46,8 @@ _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
-        *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY),
+        *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY),
+        *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY),
     }
 )
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -68,18 +74,33 @@ class JobSettings:
         arguments: Its arguments by name, as ``meshctl work describe`` shows them.
         env: Variables of its environment.
         cwd: The directory that it starts in, a path of the node that runs it.
+        timeout: Time that it may run, e.g. ``30s``; no longer than its type may.
+        priority: Which of those that wait in a queue goes first: the highest.
+        where: Labels that the node must have (``gpu=1``, ``zone!=b``, ``gpu``, ``!gpu``), where one
+            is chosen: with the node ``any``, ``random`` or ``least``.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = ""
+    timeout: str = ""
+    priority: int = 0
+    where: tuple[str, ...] = ()
 
-    def __bool__(self) -> bool:
+    @property
+    def is_typed(self) -> bool:
+        """Whether there is anything that depends on the type of work."""
         return bool(self.arguments or self.env or self.cwd)
 
     def fields(self) -> dict[str, str]:
         """Return the keys of a submission that have them."""
-        fields = {CWD_KEY: self.cwd} if self.cwd else {}
+        texts_of_keys = {
+            CWD_KEY: self.cwd,
+            TIMEOUT_KEY: self.timeout,
+            PRIORITY_KEY: str(self.priority) if self.priority else "",
+            PLACEMENT_LABELS_KEY: ",".join(self.where),
+        }
+        fields = {key: text for key, text in texts_of_keys.items() if text}
         for key, texts in ((ARGUMENTS_KEY, self.arguments), (ENV_KEY, self.env)):
             if texts:
                 fields[key] = json.dumps(dict(texts))
@@ -200,12 +221,13 @@ def submission_line(
     Raises:
         BadSettings: a parameter has an option of its own, or a text cannot be sent.
     """
+    is_rule = node in PLACEMENTS
     request = {
         "command": "work",
         "subcommand": "submit",
-        "node": node or LOCAL_NODE,
+        "node": LOCAL_NODE if is_rule or not node else node,
         "worktype": worktype,
-    }
+    } | ({PLACEMENT_KEY: node} if is_rule else {})
     options = {"tlsclient": tls_client, "ttl": ttl, "signwork": "true" if signwork else ""}
     # receptor knows none of the others: it keeps them as parameters that its commands do not look
     # at.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from meshctl.api.errors import CommandRefused
+from meshctl.api.requests import PLACEMENTS
 from meshctl.commands.completion import job_arguments, variables
 from meshctl.render.output import Failure
 
@@ -118,7 +119,7 @@ def check_job(
     Raises:
         Failure: it does not; nothing was submitted.
     """
-    if not job:
+    if not job.is_typed or node in PLACEMENTS:
         return
     options = {"worktype": worktype, "node": node, "tlsclient": tls_client}
     try:

@@ -5,7 +5,7 @@ What a label may be is the node's business. Here is only told apart what is name
 looked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -25,9 +25,12 @@ def _split(text: str) -> tuple[str, str | None]:
     return name, value if separator else None
 
 
-def _given(
-    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
-) -> Mapping[str, str]:
+def given_labels(texts: Sequence[str]) -> Mapping[str, str]:
+    """Return the labels that a unit is given.
+
+    Raises:
+        click.BadParameter: one has no name, or two values.
+    """
     labels: dict[str, str] = {}
     for name, value in map(_split, texts):
         if labels.setdefault(name, value or "") != (value or ""):
@@ -37,19 +40,6 @@ def _given(
 
 def _wanted(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Wanted:
     return tuple(map(_split, texts))
-
-
-def label_option(command: Command) -> Command:
-    """Add the option that gives a unit labels; the command gets ``labels`` by name."""
-    return click.option(
-        "--label",
-        "labels",
-        multiple=True,
-        metavar="NAME=VALUE",
-        callback=_given,
-        shell_complete=completed_labels,
-        help="A label of the unit, by which list finds it; may be repeated.",
-    )(command)
 
 
 def wanted_labels_option(command: Command) -> Command:

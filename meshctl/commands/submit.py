@@ -16,7 +16,6 @@ from meshctl.commands.completion import files, nodes, parameters, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
 from meshctl.commands.jobs import USAGE, check_job, job_options
-from meshctl.commands.labels import label_option
 from meshctl.commands.options import (
     Invocation,
     json_option,
@@ -25,6 +24,7 @@ from meshctl.commands.options import (
 )
 from meshctl.commands.params import KNOWN, collect_params, warn_of_unknown
 from meshctl.commands.results import deliver, deliver_stderr, how_it_goes_on
+from meshctl.commands.terms import terms_options
 from meshctl.commands.wait import wait_for_end
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
@@ -134,7 +134,7 @@ def _stdin() -> BinaryIO:
     "--node",
     default="",
     shell_complete=nodes,
-    help="Node to run the work; default: the local one.",
+    help="Node to run the work; default: the local one. any, random and least choose one.",
 )
 @click.option(
     "--payload", "-p", shell_complete=files, help="File with the unit's stdin; - for ours."
@@ -157,7 +157,7 @@ def _stdin() -> BinaryIO:
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
 @job_options
-@label_option
+@terms_options
 @propagate_option
 @click.argument("cmdparams", nargs=-1)
 @json_option

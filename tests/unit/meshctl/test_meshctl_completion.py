@@ -332,6 +332,7 @@ FREE = {
     "startpos": "any number",
     "tail": "any number",
     "last": "any number",
+    "priority": "any number",
     "since": "any time",
     "older_than": "any time",
     "timeout": "any time",

@@ -1,0 +1,53 @@
+"""Where and for how long a unit may run, as meshctl asks for it."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        (["--node", "least"], {"node": "localhost", "placement": "least"}),
+        (
+            ["--node", "any", "--label", "gpu=1", "--label", "zone!=b", "--label", "!old"],
+            {"placement": "any", "placementlabels": "gpu=1,zone!=b,!old"},
+        ),
+        (
+            ["--node", "random", "--unit-label", "job=nightly"],
+            {"placement": "random", "submissionlabels": '{"job": "nightly"}'},
+        ),
+        (["--label", "a=1", "--unit-label", "b"], {"submissionlabels": '{"b": "", "a": "1"}'}),
+        (["--node", "bar", "--timeout", "1m30s"], {"node": "bar", "jobtimeout": "90s"}),
+        (["--priority", "-5"], {"jobpriority": "-5"}),
+    ],
+)
+def test_what_is_asked_for_is_sent_in_keys_of_its_own(meshctl, node, words, sent):
+    assert meshctl("work", "submit", "echo", "-n", *words).exit_code == 0
+    submission = node.submissions[0]
+    assert {key: submission[key] for key in sent} == sent
+
+
+def test_an_ordinary_submission_has_none_of_these_keys(meshctl, node):
+    assert meshctl("work", "submit", "echo", "-n", "--node", "bar").exit_code == 0
+    keys = {"placement", "placementlabels", "jobtimeout", "jobpriority", "submissionlabels"}
+    assert not keys & node.submissions[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--priority", "1001"], "1001 is not in the range"),
+        (["--timeout", "soon"], "'soon' is not a time such as"),
+        (["--node", "any", "--label", "a=1,b=2"], "give the option again"),
+        (["--unit-label", "=1"], "write NAME=VALUE"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_an_error_before_anything_is_sent(meshctl, node, words, text):
+    done = meshctl("work", "submit", "echo", "-n", *words)
+    assert text in done.stderr
+    assert done.exit_code != 0
+    assert not node.submissions
+
+
+def test_a_parameter_cannot_stand_for_an_option(meshctl, node):
+    done = meshctl("work", "submit", "echo", "-n", "-a", "placement=least")
+    assert "has an option of its own" in done.stderr
