@@ -23,8 +23,9 @@ def who(client: object) -> str:
             pid = f", pid {more['Pid']}" if "Pid" in more else ""
             user = more.get("User")
             return f"{user} (uid {uid}{pid})" if user else f"uid {uid}{pid}"
-        case {"Kind": "tcp", "Address": address}:
-            return str(address)
+        case {"Kind": "tcp", "Address": address, **more}:
+            proved = _certified(more.get("Certificate"))
+            return f"{proved} ({address})" if proved else str(address)
         case {"Kind": "mesh", "Node": node, **more}:
             # What another node says of its clients is its word, and no more.
             claim = _last(more.get("Claim"))
@@ -41,8 +42,9 @@ def who_briefly(client: object) -> str:
     match client:
         case {"Kind": "unix", "Uid": uid, **more}:
             return str(more.get("User") or f"uid {uid}")
-        case {"Kind": "tcp", "Address": address}:
-            return str(address)
+        case {"Kind": "tcp", "Address": address, **more}:
+            # Who has proved a name is told by it: the next client may have its port.
+            return _certified(more.get("Certificate")) or str(address)
         case {"Kind": "mesh", "Node": node, **more}:
             claim = _last(more.get("Claim"))
             # Never the name alone: a node may be called as a user of this machine is.
@@ -50,6 +52,16 @@ def who_briefly(client: object) -> str:
         case Mapping():
             return str(client.get("Kind", "-"))
     return "-"
+
+
+def _certified(certificate: object) -> str:
+    """Return whom a certificate names: its subject, or else its nodes; empty if nobody."""
+    match certificate:
+        case {"Subject": str(subject)} if subject:
+            return subject
+        case {"Nodes": [first, *others]}:
+            return f"certificate of {', '.join(map(str, (first, *others)))}"
+    return ""
 
 
 def _last(claim: object) -> Mapping[str, Any] | None:

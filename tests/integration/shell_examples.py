@@ -68,6 +68,11 @@ PORTS = ("2222", "2223", "2224")
 
 CERT_OPTIONS = ("--cert-init", "--cert-makereq", "--cert-signreq")
 
+ABOUT_NOW = re.compile(
+    r"^meshctl\b.* (?:traceroute|work (?:status|list|logs)|--no-follow)\b(?!.* -\w*f)"
+)
+"""Commands that show how something is at this moment: the best way, the output up to now."""
+
 NODE_VERBS = ("check", "cert", "--help", "-h", "--version", *CERT_OPTIONS)
 
 
@@ -267,9 +272,12 @@ class Session:
 
     def run(self, example: Example) -> None:
         """Run a command and compare its exit code and what it prints."""
-        if "traceroute" in example.command.split():
-            # Nodes that know each other may know a better way in a moment: links come one by one.
-            wait_until(lambda: not self.fault(example), what=f"$ {example.command} as shown")
+        if ABOUT_NOW.search(example.command):
+            # What it is about goes on by itself, and may be as shown in a moment.
+            try:
+                wait_until(lambda: not self.fault(example), what=f"$ {example.command} as shown")
+            except AssertionError as late:
+                raise AssertionError(self.fault(example)) from late
         else:
             fault = self.fault(example)
             assert not fault, fault

@@ -22,12 +22,25 @@ ANN = {"Kind": "unix", "Uid": 1000, "Gid": 100, "Pid": 7, "User": "ann"}
 FOO = {"Kind": "mesh", "Node": "foo", "Service": "abc"}
 
 
+def with_certificate(subject: str, *nodes: str) -> dict[str, object]:
+    """Return a client of TCP that has shown a certificate, as a status tells it."""
+    certificate = {"Subject": subject, "Nodes": list(nodes)}
+    return {"Kind": "tcp", "Address": "10.0.0.7:4312", "Certificate": certificate}
+
+
 @pytest.mark.parametrize(
     ("client", "line", "brief"),
     [
         (ANN, "ann (uid 1000, pid 7)", "ann"),
         ({**ANN, "User": ""}, "uid 1000, pid 7", "uid 1000"),
         ({"Kind": "tcp", "Address": "10.0.0.7:4312"}, "10.0.0.7:4312", "10.0.0.7:4312"),
+        (with_certificate("CN=ann", "ann"), "CN=ann (10.0.0.7:4312)", "CN=ann"),
+        (
+            with_certificate("", "ann", "ben"),
+            "certificate of ann, ben (10.0.0.7:4312)",
+            "certificate of ann, ben",
+        ),
+        (with_certificate(""), "10.0.0.7:4312", "10.0.0.7:4312"),
         (FOO, "node foo", "node foo"),
         ({**FOO, "Claim": ANN}, "node foo, which says for ann (uid 1000, pid 7)", "node foo (ann)"),
         ({"Kind": "unknown"}, "an unknown client", "unknown"),
@@ -130,7 +143,22 @@ anything = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-keys = st.sampled_from(["Kind", "Uid", "Pid", "User", "Address", "Node", "Claim", "Cause", "By"])
+keys = st.sampled_from(
+    [
+        "Kind",
+        "Uid",
+        "Pid",
+        "User",
+        "Address",
+        "Node",
+        "Claim",
+        "Cause",
+        "By",
+        "Certificate",
+        "Subject",
+        "Nodes",
+    ]
+)
 kinds = st.sampled_from(["unix", "tcp", "mesh", "unknown", "x"])
 
 
