@@ -40,13 +40,14 @@ PLACEMENT_KEY, PLACEMENT_LABELS_KEY = "placement", "placementlabels"
 
 TIMEOUT_KEY, PRIORITY_KEY = "jobtimeout", "jobpriority"
 ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
+LIMITS_KEY = "joblimits"
 """Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
 
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
-        *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY),
+        *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY),
     }
 )
@@ -78,6 +79,7 @@ class JobSettings:
         priority: Which of those that wait in a queue goes first: the highest.
         where: Labels that the node must have (``gpu=1``, ``zone!=b``, ``gpu``, ``!gpu``), where one
             is chosen: with the node ``any``, ``random`` or ``least``.
+        limits: Lower limits than its type has, as a configuration would write them.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -86,11 +88,12 @@ class JobSettings:
     timeout: str = ""
     priority: int = 0
     where: tuple[str, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_typed(self) -> bool:
         """Whether there is anything that depends on the type of work."""
-        return bool(self.arguments or self.env or self.cwd)
+        return bool(self.arguments or self.env or self.cwd or self.limits)
 
     def fields(self) -> dict[str, str]:
         """Return the keys of a submission that have them."""
@@ -101,7 +104,8 @@ class JobSettings:
             PLACEMENT_LABELS_KEY: ",".join(self.where),
         }
         fields = {key: text for key, text in texts_of_keys.items() if text}
-        for key, texts in ((ARGUMENTS_KEY, self.arguments), (ENV_KEY, self.env)):
+        given = ((ARGUMENTS_KEY, self.arguments), (ENV_KEY, self.env), (LIMITS_KEY, self.limits))
+        for key, texts in given:
             if texts:
                 fields[key] = json.dumps(dict(texts))
         return fields

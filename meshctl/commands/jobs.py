@@ -1,4 +1,4 @@
-"""What is given to a typed job: ``--arg NAME=VALUE``, ``--env NAME[=VALUE]``, ``--cwd DIR``.
+"""What is given to a typed job: ``--arg``, ``--env``, ``--cwd``, and ``--limit NAME=VALUE``.
 
 The node that runs the work checks all of it. meshctl asks for the description of the type first, so
 that a mistake is told before anything is made; and a node that knows no descriptions would not know
@@ -55,6 +55,12 @@ def _variables(
     return _once([_variable(text) for text in texts])
 
 
+def _limits(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> Mapping[str, str]:
+    return _once([_named("--limit", text) for text in texts])
+
+
 def _variable(text: str) -> tuple[str, str]:
     if "=" in text:
         return _named("--env", text)
@@ -81,14 +87,22 @@ def job_options(command: Command) -> Callable[..., None]:
         arguments: Mapping[str, str],
         variables: Mapping[str, str],
         cwd: str,
+        limits: Mapping[str, str],
         **kwargs: Any,
     ) -> None:
         from meshctl.api.submission import JobSettings  # noqa: PLC0415 - help needs none of it
 
-        command(*args, job=JobSettings(arguments, variables, cwd), **kwargs)
+        command(*args, job=JobSettings(arguments, variables, cwd, limits=limits), **kwargs)
 
     texts: dict[str, Any] = {"multiple": True}
     for option in (
+        click.option(
+            *("--limit", "limits"),
+            metavar="NAME=VALUE",
+            callback=_limits,
+            help="A lower limit than its type has, e.g. memory=64MiB.",
+            **texts,
+        ),
         click.option("--cwd", default="", metavar="DIR", help="Directory to start in there."),
         click.option(
             *("--env", "variables"),
@@ -136,6 +150,8 @@ def check_job(
         if DESCRIBES_NOT in str(error):
             raise Failure(f"{error}; it takes no --arg, --env or --cwd") from error
         return  # it is away, or tells us nothing: the submission has its own answer
+    if job.limits and not described.get("Limits"):
+        raise Failure(f"work type {worktype} has no limits that could be lowered")
     if wrong := wrong_arguments(described, job.arguments):
         raise Failure(f"{wrong}{USAGE}{described.get('Usage', 'unknown')}")
 

@@ -340,6 +340,7 @@ FREE = {
     "payload_literal": "any text",
     "cmdparams": "any text",
     "cwd": "a directory of the node that runs the work",
+    "limits": "names of limits and numbers",
     "tls_client": "nodes do not tell the names of theirs",
 }
 """Values of which nobody knows what they may be."""

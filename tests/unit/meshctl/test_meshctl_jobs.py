@@ -208,3 +208,19 @@ def test_of_a_node_that_knows_no_such_question_is_told_what_it_advertises(meshct
     result = meshctl("work", "describe", "echo")
     assert result.exit_code == ExitCode.REFUSED
     assert "node foo does not describe its types of work: it is receptor's" in result.stderr
+
+
+def test_lower_limits_are_sent_as_texts_where_the_type_has_some(meshctl, node):
+    node.handlers[DESCRIBE] = answer({**FIB, "Arguments": [], "Limits": {"memory": "256MiB"}})
+    options = ["--limit", "memory=64MiB", "--limit", "pids=5"]
+    assert meshctl(*SUBMIT, *options).exit_code == 0
+    (sent,) = node.submissions
+    assert json.loads(sent["joblimits"]) == {"memory": "64MiB", "pids": "5"}
+
+
+def test_a_limit_for_a_type_without_limits_is_an_error_and_nothing_is_submitted(meshctl, node):
+    node.handlers[DESCRIBE] = answer({**FIB, "Arguments": [], "Limits": {}})
+    done = meshctl(*SUBMIT, "--limit", "memory=64MiB")
+    assert done.exit_code != 0
+    assert "work type fib has no limits that could be lowered" in done.stderr
+    assert node.submissions == []
