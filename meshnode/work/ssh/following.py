@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import trio
 
-from meshnode.errors import WorkError
+from meshnode.errors import MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.storage import (
     Allowance,
@@ -217,13 +217,13 @@ class FarWork:
             HostFailure: the session ended before.
             TooMuch, CannotStore: no more can be kept.
         """
-        faults: list[Exception] = []
+        faults: list[MeshnodeError] = []
         async with trio.open_nursery() as nursery:
 
             async def guarded(part: Part) -> None:
                 try:
                     await part(copy, nursery.cancel_scope)
-                except (HostFailure, TooMuch, CannotStore) as error:
+                except MeshnodeError as error:
                     # Raised here, inside the nursery, it would be wrapped in a group.
                     faults.append(error)
                     nursery.cancel_scope.cancel()
@@ -248,7 +248,7 @@ class FarWork:
     async def _bring(self, copy: OutputCopy, both: trio.CancelScope) -> None:
         while data := await self._far.receive():
             if self._end is not None:
-                data = data[: self._end.size - copy.size]
+                data = data[: max(0, self._end.size - copy.size)]
             await copy.append(data, small=len(data) <= SMALL_PIECE)
             if self._end is not None and copy.size >= self._end.size:
                 both.cancel()

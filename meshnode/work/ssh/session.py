@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,11 @@ import trio
 
 from meshnode import files
 from meshnode.errors import WorkError
+from meshnode.security.identity import shown_text
 from meshnode.work.ssh.failures import HostFailure, Phase, why_refused, why_ssh_ended
 from meshnode.work.ssh.hosts import SESSION, Host
 from meshnode.work.ssh.record import FarEnd
+from meshnode.work.units.jsonreader import MAX_SIZE
 from meshnode.work.units.shortage import NotNow, in_thread_or_here
 
 MAX_SAID_LINES = 40
@@ -41,6 +43,12 @@ PIECE = 256 * 1024
 LAST_WORDS = 1.0
 """Seconds for the rest of what ssh says after it has ended: a connection that others share, which
 ssh may leave behind, keeps its stderr open."""
+
+MAX_BOOT = 64
+"""Characters that are kept of what a host says of its start; Linux has a UUID."""
+
+MAX_PID = 2**31 - 1
+"""The highest number that a process can have."""
 
 END_PATIENCE = 1.0
 """Seconds for ssh to end by itself before it is killed."""
@@ -87,9 +95,7 @@ class FarSession:
 
     async def look(self) -> FarState:
         """Return what the host has of the unit, once the session is up."""
-        words = await self._answer()
-        words += [""] * (4 - len(words))
-        return FarState(words[1] == "claimed", words[1] != "absent", words[2], words[3])
+        return far_state(await self._answer())
 
     async def make(self) -> None:
         """Make the unit's directory."""
@@ -130,7 +136,7 @@ class FarSession:
         """
         self.phase = Phase.START
         words = await self._ask("go", str(math.ceil(timeout)), str(math.ceil(grace)))
-        return words[1] if words[0] == "started" else None
+        return _pid(words[1]) if words[0] == "started" and len(words) > 1 else None
 
     async def stop(self, grace: float) -> bool:
         """End the command; return whether it was ever started. It never is from here on."""
@@ -176,7 +182,7 @@ class FarSession:
         while True:
             words = await self._answer()
             if words[0] == "end" and len(words) == 4:
-                return _far_end(words)
+                return far_end(words)
 
     # --- requests and answers -------------------------------------------------------------------
 
@@ -275,14 +281,31 @@ class FarSession:
         )
 
 
-def _far_end(words: list[str]) -> FarEnd:
-    """Read ``end CODE WHY SIZE``; a star stands for what nobody recorded."""
-    _, code, why, size = words
+def far_state(words: Sequence[str]) -> FarState:
+    """Read ``state STATE BOOT PID``. Total: a host may say anything."""
+    _, state, boot, pid = (*words, *[""] * 4)[:4]
+    return FarState(state == "claimed", state != "absent", shown_text(boot, MAX_BOOT), _pid(pid))
+
+
+def far_end(words: Sequence[str]) -> FarEnd:
+    """Read ``end CODE WHY SIZE``; a star stands for what nobody recorded. Total."""
+    _, code, why, size = (*words, *[""] * 4)[:4]
     return FarEnd(
-        int(code) if code.isdecimal() and int(code) < 256 else None,
-        "" if why == "*" else why,
-        int(size) if size.isdecimal() else 0,
+        _number(code, 255),
+        why if why in {"cancel", "timeout"} else "",
+        _number(size, MAX_SIZE) or 0,
     )
+
+
+def _pid(text: str) -> str:
+    number = _number(text, MAX_PID)
+    return "" if number is None else str(number)
+
+
+def _number(text: str, most: int) -> int | None:
+    """Return a number that is written in decimal and no larger than ``most``, else None."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
+    return int(text) if is_number and int(text) <= most else None
 
 
 @asynccontextmanager

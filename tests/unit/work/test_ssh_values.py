@@ -11,6 +11,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.ssh.failures import Phase, why_refused, why_ssh_ended
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import FarEnd, SshRecord
+from meshnode.work.ssh.session import far_end, far_state
 from meshnode.work.ssh.worktype import MAX_COMMAND, SshType
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
@@ -82,6 +83,32 @@ def test_what_must_be_stands_before_what_the_operator_says_and_what_is_usual_beh
     options = [words[at + 1] for at, word in enumerate(words) if word == "-o"]
     assert options.index("BatchMode=yes") < options.index("ServerAliveInterval=1")
     assert options.index("ServerAliveInterval=1") < options.index("ServerAliveInterval=15")
+
+
+WORDS = st.lists(st.text(max_size=10) | st.integers().map(str), min_size=1, max_size=6)
+
+
+@given(WORDS)
+def test_whatever_a_host_says_of_a_unit_is_a_state_that_can_be_shown(words):
+    state = far_state(words)
+    assert state.pid == "" or 0 <= int(state.pid) < 2**31
+    assert state.boot.isprintable()
+    assert len(state.boot) <= 64
+
+
+@given(WORDS)
+def test_whatever_a_host_says_of_an_end_is_one_that_can_be_recorded(words):
+    end = far_end(words)
+    assert end.code is None or 0 <= end.code <= 255
+    assert end.why in {"", "cancel", "timeout"}
+    record = SshRecord(key="k", end=end)
+    assert SshRecord.of(status(record.to_json())) == record
+
+
+def test_an_end_is_read_as_a_host_writes_it():
+    assert far_end(["end", "3", "*", "70"]) == FarEnd(3, "", 70)
+    assert far_end(["end", "*", "cancel", "0"]) == FarEnd(None, "cancel", 0)
+    assert far_end(["end", "9" * 5000, "\x1b[2J", "9" * 5000]) == FarEnd(None, "", 0)
 
 
 CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@

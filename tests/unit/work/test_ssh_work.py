@@ -2,10 +2,11 @@
 
 import pytest
 import trio
-from ssh_fakes import FakeHosts, add_ssh, ssh_type
+from ssh_fakes import FakeHosts, FakeSession, add_ssh, ssh_type
 from work_fakes import LONG
 
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.ssh.record import FarEnd
 
 STEPS = range(1, 30)
 """Steps of a unit's sessions, from the first look to the removal, and a few more."""
@@ -310,3 +311,35 @@ async def test_dependencies_that_lie_in_a_unit_s_directory_are_sent_before_the_s
         hosts.on("anna")[0].finish(0)
         await foo.wait_for(waiting, lambda status: status.state is UnitState.RUNNING)
         assert hosts.on("anna")[0].parts["deps"] == b"a tar"
+
+
+async def test_a_unit_whose_task_has_a_fault_is_ended_on_its_host(
+    foo, hosts, monkeypatch, autojump_clock
+):
+    add(foo, hosts, "anna")
+
+    async def fault(self):
+        await trio.sleep(10)
+        raise RuntimeError
+
+    monkeypatch.setattr(FakeSession, "wait_end", fault)
+    async with foo.running():
+        status = await foo.wait_final(await submit(foo))
+        assert status.detail.startswith("internal error: ")
+        assert hosts.starts == ["anna"]
+        assert hosts.jobs == {}
+
+
+async def test_a_host_that_sends_more_than_it_says_there_is_cannot_make_more_of_it(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts, "anna")
+    async with foo.running():
+        unit_id = await submit(foo)
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        (job,) = hosts.jobs.values()
+        job.end = FarEnd(0, "", 3)
+        job.write(b"abcdef")
+        status = await foo.wait_final(unit_id)
+        assert status.stdout_size == len(foo.stdout(unit_id))
+        assert foo.stdout(unit_id) in {b"abc", b"abcdef"}
