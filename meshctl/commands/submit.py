@@ -180,12 +180,15 @@ def submit(
     """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
 
     Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
-    Exactly one of --payload, --payload-literal and --no-payload must be given.
+    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg, no
+    payload is the default.
     """
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
-        with chosen_payload(payload, payload_literal, no_payload) as data:
+        # A typed job has been told what to do; most have no use for a stdin.
+        is_told = bool(options["job"].arguments) and payload is None and payload_literal is None
+        with chosen_payload(payload, payload_literal, no_payload or is_told) as data:
             if rm and not follow:
                 print_warning("using --rm without --follow. Unit results will never be seen.")
             all_params = collect_params(params, cmdparams)

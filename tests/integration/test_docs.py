@@ -1,5 +1,6 @@
 """Every shell example in README.md and docs/ does what it is shown to do."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,11 @@ import pytest
 import yaml
 from harness import Cluster
 from shell_examples import ROOT, Example, File, Nodes, Session, read_console, read_document
+
+from meshnode.work.local.hierarchies import look
+
+LIMITS = ("cpu", "memory", "pids")
+"""What pages that show limits of work ask of the machine."""
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -39,7 +45,13 @@ def session(cluster: Cluster) -> Iterator[Session]:
     ],
 )
 def test_each_shell_example_prints_what_is_shown(session: Session, document: Path) -> None:
-    for step in read_document(document.read_text()):
+    steps = read_document(document.read_text())
+    shown = "".join(step.text for step in steps if isinstance(step, File))
+    if " limits: " in shown and (refusal := look().refusal(LIMITS)):
+        pytest.skip(refusal)
+    if " isolation: " in shown and os.getuid():
+        pytest.skip("only root can isolate work in any case")
+    for step in steps:
         session.take(step)
 
 

@@ -55,6 +55,16 @@ def test_what_is_given_to_a_job_is_sent_as_texts(meshctl, fib, monkeypatch):
     assert sent["jobcwd"] == "/srv/x"
 
 
+@pytest.mark.parametrize(
+    ("options", "payload"), [((), b""), (("-l", "a line"), b"a line\n"), (("-n",), b"")]
+)
+def test_a_typed_job_needs_no_payload_option_and_has_an_empty_stdin_then(
+    meshctl, fib, options, payload
+):
+    result = meshctl("work", "submit", "fib", "--arg", "position=3", *options, "--follow")
+    assert (result.exit_code, result.stdout_bytes) == (0, payload)
+
+
 def test_a_submission_without_any_asks_for_no_description(meshctl, fib):
     assert meshctl(*SUBMIT).exit_code == 0
     assert not any(line.startswith(DESCRIBE) for line in fib.lines)
