@@ -48,6 +48,11 @@ LIMITS_KEY = "joblimits"
 each an object of strings as a text of JSON, and the directory that it starts in. Meshnode's own,
 as the last."""
 
+DEPS_SIZE_KEY = "depssize"
+DEPS_SHA256_KEY = "depssha256"
+"""Keys of a submission whose payload begins with a tar of files for the job: the bytes of that tar
+as a decimal, and its digest where that is known. What follows is stdin. Meshnode's own, too."""
+
 DESCRIBES = "describe"
 """Said beside such keys by a node that describes its types of work to those who ask."""
 
@@ -67,6 +72,7 @@ STREAMS = "streams"
 TAKEN_KEYS = frozenset(
     {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
     | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
+    | {DEPS_SIZE_KEY, DEPS_SHA256_KEY}
 )
 
 MAX_CLAIM = 2048

@@ -16,7 +16,6 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import NoThread, in_thread
 from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.client import OutcomeUnknown, Starter
-from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDERR
 from meshnode.work.local.launcherprocess import LauncherClosed, Started, StartRequest
 from meshnode.work.local.processes import (
     EndLeftovers,
@@ -29,6 +28,7 @@ from meshnode.work.local.processes import (
     find_supervisor,
     still_running,
 )
+from meshnode.work.local.startrequest import drop_tar, start_request, unpack_files
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
 from meshnode.work.units.shortage import LogOnce, NotNow, NotRecorded, Pauses, patiently
@@ -115,26 +115,12 @@ class CommandRunner:
         if not unit.status.params:
             error = WorkError("its record names no command")
             return await self._refuse(unit, first, error, f"Error starting worker: {error}")
-        # As the record says: what the files are for was decided when they were made.
-        outputs = [one for one in SIZE_KEYS if unit.status.size_of(one) is not None]
-        request = StartRequest(
-            unit_id=unit.unit_id,
-            unit_dir=self._store.directory(unit.unit_id),
-            argv=unit.status.params,
-            grace=kind.grace,
-            env=kind.environment(unit.status.job.env),
-            cwd=unit.status.job.cwd or kind.cwd,
-            timeout=unit.status.job.timeout_within(kind.timeout),
-            max_output=kind.max_output,
-            leave=kind.leave,
-            separate=STDERR in outputs,
-            indexed=INDEX in outputs,
-            known=unit.status.input_to_disk(),
-            isolation=None if kind.isolation is None else kind.isolation.order,
-        )
+        request = start_request(unit, kind, self._store)
         try:
             limits = await self._groups.start(unit)
-            return await self._insist(unit, replace(request, limits=limits))
+            started = await self._insist(unit, replace(request, limits=limits))
+            await drop_tar(unit, self._store)
+            return started
         except LauncherClosed as error:
             # Not a failure of the unit: it starts now, or with the next start of the node.
             unit.log.info("%s", error)
@@ -174,6 +160,7 @@ class CommandRunner:
         pauses = Pauses()
         while True:
             try:
+                await unpack_files(unit, self._store)
                 # Shielded: a start that was asked for happens, so its supervisor must be known.
                 with trio.CancelScope(shield=True):
                     return await self._launcher.start(request)

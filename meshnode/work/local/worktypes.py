@@ -46,6 +46,10 @@ PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
 """The program that calls plugins, in an interpreter of its own."""
 
 
+HIDES = frozenset({"mounts", "uid"})
+"""What of an order of isolation keeps a command from what is in the directory of its unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommandType:
     """One ``work-command`` directive.
@@ -179,6 +183,17 @@ class CommandType:
             self.allowed_env.check(name, value)
         if job.cwd:
             self.allowed_cwd.check(job.cwd)
+        if job.files:
+            self._check_files(job)
+
+    def _check_files(self, job: JobSettings) -> None:
+        """Refuse files where the command would not find them. Raises ValueError."""
+        if job.cwd:
+            raise ValueError("a job with files has a directory of its own; give no other")
+        if self.cwd is not None:
+            raise ValueError("it takes no files, since it runs in a directory of its own (cwd)")
+        if self.isolation is not None and not HIDES.isdisjoint(self.isolation.order):
+            raise ValueError("it takes no files, since it may not see those of the node")
 
     def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.

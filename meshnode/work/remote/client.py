@@ -18,6 +18,8 @@ from meshnode.protocol.control import (
     ARGUMENTS_KEY,
     CLAIM_KEY,
     CWD_KEY,
+    DEPS_SHA256_KEY,
+    DEPS_SIZE_KEY,
     ENV_KEY,
     LABELS_KEY,
     LIMITS_KEY,
@@ -59,6 +61,8 @@ NO_UNIT = "-"
 WORDS_OF_KEYS = {
     ARGUMENTS_KEY: "arguments",
     ENV_KEY: "environment variables",
+    DEPS_SIZE_KEY: "dependencies",
+    DEPS_SHA256_KEY: "dependencies",
     CWD_KEY: "working directory",
     LIMITS_KEY: "limits",
     TIMEOUT_KEY: "timeout",
@@ -143,7 +147,8 @@ class RemoteControl:
             RemoteUnavailable: it has not said yet what it knows.
         """
         fields = job.fields()
-        missing = [WORDS_OF_KEYS[key] for key in fields if key not in self._takes]
+        unknown = [WORDS_OF_KEYS[key] for key in fields if key not in self._takes]
+        missing = list(dict.fromkeys(unknown))
         if not missing:
             return fields
         if not self._is_advertised:
@@ -205,9 +210,9 @@ class RemoteControl:
         return True
 
     async def send_payload(
-        self, unit_id: str, path: Path, *, before_end: Callable[[], None]
+        self, unit_id: str, *paths: Path, before_end: Callable[[], None]
     ) -> bool:
-        """Send a file as the payload of the unit just submitted, and wait for the final reply.
+        """Send files as the payload of the unit just submitted, and wait for the final reply.
 
         ``before_end`` is called just before the other node can learn that the payload is complete.
         A refusal is noticed while bytes are still being sent.
@@ -225,7 +230,11 @@ class RemoteControl:
         async def send() -> None:
             nonlocal outcome
             try:
-                await self._send_file(path, before_end)
+                for path in paths:
+                    await self._send_file(path)
+                before_end()
+                with translated():
+                    await self._stream.send_eof()
                 with trio.fail_after(REPLY_TIMEOUT):
                     await answered.wait()
             except trio.TooSlowError:
@@ -255,28 +264,25 @@ class RemoteControl:
             raise RemoteUnavailable("the node did not say what became of the unit")
         return reply.get("follows") is True
 
-    async def _send_file(self, path: Path, before_end: Callable[[], None]) -> None:
+    async def _send_file(self, path: Path) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                await self._send_content(descriptor)
+                await self._send_content(descriptor, path.name)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            text = f"error sending stdin file: {files.reason(error)}"
+            text = f"error sending {path.name} file: {files.reason(error)}"
             # The other node has no complete payload. If this node lacks descriptors or the like,
             # the payload can be sent again later.
             raise (RemoteUnavailable if files.is_passing(error) else WorkError)(text) from error
-        before_end()
-        with translated():
-            await self._stream.send_eof()
 
-    async def _send_content(self, descriptor: int) -> None:
+    async def _send_content(self, descriptor: int, name: str) -> None:
         position, size = 0, os.fstat(descriptor).st_size
         while position < size:
             chunk = await read_part(descriptor, position, CHUNK)
             if not chunk:
-                raise WorkError(f"error sending stdin file: it ends at byte {position} of {size}")
+                raise WorkError(f"error sending {name} file: it ends at byte {position} of {size}")
             position += len(chunk)
             with translated():
                 await self._stream.send_all(chunk)

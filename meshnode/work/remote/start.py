@@ -243,8 +243,8 @@ class RemoteStart:
             # Synced before the first byte of payload: this node must know the ID of any unit that
             # may start, to ask about it.
             await self._record_unit(created)
-            stdin = self._store.stdin_path(self._unit.unit_id)
-            if await node.send_payload(created.unit_id, stdin, before_end=self._payload_ends):
+            payload = self._store.payload_paths(self._unit.unit_id, self._unit.status.deps_size)
+            if await node.send_payload(created.unit_id, *payload, before_end=self._payload_ends):
                 # In memory for now: the follower records it soon, or with the end. A node that is
                 # killed before asks the other one what became of the ID.
                 await self._unit.note(lambda status: status.with_remote(started=True))

@@ -116,6 +116,20 @@ class Payload:
     """Returns the next bytes of it, none at its end."""
 
 
+def first_bytes(receive: Receive, size: int) -> Receive:
+    """Return what receives the first ``size`` bytes of a payload, and then its end."""
+
+    async def receive_first(most: int) -> bytes:
+        nonlocal size
+        if not size:
+            return b""
+        data = await receive(min(most, size))
+        size -= len(data)
+        return data
+
+    return receive_first
+
+
 async def take_input(
     receive: Receive, file: UnitFile, announced: Input, *, keep: bool = False
 ) -> Input:

@@ -1,4 +1,4 @@
-"""What a client gives a job beside its payload: arguments, environment, directory, time, limits.
+"""What a client gives a job beside its stdin: arguments, environment, directory, files, limits.
 
 The node that executes checks them against the type of work. Another node that submits for the
 client only passes them on, and keeps them until the unit has started there.
@@ -6,7 +6,7 @@ client only passes them on, and keeps them until the unit has started there.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from meshnode.arguments import MAX_ARGUMENTS
@@ -14,12 +14,14 @@ from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.control import (
     ARGUMENTS_KEY,
     CWD_KEY,
+    DEPS_SIZE_KEY,
     ENV_KEY,
     LIMITS_KEY,
     PRIORITY_KEY,
     TIMEOUT_KEY,
 )
 from meshnode.protocol.times import parse_duration
+from meshnode.work.files.jobfiles import FILE_KEYS, NO_FILES, JobFiles
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.units.remoteextra import is_secret
 
@@ -49,9 +51,9 @@ class JobSettings:
     """Seconds that it may run, no longer than its type allows; None is what that allows."""
     priority: int = 0
     """Which of those that wait in the queue goes first: the one with the highest."""
-
     limits: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What its processes may have, less than its type allows."""
+    files: JobFiles = NO_FILES
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -65,6 +67,7 @@ class JobSettings:
             _parse_timeout(data.get(TIMEOUT_KEY, "")),
             _parse_priority(data.get(PRIORITY_KEY, "")),
             _parse_texts(data, LIMITS_KEY, MAX_LIMITS),
+            JobFiles.parse(data),
         )
 
     def __bool__(self) -> bool:
@@ -73,7 +76,7 @@ class JobSettings:
     @property
     def is_for_command(self) -> bool:
         """Whether there is anything of which not every type of work can make use."""
-        return bool(self.arguments or self.env or self.cwd or self.limits)
+        return bool(self.arguments or self.env or self.cwd or self.limits or self.files)
 
     def timeout_within(self, most: float | None) -> float | None:
         """Return the seconds that it may run, of at most ``most``; None is for ever."""
@@ -92,6 +95,7 @@ class JobSettings:
             TIMEOUT_KEY: "" if self.timeout is None else f"{self.timeout:.6f}s",
             PRIORITY_KEY: str(self.priority) if self.priority else "",
             LIMITS_KEY: json.dumps(dict(self.limits), sort_keys=True),
+            **self.files.fields(),
         }
         return {key: text for key, text in fields.items() if text not in {"", "{}"}}
 
@@ -102,7 +106,7 @@ class JobSettings:
         named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
         named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
         named |= {f"{LIMITS_KEY}.{name}": text for name, text in self.limits.items()}
-        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY)
+        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, DEPS_SIZE_KEY)
         return named | {key: text for key, text in self.fields().items() if key in others}
 
     def shown(self) -> Iterator[str]:
@@ -118,6 +122,11 @@ class JobSettings:
             yield f"timeout={self.timeout:g}s"
         if self.priority:
             yield f"priority={self.priority}"
+        yield from self.files.shown()
+
+    def with_digest(self, sha256: str) -> Self:
+        """Return the same settings when the files have come; the digest is empty if unknown."""
+        return replace(self, files=self.files.received(sha256)) if sha256 else self
 
     @property
     def has_secret_arguments(self) -> bool:
@@ -138,6 +147,7 @@ class JobSettings:
             "Timeout": self.timeout,
             "Priority": self.priority,
             "Limits": dict(self.limits),
+            "Files": self.files.to_disk(),
         }
         return {key: value for key, value in data.items() if value}
 
@@ -161,12 +171,13 @@ class JobSettings:
             _recorded_timeout(reader),
             reader.whole("Priority", PRIORITIES) or 0,
             texts[2],
+            JobFiles.from_disk(reader.take("Files", dict, None)),
         )
 
 
 NO_SETTINGS: Final = JobSettings()
 
-KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY})
+KEYS: Final = FILE_KEYS | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
 """The keys of a submission that have them."""
 
 

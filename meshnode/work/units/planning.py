@@ -53,7 +53,8 @@ class Planner:
             raise CommandError(f"unknown work type {submission.work_type}")
         if submission.job.is_for_command and not kind.takes_settings:
             raise CommandError(
-                f"work type {submission.work_type} takes no arguments, variables or directory"
+                f"work type {submission.work_type} takes no arguments, variables, directory or "
+                "files"
             )
         _check_timeout(submission, kind)
         name, plan, verifies = submission.work_type, kind.plan(submission), kind.verify_signature
@@ -124,6 +125,7 @@ class Planner:
             submitted_params=submission.shown_params,
             labels=submission.labels,
             job=submission.job,
+            deps_size=submission.job.files.size,
             verifies=verifies,
         )
 

@@ -70,7 +70,8 @@ class Quotas:
             self._received[owner] = self._payloads_of(owner)
         self._receiving[owner] += 1
         try:
-            self._check(self._received[owner] + (payload.announced.size or 0))
+            announced = unit.status.deps_size + (payload.announced.size or 0)
+            self._check(self._received[owner] + announced)
 
             async def receive(size: int) -> bytes:
                 data = await payload.receive(size)
@@ -93,7 +94,12 @@ class Quotas:
             )
 
     def _payloads_of(self, owner: Hashable) -> int:
-        return sum(unit.status.stdin_size or 0 for unit in self._held_by(owner))
+        # Of what has not come yet, only the payload that is being taken in counts, as it comes.
+        return sum(
+            unit.status.stdin_size + unit.status.deps_size
+            for unit in self._held_by(owner)
+            if unit.status.stdin_size is not None
+        )
 
     def _held_by(self, owner: Hashable) -> Iterator[Unit]:
         return (unit for unit in self.units.values() if account(_submitter(unit.status)) == owner)

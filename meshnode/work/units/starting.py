@@ -11,7 +11,15 @@ from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.ending import UnitEnder
-from meshnode.work.units.intake import Input, InputRefused, Payload, WrongInput, take_input
+from meshnode.work.units.intake import (
+    Input,
+    InputRefused,
+    Payload,
+    Receive,
+    WrongInput,
+    first_bytes,
+    take_input,
+)
 from meshnode.work.units.queue import RunQueue
 from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.runner import FirstOutcome
@@ -23,6 +31,9 @@ from meshnode.work.units.unit import Unit
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when its session is being ended: a disk write."""
+
+NO_DEPS = Input()
+"""What came of a tar where none was announced."""
 
 
 class UnitStarter:
@@ -51,19 +62,22 @@ class UnitStarter:
             CommandError: the unit was canceled or released meanwhile.
             MeshnodeError: it cannot be started.
         """
-        first = await self._start(unit, await self._take_input(unit, payload))
+        stdin, deps = await self._take_input(unit, payload)
+        first = await self._start(unit, stdin, deps)
         if first is None or self._queue.is_waiting(unit):
             return False
         return await self._see_started(unit, first)
 
-    async def _take_input(self, unit: Unit, payload: Payload) -> Input:
+    async def _take_input(self, unit: Unit, payload: Payload) -> tuple[Input, Input]:
+        """Return what came as stdin, and as the tar before it."""
+        keep = not unit.status.is_command
         try:
             with self._quotas.taking_in(unit, payload) as receive:
                 await payload.invite()
+                deps = await self._take_deps(unit, receive, keep=keep)
                 file = await self._store.open_input(unit.unit_id, lambda: not unit.is_final)
                 try:
-                    keep = not unit.status.is_command
-                    return await take_input(receive, file, payload.announced, keep=keep)
+                    return await take_input(receive, file, payload.announced, keep=keep), deps
                 finally:
                     file.close()
         except (OSError, WrongInput) as error:
@@ -78,13 +92,28 @@ class UnitStarter:
                 await self._refuse_input(unit, "the session was ended")
             raise
 
+    async def _take_deps(self, unit: Unit, receive: Receive, *, keep: bool) -> Input:
+        """Take in the tar with which a payload may begin. Raises as ``take_input``."""
+        announced = unit.status.job.files
+        if not announced:
+            return NO_DEPS
+        file = await self._store.open_deps(unit.unit_id, lambda: not unit.is_final)
+        try:
+            first = first_bytes(receive, announced.size)
+            expected = Input(announced.size, announced.sha256)
+            return await take_input(first, file, expected, keep=keep)
+        except WrongInput as error:
+            raise WrongInput(f"the tar of dependencies: {error}") from error
+        finally:
+            file.close()
+
     async def _refuse_input(self, unit: Unit, reason: object) -> str:
         detail = f"Error reading input data: {reason}"
         async with unit.command_lock:
             await self._ender.refuse(unit, detail)
         return detail
 
-    async def _start(self, unit: Unit, stdin: Input) -> FirstOutcome | None:
+    async def _start(self, unit: Unit, stdin: Input, deps: Input) -> FirstOutcome | None:
         """Have a unit driven whose input is complete; None if the next run of the node does it."""
         async with unit.command_lock:
             if unit.is_final or unit.end_waits:
@@ -97,6 +126,7 @@ class UnitStarter:
                     detail="Starting Worker",
                     stdin_size=stdin.size,
                     stdin_sha256=stdin.sha256,
+                    job=old.job.with_digest(deps.sha256),
                 )
 
             if not unit.status.is_command:
@@ -139,7 +169,7 @@ class UnitStarter:
     async def _keep_waiting(self, unit: Unit) -> None:
         """Have a unit that is going to wait outlive a power cut."""
         try:
-            await self._store.sync_input(unit.unit_id)
+            await self._store.sync_input(unit.unit_id, with_deps=unit.status.deps_size > 0)
             await unit.change(lambda old: replace(old, detail="Queued", queued=True), durable=True)
         except (OSError, WorkError) as error:
             # It waits all the same, and would be lost with the machine only.

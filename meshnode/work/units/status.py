@@ -78,6 +78,8 @@ class UnitStatus:
     signal: str | None = None
     stdin_size: int | None = None
     """Bytes of input, known once all of it is here; until then nothing may be started."""
+    deps_size: int = 0
+    """Bytes of the tar of files that came before the input, also when it is gone."""
     params: tuple[str, ...] = ()
     """The arguments of the command, the executable first. They are dropped with the end: a client
     may send a megabyte, and ended units are kept for weeks."""
@@ -295,6 +297,7 @@ class UnitStatus:
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
             "Queued": self.queued,
+            "DepsSize": self.deps_size,
         }
         known = {
             "StderrSize": self.stderr_size,
@@ -387,5 +390,6 @@ class UnitStatus:
             runner_data=read_data(reader),
             release_asked=reader.take("ReleaseAsked", bool, False),
             queued=reader.take("Queued", bool, False),
+            deps_size=reader.whole("DepsSize") or 0,
             other=reader.others(),
         )

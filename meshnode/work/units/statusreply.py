@@ -51,6 +51,7 @@ def _more(status: UnitStatus) -> JsonObject:
         "Usage": dict(status.usage),
         "Isolation": status.isolation,
         "Priority": status.priority,
+        "DepsSize": status.deps_size,
     }
     return {key: value for key, value in more.items() if value}
 

@@ -28,6 +28,7 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import DescriptorReserve
+from meshnode.work.files.unpacking import unpack
 from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
 from meshnode.work.units.endedby import EndedBy
@@ -101,9 +102,26 @@ class UnitStore(UnitFiles):
         """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
         return await self._short(self.open_stdin, unit_id, wanted)
 
-    async def sync_input(self, unit_id: str) -> None:
+    async def open_deps(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
+        """Return the file that takes a unit's tar as long as that is wanted. Raises OSError."""
+        return await self._short(self.make_deps, unit_id, wanted)
+
+    async def unpack_files(self, unit_id: str) -> None:
+        """Make the working directory of a unit, with the files of its tar in it.
+
+        Raises:
+            BadFiles: the tar may not be unpacked.
+            OSError: the disk refuses.
+        """
+        await self._long(unpack, self.deps_path(unit_id), self.work_directory(unit_id))
+
+    async def drop_deps(self, unit_id: str) -> None:
+        """Delete the tar of a unit's files: they are unpacked."""
+        await self._long(self.unlink_deps, unit_id)
+
+    async def sync_input(self, unit_id: str, *, with_deps: bool) -> None:
         """Bring a unit's input, which is all there, to the disk. Raises OSError."""
-        await self._long(self.sync_stdin, unit_id)
+        await self._long(self.sync_stdin, unit_id, with_deps)
 
     async def drop_input(self, unit_id: str) -> None:
         """Give the room of a unit's input back: nothing will be started with it."""

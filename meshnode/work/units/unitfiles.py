@@ -13,6 +13,7 @@ import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from meshnode import files
@@ -62,6 +63,19 @@ class UnitFiles(StatusFiles):
     def stdin_path(self, unit_id: str) -> Path:
         """Return the file that holds the unit's input."""
         return self.root / unit_id / "stdin"
+
+    def deps_path(self, unit_id: str) -> Path:
+        """Return the file with the tar of the unit's files, until they are unpacked."""
+        return self.root / unit_id / "deps"
+
+    def work_directory(self, unit_id: str) -> Path:
+        """Return the directory that a command with files of its own starts in."""
+        return self.root / unit_id / "work"
+
+    def payload_paths(self, unit_id: str, deps_size: int) -> tuple[Path, ...]:
+        """Return the files whose bytes, one after the other, are what the client sent."""
+        stdin = self.stdin_path(unit_id)
+        return (self.deps_path(unit_id), stdin) if deps_size else (stdin,)
 
     def stdout_path(self, unit_id: str) -> Path:
         """Return the file that holds the unit's output."""
@@ -199,18 +213,32 @@ class UnitFiles(StatusFiles):
         path = self.stdin_path(unit_id)
         return self._with_reserve(lambda: UnitFile(path, append=False, wanted=wanted))
 
-    def sync_stdin(self, unit_id: str) -> None:
+    def make_deps(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
+        """Return the file that takes a unit's tar as long as that is wanted. Raises OSError."""
+        path = self.deps_path(unit_id)
+        return self._with_reserve(lambda: UnitFile(path, append=False, wanted=wanted))
+
+    def sync_stdin(self, unit_id: str, with_deps: bool = False) -> None:
         """Bring a unit's input, which is all there, to the disk. Raises OSError."""
-        descriptor = self._with_reserve(
-            lambda: files.open_file(self.stdin_path(unit_id), os.O_RDONLY)
-        )
+        for path in (self.stdin_path(unit_id), *([self.deps_path(unit_id)] if with_deps else [])):
+            descriptor = self._with_reserve(partial(files.open_file, path, os.O_RDONLY))
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def unlink_deps(self, unit_id: str) -> None:
+        """Delete the tar of a unit's files: they are unpacked, or nothing will be started."""
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            os.unlink(f"{self.root}/{unit_id}/deps")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._log.debug("the tar of unit %s stays: %s", unit_id, error)
 
     def drop_stdin(self, unit_id: str) -> None:
         """Give the room of a unit's input back: nothing will be started with it."""
+        self.unlink_deps(unit_id)
         try:
             os.close(files.open_file(f"{self.root}/{unit_id}/stdin", os.O_WRONLY | os.O_TRUNC))
         except FileNotFoundError:
@@ -223,6 +251,7 @@ class UnitFiles(StatusFiles):
 
         It takes neither room nor a descriptor.
         """
+        self.unlink_deps(unit_id)
         try:
             os.unlink(f"{self.root}/{unit_id}/stdin")
         except FileNotFoundError:

@@ -1,0 +1,1 @@
+"""Files that go along with a job: what a submission says of them, and their safe unpacking."""

@@ -1,0 +1,196 @@
+"""Tars of any bytes and members are unpacked inside their directory, whole, or not at all."""
+
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from meshnode.work.files import unpacking
+from meshnode.work.files.unpacking import DEPS, BadFiles, unpack
+
+PARTS = st.sampled_from(["a", "b", "c", "..", ".", "", "d e", "ü", "\udcff", "x" * 300])
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join) | st.text(max_size=5)
+TYPES = st.sampled_from(
+    [
+        *(tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.SYMTYPE),
+        *(tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE),
+        *(tarfile.GNUTYPE_SPARSE, b"Z"),
+    ]
+)
+
+
+@st.composite
+def members(draw):
+    info = tarfile.TarInfo(draw(NAMES))
+    info.type = draw(TYPES)
+    info.linkname = draw(NAMES) if info.type in {tarfile.SYMTYPE, tarfile.LNKTYPE} else ""
+    info.mode = draw(st.integers(0, 0o7777))
+    info.uid = info.gid = draw(st.integers(0, 70000))
+    info.mtime = draw(st.integers(-1, 2**40) | st.floats(allow_nan=False, allow_infinity=False))
+    if draw(st.booleans()):
+        keys = st.sampled_from(["path", "linkpath", "size", "mtime", "GNU.sparse.map", "uid"])
+        info.pax_headers = draw(st.dictionaries(keys, st.text(max_size=9), max_size=2))
+    return info, draw(st.binary(max_size=700)) if info.isreg() else b""
+
+
+def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for info, data in entries:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def entry(name: str, data: bytes = b"", **more) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    for key, value in more.items():
+        setattr(info, key, value)
+    return info, data
+
+
+def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    return entry(name, type=tarfile.SYMTYPE, linkname=target)
+
+
+def everything(root: Path) -> dict[str, object]:
+    """Return all that is below a directory, with its content; links are not followed."""
+    found: dict[str, object] = {}
+    for place, directories, names in os.walk(root):
+        for name in (*directories, *names):
+            path = Path(place, name)
+            mode = path.lstat().st_mode
+            assert stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode), path
+            if stat.S_ISREG(mode):
+                found[os.fspath(path)] = path.read_bytes()
+            else:
+                found[os.fspath(path)] = os.readlink(path) if stat.S_ISLNK(mode) else None
+    return found
+
+
+def unpacked(root: Path, data: bytes) -> bool:
+    """Unpack a tar in ``root``, and check that nothing else has changed; return if it was taken."""
+    source, work = root / "deps", root / "unit" / "work"
+    outside = root / "outside"
+    (outside / "a").mkdir(parents=True)
+    (outside / "b").write_bytes(b"precious")
+    work.parent.mkdir()
+    source.write_bytes(data)
+    before = everything(root)
+    try:
+        unpack(source, work)
+    except (BadFiles, OSError):
+        assert everything(root) == before
+        return False
+    after = everything(root)
+    inside = os.path.realpath(work / DEPS)
+    new = {path for path in after if path not in before}
+    assert before.items() <= after.items()
+    assert all(Path(path) == work or work in Path(path).parents for path in new)
+    for path in new:
+        if Path(path) != work:
+            real = os.path.realpath(path)
+            assert Path(path).is_symlink() or Path(path).stat().st_mode & 0o7077 == 0
+            assert real == inside or real.startswith(f"{inside}/"), (path, real)
+    return True
+
+
+@given(st.lists(members(), max_size=6))
+@example([link("up", ".."), entry("up/outside", b"x")])
+@example([link("a", "../../../outside"), entry("a/b", b"x")])
+@example([entry("a/deep", type=tarfile.DIRTYPE), link("a/up", ".."), link("x", "a/up/../b")])
+@example([link("x", "a/up/../../b"), entry("a", type=tarfile.DIRTYPE), link("a/up", "..")])
+@example([entry("a", b"1"), entry("a", b"2")])
+@example([link("a", "b"), entry("a", b"2")])
+@example([entry("a", b"x", mode=0o6755)])
+def test_whatever_its_members_are_a_tar_changes_nothing_outside_and_no_link_leads_out(entries):
+    with TemporaryDirectory() as root:
+        try:
+            data = tar_of(*entries)
+        except (ValueError, OverflowError):
+            return  # no tar can say that
+        unpacked(Path(root), data)
+
+
+@given(st.data())
+def test_a_damaged_tar_is_refused_or_is_another_tar(data):
+    whole = bytearray(tar_of(entry("a", b"x" * 600), link("b", "a"), entry("c/d", b"y")))
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    with TemporaryDirectory() as root:
+        unpacked(Path(root), bytes(whole[:cut] if data.draw(st.booleans()) else whole))
+
+
+@given(st.binary(max_size=3000))
+def test_bytes_that_are_no_tar_are_refused(data):
+    with TemporaryDirectory() as root:
+        unpacked(Path(root), data)
+
+
+def test_files_directories_links_and_programs_come_out_as_they_went_in(tmp_path):
+    big = os.urandom(3 * unpacking.PIECE + 17)
+    data = tar_of(
+        entry("dir", type=tarfile.DIRTYPE, mode=0),
+        entry("dir/big", big, mtime=1_700_000_000),
+        entry("run", b"#!/bin/sh\n", mode=0o4755),
+        entry("new/empty", b""),
+        link("dir/link", "../run"),
+        entry("n" * 200 + "/\udcff", b"long"),
+    )
+    assert unpacked(tmp_path, data)
+    deps = tmp_path / "unit" / "work" / DEPS
+    assert (deps / "dir" / "big").read_bytes() == big
+    assert (deps / "dir" / "big").stat().st_mtime == 1_700_000_000
+    assert stat.S_IMODE((deps / "run").stat().st_mode) == 0o700
+    assert (deps / "dir" / "link").read_bytes() == b"#!/bin/sh\n"
+    assert (deps / "new" / "empty").read_bytes() == b""
+    assert (deps / ("n" * 200) / "\udcff").read_bytes() == b"long"
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([entry("../a")], "the name '../a' is not one inside DEPS"),
+        ([entry("/a")], "the name '/a' is not one inside DEPS"),
+        ([link("a", "/etc")], "'a' is a link that leads out, to '/etc'"),
+        ([link("a/b", "../../c")], "'a/b' is a link that leads out, to '../../c'"),
+        ([entry("a", type=tarfile.LNKTYPE, linkname="b")], "'a' is a hard link, which is none"),
+        ([entry("a", type=tarfile.CHRTYPE)], "'a' is a device, which is none of a job's files"),
+        ([entry("a", type=tarfile.FIFOTYPE)], "'a' is a named pipe, which is none"),
+        ([entry("a"), entry("a")], "'a' is there twice"),
+        ([link("a", "b"), entry("a/c")], "'a/c' lies in what is no directory"),
+        ([entry("a", pax_headers={"comment": "x" * unpacking.MAX_HEADER})], "the headers of a"),
+        ([entry("/".join("a" * 65))], "is too long, too deep, or has a NUL"),
+    ],
+)
+def test_a_refusal_names_the_member_and_what_is_wrong(entries, why, tmp_path):
+    (tmp_path / "deps").write_bytes(tar_of(*entries))
+    with pytest.raises(BadFiles, match=why.replace("(", r"\(")):
+        unpack(tmp_path / "deps", tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_number_of_members_is_bounded_and_their_headers_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "MAX_MEMBERS", 20)
+    (tmp_path / "deps").write_bytes(tar_of(*(entry(str(n)) for n in range(20))))
+    unpack(tmp_path / "deps", tmp_path / "work")
+    (tmp_path / "deps").write_bytes(tar_of(*(entry(str(n)) for n in range(21))))
+    with pytest.raises(BadFiles, match="more than 20 files"):
+        unpack(tmp_path / "deps", tmp_path / "work")
+
+
+def test_a_tar_in_the_middle_of_which_a_header_is_spoiled_is_not_taken_for_a_shorter_one(tmp_path):
+    data = bytearray(tar_of(entry("a", b"1"), entry("b", b"2")))
+    data[1024 + 148] ^= 1  # the checksum of the second header
+    assert not unpacked(tmp_path, bytes(data))
+
+
+def test_a_tar_without_its_end_is_refused(tmp_path):
+    assert not unpacked(tmp_path, tar_of(entry("a", b"1"))[:1024])
