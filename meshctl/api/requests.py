@@ -11,10 +11,6 @@ from meshctl.api import JsonObject
 from meshctl.api.errors import BadSettings
 from meshctl.api.logindex import STDOUT
 
-PLACEMENTS = frozenset({"any", "random", "least"})
-"""What stands for a node where the node that takes a submission chooses one. A node of such a name
-can be named by nobody."""
-
 
 def command_line(command: str | Mapping[str, object]) -> str:
     """Check that a command is one that gets one reply: malformed JSON would get two."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
+from meshctl.api import PLACEMENTS
 from meshctl.api.connection import Connection
 from meshctl.api.errors import (
     BadSettings,
@@ -23,7 +24,6 @@ from meshctl.api.errors import (
     SessionLost,
     SubmissionUnconfirmed,
 )
-from meshctl.api.requests import PLACEMENTS
 
 LOCAL_NODE = "localhost"
 """What a control service takes as its own node (protocol section 3)."""

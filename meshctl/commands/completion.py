@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from meshctl.api import PLACEMENTS
 from meshctl.api.errors import ControlError
 from meshctl.api.status import ENDED, STATES, newest_first, remote_part, state_name, work_type
 from meshctl.commands.hints import advertisements, as_table, types_of
@@ -109,6 +110,13 @@ def files(context: click.Context, parameter: click.Parameter, incomplete: str) -
 def _status(context: click.Context) -> Mapping[str, Any]:
     fields = ["NodeID", "RoutingTable", "Advertisements"]
     return in_time(context.obj, lambda client: client.status(fields)) or {}
+
+
+def places(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:
+    """Complete the ID of a node, or what stands for one where a node chooses."""
+    told = ((rule, "the node that you ask chooses") for rule in sorted(PLACEMENTS))
+    rules = offered(told, incomplete)
+    return [*nodes(context, parameter, incomplete), *rules]
 
 
 def nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshctl.api import PLACEMENTS
 from meshctl.api.errors import CommandRefused
-from meshctl.api.requests import PLACEMENTS
 from meshctl.commands.completion import job_arguments, variables
 from meshctl.render.output import Failure
 

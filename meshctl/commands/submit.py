@@ -12,7 +12,7 @@ import click
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
 from meshctl.api.logindex import STDERR
 from meshctl.api.status import size_of
-from meshctl.commands.completion import files, nodes, parameters, work_types
+from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.hints import hint
 from meshctl.commands.jobs import USAGE, check_job, job_options
@@ -133,7 +133,7 @@ def _stdin() -> BinaryIO:
 @click.option(
     "--node",
     default="",
-    shell_complete=nodes,
+    shell_complete=places,
     help="Node to run the work; default: the local one. any, random and least choose one.",
 )
 @click.option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshctl.api.requests import PLACEMENTS
+from meshctl.api import PLACEMENTS
 from meshctl.commands.completion import labels as completed_labels
 from meshctl.commands.labels import given_labels
 from meshctl.commands.options import Age

@@ -391,3 +391,8 @@ def test_whatever_a_type_is_described_as_there_are_completions(values, node, tol
     )
     for option in ("--arg", "--env"):
         assert isinstance(values(f"meshctl work submit fib {option} "), list)
+
+
+def test_a_rule_may_stand_for_the_node_of_a_submission(values):
+    assert {"any", "random", "least", "bar"} <= set(values("meshctl work submit --node "))
+    assert "least" not in values("meshctl work list --node ")
