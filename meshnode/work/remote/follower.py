@@ -214,6 +214,10 @@ class RemoteFollower:
             learned=learned,
             exit_code=new.exit_code,
             signal=new.signal,
+            pid=new.pid or old.pid,
+            limits=new.limits or old.limits,
+            usage=new.usage or old.usage,
+            isolation=new.isolation or old.isolation,
         )
 
     async def _keep_on_disk(self) -> None:
@@ -240,7 +244,8 @@ class RemoteFollower:
         is_step = self._is_durable and status.state is not before.state
         record = self._unit.change if is_step else self._unit.note
         await self._persist(lambda: record(lambda old: self._merge(old, status)))
-        if not is_step and self._unit.status != before:
+        # What it uses is news all the time, and only worth a write when something else is.
+        if not is_step and replace(self._unit.status, usage=before.usage) != before:
             self._noted.set()
 
     def _check_complete(self) -> None:

@@ -31,7 +31,8 @@ from meshnode.work.remote.failures import (
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
 from meshnode.work.units.jsonreader import MAX_SIZE, NOTHING, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
-from meshnode.work.units.statusfields import EXIT_CODES
+from meshnode.work.units.statusfields import EXIT_CODES, SUPERVISORS, numbers_from_json
+from meshnode.work.units.submission import MAX_SHOWN
 
 # --- Lines of the control service, and the raw bytes after them
 #
@@ -214,6 +215,11 @@ class RemoteStatus:
     signal: str | None = None
     ended_by: EndedBy | None = None
     """Who or what ended it, as that node says."""
+    pid: int | None = None
+    """The process of its command on that node."""
+    limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    usage: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    isolation: str = ""
     inline: Mapping[str, bytes] = field(default_factory=lambda: NOTHING)
     """What came of these files with the status."""
 
@@ -236,6 +242,10 @@ class RemoteStatus:
             exit_code=_exit_code(reply.get("ExitCode")),
             signal=_signal(reply.get("Signal")),
             ended_by=ended_by_from_json(reply.get("EndedBy")),
+            pid=_pid(reply.get("Pid")),
+            limits=numbers_from_json(reply.get("Limits")) or NOTHING,
+            usage=numbers_from_json(reply.get("Usage")) or NOTHING,
+            isolation=_isolation(reply.get("Isolation")),
             inline={name: _inline(reply[key]) for name, key in INLINE_KEYS.items() if key in reply},
         )
 
@@ -360,6 +370,15 @@ def _time(value: object, now: datetime) -> str | None:
 def _exit_code(value: object) -> int | None:
     number = _whole(value)
     return number if number is not None and number in EXIT_CODES else None
+
+
+def _pid(value: object) -> int | None:
+    number = _whole(value)
+    return number if number is not None and number in SUPERVISORS else None
+
+
+def _isolation(value: object) -> str:
+    return printable(value, MAX_SHOWN) if isinstance(value, str) else ""
 
 
 def _signal(value: object) -> str | None:

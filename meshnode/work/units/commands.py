@@ -1,8 +1,9 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 
 import trio
@@ -14,8 +15,9 @@ from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Allowed, Caller
-from meshnode.work.units.follow import shown, without_sizes
+from meshnode.work.units.follow import shown, wait_news, without_sizes
 from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
+from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.keys import KeyState
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
@@ -333,15 +335,16 @@ async def _send_list(
 async def _send_changes(unit: Unit, session: ControlSession) -> None:
     """Send the status now and after each change, the final one last; more output is no change."""
     sent: JsonObject = {}
+    used: Mapping[str, object] = NOTHING
     while not unit.released:
         seen, final = unit.version, unit.is_final
-        told = shown(unit)
+        told = {**used, **shown(unit)}
         if without_sizes(told) != without_sizes(sent):
             await session.send(encode_reply(told))
             sent = told
         if final:
             return
-        await unit.wait_changed(seen)
+        used = await wait_news(unit, partial(unit.wait_changed, seen), used)
 
 
 async def _while_client_is_there(

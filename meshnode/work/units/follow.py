@@ -6,14 +6,15 @@ and a long one needs one for its results only once there are any.
 """
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDOUT
-from meshnode.work.units.jsonreader import JsonObject
+from meshnode.work.units.jsonreader import NOTHING, JsonObject
+from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
@@ -26,6 +27,10 @@ one line."""
 OUTPUT_DELAY = 0.02
 """Seconds that the first output waits for the unit's end, which then brings it along; results are
 promised within 50 ms."""
+
+USAGE_INTERVAL = 5.0
+"""Seconds between two looks at what a unit with limits uses, for who follows it: each is some reads
+of files in a thread, and a line."""
 
 SIZES = frozenset(SIZE_KEYS.values())
 """Keys of a status that grow with the output."""
@@ -77,6 +82,22 @@ def shown(unit: Unit) -> JsonObject:
     return reply
 
 
+async def wait_news(
+    unit: Unit, wait_changed: Callable[[], Awaitable[object]], used: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Wait for a change, or until it is time to say what a unit with limits uses by now.
+
+    Returns what it uses, as keys of a status; ``used`` is what was last said.
+    """
+    if unit.measure is None:
+        await wait_changed()
+        return used
+    with trio.move_on_after(USAGE_INTERVAL):
+        await wait_changed()
+        return used
+    return await in_thread_or_here(unit.measure) or used
+
+
 class _Follower:
     def __init__(self, unit: Unit, store: UnitStore, send: Send, *, shows_output: bool) -> None:
         self._unit = unit
@@ -84,6 +105,7 @@ class _Follower:
         self._store = store
         self._send = send
         self._sent: JsonObject = {}
+        self._used: Mapping[str, object] = NOTHING
         self._changed = trio.Event()
 
     def wake(self) -> None:
@@ -108,11 +130,11 @@ class _Follower:
             await self._send(encode_reply(await self._final()))
 
     async def _wait(self) -> None:
-        await self._changed.wait()
+        self._used = await wait_news(self._unit, self._changed.wait, self._used)
         self._changed = trio.Event()
 
     async def _send_change(self) -> None:
-        told = shown(self._unit)
+        told = {**self._used, **shown(self._unit)}
         # More output is no change, but the first is.
         news = {key: bool(value) if key in SIZES else value for key, value in told.items()}
         if news != self._sent:

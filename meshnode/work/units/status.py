@@ -122,9 +122,10 @@ class UnitStatus:
     """Whether the work type asked for a signature when the unit was submitted, None where that is
     not on record: it is the other node's, or an older version's."""
     limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
-    """What its processes may have, by the names of ``limit_values.LIMITS``."""
+    """What its processes may have, by the names of ``limit_values.LIMITS``. Of a remote unit this,
+    ``usage``, ``isolation`` and ``pid`` are as its node tells them."""
     usage: Mapping[str, float] = field(default_factory=lambda: NOTHING)
-    """What a unit with limits has used, once it has ended."""
+    """What a unit with limits has used: once it has ended, or up to what was last told."""
     isolation: str = ""
     """How its processes are kept apart from the machine, as one line."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
@@ -275,6 +276,8 @@ class UnitStatus:
                 if self.supervisor
                 else None
             )
+        elif self.pid is not None:
+            data["Pid"] = self.pid
         own = {
             "Learned": self.learned,
             "StdinSha256": self.stdin_sha256,

@@ -23,6 +23,9 @@ TICKS = range(2**63)
 MOST_NUMBERS = 16
 """Limits, or figures of usage, of one unit at most; there are eight and four."""
 
+MAX_NUMBER_NAME = 32
+"""Characters of the name of one of them; the longest has twelve. Other nodes send them as well."""
+
 EXIT_CODES = range(-(2**31), 2**31)
 """What an exit code can be."""
 
@@ -72,7 +75,9 @@ def numbers_from_json(data: object) -> Mapping[str, float] | None:
     if not isinstance(data, dict) or len(data) > MOST_NUMBERS:
         return None
     is_known = all(
-        isinstance(name, str) and type(value) in (int, float) and 0 <= value <= MAX_SIZE
+        shown_text(name, MAX_NUMBER_NAME) == name
+        and type(value) in (int, float)
+        and 0 <= value <= MAX_SIZE
         for name, value in data.items()
     )
     return data if is_known else None

@@ -1,5 +1,9 @@
 """The session of a submission goes on to tell of the unit, which spares others."""
 
+import json
+from dataclasses import replace
+
+import pytest
 import trio
 
 from meshnode.protocol.lifecycle import UnitState
@@ -100,3 +104,36 @@ async def test_a_follower_of_a_unit_that_is_released_hears_no_more(foo, autojump
         await foo.talk(f"work release {unit_id}")
         lines = b"".join([data async for data in client]).splitlines()
         assert b"follows" in lines[2]
+
+
+LIMITS = {"cpu": 1.5, "memory": 2.0**28}
+APART = "pid, network: none"
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+async def test_the_status_of_a_remote_unit_says_what_it_may_have_and_uses_while_it_runs_and_after(
+    foo, bar, autojump_clock, breaks_off
+):
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("bar", "wait")
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        supervisor = supervisor_of(foo, bar, unit_id)
+        there = bar.units.find(supervisor.unit_id)
+        used = {"CpuSeconds": 1.0, "PeakMemory": 4096}
+        there.measure = lambda: {"Usage": dict(used)}
+        if breaks_off:
+            foo.mesh.break_all()
+        await there.note(lambda status: replace(status, limits=LIMITS, isolation=APART))
+        for seconds in (1.0, 9.5):
+            used["CpuSeconds"] = seconds
+            await until(lambda: foo.status(unit_id).usage == used)
+        (line,) = await foo.talk(f"work status {unit_id}")
+        told = json.loads(line)
+        assert (told["Usage"], told["Limits"]) == (used, LIMITS)
+        assert (told["Isolation"], told["Pid"]) == (APART, there.status.pid)
+        end = {"CpuSeconds": 10.0, "PeakMemory": 8192}
+        supervisor.finish(usage=end)
+        assert (await foo.wait_final(unit_id)).usage == end
+    status = foo.store.read_status(unit_id)
+    assert (status.usage, status.limits) == (end, LIMITS)
+    assert (status.isolation, status.pid) == (APART, there.status.pid)

@@ -17,7 +17,9 @@ from meshnode.work.remote.replies import AHEAD, INLINE_KEYS, NoStatus, RemoteSta
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
+from meshnode.work.units.statusfields import MAX_NUMBER_NAME, MOST_NUMBERS
 from meshnode.work.units.statusreply import status_reply
+from meshnode.work.units.submission import MAX_SHOWN
 
 NOW = datetime(2026, 11, 2, 3, 0, 0, tzinfo=UTC)
 OURS = UnitStatus(UnitState.RUNNING, "", "remote", remote=RemoteExtra("bar", "cat"))
@@ -39,6 +41,7 @@ json_values = st.recursive(
 KEYS = [
     *("State", "StateName", "Detail", "StdoutSize", "WorkType", "ExtraData", "Created", "Started"),
     *("Finished", "ExitCode", "Signal", "StdinSize", "StderrSize", "IndexSize"),
+    *("Pid", "Limits", "Usage", "Isolation"),
     *INLINE_KEYS.values(),
 ]
 GOOD = {"State": 1, "Detail": "Running: PID 7", "StdoutSize": 5, "WorkType": "cat"}
@@ -54,14 +57,30 @@ def assert_fit_for_a_record(status):
         finished=status.finished,
         exit_code=status.exit_code,
         signal=status.signal,
+        pid=status.pid,
+        limits=status.limits,
+        usage=status.usage,
+        isolation=status.isolation,
     ).with_sizes({SIZE_KEYS[name]: size for name, size in status.sizes.items()})
     assert UnitStatus.from_json(json.loads(json.dumps(record.to_disk()))) == record
     encode_reply(status_reply(record, 0))
     assert status.detail.isprintable()
     assert len(status.detail) <= MAX_TEXT
+    for told in (status.limits, status.usage):
+        assert len(told) <= MOST_NUMBERS
+        assert all(name.isprintable() and len(name) <= MAX_NUMBER_NAME for name in told)
+    assert status.isolation.isprintable()
+    assert len(status.isolation) <= MAX_SHOWN
 
 
-@given(st.dictionaries(st.sampled_from(KEYS), json_values).map(lambda odd: GOOD | odd))
+numbers = st.dictionaries(
+    texts | st.sampled_from(["cpu", "memory", "CpuSeconds"]),
+    st.integers() | st.floats() | st.sampled_from([0, 1.5, 2**63, 10**400, float("nan")]),
+    max_size=2 * MOST_NUMBERS,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), json_values | numbers).map(lambda odd: GOOD | odd))
 @example(GOOD | {"State": 1.0})
 @example(GOOD | {"State": True})
 @example(GOOD | {"StdoutSize": float("inf")})
@@ -74,6 +93,18 @@ def test_any_reply_is_a_status_that_can_be_kept_or_a_named_error(reply):
         refusal = str(error)
     assert refusal.isprintable()
     assert len(refusal) < 100
+
+
+def test_what_a_unit_may_have_and_uses_is_taken_over_as_it_is_told():
+    told = {
+        "Pid": 7,
+        "Limits": {"cpu": 1.5, "memory": 2**28},
+        "Usage": {"CpuSeconds": 0.25, "PeakMemory": 4096},
+        "Isolation": "pid, network: none",
+    }
+    status = RemoteStatus.from_reply(GOOD | told, NOW)
+    assert (status.pid, status.isolation) == (7, told["Isolation"])
+    assert (status.limits, status.usage) == (told["Limits"], told["Usage"])
 
 
 @pytest.mark.parametrize("key", ["State", *SIZE_KEYS.values()])
