@@ -206,7 +206,7 @@ def job_limits() -> Kind[JobLimits]:
     def read(node: yaml.Node) -> JobLimits:
         node = unfolded(node, "{")
         if not isinstance(node, yaml.MappingNode) or not node.value:
-            raise Wrong(f"is not a {label}")
+            raise Wrong(f"takes a {label}")
         values: dict[str, float] = {}
         for key_node, value_node in node.value:
             try:

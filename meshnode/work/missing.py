@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from meshnode.config import NodeConfig, WorkCommand, WorkPython, WorkSsh
+from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython, WorkSsh
 from meshnode.config.faults import Fault, printable
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import CommandService
@@ -20,7 +20,11 @@ from meshnode.work.local.launcher.command import (
     environment,
     find_executable,
 )
+from meshnode.work.local.launcher.isolationview import TEMPORARY
 from meshnode.work.local.pluginmain import GROUPS, trusted_places
+
+RENEWED = ("/run", "/dev")
+"""Directories of which each isolated unit has its own."""
 
 
 def missing(config: NodeConfig) -> list[Fault]:
@@ -34,7 +38,7 @@ def _of_work(config: NodeConfig) -> Iterator[Fault]:
         match directive:
             case WorkCommand():
                 problem = _lack(directive.command, directive.cwd, directive.env)
-                if problem:
+                if problem or (problem := _unseen_command(directive)):
                     yield _warning(directive, "command", f"{problem}; {fate}")
             case WorkPython() if not _has_plugin(directive):
                 groups = " or ".join(GROUPS)
@@ -42,8 +46,12 @@ def _of_work(config: NodeConfig) -> Iterator[Fault]:
                     f"no plugin {_quoted(directive.plugin)} is installed (entry point of {groups})"
                 )
                 yield _warning(directive, "plugin", f"{text}; {fate}")
+            case WorkPython() if problem := _unseen(directive, sys.executable):
+                yield _warning(directive, "isolation", f"{problem}; {fate}")
         if directive.cwd and not Path(directive.cwd).is_dir():
             yield _warning(directive, "cwd", f"{_quoted(directive.cwd)} is no directory; {fate}")
+        elif directive.cwd and (problem := _unseen(directive, directive.cwd)):
+            yield _warning(directive, "cwd", f"{problem}; {fate}")
 
 
 def _of_hosts(config: NodeConfig) -> Iterator[Fault]:
@@ -84,6 +92,32 @@ def _lack(command: str, cwd: str, environment: Mapping[str, str]) -> str:
         return f"{_quoted(command)} does not exist"
     if path.is_dir() or not os.access(path, os.X_OK):
         return f"{_quoted(command)} cannot be executed by this user"
+    return ""
+
+
+def _unseen_command(directive: WorkCommand) -> str:
+    """Return why isolated units do not see a command that is there, or nothing."""
+    search_path = directive.env.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
+    found = find_executable(directive.command, search_path)
+    return _unseen(directive, os.path.join(directive.cwd, found))
+
+
+def _unseen(directive: WorkDirective, path: str) -> str:
+    """Return why isolated units do not see a path, or nothing; the node's own is not looked at."""
+    isolation = directive.isolation
+    if isolation is None:
+        return ""
+    renewed = (*RENEWED, *(TEMPORARY if isolation.tmp else ()))
+    # A link and what it leads to are in two places, and both must be seen.
+    for place in (os.path.normpath(path), os.path.realpath(path)):
+        above = set(map(str, Path(place).parents))
+        within = {place, *above}
+        if covers := within.intersection(isolation.hidden):
+            return f"{_quoted(path)} is not seen by its units, since {min(covers)} is hidden"
+        brought_back = within.intersection((*isolation.visible, *isolation.writable))
+        if (covers := above.intersection(renewed)) and not brought_back:
+            text = f"each has a {min(covers)} of its own; move it, or name it in visible"
+            return f"{_quoted(path)} is not seen by its units, since {text}"
     return ""
 
 

@@ -1,6 +1,7 @@
 """``meshnode check`` warns of commands, plugins and directories that are not on the machine."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,52 @@ def test_a_file_without_the_right_to_execute_is_named(
 def test_a_working_directory_that_is_not_there_is_named(tmp_path: Path):
     (warning,) = command("command=sh", f"cwd={tmp_path}/no")
     assert f'work-command: cwd: "{tmp_path}/no" is no directory; ' in warning
+
+
+HIDING = {"full": "/tmp", "{hidden: [/tmp/at]}": "/tmp/at", "{pid: true}": ""}
+"""What of a path in /tmp/at is covered, by kind of isolation."""
+
+
+@pytest.mark.parametrize(("isolation", "covered"), HIDING.items())
+@given(st.from_regex(r"[a-z]{1,9}(/[a-z]{1,9})?", fullmatch=True))
+def test_a_command_that_isolated_units_cannot_see_is_named(isolation: str, covered: str, name: str):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "exists", lambda self: True)
+        patch.setattr(Path, "is_dir", lambda self: str(self) == "/tmp/at")
+        patch.setattr(os, "access", lambda path, mode: True)
+        path = f"/tmp/at/{name}"
+        found = command(f"command={path}", "cwd=/tmp/at", f"isolation={isolation}")
+    assert len(found) == (2 if covered else 0)
+    for warning, what in zip(found, (path, "/tmp/at"), strict=False):
+        assert f'"{what}" is not seen by its units, since ' in warning
+        assert f"{covered} " in warning
+        assert "units of type job will fail" in warning
+
+
+@pytest.mark.parametrize(
+    "isolation",
+    [
+        "{tmp: private, visible: [/tmp/at]}",
+        "{tmp: private, mount: readonly, writable: [/tmp/at/bin]}",
+        "{tmp: shared, network: none}",
+        "none",
+    ],
+)
+def test_what_is_brought_back_for_isolated_units_is_not_warned_of(
+    isolation: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "is_dir", lambda self: str(self) == "/tmp")
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    assert command("command=/tmp/at/bin/x", "cwd=/tmp", f"isolation={isolation}") == []
+
+
+def test_a_python_that_isolated_units_cannot_see_is_named(monkeypatch: pytest.MonkeyPatch):
+    parameters = ("worktype=job", "plugin=x", "function=y", "isolation={hidden: [/opt/venv]}")
+    monkeypatch.setattr("meshnode.work.missing._has_plugin", lambda directive: True)
+    monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
+    (warning,) = warnings_of("--work-python", *parameters)
+    assert '"/opt/venv/bin/python" is not seen by its units, since /opt/venv is hidden' in warning
 
 
 def test_a_plugin_that_is_not_installed_is_named(tmp_path: Path):
