@@ -46,9 +46,9 @@ deb: $(STAMP)
 	@packaging/build-deb $(BIN)/python dist
 
 # Tests of ip-router want the ip command, those of isolation libseccomp, those of work-ssh sshd, those of docs/install.md systemd and
-# Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman.
+# Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman, those of hostile jobs nc.
 # What cannot be had is said by the tests that are skipped for it.
-WANTED := command -v ip && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
+WANTED := command -v ip && command -v nc && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
 	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
 	&& command -v runc && command -v catatonit && command -v busybox \
 	&& /usr/bin/python3 -c 'import ensurepip, venv'
@@ -58,7 +58,7 @@ ON_ALL_CORES := --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 test: $(STAMP)
 	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -q && apt-get install -q -y \
-			iproute2 libseccomp2 openssh-client openssh-server systemd python3-venv \
+			iproute2 libseccomp2 netcat-openbsd openssh-client openssh-server systemd python3-venv \
 			&& apt-get install -q -y --no-install-recommends zsh fish \
 			podman uidmap runc catatonit busybox; } \
 			>/dev/null 2>&1 || true

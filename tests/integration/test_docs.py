@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from shell_examples import ROOT, Example, File, Nodes, Session, read_console, re
 
 from meshnode.work.local.hierarchies import look
 
-LIMITS = ("cpu", "memory", "pids")
+LIMITS = ("cpu", "memory", "pids", "io-write")
 """What pages that show limits of work ask of the machine."""
 
 DOCUMENTS = [
@@ -27,6 +28,12 @@ ELSEWHERE = {ROOT / "docs" / "install.md"}
 
 def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
+
+
+def needs_netcat() -> None:
+    """Skip the test where nc(1), which the page is about, is not installed."""
+    if shutil.which("nc") is None:
+        pytest.skip("nc (netcat-openbsd) is not installed")
 
 
 @pytest.fixture
@@ -51,6 +58,8 @@ def test_each_shell_example_prints_what_is_shown(session: Session, document: Pat
         pytest.skip(refusal)
     if " isolation: " in shown and os.getuid():
         pytest.skip("only root can isolate work in any case")
+    if any("nc -kl" in step.command for step in steps if isinstance(step, Example)):
+        needs_netcat()
     for step in steps:
         session.take(step)
 
