@@ -19,6 +19,7 @@ import yaml
 from bench import processes
 from bench.processes import Usage
 from meshctl import ControlClient
+from meshnode.work.local.cgroups import groups_of
 from meshnode.work.local.launcher import tree
 
 PATIENCE = 120.0
@@ -137,6 +138,8 @@ class World:
             node.process.wait()
         # Units outlive their node, but not a scenario, however that ended.
         tree.signal_all(started, signal.SIGKILL)
+        for node in self.nodes:
+            _remove_groups(node.units)
         if error is not None:
             self._show_logs()
         shutil.rmtree(self.place, ignore_errors=True)
@@ -219,6 +222,17 @@ class World:
     def usage(self) -> list[Usage]:
         """Return what each process has used."""
         return [usage for node in self.nodes for usage in node.usage()]
+
+
+def _remove_groups(root: Path) -> None:
+    """Remove the control groups of a node that has ended, and what is still in them."""
+    deadline = time.monotonic() + PATIENCE
+    for group in groups_of(root):
+        group.kill()
+        while not group.remove():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"processes of {root} do not end")
+            time.sleep(0.002)  # nothing tells that a group of v1 is empty
 
 
 def free_port() -> int:

@@ -29,6 +29,8 @@ import yaml
 from inotify_simple import INotify, flags
 from marks import MARK, kill_marked
 
+from meshnode.work.local.cgroups import groups_of
+
 COMMANDS = Path(sys.executable).parent
 """Where the console scripts of this environment are."""
 
@@ -154,6 +156,9 @@ class Node:
         self.socket = self.directory / f"{name}.sock"
         self.log = self.directory / f"{name}.log"
         self.units = self.directory / "data" / name
+        own = next((one["node"] for one in directives if "node" in one), {})
+        self.root = Path(own.get("datadir", self.directory / "data")) / name
+        """The node's directory as the node sees it: its control groups are called after it."""
         self.process: subprocess.Popen[bytes] | None = None
         self.prefix: Sequence[str] = ()
         """What the node is started through, setpriv(1) for instance."""
@@ -435,7 +440,19 @@ class Cluster:
         wait_until(
             lambda: not kill_marked(self.mark), what="the end of everything the cluster started"
         )
+        for node in self.nodes.values():
+            remove_groups(node.root)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def remove_groups(root: Path) -> None:
+    """End what is in the control groups of a node that has ended, and remove them.
+
+    What hides from its mark is in there still, and a node that was killed has removed nothing.
+    """
+    for group in groups_of(root):
+        group.kill()
+        wait_until(group.remove, what=f"the end of the control groups of {root}")
 
 
 def bash(script: str) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """What the tests share must not let one of them disturb another."""
 
 import itertools
+import os
+import select
 
 import harness
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from meshnode.work.local.cgroups import groups_of
+from meshnode.work.local.hierarchies import look
 
 
 @given(st.integers(1, 64))
@@ -17,3 +23,29 @@ def test_no_port_is_given_to_two_processes_that_run_tests(workers: int) -> None:
 def test_a_port_that_nobody_listens_on_yet_is_not_given_again() -> None:
     ports = [harness.free_port() for _ in range(50)]
     assert len(set(ports)) == len(ports)
+
+
+@pytest.mark.skipif(look().refusal(("pids",)) is not None, reason=str(look().refusal(("pids",))))
+def test_no_control_group_and_nothing_in_one_is_left_of_a_node_that_was_killed() -> None:
+    cluster = harness.Cluster()
+    pidfds: list[int] = []
+    try:
+        # One goes on without the mark, and outside of its session.
+        script = "env -i setsid sleep 600 & sleep 600; :"
+        foo = cluster.node("foo", work={"hides": {**harness.bash(script), "limits": {"pids": 50}}})
+        foo.submit("hides", "--no-payload")
+
+        def inside() -> set[int]:
+            return {pid for group in groups_of(foo.root) for pid in group.processes()}
+
+        harness.wait_until(lambda: len(inside()) == 3, what="all that the unit starts")
+        pidfds = [os.pidfd_open(pid) for pid in inside()]
+        foo.kill()
+        assert len(inside()) == 3
+        cluster.close()
+        assert groups_of(foo.root) == []
+        assert sorted(select.select(pidfds, [], [], 0)[0]) == sorted(pidfds)
+    finally:
+        cluster.close()
+        for pidfd in pidfds:
+            os.close(pidfd)

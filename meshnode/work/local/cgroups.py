@@ -62,8 +62,7 @@ class JobGroups:
         self._found = hierarchies
         self._layout: Layout | None = None
         self._is_ready = False
-        digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:NAME_DIGITS]
-        self._name = f"meshnode-{digest}"
+        self._name = _name_of(root)
         self._log = subject_logger("limits")
 
     @property
@@ -257,6 +256,17 @@ class JobGroups:
         finally:
             os.close(descriptor)
         files.put_in_place(scratch, self._root / FILE)
+
+
+def _name_of(root: Path) -> str:
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:NAME_DIGITS]
+    return f"meshnode-{digest}"
+
+
+def groups_of(root: Path) -> "list[DirectoryGroup]":
+    """Return what holds the groups of a node that runs no more; its directory may be gone."""
+    places = (f"{path}/{_name_of(root)}" for path in look().directories.values())
+    return [DirectoryGroup(path) for path in places if os.path.isdir(path)]
 
 
 class DirectoryGroup(Group):
