@@ -302,7 +302,7 @@ class ControlClient:
             BadSettings: the payload is text, or an argument cannot be sent; nothing was sent.
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
-        whole = Payload(payload)
+        whole = submission.with_files(Payload(payload), job)
         fields = whole.announced | (job.fields() if job else {})
         line = submission.submission_line(
             worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, fields

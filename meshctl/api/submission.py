@@ -12,7 +12,7 @@ import select
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from meshctl.api import PLACEMENTS
 from meshctl.api.connection import Connection
@@ -43,12 +43,16 @@ ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
 LIMITS_KEY = "joblimits"
 """Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
 
+DEPS_SIZE_KEY = "depssize"
+"""Key of a submission whose payload begins with a tar: its bytes. The node knows more such keys."""
+
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY),
+        *(DEPS_SIZE_KEY, "depssha256"),
     }
 )
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -80,6 +84,8 @@ class JobSettings:
         where: Labels that the node must have (``gpu=1``, ``zone!=b``, ``gpu``, ``!gpu``), where one
             is chosen: with the node ``any``, ``random`` or ``least``.
         limits: Lower limits than its type has, as a configuration would write them.
+        deps: Files and directories that are sent along; they lie below ``DEPS/`` in the directory
+            that it starts in.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -89,11 +95,12 @@ class JobSettings:
     priority: int = 0
     where: tuple[str, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)
+    deps: tuple[str | os.PathLike[str], ...] = ()
 
     @property
     def is_typed(self) -> bool:
         """Whether there is anything that depends on the type of work."""
-        return bool(self.arguments or self.env or self.cwd or self.limits)
+        return bool(self.arguments or self.env or self.cwd or self.limits or self.deps)
 
     def fields(self) -> dict[str, str]:
         """Return the keys of a submission that have them."""
@@ -210,6 +217,27 @@ def _measure(source: bytes | BinaryIO | None) -> tuple[int, str] | None:
     return size, digest.hexdigest()
 
 
+class Sendable(Protocol):
+    """What is sent after a submission; see :class:`Payload`."""
+
+    size: int | None
+    announced: dict[str, str]
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the bytes in pieces, once. Raises PayloadError."""
+        ...
+
+
+def with_files(payload: Payload, job: JobSettings | None) -> Sendable:
+    """Return a payload with the files before it that go along. Raises BadSettings."""
+    if job is None or not job.deps:
+        return payload
+    # tarfile is loaded only by who needs it.
+    from meshctl.api.deps import Dependencies, PayloadWithFiles  # noqa: PLC0415
+
+    return PayloadWithFiles(Dependencies(job.deps), payload)
+
+
 def submission_line(
     worktype: str,
     node: str,
@@ -251,7 +279,7 @@ def submission_line(
 def send_submission(
     session: Connection,
     line: str,
-    payload: Payload,
+    payload: Sendable,
     on_created: Callable[[str], object] | None,
     on_sent: Callable[[int, int | None], object] | None,
 ) -> Submission:
@@ -277,7 +305,7 @@ def _created_id(line: str) -> str:
 def _send_payload(
     session: Connection,
     unit_id: str,
-    payload: Payload,
+    payload: Sendable,
     on_sent: Callable[[int, int | None], object] | None,
 ) -> None:
     """Send all of the payload and its end, or neither."""

@@ -15,6 +15,7 @@ import click
 from meshctl.api import PLACEMENTS
 from meshctl.api.errors import CommandRefused
 from meshctl.commands.completion import job_arguments, variables
+from meshctl.commands.files import check_files
 from meshctl.render.output import Failure
 
 if TYPE_CHECKING:
@@ -144,14 +145,15 @@ def check_job(
     except CommandRefused as error:
         if str(error) == BAD_COMMAND:
             raise Failure(
-                f"node {client.node_id} takes no --arg, --env or --cwd: it is receptor's, or an "
-                "older meshnode"
+                f"node {client.node_id} takes no --arg, --env, --cwd or --dep: it is receptor's, "
+                "or an older meshnode"
             ) from error
         if DESCRIBES_NOT in str(error):
-            raise Failure(f"{error}; it takes no --arg, --env or --cwd") from error
+            raise Failure(f"{error}; it takes no --arg, --env, --cwd or --dep") from error
         return  # it is away, or tells us nothing: the submission has its own answer
     if job.limits and not described.get("Limits"):
         raise Failure(f"work type {worktype} has no limits that could be lowered")
+    check_files(worktype, job, described)
     if wrong := wrong_arguments(described, job.arguments):
         raise Failure(f"{wrong}{USAGE}{described.get('Usage', 'unknown')}")
 

@@ -14,6 +14,7 @@ from meshctl.api.logindex import STDERR
 from meshctl.api.status import size_of
 from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
+from meshctl.commands.files import file_options
 from meshctl.commands.hints import hint
 from meshctl.commands.jobs import USAGE, check_job, job_options
 from meshctl.commands.options import (
@@ -157,6 +158,7 @@ def _stdin() -> BinaryIO:
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
 @job_options
+@file_options
 @terms_options
 @propagate_option
 @click.argument("cmdparams", nargs=-1)
@@ -180,14 +182,15 @@ def submit(
     """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
 
     Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
-    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg, no
-    payload is the default.
+    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg
+    or --dep, no payload is the default.
     """
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
-        # A typed job has been told what to do; most have no use for a stdin.
-        is_told = bool(options["job"].arguments) and payload is None and payload_literal is None
+        # A job with arguments or files has been told what to do; most have no use for a stdin.
+        job = options["job"]
+        is_told = bool(job.arguments or job.deps) and payload is None and payload_literal is None
         with chosen_payload(payload, payload_literal, no_payload or is_told) as data:
             if rm and not follow:
                 print_warning("using --rm without --follow. Unit results will never be seen.")

@@ -103,6 +103,7 @@ class CommandType:
             "RuntimeParams": self.allow_runtime_params,
             "RuntimeEnv": list(self.allowed_env.texts),
             "RuntimeCwd": list(self.allowed_cwd.roots),
+            "Files": not self._refusal_of_files(),
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
             "MaxOutput": self.max_output,
@@ -190,10 +191,16 @@ class CommandType:
         """Refuse files where the command would not find them. Raises ValueError."""
         if job.cwd:
             raise ValueError("a job with files has a directory of its own; give no other")
+        if why := self._refusal_of_files():
+            raise ValueError(f"it takes no files, since it {why}")
+
+    def _refusal_of_files(self) -> str:
+        """Return why no unit of it can have files, empty if they can."""
         if self.cwd is not None:
-            raise ValueError("it takes no files, since it runs in a directory of its own (cwd)")
+            return "runs in a directory of its own (cwd)"
         if self.isolation is not None and not HIDES.isdisjoint(self.isolation.order):
-            raise ValueError("it takes no files, since it may not see those of the node")
+            return "may not see those of the node (isolation, user or group)"
+        return ""
 
     def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.

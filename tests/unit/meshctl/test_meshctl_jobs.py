@@ -105,10 +105,10 @@ def test_what_only_the_node_finds_wrong_is_wrong_usage_as_well(meshctl, fib):
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        ("bad command", "node foo takes no --arg, --env or --cwd: it is receptor's, or an older"),
+        ("bad command", "node foo takes no --arg, --env, --cwd or --dep: it is receptor's"),
         (
             "node bar does not describe its types of work: it is receptor's, or an older meshnode",
-            "it takes no --arg, --env or --cwd",
+            "it takes no --arg, --env, --cwd or --dep",
         ),
     ],
 )

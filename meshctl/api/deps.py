@@ -1,0 +1,195 @@
+"""Files and directories that go along with a submission, as a tar that is made while it is sent.
+
+They are walked first, so that the size of the tar is known; no more than a piece of it is in
+memory. On the node they lie below ``DEPS/`` in the directory that the command starts in.
+"""
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from meshctl.api.errors import BadSettings
+from meshctl.api.submission import CHUNK_BYTES, DEPS_SIZE_KEY, Payload, PayloadError
+
+PathText = str | os.PathLike[str]
+
+END_BYTES = 2 * tarfile.BLOCKSIZE
+"""Zeros that end a tar."""
+
+MAX_FILES = 100_000
+"""What a node unpacks of one submission: files, directories and links."""
+
+MAX_DEPTH, MAX_NAME = 64, 1024
+"""Directories below each other, and bytes of a name, that a node unpacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One member of the tar."""
+
+    name: str
+    path: str
+    mode: int
+    """With the type, as stat(2) has it."""
+    size: int
+    mtime: int
+    target: str = ""
+    """Of a link."""
+
+    def header(self) -> bytes:
+        """Return the member's blocks before its content."""
+        info = tarfile.TarInfo(self.name)
+        info.size, info.mtime = self.size, self.mtime
+        # Whose they are, and who else may read them, means nothing on another machine.
+        info.mode = 0o755 if self.mode & stat.S_IXUSR else 0o644
+        if stat.S_ISDIR(self.mode):
+            info.type = tarfile.DIRTYPE
+        elif stat.S_ISLNK(self.mode):
+            info.type, info.linkname = tarfile.SYMTYPE, self.target
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+class Dependencies:
+    """What is to be sent, as it was when this object was made.
+
+    A file that has become shorter meanwhile is broken, and what was appended is not sent.
+
+    Attributes:
+        size: bytes of the tar.
+
+    Raises:
+        BadSettings: something is not there, is no file or directory, or leads out of what is sent.
+    """
+
+    def __init__(self, paths: Sequence[PathText], programs: Sequence[PathText] = ()) -> None:
+        """``programs`` are sent as well, and can be executed there."""
+        self._entries: list[_Entry] = []
+        self.size = END_BYTES
+        names: set[str] = set()
+        for path, mode in (*((p, 0) for p in paths), *((p, stat.S_IXUSR) for p in programs)):
+            name = name_of(path)
+            if name in names:
+                raise BadSettings(f"two dependencies are called {name!r}; rename one")
+
+            names.add(name)
+            # A link that is named itself stands for what it leads to.
+            self._add(name, os.path.realpath(os.fspath(path)), mode)
+
+    def _add(self, name: str, path: str, more_mode: int = 0) -> None:
+        """Add what is at a path, and all below it, in a stable order."""
+        waiting = [(name, path)]
+        while waiting:
+            name, path = waiting.pop()
+            try:
+                entry = _look(name, path, more_mode)
+                if stat.S_ISDIR(entry.mode):
+                    found = sorted(os.listdir(path), reverse=True)
+                    waiting += [(f"{name}/{one}", f"{path}/{one}") for one in found]
+            except OSError as error:
+                raise BadSettings(f"dependency {path}: {error.strerror}") from error
+            self._entries.append(entry)
+            self.size += len(entry.header()) + _padded(entry.size)
+            if len(self._entries) > MAX_FILES:
+                raise BadSettings(f"there are more than {MAX_FILES} files among the dependencies")
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the tar in pieces.
+
+        Raises:
+            PayloadError: a file cannot be read, or is not what it was.
+        """
+        gathered = bytearray()
+        for entry in self._entries:
+            gathered += entry.header()
+            for piece in _content(entry):
+                gathered += piece
+                if len(gathered) >= CHUNK_BYTES:
+                    yield memoryview(bytes(gathered))
+                    gathered.clear()
+        yield memoryview(bytes(gathered) + bytes(END_BYTES))
+
+
+def name_of(path: PathText) -> str:
+    """Return what a dependency is called there. Raises BadSettings."""
+    name = os.path.basename(os.path.abspath(os.fspath(path))) if os.fspath(path) else ""
+    if not name:
+        raise BadSettings(f"dependency {os.fspath(path)!r} has no name of its own")
+    return name
+
+
+def _look(name: str, path: str, more_mode: int) -> _Entry:
+    """Return the member that a path becomes. Raises OSError, BadSettings."""
+    found = os.lstat(path)
+    if name.count("/") >= MAX_DEPTH or len(os.fsencode(name)) > MAX_NAME:
+        raise BadSettings(f"dependency {path}: its name is too long or too deep")
+    kind, mtime = found.st_mode, int(found.st_mtime)
+    if stat.S_ISLNK(kind):
+        target = os.readlink(path)
+        if not _stays_inside(target, name.count("/")):
+            raise BadSettings(
+                f"dependency {path}: it is a link to {target}, which leads out of what is sent; "
+                "give what it leads to as a dependency of its own"
+            )
+        return _Entry(name, path, kind, 0, mtime, target)
+    if stat.S_ISDIR(kind):
+        return _Entry(name, path, kind, 0, mtime)
+    if not stat.S_ISREG(kind):
+        raise BadSettings(f"dependency {path}: it is neither a file nor a directory")
+    if not os.access(path, os.R_OK):
+        raise BadSettings(f"dependency {path}: Permission denied")
+    return _Entry(name, path, kind | more_mode, found.st_size, mtime)
+
+
+def _stays_inside(target: str, depth: int) -> bool:
+    """Whether a node takes a link: ``..`` is at its beginning only, and not too often."""
+    parts = [part for part in target.split("/") if part not in {"", "."}]
+    ups = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
+    return not target.startswith("/") and ups <= depth and ".." not in parts[ups:]
+
+
+def _content(entry: _Entry) -> Iterator[bytes]:
+    """Yield the content of a member and the zeros behind it. Raises PayloadError."""
+    left = entry.size
+    if not left:
+        return
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(entry.path, flags)
+        try:
+            while left:
+                piece = os.read(descriptor, min(left, CHUNK_BYTES))
+                if not piece:
+                    raise PayloadError(f"{entry.path} became shorter while it was sent")
+                left -= len(piece)
+                yield piece
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise PayloadError(f"{entry.path} cannot be read ({error.strerror})") from error
+    yield bytes(_padded(entry.size) - entry.size)
+
+
+class PayloadWithFiles:
+    """A payload that begins with dependencies.
+
+    Attributes:
+        size: bytes of both; None if only sending it will tell.
+        announced: what a node must know of both, as fields of the submission.
+    """
+
+    def __init__(self, files: Dependencies, stdin: Payload) -> None:
+        self._files = files
+        self._stdin = stdin
+        self.size = None if stdin.size is None else files.size + stdin.size
+        self.announced = {DEPS_SIZE_KEY: str(files.size), **stdin.announced}
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the bytes in pieces, once. Raises PayloadError."""
+        yield from self._files.chunks()
+        yield from self._stdin.chunks()

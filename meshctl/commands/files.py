@@ -1,0 +1,46 @@
+"""Files that go along with a submission: ``--dep FILE-OR-DIR``."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meshctl.commands.completion import files
+from meshctl.render.output import Failure
+
+if TYPE_CHECKING:
+    from meshctl.api.submission import JobSettings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def file_options(command: Command) -> Callable[..., None]:
+    """Add the options; what they say goes into ``job``, which another decorator makes."""
+
+    @wraps(command)
+    def with_files(*args: Any, job: "JobSettings", deps: tuple[str, ...], **kwargs: Any) -> None:
+        if "" in deps:
+            raise Failure("--dep names no file: its value is empty")
+        command(*args, job=replace(job, deps=deps), **kwargs)
+
+    option = click.option(
+        *("--dep", "deps"),
+        multiple=True,
+        metavar="FILE-OR-DIR",
+        shell_complete=files,
+        help="Send it along: it lies in DEPS/ where the command starts.",
+    )
+    return option(with_files)
+
+
+def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any]) -> None:
+    """Return if a type takes the files that are given.
+
+    Raises:
+        Failure: it does not; nothing was submitted. A node that does not know of files would take
+            them for stdin.
+    """
+    if job.deps and described.get("Files") is not True:
+        raise Failure(f"work type {worktype} takes no files (--dep)")
