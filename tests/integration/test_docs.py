@@ -22,8 +22,9 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
-ELSEWHERE = {ROOT / "docs" / "install.md"}
-"""Whose examples change the machine: test_install.py runs them on one that is there for that."""
+ELSEWHERE = {ROOT / "docs" / "install.md", ROOT / "docs" / "from-ssh-offloader.md"}
+"""Whose examples want more: test_install.py runs them on a machine that is there for that, and
+test_from_ssh_offloader.py with SSH servers."""
 
 
 def name(document: Path) -> str:
