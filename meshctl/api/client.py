@@ -22,7 +22,7 @@ from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
 from meshctl.api.settings import TlsSettings, parse_address
 from meshctl.api.status import UNFINISHED, Watch, unit_status
-from meshctl.api.submission import JobSettings, Payload, Submission
+from meshctl.api.submission import JobSettings, Submission
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
@@ -302,7 +302,7 @@ class ControlClient:
             BadSettings: the payload is text, or an argument cannot be sent; nothing was sent.
             SessionLost: the session ended before the payload was sent: nothing was started.
         """
-        whole = submission.with_files(Payload(payload), job)
+        whole = submission.sendable(payload, job)
         fields = whole.announced | (job.fields() if job else {})
         line = submission.submission_line(
             worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, fields

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshctl.api.errors import BadSettings
-from meshctl.api.submission import CHUNK_BYTES, DEPS_SIZE_KEY, Payload, PayloadError
+from meshctl.api.payload import CHUNK_BYTES, DEPS_SIZE_KEY, Payload, PayloadError
 
 PathText = str | os.PathLike[str]
 

@@ -1,4 +1,8 @@
-"""Files that go along with a submission: ``--dep FILE-OR-DIR``."""
+"""Files that go along with a submission: ``--dep FILE-OR-DIR``.
+
+A node that does not know of files would take them for stdin, so meshctl asks first whether the type
+of work takes any.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,18 +20,25 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def _named(
+    context: click.Context, option: click.Parameter, paths: tuple[str, ...]
+) -> tuple[str, ...]:
+    if "" in paths:
+        raise click.BadParameter("it names no file: its value is empty")
+    return paths
+
+
 def file_options(command: Command) -> Callable[..., None]:
     """Add the options; what they say goes into ``job``, which another decorator makes."""
 
     @wraps(command)
     def with_files(*args: Any, job: "JobSettings", deps: tuple[str, ...], **kwargs: Any) -> None:
-        if "" in deps:
-            raise Failure("--dep names no file: its value is empty")
         command(*args, job=replace(job, deps=deps), **kwargs)
 
     option = click.option(
         *("--dep", "deps"),
         multiple=True,
+        callback=_named,
         metavar="FILE-OR-DIR",
         shell_complete=files,
         help="Send it along: it lies in DEPS/ where the command starts.",
@@ -35,12 +46,16 @@ def file_options(command: Command) -> Callable[..., None]:
     return option(with_files)
 
 
+def is_told(job: "JobSettings") -> bool:
+    """Whether a job has been told what to do: most such have no use for a stdin."""
+    return bool(job.arguments or job.deps)
+
+
 def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any]) -> None:
     """Return if a type takes the files that are given.
 
     Raises:
-        Failure: it does not; nothing was submitted. A node that does not know of files would take
-            them for stdin.
+        Failure: it does not; nothing was submitted.
     """
     if job.deps and described.get("Files") is not True:
         raise Failure(f"work type {worktype} takes no files (--dep)")

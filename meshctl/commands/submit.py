@@ -14,7 +14,7 @@ from meshctl.api.logindex import STDERR
 from meshctl.api.status import size_of
 from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
-from meshctl.commands.files import file_options
+from meshctl.commands.files import file_options, is_told
 from meshctl.commands.hints import hint
 from meshctl.commands.jobs import USAGE, check_job, job_options
 from meshctl.commands.options import (
@@ -188,10 +188,8 @@ def submit(
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
-        # A job with arguments or files has been told what to do; most have no use for a stdin.
-        job = options["job"]
-        is_told = bool(job.arguments or job.deps) and payload is None and payload_literal is None
-        with chosen_payload(payload, payload_literal, no_payload or is_told) as data:
+        has_none = is_told(options["job"]) and payload is None and payload_literal is None
+        with chosen_payload(payload, payload_literal, no_payload or has_none) as data:
             if rm and not follow:
                 print_warning("using --rm without --follow. Unit results will never be seen.")
             all_params = collect_params(params, cmdparams)
