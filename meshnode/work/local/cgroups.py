@@ -273,6 +273,7 @@ class DirectoryGroup(Group):
     """One directory of a group of which nothing else is known: it is ended and removed."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
         kills = path if os.path.exists(f"{path}/cgroup.kill") else ""
         super().__init__([(path, "", "")], path, kills)
 
