@@ -33,6 +33,7 @@ from meshnode.security.keyfiles import look_at_all
 from meshnode.security.tlsstore import TlsStore, read_settings
 from meshnode.version import VERSION
 from meshnode.work.auth import auth_command
+from meshnode.work.batches.commands import batch_handlers
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.describing import type_handlers
 from meshnode.work.units.commands import work_command
@@ -151,8 +152,9 @@ async def _start(
         raise config.node.unavailable("datadir", str(exc)) from exc
     if config.node.unit_retention is not None:
         nursery.start_soon(Retention(units, config.node.unit_retention).run)
-    described = type_handlers(config.node.id, units.access, work.types, work.others)
-    registry.register(work_command(units, described))
+    await nursery.start(work.batches.run)
+    more = type_handlers(config.node.id, units.access, work.types, work.others)
+    registry.register(work_command(units, {**more, **batch_handlers(work.batches)}))
     registry.register(auth_command(units, work.others.ask))
     service = ControlService(config.node.id, registry)
     reloader.when_asked(service.restore_sockets)

@@ -44,9 +44,10 @@ TIMEOUT_KEY = "jobtimeout"
 PRIORITY_KEY = "jobpriority"
 CWD_KEY = "jobcwd"
 LIMITS_KEY = "joblimits"
+ARRAY_INDEX_KEY = "arrayindex"
 """Keys of a submission with what its client gives the job: arguments, variables and lower limits,
-each an object of strings as a text of JSON, and the directory that it starts in. Meshnode's own,
-as the last."""
+each an object of strings as a text of JSON, the directory that it starts in, and which member of
+an array it is. Meshnode's own, as the last."""
 
 DEPS_SIZE_KEY = "depssize"
 DEPS_SHA256_KEY = "depssha256"
@@ -73,6 +74,7 @@ TAKEN_KEYS = frozenset(
     {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
     | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
     | {DEPS_SIZE_KEY, DEPS_SHA256_KEY}
+    | {ARRAY_INDEX_KEY}
 )
 
 MAX_CLAIM = 2048

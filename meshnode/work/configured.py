@@ -20,6 +20,8 @@ from meshnode.resources import DescriptorReserve, in_thread
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.templates import Template
+from meshnode.work.batches.batches import Batches
+from meshnode.work.batches.files import BatchFiles
 from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.client import Launcher
 from meshnode.work.local.keptlimits import KeptLimits, kept_limits
@@ -155,6 +157,7 @@ class ConfiguredWork:
         placer.permits = self.units.access.may_place
         self.units.quotas.bounds = make_bounds(config)
         self.units.queue.bounds = make_queue_bounds(config)
+        self.batches = Batches(self.units, BatchFiles(store.root))
         self.teller = LoadTeller(self.units.queue, lambda: bool(self.advertised))
         """Tells the mesh what this node is, and what it has to do."""
         self.teller.labels = config.node.labels

@@ -22,7 +22,7 @@ def start_request(unit: Unit, kind: CommandType, store: UnitStore) -> StartReque
         unit_dir=store.directory(unit.unit_id),
         argv=status.params,
         grace=kind.grace,
-        env=kind.environment(status.job.env),
+        env=kind.environment(status.job.variables),
         cwd=_cwd(unit, kind, store),
         timeout=status.job.timeout_within(kind.timeout),
         max_output=kind.max_output,

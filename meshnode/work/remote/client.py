@@ -16,6 +16,7 @@ from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
 from meshnode.protocol.control import (
     ARGUMENTS_KEY,
+    ARRAY_INDEX_KEY,
     CLAIM_KEY,
     CWD_KEY,
     DEPS_SHA256_KEY,
@@ -67,6 +68,7 @@ WORDS_OF_KEYS = {
     LIMITS_KEY: "limits",
     TIMEOUT_KEY: "timeout",
     PRIORITY_KEY: "priority",
+    ARRAY_INDEX_KEY: "array index",
 }
 """What people call the keys of what a client gives a job."""
 

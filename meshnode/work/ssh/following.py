@@ -136,7 +136,9 @@ class FarWork:
         far, kind, unit_id = self._far, self._kind, self._unit.unit_id
         directory = self._store.directory(unit_id)
         await far.make()
-        job = job_text(self._unit.status.params, kind.env, kind.cwd)
+        job = job_text(
+            self._unit.status.params, {**kind.env, **self._unit.status.job.variables}, kind.cwd
+        )
         await far.put("supervisor.sh", job)
         try:
             await far.put_file("stdin", self._store.stdin_path(unit_id))

@@ -1,12 +1,10 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
-
-import trio
 
 from meshnode.control.registry import Asking, Command, ControlSession, Handler, JsonObject
 from meshnode.errors import MeshnodeError, NotAllowed, SecurityError, WorkError
@@ -15,8 +13,8 @@ from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Allowed, Caller
-from meshnode.work.units.follow import shown, wait_news, without_sizes
-from meshnode.work.units.intake import RECEIVE, InputRefused, Payload
+from meshnode.work.units.follow import shown, wait_news, while_client_is_there, without_sizes
+from meshnode.work.units.intake import InputRefused, Payload
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.keys import KeyState
 from meshnode.work.units.manager import UnitManager
@@ -125,7 +123,7 @@ class WorkCommands:
         await session.send(encode_reply({**reply, "follows": True}))
         session.finish()
         shows_output = access.may_follow(unit.unit_id, status, caller, Verb.RESULTS)
-        await _while_client_is_there(
+        await while_client_is_there(
             session,
             lambda: self._units.send_followed(unit, session.send, shows_output=shows_output),
         )
@@ -171,7 +169,7 @@ class WorkCommands:
         unit = self._units.find(request.unit_id)
         self._check_access(Verb.STATUS, unit, request.signature, session, "watch")
         session.finish()
-        await _while_client_is_there(session, lambda: _send_changes(unit, session))
+        await while_client_is_there(session, lambda: _send_changes(unit, session))
 
     async def _submitted(self, request: SubmittedRequest, session: ControlSession) -> JsonObject:
         submissions, caller, access = (
@@ -205,7 +203,7 @@ class WorkCommands:
         if request.start < 0:
             return
         try:
-            await _while_client_is_there(
+            await while_client_is_there(
                 session,
                 lambda: self._send_results(unit, request, session),
             )
@@ -345,23 +343,3 @@ async def _send_changes(unit: Unit, session: ControlSession) -> None:
         if final:
             return
         used = await wait_news(unit, partial(unit.wait_changed, seen), used)
-
-
-async def _while_client_is_there(
-    session: ControlSession, send: Callable[[], Awaitable[None]]
-) -> None:
-    """Run ``send`` for as long as the client listens: there may be nothing to send for hours.
-
-    A client that only ends its own side (receptorctl does) still listens. What it sends is ignored.
-    """
-
-    async def notice_loss() -> None:
-        while await session.receive_some(RECEIVE):
-            pass
-        await session.wait_lost()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(notice_loss)
-        await send()
-        nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from meshnode.arguments import MAX_ARGUMENTS
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.control import (
     ARGUMENTS_KEY,
+    ARRAY_INDEX_KEY,
     CWD_KEY,
     DEPS_SIZE_KEY,
     ENV_KEY,
@@ -33,6 +34,12 @@ MAX_LIMITS: Final = 16
 
 PRIORITIES: Final = range(-1000, 1001)
 """What the priority of a unit can be; 0 is that of one that was given none."""
+
+INDICES: Final = range(1_000_000_000)
+"""What the index of a member of an array can be."""
+
+INDEX_VARIABLE: Final = "MESHNODE_ARRAY_INDEX"
+"""The variable by which a command knows which member of an array it is."""
 
 LEAST_TIMEOUT: Final = 0.001
 MOST_DAYS: Final = 3650
@@ -55,6 +62,9 @@ class JobSettings:
     """What its processes may have, less than its type allows."""
     files: JobFiles = NO_FILES
 
+    index: int | None = None
+    """Which member of an array it is; None if it is none."""
+
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Read the keys of a submission. Raises CommandError."""
@@ -68,10 +78,19 @@ class JobSettings:
             _parse_priority(data.get(PRIORITY_KEY, "")),
             _parse_texts(data, LIMITS_KEY, MAX_LIMITS),
             JobFiles.parse(data),
+            _parse_index(data.get(ARRAY_INDEX_KEY, "")),
         )
 
     def __bool__(self) -> bool:
-        return self.is_for_command or self.timeout is not None or self.priority != 0
+        numbers = self.timeout is not None or self.priority != 0 or self.index is not None
+        return self.is_for_command or numbers
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The environment variables that it gives: the client's, and those that the node sets."""
+        if self.index is None:
+            return self.env
+        return {**self.env, INDEX_VARIABLE: str(self.index)}
 
     @property
     def is_for_command(self) -> bool:
@@ -96,6 +115,7 @@ class JobSettings:
             PRIORITY_KEY: str(self.priority) if self.priority else "",
             LIMITS_KEY: json.dumps(dict(self.limits), sort_keys=True),
             **self.files.fields(),
+            ARRAY_INDEX_KEY: "" if self.index is None else str(self.index),
         }
         return {key: text for key, text in fields.items() if text not in {"", "{}"}}
 
@@ -120,6 +140,8 @@ class JobSettings:
             yield f"cwd={self.cwd}"
         if self.timeout is not None:
             yield f"timeout={self.timeout:g}s"
+        if self.index is not None:
+            yield f"index={self.index}"
         if self.priority:
             yield f"priority={self.priority}"
         yield from self.files.shown()
@@ -149,7 +171,8 @@ class JobSettings:
             "Limits": dict(self.limits),
             "Files": self.files.to_disk(),
         }
-        return {key: value for key, value in data.items() if value}
+        found = {key: value for key, value in data.items() if value}
+        return found if self.index is None else found | {"Index": self.index}
 
     @classmethod
     def from_disk(cls, data: object) -> Self:
@@ -172,12 +195,15 @@ class JobSettings:
             reader.whole("Priority", PRIORITIES) or 0,
             texts[2],
             JobFiles.from_disk(reader.take("Files", dict, None)),
+            reader.whole("Index", INDICES),
         )
 
 
 NO_SETTINGS: Final = JobSettings()
 
-KEYS: Final = FILE_KEYS | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
+KEYS: Final = FILE_KEYS | frozenset(
+    {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY, ARRAY_INDEX_KEY}
+)
 """The keys of a submission that have them."""
 
 
@@ -199,6 +225,14 @@ def _parse_priority(text: str) -> int:
     raise CommandError(
         f"priority {text[:16]} is no whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}"
     )
+
+
+def _parse_index(text: str) -> int | None:
+    if not text:
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise CommandError(f"field {ARRAY_INDEX_KEY} value {text[:16]} is no index of an array")
 
 
 def _recorded_timeout(reader: Reader) -> float | None:

@@ -212,6 +212,10 @@ class UnitManager:
 
     # --- new units ----------------------------------------------------------------------------
 
+    def check(self, submission: Submission, caller: Caller) -> None:
+        """Check all of a submission that can be checked now. Raises as :meth:`create`."""
+        self._planner.plan(submission, caller)
+
     async def create(self, submission: Submission, caller: Caller) -> Unit:
         """Check all of a submission that can be checked, and make its unit.
 

@@ -133,10 +133,20 @@ class TypesRequest:
     tls_client: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """``work batch``, of meshnode only: many submissions under one ID."""
+
+    action: str
+    data: JsonObject
+    """The whole request: what it must have is the action's own."""
+
+
 WorkRequest = (
     SubmitRequest
     | DescribeRequest
     | TypesRequest
+    | BatchRequest
     | ListRequest
     | StatusRequest
     | WatchRequest
@@ -220,6 +230,8 @@ def parse_json(data: JsonObject) -> WorkRequest:
         unit_id = read_string(data, "unitid")
         start, signature = _start_position(data), read_optional(data, "signature")
         return ResultsRequest(unit_id, start, signature, _stream(data))
+    if subcommand == "batch":
+        return BatchRequest(read_string(data, "action"), data)
     if subcommand == "submitted":
         unit_id, receipt = read_optional(data, "unitid"), read_optional(data, "submissionmark")
         return SubmittedRequest(read_key(data), unit_id, Receipt.find(receipt))

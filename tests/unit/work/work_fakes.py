@@ -29,6 +29,9 @@ from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.identity import Identity
 from meshnode.work.auth import auth_command
+from meshnode.work.batches.batches import Batches
+from meshnode.work.batches.commands import batch_handlers
+from meshnode.work.batches.files import BatchFiles
 from meshnode.work.describing import type_handlers
 from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.launcher.leaving import Leaving
@@ -240,6 +243,20 @@ class MortalStore(UnitStore):
             super().purge(trash)
 
 
+class MortalBatchFiles(BatchFiles):
+    """The same of batches."""
+
+    dead = False
+
+    def append(self, batch_id, lines, **how) -> None:
+        if not self.dead:
+            super().append(batch_id, lines, **how)
+
+    def remove(self, batch_id) -> None:
+        if not self.dead:
+            super().remove(batch_id)
+
+
 class FakeNode:
     """A node's units and its control service, on a store that survives it."""
 
@@ -310,13 +327,17 @@ class FakeNode:
         self.registry = CommandRegistry(self.rules)
         others = AskThere(FakeDialer(self.mesh, self.node_id), self.signatures)
         described = type_handlers(self.node_id, self.units.access, self.work_types, others)
-        command = self.as_before(work_command(self.units, described))
+        self.batch_files = MortalBatchFiles(self.store.root)
+        self.batches = Batches(self.units, self.batch_files, self.mesh.now)
+        more = {**described, **batch_handlers(self.batches)}
+        command = self.as_before(work_command(self.units, more))
         self.registry.register(as_receptor(command) if self.is_receptor else command)
         if not self.is_receptor:
             self.registry.register(auth_command(self.units, others.ask))
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             await nursery.start(self.units.run)
+            await nursery.start(self.batches.run)
             self.mesh.join(self)
             try:
                 yield self
@@ -326,7 +347,7 @@ class FakeNode:
 
     def kill(self) -> None:
         """End the node as kill -9 does: nothing it does from here on is seen by anybody."""
-        self.mortal.dead = True
+        self.mortal.dead = self.batch_files.dead = True
         self.mesh.cut()
 
     async def serve(self, stream, kind, peer) -> None:

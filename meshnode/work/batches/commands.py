@@ -1,0 +1,245 @@
+"""``work batch`` of the control service, in JSON only; its subcommand is the key ``action``.
+
+A batch is judged as the units are that it consists of: who may not know of it is told that there is
+none. Its members are submitted, canceled and released for the client that has submitted it.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from meshnode.control.registry import ControlSession, JsonObject
+from meshnode.errors import AccessRefused, CommandError, NotAllowed
+from meshnode.permissions import Verb
+from meshnode.protocol.control import encode_reply
+from meshnode.security.access import Target
+from meshnode.work.batches.batch import Batch
+from meshnode.work.batches.batches import Batches, UnknownBatch
+from meshnode.work.batches.spec import BatchSpec
+from meshnode.work.units.access import Caller, UnitAccess
+from meshnode.work.units.follow import while_client_is_there
+from meshnode.work.units.requestfields import MAX_POSITION, read_string
+from meshnode.work.units.requests import BatchRequest, Handlers
+
+PATIENCE: Final = 5.0
+"""Seconds in which a cancel or a release is answered, done or not."""
+
+STATUS_EVERY: Final = 0.1
+"""Seconds between two lines with the status of a batch for one who waits: a thousand members may
+end in a second."""
+
+GREETING: Final = b"Send the lines of the batch and EOF.\n"
+"""Asks a client for a list."""
+
+Action = Callable[[JsonObject, ControlSession, Caller], Awaitable[JsonObject | None]]
+
+
+def batch_handlers(batches: Batches) -> Handlers:
+    """Return what answers requests about batches."""
+    return {BatchRequest: BatchCommands(batches).run}
+
+
+class BatchCommands:
+    """Runs the actions."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._actions: dict[str, Action] = {
+            "submit": self._submit,
+            "list": self._list,
+            "status": self._status,
+            "wait": self._wait,
+            "members": self._members,
+            "cancel": self._cancel,
+            "release": self._release,
+            "retry": self._retry,
+        }
+
+    @property
+    def _access(self) -> UnitAccess:
+        return self._batches.units.access
+
+    async def run(self, request: BatchRequest, session: ControlSession) -> JsonObject | None:
+        """Do what a request asks for. Raises MeshnodeError."""
+        action = self._actions.get(request.action)
+        if action is None:
+            raise CommandError(
+                f"work batch has no action {request.action[:16]}: {', '.join(self._actions)}"
+            )
+        return await action(request.data, session, Caller.of(session))
+
+    # --- submit -------------------------------------------------------------------------------
+
+    async def _submit(
+        self, data: JsonObject, session: ControlSession, caller: Caller
+    ) -> JsonObject | None:
+        spec = BatchSpec.parse(data, caller, self._batches.time())
+        self._access.check(Verb.SUBMIT, None, caller)
+        if spec.has_lines:
+            await session.send(GREETING)
+            # Whatever comes of it, what is left of the list is no command.
+            session.finish()
+        batch = await self._create(spec, session)
+        if batch is None:
+            return None
+        reply = {
+            "batch": batch.batch_id,
+            "result": "Batch Submitted",
+            "members": len(batch.members),
+        }
+        if not spec.has_lines:
+            return reply
+        await session.send(encode_reply(reply))
+        return None
+
+    async def _create(self, spec: BatchSpec, session: ControlSession) -> Batch | None:
+        if not spec.has_lines:
+            return await self._batches.create(spec, _nothing)
+        try:
+            return await self._batches.create(spec, session.receive_some)
+        except CommandError as error:
+            await session.send(f"ERROR: {error}\n".encode())
+            return None
+
+    # --- looking ------------------------------------------------------------------------------
+
+    async def _list(self, data: JsonObject, session: ControlSession, caller: Caller) -> JsonObject:
+        self._access.check(Verb.LIST, None, caller)
+        return {
+            batch.batch_id: batch.status()
+            for batch in self._batches.all()
+            if self._sees(batch, caller, Verb.LIST)
+        }
+
+    async def _status(
+        self, data: JsonObject, session: ControlSession, caller: Caller
+    ) -> JsonObject:
+        return self._find(data, caller, Verb.STATUS).status()
+
+    async def _wait(self, data: JsonObject, session: ControlSession, caller: Caller) -> None:
+        """Send a line for each member that has ended, from ``startpos`` on, and the status at each
+        change; the last line is the status at the end."""
+        batch, start = self._find(data, caller, Verb.STATUS), _position(data)
+        shows_members = data.get("members") == "true"
+        session.finish()
+        await while_client_is_there(
+            session, lambda: self._send_changes(batch, session, start if shows_members else None)
+        )
+
+    async def _send_changes(
+        self, batch: Batch, session: ControlSession, position: int | None
+    ) -> None:
+        sent: JsonObject = {}
+        while True:
+            seen, is_done, told = batch.version, batch.is_done, batch.status()
+            if position is not None and not batch.gone:
+                position = await self._send_members(batch, session, position)
+            if told != sent or is_done:
+                await session.send(encode_reply(told))
+                sent = told
+            if is_done:
+                return
+            await trio.sleep(STATUS_EVERY)
+            await batch.wait_changed(seen)
+
+    async def _members(self, data: JsonObject, session: ControlSession, caller: Caller) -> None:
+        """Send a line for each member that has ended so far, and the status."""
+        batch, start = self._find(data, caller, Verb.STATUS), _position(data)
+        session.finish()
+        await self._send_members(batch, session, start)
+        await session.send(encode_reply(batch.status()))
+
+    async def _send_members(self, batch: Batch, session: ControlSession, position: int) -> int:
+        while part := await self._batches.read_part(batch, position):
+            await session.send(part)
+            position += len(part)
+        return position
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def _cancel(
+        self, data: JsonObject, session: ControlSession, caller: Caller
+    ) -> JsonObject:
+        batch = self._find(data, caller, Verb.CANCEL)
+        await batch.cancel()
+        is_done = await _ends(batch, lambda: batch.is_done)
+        return {"cancelled" if is_done else "cancel pending": batch.batch_id}
+
+    async def _release(
+        self, data: JsonObject, session: ControlSession, caller: Caller
+    ) -> JsonObject:
+        batch = self._find(data, caller, Verb.RELEASE)
+        await self._batches.release(batch)
+        is_gone = await _ends(batch, lambda: batch.gone)
+        return {"released" if is_gone else "release pending": batch.batch_id}
+
+    async def _retry(self, data: JsonObject, session: ControlSession, caller: Caller) -> JsonObject:
+        batch = self._find(data, caller, Verb.CANCEL)
+        # The members run for who has submitted the batch, so nobody else may have them run again.
+        self._check_own(batch, caller)
+        return {"batch": batch.batch_id, "retried": await self._batches.retry(batch)}
+
+    # --- who may ------------------------------------------------------------------------------
+
+    def _find(self, data: JsonObject, caller: Caller, verb: Verb) -> Batch:
+        batch_id = read_string(data, "batch")
+        batch = self._batches.find(batch_id)
+        looks = verb in {Verb.STATUS, Verb.LIST}
+        if not self._sees(batch, caller, Verb.STATUS) and not self._sees(batch, caller, Verb.LIST):
+            raise UnknownBatch(batch_id)
+        self._access.check(verb, self._target(batch), caller)
+        if not looks:
+            self._check_signed(batch, caller)
+        return batch
+
+    def _sees(self, batch: Batch, caller: Caller, verb: Verb) -> bool:
+        if caller.node and caller.node != batch.spec.caller.node:
+            return False
+        try:
+            self._access.rehearsal().check(verb, self._target(batch), caller)
+        except NotAllowed:
+            return False
+        return True
+
+    def _target(self, batch: Batch) -> Target:
+        spec = batch.spec
+        is_local = not spec.node or self._access.is_local(spec.node)
+        return Target(
+            node=self._batches.units.node_id if is_local else spec.node,
+            work_type=spec.work_type,
+            owner=spec.caller.client,
+            unit_id=batch.batch_id,
+        )
+
+    def _check_signed(self, batch: Batch, caller: Caller) -> None:
+        """Refuse who would have to sign what is asked of each unit."""
+        spec = batch.spec
+        is_signed = spec.has_lines or spec.fields.get("signwork") == "true"
+        if not caller.trusted and (is_signed or self._access.verifies(spec.work_type)):
+            self._check_own(batch, caller)
+
+    def _check_own(self, batch: Batch, caller: Caller) -> None:
+        if not caller.trusted and caller.client != batch.spec.caller.client:
+            raise AccessRefused(
+                f"batch {batch.batch_id} is another client's: use the unix socket of this node"
+            )
+
+
+async def _ends(batch: Batch, is_so: Callable[[], bool]) -> bool:
+    with trio.move_on_after(PATIENCE):
+        while not is_so():
+            await batch.wait_changed(batch.version)
+    return is_so()
+
+
+async def _nothing(size: int) -> bytes:
+    await trio.lowlevel.checkpoint()
+    return b""
+
+
+def _position(data: JsonObject) -> int:
+    value = data.get("startpos", 0)
+    if type(value) is not int or not 0 <= value <= MAX_POSITION:
+        raise CommandError("field startpos is no position in a journal")
+    return value

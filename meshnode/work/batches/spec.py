@@ -1,0 +1,283 @@
+"""What a batch is to run: a submission for each index of an array, or for each line of a list.
+
+A specification is a value. It is read from a request, kept as JSON beside the batch's journal, and
+says what the submission of each member is.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
+
+from meshnode.errors import CommandError, WorkError
+from meshnode.permissions import Way
+from meshnode.protocol.control import (
+    ARGUMENTS_KEY,
+    ARRAY_INDEX_KEY,
+    CLAIM_KEY,
+    CWD_KEY,
+    DEPS_SIZE_KEY,
+    ENV_KEY,
+)
+from meshnode.security.identity import UnknownClient, identity_from_json
+from meshnode.work.units.access import Caller
+from meshnode.work.units.intake import Input
+from meshnode.work.units.jsonreader import JsonObject
+from meshnode.work.units.labels import parse_labels
+from meshnode.work.units.submission import Submission, parse_submission
+
+MAX_MEMBERS: Final = 1_000_000
+"""Members of a batch. Each takes one byte of memory, and eight more in a list of lines."""
+
+MAX_INDEX: Final = 999_999_999
+"""The highest index of an array."""
+
+MAX_RANGES: Final = 1000
+"""Ranges of an array, as in ``1-5,8,10-20:2``."""
+
+MAX_LIST_BYTES: Final = 256 << 20
+"""Bytes of a list of lines, which lies on the disk only."""
+
+MAX_LINE_BYTES: Final = 1 << 20
+"""Bytes of one line of a list: as much as a request of the control service may have."""
+
+MAX_IN_FLIGHT: Final = 10_000
+"""Unfinished members at once; each is a unit in memory, and may be a process."""
+
+DEFAULT_IN_FLIGHT: Final = 100
+"""The same where the client does not say: enough to fill a few machines, and no flood."""
+
+BATCH_LABEL: Final = "batch"
+"""The label by which the units of a batch are found with those of others."""
+
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+_PLACE = re.compile(r"\{(index|line)\}")
+
+_NOT_OF_A_MEMBER: Final = frozenset(
+    {"command", "subcommand", "action", "array", "maxinflight", "stdin", "lines", ARRAY_INDEX_KEY}
+    | {"submissionkey", "submissionfollow", DEPS_SIZE_KEY, "stdinsize", "stdinsha256", CLAIM_KEY}
+)
+"""Keys of a request that are the batch's own, or that no member may have."""
+
+_LINE_KEYS: Final = ("line", "stdin")
+"""Keys of a line that are no keys of its submission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Indices in ascending order."""
+
+    ranges: tuple[range, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``1-1000``, ``1-5,8,10-20:2``. Raises CommandError."""
+        ranges: list[range] = []
+        words = text.split(",", MAX_RANGES)
+        if len(words) > MAX_RANGES:
+            raise CommandError(f"an array has at most {MAX_RANGES} ranges")
+        for word in words:
+            match = _RANGE.fullmatch(word)
+            if match is None:
+                raise CommandError(f"array {text[:64]!r}: write for instance 1-1000 or 1-9:2,20")
+            first, step = int(match[1]), int(match[3] or 1)
+            last = int(match[2] or first)
+            if step < 1 or last < first or (ranges and first <= ranges[-1][-1]):
+                raise CommandError(f"array {text[:64]!r} does not ascend at {word}")
+            ranges.append(range(first, last + 1, step))
+        array = cls(tuple(ranges))
+        if len(array) > MAX_MEMBERS:
+            raise CommandError(f"a batch has at most {MAX_MEMBERS} members, not {len(array)}")
+        return array
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ranges))
+
+    def __str__(self) -> str:
+        return ",".join(
+            str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" + f":{one.step}"
+            for one in self.ranges
+        )
+
+    def index(self, position: int) -> int:
+        """Return the index of the member at that position, from 0."""
+        for one in self.ranges:
+            if position < len(one):
+                return one[position]
+            position -= len(one)
+        raise IndexError(position)
+
+    def position(self, index: int) -> int | None:
+        """Return where an index stands, None if it is none of these."""
+        before = 0
+        for one in self.ranges:
+            if index in one:
+                return before + one.index(index)
+            before += len(one)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpec:
+    """A batch as its client has asked for it.
+
+    ``fields`` are the keys of a submission that all members have. With ``has_lines`` there is a
+    line for each index of the array, with more of them.
+    """
+
+    array: Array
+    fields: Mapping[str, str]
+    max_in_flight: int = DEFAULT_IN_FLIGHT
+    stdin: str = ""
+    has_lines: bool = False
+    caller: Caller = field(default_factory=Caller)
+    created: str = ""
+
+    @classmethod
+    def parse(cls, data: JsonObject, caller: Caller, created: str) -> Self:
+        """Read a request; what is to come as lines is not counted yet. Raises CommandError."""
+        for key, value in data.items():
+            if not isinstance(value, str):
+                raise CommandError(f"submit parameters must all be strings and {key} is not")
+            check_text(key, value)
+        if data.get("signature"):
+            raise CommandError(
+                "a batch takes no signature, which would be too old for its last member: "
+                "submit it through the unix socket"
+            )
+        if DEPS_SIZE_KEY in data:
+            raise CommandError("a batch takes no files along: its payload is its list")
+        has_lines = data.get("lines", "") == "true"
+        text, _, most = data.get("array", "").partition("%")
+        if bool(text) == has_lines:
+            raise CommandError("a batch needs a field array, as 1-1000, or lines: one of the two")
+        return cls(
+            array=Array((range(1, 1),)) if has_lines else Array.parse(text),
+            fields={key: value for key, value in data.items() if key not in _NOT_OF_A_MEMBER},
+            max_in_flight=_in_flight(data.get("maxinflight", "") or most),
+            stdin=data.get("stdin", ""),
+            has_lines=has_lines,
+            caller=caller,
+            created=created,
+        )
+
+    def with_lines(self, count: int) -> Self:
+        """Return it for so many lines."""
+        return replace(self, array=Array((range(1, count + 1),)))
+
+    @property
+    def work_type(self) -> str:
+        """The type of its work; empty if each line has its own."""
+        return self.fields.get("worktype", "")
+
+    @property
+    def node(self) -> str:
+        """The node that its members are for; empty if each line has its own."""
+        return self.fields.get("node", "")
+
+    def member(self, batch_id: str, index: int, line: bytes, key: str) -> tuple[Submission, bytes]:
+        """Return the submission of a member, and its payload. Raises CommandError."""
+        more = parse_line(line) if self.has_lines else {}
+        text = more.get("line", "")
+        fields = {**self.fields, **{k: v for k, v in more.items() if k not in _LINE_KEYS}}
+        fields = filled(fields, {"index": str(index), "line": text}) | {ARRAY_INDEX_KEY: str(index)}
+        submission = parse_submission(fields)
+        stdin = more.get("stdin", self.stdin).encode()
+        labels = {**submission.labels, BATCH_LABEL: batch_id}
+        # Judged again: there may be one too many now.
+        labels = dict(parse_labels(json.dumps(labels)))
+        input_size = Input(len(stdin))
+        return replace(submission, labels=labels, key=key, announced=input_size), stdin
+
+    def to_json(self) -> JsonObject:
+        """Return the object that :meth:`from_json` reads."""
+        caller = self.caller
+        return {
+            "Array": str(self.array),
+            "Fields": dict(self.fields),
+            "MaxInFlight": self.max_in_flight,
+            "Stdin": self.stdin,
+            "Lines": self.has_lines,
+            "Created": self.created,
+            "Client": caller.client.to_json(),
+            "Trusted": caller.trusted,
+            "Node": caller.node,
+            "Way": str(caller.way.value),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read such an object. Raises WorkError: it is damaged."""
+        try:
+            client = identity_from_json(data["Client"]) or UnknownClient()
+            caller = Caller(data["Trusted"] is True, str(data["Node"]), client, Way(data["Way"]))
+            fields = data["Fields"]
+            if not all(isinstance(value, str) for value in fields.values()):
+                raise WorkError("Fields holds a value that is not a string")
+            return cls(
+                Array.parse(data["Array"]),
+                fields,
+                _in_flight(str(data["MaxInFlight"])),
+                str(data["Stdin"]),
+                data["Lines"] is True,
+                caller,
+                str(data["Created"]),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
+            raise WorkError(f"the specification is damaged: {error!r}") from error
+
+
+def parse_line(line: bytes) -> Mapping[str, str]:
+    """Return the object of a line of a list. Raises CommandError."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CommandError("it is no object in JSON")
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise CommandError(f"{key} is not a string")
+        if key in _NOT_OF_A_MEMBER and key not in _LINE_KEYS:
+            raise CommandError(f"{key} is no key of a member")
+        if key == "signature":
+            raise CommandError("a batch takes no signature")
+        check_text(key, value)
+    return found
+
+
+def check_text(key: str, value: str) -> None:
+    """Return if a text can be written as bytes. Raises CommandError."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"{key} has half of a surrogate pair") from None
+
+
+def filled(fields: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
+    """Return fields with ``{index}`` and ``{line}`` replaced in what the command is given."""
+    return dict(_filled(fields, words))
+
+
+_KEPT: Final = frozenset({"node", "worktype", "tlsclient", "ttl", "signwork"})
+
+
+def _filled(fields: Mapping[str, str], words: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key, value in fields.items():
+        if key in _KEPT or "{" not in value:
+            yield key, value
+        elif key in {ARGUMENTS_KEY, ENV_KEY}:
+            yield key, _PLACE.sub(lambda match: json.dumps(words[match[1]])[1:-1], value)
+        elif key == CWD_KEY or not key.startswith(("job", "submission", "placement")):
+            yield key, _PLACE.sub(lambda match: words[match[1]], value)
+        else:
+            yield key, value
+
+
+def _in_flight(text: str) -> int:
+    if not text:
+        return DEFAULT_IN_FLIGHT
+    if text.isascii() and text.isdigit() and len(text) < 8 and 1 <= int(text) <= MAX_IN_FLIGHT:
+        return int(text)
+    raise CommandError(f"{text[:16]} members at once: there may be 1 to {MAX_IN_FLIGHT}")

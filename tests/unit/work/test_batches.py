@@ -1,0 +1,400 @@
+"""A batch runs each of its members once, some at a time, whatever becomes of the node meanwhile."""
+
+import json
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from work_fakes import LONG
+
+from meshnode.errors import CommandError
+from meshnode.permissions import Way
+from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.identity import UnixClient
+from meshnode.work.batches.members import Members, MemberState, event
+from meshnode.work.batches.spec import MAX_IN_FLIGHT, Array, BatchSpec, parse_line
+from meshnode.work.units.access import Caller
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+async def ask(on, action, batch="", /, *, kind="unix", **fields):
+    request = {"command": "work", "subcommand": "batch", "action": action, **fields}
+    return await on.talk(request | ({"batch": batch} if batch else {}), kind=kind)
+
+
+async def submit(on, array="1-5", /, **fields):
+    fields = {"node": on.node_id, "worktype": "cat", "array": array, **fields}
+    (line,) = await ask(on, "submit", **fields)
+    assert not line.startswith("ERROR"), line
+    return json.loads(line)["batch"]
+
+
+async def submit_lines(on, lines, /, **fields):
+    request = {"command": "work", "subcommand": "batch", "action": "submit", "lines": "true"}
+    payload = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return await on.talk(request | fields, payload)
+
+
+async def wait(node, batch):
+    """Return the lines of all members in the order of their ends, and the last status."""
+    with trio.fail_after(LONG):
+        lines = [json.loads(line) for line in await ask(node, "wait", batch, members="true")]
+    ends = [line for line in lines if "Index" in line]
+    return ends, lines[-1]
+
+
+async def status(node, batch):
+    (line,) = await ask(node, "status", batch)
+    return json.loads(line)
+
+
+def in_flight(node):
+    return [unit for unit in node.units.all() if not unit.is_final]
+
+
+async def run_commands(node, batch, state=UnitState.SUCCEEDED, code=0):
+    """End every command that runs, and all that come, until the batch has ended."""
+    most = 0
+    with trio.fail_after(LONG):
+        while not node.batches.find(batch).is_done and not node.mortal.dead:
+            most = max(most, len(in_flight(node)))
+            for supervisor in tuple(node.launcher.supervisors.values()):
+                if not supervisor.ended.is_set():
+                    supervisor.finish(state, f"exit status {code}", code)
+            await trio.sleep(0.1)
+    return most
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+@given(st.sets(st.integers(0, 300), min_size=1, max_size=60))
+def test_an_array_has_the_indices_that_it_names_in_order(indices):
+    array = Array.parse(",".join(str(one) for one in sorted(indices)))
+    assert [array.index(position) for position in range(len(array))] == sorted(indices)
+    assert Array.parse(str(array)) == array
+    for index in range(301):
+        position = array.position(index)
+        assert (position is not None) == (index in indices)
+        assert position is None or array.index(position) == index
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**4), st.integers(1, 100))
+def test_a_range_of_an_array_is_read_as_it_is_written(first, more, step):
+    array = Array.parse(f"{first}-{first + more}:{step}")
+    assert [array.index(n) for n in range(len(array))] == [*range(first, first + more + 1, step)]
+    assert Array.parse(str(array)) == array
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "3-1", "1-3,2", "1,1", "1-2-3", "1-9:0", "-1", "1--2", "1-2000000", "9" * 10]
+)
+def test_an_array_that_is_none_is_refused_in_a_line(text):
+    with pytest.raises(CommandError, match=r"array|members"):
+        Array.parse(text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, MAX_IN_FLIGHT))
+def test_a_specification_is_read_from_the_disk_as_it_was_asked_for(text, most):
+    caller = Caller(True, "", UnixClient(1, 2, 3, "alice"), Way.SOCKET)
+    data = {"node": "foo", "worktype": "cat", "array": f"1-9%{most}", "params": text, "stdin": text}
+    spec = BatchSpec.parse(data, caller, "2026-11-02T03:00:00.000000Z")
+    assert spec.max_in_flight == most
+    assert BatchSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@given(st.binary())
+def test_any_line_of_a_list_is_an_object_of_strings_or_refused(line):
+    try:
+        found = parse_line(line)
+    except CommandError:
+        return
+    assert all(isinstance(value, str) for value in found.values())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 5), st.sampled_from([*MemberState][2:])),
+            st.sampled_from(["retry", "cancel", "nonsense"]),
+        )
+    ),
+    st.binary(),
+)
+def test_a_journal_gives_the_members_again_that_it_was_written_by(steps, noise):
+    spec = BatchSpec(Array.parse("0-5"), {})
+    live, replayed = Members(spec), Members(spec)
+    for step in steps:
+        if isinstance(step, tuple):
+            position, state = step
+            live.set(position, state)
+            assert replayed.replay(live.line(position, state, {"Detail": "x"}))
+            continue
+        assert replayed.replay(event(step)) == (step != "nonsense")
+        if step == "retry":
+            live.retry()
+    replayed.replay(noise)
+    assert [live[n] for n in range(6)] == [replayed[n] for n in range(6)]
+    assert live.counts == replayed.counts
+    assert [live.attempt(n) for n in range(6)] == [replayed.attempt(n) for n in range(6)]
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+async def test_every_member_of_an_array_runs_with_its_own_index(foo):
+    async with foo.running():
+        batch = await submit(foo, "3-9:3", worktype="wait", params="--frame {index} {other}")
+        await run_commands(foo, batch)
+        ends, last = await wait(foo, batch)
+        assert sorted(end["Index"] for end in ends) == [3, 6, 9]
+        assert {end["StateName"] for end in ends} == {"Succeeded"}
+        assert (last["StateName"], last["Succeeded"], last["Members"]) == ("Succeeded", 3, 3)
+        assert sorted(words[-2:] for words in foo.launcher.started) == [
+            ("3", "{other}"),
+            ("6", "{other}"),
+            ("9", "{other}"),
+        ]
+
+
+async def test_no_more_members_are_unfinished_than_the_client_allows(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-20%3", worktype="wait")
+        assert await run_commands(foo, batch) == 3
+        assert len(foo.launcher.started) == 20
+
+
+async def test_each_line_of_a_list_is_a_submission_of_its_own(foo):
+    async with foo.running():
+        lines = [{"worktype": "cat", "stdin": f"é{n}"} for n in range(4)]
+        lines[2] = {"worktype": "nothing"}
+        greeting, reply = await submit_lines(foo, lines, node="foo")
+        assert greeting == "Send the lines of the batch and EOF."
+        ends, last = await wait(foo, json.loads(reply)["batch"])
+        by_index = {end["Index"]: end for end in ends}
+        assert by_index[3]["StateName"] == "Refused"
+        assert by_index[3]["Detail"] == "unknown work type nothing"
+        outputs = {n: foo.stdout(by_index[n]["UnitID"]) for n in (1, 2, 4)}
+        assert outputs == {1: "é0".encode(), 2: "é1".encode(), 4: "é3".encode()}
+        assert last["StateName"] == "Failed"
+
+
+@pytest.mark.parametrize("bad", ["5", '{"params": 3}', "{", '{"submissionkey": "x"}'])
+async def test_a_list_with_a_wrong_line_is_refused_whole_and_the_line_named(foo, bad):
+    async with foo.running():
+        request = {"command": "work", "subcommand": "batch", "action": "submit", "lines": "true"}
+        lines = await foo.talk(request, b'{"node": "foo", "worktype": "cat"}\n' + bad.encode())
+        assert lines[1].startswith("ERROR: line 2: ")
+        assert json.loads((await ask(foo, "list"))[0]) == {}
+        assert [*(foo.store.root / "batches").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"worktype": "nothing"}, "unknown work type nothing"),
+        ({"array": "9-1"}, "does not ascend"),
+        ({"array": "1-2%0"}, "members at once"),
+        ({"signature": "x"}, "takes no signature"),
+        ({"submissionlabels": "no"}, "must be an object"),
+    ],
+)
+async def test_a_batch_that_could_run_nothing_is_refused_and_leaves_nothing(foo, fields, words):
+    async with foo.running():
+        given = {"node": "foo", "worktype": "cat", "array": "1-3", **fields}
+        (line,) = await ask(foo, "submit", **given)
+        assert line.startswith("ERROR: ")
+        assert words in line
+        assert foo.units.all() == ()
+        assert json.loads((await ask(foo, "list"))[0]) == {}
+
+
+async def test_a_member_knows_its_index_from_its_environment_and_its_label(foo, bar):
+    async with foo.running(), bar.running():
+        for node in ("foo", "bar"):
+            batch = await submit(foo, "7", node=node, worktype="wait")
+            with trio.fail_after(LONG):
+                while not foo.units.all():
+                    await trio.sleep(0.1)
+            target = foo if node == "foo" else bar
+            with trio.fail_after(LONG):
+                while not target.launcher.supervisors:
+                    await trio.sleep(0.1)
+            (unit,) = target.units.all()
+            assert unit.status.job.variables["MESHNODE_ARRAY_INDEX"] == "7"
+            assert unit.status.labels["batch"] == batch
+            await run_commands(target, batch) if target is foo else None
+            if target is foo:
+                await ask(foo, "release", batch)
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", range(1, 30))
+async def test_each_member_runs_once_whenever_the_node_is_killed(foo, monkeypatch, moment):
+    """The node dies at a write of its own: of a status, a journal, a unit that goes."""
+    left = [moment]
+
+    def dies() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            foo.kill()
+
+    async with foo.running():
+        for target, name in ((foo.mortal, "write_status"), (foo.batch_files, "append")):
+            whole = getattr(target, name)
+
+            def counted(*args, whole=whole, **how):
+                whole(*args, **how)
+                dies()
+
+            monkeypatch.setattr(target, name, counted)
+        batch = await submit(foo, "1-8%3", params="{index}", worktype="wait")
+        await run_commands(foo, batch)
+    async with foo.running():
+        await run_commands(foo, batch)
+        ends, last = await wait(foo, batch)
+        assert last["Succeeded"] == 8
+        assert sorted(end["Index"] for end in ends) == [*range(1, 9)]
+    assert sorted(words[-1] for words in foo.launcher.started) == [str(n) for n in range(1, 9)]
+
+
+async def test_a_batch_goes_on_where_it_was_when_its_client_and_its_node_come_back(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-10%2", worktype="wait")
+        with trio.fail_after(LONG):
+            while len(foo.launcher.started) < 2:
+                await trio.sleep(0.1)
+    async with foo.running():
+        assert (await status(foo, batch))["StateName"] == "Running"
+        assert await run_commands(foo, batch) <= 2
+        ends, last = await wait(foo, batch)
+        assert len(ends) == last["Succeeded"] == 10
+    assert len(foo.launcher.started) == 10
+
+
+async def test_a_journal_that_a_crash_has_cut_costs_no_member_a_second_run(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-6")
+        await wait(foo, batch)
+    journal = foo.store.root / "batches" / batch / "journal"
+    data = journal.read_bytes()
+    journal.write_bytes(data[: len(data) // 2])
+    async with foo.running():
+        ends, last = await wait(foo, batch)
+        assert sorted(end["Index"] for end in ends) == [1, 2, 3, 4, 5, 6]
+        assert last["Succeeded"] == 6
+    assert len(foo.launcher.started) == 6
+
+
+async def test_a_member_whose_unit_was_released_is_not_run_again(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-4")
+        ends, _ = await wait(foo, batch)
+        for end in ends:
+            await foo.talk(f"work release {end['UnitID']}")
+    (foo.store.root / "batches" / batch / "journal").write_bytes(b"")
+    async with foo.running():
+        _, last = await wait(foo, batch)
+        assert last["Succeeded"] == 4
+    assert len(foo.launcher.started) == 4
+
+
+# --- ending --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_cancel_ends_what_runs_and_starts_nothing_more(foo, restarts):
+    async with foo.running():
+        batch = await submit(foo, "1-9%2", worktype="wait")
+        with trio.fail_after(LONG):
+            while len(foo.launcher.started) < 2:
+                await trio.sleep(0.1)
+        if not restarts:
+            assert json.loads((await ask(foo, "cancel", batch))[0]) == {"cancelled": batch}
+        else:
+            await foo.batches.find(batch).cancel()
+            foo.kill()
+    async with foo.running():
+        _, last = await wait(foo, batch)
+        assert (last["StateName"], last["Canceled"], last["InFlight"]) == ("Canceled", 9, 0)
+        assert in_flight(foo) == []
+    assert len(foo.launcher.started) == 2
+
+
+async def test_a_retry_runs_all_again_that_did_not_succeed_and_nothing_else(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-6%2", worktype="wait", params="{index}")
+        assert (await ask(foo, "retry", batch))[0].startswith("ERROR: ")
+        with trio.fail_after(LONG):
+            while not foo.batches.find(batch).is_done:
+                for one in tuple(foo.launcher.supervisors.values()):
+                    argv = foo.launcher.started[one.process.pid - 101]
+                    if not one.ended.is_set():
+                        bad = int(argv[-1]) % 3 == 0
+                        state = UnitState.FAILED if bad else UnitState.SUCCEEDED
+                        one.finish(state, "it ended", int(bad))
+                await trio.sleep(0.1)
+        assert (await status(foo, batch))["Failed"] == 2
+        assert json.loads((await ask(foo, "retry", batch))[0])["retried"] == 2
+    async with foo.running():
+        await run_commands(foo, batch)
+        ends, last = await wait(foo, batch)
+        assert (last["StateName"], last["Succeeded"]) == ("Succeeded", 6)
+        assert sorted(end["Index"] for end in ends if end.get("Attempt") == 1) == [3, 6]
+        assert json.loads((await ask(foo, "retry", batch))[0])["retried"] == 0
+    assert sorted(words[-1] for words in foo.launcher.started) == [*"12334566"]
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_release_leaves_nothing_of_a_batch_and_its_units(foo, is_over):
+    async with foo.running():
+        batch = await submit(foo, "1-6%2", worktype="wait")
+        with trio.fail_after(LONG):
+            while len(foo.launcher.started) < 2:
+                await trio.sleep(0.1)
+        if is_over:
+            await run_commands(foo, batch)
+        assert json.loads((await ask(foo, "release", batch))[0]) == {"released": batch}
+        assert foo.units.all() == ()
+        assert (await ask(foo, "status", batch)) == [f"ERROR: unknown batch {batch}"]
+    assert [*(foo.store.root / "batches").iterdir()] == []
+
+
+async def test_who_waits_for_a_batch_is_told_of_each_end_when_it_comes(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-2%1", worktype="wait")
+        client = foo.connect()
+        request = {"command": "work", "subcommand": "batch", "action": "wait", "members": "true"}
+        await client.send_all(json.dumps(request | {"batch": batch}).encode() + b"\n")
+        seen = b""
+        with trio.fail_after(LONG):
+            while not foo.launcher.supervisors:
+                await trio.sleep(0.1)
+            next(iter(foo.launcher.supervisors.values())).finish()
+            while b'"Index": 1' not in seen:
+                seen += await client.receive_some()
+        assert b'"Index": 2' not in seen
+        assert not foo.batches.find(batch).is_done
+        await client.aclose()
+
+
+async def test_a_client_of_the_mesh_knows_only_batches_that_its_node_has_submitted(foo):
+    async with foo.running():
+        batch = await submit(foo, "1-3")
+        (line,) = await ask(foo, "status", batch, kind="mesh")
+        assert line == f"ERROR: unknown batch {batch}"
+        assert json.loads((await ask(foo, "list", kind="mesh"))[0]) == {}
+
+
+async def test_the_members_belong_to_who_has_submitted_the_batch(foo):
+    foo.clients["alice"] = UnixClient(1000, 1000, 77, "alice")
+    async with foo.running():
+        request = {"command": "work", "subcommand": "batch", "action": "submit", "array": "1-3"}
+        lines = await foo.talk(request | {"node": "foo", "worktype": "cat"}, peer="alice")
+        await wait(foo, json.loads(lines[0])["batch"])
+        owners = {unit.status.submitted_by for unit in foo.units.all()}
+        assert owners == {foo.clients["alice"]}
