@@ -136,7 +136,8 @@ def unit_lines(unit_id: str, status: Mapping[str, Any], now: datetime) -> list[s
             rows.append((key, in_words(key, value)))
         elif isinstance(value, dict):
             rows.append((key, ""))
-            rows.extend((f"  {inner}", _value(inner_value)) for inner, inner_value in value.items())
+            shown = _measured if key in MEASURES else _other
+            rows.extend((f"  {inner}", shown(inner, of)) for inner, of in value.items())
         else:
             rows.append((key, _value(value)))
         if key == "Finished":
@@ -146,6 +147,27 @@ def unit_lines(unit_id: str, status: Mapping[str, Any], now: datetime) -> list[s
             rows.append(("Killed", killed(status)))
     width = max(len(key) for key, _ in rows) + 2
     return [f"{key + ':':<{width}} {value}".rstrip() for key, value in rows]
+
+
+MEASURES = ("Limits", "Usage")
+"""Keys of a status below which stand numbers of bytes and of seconds."""
+
+BYTES = frozenset({"memory", "swap", "PeakMemory", "ReadBytes", "WrittenBytes"})
+BYTES_A_SECOND = frozenset({"io-read", "io-write"})
+
+
+def _measured(name: str, value: object) -> str:
+    """Return a limit, or what was used, as people write it."""
+    match value:
+        case int() | float() if name in BYTES:
+            return size(value)
+        case int() | float() if name in BYTES_A_SECOND:
+            return f"{size(value)}/s"
+    return f"{_value(value)} s" if name == "CpuSeconds" else _value(value)
+
+
+def _other(name: str, value: object) -> str:
+    return _value(value)
 
 
 def _value(value: object) -> str:

@@ -149,3 +149,18 @@ def test_a_stamp_is_the_moment_in_utc_to_the_microsecond(moment: datetime) -> No
     shown = stamp(microseconds)
     assert datetime.fromisoformat(shown) == told
     assert (len(shown), shown[-1]) == (27, "Z")
+
+
+def test_limits_and_what_was_used_are_told_in_units_for_people() -> None:
+    status = {
+        "Limits": {"cpu": 0.5, "io-write": 10485760, "memory": 67108864, "pids": 64},
+        "Usage": {"CpuSeconds": 1.5, "PeakMemory": 2822144, "ReadBytes": 0},
+    }
+    lines = [line.split(None, 1) for line in unit_lines("a", status, NOW)]
+    assert ["cpu:", "0.5"] in lines
+    assert ["io-write:", "10.0 MiB/s"] in lines
+    assert ["memory:", "64.0 MiB"] in lines
+    assert ["pids:", "64"] in lines
+    assert ["CpuSeconds:", "1.5 s"] in lines
+    assert ["PeakMemory:", "2.7 MiB"] in lines
+    assert ["ReadBytes:", "0 B"] in lines
