@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
 
@@ -68,16 +69,30 @@ def unpack(source: Path, directory: Path) -> None:
     os.mkdir(target, 0o700)
     try:
         with open(source, "rb") as file:
-            _unpack(file, target)
+            _read(file, _Maker(file, target).make)
     except BaseException:
         # Its room may be what others wait for.
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def _unpack(file: BinaryIO, target: Path) -> None:
+def check(source: Path) -> None:
+    """Look whether a tar that another machine is to unpack may be. Blocks.
+
+    Its tar(1) cannot be told all that is refused here. So nothing may lie behind a link, wherever
+    that leads, and no program may be setuid.
+
+    Raises:
+        BadFiles: it may not.
+        OSError: it cannot be read.
+    """
+    with open(source, "rb") as file:
+        _read(file, _Checker(file).check)
+
+
+def _read(file: BinaryIO, take: Callable[[tarfile.TarInfo], None]) -> None:
+    """Call ``take`` for each member. Raises BadFiles, and what that does."""
     headers = _Headers(file)
-    maker = _Maker(file, target)
     try:
         with tarfile.TarFile(fileobj=cast("BinaryIO", headers), encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
@@ -85,7 +100,7 @@ def _unpack(file: BinaryIO, target: Path) -> None:
                 tar.members = []  # type: ignore[attr-defined]
                 if tar.pax_headers:
                     raise BadFiles("the tar has a header for all of its members")
-                maker.make(member)
+                take(member)
                 headers.rewind_budget()
             rest = tar.offset
     except _ODD as error:
@@ -134,35 +149,71 @@ class _Headers:
         return self._file.tell()
 
 
+class _Judge:
+    """Says which members one tar may have, whoever unpacks it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._size = os.fstat(file.fileno()).st_size
+        self._seen = 0
+
+    def place(self, member: tarfile.TarInfo) -> tuple[str, ...]:
+        """Return where a member is to lie. Raises BadFiles."""
+        self._seen += 1
+        if self._seen > MAX_MEMBERS:
+            raise BadFiles(f"there are more than {MAX_MEMBERS} files")
+        parts = _parts(member.name)
+        if member.issym():
+            _check_link(member, len(parts) - 1)
+        elif member.isreg() and not member.issparse():
+            if member.size < 0 or member.offset_data + member.size > self._size:
+                raise _bad(member, "is not all there")
+        elif not member.isdir():
+            raise _bad(member, f"is {_kind(member)}, which is none of a job's files")
+        return parts
+
+
+class _Checker:
+    """Looks at the members of one tar."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._judge = _Judge(file)
+        self._links: set[int] = set()
+        """Hashes, for names may be long. Two of one hash have a good tar refused, and no bad one
+        taken."""
+
+    def check(self, member: tarfile.TarInfo) -> None:
+        """Look at one member. Raises BadFiles."""
+        parts = self._judge.place(member)
+        if any(hash(parts[:depth]) in self._links for depth in range(1, len(parts) + 1)):
+            raise _bad(member, "lies behind a link, or is there twice")
+        if member.issym():
+            self._links.add(hash(parts))
+        if member.isreg() and member.mode & (stat.S_ISUID | stat.S_ISGID):
+            raise _bad(member, "is setuid or setgid, which none of a job's files may be")
+
+
 class _Maker:
     """Makes the members of one tar."""
 
     def __init__(self, file: BinaryIO, target: Path) -> None:
+        self._judge = _Judge(file)
         self._descriptor = file.fileno()
-        self._size = os.fstat(self._descriptor).st_size
         self._target = os.fspath(target)
-        self._made = 0
         self._place: tuple[str, ...] = ()
         """A directory that was found to be a real one."""
 
     def make(self, member: tarfile.TarInfo) -> None:
         """Make one member. Raises BadFiles, OSError."""
-        self._made += 1
-        if self._made > MAX_MEMBERS:
-            raise BadFiles(f"there are more than {MAX_MEMBERS} files")
-        parts = _parts(member.name)
+        parts = self._judge.place(member)
         self._enter(member, parts[:-1])
         path = "/".join((self._target, *parts))
         try:
             if member.isdir():
                 self._make_directory(path)
             elif member.issym():
-                _check_link(member, len(parts) - 1)
                 os.symlink(member.linkname, path)
-            elif member.isreg() and not member.issparse():
-                self._make_file(member, path)
             else:
-                raise _bad(member, f"is {_kind(member)}, which is none of a job's files")
+                self._make_file(member, path)
         except FileExistsError:
             raise _bad(member, "is there twice") from None
 
@@ -188,8 +239,6 @@ class _Maker:
 
     def _make_file(self, member: tarfile.TarInfo, path: str) -> None:
         position, left = member.offset_data, member.size
-        if left < 0 or position + left > self._size:
-            raise _bad(member, "is not all there")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         # Of its mode, what makes a program counts; setuid and setgid do not.
         descriptor = os.open(path, flags, 0o700 if member.mode & 0o100 else 0o600)

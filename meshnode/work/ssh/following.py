@@ -105,6 +105,9 @@ class FarWork:
             await self._cancel()
         elif state.is_claimed or await self._start(state):
             await self._note_running(state.pid)
+            if self._unit.status.deps_size:
+                # What runs is never sent again.
+                await self._store.drop_deps(self._unit.unit_id)
             await self._follow()
 
     # --- start ----------------------------------------------------------------------------------
@@ -134,7 +137,9 @@ class FarWork:
     async def _copy(self) -> None:
         """Send everything that the command needs."""
         far, kind, unit_id = self._far, self._kind, self._unit.unit_id
-        directory = self._store.directory(unit_id)
+        with_files = bool(self._unit.status.job.files)
+        if with_files:
+            await self._check_files()
         await far.make()
         job = job_text(
             self._unit.status.params, {**kind.env, **self._unit.status.job.variables}, kind.cwd
@@ -144,11 +149,19 @@ class FarWork:
             await far.put_file("stdin", self._store.stdin_path(unit_id))
             if kind.script is not None:
                 await far.put("work/script", await in_thread_or_here(kind.script.read_bytes))
-            # What a client has sent along beside the payload, as a tar.
-            if (dependencies := directory / "deps").exists():
-                await far.put_file("deps", dependencies)
+            if with_files:
+                await far.put_file("deps", self._store.deps_path(unit_id))
         except OSError as error:
             raise WorkError(f"cannot read what is to be sent: {error.strerror}") from error
+
+    async def _check_files(self) -> None:
+        """Refuse a tar that the host must not unpack. Raises WorkError."""
+        try:
+            await self._store.check_files(self._unit.unit_id)
+        except WorkError as error:
+            raise WorkError(f"cannot send its dependencies: {error}") from error
+        except OSError as error:
+            raise WorkError(f"cannot read its dependencies: {error.strerror}") from error
 
     async def _bind(self, host: Host, boot: str) -> None:
         """Put the host on record: from here on the unit may have been started there."""

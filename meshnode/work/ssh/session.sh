@@ -41,7 +41,9 @@ make() {
 # part NAME SIZE: take so many bytes of stdin.
 part() {
     if [ "$1" = deps ]; then
-        head -c "$2" | ( cd "$dir/$token/work" && tar -xf - && cat >/dev/null )
+        # With o, files are the user's own, also where that is root.
+        mkdir "$dir/$token/work/DEPS" &&
+            head -c "$2" | ( cd "$dir/$token/work/DEPS" && tar -xof - && cat >/dev/null )
     else
         head -c "$2" >"$dir/$token/$1" && [ "$(wc -c <"$dir/$token/$1")" -eq "$2" ]
     fi && { [ "$1" != work/script ] || chmod 700 "$dir/$token/$1"; } && say got || { say failed; exit 1; }

@@ -11,6 +11,7 @@ from meshnode.errors import CommandError
 from meshnode.work.local.worktypes import CANCEL_GRACE, split_words
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord
+from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
@@ -50,8 +51,8 @@ class SshType:
 
     @property
     def takes_settings(self) -> bool:
-        """No: a host has no arguments, variables or directories of clients."""
-        return False
+        """Yes: files; :meth:`plan` refuses the others."""
+        return True
 
     def described(self, name: str) -> JsonObject:
         """Return what clients are told of it: what it takes, and what it is held to."""
@@ -59,6 +60,7 @@ class SshType:
             "Kind": SSH,
             "Usage": usage(name, ()),
             "RuntimeParams": self.allow_runtime_params,
+            "Files": not self.cwd,
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
             "MaxOutput": self.max_output,
@@ -71,12 +73,25 @@ class SshType:
         Raises:
             CommandError: it cannot be run.
         """
+        self._check_settings(submission.job)
         choice = submission.params.get("host", "") or self.choice
         if choice not in {LEAST, RANDOM}:
             self._check_host(choice)
         record = SshRecord(key=secrets.token_hex(KEY_BYTES), choice=choice)
         words = self.argv(submission.params.get("params", ""))
         return Plan(params=words, runner=SSH, runner_data=record.to_json())
+
+    def _check_settings(self, job: JobSettings) -> None:
+        if job.arguments or job.env or job.cwd or job.limits:
+            raise CommandError(
+                f"work type {self.name} takes files, but no arguments, variables, directory or "
+                "limits of clients, since it runs on hosts with only SSH"
+            )
+        if job.files and self.cwd:
+            raise CommandError(
+                f"work type {self.name} takes no files, since it runs in a directory of its own "
+                f"(cwd)"
+            )
 
     def argv(self, runtime_params: str) -> tuple[str, ...]:
         """Return the words to execute there. Raises CommandError."""

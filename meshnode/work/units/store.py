@@ -28,7 +28,7 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import DescriptorReserve
-from meshnode.work.files.unpacking import unpack
+from meshnode.work.files.unpacking import check, unpack
 from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
 from meshnode.work.units.endedby import EndedBy
@@ -114,6 +114,15 @@ class UnitStore(UnitFiles):
             OSError: the disk refuses.
         """
         await self._long(unpack, self.deps_path(unit_id), self.work_directory(unit_id))
+
+    async def check_files(self, unit_id: str) -> None:
+        """Look whether another machine may unpack the tar of a unit.
+
+        Raises:
+            BadFiles: it may not.
+            OSError: it cannot be read.
+        """
+        await self._long(check, self.deps_path(unit_id))
 
     async def drop_deps(self, unit_id: str) -> None:
         """Delete the tar of a unit's files: they are unpacked."""

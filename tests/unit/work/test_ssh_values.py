@@ -1,6 +1,7 @@
 """The values of work on hosts: what ssh is asked, what its texts mean, what records hold."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,11 +9,13 @@ from hypothesis import strategies as st
 
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.files.jobfiles import JobFiles
 from meshnode.work.ssh.failures import Phase, why_refused, why_ssh_ended
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import FarEnd, SshRecord
 from meshnode.work.ssh.session import far_end, far_state
 from meshnode.work.ssh.worktype import MAX_COMMAND, SshType
+from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
 
@@ -189,6 +192,23 @@ def test_a_submission_may_name_a_host_or_a_way_to_choose_one():
         assert SshRecord.of(status(plan.runner_data)).choice == choice
     with pytest.raises(CommandError, match="has no host carl; it has anna, bert, or random or"):
         KIND.plan(submission(host="carl"))
+
+
+def test_files_are_all_that_a_client_may_give_a_job_beside_params():
+    files = JobSettings(files=JobFiles(1024))
+    assert KIND.plan(replace(submission(), job=files)).params == ("nice", "-n", "5")
+    for job in (
+        JobSettings(arguments={"a": "b"}),
+        JobSettings(env={"A": "b"}),
+        JobSettings(cwd="/srv"),
+        JobSettings(limits={"cpu": "1"}),
+    ):
+        with pytest.raises(CommandError, match="takes files, but no arguments, variables"):
+            KIND.plan(replace(submission(), job=job))
+    elsewhere = replace(KIND, cwd="/srv")
+    assert (KIND.described("far")["Files"], elsewhere.described("far")["Files"]) == (True, False)
+    with pytest.raises(CommandError, match="far takes no files, since it runs in a directory"):
+        elsewhere.plan(replace(submission(), job=files))
 
 
 def test_no_two_units_have_the_same_key():

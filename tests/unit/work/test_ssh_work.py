@@ -1,8 +1,12 @@
 """Units on hosts with only SSH, at every moment at which something may break; hosts in memory."""
 
+import tarfile
+
 import pytest
 import trio
+import trio.testing
 from ssh_fakes import FakeHosts, FakeSession, add_ssh, ssh_type
+from tars import entry, link, tar_of
 from work_fakes import LONG
 
 from meshnode.protocol.lifecycle import UnitState
@@ -299,18 +303,45 @@ async def test_least_spreads_a_burst_evenly(foo, hosts, autojump_clock):
     }
 
 
-async def test_dependencies_that_lie_in_a_unit_s_directory_are_sent_before_the_start(
+async def test_dependencies_are_sent_before_the_start_and_are_not_kept_here_afterwards(
     foo, hosts, autojump_clock
 ):
-    add(foo, hosts, "anna", max_concurrent=1)
+    add(foo, hosts, "anna")
+    tar = tar_of(entry("data", b"content"))
     async with foo.running():
-        await submit(foo)
-        waiting = await submit(foo)
-        (foo.store.directory(waiting) / "deps").write_bytes(b"a tar")
-        await trio.sleep(1)
-        hosts.on("anna")[0].finish(0)
-        await foo.wait_for(waiting, lambda status: status.state is UnitState.RUNNING)
-        assert hosts.on("anna")[0].parts["deps"] == b"a tar"
+        unit = await submit(foo, tar + b"in", depssize=str(len(tar)))
+        await foo.wait_for(unit, lambda status: status.state is UnitState.RUNNING)
+        (job,) = hosts.on("anna")
+        assert (job.parts["deps"], job.parts["stdin"]) == (tar, b"in")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not foo.store.deps_path(unit).exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([entry("../x", b"")], "not one inside DEPS"),
+        ([link("out", "../..")], "leads out"),
+        ([link("a", "b"), entry("a/x", b"")], "'a/x' lies behind a link"),
+        ([link("a", "b"), entry("a", b"")], "'a' lies behind a link, or is there twice"),
+        ([entry("su", b"", mode=0o4755)], "'su' is setuid"),
+        ([entry("fifo", type=tarfile.FIFOTYPE)], "named pipe"),
+    ],
+)
+async def test_dependencies_that_no_host_should_unpack_are_not_sent(
+    foo, hosts, autojump_clock, entries, why
+):
+    add(foo, hosts, "anna")
+    tar = tar_of(*entries)
+    async with foo.running():
+        request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "far"}
+        *_, told = await foo.talk(request | {"depssize": str(len(tar))}, tar)
+        assert told.startswith("ERROR: ")
+        assert "cannot send its dependencies: " in told
+        assert why in told
+        (unit,) = foo.units.all()
+        assert unit.status.state is UnitState.FAILED
+        assert hosts.on("anna") == []
 
 
 async def test_a_unit_whose_task_has_a_fault_is_ended_on_its_host(

@@ -1,6 +1,5 @@
 """Tars of any bytes and members are unpacked inside their directory, whole, or not at all."""
 
-import io
 import os
 import stat
 import tarfile
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tars import entry, link, tar_of
 
 from meshnode.work.files import unpacking
 from meshnode.work.files.unpacking import DEPS, BadFiles, unpack
@@ -37,26 +37,6 @@ def members(draw):
         keys = st.sampled_from(["path", "linkpath", "size", "mtime", "GNU.sparse.map", "uid"])
         info.pax_headers = draw(st.dictionaries(keys, st.text(max_size=9), max_size=2))
     return info, draw(st.binary(max_size=700)) if info.isreg() else b""
-
-
-def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for info, data in entries:
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-def entry(name: str, data: bytes = b"", **more) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    for key, value in more.items():
-        setattr(info, key, value)
-    return info, data
-
-
-def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, type=tarfile.SYMTYPE, linkname=target)
 
 
 def everything(root: Path) -> dict[str, object]:
