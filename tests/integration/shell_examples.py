@@ -322,11 +322,12 @@ class Session:
         return pattern + re.escape(shown[position:])
 
     def close(self) -> None:
-        """Stop the nodes; the cluster ends what they have started."""
+        """Stop the nodes, and print their logs; the cluster ends what they have started."""
         for node in self.nodes:
             node.process.terminate()
         for node in self.nodes:
             node.process.wait(PATIENCE)
+            print((self.cluster.directory / f"{node.name}.log").read_text())
 
 
 def run_in_terminal(
