@@ -83,29 +83,39 @@ class JobGroups:
     def close(self) -> None:
         """Remove the directories that groups are made in, unless units go on in them."""
         self._is_ready = False
-        for base in () if self._layout is None else self._layout.bases.values():
+        for base in self._bases():
             with suppress(OSError):
                 os.rmdir(base)
 
     def make_ready(self) -> None:
         """Choose what keeps limits, and make the directories that groups are made in.
 
+        They are made again if they are gone: who tidies up empty groups, as systemd does in its own
+        hierarchies, takes those that no unit is in.
+
         Raises:
             WorkError: that cannot be.
         """
-        if self._is_ready:
+        was_ready = self._is_ready
+        if was_ready and all(map(os.path.isdir, self._bases())):
             return
         try:
             self._found = self._found or look()
             self._layout = self._made(self._found)
             if self._layout is not None:
-                self._note(self._layout.bases.values())
+                self._note(self._bases())
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             reason = f"{where}{error.strerror or error}"
             raise WorkError(f"cannot make control groups for limits: {reason}") from error
         self._is_ready = True
-        self._log.info("limits of units are kept by %s", self._found.in_words)
+        if was_ready:
+            self._log.warning("directories of control groups were removed, and are made again")
+        else:
+            self._log.info("limits of units are kept by %s", self._found.in_words)
+
+    def _bases(self) -> Iterable[str]:
+        return () if self._layout is None else self._layout.bases.values()
 
     def _made(self, found: Hierarchies) -> Layout | None:
         usable = {

@@ -1,9 +1,13 @@
 """Which control groups a process finds, on every kind of host: from what /proc says."""
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshnode.config import load_arguments
 from meshnode.config.faults import ConfigFaults
@@ -138,6 +142,24 @@ def _bases(groups: JobGroups, inside: Path) -> list[Path]:
         (base / "cgroup.subtree_control").touch()
     groups.make_ready()
     return found
+
+
+@given(gone=st.sets(st.sampled_from(("cpu", "memory", "pids", "unified")), min_size=1))
+def test_directories_of_groups_that_somebody_removes_are_made_again(gone: set[str]) -> None:
+    with TemporaryDirectory() as place:
+        directories = {name: f"{place}/{name}" for name in ("cpu", "memory", "pids", "unified")}
+        for path in (f"{place}/node", *directories.values()):
+            os.mkdir(path)
+        groups = JobGroups(Path(place, "node"), Hierarchies(1, directories, kills=True))
+        groups.make_ready()
+        bases = [path for directory in gone for path in Path(directories[directory]).iterdir()]
+        assert len(bases) == len(gone)
+        for base in bases:
+            base.rmdir()
+        groups.make_ready()
+        assert all(base.is_dir() for base in bases)
+        groups.close()
+        assert not any(base.exists() for base in bases)
 
 
 def test_a_node_that_was_started_in_its_child_divides_the_parent(host: Host) -> None:
