@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshctl.api.errors import BadSettings
-from meshctl.api.payload import CHUNK_BYTES, DEPS_SIZE_KEY, Payload, PayloadError
+from meshctl.api.payload import CHUNK_BYTES, DEPS_SIZE_KEY, SCRIPT_KEY, Payload, PayloadError
 
 PathText = str | os.PathLike[str]
 
@@ -62,17 +62,22 @@ class Dependencies:
 
     Attributes:
         size: bytes of the tar.
+        script: name of the file that is to be run, empty for none.
 
     Raises:
         BadSettings: something is not there, is no file or directory, or leads out of what is sent.
     """
 
-    def __init__(self, paths: Sequence[PathText], programs: Sequence[PathText] = ()) -> None:
-        """``programs`` are sent as well, and can be executed there."""
+    def __init__(self, paths: Sequence[PathText], script: PathText = "") -> None:
+        """``script`` is a file that is sent as well, and can be executed there."""
+        if script and not os.path.isfile(script):
+            raise BadSettings(f"script {os.fspath(script)} is not there, or is no file")
+        self.script = name_of(script) if script else ""
         self._entries: list[_Entry] = []
         self.size = END_BYTES
         names: set[str] = set()
-        for path, mode in (*((p, 0) for p in paths), *((p, stat.S_IXUSR) for p in programs)):
+        scripts = ((script, stat.S_IXUSR),) if script else ()
+        for path, mode in (*((path, 0) for path in paths), *scripts):
             name = name_of(path)
             if name in names:
                 raise BadSettings(f"two dependencies are called {name!r}; rename one")
@@ -188,6 +193,8 @@ class PayloadWithFiles:
         self._stdin = stdin
         self.size = None if stdin.size is None else files.size + stdin.size
         self.announced = {DEPS_SIZE_KEY: str(files.size), **stdin.announced}
+        if files.script:
+            self.announced[SCRIPT_KEY] = files.script
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes in pieces, once. Raises PayloadError."""

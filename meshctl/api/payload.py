@@ -13,7 +13,10 @@ CHUNK_BYTES = 256 * 1024
 """Bytes read at once."""
 
 DEPS_SIZE_KEY = "depssize"
-"""Key of a submission whose payload begins with a tar: its bytes. The node knows more such keys."""
+"""Key of a submission whose payload begins with a tar: its bytes."""
+
+SCRIPT_KEY = "jobscript"
+"""Key of a submission with the name of the file in that tar that is to be run."""
 
 _BYTES: Final = (bytes, bytearray, memoryview)
 

@@ -21,7 +21,7 @@ from meshctl.api.errors import (
     SessionLost,
     SubmissionUnconfirmed,
 )
-from meshctl.api.payload import DEPS_SIZE_KEY, Payload, PayloadError, Sendable
+from meshctl.api.payload import DEPS_SIZE_KEY, SCRIPT_KEY, Payload, PayloadError, Sendable
 
 LOCAL_NODE = "localhost"
 """What a control service takes as its own node (protocol section 3)."""
@@ -44,7 +44,7 @@ _RESERVED = frozenset(
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY),
-        *(DEPS_SIZE_KEY, "depssha256"),
+        *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY),
     }
 )
 
@@ -77,6 +77,8 @@ class JobSettings:
         limits: Lower limits than its type has, as a configuration would write them.
         deps: Files and directories that are sent along; they lie below ``DEPS/`` in the directory
             that it starts in.
+        script: A file that is sent along in the same way, and run: by the command of the type,
+            if that lets clients send scripts.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -87,11 +89,18 @@ class JobSettings:
     where: tuple[str, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)
     deps: tuple[str | os.PathLike[str], ...] = ()
+    script: str | os.PathLike[str] = ""
 
     @property
     def is_typed(self) -> bool:
         """Whether there is anything that depends on the type of work."""
-        return bool(self.arguments or self.env or self.cwd or self.limits or self.deps)
+        given = self.arguments or self.env or self.cwd or self.limits
+        return bool(given) or self.has_files
+
+    @property
+    def has_files(self) -> bool:
+        """Whether anything is sent along."""
+        return bool(self.deps or self.script)
 
     def fields(self) -> dict[str, str]:
         """Return the keys of a submission that have them."""
@@ -112,12 +121,12 @@ class JobSettings:
 def sendable(source: bytes | BinaryIO | None, job: JobSettings | None) -> Sendable:
     """Return what is to be sent: files that go along, then stdin. Raises BadSettings."""
     payload = Payload(source)
-    if job is None or not job.deps:
+    if job is None or not job.has_files:
         return payload
     # tarfile is loaded only by who needs it.
     from meshctl.api.deps import Dependencies, PayloadWithFiles  # noqa: PLC0415
 
-    return PayloadWithFiles(Dependencies(job.deps), payload)
+    return PayloadWithFiles(Dependencies(job.deps, job.script), payload)
 
 
 def submission_line(

@@ -1,4 +1,4 @@
-"""Files that go along with a submission: ``--dep FILE-OR-DIR``.
+"""Files that go along with a submission: ``--dep FILE-OR-DIR``, ``--script FILE``.
 
 A node that does not know of files would take them for stdin, so meshctl asks first whether the type
 of work takes any.
@@ -32,23 +32,35 @@ def file_options(command: Command) -> Callable[..., None]:
     """Add the options; what they say goes into ``job``, which another decorator makes."""
 
     @wraps(command)
-    def with_files(*args: Any, job: "JobSettings", deps: tuple[str, ...], **kwargs: Any) -> None:
-        command(*args, job=replace(job, deps=deps), **kwargs)
+    def with_files(
+        *args: Any, job: "JobSettings", deps: tuple[str, ...], script: str, **kwargs: Any
+    ) -> None:
+        command(*args, job=replace(job, deps=deps, script=script), **kwargs)
 
-    option = click.option(
-        *("--dep", "deps"),
-        multiple=True,
-        callback=_named,
-        metavar="FILE-OR-DIR",
-        shell_complete=files,
-        help="Send it along: it lies in DEPS/ where the command starts.",
-    )
-    return option(with_files)
+    for option in (
+        click.option(
+            "--script",
+            default="",
+            metavar="FILE",
+            shell_complete=files,
+            help="Send it along as --dep does, and have it run, with CMDPARAMS.",
+        ),
+        click.option(
+            *("--dep", "deps"),
+            multiple=True,
+            callback=_named,
+            metavar="FILE-OR-DIR",
+            shell_complete=files,
+            help="Send it along: it lies in DEPS/ where the command starts.",
+        ),
+    ):
+        with_files = option(with_files)
+    return with_files
 
 
 def is_told(job: "JobSettings") -> bool:
     """Whether a job has been told what to do: most such have no use for a stdin."""
-    return bool(job.arguments or job.deps)
+    return bool(job.arguments) or job.has_files
 
 
 def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any]) -> None:
@@ -57,5 +69,7 @@ def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any])
     Raises:
         Failure: it does not; nothing was submitted.
     """
-    if job.deps and described.get("Files") is not True:
-        raise Failure(f"work type {worktype} takes no files (--dep)")
+    if job.has_files and described.get("Files") is not True:
+        raise Failure(f"work type {worktype} takes no files (--dep, --script)")
+    if job.script and described.get("Scripts") is not True:
+        raise Failure(f"work type {worktype} runs no scripts of clients (--script)")

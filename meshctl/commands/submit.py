@@ -182,8 +182,8 @@ def submit(
     """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
 
     Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
-    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg
-    or --dep, no payload is the default.
+    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg,
+    --dep or --script, no payload is the default.
     """
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")

@@ -216,6 +216,11 @@ class WorkCommand(WorkDirective):
     allowruntimeparams: bool = parameter(
         boolean(), "let clients add arguments of their own", default=False
     )
+    allowscripts: bool = parameter(
+        boolean(),
+        "let clients send scripts, which it runs as the word after params: docs/files.md",
+        default=False,
+    )
     leave_processes: bool | tuple[str, ...] | None = parameter(
         left_processes(),
         "what goes on after the end of a unit: all that its command leaves, or processes of these "

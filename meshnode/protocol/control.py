@@ -54,6 +54,9 @@ DEPS_SHA256_KEY = "depssha256"
 """Keys of a submission whose payload begins with a tar of files for the job: the bytes of that tar
 as a decimal, and its digest where that is known. What follows is stdin. Meshnode's own, too."""
 
+SCRIPT_KEY = "jobscript"
+"""Key of a submission with the name of the one of these files that is to be run."""
+
 DESCRIBES = "describe"
 """Said beside such keys by a node that describes its types of work to those who ask."""
 
@@ -73,7 +76,7 @@ STREAMS = "streams"
 TAKEN_KEYS = frozenset(
     {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
     | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
-    | {DEPS_SIZE_KEY, DEPS_SHA256_KEY}
+    | {DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY}
     | {ARRAY_INDEX_KEY}
 )
 

@@ -349,6 +349,7 @@ def work_type(
                 () if described else directive.params,
                 template=Template.parse(directive.params, described) if described else None,
                 allow_runtime_params=directive.allowruntimeparams,
+                allow_scripts=directive.allowscripts,
                 leave=directive.leave_processes,
                 **common,
             )

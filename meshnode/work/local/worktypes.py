@@ -19,6 +19,7 @@ from meshnode.config.limit_values import JobLimits
 from meshnode.errors import CommandError
 from meshnode.surroundings import NO_DIRECTORIES, NO_NAMES, AllowedDirectories, AllowedNames
 from meshnode.templates import Template
+from meshnode.work.files.unpacking import DEPS
 from meshnode.work.local.launcher.command import environment
 from meshnode.work.local.launcher.leaving import Leaving
 from meshnode.work.local.launcher.records import INDEX, STDERR
@@ -63,6 +64,7 @@ class CommandType:
     command: str
     params: tuple[str, ...] = ()
     allow_runtime_params: bool = False
+    allow_scripts: bool = False
     verify_signature: bool = False
     template: Template | None = None
     """Where the values of arguments go, of a type that has any; ``params`` is empty then."""
@@ -104,6 +106,7 @@ class CommandType:
             "RuntimeEnv": list(self.allowed_env.texts),
             "RuntimeCwd": list(self.allowed_cwd.roots),
             "Files": not self._refusal_of_files(),
+            "Scripts": self.allow_scripts,
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
             "MaxOutput": self.max_output,
@@ -150,7 +153,8 @@ class CommandType:
             limits = self._limits_for(job)
         except ValueError as error:
             raise CommandError(f"{prefix}{error}") from None
-        words = self.argv(submission.params.get("params", ""), fixed)
+        script = f"{DEPS}/{job.files.script}" if job.files.script else ""
+        words = self.argv(submission.params.get("params", ""), fixed, script)
         if job.env:
             check_size(words, job.env)
         how = "" if self.isolation is None else self.isolation.line
@@ -193,6 +197,8 @@ class CommandType:
             raise ValueError("a job with files has a directory of its own; give no other")
         if why := self._refusal_of_files():
             raise ValueError(f"it takes no files, since it {why}")
+        if job.files.script and not self.allow_scripts:
+            raise ValueError("it runs no scripts of clients (allowscripts)")
 
     def _refusal_of_files(self) -> str:
         """Return why no unit of it can have files, empty if they can."""
@@ -202,20 +208,23 @@ class CommandType:
             return "may not see those of the node (isolation, user or group)"
         return ""
 
-    def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def argv(
+        self, runtime_params: str, fixed: tuple[str, ...] | None = None, script: str = ""
+    ) -> tuple[str, ...]:
         """Return the words to execute; parameters are split as a shell splits them, by no shell.
 
-        ``fixed`` are the words before them.
+        ``fixed`` are the words before them, and before the path of a client's ``script``, whose
+        arguments they are.
 
         Raises:
             CommandError: runtime parameters are not allowed, a quote is never closed, or it is
                 more than a command can be given.
         """
-        if runtime_params and not self.allow_runtime_params:
+        if runtime_params and not (self.allow_runtime_params or script):
             raise CommandError("extra params provided but not allowed")
         try:
             before = self.params if fixed is None else fixed
-            words = (*before, *split_words(runtime_params))
+            words = (*before, *((script,) if script else ()), *split_words(runtime_params))
         except ValueError as error:
             raise CommandError(f"cannot split the params into words: {error}") from None
         if any("\0" in word for word in words):
@@ -236,7 +245,9 @@ class PythonType(CommandType):
         """What kind of work it is."""
         return "python"
 
-    def argv(self, runtime_params: str, fixed: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def argv(
+        self, runtime_params: str, fixed: tuple[str, ...] | None = None, script: str = ""
+    ) -> tuple[str, ...]:
         """Return the words to execute; the client's parameters go into the config, as text.
 
         Raises:

@@ -25,6 +25,7 @@ from meshnode.protocol.control import (
     LABELS_KEY,
     LIMITS_KEY,
     PRIORITY_KEY,
+    SCRIPT_KEY,
     STREAM_KEY,
     TIMEOUT_KEY,
 )
@@ -64,6 +65,7 @@ WORDS_OF_KEYS = {
     ENV_KEY: "environment variables",
     DEPS_SIZE_KEY: "dependencies",
     DEPS_SHA256_KEY: "dependencies",
+    SCRIPT_KEY: "script",
     CWD_KEY: "working directory",
     LIMITS_KEY: "limits",
     TIMEOUT_KEY: "timeout",

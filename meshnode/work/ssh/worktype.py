@@ -87,6 +87,10 @@ class SshType:
                 f"work type {self.name} takes files, but no arguments, variables, directory or "
                 "limits of clients, since it runs on hosts with only SSH"
             )
+        if job.files.script:
+            raise CommandError(
+                f"work type {self.name} runs its operator's script, and none of clients"
+            )
         if job.files and self.cwd:
             raise CommandError(
                 f"work type {self.name} takes no files, since it runs in a directory of its own "

@@ -19,6 +19,7 @@ from meshnode.protocol.control import (
     ENV_KEY,
     LIMITS_KEY,
     PRIORITY_KEY,
+    SCRIPT_KEY,
     TIMEOUT_KEY,
 )
 from meshnode.protocol.times import parse_duration
@@ -126,7 +127,7 @@ class JobSettings:
         named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
         named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
         named |= {f"{LIMITS_KEY}.{name}": text for name, text in self.limits.items()}
-        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, DEPS_SIZE_KEY)
+        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, DEPS_SIZE_KEY, SCRIPT_KEY)
         return named | {key: text for key, text in self.fields().items() if key in others}
 
     def shown(self) -> Iterator[str]:

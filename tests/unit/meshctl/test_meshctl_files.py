@@ -180,5 +180,34 @@ def test_a_node_or_type_that_takes_no_files_is_sent_nothing(meshctl, node, tmp_p
     assert node.submissions == []
 
 
+def test_a_script_goes_along_and_is_named_with_the_words_for_it(meshctl, cat, tmp_path):
+    cat.handlers[DESCRIBE] = answer(FIB | {"Arguments": [], "Files": True, "Scripts": True})
+    (tmp_path / "run.sh").write_bytes(b"#!/bin/sh\n")
+    script = str(tmp_path / "run.sh")
+    assert meshctl("work", "submit", "sh", "--script", script, "--", "-x", "a b").exit_code == 0
+    (request,) = cat.submissions
+    assert (request["jobscript"], request["params"]) == ("run.sh", "-x 'a b'")
+    payload = cat.units["Unit0001"].stdout
+    assert payload == sent(Dependencies([], script))
+    (tmp_path / "deps").write_bytes(payload)
+    unpack(tmp_path / "deps", tmp_path / "work")
+    assert os.access(tmp_path / "work" / DEPS / "run.sh", os.X_OK)
+
+
+def test_a_type_that_runs_no_scripts_is_sent_none(meshctl, cat, tmp_path):
+    (tmp_path / "run.sh").write_bytes(b"")
+    result = meshctl("work", "submit", "cat", "--script", str(tmp_path / "run.sh"))
+    assert "runs no scripts of clients" in result.stderr
+    result = meshctl("work", "submit", "cat", "--dep", str(tmp_path), "--script", str(tmp_path))
+    assert "runs no scripts of clients" in result.stderr
+    assert cat.submissions == []
+
+
+def test_a_script_that_is_no_file_is_refused(tmp_path, node):
+    with ControlClient(node.address) as client, pytest.raises(BadSettings, match="is no file"):
+        client.submit("cat", job=JobSettings(script=tmp_path))
+    assert node.submissions == []
+
+
 def test_an_empty_name_is_refused(meshctl, cat):
     assert "names no file" in meshctl("work", "submit", "cat", "--dep", "").stderr

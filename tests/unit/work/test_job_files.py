@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import CommandError, WorkError
-from meshnode.protocol.control import CLAIM_KEY, DEPS_SHA256_KEY, DEPS_SIZE_KEY
+from meshnode.protocol.control import CLAIM_KEY, DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.files.jobfiles import JobFiles
 from meshnode.work.local.worktypes import CommandType
@@ -182,6 +182,49 @@ async def test_what_cannot_have_files_is_refused_and_nothing_is_made(
         assert foo.left() == []
 
 
+# --- Scripts --------------------------------------------------------------------------------------
+
+SHELL = CommandType("cat", ("-e",), allow_scripts=True)
+
+
+@pytest.mark.parametrize("where", ["foo", "bar"])
+async def test_a_script_is_the_word_after_the_types_own_and_has_the_clients_words(
+    foo, bar, seen, where, autojump_clock
+):
+    foo.work_types = bar.work_types = {"cat": SHELL}
+    node = {"foo": foo, "bar": bar}[where]
+    async with foo.running(), bar.running():
+        given_words = {"params": "one 'two three'", SCRIPT_KEY: "a"}
+        await foo.submit(where, "cat", TAR + STDIN, **announced(), **given_words)
+        assert node.launcher.started == [("cat", "-e", "DEPS/a", "one", "two three")]
+        assert seen[where] == [EXPECTED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "why"),
+    [
+        (CommandType("cat"), {}, "work type cat: it runs no scripts of clients (allowscripts)"),
+        (SHELL, {SCRIPT_KEY: "../a"}, "field jobscript must be the name of a file in depssize"),
+        (SHELL, {DEPS_SIZE_KEY: "0"}, "field jobscript must be the name of a file in depssize"),
+    ],
+)
+async def test_a_script_where_none_may_be_is_refused_and_nothing_is_made(
+    foo, kind, fields, why, autojump_clock
+):
+    foo.work_types = {"cat": kind}
+    async with foo.running():
+        given_fields = announced() | {SCRIPT_KEY: "a"} | fields
+        assert await refusal(foo, b"", **given_fields) == why
+        assert foo.left() == []
+
+
+async def test_words_are_the_clients_only_with_a_script(foo, autojump_clock):
+    foo.work_types = {"cat": SHELL}
+    async with foo.running():
+        told = await refusal(foo, b"", params="x", **announced())
+        assert told == "extra params provided but not allowed"
+
+
 # --- On another node -----------------------------------------------------------------------------
 
 
@@ -240,23 +283,30 @@ async def test_a_node_that_knows_nothing_of_files_is_not_sent_the_work(
 DIGESTS = st.sampled_from(["", "0" * 64, "f" * 64])
 
 
-@given(st.integers(1, 10**18 - 1), DIGESTS)
-def test_what_is_sent_and_what_is_kept_is_what_was_given(size, sha256):
-    files = JobFiles(size, sha256)
+@given(st.integers(1, 10**18 - 1), DIGESTS, st.sampled_from(["", "a", "run me", "..."]))
+def test_what_is_sent_and_what_is_kept_is_what_was_given(size, sha256, script):
+    files = JobFiles(size, sha256, script)
     assert JobFiles.parse(files.fields()) == files
     assert JobFiles.from_disk(json.loads(json.dumps(files.to_disk()))) == files
 
 
-@given(st.text() | st.integers().map(str), st.text() | DIGESTS)
-def test_any_texts_are_files_or_one_line_why_not(size, sha256):
+@given(st.text() | st.integers().map(str), st.text() | DIGESTS, st.text(max_size=3))
+def test_any_texts_are_files_or_one_line_why_not(size, sha256, script):
+    fields = {DEPS_SIZE_KEY: size, DEPS_SHA256_KEY: sha256, SCRIPT_KEY: script}
     try:
-        files = JobFiles.parse({DEPS_SIZE_KEY: size, DEPS_SHA256_KEY: sha256})
+        files = JobFiles.parse(fields)
     except CommandError:
         return
-    assert files.size == int(size or 0)
+    assert (files.size, files.script) == (int(size or 0), script)
+    assert "/" not in files.script
+    assert files.script not in {".", ".."}
 
 
-@given(st.dictionaries(st.sampled_from(["Size", "Sha256"]), st.none() | st.integers() | st.text()))
+@given(
+    st.dictionaries(
+        st.sampled_from(["Size", "Sha256", "Script"]), st.none() | st.integers() | st.text()
+    )
+)
 def test_any_record_is_files_or_an_error(data):
     try:
         files = JobFiles.from_disk(data)

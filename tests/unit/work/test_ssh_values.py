@@ -205,6 +205,8 @@ def test_files_are_all_that_a_client_may_give_a_job_beside_params():
     ):
         with pytest.raises(CommandError, match="takes files, but no arguments, variables"):
             KIND.plan(replace(submission(), job=job))
+    with pytest.raises(CommandError, match="and none of clients"):
+        KIND.plan(replace(submission(), job=JobSettings(files=JobFiles(1024, script="a"))))
     elsewhere = replace(KIND, cwd="/srv")
     assert (KIND.described("far")["Files"], elsewhere.described("far")["Files"]) == (True, False)
     with pytest.raises(CommandError, match="far takes no files, since it runs in a directory"):

@@ -65,3 +65,24 @@ def test_files_wait_for_a_node_that_is_away_while_the_submitting_node_is_killed(
     assert foo.unit_status(unit)["StateName"] == "Succeeded"
     foo.meshctl("work", "release", unit)
     assert bar.ask("work list") == {}
+
+
+def test_a_script_runs_with_its_files_and_words_here_and_on_another_node(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    shell = {"command": "/bin/bash", "params": "-e", "allowscripts": True}
+    direct = {"command": "/usr/bin/env", "allowscripts": True}
+    port = free_port()
+    work = {"shell": shell, "direct": direct}
+    cluster.node("bar", listen=port, work=work)
+    foo = cluster.node("foo", peers=[port], work=work)
+    foo.wait_service("bar")
+    script, data = tmp_path / "job.sh", tmp_path / "data"
+    script.write_text('#!/bin/sh\ncat DEPS/data; printf "%s|" "$@"; cat; exit 3\n')
+    data.write_bytes(b"content|")
+    for node in ("foo", "bar"):
+        for kind in ("shell", "direct"):
+            files = ("--script", script, "--dep", data, "-l", "typed")
+            submission = ("work", "submit", kind, "--node", node, *files, "--follow")
+            printed = foo.meshctl(*submission, "--", "one", "two three", check=False)
+            assert printed == b"content|one|two three|typed\n"
