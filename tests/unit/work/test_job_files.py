@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,6 +250,41 @@ async def test_files_wait_for_a_node_that_is_away_also_through_a_restart(
         assert seen == {"foo": [], "bar": [EXPECTED]}
         (there,) = bar.units.all()
         assert there.status.job.files == JobFiles.parse(announced(digest=True))
+
+
+SMALL = tar_of({"a": b"1", "dir/b": b"2"})
+
+STEPS = 40
+"""More than one submission with files has sends and receives, on either end."""
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("event", ["link is cut", "foo is killed", "bar is killed"])
+async def test_whatever_fails_at_whatever_moment_work_with_files_runs_once_and_has_them(
+    foo, bar, seen, event, step, autojump_clock
+):
+    def happens(count: int) -> None:
+        if count == step:
+            {"link is cut": foo.mesh.cut, "foo is killed": foo.kill, "bar is killed": bar.kill}[
+                event
+            ]()
+
+    foo.mesh.before_operation = happens
+    async with foo.running(), bar.running():
+        client = foo.connect()
+        request = {"command": "work", "subcommand": "submit", "node": "bar", "worktype": "cat"}
+        await client.send_all(json.dumps(request | announced(SMALL)).encode() + b"\n")
+        await client.send_all(SMALL + STDIN)
+        await client.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        (unit,) = foo.units.all()
+    foo.mesh.before_operation = lambda count: None
+    foo.mesh.heal()
+    async with foo.running(), bar.running():
+        final = await foo.wait_final(unit.unit_id)
+        assert final.state is UnitState.SUCCEEDED, final.detail
+        assert foo.stdout(unit.unit_id) == STDIN
+    assert seen == {"foo": [], "bar": [{"DEPS/a": b"1", "DEPS/dir/b": b"2"}]}
 
 
 async def test_files_spoiled_on_this_nodes_disk_start_nothing_there(foo, bar, seen, autojump_clock):
