@@ -66,7 +66,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 # The short storms of "make test" are the same test with fewer units. One of 500 takes minutes.
-# Flavours are line, diamond and receptor.
+# Flavours are line, diamond, receptor and ssh.
 UNITS ?= 500
 faults: $(STAMP)
 	@FAULTS_SEEDS="$(or $(SEED),1 2 3)" FAULTS_UNITS=$(UNITS) \

@@ -11,7 +11,7 @@ import trio
 from launching import launcher_of
 from ledger import Entry
 from machines import FORGOTTEN, Hit, StormNode
-from plan import LARGEST_SLACK, MOST_DESCRIPTORS, ON_UNITS, THERE, Fault, Moment
+from plan import LARGEST_SLACK, MOST_DESCRIPTORS, ON_HOSTS, ON_UNITS, THERE, Fault, Moment
 from scene import Recorded, Scene
 from strange_files import put_strange
 
@@ -54,6 +54,9 @@ class Blows:
         entry = None if fault.moment == "now" else await self._wait_for(fault.moment, fault)
         if fault.target in self._link_busy:
             await self._hit_link(fault)
+        elif fault.kind in ON_HOSTS:
+            (node,) = self._scene.nodes.values()
+            await self._scene.far.inflict(fault, node.node)
         elif fault.kind not in ON_UNITS:
             await self._on_node[fault.kind](self._scene.nodes[fault.target], fault)
         elif victim := self._victim(fault, entry) or await self._next_victim(fault):
@@ -61,7 +64,8 @@ class Blows:
 
     async def _wait_for(self, moment: Moment, fault: Fault) -> Entry | None:
         def wanted(entry: Entry) -> bool:
-            is_there = entry.what == moment and entry.node in fault.target.split("-")
+            places = self._scene.nodes if fault.kind in ON_HOSTS else fault.target.split("-")
+            is_there = entry.what == moment and entry.node in places
             return is_there and (fault.kind not in THERE or self._is_from_elsewhere(entry.token))
 
         with trio.move_on_after(MOMENT_PATIENCE):

@@ -60,6 +60,7 @@ class Leavings:
             await trio.to_thread.run_sync(_wait_empty, self._scene, node)
             assert _descriptors(node) == [], f"descriptors that {node.node.name} has open"
         await self._check_processes()
+        await trio.to_thread.run_sync(self._scene.far.wait_clean)
         mark = self._scene.cluster.mark
         for node in self._scene.nodes.values():
             await node.end(node.node.stop)

@@ -10,6 +10,7 @@ FaultKind = Literal[
     "kill node", "stop node", "freeze node", "kill launcher", "freeze launcher", "kill supervisor",
     "kill command", "cut link", "freeze link", "cancel there", "release there", "fill disk",
     "take descriptors", "swap datadir", "spoil files",
+    "kill ssh", "kill session", "freeze session",
 ]  # fmt: skip
 Moment = Literal["now", "start", "end"]
 Cover = Literal["none", "kill", "cut"]
@@ -31,6 +32,9 @@ FAULTS: dict[FaultKind, int] = {
     "take descriptors": 3,
     "swap datadir": 2,
     "spoil files": 4,
+    "kill ssh": 8,
+    "kill session": 8,
+    "freeze session": 8,
 }
 """How often each kind comes, relative to the others."""
 
@@ -41,6 +45,17 @@ ON_UNITS: frozenset[FaultKind] = frozenset(
 
 THERE: frozenset[FaultKind] = frozenset({"cancel there", "release there"})
 """What somebody else does where a unit runs that another node has submitted."""
+
+ON_HOSTS: frozenset[FaultKind] = frozenset({"kill ssh", "kill session", "freeze session"})
+"""What hits a connection to a host that has only SSH."""
+
+AT_HOME: frozenset[FaultKind] = frozenset(
+    {
+        *("kill node", "stop node", "freeze node", "kill launcher", "kill supervisor"),
+        "kill command",
+    }
+)
+"""What else there is where such hosts are: they are the others, and there are no links."""
 
 MOMENTS: dict[Moment, int] = {"now": 3, "start": 2, "end": 1}
 """How often a fault waits for the next command on its node to start, or to come to its end."""
@@ -58,6 +73,9 @@ SPOILS = (
 
 WORK_TYPES = ("job", "bound", "apart")
 """The types of work in turn; units of the second have limits, those of the last are isolated."""
+
+SSH_TYPES = ("far", "far", "job")
+"""The same where there are hosts with only SSH: units of the first run there."""
 
 UNITS_PER_FAULT = 3
 """So that a storm of twice the units is twice as long, and not half as rough."""
@@ -91,18 +109,25 @@ CANCELING = 0.06
 class Flavour:
     """Which nodes there are and how they are linked; links are named ``listener-dialer``.
 
-    ``receptor`` is the node that behaves as a receptor node does, if there is one.
+    ``receptor`` is the node that behaves as a receptor node does, if there is one; ``hosts`` are
+    those that have only SSH.
     """
 
     name: str
     nodes: tuple[str, ...]
     links: tuple[str, ...]
     receptor: str = ""
+    hosts: tuple[str, ...] = ()
 
     @property
     def submitters(self) -> tuple[str, ...]:
         """The nodes that have clients."""
         return tuple(node for node in self.nodes if node != self.receptor)
+
+    @property
+    def kinds(self) -> frozenset[FaultKind]:
+        """The faults that there may be."""
+        return ON_HOSTS | AT_HOME if self.hosts else frozenset(FAULTS) - ON_HOSTS
 
 
 LINE = Flavour("line", ("a", "b", "c"), ("a-b", "b-c"))
@@ -113,7 +138,9 @@ DIAMOND = Flavour("diamond", ("a", "b", "c", "d"), ("a-b", "a-c", "b-d", "c-d"))
 
 RECEPTOR = Flavour("receptor", ("a", "b", "c"), ("a-b", "b-c"), receptor="c")
 
-FLAVOURS = {flavour.name: flavour for flavour in (LINE, DIAMOND, RECEPTOR)}
+SSH = Flavour("ssh", ("a",), (), hosts=("anna", "bert"))
+
+FLAVOURS = {flavour.name: flavour for flavour in (LINE, DIAMOND, RECEPTOR, SSH)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +157,13 @@ class Job:
     cancels: bool
     delay: float
     """Seconds between the job and the client's cancel."""
+    work_types: tuple[str, ...] = WORK_TYPES
+    """The types that jobs have in turn."""
 
     @property
     def work_type(self) -> str:
         """The type of work that it is."""
-        return WORK_TYPES[int(self.token.rpartition("-")[2]) % len(WORK_TYPES)]
+        return self.work_types[int(self.token.rpartition("-")[2]) % len(self.work_types)]
 
     @property
     def params(self) -> str:
@@ -188,7 +217,9 @@ def make_plan(flavour: Flavour, seed: int, units: int, kinds: Collection[FaultKi
     """Draw a storm with faults of these kinds: the same for the same arguments."""
     draw = random.Random(f"{flavour.name} {seed} {units}")
     jobs = tuple(_job(draw, flavour, f"s{seed}-{number}") for number in range(units))
-    weights = {kind: weight for kind, weight in FAULTS.items() if kind in kinds}
+    weights = {
+        kind: weight for kind, weight in FAULTS.items() if kind in flavour.kinds & set(kinds)
+    }
     faults = (_fault(draw, flavour, weights, units) for _ in range(units // UNITS_PER_FAULT))
     return Plan(flavour, jobs, tuple(faults))
 
@@ -207,6 +238,7 @@ def _job(draw: random.Random, flavour: Flavour, token: str) -> Job:
         breaks=breaks,
         cancels=not breaks and draw.random() < CANCELING,
         delay=draw.uniform(0, 0.5),
+        work_types=SSH_TYPES if flavour.hosts else WORK_TYPES,
     )
 
 
@@ -218,7 +250,7 @@ def _fault(
     is_long = draw.random() < LONG_FREEZES and kind == "freeze launcher" and units >= LONG_STORM
     return Fault(
         kind=kind,
-        target=draw.choice(flavour.links if kind.endswith("link") else flavour.nodes),
+        target=draw.choice(_targets(flavour, kind)),
         pause=draw.expovariate(2),
         duration=LONG_FREEZE if is_long else duration,
         moment=draw.choices(list(MOMENTS), list(MOMENTS.values()))[0],
@@ -228,3 +260,10 @@ def _fault(
         spoil=draw.choice(SPOILS),
         slack=draw.random(),
     )
+
+
+def _targets(flavour: Flavour, kind: FaultKind) -> tuple[str, ...]:
+    """Return what a fault of a kind may hit, or where it looks for a unit."""
+    if kind in ON_HOSTS:
+        return flavour.hosts
+    return flavour.links if kind.endswith("link") else flavour.nodes

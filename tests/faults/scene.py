@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 from chronicle import Chronicle
+from farhosts import FarHosts
 from harness import Cluster, free_port
 from ledger import Ledger
 from machines import Hit, StormNode, make_machine
@@ -91,6 +92,7 @@ class Scene:
         self.chronicle = Chronicle()
         self.nodes: dict[str, StormNode] = {}
         self.relays: dict[str, Relay] = {}
+        self.far = FarHosts(cluster.directory / "hosts", plan.flavour.hosts, self.chronicle)
         self.killed_supervisors: dict[ProcessId, Hit] = {}
         self._tokens: dict[tuple[str, str], str] = {}
         self._mounted = mounted
@@ -101,6 +103,8 @@ class Scene:
         script = self.cluster.directory / "job.sh"
         shutil.copy(Path(__file__).with_name("job.sh"), script)
         script.chmod(0o700)
+        if self.flavour.hosts:
+            await trio.to_thread.run_sync(self.far.start)
         ports = {name: free_port() for name in self.flavour.nodes}
         for link in self.flavour.links:
             listener = link.split("-")[0]
@@ -120,6 +124,9 @@ class Scene:
         options: dict[str, object] = {
             "work": {"job": job, "bound": job | BOUND, "apart": job | APART}
         }
+        if self.flavour.hosts:
+            # The ledger takes the words of a directory for those of a unit of this node.
+            options["more"] = [self.far.directive(script, Path("/far") / name / "somewhere")]
         front: list[str] = []
         if name == self.flavour.receptor:
             front = [f"listen:{port}"] * listens + [f"dial:{to}" for to in dials]
@@ -133,10 +140,11 @@ class Scene:
         for node in self.nodes.values():
             node.node.close()
             node.node.disk.close()
+        self.far.close()
 
     def tally(self) -> str:
         """Return how often which kind of fault has hit something, as one line."""
-        places = self.chronicle.of([*self.nodes, *self.relays])
+        places = self.chronicle.of([*self.nodes, *self.relays, *self.flavour.hosts])
         counts = collections.Counter(event.text for event in places if event.text in FAULTS)
         counts += collections.Counter(hit.kind for fate in self.fates.values() for hit in fate.hits)
         counts["refused"] = sum(len(fate.refusals) for fate in self.fates.values())

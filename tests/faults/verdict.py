@@ -214,10 +214,11 @@ class Verdict:
                 for unit, status in (await list_units(node)).items()
                 if unit in units
             ]
+        places = [*scene.nodes, *scene.relays, *scene.flavour.hosts]
         events: list[Event] = [*scene.chronicle.of([token]), *from_ledger(entries)]
         for name, node in scene.nodes.items():
             events += from_log(name, node.node.log, units)
-        return "\n".join([*lines, scene.chronicle.story(events, [*scene.nodes, *scene.relays])])
+        return "\n".join([*lines, scene.chronicle.story(events, places)])
 
 
 def _most_runs(fate: Fate) -> int:

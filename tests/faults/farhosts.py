@@ -1,0 +1,107 @@
+"""The hosts with only SSH that a storm has, and what it does to the ways there.
+
+They are real sshds. Nothing that hits a connection explains the end of a unit: each must come to
+its own, once, and leave nothing there.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+from chronicle import Chronicle
+from harness import Node
+from plan import Fault
+from sshd import Sshd, children, name_of, servers, work_ssh
+
+from meshnode.work.local.launcher import tree
+
+FAR = "far"
+"""The name of the type of work that runs on them."""
+
+GIVEN_UP = ["ServerAliveInterval=1", "ServerAliveCountMax=2"]
+"""Options with which a host that answers nothing is given up after some two seconds."""
+
+FREEZES = 4
+"""How much longer than others a session is frozen: half of them longer than it takes to give up."""
+
+
+class FarHosts:
+    """Servers below ``root``, from :meth:`start` to :meth:`close`."""
+
+    def __init__(self, root: Path, names: Sequence[str], chronicle: Chronicle) -> None:
+        self._names = names
+        self._chronicle = chronicle
+        self._place = contextlib.ExitStack()
+        self._root = root
+        self._servers: dict[str, Sshd] = {}
+        self._blows = {
+            "kill ssh": self._kill_ssh,
+            "kill session": self._kill_session,
+            "freeze session": self._freeze_session,
+        }
+
+    def start(self) -> None:
+        """Start the servers. Blocks."""
+        place = self._place.enter_context(servers(self._root))
+        for name in self._names:
+            self._servers[name] = place.add(name, "MaxStartups 100")
+
+    def close(self) -> None:
+        """End them, and whatever is left there."""
+        self._place.close()
+
+    def directive(self, script: Path, unit: Path) -> dict[str, object]:
+        """Return the directive of the type; its command takes ``unit`` for its unit's directory."""
+        kind: dict[str, object] = work_ssh(
+            *self._servers.values(),
+            name=FAR,
+            command=str(script),
+            env={"MESHNODE_UNIT_DIR": str(unit)},
+            hosts=[self._as_host(server) for server in self._servers.values()],
+        )
+        return kind
+
+    def _as_host(self, server: Sshd) -> dict[str, object]:
+        host = server.as_host()
+        return host | {"options": [*host["options"], *GIVEN_UP]}
+
+    def wait_clean(self) -> None:
+        """Wait until nothing of any unit is left on any host: no file, no process. Blocks."""
+        for server in self._servers.values():
+            server.wait_clean()
+
+    async def inflict(self, fault: Fault, node: Node) -> None:
+        """Hit one of the connections between a node and the fault's host."""
+        await self._blows[fault.kind](fault, node)
+
+    async def _kill_ssh(self, fault: Fault, node: Node) -> None:
+        port = f" -p {self._servers[fault.target].port} "
+        process = node.process
+        pids = children(process.pid) if process is not None else []
+        ours = [pid for pid in pids if name_of(pid).startswith("ssh ") and port in name_of(pid)]
+        self._signal(fault, ours, signal.SIGKILL)
+        await trio.lowlevel.checkpoint()
+
+    async def _kill_session(self, fault: Fault, node: Node) -> None:
+        self._signal(fault, self._servers[fault.target].sessions(), signal.SIGKILL)
+        await trio.lowlevel.checkpoint()
+
+    async def _freeze_session(self, fault: Fault, node: Node) -> None:
+        thaw = self._signal(fault, self._servers[fault.target].sessions(), signal.SIGSTOP)
+        await trio.sleep(fault.duration * FREEZES)
+        thaw()
+
+    def _signal(self, fault: Fault, pids: Sequence[int], number: int) -> Callable[[], None]:
+        """Send one of these processes a signal; return what has it go on."""
+        found = tree.read_process(pids[int(fault.choice * len(pids))]) if pids else None
+        if found is None or not tree.send_signal(found.pid, found.started, number):
+            return lambda: None
+        self._chronicle.note(fault.target, fault.kind)
+
+        def go_on() -> None:
+            if tree.send_signal(found.pid, found.started, signal.SIGCONT):
+                self._chronicle.note(fault.target, f"{fault.kind}: over")
+
+        return go_on
