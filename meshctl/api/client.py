@@ -90,7 +90,7 @@ class ControlClient:
         Raises:
             CannotReach, NotTrusted, ProtocolMismatch, BadSettings.
         """
-        self._session = self._take()
+        self._session = self.take()
 
     def close(self) -> None:
         """Close the session; a later use opens another."""
@@ -184,7 +184,7 @@ class ControlClient:
 
     def watching(self, unit_id: str) -> Watch:
         """Return what :meth:`watch` iterates over, which another thread may stop."""
-        return Watch(self._take, self.work_status, word("unit ID", unit_id))
+        return Watch(self.take, self.work_status, word("unit ID", unit_id))
 
     def wait(
         self,
@@ -209,7 +209,7 @@ class ControlClient:
         if timeout is None and (ended := self._end_of(unit_id)) is not None:
             return ended
         unit = word("unit ID", unit_id)
-        watch = Watch(self._take, self.work_status, unit, timeout, on_away, is_known=is_known)
+        watch = Watch(self.take, self.work_status, unit, timeout, on_away, is_known=is_known)
         *_, status = watch.statuses()
         return status
 
@@ -307,7 +307,7 @@ class ControlClient:
         line = submission.submission_line(
             worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, fields
         )
-        session = self._take()
+        session = self.take()
         try:
             return submission.send_submission(session, line, whole, on_created, on_sent)
         finally:
@@ -324,7 +324,7 @@ class ControlClient:
             CommandRefused: there is no such unit.
             SessionLost: the session broke; also while iterating.
         """
-        session = self._take()
+        session = self.take()
         try:
             session.send_line(results_request(unit_id, startpos, stream))
             line = session.read_line()
@@ -351,7 +351,7 @@ class ControlClient:
         word("node", node)
         word("service", service)
         word("TLS client", tls_client or "none")
-        session = self._take()
+        session = self.take()
         try:
             return connect_on(session, node, service, tls_client, framed=True)
         except BaseException:
@@ -369,8 +369,8 @@ class ControlClient:
                 return outcome
         raise ProtocolMismatch(f"the node's reply to {subcommand} does not say what it did")
 
-    def _take(self) -> Connection:
-        """Return an exclusive session: the idle one, or a new one."""
+    def take(self) -> Connection:
+        """Return an exclusive session, the idle one or a new one: the caller closes it."""
         session, self._session = self._session, None
         if session is not None:
             if session.is_idle():
@@ -388,7 +388,7 @@ class ControlClient:
     @contextmanager
     def _using(self) -> Iterator[Connection]:
         """A session for one command, kept for the next one unless something unexpected comes."""
-        session = self._take()
+        session = self.take()
         try:
             yield session
         except CommandRefused:

@@ -249,6 +249,17 @@ def _statuses(context: click.Context) -> Iterator[Mapping[str, Any]]:
     yield from _units(context).values()
 
 
+def batches(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:
+    """Complete the ID of a batch of the node."""
+    request = {"command": "work", "subcommand": "batch", "action": "list"}
+    known = in_time(context.obj, lambda client: client.command(request)) or {}
+    described = {
+        batch: f"{as_table(status).get('Work', '')}, {as_table(status).get('StateName', '')}"
+        for batch, status in known.items()
+    }
+    return offered(sorted(described.items()), incomplete)
+
+
 # --- What no node is asked for --------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshctl.api.batch import end_batch, is_batch
 from meshctl.api.errors import CommandRefused
 from meshctl.api.status import ENDED
 from meshctl.commands.completion import UNDER_WAY, units
@@ -117,7 +118,10 @@ def _end_units(
             for unit_id in _ids(invocation, client, chosen):
                 try:
                     end = getattr(client, operation)
-                    if remote:
+                    if is_batch(unit_id):
+                        action = "cancel" if operation == "cancel" else "release"
+                        end = partial(end_batch, client, action)
+                    elif remote:
                         end = partial(end, remote=True)
                     outcomes[unit_id] = end_unit(invocation, end, operation, unit_id)
                 except CommandRefused as error:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshctl.api.batch import is_batch
 from meshctl.api.errors import CommandRefused
 from meshctl.api.logindex import STDERR, STDOUT
 from meshctl.api.status import UNFINISHED, size_of
+from meshctl.commands.batch import BatchActions
 from meshctl.commands.completion import units
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
 from meshctl.commands.following import AWAY, Following, tell_away
@@ -90,6 +92,14 @@ def results(
     if both and (of_stderr or startpos is not None or tail is not None):
         raise Failure("Cannot combine --both with --stderr, --from or --tail. See also: work logs")
     stream = STDERR if of_stderr else STDOUT
+    if is_batch(unit_id):
+        if startpos is not None or tail is not None or of_stderr or both or propagate:
+            raise Failure(f"{unit_id} is a batch: its output has no options.")
+        with invocation.client() as client:
+            done = BatchActions(invocation, client, as_json=as_json)
+            done.results(unit_id)
+        done.finish()
+        return
     with invocation.client() as client:
         unit_id = find_unit(invocation, client, unit_id)
         is_asked = of_stderr or both or tail is not None or not follow

@@ -12,6 +12,7 @@ import click
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
 from meshctl.api.logindex import STDERR
 from meshctl.api.status import size_of
+from meshctl.commands.arrays import BatchOptions, batch_options, submit_members
 from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.files import file_options, is_told
@@ -81,6 +82,21 @@ class SubmissionRequest:
                 on_created=on_created,
                 on_sent=progress.update,
             )
+
+    def of_members(self) -> dict[str, str]:
+        """Return what the members of a batch have of it. Raises Failure."""
+        if self.job.has_files:
+            raise Failure("--dep and --script are for one unit, not for a batch.")
+        given = {
+            "worktype": self.worktype,
+            "node": self.node,
+            "tlsclient": self.tls_client,
+            "ttl": self.ttl,
+            "signwork": "true" if self.signwork else "",
+            "submissionlabels": json_line(dict(self.labels)) if self.labels else "",
+            **self.job.fields(),
+        }
+        return {**self.params, **{key: value for key, value in given.items() if value}}
 
 
 @contextmanager
@@ -157,6 +173,7 @@ def _stdin() -> BinaryIO:
     shell_complete=parameters(KNOWN),
     help="A further parameter; @FILE is a file's text, @@ a plain @.",
 )
+@batch_options
 @job_options
 @file_options
 @terms_options
@@ -176,6 +193,7 @@ def submit(
     payload_literal: str | None,
     no_payload: bool,
     params: tuple[str, ...],
+    batch: BatchOptions,
     cmdparams: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -183,12 +201,16 @@ def submit(
 
     Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
     Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg,
-    --dep or --script, no payload is the default.
+    --dep or --script, no payload is the default. --array and --from-lines make a batch of units:
+    {index} and {line} in what the command is given stand for what each member has.
     """
+    batch.check(follow=follow, rm=rm, propagate=propagate)
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
-        has_none = is_told(options["job"]) and payload is None and payload_literal is None
+        has_none = (
+            (is_told(options["job"]) or bool(batch)) and payload is None and payload_literal is None
+        )
         with chosen_payload(payload, payload_literal, no_payload or has_none) as data:
             if rm and not follow:
                 print_warning("using --rm without --follow. Unit results will never be seen.")
@@ -196,6 +218,17 @@ def submit(
             warn_of_unknown(all_params)
             request = SubmissionRequest(params=all_params, payload=data, **options)
             check_job(client, request.worktype, request.node, request.tls_client, request.job)
+            if batch:
+                submit_members(
+                    invocation,
+                    client,
+                    batch,
+                    request.of_members(),
+                    data,
+                    waits=waits,
+                    as_json=as_json,
+                )
+                return
             done = _submit(invocation, client, request, rm=rm)
         status: Mapping[str, Any] | None
         if follow:

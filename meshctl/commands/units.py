@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from meshctl.api.batch import is_batch
 from meshctl.api.settings import UnixAddress, parse_address
 from meshctl.api.status import newest_first
 from meshctl.commands.options import Invocation
@@ -49,7 +50,7 @@ def find_units(
 
 
 def _is_whole(word: str) -> bool:
-    return len(word) == ID_LENGTH and word.isalnum()
+    return (len(word) == ID_LENGTH and word.isalnum()) or is_batch(word)
 
 
 def _find(invocation: Invocation, units: Units, word: str) -> str:

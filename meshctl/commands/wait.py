@@ -16,6 +16,7 @@ from meshctl.api.errors import (
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
+from meshctl.commands.batch import BatchActions, only_batches
 from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.exits import EPILOG, code_of, ending, gravest, propagate_option, report_end
 from meshctl.commands.following import tell_away
@@ -54,10 +55,19 @@ def wait(
     """Wait until units have ended; the exit code says how.
 
     1 if one failed, else 104 if one cannot be asked about, else 7 if one has not ended in time,
-    else 6 if one was canceled, else 0. Ctrl-C ends the waiting only.
+    else 6 if one was canceled, else 0. Ctrl-C ends the waiting only. Batches are waited for, too.
     """
     if propagate and len(set(unit_ids)) > 1:
         raise Failure("--propagate passes on the code of one unit: give one ID.")
+    if only_batches(unit_ids):
+        if timeout is not None or propagate:
+            raise Failure("--timeout and --propagate are for units, not for batches.")
+        with invocation.client() as client:
+            done = BatchActions(invocation, client, as_json=as_json)
+            for batch_id in unit_ids:
+                done.wait(batch_id)
+        done.finish()
+        return
     with invocation.client() as client:
         seconds = None if timeout is None else timeout.total_seconds()
         waiting = _Waiting(invocation, client, seconds, propagate=propagate)

@@ -23,6 +23,8 @@ from meshctl.render.output import (
 
 ELSEWHERE = {
     "submit": "meshctl.commands.submit:submit",
+    "submit-batch": "meshctl.commands.arrays:submit_batch",
+    "batch": "meshctl.commands.batch:batch",
     "types": "meshctl.commands.types:types",
     "describe": "meshctl.commands.types:describe",
     "adopt": "meshctl.commands.adopt:adopt",

@@ -340,6 +340,8 @@ FREE = {
     "payload_literal": "any text",
     "cmdparams": "any text",
     "cwd": "a directory of the node that runs the work",
+    "array": "numbers",
+    "max_in_flight": "any number",
     "limits": "names of limits and numbers",
     "tls_client": "nodes do not tell the names of theirs",
 }

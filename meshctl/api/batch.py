@@ -1,0 +1,214 @@
+"""Batches: many submissions under one ID, which live on the node (meshnode's own).
+
+The functions take a :class:`meshctl.ControlClient`. A batch is submitted whole or not at all, and
+who waits for one may lose the node for a while: what was told before is not told again.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from meshctl.api import PLACEMENTS, JsonObject
+from meshctl.api.connection import Connection
+from meshctl.api.errors import BadSettings, CannotReach, ProtocolMismatch, SessionLost
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+AWAY_SECONDS = 30.0
+"""Seconds that a node has to come back while somebody waits for a batch of it."""
+
+AGAIN_SECONDS = 0.5
+"""Seconds between two tries to reach it."""
+
+LOCAL_NODE = "localhost"
+
+_ID = re.compile(r"b-[a-zA-Z0-9]{8}")
+
+
+def is_batch(word: str) -> bool:
+    """Whether a word is the ID of a batch, which no unit can have."""
+    return _ID.fullmatch(word) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSubmission:
+    """What a node answered to a batch."""
+
+    batch_id: str
+    members: int
+
+
+def request(action: str, batch_id: str = "", **more: object) -> JsonObject:
+    """Return the request for something about batches."""
+    named = {"batch": batch_id} if batch_id else {}
+    return {"command": "work", "subcommand": "batch", "action": action, **named, **more}
+
+
+def submit_batch(
+    client: "ControlClient",
+    fields: Mapping[str, str],
+    lines: Iterable[Mapping[str, str]] | None = None,
+    on_sent: Callable[[int], object] | None = None,
+) -> BatchSubmission:
+    """Submit a batch: an array, or a list of what each member has beside ``fields``.
+
+    Args:
+        client: Of the node that is to have the batch.
+        fields: Keys of a submission (``worktype``, ``node``, ``params``, …), ``array`` as
+            ``1-1000%20``, ``maxinflight``, ``stdin``.
+        lines: For each member keys of its own; ``line`` is a text for ``{line}``.
+        on_sent: Called with the number of lines that were sent so far.
+
+    Raises:
+        CommandRefused: the node said why; there is no batch.
+        SessionLost: it did not answer; only its list of batches tells whether there is one.
+    """
+    node = fields.get("node") or LOCAL_NODE
+    whole = _placed({**fields, "node": node})
+    if lines is None:
+        return _answer(client.command(request("submit", **whole)))
+    session = client.take()
+    try:
+        session.send_line(_encoded(request("submit", lines="true", **whole)))
+        # From here on a client that dies ends nothing: half a list is no batch.
+        session.read_line_guarded()
+        try:
+            for number, line in enumerate(lines, 1):
+                session.send(_encoded(_placed(line)).encode() + b"\n")
+                if on_sent is not None:
+                    on_sent(number)
+        except SessionLost:
+            _raise_refusal(session)
+            raise
+        session.end_payload()
+        return _answer(session.read_json())
+    except OSError as error:
+        raise SessionLost(f"the session broke: {error.strerror}") from error
+    finally:
+        session.close()
+
+
+def _placed(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return fields in which a rule that stands for a node is one."""
+    rule = fields.get("node")
+    more = {"node": LOCAL_NODE, "placement": rule} if rule in PLACEMENTS and rule else {}
+    return {**fields, **more}
+
+
+def _encoded(data: Mapping[str, object]) -> str:
+    try:
+        text = json.dumps(data, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise BadSettings(f"what a batch is given must be text in UTF-8: {error}") from error
+    return text
+
+
+def _raise_refusal(session: Connection) -> None:
+    """Raise the reason for which a node has ended a list early, if it gave one."""
+    try:
+        session.read_line()
+        session.read_line()
+    except SessionLost:
+        return
+
+
+def _answer(reply: JsonObject) -> BatchSubmission:
+    batch_id, members = reply.get("batch"), reply.get("members")
+    if not isinstance(batch_id, str) or not isinstance(members, int):
+        raise ProtocolMismatch("the node's reply to a batch names none")
+    return BatchSubmission(batch_id, members)
+
+
+def list_batches(client: "ControlClient") -> dict[str, JsonObject]:
+    """Return the status of each batch of the node, by its ID."""
+    return client.command(request("list"))
+
+
+def batch_status(client: "ControlClient", batch_id: str) -> JsonObject:
+    """Return the status of a batch."""
+    return client.command(request("status", batch_id))
+
+
+def retry_batch(client: "ControlClient", batch_id: str) -> int:
+    """Have all members run again that did not succeed; return how many there are."""
+    count = client.command(request("retry", batch_id)).get("retried")
+    return count if isinstance(count, int) else 0
+
+
+def end_batch(client: "ControlClient", action: str, batch_id: str) -> str:
+    """Cancel or release a batch; return what the node did, as of a unit."""
+    reply = client.command(request(action, batch_id))
+    for outcome in ("cancelled", "cancel pending", "released", "release pending"):
+        if outcome in reply:
+            return outcome
+    raise ProtocolMismatch(f"the node's reply to {action} does not say what it did")
+
+
+def batch_members(client: "ControlClient", batch_id: str) -> Iterator[JsonObject]:
+    """Yield a line for each member that has ended so far, in the order of their ends."""
+    session = client.take()
+    try:
+        session.send_line(_encoded(request("members", batch_id)))
+        while "Batch" not in (told := session.read_json()):
+            if "Index" in told:
+                yield told
+    finally:
+        session.close()
+
+
+def watch_batch(
+    client: "ControlClient",
+    batch_id: str,
+    on_away: Callable[[str], object] | None = None,
+) -> Iterator[JsonObject]:
+    """Yield a line for each member when it has ended, and the status of the batch at each change.
+
+    The last one is the status at the end; those of members have an ``Index``, statuses a
+    ``Batch``. Each member is told once, also if the node was away for a while.
+
+    Raises:
+        CommandRefused: there is no such batch.
+        SessionLost, CannotReach, ProtocolMismatch: the node stays away.
+    """
+    position, deadline, is_known = 0, 0.0, False
+    while True:
+        try:
+            session = client.take()
+            try:
+                ask = request("wait", batch_id, members="true", startpos=position)
+                session.send_line(_encoded(ask))
+                while True:
+                    line = session.read_line()
+                    told = _read(line)
+                    is_known, deadline = True, 0.0
+                    if "Batch" not in told:
+                        # A line of the journal, as it stands there.
+                        position += len(line.encode()) + 1
+                    if "Index" in told or "Batch" in told:
+                        yield told
+                    if "Batch" in told and told.get("StateName") != "Running":
+                        return
+            finally:
+                session.close()
+        except (SessionLost, CannotReach, ProtocolMismatch) as error:
+            deadline = deadline or monotonic() + AWAY_SECONDS
+            if not is_known or monotonic() >= deadline:
+                raise
+            if on_away is not None:
+                on_away(str(error))
+            sleep(AGAIN_SECONDS)
+
+
+def _read(line: str) -> JsonObject:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolMismatch(f"the node's reply is not JSON: {line[:60]!r}") from error
+    if not isinstance(told, dict):
+        raise ProtocolMismatch(f"the node's reply is not a JSON object: {line[:60]!r}")
+    return told

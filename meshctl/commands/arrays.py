@@ -1,0 +1,225 @@
+"""Submitting batches: ``work submit --array`` and ``--from-lines``, and ``work submit-batch``."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import click
+
+from meshctl.api import batch as api
+from meshctl.api.errors import CommandRefused, ControlError
+from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
+from meshctl.commands.completion import files
+from meshctl.commands.exits import EPILOG, code_of
+from meshctl.commands.options import Invocation, json_option, pass_invocation
+from meshctl.render.batches import summary
+from meshctl.render.output import ExitCode, Failure, print_json, print_line
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MOST_STDIN = 256 * 1024
+"""Bytes of a payload that all members of an array have: it is a part of the request."""
+
+in_flight_option = click.option(
+    "--max-in-flight",
+    type=click.IntRange(1, 10_000),
+    default=None,
+    help="How many members may be unfinished at a time; 100 if nothing is said.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What makes a submission a batch; without any it is false."""
+
+    array: str | None
+    lines: str | None
+    max_in_flight: int | None
+    joblog: str | None
+
+    def __bool__(self) -> bool:
+        return self.array is not None or self.lines is not None
+
+    def check(self, *, follow: bool, rm: bool, propagate: bool) -> None:
+        """Refuse what does not go together. Raises Failure."""
+        if not self:
+            if self.max_in_flight is not None or self.joblog is not None:
+                raise Failure("--max-in-flight and --joblog need --array or --from-lines.")
+            return
+        if self.array is not None and self.lines is not None:
+            raise Failure("Cannot combine --array with --from-lines.")
+        if follow or rm or propagate:
+            raise Failure("--follow, --rm and --propagate are for one unit; use --wait.")
+
+
+def batch_options(command: Command) -> Callable[..., None]:
+    """Add the options; the command gets a ``batch`` of them."""
+
+    @wraps(command)
+    def with_batch(
+        *args: Any,
+        array: str | None,
+        from_lines: str | None,
+        max_in_flight: int | None,
+        joblog: str | None,
+        **kwargs: Any,
+    ) -> None:
+        command(*args, batch=BatchOptions(array, from_lines, max_in_flight, joblog), **kwargs)
+
+    for option in (
+        joblog_option,
+        in_flight_option,
+        click.option(
+            "--from-lines",
+            metavar="FILE",
+            shell_complete=files,
+            help="A batch with a member for each line of FILE: {line}, or its stdin.",
+        ),
+        click.option(
+            "--array", metavar="1-1000%20", help="A batch with a member for each {index}."
+        ),
+    ):
+        with_batch = option(with_batch)
+    return with_batch
+
+
+def submit_members(
+    invocation: Invocation,
+    client: "ControlClient",
+    wanted: BatchOptions,
+    fields: Mapping[str, str],
+    payload: bytes | BinaryIO | None,
+    *,
+    waits: bool,
+    as_json: bool,
+) -> None:
+    """Submit what would be one unit for each member, and wait where that is wanted.
+
+    Raises:
+        Failure: it is refused, or a member did not succeed.
+    """
+    fields = {**fields, **_in_flight(wanted.max_in_flight)}
+    if wanted.array is not None:
+        fields |= {"array": wanted.array, "stdin": _stdin(payload)}
+        done = _submitted(lambda: api.submit_batch(client, fields))
+    else:
+        if payload is not None:
+            raise Failure("--from-lines takes no payload: each line may be one.")
+        is_named = any("{line}" in value for value in fields.values())
+        with _open(wanted.lines or "") as file:
+            lines = (_of_text(number, line, is_named) for number, line in enumerate(file, 1))
+            done = _submitted(lambda: api.submit_batch(client, fields, lines))
+    _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
+
+
+def _in_flight(most: int | None) -> dict[str, str]:
+    return {} if most is None else {"maxinflight": str(most)}
+
+
+def _stdin(payload: bytes | BinaryIO | None) -> str:
+    if payload is None:
+        return ""
+    data = payload if isinstance(payload, bytes) else payload.read(MOST_STDIN + 1)
+    if len(data) > MOST_STDIN:
+        raise Failure(f"the payload of an array has at most {MOST_STDIN} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Failure("the payload of an array must be text in UTF-8") from error
+
+
+def _of_text(number: int, line: str, is_named: bool) -> Mapping[str, str]:
+    text = line.removesuffix("\n")
+    return {"line": text} if is_named else {"line": text, "stdin": f"{text}\n"}
+
+
+def _of_json(number: int, line: str) -> Mapping[str, str]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"line {number} is not JSON") from error
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise Failure(f"line {number} is no object of strings")
+    return found
+
+
+@contextmanager
+def _open(path: str) -> Iterator[IO[str]]:
+    try:
+        with click.open_file(path, encoding="utf-8", errors="strict") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: a list is text in UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Failure(f"{path}: {reason}") from error
+
+
+def _submitted(submit: Callable[[], api.BatchSubmission]) -> api.BatchSubmission:
+    try:
+        return submit()
+    except CommandRefused as error:
+        text = "this node knows no batches: it is receptor's, or an older meshnode"
+        told = text if str(error) == "bad command" else f"Failed to start batch: {error}"
+        raise Failure(told, ExitCode.SUBMIT_FAILED) from error
+    except ControlError as error:
+        raise Failure(str(error), code_of(error)) from error
+
+
+def _report(
+    invocation: Invocation,
+    client: "ControlClient",
+    done: api.BatchSubmission,
+    *,
+    waits: bool,
+    joblog: str | None,
+    as_json: bool,
+) -> None:
+    """Say which batch it is, and wait for its end where that is wanted. Raises Failure."""
+    told: dict[str, Any] = {"batch": done.batch_id, "members": done.members}
+    if not as_json:
+        print_line(f"Batch ID: {done.batch_id}")
+        print_line(f"Members: {done.members}")
+    status: dict[str, Any] = {}
+    if waits or joblog is not None:
+        status = wait_for_batch(invocation, client, done.batch_id, joblog)
+    if as_json:
+        print_json(told | ({"status": status} if status else {}))
+    elif status:
+        print_line(f"({done.batch_id}, {status.get('StateName')}: {summary(status)})")
+    if code := CODES.get(str(status.get("StateName"))):
+        raise Failure("", code)
+
+
+@click.command("submit-batch", short_help="Submit a list of units.", epilog=EPILOG)
+@click.argument("file", shell_complete=files)
+@in_flight_option
+@joblog_option
+@click.option("--detach", is_flag=True, help="Do not wait for the end of the batch.")
+@json_option
+@pass_invocation
+def submit_batch(
+    invocation: Invocation,
+    file: str,
+    max_in_flight: int | None,
+    joblog: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Submit a unit for each line of FILE, and wait until all have ended; - is standard input.
+
+    A line is an object in JSON with the keys of a submission: worktype, node, params, stdin, and
+    so on. The batch lives on the node: Ctrl-C ends the waiting only.
+    """
+    if detach and joblog is not None:
+        raise Failure("Cannot combine --detach with --joblog.")
+    with invocation.client() as client, _open(file) as lines:
+        members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
+        done = _submitted(lambda: api.submit_batch(client, _in_flight(max_in_flight), members))
+        _report(invocation, client, done, waits=not detach, joblog=joblog, as_json=as_json)

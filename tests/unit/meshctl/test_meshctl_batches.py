@@ -1,0 +1,254 @@
+"""Batches from the command line: what is asked of the node, and what is told of its answers."""
+
+import json
+
+import pytest
+
+from meshctl.api import batch as api
+from meshctl.render.batches import BatchProgress, member_line, summary
+from meshctl.render.output import ExitCode
+
+ASKS = '{"command": "work", "subcommand": "batch", "action": "'
+BATCH = "b-12345678"
+RUNNING = {"Batch": BATCH, "StateName": "Running", "Members": 3, "Waiting": 1, "InFlight": 2}
+ENDED = {"Batch": BATCH, "StateName": "Succeeded", "Members": 3, "Succeeded": 3}
+MEMBERS = [
+    {"Index": 2, "StateName": "Succeeded", "UnitID": "UnitBBBB", "ExitCode": 0},
+    {"Index": 1, "StateName": "Succeeded", "UnitID": "UnitAAAA", "ExitCode": 0},
+    {"Index": 3, "StateName": "Refused", "Detail": "unknown\twork type x"},
+]
+
+
+class Batches:
+    """What a scripted node knows of batches; ``breaks`` sessions end after the first member."""
+
+    def __init__(self, node):
+        self.asked = []
+        self.lists = []
+        self.end = ENDED
+        self.breaks = 0
+        self.refuses = ""
+        node.handlers[ASKS] = self.answer
+
+    def answer(self, session, line):
+        request = json.loads(line)
+        self.asked.append(request)
+        return getattr(self, request["action"])(session, request)
+
+    def submit(self, session, request):
+        if request.get("lines"):
+            session.send(b"Send the lines of the batch and EOF.\n")
+            if self.refuses:
+                session.send(f"ERROR: {self.refuses}\n".encode())
+                return False
+            self.lists.append([json.loads(one) for one in session.read_to_end().splitlines()])
+        elif self.refuses:
+            session.send(f"ERROR: {self.refuses}\n".encode())
+            return True
+        session.send({"batch": BATCH, "result": "Batch Submitted", "members": 3})
+        return not request.get("lines")
+
+    def wait(self, session, request):
+        journal = b"".join(json.dumps(one).encode() + b"\n" for one in MEMBERS)
+        rest = journal[request["startpos"] :]
+        if self.breaks:
+            self.breaks -= 1
+            session.send(rest.splitlines(keepends=True)[0])
+            return False
+        session.send(json.dumps(RUNNING).encode() + b"\n" + rest)
+        session.send(self.end)
+        return False
+
+    def members(self, session, request):
+        session.send(b"".join(json.dumps(one).encode() + b"\n" for one in MEMBERS))
+        session.send({"Event": "end"})
+        session.send(self.end)
+        return False
+
+    def list(self, session, request):
+        session.send({BATCH: self.end})
+        return True
+
+    def status(self, session, request):
+        session.send(self.end)
+        return True
+
+    def retry(self, session, request):
+        session.send({"batch": BATCH, "retried": 2})
+        return True
+
+    def cancel(self, session, request):
+        session.send({"cancel pending": BATCH})
+        return True
+
+    def release(self, session, request):
+        session.send({"released": BATCH})
+        return True
+
+
+@pytest.fixture
+def batches(node):
+    return Batches(node)
+
+
+def test_an_array_is_one_request_with_all_that_a_unit_may_be_given(meshctl, batches):
+    result = meshctl(
+        *("work", "submit", "cat", "--array", "1-3%2", "--node", "least", "--unit-label", "a=b"),
+        *("--priority", "3", "-l", "hi", "--max-in-flight", 5, "--", "--frame", "{index}"),
+    )
+    assert (result.exit_code, result.stdout) == (0, f"Batch ID: {BATCH}\nMembers: 3\n")
+    (asked,) = batches.asked
+    assert (asked["array"], asked["maxinflight"], asked["stdin"]) == ("1-3%2", "5", "hi\n")
+    assert (asked["node"], asked["placement"]) == ("localhost", "least")
+    assert json.loads(asked["submissionlabels"]) == {"a": "b"}
+    assert asked["jobpriority"] == "3"
+    assert asked["params"] == "--frame '{index}'"
+
+
+@pytest.mark.parametrize("names_it", [False, True])
+def test_each_line_of_a_file_is_the_stdin_of_a_member_or_a_word_of_it(
+    meshctl, batches, tmp_path, names_it
+):
+    (tmp_path / "names").write_text("one\ntwo é\n")
+    words = ["--", "{line}"] if names_it else []
+    result = meshctl("work", "submit", "cat", "--from-lines", tmp_path / "names", *words)
+    assert result.exit_code == 0
+    (sent,) = batches.lists
+    assert [one["line"] for one in sent] == ["one", "two é"]
+    stdin = [one.get("stdin") for one in sent]
+    assert stdin == ([None, None] if names_it else ["one\n", "two é\n"])
+
+
+def test_a_list_of_submissions_is_sent_waited_for_and_logged(meshctl, batches, tmp_path):
+    lines = [{"worktype": "cat", "stdin": "x"}, {"worktype": "cat", "node": "any"}]
+    path, log = tmp_path / "list.jsonl", tmp_path / "log"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    result = meshctl("work", "submit-batch", path, "--max-in-flight", 7, "--joblog", log)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == f"({BATCH}, Succeeded: 3 succeeded)"
+    assert batches.asked[0]["maxinflight"] == "7"
+    placed = {"worktype": "cat", "node": "localhost", "placement": "any"}
+    assert batches.lists == [[lines[0], placed]]
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["Index", "2", "1", "3"]
+    assert all(len(row) == 8 for row in rows)
+
+
+def test_a_member_is_told_once_also_if_the_node_was_away(meshctl, batches, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "AGAIN_SECONDS", 0.0)
+    batches.breaks = 2
+    result = meshctl("work", "batch", "wait", BATCH, "--joblog", tmp_path / "log")
+    assert result.exit_code == 0
+    rows = (tmp_path / "log").read_text().splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["Index", "2", "1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("Succeeded", 0), ("Failed", ExitCode.FAILURE), ("Canceled", ExitCode.UNIT_CANCELED)],
+)
+@pytest.mark.parametrize("command", [("work", "wait"), ("work", "batch", "wait")])
+def test_the_exit_code_says_how_a_batch_has_ended(meshctl, batches, state, code, command):
+    batches.end = {**ENDED, "StateName": state}
+    assert meshctl(*command, BATCH).exit_code == code
+
+
+@pytest.mark.parametrize("command", [("work", "results"), ("work", "batch", "results")])
+def test_the_results_of_a_batch_are_those_of_its_members_in_order(meshctl, node, batches, command):
+    node.add_unit("UnitAAAA", b"first\n")
+    node.add_unit("UnitBBBB", b"second\n")
+    result = meshctl(*command, BATCH)
+    assert result.stdout == "first\nsecond\n"
+    assert "member 3: unknown" in result.stderr
+    assert result.exit_code == ExitCode.FAILURE
+
+
+@pytest.mark.parametrize("command", [("work",), ("work", "batch")])
+def test_a_batch_is_ended_by_its_id(meshctl, batches, command):
+    assert f"({BATCH}, cancel pending)" in meshctl(*command, "cancel", BATCH).stdout
+    assert f"({BATCH}, released)" in meshctl(*command, "release", BATCH).stdout
+    assert [one["batch"] for one in batches.asked] == [BATCH, BATCH]
+
+
+def test_what_has_failed_runs_again_before_it_is_waited_for(meshctl, batches):
+    result = meshctl("work", "batch", "wait", BATCH, "--retry-failed")
+    assert result.exit_code == 0
+    assert [one["action"] for one in batches.asked] == ["retry", "wait"]
+    assert result.stdout.startswith(f"({BATCH}, 2 run again)\n")
+
+
+def test_batches_are_listed_and_shown(meshctl, batches):
+    assert BATCH in meshctl("work", "batch", "list").stdout
+    assert json.loads(meshctl("work", "batch", "list", "--json").stdout) == {BATCH: ENDED}
+    assert "Succeeded: 3" in meshctl("work", "batch", "status", BATCH).stdout
+    members = meshctl("work", "batch", "members", BATCH, "--json").stdout.splitlines()
+    assert [json.loads(one) for one in members] == MEMBERS
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("submit", "cat", "--array", "1-2", "--from-lines", "x"),
+        ("submit", "cat", "--array", "1-2", "--follow"),
+        ("submit", "cat", "-n", "--max-in-flight", "3"),
+        ("submit", "cat", "-n", "--joblog", "x"),
+        ("submit", "cat", "--from-lines", "/no/such"),
+        ("submit-batch", "/no/such"),
+        ("batch", "list", BATCH),
+        ("batch", "wait"),
+        ("batch", "cancel", BATCH, "--retry-failed"),
+        ("wait", BATCH, "UnitAAAA"),
+        ("results", BATCH, "--tail", "3"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_usage_and_asks_for_nothing(meshctl, batches, words):
+    result = meshctl("work", *words)
+    assert result.exit_code == ExitCode.WRONG_USAGE
+    assert result.stderr.startswith("ERROR: ")
+    assert batches.asked == []
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_a_refusal_of_a_batch_is_told_in_the_words_of_the_node(meshctl, batches, tmp_path, is_list):
+    batches.refuses = "line 1: it is no object in JSON"
+    (tmp_path / "list").write_text('{"worktype": "x"}\n' * 5000)
+    words = ("submit-batch", tmp_path / "list") if is_list else ("submit", "x", "--array", "1-2")
+    result = meshctl("work", *words)
+    assert result.exit_code == ExitCode.SUBMIT_FAILED
+    assert "line 1: it is no object in JSON" in result.stderr
+
+
+def test_a_node_without_batches_is_named_as_such(meshctl, batches):
+    batches.refuses = "bad command"
+    assert "knows no batches" in meshctl("work", "submit", "x", "--array", "1-2").stderr
+
+
+def test_no_member_can_forge_a_line_of_a_log():
+    line = member_line({"Index": 1, "StateName": "Failed", "Detail": "a\tb\nc\x1b[2J"})
+    assert line.count("\t") == 7
+    assert line.isprintable() or set(line) - {"\t"} == {c for c in line if c.isprintable()}
+
+
+def test_the_progress_on_a_terminal_is_one_line_that_is_cleared_at_the_end():
+    class Terminal:
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    terminal, times = Terminal(), iter(range(100))
+    with BatchProgress(terminal, lambda: next(times)) as progress:
+        progress.update(RUNNING)
+        assert "0 of 3: 2 in flight, 1 waiting" in terminal.text
+        progress.update(ENDED)
+    assert "[########################]  3 of 3: 3 succeeded" in terminal.text
+    assert "\n" not in terminal.text
+    assert terminal.text.endswith(" \r")
+
+
+def test_a_summary_names_what_there_is():
+    assert summary({"Succeeded": 1, "Failed": 2, "Waiting": 0}) == "1 succeeded, 2 failed"
