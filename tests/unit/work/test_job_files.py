@@ -252,6 +252,18 @@ async def test_files_wait_for_a_node_that_is_away_also_through_a_restart(
         assert there.status.job.files == JobFiles.parse(announced(digest=True))
 
 
+@pytest.mark.parametrize("where", ["foo", "bar"])
+async def test_files_go_to_whichever_node_is_chosen(foo, bar, seen, where, autojump_clock):
+    foo.mesh.shows_types = True
+    {"foo": bar, "bar": foo}[where].work_types = {}
+    async with foo.running(), bar.running():
+        unit_id = await foo.submit("foo", "cat", TAR + STDIN, placement="least", **announced())
+        final = await foo.wait_final(unit_id)
+        assert (final.state, final.remote.node) == (UnitState.SUCCEEDED, where)
+        assert seen[where] == [EXPECTED]
+        assert foo.stdout(unit_id) == STDIN
+
+
 SMALL = tar_of({"a": b"1", "dir/b": b"2"})
 
 STEPS = 40
