@@ -29,7 +29,7 @@ def _type(name: str, limits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LIMITED = _type("limited", LIMITS)
-TYPES = (LIMITED, _type("all limits", {**LIMITS, **RLIMITS}))
+TYPES = (LIMITED, _type("all-limits", {**LIMITS, **RLIMITS}))
 
 UNITS = 10_000
 """Units of which nothing may be left."""
@@ -57,7 +57,7 @@ def run(options: Options) -> Report:
                     "unit of true": lambda: _median(foo, "true", units),
                     "unit of true, limited": lambda: _median(foo, "limited", units),
                     "unit of true, limited, with rlimits": lambda: _median(
-                        foo, "all limits", units
+                        foo, "all-limits", units
                     ),
                 },
             )
