@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
 from harness import Cluster, Node, bash, free_port
+from isolated import BASH, WHO, isolating
+
+from meshctl import ControlClient, JobSettings
 
 LIST = bash("cd DEPS && find . -type f -print0 | sort -z | xargs -0 sha256sum; cat")
 
@@ -86,3 +90,30 @@ def test_a_script_runs_with_its_files_and_words_here_and_on_another_node(
             submission = ("work", "submit", kind, "--node", node, *files, "--follow")
             printed = foo.meshctl(*submission, "--", "one", "two three", check=False)
             assert printed == b"content|one|two three|typed\n"
+
+
+MODES = {
+    "full": BASH | {"isolation": "full"},
+    "pid": BASH | {"isolation": {"pid": True}},
+    "readonly": BASH | {"isolation": {"pid": True, "mount": "readonly"}},
+}
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_an_isolated_job_has_its_files_and_writes_beside_them_and_nowhere_else_of_the_node(
+    cluster: Cluster, tmp_path: Path, who: str
+) -> None:
+    (tmp_path / "data").write_bytes(b"content\n")
+    script = b"cat DEPS/data; echo made > new; cat new; rm DEPS/data; touch ../other; ls ../.."
+    with isolating(cluster, who, MODES) as node, ControlClient(str(node.socket)) as client:
+        for kind in MODES:
+            job = JobSettings(deps=(tmp_path / "data",))
+            unit = client.submit(kind, script, job=job).unit_id
+            printed = b"".join(client.results(unit)).decode()
+            assert printed.startswith("content\nmade\n"), printed
+            assert "other" in printed
+            assert printed.endswith(f"\n{unit}\n")
+            assert sorted(os.listdir(node.units / unit / "work")) == ["DEPS", "new"]
+            assert not (node.units / unit / "other").exists()
+            client.release(unit)
+            assert not (node.units / unit).exists()

@@ -47,10 +47,6 @@ PLUGIN_MAIN = Path(__file__).with_name("pluginmain.py").resolve()
 """The program that calls plugins, in an interpreter of its own."""
 
 
-HIDES = frozenset({"mounts", "uid"})
-"""What of an order of isolation keeps a command from what is in the directory of its unit."""
-
-
 @dataclass(frozen=True, slots=True)
 class CommandType:
     """One ``work-command`` directive.
@@ -202,10 +198,12 @@ class CommandType:
 
     def _refusal_of_files(self) -> str:
         """Return why no unit of it can have files, empty if they can."""
-        if self.cwd is not None:
+        # Where isolated commands start follows from their isolation, unless their operator says it.
+        follows = None if self.isolation is None else self.isolation.cwd
+        if self.cwd not in {None, follows}:
             return "runs in a directory of its own (cwd)"
-        if self.isolation is not None and not HIDES.isdisjoint(self.isolation.order):
-            return "may not see those of the node (isolation, user or group)"
+        if self.isolation is not None and "uid" in self.isolation.order:
+            return "runs as another than the node, whose files it may not see (user or group)"
         return ""
 
     def argv(

@@ -16,6 +16,7 @@ from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.control import CLAIM_KEY, DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.files.jobfiles import JobFiles
+from meshnode.work.local.isolation import IsolationPlan
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.quotas import QuotaBounds
@@ -165,10 +166,22 @@ async def test_files_count_as_payload_of_their_submitter_once(foo, autojump_cloc
         assert await foo.submit("foo", "cat", TAR + b"12345", **announced())
 
 
+AS_ANOTHER = CommandType("cat", isolation=IsolationPlan({"uid": 1}, {}))
+ISOLATED = CommandType("cat", cwd="/", isolation=IsolationPlan({"mounts": True}, {}, cwd="/"))
+
+
+async def test_an_isolated_type_takes_files_and_starts_where_they_are(foo, seen, autojump_clock):
+    foo.work_types = {"cat": ISOLATED}
+    async with foo.running():
+        await foo.submit("foo", "cat", TAR, **announced())
+        assert seen["foo"] == [EXPECTED]
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "why"),
     [
         (CommandType("cat", cwd="/srv"), {}, "it takes no files, since it runs in a directory of"),
+        (AS_ANOTHER, {}, "it takes no files, since it runs as another than the node"),
         (CommandType("cat"), {DEPS_SIZE_KEY: "1k"}, "field depssize value 1k is not a number of"),
         (CommandType("cat"), {DEPS_SHA256_KEY: "1"}, "field depssha256 must be 64 hexadecimal"),
     ],

@@ -9,7 +9,7 @@ one away again. In this order, since each step may uncover what an earlier one h
 3. What is the node's own is covered, also below what was brought back.
 4. The unit's own directory is brought back, read-only.
 5. ``/sys``, and what of ``/proc`` would change the kernel, become read-only; or all does, but for
-   what is writable.
+   what is writable, and the directory of the unit with files that came along.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class View:
         umask = os.umask(0o022)
         devices = [f"/dev/{name}" for name in DEVICES if os.path.exists(f"/dev/{name}")]
         unit = calls.open_tree(self.unit_dir)
+        work = calls.open_tree(self._work) if os.path.isdir(self._work) else None
         back = [(path, calls.open_tree(path)) for path in (*devices, *self._wanted())]
         # One for each: what is a directory now may be a file when it is covered.
         nothing = [calls.open_tree(_NOTHING) for _ in self.hidden]
@@ -104,9 +105,16 @@ class View:
         self._protect()
         for path, tree in writable:
             _attach(tree, path)
+        if work is not None:
+            _attach(work, self._work)
         # What the supervisor stands in may be covered now.
         os.chdir("/")
         os.umask(umask)
+
+    @property
+    def _work(self) -> str:
+        """Where the files lie that came along with the unit, if any did."""
+        return f"{self.unit_dir}/work"
 
     def _wanted(self) -> list[str]:
         """Return what is to be visible although it lies in what is covered, parents first."""
