@@ -191,7 +191,7 @@ def watch_batch(
                         position += len(line.encode()) + 1
                     if "Index" in told or "Batch" in told:
                         yield told
-                    if "Batch" in told and told.get("StateName") != "Running":
+                    if "Batch" in told and told.get("StateName") not in {"Pending", "Running"}:
                         return
             finally:
                 session.close()

@@ -12,7 +12,7 @@ import click
 from meshctl.api import batch as api
 from meshctl.api.errors import CommandRefused, ControlError
 from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
-from meshctl.commands.completion import files
+from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.render.batches import summary
@@ -34,6 +34,19 @@ in_flight_option = click.option(
 )
 
 
+def _what_ends(context: click.Context, parameter: click.Parameter, incomplete: str) -> Values:
+    return [*batches(context, parameter, incomplete), *units()(context, parameter, incomplete)]
+
+
+after_option = click.option(
+    "--after",
+    multiple=True,
+    metavar="ID[:end]",
+    shell_complete=_what_ends,
+    help="A batch: begin when this unit or batch has succeeded; with :end, however it ended.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
     """What makes a submission a batch; without any it is false."""
@@ -42,6 +55,7 @@ class BatchOptions:
     lines: str | None
     max_in_flight: int | None
     joblog: str | None
+    after: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.array is not None or self.lines is not None
@@ -49,8 +63,8 @@ class BatchOptions:
     def check(self, *, follow: bool, rm: bool, propagate: bool) -> None:
         """Refuse what does not go together. Raises Failure."""
         if not self:
-            if self.max_in_flight is not None or self.joblog is not None:
-                raise Failure("--max-in-flight and --joblog need --array or --from-lines.")
+            if self.max_in_flight is not None or self.joblog is not None or self.after:
+                raise Failure("--max-in-flight, --joblog and --after need --array or --from-lines.")
             return
         if self.array is not None and self.lines is not None:
             raise Failure("Cannot combine --array with --from-lines.")
@@ -68,12 +82,15 @@ def batch_options(command: Command) -> Callable[..., None]:
         from_lines: str | None,
         max_in_flight: int | None,
         joblog: str | None,
+        after: tuple[str, ...],
         **kwargs: Any,
     ) -> None:
-        command(*args, batch=BatchOptions(array, from_lines, max_in_flight, joblog), **kwargs)
+        batch = BatchOptions(array, from_lines, max_in_flight, joblog, after)
+        command(*args, batch=batch, **kwargs)
 
     for option in (
         joblog_option,
+        after_option,
         in_flight_option,
         click.option(
             "--from-lines",
@@ -104,7 +121,7 @@ def submit_members(
     Raises:
         Failure: it is refused, or a member did not succeed.
     """
-    fields = {**fields, **_in_flight(wanted.max_in_flight)}
+    fields = {**fields, **_terms(wanted.max_in_flight, wanted.after)}
     if wanted.array is not None:
         fields |= {"array": wanted.array, "stdin": _stdin(payload)}
         done = _submitted(lambda: api.submit_batch(client, fields))
@@ -118,8 +135,9 @@ def submit_members(
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
 
-def _in_flight(most: int | None) -> dict[str, str]:
-    return {} if most is None else {"maxinflight": str(most)}
+def _terms(most: int | None, after: tuple[str, ...]) -> dict[str, str]:
+    terms = {"maxinflight": "" if most is None else str(most), "after": ",".join(after)}
+    return {key: value for key, value in terms.items() if value}
 
 
 def _stdin(payload: bytes | BinaryIO | None) -> str:
@@ -200,6 +218,7 @@ def _report(
 @click.command("submit-batch", short_help="Submit a list of units.", epilog=EPILOG)
 @click.argument("file", shell_complete=files)
 @in_flight_option
+@after_option
 @joblog_option
 @click.option("--detach", is_flag=True, help="Do not wait for the end of the batch.")
 @json_option
@@ -208,6 +227,7 @@ def submit_batch(
     invocation: Invocation,
     file: str,
     max_in_flight: int | None,
+    after: tuple[str, ...],
     joblog: str | None,
     detach: bool,
     as_json: bool,
@@ -221,5 +241,5 @@ def submit_batch(
         raise Failure("Cannot combine --detach with --joblog.")
     with invocation.client() as client, _open(file) as lines:
         members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
-        done = _submitted(lambda: api.submit_batch(client, _in_flight(max_in_flight), members))
+        done = _submitted(lambda: api.submit_batch(client, _terms(max_in_flight, after), members))
         _report(invocation, client, done, waits=not detach, joblog=joblog, as_json=as_json)

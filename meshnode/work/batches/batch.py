@@ -15,6 +15,7 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.logs import subject_logger
+from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.files import BatchFiles
 from meshnode.work.batches.members import MAX_DETAIL, Members, MemberState, end_of, event
 from meshnode.work.batches.memberunits import MemberUnits
@@ -41,6 +42,7 @@ class Batch:
         batch_files: BatchFiles,
         units: MemberUnits,
         members: Members,
+        before: Predecessors,
         now: Clock,
     ) -> None:
         self.batch_id = batch_id
@@ -58,6 +60,7 @@ class Batch:
         self._unwritten: list[bytes] = []
         self._asked: set[int] = set()
         """Members in flight whose units are asked to end."""
+        self._before = before
         self._now = now
         self._lock = trio.Lock()
         self._changed = trio.Event()
@@ -72,7 +75,7 @@ class Batch:
     def status(self) -> JsonObject:
         """Return what clients see."""
         members, counts = self.members, self.members.counts
-        state = "Running"
+        state = "Pending" if self.is_waiting else "Running"
         if self.is_done:
             failed = counts[MemberState.FAILED] or counts[MemberState.REFUSED]
             state = "Failed" if failed else "Succeeded"
@@ -81,7 +84,7 @@ class Batch:
         told = {
             "Batch": self.batch_id,
             "StateName": state,
-            "Detail": self._units.awaits,
+            "Detail": self._detail,
             "Work": self.spec.work_type,
             "Node": self.spec.node,
             "Members": len(members),
@@ -97,6 +100,24 @@ class Batch:
             "SubmittedBy": str(self.spec.caller.client),
         }
         return {key: value for key, value in told.items() if value != ""}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for others, and has not begun."""
+        members = self.members
+        return bool(self.spec.after) and not (members.is_begun or members.is_canceled)
+
+    @property
+    def _detail(self) -> str:
+        if self.is_waiting:
+            return f"waits for {', '.join(one.words for one in self.spec.after)}"
+        return self.members.reason or self._units.awaits
+
+    async def wait_done(self) -> str:
+        """Return how it has ended, once it has."""
+        while not self.is_done:
+            await self.wait_changed(self.version)
+        return str(self.status()["StateName"])
 
     async def wait_changed(self, seen: int) -> int:
         """Return the version as soon as it is not ``seen``."""
@@ -157,6 +178,8 @@ class Batch:
     async def run(self) -> None:
         """Submit members and record their ends, until all have ended or the batch is released."""
         try:
+            if self.is_waiting:
+                await self._wait_turn()
             async with trio.open_nursery() as nursery:
                 while not self.members.all_ended or self._unwritten:
                     self._changed = trio.Event()
@@ -174,6 +197,31 @@ class Batch:
         finally:
             self.is_running = False
             self._tell()
+
+    async def _wait_turn(self) -> None:
+        """Return once what the batch waits for has ended well, or the batch is canceled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._decide)
+            while self.is_waiting:
+                self._changed = trio.Event()
+                await self._changed.wait()
+            nursery.cancel_scope.cancel()
+        self._tell()
+
+    async def _decide(self) -> None:
+        refusal = await self._before.refusal(self.spec.after)
+        async with self._lock:
+            if not self.is_waiting:
+                return
+            if refusal:
+                self._unwritten.append(event("cancel", Detail=refusal))
+                self.members.is_canceled, self.members.reason = True, refusal
+                self.log.info("canceled: %s", refusal)
+            else:
+                # What has ended may be released from now on.
+                self._unwritten.append(event("begin"))
+                self.members.is_begun = True
+            self._wake()
 
     def _submit_more(self, nursery: trio.Nursery) -> None:
         counts = self.members.counts

@@ -9,6 +9,7 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.logs import subject_logger
+from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.files import BatchFiles
 from meshnode.work.batches.members import Members
@@ -55,6 +56,7 @@ class Batches:
         self._files = batch_files
         self._now = now
         self._batches: dict[str, Batch] = {}
+        self._before = Predecessors(units, self._batches.get)
         self._nursery: trio.Nursery | None = None
         self._taking = 0
         """Batches that are being taken in."""
@@ -96,7 +98,7 @@ class Batches:
 
     def _make(self, batch_id: str, spec: BatchSpec, members: Members) -> Batch:
         units = MemberUnits(batch_id, spec, self._files, self.units)
-        return Batch(batch_id, spec, self._files, units, members, self._now)
+        return Batch(batch_id, spec, self._files, units, members, self._before, self._now)
 
     def _start(self, batch: Batch) -> None:
         if self._nursery is not None and not batch.is_running:

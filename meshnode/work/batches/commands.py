@@ -14,6 +14,7 @@ from meshnode.errors import AccessRefused, CommandError, NotAllowed
 from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
 from meshnode.security.access import Target
+from meshnode.work.batches.after import is_batch_id
 from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.batches import Batches, UnknownBatch
 from meshnode.work.batches.spec import BatchSpec
@@ -76,6 +77,8 @@ class BatchCommands:
     ) -> JsonObject | None:
         spec = BatchSpec.parse(data, caller, self._batches.time())
         self._access.check(Verb.SUBMIT, None, caller)
+        for one in spec.after:
+            self._check_known(one.target, caller)
         if spec.has_lines:
             await session.send(GREETING)
             # Whatever comes of it, what is left of the list is no command.
@@ -181,6 +184,14 @@ class BatchCommands:
         return {"batch": batch.batch_id, "retried": await self._batches.retry(batch)}
 
     # --- who may ------------------------------------------------------------------------------
+
+    def _check_known(self, target: str, caller: Caller) -> None:
+        """Refuse a unit or batch that the client may not know of. Raises CommandError."""
+        if is_batch_id(target):
+            self._find({"batch": target}, caller, Verb.STATUS)
+            return
+        unit = self._batches.units.find(target)
+        self._access.check_visible(Verb.STATUS, target, unit.status, "", caller)
 
     def _find(self, data: JsonObject, caller: Caller, verb: Verb) -> Batch:
         batch_id = read_string(data, "batch")

@@ -7,7 +7,6 @@ another name and renamed when all of it is synced: there is a whole batch or non
 
 import json
 import os
-import re
 import secrets
 import shutil
 import string
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from meshnode import files
 from meshnode.errors import WorkError
+from meshnode.work.batches.after import is_batch_id
 from meshnode.work.batches.spec import MAX_LIST_BYTES, BatchSpec
 
 DIRECTORY = "batches"
@@ -31,13 +31,7 @@ MAX_SPEC_BYTES = 4 << 20
 READ = 256 * 1024
 """Bytes of a journal that are read at a time."""
 
-_ID = re.compile(r"b-[a-zA-Z0-9]{8}")
 _CHARACTERS = string.ascii_letters + string.digits
-
-
-def is_batch_id(text: str) -> bool:
-    """Whether that can be the ID of a batch; it can never be that of a unit."""
-    return _ID.fullmatch(text) is not None
 
 
 class BatchFiles:

@@ -74,6 +74,10 @@ class Members:
         self.counts[MemberState.WAITING] = len(self._states)
         self.is_canceled = False
         self.is_released = False
+        self.is_begun = False
+        """Whether what it waits for has ended well."""
+        self.reason = ""
+        """Why it was canceled, if nobody asked for that."""
         self.finished = ""
         """When the last one ended."""
 
@@ -115,7 +119,7 @@ class Members:
 
     def retry(self) -> int:
         """Have all wait again that have not succeeded; return how many."""
-        self.is_canceled, self.finished, count = False, "", 0
+        self.is_canceled, self.reason, self.finished, count = False, "", "", 0
         for position, state in enumerate(self._states):
             if state != MemberState.SUCCEEDED:
                 self._attempts[position] = self.attempt(position) + 1
@@ -146,6 +150,9 @@ class Members:
         match event:
             case "cancel":
                 self.is_canceled = True
+                self.reason = str(data.get("Detail", ""))
+            case "begin":
+                self.is_begun = True
             case "retry":
                 self.retry()
             case "release":

@@ -21,6 +21,7 @@ from meshnode.protocol.control import (
     ENV_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
+from meshnode.work.batches.after import After, parse_after
 from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jsonreader import JsonObject
@@ -55,7 +56,17 @@ _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 _PLACE = re.compile(r"\{(index|line)\}")
 
 _NOT_OF_A_MEMBER: Final = frozenset(
-    {"command", "subcommand", "action", "array", "maxinflight", "stdin", "lines", ARRAY_INDEX_KEY}
+    {
+        "command",
+        "subcommand",
+        "action",
+        "array",
+        "maxinflight",
+        "stdin",
+        "lines",
+        "after",
+        ARRAY_INDEX_KEY,
+    }
     | {"submissionkey", "submissionfollow", DEPS_SIZE_KEY, "stdinsize", "stdinsha256", CLAIM_KEY}
 )
 """Keys of a request that are the batch's own, or that no member may have."""
@@ -133,6 +144,8 @@ class BatchSpec:
     has_lines: bool = False
     caller: Caller = field(default_factory=Caller)
     created: str = ""
+    after: tuple[After, ...] = ()
+    """What must have ended before the first member is submitted."""
 
     @classmethod
     def parse(cls, data: JsonObject, caller: Caller, created: str) -> Self:
@@ -160,6 +173,7 @@ class BatchSpec:
             has_lines=has_lines,
             caller=caller,
             created=created,
+            after=parse_after(data.get("after", "")),
         )
 
     def with_lines(self, count: int) -> Self:
@@ -200,6 +214,7 @@ class BatchSpec:
             "Stdin": self.stdin,
             "Lines": self.has_lines,
             "Created": self.created,
+            "After": ",".join(map(str, self.after)),
             "Client": caller.client.to_json(),
             "Trusted": caller.trusted,
             "Node": caller.node,
@@ -223,6 +238,7 @@ class BatchSpec:
                 data["Lines"] is True,
                 caller,
                 str(data["Created"]),
+                parse_after(str(data.get("After", ""))),
             )
         except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
             raise WorkError(f"the specification is damaged: {error!r}") from error

@@ -10,6 +10,7 @@ from meshctl.render.output import ExitCode
 
 ASKS = '{"command": "work", "subcommand": "batch", "action": "'
 BATCH = "b-12345678"
+AFTER = ("--after", "UnitAAAA", "--after", f"{BATCH}:end")
 RUNNING = {"Batch": BATCH, "StateName": "Running", "Members": 3, "Waiting": 1, "InFlight": 2}
 ENDED = {"Batch": BATCH, "StateName": "Succeeded", "Members": 3, "Succeeded": 3}
 MEMBERS = [
@@ -94,7 +95,7 @@ def batches(node):
 def test_an_array_is_one_request_with_all_that_a_unit_may_be_given(meshctl, batches):
     result = meshctl(
         *("work", "submit", "cat", "--array", "1-3%2", "--node", "least", "--unit-label", "a=b"),
-        *("--priority", "3", "-l", "hi", "--max-in-flight", 5, "--", "--frame", "{index}"),
+        *("--priority", "3", "-l", "hi", "--max-in-flight", 5, *AFTER, "--", "--frame", "{index}"),
     )
     assert (result.exit_code, result.stdout) == (0, f"Batch ID: {BATCH}\nMembers: 3\n")
     (asked,) = batches.asked
@@ -102,6 +103,7 @@ def test_an_array_is_one_request_with_all_that_a_unit_may_be_given(meshctl, batc
     assert (asked["node"], asked["placement"]) == ("localhost", "least")
     assert json.loads(asked["submissionlabels"]) == {"a": "b"}
     assert asked["jobpriority"] == "3"
+    assert asked["after"] == f"UnitAAAA,{BATCH}:end"
     assert asked["params"] == "--frame '{index}'"
 
 
@@ -192,6 +194,7 @@ def test_batches_are_listed_and_shown(meshctl, batches):
         ("submit", "cat", "--array", "1-2", "--follow"),
         ("submit", "cat", "-n", "--max-in-flight", "3"),
         ("submit", "cat", "-n", "--joblog", "x"),
+        ("submit", "cat", "-n", "--after", "x"),
         ("submit", "cat", "--from-lines", "/no/such"),
         ("submit-batch", "/no/such"),
         ("batch", "list", BATCH),
