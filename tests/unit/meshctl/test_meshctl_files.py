@@ -16,6 +16,9 @@ from meshctl.api.deps import Dependencies
 from meshctl.render.output import ExitCode
 from meshnode.work.files.unpacking import DEPS, stays_inside, unpack
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where files are made that no disk need keep: many, for each example."""
+
 NAMES = st.sampled_from(["a", "b", "c", "ü", "\udcff", "n" * 120, "sp ace"])
 TREES = st.recursive(
     st.binary(max_size=2000) | st.sampled_from([b"", b"x" * 512, b"y" * (300 * 1024)]),
@@ -55,7 +58,7 @@ def arrived(root: Path, files: Dependencies) -> Path:
 
 @given(st.dictionaries(NAMES, TREES, max_size=3))
 def test_what_a_node_unpacks_is_what_was_there(trees):
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as root:
         here = Path(root, "here")
         plant(here, trees)
         files = Dependencies([here / name for name in trees])
@@ -64,7 +67,7 @@ def test_what_a_node_unpacks_is_what_was_there(trees):
 
 @given(TARGETS, st.integers(0, 3))
 def test_a_link_is_sent_if_a_node_takes_it_and_named_before_anything_is_sent_if_not(target, depth):
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as root:
         place = Path(root, "here", *"xyz"[:depth])
         place.mkdir(parents=True)
         if not target:
