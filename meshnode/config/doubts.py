@@ -14,7 +14,7 @@ from meshnode.config.node_directives import ControlService, LocalOnly, Node
 from meshnode.config.schema import Directive
 from meshnode.config.service_directives import TcpServer, UdpServer, UnixSocketServer
 from meshnode.config.tls_directives import TlsServer
-from meshnode.config.work_directives import WorkKubernetes
+from meshnode.config.work_directives import WorkDirective, WorkKubernetes
 
 PORTABLE_ID = re.compile(r"[A-Za-z0-9._@:-]+")
 """Node IDs that receptor takes."""
@@ -26,6 +26,7 @@ def note_doubts(typed: Sequence[Directive], faults: FaultLog) -> None:
     _note_kubernetes(typed, faults)
     _note_odd_ids(typed, faults)
     _note_unused_tls(typed, faults)
+    _note_unused_limits(typed, faults)
     note_unreached(typed, faults)
 
 
@@ -78,6 +79,15 @@ def _note_unused_tls(typed: Iterable[Directive], faults: FaultLog) -> None:
             text = "without clientcas lets clients in whose certificate any CA of the system signed"
             faults.warn(
                 one.place_of("requireclientcert"), one.INFO.name, "requireclientcert", text=text
+            )
+
+
+def _note_unused_limits(typed: Iterable[Directive], faults: FaultLog) -> None:
+    for one in typed:
+        if isinstance(one, WorkDirective) and one.limits_optional and not one.limits:
+            name = "limits-optional"
+            faults.warn(
+                one.place_of(name), one.INFO.name, name, text="has no effect without limits"
             )
 
 

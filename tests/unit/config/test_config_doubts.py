@@ -67,3 +67,14 @@ def test_local_only_beside_links_is_warned_of_and_the_links_count(tmp_path: Path
 
 def test_local_only_that_is_false_is_not_warned_of():
     assert warnings_of("--node", "a", *LINK, "--local-only", "local=false") == []
+
+
+@pytest.mark.parametrize(("limits", "warned"), [("", True), ("    limits: {pids: 5}\n", False)])
+def test_optional_limits_that_are_none_are_warned_of(tmp_path: Path, limits: str, warned: bool):
+    file = tmp_path / "foo.yml"
+    file.write_text(
+        "- node:\n    id: foo\n- local-only:\n- work-command:\n    worktype: job\n    command: sh\n"
+        f"    limits-optional: true\n{limits}"
+    )
+    expected = f"{file}:7: work-command: limits-optional: has no effect without limits"
+    assert [str(fault) for fault in load_file(str(file)).warnings] == [expected] * warned
