@@ -51,6 +51,8 @@ class Batch:
         self.version = 0
         """Counts what was recorded, so that a waiter can say which it has seen."""
         self.is_running = False
+        self.stopped = ""
+        """Why nothing drives it, if a fault has ended its task."""
         self.gone = False
         """Whether it was released, and nothing is left of it."""
         self.log = subject_logger("batch", batch_id)
@@ -111,7 +113,7 @@ class Batch:
     def _detail(self) -> str:
         if self.is_waiting:
             return f"waits for {', '.join(one.words for one in self.spec.after)}"
-        return self.members.reason or self._units.awaits
+        return self.stopped or self.members.reason or self._units.awaits
 
     async def wait_done(self) -> str:
         """Return how it has ended, once it has."""

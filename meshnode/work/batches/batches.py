@@ -108,10 +108,10 @@ class Batches:
     async def _run(self, batch: Batch) -> None:
         try:
             await batch.run()
-        except* OSError as errors:
-            # Its files cannot be deleted: the next start of the node tries it again.
-            for error in errors.exceptions:
-                batch.log.error("it is not released: %s", error)
+        except Exception as error:
+            # The next start of the node has it go on from what is on record.
+            batch.stopped = f"stopped until the node starts again: {type(error).__name__}"
+            batch.log.exception("it stops: %s", error)
         if batch.gone:
             self._batches.pop(batch.batch_id, None)
 

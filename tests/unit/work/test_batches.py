@@ -303,6 +303,24 @@ async def test_a_member_whose_unit_was_released_is_not_run_again(foo):
     assert len(foo.launcher.started) == 4
 
 
+async def test_a_fault_of_one_batch_stops_no_other_and_the_next_start_mends_it(foo, monkeypatch):
+    async with foo.running():
+        with monkeypatch.context() as patch:
+
+            async def fails(*args):
+                raise RuntimeError("a fault of ours")
+
+            patch.setattr(foo.units, "create", fails)
+            bad = await submit(foo, "1-3")
+            with trio.fail_after(LONG):
+                while foo.batches.find(bad).is_running:
+                    await trio.sleep(0.1)
+        assert "stopped until" in (await status(foo, bad))["Detail"]
+        assert (await wait(foo, await submit(foo, "1-3")))[1]["Succeeded"] == 3
+    async with foo.running():
+        assert (await wait(foo, bad))[1]["Succeeded"] == 3
+
+
 # --- ending --------------------------------------------------------------------------------------
 
 
