@@ -4,13 +4,20 @@ import json
 import subprocess
 
 import pytest
-from harness import COMMANDS, PATIENCE, Cluster, Node, bash, free_port
+from harness import COMMANDS, PATIENCE, Cluster, Node, bash, free_port, wait_until
+
+from meshnode.work.local.hierarchies import look
 
 WORK = {
     "lasting": "echo begun; exec sleep 1000",
     "echo": "echo all of it",
     "patient": "echo begun; while [ ! -e end ]; do sleep 0.05; done; echo over",
 }
+
+
+LIMITS = {"cpu": 2, "pids": 50}
+
+refusal = look().refusal(LIMITS)
 
 
 @pytest.fixture
@@ -20,6 +27,7 @@ def line(cluster: Cluster) -> tuple[Node, Node, Node]:
     foo = cluster.node("foo", listen=left)
     mid = cluster.node("mid", peers=[left], listen=right)
     work = {name: bash(script) | {"cwd": str(cluster.directory)} for name, script in WORK.items()}
+    work["limited"] = work["patient"] | {"limits": LIMITS, "limits-optional": True}
     bar = cluster.node("bar", peers=[right], work=work)
     foo.wait_knows("mid", "bar")
     foo.wait_service("bar")
@@ -108,3 +116,29 @@ def test_units_that_the_other_node_has_submitted_are_its_own_business(
     assert refused.returncode == 104
     assert b"node mid: this work unit was submitted here for another node" in refused.stderr
     assert list(bar.ask("work list")) != []
+
+
+@pytest.mark.skipif(refusal is not None, reason=str(refusal))
+def test_the_node_that_submitted_a_unit_says_what_it_may_have_and_uses_live_and_at_its_end(
+    line: tuple[Node, Node, Node],
+) -> None:
+    foo, _, bar = line
+    unit = foo.submit("limited", "--no-payload", "--node", "bar")
+    live = wait_until(
+        lambda: (told := foo.unit_status(unit)).get("Usage") and told, what="what the unit uses"
+    )
+    there = live["ExtraData"]["RemoteUnitID"]
+    assert live["StateName"] == "Running"
+    assert live["Usage"]["CpuSeconds"] > 0
+    assert (live["Limits"], live["Pid"]) == (LIMITS, bar.unit_status(there)["Pid"])
+    (foo.directory / "end").touch()
+    end = foo.wait_unit(unit, "Succeeded")
+    assert end["Usage"] == bar.unit_status(there)["Usage"]
+    assert end["Usage"]["CpuSeconds"] >= live["Usage"]["CpuSeconds"]
+    shown = json.loads(foo.meshctl("work", "status", unit, "--json"))
+    assert (shown["Usage"], shown["Limits"]) == (end["Usage"], LIMITS)
+    foo.kill()
+    again = foo.start().unit_status(unit)
+    assert [again[key] for key in ("Usage", "Limits", "Pid")] == [
+        end[key] for key in ("Usage", "Limits", "Pid")
+    ]
