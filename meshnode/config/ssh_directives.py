@@ -193,6 +193,11 @@ class WorkSsh(Directive):
     allowruntimeparams: bool = parameter(
         boolean(), "let clients add arguments of their own", default=False
     )
+    allowscripts: bool = parameter(
+        boolean(),
+        "let clients send scripts, which it runs as the word after params: docs/files.md",
+        default=False,
+    )
     verifysignature: bool = parameter(
         boolean(), "run only signed work, except from the unix socket", default=False
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from meshnode.arguments import usage
 from meshnode.config import SshHost, WorkSsh
 from meshnode.errors import CommandError
+from meshnode.work.files.unpacking import DEPS
 from meshnode.work.local.worktypes import CANCEL_GRACE, split_words
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord
@@ -37,6 +38,7 @@ class SshType:
     script: Path | None = None
     params: tuple[str, ...] = ()
     allow_runtime_params: bool = False
+    allow_scripts: bool = False
     verify_signature: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = ""
@@ -61,6 +63,7 @@ class SshType:
             "Usage": usage(name, ()),
             "RuntimeParams": self.allow_runtime_params,
             "Files": not self.cwd,
+            "Scripts": self.allow_scripts,
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
             "MaxOutput": self.max_output,
@@ -78,7 +81,8 @@ class SshType:
         if choice not in {LEAST, RANDOM}:
             self._check_host(choice)
         record = SshRecord(key=secrets.token_hex(KEY_BYTES), choice=choice)
-        words = self.argv(submission.params.get("params", ""))
+        script = f"{DEPS}/{submission.job.files.script}" if submission.job.files.script else ""
+        words = self.argv(submission.params.get("params", ""), script)
         return Plan(params=words, runner=SSH, runner_data=record.to_json())
 
     def _check_settings(self, job: JobSettings) -> None:
@@ -87,25 +91,28 @@ class SshType:
                 f"work type {self.name} takes files, but no arguments, variables, directory or "
                 "limits of clients, since it runs on hosts with only SSH"
             )
-        if job.files.script:
-            raise CommandError(
-                f"work type {self.name} runs its operator's script, and none of clients"
-            )
+        if job.files.script and not self.allow_scripts:
+            raise CommandError(f"work type {self.name} runs no scripts of clients (allowscripts)")
         if job.files and self.cwd:
             raise CommandError(
                 f"work type {self.name} takes no files, since it runs in a directory of its own "
                 f"(cwd)"
             )
 
-    def argv(self, runtime_params: str) -> tuple[str, ...]:
-        """Return the words to execute there. Raises CommandError."""
-        if runtime_params and not self.allow_runtime_params:
+    def argv(self, runtime_params: str, script: str = "") -> tuple[str, ...]:
+        """Return the words to execute there; a client's ``script`` follows the operator's words.
+
+        Raises:
+            CommandError: it cannot be run.
+        """
+        if runtime_params and not (self.allow_runtime_params or script):
             raise CommandError("extra params provided but not allowed")
         try:
             more = split_words(runtime_params)
         except ValueError as error:
             raise CommandError(f"cannot split the params into words: {error}") from None
-        words = (SCRIPT if self.script is not None else self.command, *self.params, *more)
+        first = SCRIPT if self.script is not None else self.command
+        words = (first, *self.params, *((script,) if script else ()), *more)
         if any("\0" in word for word in words):
             raise CommandError("params must not contain a NUL character")
         total = sum(len(word.encode(errors="surrogatepass")) + 1 for word in words)
@@ -145,6 +152,7 @@ def ssh_type(directive: WorkSsh) -> SshType:
         script=directive.script,
         params=directive.params,
         allow_runtime_params=directive.allowruntimeparams,
+        allow_scripts=directive.allowscripts,
         verify_signature=directive.verifysignature,
         env=directive.env,
         cwd=directive.cwd,

@@ -205,12 +205,21 @@ def test_files_are_all_that_a_client_may_give_a_job_beside_params():
     ):
         with pytest.raises(CommandError, match="takes files, but no arguments, variables"):
             KIND.plan(replace(submission(), job=job))
-    with pytest.raises(CommandError, match="and none of clients"):
-        KIND.plan(replace(submission(), job=JobSettings(files=JobFiles(1024, script="a"))))
     elsewhere = replace(KIND, cwd="/srv")
     assert (KIND.described("far")["Files"], elsewhere.described("far")["Files"]) == (True, False)
     with pytest.raises(CommandError, match="far takes no files, since it runs in a directory"):
         elsewhere.plan(replace(submission(), job=files))
+
+
+def test_a_client_s_script_runs_behind_the_operator_s_words_where_that_is_allowed():
+    asked = replace(submission(params="a 'b c'"), job=JobSettings(files=JobFiles(1024, "", "job")))
+    with pytest.raises(CommandError, match="far runs no scripts of clients"):
+        KIND.plan(asked)
+    kind = replace(KIND, allow_scripts=True)
+    assert kind.plan(asked).params == ("nice", "-n", "5", "DEPS/job", "a", "b c")
+    assert (KIND.described("far")["Scripts"], kind.described("far")["Scripts"]) == (False, True)
+    with pytest.raises(CommandError, match="extra params provided but not allowed"):
+        kind.plan(submission(params="a"))
 
 
 def test_no_two_units_have_the_same_key():
