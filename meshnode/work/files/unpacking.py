@@ -26,7 +26,8 @@ DEPS: Final = "DEPS"
 
 MAX_MEMBERS: Final = 100_000
 """Files, directories and links of one tar: each takes an inode, of which a disk may have few, and
-512 bytes of a tar are enough for one."""
+512 bytes of a tar are enough for one. Directories that it only has on the way to others count as
+well: a name may have dozens."""
 
 MAX_HEADER: Final = 64 * 1024
 """Bytes that the headers of one member may have. tarfile has them in memory; those of any name that
@@ -35,6 +36,9 @@ Linux allows, with its times, have less than a tenth of that."""
 MAX_NAME: Final = 1024
 """Bytes of a name: with the directory of the unit before it, all of it is a path that Linux takes
 (4,096)."""
+
+MAX_PART: Final = 255
+"""Bytes of a name between two slashes, as Linux allows."""
 
 MAX_DEPTH: Final = 64
 """Directories below each other: who deletes them again, goes down one by one."""
@@ -155,21 +159,41 @@ class _Judge:
     def __init__(self, file: BinaryIO) -> None:
         self._size = os.fstat(file.fileno()).st_size
         self._seen = 0
+        self._directories: set[int] = set()
+        """Hashes, for names may be long. Two of one hash count as one."""
+        self._way: tuple[str, ...] = ()
 
     def place(self, member: tarfile.TarInfo) -> tuple[str, ...]:
         """Return where a member is to lie. Raises BadFiles."""
-        self._seen += 1
-        if self._seen > MAX_MEMBERS:
-            raise BadFiles(f"there are more than {MAX_MEMBERS} files")
+        self._count()
         parts = _parts(member.name)
+        self._count_way(parts[:-1])
         if member.issym():
             _check_link(member, len(parts) - 1)
         elif member.isreg() and not member.issparse():
             if member.size < 0 or member.offset_data + member.size > self._size:
                 raise _bad(member, "is not all there")
-        elif not member.isdir():
+        elif member.isdir():
+            self._directories.add(hash(parts))
+        else:
             raise _bad(member, f"is {_kind(member)}, which is none of a job's files")
         return parts
+
+    def _count(self) -> None:
+        self._seen += 1
+        if self._seen > MAX_MEMBERS:
+            raise BadFiles(f"there are more than {MAX_MEMBERS} files")
+
+    def _count_way(self, way: tuple[str, ...]) -> None:
+        """Count the directories that are made because something lies in them."""
+        if way == self._way:
+            return
+        for depth in range(1, len(way) + 1):
+            directory = hash(way[:depth])
+            if directory not in self._directories:
+                self._count()
+                self._directories.add(directory)
+        self._way = way
 
 
 class _Checker:
@@ -265,6 +289,8 @@ def _parts(name: str) -> tuple[str, ...]:
         raise BadFiles(f"the name {name[:SHOWN]!r} is too long, too deep, or has a NUL")
     if any(part in {"", ".", ".."} for part in parts):
         raise BadFiles(f"the name {name[:SHOWN]!r} is not one inside {DEPS}")
+    if any(len(os.fsencode(part)) > MAX_PART for part in parts):
+        raise BadFiles(f"the name {name[:SHOWN]!r} has a part of more than {MAX_PART} bytes")
     return parts
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tars import entry, link, tar_of
 
 from meshnode.work.files import unpacking
-from meshnode.work.files.unpacking import DEPS, BadFiles, unpack
+from meshnode.work.files.unpacking import DEPS, BadFiles, check, unpack
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """Where files are made that no disk need keep: many, for each example."""
@@ -151,6 +151,8 @@ def test_files_directories_links_and_programs_come_out_as_they_went_in(tmp_path)
         ([link("a", "b"), entry("a/c")], "'a/c' lies in what is no directory"),
         ([entry("a", pax_headers={"comment": "x" * unpacking.MAX_HEADER})], "the headers of a"),
         ([entry("/".join("a" * 65))], "is too long, too deep, or has a NUL"),
+        ([entry("d/" + "a" * 256 + "/f")], f"the name '{'d/' + 'a' * 98}' has a part of more than"),
+        ([entry("ü" * 128)], f"the name '{'ü' * 100}' has a part of more than 255 bytes"),
     ],
 )
 def test_a_refusal_names_the_member_and_what_is_wrong(entries, why, tmp_path):
@@ -167,6 +169,43 @@ def test_the_number_of_members_is_bounded_and_their_headers_take_no_memory(tmp_p
     (tmp_path / "deps").write_bytes(tar_of(*(entry(str(n)) for n in range(21))))
     with pytest.raises(BadFiles, match="more than 20 files"):
         unpack(tmp_path / "deps", tmp_path / "work")
+
+
+def take_by_unpacking(source: Path, directory: Path) -> None:
+    unpack(source, directory)
+
+
+def take_by_checking(source: Path, directory: Path) -> None:
+    check(source)
+
+
+@pytest.mark.parametrize("take", [take_by_unpacking, take_by_checking])
+@given(
+    names=st.lists(
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map(tuple), max_size=8, unique=True
+    )
+)
+@example(names=[("a", "a", "a", "a", "a")])
+def test_directories_that_a_tar_makes_on_the_way_to_its_members_count_as_members(take, names):
+    # Each name ends in a letter that no directory has, so that none is in the way of another.
+    entries = [entry("/".join((*name[:-1], name[-1].upper()))) for name in names]
+    inodes = {name[:depth] for name in names for depth in range(1, len(name))}
+    total = len(inodes) + len(entries)
+    with TemporaryDirectory(dir=MEMORY) as place, pytest.MonkeyPatch.context() as patch:
+        source = Path(place) / "deps"
+        source.write_bytes(tar_of(*entries))
+        patch.setattr(unpacking, "MAX_MEMBERS", total)
+        take(source, Path(place) / "fits")
+        patch.setattr(unpacking, "MAX_MEMBERS", total - 1)
+        if total:
+            with pytest.raises(BadFiles, match=f"more than {total - 1} files"):
+                take(source, Path(place) / "beyond")
+
+
+def test_a_directory_that_is_a_member_and_on_the_way_counts_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "MAX_MEMBERS", 2)
+    (tmp_path / "deps").write_bytes(tar_of(entry("d", type=tarfile.DIRTYPE), entry("d/f")))
+    unpack(tmp_path / "deps", tmp_path / "work")
 
 
 def test_a_tar_in_the_middle_of_which_a_header_is_spoiled_is_not_taken_for_a_shorter_one(tmp_path):
