@@ -151,6 +151,7 @@ class Batch:
                 return 0
             await self._record(event("retry"))
             self._asked.clear()
+            self._units.go_on()
             return self.members.retry()
 
     async def release(self) -> None:
@@ -236,6 +237,7 @@ class Batch:
 
     async def _cancel_all(self, nursery: trio.Nursery) -> None:
         """Cancel what is in flight, or was before the node was started again."""
+        self._units.stop()
         for position, unit in tuple(self._flying.items()):
             if position not in self._asked:
                 self._ask_end(position, unit, nursery)
@@ -268,7 +270,10 @@ class Batch:
             try:
                 found = await self._units.find_started(key)
                 if found is None:
-                    await self._units.submit(position, key, partial(self._follow, position))
+                    follow = partial(self._follow, position)
+                    if not await self._units.submit(position, key, follow):
+                        # The cancel that has stopped it looks at it again.
+                        self.members.set(position, MemberState.WAITING)
                 elif isinstance(found, Unit):
                     self._follow(position, found)
                 else:
@@ -321,6 +326,9 @@ class Batch:
                     self.log.warning("its directory is gone: %s", files.reason(error))
                     break
                 log_once(files.reason(error))
+                if self.members.is_released:
+                    # The journal goes; its room, and that of the units, may be what is lacking.
+                    break
                 await pauses.take()
             else:
                 break

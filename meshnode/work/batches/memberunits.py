@@ -40,6 +40,7 @@ class MemberUnits:
         self._files = batch_files
         self._units = units
         self._starts: array[int] | None = None
+        self._stopped = trio.Event()
         self._log_once = LogOnce(partial(subject_logger("batch", batch_id).warning, "waits: %s"))
 
     def find(self, key: str) -> Unit | MemberState | None:
@@ -71,8 +72,18 @@ class MemberUnits:
         await self._units.ender.release(found)
         return None
 
-    async def submit(self, position: int, key: str, follow: Callable[[Unit], None]) -> None:
+    def stop(self) -> None:
+        """Wait no longer for what the machine lacks to make a unit."""
+        self._stopped.set()
+
+    def go_on(self) -> None:
+        """Wait for it again."""
+        self._stopped = trio.Event()
+
+    async def submit(self, position: int, key: str, follow: Callable[[Unit], None]) -> bool:
         """Submit a member; ``follow`` gets its unit before it starts.
+
+        Return whether there is a unit; there is none when :meth:`stop` came before it.
 
         Raises:
             MeshnodeError: it is refused.
@@ -81,15 +92,18 @@ class MemberUnits:
         line = await self._line(position)
         submission, stdin = self._spec.member(self._batch_id, index, line, key)
         unit = await self._create(submission)
+        if unit is None:
+            return False
         follow(unit)
         try:
             await self._units.start(unit, _payload(stdin))
         except MeshnodeError as error:
             # The unit itself says how it has ended, or goes on.
             unit.log.debug("not started yet: %s", error)
+        return True
 
-    async def _create(self, submission: Submission) -> Unit:
-        """Make a unit; wait while the machine lacks what that takes."""
+    async def _create(self, submission: Submission) -> Unit | None:
+        """Make a unit; wait while the machine lacks what that takes, unless told to stop."""
         pauses = Pauses()
         while True:
             try:
@@ -102,7 +116,9 @@ class MemberUnits:
             else:
                 self.awaits = ""
                 return unit
-            await pauses.take()
+            if await pauses.take_unless(self._stopped):
+                self.awaits = ""
+                return None
 
     async def _line(self, position: int) -> bytes:
         if not self._spec.has_lines:

@@ -88,6 +88,16 @@ class Pauses:
     async def take(self) -> None:
         """Wait until the next try."""
         await trio.sleep(self._next)
+        self._grow()
+
+    async def take_unless(self, event: trio.Event) -> bool:
+        """Wait until the next try, or the event; return whether it has come."""
+        with trio.move_on_after(self._next):
+            await event.wait()
+        self._grow()
+        return event.is_set()
+
+    def _grow(self) -> None:
         self._next = min(self._next * PAUSE_GROWTH, LONGEST_PAUSE)
 
 

@@ -1,6 +1,8 @@
 """A batch runs each of its members once, some at a time, whatever becomes of the node meanwhile."""
 
+import errno
 import json
+import os
 
 import pytest
 import trio
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from work_fakes import LONG
 
-from meshnode.errors import CommandError
+from meshnode.errors import CommandError, WorkError
 from meshnode.permissions import Way
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import UnixClient
@@ -48,6 +50,14 @@ async def wait(node, batch):
 async def status(node, batch):
     (line,) = await ask(node, "status", batch)
     return json.loads(line)
+
+
+async def full_disk(*args):
+    await trio.lowlevel.checkpoint()
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise WorkError("cannot create a work unit: No space left on device") from error
 
 
 def in_flight(node):
@@ -380,6 +390,46 @@ async def test_a_release_leaves_nothing_of_a_batch_and_its_units(foo, is_over):
         assert foo.units.all() == ()
         assert (await ask(foo, "status", batch)) == [f"ERROR: unknown batch {batch}"]
     assert [*(foo.store.root / "batches").iterdir()] == []
+
+
+@pytest.mark.parametrize("action", ["cancel", "release"])
+async def test_a_batch_that_waits_for_room_on_the_disk_ends_when_it_is_told_to(
+    foo, monkeypatch, action
+):
+    async with foo.running():
+        with monkeypatch.context() as patch:
+            patch.setattr(foo.units, "create", full_disk)
+            batch = await submit(foo, "1-9%4")
+            with trio.fail_after(LONG):
+                while "No space" not in (await status(foo, batch)).get("Detail", ""):
+                    await trio.sleep(0.1)
+            (answer,) = await ask(foo, action, batch)
+            done = {"cancel": "cancelled", "release": "released"}[action]
+            assert json.loads(answer) == {done: batch}
+        if action == "cancel":
+            told = await status(foo, batch)
+            assert (told["StateName"], told["Canceled"]) == ("Canceled", 9)
+            assert "Detail" not in told
+            assert json.loads((await ask(foo, "retry", batch))[0])["retried"] == 9
+            assert (await wait(foo, batch))[1]["Succeeded"] == 9
+
+
+async def test_a_release_needs_no_room_for_the_ends_of_what_goes(foo, monkeypatch):
+    async with foo.running():
+        batch = await submit(foo, "1-4", worktype="wait")
+        with trio.fail_after(LONG):
+            while len(foo.launcher.started) < 4:
+                await trio.sleep(0.1)
+        append = foo.batch_files.append
+
+        def full(batch_id, lines, *, durable):
+            if b"release" not in lines:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            append(batch_id, lines, durable=durable)
+
+        monkeypatch.setattr(foo.batch_files, "append", full)
+        assert json.loads((await ask(foo, "release", batch))[0]) == {"released": batch}
+        assert foo.units.all() == ()
 
 
 async def test_who_waits_for_a_batch_is_told_of_each_end_when_it_comes(foo):
