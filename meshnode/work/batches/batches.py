@@ -18,6 +18,7 @@ from meshnode.work.batches.spec import (
     MAX_LINE_BYTES,
     MAX_LIST_BYTES,
     MAX_MEMBERS,
+    MAX_PLACES,
     BatchSpec,
     parse_line,
 )
@@ -168,8 +169,9 @@ class Batches:
         try:
             first = b""
             if spec.has_lines:
-                count, first = await _take_lines(scratch / "lines", receive)
-                spec = spec.with_lines(count)
+                places: set[tuple[str, str]] = set()
+                count, first = await _take_lines(scratch / "lines", receive, places)
+                spec = spec.with_lines(count, places)
             submission, _ = spec.member("b-00000000", spec.array.index(0), first, "")
             self.units.check(submission, spec.caller)
             batch_id = await in_thread_or_here(self._files.put_in_place, scratch, spec)
@@ -198,8 +200,12 @@ class Batches:
         self._start(batch)
 
 
-async def _take_lines(path: Path, receive: Receive) -> tuple[int, bytes]:
+async def _take_lines(
+    path: Path, receive: Receive, places: set[tuple[str, str]]
+) -> tuple[int, bytes]:
     """Write a list to a file and sync it; return how many lines there are, and the first one.
+
+    The work types and nodes that its lines name come to ``places``.
 
     Raises:
         CommandError: a line is none of a member, or there are too many.
@@ -215,7 +221,7 @@ async def _take_lines(path: Path, receive: Receive) -> tuple[int, bytes]:
                 lines, rest = [rest], b""
             kept = [line for line in lines if line.strip()]
             for number, line in enumerate(kept, count + 1):
-                _check_line(number, line)
+                _check_line(number, line, places)
             count, size = count + len(kept), size + sum(map(len, kept)) + len(kept)
             first = first or (kept[0] if kept else b"")
             if len(rest) > MAX_LINE_BYTES:
@@ -235,10 +241,14 @@ async def _take_lines(path: Path, receive: Receive) -> tuple[int, bytes]:
     return count, first
 
 
-def _check_line(number: int, line: bytes) -> None:
+def _check_line(number: int, line: bytes, places: set[tuple[str, str]]) -> None:
     if len(line) > MAX_LINE_BYTES:
         raise CommandError(f"line {number} has more than {MAX_LINE_BYTES} bytes")
     try:
-        parse_line(line)
+        more = parse_line(line)
     except MeshnodeError as error:
         raise CommandError(f"line {number}: {error}") from error
+    if "worktype" in more or "node" in more:
+        places.add((more.get("worktype", ""), more.get("node", "")))
+        if len(places) > MAX_PLACES:
+            raise CommandError(f"a list has at most {MAX_PLACES} pairs of a work type and a node")

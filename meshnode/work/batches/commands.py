@@ -4,7 +4,7 @@ A batch is judged as the units are that it consists of: who may not know of it i
 none. Its members are submitted, canceled and released for the client that has submitted it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import trio
@@ -20,6 +20,7 @@ from meshnode.work.batches.batches import Batches, UnknownBatch
 from meshnode.work.batches.spec import BatchSpec
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.follow import while_client_is_there
+from meshnode.work.units.quotas import account
 from meshnode.work.units.requestfields import MAX_POSITION, read_string
 from meshnode.work.units.requests import BatchRequest, Handlers
 
@@ -199,7 +200,8 @@ class BatchCommands:
         looks = verb in {Verb.STATUS, Verb.LIST}
         if not self._sees(batch, caller, Verb.STATUS) and not self._sees(batch, caller, Verb.LIST):
             raise UnknownBatch(batch_id)
-        self._access.check(verb, self._target(batch), caller)
+        for target in self._judged(batch, caller, verb):
+            self._access.check(verb, target, caller)
         if not looks:
             self._check_signed(batch, caller)
         return batch
@@ -208,20 +210,35 @@ class BatchCommands:
         if caller.node and caller.node != batch.spec.caller.node:
             return False
         try:
-            self._access.rehearsal().check(verb, self._target(batch), caller)
+            for target in self._judged(batch, caller, verb):
+                self._access.rehearsal().check(verb, target, caller)
         except NotAllowed:
             return False
         return True
 
-    def _target(self, batch: Batch) -> Target:
-        spec = batch.spec
-        is_local = not spec.node or self._access.is_local(spec.node)
-        return Target(
-            node=self._batches.units.node_id if is_local else spec.node,
-            work_type=spec.work_type,
-            owner=spec.caller.client,
-            unit_id=batch.batch_id,
-        )
+    def _judged(self, batch: Batch, caller: Caller, verb: Verb) -> list[Target]:
+        """Return of which targets a client is judged: of all, and who has submitted the batch of
+        one that is allowed, since members of others were refused."""
+        targets = [*self._targets(batch)]
+        if account(caller.client) == account(batch.spec.caller.client):
+            for target in targets:
+                try:
+                    self._access.rehearsal().check(verb, target, caller)
+                except NotAllowed:
+                    continue
+                return [target]
+        return targets
+
+    def _targets(self, batch: Batch) -> Iterator[Target]:
+        """Yield what its members are; who may not do it to each does it to none."""
+        for work_type, node in batch.spec.aims:
+            is_local = not node or self._access.is_local(node)
+            yield Target(
+                node=self._batches.units.node_id if is_local else node,
+                work_type=work_type,
+                owner=batch.spec.caller.client,
+                unit_id=batch.batch_id,
+            )
 
     def _check_signed(self, batch: Batch, caller: Caller) -> None:
         """Refuse who would have to sign what is asked of each unit."""

@@ -6,7 +6,7 @@ says what the submission of each member is.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -42,6 +42,9 @@ MAX_LIST_BYTES: Final = 256 << 20
 
 MAX_LINE_BYTES: Final = 1 << 20
 """Bytes of one line of a list: as much as a request of the control service may have."""
+
+MAX_PLACES: Final = 1000
+"""Different pairs of a work type and a node in one list: who cancels it is judged for each."""
 
 MAX_IN_FLIGHT: Final = 10_000
 """Unfinished members at once; each is a unit in memory, and may be a process."""
@@ -146,6 +149,8 @@ class BatchSpec:
     created: str = ""
     after: tuple[After, ...] = ()
     """What must have ended before the first member is submitted."""
+    places: tuple[tuple[str, str], ...] = ()
+    """The work types and nodes that lines name, each pair once; empty is the batch's own."""
 
     @classmethod
     def parse(cls, data: JsonObject, caller: Caller, created: str) -> Self:
@@ -176,9 +181,17 @@ class BatchSpec:
             after=parse_after(data.get("after", "")),
         )
 
-    def with_lines(self, count: int) -> Self:
-        """Return it for so many lines."""
-        return replace(self, array=Array((range(1, count + 1),)))
+    def with_lines(self, count: int, places: Iterable[tuple[str, str]] = ()) -> Self:
+        """Return it for so many lines, which name these work types and nodes."""
+        return replace(self, array=Array((range(1, count + 1),)), places=tuple(sorted(places)))
+
+    @property
+    def aims(self) -> Iterator[tuple[str, str]]:
+        """Yield each work type with the node that members of it are for, the batch's own first."""
+        if self.work_type or not self.places:
+            yield self.work_type, self.node
+        for work_type, node in self.places:
+            yield work_type or self.work_type, node or self.node
 
     @property
     def work_type(self) -> str:
@@ -215,6 +228,7 @@ class BatchSpec:
             "Lines": self.has_lines,
             "Created": self.created,
             "After": ",".join(map(str, self.after)),
+            "Places": [list(place) for place in self.places],
             "Client": caller.client.to_json(),
             "Trusted": caller.trusted,
             "Node": caller.node,
@@ -239,6 +253,7 @@ class BatchSpec:
                 caller,
                 str(data["Created"]),
                 parse_after(str(data.get("After", ""))),
+                tuple((str(kind), str(node)) for kind, node in data.get("Places", ())),
             )
         except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
             raise WorkError(f"the specification is damaged: {error!r}") from error

@@ -466,3 +466,26 @@ async def test_the_members_belong_to_who_has_submitted_the_batch(foo):
         await wait(foo, json.loads(lines[0])["batch"])
         owners = {unit.status.submitted_by for unit in foo.units.all()}
         assert owners == {foo.clients["alice"]}
+
+
+@pytest.mark.parametrize("own", ["cat", ""])
+@pytest.mark.parametrize("line", ["cat", "wait"])
+def test_a_batch_is_judged_by_what_each_of_its_lines_names(own, line):
+    fields = {"node": "foo", "lines": "true"} | ({"worktype": own} if own else {})
+    spec = BatchSpec.parse(fields, Caller(), "").with_lines(2, {(line, ""), ("", "bar")})
+    aims = {*spec.aims}
+    assert (line, "foo") in aims
+    assert (own, "bar") in aims
+    assert ((own, "foo") in aims) == (bool(own) or line == own)
+    assert {*BatchSpec.from_json(json.loads(json.dumps(spec.to_json()))).aims} == aims
+
+
+async def test_a_list_remembers_the_work_types_and_nodes_that_its_lines_name(foo):
+    async with foo.running():
+        lines = [{"worktype": "cat"}, {"worktype": "nope", "node": "bar"}, {"params": ""}]
+        reply = await submit_lines(foo, lines, node="foo", worktype="cat")
+        batch = json.loads(reply[-1])["batch"]
+        aims = {("cat", "foo"), ("nope", "bar")}
+        assert {*foo.batches.find(batch).spec.aims} == aims
+    async with foo.running():
+        assert {*foo.batches.find(batch).spec.aims} == aims
