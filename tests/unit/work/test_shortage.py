@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import trio
-from work_fakes import FakeLauncher, FakeSupervisor, inline_run_sync
+from work_fakes import LONG, FakeLauncher, FakeSupervisor, inline_run_sync
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local import runner as command_module
@@ -62,7 +62,7 @@ def lacking(monkeypatch):
             monkeypatch.setattr(os, "open", open_)
         else:
             monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-        for name in ("set", "write"):
+        for name in ("set", "write", "finish"):
             method = getattr(FakeSupervisor, name)
             monkeypatch.setattr(FakeSupervisor, name, shortage.sparing(method))
         return shortage
@@ -74,8 +74,9 @@ async def live_through(foo, shortage) -> None:
     """Submit a unit; whatever is answered is true, here and for the next start."""
     lines = await foo.talk("work submit foo cat", b"abc")
     accepted = lines[-1].startswith("{")
-    for unit in foo.units.all():
-        await unit.wait_final()
+    with trio.fail_after(LONG):
+        for unit in foo.units.all():
+            await unit.wait_final()
     # What the test itself looks at.
     shortage.count = 0
     if accepted:
