@@ -321,3 +321,39 @@ async def test_a_key_that_nobody_checks_opens_nothing(signed):
         # A client of the unix socket needs no signature, so none is looked at.
         (line,) = await signed.talk(with_key, peer="ann")
         assert line == "ERROR: permission denied: submit signed at foo"
+
+
+BATCH = {"command": "work", "subcommand": "batch"}
+
+
+@pytest.mark.parametrize("own", [{}, {"worktype": "cat"}])
+@pytest.mark.parametrize("others", [["wait"], ["cat", "wait"]])
+async def test_who_may_end_one_work_type_ends_no_list_that_has_another(
+    foo, own, others, autojump_clock
+):
+    words = ("submit", "list", "status", "cancel", "release")
+    foo.rules.rules = rules(
+        "action=allow | who=uid=1000 | do=any | units=all",
+        *(f"action=allow | who=uid=1001 | do={w} | worktype=cat | units=all" for w in words),
+    )
+    async with foo.running():
+        data = b"".join(json.dumps({"worktype": one}).encode() + b"\n" for one in others)
+        request = BATCH | {"action": "submit", "lines": "true", "node": "foo"} | own
+        batch = json.loads((await foo.talk(request, data, peer="ann"))[-1])["batch"]
+        for action in ("status", "members", "cancel", "release", "retry"):
+            answers = await foo.talk(BATCH | {"action": action, "batch": batch}, peer="bob")
+            assert answers == [f"ERROR: unknown batch {batch}"]
+        await foo.talk(BATCH | {"action": "release", "batch": batch}, peer="ann")
+
+
+async def test_ones_own_list_can_be_ended_though_lines_of_it_were_refused(foo, autojump_clock):
+    words = ("submit", "list", "status", "cancel", "release")
+    foo.rules.rules = rules(
+        *(f"action=allow | who=uid=1001 | do={w} | worktype=cat | units=own" for w in words)
+    )
+    async with foo.running():
+        request = BATCH | {"action": "submit", "lines": "true", "node": "foo"}
+        data = b'{"worktype": "cat"}\n{"worktype": "wait"}\n'
+        batch = json.loads((await foo.talk(request, data, peer="bob"))[-1])["batch"]
+        answers = await foo.talk(BATCH | {"action": "release", "batch": batch}, peer="bob")
+        assert json.loads(answers[0]) == {"released": batch}
