@@ -83,7 +83,7 @@ def test_a_tab_completes_commands_options_units_labels_nodes_and_files(
     ended, running = units
     log, at = str(foo.log), f"meshctl --socket unix:{foo.socket}"
     expected = {
-        "meshctl work subm": "meshctl work submit ",
+        "meshctl work rel": "meshctl work release ",
         "meshctl work list --unit-": "meshctl work list --unit-id ",
         "meshctl work list --state run": "meshctl work list --state Running ",
         "meshctl work submit na": "meshctl work submit nap ",
@@ -123,7 +123,7 @@ def test_fish_offers_the_same_with_descriptions(
     ended, running = units
     log = str(foo.log)
     expected = {
-        "meshctl work subm": ["submit\tStart a unit of work."],
+        "meshctl work rel": ["release\tStop units of work and delete their files."],
         "meshctl work status ": [f"{running}\tnap, Running", f"{ended}\techo, Succeeded"],
         "meshctl work cancel ": [f"{running}\tnap, Running"],
         "meshctl work list --label job=n": ["job=nightly"],
@@ -209,5 +209,5 @@ def test_zsh_loads_the_script_when_it_is_first_needed(told: Cluster, tmp_path: P
     (directory / "_meshctl").write_bytes(told.run("meshctl", "completion", "zsh").stdout)
     lines = f"fpath=({directory} $fpath)\ncompinit -D -u\n"
     with terminals.started("zsh", lines, told.environment, tmp_path / "home") as terminal:
-        assert terminal.typed("meshctl work subm\t") == "meshctl work submit "
+        assert terminal.typed("meshctl work rel\t") == "meshctl work release "
         assert terminal.typed("meshctl work canc\t") == "meshctl work cancel "
