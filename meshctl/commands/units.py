@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from meshctl.api.batch import is_batch
 from meshctl.api.settings import UnixAddress, parse_address
 from meshctl.api.status import newest_first
 from meshctl.commands.options import Invocation
@@ -50,6 +49,8 @@ def find_units(
 
 
 def _is_whole(word: str) -> bool:
+    from meshctl.api.batch import is_batch  # noqa: PLC0415 - help and completion need none of it
+
     return (len(word) == ID_LENGTH and word.isalnum()) or is_batch(word)
 
 

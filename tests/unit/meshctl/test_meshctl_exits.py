@@ -56,6 +56,8 @@ def test_every_command_that_asks_a_node_tells_wrong_usage_from_a_node_that_is_no
         "stop": ["x"],
         "cancel": ["x"],
         "can": ["reload"],
+        "batch": ["list"],
+        "submit-batch": ["/dev/null"],
     }
     words = needed.get(path[-1], arguments)
     words = ["x"] if path[-1] in {"release", "force-release"} else words

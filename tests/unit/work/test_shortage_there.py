@@ -54,7 +54,7 @@ def short(monkeypatch):
     def begin(*args) -> Shortage:
         shortage = Shortage(*args)
         monkeypatch.setattr(os, "open", shortage.open(os.open))
-        for name in ("set", "write"):
+        for name in ("set", "write", "finish"):
             method = getattr(FakeSupervisor, name)
             monkeypatch.setattr(FakeSupervisor, name, shortage.sparing(method))
         return shortage

@@ -8,6 +8,7 @@ from signing_keys import golang_token, new_key, public_pem, secret_token, unsign
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.access import Signatures
 from meshnode.work.units.statusreply import status_reply
 
@@ -200,7 +201,7 @@ async def test_a_signed_remote_submission_runs_and_an_unsigned_one_is_refused(
 async def test_a_signed_unit_lives_longer_than_any_of_its_signatures(
     signing, target, autojump_clock
 ):
-    target.work_types = {"signed": target.work_types["wait"].__class__("wait", "", False, True)}
+    target.work_types = {"signed": CommandType("wait", verify_signature=True)}
     async with signing.running(), target.running():
         unit_id = await signing.submit("bar", "signed", signwork="true")
         await signing.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)

@@ -32,6 +32,7 @@ SUBCOMMANDS: dict[type, str] = {
     requests.ResultsRequest: "results",
     requests.DescribeRequest: "describe",
     requests.TypesRequest: "types",
+    requests.BatchRequest: "batch",
 }
 ON_UNIT = ["list", "status", "watch", "cancel", "release", "force-release", "results"]
 
@@ -76,7 +77,9 @@ async def test_one_rule_that_is_about_nobody_here_refuses_every_request_of_work(
         before = foo.status(unit_id)
         foo.rules.rules = rules("action=allow | who=uid=77 | do=any | units=all")
         request = on_unit(subcommand, unit_id, node="bar", worktype="cat", submissionkey="k")
-        if subcommand == "submit":
+        if subcommand == "batch":
+            request |= {"action": "submit", "array": "1-2"}
+        if subcommand in {"submit", "batch"}:
             request = {k: v for k, v in request.items() if isinstance(v, str)}
         answers = [await foo.talk(request, kind=kind, peer="bar")]
         if subcommand == "list":
