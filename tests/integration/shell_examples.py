@@ -260,6 +260,10 @@ class Session:
             what=f"{', '.join(node.name for node in self.nodes)} to know each other",
         )
 
+    def show_log(self, node: "RunningNode") -> None:
+        """Print a node's log, which is shown if the test fails."""
+        print((self.cluster.directory / f"{node.name}.log").read_text())
+
     def all_know_all(self) -> bool:
         """Whether each node with a control socket knows the services of each other node."""
         names = {node.name for node in self.nodes}
@@ -327,7 +331,7 @@ class Session:
             node.process.terminate()
         for node in self.nodes:
             node.process.wait(PATIENCE)
-            print((self.cluster.directory / f"{node.name}.log").read_text())
+            self.show_log(node)
 
 
 def run_in_terminal(
