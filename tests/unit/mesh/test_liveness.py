@@ -50,7 +50,7 @@ def test_an_end_that_answers_is_never_given_up_whatever_is_said_of_it(words, bea
     questions, verdict = play(words, answers, 30.0, probe_timeout)
     assert verdict is None
     # A question a second at most, however often it is doubted.
-    assert all(b - a >= AGAIN for a, b in itertools.pairwise(questions))
+    assert all(b >= a + AGAIN for a, b in itertools.pairwise(questions))
 
 
 def test_what_was_said_before_the_question_is_no_answer():
