@@ -107,9 +107,12 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
+@click.option(
+    "--graph", is_flag=True, help="Only the mesh, as a tree: which node is reached through which."
+)
 @json_option
 @pass_invocation
-def status(invocation: Invocation, as_json: bool) -> None:
+def status(invocation: Invocation, graph: bool, as_json: bool) -> None:
     """Show the node, its connections, routes, services and work types."""
     with invocation.client() as client:
         reply = client.status()
@@ -118,14 +121,16 @@ def status(invocation: Invocation, as_json: bool) -> None:
         return
     # What draws tables is loaded for those who see them.
     from meshctl.render.columns import Terminal  # noqa: PLC0415
+    from meshctl.render.graph import graph_lines  # noqa: PLC0415
     from meshctl.render.status import status_lines, status_page  # noqa: PLC0415
     from meshctl.render.tables import laid_out  # noqa: PLC0415
 
     if stdout_is_terminal():
         terminal = Terminal(terminal_width(), wants_colour(sys.stdout))
-        print_page(laid_out(lambda: status_page(reply, terminal)))
+        drawn = graph_lines if graph else status_page
+        print_page(laid_out(lambda: drawn(reply, terminal)))
         return
-    for line in laid_out(lambda: status_lines(reply)):
+    for line in laid_out(lambda: graph_lines(reply, Terminal()) if graph else status_lines(reply)):
         print_line(line)
 
 
