@@ -6,6 +6,7 @@ cheapest way stand below it, as do nodes without a way and configured peers that
 
 import heapq
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -39,12 +40,20 @@ def graph_lines(status: Mapping[str, Any], terminal: Terminal) -> Iterator[str]:
     yield from _down(status, terminal)
 
 
-def cheapest_ways(costs: Costs, start: str) -> dict[str, str]:
-    """Return, for each node that is reached, the one before it on the cheapest way from ``start``.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The cheapest way to a node: what it costs, and the node before it."""
 
-    Of ways that cost the same it is always the same one. ``start`` itself is not in it.
+    before: str
+    cost: float
+
+
+def cheapest_ways(costs: Costs, start: str) -> dict[str, Way]:
+    """Return the cheapest way from ``start`` to each other node that is reached.
+
+    Of ways that cost the same it is always the same one.
     """
-    before: dict[str, str] = {}
+    ways: dict[str, Way] = {}
     done: set[str] = set()
     numbers = count()
     heap: list[tuple[float, int, str, str]] = [(0.0, next(numbers), start, "")]
@@ -54,20 +63,20 @@ def cheapest_ways(costs: Costs, start: str) -> dict[str, str]:
             continue
         done.add(node)
         if node != start:
-            before[node] = by
+            ways[node] = Way(by, total)
         for peer, cost in sorted(
             (costs.get(node) or {}).items(), key=lambda item: natural(item[0])
         ):
             if peer not in done:
                 heapq.heappush(heap, (total + float(cost), next(numbers), peer, node))
-    return before
+    return ways
 
 
-def _tree(ways: Mapping[str, str], here: str) -> Iterator[tuple[str, str, str]]:
+def _tree(ways: Mapping[str, Way], here: str) -> Iterator[tuple[str, str, str]]:
     """Yield what stands before each node, the node, and the one above it, from the top."""
     below: dict[str, list[str]] = {}
-    for node, by in ways.items():
-        below.setdefault(by, []).append(node)
+    for node, way in ways.items():
+        below.setdefault(way.before, []).append(node)
     pending: list[tuple[str, str, str, str, int]] = []
 
     def push(node: str, indent: str, depth: int) -> None:
@@ -111,8 +120,8 @@ def _link(connection: Mapping[str, Any]) -> str:
     return f"  {' '.join(told)}" if told else ""
 
 
-def _others(costs: Costs, ways: Mapping[str, str], here: str, terminal: Terminal) -> Iterator[str]:
-    drawn = {frozenset(way) for way in ways.items()}
+def _others(costs: Costs, ways: Mapping[str, Way], here: str, terminal: Terminal) -> Iterator[str]:
+    drawn = {frozenset((node, way.before)) for node, way in ways.items()}
     links = {frozenset((a, b)) for a, peers in costs.items() for b in peers or {} if a != b}
     rest = sorted((sorted(link, key=natural) for link in links - drawn), key=_by_names)
     reached = {here, *ways}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from meshctl.render.columns import Cell, Terminal
+from meshctl.render.loads import shown_tag
 from meshctl.render.output import json_text, size
 from meshctl.render.times import round_trip, uptime
 
@@ -316,8 +317,14 @@ def _advert_cells(advert: Reply) -> list[Cell]:
         Cell.of(advert.get("Service", "")),
         Cell(CONN_TYPES.get(advert.get("ConnType", -1), "Unknown")),
         Cell.of(_seen(advert)),
-        Cell.of("-" if tags is None else ", ".join(f"{k}: {v}" for k, v in _sorted(tags))),
+        Cell.of(_shown_tags(tags)),
     ]
+
+
+def _shown_tags(tags: Reply | None) -> str:
+    if tags is None:
+        return "-"
+    return ", ".join(f"{name}: {shown_tag(name, value, tags)}" for name, value in _sorted(tags))
 
 
 # --- services, for both --------------------------------------------------------------------------

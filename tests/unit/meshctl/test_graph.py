@@ -35,7 +35,9 @@ def test_the_ways_are_the_cheapest_and_there_is_one_to_each_node_that_is_reached
     ways = cheapest_ways(costs, "n0")
     best = distances(costs, "n0")
     assert set(ways) | {"n0"} == set(best)
-    assert all(best[node] == best[by] + costs[by][node] for node, by in ways.items())
+    for node, way in ways.items():
+        before = 0 if way.before == "n0" else ways[way.before].cost
+        assert best[node] == way.cost == before + costs[way.before][node]
 
 
 @given(COSTS)
