@@ -59,7 +59,7 @@ def table(
 NARROWEST_LAST = 20
 """Columns of a table's last column at least, however narrow the terminal is."""
 
-OPTIONAL = ("By", "Params", "Labels")
+OPTIONAL = ("Host", "By", "Params", "Labels")
 """Columns that are left out if they would be empty, as for a receptor node."""
 
 
@@ -77,6 +77,7 @@ def unit_table(
             [
                 unit_id,
                 str(remote.get("RemoteNode", "-")),
+                _host(status),
                 work_type(status),
                 str(status.get("StateName", status.get("State", ""))),
                 *age_and_duration(status, now),
@@ -89,8 +90,8 @@ def unit_table(
         )
     if not rows:
         return ["No units of work."]
-    first = ("Unit ID", "Node", "Work Type", "State", "Age", "Duration", "Stdout")
-    header = [*first, *OPTIONAL, "Detail"]
+    what = ("Work Type", "State", "Age", "Duration", "Stdout")
+    header = ["Unit ID", "Node", "Host", *what, "By", "Params", "Labels", "Detail"]
     kept = [
         i
         for i, name in enumerate(header)
@@ -102,6 +103,12 @@ def unit_table(
 def _order(unit: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
     unit_id, status = unit
     return str(status.get("Created", "")), unit_id
+
+
+def _host(status: Mapping[str, Any]) -> str:
+    """The host without a node that it runs on, for this node or another."""
+    host = status.get("Host")
+    return str(host.get("Name", "-")) if isinstance(host, dict) else "-"
 
 
 def _labels(status: Mapping[str, Any]) -> str:

@@ -218,6 +218,7 @@ class RemoteFollower:
             limits=new.limits or old.limits,
             usage=new.usage or old.usage,
             isolation=new.isolation or old.isolation,
+            host=new.host or old.host,
         )
 
     async def _keep_on_disk(self) -> None:

@@ -31,6 +31,7 @@ from meshnode.work.remote.failures import (
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
 from meshnode.work.units.jsonreader import MAX_SIZE, NOTHING, JsonObject, format_datetime
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
+from meshnode.work.units.placement import ChosenHost, host_from_json
 from meshnode.work.units.statusfields import EXIT_CODES, SUPERVISORS, numbers_from_json
 from meshnode.work.units.submission import MAX_SHOWN
 
@@ -220,6 +221,7 @@ class RemoteStatus:
     limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     usage: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     isolation: str = ""
+    host: ChosenHost | None = None
     inline: Mapping[str, bytes] = field(default_factory=lambda: NOTHING)
     """What came of these files with the status."""
 
@@ -246,6 +248,7 @@ class RemoteStatus:
             limits=numbers_from_json(reply.get("Limits")) or NOTHING,
             usage=numbers_from_json(reply.get("Usage")) or NOTHING,
             isolation=_isolation(reply.get("Isolation")),
+            host=host_from_json(reply.get("Host")),
             inline={name: _inline(reply[key]) for name, key in INLINE_KEYS.items() if key in reply},
         )
 

@@ -33,6 +33,7 @@ from meshnode.work.ssh.record import FarEnd, SshRecord, recorded
 from meshnode.work.ssh.session import FarSession, FarState
 from meshnode.work.ssh.worktype import SshType
 from meshnode.work.units.endedby import CANCELED
+from meshnode.work.units.placement import ChosenHost
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
@@ -72,16 +73,23 @@ def within(host: Host, phase: Phase, seconds: float) -> Iterator[None]:
 
 
 class FarWork:
-    """One unit in one session with its host."""
+    """One unit in one session with its host; ``why_there`` is told of one that is yet to start."""
 
     def __init__(
-        self, unit: Unit, store: UnitStore, kind: SshType, far: FarSession, first: FirstOutcome
+        self,
+        unit: Unit,
+        store: UnitStore,
+        kind: SshType,
+        far: FarSession,
+        first: FirstOutcome,
+        why_there: str = "",
     ) -> None:
         self._unit = unit
         self._store = store
         self._kind = kind
         self._far = far
         self._first = first
+        self._why_there = why_there
         self._storage = StorageWait(unit)
         self._end: FarEnd | None = None
         self._dry = trio.Event()
@@ -129,7 +137,9 @@ class FarWork:
                 pid = await self._far.start(self._record.timeout, self._kind.grace)
         except Refused:
             # It says that nothing was started, so another host may be tried.
-            await self._change(lambda old: recorded(replace(old, started=None), host=None, boot=""))
+            await self._change(
+                lambda old: recorded(replace(old, started=None, host=None), host=None, boot="")
+            )
             raise
         await self._note_running(pid or "")
         return True
@@ -168,9 +178,13 @@ class FarWork:
         started, detail = self._unit.time(), f"Starting on host {host.name}"
         # On record as well: a reload may give the type another one while the unit runs.
         limit = self._unit.status.job.timeout_within(self._kind.timeout) or 0.0
+        chosen = ChosenHost(host.name, self._why_there)
         await self._change(
             lambda old: recorded(
-                replace(old, started=started, detail=detail), host=host, boot=boot, timeout=limit
+                replace(old, started=started, detail=detail, host=chosen),
+                host=host,
+                boot=boot,
+                timeout=limit,
             )
         )
 

@@ -135,9 +135,9 @@ class SshRunner:
             try:
                 if self._must_wait(kind, untried):
                     first.pending()
-                host = await self._seats.take(unit, kind, choice, untried)
-                self._seats.hold(unit, host)
-                await self._go_on(unit, host, first)
+                seat = await self._seats.take(unit, kind, choice, untried)
+                self._seats.hold(unit, seat.host)
+                await self._go_on(unit, seat.host, first, seat.reason)
             except HostFailure as failure:
                 if SshRecord.of(unit.status).host is not None:
                     raise
@@ -173,12 +173,14 @@ class SshRunner:
         await unit.fail(str(error))
         first.fail(error)
 
-    async def _go_on(self, unit: Unit, host: Host, first: FirstOutcome) -> None:
+    async def _go_on(
+        self, unit: Unit, host: Host, first: FirstOutcome, why_there: str = ""
+    ) -> None:
         """Bring a unit on in one session. Raises HostFailure, NotNow."""
         kind = self._type_of(unit)
         async with self._session(unit, host, kind) as (far, state):
             unit.show_outage("")
-            await FarWork(unit, self._store, kind, far, first).go_on(state)
+            await FarWork(unit, self._store, kind, far, first, why_there).go_on(state)
 
     @asynccontextmanager
     async def _session(

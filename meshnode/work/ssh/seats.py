@@ -12,12 +12,20 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.work.ssh.hosts import Host
-from meshnode.work.ssh.record import LEAST, SSH, SshRecord
+from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord
 from meshnode.work.ssh.worktype import SshType
 from meshnode.work.units.unit import Unit
 
 Rank = tuple[int, str, int]
 """What sorts units that wait: priority, highest first; creation; and of equals, arrival."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A host that has room for a unit, and why it was chosen, for a person."""
+
+    host: Host
+    reason: str
 
 
 @dataclass(slots=True)
@@ -29,7 +37,7 @@ class _Waiter:
     kind: SshType
     choice: str
     options: tuple[Host, ...]
-    given: Host | None = None
+    given: "Seat | None" = None
     called: trio.Event = field(default_factory=trio.Event)
 
 
@@ -74,8 +82,8 @@ class HostSeats:
             self._counts[seat] -= 1
             self._call_next()
 
-    async def take(self, unit: Unit, kind: SshType, choice: str, hosts: Sequence[Host]) -> Host:
-        """Return one of these hosts, as soon as it has a seat for the unit; free it afterwards.
+    async def take(self, unit: Unit, kind: SshType, choice: str, hosts: Sequence[Host]) -> Seat:
+        """Return a seat on one of these hosts, as soon as one is free; free it afterwards.
 
         Those that came first, or have a higher priority, go first.
         """
@@ -125,22 +133,32 @@ class HostSeats:
             wish = (waiter.kind.name, waiter.options)
             if wish in full:
                 continue
-            host = self._choose(waiter)
-            if host is None:
+            seat = self._choose(waiter)
+            if seat is None:
                 full.add(wish)
                 continue
-            waiter.given = host
-            self._take(waiter.unit, host)
+            waiter.given = seat
+            self._take(waiter.unit, seat.host)
             self._waiting.remove(waiter)
             waiter.called.set()
 
-    def _choose(self, waiter: _Waiter) -> Host | None:
+    def _choose(self, waiter: _Waiter) -> Seat | None:
         kind = waiter.kind
         free = [host for host in waiter.options if self.count(kind, host) < kind.most_on(host)]
-        if waiter.choice == LEAST and free:
-            fewest = min(self.count(kind, host) for host in free)
-            free = [host for host in free if self.count(kind, host) == fewest]
-        return random.choice(free) if free else None
+        if not free:
+            return None
+        if waiter.choice not in {LEAST, RANDOM}:
+            return Seat(
+                free[0],
+                "named by its work type" if kind.choice == waiter.choice else "named at submission",
+            )
+        where = f"of {len(free)}{' that fit' if len(free) < len(kind.hosts) else ''}"
+        if waiter.choice == RANDOM:
+            return Seat(random.choice(free), f"random {where}")
+        fewest = min(self.count(kind, host) for host in free)
+        host = random.choice([host for host in free if self.count(kind, host) == fewest])
+        units = "1 unit" if fewest == 1 else f"{fewest} units"
+        return Seat(host, f"least {where}: {units} of {kind.name} there")
 
     def _words(self, waiter: _Waiter) -> str:
         """Return where a unit stands that waits, for a person."""

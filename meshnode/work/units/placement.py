@@ -1,4 +1,4 @@
-"""What a submission says of the node that it may run on: how to choose, and by which labels."""
+"""What a submission says of the node that it may run on, and a status of the host it has run on."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,10 +7,18 @@ from enum import StrEnum
 
 from meshnode.config.names import MAX_LABELS
 from meshnode.errors import CommandError
+from meshnode.security.identity import shown_text
 from meshnode.work.units.labels import is_label
 
 MAX_SELECTORS = MAX_LABELS
 """Selectors of one submission: as many as a node has labels."""
+
+
+MAX_HOST = 100
+"""Characters of the name of a host, as in the configuration."""
+
+MAX_REASON = 200
+"""Characters of why it was that host."""
 
 
 class Rule(StrEnum):
@@ -67,6 +75,28 @@ class Placement:
 
     def __str__(self) -> str:
         return f"{self.rule}{''.join(f', {selector}' for selector in self.selectors)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenHost:
+    """The host without a node that a unit runs on, or ran on, and why it was that one."""
+
+    name: str
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the object that :func:`host_from_json` reads."""
+        return {"Name": self.name, "Chosen": self.reason}
+
+
+def host_from_json(data: object) -> ChosenHost | None:
+    """Return a host as a status has it, None if it is none. Total: other nodes send them, too."""
+    if not isinstance(data, dict):
+        return None
+    name, reason = data.get("Name"), data.get("Chosen")
+    if not isinstance(name, str) or not name or not isinstance(reason, str):
+        return None
+    return ChosenHost(shown_text(name, MAX_HOST), shown_text(reason, MAX_REASON))
 
 
 _SELECTOR = re.compile(r"(?P<no>!?)(?P<name>[^=!]+)(?:(?P<how>!?=)(?P<value>.*))?", re.DOTALL)

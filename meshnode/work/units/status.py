@@ -19,6 +19,7 @@ from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
 from meshnode.work.units.jobsettings import NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
 from meshnode.work.units.labels import recorded_labels
+from meshnode.work.units.placement import ChosenHost, host_from_json
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.statusfields import (
     EXIT_CODES,
@@ -34,6 +35,7 @@ from meshnode.work.units.statusfields import (
     read_state,
     read_supervisor,
     read_words,
+    supervisor_json,
 )
 from meshnode.work.units.submission import MAX_SHOWN
 
@@ -128,6 +130,8 @@ class UnitStatus:
     """What a unit with limits has used: once it has ended, or up to what was last told."""
     isolation: str = ""
     """How its processes are kept apart from the machine, as one line."""
+    host: ChosenHost | None = None
+    """Where it may have been started, of a unit that a host without a node runs."""
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     def size_of(self, stream: str) -> int | None:
@@ -271,11 +275,7 @@ class UnitStatus:
             is_spent = self.job and self.state.is_final
             data["Params"] = [] if is_spent else list(self.params)
             data["Pid"] = self.pid
-            data["Supervisor"] = (
-                {"Pid": self.supervisor.pid, "Started": self.supervisor.started}
-                if self.supervisor
-                else None
-            )
+            data["Supervisor"] = self.supervisor and supervisor_json(self.supervisor)
         elif self.pid is not None:
             data["Pid"] = self.pid
         own = {
@@ -296,6 +296,7 @@ class UnitStatus:
             "Limits": dict(self.limits),
             "Usage": dict(self.usage),
             "Isolation": self.isolation,
+            "Host": self.host and self.host.to_json(),
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
             "ReleaseAsked": self.release_asked,
@@ -388,6 +389,7 @@ class UnitStatus:
             limits=read_numbers(reader, "Limits"),
             usage=read_numbers(reader, "Usage"),
             isolation=intern(read_line(reader, "Isolation", MAX_SHOWN)),
+            host=reader.understood("Host", host_from_json),
             verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
             runner_data=read_data(reader),

@@ -101,6 +101,11 @@ def read_supervisor(reader: Reader) -> ProcessId | None:
     return ProcessId(pid, started)
 
 
+def supervisor_json(supervisor: ProcessId) -> JsonObject:
+    """Return the object that :func:`read_supervisor` reads."""
+    return {"Pid": supervisor.pid, "Started": supervisor.started}
+
+
 RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
     "State": ("state", read_state),
     "Detail": ("detail", read_detail),

@@ -50,6 +50,7 @@ def _more(status: UnitStatus) -> JsonObject:
         "Limits": dict(status.limits),
         "Usage": dict(status.usage),
         "Isolation": status.isolation,
+        "Host": status.host and status.host.to_json(),
         "Priority": status.priority,
         "DepsSize": status.deps_size,
     }

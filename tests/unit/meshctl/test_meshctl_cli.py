@@ -270,6 +270,27 @@ def test_on_a_terminal_units_are_a_table(meshctl, node, monkeypatch):
     assert json.loads(meshctl("work", "list", "--json").stdout)["one"]["WorkType"] == "cat"
 
 
+def test_a_unit_on_a_host_without_a_node_is_listed_with_that_host(meshctl, node, monkeypatch):
+    monkeypatch.setattr(work, "stdout_is_terminal", lambda: True)
+    host = {"Name": "anna", "Chosen": "random of 2"}
+    node.add_unit("one", Host=host)
+    extra = {"RemoteNode": "bar", "RemoteWorkType": "far", "RemoteParams": {}}
+    node.add_unit("two", WorkType="remote", ExtraData=extra, Host=host)
+    node.add_unit("zoo")
+    assert [line.split()[:3] for line in meshctl("work", "list").stdout.splitlines()] == [
+        ["Unit", "ID", "Node"],
+        ["one", "-", "anna"],
+        ["two", "bar", "anna"],
+        ["zoo", "-", "-"],
+    ]
+    shown = meshctl("work", "status", "one").stdout.splitlines()
+    at = shown.index("Host:")
+    assert [" ".join(line.split()) for line in shown[at + 1 : at + 3]] == [
+        "Name: anna",
+        "Chosen: random of 2",
+    ]
+
+
 def test_submit_prints_what_scripts_parse(meshctl, node):
     result = meshctl("work", "submit", "cat", "--no-payload")
     assert result.stdout == "Result: Job Started\nUnit ID: Unit0001\n"

@@ -101,6 +101,7 @@ KEYS = st.sampled_from(
         "Created",
         "Started",
         "ExtraData",
+        "Host",
         "StdoutSize",
         "Time",
     ]

@@ -26,7 +26,7 @@ REMOTE = UnitStatus(
 ).to_disk()
 EXTRA_KEYS = list(RemoteExtra("n", "t").to_json(secrets=True))
 KEYS = [*LOCAL, "Learned", "Boot", "SubmissionKey", "StdinSha256", "Unknown", "ExtraData"]
-KEYS += ["Runner", "RunnerData", "ReleaseAsked"]
+KEYS += ["Runner", "RunnerData", "ReleaseAsked", "Host"]
 
 odd_local = st.dictionaries(st.sampled_from(KEYS), json_values).map(lambda odd: LOCAL | odd)
 odd_extra = st.dictionaries(st.sampled_from(EXTRA_KEYS), json_values)

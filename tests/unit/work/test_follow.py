@@ -8,6 +8,7 @@ import trio
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.follow import INLINE_BYTES
+from meshnode.work.units.placement import ChosenHost
 
 
 def supervisor_of(foo, bar, unit_id):
@@ -107,6 +108,7 @@ async def test_a_follower_of_a_unit_that_is_released_hears_no_more(foo, autojump
 
 
 LIMITS = {"cpu": 1.5, "memory": 2.0**28}
+ANNA = ChosenHost("anna", "random of 2")
 APART = "pid, network: none"
 
 
@@ -123,7 +125,7 @@ async def test_the_status_of_a_remote_unit_says_what_it_may_have_and_uses_while_
         there.measure = lambda: {"Usage": dict(used)}
         if breaks_off:
             foo.mesh.break_all()
-        await there.note(lambda status: replace(status, limits=LIMITS, isolation=APART))
+        await there.note(lambda status: replace(status, limits=LIMITS, isolation=APART, host=ANNA))
         for seconds in (1.0, 9.5):
             used["CpuSeconds"] = seconds
             await until(lambda: foo.status(unit_id).usage == used)
@@ -131,9 +133,11 @@ async def test_the_status_of_a_remote_unit_says_what_it_may_have_and_uses_while_
         told = json.loads(line)
         assert (told["Usage"], told["Limits"]) == (used, LIMITS)
         assert (told["Isolation"], told["Pid"]) == (APART, there.status.pid)
+        assert told["Host"] == ANNA.to_json()
         end = {"CpuSeconds": 10.0, "PeakMemory": 8192}
         supervisor.finish(usage=end)
         assert (await foo.wait_final(unit_id)).usage == end
     status = foo.store.read_status(unit_id)
     assert (status.usage, status.limits) == (end, LIMITS)
     assert (status.isolation, status.pid) == (APART, there.status.pid)
+    assert status.host == ANNA

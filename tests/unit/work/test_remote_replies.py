@@ -15,6 +15,7 @@ from meshnode.work.local.launcher.records import SIZE_KEYS
 from meshnode.work.remote.failures import MAX_TEXT, printable
 from meshnode.work.remote.replies import AHEAD, INLINE_KEYS, NoStatus, RemoteStatus
 from meshnode.work.units.jsonreader import format_datetime
+from meshnode.work.units.placement import MAX_HOST, ChosenHost
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.statusfields import MAX_NUMBER_NAME, MOST_NUMBERS
@@ -41,7 +42,7 @@ json_values = st.recursive(
 KEYS = [
     *("State", "StateName", "Detail", "StdoutSize", "WorkType", "ExtraData", "Created", "Started"),
     *("Finished", "ExitCode", "Signal", "StdinSize", "StderrSize", "IndexSize"),
-    *("Pid", "Limits", "Usage", "Isolation"),
+    *("Pid", "Limits", "Usage", "Isolation", "Host"),
     *INLINE_KEYS.values(),
 ]
 GOOD = {"State": 1, "Detail": "Running: PID 7", "StdoutSize": 5, "WorkType": "cat"}
@@ -61,6 +62,7 @@ def assert_fit_for_a_record(status):
         limits=status.limits,
         usage=status.usage,
         isolation=status.isolation,
+        host=status.host,
     ).with_sizes({SIZE_KEYS[name]: size for name, size in status.sizes.items()})
     assert UnitStatus.from_json(json.loads(json.dumps(record.to_disk()))) == record
     encode_reply(status_reply(record, 0))
@@ -71,8 +73,13 @@ def assert_fit_for_a_record(status):
         assert all(name.isprintable() and len(name) <= MAX_NUMBER_NAME for name in told)
     assert status.isolation.isprintable()
     assert len(status.isolation) <= MAX_SHOWN
+    if status.host is not None:
+        assert f"{status.host.name}{status.host.reason}".isprintable()
+        assert len(status.host.name) <= MAX_HOST
+        assert len(status.host.reason) <= MAX_SHOWN
 
 
+hosts = st.fixed_dictionaries({"Name": texts}, optional={"Chosen": json_values, "More": texts})
 numbers = st.dictionaries(
     texts | st.sampled_from(["cpu", "memory", "CpuSeconds"]),
     st.integers() | st.floats() | st.sampled_from([0, 1.5, 2**63, 10**400, float("nan")]),
@@ -80,7 +87,11 @@ numbers = st.dictionaries(
 )
 
 
-@given(st.dictionaries(st.sampled_from(KEYS), json_values | numbers).map(lambda odd: GOOD | odd))
+@given(
+    st.dictionaries(st.sampled_from(KEYS), json_values | numbers | hosts).map(
+        lambda odd: GOOD | odd
+    )
+)
 @example(GOOD | {"State": 1.0})
 @example(GOOD | {"State": True})
 @example(GOOD | {"StdoutSize": float("inf")})
@@ -101,10 +112,12 @@ def test_what_a_unit_may_have_and_uses_is_taken_over_as_it_is_told():
         "Limits": {"cpu": 1.5, "memory": 2**28},
         "Usage": {"CpuSeconds": 0.25, "PeakMemory": 4096},
         "Isolation": "pid, network: none",
+        "Host": {"Name": "anna", "Chosen": "random of 2"},
     }
     status = RemoteStatus.from_reply(GOOD | told, NOW)
     assert (status.pid, status.isolation) == (7, told["Isolation"])
     assert (status.limits, status.usage) == (told["Limits"], told["Usage"])
+    assert status.host == ChosenHost("anna", "random of 2")
 
 
 @pytest.mark.parametrize("key", ["State", *SIZE_KEYS.values()])

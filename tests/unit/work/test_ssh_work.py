@@ -1,5 +1,6 @@
 """Units on hosts with only SSH, at every moment at which something may break; hosts in memory."""
 
+import json
 import tarfile
 
 import pytest
@@ -31,6 +32,11 @@ async def submit(foo, payload=b"in", **fields):
 
 async def ask(foo, subcommand, unit_id):
     return await foo.talk({"command": "work", "subcommand": subcommand, "unitid": unit_id})
+
+
+async def shown(foo, unit_id):
+    *_, line = await ask(foo, "status", unit_id)
+    return json.loads(line)
 
 
 async def let_all_end(hosts):
@@ -288,6 +294,62 @@ async def test_a_server_has_no_more_connections_than_sessions_at_once(foo, hosts
         for unit_id in units:
             await foo.wait_final(unit_id)
     assert hosts.most_open == {"anna": 3}
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("least", "least of 2: 1 unit of far there"),
+        ("random", "random of 2"),
+        ("bert", "named at submission"),
+        ("", "named by its work type"),
+    ],
+)
+async def test_a_unit_says_on_which_host_it_ran_and_why_to_its_end_and_after_a_restart(
+    foo, hosts, choice, reason, autojump_clock
+):
+    add(foo, hosts, choice="least" if choice else "bert")
+    async with foo.running():
+        for name in ("anna", "bert"):
+            await submit(foo, host=name)
+        await trio.sleep(1)
+        unit_id = await submit(foo, **({"host": choice} if choice else {}))
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        host = hosts.starts[-1]
+        told = {"Name": host, "Chosen": reason}
+        assert (await shown(foo, unit_id))["Host"] == told
+        foo.nursery.start_soon(let_all_end, hosts)
+        await foo.wait_final(unit_id)
+        assert (await shown(foo, unit_id))["Host"] == told
+    async with foo.running():
+        assert (await shown(foo, unit_id))["Host"] == told
+
+
+async def test_a_host_that_was_tried_and_does_not_run_the_unit_is_not_said_to(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts)
+    hosts.refuses |= {"anna": "the disk there is full", "bert": "the disk there is full"}
+    async with foo.running():
+        unit_id = await submit(foo)
+        await trio.sleep(5)
+        assert "Host" not in await shown(foo, unit_id)
+        del hosts.refuses["bert"]
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        assert (await shown(foo, unit_id))["Host"]["Name"] == "bert"
+
+
+async def test_a_host_without_room_for_one_more_is_not_counted_among_those_it_was_chosen_of(
+    foo, hosts, autojump_clock
+):
+    add(foo, hosts, max_concurrent=1)
+    async with foo.running():
+        await submit(foo, host="anna")
+        await trio.sleep(1)
+        unit_id = await submit(foo)
+        await foo.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
+        told = {"Name": "bert", "Chosen": "least of 1 that fit: 0 units of far there"}
+        assert (await shown(foo, unit_id))["Host"] == told
 
 
 async def test_least_spreads_a_burst_evenly(foo, hosts, autojump_clock):
