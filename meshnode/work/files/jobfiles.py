@@ -13,7 +13,7 @@ MAX_DIGITS: Final = 18
 """Digits of a number of bytes: more than any disk has, and a whole number wherever it goes."""
 
 MAX_NAME: Final = 255
-"""Characters of the name of a script, as of any file."""
+"""Bytes of the name of a script, as of any file."""
 
 _PLACES = frozenset({"", ".", ".."})
 
@@ -97,7 +97,7 @@ class JobFiles:
 
 def _is_name(text: str) -> bool:
     is_one = "/" not in text and text not in _PLACES
-    return is_one and text.isprintable() and len(text) <= MAX_NAME
+    return is_one and text.isprintable() and len(text.encode()) <= MAX_NAME
 
 
 NO_FILES: Final = JobFiles()

@@ -11,6 +11,7 @@ for links hold whatever else the tar has, in whatever order:
 So a link leads from one real place inside to another, over any number of others.
 """
 
+import math
 import os
 import shutil
 import stat
@@ -60,8 +61,10 @@ class BadFiles(WorkError):
     """The tar is damaged, or asks for what no job's files may be."""
 
 
-def unpack(source: Path, directory: Path) -> None:
+def unpack(source: Path, directory: Path, script: str = "") -> None:
     """Make ``directory`` anew, with what the tar ``source`` has in its DEPS. Blocks.
+
+    A ``script`` is the name of one of the files, without which the others are of no use.
 
     Raises:
         BadFiles: the tar may not be unpacked; nothing of it is left.
@@ -74,13 +77,16 @@ def unpack(source: Path, directory: Path) -> None:
     try:
         with open(source, "rb") as file:
             _read(file, _Maker(file, target).make)
+        # No link leads out, so this one does not either.
+        if script and not os.path.isfile(target / script):
+            raise _no_script(script)
     except BaseException:
         # Its room may be what others wait for.
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def check(source: Path) -> None:
+def check(source: Path, script: str = "") -> None:
     """Look whether a tar that another machine is to unpack may be. Blocks.
 
     Its tar(1) cannot be told all that is refused here. So nothing may lie behind a link, wherever
@@ -91,7 +97,10 @@ def check(source: Path) -> None:
         OSError: it cannot be read.
     """
     with open(source, "rb") as file:
-        _read(file, _Checker(file).check)
+        checker = _Checker(file, script)
+        _read(file, checker.check)
+    if script and not checker.has_script:
+        raise _no_script(script)
 
 
 def _read(file: BinaryIO, take: Callable[[tarfile.TarInfo], None]) -> None:
@@ -177,6 +186,8 @@ class _Judge:
             self._directories.add(hash(parts))
         else:
             raise _bad(member, f"is {_kind(member)}, which is none of a job's files")
+        if not math.isfinite(member.mtime):
+            raise _bad(member, "has a time that no file has")
         return parts
 
     def _count(self) -> None:
@@ -199,7 +210,10 @@ class _Judge:
 class _Checker:
     """Looks at the members of one tar."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, script: str) -> None:
+        self.has_script = False
+        """Whether there is a file, or a link, of the name of the script."""
+        self._script = script
         self._judge = _Judge(file)
         self._links: set[int] = set()
         """Hashes, for names may be long. Two of one hash have a good tar refused, and no bad one
@@ -214,6 +228,7 @@ class _Checker:
             self._links.add(hash(parts))
         if member.isreg() and member.mode & (stat.S_ISUID | stat.S_ISGID):
             raise _bad(member, "is setuid or setgid, which none of a job's files may be")
+        self.has_script |= parts == (self._script,) and not member.isdir()
 
 
 class _Maker:
@@ -317,6 +332,10 @@ def _kind(member: tarfile.TarInfo) -> str:
     if member.isfifo():
         return "a named pipe"
     return "a device" if member.isdev() else "of an unknown kind"
+
+
+def _no_script(name: str) -> BadFiles:
+    return BadFiles(f"the script {name[:SHOWN]!r} is none of the files")
 
 
 def _bad(member: tarfile.TarInfo, why: str) -> BadFiles:

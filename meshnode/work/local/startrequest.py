@@ -50,7 +50,7 @@ async def unpack_files(unit: Unit, store: UnitStore) -> None:
     if not unit.status.job.files:
         return
     try:
-        await store.unpack_files(unit.unit_id)
+        await store.unpack_files(unit.unit_id, unit.status.job.files.script)
     except OSError as error:
         if error.errno in LACKS:
             raise NotNow(f"no {shortage_of(error)} for its files") from error

@@ -167,7 +167,8 @@ class FarWork:
     async def _check_files(self) -> None:
         """Refuse a tar that the host must not unpack. Raises WorkError."""
         try:
-            await self._store.check_files(self._unit.unit_id)
+            unit = self._unit
+            await self._store.check_files(unit.unit_id, unit.status.job.files.script)
         except WorkError as error:
             raise WorkError(f"cannot send its dependencies: {error}") from error
         except OSError as error:

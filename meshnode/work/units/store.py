@@ -106,23 +106,25 @@ class UnitStore(UnitFiles):
         """Return the file that takes a unit's tar as long as that is wanted. Raises OSError."""
         return await self._short(self.make_deps, unit_id, wanted)
 
-    async def unpack_files(self, unit_id: str) -> None:
+    async def unpack_files(self, unit_id: str, script: str) -> None:
         """Make the working directory of a unit, with the files of its tar in it.
+
+        One of them must be the ``script``, if it is to have one.
 
         Raises:
             BadFiles: the tar may not be unpacked.
             OSError: the disk refuses.
         """
-        await self._long(unpack, self.deps_path(unit_id), self.work_directory(unit_id))
+        await self._long(unpack, self.deps_path(unit_id), self.work_directory(unit_id), script)
 
-    async def check_files(self, unit_id: str) -> None:
+    async def check_files(self, unit_id: str, script: str) -> None:
         """Look whether another machine may unpack the tar of a unit.
 
         Raises:
             BadFiles: it may not.
             OSError: it cannot be read.
         """
-        await self._long(check, self.deps_path(unit_id))
+        await self._long(check, self.deps_path(unit_id), script)
 
     async def drop_deps(self, unit_id: str) -> None:
         """Delete the tar of a unit's files: they are unpacked."""

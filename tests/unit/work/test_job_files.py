@@ -232,6 +232,17 @@ async def test_a_script_where_none_may_be_is_refused_and_nothing_is_made(
         assert foo.left() == []
 
 
+async def test_a_script_that_is_not_in_the_tar_starts_nothing_and_the_refusal_says_so(
+    foo, seen, autojump_clock
+):
+    foo.work_types = {"cat": SHELL}
+    async with foo.running():
+        told = await refusal(foo, TAR, **announced(), **{SCRIPT_KEY: "big"})
+        assert told == "cannot unpack its dependencies: the script 'big' is none of the files"
+        assert seen["foo"] == []
+        assert foo.launcher.started == []
+
+
 async def test_words_are_the_clients_only_with_a_script(foo, autojump_clock):
     foo.work_types = {"cat": SHELL}
     async with foo.running():
@@ -361,6 +372,19 @@ def test_any_texts_are_files_or_one_line_why_not(size, sha256, script):
     assert (files.size, files.script) == (int(size or 0), script)
     assert "/" not in files.script
     assert files.script not in {".", ".."}
+    assert len(os.fsencode(files.script)) <= 255
+
+
+@given(st.text(min_size=1).filter(lambda text: text.isprintable() and "/" not in text))
+def test_the_name_of_a_script_is_bounded_as_names_of_files_are_in_bytes(part):
+    longest = part * (255 // len(part.encode()))
+    for name in (longest, longest + part):
+        fields = {DEPS_SIZE_KEY: "1", SCRIPT_KEY: name}
+        if len(name.encode()) <= 255 and name not in {"", ".", ".."}:
+            assert JobFiles.parse(fields).script == name
+        elif name:
+            with pytest.raises(CommandError, match="must be the name of a file"):
+                JobFiles.parse(fields)
 
 
 @given(

@@ -406,6 +406,17 @@ async def test_dependencies_that_no_host_should_unpack_are_not_sent(
         assert hosts.on("anna") == []
 
 
+async def test_a_script_that_is_not_in_the_tar_is_not_sent_to_a_host(foo, hosts, autojump_clock):
+    add(foo, hosts, "anna", allow_scripts=True)
+    tar = tar_of(entry("data", b"content"))
+    async with foo.running():
+        request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "far"}
+        request |= {"depssize": str(len(tar)), "jobscript": "run.sh"}
+        *_, told = await foo.talk(request, tar)
+        assert "cannot send its dependencies: the script 'run.sh' is none of the files" in told
+        assert hosts.on("anna") == []
+
+
 async def test_a_unit_whose_task_has_a_fault_is_ended_on_its_host(
     foo, hosts, monkeypatch, autojump_clock
 ):

@@ -111,6 +111,47 @@ def test_a_damaged_tar_is_refused_or_is_another_tar(data):
         unpacked(Path(root), bytes(whole[:cut] if data.draw(st.booleans()) else whole))
 
 
+TIMES = st.sampled_from(["nan", "inf", "-inf", "NaN", "1e999", "-1e999", "1e308", "-5", "x", ""])
+
+
+@given(TIMES | st.floats().map(repr) | st.text(max_size=9))
+def test_whatever_time_a_member_has_it_is_taken_or_the_refusal_says_so(time):
+    with TemporaryDirectory(dir=MEMORY) as root:
+        source, work = Path(root, "deps"), Path(root, "work")
+        source.write_bytes(tar_of(entry("a", b"1", pax_headers={"mtime": time})))
+        why = []
+        for take in (lambda: unpack(source, work), lambda: check(source)):
+            try:
+                take()
+            except BadFiles as error:
+                why.append(str(error))
+        assert why in ([], 2 * ["'a' has a time that no file has"])
+
+
+@pytest.mark.parametrize("other", [[], [entry("b/run", b"")], [entry("run", type=tarfile.DIRTYPE)]])
+def test_a_script_that_is_none_of_the_files_is_refused_before_anything_can_start(other, tmp_path):
+    source = tmp_path / "deps"
+    source.write_bytes(tar_of(entry("a", b"1"), *other))
+    for take in (lambda: unpack(source, tmp_path / "work", "run"), lambda: check(source, "run")):
+        with pytest.raises(BadFiles, match="the script 'run' is none of the files"):
+            take()
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("script", ["run", "link", "ü"])
+def test_a_script_may_be_a_file_or_a_link_to_one(script, tmp_path):
+    source = tmp_path / "deps"
+    source.write_bytes(tar_of(entry("run", b"1"), link("link", "run"), entry("ü", b"")))
+    unpack(source, tmp_path / "work", script)
+    check(source, script)
+
+
+def test_a_script_that_is_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "deps").write_bytes(tar_of(link("run", "nothing")))
+    with pytest.raises(BadFiles, match="the script 'run' is none of the files"):
+        unpack(tmp_path / "deps", tmp_path / "work", "run")
+
+
 @given(st.binary(max_size=3000))
 def test_bytes_that_are_no_tar_are_refused(data):
     with TemporaryDirectory(dir=MEMORY) as root:
