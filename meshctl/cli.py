@@ -43,8 +43,9 @@ MAX_DELAY = 86400.0
 ELSEWHERE = {
     "work": "meshctl.commands.work:work",
     "auth": "meshctl.commands.auth:auth",
+    "top": "meshctl.commands.top:top",
 }
-"""The groups of commands: each is loaded when one of its commands is needed."""
+"""Commands, and groups of them, with modules of their own: each is loaded when it is needed."""
 
 
 def _env(name: str) -> dict[str, Any]:

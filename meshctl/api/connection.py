@@ -278,6 +278,10 @@ class ResultStream:
             raise StopIteration
         return data
 
+    def interrupt(self) -> None:
+        """Make a wait for the next piece in another thread end."""
+        self._connection.interrupt()
+
     def close(self) -> None:
         """Stop reading; the unit goes on."""
         self._connection.close()

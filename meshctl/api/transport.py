@@ -129,7 +129,8 @@ class PlainTransport:
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError as error:
-            if error.errno != errno.ENOTCONN:  # the other side was first
+            # The other side was first, or the thread that reads has closed it meanwhile.
+            if error.errno not in (errno.ENOTCONN, errno.EBADF):
                 raise
 
     def close(self) -> None:

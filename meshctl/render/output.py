@@ -157,6 +157,11 @@ def stdout_is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def stdin_is_terminal() -> bool:
+    """Whether a person types at stdin."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def wants_colour(stream: TextIO | None) -> bool:
     """Whether who reads a stream sees colours: on a terminal, unless ``NO_COLOR`` is set."""
     if stream is None or not stream.isatty():

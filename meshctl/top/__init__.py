@@ -1,0 +1,1 @@
+"""``meshctl top``: a node's work and mesh on a terminal, live."""
