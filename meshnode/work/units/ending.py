@@ -245,7 +245,9 @@ class UnitEnder:
                 raise
             unit.log.warning("released by force: %s", error)
         # Without an await since the rename, so that no reader takes a release for a lost file.
-        self._units.pop(unit.unit_id, None)
+        known = self._units.pop(unit.unit_id, None)
+        if known is not None and unit.figures is not None:
+            unit.figures.went(unit.status)
         is_needed = self._submissions.forget(unit, trash)
         unit.mark_released()
         if is_told:

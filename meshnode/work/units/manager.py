@@ -64,6 +64,7 @@ from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import KEEP_SECONDS, Submissions
+from meshnode.work.units.tally import UnitTally
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 from meshnode.work.units.unitfiles import StoredUnit
@@ -116,6 +117,8 @@ class UnitManager:
         """Tells the audit log of units."""
         self._planner = Planner(self.access, work_types, elsewhere, now, boot)
         self._told = self.journal.changed
+        self.tally = UnitTally()
+        """Figures of all units, by their types."""
         self._units: dict[str, Unit] = {}
         self.quotas = Quotas(self._units)
         self.submissions = Submissions(store, self._units, now, remember)
@@ -233,7 +236,7 @@ class UnitManager:
                 lambda unit: self.access.is_known(unit.unit_id, unit.status, caller),
             )
             self.quotas.admit(status)
-            unit = self._add(StoredUnit(await self.store.add(status), status))
+            unit = self._add_new(StoredUnit(await self.store.add(status), status))
         await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type
         remote = status.remote
@@ -257,7 +260,7 @@ class UnitManager:
         async with self._admission:
             self._check_not_followed(request, caller)
             self.quotas.admit(status)
-            unit = self._add(StoredUnit(await self.store.add(status), status))
+            unit = self._add_new(StoredUnit(await self.store.add(status), status))
         await self.ender.keep_if_told(Kind.ADOPT, unit, caller, allowed)
         unit.log.info(
             "adopts unit %s of node %s, by %s", request.unit_id, request.node, caller.client
@@ -316,8 +319,16 @@ class UnitManager:
     def _runner(self, unit: Unit) -> Runner:
         return self._runners.get(unit.status.kind, self._missing)
 
+    def _add_new(self, stored: StoredUnit) -> Unit:
+        unit = self._add(stored)
+        if unit.figures is not None:
+            unit.figures.submitted += 1
+        return unit
+
     def _add(self, stored: StoredUnit) -> Unit:
         unit = Unit(stored.unit_id, stored.status, self.store, self._now)
+        unit.figures = self.tally.figures_of(unit.status)
+        unit.figures.came(unit.status)
         unit.tell = self._told
         self._units[unit.unit_id] = unit
         self.submissions.add(unit)

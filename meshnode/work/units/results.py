@@ -138,6 +138,8 @@ class _Reader:
             if not sent:
                 break
             self._position += sent
+            if self._unit.figures is not None:
+                self._unit.figures.result_bytes += sent
             if sent == available and not final:
                 # Wait for an event. To look at once would find a few bytes more, again and again.
                 return False

@@ -63,6 +63,8 @@ class UnitStarter:
             MeshnodeError: it cannot be started.
         """
         stdin, deps = await self._take_input(unit, payload)
+        if unit.figures is not None:
+            unit.figures.payload_bytes += (stdin.size or 0) + (deps.size or 0)
         first = await self._start(unit, stdin, deps)
         if first is None or self._queue.is_waiting(unit):
             return False

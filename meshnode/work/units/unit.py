@@ -19,6 +19,7 @@ from meshnode.work.units.shortage import NotRecorded, Pauses, shortage_of
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.statusfiles import Locked, Overtaken
 from meshnode.work.units.store import UnitStore
+from meshnode.work.units.tally import TypeFigures
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware of its zone."""
@@ -43,6 +44,7 @@ class Unit:
         "_store",
         "command_lock",
         "end_waits",
+        "figures",
         "measure",
         "outage",
         "place",
@@ -76,6 +78,8 @@ class Unit:
         """Returns keys for a reply that say what the unit uses now; it blocks a little."""
         self.command_lock = BriefLock()
         """Held by a start, a cancel or a release: one request at a time."""
+        self.figures: TypeFigures | None = None
+        """Where what happens to the unit is counted, with others of its type; see ``tally``."""
         self.tell: Callable[[str, UnitStatus, UnitStatus], None] | None = None
         """Is told of each change of state: the unit's ID, the status before and after."""
         self._store = store
@@ -344,6 +348,8 @@ class Unit:
             self.log.log(level, "%s", status.in_words)
             if status.state.is_final:
                 self.outage = ""
+            if self.figures is not None:
+                self.figures.changed(self.status, status)
             if self.tell is not None:
                 self.tell(self.unit_id, self.status, status)
         self.status = status.without_spent_params()
