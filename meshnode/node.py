@@ -12,7 +12,8 @@ import trio
 from meshnode import logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
-from meshnode.config.check import plain_controls, replaceable_audit_log
+from meshnode.config.check import check_packages, plain_controls, replaceable_audit_log
+from meshnode.control.budgets import SessionBudgets
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
@@ -156,13 +157,15 @@ async def _start(
     more = type_handlers(config.node.id, units.access, work.types, work.others)
     registry.register(work_command(units, {**more, **batch_handlers(work.batches)}))
     registry.register(auth_command(units, work.others.ask))
-    service = ControlService(config.node.id, registry)
+    budgets = SessionBudgets()
+    service = ControlService(config.node.id, registry, budgets=budgets)
     reloader.when_asked(service.restore_sockets)
     reloader.when_asked(audit.reopen)
     for directive in config.control_services:
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
+    await _start_web(config, registry, budgets, links, work, tls, nursery)
     nursery.start_soon(work.teller.run, partial(mesh.set_tags, CONTROL_SERVICE))
     await links.apply(config.listeners, config.peers)
     nursery.start_soon(keys.run)
@@ -197,6 +200,24 @@ async def _start_services(
             await nursery.start(make_service(wanted, mesh, tls).run)
         except CannotListen as exc:
             raise wanted.unavailable(exc.parameter, exc.problem) from exc
+
+
+async def _start_web(
+    config: NodeConfig,
+    registry: CommandRegistry,
+    budgets: SessionBudgets,
+    links: ConfiguredLinks,
+    work: ConfiguredWork,
+    tls: TlsStore,
+    nursery: trio.Nursery,
+) -> None:
+    if not config.http_services:
+        return
+    # Imported here: without the directive a node has nothing of it, not even the packages.
+    check_packages(config)
+    from meshnode.web.service import start_web  # noqa: PLC0415
+
+    await start_web(config, registry, budgets, links, work, tls, nursery)
 
 
 async def _open_control(

@@ -11,6 +11,7 @@ from meshnode.config.check import check_environment
 from meshnode.config.directives import NodeConfig
 from meshnode.config.faults import COMMAND_LINE, ConfigFaults, FaultLog, Place
 from meshnode.config.files import read_file
+from meshnode.config.http_directives import HttpService
 from meshnode.config.link_directives import (
     LINK_DIRECTIVES,
     ListenerDirective,
@@ -97,6 +98,7 @@ __all__ = [
     "AuditLogDirective",
     "ConfigFaults",
     "ControlService",
+    "HttpService",
     "ListenerDirective",
     "LocalOnly",
     "LogLevel",

@@ -16,6 +16,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
+from meshnode.config.http_directives import HttpService
 from meshnode.config.isolation_directives import check_isolation
 from meshnode.config.job_arguments import check_templates
 from meshnode.config.kinds import STANDARD, WrongPart
@@ -81,6 +82,7 @@ def build(
         listeners=_all(typed, ListenerDirective),
         peers=_all(typed, PeerDirective),
         control_services=_all(typed, ControlService),
+        http_services=_all(typed, HttpService),
         access_rules=_all(typed, AccessRuleDirective),
         audit_log=_only(typed, AuditLogDirective),
         services=_all(typed, ServiceDirective),

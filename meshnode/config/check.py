@@ -3,6 +3,7 @@
 ``meshnode check`` and a start both look. Nothing is created or changed: a check leaves no trace.
 """
 
+import importlib.util
 import ipaddress
 import os
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from meshnode.config.directives import NodeConfig
 from meshnode.config.faults import Fault, FaultLog, printable
+from meshnode.config.http_directives import HttpService
 from meshnode.config.link_directives import ListenerDirective
 from meshnode.config.node_directives import AuditLogDirective, ControlService, Node
 from meshnode.config.schema import Directive
@@ -30,6 +32,14 @@ PLAIN_CONTROL = (
 """The warning of a control service that no TLS protects."""
 
 
+WEB_PACKAGES = ("hypercorn", "starlette", "prometheus_client")
+"""What an HTTP service imports that nodes without one need not have."""
+
+
+WithSocket = ControlService | HttpService | UnixSocketServer
+"""Directives that may have a unix socket."""
+
+
 def check_environment(config: NodeConfig) -> None:
     """Check that the directories a node needs are there, or can be made, and can be written.
 
@@ -38,12 +48,31 @@ def check_environment(config: NodeConfig) -> None:
     """
     faults = FaultLog()
     _check_datadir(config.node, faults)
-    for service in (*config.control_services, *config.services):
-        if isinstance(service, ControlService | UnixSocketServer) and service.filename:
+    for service in (*config.control_services, *config.http_services, *config.services):
+        if isinstance(service, WithSocket) and service.filename:
             _check_socket(service, faults)
     if config.audit_log is not None:
         _check_audit_log(config.audit_log, faults)
+    _check_packages(config, faults)
     faults.raise_if_any()
+
+
+def check_packages(config: NodeConfig) -> None:
+    """Check that the Python packages of the HTTP service are there, if there is one.
+
+    Raises:
+        ConfigFaults: some are not.
+    """
+    faults = FaultLog()
+    _check_packages(config, faults)
+    faults.raise_if_any()
+
+
+def _check_packages(config: NodeConfig, faults: FaultLog) -> None:
+    missing = [name for name in WEB_PACKAGES if importlib.util.find_spec(name) is None]
+    for directive in config.http_services if missing else ():
+        text = f"needs the Python packages {', '.join(missing)}: pip install 'meshnode[web]'"
+        faults.add(directive.place_of(), directive.INFO.name, text=text)
 
 
 def _check_datadir(node: Node, faults: FaultLog) -> None:
@@ -72,7 +101,7 @@ def _check_owners(node: Node, faults: FaultLog) -> None:
         faults.add(node.place_of("datadir"), node.INFO.name, "datadir", text=printable(refusal))
 
 
-def _check_socket(service: ControlService | UnixSocketServer, faults: FaultLog) -> None:
+def _check_socket(service: WithSocket, faults: FaultLog) -> None:
     path = Path(service.filename)
     try:
         # lstat of the socket: a node replaces what is at the path itself, link or not.

@@ -6,6 +6,7 @@ from typing import Final
 
 from meshnode.config.access_directives import ACCESS_DIRECTIVES, AccessRuleDirective
 from meshnode.config.faults import Fault
+from meshnode.config.http_directives import HTTP_DIRECTIVES, HttpService
 from meshnode.config.link_directives import LINK_DIRECTIVES, ListenerDirective, PeerDirective
 from meshnode.config.node_directives import (
     NODE_DIRECTIVES,
@@ -33,6 +34,7 @@ DIRECTIVES: Final[tuple[type[Directive], ...]] = (
     ControlService,
     *ACCESS_DIRECTIVES,
     AuditLogDirective,
+    *HTTP_DIRECTIVES,
     *WORK_DIRECTIVES,
     *SSH_DIRECTIVES,
     *SECURITY_DIRECTIVES,
@@ -94,6 +96,7 @@ class NodeConfig:
     listeners: tuple[ListenerDirective, ...] = ()
     peers: tuple[PeerDirective, ...] = ()
     control_services: tuple[ControlService, ...] = ()
+    http_services: tuple[HttpService, ...] = ()
     access_rules: tuple[AccessRuleDirective, ...] = ()
     work_types: tuple[WorkDirective, ...] = ()
     kubernetes_types: tuple[WorkKubernetes, ...] = ()
@@ -119,6 +122,7 @@ class NodeConfig:
             (len(self.listeners), "listener"),
             (len(self.peers), "peer"),
             (len(self.control_services), "control service"),
+            (len(self.http_services), "HTTP service"),
             (len(self.access_rules), "access rule"),
             (len(self.work_types) + len(self.ssh_types), "work type"),
             (len(self.services), "service"),

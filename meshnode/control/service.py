@@ -145,14 +145,16 @@ class ControlService:
         node_id: str,
         registry: CommandRegistry,
         bounds: Callable[[SessionKind], Bounds] = Bounds.of,
+        budgets: SessionBudgets | None = None,
     ) -> None:
+        """Without ``budgets`` its sessions share nothing with those of other faces."""
         self._node_id = node_id
         self._registry = registry
         self._bounds = bounds
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._sources: list[ControlListener] = []
-        self._budgets = SessionBudgets()
+        self._budgets = budgets or SessionBudgets()
         self._users = UserNames()
 
     async def run(
@@ -211,7 +213,7 @@ class ControlService:
         try:
             if tls is not None:
                 # With a place: handshakes that nobody ends take no more of them than sessions do.
-                secured = await _secure(stream, tls(), log, peer)
+                secured = await secure(stream, tls(), log, peer)
                 if secured is None:
                     return
                 stream = secured
@@ -265,7 +267,7 @@ class ControlService:
         return UnixClient.of(client.uid, client.gid, client.pid, user)
 
 
-async def _secure(
+async def secure(
     stream: trio.abc.AsyncResource, settings: "TlsSettings", log: SubjectLogger, peer: str
 ) -> "TlsStream | None":
     """Shake hands with a client and return the stream; None if that fails, and all is closed."""

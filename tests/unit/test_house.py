@@ -108,6 +108,11 @@ SMALL = {
     "meshnode/work/local/launcher/isolationprobe.py": "a program of its own",
     "meshnode/work/local/launcher/limits.py": "of a command's limits the one that takes nothing",
     "meshnode/mesh/streams/identity.py": "grows with TLS of services",
+    "meshnode/web/health.py": "asked by whoever watches the node, and by nobody else",
+    "meshnode/web/page.py": "the page's files are its own room",
+    "meshnode/web/routing.py": "what every module with routes imports",
+    "meshnode/web/api/mesh.py": "grows with the mesh as seen from one node",
+    "meshnode/web/api/units.py": "grows with submissions",
     "meshnode/plugins.py": "public: what the author of a plug-in imports",
 }
 """Modules that are smaller, and why. Packages' own files (``__init__``, ``__main__``) need none."""

@@ -31,7 +31,7 @@ FAULTS = {
     ),
     "a map of something else": (
         "services:\n  db: {image: postgres}\n",
-        '{f}:1: services: unknown directive; did you mean "control-service"?',
+        '{f}:1: services: unknown directive; did you mean "http-service"?',
     ),
     "an unknown name with a list, once for all": (
         "node: foo\nlocal-only:\nzzz:\n  - a: 1\n  - b: 1\n",

@@ -1,0 +1,48 @@
+"""What the node is, and the mesh as it knows it."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from meshnode.web.identity import caller_of
+from meshnode.web.problems import UNAVAILABLE, Problem
+from meshnode.web.routing import WebNode, json_response, page_of
+
+
+def routes(node: WebNode) -> list[BaseRoute]:
+    """Return the routes of this module."""
+    commands = node.commands
+
+    async def root(request: Request) -> Response:
+        client = caller_of(request).client
+        return json_response(
+            {
+                "node": node.node_id,
+                "version": node.version,
+                "api": "v1",
+                "openapi": "/api/v1/openapi.json",
+                "client": {"kind": client.kind, "name": str(client)},
+            }
+        )
+
+    async def status(request: Request) -> Response:
+        return json_response(await commands.ask(request, {"command": "status"}))
+
+    async def ping(request: Request) -> Response:
+        target = request.path_params["node"]
+        reply = await commands.ask(request, {"command": "ping", "target": target})
+        if not reply["Success"]:
+            raise Problem(UNAVAILABLE, reply["Error"])
+        return json_response(reply)
+
+    async def traceroute(request: Request) -> Response:
+        target = request.path_params["node"]
+        hops = await commands.ask(request, {"command": "traceroute", "target": target})
+        return json_response(page_of(list(hops.values())))
+
+    return [
+        Route("/api/v1", root),
+        Route("/api/v1/status", status),
+        Route("/api/v1/ping/{node}", ping),
+        Route("/api/v1/traceroute/{node}", traceroute),
+    ]

@@ -1,0 +1,60 @@
+"""Puts the routes of one HTTP service together, and the guard before them.
+
+A module with routes has ``routes(node)``. Those of the API are in ``api/`` and listed in ``API``; what
+is asked from elsewhere (health, metrics, the page) stands beside this module and in ``make_app``.
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from meshnode.config import HttpService
+from meshnode.errors import MeshnodeError
+from meshnode.web import health, page
+from meshnode.web.api import mesh, units
+from meshnode.web.guard import App, Guard
+from meshnode.web.identity import Identifier
+from meshnode.web.problems import MALFORMED, UNKNOWN, WRONG_METHOD, Problem, problem_of, to_response
+from meshnode.web.routing import Routes, WebNode
+
+API: Final[tuple[Routes, ...]] = (
+    mesh.routes,
+    units.routes,
+)
+"""What brings the routes below /api/v1."""
+
+_OTHER: Final = {
+    HTTPStatus.NOT_FOUND: (UNKNOWN, "there is nothing at this address; see /api/v1"),
+    HTTPStatus.METHOD_NOT_ALLOWED: (WRONG_METHOD, "this address does not take this method"),
+}
+"""What Starlette refuses by itself, in our words."""
+
+
+def make_app(directive: HttpService, node: WebNode) -> App:
+    """Return the application of one HTTP service."""
+    routes = health.routes(node)
+    for bring in API:
+        routes += bring(node)
+    if directive.page:
+        routes += page.routes()
+    app = Starlette(
+        routes=routes,
+        exception_handlers={MeshnodeError: _refused, HTTPException: _turned_away},
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, Identifier(directive.allowanonymous))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MeshnodeError)
+    return to_response(problem_of(error))
+
+
+async def _turned_away(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind, text = _OTHER.get(HTTPStatus(error.status_code), (MALFORMED, str(error.detail)))
+    return to_response(Problem(kind, text, error.headers or {}))

@@ -1,0 +1,207 @@
+"""Runs the registered commands for requests: the same parsing, checks, rules and audit.
+
+A route makes the JSON object of a control command. :meth:`Commands.ask` returns its reply,
+:meth:`Commands.stream` a response of what it sends.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from meshnode.control.budgets import SessionBudgets
+from meshnode.control.registry import CommandRegistry, JsonObject
+from meshnode.errors import MeshnodeError
+from meshnode.logs import subject_logger
+from meshnode.web.identity import Caller, caller_of, known_caller
+from meshnode.web.problems import TOO_LARGE, Problem, problem_of
+from meshnode.web.session import Body, Message, Receive, Send, WebSession
+
+MAX_REPLY: Final = 64 * 1024 * 1024
+"""Bytes of a reply that is kept whole: the list of some 60,000 units."""
+
+SEND_TIMEOUT: Final = 600.0
+"""Seconds in which a client must take what is sent: people stop output with a pager."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How the output of a command becomes a response."""
+
+    media_type: str = "application/octet-stream"
+    status: HTTPStatus = HTTPStatus.OK
+    headers: tuple[tuple[str, str], ...] = ()
+    has_head: bool = True
+    """Whether the first line that the command sends is for the session, and no output."""
+
+
+class Commands:
+    """The commands of a node, for requests."""
+
+    def __init__(self, node_id: str, registry: CommandRegistry, budgets: SessionBudgets) -> None:
+        self._node_id = node_id
+        self._registry = registry
+        self._budgets = budgets
+
+    async def ask(self, request: Request, command: JsonObject) -> JsonObject:
+        """Run a command for who sends a request, and return the object that it replies with.
+
+        What the command receives is the body of the request.
+
+        Raises:
+            MeshnodeError: it is refused.
+            trio.BrokenResourceError: the client is gone.
+        """
+        _, reply = await self.ask_all(request, command)
+        return reply
+
+    async def ask_all(self, request: Request, command: JsonObject) -> tuple[bytes, JsonObject]:
+        """Do the same, and return also what the command has sent before its reply."""
+        sent = bytearray()
+
+        async def keep(data: bytes) -> None:
+            if len(sent) + len(data) > MAX_REPLY:
+                raise Problem(TOO_LARGE, f"the reply has more than {MAX_REPLY} bytes; ask for less")
+            sent.extend(data)
+            await trio.lowlevel.checkpoint()
+
+        reply = await self.run(caller_of(request), command, Body(request.receive), keep)
+        if reply is None:
+            # It has sent its reply by itself, as a list that is long.
+            reply = json.loads(sent)
+        assert isinstance(reply, dict)
+        return bytes(sent), reply
+
+    def stream(
+        self, request: Request, command: JsonObject, how: Streaming | None = None
+    ) -> Response:
+        """Return the response that has the command run, and carries what it sends."""
+        return CommandResponse(self, command, how or Streaming())
+
+    async def run(
+        self,
+        caller: Caller,
+        command: JsonObject,
+        body: Body,
+        send: Callable[[bytes], Awaitable[None]],
+    ) -> JsonObject | None:
+        """Run a command; return the object of its reply line, or None if it has none.
+
+        Raises:
+            MeshnodeError: it is refused.
+            trio.BrokenResourceError: the client is gone.
+        """
+        name = command["command"]
+        found = self._registry.find(name)
+        assert found is not None, f"{name} is registered with every node"
+        session = WebSession(caller, self._node_id, body, send, self._budgets)
+        handler = found.parse_json(command)
+        try:
+            session.rule = self._registry.check(name, handler, session)
+            return await handler(session)
+        except BaseExceptionGroup as group:
+            # A command may have tasks of its own; what one of them raises is what happened.
+            leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
+            refusal = next((leaf for leaf in leaves if isinstance(leaf, MeshnodeError)), None)
+            if len(leaves) == 1 or refusal is not None:
+                raise (refusal or leaves[0]) from group
+            raise
+
+
+class CommandResponse(Response):
+    """Runs a command when it is sent, and sends what the command sends as it comes."""
+
+    def __init__(self, commands: Commands, command: JsonObject, how: Streaming) -> None:
+        self._commands = commands
+        self._command = command
+        self._how = how
+        self.background = None
+        self.status_code = how.status
+        self.media_type = how.media_type
+        self.body = b""
+        self.init_headers()
+
+    def init_headers(self, headers: Any = None) -> None:
+        """Set the headers: no length, since nobody knows it."""
+        self.raw_headers = [
+            (b"content-type", self._how.media_type.encode("latin-1")),
+            *(
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in self._how.headers
+            ),
+        ]
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Send the response; a refusal before its first byte becomes another response."""
+        out = _Out(self.raw_headers, self._how, send)
+        caller = known_caller(scope)
+        try:
+            reply = await self._commands.run(caller, self._command, Body(receive), out.take)
+        except trio.BrokenResourceError:
+            return  # the client is gone, or is told by the broken response
+        except MeshnodeError as error:
+            if not out.has_begun:
+                raise problem_of(error) from error
+            subject_logger("http", caller.client.brief).warning(
+                "%s broken off: %s", self._command["command"], error
+            )
+            return
+        if reply is not None:
+            await out.take(json.dumps(reply).encode() + b"\n")
+        await out.end()
+
+
+class _Out:
+    """The bytes of a response on their way."""
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], how: Streaming, send: Send) -> None:
+        self._headers = headers
+        self._status = how.status
+        self._send = send
+        self._head: bytearray | None = bytearray() if how.has_head else None
+        self.has_begun = False
+
+    async def take(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += data
+            _, newline, rest = self._head.partition(b"\n")
+            if not newline:
+                return
+            self._head, data = None, bytes(rest)
+        await self._begin()
+        if data:
+            await self._pass({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._begin()
+        await self._pass({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            await self._pass(
+                {
+                    "type": "http.response.start",
+                    "status": int(self._status),
+                    "headers": self._headers,
+                }
+            )
+
+    async def _pass(self, message: Message) -> None:
+        with trio.move_on_after(SEND_TIMEOUT) as sending:
+            await self._send(message)
+        if sending.cancelled_caught:
+            raise trio.BrokenResourceError(f"the client has read nothing for {SEND_TIMEOUT:g} s")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -1,0 +1,187 @@
+"""The HTTP service of a node: its listeners, and a place and an identity for each connection."""
+
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+
+from meshnode.config import HttpService as HttpServiceDirective
+from meshnode.config import NodeConfig
+from meshnode.control.budgets import SessionBudgets
+from meshnode.control.places import Bounds, Places
+from meshnode.control.registry import CommandRegistry, SessionKind
+from meshnode.control.service import IDLE_CHECK, KEPT_BACK, secure
+from meshnode.control.usernames import UserNames
+from meshnode.logs import SubjectLogger, subject_logger
+from meshnode.mesh.peers.configured import ConfiguredLinks
+from meshnode.net.accept import serve
+from meshnode.net.sockets import CannotListen, holder_of, identify, names_in, open_tcp_listeners
+from meshnode.net.unix_listener import UnixListener
+from meshnode.security.identity import Identity, TcpClient, UnixClient
+from meshnode.security.tlsstore import TlsStore
+from meshnode.shares import Holder
+from meshnode.version import VERSION
+from meshnode.web import health
+from meshnode.web.app import make_app
+from meshnode.web.commands import Commands
+from meshnode.web.identity import IDLE_TIMEOUT, Connection
+from meshnode.web.routing import WebNode
+from meshnode.web.wire import Server
+from meshnode.work.configured import ConfiguredWork
+
+if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.tls import TlsSource
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListener:
+    """An open listener and what its clients come by."""
+
+    kind: SessionKind
+    address: str
+    listener: trio.SocketListener | UnixListener
+
+
+async def open_listeners(directive: HttpServiceDirective) -> list[HttpListener]:
+    """Open what an ``http-service`` directive names.
+
+    Raises:
+        CannotListen: something cannot be opened. Nothing stays open.
+    """
+    opened: list[HttpListener] = []
+    if directive.filename:
+        unix = UnixListener.open(directive.filename, directive.permissions)
+        opened.append(HttpListener("unix", directive.filename, unix))
+    if directive.port is not None:
+        try:
+            for tcp in await open_tcp_listeners(directive.bindaddr, directive.port):
+                host, port = tcp.socket.getsockname()[:2]
+                opened.append(HttpListener("tcp", f"{host}:{port}", tcp))
+        except (OSError, ValueError) as error:  # ValueError: a name that DNS cannot hold
+            for one in opened:
+                await one.listener.aclose()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise CannotListen("port", str(directive.port), reason) from error
+    return opened
+
+
+class HttpService:
+    """The connections of one ``http-service`` directive."""
+
+    def __init__(
+        self, directive: HttpServiceDirective, node: WebNode, tls: "TlsSource | None" = None
+    ) -> None:
+        self._server = Server(make_app(directive, node))
+        self._tls = tls
+        self._numbers = count(1)
+        self._places: dict[SessionKind, Places] = {}
+        self._users = UserNames()
+
+    async def run(
+        self,
+        listeners: list[HttpListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve connections until cancelled; then close the listeners."""
+        async with trio.open_nursery() as nursery:
+            for source in listeners:
+                self._places.setdefault(source.kind, Places(Bounds.of(source.kind)))
+                log = subject_logger("http", f"{source.kind} {source.address}")
+                log.info("listening")
+                nursery.start_soon(self._serve_source, source, log)
+            nursery.start_soon(self._end_idle)
+            task_status.started()
+
+    async def _end_idle(self) -> None:
+        while True:
+            await trio.sleep(IDLE_CHECK)
+            for places in self._places.values():
+                places.end_idle()
+
+    async def _serve_source(self, source: HttpListener, log: SubjectLogger) -> None:
+        async def serve_client(stream: trio.SocketStream) -> None:
+            await self.serve(stream, source.kind)
+
+        await serve([source.listener], log, serve_client, kept_back=KEPT_BACK[source.kind])
+
+    async def serve(self, stream: trio.SocketStream, kind: SessionKind) -> None:
+        """Serve one connection to its end and close it; raises nothing but cancellation."""
+        log = subject_logger("http", f"{kind}#{next(self._numbers)}")
+        try:
+            client = await self._identify(stream)
+            known = holder_of(stream)
+            # On another account than sessions of the control service: neither takes their places.
+            holder = Holder(f"http {known.name}", known.branch, known.is_near, known.is_owner)
+            places = self._places[kind]
+            place = places.take(holder)
+            if place is None:
+                log.warning("refused %s: %d connections are open", client, places.taken)
+                return
+            try:
+                place.waits(IDLE_TIMEOUT)
+                with place.scope:
+                    await self._serve(stream, client, Connection(client, place), log)
+            finally:
+                places.leave(place)
+        except Exception:
+            # A connection's boundary: a fault of ours, or of a library, costs only this one.
+            log.exception("connection failed")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(
+        self,
+        stream: trio.SocketStream,
+        client: Identity,
+        connection: Connection,
+        log: SubjectLogger,
+    ) -> None:
+        if self._tls is None:
+            await self._server.serve(stream, connection)
+            return
+        secured = await secure(stream, self._tls(), log, str(client))
+        if secured is None:
+            return
+        if isinstance(client, TcpClient) and secured.certificate is not None:
+            connection.client = TcpClient(client.address, names_in(secured.certificate))
+        await self._server.serve(secured, connection)
+
+    async def _identify(self, stream: trio.SocketStream) -> Identity:
+        """Return who a client is; of a user also the name, if that is known soon."""
+        client = identify(stream)
+        if not isinstance(client, UnixClient):
+            return client
+        user = await self._users.name_of(client.uid)
+        return UnixClient.of(client.uid, client.gid, client.pid, user)
+
+
+async def start_web(
+    config: NodeConfig,
+    registry: CommandRegistry,
+    budgets: SessionBudgets,
+    links: ConfiguredLinks,
+    work: ConfiguredWork,
+    tls: TlsStore,
+    nursery: trio.Nursery,
+) -> None:
+    """Start what ``http-service`` directives say.
+
+    Raises:
+        ConfigError: something cannot be opened.
+    """
+    root = work.units.store.root
+
+    async def shortage() -> str:
+        return health.missing_link(links.report()) or await health.unwritable(root)
+
+    commands = Commands(config.node.id, registry, budgets)
+    node = WebNode(config.node.id, VERSION, commands, shortage)
+    for directive in config.http_services:
+        try:
+            listeners = await open_listeners(directive)
+        except CannotListen as exc:
+            raise directive.unavailable(exc.parameter, exc.problem) from exc
+        service = HttpService(directive, node, tls.find_server(directive.tls))
+        await nursery.start(service.run, listeners)

@@ -1,0 +1,49 @@
+"""An HTTP service whose node has the mesh's commands, and clients of it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from meshnode.config import HttpService
+from meshnode.control.budgets import SessionBudgets
+from meshnode.control.mesh_commands import register_mesh_commands
+from meshnode.control.registry import CommandRegistry
+from meshnode.permissions import AccessRule
+from meshnode.security.access import AccessRules
+from meshnode.web.app import make_app
+from meshnode.web.commands import Commands
+from meshnode.web.routing import WebNode
+from tests.unit.control.conftest import FakeMesh
+from tests.unit.web.asgi import Client
+
+MakeClient = Callable[..., Client]
+
+
+async def nothing_short() -> str:
+    return ""
+
+
+async def refuse_reload() -> None:
+    return None
+
+
+@pytest.fixture
+def make_client() -> MakeClient:
+    """Return what makes a client of a service with such a directive and access rules."""
+
+    def make(
+        directive: HttpService | None = None,
+        rules: tuple[AccessRule, ...] = (),
+        shortage: str = "",
+        **client: object,
+    ) -> Client:
+        async def short() -> str:
+            return shortage
+
+        registry = CommandRegistry(AccessRules(rules))
+        register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
+        commands = Commands("foo", registry, SessionBudgets())
+        app = make_app(directive or HttpService(port=8043), WebNode("foo", "1.2", commands, short))
+        return Client(app, **client)  # type: ignore[arg-type]
+
+    return make
