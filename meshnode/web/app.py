@@ -1,7 +1,8 @@
 """Puts the routes of one HTTP service together, and the guard before them.
 
-A module with routes has ``routes(node)``. Those of the API are in ``api/`` and listed in ``API``; what
-is asked from elsewhere (health, metrics, the page) stands beside this module and in ``make_app``.
+A module with routes has ``routes(node)``. Those of the API are in ``api/`` and listed in ``API``;
+what is asked from elsewhere (health, metrics, the page) stands beside this module and in
+``make_app``.
 """
 
 from http import HTTPStatus
