@@ -7,6 +7,7 @@ full.
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOMY = 1 << 30
@@ -18,9 +19,16 @@ FILL_TRIES = 20
 _PAGE = 4096
 
 
-def why_no_mounts() -> str:
+APART = ("unshare", "-rm")
+"""What has a process in a mount namespace of its own, in which it may mount."""
+
+AS_ROOT = ("unshare", "-m")
+"""The same for root only, who is root there as well and may have processes of other users."""
+
+
+def why_no_mounts(apart: Sequence[str] = APART) -> str:
     """Return why no disk can be mounted here; nothing if one can."""
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    command = [*apart, "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
         done = subprocess.run(command, capture_output=True, check=False)
     except FileNotFoundError as error:
@@ -29,10 +37,11 @@ def why_no_mounts() -> str:
 
 
 class Disk:
-    """Holds the datadir of one node, as ``data``."""
+    """Holds the datadir of one node, as ``data``, or the units of one host."""
 
-    def __init__(self, place: Path, *, mounted: bool) -> None:
+    def __init__(self, place: Path, *, mounted: bool, apart: Sequence[str] = APART) -> None:
         place.mkdir()
+        self._apart = apart
         self.place = place
         """Where the node sees it."""
         self.seen = place
@@ -46,7 +55,7 @@ class Disk:
         # The keeper is all that holds the mount. It ends with its standard input: with us at last.
         script = f"mount -t tmpfs -o size={ROOMY} none {self.place} && echo && exec cat"
         self._keeper = subprocess.Popen(
-            ["unshare", "-rm", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*self._apart, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._keeper.stdout is not None
         assert self._keeper.stdout.readline() == b"\n", "the disk was not mounted"
@@ -57,7 +66,8 @@ class Disk:
         """The words before a command that is to run where the disk is mounted."""
         if self._keeper is None:
             return []
-        return ["nsenter", "--preserve-credentials", "-U", "-m", "-t", str(self._keeper.pid)]
+        users = [] if self._apart == AS_ROOT else ["--preserve-credentials", "-U"]
+        return ["nsenter", *users, "-m", "-t", str(self._keeper.pid)]
 
     @property
     def datadir(self) -> Path:

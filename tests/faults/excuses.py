@@ -94,6 +94,23 @@ ON_EXECUTOR = (
 )
 """What the nodes went through while there was the unit."""
 
+ON_HOST = (
+    # As the storm's command ends when a write of it finds no room.
+    Excuse("fill host", ("Failed: exit status 1",), if_short=True),
+)
+"""What the host with only SSH on which the unit was started went through meanwhile."""
+
+CHANGED = r"host \w+: connect: its host key has changed: [^;]+(; if it was, [^;]+)?"
+
+ON_ALL_HOSTS = (
+    Excuse(
+        "swap host key",
+        (rf"Failed: no host can run it: {CHANGED}(; {CHANGED})*",),
+        unless_run=True,
+    ),
+)
+"""What every such host went through while there was the unit, not necessarily at once."""
+
 RESTARTED = tuple(
     Excuse(hit, ("Failed: Pending at restart",), unless_run=True)
     for hit in ("kill node", "stop node")
@@ -122,6 +139,20 @@ def excuses(scene: Scene, fate: Fate, status: Status | None) -> Iterator[Excuse]
         yield from (excuse for excuse in table if excuse.hit in kinds)
         if node == fate.job.target == scene.flavour.receptor:
             yield from (excuse for excuse in RESTARTED if excuse.hit in kinds)
+    yield from _excuses_of_hosts(scene, fate, status)
+
+
+def _excuses_of_hosts(scene: Scene, fate: Fate, status: Status | None) -> Iterator[Excuse]:
+    ended = _end(status)
+    kinds = {
+        host: {hit.kind for hit in hits if hit.meets(fate.begun, ended)}
+        for host, hits in scene.far.hits.items()
+    }
+    where = ((status or {}).get("Host") or {}).get("Name")
+    yield from (excuse for excuse in ON_HOST if excuse.hit in kinds.get(where, ()))
+    if kinds:
+        everywhere = set.intersection(*kinds.values())
+        yield from (excuse for excuse in ON_ALL_HOSTS if excuse.hit in everywhere)
 
 
 def end_of_command(scene: Scene, fate: Fate, status: Status | None, end: str) -> str:

@@ -1,19 +1,23 @@
 """The hosts with only SSH that a storm has, and what it does to the ways there.
 
 They are real sshds. Nothing that hits a connection explains the end of a unit: each must come to
-its own, once, and leave nothing there.
+its own, once, and leave nothing there. What a full disk and another host key explain is in the
+table of excuses.
 """
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import trio
 from chronicle import Chronicle
+from disks import AS_ROOT, Disk
 from harness import Node
-from plan import Fault
-from sshd import Sshd, children, name_of, servers, work_ssh
+from machines import Hit
+from plan import LARGEST_SLACK, Fault
+from sshd import Sshd, children, make_key, name_of, servers, work_ssh
 
 from meshnode.work.local.launcher import tree
 
@@ -27,11 +31,28 @@ FREEZES = 4
 """How much longer than others a session is frozen: half of them longer than it takes to give up."""
 
 
-class FarHosts:
-    """Servers below ``root``, from :meth:`start` to :meth:`close`."""
+DISK = "disk"
+"""The directory of units in the home of the user there."""
 
-    def __init__(self, root: Path, names: Sequence[str], chronicle: Chronicle) -> None:
+OTHER_KEY = "other_key"
+"""The host key that nobody knows."""
+
+
+class FarHosts:
+    """Servers below ``root``, from :meth:`start` to :meth:`close`.
+
+    Where they are ``mounted``, their units are on disks of their own.
+    """
+
+    def __init__(
+        self, root: Path, names: Sequence[str], chronicle: Chronicle, *, mounted: bool
+    ) -> None:
+        self.hits: dict[str, list[Hit]] = {name: [] for name in names}
+        """What each host itself has gone through."""
         self._names = names
+        self._mounted = mounted
+        self._busy = {name: trio.Lock() for name in names}
+        self._disks: dict[str, Disk] = {}
         self._chronicle = chronicle
         self._place = contextlib.ExitStack()
         self._root = root
@@ -40,17 +61,26 @@ class FarHosts:
             "kill ssh": self._kill_ssh,
             "kill session": self._kill_session,
             "freeze session": self._freeze_session,
+            "fill host": self._fill,
+            "swap host key": self._swap_key,
         }
 
     def start(self) -> None:
         """Start the servers. Blocks."""
         place = self._place.enter_context(servers(self._root))
         for name in self._names:
-            self._servers[name] = place.add(name, "MaxStartups 100")
+            server = self._servers[name] = place.make(name)
+            disk = Disk(server.directory / DISK, mounted=self._mounted, apart=AS_ROOT)
+            self._disks[name] = disk
+            server.units, server.seen, server.entering = disk.place, disk.seen, disk.entering
+            make_key(server.directory / OTHER_KEY)
+            server.start("MaxStartups 100")
 
     def close(self) -> None:
         """End them, and whatever is left there."""
         self._place.close()
+        for disk in self._disks.values():
+            disk.close()
 
     def directive(self, script: Path, unit: Path) -> dict[str, object]:
         """Return the directive of the type; its command takes ``unit`` for its unit's directory."""
@@ -58,6 +88,7 @@ class FarHosts:
             *self._servers.values(),
             name=FAR,
             command=str(script),
+            directory=DISK,
             env={"MESHNODE_UNIT_DIR": str(unit)},
             hosts=[self._as_host(server) for server in self._servers.values()],
         )
@@ -92,6 +123,31 @@ class FarHosts:
         thaw = self._signal(fault, self._servers[fault.target].sessions(), signal.SIGSTOP)
         await trio.sleep(fault.duration * FREEZES)
         thaw()
+
+    async def _fill(self, fault: Fault, node: Node) -> None:
+        disk = self._disks[fault.target]
+        async with self._hit(fault):
+            await trio.to_thread.run_sync(disk.fill, int(fault.slack * LARGEST_SLACK))
+            await trio.sleep(fault.duration)
+            await trio.to_thread.run_sync(disk.free)
+
+    async def _swap_key(self, fault: Fault, node: Node) -> None:
+        server = self._servers[fault.target]
+        async with self._hit(fault):
+            await trio.to_thread.run_sync(server.show_key, server.directory / OTHER_KEY)
+            await trio.sleep(fault.duration)
+            await trio.to_thread.run_sync(server.show_key, server.host_key)
+
+    @contextlib.asynccontextmanager
+    async def _hit(self, fault: Fault) -> AsyncIterator[None]:
+        """Have a host to itself, and take note of what it goes through."""
+        async with self._busy[fault.target]:
+            hit = Hit(fault.kind)
+            self.hits[fault.target].append(hit)
+            self._chronicle.note(fault.target, fault.kind)
+            yield
+            hit.over = time.time()
+            self._chronicle.note(fault.target, f"{fault.kind}: over")
 
     def _signal(self, fault: Fault, pids: Sequence[int], number: int) -> Callable[[], None]:
         """Send one of these processes a signal; return what has it go on."""

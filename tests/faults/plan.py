@@ -10,7 +10,7 @@ FaultKind = Literal[
     "kill node", "stop node", "freeze node", "kill launcher", "freeze launcher", "kill supervisor",
     "kill command", "cut link", "freeze link", "cancel there", "release there", "fill disk",
     "take descriptors", "swap datadir", "spoil files",
-    "kill ssh", "kill session", "freeze session",
+    "kill ssh", "kill session", "freeze session", "fill host", "swap host key",
 ]  # fmt: skip
 Moment = Literal["now", "start", "end"]
 Cover = Literal["none", "kill", "cut"]
@@ -35,6 +35,8 @@ FAULTS: dict[FaultKind, int] = {
     "kill ssh": 8,
     "kill session": 8,
     "freeze session": 8,
+    "fill host": 6,
+    "swap host key": 6,
 }
 """How often each kind comes, relative to the others."""
 
@@ -46,8 +48,10 @@ ON_UNITS: frozenset[FaultKind] = frozenset(
 THERE: frozenset[FaultKind] = frozenset({"cancel there", "release there"})
 """What somebody else does where a unit runs that another node has submitted."""
 
-ON_HOSTS: frozenset[FaultKind] = frozenset({"kill ssh", "kill session", "freeze session"})
-"""What hits a connection to a host that has only SSH."""
+ON_HOSTS: frozenset[FaultKind] = frozenset(
+    {"kill ssh", "kill session", "freeze session", "fill host", "swap host key"}
+)
+"""What hits a host that has only SSH, or a connection to it."""
 
 AT_HOME: frozenset[FaultKind] = frozenset(
     {

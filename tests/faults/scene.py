@@ -4,7 +4,7 @@ import collections
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from farhosts import FarHosts
 from harness import Cluster, free_port
 from ledger import Ledger
 from machines import Hit, StormNode, make_machine
-from plan import FAULTS, Flavour, Job, Plan
+from plan import FAULTS, FaultKind, Flavour, Job, Plan
 from relay import Relay
 
 from meshnode import files
@@ -81,9 +81,12 @@ class Recorded:
 
 
 class Scene:
-    """Made for one plan. ``links`` are usable once :meth:`start` has been."""
+    """Made for one plan. ``links`` are usable once :meth:`start` has been.
 
-    def __init__(self, cluster: Cluster, plan: Plan, *, mounted: bool) -> None:
+    The faults among ``fills`` that fill disks have disks that they can fill.
+    """
+
+    def __init__(self, cluster: Cluster, plan: Plan, *, fills: Collection[FaultKind]) -> None:
         self.plan = plan
         self.cluster = cluster
         self.flavour: Flavour = plan.flavour
@@ -92,10 +95,15 @@ class Scene:
         self.chronicle = Chronicle()
         self.nodes: dict[str, StormNode] = {}
         self.relays: dict[str, Relay] = {}
-        self.far = FarHosts(cluster.directory / "hosts", plan.flavour.hosts, self.chronicle)
+        self.far = FarHosts(
+            cluster.directory / "hosts",
+            plan.flavour.hosts,
+            self.chronicle,
+            mounted="fill host" in fills,
+        )
         self.killed_supervisors: dict[ProcessId, Hit] = {}
         self._tokens: dict[tuple[str, str], str] = {}
-        self._mounted = mounted
+        self._mounted = "fill disk" in fills
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Make and start links and nodes, and follow the ledger."""

@@ -5,7 +5,7 @@ import os
 import pytest
 import sshd
 import trio
-from disks import why_no_mounts
+from disks import AS_ROOT, why_no_mounts
 from harness import Cluster
 from leavings import Leavings
 from plan import FAULTS, FLAVOURS, FaultKind, make_plan
@@ -30,6 +30,9 @@ def kinds_of_faults() -> set[FaultKind]:
     if reason := why_no_mounts():
         print(f"no disk is filled: {reason}")
         kinds.discard("fill disk")
+    if reason := why_no_mounts(AS_ROOT):
+        print(f"no disk of a host is filled: {reason}")
+        kinds.discard("fill host")
     return kinds
 
 
@@ -44,7 +47,7 @@ async def test_after_a_storm_every_unit_has_ended_ran_at_most_once_and_lost_noth
     kinds = kinds_of_faults() & FLAVOURS[name].kinds
     plan = make_plan(FLAVOURS[name], seed, UNITS, sorted(kinds))
     print(f"make faults FLAVOUR={name} SEED={seed} UNITS={UNITS}: {len(plan.faults)} faults")
-    scene = Scene(cluster, plan, mounted="fill disk" in kinds)
+    scene = Scene(cluster, plan, fills=kinds)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(Storm(scene).run)

@@ -5,7 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from excuses import ON_EXECUTOR, ON_SUBMITTER, ON_UNIT, RESTARTED, UNFINISHED, Course, Excuse
+from excuses import (
+    ON_ALL_HOSTS,
+    ON_EXECUTOR,
+    ON_HOST,
+    ON_SUBMITTER,
+    ON_UNIT,
+    RESTARTED,
+    UNFINISHED,
+    Course,
+    Excuse,
+)
 from harness import Cluster
 from leavings import is_nobodys
 from machines import FORGOTTEN, Hit
@@ -15,7 +25,10 @@ from scene import Fate, Scene
 from verdict import Case, Verdict
 
 CAPTURES = Path(__file__).parents[1] / "data" / "captures" / "session2_keylog.streams"
-ALL_EXCUSES = (*ON_UNIT, *ON_SUBMITTER, *ON_EXECUTOR, *RESTARTED, *UNFINISHED)
+ALL_EXCUSES = (
+    *(*ON_UNIT, *ON_SUBMITTER, *ON_EXECUTOR, *RESTARTED, *UNFINISHED),
+    *(*ON_HOST, *ON_ALL_HOSTS),
+)
 
 
 class Quiet:
@@ -27,7 +40,7 @@ class Quiet:
 
 @pytest.fixture
 def scene(cluster: Cluster) -> Scene:
-    scene = Scene(cluster, make_plan(DIAMOND, 1, 1, list(FAULTS)), mounted=False)
+    scene = Scene(cluster, make_plan(DIAMOND, 1, 1, list(FAULTS)), fills=())
     scene.nodes = {name: Quiet() for name in DIAMOND.nodes}  # type: ignore[misc]
     return scene
 
@@ -197,6 +210,54 @@ def test_only_a_receptor_node_that_went_may_leave_work_undone_at_its_restart(
     scene.flavour = replace(scene.flavour, receptor=receptor)
     case = make_case("Failed: Pending at restart", starts=starts, ends=0, output=b"")
     scene.nodes["d"].hits.append(Hit(hit, begun=1.5, over=2.0))
+    assert any("explains that" in fault for fault in faults(scene, case)) == found
+
+
+def hit_host(scene: Scene, kind: str, host: str, begun: float = 1.5) -> None:
+    scene.far.hits.setdefault(host, []).append(Hit(kind, begun=begun, over=begun + 0.5))
+
+
+def on_host(case: Case, host: str) -> Case:
+    status = (case.status or {}) | {"Host": {"Name": host, "Chosen": "random of 2"}}
+    return replace(case, status=status, record=status)
+
+
+@pytest.mark.parametrize(
+    ("host", "output", "begun", "found"),
+    [
+        ("anna", b"s1", 1.5, False),
+        ("anna", b"s1-0 0\n", 1.5, True),
+        ("anna", b"s1", 0.0, True),
+        ("bert", b"s1", 1.5, True),
+    ],
+)
+def test_a_full_host_explains_what_is_missing_of_the_units_that_it_ran_meanwhile(
+    scene: Scene, host: str, output: bytes, begun: float, found: bool
+) -> None:
+    case = on_host(make_case("Failed: exit status 1", ends=0, output=output), "anna")
+    hit_host(scene, "fill host", host, begun)
+    assert any("explains that" in fault for fault in faults(scene, case)) == found
+
+
+NOBODY = "no host can run it: host anna: connect: its host key has changed: x; host bert: connect: "
+
+
+@pytest.mark.parametrize(
+    ("hosts", "starts", "end", "found"),
+    [
+        (("anna", "bert"), 0, f"{NOBODY}its host key has changed: y", False),
+        (("anna", "bert"), 1, f"{NOBODY}its host key has changed: y", True),
+        (("anna", "bert"), 0, f"{NOBODY}may not log in", True),
+        (("anna",), 0, f"{NOBODY}its host key has changed: y", True),
+    ],
+)
+def test_other_host_keys_explain_why_no_host_ran_a_unit_only_if_each_had_one(
+    scene: Scene, hosts: tuple[str, ...], starts: int, end: str, found: bool
+) -> None:
+    case = make_case(f"Failed: {end}", starts=starts, ends=0, output=b"")
+    scene.far.hits.update({"anna": [], "bert": []})
+    for host in hosts:
+        hit_host(scene, "swap host key", host)
     assert any("explains that" in fault for fault in faults(scene, case)) == found
 
 

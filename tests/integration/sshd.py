@@ -5,7 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,14 @@ class Sshd:
         self.name = name
         self.directory = place.root / name
         self.units = self.directory / "units"
+        self.seen = self.units
+        """Where everybody but the server sees its units."""
+        self.entering: Sequence[str] = ()
+        """The words before a command that is to run where the server does."""
         self.port = free_port()
         self.host_key = self.directory / "host_key"
+        self._config = self.directory / "sshd_config"
+        self._more: Sequence[str] = ()
         self.log = self.directory / "log"
         self.process: subprocess.Popen[bytes] | None = None
         self.units.mkdir(parents=True)
@@ -68,13 +74,44 @@ class Sshd:
 
     def start(self, *more: str) -> "Sshd":
         """Start the server and wait until it listens."""
-        config = self.directory / "sshd_config"
-        config.write_text(
+        self._more = more
+        self._configure(self.host_key)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.entering, SSHD, "-D", "-e", "-f", self._config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._listens, watch=[self.log], what=f"sshd {self.name} to listen")
+        return self
+
+    def show_key(self, key: Path) -> None:
+        """Have this host key from now on; connections that are up go on."""
+        self._configure(key)
+        wanted = key.with_suffix(".pub").read_text().split()[1]
+        command = ["ssh-keyscan", "-p", str(self.port), "-t", "ed25519", "127.0.0.1"]
+
+        def is_shown() -> bool:
+            assert self.process is not None
+            if (
+                wanted
+                in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            ):
+                return True
+            # It ignores one that comes while it starts anew.
+            self.process.send_signal(signal.SIGHUP)
+            return False
+
+        wait_until(is_shown, what=f"sshd {self.name} to show another key")
+
+    def _configure(self, key: Path) -> None:
+        self._config.write_text(
             "\n".join(
                 [
                     f"Port {self.port}",
                     "ListenAddress 127.0.0.1",
-                    f"HostKey {self.host_key}",
+                    f"HostKey {key}",
                     f"AuthorizedKeysFile {self.place.key}.pub",
                     "PidFile none",
                     "UsePAM no",
@@ -86,17 +123,11 @@ class Sshd:
                     # Each server is another machine to its users: their home is below it.
                     f"ForceCommand HOME={self.directory}; export HOME; cd; "
                     + 'eval "$SSH_ORIGINAL_COMMAND"',
-                    *more,
+                    *self._more,
                     "",
                 ]
             )
         )
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        wait_until(self._listens, watch=[self.log], what=f"sshd {self.name} to listen")
-        return self
 
     def _listens(self) -> bool:
         assert self.process is not None
@@ -122,7 +153,7 @@ class Sshd:
 
     def left(self) -> list[str]:
         """Return what there is of units on the host: files, and processes."""
-        found = [str(path.relative_to(self.units)) for path in self.units.rglob("*")]
+        found = [str(path.relative_to(self.seen)) for path in self.seen.rglob("*")]
         return found + [f"{pid}: {name_of(pid)}" for pid in self.processes()]
 
     def processes(self) -> list[int]:
@@ -172,10 +203,14 @@ class Servers:
         make_key(self.key)
         self.known_hosts.touch()
 
+    def make(self, name: str) -> Sshd:
+        """Make one more server, which is yet to be started."""
+        server = self.all[name] = Sshd(self, name)
+        return server
+
     def add(self, name: str, *more: str) -> Sshd:
         """Start one more server, with these lines in its configuration."""
-        server = self.all[name] = Sshd(self, name)
-        return server.start(*more)
+        return self.make(name).start(*more)
 
     def close(self) -> None:
         """End all servers, and whatever is left of units."""
