@@ -102,7 +102,7 @@ def _env(name: str) -> dict[str, Any]:
 def cli(ctx: click.Context, /, **options: Any) -> None:
     """Ask a meshnode or receptor node for its state, and have it work.
 
-    Each command takes --json for output that programs read.
+    Each command but top takes --json for output that programs read.
     """
     ctx.obj = Invocation(**options)
 

@@ -25,8 +25,6 @@ def top(invocation: Invocation, interval: float) -> None:
     Enter shows the output of a unit as it comes, c cancels one, / finds, q leaves.
     Needs the extra: pip install 'meshnode[top]'.
     """
-    if not (stdout_is_terminal() and stdin_is_terminal()):
-        raise Failure("top needs a terminal; for programs there is: meshctl status --json")
     try:
         from meshctl.top.app import Top  # noqa: PLC0415 - most commands need none of it
     except ModuleNotFoundError as error:
@@ -36,4 +34,6 @@ def top(invocation: Invocation, interval: float) -> None:
         raise Failure(text, ExitCode.LOCAL_IO) from error
     with invocation.client() as client:
         client.connect()
+    if not (stdout_is_terminal() and stdin_is_terminal()):
+        raise Failure("top needs a terminal; for programs there is: meshctl status --json")
     Top(invocation.client, interval).run()

@@ -329,6 +329,7 @@ FREE = {
     "pattern": "any regular expression",
     "count": "any number",
     "delay": "any number",
+    "interval": "any number",
     "startpos": "any number",
     "tail": "any number",
     "last": "any number",
