@@ -155,3 +155,38 @@ class DropCounts:
     """Messages that raised an unforeseen error in a service of this node."""
     unanswered: int = 0
     """Failed messages without a notice, because too many came from one address."""
+
+
+class RouterCounts:
+    """What a router counts from its start on: plain numbers, to be counted up where it happens."""
+
+    __slots__ = (
+        "dropped",
+        "expired",
+        "faults",
+        "forwarded",
+        "notices",
+        "rejected",
+        "unanswered",
+        "unreadable",
+        "unroutable",
+    )
+
+    def __init__(self) -> None:
+        self.forwarded = 0
+        """Messages that were passed on to the next node."""
+        self.expired = 0
+        """Messages for other nodes that had no hops left."""
+        self.unroutable = 0
+        """Messages for other nodes to which no route is known."""
+        # The others are those of FirewallCounts and DropCounts.
+        self.rejected = self.dropped = 0
+        self.unreadable = self.notices = self.faults = self.unanswered = 0
+
+    def firewall(self) -> FirewallCounts:
+        """Return what the firewall has stopped."""
+        return FirewallCounts(self.rejected, self.dropped)
+
+    def drops(self) -> DropCounts:
+        """Return what was dropped at this node for other reasons."""
+        return DropCounts(self.unreadable, self.notices, self.faults, self.unanswered)

@@ -68,6 +68,30 @@ class MeshStatus:
     drops: DropCounts
 
 
+@dataclass(frozen=True, slots=True)
+class MeshFigures:
+    """How a node's mesh fares at one moment, in numbers; what is counted is counted from its start.
+
+    ``routes`` are nodes that can be reached, ``known_nodes`` those that were heard of; ``waiting``
+    are bytes that wait to be sent on all links; ``connections`` are those of streams.
+    """
+
+    links: tuple[LinkStatus, ...]
+    links_made: int
+    links_lost: int
+    routes: int
+    known_nodes: int
+    route_computations: int
+    route_changes: int
+    waiting: int
+    connections: int
+    forwarded: int
+    expired: int
+    unroutable: int
+    firewall: FirewallCounts
+    drops: DropCounts
+
+
 class Mesh:
     """One node of a mesh. Make it with :func:`open_mesh`."""
 
@@ -229,15 +253,38 @@ class Mesh:
         """Return what this node knows of its mesh."""
         return MeshStatus(
             node_id=self.node_id,
-            connections=tuple(
-                LinkStatus(peer, session.cost, session.figures())
-                for peer, session in sorted(self._link_state.sessions.items())
-            ),
+            connections=self._links(),
             routes=dict(sorted(self._link_state.routes.items())),
             known_costs=self._link_state.topology.known_costs(),
             advertisements=tuple(self._link_state.visible_adverts()),
-            firewall=self._router.firewall_counts if self._router.has_firewall else None,
-            drops=self._router.drop_counts,
+            firewall=self._router.counts.firewall() if self._router.has_firewall else None,
+            drops=self._router.counts.drops(),
+        )
+
+    def _links(self) -> tuple[LinkStatus, ...]:
+        return tuple(
+            LinkStatus(peer, session.cost, session.figures())
+            for peer, session in sorted(self._link_state.sessions.items())
+        )
+
+    def figures(self) -> MeshFigures:
+        """Return how the mesh fares; it takes as long as there are links, however many nodes."""
+        state, counts = self._link_state, self._router.counts
+        return MeshFigures(
+            links=self._links(),
+            links_made=state.links_made,
+            links_lost=state.links_lost,
+            routes=len(state.routes),
+            known_nodes=len(state.topology.nodes),
+            route_computations=state.routing.computations,
+            route_changes=state.routing.changes,
+            waiting=self._send_budget.waiting,
+            connections=len(self._streams.connections),
+            forwarded=counts.forwarded,
+            expired=counts.expired,
+            unroutable=counts.unroutable,
+            firewall=counts.firewall(),
+            drops=counts.drops(),
         )
 
     def find_service(self, node: str, service: str) -> ServiceAdvertisement | None:

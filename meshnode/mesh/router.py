@@ -7,7 +7,6 @@ of the destination, and counts the hops byte down in place.
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import trio
 
@@ -15,11 +14,10 @@ from meshnode.errors import MessageTooLarge, NoRoute, ProtocolError, ServiceInUs
 from meshnode.logs import subject_logger
 from meshnode.mesh.dataplane import (
     LOCALHOST,
-    DropCounts,
-    FirewallCounts,
     NextHop,
     ReachableNodes,
     Receiver,
+    RouterCounts,
     random_id,
 )
 from meshnode.mesh.links.base import Message
@@ -73,8 +71,7 @@ class Router:
         self._receivers: dict[bytes, Receiver] = {}
         self._next_hops: dict[bytes, NextHop] = {}
         self._firewall: Firewall | None = None
-        self.firewall_counts = FirewallCounts()
-        self.drop_counts = DropCounts()
+        self.counts = RouterCounts()
         self._notices = NamedBuckets(NOTICES_AT_ONCE / NOTICES_PER_SECOND)
         self._came_by = ""
         """The address that the messages being handled came from; empty if none are."""
@@ -144,8 +141,10 @@ class Router:
                 if destination == self.own_hash:
                     self._deliver(message)
                 elif hops == 0:
+                    self.counts.expired += 1
                     self._report(message, PROBLEM_EXPIRED)
                 elif (next_hop := self._next_hops.get(destination)) is None:
+                    self.counts.unroutable += 1
                     self._log.debug("no route for a message to %s", self._describe(destination))
                 else:
                     message[1] = hops - 1
@@ -153,6 +152,7 @@ class Router:
         finally:
             self._came_by = ""
             for next_hop, run in onward.items():
+                self.counts.forwarded += len(run)
                 next_hop.send_data_now(run)
 
     def _deliver(self, message: Message) -> None:
@@ -161,7 +161,7 @@ class Router:
         except Exception as exc:  # noqa: BLE001
             # The boundary of messages for this node: any node may have sent this one, so a fault
             # must end neither the link nor this node. A service left unusable times out.
-            self.drop_counts = replace(self.drop_counts, faults=self.drop_counts.faults + 1)
+            self.counts.faults += 1
             self._log.error("failed on a message to this node: %s: %s", type(exc).__name__, exc)
             self._log.debug("it began with %s", bytes(message[:64]).hex(), exc_info=True)
 
@@ -195,7 +195,7 @@ class Router:
             self._believe(notice, reporter)
         except ProtocolError as exc:
             # Anybody can send these: no answer, and no line in the log.
-            self.drop_counts = replace(self.drop_counts, notices=self.drop_counts.notices + 1)
+            self.counts.notices += 1
             self._log.debug("dropped a notice from %s: %s", reporter or "an unknown node", exc)
             return
         receiver = self._receivers.get(notice.from_service)
@@ -220,8 +220,7 @@ class Router:
             raise ProtocolError(f"only {notice.to_node} knows its services")
 
     def _drop_unreadable(self, message: Message) -> None:
-        counts = self.drop_counts
-        self.drop_counts = replace(counts, unreadable=counts.unreadable + 1)
+        self.counts.unreadable += 1
         self._log.debug(
             "dropped a message of service %s of %s to service %s",
             show_service(bytes(message[20:28])),
@@ -244,8 +243,7 @@ class Router:
             self._came_by, trio.current_time(), 1 / NOTICES_PER_SECOND
         ):
             return True
-        counts = self.drop_counts
-        self.drop_counts = replace(counts, unanswered=counts.unanswered + 1)
+        self.counts.unanswered += 1
         return False
 
     def _notice(self, message: Message, problem: str) -> Unreachable | None:
@@ -298,11 +296,10 @@ class Router:
             self._describe(bytes(message[12:20])),
             show_service(bytes(message[28:36])),
         )
-        counts = self.firewall_counts
         if verdict.action is Action.DROP:
-            self.firewall_counts = replace(counts, dropped=counts.dropped + 1)
+            self.counts.dropped += 1
         else:
-            self.firewall_counts = replace(counts, rejected=counts.rejected + 1)
+            self.counts.rejected += 1
             self._answer_rejected(message)
         return False
 

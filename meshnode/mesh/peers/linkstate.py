@@ -59,14 +59,16 @@ class LinkState:
         self.topology = Topology(own_id, new_epoch())
         self.adverts = AdvertisementTable()
         self.sessions: dict[str, PeerSession] = {}
+        self.links_made = self.links_lost = 0
+        """Links that came up since the start, and that ended."""
         self._peers: dict[str, _Peer] = {}
         self.announcer = Announcer(own_id, self.adverts, self._flood)
         self.own_updates = OwnUpdates(
             self.topology, self.sessions, self._flood_own, self.announcer.announce_all
         )
-        self._routes = Routes(self.topology, router, self.sessions, self._routes_computed)
+        self.routing = Routes(self.topology, router, self.sessions, self._routes_computed)
         self._forgetting = Forgetting(
-            self.topology, self.adverts, names, self.sessions, self._routes
+            self.topology, self.adverts, names, self.sessions, self.routing
         )
         self._router = router
         self._names = names
@@ -93,7 +95,7 @@ class LinkState:
             DuplicateNode: another node had our ID first.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._routes.run)
+            nursery.start_soon(self.routing.run)
             nursery.start_soon(self.announcer.run)
             nursery.start_soon(self._forgetting.run)
             nursery.start_soon(self._take_delayed_updates)
@@ -138,6 +140,7 @@ class LinkState:
     def link_up(self, session: PeerSession) -> None:
         """Take a session that was established; its peer is told all that we know at once."""
         now, peer = trio.current_time(), session.peer
+        self.links_made += 1
         self.sessions[peer] = session
         self._peers[peer] = _Peer(
             session,
@@ -148,7 +151,7 @@ class LinkState:
         )
         self._names.learn(peer)
         self.topology.own.add(peer, session.cost)
-        self._routes.update()
+        self.routing.update()
         # One update for all links that come up at the same moment: the whole mesh floods each.
         self._newcomers.append(peer)
         self.own_updates.link_up()
@@ -172,12 +175,13 @@ class LinkState:
 
     def link_down(self, session: PeerSession) -> None:
         """Forget a session."""
+        self.links_lost += 1
         if self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
             del self._peers[session.peer]
             self.topology.own.remove(session.peer)
             # At once, even if routes were just computed: messages would be lost meanwhile.
-            self._routes.compute()
+            self.routing.compute()
             self.own_updates.due()
             if session.peer not in self.topology.nodes:
                 self._names.forget(session.peer)  # none of its updates was taken
@@ -276,7 +280,7 @@ class LinkState:
             self.adverts.begin_anew(node, now)
             self._on_restart(node)
         self._forward_update(update, name)
-        self._routes.update()
+        self.routing.update()
 
     def _forward_update(self, update: RoutingUpdate, source: str) -> None:
         if update.suspected_duplicate:
@@ -358,7 +362,7 @@ class LinkState:
     @property
     def routes(self) -> Mapping[str, str]:
         """The next hop to each node that can be reached."""
-        return self._routes.table
+        return self.routing.table
 
     def _routes_computed(self, changed: bool) -> None:
         self._forgetting.note_absences(trio.current_time())
@@ -367,7 +371,7 @@ class LinkState:
 
     async def wait_routes_changed(self) -> None:
         """Wait until the routing table is another one."""
-        await self._routes.wait_changed()
+        await self.routing.wait_changed()
 
     def _note_change(self) -> None:
         self._changed.set()

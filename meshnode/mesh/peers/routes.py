@@ -50,6 +50,8 @@ class Routes:
     ) -> None:
         self.table: Mapping[str, str] = {}
         """The next hop to each node that can be reached."""
+        self.computations = self.changes = 0
+        """How often routes were computed, and how often the table was another one then."""
         self._topology = topology
         self._router = router
         self._sessions = sessions
@@ -110,6 +112,8 @@ class Routes:
             {node: senders[via] for node, via in self.table.items() if via in senders}
         )
         changed = self.table != old
+        self.computations += 1
+        self.changes += changed
         self._computed(changed)
         if changed:
             self._changed.set()
