@@ -199,11 +199,32 @@ class UnusableKey(SecurityError):
     """A key file holds no key that could be used; the text names file and remedy."""
 
 
+class SignatureProblem(Enum):
+    """Why a signature was refused."""
+
+    MISSING = "missing"
+    NO_KEY = "no key here"
+    """This node has nothing to check it with."""
+    NOT_EXPECTED = "not expected"
+    """Nobody asks for one, and who signs believes that it is checked."""
+    MALFORMED = "malformed"
+    WRONG_KEY = "wrong key"
+    """Or it was changed."""
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    WRONG_NODE = "wrong node"
+    """It is for another node."""
+
+
 class SignatureRefused(SecurityError):
     """A signature does not prove that its sender may do this; the text says why.
 
     The texts begin as receptor's do, which clients match.
     """
+
+    def __init__(self, text: str, problem: SignatureProblem) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class UnusableCertificate(SecurityError):

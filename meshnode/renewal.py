@@ -23,8 +23,8 @@ from meshnode.security import keyfiles
 from meshnode.security.keyfiles import Look, Looks
 from meshnode.security.tlsstore import TlsChange, TlsStore, read_changed, read_settings
 from meshnode.work.configured import ConfiguredWork
-from meshnode.work.units.access import Signatures
 from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.signatures import Signatures
 
 QUIET: Final = 0.25
 """Seconds without a change after which files are read: whoever writes a certificate and its key, or

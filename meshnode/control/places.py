@@ -121,6 +121,8 @@ class Places:
         self._shares = Shares(bounds.most, bounds.spared, of_one=bounds.of_one)
         self.leaving = 0
         """Sessions that gave way, or were refused, and are still being told."""
+        self.opened = self.refused = 0
+        """Sessions that got a place since the start, and that got none."""
 
     @property
     def taken(self) -> int:
@@ -130,7 +132,9 @@ class Places:
     def take(self, holder: Holder) -> Place | None:
         """Return a place for a new session, or None if nobody can give way to it."""
         if not self._make_room(holder):
+            self.refused += 1
             return None
+        self.opened += 1
         place = Place(holder)
         self._held.add(holder.name, place)
         self._shares.add(holder)

@@ -1,6 +1,6 @@
 """The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -233,6 +233,11 @@ class ControlService:
             await session.run()
         finally:
             places.leave(place)
+
+    @property
+    def places(self) -> Mapping[SessionKind, Places]:
+        """The places of its sessions, by what clients came by; of no kind before its first."""
+        return self._places
 
     def _places_of(self, kind: SessionKind) -> Places:
         places = self._places.get(kind)

@@ -8,8 +8,10 @@ Nothing here does anything. :mod:`meshnode.control.registry` and :mod:`meshnode.
 ask, each in one place, before a command does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -67,6 +69,21 @@ class Target:
         return " ".join(shown_text(word, MAX_SHOWN) for word in words if word)
 
 
+class Grounds(StrEnum):
+    """On what a request was refused, in a word."""
+
+    RULE = "rule"
+    """A rule denies it."""
+    NO_RULE = "no rule"
+    """No rule allows it."""
+    UNREADABLE = "unreadable"
+    """It has a text that no pattern can be compared with."""
+    OTHERS = "others"
+    """The unit was submitted here for another node."""
+    FORWARDING = "forwarding"
+    """It is for another node, and came from the mesh."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What was decided of a request, and by which rule."""
@@ -86,6 +103,15 @@ class Decision:
     def label(self) -> str:
         """What the logs call the rule that has decided; empty if none has."""
         return "" if self.rule is None else self.rule.label
+
+    @property
+    def grounds(self) -> Grounds:
+        """On what it was decided, if it was refused."""
+        if self.is_others:
+            return Grounds.OTHERS
+        if self.rule is not None:
+            return Grounds.RULE
+        return Grounds.UNREADABLE if self.is_unreadable else Grounds.NO_RULE
 
     @property
     def reason(self) -> str:
@@ -293,6 +319,8 @@ class AccessRules:
     sink: Sink | None = None
     tells: bool = True
     """Whether refusals are logged."""
+    refusals: Counter[tuple[Verb, Grounds]] = field(default_factory=Counter)
+    """How often a client was refused something, by what it asked and on what grounds."""
 
     def __bool__(self) -> bool:
         """Whether there are any: without, nothing need be asked."""
@@ -329,9 +357,14 @@ class AccessRules:
     def tell(self, refusal: Decision) -> None:
         """Log a refusal, and tell the sink."""
         if self.tells:
+            self.count(refusal.verb, refusal.grounds)
             subject_logger("access").warning("refused %s", refusal)
             if self.sink is not None:
                 self.sink(refusal)
+
+    def count(self, verb: Verb, grounds: Grounds) -> None:
+        """Count a refusal, also one that needs no rules."""
+        self.refusals[verb, grounds] += 1
 
     def require(self, asker: Asker, verb: Verb, target: Target | None) -> str:
         """Return which rule lets a client do what it asks for; empty where there are none.

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from meshnode.config.directives import NodeConfig
 from meshnode.config.faults import ConfigFaults, Fault
-from meshnode.errors import SignatureRefused, UnusableKey
+from meshnode.errors import SignatureProblem, SignatureRefused, UnusableKey
 from meshnode.protocol.times import format_duration
 from meshnode.security.keys import fingerprint, load_private_key, load_public_key
 
@@ -119,7 +119,7 @@ class Verifier:
             SignatureRefused: with the reason, which is another for each thing that can be wrong.
         """
         if not token:
-            raise _refused("signature is empty")
+            raise _refused("signature is empty", SignatureProblem.MISSING)
         if len(token) > MAX_TOKEN:
             raise _refused(f"token is malformed: it has more than {MAX_TOKEN} characters")
         try:
@@ -148,7 +148,8 @@ class Verifier:
                 return key, jwt.decode(token, key.key, algorithms=[ALGORITHM], options=options)
             except jwt.InvalidSignatureError:
                 continue
-        raise _refused(f"crypto/rsa: verification error: {self._why_none(named)}")
+        text = f"crypto/rsa: verification error: {self._why_none(named)}"
+        raise _refused(text, SignatureProblem.WRONG_KEY)
 
     def _why_none(self, named: str | None) -> str:
         """Say why no key here has made a token. What it says itself is not proved."""
@@ -171,12 +172,12 @@ class Verifier:
         end = _time_of(claims, "exp")
         if now - end >= CLOCK_SKEW:
             late = format_duration(round(now - end) * 10**9)
-            raise _refused(f"token is expired by {late}: it held {_times('until', end, now)}")
+            text = f"token is expired by {late}: it held {_times('until', end, now)}"
+            raise _refused(text, SignatureProblem.EXPIRED)
         for claim in ("nbf", "iat"):
             if claim in claims and (begin := _time_of(claims, claim)) - now > CLOCK_SKEW:
-                raise _refused(
-                    f"token is not valid yet ({claim}): it holds {_times('from', begin, now)}"
-                )
+                text = f"token is not valid yet ({claim}): it holds {_times('from', begin, now)}"
+                raise _refused(text, SignatureProblem.NOT_YET_VALID)
 
     def _check_audience(self, audience: object) -> None:
         """receptor writes a list; the standard allows one text as well."""
@@ -186,7 +187,8 @@ class Verifier:
             shown = "nobody" if audience is None else _shown(", ".join(map(str, names)))
             raise SignatureRefused(
                 f"token audience did not match node ID: it is signed for {shown}, "
-                f"this is {self._node_id}"
+                f"this is {self._node_id}",
+                SignatureProblem.WRONG_NODE,
             )
 
 
@@ -227,8 +229,10 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _refused(reason: str) -> SignatureRefused:
-    return SignatureRefused(f"could not verify signature: {reason}")
+def _refused(
+    reason: str, problem: SignatureProblem = SignatureProblem.MALFORMED
+) -> SignatureRefused:
+    return SignatureRefused(f"could not verify signature: {reason}", problem)
 
 
 # --- What the configuration asks for

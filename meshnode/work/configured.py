@@ -33,7 +33,6 @@ from meshnode.work.placement.telling import LoadTeller
 from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.reconnect import Dialer
 from meshnode.work.remote.runner import RemoteRunner
-from meshnode.work.units.access import Signatures
 from meshnode.work.units.adoption import boot_id
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.manager import UnitManager
@@ -41,6 +40,7 @@ from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.quotas import QuotaBounds
 from meshnode.work.units.runner import Plan, Runner
 from meshnode.work.units.runner import WorkType as UnitType
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submission import Submission
@@ -135,10 +135,9 @@ class ConfiguredWork:
         self.others = AskThere(dialer, self._signatures, tls)
         """Asks other nodes what this one may do there."""
         self._store = store
-        self._runners: MutableMapping[str, Runner] = {
-            COMMAND: CommandRunner(Launcher(descriptors), store, self._types, self._groups),
-            REMOTE: remotes,
-        }
+        self.commands = CommandRunner(Launcher(descriptors), store, self._types, self._groups)
+        """Drives the commands of this machine."""
+        self._runners: MutableMapping[str, Runner] = {COMMAND: self.commands, REMOTE: remotes}
         self._add_runners(config)
         self.units = UnitManager(
             store=store,
@@ -177,6 +176,11 @@ class ConfiguredWork:
 
             if SSH not in self._runners:
                 self._runners[SSH] = SshRunner(self._store, self._types, lambda: self.units.all())
+
+    @property
+    def signatures(self) -> Signatures:
+        """What signs and checks signatures at the moment."""
+        return self._signatures
 
     @property
     def types(self) -> Mapping[str, UnitType]:

@@ -72,6 +72,8 @@ class CommandRunner:
         self._end_leftovers = end_leftovers
         self._waiting: set[str] = set()
         """Units whose start waits for what the machine lacks."""
+        self.watched = 0
+        """Supervisors that are watched: those of units that run."""
         self._canceling: set[str] = set()
         """Units that are being canceled: an end without a record is theirs."""
 
@@ -88,6 +90,11 @@ class CommandRunner:
             await self._launcher.run(task_status=task_status)
         finally:
             self._groups.close()
+
+    @property
+    def short(self) -> int:
+        """How many units wait to be started until the machine has what that takes."""
+        return len(self._waiting)
 
     @property
     def stops_for_requests(self) -> bool:
@@ -210,6 +217,7 @@ class CommandRunner:
     async def _watch(self, unit: Unit, process: ProcessId, first: FirstOutcome) -> None:
         self._groups.watch(unit)
         handle = await self._open(unit, process)
+        self.watched += 1
         try:
             if fault := await self._reload(unit):
                 # A unit whose command runs has not ended, whatever was done to its files.
@@ -218,6 +226,7 @@ class CommandRunner:
             if handle is not None:
                 await handle.wait_end()
         finally:
+            self.watched -= 1
             if handle is not None:
                 handle.close()
         # A supervisor records the end last: it is there now, or never will be.

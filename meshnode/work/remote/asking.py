@@ -23,9 +23,9 @@ from meshnode.work.remote.failures import (
 )
 from meshnode.work.remote.reconnect import Dialer, is_meshnode, open_talk, taken_keys
 from meshnode.work.remote.replies import LongLines
-from meshnode.work.units.access import Signatures
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.remoteextra import is_secret
+from meshnode.work.units.signatures import Signatures
 
 if TYPE_CHECKING:
     from meshnode.security.tls import TlsClients

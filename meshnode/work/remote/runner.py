@@ -27,10 +27,10 @@ from meshnode.work.remote.reconcile import Lost, Reconciler
 from meshnode.work.remote.reconnect import Dialer, LostRoutes, Reconnector
 from meshnode.work.remote.replies import LongLines
 from meshnode.work.remote.start import Expiry, RemoteStart, check_secrets
-from meshnode.work.units.access import Signatures
 from meshnode.work.units.keys import new_secret
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.runner import FirstOutcome, Outcome, Plan
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submission import Submission

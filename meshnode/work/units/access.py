@@ -12,14 +12,14 @@ Where there are access rules, they decide besides, and first: this is the one pl
 about work. A unit that a client may not see is answered as one that is not there.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from meshnode.control.registry import WAYS, ControlSession, origin_node
 from meshnode.errors import (
     AccessRefused,
-    CannotSign,
     CommandError,
     ConnectsNobody,
     MeshnodeError,
@@ -28,64 +28,12 @@ from meshnode.errors import (
     UnknownUnit,
 )
 from meshnode.permissions import Verb, Way
-from meshnode.security.access import AccessRules, Asker, Target, is_own
+from meshnode.security.access import AccessRules, Asker, Grounds, Target, is_own
 from meshnode.security.identity import Claimed, Identity, MeshClient, UnknownClient
 from meshnode.work.units.runner import WorkType
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
-
-# --- Who must sign what they ask of units, and what this node signs itself (protocol section 8)
-
-if TYPE_CHECKING:  # most nodes have no use for what it imports
-    from meshnode.security.tokens import Signer, Verifier
-
-
-@dataclass(slots=True, eq=False)
-class Signatures:
-    """What a node signs with and verifies by, at this moment; either may be missing."""
-
-    signer: "Signer | None" = None
-    verifier: "Verifier | None" = None
-
-    def check(self, signature: str, remedy: str, *, verifies: bool, trusted: bool) -> str:
-        """Return the name of the key that signed a request, if its signature allows it.
-
-        The name is empty where no signature was checked.
-
-        Args:
-            signature: the token that came with the request, empty if none did.
-            remedy: what who sent none can do.
-            verifies: whether the unit or work type demands one.
-            trusted: whether the client came by a unix socket, whose permissions have let it in.
-
-        Raises:
-            CommandError: there is a signature and nobody asks for one, as receptor has it: who
-                signs believes that it is checked.
-            SignatureRefused: it is missing or wrong.
-        """
-        if not verifies:
-            if signature:
-                raise CommandError("work type did not expect a signature")
-            return ""
-        if trusted:
-            return ""
-        if not signature:
-            raise SignatureRefused(f"could not verify signature: signature is empty: {remedy}")
-        if self.verifier is None:
-            raise SignatureRefused(
-                "could not verify signature: this node has no work-verification directive"
-            )
-        return self.verifier.verify(signature)
-
-    def sign(self, node: str) -> str:
-        """Return a token for a command to ``node``. Raises CannotSign."""
-        return self.require_signer().sign(node)
-
-    def require_signer(self) -> "Signer":
-        """Return what signs. Raises CannotSign if this node cannot."""
-        if self.signer is None:
-            raise CannotSign("this node has no work-signing directive: it cannot sign work")
-        return self.signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +145,9 @@ class UnitAccess:
         if not (refusal and self._rules.know_keys):
             rule = self._rules.require(caller.asker(key), verb, target)
         if refusal is not None:
-            raise refusal
+            raise self._signatures.counted(refusal)
         if caller.node and not local and not verifies and not self._forwarding:
+            self._rules.count(verb, Grounds.FORWARDING)
             raise AccessRefused(
                 f"this node takes no work for {submission.node} from the mesh; submit it on the "
                 f"node where you are (or set node: allowforwarding on {self._node_id})"
@@ -241,7 +190,7 @@ class UnitAccess:
         return UnitAccess(
             self._node_id,
             self._work_types,
-            self._signatures,
+            replace(self._signatures, refusals=Counter()),
             rules=self._rules.silent(),
             forwarding=self._forwarding,
         )
@@ -264,9 +213,9 @@ class UnitAccess:
             trusted=caller.trusted,
         )
         rule = self._check_rules(verb, unit_id, status, caller, key)
-        self._check_origin(status, caller)
+        self._check_origin(verb, status, caller)
         if refusal is not None:
-            raise refusal
+            raise self._signatures.counted(refusal)
         return Allowed(key, rule)
 
     def check_visible(
@@ -281,7 +230,7 @@ class UnitAccess:
         if signature and self._rules.know_keys and self._asks_for_signature(status):
             key, _ = self._find_key(signature, "", verifies=True, trusted=caller.trusted)
         self._check_rules(verb, unit_id, status, caller, key)
-        self._check_origin(status, caller)
+        self._check_origin(verb, status, caller)
 
     def lister(self, caller: Caller) -> Callable[[str, UnitStatus], bool]:
         """Return whether a list shows the client a unit: it leaves out what it may not know of."""
@@ -360,9 +309,10 @@ class UnitAccess:
         here = f"on node {self._node_id}" if caller.node else "instead of TCP"
         return f"{what}, or use the unix socket {here}"
 
-    def _check_origin(self, status: UnitStatus, caller: Caller) -> None:
+    def _check_origin(self, verb: Verb, status: UnitStatus, caller: Caller) -> None:
         """Return if a node that asks has to do with a unit. Raises AccessRefused."""
         if not self._is_visible(status, caller):
+            self._rules.count(verb, Grounds.OTHERS)
             raise AccessRefused(
                 "this work unit was submitted here for another node: only clients of this node "
                 "may ask for it"

@@ -46,7 +46,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.auditlines import Kind
-from meshnode.work.units.access import Caller, Signatures, UnitAccess
+from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
@@ -59,6 +59,7 @@ from meshnode.work.units.requests import AdoptRequest
 from meshnode.work.units.results import SendFile, stream_results
 from meshnode.work.units.runner import FirstOutcome, MissingRunner, Outcome, Plan, Runner, WorkType
 from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.starting import UnitStarter
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore

@@ -17,6 +17,7 @@ while the node runs, :mod:`.submissions` reads what that remembers before anythi
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -60,6 +61,10 @@ class UnitStore(UnitFiles):
         super().__init__(root, reserve)
         self._clock = clock
         self._slow_until = float("-inf")
+        self.refused_writes = 0
+        """How often the disk refused to take a new unit or a status since the start."""
+        self.slow_operations = 0
+        """How often it was slow."""
 
     async def _long(self, act: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         return await in_thread_or_here(act, *args)
@@ -76,6 +81,7 @@ class UnitStore(UnitFiles):
         finally:
             ended = self._clock()
             if ended - begun > SLOW_SECONDS:
+                self.slow_operations += 1
                 self._slow_until = ended + SLOW_FOR
 
     # --- the directory of the node ------------------------------------------------------------
@@ -92,11 +98,19 @@ class UnitStore(UnitFiles):
         """Return a line for a person about what is wrong with the disk, the root or units."""
         return await self._short(lambda: [*shortages(self.root), *self.warnings()])
 
+    async def room(self) -> os.statvfs_result:
+        """Return what the file system of the units has, and has left. Raises OSError."""
+        return await self._short(os.statvfs, self.root)
+
     # --- units that come and go ---------------------------------------------------------------
 
     async def add(self, status: UnitStatus) -> str:
         """Make the files of a new unit, and return its ID. Raises WorkError."""
-        return await self._short(self.create, status)
+        try:
+            return await self._short(self.create, status)
+        except WorkError:
+            self.refused_writes += 1
+            raise
 
     async def open_input(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
         """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
@@ -205,6 +219,9 @@ class UnitStore(UnitFiles):
             except Locked:
                 if trio.current_time() >= deadline:
                     raise
+            except OSError:
+                self.refused_writes += 1
+                raise
             # No event says that a lock of another process is free.
             await trio.sleep(LOCK_RETRY_SECONDS)
 

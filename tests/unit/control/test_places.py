@@ -210,3 +210,25 @@ async def test_in_a_full_branch_a_session_of_that_branch_gives_way() -> None:
     assert places.take(Holder("bob", "10.0.0.66")) is not None
     assert [place.gave_way for place in many] == [True] + [False] * 23
     assert not any(place.gave_way for place in others)
+
+
+@given(st.lists(st.sampled_from(["alice", "mallory", "bob", "leave"]), max_size=40))
+def test_each_session_is_counted_as_one_that_got_a_place_or_as_one_that_got_none(steps) -> None:
+    async def run() -> None:
+        places = Places(BOUNDS)
+        held: list[Place] = []
+        got = refused = 0
+        for step in steps:
+            if step == "leave":
+                if held:
+                    places.leave(held.pop())
+                continue
+            place = places.take(Holder(step))
+            if place is None:
+                refused += 1
+            else:
+                got += 1
+                held.append(place)
+        assert (places.opened, places.refused) == (got, refused)
+
+    trio.run(run)

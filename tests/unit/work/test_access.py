@@ -9,7 +9,7 @@ from signing_keys import golang_token, new_key
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.local.worktypes import CommandType
-from meshnode.work.units.access import Signatures
+from meshnode.work.units.signatures import Signatures
 
 KEY = new_key()
 SUBMIT = {"command": "work", "subcommand": "submit"}

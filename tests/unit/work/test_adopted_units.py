@@ -13,7 +13,7 @@ from work_fakes import FakeNode
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
-from meshnode.work.units.access import Signatures
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.statusreply import status_reply
 from meshnode.work.units.store import UnitStore
 

@@ -9,7 +9,7 @@ from signing_keys import golang_token, new_key, public_pem, secret_token, unsign
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.tokens import Signer, VerificationKey, Verifier
 from meshnode.work.local.worktypes import CommandType
-from meshnode.work.units.access import Signatures
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.statusreply import status_reply
 
 KEY = new_key()

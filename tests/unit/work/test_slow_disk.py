@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from meshnode.errors import CommandError
+from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import UnitFile
@@ -195,3 +195,28 @@ async def test_two_submissions_with_one_key_make_one_unit_also_on_a_slow_disk(fo
         (unit,) = foo.units.all()
         refusal = f"{ALREADY_SUBMITTED} {unit.unit_id}"
         assert sorted(outcomes) == sorted([unit.unit_id, refusal])
+
+
+async def test_a_store_counts_what_was_slow_and_what_was_refused(
+    store: UnitStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_this_thread(act: Callable[..., Any], *args: object) -> Any:
+        return act(*args)
+
+    monkeypatch.setattr("meshnode.work.units.store.in_thread_or_here", in_this_thread)
+    unit_id = await store.add(STATUS)
+    assert (store.slow_operations, store.refused_writes) == (0, 0)
+
+    def full(*args: object, **how: object) -> None:
+        clock.now += 2 * SLOW_SECONDS
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_first", full)
+    with pytest.raises(WorkError):
+        await store.add(STATUS)
+    assert (store.slow_operations, store.refused_writes) == (1, 1)
+    monkeypatch.setattr(store, "write_status", full)
+    with pytest.raises(OSError, match="No space"):
+        await store.record(unit_id, STATUS, ENDED, durable=True)
+    assert store.refused_writes == 2
+    assert (await store.room()).f_bavail > 0

@@ -14,6 +14,7 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units import tally
 from meshnode.work.units.jsonreader import Reader
+from meshnode.work.units.shortage import NotNow
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.tally import OTHER, TypeFigures, UnitTally
 
@@ -210,3 +211,21 @@ def test_a_type_is_forgotten_an_hour_after_its_last_unit_unless_it_is_offered():
     clock.now = tally.KEPT_SECONDS + 1
     counts.forget({"offered"})
     assert names(counts) == {"offered", "busy"}
+
+
+async def test_supervisors_are_counted_while_they_are_watched_and_units_while_the_machine_lacks(
+    foo, autojump_clock
+):
+    async with foo.running():
+        runner = foo.commands
+        unit_id = await foo.submit("foo", "wait")
+        assert (runner.watched, runner.short) == (1, 0)
+        foo.launcher.supervisors[unit_id].finish()
+        await foo.wait_final(unit_id)
+        assert runner.watched == 0
+        foo.launcher.refuses = NotNow("no processes")
+        short = await foo.submit("foo", "wait")
+        assert (runner.watched, runner.short) == (0, 1)
+        foo.launcher.refuses = None
+        await foo.wait_for(short, lambda status: status.state is UnitState.RUNNING)
+        assert runner.short == 0

@@ -15,7 +15,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import MeshClient, UnixClient
 from meshnode.security.tokens import VerificationKey, Verifier
 from meshnode.work.units import commands, requests
-from meshnode.work.units.access import Signatures
+from meshnode.work.units.signatures import Signatures
 
 ANN = UnixClient(1000, 100, 7, "ann")
 BOB = UnixClient(1001, 100, 8, "bob")

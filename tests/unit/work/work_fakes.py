@@ -42,12 +42,12 @@ from meshnode.work.local.worktypes import CommandType
 from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units import directory, tombstones
-from meshnode.work.units.access import Signatures
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.endedby import ended_by_from_json
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.queue import QueueBounds
 from meshnode.work.units.runner import Runner
+from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import KEEP_SECONDS
@@ -301,6 +301,7 @@ class FakeNode:
             open_process=self.launcher.open_process,
             end_leftovers=self.launcher.end_leftovers,
         )
+        self.commands = commands
         remotes = RemoteRunner(
             FakeDialer(self.mesh, self.node_id),
             self.mortal,
