@@ -22,7 +22,9 @@ from typing import Final
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
 INDEX: Final = "index"
-"""The files of a unit, by the names that ``work results`` has for them."""
+FILES: Final = "files"
+"""The files of a unit, by the names that ``work results`` has for them; the last is a tar of what
+the job brought back."""
 
 STREAMS: Final = (STDOUT, STDERR)
 """What a command prints, in the order of the numbers in an index."""

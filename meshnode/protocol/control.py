@@ -57,6 +57,9 @@ as a decimal, and its digest where that is known. What follows is stdin. Meshnod
 SCRIPT_KEY = "jobscript"
 """Key of a submission with the name of the one of these files that is to be run."""
 
+OUTPUT_KEY = "joboutput"
+"""Key of a submission with patterns of the files that the job brings back, as a JSON list."""
+
 DESCRIBES = "describe"
 """Said beside such keys by a node that describes its types of work to those who ask."""
 
@@ -68,7 +71,7 @@ STREAM_KEY = "stream"
 """Key of a request for results with the file that is wanted of a unit's output; see STREAM_NAMES.
 Meshnode's own; receptor ignores it and sends stdout."""
 
-STREAM_NAMES = STDOUT, STDERR, INDEX = ("stdout", "stderr", "index")
+STREAM_NAMES = STDOUT, STDERR, INDEX, FILES = ("stdout", "stderr", "index", "files")
 
 STREAMS = "streams"
 """Word among the taken keys of a node that knows STREAM_KEY."""
@@ -76,7 +79,7 @@ STREAMS = "streams"
 TAKEN_KEYS = frozenset(
     {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
     | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
-    | {DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY}
+    | {DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY, OUTPUT_KEY}
     | {ARRAY_INDEX_KEY}
 )
 

@@ -70,8 +70,7 @@ def unpack(source: Path, directory: Path, script: str = "") -> None:
         BadFiles: the tar may not be unpacked; nothing of it is left.
         OSError: the disk refuses; nothing of it is left.
     """
-    shutil.rmtree(directory, ignore_errors=True)
-    os.mkdir(directory, 0o700)
+    make_directory(directory)
     target = directory / DEPS
     os.mkdir(target, 0o700)
     try:
@@ -84,6 +83,12 @@ def unpack(source: Path, directory: Path, script: str = "") -> None:
         # Its room may be what others wait for.
         shutil.rmtree(directory, ignore_errors=True)
         raise
+
+
+def make_directory(directory: Path) -> None:
+    """Make the empty directory of a job, whatever is there. Blocks. Raises OSError."""
+    shutil.rmtree(directory, ignore_errors=True)
+    os.mkdir(directory, 0o700)
 
 
 def check(source: Path, script: str = "") -> None:

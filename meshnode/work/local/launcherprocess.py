@@ -54,6 +54,7 @@ class StartRequest:
         known: keys of the status that are not on disk yet, and are written when it starts.
         isolation: how it is isolated (``isolation.IsolationPlan.order``), None for not at all.
         limits: what ``cgroups.JobGroups.order`` writes of its limits, None if it has none.
+        holds: whether the record of the end is for the node to complete, with the job's files.
     """
 
     unit_id: str
@@ -70,6 +71,7 @@ class StartRequest:
     known: Mapping[str, object] = field(default_factory=dict)
     isolation: Mapping[str, object] | None = None
     limits: str | None = None
+    holds: bool = False
 
     def encode(self, number: int) -> bytes:
         """Return the request as the launcher reads it; answers carry ``number``.
@@ -92,6 +94,7 @@ class StartRequest:
             known=dict(self.known),
             isolation=None if self.isolation is None else dict(self.isolation),
             limits=self.limits,
+            holds=self.holds,
         )
         request = start.encode()
         if len(request) > wire.MAX_REQUEST_BYTES:

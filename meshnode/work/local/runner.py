@@ -16,6 +16,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import NoThread, in_thread
 from meshnode.work.local.cgroups import JobGroups
 from meshnode.work.local.client import OutcomeUnknown, Starter
+from meshnode.work.local.collector import COLLECTING, FileCollector
 from meshnode.work.local.launcherprocess import LauncherClosed, Started, StartRequest
 from meshnode.work.local.processes import (
     EndLeftovers,
@@ -70,6 +71,7 @@ class CommandRunner:
         self._open_process = open_process
         self._groups = groups
         self._end_leftovers = end_leftovers
+        self._files = FileCollector(store)
         self._waiting: set[str] = set()
         """Units whose start waits for what the machine lacks."""
         self.watched = 0
@@ -105,6 +107,10 @@ class CommandRunner:
         """Start a pending unit, or adopt a running one, and watch it to its end."""
         process = unit.status.supervisor
         if unit.is_final:
+            return Outcome.DONE
+        if unit.status.held:
+            first.done()
+            await self._files.settle(unit)
             return Outcome.DONE
         if process is None and unit.status.state is UnitState.RUNNING:
             await self._lose(unit, None, None)
@@ -197,6 +203,7 @@ class CommandRunner:
         end = await started.first_moment()
         if end is not None:
             await unit.take_over(end)
+        await self._files.settle(unit)
         return unit.is_final
 
     async def _open(self, unit: Unit, process: ProcessId) -> Handle | None:
@@ -231,6 +238,7 @@ class CommandRunner:
                 handle.close()
         # A supervisor records the end last: it is there now, or never will be.
         fault = await self._reload(unit)
+        await self._files.settle(unit)
         if not unit.is_final:
             await self._lose(unit, process, fault)
 
@@ -268,7 +276,8 @@ class CommandRunner:
             detail = f"lost: its supervisor (PID {process.pid}) ended without recording an end"
         else:
             detail = "lost: nobody watched over it"
-        await unit.fail(detail + still_running(left))
+        files_told = await self._files.save(unit)
+        await unit.fail(detail + still_running(left) + files_told)
 
     async def cancel(self, unit: Unit) -> Outcome:
         """Have the supervisor end the whole process tree, and wait until it has."""
@@ -276,6 +285,7 @@ class CommandRunner:
             # Nothing of it runs, and its task only waits.
             return Outcome.IDLE
         self._canceling.add(unit.unit_id)
+        self._files.leave(unit)
         try:
             with trio.move_on_after(self._type_of(unit).grace + CANCEL_MARGIN):
                 await self._signal(unit)
@@ -284,6 +294,8 @@ class CommandRunner:
             self._canceling.discard(unit.unit_id)
         if unit.is_final:
             return Outcome.DONE
+        if self._files.has(unit):
+            raise CommandError(COLLECTING.format(unit.unit_id))
         if await self._has_ended(unit):
             text = "its command has ended, and its supervisor waits for the disk to record that"
             raise NotRecorded(f"work unit {unit.unit_id}: {text}")
@@ -343,7 +355,8 @@ class CommandRunner:
         if unit.is_final:
             return Outcome.REMOVABLE
         try:
-            with trio.move_on_after(FORCE_TIMEOUT if force else math.inf):
+            seconds = FORCE_TIMEOUT if force else math.inf
+            with self._files.unwanted(unit), trio.move_on_after(seconds):
                 if await self.cancel(unit) is Outcome.IDLE:
                     return Outcome.IDLE
         except NotRecorded as error:

@@ -4,7 +4,7 @@ import errno
 
 from meshnode import files
 from meshnode.errors import WorkError
-from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDERR
+from meshnode.work.local.launcher.records import FILES, INDEX, SIZE_KEYS, STDERR
 from meshnode.work.local.launcherprocess import StartRequest
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.shortage import LACKS, NotNow, shortage_of
@@ -31,6 +31,7 @@ def start_request(unit: Unit, kind: CommandType, store: UnitStore) -> StartReque
         indexed=INDEX in outputs,
         known=status.input_to_disk(),
         isolation=None if kind.isolation is None else kind.isolation.order,
+        holds=FILES in outputs,
     )
 
 
@@ -41,7 +42,7 @@ def _cwd(unit: Unit, kind: CommandType, store: UnitStore) -> str | None:
 
 
 async def unpack_files(unit: Unit, store: UnitStore) -> None:
-    """Put the files of a unit where its command finds them; a second time, they are made anew.
+    """Make the directory of a unit's command, with its files; a second time, it is made anew.
 
     Raises:
         NotNow: the machine has no room for them, or lacks something else.
@@ -50,7 +51,10 @@ async def unpack_files(unit: Unit, store: UnitStore) -> None:
     if not unit.status.job.files:
         return
     try:
-        await store.unpack_files(unit.unit_id, unit.status.job.files.script)
+        if unit.status.job.files.size:
+            await store.unpack_files(unit.unit_id, unit.status.job.files.script)
+        else:
+            await store.make_work_directory(unit.unit_id)
     except OSError as error:
         if error.errno in LACKS:
             raise NotNow(f"no {shortage_of(error)} for its files") from error

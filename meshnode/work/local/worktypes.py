@@ -22,7 +22,7 @@ from meshnode.templates import Template
 from meshnode.work.files.unpacking import DEPS
 from meshnode.work.local.launcher.command import environment
 from meshnode.work.local.launcher.leaving import Leaving
-from meshnode.work.local.launcher.records import INDEX, STDERR
+from meshnode.work.local.launcher.records import FILES, INDEX, STDERR
 from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.runner import Plan
@@ -102,6 +102,7 @@ class CommandType:
             "RuntimeEnv": list(self.allowed_env.texts),
             "RuntimeCwd": list(self.allowed_cwd.roots),
             "Files": not self._refusal_of_files(),
+            "Output": not self._refusal_of_files(),
             "Scripts": self.allow_scripts,
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
@@ -154,7 +155,8 @@ class CommandType:
         if job.env:
             check_size(words, job.env)
         how = "" if self.isolation is None else self.isolation.line
-        return Plan(params=words, outputs=self.outputs, limits=limits, isolation=how)
+        outputs = (*self.outputs, FILES) if job.files.output else self.outputs
+        return Plan(params=words, outputs=outputs, limits=limits, isolation=how)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -192,7 +194,11 @@ class CommandType:
         if job.cwd:
             raise ValueError("a job with files has a directory of its own; give no other")
         if why := self._refusal_of_files():
-            raise ValueError(f"it takes no files, since it {why}")
+            raise ValueError(
+                f"it takes no files, since it {why}"
+                if job.files.size
+                else f"it brings back no files (output), since it {why}"
+            )
         if job.files.script and not self.allow_scripts:
             raise ValueError("it runs no scripts of clients (allowscripts)")
 

@@ -15,7 +15,7 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import TRANSITIONS, UnitState
-from meshnode.work.local.launcher.records import SIZE_KEYS
+from meshnode.work.local.launcher.records import FILES, SIZE_KEYS
 from meshnode.work.remote.adopted import why_gone
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
@@ -345,8 +345,10 @@ class RemoteFollower:
                 await stream.append(data, small=True)
 
     def _ask_for_output(self) -> None:
-        for stream in self._streams.values():
-            stream.ask()
+        for name, stream in self._streams.items():
+            # There are no files to bring back before the end: a conversation would only wait.
+            if name != FILES or self._ended.is_set():
+                stream.ask()
 
     async def _cancel_there(self) -> str:
         """Have the other node cancel the unit; return what the failure adds if that is in doubt."""

@@ -91,6 +91,11 @@ class SshType:
                 f"work type {self.name} takes files, but no arguments, variables, directory or "
                 "limits of clients, since it runs on hosts with only SSH"
             )
+        if job.files.output:
+            raise CommandError(
+                f"work type {self.name} brings back no files (output), since it runs on hosts with "
+                "only SSH; print them to stdout"
+            )
         if job.files.script and not self.allow_scripts:
             raise CommandError(f"work type {self.name} runs no scripts of clients (allowscripts)")
         if job.files and self.cwd:

@@ -18,6 +18,7 @@ from meshnode.protocol.control import (
     DEPS_SIZE_KEY,
     ENV_KEY,
     LIMITS_KEY,
+    OUTPUT_KEY,
     PRIORITY_KEY,
     SCRIPT_KEY,
     TIMEOUT_KEY,
@@ -127,7 +128,7 @@ class JobSettings:
         named = {f"{ARGUMENTS_KEY}.{name}": text for name, text in self.arguments.items()}
         named |= {f"{ENV_KEY}.{name}": text for name, text in self.env.items()}
         named |= {f"{LIMITS_KEY}.{name}": text for name, text in self.limits.items()}
-        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, DEPS_SIZE_KEY, SCRIPT_KEY)
+        others = (CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, DEPS_SIZE_KEY, SCRIPT_KEY, OUTPUT_KEY)
         return named | {key: text for key, text in self.fields().items() if key in others}
 
     def shown(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from meshnode.errors import CommandError
 from meshnode.permissions import Verb
-from meshnode.protocol.control import INDEX, STDERR
+from meshnode.protocol.control import FILES, INDEX, STDERR
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.access import Allowed, Caller, UnitAccess
 from meshnode.work.units.jsonreader import format_datetime
@@ -115,6 +115,7 @@ class Planner:
             params=plan.params,
             stderr_size=0 if STDERR in plan.outputs else None,
             index_size=0 if INDEX in plan.outputs else None,
+            files_size=0 if FILES in plan.outputs else None,
             limits=plan.limits,
             isolation=plan.isolation,
             created=format_datetime(self._now()),

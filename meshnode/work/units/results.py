@@ -7,7 +7,7 @@ import trio
 
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
-from meshnode.work.local.launcher.records import INDEX, STDERR, STDOUT
+from meshnode.work.local.launcher.records import FILES, INDEX, STDERR, STDOUT
 from meshnode.work.units.shortage import Pauses
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
@@ -18,8 +18,9 @@ SendFile = Callable[[int, int, int], Awaitable[int]]
 the file's end. An OSError says that the file cannot be read."""
 
 _REMEDIES = {
-    STDERR: "does not say `stderr: separate`, so errors are in its stdout",
-    INDEX: "says neither `timestamps: true` nor `stderr: separate`",
+    STDERR: "its work type does not say `stderr: separate`, so errors are in its stdout",
+    INDEX: "its work type says neither `timestamps: true` nor `stderr: separate`",
+    FILES: "it was submitted without --output",
 }
 """Why a unit may lack a file."""
 
@@ -37,9 +38,7 @@ def check_has(unit: Unit, stream: str) -> None:
     """
     is_known = unit.is_final or unit.status.is_command
     if is_known and unit.status.size_of(stream) is None:
-        raise CommandError(
-            f"work unit {unit.unit_id} has no {stream}: its work type {_REMEDIES[stream]}"
-        )
+        raise CommandError(f"work unit {unit.unit_id} has no {stream}: {_REMEDIES[stream]}")
 
 
 async def stream_results(
@@ -60,6 +59,9 @@ async def stream_results(
         WorkError: the file cannot be read.
         Exception: whatever else ``send`` raises.
     """
+    if stream == FILES:
+        # It is made at the end, and replaces what is there.
+        await unit.wait_final()
     while unit.status.size_of(stream) is None:
         if unit.is_final:
             return 0

@@ -97,7 +97,7 @@ class UnitStarter:
     async def _take_deps(self, unit: Unit, receive: Receive, *, keep: bool) -> Input:
         """Take in the tar with which a payload may begin. Raises as ``take_input``."""
         announced = unit.status.job.files
-        if not announced:
+        if not announced.size:
             return NO_DEPS
         file = await self._store.open_deps(unit.unit_id, lambda: not unit.is_final)
         try:

@@ -62,6 +62,10 @@ class UnitStatus:
     """The same of stderr, None where errors go to stdout."""
     index_size: int | None = None
     """The same of the index of both, None where there is none."""
+    files_size: int | None = None
+    """Bytes of the tar of what it brings back, None where nothing was asked for."""
+    held: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """What the supervisor has recorded of the end of a unit whose files are being collected."""
     remote: RemoteExtra | None = None
     """Set for units of type ``remote``, and only for them."""
     runner: str = ""
@@ -136,22 +140,14 @@ class UnitStatus:
 
     def size_of(self, stream: str) -> int | None:
         """Return the recorded bytes of a file of output, None where the unit has no such file."""
-        match stream:
-            case records.STDERR:
-                return self.stderr_size
-            case records.INDEX:
-                return self.index_size
-        return self.stdout_size
+        size: int | None = getattr(self, RECORDED[records.SIZE_KEYS[stream]][0])
+        return size
 
     @property
     def sizes(self) -> dict[str, int]:
         """The recorded bytes of each file of output that the unit has, by its key."""
-        sizes = {"StdoutSize": self.stdout_size}
-        if self.stderr_size is not None:
-            sizes["StderrSize"] = self.stderr_size
-        if self.index_size is not None:
-            sizes["IndexSize"] = self.index_size
-        return sizes
+        sizes = {key: self.size_of(stream) for stream, key in records.SIZE_KEYS.items()}
+        return {key: size for key, size in sizes.items() if size is not None}
 
     @property
     def kind(self) -> str:
@@ -299,6 +295,7 @@ class UnitStatus:
             "Host": self.host and self.host.to_json(),
             "Runner": self.runner,
             "RunnerData": dict(self.runner_data),
+            "Held": dict(self.held),
             "ReleaseAsked": self.release_asked,
             "Queued": self.queued,
             "DepsSize": self.deps_size,
@@ -306,6 +303,7 @@ class UnitStatus:
         known = {
             "StderrSize": self.stderr_size,
             "IndexSize": self.index_size,
+            "FilesSize": self.files_size,
             "VerifySignature": self.verifies,
         }
         return {
@@ -362,6 +360,8 @@ class UnitStatus:
             stdout_size=read_size(reader),
             stderr_size=reader.whole("StderrSize"),
             index_size=reader.whole("IndexSize"),
+            files_size=reader.whole("FilesSize"),
+            held=read_data(reader, "Held"),
             remote=RemoteExtra.from_json(extra) if work_type == REMOTE else None,
             created=reader.time("Created"),
             started=reader.time("Started"),
@@ -392,7 +392,7 @@ class UnitStatus:
             host=reader.understood("Host", host_from_json),
             verifies=reader.take("VerifySignature", bool, None),
             runner=intern(reader.take("Runner", str, "")),
-            runner_data=read_data(reader),
+            runner_data=read_data(reader, "RunnerData"),
             release_asked=reader.take("ReleaseAsked", bool, False),
             queued=reader.take("Queued", bool, False),
             deps_size=reader.whole("DepsSize") or 0,

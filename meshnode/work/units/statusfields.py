@@ -63,10 +63,10 @@ def read_line(reader: Reader, key: str, most: int) -> str:
     return shown_text(reader.take(key, str, ""), most)
 
 
-def read_data(reader: Reader) -> Mapping[str, Any]:
-    """Return what the runner keeps."""
-    data: JsonObject = reader.take("RunnerData", dict, None)
-    check_json("RunnerData", data)
+def read_data(reader: Reader, key: str) -> Mapping[str, Any]:
+    """Return an object that others read."""
+    data: JsonObject = reader.take(key, dict, None)
+    check_json(key, data)
     return data or NOTHING
 
 
@@ -122,6 +122,8 @@ RECORDED: Mapping[str, tuple[str, Callable[[Reader], Any]]] = {
     "Supervisor": ("supervisor", read_supervisor),
     "EndedBy": ("ended_by", read_ended_by),
     "Usage": ("usage", lambda reader: read_numbers(reader, "Usage")),
+    "FilesSize": ("files_size", lambda reader: reader.whole("FilesSize")),
+    "Held": ("held", lambda reader: read_data(reader, "Held")),
 }
 """What supervisors change: the field, and how it is read."""
 

@@ -29,7 +29,7 @@ import trio
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.resources import DescriptorReserve
-from meshnode.work.files.unpacking import check, unpack
+from meshnode.work.files.unpacking import check, make_directory, unpack
 from meshnode.work.local.launcher.records import STDOUT
 from meshnode.work.local.launcher.statusfile import LOCK_PATIENCE_SECONDS, LOCK_RETRY_SECONDS
 from meshnode.work.units.endedby import EndedBy
@@ -130,6 +130,10 @@ class UnitStore(UnitFiles):
             OSError: the disk refuses.
         """
         await self._long(unpack, self.deps_path(unit_id), self.work_directory(unit_id), script)
+
+    async def make_work_directory(self, unit_id: str) -> None:
+        """Make the working directory of a unit without files. Raises OSError."""
+        await self._long(make_directory, self.work_directory(unit_id))
 
     async def check_files(self, unit_id: str, script: str) -> None:
         """Look whether another machine may unpack the tar of a unit.

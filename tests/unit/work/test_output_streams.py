@@ -32,7 +32,7 @@ def results(unit_id: str, stream: str | None = None, start: int = 0) -> dict:
 
 def test_control_protocol_launcher_and_client_know_the_same_files() -> None:
     assert tuple(records.SIZE_KEYS) == STREAM_NAMES
-    assert (*logindex.STREAMS, logindex.INDEX) == STREAM_NAMES
+    assert (*logindex.STREAMS, logindex.INDEX, logindex.FILES) == STREAM_NAMES
 
 
 @pytest.mark.parametrize("work_type", ["cat", "separate", "timed"])
@@ -157,7 +157,7 @@ def test_an_unknown_stream_is_refused_and_taken_for_no_other(stream: object) -> 
     if stream in STREAM_NAMES:
         assert parse_json(request) == ResultsRequest("x", 0, stream=str(stream))
     else:
-        with pytest.raises(CommandError, match=r"^field stream must be stdout or stderr or index$"):
+        with pytest.raises(CommandError, match=r"^field stream must be stdout or stderr"):
             parse_json(request)
 
 

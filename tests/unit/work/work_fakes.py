@@ -73,6 +73,7 @@ class FakeSupervisor:
         self.process = ProcessId(pid, pid * 1000)
         self.ended = trio.Event()
         self.signals: list[int] = []
+        self.holds = False
 
     def set(self, **changes) -> None:
         status = self.store.read_status(self.unit_id)
@@ -102,16 +103,24 @@ class FakeSupervisor:
     ):
         recorded = self.store.read_status(self.unit_id).sizes
         sizes = self.store.output_sizes(self.unit_id, recorded)
-        self.set(
-            **more,
-            state=state,
-            detail=detail,
-            exit_code=code,
-            finished="2026-11-02T03:00:09.000000Z",
-            stdout_size=sizes["StdoutSize"],
-            stderr_size=sizes.get("StderrSize"),
-            index_size=sizes.get("IndexSize"),
-        )
+        sizes.pop("FilesSize", None)
+        if self.holds:
+            end = {"State": int(state), "Detail": detail, "ExitCode": code, **sizes}
+            if "ended_by" in more:
+                end["EndedBy"] = more["ended_by"].to_json()
+            end["Finished"] = "2026-11-02T03:00:09.000000Z"
+            self.set(detail="Collecting files", held=end)
+        else:
+            self.set(
+                **more,
+                state=state,
+                detail=detail,
+                exit_code=code,
+                finished="2026-11-02T03:00:09.000000Z",
+                stdout_size=sizes["StdoutSize"],
+                stderr_size=sizes.get("StderrSize"),
+                index_size=sizes.get("IndexSize"),
+            )
         self.ended.set()
 
 
@@ -181,6 +190,7 @@ class FakeLauncher:
         pid = 100 + len(self.started)
         supervisor = FakeSupervisor(self.store, request.unit_id, pid)
         self.supervisors[request.unit_id] = supervisor
+        supervisor.holds = request.holds
         supervisor.set(
             stdin_size=request.known.get("StdinSize"),
             stdin_sha256=request.known.get("StdinSha256", ""),

@@ -20,7 +20,10 @@ is left."""
 STDOUT, STDERR, INDEX = "stdout", "stderr", "index"
 """The files of a unit that its command prints to, and the file that says when it did."""
 
-SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize"}
+FILES = "files"
+"""The tar of what a job brings back; the node makes it, after the command's end."""
+
+SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize", FILES: "FilesSize"}
 """The keys of a status with the bytes of each."""
 
 Files = dict[str, int]
@@ -119,6 +122,11 @@ def end(
             "Signal": command.signal_name(wait_status),
         }
     )
+
+
+def held(end: Record, holds: bool) -> Record:
+    """Return what is recorded of an end; if it ``holds``, the node makes it the unit's end."""
+    return {"Detail": "Collecting files", "Held": end} if holds else end
 
 
 def _processes(count: int) -> str:

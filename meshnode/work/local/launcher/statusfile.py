@@ -143,7 +143,7 @@ class StatusFile:
             UnitVanished: the unit was released meanwhile.
             OSError: it cannot be written (yet).
         """
-        if self._last.get("Job"):
+        if self._last.get("Job") and "Held" not in changes:
             # Nobody needs them any more, and there may be secrets among them.
             changes = {**changes, "Job": None, "Params": None}
         self._add(changes, durable=True)

@@ -9,7 +9,7 @@ Its life, and what holds when it (or anything else) is killed at any point of it
    not is never started again.
 3. It tells the node.
 4. It waits until no process of the unit is left that is not to go on, syncs its output, and
-   records the end.
+   records the end; where files are to be collected, for the node to make it the unit's.
 
 If the supervisor itself is killed, the node finds and ends what is left of the unit.
 
@@ -293,7 +293,7 @@ class Supervisor:
             self._command, wait_status, self._output.files, ended, self._left, self._tree.left
         )
         # First: a final state says that nothing is left, and what it took.
-        end |= self._run.end()
+        end = records.held(end | self._run.end(), self._request.holds)
         self._record(end)
         if self.is_free:
             self._tell_last(wire.Ended(self._request, end))

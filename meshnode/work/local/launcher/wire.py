@@ -4,7 +4,7 @@
 message    keys                                         meaning                  sender and reader
 ========== ============================================ ======================== ===================
 Start      start unit dir argv grace env cwd timeout    start this command       node to launcher,
-           output leave known isolation limits                                   to supervisor
+           output leave known isolation limits holds                             to supervisor
 Started    start unit supervisor started record [ended] the command was          supervisor to node
                                                         executed, or could not
                                                         be: then it has ended
@@ -99,6 +99,7 @@ class Start:
     __slots__ = (
         *("number", "unit_id", "unit_dir", "argv", "grace"),
         *("env", "cwd", "timeout", "output", "leave", "known", "isolation", "limits"),
+        "holds",
     )
 
     def __init__(
@@ -117,6 +118,7 @@ class Start:
         known: Record | None = None,
         isolation: Record | None = None,
         limits: str | None = None,
+        holds: bool = False,
     ) -> None:
         self.number = number
         self.unit_id = unit_id
@@ -131,6 +133,7 @@ class Start:
         self.known: Record = known or {}
         self.isolation = isolation
         self.limits = limits
+        self.holds = holds
 
     def encode(self) -> bytes:
         """Return the message as JSON."""
@@ -148,6 +151,7 @@ class Start:
             "known": self.known,
             "isolation": self.isolation,
             "limits": self.limits,
+            "holds": self.holds,
         }
         return json.dumps(body).encode()
 
@@ -169,6 +173,7 @@ class Start:
             known=data["known"],
             isolation=data["isolation"],
             limits=data["limits"],
+            holds=data["holds"],
         )
 
 
