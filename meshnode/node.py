@@ -14,7 +14,10 @@ from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
 from meshnode.config.check import check_packages, plain_controls, replaceable_audit_log
 from meshnode.control.budgets import SessionBudgets
+from meshnode.control.events import EventHub, Topic
+from meshnode.control.events_command import events_command, mesh_audiences
 from meshnode.control.mesh_commands import register_mesh_commands
+from meshnode.control.mesh_events import MeshEvents
 from meshnode.control.registry import CommandRegistry
 from meshnode.control.service import ControlListener, ControlService, open_listeners
 from meshnode.errors import NoEngine, WorkError
@@ -40,6 +43,7 @@ from meshnode.work.describing import type_handlers
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.unitevents import unit_audience
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -88,14 +92,17 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             nursery.start_soon(_report_each_minute, limit, audit)
             links = ConfiguredLinks(mesh, tls)
             rules = AccessRules(config.rules)
+            hub = EventHub()
             work = ConfiguredWork(
-                config, mesh, raise_limit(), reserve, tls.find_client, rules, audit
+                config, mesh, raise_limit(), reserve, tls.find_client, rules, audit, hub
             )
             rules.sink = work.units.journal.not_allowed
             keys = KeyRenewal(config, work, tls, looks)
             reloader = Reloader(config, load_again, mesh, links, work, rules, keys, audit)
             registry = CommandRegistry(rules)
-            await _start(config, reloader, mesh, links, work, tls, keys, audit, registry, nursery)
+            await _start(
+                config, reloader, mesh, links, work, tls, keys, audit, registry, hub, nursery
+            )
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
             begin_collections()
@@ -126,6 +133,7 @@ async def _start(
     keys: KeyRenewal,
     audit: AuditLog,
     registry: CommandRegistry,
+    hub: EventHub,
     nursery: trio.Nursery,
 ) -> None:
     """Start every part. What other nodes can see comes last: links, once all else answers."""
@@ -157,6 +165,9 @@ async def _start(
     more = type_handlers(config.node.id, units.access, work.types, work.others)
     registry.register(work_command(units, {**more, **batch_handlers(work.batches)}))
     registry.register(auth_command(units, work.others.ask))
+    audiences = {**mesh_audiences(registry), Topic.UNIT: unit_audience(units.access)}
+    registry.register(events_command(hub, audiences))
+    nursery.start_soon(MeshEvents(hub, mesh, links.report).run)
     budgets = SessionBudgets()
     service = ControlService(config.node.id, registry, budgets=budgets)
     reloader.when_asked(service.restore_sockets)

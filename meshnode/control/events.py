@@ -70,8 +70,14 @@ class Change(StrEnum):
     REMOVED = "removed"
 
 
-GONE = frozenset({Change.RELEASED, Change.REMOVED})
+COMES = frozenset({Change.CREATED, Change.ADDED, Change.UP})
+"""What there was not before."""
+
+GOES = frozenset({Change.RELEASED, Change.REMOVED, Change.DOWN})
 """Nothing is left of what it was."""
+
+Key = tuple[str, ...]
+"""What names a thing within its topic: an ID, or two of them."""
 
 Describe = Callable[[], JsonObject]
 """Returns what an event tells of its thing, as that is by now."""
@@ -81,29 +87,30 @@ Describe = Callable[[], JsonObject]
 class Entry:
     """The newest change of one thing.
 
-    ``about`` is what decides who may be told; ``created`` and ``ended`` are the numbers of those
-    changes, 0 if there were none.
+    ``about`` is what decides who may be told; ``came`` is how it has come, and ``since`` and
+    ``ended`` are the numbers of that change and of its end, 0 if there were none.
     """
 
     seq: int
     unix: float
     topic: Topic
-    id: str
+    key: Key
     last: Change
     describe: Describe
     about: object
-    created: int = 0
+    came: Change = Change.CREATED
+    since: int = 0
     ended: int = 0
     _body: JsonObject | None = None
     _lines: dict[Change, bytes] = field(default_factory=dict)
 
     def change_since(self, seq: int) -> Change:
         """Return what has become of it for a listener who knows all changes up to ``seq``."""
-        if self.last in GONE:
+        if self.last in GOES:
             return self.last
         if self.ended > seq:
             return Change.ENDED
-        return Change.CREATED if self.created > seq else self.last
+        return self.came if self.since > seq else self.last
 
     def line(self, seq: int) -> bytes:
         """Return the line of JSON for such a listener."""
@@ -113,7 +120,7 @@ class Entry:
             if self._body is None:
                 self._body = self.describe()
             head = {"seq": self.seq, "time": format_time(int(self.unix * 1e9))}
-            told = {**head, "topic": self.topic, "id": self.id, "change": change}
+            told = {**head, "topic": self.topic, "id": "/".join(self.key), "change": change}
             line = self._lines[change] = encode_reply({**told, **self._body})
         return line
 
@@ -121,28 +128,28 @@ class Entry:
     def size(self) -> int:
         """Bytes that it is reckoned to take."""
         # What a line is made of is kept as well.
-        return ENTRY_BYTES + len(self.id) + 2 * sum(map(len, self._lines.values()))
+        return ENTRY_BYTES + sum(map(len, self.key)) + 2 * sum(map(len, self._lines.values()))
 
 
 class Log:
-    """The newest changes of one topic, by the ID of what has changed, the oldest first."""
+    """The newest changes of one topic, by what has changed, the oldest first."""
 
     def __init__(self, most: int) -> None:
         self.floor = 0
         """The number of the newest change that is no longer here."""
         self._most = most
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._bytes = 0
 
     def add(self, entry: Entry) -> None:
         """Put a change in the place of an older one of the same thing."""
-        older = self._entries.pop(entry.id, None)
+        older = self._entries.pop(entry.key, None)
         if older is not None:
             self._bytes -= older.size
-            if older.last not in GONE:
-                entry.created = entry.created or older.created
+            if older.last not in GOES and not entry.since:
+                entry.came, entry.since = older.came, older.since
                 entry.ended = entry.ended or older.ended
-        self._entries[entry.id] = entry
+        self._entries[entry.key] = entry
         self._bytes += entry.size
         self._trim()
 
@@ -160,7 +167,7 @@ class Log:
         """Return the line for a listener who knows all changes up to ``seq``; it is kept."""
         before = entry.size
         line = entry.line(seq)
-        if self._entries.get(entry.id) is entry:
+        if self._entries.get(entry.key) is entry:
             self._bytes += entry.size - before
             self._trim()
         return line
@@ -229,6 +236,11 @@ class Listener:
         self.seq = entries[-1].seq
         return Batch(after, entries)
 
+    def put_back(self, last: Entry) -> None:
+        """Have what comes after an entry of the last batch taken again."""
+        self.seq = last.seq
+        self._news.set()
+
 
 def _seq_of(entry: Entry) -> int:
     return entry.seq
@@ -258,15 +270,15 @@ class EventHub:
         self._switched_on = trio.Event()
 
     def tell(
-        self, topic: Topic, thing: str, change: Change, describe: Describe, about: object = None
+        self, topic: Topic, key: Key, change: Change, describe: Describe, about: object = None
     ) -> None:
         """Tell listeners that something has changed; ``about`` decides who may know of it."""
-        if not self._goes_on():
+        if not self.goes_on():
             return
         self.seq += 1
-        entry = Entry(self.seq, self._clock(), topic, thing, change, describe, about)
-        if change in {Change.CREATED, Change.ADDED}:
-            entry.created = self.seq
+        entry = Entry(self.seq, self._clock(), topic, key, change, describe, about)
+        if change in COMES:
+            entry.came, entry.since = change, self.seq
         elif change is Change.ENDED:
             entry.ended = self.seq
         self._logs[topic].add(entry)
@@ -277,7 +289,8 @@ class EventHub:
         """Return the line of JSON for a listener who knows all changes up to ``seq``."""
         return self._logs[entry.topic].line(entry, seq)
 
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
+        """Whether anybody is to be told still; :attr:`is_on` says so from here on."""
         if self.is_on and not any(self._listeners.values()):
             self.is_on = self._monotonic() < self._stays_on
         return self.is_on
@@ -289,7 +302,7 @@ class EventHub:
         ``since`` is the number of the last change that the listener has been told before; without
         one it is told of what changes from now on.
         """
-        if not self._goes_on():
+        if not self.goes_on():
             self._switch_on()
         logs = [self._logs[topic] for topic in topics]
         known = since is None or max(log.floor for log in logs) <= since <= self.seq
@@ -317,5 +330,5 @@ class EventHub:
 
     async def wait_on(self) -> None:
         """Return when somebody is to be told of changes."""
-        if not self._goes_on():
+        if not self.goes_on():
             await self._switched_on.wait()

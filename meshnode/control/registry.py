@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
+import trio
+
 from meshnode.errors import NotAllowed
 from meshnode.permissions import Verb, Way
 from meshnode.security.access import AccessRules, Asker, Target
@@ -20,6 +22,9 @@ JsonObject = dict[str, Any]
 
 SessionKind = Literal["unix", "tcp", "mesh"]
 """What a client came by. Only ``unix`` is trusted without a signature (protocol section 8)."""
+
+IGNORED = 64 * 1024
+"""Bytes read at once of what a client sends to a command that takes no more."""
 
 WAYS: Final = MappingProxyType({"unix": Way.SOCKET, "tcp": Way.TCP, "mesh": Way.MESH})
 """What access rules call that."""
@@ -129,6 +134,26 @@ def asker_of(session: ControlSession) -> Asker:
     return Asker(session.client, WAYS[session.kind])
 
 
+async def while_client_is_there(
+    session: ControlSession, send: Callable[[], Awaitable[None]]
+) -> None:
+    """Run ``send`` for as long as the client listens: there may be nothing to send for hours.
+
+    A client that only ends its own side (receptorctl does) still listens. What it sends is ignored.
+    """
+
+    async def notice_loss() -> None:
+        while await session.receive_some(IGNORED):
+            pass
+        await session.wait_lost()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notice_loss)
+        await send()
+        nursery.cancel_scope.cancel()
+
+
 Handler = Callable[[ControlSession], Awaitable[JsonObject | None]]
 """Runs one parsed command: returns the object of the reply line, or None for no reply line.
 
@@ -206,6 +231,14 @@ class CommandRegistry:
             return ""
         target = handler.target.as_seen_by(session.node_id)
         return self._rules.require(asker_of(session), handler.verb, target)
+
+    def may(self, session: ControlSession, verb: Verb) -> bool:
+        """Whether the client may do something that has no target; nobody is told of it."""
+        return not self._rules or self._rules.may(asker_of(session), verb, Target())
+
+    def require(self, session: ControlSession, verb: Verb) -> None:
+        """Return if the client may do something that has no target. Raises NotAllowed."""
+        self._rules.require(asker_of(session), verb, Target())
 
     def shows_units(self, session: ControlSession) -> bool:
         """Whether the client may list all units, and so be told of any."""

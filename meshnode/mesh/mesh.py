@@ -333,6 +333,20 @@ class Mesh:
         """Return when routes or the services of other nodes have changed; see :meth:`status`."""
         await self._link_state.wait_changed()
 
+    @property
+    def changes(self) -> int:
+        """A number that is another one whenever something that :meth:`status` says may be, or how
+        a configured link fares."""
+        return self._link_state.changes.count
+
+    async def wait_changes(self, seen: int) -> None:
+        """Return when :attr:`changes` is another number than ``seen``."""
+        await self._link_state.changes.wait(seen)
+
+    def note_condition(self) -> None:
+        """Note that a configured link may fare otherwise than before."""
+        self._link_state.changes.note()
+
     # --- life --------------------------------------------------------------------------------
 
     async def run(self) -> None:

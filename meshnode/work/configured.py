@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshnode.arguments import usage
 from meshnode.config import NodeConfig, WorkCommand, WorkDirective, WorkPython
 from meshnode.config.limit_values import JobLimits
+from meshnode.control.events import EventHub
 from meshnode.errors import CommandError
 from meshnode.logs import subject_logger
 from meshnode.protocol.routing import WorkType
@@ -105,11 +106,12 @@ class ConfiguredWork:
         tls: "TlsClients | None" = None,
         rules: AccessRules | None = None,
         audit: AuditLog | None = None,
+        hub: EventHub | None = None,
     ) -> None:
         """``descriptors`` is the limit that commands get, ``reserve`` is for the files of units.
 
         ``tls`` returns where to get the settings of a ``tls-client``, by its name. ``audit`` is
-        told of units.
+        told of units, and so is ``hub`` of what becomes of them.
 
         Raises:
             ConfigFaults: a key cannot be used, or this machine cannot isolate a type of work.
@@ -147,6 +149,7 @@ class ConfiguredWork:
             node_id=config.node.id,
             boot=boot_id(),
             audit=audit,
+            hub=hub,
             signatures=self._signatures,
             rules=rules,
             forwarding=config.node.allowforwarding,

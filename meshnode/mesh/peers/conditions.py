@@ -52,6 +52,31 @@ class Trouble:
     at: Moment
 
 
+class Changes:
+    """Counts what may have changed, and wakes who waits for that; costs nothing where nobody does.
+
+    Who waits says which number it has seen, so that it misses none.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._next: trio.Event | None = None
+
+    def note(self) -> None:
+        """Note that something may be otherwise than before."""
+        self.count += 1
+        if self._next is not None:
+            self._next.set()
+            self._next = None
+
+    async def wait(self, seen: int) -> None:
+        """Return when the number is another one than ``seen``."""
+        while self.count == seen:
+            self._next = self._next or trio.Event()
+            await self._next.wait()
+        await trio.lowlevel.checkpoint()
+
+
 # --- peers: what is dialed -----------------------------------------------------------------------
 
 

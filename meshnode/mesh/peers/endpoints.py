@@ -111,6 +111,9 @@ class LinkHost(Protocol):
     def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run something in the background."""
 
+    def note_condition(self) -> None:
+        """Note that a configured link may fare otherwise than before."""
+
 
 class Listening:
     """A listener at work, and the links that it accepted. Made by ``Mesh.add_listener``."""
@@ -239,10 +242,12 @@ class Dialing:
                 self._history.begin_anew()
             if not self._redial or self._closed or self._host.is_closing:
                 self._history.give_up()
+                self._host.note_condition()
                 return
             failures += 1
             pause = redial_delay(failures)
             self._history.wait(pause)
+            self._host.note_condition()
             await trio.sleep(pause)
 
     async def _dial(self, repeats: RepeatFilter) -> Link | None:
@@ -289,3 +294,4 @@ class Dialing:
         await self._sessions.close(reason)
         self._scope.cancel()
         await self._ended.wait()
+        self._host.note_condition()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from meshnode.logs import subject_logger
+from meshnode.mesh.peers.conditions import Changes
 from meshnode.mesh.peers.flooding import BEHIND_BYTES, PeerFeed
 from meshnode.mesh.peers.own_services import Announcer
 from meshnode.mesh.peers.own_updates import OwnUpdates, epoch_at, new_epoch
@@ -62,7 +63,7 @@ class LinkState:
         self.links_made = self.links_lost = 0
         """Links that came up since the start, and that ended."""
         self._peers: dict[str, _Peer] = {}
-        self.announcer = Announcer(own_id, self.adverts, self._flood)
+        self.announcer = Announcer(own_id, self.adverts, self._flood_advert)
         self.own_updates = OwnUpdates(
             self.topology, self.sessions, self._flood_own, self.announcer.announce_all
         )
@@ -79,6 +80,8 @@ class LinkState:
         """The latest epoch that was believed when the clock was last read."""
         self._waiting = trio.Event()
         self._changed = trio.Event()
+        self.changes = Changes()
+        """Counts changes of links, routes and services anywhere, and of configured links here."""
         self._newcomers: list[str] = []
         """Peers that were not told yet what we know."""
         self._log = subject_logger("mesh")
@@ -349,6 +352,10 @@ class LinkState:
         for session in list(self.sessions.values()):
             session.sender.send_routing(message)
 
+    def _flood_advert(self, message: bytes) -> None:
+        self._flood(message)
+        self.changes.note()
+
     def _flood_own(self, message: bytes) -> None:
         self._flood(message)
         # After our own update, which lists the new peer and shows that this is a new life.
@@ -366,6 +373,7 @@ class LinkState:
 
     def _routes_computed(self, changed: bool) -> None:
         self._forgetting.note_absences(trio.current_time())
+        self.changes.note()
         if changed:
             self._note_change()
 
@@ -374,6 +382,7 @@ class LinkState:
         await self.routing.wait_changed()
 
     def _note_change(self) -> None:
+        self.changes.note()
         self._changed.set()
         self._changed = trio.Event()
 

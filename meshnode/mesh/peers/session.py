@@ -10,13 +10,11 @@ is known of the node at its other end. A :class:`PeerSession` runs it through th
        +-------------+--------------------------+
 
 *Opening.* The link itself opens first (a websocket handshake, the first byte of a TCP client), so a
-scanner that only connects costs nothing more. Then we send a hello, an ordinary routing update,
-each second until the peer's first update comes. Our hello goes before we read, because the peer
-takes nothing from a node that it does not know.
+scanner that only connects costs nothing more. Then we send a hello, an ordinary routing update, and
+again each second until the peer's comes: before we read, since it takes nothing from strangers.
 
-*Judging.* The first update names the peer, and ``protocol.peering`` alone decides: is it our own
-name, is it allowed, is there a link to it already, does our update have room for it? It decides
-before anything is stored, so a rejected peer leaves no trace. The peer is sent a reject message.
+*Judging.* The first update names the peer, and ``protocol.peering`` alone decides, before anything
+is stored: a rejected peer leaves no trace. It is sent a reject message.
 
 *Established.* Data may pass. The link state learns of the link first (``link_up``), so that our
 next update lists the peer; then the listener (``when_established``), which may end another link.
@@ -24,10 +22,9 @@ next update lists the peer; then the listener (``when_established``), which may 
 *Confirmed.* The peer's own update lists us, at the same cost. Only now the link is logged: a peer
 that rejects us never comes so far. From here on the peer must go on listing us.
 
-*Closed.* The first reason counts (``ending.py`` has them); errors that follow come of it. The timer
-and the end check stop at once; the writer has ``FLUSH_TIMEOUT`` for what is queued, such as the
-reject message, and the reader to hear whether the peer rejects us. Then the link state forgets the
-link, then the link is closed, and its log line comes last, when it is known whether it has lasted.
+*Closed.* The first reason counts (``ending.py`` has them). Timer and end check stop at once; the
+writer has ``FLUSH_TIMEOUT`` for what is queued, such as the reject message, and the reader to hear
+whether the peer rejects us. The link state forgets the link, the link is closed, then it is logged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +35,7 @@ import trio
 from meshnode.errors import OutOfBounds, ProtocolError
 from meshnode.logs import subject_logger
 from meshnode.mesh.links.base import Link, LinkFigures
-from meshnode.mesh.peers.conditions import Moment
+from meshnode.mesh.peers.conditions import Changes, Moment
 from meshnode.mesh.peers.ending import Boundary, EndCheck, Ended, LinkLog, RepeatFilter
 from meshnode.mesh.peers.sending import LinkSender
 from meshnode.mesh.peers.sendqueue import LinkSendBudget
@@ -57,6 +54,9 @@ LASTING = 30.0
 
 class PeerSessionOwner(Protocol):
     """What a session tells the mesh; every call is quick and does not block."""
+
+    changes: Changes
+    """Is told when both ends have accepted the link."""
 
     def connected_peers(self) -> Mapping[str, peering.Linked]:
         """Return the established sessions by peer."""
@@ -389,6 +389,7 @@ class PeerSession:
                 if update.node_id == self.peer and self.confirmed_at is None:
                     self.confirmed_at = Moment.now()
                     self._life.confirmed(self.peer, self.cost)
+                    self._owner.changes.note()
                 self._owner.routing_update(self, update)
             case peering.Refuse(rejection):
                 if update is not None and not self.was_established:

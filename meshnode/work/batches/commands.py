@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from meshnode.control.registry import ControlSession, JsonObject
+from meshnode.control.registry import ControlSession, JsonObject, while_client_is_there
 from meshnode.errors import AccessRefused, CommandError, NotAllowed
 from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
@@ -19,7 +19,6 @@ from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.batches import Batches, UnknownBatch
 from meshnode.work.batches.spec import BatchSpec
 from meshnode.work.units.access import Caller, UnitAccess
-from meshnode.work.units.follow import while_client_is_there
 from meshnode.work.units.quotas import account
 from meshnode.work.units.requestfields import MAX_POSITION, read_string
 from meshnode.work.units.requests import BatchRequest, Handlers

@@ -6,14 +6,21 @@ from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 
-from meshnode.control.registry import Asking, Command, ControlSession, Handler, JsonObject
+from meshnode.control.registry import (
+    Asking,
+    Command,
+    ControlSession,
+    Handler,
+    JsonObject,
+    while_client_is_there,
+)
 from meshnode.errors import MeshnodeError, NotAllowed, SecurityError, WorkError
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.permissions import Verb
 from meshnode.protocol.control import NOT_NOW, encode_error, encode_reply
 from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Allowed, Caller
-from meshnode.work.units.follow import shown, wait_news, while_client_is_there, without_sizes
+from meshnode.work.units.follow import shown, wait_news, without_sizes
 from meshnode.work.units.intake import InputRefused, Payload
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.keys import KeyState

@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from meshnode.control.registry import ControlSession
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDOUT
-from meshnode.work.units.intake import RECEIVE
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.statusreply import status_reply
@@ -160,23 +158,3 @@ class _Follower:
         except OSError as error:
             self._unit.log.warning("%s is not sent with the end: %s", stream, error)
             return b""
-
-
-async def while_client_is_there(
-    session: ControlSession, send: Callable[[], Awaitable[None]]
-) -> None:
-    """Run ``send`` for as long as the client listens: there may be nothing to send for hours.
-
-    A client that only ends its own side (receptorctl does) still listens. What it sends is ignored.
-    """
-
-    async def notice_loss() -> None:
-        while await session.receive_some(RECEIVE):
-            pass
-        await session.wait_lost()
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(notice_loss)
-        await send()
-        nursery.cancel_scope.cancel()

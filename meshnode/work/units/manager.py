@@ -40,6 +40,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
+from meshnode.control.events import EventHub
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
 from meshnode.protocol.control import STDOUT
 from meshnode.protocol.lifecycle import UnitState
@@ -68,6 +69,7 @@ from meshnode.work.units.submissions import KEEP_SECONDS, Submissions
 from meshnode.work.units.tally import UnitTally
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
+from meshnode.work.units.unitevents import UnitEvents
 from meshnode.work.units.unitfiles import StoredUnit
 from meshnode.work.units.watcher import FileWatcher
 
@@ -97,6 +99,7 @@ class UnitManager:
         now: Clock = wall_clock,
         boot: str = "",
         audit: AuditLog | None = None,
+        hub: EventHub | None = None,
     ) -> None:
         self.node_id = node_id
         self.store = store
@@ -118,6 +121,9 @@ class UnitManager:
         """Tells the audit log of units."""
         self._planner = Planner(self.access, work_types, elsewhere, now, boot)
         self._told = self.journal.changed
+        self.events = UnitEvents(hub or EventHub(), node_id)
+        """Tells clients that listen what becomes of units."""
+        self._watched = self.events.changed
         self.tally = UnitTally()
         """Figures of all units, by their types."""
         self._units: dict[str, Unit] = {}
@@ -324,6 +330,7 @@ class UnitManager:
         unit = self._add(stored)
         if unit.figures is not None:
             unit.figures.submitted += 1
+        self.events.created(unit)
         return unit
 
     def _add(self, stored: StoredUnit) -> Unit:
@@ -331,6 +338,7 @@ class UnitManager:
         unit.figures = self.tally.figures_of(unit.status)
         unit.figures.came(unit.status)
         unit.tell = self._told
+        unit.watch = self._watched
         self._units[unit.unit_id] = unit
         self.submissions.add(unit)
         return unit

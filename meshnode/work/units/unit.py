@@ -53,6 +53,7 @@ class Unit:
         "tell",
         "unit_id",
         "version",
+        "watch",
         "work_type",
     )
 
@@ -82,6 +83,8 @@ class Unit:
         """Where what happens to the unit is counted, with others of its type; see ``tally``."""
         self.tell: Callable[[str, UnitStatus, UnitStatus], None] | None = None
         """Is told of each change of state: the unit's ID, the status before and after."""
+        self.watch: Callable[[Unit, UnitStatus], None] | None = None
+        """Is told of each change, and of the status before it."""
         self._store = store
         self._now = now
         self._lock = BriefLock()
@@ -352,8 +355,10 @@ class Unit:
                 self.figures.changed(self.status, status)
             if self.tell is not None:
                 self.tell(self.unit_id, self.status, status)
-        self.status = status.without_spent_params()
+        old, self.status = self.status, status.without_spent_params()
         self.version += 1
+        if self.watch is not None:
+            self.watch(self, old)
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -56,7 +56,7 @@ class Reader:
             told = json.loads(self.world.hub.line(entry, batch.after))
             assert told["seq"] > batch.after
             key, change = (told["topic"], told["id"]), told["change"]
-            if change in events.GONE:
+            if change in events.GOES:
                 self.seen.pop(key, None)
             else:
                 self.seen[key] = told["value"]
@@ -87,12 +87,12 @@ class HubMachine(RuleBasedStateMachine):
     def change(self, topic: Topic, name: str, change: Change) -> None:
         key = (str(topic), name)
         self.counter += 1
-        if change in events.GONE:
-            self.things.pop(key)
+        if change in events.GOES:
+            self.things.pop(key, None)
         else:
             self.things[key] = self.counter
         if self.hub.is_on:
-            self.hub.tell(topic, name, change, lambda: {"value": self.things.get(key, 0)})
+            self.hub.tell(topic, (name,), change, lambda: {"value": self.things.get(key, 0)})
 
     @rule(name=UNITS)
     def change_a_unit(self, name: str) -> None:
@@ -162,7 +162,7 @@ def hub(**kwargs: object) -> EventHub:
 
 
 def tell(told: EventHub, name: str, change: Change, topic: Topic = Topic.UNIT) -> None:
-    told.tell(topic, name, change, lambda: {"unit": {"ID": name}})
+    told.tell(topic, (name,), change, lambda: {"unit": {"ID": name}})
 
 
 def lines(told: EventHub, listener: Listener) -> list[tuple[str, str]]:
@@ -244,7 +244,7 @@ def test_entries_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch):
     told = hub()
     with told.listen([Topic.SERVICE]) as fast, told.listen([Topic.SERVICE]) as slow:
         for number in range(10):
-            told.tell(Topic.SERVICE, str(number), Change.ADDED, lambda: {"tags": "x" * 10_000})
+            told.tell(Topic.SERVICE, (str(number),), Change.ADDED, lambda: {"tags": "x" * 10_000})
             assert len(lines(told, fast)) == 1
         batch = slow.take()
         assert batch is not None

@@ -17,6 +17,8 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from meshnode.control.events import EventHub, Topic
+from meshnode.control.events_command import events_command, mesh_audiences
 from meshnode.control.registry import Command, CommandRegistry
 from meshnode.control.session import Session
 from meshnode.errors import CommandError, HandshakeRefused, NoRoute, UnknownUnit, WorkError
@@ -51,6 +53,7 @@ from meshnode.work.units.signatures import Signatures
 from meshnode.work.units.status import COMMAND, REMOTE
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.submissions import KEEP_SECONDS
+from meshnode.work.units.unitevents import unit_audience
 
 LONG = 20_000
 """Seconds of mock time after which a test gives a unit up."""
@@ -285,6 +288,7 @@ class FakeNode:
         self.remember = KEEP_SECONDS
         self.audit: AuditLog | None = None
         self.as_before: Callable[[Command], Command] = lambda command: command
+        self.hub = EventHub()
         self.units: UnitManager | None = None
         self.registry = CommandRegistry()
         self.clients: dict[str, Identity] = {}
@@ -333,6 +337,7 @@ class FakeNode:
             now=self.mesh.now,
             boot=self.boot,
             audit=self.audit,
+            hub=self.hub,
         )
         self.units.queue.bounds = self.queue_bounds
         self.registry = CommandRegistry(self.rules)
@@ -345,6 +350,10 @@ class FakeNode:
         self.registry.register(as_receptor(command) if self.is_receptor else command)
         if not self.is_receptor:
             self.registry.register(auth_command(self.units, others.ask))
+            audience = {Topic.UNIT: unit_audience(self.units.access)}
+            self.registry.register(
+                events_command(self.hub, mesh_audiences(self.registry) | audience)
+            )
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             await nursery.start(self.units.run)
