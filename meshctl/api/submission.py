@@ -33,6 +33,9 @@ LABELS_KEY = "submissionlabels"
 PLACEMENT_KEY, PLACEMENT_LABELS_KEY = "placement", "placementlabels"
 """Keys of a submission that say how to choose its node."""
 
+AFTER_KEY = "submissionafter"
+"""Key of a submission, and of a batch, with what must have ended before it starts."""
+
 TIMEOUT_KEY, PRIORITY_KEY = "jobtimeout", "jobpriority"
 ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
 LIMITS_KEY = "joblimits"
@@ -43,7 +46,7 @@ _RESERVED = frozenset(
         *("command", "subcommand", "node", "worktype"),
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
-        *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY),
+        *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY, AFTER_KEY),
         *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY),
     }
 )
@@ -79,6 +82,8 @@ class JobSettings:
             that it starts in.
         script: A file that is sent along in the same way, and run: by the command of the type,
             if that lets clients send scripts.
+        after: Units and batches of the node that takes the submission, which must have succeeded
+            before it starts (``ID``), or ended in whatever way (``ID:end``).
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +95,7 @@ class JobSettings:
     limits: Mapping[str, str] = field(default_factory=dict)
     deps: tuple[str | os.PathLike[str], ...] = ()
     script: str | os.PathLike[str] = ""
+    after: tuple[str, ...] = ()
 
     @property
     def is_typed(self) -> bool:
@@ -109,6 +115,7 @@ class JobSettings:
             TIMEOUT_KEY: self.timeout,
             PRIORITY_KEY: str(self.priority) if self.priority else "",
             PLACEMENT_LABELS_KEY: ",".join(self.where),
+            AFTER_KEY: ",".join(self.after),
         }
         fields = {key: text for key, text in texts_of_keys.items() if text}
         given = ((ARGUMENTS_KEY, self.arguments), (ENV_KEY, self.env), (LIMITS_KEY, self.limits))

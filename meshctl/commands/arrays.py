@@ -11,6 +11,7 @@ import click
 
 from meshctl.api import batch as api
 from meshctl.api.errors import CommandRefused, ControlError
+from meshctl.api.submission import AFTER_KEY
 from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
 from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
@@ -43,7 +44,7 @@ after_option = click.option(
     multiple=True,
     metavar="ID[:end]",
     shell_complete=_what_ends,
-    help="A batch: begin when this unit or batch has succeeded; with :end, however it ended.",
+    help="Start when this unit or batch has succeeded; with :end, however it ended.",
 )
 
 
@@ -63,8 +64,8 @@ class BatchOptions:
     def check(self, *, follow: bool, rm: bool, propagate: bool) -> None:
         """Refuse what does not go together. Raises Failure."""
         if not self:
-            if self.max_in_flight is not None or self.joblog is not None or self.after:
-                raise Failure("--max-in-flight, --joblog and --after need --array or --from-lines.")
+            if self.max_in_flight is not None or self.joblog is not None:
+                raise Failure("--max-in-flight and --joblog need --array or --from-lines.")
             return
         if self.array is not None and self.lines is not None:
             raise Failure("Cannot combine --array with --from-lines.")
@@ -121,7 +122,7 @@ def submit_members(
     Raises:
         Failure: it is refused, or a member did not succeed.
     """
-    fields = {**fields, **_terms(wanted.max_in_flight, wanted.after)}
+    fields = {**fields, **_terms(wanted.max_in_flight)}
     if wanted.array is not None:
         fields |= {"array": wanted.array, "stdin": _stdin(payload)}
         done = _submitted(lambda: api.submit_batch(client, fields))
@@ -135,8 +136,8 @@ def submit_members(
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
 
-def _terms(most: int | None, after: tuple[str, ...]) -> dict[str, str]:
-    terms = {"maxinflight": "" if most is None else str(most), "after": ",".join(after)}
+def _terms(most: int | None, after: tuple[str, ...] = ()) -> dict[str, str]:
+    terms = {"maxinflight": "" if most is None else str(most), AFTER_KEY: ",".join(after)}
     return {key: value for key, value in terms.items() if value}
 
 

@@ -158,6 +158,23 @@ def check_job(
         raise Failure(f"{wrong}{USAGE}{described.get('Usage', 'unknown')}")
 
 
+def check_chain(client: "ControlClient", job: "JobSettings") -> None:
+    """Return if the node has units wait for others, where that is asked for.
+
+    Raises:
+        Failure: it would start them at once; nothing was submitted.
+    """
+    if not job.after:
+        return
+    try:
+        client.command({"command": "work", "subcommand": "types"})
+    except CommandRefused as error:
+        if str(error) == BAD_COMMAND:
+            raise Failure(
+                f"node {client.node_id} takes no --after: it is receptor's, or an older meshnode"
+            ) from error
+
+
 def wrong_arguments(described: Mapping[str, Any], given: Mapping[str, str]) -> str:
     """Return what is wrong with the arguments that are given, empty if nothing is seen to be."""
     told = described.get("Arguments")

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -17,7 +17,7 @@ from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.files import file_options, is_told
 from meshctl.commands.hints import hint
-from meshctl.commands.jobs import USAGE, check_job, job_options
+from meshctl.commands.jobs import USAGE, check_chain, check_job, job_options
 from meshctl.commands.options import (
     Invocation,
     json_option,
@@ -205,6 +205,7 @@ def submit(
     {index} and {line} in what the command is given stand for what each member has.
     """
     batch.check(follow=follow, rm=rm, propagate=propagate)
+    options["job"] = replace(options["job"], after=batch.after)
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     with invocation.client() as client:
@@ -217,6 +218,7 @@ def submit(
             all_params = collect_params(params, cmdparams)
             warn_of_unknown(all_params)
             request = SubmissionRequest(params=all_params, payload=data, **options)
+            check_chain(client, request.job)
             check_job(client, request.worktype, request.node, request.tls_client, request.job)
             if batch:
                 submit_members(

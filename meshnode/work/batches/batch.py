@@ -77,15 +77,9 @@ class Batch:
     def status(self) -> JsonObject:
         """Return what clients see."""
         members, counts = self.members, self.members.counts
-        state = "Pending" if self.is_waiting else "Running"
-        if self.is_done:
-            failed = counts[MemberState.FAILED] or counts[MemberState.REFUSED]
-            state = "Failed" if failed else "Succeeded"
-            if members.is_canceled or (counts[MemberState.CANCELED] and not failed):
-                state = "Canceled"
         told = {
             "Batch": self.batch_id,
-            "StateName": state,
+            "StateName": self.state_name,
             "Detail": self._detail,
             "Work": self.spec.work_type,
             "Node": self.spec.node,
@@ -104,6 +98,17 @@ class Batch:
         return {key: value for key, value in told.items() if value != ""}
 
     @property
+    def state_name(self) -> str:
+        """How it stands, for a person."""
+        if not self.is_done:
+            return "Pending" if self.is_waiting else "Running"
+        counts = self.members.counts
+        failed = counts[MemberState.FAILED] or counts[MemberState.REFUSED]
+        if self.members.is_canceled or (counts[MemberState.CANCELED] and not failed):
+            return "Canceled"
+        return "Failed" if failed else "Succeeded"
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it waits for others, and has not begun."""
         members = self.members
@@ -119,7 +124,7 @@ class Batch:
         """Return how it has ended, once it has."""
         while not self.is_done:
             await self.wait_changed(self.version)
-        return str(self.status()["StateName"])
+        return self.state_name
 
     async def wait_changed(self, seen: int) -> int:
         """Return the version as soon as it is not ``seen``."""

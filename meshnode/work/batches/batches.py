@@ -9,6 +9,8 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.logs import subject_logger
+from meshnode.permissions import Verb
+from meshnode.work.batches.access import BatchAccess, UnknownBatch
 from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.files import BatchFiles
@@ -22,6 +24,7 @@ from meshnode.work.batches.spec import (
     BatchSpec,
     parse_line,
 )
+from meshnode.work.units.access import Caller
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.shortage import in_thread_or_here
@@ -34,13 +37,6 @@ RECEIVE = 256 * 1024
 """Bytes of a list that are asked of a client at a time."""
 
 Receive = Callable[[int], Awaitable[bytes]]
-
-
-class UnknownBatch(CommandError):
-    """No batch has that ID."""
-
-    def __init__(self, batch_id: str) -> None:
-        super().__init__(f"unknown batch {batch_id}")
 
 
 class Batches:
@@ -58,6 +54,8 @@ class Batches:
         self._now = now
         self._batches: dict[str, Batch] = {}
         self._before = Predecessors(units, self._batches.get)
+        self.access = BatchAccess(units, self.find)
+        """Judges who may ask what of batches."""
         self._nursery: trio.Nursery | None = None
         self._taking = 0
         """Batches that are being taken in."""
@@ -74,6 +72,7 @@ class Batches:
                 self._batches[batch.batch_id] = batch
                 if not batch.members.finished or batch.members.is_released:
                     self._start(batch)
+            self.units.chains.batches = self
             task_status.started()
             await trio.sleep_forever()
 
@@ -115,6 +114,17 @@ class Batches:
             batch.log.exception("it stops: %s", error)
         if batch.gone:
             self._batches.pop(batch.batch_id, None)
+        self.units.chains.look(batch.batch_id)
+
+    # --- what units ask that wait for a batch -------------------------------------------------
+
+    def check_known(self, batch_id: str, caller: Caller) -> None:
+        """Return if a client may know of a batch. Raises MeshnodeError."""
+        self.access.find(batch_id, caller, Verb.STATUS)
+
+    def standing(self, batch_id: str) -> tuple[str, bool]:
+        """Return how a batch stands at this moment, and whether that is its end."""
+        return self._before.standing(batch_id)
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -123,7 +133,7 @@ class Batches:
         try:
             return self._batches[batch_id]
         except KeyError:
-            raise UnknownBatch(batch_id[:64]) from None
+            raise UnknownBatch(batch_id) from None
 
     def all(self) -> tuple[Batch, ...]:
         """Return every batch."""

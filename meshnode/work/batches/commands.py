@@ -1,25 +1,22 @@
 """``work batch`` of the control service, in JSON only; its subcommand is the key ``action``.
 
-A batch is judged as the units are that it consists of: who may not know of it is told that there is
-none. Its members are submitted, canceled and released for the client that has submitted it.
+Who may ask what is in :mod:`.access`. The members of a batch are submitted for the client that has
+submitted it.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 from meshnode.control.registry import ControlSession, JsonObject, while_client_is_there
-from meshnode.errors import AccessRefused, CommandError, NotAllowed
+from meshnode.errors import CommandError
 from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
-from meshnode.security.access import Target
-from meshnode.work.batches.after import is_batch_id
 from meshnode.work.batches.batch import Batch
-from meshnode.work.batches.batches import Batches, UnknownBatch
+from meshnode.work.batches.batches import Batches
 from meshnode.work.batches.spec import BatchSpec
-from meshnode.work.units.access import Caller, UnitAccess
-from meshnode.work.units.quotas import account
+from meshnode.work.units.access import Caller
 from meshnode.work.units.requestfields import MAX_POSITION, read_string
 from meshnode.work.units.requests import BatchRequest, Handlers
 
@@ -57,10 +54,6 @@ class BatchCommands:
             "retry": self._retry,
         }
 
-    @property
-    def _access(self) -> UnitAccess:
-        return self._batches.units.access
-
     async def run(self, request: BatchRequest, session: ControlSession) -> JsonObject | None:
         """Do what a request asks for. Raises MeshnodeError."""
         action = self._actions.get(request.action)
@@ -76,9 +69,9 @@ class BatchCommands:
         self, data: JsonObject, session: ControlSession, caller: Caller
     ) -> JsonObject | None:
         spec = BatchSpec.parse(data, caller, self._batches.time())
-        self._access.check(Verb.SUBMIT, None, caller)
+        self._batches.units.access.check(Verb.SUBMIT, None, caller)
         for one in spec.after:
-            self._check_known(one.target, caller)
+            self._batches.units.check_known(one.target, caller)
         if spec.has_lines:
             await session.send(GREETING)
             # Whatever comes of it, what is left of the list is no command.
@@ -108,11 +101,11 @@ class BatchCommands:
     # --- looking ------------------------------------------------------------------------------
 
     async def _list(self, data: JsonObject, session: ControlSession, caller: Caller) -> JsonObject:
-        self._access.check(Verb.LIST, None, caller)
+        self._batches.units.access.check(Verb.LIST, None, caller)
         return {
             batch.batch_id: batch.status()
             for batch in self._batches.all()
-            if self._sees(batch, caller, Verb.LIST)
+            if self._batches.access.sees(batch, caller, Verb.LIST)
         }
 
     async def _status(
@@ -180,77 +173,11 @@ class BatchCommands:
     async def _retry(self, data: JsonObject, session: ControlSession, caller: Caller) -> JsonObject:
         batch = self._find(data, caller, Verb.CANCEL)
         # The members run for who has submitted the batch, so nobody else may have them run again.
-        self._check_own(batch, caller)
+        self._batches.access.check_own(batch, caller)
         return {"batch": batch.batch_id, "retried": await self._batches.retry(batch)}
 
-    # --- who may ------------------------------------------------------------------------------
-
-    def _check_known(self, target: str, caller: Caller) -> None:
-        """Refuse a unit or batch that the client may not know of. Raises CommandError."""
-        if is_batch_id(target):
-            self._find({"batch": target}, caller, Verb.STATUS)
-            return
-        unit = self._batches.units.find(target)
-        self._access.check_visible(Verb.STATUS, target, unit.status, "", caller)
-
     def _find(self, data: JsonObject, caller: Caller, verb: Verb) -> Batch:
-        batch_id = read_string(data, "batch")
-        batch = self._batches.find(batch_id)
-        looks = verb in {Verb.STATUS, Verb.LIST}
-        if not self._sees(batch, caller, Verb.STATUS) and not self._sees(batch, caller, Verb.LIST):
-            raise UnknownBatch(batch_id)
-        for target in self._judged(batch, caller, verb):
-            self._access.check(verb, target, caller)
-        if not looks:
-            self._check_signed(batch, caller)
-        return batch
-
-    def _sees(self, batch: Batch, caller: Caller, verb: Verb) -> bool:
-        if caller.node and caller.node != batch.spec.caller.node:
-            return False
-        try:
-            for target in self._judged(batch, caller, verb):
-                self._access.rehearsal().check(verb, target, caller)
-        except NotAllowed:
-            return False
-        return True
-
-    def _judged(self, batch: Batch, caller: Caller, verb: Verb) -> list[Target]:
-        """Return of which targets a client is judged: of all, and who has submitted the batch of
-        one that is allowed, since members of others were refused."""
-        targets = [*self._targets(batch)]
-        if account(caller.client) == account(batch.spec.caller.client):
-            for target in targets:
-                try:
-                    self._access.rehearsal().check(verb, target, caller)
-                except NotAllowed:
-                    continue
-                return [target]
-        return targets
-
-    def _targets(self, batch: Batch) -> Iterator[Target]:
-        """Yield what its members are; who may not do it to each does it to none."""
-        for work_type, node in batch.spec.aims:
-            is_local = not node or self._access.is_local(node)
-            yield Target(
-                node=self._batches.units.node_id if is_local else node,
-                work_type=work_type,
-                owner=batch.spec.caller.client,
-                unit_id=batch.batch_id,
-            )
-
-    def _check_signed(self, batch: Batch, caller: Caller) -> None:
-        """Refuse who would have to sign what is asked of each unit."""
-        spec = batch.spec
-        is_signed = spec.has_lines or spec.fields.get("signwork") == "true"
-        if not caller.trusted and (is_signed or self._access.verifies(spec.work_type)):
-            self._check_own(batch, caller)
-
-    def _check_own(self, batch: Batch, caller: Caller) -> None:
-        if not caller.trusted and caller.client != batch.spec.caller.client:
-            raise AccessRefused(
-                f"batch {batch.batch_id} is another client's: use the unix socket of this node"
-            )
+        return self._batches.access.find(read_string(data, "batch"), caller, verb)
 
 
 async def _ends(batch: Batch, is_so: Callable[[], bool]) -> bool:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from meshnode import files
 from meshnode.errors import WorkError
-from meshnode.work.batches.after import is_batch_id
 from meshnode.work.batches.spec import MAX_LIST_BYTES, BatchSpec
+from meshnode.work.units.after import is_batch_id
 
 DIRECTORY = "batches"
 """Name of the directory in that of the node."""

@@ -21,8 +21,8 @@ from meshnode.protocol.control import (
     ENV_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
-from meshnode.work.batches.after import After, parse_after
 from meshnode.work.units.access import Caller
+from meshnode.work.units.after import AFTER_KEY, After, parse_after
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.labels import parse_labels
@@ -67,7 +67,7 @@ _NOT_OF_A_MEMBER: Final = frozenset(
         "maxinflight",
         "stdin",
         "lines",
-        "after",
+        AFTER_KEY,
         ARRAY_INDEX_KEY,
     }
     | {"submissionkey", "submissionfollow", DEPS_SIZE_KEY, "stdinsize", "stdinsha256", CLAIM_KEY}
@@ -178,7 +178,7 @@ class BatchSpec:
             has_lines=has_lines,
             caller=caller,
             created=created,
-            after=parse_after(data.get("after", "")),
+            after=parse_after(data.get(AFTER_KEY, "")),
         )
 
     def with_lines(self, count: int, places: Iterable[tuple[str, str]] = ()) -> Self:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import trio
 
@@ -35,7 +35,7 @@ from meshnode.work.remote.failures import (
 from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
 from meshnode.work.remote.replies import Created
-from meshnode.work.units.remoteextra import is_secret
+from meshnode.work.units.remoteextra import expired_words, is_secret
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.store import UnitStore
@@ -43,12 +43,6 @@ from meshnode.work.units.unit import Clock, Unit
 
 UNKNOWN_TYPE = "unknown work type"
 """How a node begins its refusal of work that it offered a moment ago."""
-
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = (
-    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
-    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
-)
 
 
 class Expiry:
@@ -65,11 +59,9 @@ class Expiry:
 
     @property
     def text(self) -> str:
-        """The detail of an expired unit, which clients match (protocol section 8), in UTC."""
+        """The detail of an expired unit."""
         assert self._moment is not None
-        at = self._moment.astimezone(UTC)
-        day = f"{_DAYS[at.weekday()]} {_MONTHS[at.month - 1]} {at.day}"
-        return f"Work unit expired on {day} {at:%H:%M:%S}"
+        return expired_words(self._moment)
 
     @property
     def is_over(self) -> bool:

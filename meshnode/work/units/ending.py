@@ -19,6 +19,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.auditlines import Kind
 from meshnode.security.identity import Identity
 from meshnode.work.units.access import Allowed, Caller
+from meshnode.work.units.chains import Chains
 from meshnode.work.units.endedby import Cause, EndedBy
 from meshnode.work.units.journal import Journal
 from meshnode.work.units.queue import RunQueue
@@ -57,6 +58,7 @@ class UnitEnder:
         runner_of: Callable[[Unit], Runner],
         journal: Journal,
         queue: RunQueue,
+        chains: Chains,
     ) -> None:
         self._store = store
         self._units = units
@@ -65,6 +67,7 @@ class UnitEnder:
         self._runner_of = runner_of
         self._journal = journal
         self._queue = queue
+        self._chains = chains
 
     async def keep_if_told(self, kind: Kind, unit: Unit, caller: Caller, allowed: Allowed) -> None:
         """Tell the audit log of a new unit; nothing is left of one that it must have and cannot.
@@ -178,9 +181,10 @@ class UnitEnder:
             return True
 
     async def _ask_runner(self, unit: Unit, ask: Callable[[Runner], Awaitable[Outcome]]) -> Outcome:
-        if self._queue.is_waiting(unit):
+        if self._queue.is_waiting(unit) or self._chains.is_waiting(unit):
             # Its runner has not heard of it, and will not.
             self._queue.leave(unit)
+            self._chains.leave(unit)
             return Outcome.IDLE
         runner = self._runner_of(unit)
         if not runner.stops_for_requests:

@@ -42,6 +42,7 @@ import trio
 
 from meshnode.control.events import EventHub
 from meshnode.errors import CommandError, MeshnodeError, UnknownUnit, WorkError
+from meshnode.permissions import Verb
 from meshnode.protocol.control import STDOUT
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
@@ -49,6 +50,8 @@ from meshnode.security.audit import AuditLog
 from meshnode.security.auditlines import Kind
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.adoption import Adoption
+from meshnode.work.units.after import is_batch_id
+from meshnode.work.units.chains import Chains
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.follow import send_followed
 from meshnode.work.units.intake import Payload
@@ -134,6 +137,8 @@ class UnitManager:
         self._tasks = UnitTasks(self._drive, lambda unit: self._runner(unit).abandon(unit))
         self.queue = RunQueue(self._begin_next)
         """Has units wait until others have ended, where the configuration bounds how many run."""
+        self.chains = Chains(self.find, self._wake, now)
+        """Has units wait until others, or batches, have ended."""
         self.ender = UnitEnder(
             store,
             self._units,
@@ -142,9 +147,12 @@ class UnitManager:
             self._runner,
             self.journal,
             self.queue,
+            self.chains,
         )
         """Cancels and releases units."""
-        self._starter = UnitStarter(store, self._tasks, self.ender, self.quotas, self.queue)
+        self._starter = UnitStarter(
+            store, self._tasks, self.ender, self.quotas, self.queue, self.chains
+        )
         self._adoption = Adoption(store, self._tasks, self.ender, boot, self._starter.begin)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -162,6 +170,7 @@ class UnitManager:
             await in_thread_or_here(self.submissions.note_damaged)
             async with trio.open_nursery() as services:
                 services.start_soon(self.submissions.run)
+                services.start_soon(self.chains.run)
                 await services.start(self.watcher.run)
                 for runner in self._runners.values():
                     await services.start(runner.serve)
@@ -234,6 +243,8 @@ class UnitManager:
             WorkError: the disk refuses.
         """
         status, allowed = self._planner.plan(submission, caller)
+        for one in submission.after:
+            self.check_known(one.target, caller)
         work_type = self._work_types.get(status.work_type)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
@@ -252,6 +263,20 @@ class UnitManager:
         params = f": {status.submitted_params}" if status.submitted_params else ""
         unit.log.info("created: %s, by %s%s%s", what, caller.client, signed, params)
         return unit
+
+    def check_known(self, target: str, caller: Caller) -> None:
+        """Return if a client may know of a unit or batch.
+
+        Raises:
+            CommandError, SecurityError: it may not, or there is none.
+        """
+        if not is_batch_id(target):
+            unit = self.find(target)
+            self.access.check_visible(Verb.STATUS, target, unit.status, "", caller)
+        elif self.chains.batches is None:
+            raise CommandError(f"unknown batch {target}")
+        else:
+            self.chains.batches.check_known(target, caller)
 
     async def adopt(self, request: AdoptRequest, caller: Caller) -> Unit:
         """Follow a unit that another node has, as if this node had submitted it.
@@ -300,6 +325,11 @@ class UnitManager:
         """Take in a unit's payload and start it; see :meth:`.starting.UnitStarter.start`."""
         return await self._starter.start(unit, payload)
 
+    def _wake(self, unit: Unit) -> None:
+        """Have a unit hear of the end of what it waits for, unless the node is ending."""
+        if self._tasks.are_open and not self._tasks.has(unit):
+            self._tasks.spawn(unit)
+
     def _begin_next(self, unit: Unit) -> None:
         """Start a unit whose turn has come, unless the node is ending."""
         if self._tasks.are_open:
@@ -309,6 +339,8 @@ class UnitManager:
 
     async def _drive(self, unit: Unit, first: FirstOutcome) -> None:
         """Bring a unit on, from wherever its record says that it stands."""
+        if unit.status.after and not await self._starter.may_go_on(unit, first):
+            return
         if await self._runner(unit).run(unit, first) is not Outcome.REMOVABLE:
             return
         try:

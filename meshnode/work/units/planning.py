@@ -125,6 +125,7 @@ class Planner:
             signed_by=key,
             submitted_params=submission.shown_params,
             labels=submission.labels,
+            after=submission.after,
             job=submission.job,
             deps_size=submission.job.files.size,
             verifies=verifies,

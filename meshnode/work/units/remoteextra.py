@@ -20,6 +20,22 @@ _BEFORE_NAMES = (f"{ARGUMENTS_KEY}.", f"{ENV_KEY}.")
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How receptor writes "no time" in ``Expiration``."""
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
+
+
+def expired_words(moment: datetime) -> str:
+    """Return the detail of a unit that has not started by a moment, in UTC.
+
+    Clients match it (protocol section 8).
+    """
+    at = moment.astimezone(UTC)
+    day = f"{_DAYS[at.weekday()]} {_MONTHS[at.month - 1]} {at.day}"
+    return f"Work unit expired on {day} {at:%H:%M:%S}"
+
 
 def is_secret(name: str) -> bool:
     """Whether the value of a parameter, argument or variable is never shown."""

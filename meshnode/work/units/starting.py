@@ -10,6 +10,7 @@ import trio
 from meshnode import files
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.units.chains import Chains, NeverStarts
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.intake import (
     Input,
@@ -46,12 +47,14 @@ class UnitStarter:
         ender: UnitEnder,
         quotas: Quotas,
         queue: RunQueue,
+        chains: Chains,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._ender = ender
         self._quotas = quotas
         self._queue = queue
+        self._chains = chains
 
     async def start(self, unit: Unit, payload: Payload) -> bool:
         """Take in a unit's payload and start it; return False if that must wait.
@@ -66,9 +69,12 @@ class UnitStarter:
         if unit.figures is not None:
             unit.figures.payload_bytes += (stdin.size or 0) + (deps.size or 0)
         first = await self._start(unit, stdin, deps)
-        if first is None or self._queue.is_waiting(unit):
+        if first is None or (not self._tasks.has(unit) and self._waits(unit)):
             return False
         return await self._see_started(unit, first)
+
+    def _waits(self, unit: Unit) -> bool:
+        return self._queue.is_waiting(unit) or self._chains.is_waiting(unit)
 
     async def _take_input(self, unit: Unit, payload: Payload) -> tuple[Input, Input]:
         """Return what came as stdin, and as the tar before it."""
@@ -154,6 +160,10 @@ class UnitStarter:
     async def begin(self, unit: Unit) -> FirstOutcome:
         """Have a unit driven, now or when its turn comes."""
         status = unit.status
+        if status.after:
+            if status.is_command and not status.queued:
+                await self._keep_waiting(unit)
+            return self._tasks.spawn(unit) if self._chains.enter(unit) else _pending()
         # Of other runners than that for commands, a record of the start says that it may have.
         has_started = (
             status.state is not UnitState.PENDING
@@ -164,9 +174,23 @@ class UnitStarter:
             await self._keep_waiting(unit)
         if self._queue.enter(unit, has_started=has_started):
             return self._tasks.spawn(unit)
-        first = FirstOutcome()
+        return _pending()
+
+    async def may_go_on(self, unit: Unit, first: FirstOutcome) -> bool:
+        """Return whether a unit that has come after others can be driven now.
+
+        It fails if that cannot come any more, or waits for the rest, or for its turn.
+        """
+        try:
+            is_free = await self._chains.settle(unit)
+        except NeverStarts as error:
+            await unit.fail(str(error))
+            first.fail(error)
+            return False
+        if is_free and self._queue.enter(unit):
+            return True
         first.pending()
-        return first
+        return False
 
     async def _keep_waiting(self, unit: Unit) -> None:
         """Have a unit that is going to wait outlive a power cut."""
@@ -203,3 +227,10 @@ class UnitStarter:
                 if unit.status.state is UnitState.PENDING:
                     return False
         return True
+
+
+def _pending() -> FirstOutcome:
+    """Return the first outcome of a unit that waits."""
+    first = FirstOutcome()
+    first.pending()
+    return first

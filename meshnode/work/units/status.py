@@ -15,6 +15,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import Identity
 from meshnode.work.local.launcher import records
 from meshnode.work.local.processes import ProcessId
+from meshnode.work.units.after import After, recorded_after
 from meshnode.work.units.endedby import CANCELED, EndedBy, what_ended
 from meshnode.work.units.jobsettings import NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader
@@ -120,8 +121,10 @@ class UnitStatus:
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What its client calls it by; nobody here acts on them."""
     queued: bool = False
-    """Whether it has waited in the queue: all of its input and this are synced, and so is the claim
-    of whoever starts it."""
+    """Whether it has waited in the queue, or for others: all of its input and this are synced, and
+    so is the claim of whoever starts it."""
+    after: tuple[After, ...] = ()
+    """What it still waits for; see ``chains``."""
     job: JobSettings = NO_SETTINGS
     """What its client gives the job; dropped with the end, as ``params`` are."""
     verifies: bool | None = None
@@ -189,9 +192,8 @@ class UnitStatus:
         """
         if self.supervisor is not None or self.pid is not None or self.started is not None:
             return False
-        if self.state in {UnitState.RUNNING, UnitState.SUCCEEDED}:
-            return False
-        if self.remote is not None and self.remote.unit_id:
+        is_there = self.remote is not None and self.remote.unit_id
+        if is_there or self.state in {UnitState.RUNNING, UnitState.SUCCEEDED}:
             return False
         # Without all of its input nothing is started.
         return self.stdin_size is None or (
@@ -206,12 +208,9 @@ class UnitStatus:
     @property
     def has_spent_secrets(self) -> bool:
         """Whether there are secret parameters that nobody needs any more."""
-        remote = self.remote
-        return (
-            remote is not None
-            and not self.needs_secrets
-            and (len(remote.open_params) < len(remote.params) or self.job.has_secrets)
-        )
+        if (remote := self.remote) is None or self.needs_secrets:
+            return False
+        return len(remote.open_params) < len(remote.params) or self.job.has_secrets
 
     @property
     def in_words(self) -> str:
@@ -270,9 +269,8 @@ class UnitStatus:
             # As the supervisor does: there may be secrets among the arguments of a job.
             is_spent = self.job and self.state.is_final
             data["Params"] = [] if is_spent else list(self.params)
-            data["Pid"] = self.pid
             data["Supervisor"] = self.supervisor and supervisor_json(self.supervisor)
-        elif self.pid is not None:
+        if self.remote is None or self.pid is not None:
             data["Pid"] = self.pid
         own = {
             "Learned": self.learned,
@@ -298,6 +296,7 @@ class UnitStatus:
             "Held": dict(self.held),
             "ReleaseAsked": self.release_asked,
             "Queued": self.queued,
+            "After": ",".join(map(str, self.after)),
             "DepsSize": self.deps_size,
         }
         known = {
@@ -321,7 +320,7 @@ class UnitStatus:
     def input_to_disk(self) -> JsonObject:
         """Return the part of it that is known only since the end of the input."""
         size: JsonObject = {"StdinSize": self.stdin_size}
-        return size | {"StdinSha256": self.stdin_sha256} if self.stdin_sha256 else size
+        return size | ({"StdinSha256": self.stdin_sha256} if self.stdin_sha256 else {})
 
     def merged(self, changes: Mapping[str, Any]) -> "UnitStatus":
         """Return what a status says with ``changes``, which a supervisor has made on disk.
@@ -395,6 +394,7 @@ class UnitStatus:
             runner_data=read_data(reader, "RunnerData"),
             release_asked=reader.take("ReleaseAsked", bool, False),
             queued=reader.take("Queued", bool, False),
+            after=recorded_after(reader.take("After", str, "")),
             deps_size=reader.whole("DepsSize") or 0,
             other=reader.others(),
         )

@@ -53,6 +53,7 @@ def _more(status: UnitStatus) -> JsonObject:
         "Host": status.host and status.host.to_json(),
         "Priority": status.priority,
         "DepsSize": status.deps_size,
+        "After": [str(one) for one in status.after],
     }
     return {key: value for key, value in more.items() if value}
 

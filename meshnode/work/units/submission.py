@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from meshnode.errors import CommandError
 from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
 from meshnode.security.identity import Claimed, shown_text
+from meshnode.work.units.after import AFTER_KEY, After, parse_after
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jobsettings import KEYS, NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
@@ -58,6 +59,8 @@ class Submission:
     """What the client gives the job beside its payload."""
     placement: Placement | None = None
     """How to choose the node; None if it is named."""
+    after: tuple[After, ...] = ()
+    """What must have ended before it starts."""
 
     @property
     def shown_params(self) -> str:
@@ -87,7 +90,7 @@ _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
     *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
-    *("placement", "placementlabels"),
+    *("placement", "placementlabels", AFTER_KEY),
     *KEYS,
 }
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
@@ -115,6 +118,7 @@ def parse_submission(data: JsonObject) -> Submission:
         claim=read_claim(data),
         labels=parse_labels(data.get(LABELS_KEY, "")),
         placement=_placement(data),
+        after=parse_after(data.get(AFTER_KEY, "")),
         job=JobSettings.parse(data),
     )
 

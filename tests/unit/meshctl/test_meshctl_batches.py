@@ -103,7 +103,7 @@ def test_an_array_is_one_request_with_all_that_a_unit_may_be_given(meshctl, batc
     assert (asked["node"], asked["placement"]) == ("localhost", "least")
     assert json.loads(asked["submissionlabels"]) == {"a": "b"}
     assert asked["jobpriority"] == "3"
-    assert asked["after"] == f"UnitAAAA,{BATCH}:end"
+    assert asked["submissionafter"] == f"UnitAAAA,{BATCH}:end"
     assert asked["params"] == "--frame '{index}'"
 
 
@@ -194,7 +194,6 @@ def test_batches_are_listed_and_shown(meshctl, batches):
         ("submit", "cat", "--array", "1-2", "--follow"),
         ("submit", "cat", "-n", "--max-in-flight", "3"),
         ("submit", "cat", "-n", "--joblog", "x"),
-        ("submit", "cat", "-n", "--after", "x"),
         ("submit", "cat", "--from-lines", "/no/such"),
         ("submit-batch", "/no/such"),
         ("batch", "list", BATCH),

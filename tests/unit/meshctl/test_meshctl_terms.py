@@ -2,6 +2,8 @@
 
 import pytest
 
+from meshctl.render.output import ExitCode
+
 
 @pytest.mark.parametrize(
     ("words", "sent"),
@@ -18,6 +20,10 @@ import pytest
         (["--label", "a=1", "--unit-label", "b"], {"submissionlabels": '{"b": "", "a": "1"}'}),
         (["--node", "bar", "--timeout", "1m30s"], {"node": "bar", "jobtimeout": "90s"}),
         (["--priority", "-5"], {"jobpriority": "-5"}),
+        (
+            ["--after", "UnitAAAA", "--after", "b-AAAAAAAA:end"],
+            {"submissionafter": "UnitAAAA,b-AAAAAAAA:end"},
+        ),
     ],
 )
 def test_what_is_asked_for_is_sent_in_keys_of_its_own(meshctl, node, words, sent):
@@ -28,7 +34,14 @@ def test_what_is_asked_for_is_sent_in_keys_of_its_own(meshctl, node, words, sent
 
 def test_an_ordinary_submission_has_none_of_these_keys(meshctl, node):
     assert meshctl("work", "submit", "echo", "-n", "--node", "bar").exit_code == 0
-    keys = {"placement", "placementlabels", "jobtimeout", "jobpriority", "submissionlabels"}
+    keys = {
+        "submissionafter",
+        "placement",
+        "placementlabels",
+        "jobtimeout",
+        "jobpriority",
+        "submissionlabels",
+    }
     assert not keys & node.submissions[0].keys()
 
 
@@ -51,3 +64,12 @@ def test_what_cannot_be_asked_for_is_an_error_before_anything_is_sent(meshctl, n
 def test_a_parameter_cannot_stand_for_an_option(meshctl, node):
     done = meshctl("work", "submit", "echo", "-n", "-a", "placement=least")
     assert "has an option of its own" in done.stderr
+
+
+def test_a_node_that_would_not_wait_for_others_is_sent_nothing(meshctl, node):
+    asked = '{"command": "work", "subcommand": "types"'
+    node.handlers[asked] = lambda session, _: session.send(b"ERROR: bad command\n") or True
+    done = meshctl("work", "submit", "echo", "-n", "--after", "UnitAAAA")
+    assert "node foo takes no --after: it is receptor's, or an older meshnode" in done.stderr
+    assert done.exit_code == ExitCode.WRONG_USAGE
+    assert not node.submissions

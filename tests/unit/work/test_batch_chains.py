@@ -9,18 +9,16 @@ from work_fakes import LONG
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.work.batches.after import MAX_AFTER, After, parse_after
 from meshnode.work.batches.spec import BatchSpec
 from meshnode.work.units.access import Caller
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+from meshnode.work.units.after import MAX_AFTER, After, parse_after
 
 
 def test_what_a_batch_comes_after_is_read_as_it_is_written():
     found = parse_after("AAAAbbbb,b-12345678:end,CCCCdddd:success")
     assert found == (After("AAAAbbbb"), After("b-12345678", False), After("CCCCdddd"))
     assert parse_after(",".join(map(str, found))) == found
-    data = {"node": "foo", "worktype": "cat", "array": "1", "after": "AAAAbbbb:end"}
+    data = {"node": "foo", "worktype": "cat", "array": "1", "submissionafter": "AAAAbbbb:end"}
     spec = BatchSpec.parse(data, Caller(), "now")
     assert spec.after == (After("AAAAbbbb", False),)
     assert BatchSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
@@ -36,11 +34,13 @@ def test_what_names_nothing_to_come_after_is_refused(text):
 @pytest.mark.parametrize("state", [UnitState.SUCCEEDED, UnitState.FAILED])
 @pytest.mark.parametrize("condition", ["", ":success", ":end"])
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_a_batch_begins_when_a_unit_has_ended_as_it_must(foo, state, condition, restarts):
+async def test_a_batch_begins_when_a_unit_has_ended_as_it_must(
+    autojump_clock, foo, state, condition, restarts
+):
     begins = state is UnitState.SUCCEEDED or condition == ":end"
     async with foo.running():
         unit = await foo.submit("foo", "wait")
-        batch = await submit(foo, "1-3", after=f"{unit}{condition}")
+        batch = await submit(foo, "1-3", submissionafter=f"{unit}{condition}")
         what = "end" if condition == ":end" else "succeed"
         told = await status(foo, batch)
         assert (told["StateName"], told["Waiting"]) == ("Pending", 3)
@@ -54,18 +54,18 @@ async def test_a_batch_begins_when_a_unit_has_ended_as_it_must(foo, state, condi
         ends, last = await wait(foo, batch)
         assert len(ends) == (3 if begins else 0)
         assert last["StateName"] == ("Succeeded" if begins else "Canceled")
-        assert last.get("Detail", "") == ("" if begins else f"unit {unit} ended as Failed")
+        assert last.get("Detail", "") == ("" if begins else f"unit {unit} failed")
 
 
-async def test_batches_form_a_chain_that_ends_with_the_first_failure(foo):
+async def test_batches_form_a_chain_that_ends_with_the_first_failure(autojump_clock, foo):
     async with foo.running():
         first = await submit(foo, "1-2", worktype="wait")
-        second = await submit(foo, "1-2", after=first)
-        third = await submit(foo, "1-2", after=f"{second},{first}:end")
+        second = await submit(foo, "1-2", submissionafter=first)
+        third = await submit(foo, "1-2", submissionafter=f"{second},{first}:end")
         await run_commands(foo, first, UnitState.FAILED, 1)
         _, last = await wait(foo, third)
         assert (last["StateName"], last["Canceled"]) == ("Canceled", 2)
-        assert last["Detail"] == f"batch {second} ended as Canceled"
+        assert last["Detail"] == f"batch {second} was canceled"
         assert len(foo.launcher.started) == 2
         # What was missing is made good, from the beginning of the chain.
         for batch in (first, second, third):
@@ -74,10 +74,10 @@ async def test_batches_form_a_chain_that_ends_with_the_first_failure(foo):
             assert (await wait(foo, batch))[1]["StateName"] == "Succeeded"
 
 
-async def test_a_batch_that_waits_can_be_canceled_and_released(foo):
+async def test_a_batch_that_waits_can_be_canceled_and_released(autojump_clock, foo):
     async with foo.running():
         unit = await foo.submit("foo", "wait")
-        one, other = [await submit(foo, "1-3", after=unit) for _ in range(2)]
+        one, other = [await submit(foo, "1-3", submissionafter=unit) for _ in range(2)]
         assert json.loads((await ask(foo, "cancel", one))[0]) == {"cancelled": one}
         assert (await status(foo, one))["StateName"] == "Canceled"
         assert json.loads((await ask(foo, "release", other))[0]) == {"released": other}
@@ -87,10 +87,10 @@ async def test_a_batch_that_waits_can_be_canceled_and_released(foo):
     assert len(foo.launcher.started) == 1
 
 
-async def test_a_batch_that_has_begun_needs_what_it_came_after_no_more(foo):
+async def test_a_batch_that_has_begun_needs_what_it_came_after_no_more(autojump_clock, foo):
     async with foo.running():
         unit = await foo.submit("foo", "wait")
-        batch = await submit(foo, "1-3%1", worktype="wait", after=unit)
+        batch = await submit(foo, "1-3%1", worktype="wait", submissionafter=unit)
         foo.launcher.supervisors[unit].finish()
         with trio.fail_after(LONG):
             while len(foo.launcher.started) < 2:
@@ -102,19 +102,19 @@ async def test_a_batch_that_has_begun_needs_what_it_came_after_no_more(foo):
         assert (await wait(foo, batch))[1]["Succeeded"] == 3
 
 
-async def test_a_unit_that_is_released_before_its_end_was_no_success(foo):
+async def test_a_unit_that_is_released_before_its_end_was_no_success(autojump_clock, foo):
     async with foo.running():
         unit = await foo.submit("foo", "wait")
-        batch = await submit(foo, "1-3", after=unit)
+        batch = await submit(foo, "1-3", submissionafter=unit)
         await foo.talk(f"work release {unit}")
         _, last = await wait(foo, batch)
-        assert last["Detail"] == f"unit {unit} ended as Canceled"
+        assert last["Detail"] == f"unit {unit} was canceled"
 
 
 @pytest.mark.parametrize("target", ["AAAAAAAA", "b-AAAAAAAA", "AAAAAAAA:end"])
-async def test_what_is_not_there_cannot_be_waited_for(foo, target):
+async def test_what_is_not_there_cannot_be_waited_for(autojump_clock, foo, target):
     async with foo.running():
         given = {"node": "foo", "worktype": "cat", "array": "1"}
-        (line,) = await ask(foo, "submit", **given, after=target)
+        (line,) = await ask(foo, "submit", **given, submissionafter=target)
         assert line.startswith("ERROR: unknown ")
         assert json.loads((await ask(foo, "list"))[0]) == {}

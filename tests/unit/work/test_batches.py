@@ -18,8 +18,6 @@ from meshnode.work.batches.members import Members, MemberState, event
 from meshnode.work.batches.spec import MAX_IN_FLIGHT, Array, BatchSpec, parse_line
 from meshnode.work.units.access import Caller
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 
 async def ask(on, action, batch="", /, *, kind="unix", **fields):
     request = {"command": "work", "subcommand": "batch", "action": action, **fields}
@@ -154,7 +152,7 @@ def test_a_journal_gives_the_members_again_that_it_was_written_by(steps, noise):
 # --- running -------------------------------------------------------------------------------------
 
 
-async def test_every_member_of_an_array_runs_with_its_own_index(foo):
+async def test_every_member_of_an_array_runs_with_its_own_index(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "3-9:3", worktype="wait", params="--frame {index} {other}")
         await run_commands(foo, batch)
@@ -169,14 +167,14 @@ async def test_every_member_of_an_array_runs_with_its_own_index(foo):
         ]
 
 
-async def test_no_more_members_are_unfinished_than_the_client_allows(foo):
+async def test_no_more_members_are_unfinished_than_the_client_allows(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "1-20%3", worktype="wait")
         assert await run_commands(foo, batch) == 3
         assert len(foo.launcher.started) == 20
 
 
-async def test_each_line_of_a_list_is_a_submission_of_its_own(foo):
+async def test_each_line_of_a_list_is_a_submission_of_its_own(autojump_clock, foo):
     async with foo.running():
         lines = [{"worktype": "cat", "stdin": f"é{n}"} for n in range(4)]
         lines[2] = {"worktype": "nothing"}
@@ -192,7 +190,9 @@ async def test_each_line_of_a_list_is_a_submission_of_its_own(foo):
 
 
 @pytest.mark.parametrize("bad", ["5", '{"params": 3}', "{", '{"submissionkey": "x"}'])
-async def test_a_list_with_a_wrong_line_is_refused_whole_and_the_line_named(foo, bad):
+async def test_a_list_with_a_wrong_line_is_refused_whole_and_the_line_named(
+    autojump_clock, foo, bad
+):
     async with foo.running():
         request = {"command": "work", "subcommand": "batch", "action": "submit", "lines": "true"}
         lines = await foo.talk(request, b'{"node": "foo", "worktype": "cat"}\n' + bad.encode())
@@ -211,7 +211,9 @@ async def test_a_list_with_a_wrong_line_is_refused_whole_and_the_line_named(foo,
         ({"submissionlabels": "no"}, "must be an object"),
     ],
 )
-async def test_a_batch_that_could_run_nothing_is_refused_and_leaves_nothing(foo, fields, words):
+async def test_a_batch_that_could_run_nothing_is_refused_and_leaves_nothing(
+    autojump_clock, foo, fields, words
+):
     async with foo.running():
         given = {"node": "foo", "worktype": "cat", "array": "1-3", **fields}
         (line,) = await ask(foo, "submit", **given)
@@ -221,7 +223,9 @@ async def test_a_batch_that_could_run_nothing_is_refused_and_leaves_nothing(foo,
         assert json.loads((await ask(foo, "list"))[0]) == {}
 
 
-async def test_a_member_knows_its_index_from_its_environment_and_its_label(foo, bar):
+async def test_a_member_knows_its_index_from_its_environment_and_its_label(
+    autojump_clock, foo, bar
+):
     async with foo.running(), bar.running():
         for node in ("foo", "bar"):
             batch = await submit(foo, "7", node=node, worktype="wait")
@@ -244,7 +248,9 @@ async def test_a_member_knows_its_index_from_its_environment_and_its_label(foo, 
 
 
 @pytest.mark.parametrize("moment", range(1, 30))
-async def test_each_member_runs_once_whenever_the_node_is_killed(foo, monkeypatch, moment):
+async def test_each_member_runs_once_whenever_the_node_is_killed(
+    autojump_clock, foo, monkeypatch, moment
+):
     """The node dies at a write of its own: of a status, a journal, a unit that goes."""
     left = [moment]
 
@@ -272,7 +278,9 @@ async def test_each_member_runs_once_whenever_the_node_is_killed(foo, monkeypatc
     assert sorted(words[-1] for words in foo.launcher.started) == [str(n) for n in range(1, 9)]
 
 
-async def test_a_batch_goes_on_where_it_was_when_its_client_and_its_node_come_back(foo):
+async def test_a_batch_goes_on_where_it_was_when_its_client_and_its_node_come_back(
+    autojump_clock, foo
+):
     async with foo.running():
         batch = await submit(foo, "1-10%2", worktype="wait")
         with trio.fail_after(LONG):
@@ -286,7 +294,7 @@ async def test_a_batch_goes_on_where_it_was_when_its_client_and_its_node_come_ba
     assert len(foo.launcher.started) == 10
 
 
-async def test_a_journal_that_a_crash_has_cut_costs_no_member_a_second_run(foo):
+async def test_a_journal_that_a_crash_has_cut_costs_no_member_a_second_run(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "1-6")
         await wait(foo, batch)
@@ -300,7 +308,7 @@ async def test_a_journal_that_a_crash_has_cut_costs_no_member_a_second_run(foo):
     assert len(foo.launcher.started) == 6
 
 
-async def test_a_member_whose_unit_was_released_is_not_run_again(foo):
+async def test_a_member_whose_unit_was_released_is_not_run_again(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "1-4")
         ends, _ = await wait(foo, batch)
@@ -313,7 +321,9 @@ async def test_a_member_whose_unit_was_released_is_not_run_again(foo):
     assert len(foo.launcher.started) == 4
 
 
-async def test_a_fault_of_one_batch_stops_no_other_and_the_next_start_mends_it(foo, monkeypatch):
+async def test_a_fault_of_one_batch_stops_no_other_and_the_next_start_mends_it(
+    autojump_clock, foo, monkeypatch
+):
     async with foo.running():
         with monkeypatch.context() as patch:
 
@@ -335,7 +345,7 @@ async def test_a_fault_of_one_batch_stops_no_other_and_the_next_start_mends_it(f
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_a_cancel_ends_what_runs_and_starts_nothing_more(foo, restarts):
+async def test_a_cancel_ends_what_runs_and_starts_nothing_more(autojump_clock, foo, restarts):
     async with foo.running():
         batch = await submit(foo, "1-9%2", worktype="wait")
         with trio.fail_after(LONG):
@@ -353,7 +363,7 @@ async def test_a_cancel_ends_what_runs_and_starts_nothing_more(foo, restarts):
     assert len(foo.launcher.started) == 2
 
 
-async def test_a_retry_runs_all_again_that_did_not_succeed_and_nothing_else(foo):
+async def test_a_retry_runs_all_again_that_did_not_succeed_and_nothing_else(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "1-6%2", worktype="wait", params="{index}")
         assert (await ask(foo, "retry", batch))[0].startswith("ERROR: ")
@@ -378,7 +388,7 @@ async def test_a_retry_runs_all_again_that_did_not_succeed_and_nothing_else(foo)
 
 
 @pytest.mark.parametrize("is_over", [False, True])
-async def test_a_release_leaves_nothing_of_a_batch_and_its_units(foo, is_over):
+async def test_a_release_leaves_nothing_of_a_batch_and_its_units(autojump_clock, foo, is_over):
     async with foo.running():
         batch = await submit(foo, "1-6%2", worktype="wait")
         with trio.fail_after(LONG):
@@ -394,7 +404,7 @@ async def test_a_release_leaves_nothing_of_a_batch_and_its_units(foo, is_over):
 
 @pytest.mark.parametrize("action", ["cancel", "release"])
 async def test_a_batch_that_waits_for_room_on_the_disk_ends_when_it_is_told_to(
-    foo, monkeypatch, action
+    autojump_clock, foo, monkeypatch, action
 ):
     async with foo.running():
         with monkeypatch.context() as patch:
@@ -414,7 +424,7 @@ async def test_a_batch_that_waits_for_room_on_the_disk_ends_when_it_is_told_to(
             assert (await wait(foo, batch))[1]["Succeeded"] == 9
 
 
-async def test_a_release_needs_no_room_for_the_ends_of_what_goes(foo, monkeypatch):
+async def test_a_release_needs_no_room_for_the_ends_of_what_goes(autojump_clock, foo, monkeypatch):
     async with foo.running():
         batch = await submit(foo, "1-4", worktype="wait")
         with trio.fail_after(LONG):
@@ -432,7 +442,7 @@ async def test_a_release_needs_no_room_for_the_ends_of_what_goes(foo, monkeypatc
         assert foo.units.all() == ()
 
 
-async def test_who_waits_for_a_batch_is_told_of_each_end_when_it_comes(foo):
+async def test_who_waits_for_a_batch_is_told_of_each_end_when_it_comes(autojump_clock, foo):
     async with foo.running():
         batch = await submit(foo, "1-2%1", worktype="wait")
         client = foo.connect()
@@ -450,7 +460,9 @@ async def test_who_waits_for_a_batch_is_told_of_each_end_when_it_comes(foo):
         await client.aclose()
 
 
-async def test_a_client_of_the_mesh_knows_only_batches_that_its_node_has_submitted(foo):
+async def test_a_client_of_the_mesh_knows_only_batches_that_its_node_has_submitted(
+    autojump_clock, foo
+):
     async with foo.running():
         batch = await submit(foo, "1-3")
         (line,) = await ask(foo, "status", batch, kind="mesh")
@@ -458,7 +470,7 @@ async def test_a_client_of_the_mesh_knows_only_batches_that_its_node_has_submitt
         assert json.loads((await ask(foo, "list", kind="mesh"))[0]) == {}
 
 
-async def test_the_members_belong_to_who_has_submitted_the_batch(foo):
+async def test_the_members_belong_to_who_has_submitted_the_batch(autojump_clock, foo):
     foo.clients["alice"] = UnixClient(1000, 1000, 77, "alice")
     async with foo.running():
         request = {"command": "work", "subcommand": "batch", "action": "submit", "array": "1-3"}
@@ -480,7 +492,7 @@ def test_a_batch_is_judged_by_what_each_of_its_lines_names(own, line):
     assert {*BatchSpec.from_json(json.loads(json.dumps(spec.to_json()))).aims} == aims
 
 
-async def test_a_list_remembers_the_work_types_and_nodes_that_its_lines_name(foo):
+async def test_a_list_remembers_the_work_types_and_nodes_that_its_lines_name(autojump_clock, foo):
     async with foo.running():
         lines = [{"worktype": "cat"}, {"worktype": "nope", "node": "bar"}, {"params": ""}]
         reply = await submit_lines(foo, lines, node="foo", worktype="cat")

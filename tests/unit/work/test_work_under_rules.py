@@ -360,3 +360,26 @@ async def test_ones_own_list_can_be_ended_though_lines_of_it_were_refused(foo, a
         batch = json.loads((await foo.talk(request, data, peer="bob"))[-1])["batch"]
         answers = await foo.talk(BATCH | {"action": "release", "batch": batch}, peer="bob")
         assert json.loads(answers[0]) == {"released": batch}
+
+
+@pytest.mark.parametrize("what", ["unit", "batch"])
+@pytest.mark.parametrize("waiter", [{"subcommand": "submit"}, {"subcommand": "batch"}])
+async def test_nobody_waits_for_the_end_of_what_it_may_not_see(foo, what, waiter, autojump_clock):
+    foo.rules.rules = rules("action=allow | who=any | do=any | units=own")
+    async with foo.running():
+        if what == "unit":
+            hidden, none = await submit(foo, "ann"), "XXXXXXXX"
+        else:
+            request = BATCH | {"action": "submit", "array": "1", "node": "foo", "worktype": "wait"}
+            (line,) = await foo.talk(request, peer="ann")
+            hidden, none = json.loads(line)["batch"], "b-XXXXXXXX"
+        request = {"command": "work", "node": "foo", "worktype": "cat", **waiter}
+        if waiter["subcommand"] == "batch":
+            request |= {"action": "submit", "array": "1-2"}
+        answers = [
+            await foo.talk({**request, "submissionafter": target}, peer="bob")
+            for target in (hidden, none)
+        ]
+        assert answers[0] == [answers[1][0].replace(none, hidden)]
+        assert answers[0][0].startswith("ERROR: unknown ")
+        assert len(foo.units.all()) == 1
