@@ -16,7 +16,7 @@ from starlette.responses import Response
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
 from meshnode.web import health, page
-from meshnode.web.api import mesh, units
+from meshnode.web.api import mesh, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
 from meshnode.web.problems import MALFORMED, UNKNOWN, WRONG_METHOD, Problem, problem_of, to_response
@@ -24,7 +24,10 @@ from meshnode.web.routing import Routes, WebNode
 
 API: Final[tuple[Routes, ...]] = (
     mesh.routes,
+    submit.routes,
     units.routes,
+    output.routes,
+    types.routes,
 )
 """What brings the routes below /api/v1."""
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -33,6 +34,8 @@ class WebNode:
     commands: Commands
     shortage: Callable[[], Awaitable[str]]
     """Returns why the node is not ready to take work; empty if it is."""
+    spool: Path
+    """Directory on the disk of the units, for what is on its way to them."""
 
 
 Routes = Callable[[WebNode], list[BaseRoute]]

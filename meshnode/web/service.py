@@ -177,7 +177,7 @@ async def start_web(
         return health.missing_link(links.report()) or await health.unwritable(root)
 
     commands = Commands(config.node.id, registry, budgets)
-    node = WebNode(config.node.id, VERSION, commands, shortage)
+    node = WebNode(config.node.id, VERSION, commands, shortage, root)
     for directive in config.http_services:
         try:
             listeners = await open_listeners(directive)

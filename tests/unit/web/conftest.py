@@ -1,6 +1,7 @@
 """An HTTP service whose node has the mesh's commands, and clients of it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +44,10 @@ def make_client() -> MakeClient:
         registry = CommandRegistry(AccessRules(rules))
         register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
         commands = Commands("foo", registry, SessionBudgets())
-        app = make_app(directive or HttpService(port=8043), WebNode("foo", "1.2", commands, short))
+        app = make_app(
+            directive or HttpService(port=8043),
+            WebNode("foo", "1.2", commands, short, Path("/nonexistent")),
+        )
         return Client(app, **client)  # type: ignore[arg-type]
 
     return make

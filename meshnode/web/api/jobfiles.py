@@ -1,0 +1,141 @@
+"""Files that come in parts of a request become the tar that goes along with a submission.
+
+The tar lies in a file without a name, on the disk of the units, until the submission has taken it:
+a submission says how large it is before the first byte of it.
+"""
+
+import os
+import stat
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Final, Self, TypeVar
+
+import trio
+
+from meshnode.web.api.multipart import Parts
+from meshnode.web.problems import MALFORMED, TOO_LARGE, UNAVAILABLE, Problem
+
+MAX_BYTES: Final = 4 * 1024**3
+"""Bytes of all files of one request; more is for meshctl, which keeps nothing on the way."""
+
+MAX_FILES: Final = 1000
+"""Files of one request; more is for meshctl, which sends directories."""
+
+MAX_NAME: Final = 1024
+"""Bytes of a name, as nodes unpack it."""
+
+READ: Final = 256 * 1024
+"""Bytes read at a time."""
+
+FORMAT: Final = tarfile.GNU_FORMAT
+"""Its headers have one length whatever size is in them: they are written when that is known."""
+
+
+Found = TypeVar("Found")
+
+
+class Tar:
+    """A tar in the making. An async context manager; the file is gone behind it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+        self._names: set[str] = set()
+        self.size = 0
+        self.digest = ""
+        """SHA-256 of it all, once it is finished."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._file is not None:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._file.close)
+
+    async def add(self, filename: str, parts: Parts, *, is_script: bool) -> None:
+        """Add the part that is being read.
+
+        Raises:
+            Problem: the name is none, or the files are too many or too large, or the disk is full.
+            trio.BrokenResourceError: the client is gone.
+        """
+        name = self._checked(filename)
+        head = _header(name, 0, is_script=is_script)
+        start = self.size
+        await self._write(head)
+        while piece := await parts.content():
+            await self._write(piece)
+        size = self.size - start - len(head)
+        await self._write(bytes(-size % tarfile.BLOCKSIZE))
+        await self._do(
+            lambda file: _write_at(file, start, _header(name, size, is_script=is_script))
+        )
+
+    async def finish(self) -> None:
+        """End the tar and take its digest; nothing is added any more. Raises Problem."""
+        await self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self.digest = await self._do(_digest)
+
+    async def read(self, position: int, max_bytes: int) -> bytes:
+        """Return bytes of the tar, none at its end. Raises Problem."""
+        return await self._do(lambda file: os.pread(file.fileno(), min(max_bytes, READ), position))
+
+    async def _write(self, data: bytes) -> None:
+        if self.size + len(data) > MAX_BYTES:
+            raise Problem(
+                TOO_LARGE, f"the files have more than {MAX_BYTES >> 30} GiB; meshctl sends more"
+            )
+        start, self.size = self.size, self.size + len(data)
+        await self._do(lambda file: _write_at(file, start, data))
+
+    async def _do(self, what: Callable[[IO[bytes]], Found]) -> Found:
+        def run() -> Found:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+            return what(self._file)
+
+        try:
+            return await trio.to_thread.run_sync(run)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Problem(UNAVAILABLE, f"the node cannot keep the files: {reason}") from error
+
+    def _checked(self, filename: str) -> str:
+        name = filename.replace("\\", "/").strip("/")
+        odd = {"", ".", ".."} & set(name.split("/"))
+        if odd or not name.isprintable() or len(name.encode()) > MAX_NAME:
+            raise Problem(MALFORMED, f"a file cannot be called {filename[:60]!r}")
+        if name in self._names:
+            raise Problem(MALFORMED, f"two files are called {name[:60]!r}")
+        if len(self._names) == MAX_FILES:
+            raise Problem(TOO_LARGE, f"there are more than {MAX_FILES} files; meshctl sends more")
+        self._names.add(name)
+        return name
+
+
+def _header(name: str, size: int, *, is_script: bool) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime = size, int(time.time())
+    info.mode = stat.S_IRUSR | stat.S_IWUSR | (stat.S_IXUSR if is_script else 0)
+    return info.tobuf(FORMAT, "utf-8", "surrogateescape")
+
+
+def _write_at(file: IO[bytes], position: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, position)
+        position, view = position + written, view[written:]
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = sha256()
+    position = 0
+    while piece := os.pread(file.fileno(), READ, position):
+        digest.update(piece)
+        position += len(piece)
+    return digest.hexdigest()

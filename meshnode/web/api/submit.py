@@ -1,0 +1,237 @@
+"""Takes submissions: a job as JSON, with its payload in it or as a part of its own, and files.
+
+Half a payload starts nothing: the command that submits sees the loss of the client as it would on
+its socket. A submission with an ``Idempotency-Key`` is done once; who sends it again is told of the
+unit that there is.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from meshnode.control.registry import JsonObject
+from meshnode.errors import CommandError
+from meshnode.protocol.control import DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
+from meshnode.security.identity import TcpClient, UnixClient
+from meshnode.web.api.jobfiles import Tar
+from meshnode.web.api.jobs import MAX_JOB, read_job
+from meshnode.web.api.multipart import Parts
+from meshnode.web.identity import Caller, caller_of
+from meshnode.web.problems import (
+    CONFLICT,
+    MALFORMED,
+    REFUSED,
+    TOO_LARGE,
+    WRONG_TYPE,
+    Problem,
+)
+from meshnode.web.routing import WebNode, json_response
+from meshnode.web.session import Body
+from meshnode.work.units.keys import ALREADY_SUBMITTED, MAX_KEY
+
+MAX_IDEMPOTENCY_KEY: Final = MAX_KEY // 2
+"""Characters of an ``Idempotency-Key``: who sends it stands before it."""
+
+_CREATED = re.compile(rb"Work unit created with ID ([^ .]+)\.[^\n]*\n")
+_ALREADY = re.compile(rf"{ALREADY_SUBMITTED} ([^ ,]+)(, which was released)?")
+
+Receive = Callable[[int], Awaitable[bytes]]
+
+
+def routes(node: WebNode) -> list[BaseRoute]:
+    """Return the routes of this module."""
+
+    async def submit(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = Body(request.receive)
+        if kind == "application/json":
+            return await _submit_json(node, request, body)
+        if kind == "multipart/form-data":
+            return await _submit_parts(node, request, body)
+        raise Problem(WRONG_TYPE, "a job is application/json, or multipart/form-data with files")
+
+    return [Route("/api/v1/units", submit, methods=["POST"])]
+
+
+async def _submit_json(node: WebNode, request: Request, body: Body) -> Response:
+    data = bytearray()
+    while piece := await body.receive_some(MAX_JOB):
+        data += piece
+        if len(data) > MAX_JOB:
+            raise Problem(TOO_LARGE, f"the job has more than {MAX_JOB} bytes; send it in parts")
+    command, payload = read_job(bytes(data))
+    payload = payload or b""
+    command["stdinsize"] = str(len(payload))
+    command["stdinsha256"] = hashlib.sha256(payload).hexdigest()
+    return await _submit(node, request, command, _Pieces(payload).receive)
+
+
+async def _submit_parts(node: WebNode, request: Request, body: Body) -> Response:
+    parts = Parts(request.headers["content-type"], body.receive_some)
+    first = await parts.next_part()
+    if first is None or first.name != "job":
+        raise Problem(MALFORMED, "the first part must be called job, and be the job in JSON")
+    command, payload = read_job(await parts.whole(MAX_JOB, "the job"))
+    await _check_may(node, request)
+    async with Tar(node.spool) as tar:
+        part = await parts.next_part()
+        while part is not None and part.name in ("dep", "script"):
+            if part.name == "script":
+                if SCRIPT_KEY in command:
+                    raise Problem(MALFORMED, "there are two scripts; the others are parts dep")
+                command[SCRIPT_KEY] = part.filename
+            await tar.add(part.filename, parts, is_script=part.name == "script")
+            part = await parts.next_part()
+        if tar.size:
+            await tar.finish()
+            command |= {DEPS_SIZE_KEY: str(tar.size), DEPS_SHA256_KEY: tar.digest}
+        if part is not None and (part.name != "payload" or payload is not None):
+            expected = "job, dep, script, and payload at the end"
+            raise Problem(MALFORMED, f"the part {part.name[:40]!r} is one too many: {expected}")
+        rest = parts.content if part is not None else _Pieces(payload or b"").next_piece
+        return await _submit(node, request, command, _Joined(tar, rest, parts).receive)
+
+
+async def _check_may(node: WebNode, request: Request) -> None:
+    """Refuse who may submit nothing at all, before files come. Raises MeshnodeError."""
+    asked = {"command": "work", "subcommand": "types"}
+    await node.commands.run(caller_of(request), asked, Body(_nothing_more), _dropped)
+
+
+async def _submit(
+    node: WebNode, request: Request, command: JsonObject, receive: Receive
+) -> Response:
+    """Run the command, and tell what it answers."""
+    caller = caller_of(request)
+    if key := _submission_key(caller, request.headers.get("idempotency-key", "")):
+        command["submissionkey"] = key
+    sent = bytearray()
+
+    async def take(data: bytes) -> None:
+        sent.extend(data)
+        await trio.lowlevel.checkpoint()
+
+    try:
+        reply = await node.commands.run(caller, command, _Input(receive, request), take)
+    except CommandError as error:
+        if key and (known := _ALREADY.search(str(error))):
+            return await _known(node, request, known)
+        if key and "submissionkey" in str(error):
+            text = str(error).replace("field submissionkey", "the Idempotency-Key")
+            raise Problem(CONFLICT, text) from error
+        raise
+    if reply is None:
+        # The unit was made, and then its input was refused.
+        text = _CREATED.sub(b"", bytes(sent)).decode("utf-8", "replace").strip()
+        created = _CREATED.match(sent)
+        unit: dict[str, object] = {"unit": created[1].decode()} if created else {}
+        raise Problem(REFUSED, text.removeprefix("ERROR: ") or "the input was refused", {}, **unit)
+    return await _told(node, request, str(reply["unitid"]), HTTPStatus.CREATED)
+
+
+async def _known(node: WebNode, request: Request, known: re.Match[str]) -> Response:
+    if known[2]:
+        raise Problem(CONFLICT, f"the Idempotency-Key was that of unit {known[1]}{known[2]}")
+    return await _told(node, request, known[1], HTTPStatus.OK)
+
+
+async def _told(node: WebNode, request: Request, unit_id: str, code: HTTPStatus) -> Response:
+    """Return the response that tells of a unit; who may not look at it is told its ID."""
+    command = {"command": "work", "subcommand": "status", "unitid": unit_id}
+    caller = caller_of(request)
+    told: JsonObject = {"ID": unit_id}
+    may = {"command": "auth", "subcommand": "can", "verb": "status", "unitid": unit_id}
+    allowed = await node.commands.run(caller, may, Body(_nothing_more), _dropped)
+    if allowed is not None and allowed["Allowed"]:
+        told |= await node.commands.run(caller, command, Body(_nothing_more), _dropped) or {}
+    return json_response(told, code, location=f"/api/v1/units/{unit_id}")
+
+
+def _submission_key(caller: Caller, key: str) -> str:
+    """Return a key that no other client's is: others choose theirs as they like. Raises Problem."""
+    if not key:
+        return ""
+    if len(key) > MAX_IDEMPOTENCY_KEY or not key.isprintable():
+        raise Problem(
+            MALFORMED, f"Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} printable characters"
+        )
+    match caller.client:
+        case UnixClient(uid=uid):
+            who = f"uid {uid}"
+        case TcpClient(certificate=names) if names is not None:
+            who = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+        case TcpClient():
+            who = "tcp"
+        case client:
+            who = str(client)[:MAX_IDEMPOTENCY_KEY]
+    return f"http {who} {key}"
+
+
+class _Pieces:
+    """Bytes that are there already, as a body that comes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    async def receive(self, max_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        piece, self._rest = bytes(self._rest[:max_bytes]), self._rest[max_bytes:]
+        return piece
+
+    async def next_piece(self) -> bytes:
+        return await self.receive(MAX_JOB)
+
+
+class _Joined:
+    """The tar of a job's files, and its payload behind it."""
+
+    def __init__(self, tar: Tar, rest: Callable[[], Awaitable[bytes]], parts: Parts) -> None:
+        self._tar = tar
+        self._rest = rest
+        self._parts = parts
+        self._position = 0
+        self._piece = b""
+        self._is_over = False
+
+    async def receive(self, max_bytes: int) -> bytes:
+        if self._position < self._tar.size:
+            data = await self._tar.read(self._position, max_bytes)
+            self._position += len(data)
+            return data
+        if not self._piece and not self._is_over:
+            self._piece = await self._rest()
+            if not self._piece:
+                self._is_over = True
+                # The unit must not start if the body breaks off, or goes on.
+                if await self._parts.next_part() is not None:
+                    raise trio.BrokenResourceError("a part follows the payload")
+        data, self._piece = self._piece[:max_bytes], self._piece[max_bytes:]
+        return data
+
+
+class _Input(Body):
+    """What a submission receives, where that is not the body of the request as it is."""
+
+    def __init__(self, receive: Receive, request: Request) -> None:
+        super().__init__(request.receive)
+        self._input = receive
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return 1 to ``max_bytes`` bytes, none at their end; see Body."""
+        return await self._input(max_bytes)
+
+
+async def _nothing_more() -> dict[str, object]:
+    await trio.sleep_forever()
+    raise AssertionError("for ever")
+
+
+async def _dropped(data: bytes) -> None:
+    await trio.lowlevel.checkpoint()
