@@ -13,6 +13,7 @@ from meshnode.config import NodeConfig, check_environment, load_arguments, load_
 from meshnode.config.check import (
     cleaned_datadir,
     exposures,
+    open_https,
     plain_controls,
     replaceable_audit_log,
 )
@@ -203,6 +204,7 @@ def _check(arguments: list[str]) -> int:
         return ExitCode.OK
     check_environment(config)
     _check_keys(config)
+    _check_tokens(config)
     _check_isolation(config)
     kept = _kept_limits(config)
     doubts = [*read_settings(config).doubts, *keyfiles.doubts(keyfiles.key_files(config))]
@@ -240,6 +242,7 @@ def _warnings(config: NodeConfig) -> list[Fault]:
     exposed = exposures(config)
     told = {fault.place for fault in exposed}
     exposed += [fault for fault in plain_controls(config) if fault.place not in told]
+    exposed += open_https(config)
     doubts = [*cleaned_datadir(config.node), *replaceable_audit_log(config)]
     return [*config.warnings, *doubts, *exposed, *missing(config)]
 
@@ -281,6 +284,15 @@ def _check_keys(config: NodeConfig) -> None:
 
         make_signer(config)
         make_verifier(config)
+
+
+def _check_tokens(config: NodeConfig) -> None:
+    """Read the tokens of HTTP services as a start would. Raises ConfigFaults."""
+    if any(service.tokens for service in config.http_services):
+        # Imported here: most files have none.
+        from meshnode.security.bearer import read_all  # noqa: PLC0415
+
+        read_all(config)
 
 
 def _help(arguments: list[str]) -> int:

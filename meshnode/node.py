@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from meshnode import logs
 from meshnode.config import ControlService as ControlServiceDirective
 from meshnode.config import NodeConfig
-from meshnode.config.check import check_packages, plain_controls, replaceable_audit_log
+from meshnode.config.check import check_packages, open_https, plain_controls, replaceable_audit_log
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.events import EventHub, Topic
 from meshnode.control.events_command import events_command, mesh_audiences
@@ -29,7 +30,7 @@ from meshnode.net.sockets import CannotListen
 from meshnode.protocol.control import CONTROL_SERVICE
 from meshnode.protocol.routing import WorkType
 from meshnode.reload import ConfigLoader, Reloader
-from meshnode.renewal import KeyRenewal
+from meshnode.renewal import KeyRenewal, read_tokens
 from meshnode.resources import DescriptorReserve, NoThread, in_thread, raise_limit
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog, checked_settings
@@ -44,6 +45,9 @@ from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses
 from meshnode.work.units.unitevents import unit_audience
+
+if TYPE_CHECKING:  # few nodes have tokens
+    from meshnode.security.bearer import TokenStore
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -97,11 +101,23 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
                 config, mesh, raise_limit(), reserve, tls.find_client, rules, audit, hub
             )
             rules.sink = work.units.journal.not_allowed
-            keys = KeyRenewal(config, work, tls, looks)
+            tokens = _make_tokens(config, rules)
+            keys = KeyRenewal(config, work, tls, looks, tokens)
             reloader = Reloader(config, load_again, mesh, links, work, rules, keys, audit)
             registry = CommandRegistry(rules)
             await _start(
-                config, reloader, mesh, links, work, tls, keys, audit, registry, hub, nursery
+                config,
+                reloader,
+                mesh,
+                links,
+                work,
+                tls,
+                tokens,
+                keys,
+                audit,
+                registry,
+                hub,
+                nursery,
             )
             took = (time.monotonic() - started) * 1000
             log.info("meshnode %s is ready after %.0f ms", VERSION, took)
@@ -130,6 +146,7 @@ async def _start(
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
+    tokens: "TokenStore | None",
     keys: KeyRenewal,
     audit: AuditLog,
     registry: CommandRegistry,
@@ -176,12 +193,12 @@ async def _start(
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
-    await _start_web(config, registry, budgets, links, work, tls, nursery)
+    await _start_web(config, registry, budgets, links, work, tls, tokens, nursery)
     nursery.start_soon(work.teller.run, partial(mesh.set_tags, CONTROL_SERVICE))
     await links.apply(config.listeners, config.peers)
     nursery.start_soon(keys.run)
     reloader.start()
-    exposed = (*plain_controls(config), *replaceable_audit_log(config))
+    exposed = (*plain_controls(config), *open_https(config), *replaceable_audit_log(config))
     for doubt in (*config.warnings, *work.doubts, *units.doubts, *keys.warnings(), *exposed):
         logs.subject_logger("node", config.node.id).warning("%s", doubt)
     if config.listeners or config.peers:
@@ -213,6 +230,19 @@ async def _start_services(
             raise wanted.unavailable(exc.parameter, exc.problem) from exc
 
 
+def _make_tokens(config: NodeConfig, rules: AccessRules) -> "TokenStore | None":
+    """Return the tokens of HTTP services; None where there are none. Raises ConfigFaults."""
+    tokens = read_tokens(config)
+    if not tokens:
+        return None
+    # Imported here: few nodes have any.
+    from meshnode.security.bearer import TokenStore  # noqa: PLC0415
+
+    store = TokenStore(rules)
+    store.apply(tokens)
+    return store
+
+
 async def _start_web(
     config: NodeConfig,
     registry: CommandRegistry,
@@ -220,6 +250,7 @@ async def _start_web(
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
+    tokens: "TokenStore | None",
     nursery: trio.Nursery,
 ) -> None:
     if not config.http_services:
@@ -228,7 +259,7 @@ async def _start_web(
     check_packages(config)
     from meshnode.web.service import start_web  # noqa: PLC0415
 
-    await start_web(config, registry, budgets, links, work, tls, nursery)
+    await start_web(config, registry, budgets, links, work, tls, tokens, nursery)
 
 
 async def _open_control(

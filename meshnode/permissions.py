@@ -84,9 +84,9 @@ class TextPattern:
 NUMBERS: Final = ("uid", "gid")
 """Facts about a client of the unix socket, which the kernel tells."""
 
-TEXTS: Final = ("subject", "certnode", "node", "key")
+TEXTS: Final = ("subject", "certnode", "node", "key", "token")
 """Facts that are texts: of its certificate, the node that it came from, the key that it signed
-with."""
+with, the name of the token that it has shown."""
 
 
 @dataclass(frozen=True, slots=True)

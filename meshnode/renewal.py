@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -25,6 +26,9 @@ from meshnode.security.tlsstore import TlsChange, TlsStore, read_changed, read_s
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.units.shortage import Pauses
 from meshnode.work.units.signatures import Signatures
+
+if TYPE_CHECKING:  # few nodes have tokens
+    from meshnode.security.bearer import Tokens, TokenStore
 
 QUIET: Final = 0.25
 """Seconds without a change after which files are read: whoever writes a certificate and its key, or
@@ -44,6 +48,7 @@ class Prepared:
     config: NodeConfig
     looks: Looks
     tls: TlsChange
+    tokens: "Mapping[Path, Tokens]"
     doubts: tuple[Fault, ...]
 
 
@@ -55,6 +60,7 @@ class _Renewed:
     tls: TlsChange
     changed: frozenset[Path]
     signatures: Signatures
+    tokens: "Mapping[Path, Tokens]"
     doubts: tuple[Fault, ...]
     faults: tuple[Fault, ...]
 
@@ -68,13 +74,18 @@ class KeyRenewal:
         work: ConfiguredWork,
         tls: TlsStore,
         looks: Looks = keyfiles.NOT_SEEN,
+        tokens: "TokenStore | None" = None,
     ) -> None:
-        """``looks`` is what was seen of the files before ``work`` and ``tls`` read them."""
+        """``looks`` is what was seen of the files before ``work`` and ``tls`` read them.
+
+        Without ``tokens`` no HTTP service has any.
+        """
         self.one_at_a_time = trio.Lock()
         """Whoever takes over keys holds this, from looking at the files to the end."""
         self._config = config
         self._work = work
         self._tls = tls
+        self._tokens = tokens
         self._looks = looks
         self._doubts = keyfiles.doubts(keyfiles.key_files(config))
         self._faults: tuple[Fault, ...] = ()
@@ -111,7 +122,7 @@ class KeyRenewal:
     def apply(self, prepared: Prepared) -> bool:
         """Use what was read, and watch its files; return whether any of it differs."""
         files = keyfiles.changed_files(self._looks, prepared.looks)
-        differences = self._tls.apply(prepared.tls, files)
+        differences = self._tls.apply(prepared.tls, files) + self._apply_tokens(prepared.tokens)
         for line in differences:
             self._log.info("%s", line)
         self._config, self._looks = prepared.config, prepared.looks
@@ -178,7 +189,8 @@ class KeyRenewal:
     def _take_over(self, renewed: _Renewed) -> None:
         self._looks = renewed.looks
         changed = self._work.renew(renewed.signatures)
-        for line in self._tls.renew(renewed.tls, renewed.changed):
+        lines = self._tls.renew(renewed.tls, renewed.changed)
+        for line in (*lines, *self._apply_tokens(renewed.tokens)):
             self._log.info("%s", line)
             changed = True
         for doubt in renewed.doubts:
@@ -190,6 +202,9 @@ class KeyRenewal:
         self._doubts, self._faults = renewed.doubts, renewed.faults
         if changed:
             self._warn_of_ends()
+
+    def _apply_tokens(self, tokens: "Mapping[Path, Tokens]") -> list[str]:
+        return self._tokens.apply(tokens) if self._tokens is not None else []
 
     # --- certificates that end ----------------------------------------------------------------
 
@@ -218,7 +233,17 @@ def _prepare(config: NodeConfig, before: Looks) -> Prepared:
     # Looked at before they are read: what changes in between is read again.
     looks = keyfiles.look_at_all(config, before)
     doubts = keyfiles.doubts(keyfiles.key_files(config))
-    return Prepared(config, looks, read_settings(config), doubts)
+    return Prepared(config, looks, read_settings(config), read_tokens(config), doubts)
+
+
+def read_tokens(config: NodeConfig) -> "Mapping[Path, Tokens]":
+    """Return the tokens of all files that a configuration names. Raises ConfigFaults."""
+    if not any(service.tokens for service in config.http_services):
+        return MappingProxyType({})
+    # Imported here: few nodes have any.
+    from meshnode.security.bearer import read_all  # noqa: PLC0415
+
+    return read_all(config)
 
 
 def _read_changed(config: NodeConfig, before: Looks) -> _Renewed | None:
@@ -229,7 +254,8 @@ def _read_changed(config: NodeConfig, before: Looks) -> _Renewed | None:
     changed = keyfiles.changed_files(before, looks)
     tls, unread = read_changed(config, changed)
     signatures, more = _signatures(config, changed)
-    failed = {**unread, **more}
+    tokens, unusable = _changed_tokens(config, changed)
+    failed = {**unread, **more, **unusable}
     files = keyfiles.key_files(config)
     # What cannot be used is not in use, and is read again after the next change.
     unused = {file.path for file in files if file.directive in failed}
@@ -237,7 +263,25 @@ def _read_changed(config: NodeConfig, before: Looks) -> _Renewed | None:
         path: before.get(path, Look()) if path in unused else look for path, look in looks.items()
     }
     faults = tuple(fault for error in failed.values() for fault in error.faults)
-    return _Renewed(looks, tls, changed, signatures, keyfiles.doubts(files), faults)
+    return _Renewed(looks, tls, changed, signatures, tokens, keyfiles.doubts(files), faults)
+
+
+def _changed_tokens(
+    config: NodeConfig, changed: frozenset[Path]
+) -> "tuple[Mapping[Path, Tokens], dict[Directive, ConfigFaults]]":
+    """Return the tokens of files that have changed; and why not."""
+    found: dict[Path, Tokens] = {}
+    failed: dict[Directive, ConfigFaults] = {}
+    for service in config.http_services:
+        if service.tokens is None or service.tokens not in changed:
+            continue
+        from meshnode.security.bearer import read_tokens as read  # noqa: PLC0415 - it is loaded
+
+        try:
+            found[service.tokens] = read(service)
+        except ConfigFaults as error:
+            failed[service] = error
+    return found, failed
 
 
 def _signatures(

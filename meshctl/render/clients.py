@@ -26,6 +26,8 @@ def who(client: object) -> str:
         case {"Kind": "tcp", "Address": address, **more}:
             proved = _certified(more.get("Certificate"))
             return f"{proved} ({address})" if proved else str(address)
+        case {"Kind": "token", "Name": name, **more}:
+            return f"token {name} ({more['Address']})" if "Address" in more else f"token {name}"
         case {"Kind": "mesh", "Node": node, **more}:
             # What another node says of its clients is its word, and no more.
             claim = _last(more.get("Claim"))
@@ -45,6 +47,8 @@ def who_briefly(client: object) -> str:
         case {"Kind": "tcp", "Address": address, **more}:
             # Who has proved a name is told by it: the next client may have its port.
             return _certified(more.get("Certificate")) or str(address)
+        case {"Kind": "token", "Name": name}:
+            return f"token {name}"
         case {"Kind": "mesh", "Node": node, **more}:
             claim = _last(more.get("Claim"))
             # Never the name alone: a node may be called as a user of this machine is.

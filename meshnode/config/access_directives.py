@@ -46,6 +46,7 @@ _WAYS_OF: Final[Mapping[str, frozenset[Way]]] = MappingProxyType(
     {
         **dict.fromkeys(NUMBERS, frozenset({Way.SOCKET})),
         "node": frozenset({Way.MESH}),
+        "token": frozenset({Way.TCP}),
         **dict.fromkeys(("subject", "certnode", "key"), frozenset({Way.TCP, Way.MESH})),
     }
 )
@@ -57,7 +58,9 @@ def parse_who(value: str, *, dot_is_any: bool = False) -> Who:
     if value == ANY:
         return ()
     who = tuple(_fact(part, dot_is_any=dot_is_any) for part in _NEXT_FACT.split(value))
-    if not frozenset.intersection(*(_WAYS_OF[fact.name] for fact in who)):
+    names = {fact.name for fact in who}
+    is_torn = "token" in names and names & {"subject", "certnode"}
+    if is_torn or not frozenset.intersection(*(_WAYS_OF[name] for name in names)):
         raise Wrong(f"{quote(value)} is nobody: no client is known by all of that")
     return who
 
@@ -94,7 +97,7 @@ def _checked(parse: Callable[[str], object], label: str, empty: str) -> Kind[str
     return Kind(label, read)
 
 
-WHO_LABEL: Final = "any, or uid=, gid=, subject=, certnode=, node=, key= with a value"
+WHO_LABEL: Final = "any, or uid=, gid=, subject=, certnode=, node=, key=, token= with a value"
 
 WHO: Final = list_of(
     _checked(parse_who, WHO_LABEL, f"is empty; expected: {WHO_LABEL}"),

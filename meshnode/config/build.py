@@ -16,7 +16,7 @@ from meshnode.config.directives import (
 )
 from meshnode.config.doubts import note_doubts
 from meshnode.config.faults import COMMAND_LINE, FaultLog, Place, quote, suggestion
-from meshnode.config.http_directives import HttpService
+from meshnode.config.http_directives import HttpService, check_http
 from meshnode.config.isolation_directives import check_isolation
 from meshnode.config.job_arguments import check_templates
 from meshnode.config.kinds import STANDARD, WrongPart
@@ -69,6 +69,7 @@ def build(
         check_ssh(typed, faults)
         check_isolation(typed, faults)
         check_tls(typed, faults)
+        check_http(typed, faults)
         check_schemes(typed, faults)
         check_rules(typed, faults)
         check_templates(typed, faults)

@@ -161,6 +161,7 @@ def exposures(config: NodeConfig) -> list[Fault]:
     return [
         *_of_links(config),
         *_of_control(config),
+        *_of_http(config),
         *(
             _fault(d, "bindaddr", _of_service(d))
             for d in config.services
@@ -238,6 +239,39 @@ def _of_control(config: NodeConfig) -> Iterator[Fault]:
             without = " without requireclientcert" if directive.tcptls else ""
             text = f"port {port} is open on all interfaces{without}"
             yield _fault(directive, "tcplisten", f"{text}: whoever can reach it controls the node")
+
+
+def _of_http(config: NodeConfig) -> Iterator[Fault]:
+    for service in config.http_services:
+        is_near = service.port is None or _is_loopback(service.bindaddr)
+        nobody_asked = service.allowanonymous is None and service.port is not None and is_near
+        if nobody_asked and not config.access_rules:
+            text = (
+                f"every user of this machine may do everything at port {service.port}: nobody here "
+                "has to show who they are; write allowanonymous: false and tokens, or access rules"
+            )
+            yield Fault(service.place_of("port"), (service.INFO.name,), text)
+
+
+def open_https(config: NodeConfig) -> list[Fault]:
+    """Return a warning for each HTTP service that lets in whoever comes, or can be listened to."""
+    found = []
+    for service in config.http_services:
+        info = service.INFO.name
+        if service.allowanonymous:
+            text = (
+                "whoever reaches it may do what the access rules let anybody, and all if there are "
+                "none: nobody is asked who they are; leave it out, and name a file of tokens, or a "
+                "tls-server with clientcas"
+            )
+            found.append(Fault(service.place_of("allowanonymous"), (info, "allowanonymous"), text))
+        if service.port is not None and not service.tls and not _is_loopback(service.bindaddr):
+            text = (
+                "can be reached from other machines without TLS: tokens and all that passes can be "
+                "read on the way; write 127.0.0.1, or name a tls-server as tls"
+            )
+            found.append(Fault(service.place_of("bindaddr"), (info, "bindaddr"), text))
+    return found
 
 
 def plain_controls(config: NodeConfig) -> list[Fault]:

@@ -1,15 +1,17 @@
 """The directive of the HTTP service: where it listens, and how clients show who they are."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from meshnode.config import names
+from meshnode.config.faults import FaultLog, quote
 from meshnode.config.kinds import boolean, list_of, permissions, text
 from meshnode.config.names import Wrong
 from meshnode.config.schema import TCP_PORT, UNIX_SOCKET, Directive, directive, parameter
 from meshnode.config.service_directives import BIND_ADDRESS, PORT
-from meshnode.config.tls_directives import SERVER_NAME, optional_file
+from meshnode.config.tls_directives import SERVER_NAME, TlsServer, optional_file
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
@@ -41,7 +43,7 @@ class HttpService(Directive):
     )
     bindaddr: str = parameter(
         BIND_ADDRESS,
-        "address to listen on; others than this machine's own need tls",
+        "address to listen on",
         default="127.0.0.1",
     )
     filename: str = parameter(
@@ -81,3 +83,32 @@ class HttpService(Directive):
 
 
 HTTP_DIRECTIVES: Final[tuple[type[Directive], ...]] = (HttpService,)
+
+
+def check_http(typed: Iterable[Directive], faults: FaultLog) -> None:
+    """Note each HTTP service that nobody could use, and what of one has no effect."""
+    directives = list(typed)
+    for one in directives:
+        if not isinstance(one, HttpService):
+            continue
+        info = one.INFO.name
+        if one.port is None and not one.filename:
+            text = "nobody could reach it; give a port or a filename"
+            faults.add(one.place_of(), info, text=text)
+        if one.requireclientcert and (text := _no_certificates(one, directives)):
+            name = "requireclientcert"
+            faults.add(one.place_of(name), info, name, text=text)
+        if one.tls and one.port is None:
+            faults.warn(one.place_of("tls"), info, "tls", text="has no effect without a port")
+
+
+def _no_certificates(service: HttpService, directives: Iterable[Directive]) -> str:
+    """Return why no client can show a certificate; empty if one can."""
+    servers = [one for one in directives if isinstance(one, TlsServer) and one.name == service.tls]
+    if service.port is None:
+        return "has no effect without a port: clients of the unix socket are known by their users"
+    if not servers:
+        return "needs tls: without TLS nobody shows a certificate"
+    if not any(one.requireclientcert or one.clientcas for one in servers):
+        return f"needs clientcas in the tls-server {quote(service.tls)}: it asks for no certificate"
+    return ""

@@ -273,13 +273,20 @@ class ControlService:
 
 
 async def secure(
-    stream: trio.abc.AsyncResource, settings: "TlsSettings", log: SubjectLogger, peer: str
+    stream: trio.abc.AsyncResource,
+    settings: "TlsSettings",
+    log: SubjectLogger,
+    peer: str,
+    protocols: Sequence[bytes] = (),
 ) -> "TlsStream | None":
-    """Shake hands with a client and return the stream; None if that fails, and all is closed."""
+    """Shake hands with a client and return the stream; None if that fails, and all is closed.
+
+    ``protocols`` are what is spoken over it, best first.
+    """
     from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
 
     assert isinstance(stream, trio.SocketStream)
-    secured = TlsStream(stream, settings)
+    secured = TlsStream(stream, settings, protocols=protocols)
     try:
         await secured.shake_hands()
     except TlsRefused as refusal:

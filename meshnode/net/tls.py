@@ -7,6 +7,7 @@ since TLS answers some of what it reads by itself.
 
 import errno
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -45,11 +46,15 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
         transport: trio.SocketStream,
         settings: TlsSettings,
         expected: Expected | None = None,
+        protocols: Sequence[bytes] = (),
     ) -> None:
-        """``expected`` is that of the settings, or more: the host that is dialed."""
+        """``expected`` is that of the settings, or more: the host that is dialed.
+
+        ``protocols`` are what a server speaks over it, best first.
+        """
         self.transport = transport
         self._socket = transport.socket
-        self._engine = TlsEngine(settings, expected)
+        self._engine = TlsEngine(settings, expected, protocols)
         self._unsent = memoryview(b"")
         self._owed = 0
         """Bytes that TLS wrote by itself since all was sent."""
@@ -68,6 +73,11 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
     def certificate(self) -> Certificate | None:
         """The other end's certificate, verified; None if it showed none."""
         return self._engine.certificate
+
+    @property
+    def protocol(self) -> bytes:
+        """The protocol that was agreed on in the handshake; empty if it was not talked about."""
+        return self._engine.protocol
 
     # --- the handshake -----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from meshnode.security.identity import (
     Identity,
     MeshClient,
     TcpClient,
+    TokenClient,
     UnixClient,
     shown_text,
 )
@@ -186,16 +187,19 @@ def may_all(rules: Iterable[AccessRule], asker: Asker, verb: Verb) -> bool:
 def is_own(asker: Identity, owner: Identity | None) -> bool:
     """Whether two identities are the same one, whatever process or connection it has now.
 
-    A user is its uid, a node its ID, a client of TCP whom its certificate names. Without one, or
-    with one that names nobody, it is nobody: whoever comes next may have the same. Claims of nodes
-    count for nothing. What a node has submitted that showed a certificate is not that of one who
-    only says to be that node: it shows a certificate of that node, or the same one.
+    A user is its uid, a node its ID, a client with a token the token's name, another client of TCP
+    whom its certificate names. Without one, or with one that names nobody, it is nobody: whoever
+    comes next may have the same. Claims of nodes count for nothing. What a node has submitted that
+    showed a certificate is not that of one who only says to be that node: it shows a certificate of
+    that node, or the same one.
     """
     match asker, owner:
         case UnixClient(), UnixClient():
             return asker.uid == owner.uid
         case MeshClient(), MeshClient():
             return asker.node == owner.node and _has_shown(asker, owner)
+        case TokenClient(), TokenClient():
+            return asker.name == owner.name
         case TcpClient(), TcpClient():
             shown = asker.certificate
             return shown is not None and shown.names_anybody and shown == owner.certificate
@@ -231,6 +235,8 @@ def _is_so(fact: Fact, asker: Asker) -> bool:
     match fact.name:
         case "node":
             return isinstance(identity, MeshClient) and pattern.matches(identity.node)
+        case "token":
+            return isinstance(identity, TokenClient) and pattern.matches(identity.name)
         case "key":
             return bool(asker.key) and pattern.matches(asker.key)
     certificate = identity.certificate if isinstance(identity, MeshClient | TcpClient) else None
@@ -279,6 +285,8 @@ def _texts_of(asker: Asker) -> Iterator[str]:
     identity = asker.identity
     if isinstance(identity, MeshClient):
         yield identity.node
+    if isinstance(identity, TokenClient):
+        yield identity.name
     if isinstance(identity, MeshClient | TcpClient) and identity.certificate:
         yield identity.certificate.subject
         yield from identity.certificate.nodes
@@ -305,6 +313,9 @@ def _is_utf8(text: str) -> bool:
 # --- The rules of a node, at this moment
 
 
+NO_RULES: Final = AccessRule(label="", allows=True, who=((),), verbs=frozenset(Verb))
+"""Stands for the rules of a node that has none."""
+
 Sink = Callable[[Decision], None]
 """Is told of each request that is refused. It must not raise.
 
@@ -321,10 +332,17 @@ class AccessRules:
     """Whether refusals are logged."""
     refusals: Counter[tuple[Verb, Grounds]] = field(default_factory=Counter)
     """How often a client was refused something, by what it asked and on what grounds."""
+    bounds: tuple[AccessRule, ...] = ()
+    """What tokens do not let their clients do, whatever the rules are."""
 
     def __bool__(self) -> bool:
         """Whether there are any: without, nothing need be asked."""
-        return bool(self.rules)
+        return bool(self.rules or self.bounds)
+
+    @property
+    def asked(self) -> tuple[AccessRule, ...]:
+        """What decides, in this order. Bounds alone take nothing from others than they mean."""
+        return (*self.bounds, *(self.rules or (NO_RULES,))) if self.bounds else self.rules
 
     @property
     def know_keys(self) -> bool:
@@ -333,23 +351,23 @@ class AccessRules:
 
     def silent(self) -> "AccessRules":
         """Return the rules of this moment, to be asked without a word to anybody."""
-        return AccessRules(self.rules, tells=False)
+        return AccessRules(self.rules, tells=False, bounds=self.bounds)
 
     def may(self, asker: Asker, verb: Verb, target: Target | None) -> bool:
         """Whether a client may do something, without telling anybody that this was asked."""
-        return decide(self.rules, asker, verb, target).allowed
+        return decide(self.asked, asker, verb, target).allowed
 
     def decider(self, asker: Asker, verb: Verb) -> Callable[[Target | None], Decision]:
         """Return what says of one target after the other whether a client may; nobody is told."""
-        return decider(self.rules, asker, verb)
+        return decider(self.asked, asker, verb)
 
     def may_all(self, asker: Asker, verb: Verb) -> bool:
         """Whether a client may do something to whatever there is, without telling anybody."""
-        return may_all(self.rules, asker, verb)
+        return may_all(self.asked, asker, verb)
 
     def judge(self, asker: Asker, verb: Verb, target: Target | None) -> Decision:
         """Decide what a client asks for; log it if it is refused, and tell the sink."""
-        decision = decide(self.rules, asker, verb, target)
+        decision = decide(self.asked, asker, verb, target)
         if not decision.allowed:
             self.tell(decision)
         return decision
@@ -372,7 +390,7 @@ class AccessRules:
         Raises:
             NotAllowed: none does.
         """
-        if not self.rules:
+        if not self:
             return ""
         decision = self.judge(asker, verb, target)
         if not decision.allowed:

@@ -26,6 +26,9 @@ MAX_SERVICE = 255
 MAX_SUBJECT = 1024
 """Characters of a certificate's subject; those of people have some 100."""
 
+MAX_TOKEN_NAME = 64
+"""Characters of a token's name."""
+
 MAX_CERTIFICATE_NODES = 64
 """Node IDs of one certificate that are on record."""
 
@@ -120,6 +123,30 @@ class TcpClient:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenClient:
+    """A client of the HTTP service that has shown a token."""
+
+    kind: ClassVar[str] = "token"
+
+    name: str
+    """The token's, as its operator has called it: not the token itself."""
+    address: str
+    """``host:port`` of its end, or what came before it over a unix socket."""
+
+    @property
+    def brief(self) -> str:
+        """Who it is, for a line that is read long afterwards."""
+        return f"token {self.name}"
+
+    def __str__(self) -> str:
+        return f"token {self.name} ({self.address})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that :func:`identity_from_json` reads."""
+        return {"Kind": self.kind, "Name": self.name, "Address": self.address}
+
+
+@dataclass(frozen=True, slots=True)
 class MeshClient:
     """A client that came over the mesh."""
 
@@ -172,10 +199,10 @@ class UnknownClient:
         return {"Kind": self.kind}
 
 
-Identity = UnixClient | TcpClient | MeshClient | UnknownClient
+Identity = UnixClient | TcpClient | TokenClient | MeshClient | UnknownClient
 """Who asks."""
 
-Claimed = UnixClient | TcpClient | MeshClient
+Claimed = UnixClient | TcpClient | TokenClient | MeshClient
 """Whom a node can say that it asks for."""
 
 
@@ -194,6 +221,8 @@ def identity_from_json(data: object) -> Identity | None:
             certificate = _certificate(data)
             is_whole = address and (certificate or data.get("Certificate") is None)
             return TcpClient(address, certificate) if is_whole else None
+        case TokenClient.kind:
+            return _token(data)
         case MeshClient.kind:
             return _mesh(data)
         case UnknownClient.kind:
@@ -237,6 +266,14 @@ def _unix(data: Mapping[Any, object]) -> UnixClient | None:
     if uid is None or gid is None or pid is None:
         return None
     return UnixClient.of(uid, gid, pid, intern(_text(data, "User", MAX_USER)))
+
+
+def _token(data: Mapping[Any, object]) -> TokenClient | None:
+    name, address = data.get("Name"), _text(data, "Address", MAX_ADDRESS)
+    # As it is or not at all: another name would be another client.
+    if not isinstance(name, str) or not name or shown_text(name, MAX_TOKEN_NAME) != name:
+        return None
+    return TokenClient(name, address) if address else None
 
 
 def _mesh(data: Mapping[Any, object]) -> MeshClient | None:

@@ -65,6 +65,9 @@ def key_files(config: NodeConfig) -> tuple[KeyFile, ...]:
     found += [KeyFile(one, "publickey", one.publickey) for one in config.work_verifications]
     for directive in (*config.tls_servers, *config.tls_clients):
         found += tls_files(directive)
+    for service in config.http_services:
+        if service.tokens is not None:
+            found.append(KeyFile(service, "tokens", service.tokens, True))
     return tuple(found)
 
 
@@ -183,6 +186,14 @@ def others_of(path: Path, *, is_secret: bool) -> Iterator[str]:
             beyond += ownership_warnings(path.resolve().parent)
     except OSError:
         return  # whoever reads it says what is wrong
+    yield from modes_of(path, found, is_secret=is_secret)
+    for doubt in dict.fromkeys(beyond):
+        yield f'"{shown}" can be replaced by other users: {printable(doubt)}'
+
+
+def modes_of(path: Path, found: os.stat_result, *, is_secret: bool) -> Iterator[str]:
+    """Yield what owner and mode of a file let other users do with it, as :func:`others_of` does."""
+    shown = printable(str(path))
     mode = stat.S_IMODE(found.st_mode)
     mine = found.st_uid == os.geteuid()
     # A key of root's that this user's group may read is how it gets at it.
@@ -199,5 +210,3 @@ def others_of(path: Path, *, is_secret: bool) -> Iterator[str]:
             f'"{shown}" belongs to another user (uid {found.st_uid}), who can replace it; '
             f"now: chown {os.geteuid()} {shown}"
         )
-    for doubt in dict.fromkeys(beyond):
-        yield f'"{shown}" can be replaced by other users: {printable(doubt)}'

@@ -19,6 +19,7 @@ from meshnode.security.identity import (
     Identity,
     MeshClient,
     TcpClient,
+    TokenClient,
     UnixClient,
     UnknownClient,
 )
@@ -81,6 +82,7 @@ def _asker(text: str, facts: Mapping[str, str]) -> Asker:
         UnixClient: {Way.SOCKET},
         MeshClient: {Way.MESH},
         TcpClient: {Way.TCP},
+        TokenClient: {Way.TCP},
         UnknownClient: set(Way) if "key" not in facts else {Way.TCP, Way.MESH},
     }[type(identity)]
     given = facts.get(FROM, "")
@@ -94,10 +96,14 @@ def _asker(text: str, facts: Mapping[str, str]) -> Asker:
 def _identity(text: str, facts: Mapping[str, str]) -> Identity:
     has_certificate = "subject" in facts or "certnode" in facts
     if any(name in facts for name in NUMBERS):
-        if has_certificate or "node" in facts or "key" in facts:
+        if has_certificate or {"node", "key", "token"} & facts.keys():
             raise _wrong(text, "no client has both a uid or gid and the other facts")
         uid, gid = (_number(text, facts, name) for name in NUMBERS)
         return UnixClient(uid, gid, 0)
+    if "token" in facts:
+        if has_certificate or "node" in facts:
+            raise _wrong(text, "a client with a token is known by that alone")
+        return TokenClient(facts["token"], "an HTTP client")
     nodes = (facts["certnode"],) if "certnode" in facts else ()
     shown = CertificateNames(facts.get("subject", ""), nodes) if has_certificate else None
     if "node" in facts:

@@ -7,7 +7,7 @@ fill the disk by it: where the log is required, that would stop all work.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshnode.security.identity import Identity, MeshClient, TcpClient, UnixClient
+from meshnode.security.identity import Identity, MeshClient, TcpClient, TokenClient, UnixClient
 
 LINES_A_MINUTE = 60
 """Refusals of one client that are written within a minute; the others are counted."""
@@ -76,6 +76,8 @@ def _key(by: Identity | None) -> object:
             return "unix", by.uid
         case MeshClient():
             return "mesh", by.node
+        case TokenClient():
+            return "token", by.name
         case TcpClient():
             # Another connection comes from another port.
             return "tcp", by.address.rpartition(":")[0]

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -304,6 +304,13 @@ def trust_in(file: Path, context: SSL.Context) -> Trust:
 # --- OpenSSL -------------------------------------------------------------------------------------
 
 
+def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """Return which protocol is spoken, for who listens on that connection."""
+    verdict = connection.get_app_data()
+    assert isinstance(verdict, Verdict)
+    return verdict.choose(offered) or SSL.NO_OVERLAPPING_PROTOCOLS
+
+
 def _context(
     directive: TlsDirective, usage: Usage, own: OwnCertificate | None, demand: Demand
 ) -> SSL.Context:
@@ -312,6 +319,8 @@ def _context(
     least = SSL.TLS1_3_VERSION if directive.mintls13 else SSL.TLS1_2_VERSION
     context.set_min_proto_version(least)
     context.set_cipher_list(CIPHERS_OF_1_2)
+    if server:
+        context.set_alpn_select_callback(_choose_protocol)
     # A session that is taken up again would not show its certificate again.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)

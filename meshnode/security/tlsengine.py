@@ -4,6 +4,7 @@ OpenSSL does the work. This adds what people need to know when it fails: each fa
 :class:`TlsRefused`, which says why, and for whom.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -68,10 +69,18 @@ class TlsEngine:
     Each call may leave ciphertext to send: see :meth:`outgoing`.
     """
 
-    def __init__(self, settings: TlsSettings, expected: Expected | None = None) -> None:
-        """``expected`` is that of the settings, or more: the host that a client dials."""
+    def __init__(
+        self,
+        settings: TlsSettings,
+        expected: Expected | None = None,
+        protocols: Sequence[bytes] = (),
+    ) -> None:
+        """``expected`` is that of the settings, or more: the host that a client dials.
+
+        ``protocols`` are what a server speaks over it, best first.
+        """
         self._usage = settings.usage
-        self._verdict = Verdict(settings.expected if expected is None else expected)
+        self._verdict = Verdict(settings.expected if expected is None else expected, protocols)
         self._connection = SSL.Connection(settings.context, None)
         self._connection.set_app_data(self._verdict)
         self._is_tls = False
@@ -90,6 +99,11 @@ class TlsEngine:
     def certificate(self) -> Certificate | None:
         """The other end's certificate, verified; None if it showed none."""
         return self._verdict.certificate if self.is_done else None
+
+    @property
+    def protocol(self) -> bytes:
+        """The protocol that was agreed on; empty if it was not talked about."""
+        return self._connection.get_alpn_proto_negotiated()
 
     @property
     def version(self) -> str:

@@ -175,10 +175,12 @@ class Verdict:
     OpenSSL tells of each certificate in turn: the first refusal counts.
     """
 
-    __slots__ = ("certificate", "expected", "refusal")
+    __slots__ = ("certificate", "expected", "protocols", "refusal")
 
-    def __init__(self, expected: Expected) -> None:
+    def __init__(self, expected: Expected, protocols: Sequence[bytes] = ()) -> None:
         self.expected = expected
+        self.protocols = protocols
+        """What may be spoken over the connection, best first; none at all is not talked about."""
         self.certificate: Certificate | None = None
         """The other end's, once it was found to be good."""
         self.refusal: TlsRefused | None = None
@@ -193,6 +195,10 @@ class Verdict:
         except TlsRefused as refusal:
             self.refusal = self.refusal or refusal
         return self.refusal is None
+
+    def choose(self, offered: Sequence[bytes]) -> bytes | None:
+        """Return which of the protocols that a client offers is to be spoken; None if none."""
+        return next((one for one in self.protocols if one in offered), None)
 
     def judge(self, shown: crypto.X509) -> None:
         """Check the other end's own certificate. Raises TlsRefused."""

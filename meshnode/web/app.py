@@ -6,7 +6,7 @@ what is asked from elsewhere (health, metrics, the page) stands beside this modu
 """
 
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,8 +19,12 @@ from meshnode.web import health, page
 from meshnode.web.api import mesh, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
+from meshnode.web.origins import Origins
 from meshnode.web.problems import MALFORMED, UNKNOWN, WRONG_METHOD, Problem, problem_of, to_response
 from meshnode.web.routing import Routes, WebNode
+
+if TYPE_CHECKING:  # few nodes have tokens
+    from meshnode.security.bearer import TokenStore
 
 API: Final[tuple[Routes, ...]] = (
     mesh.routes,
@@ -38,7 +42,7 @@ _OTHER: Final = {
 """What Starlette refuses by itself, in our words."""
 
 
-def make_app(directive: HttpService, node: WebNode) -> App:
+def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" = None) -> App:
     """Return the application of one HTTP service."""
     routes = health.routes(node)
     for bring in API:
@@ -50,7 +54,7 @@ def make_app(directive: HttpService, node: WebNode) -> App:
         exception_handlers={MeshnodeError: _refused, HTTPException: _turned_away},
     )
     app.router.redirect_slashes = False
-    return Guard(app, Identifier(directive.allowanonymous))
+    return Guard(app, Identifier(directive, tokens), Origins(directive.cors))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,8 +1,8 @@
-"""Stands before every route: who asks, from which page, and what each response says of itself.
+"""Stands before every route: who asks, from which page, and how a request ends.
 
 A browser carries requests of any page that its user looks at, and reaches what only this machine
-should. So a request that nobody has signed in for must name this machine as its host, and one that
-changes something must come from no other page, or from one that the operator has named.
+should. So a request that nobody has signed in for must name this machine as its host
+(``identity.py``), and none may come from a page elsewhere (``origins.py``).
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,9 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 
 from meshnode.logs import subject_logger
-from meshnode.web.identity import CALLER, CONNECTION, Connection, Identifier
+from meshnode.security.identity import shown_text
+from meshnode.web.identity import CALLER, CONNECTION, Caller, Connection, Identifier
+from meshnode.web.origins import Origins
 from meshnode.web.problems import INTERNAL, Problem, to_response
 from meshnode.web.session import Message, Receive, Send
 
@@ -35,13 +37,24 @@ SAFE_HEADERS: Final = (
 )
 """Headers of each response."""
 
+DRAINED: Final = 256 * 1024
+"""Bytes of a body that nobody wants which are still read before the response ends, so that a client
+which only then reads sees it."""
+
+MAX_SHOWN: Final = 200
+"""Characters of a request's address that a line of the log repeats."""
+
+DRAIN_TIMEOUT: Final = 2.0
+"""Seconds for that."""
+
 
 class Guard:
     """An ASGI application that lets requests through to another one."""
 
-    def __init__(self, app: App, identifier: Identifier) -> None:
+    def __init__(self, app: App, identifier: Identifier, origins: Origins) -> None:
         self._app = app
         self._identifier = identifier
+        self._origins = origins
         self._log = subject_logger("http")
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -49,35 +62,111 @@ class Guard:
         if scope["type"] == "lifespan":
             return
         connection: Connection = scope["state"][CONNECTION]
-        answer = _Answer(send)
+        exchange = _Exchange(scope, receive, send, self._origins)
         with connection.serving():
             try:
-                headers = Headers(scope=scope)
-                scope["state"][CALLER] = await self._identifier.identify(connection, headers)
-                await self._app(scope, receive, answer.send)
+                await self._serve(scope, exchange, connection)
             except Problem as problem:
-                await to_response(problem)(scope, receive, answer.send)
+                await self._refuse(scope, exchange, connection, problem)
             except trio.BrokenResourceError as error:
                 self._log.debug("client lost: %s", error)
             except Exception:  # noqa: BLE001 - a request's boundary: a fault costs only this one
                 self._log.exception("%s %s failed", scope.get("method", ""), scope["path"])
-                if not answer.has_begun:
+                if not exchange.has_begun:
                     fault = Problem(INTERNAL, "internal error; the log of the node says more")
-                    await to_response(fault)(scope, receive, answer.send)
+                    await exchange.answer(to_response(fault))
+            if not exchange.has_ended and scope.get("http_version") == "2":
+                # Only so can the client tell this from all of the response.
+                connection.abort()
+
+    async def _serve(self, scope: Any, exchange: "_Exchange", connection: Connection) -> None:
+        headers = exchange.headers
+        told = self._origins.preflight(scope.get("method", "GET"), headers)
+        if told is not None:
+            await exchange.answer(told)
+            return
+        caller = await self._identifier.identify(connection, headers)
+        self._origins.check(scope, headers)
+        scope["state"][CALLER] = caller
+        with self._identifier.while_known(caller) as known:
+            await self._app(scope, exchange.receive, exchange.send)
+        if known is not None and known.cancelled_caught:
+            self._log.info("%s ended: its token was taken away", caller.client.brief)
+
+    async def _refuse(
+        self, scope: Any, exchange: "_Exchange", connection: Connection, problem: Problem
+    ) -> None:
+        """Answer with a problem, and log it: what is refused here has reached no command."""
+        caller: Caller | None = scope["state"].get(CALLER)
+        who = connection.client if caller is None else caller.client
+        what = f"{scope.get('method', 'websocket')} {scope['path']}"
+        self._log.warning("refused %s to %s: %s", shown_text(what, MAX_SHOWN), who, problem)
+        if not exchange.has_begun:
+            await exchange.answer(to_response(problem))
 
 
-class _Answer:
-    """Adds to a response what each one has."""
+class _Exchange:
+    """One request and its response: what each response has, and the rest of a body at its end."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: Any, receive: Receive, send: Send, origins: Origins) -> None:
+        self.headers = Headers(scope=scope)
         self.has_begun = False
+        self.has_ended = False
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._origins = origins
+        self._is_whole = scope["type"] == "websocket" or (
+            scope["http_version"] != "2"
+            and self.headers.get("content-length", "0") == "0"
+            and "transfer-encoding" not in self.headers
+        )
+        """Whether all of the request is known to have come."""
+
+    async def answer(self, response: Any) -> None:
+        """Send a whole response."""
+        await response(self._scope, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._is_whole = True
+        elif message["type"] == "http.request":
+            self._is_whole = self._is_whole or not message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             self.has_begun = True
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in SAFE_HEADERS:
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
-        await self._send(message)
+            self._origins.mark(self.headers, headers)
+        is_last = message["type"].endswith("response.body") and not message.get("more_body")
+        if is_last and not self._is_whole:
+            await self._end(message)
+        else:
+            await self._send(message)
+        self.has_ended = self.has_ended or is_last or message["type"] == "websocket.close"
+
+    async def _end(self, message: Message) -> None:
+        """End the response, and read what still comes of the body.
+
+        Whoever reads for the connection waits until it is rid of that, and the connection ends no
+        sooner.
+        """
+        if message.get("body"):
+            await self._send({**message, "more_body": True})
+        left = DRAINED
+        with trio.move_on_after(DRAIN_TIMEOUT):
+            while left > 0 and not self._is_whole:
+                left -= len((await self.receive()).get("body", b"")) + 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drop)
+            await self._send({"type": message["type"], "body": b"", "more_body": False})
+            nursery.cancel_scope.cancel()
+
+    async def _drop(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass

@@ -1,21 +1,25 @@
 """Finds out who sends a request, by its connection and by what the request shows."""
 
 import ipaddress
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
+from meshnode.config import HttpService
 from meshnode.control.places import Place
 from meshnode.control.registry import SessionKind
-from meshnode.security.identity import Identity, TcpClient, UnixClient
+from meshnode.security.identity import Identity, TcpClient, TokenClient, UnixClient
 from meshnode.shares import Holder
 from meshnode.web.problems import UNPROVED, WRONG_HOST, Problem
+
+if TYPE_CHECKING:  # few nodes have tokens
+    from meshnode.security.bearer import Token, TokenStore
 
 CONNECTION: Final = "meshnode.connection"
 """Where the state of a request has its connection."""
@@ -48,6 +52,7 @@ class Caller:
     proof: Proof
     holder: Holder
     """On whose account its sessions are."""
+    token: "Token | None" = None
 
 
 def caller_of(request: HTTPConnection) -> Caller:
@@ -68,12 +73,17 @@ class Connection:
 
     client: Identity
     place: Place
+    abort: Callable[[], None] = lambda: None
+    """Breaks it off."""
     requests: int = 0
+    served: int = 0
+    """How many requests have begun, ever."""
 
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Count a request for as long as it is served: the connection does not wait meanwhile."""
         self.requests += 1
+        self.served += 1
         self.place.works()
         try:
             yield
@@ -86,35 +96,82 @@ class Connection:
 class Identifier:
     """Says who sends requests to one HTTP service."""
 
-    def __init__(self, allow_anonymous: bool | None) -> None:
-        """``allow_anonymous`` None lets those of this machine in."""
-        self._allow_anonymous = allow_anonymous
+    def __init__(self, directive: HttpService, tokens: "TokenStore | None" = None) -> None:
+        self._directive = directive
+        self._tokens = tokens
 
     async def identify(self, connection: Connection, headers: Headers) -> Caller:
         """Return who sends a request.
+
+        A token says more than the connection: whoever passes requests on for others shows theirs.
 
         Raises:
             Problem: nobody knows, and such requests are not served.
         """
         await trio.lowlevel.checkpoint()
         client, holder = connection.client, connection.place.holder
-        if isinstance(client, UnixClient):
+        certificate = client.certificate if isinstance(client, TcpClient) else None
+        is_near_user = isinstance(client, UnixClient)
+        if self._directive.requireclientcert and certificate is None and not is_near_user:
+            raise _unproved("show a certificate: this port requires one")
+        if "authorization" in headers:
+            token = self._find_token(headers)
+            known = TokenClient(token.name, _address_of(client))
+            return Caller(known, "tcp", Proof.TOKEN, holder, token)
+        if is_near_user:
             return Caller(client, "unix", Proof.SOCKET, holder)
-        if isinstance(client, TcpClient) and client.certificate is not None:
+        if certificate is not None:
             return Caller(client, "tcp", Proof.CERTIFICATE, holder)
         self._admit(client, headers)
         return Caller(client, "tcp", Proof.NOTHING, holder)
 
+    def while_known(self, caller: Caller) -> AbstractContextManager[trio.CancelScope | None]:
+        """Run something for a caller until its token is taken away."""
+        if caller.token is None or self._tokens is None:
+            return nullcontext()
+        return self._tokens.using(caller.token)
+
+    def _find_token(self, headers: Headers) -> "Token":
+        """Return the token that a request shows. Raises Problem."""
+        scheme, _, shown = headers["authorization"].partition(" ")
+        if scheme.lower() != "bearer" or len(headers.getlist("authorization")) > 1:
+            raise _unproved("write Authorization: Bearer, a space and a token")
+        file = self._directive.tokens
+        if file is None or self._tokens is None:
+            raise _unproved("this service takes no tokens: its http-service names no file of them")
+        token = self._tokens.find(file, shown.strip())
+        if token is None:
+            raise _unproved("the token is not known here, or not any more", error="invalid_token")
+        return token
+
     def _admit(self, client: Identity, headers: Headers) -> None:
         """Let a client in of whom nothing is known. Raises Problem."""
-        if self._allow_anonymous:
+        allows = self._directive.allowanonymous
+        if allows:
             return
-        if self._allow_anonymous is None and is_near(client):
+        if allows is None and is_near(client):
             if any(name in headers for name in PASSED_ON):
-                raise Problem(UNPROVED, "a proxy has passed this on without showing who asks")
+                raise _unproved("a proxy has passed this on and shows no token of who asks")
             _check_host(headers.get("host", ""))
             return
-        raise Problem(UNPROVED, "show a certificate, or a token: Authorization: Bearer …")
+        ways = ["a certificate"] if self._directive.tls else []
+        ways += ["a token (Authorization: Bearer …)"] if self._directive.tokens else []
+        remedy = (
+            f"show {' or '.join(ways)}"
+            if ways
+            else ("this service knows nobody: give its http-service tokens, or tls with clientcas")
+        )
+        raise _unproved(remedy)
+
+
+def _unproved(text: str, error: str = "") -> Problem:
+    challenge = 'Bearer realm="meshnode"' + (f', error="{error}"' if error else "")
+    return Problem(UNPROVED, text, {"www-authenticate": challenge})
+
+
+def _address_of(client: Identity) -> str:
+    """Return from where a client with a token comes."""
+    return client.address if isinstance(client, TcpClient) else client.brief
 
 
 def is_near(client: Identity) -> bool:

@@ -27,10 +27,11 @@ from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.identity import IDLE_TIMEOUT, Connection
 from meshnode.web.routing import WebNode
-from meshnode.web.wire import Server
+from meshnode.web.wire import PROTOCOLS, Server
 from meshnode.work.configured import ConfiguredWork
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.security.bearer import TokenStore
     from meshnode.security.tls import TlsSource
 
 
@@ -70,9 +71,13 @@ class HttpService:
     """The connections of one ``http-service`` directive."""
 
     def __init__(
-        self, directive: HttpServiceDirective, node: WebNode, tls: "TlsSource | None" = None
+        self,
+        directive: HttpServiceDirective,
+        node: WebNode,
+        tls: "TlsSource | None" = None,
+        tokens: "TokenStore | None" = None,
     ) -> None:
-        self._server = Server(make_app(directive, node))
+        self._server = Server(make_app(directive, node, tokens))
         self._tls = tls
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
@@ -141,7 +146,7 @@ class HttpService:
         if self._tls is None:
             await self._server.serve(stream, connection)
             return
-        secured = await secure(stream, self._tls(), log, str(client))
+        secured = await secure(stream, self._tls(), log, str(client), PROTOCOLS)
         if secured is None:
             return
         if isinstance(client, TcpClient) and secured.certificate is not None:
@@ -164,6 +169,7 @@ async def start_web(
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
+    tokens: "TokenStore | None",
     nursery: trio.Nursery,
 ) -> None:
     """Start what ``http-service`` directives say.
@@ -183,5 +189,5 @@ async def start_web(
             listeners = await open_listeners(directive)
         except CannotListen as exc:
             raise directive.unavailable(exc.parameter, exc.problem) from exc
-        service = HttpService(directive, node, tls.find_server(directive.tls))
+        service = HttpService(directive, node, tls.find_server(directive.tls), tokens)
         await nursery.start(service.run, listeners)

@@ -29,6 +29,9 @@ MAX_STREAMS: Final = 100
 MAX_REQUESTS: Final = 100_000
 """Requests after which a connection is to be made anew."""
 
+PROTOCOLS: Final = (b"h2", b"http/1.1")
+"""What is spoken over TLS, best first."""
+
 QUEUED: Final = 4
 """Pieces of a body, of up to 64 KiB, that wait for a command to take them."""
 
@@ -82,6 +85,7 @@ class Server:
         state: Any = {CONNECTION: connection}
         server = TCPServer(self._app, self._config, self._context, state, wire)
         async with trio.open_nursery() as nursery:
+            connection.abort = nursery.cancel_scope.cancel
             nursery.start_soon(wire.close_when_cancelled)
             await server.run()
             nursery.cancel_scope.cancel()
@@ -149,6 +153,7 @@ class SecureWire(Wire):
     def __init__(self, stream: "TlsStream") -> None:
         super().__init__(stream)
         self.transport_stream = stream.transport
+        self._agreed = stream.protocol.decode("ascii")
 
     async def do_handshake(self) -> None:
         """Do nothing."""
@@ -156,4 +161,4 @@ class SecureWire(Wire):
 
     def selected_alpn_protocol(self) -> str:
         """Return which HTTP was agreed on."""
-        return "http/1.1"
+        return self._agreed or "http/1.1"

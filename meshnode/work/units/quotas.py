@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from meshnode.errors import CommandError
-from meshnode.security.identity import Identity, MeshClient, TcpClient, UnixClient
+from meshnode.security.identity import Identity, MeshClient, TcpClient, TokenClient, UnixClient
 from meshnode.work.units.intake import Payload, Receive, WrongInput
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.unit import Unit
@@ -117,6 +117,8 @@ def account(client: Identity | None) -> Hashable:
             return "unix", uid
         case MeshClient(node=node):
             return "mesh", node
+        case TokenClient(name=name):
+            return "token", name
         case TcpClient(certificate=None, address=address):
             return "tcp", address.rpartition(":")[0]
         case TcpClient(certificate=certificate):

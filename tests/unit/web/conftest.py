@@ -11,6 +11,7 @@ from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.permissions import AccessRule
 from meshnode.security.access import AccessRules
+from meshnode.security.bearer import TokenStore, read_tokens
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
@@ -41,13 +42,16 @@ def make_client() -> MakeClient:
         async def short() -> str:
             return shortage
 
-        registry = CommandRegistry(AccessRules(rules))
+        directive = directive or HttpService(port=8043)
+        access = AccessRules(rules)
+        tokens = TokenStore(access)
+        if directive.tokens is not None:
+            tokens.apply({directive.tokens: read_tokens(directive)})
+        registry = CommandRegistry(access)
         register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
         commands = Commands("foo", registry, SessionBudgets())
-        app = make_app(
-            directive or HttpService(port=8043),
-            WebNode("foo", "1.2", commands, short, Path("/nonexistent")),
-        )
+        node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"))
+        app = make_app(directive, node, tokens)
         return Client(app, **client)  # type: ignore[arg-type]
 
     return make

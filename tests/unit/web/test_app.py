@@ -91,7 +91,8 @@ async def test_a_client_elsewhere_that_shows_nothing_is_told_what_to_show(
 ) -> None:
     reply = await make_client(client=FAR).ask("/api/v1/status")
     assert (reply.status, reply.is_problem) == (401, True)
-    assert "certificate" in reply.json["detail"]
+    assert "give its http-service tokens" in reply.json["detail"]
+    assert reply.headers["www-authenticate"] == 'Bearer realm="meshnode"'
     allowed = make_client(HttpService(port=8043, allowanonymous=True), client=FAR)
     assert (await allowed.ask("/api/v1/status")).status == 200
 
