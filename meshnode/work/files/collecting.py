@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from meshctl.safetar import PIECE
 from meshnode import files
 from meshnode.work.files.finding import CHANGED, LOOK, CannotCollect, Finder, Found
 from meshnode.work.files.globs import Globs
-from meshnode.work.files.unpacking import PIECE
 
 STEP_SECONDS: Final = 0.1
 """Seconds of one step: who cancels waits no longer for a thread."""

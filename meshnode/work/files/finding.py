@@ -12,9 +12,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from meshctl.safetar import MAX_DEPTH, MAX_MEMBERS, MAX_NAME, stays_inside
 from meshnode.errors import WorkError
 from meshnode.work.files.globs import Globs, States
-from meshnode.work.files.unpacking import MAX_DEPTH, MAX_MEMBERS, MAX_NAME, stays_inside
 
 LOOKED_AT: Final = 256
 """Names of a directory that are looked at before the search pauses."""

@@ -22,6 +22,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.files.collecting import Collection
 from meshnode.work.files.finding import CannotCollect
 from meshnode.work.local.launcher.records import FILES, SIZE_KEYS
+from meshnode.work.local.startrequest import say
 from meshnode.work.units.endedby import CANCELED
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.shortage import LACKS, Pauses, in_thread_or_here, shortage_of
@@ -131,15 +132,10 @@ class FileCollector:
             except OSError as error:
                 if error.errno not in LACKS:
                     raise CannotCollect(files.reason(error)) from error
-                await self._say(unit, f"Collecting files: waiting for {shortage_of(error)}")
+                await say(unit, f"Collecting files: waiting for {shortage_of(error)}")
             finally:
                 collection.close()
             await pauses.take()
-
-    async def _say(self, unit: Unit, detail: str) -> None:
-        if unit.status.detail != detail:
-            unit.log.warning("%s", detail)
-            await unit.note(lambda old: replace(old, detail=detail))
 
 
 def _end_of(old: UnitStatus, words: str, instead: UnitState | None) -> UnitStatus:

@@ -29,7 +29,13 @@ from meshnode.work.local.processes import (
     find_supervisor,
     still_running,
 )
-from meshnode.work.local.startrequest import drop_tar, start_request, unpack_files
+from meshnode.work.local.startrequest import (
+    drop_tar,
+    say,
+    start_request,
+    tell_asker,
+    unpack_files,
+)
 from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
 from meshnode.work.units.shortage import LogOnce, NotNow, NotRecorded, Pauses, patiently
@@ -178,18 +184,12 @@ class CommandRunner:
                 with trio.CancelScope(shield=True):
                     return await self._launcher.start(request)
             except NotNow as error:
-                await self._say(unit, f"Waiting to be started: {error}")
+                await say(unit, f"Waiting to be started: {error}")
             self._waiting.add(unit.unit_id)
             try:
                 await pauses.take()
             finally:
                 self._waiting.discard(unit.unit_id)
-
-    async def _say(self, unit: Unit, detail: str) -> None:
-        """Say in the unit's detail, and once in the log, what it waits for."""
-        if unit.status.detail != detail:
-            unit.log.warning("%s", detail)
-            await unit.note(lambda old: replace(old, detail=detail))
 
     async def _ends_at_once(self, unit: Unit, started: Started, first: FirstOutcome) -> bool:
         """Take over what the supervisor reports of the command's first moment.
@@ -322,7 +322,7 @@ class CommandRunner:
             if process is not None:
                 handle = await self._open(unit, process)
                 if handle is not None:
-                    await self._tell_asker(unit)
+                    await tell_asker(unit, self._store)
                     try:
                         handle.cancel(unit.unit_id)
                     except ProcessLookupError:
@@ -339,16 +339,6 @@ class CommandRunner:
                 # Nobody starts what is Canceled on disk.
                 with suppress(Overtaken):
                     await unit.end(UnitState.CANCELED, "Canceled")
-
-    async def _tell_asker(self, unit: Unit) -> None:
-        """Let the supervisor know who asks, for its record of the end."""
-        end = unit.status.ended_by
-        if end is None:
-            return
-        try:
-            await self._store.leave_cancel(unit.unit_id, end)
-        except OSError as error:
-            unit.log.info("who asked is not on record: %s", files.reason(error))
 
     async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:
         """Cancel the unit if need be: it is removable then."""

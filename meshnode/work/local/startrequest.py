@@ -1,6 +1,10 @@
-"""What the launcher is asked for to start a unit, and the directory that its files lie in."""
+"""What the launcher is asked for to start a unit, and the directory that its files lie in.
+
+And what is told meanwhile, to whom.
+"""
 
 import errno
+from dataclasses import replace
 
 from meshnode import files
 from meshnode.errors import WorkError
@@ -69,3 +73,21 @@ async def drop_tar(unit: Unit, store: UnitStore) -> None:
     """Give back the room of what was unpacked, once the unit has started."""
     if unit.status.deps_size:
         await store.drop_deps(unit.unit_id)
+
+
+async def say(unit: Unit, detail: str) -> None:
+    """Say in the unit's detail, and once in the log, what it waits for."""
+    if unit.status.detail != detail:
+        unit.log.warning("%s", detail)
+        await unit.note(lambda old: replace(old, detail=detail))
+
+
+async def tell_asker(unit: Unit, store: UnitStore) -> None:
+    """Let the supervisor know who asks for the end, for its record of that."""
+    end = unit.status.ended_by
+    if end is None:
+        return
+    try:
+        await store.leave_cancel(unit.unit_id, end)
+    except OSError as error:
+        unit.log.info("who asked is not on record: %s", files.reason(error))

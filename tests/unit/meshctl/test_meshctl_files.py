@@ -14,7 +14,8 @@ from meshctl import BadSettings, ControlClient, JobSettings, PayloadLost
 from meshctl.api import deps
 from meshctl.api.deps import Dependencies
 from meshctl.render.output import ExitCode
-from meshnode.work.files.unpacking import DEPS, stays_inside, unpack
+from meshctl.safetar import stays_inside
+from meshnode.work.files.unpacking import DEPS, unpack
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """Where files are made that no disk need keep: many, for each example."""

@@ -132,7 +132,8 @@ async def test_a_tar_that_may_not_be_unpacked_fails_the_unit_with_the_reason(
     hostile = tar_of({"../../stdout": b"x"})
     async with foo.running():
         told = await refusal(foo, hostile, **announced(hostile))
-        why = "cannot unpack its dependencies: the name '../../stdout' is not one inside DEPS"
+        what = "the name '../../stdout' is not one inside its directory"
+        why = f"cannot unpack its dependencies: {what}"
         assert told == why
         (unit,) = foo.units.all()
         assert unit.status.detail == f"Error starting worker: {why}"

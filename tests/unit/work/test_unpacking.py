@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tars import entry, link, tar_of
 
-from meshnode.work.files import unpacking
+from meshctl import safetar
 from meshnode.work.files.unpacking import DEPS, BadFiles, check, unpack
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -159,7 +159,7 @@ def test_bytes_that_are_no_tar_are_refused(data):
 
 
 def test_files_directories_links_and_programs_come_out_as_they_went_in(tmp_path):
-    big = os.urandom(3 * unpacking.PIECE + 17)
+    big = os.urandom(3 * safetar.PIECE + 17)
     data = tar_of(
         entry("dir", type=tarfile.DIRTYPE, mode=0),
         entry("dir/big", big, mtime=1_700_000_000),
@@ -181,8 +181,8 @@ def test_files_directories_links_and_programs_come_out_as_they_went_in(tmp_path)
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
-        ([entry("../a")], "the name '../a' is not one inside DEPS"),
-        ([entry("/a")], "the name '/a' is not one inside DEPS"),
+        ([entry("../a")], "the name '../a' is not one inside its directory"),
+        ([entry("/a")], "the name '/a' is not one inside its directory"),
         ([link("a", "/etc")], "'a' is a link that leads out, to '/etc'"),
         ([link("a/b", "../../c")], "'a/b' is a link that leads out, to '../../c'"),
         ([entry("a", type=tarfile.LNKTYPE, linkname="b")], "'a' is a hard link, which is none"),
@@ -190,7 +190,7 @@ def test_files_directories_links_and_programs_come_out_as_they_went_in(tmp_path)
         ([entry("a", type=tarfile.FIFOTYPE)], "'a' is a named pipe, which is none"),
         ([entry("a"), entry("a")], "'a' is there twice"),
         ([link("a", "b"), entry("a/c")], "'a/c' lies in what is no directory"),
-        ([entry("a", pax_headers={"comment": "x" * unpacking.MAX_HEADER})], "the headers of a"),
+        ([entry("a", pax_headers={"comment": "x" * safetar.MAX_HEADER})], "the headers of a"),
         ([entry("/".join("a" * 65))], "is too long, too deep, or has a NUL"),
         ([entry("d/" + "a" * 256 + "/f")], f"the name '{'d/' + 'a' * 98}' has a part of more than"),
         ([entry("ü" * 128)], f"the name '{'ü' * 100}' has a part of more than 255 bytes"),
@@ -204,7 +204,7 @@ def test_a_refusal_names_the_member_and_what_is_wrong(entries, why, tmp_path):
 
 
 def test_the_number_of_members_is_bounded_and_their_headers_take_no_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "MAX_MEMBERS", 20)
+    monkeypatch.setattr(safetar, "MAX_MEMBERS", 20)
     (tmp_path / "deps").write_bytes(tar_of(*(entry(str(n)) for n in range(20))))
     unpack(tmp_path / "deps", tmp_path / "work")
     (tmp_path / "deps").write_bytes(tar_of(*(entry(str(n)) for n in range(21))))
@@ -235,16 +235,16 @@ def test_directories_that_a_tar_makes_on_the_way_to_its_members_count_as_members
     with TemporaryDirectory(dir=MEMORY) as place, pytest.MonkeyPatch.context() as patch:
         source = Path(place) / "deps"
         source.write_bytes(tar_of(*entries))
-        patch.setattr(unpacking, "MAX_MEMBERS", total)
+        patch.setattr(safetar, "MAX_MEMBERS", total)
         take(source, Path(place) / "fits")
-        patch.setattr(unpacking, "MAX_MEMBERS", total - 1)
+        patch.setattr(safetar, "MAX_MEMBERS", total - 1)
         if total:
             with pytest.raises(BadFiles, match=f"more than {total - 1} files"):
                 take(source, Path(place) / "beyond")
 
 
 def test_a_directory_that_is_a_member_and_on_the_way_counts_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(safetar, "MAX_MEMBERS", 2)
     (tmp_path / "deps").write_bytes(tar_of(entry("d", type=tarfile.DIRTYPE), entry("d/f")))
     unpack(tmp_path / "deps", tmp_path / "work")
 
