@@ -28,6 +28,9 @@ MAX_REPLY: Final = 64 * 1024 * 1024
 SEND_TIMEOUT: Final = 600.0
 """Seconds in which a client must take what is sent: people stop output with a pager."""
 
+KEEP_ALIVE: Final = 20.0
+"""Seconds between looks whether a response has been quiet; proxies give up after 30 to 60."""
+
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
@@ -38,6 +41,11 @@ class Streaming:
     headers: tuple[tuple[str, str], ...] = ()
     has_head: bool = True
     """Whether the first line that the command sends is for the session, and no output."""
+    frames: Callable[[], Callable[[bytes], bytes]] | None = None
+    """Returns, for one response, what makes the output of the command that of the response."""
+    keep_alive: bytes = b""
+    """What is sent when nothing else is, so that whoever stands between knows that the response
+    goes on, and a client that is gone is found out."""
 
 
 class Commands:
@@ -89,8 +97,11 @@ class Commands:
         command: JsonObject,
         body: Body,
         send: Callable[[bytes], Awaitable[None]],
+        beside: Callable[[], Awaitable[None]] | None = None,
     ) -> JsonObject | None:
         """Run a command; return the object of its reply line, or None if it has none.
+
+        ``beside`` runs as long as the command does.
 
         Raises:
             MeshnodeError: it is refused.
@@ -103,7 +114,13 @@ class Commands:
         handler = found.parse_json(command)
         try:
             session.rule = self._registry.check(name, handler, session)
-            return await handler(session)
+            if beside is None:
+                return await handler(session)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beside)
+                reply = await handler(session)
+                nursery.cancel_scope.cancel()
+            return reply
         except BaseExceptionGroup as group:
             # A command may have tasks of its own; what one of them raises is what happened.
             leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
@@ -141,7 +158,8 @@ class CommandResponse(Response):
         out = _Out(self.raw_headers, self._how, send)
         caller = known_caller(scope)
         try:
-            reply = await self._commands.run(caller, self._command, Body(receive), out.take)
+            beside = out.keep_alive if self._how.keep_alive else None
+            reply = await self._commands.run(caller, self._command, Body(receive), out.take, beside)
         except trio.BrokenResourceError:
             return  # the client is gone, or is told by the broken response
         except MeshnodeError as error:
@@ -164,6 +182,10 @@ class _Out:
         self._status = how.status
         self._send = send
         self._head: bytearray | None = bytearray() if how.has_head else None
+        self._frames = how.frames() if how.frames is not None else None
+        self._keep_alive = how.keep_alive
+        self._quiet_since = trio.current_time()
+        self._turn = trio.Lock()
         self.has_begun = False
 
     async def take(self, data: bytes) -> None:
@@ -174,8 +196,18 @@ class _Out:
                 return
             self._head, data = None, bytes(rest)
         await self._begin()
+        if self._frames is not None:
+            data = self._frames(data)
         if data:
             await self._pass({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def keep_alive(self) -> None:
+        """Send what says that the response goes on, when nothing else is sent for long."""
+        message = {"type": "http.response.body", "body": self._keep_alive, "more_body": True}
+        while True:
+            await trio.sleep(KEEP_ALIVE)
+            if self.has_begun and trio.current_time() >= self._quiet_since + KEEP_ALIVE / 2:
+                await self._pass(message)
 
     async def end(self) -> None:
         await self._begin()
@@ -194,7 +226,9 @@ class _Out:
 
     async def _pass(self, message: Message) -> None:
         with trio.move_on_after(SEND_TIMEOUT) as sending:
-            await self._send(message)
+            async with self._turn:
+                await self._send(message)
+                self._quiet_since = trio.current_time()
         if sending.cancelled_caught:
             raise trio.BrokenResourceError(f"the client has read nothing for {SEND_TIMEOUT:g} s")
 
