@@ -7,6 +7,8 @@ import pytest
 
 from meshnode.config import HttpService
 from meshnode.control.budgets import SessionBudgets
+from meshnode.control.events import EventHub
+from meshnode.control.events_command import events_command, mesh_audiences
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.permissions import AccessRule
@@ -37,6 +39,7 @@ def make_client() -> MakeClient:
         directive: HttpService | None = None,
         rules: tuple[AccessRule, ...] = (),
         shortage: str = "",
+        hub: EventHub | None = None,
         **client: object,
     ) -> Client:
         async def short() -> str:
@@ -49,6 +52,7 @@ def make_client() -> MakeClient:
             tokens.apply({directive.tokens: read_tokens(directive)})
         registry = CommandRegistry(access)
         register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
+        registry.register(events_command(hub or EventHub(), mesh_audiences(registry)))
         commands = Commands("foo", registry, SessionBudgets())
         node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"))
         app = make_app(directive, node, tokens)

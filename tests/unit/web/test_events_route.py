@@ -10,39 +10,22 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.config import HttpService, load_arguments
-from meshnode.control.budgets import SessionBudgets
+from meshnode.config import load_arguments
 from meshnode.control.events import Change, EventHub, Topic
-from meshnode.control.events_command import events_command, mesh_audiences
-from meshnode.control.registry import CommandRegistry
 from meshnode.protocol.control import encode_reply
-from meshnode.security.access import AccessRules
 from meshnode.web.api.events import EventFrames
-from meshnode.web.app import make_app
-from meshnode.web.commands import KEEP_ALIVE, Commands
-from meshnode.web.guard import App
-from meshnode.web.routing import WebNode
-from tests.unit.web.asgi import Client
-
-
-async def nothing_short() -> str:
-    return ""
+from meshnode.web.commands import KEEP_ALIVE
+from tests.unit.web.conftest import MakeClient
 
 
 class Scene:
     """A service whose node tells of routes."""
 
-    def __init__(self, *rules: str) -> None:
-
-        written = [part for rule in rules for part in ("--access-rule", *rule.split(" | "))]
-        made = load_arguments(["--local-only", "--node", "foo", *written]).rules if rules else ()
+    def __init__(self, make_client: MakeClient, *rules: str) -> None:
+        words = [part for rule in rules for part in ("--access-rule", *rule.split(" | "))]
+        made = load_arguments(["--local-only", "--node", "foo", *words]).rules
         self.hub = EventHub()
-        registry = CommandRegistry(AccessRules(made))
-        registry.register(events_command(self.hub, mesh_audiences(registry)))
-        commands = Commands("foo", registry, SessionBudgets())
-        node = WebNode("foo", "1.2", commands, nothing_short)
-        self.app: App = make_app(HttpService(port=8043), node)
-        self.client = Client(self.app)
+        self.client = make_client(rules=made, hub=self.hub)
 
     def tell(self, node: str = "bar") -> None:
         self.hub.tell(
@@ -74,8 +57,8 @@ def parsed(part: bytes) -> list[tuple[int, str, Any]]:
     return found
 
 
-async def test_each_change_is_an_event_with_its_number_and_topic(autojump_clock):
-    scene = Scene()
+async def test_each_change_is_an_event_with_its_number_and_topic(autojump_clock, make_client):
+    scene = Scene(make_client)
     async with scene.listening() as parts:
         [(first, topic, start)] = parsed(await parts.receive())
         assert (topic, start["topics"]) == ("start", ["route"])
@@ -86,8 +69,10 @@ async def test_each_change_is_an_event_with_its_number_and_topic(autojump_clock)
         assert told["route"] == {"node": "bar", "via": "mid"}
 
 
-async def test_who_comes_back_goes_on_after_the_last_event_that_it_has_read(autojump_clock):
-    scene = Scene()
+async def test_who_comes_back_goes_on_after_the_last_event_that_it_has_read(
+    autojump_clock, make_client
+):
+    scene = Scene(make_client)
     async with scene.listening() as parts:
         await parts.receive()
         scene.tell("bar")
@@ -103,8 +88,8 @@ async def test_who_comes_back_goes_on_after_the_last_event_that_it_has_read(auto
             assert told["id"] == "baz"
 
 
-async def test_who_comes_back_too_late_is_told_that_something_is_lost(autojump_clock):
-    scene = Scene()
+async def test_who_comes_back_too_late_is_told_that_something_is_lost(autojump_clock, make_client):
+    scene = Scene(make_client)
     async with scene.listening(last_event_id="7") as parts:
         await parts.receive()
         [(number, topic, told)] = parsed(await parts.receive())
@@ -113,8 +98,10 @@ async def test_who_comes_back_too_late_is_told_that_something_is_lost(autojump_c
         assert number == scene.hub.seq
 
 
-async def test_a_quiet_stream_is_kept_alive_by_comments_and_a_busy_one_needs_none(autojump_clock):
-    scene = Scene()
+async def test_a_quiet_stream_is_kept_alive_by_comments_and_a_busy_one_needs_none(
+    autojump_clock, make_client
+):
+    scene = Scene(make_client)
     async with scene.listening() as parts:
         await parts.receive()
         began = trio.current_time()
@@ -127,19 +114,19 @@ async def test_a_quiet_stream_is_kept_alive_by_comments_and_a_busy_one_needs_non
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", "٣", "1" * 30])
-async def test_what_is_no_number_of_an_event_is_malformed(last):
-    reply = await Scene().client.ask(f"/api/v1/events?since={last}")
+async def test_what_is_no_number_of_an_event_is_malformed(last, make_client):
+    reply = await Scene(make_client).client.ask(f"/api/v1/events?since={last}")
     assert (reply.status, reply.is_problem) == (400, True)
 
 
-async def test_an_unknown_topic_is_refused_with_those_that_there_are():
-    reply = await Scene().client.ask("/api/v1/events?topics=weather")
+async def test_an_unknown_topic_is_refused_with_those_that_there_are(make_client):
+    reply = await Scene(make_client).client.ask("/api/v1/events?topics=weather")
     assert (reply.status, reply.is_problem) == (422, True)
     assert "units, links" in reply.json["detail"]
 
 
-async def test_who_may_not_have_the_mesh_is_told_nothing_of_it():
-    scene = Scene("action=allow | who=any | do=list | units=all")
+async def test_who_may_not_have_the_mesh_is_told_nothing_of_it(make_client):
+    scene = Scene(make_client, "action=allow | who=any | do=list | units=all")
     reply = await scene.client.ask("/api/v1/events?topics=routes")
     assert (reply.status, reply.is_problem) == (403, True)
 
