@@ -18,6 +18,7 @@ class Candidate:
         work_types: what it advertises to run.
         labels: what it says of itself.
         load: what it says that it has to do; None of a node that says nothing, as receptor.
+        takes: the keys of a submission that it knows beside receptor's.
         cost: of the route to it.
         own: units of the type that this node has placed there and that have not ended.
         placed: those of them that its load cannot know of yet.
@@ -27,6 +28,7 @@ class Candidate:
     work_types: Set[str]
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     load: Load | None = None
+    takes: Set[str] = frozenset()
     cost: float = 0.0
     own: int = 0
     placed: int = 0
@@ -62,6 +64,7 @@ def choose(
     candidates: Sequence[Candidate],
     pick: Callable[[Sequence[Candidate]], Candidate],
     unreached: Set[str] = frozenset(),
+    needs: Mapping[str, str] = NOTHING,
 ) -> Choice | NoneFits:
     """Choose the node for a unit.
 
@@ -71,6 +74,7 @@ def choose(
         candidates: the nodes that there are.
         pick: takes one of several that are equally good, by chance.
         unreached: nodes that were chosen before and could not be reached.
+        needs: the keys of the submission that a node must know, each with a word for it.
     """
     excluded: Counter[str] = Counter()
     fit: list[Candidate] = []
@@ -78,6 +82,9 @@ def choose(
         lacks = next((s.excludes for s in placement.selectors if not s.admits(one.labels)), None)
         if lacks is None and work_type not in one.work_types:
             lacks = f"lack work type {work_type}"
+        if lacks is None and (unknown := needs.keys() - one.takes):
+            words = dict.fromkeys(word for key, word in needs.items() if key in unknown)
+            lacks = f"take no {' and no '.join(words)}"
         if lacks is None and one.node in unreached:
             lacks = "could not be reached"
         if lacks is None:
@@ -102,7 +109,7 @@ def _of(number: int, what: str) -> str:
     return f"{_OF_ONE.get(verb, verb)} {rest}" if number == 1 else what
 
 
-_OF_ONE = {"lack": "lacks", "have": "has"}
+_OF_ONE = {"lack": "lacks", "have": "has", "take": "takes"}
 
 
 def _best(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meshnode.protocol.control import CONTROL_SERVICE
+from meshnode.protocol.control import CONTROL_SERVICE, TAKES_TAG
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.placement.choice import Candidate
 from meshnode.work.placement.load import LABELS_TAG, LOAD_TAG, Load, read_labels, read_load
@@ -47,6 +47,7 @@ class _Advertised:
     work_types: frozenset[str]
     labels: Mapping[str, str]
     load: Load | None
+    takes: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class NodeDirectory:
                     work_types=said.work_types,
                     labels=said.labels,
                     load=said.load,
+                    takes=said.takes,
                     # Beyond the next node all are far.
                     cost=0.0 if node == self.mesh.node_id else costs.get(node, math.inf),
                     own=placed.unfinished,
@@ -157,4 +159,5 @@ def _read(advert: ServiceAdvertisement, stamp: int) -> _Advertised:
         frozenset(known.name for known in advert.work_types or ()),
         read_labels(tags.get(LABELS_TAG)),
         read_load(tags.get(LOAD_TAG)),
+        frozenset(tags.get(TAKES_TAG, "").split(",")),
     )

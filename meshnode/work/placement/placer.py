@@ -7,6 +7,7 @@ import trio
 
 from meshnode.work.placement.choice import Choice, NoneFits, choose
 from meshnode.work.placement.nodes import NodeDirectory
+from meshnode.work.units.jobsettings import WORDS_OF_KEYS
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.unit import Unit
@@ -59,7 +60,8 @@ class Placer:
         assert remote.placement is not None
         candidates = self._directory.candidates(remote.work_type)
         allowed = [one for one in candidates if self.permits(unit.status, one.node)]
-        return choose(remote.placement, remote.work_type, allowed, random.choice, unreached)
+        needs = {key: WORDS_OF_KEYS[key] for key in unit.status.job.fields()}
+        return choose(remote.placement, remote.work_type, allowed, random.choice, unreached, needs)
 
     def count(self, unit: Unit) -> None:
         """Count a unit on its node until it has ended there, or goes to another one."""

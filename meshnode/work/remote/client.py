@@ -15,20 +15,9 @@ from meshnode.errors import CannotSign, WorkError
 from meshnode.mesh.streams.stream import MeshStream
 from meshnode.net.sendfile import read_part
 from meshnode.protocol.control import (
-    ARGUMENTS_KEY,
-    ARRAY_INDEX_KEY,
     CLAIM_KEY,
-    CWD_KEY,
-    DEPS_SHA256_KEY,
-    DEPS_SIZE_KEY,
-    ENV_KEY,
     LABELS_KEY,
-    LIMITS_KEY,
-    OUTPUT_KEY,
-    PRIORITY_KEY,
-    SCRIPT_KEY,
     STREAM_KEY,
-    TIMEOUT_KEY,
 )
 from meshnode.security.identity import Identity, claim_of
 from meshnode.work.local.launcher.records import STDOUT
@@ -48,7 +37,7 @@ from meshnode.work.remote.replies import (
     read_created,
     read_reply,
 )
-from meshnode.work.units.jobsettings import JobSettings
+from meshnode.work.units.jobsettings import WORDS_OF_KEYS, JobSettings
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.labels import labels_text
 
@@ -60,21 +49,6 @@ BAD_COMMAND = "bad command"
 
 NO_UNIT = "-"
 """An ID that no unit has."""
-
-WORDS_OF_KEYS = {
-    ARGUMENTS_KEY: "arguments",
-    ENV_KEY: "environment variables",
-    DEPS_SIZE_KEY: "dependencies",
-    DEPS_SHA256_KEY: "dependencies",
-    SCRIPT_KEY: "script",
-    OUTPUT_KEY: "files to bring back",
-    CWD_KEY: "working directory",
-    LIMITS_KEY: "limits",
-    TIMEOUT_KEY: "timeout",
-    PRIORITY_KEY: "priority",
-    ARRAY_INDEX_KEY: "array index",
-}
-"""What people call the keys of what a client gives a job."""
 
 UNSIGNED = frozenset({"status", "list"})
 """Subcommands that need no signature (protocol section 8)."""

@@ -15,6 +15,7 @@ from meshnode.protocol.control import (
     ARGUMENTS_KEY,
     ARRAY_INDEX_KEY,
     CWD_KEY,
+    DEPS_SHA256_KEY,
     DEPS_SIZE_KEY,
     ENV_KEY,
     LIMITS_KEY,
@@ -24,7 +25,7 @@ from meshnode.protocol.control import (
     TIMEOUT_KEY,
 )
 from meshnode.protocol.times import parse_duration
-from meshnode.work.files.jobfiles import FILE_KEYS, NO_FILES, JobFiles
+from meshnode.work.files.jobfiles import NO_FILES, JobFiles
 from meshnode.work.units.jsonreader import NOTHING, JsonObject, Reader, check_json
 from meshnode.work.units.remoteextra import is_secret
 
@@ -203,10 +204,23 @@ class JobSettings:
 
 NO_SETTINGS: Final = JobSettings()
 
-KEYS: Final = FILE_KEYS | frozenset(
-    {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY, ARRAY_INDEX_KEY}
-)
-"""The keys of a submission that have them."""
+WORDS_OF_KEYS: Final = {
+    ARGUMENTS_KEY: "arguments",
+    ENV_KEY: "environment variables",
+    DEPS_SIZE_KEY: "dependencies",
+    DEPS_SHA256_KEY: "dependencies",
+    SCRIPT_KEY: "script",
+    OUTPUT_KEY: "files to bring back",
+    CWD_KEY: "working directory",
+    LIMITS_KEY: "limits",
+    TIMEOUT_KEY: "timeout",
+    PRIORITY_KEY: "priority",
+    ARRAY_INDEX_KEY: "array index",
+}
+"""The keys of a submission that have them, and what people call these."""
+
+KEYS: Final = frozenset(WORDS_OF_KEYS)
+"""The keys alone."""
 
 
 def _parse_timeout(text: str) -> float | None:

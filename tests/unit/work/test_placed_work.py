@@ -85,6 +85,35 @@ async def test_labels_choose_and_what_fits_no_node_says_why_until_one_does(
             assert leaf.status(unit).remote.node == "baz"
 
 
+JOBS = [
+    ({"jobtimeout": "30s"}, "timeout"),
+    ({"jobpriority": "3"}, "priority"),
+    ({"arrayindex": "3"}, "array index"),
+    ({"jobcwd": "/", "jobenv": '{"A":"1"}'}, "environment variables and no working directory"),
+    ({"depssize": "4"}, "dependencies"),
+]
+
+
+@pytest.mark.parametrize(("job", "words"), JOBS)
+@pytest.mark.parametrize("rule", ["any", "random", "least"])
+async def test_a_node_that_would_not_know_what_the_job_is_given_is_passed_over(
+    leaf, bar, baz, job, words, rule, autojump_clock
+):
+    bar.more_tags = {"takes": "onbehalfof", "load": Load().to_tag()}
+    baz.more_tags = {"load": Load({"wait": 50}).to_tag()}
+    async with leaf.running(), bar.running():
+        unit = await place(leaf, "wait", rule, b"tar.", **job)
+        (line,) = await leaf.talk(f"work status {unit}")
+        told = f"waiting for a node: 0 of 2 nodes: 1 lacks work type wait, 1 takes no {words}"
+        assert json.loads(line)["Detail"] == told
+        # What says nothing of it may go to either.
+        plain = await place(leaf, "wait", rule)
+        await leaf.wait_for(plain, lambda status: status.remote.node == "bar")
+        async with baz.running():
+            await leaf.wait_for(unit, lambda status: status.remote.node == "baz")
+        assert len(bar.launcher.started) == 1
+
+
 async def test_a_node_that_cannot_be_reached_before_the_start_is_replaced_by_the_next(
     leaf, bar, baz, autojump_clock, monkeypatch
 ):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from meshnode.errors import CommandError
 from meshnode.work.placement.choice import Candidate, Choice, NoneFits, choose
 from meshnode.work.placement.load import Load, labels_tag, read_labels, read_load
+from meshnode.work.units.jobsettings import WORDS_OF_KEYS
 from meshnode.work.units.placement import (
     Placement,
     Rule,
@@ -101,6 +102,33 @@ def test_a_node_that_could_not_be_reached_is_passed_over():
     assert choose(placement, "render", nodes, first, {"a"}) == Choice("b", "nearest of 1 that fit")
     none = choose(placement, "render", nodes, first, {"a", "b"})
     assert none == NoneFits("0 of 2 nodes: 2 could not be reached")
+
+
+@given(
+    st.lists(st.frozensets(st.sampled_from(sorted(WORDS_OF_KEYS))), min_size=1, max_size=6),
+    st.sets(st.sampled_from(sorted(WORDS_OF_KEYS))),
+    st.sampled_from(Rule),
+)
+def test_a_node_that_would_not_know_what_a_job_is_given_is_never_chosen(taken, given_, rule):
+    nodes = [any_node(str(number), "t", takes=keys) for number, keys in enumerate(taken)]
+    needs = {key: WORDS_OF_KEYS[key] for key in given_}
+    found = choose(Placement(rule, ()), "t", nodes, first, needs=needs)
+    fit = [node.node for node in nodes if given_ <= node.takes]
+    if isinstance(found, Choice):
+        assert found.node in fit
+    else:
+        assert not fit
+        assert "take" in found.reason
+        assert found.reason.startswith(f"0 of {len(nodes)} node")
+
+
+def test_the_words_for_no_node_say_what_nodes_would_not_know():
+    takes_some = [any_node(name, "t", takes={"jobcwd"}) for name in "ab"]
+    needs = {"jobarguments": "arguments", "jobcwd": "working directory"}
+    found = choose(
+        parse_placement("any", ""), "t", [*takes_some, any_node("c")], first, set(), needs
+    )
+    assert found == NoneFits("0 of 3 nodes: 2 take no arguments, 1 lacks work type t")
 
 
 def test_labels_admit_as_in_kubernetes():
