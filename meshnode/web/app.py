@@ -16,7 +16,7 @@ from starlette.responses import Response
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
 from meshnode.web import health, page
-from meshnode.web.api import events, mesh, output, submit, types, units
+from meshnode.web.api import batches, events, mesh, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
 from meshnode.web.origins import Origins
@@ -33,6 +33,7 @@ API: Final[tuple[Routes, ...]] = (
     units.routes,
     output.routes,
     types.routes,
+    batches.routes,
 )
 """What brings the routes below /api/v1."""
 

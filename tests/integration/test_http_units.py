@@ -242,12 +242,12 @@ def test_output_comes_while_the_unit_runs(web: tuple[Node, WebClient]) -> None:
 def test_a_log_has_both_streams_in_order_with_times(client: WebClient) -> None:
     unit = client.submit({"type": "both"})
     events = list(client.events(f"/units/{unit}/log"))
-    assert [(e.data["stream"], e.data["text"]) for e in events[:-1]] == [
-        (stream, f"{word} {i}")
-        for i in (1, 2, 3)
-        for stream, word in (("stdout", "out"), ("stderr", "err"))
-    ]
-    assert all(event.data["time"].endswith("Z") for event in events[:-1])
+    for stream, word in (("stdout", "out"), ("stderr", "err")):
+        told = [event.data["text"] for event in events[:-1] if event.data["stream"] == stream]
+        assert told == [f"{word} {i}" for i in (1, 2, 3)]
+    times = [event.data["time"] for event in events[:-1]]
+    assert times == sorted(times)
+    assert all(time.endswith("Z") for time in times)
     assert (events[-1].name, events[-1].data["StateName"]) == ("end", "Succeeded")
     lines = client.ask(f"/units/{unit}/log?stderr=true&tail=2").body.splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["err 2", "err 3"]
@@ -293,6 +293,63 @@ def test_a_unit_is_ended_and_released(client: WebClient, action: str) -> None:
     assert client.ask(f"/units/{unit}/wait").json["StateName"] == "Canceled"
     assert client.ask(f"/units/{unit}", "DELETE").json == {"result": "released", "unit": unit}
     assert client.ask(f"/units/{unit}").status == 404
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_an_array_and_one_of_a_list_run_each_member_once(client: WebClient) -> None:
+    array = client.post(
+        "/batches",
+        {"array": "1-9:2%2", "job": {"type": "typed", "arguments": {"n": "{index}"}}},
+    )
+    lines: list[object] = ["one", {"type": "cat", "payload": "two"}]
+    listed = client.post(
+        "/batches",
+        {"lines": lines, "max_in_flight": 1, "job": {"type": "cat", "payload": "{line}"}},
+    )
+    for reply, members in ((array, 5), (listed, 2)):
+        assert reply.status == 201, reply
+        batch = reply.json["Batch"]
+        assert reply.headers["location"] == f"/api/v1/batches/{batch}"
+        done = client.ask(f"/batches/{batch}/wait")
+        assert (done.json["StateName"], done.json["Succeeded"]) == ("Succeeded", members)
+        assert client.ask(f"/units?batch={batch}").json["total"] == members
+        told = client.ask(f"/batches/{batch}/members").body.splitlines()
+        assert sum("Index" in json.loads(line) for line in told) == members
+        assert client.ask(f"/batches/{batch}", "DELETE").json["result"] == "released"
+        assert client.ask(f"/batches/{batch}").status == 404
+
+
+@pytest.mark.parametrize(
+    ("batch", "status", "words"),
+    [
+        ({"job": {"type": "cat"}}, 400, "array or lines"),
+        ({"array": "1-2", "lines": []}, 400, "array or lines"),
+        ({"array": "9-1", "job": {"type": "cat"}}, 422, "does not ascend"),
+        ({"lines": [{"tpe": "x"}], "job": {"type": "cat"}}, 400, "lines: 1: a job has no 'tpe'"),
+        ({"lines": [5], "job": {"type": "cat"}}, 400, "lines: 1: must be a text or a job"),
+        ({"array": "1-2", "job": {"type": "nosuch"}}, 422, "nosuch"),
+        ({"lines": ["a"], "job": {"type": "nosuch"}}, 422, "nosuch"),
+    ],
+)
+def test_a_batch_that_is_wrong_is_refused(
+    client: WebClient, batch: dict[str, object], status: int, words: str
+) -> None:
+    reply = client.post("/batches", batch)
+    assert (reply.status, words in reply.detail) == (status, True), reply
+
+
+def test_a_unit_waits_for_another_and_brings_files_back(web: tuple[Node, WebClient]) -> None:
+    client = web[1]
+    first = client.submit({"type": "held"})
+    job = {"type": "shell", "after": [first], "output": ["*.txt"], "payload": "echo hi > a.txt"}
+    second = client.submit(job)
+    assert client.ask(f"/units/{second}").json["StateName"] == "Pending"
+    let_go(web)
+    done = client.ask(f"/units/{second}/wait").json
+    assert done["StateName"] == "Succeeded"
+    assert client.ask(f"/units/{second}/results?stream=files").body[:5] == b"a.txt"
 
 
 def test_nothing_is_left_of_files_that_were_sent(web: tuple[Node, WebClient]) -> None:

@@ -51,7 +51,7 @@ class WebClient:
         """Send a request and yield the response whose body is still to come."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        path = path if path.startswith("/") and not path.startswith("/units") else f"/api/v1{path}"
+        path = f"/api/v1{path}" if path.startswith(("/units", "/batches")) else path
         connection.request(method, path, body or None, {**self.headers, **named})
         with closing(connection), connection.getresponse() as response:
             yield response

@@ -13,14 +13,17 @@ from typing import Any, Final
 from meshnode.control.registry import JsonObject
 from meshnode.protocol.control import (
     ARGUMENTS_KEY,
+    ARRAY_INDEX_KEY,
     CWD_KEY,
     ENV_KEY,
     LABELS_KEY,
     LIMITS_KEY,
+    OUTPUT_KEY,
     PRIORITY_KEY,
     TIMEOUT_KEY,
 )
 from meshnode.web.problems import MALFORMED, REFUSED, Problem
+from meshnode.work.units.after import AFTER_KEY
 
 LOCAL_NODE: Final = "localhost"
 """What a submission names for the node itself."""
@@ -35,13 +38,30 @@ def read_job(data: bytes) -> tuple[JsonObject, bytes | None]:
     Raises:
         Problem: it is no job.
     """
+    fields, payload = read_fields(read_object(data, "the job"))
+    if "worktype" not in fields:
+        raise Problem(MALFORMED, "a job needs a type")
+    return {"command": "work", "subcommand": "submit", "node": LOCAL_NODE, **fields}, payload
+
+
+def read_object(data: bytes, what: str) -> dict[str, Any]:
+    """Return an object that stands in JSON. Raises Problem."""
     try:
-        job = json.loads(data)
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Problem(MALFORMED, f"the job is no JSON: {error}") from None
-    if not isinstance(job, dict):
-        raise Problem(MALFORMED, 'the job must be an object: {"type": "echo", …}')
-    fields: JsonObject = {"command": "work", "subcommand": "submit", "node": LOCAL_NODE}
+        raise Problem(MALFORMED, f"{what} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Problem(MALFORMED, f'{what} must be an object, as {{"type": "echo"}}')
+    return found
+
+
+def read_fields(job: Mapping[str, Any]) -> tuple[JsonObject, bytes | None]:
+    """Return the fields of a submission that a job has, whole or not, and its payload.
+
+    Raises:
+        Problem: it has what no job has.
+    """
+    fields: JsonObject = {}
     payload: list[bytes] = []
     for name, value in job.items():
         if name in ("payload", "payload_base64"):
@@ -54,8 +74,6 @@ def read_job(data: bytes) -> tuple[JsonObject, bytes | None]:
             raise Problem(MALFORMED, f"a job has no {name[:40]!r}{hint}")
         if value is not None:
             fields |= read(name, value)
-    if "worktype" not in fields:
-        raise Problem(MALFORMED, "a job needs a type")
     if len(payload) > 1:
         raise Problem(MALFORMED, "a job has payload or payload_base64, not both")
     return fields, payload[0] if payload else None
@@ -101,11 +119,11 @@ def _texts(key: str) -> Read:
     return read
 
 
-def _list(key: str) -> Read:
+def _list(key: str, write: Callable[[list[str]], str] = json.dumps) -> Read:
     def read(name: str, value: object) -> Mapping[str, str]:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise _wrong(name, "a list of texts")
-        return {key: json.dumps(value)}
+        return {key: write(value)} if value else {}
 
     return read
 
@@ -181,6 +199,8 @@ FIELDS: Final[Mapping[str, Read]] = {
     "priority": _priority,
     "limits": _texts(LIMITS_KEY),
     "placement": _placement,
+    "output": _list(OUTPUT_KEY),
+    "after": _list(AFTER_KEY, ",".join),
     "ttl": _seconds("ttl"),
     "signwork": _flag("signwork"),
     "tlsclient": _text("tlsclient"),
@@ -192,6 +212,7 @@ _OURS: Final = frozenset(
         *("command", "subcommand", "node", "worktype", "tlsclient", "ttl", "signwork"),
         *("signature", "stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
         *("onbehalfof", "placement", "placementlabels", "depssize", "depssha256", "jobscript"),
+        *(OUTPUT_KEY, AFTER_KEY, ARRAY_INDEX_KEY),
         *(LABELS_KEY, ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
     }
 )

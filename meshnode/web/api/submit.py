@@ -70,7 +70,7 @@ async def _submit_json(node: WebNode, request: Request, body: Body) -> Response:
     payload = payload or b""
     command["stdinsize"] = str(len(payload))
     command["stdinsha256"] = hashlib.sha256(payload).hexdigest()
-    return await _submit(node, request, command, _Pieces(payload).receive)
+    return await _submit(node, request, command, Pieces(payload).receive)
 
 
 async def _submit_parts(node: WebNode, request: Request, body: Body) -> Response:
@@ -95,7 +95,7 @@ async def _submit_parts(node: WebNode, request: Request, body: Body) -> Response
         if part is not None and (part.name != "payload" or payload is not None):
             expected = "job, dep, script, and payload at the end"
             raise Problem(MALFORMED, f"the part {part.name[:40]!r} is one too many: {expected}")
-        rest = parts.content if part is not None else _Pieces(payload or b"").next_piece
+        rest = parts.content if part is not None else Pieces(payload or b"").next_piece
         return await _submit(node, request, command, _Joined(tar, rest, parts).receive)
 
 
@@ -119,7 +119,7 @@ async def _submit(
         await trio.lowlevel.checkpoint()
 
     try:
-        reply = await node.commands.run(caller, command, _Input(receive, request), take)
+        reply = await node.commands.run(caller, command, PulledBody(receive, request), take)
     except CommandError as error:
         if key and (known := _ALREADY.search(str(error))):
             return await _known(node, request, known)
@@ -174,18 +174,20 @@ def _submission_key(caller: Caller, key: str) -> str:
     return f"http {who} {key}"
 
 
-class _Pieces:
+class Pieces:
     """Bytes that are there already, as a body that comes."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = memoryview(data)
 
     async def receive(self, max_bytes: int) -> bytes:
+        """Return 1 to ``max_bytes`` of them, none at their end."""
         await trio.lowlevel.checkpoint()
         piece, self._rest = bytes(self._rest[:max_bytes]), self._rest[max_bytes:]
         return piece
 
     async def next_piece(self) -> bytes:
+        """Return what there is of them, none at their end."""
         return await self.receive(MAX_JOB)
 
 
@@ -216,8 +218,8 @@ class _Joined:
         return data
 
 
-class _Input(Body):
-    """What a submission receives, where that is not the body of the request as it is."""
+class PulledBody(Body):
+    """What a command receives, where that is not the body of the request as it is."""
 
     def __init__(self, receive: Receive, request: Request) -> None:
         super().__init__(request.receive)
