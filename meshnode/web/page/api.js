@@ -1,0 +1,127 @@
+// The node's API. All that the page knows comes from here; nothing is asked of any other server.
+
+import { eventsOf, pause, waitBefore } from "./sse.js";
+
+/** Seconds that a request may take until its answer begins. */
+const PATIENCE = 30;
+
+/** What the node answers instead of what it was asked for (RFC 9457), or that it does not answer. */
+export class Problem extends Error {
+  constructor(status, title, detail) {
+    super(detail || title);
+    this.status = status;
+    this.title = title;
+  }
+
+  /** Whether the node does not have this, or not for this client: no fault of anybody. */
+  get isUnavailable() {
+    return [403, 404, 405, 501].includes(this.status);
+  }
+
+  /** Whether the node did not answer. */
+  get isLost() {
+    return this.status === 0;
+  }
+}
+
+/** Asks the node. */
+export class Api extends EventTarget {
+  #base = new URL("api/v1/", document.baseURI);
+  /** A bearer token, for those who have no certificate. It is in memory only. */
+  token = "";
+
+  /** Return the address of a path, each part of it quoted, with a query. */
+  url(parts, query = {}) {
+    const path = [parts].flat().map(encodeURIComponent).join("/");
+    const url = new URL(path || ".", this.#base);
+    if (!path) url.pathname = url.pathname.replace(/\/$/, "");
+    for (const [name, value] of Object.entries(query)) {
+      if (value !== null && value !== undefined && value !== "") url.searchParams.append(name, value);
+    }
+    return url;
+  }
+
+  /** Return what a path has. Throws Problem. */
+  async get(parts, query, signal) {
+    const response = await this.#fetch(this.url(parts, query), { signal });
+    return response.json();
+  }
+
+  /** Have something done; return what the node says of it. Throws Problem. */
+  async post(parts, { query, body, headers = {}, signal } = {}) {
+    const isForm = body instanceof FormData;
+    const sent = body === undefined || isForm ? body : JSON.stringify(body);
+    const type = sent === undefined || isForm ? {} : { "Content-Type": "application/json" };
+    const response = await this.#fetch(this.url(parts, query), {
+      method: "POST",
+      body: sent,
+      headers: { ...type, ...headers },
+      signal,
+    });
+    return response.json();
+  }
+
+  /** Return what a path has, as a file. Throws Problem. */
+  async file(parts, query) {
+    return (await this.#fetch(this.url(parts, query), {})).blob();
+  }
+
+  /**
+   * Yield the events of a path for ever: what breaks off is asked for again, from where it was.
+   * `onstate` hears "live" and "lost". Throws Problem where asking again would help nobody.
+   */
+  async *follow(parts, { query, signal, onstate = () => {} }) {
+    let [lastId, tries] = ["", 0];
+    while (!signal.aborted) {
+      try {
+        const response = await this.#fetch(this.url(parts, query), {
+          signal,
+          headers: { Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) },
+        });
+        onstate("live", lastId !== "");
+        tries = 0;
+        for await (const event of eventsOf(response)) {
+          lastId = event.id || lastId;
+          yield event;
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+      }
+      if (signal.aborted) return;
+      tries += 1;
+      onstate("lost");
+      await pause(waitBefore(tries), signal);
+    }
+  }
+
+  async #fetch(url, { headers = {}, signal, ...options }) {
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), PATIENCE * 1000);
+    const authorization = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    let response;
+    try {
+      response = await fetch(url, {
+        ...options,
+        headers: { Accept: "application/json", ...headers, ...authorization },
+        signal: AbortSignal.any([late.signal, ...(signal ? [signal] : [])]),
+        cache: "no-store",
+        redirect: "error",
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new Problem(0, "No answer", "The node does not answer.");
+    } finally {
+      clearTimeout(timer);
+    }
+    if (response.status === 401) this.dispatchEvent(new Event("unknown"));
+    if (!response.ok) throw await problemOf(response);
+    return response;
+  }
+}
+
+async function problemOf(response) {
+  const told = await response.json().catch(() => ({}));
+  const title = typeof told.title === "string" ? told.title : response.statusText || `HTTP ${response.status}`;
+  return new Problem(response.status, title, typeof told.detail === "string" ? told.detail : "");
+}

@@ -1,0 +1,84 @@
+// Elements, made from values. Text becomes text and never markup, so that names and output that
+// hold HTML are shown as they are. The page's policy forbids styles in attributes; this does, too.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Return an element of HTML with attributes and children; null, undefined and false are left out. */
+export function h(tag, attributes, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** Return an element of SVG. */
+export function svg(tag, attributes, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+/** Replace all children of an element. */
+export function fill(element, ...children) {
+  element.replaceChildren(...present(children));
+  return element;
+}
+
+/** Give an element a text, if it has not that text already: a screen reader hears changes only. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Set attributes; null, undefined and false take one away. A function is a listener. */
+export function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (name === "style") throw new TypeError("no styles in attributes: use a class");
+    if (typeof value === "function") element.addEventListener(name.replace(/^on/, ""), value);
+    else if (value === null || value === undefined || value === false) element.removeAttribute(name);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  return element;
+}
+
+/** Return a button. */
+export function button(text, onclick, attributes) {
+  return h("button", { type: "button", onclick, ...attributes }, text);
+}
+
+/** Return an input with its label; the label is what a click and a screen reader find it by. */
+export function field(text, input, help) {
+  input.id ||= `field-${(fields += 1)}`;
+  const note = help ? h("span", { class: "help", id: `${input.id}-help` }, help) : null;
+  if (note) input.setAttribute("aria-describedby", note.id);
+  return h("div", { class: "field" }, h("label", { for: input.id }, text), input, note);
+}
+
+let fields = 0;
+
+/** Return a checkbox with its label. */
+export function check(text, isChecked, onchange) {
+  const input = h("input", { type: "checkbox", checked: isChecked, onchange: () => onchange(input.checked) });
+  return h("label", { class: "check" }, input, text);
+}
+
+/** Return a choice with its options: pairs of value and text. */
+export function select(options, value, onchange) {
+  const made = options.map(([one, text]) => h("option", { value: one, selected: one === value }, text));
+  const element = h("select", { onchange: () => onchange?.(element.value) }, made);
+  return element;
+}
+
+/** Return what says that a part is not to be had. */
+export function note(text, kind = "") {
+  return h("p", { class: `note ${kind}`.trim() }, text);
+}
+
+/** Return pairs of name and value as a list; pairs without a value are left out. */
+export function facts(pairs) {
+  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return h("dl", { class: "facts" }, shown.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+}
+
+function filled(element, attributes, children) {
+  set(element, attributes).append(...present(children));
+  return element;
+}
+
+function present(children) {
+  return children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false);
+}

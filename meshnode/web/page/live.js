@@ -1,0 +1,227 @@
+// What the page knows of the node at the moment, kept up to date by the node's events.
+//
+// It asks for a whole once, then lays each event over it. After a connection was lost, or the node
+// says that it left events out, it asks for a whole again. Views hear "units", "mesh" and "state".
+
+import { Problem } from "./api.js";
+import { merged, stateOf } from "./units.js";
+
+/** Units that are asked for at first, and again with each "more". */
+export const PAGE = 200;
+
+/** Units that the page keeps; older ones are dropped. */
+const MOST_UNITS = 5000;
+
+/** Changes of one unit that are kept for its page. */
+const MOST_CHANGES = 50;
+
+/** Seconds between two questions for the mesh, however often links change. */
+const MESH_PAUSE = 2;
+
+/** Seconds between two questions for what other nodes say of themselves, while somebody looks. */
+const DETAIL_PAUSE = 15;
+
+/** Seconds between two questions where the node tells no events. */
+const SLOW_PAUSE = 10;
+
+/** Milliseconds in which changes gather before views hear of them. */
+const GATHER = 120;
+
+export class Live extends EventTarget {
+  units = new Map();
+  /** What became of units while the page was open: ID to a list of time, state and detail. */
+  changes = new Map();
+  mesh = null;
+  /** Why there are no units, or no mesh: a Problem, or null. */
+  unitsProblem = null;
+  meshProblem = null;
+  /** Where the list of units goes on; null at its end. */
+  next = null;
+  /** "connecting", "live", "slow" (no events from this node) or "lost". */
+  state = "connecting";
+  here = "";
+  #api;
+  #stop = new AbortController();
+  #told = new Set();
+  #meshTimer = null;
+  #meshAt = 0;
+  #wantsDetail = false;
+
+  constructor(api) {
+    super();
+    this.#api = api;
+  }
+
+  /** Begin anew: with another token, for example. */
+  async start() {
+    this.#stop.abort();
+    this.#stop = new AbortController();
+    const { signal } = this.#stop;
+    clearTimeout(this.#meshTimer);
+    this.#meshTimer = null;
+    await Promise.all([this.#whole(), this.#listen(signal)]);
+  }
+
+  /** Have other nodes asked as well, or no longer. */
+  set wantsDetail(wanted) {
+    if (wanted === this.#wantsDetail) return;
+    this.#wantsDetail = wanted;
+    if (wanted) this.askMesh();
+  }
+
+  get wantsDetail() {
+    return this.#wantsDetail;
+  }
+
+  /** Ask for the mesh, soon: several wishes become one question. */
+  askMesh(wait = 0) {
+    if (this.#meshTimer !== null) return;
+    const due = Math.max(wait * 1000, this.#meshAt + MESH_PAUSE * 1000 - Date.now());
+    this.#meshTimer = setTimeout(() => this.#askMesh(), Math.max(0, due));
+  }
+
+  /** Ask for the units before the oldest that is known. */
+  async more() {
+    if (!this.next) return;
+    await this.#list({ cursor: this.next });
+  }
+
+  /** Take over what a unit's own page has learned of it. */
+  learn(unit) {
+    if (!unit?.ID) return;
+    this.#take(unit.ID, { ...this.units.get(unit.ID), ...unit });
+    this.#tell("units");
+  }
+
+  async #whole() {
+    this.askMesh();
+    await this.#list({});
+  }
+
+  async #list(query) {
+    try {
+      const { items, next } = await this.#api.get("units", { limit: PAGE, ...query }, this.#stop.signal);
+      // A first page is the whole truth of what is newer than its end: what is gone is gone.
+      if (!query.cursor) this.units.clear();
+      for (const unit of items) this.#take(unit.ID, unit);
+      this.next = next ?? null;
+      this.unitsProblem = null;
+    } catch (error) {
+      if (!(error instanceof Problem)) return this.#unlessStopped(error);
+      this.unitsProblem = error;
+    }
+    this.#tell("units");
+    return undefined;
+  }
+
+  async #askMesh() {
+    const { signal } = this.#stop;
+    const query = this.#wantsDetail ? { detail: "true" } : {};
+    try {
+      this.mesh = await this.#api.get("mesh", query, signal);
+      this.here = this.mesh.node ?? this.here;
+      this.meshProblem = null;
+    } catch (error) {
+      if (!(error instanceof Problem)) return this.#unlessStopped(error);
+      this.meshProblem = error;
+    }
+    this.#meshAt = Date.now();
+    this.#meshTimer = null;
+    this.#tell("mesh");
+    if (this.#wantsDetail) this.askMesh(document.hidden ? 4 * DETAIL_PAUSE : DETAIL_PAUSE);
+    return undefined;
+  }
+
+  async #listen(signal) {
+    const onstate = (state, isResumed) => {
+      const wasLost = this.state === "lost";
+      this.#become(state);
+      // What was missed is told again, if the node still knows it: it says so, if not.
+      if (state === "live" && wasLost && !isResumed) this.#whole();
+      if (state === "live" && wasLost) this.askMesh();
+    };
+    try {
+      for await (const event of this.#api.follow("events", { signal, onstate })) this.#hear(event);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      this.#become("slow");
+      this.#askAgain(signal);
+    }
+  }
+
+  #askAgain(signal) {
+    const timer = setInterval(async () => {
+      if (document.hidden) return;
+      this.askMesh();
+      await this.#list({});
+      this.#become(this.unitsProblem?.isLost ? "lost" : "slow");
+    }, SLOW_PAUSE * 1000);
+    signal.addEventListener("abort", () => clearInterval(timer));
+  }
+
+  #hear({ event, data }) {
+    const told = parsed(data);
+    const topic = told?.topic ?? event;
+    if (topic === "lost") this.#whole();
+    else if (topic === "unit" && told?.id) this.#unit(told);
+    else if (["link", "route", "service", "mesh"].includes(topic)) this.askMesh();
+  }
+
+  #unit(told) {
+    if (told.change === "released") {
+      this.units.delete(told.id);
+      this.changes.delete(told.id);
+    } else {
+      const unit = merged(this.units.get(told.id), told);
+      this.#take(told.id, unit);
+      this.#note(told.id, { time: told.time, state: stateOf(unit), detail: unit.Detail ?? "" });
+    }
+    this.dispatchEvent(new CustomEvent("unit", { detail: told }));
+    this.#tell("units");
+  }
+
+  #note(id, change) {
+    const known = this.changes.get(id) ?? [];
+    const last = known.at(-1);
+    if (last && last.state === change.state && last.detail === change.detail) return;
+    this.changes.set(id, [...known, change].slice(-MOST_CHANGES));
+  }
+
+  #take(id, unit) {
+    this.units.set(id, { ...unit, ID: id });
+    if (this.units.size <= MOST_UNITS) return;
+    const [oldest] = this.units.keys();
+    this.units.delete(oldest);
+    this.changes.delete(oldest);
+  }
+
+  #become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.#tell("state");
+  }
+
+  #tell(what) {
+    if (!this.#told.size) setTimeout(() => this.#flush(), GATHER);
+    this.#told.add(what);
+  }
+
+  #flush() {
+    const told = [...this.#told];
+    this.#told.clear();
+    for (const what of told) this.dispatchEvent(new Event(what));
+  }
+
+  #unlessStopped(error) {
+    if (error.name !== "AbortError") throw error;
+  }
+}
+
+function parsed(text) {
+  try {
+    const value = JSON.parse(text);
+    return value !== null && typeof value === "object" ? value : null;
+  } catch {
+    return null; // no event of ours; a later node may send others
+  }
+}

@@ -1,0 +1,116 @@
+// Words about nodes and links, for the table, the graph and for those who hear the page.
+
+import { brief, bytes, count, moment, rate } from "./format.js";
+
+/** The states of a node, each with a sign. */
+export const NODE_STATES = [
+  ["here", "◉"],
+  ["reachable", "●"],
+  ["unreachable", "✕"],
+  ["unknown", "?"],
+];
+
+const SIGNS = new Map(NODE_STATES);
+
+/** Return the sign of a node's state. */
+export function nodeSign(state) {
+  return SIGNS.get(state) ?? "?";
+}
+
+/** Return how many links each node has: ID to number. */
+export function degrees(mesh) {
+  const found = new Map();
+  for (const { a, b } of mesh.links) for (const id of [a, b]) found.set(id, (found.get(id) ?? 0) + 1);
+  return found;
+}
+
+/** Return a node's load as a number between none and all of its processors; null if it does not say. */
+export function loadOf(node) {
+  const { avg, cpus } = node.load ?? {};
+  return typeof avg === "number" && cpus > 0 ? avg / cpus : null;
+}
+
+/** Return a node's load in words. */
+export function loadText(node) {
+  const load = node.load;
+  if (!load || typeof load !== "object") return "–";
+  const share = loadOf(node);
+  const running = runningOn(node);
+  return [share === null ? null : `${Math.round(share * 100)} %`, running ? count(running, "unit") : null].filter(Boolean).join(", ") || "–";
+}
+
+/** Return how many units a node says that it runs. */
+export function runningOn(node) {
+  const units = node.load?.units;
+  if (!units || typeof units !== "object") return 0;
+  // Of each type: how many run, and how many wait.
+  return Object.values(units).reduce((sum, one) => sum + (Number(Array.isArray(one) ? one[0] : one) || 0), 0);
+}
+
+/** Return what a link costs: one number, or one for each way. */
+export function costText(link) {
+  const [there, back] = [link.cost_ab, link.cost_ba];
+  if (back === null || back === undefined) return `${there}, one way`;
+  return there === back ? String(there) : `${there} / ${back}`;
+}
+
+/** Return how a link fares: "good", "slow", or "one-way" if only one end says that it is there. */
+export function healthOf(link) {
+  if (link.cost_ab === null || link.cost_ba === null || link.cost_ba === undefined) return "one-way";
+  return typeof link.rtt === "number" && link.rtt > SLOW ? "slow" : "good";
+}
+
+/** Seconds of a round trip from which on a link is called slow: people notice, and streams crawl. */
+const SLOW = 0.25;
+
+/** Return a link in words. */
+export function linkText(link, perSecond) {
+  const parts = [`${link.a} – ${link.b}`, `cost ${costText(link)}`];
+  if (link.kind) parts.push(link.kind);
+  if (typeof link.rtt === "number") parts.push(`round trip ${brief(link.rtt)}`);
+  if (typeof link.bytes_sent === "number") parts.push(`${bytes(link.bytes_sent)} sent, ${bytes(link.bytes_received)} received`);
+  if (perSecond > 0) parts.push(`${rate(perSecond)} now`);
+  if (healthOf(link) !== "good") parts.push(healthOf(link));
+  return parts.join(", ");
+}
+
+/** Return a node in words. */
+export function nodeText(node, links) {
+  const parts = [node.id, node.state];
+  if (node.via && node.via !== node.id) parts.push(`via ${node.via}`);
+  parts.push(count(links, "link"));
+  if (node.error) parts.push(node.error);
+  return parts.join(", ");
+}
+
+/** Remembers how many bytes links have carried, and says how many a second it is now. */
+export class Traffic {
+  #before = new Map();
+  #now = new Map();
+  #at = 0;
+
+  /** Take what a mesh says of its links. */
+  take(links, key, now = Date.now()) {
+    if (now - this.#at < 1000) return;
+    for (const link of links) {
+      if (typeof link.bytes_sent !== "number") continue;
+      const sum = link.bytes_sent + (link.bytes_received ?? 0);
+      const before = this.#before.get(key(link));
+      // A link that is up again counts from nothing.
+      if (before !== undefined && this.#at) this.#now.set(key(link), Math.max(0, sum - before) / ((now - this.#at) / 1000));
+      this.#before.set(key(link), sum);
+    }
+    this.#at = now;
+  }
+
+  /** Return the bytes a second of a link; 0 if nobody says. */
+  of(key) {
+    return this.#now.get(key) ?? 0;
+  }
+}
+
+/** Return how long something has been so, as a number to sort by. */
+export function sinceValue(text) {
+  const at = moment(text);
+  return Number.isNaN(at) ? null : at;
+}

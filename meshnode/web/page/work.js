@@ -1,0 +1,172 @@
+// The view of work: how many units there are of which kind, a timeline, and a live table of them.
+
+import { button, fill, h, note, say, select } from "./dom.js";
+import { bytes, clock, count, duration } from "./format.js";
+import { unavailable } from "./mesh.js";
+import { Table } from "./table.js";
+import { Timeline } from "./timeline.js";
+import { createdAt, filtered, nodeOf, runTime, signOf, STATE_NAMES, stateOf, submitterOf, tally, typeOf } from "./units.js";
+
+/** Work types that are counted by name; the others are found in the choice of types. */
+const COUNTED_TYPES = 8;
+
+/** Milliseconds after which times that grow are shown anew. */
+const TICK = 2000;
+
+/** Return the view. */
+export function workView({ live, signal, say: announce }) {
+  const view = new WorkView(live, announce);
+  const refresh = () => view.refresh();
+  live.addEventListener("units", refresh, { signal });
+  live.addEventListener("unit", ({ detail }) => view.heard(detail), { signal });
+  const timer = setInterval(() => document.hidden || view.refresh(), TICK);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  refresh();
+  return { title: "Work", element: view.element };
+}
+
+class WorkView {
+  #live;
+  #announce;
+  #filter = { text: "", state: "", type: "", node: "" };
+  #problem = h("div");
+  #content = h("div", { hidden: true });
+  #states = h("div", { class: "counts", role: "group", "aria-label": "Units by state" });
+  #types = h("div", { class: "chips", role: "group", "aria-label": "Units by type" });
+  #type = this.#choice("type", "Type of work");
+  #node = this.#choice("node", "Node");
+  #shown = h("p", { class: "summary" });
+  #more = button("Older units", () => this.#loadMore());
+  #timeline = new Timeline();
+  #table;
+
+  constructor(live, announce) {
+    this.#live = live;
+    this.#announce = announce;
+    this.#table = new Table({
+      caption: "Units of work",
+      columns: unitColumns(live),
+      key: ({ ID }) => ID,
+      sort: { id: "created", isDown: true },
+      empty: "No unit is like that.",
+    });
+    const search = h("input", { type: "search", placeholder: "ID, label, submitter, detail …", "aria-label": "Search units", oninput: () => this.#set({ text: search.value }) });
+    fill(
+      this.#content,
+      this.#states,
+      this.#types,
+      h("section", { "aria-labelledby": "timeline-title" }, this.#timeline.element),
+      h("div", { class: "bar", role: "search" }, search, this.#type, this.#node, button("All", () => this.#clear(search)), this.#shown),
+      h("section", { "aria-label": "Units" }, this.#table.element, h("p", { class: "more" }, this.#more)),
+    );
+    const heading = h("div", { class: "heading" }, h("h1", { tabindex: -1 }, "Work"), h("a", { class: "button primary", href: "#/work/new" }, "Submit work"));
+    this.element = h("div", { class: "view" }, heading, this.#problem, this.#content);
+  }
+
+  /** Show what is known by now. */
+  refresh() {
+    const { units: known, unitsProblem, here, next } = this.#live;
+    const isKnown = known.size > 0 || this.#live.state !== "connecting";
+    fill(this.#problem, unitsProblem ? note(unavailable(unitsProblem, "The list of units"), unitsProblem.isUnavailable ? "" : "bad") : isKnown ? null : note("Asking the node …"));
+    this.#content.hidden = Boolean(unitsProblem && !known.size);
+    const units = [...known.values()];
+    const found = filtered(units, this.#filter, here);
+    this.#renderStates(tally(filtered(units, { ...this.#filter, state: "" }, here), stateOf));
+    this.#renderTypes(tally(filtered(units, { ...this.#filter, type: "" }, here), typeOf));
+    this.#options(this.#type, "Any type", tally(units, typeOf), this.#filter.type);
+    this.#options(this.#node, "Any node", tally(units, (unit) => nodeOf(unit, here)), this.#filter.node);
+    this.#timeline.update(found, Date.now());
+    this.#table.update(found);
+    say(this.#shown, `${found.length === units.length ? "" : `${found.length} of `}${count(units.length, "unit")}${next ? ", and older ones" : ""}`);
+    this.#more.hidden = !next;
+  }
+
+  /** Have a screen reader say which units have ended. */
+  heard({ change, id, unit }) {
+    if (change === "ended") this.#announce(`Unit ${id}: ${unit?.StateName ?? "ended"}`);
+  }
+
+  #set(change) {
+    Object.assign(this.#filter, change);
+    this.refresh();
+  }
+
+  #clear(search) {
+    search.value = "";
+    this.#set({ text: "", state: "", type: "", node: "" });
+  }
+
+  async #loadMore() {
+    this.#more.disabled = true;
+    await this.#live.more();
+    this.#more.disabled = false;
+  }
+
+  #choice(name, label) {
+    const made = select([["", ""]], "", (value) => this.#set({ [name]: value }));
+    made.setAttribute("aria-label", label);
+    return made;
+  }
+
+  #options(choice, any, counts, chosen) {
+    const values = counts.map(([value]) => value).sort();
+    const mark = JSON.stringify(values);
+    if (choice.dataset.mark !== mark) {
+      choice.dataset.mark = mark;
+      fill(choice, [["", any], ...values.map((one) => [one, one])].map(([value, text]) => h("option", { value }, text)));
+    }
+    choice.value = chosen;
+  }
+
+  #renderStates(counts) {
+    const known = new Map(counts);
+    const made = STATE_NAMES.map((state) => toggle(this.#filter.state === state, () => this.#set({ state: this.#filter.state === state ? "" : state }), "count", state, [
+      h("strong", null, String(known.get(state) ?? 0)),
+      h("span", null, h("span", { class: "sign", "aria-hidden": "true" }, signOf(state)), ` ${state}`),
+    ]));
+    refill(this.#states, JSON.stringify([counts, this.#filter.state]), made);
+  }
+
+  #renderTypes(counts) {
+    const made = counts.slice(0, COUNTED_TYPES).map(([type, number]) =>
+      toggle(this.#filter.type === type, () => this.#set({ type: this.#filter.type === type ? "" : type }), "chip", "", [`${type || "no type"} `, h("strong", null, String(number))]),
+    );
+    const others = counts.length - made.length;
+    refill(this.#types, JSON.stringify([counts, this.#filter.type]), [made, others > 0 ? h("span", { class: "help" }, `and ${count(others, "other type")}`) : null]);
+  }
+}
+
+function toggle(isOn, onclick, kind, state, content) {
+  return h("button", { type: "button", class: kind, "data-state": state || null, "aria-pressed": String(isOn), onclick }, content);
+}
+
+/** Fill an element anew if what it depends on has changed, and keep the focus in it. */
+function refill(element, mark, content) {
+  if (element.dataset.mark === mark) return;
+  element.dataset.mark = mark;
+  const focused = [...element.children].indexOf(document.activeElement);
+  fill(element, content);
+  if (focused >= 0) element.children[focused]?.focus();
+}
+
+/** Return a unit's state with its sign. */
+export function unitBadge(unit) {
+  const state = stateOf(unit);
+  return h("span", { class: "badge", "data-state": state }, h("span", { "aria-hidden": "true" }, signOf(state)), ` ${state}`);
+}
+
+/** Return the columns of tables of units. */
+export function unitColumns(live) {
+  const node = (unit) => nodeOf(unit, live.here);
+  return [
+    { id: "id", title: "Unit", value: ({ ID }) => ID, show: ({ ID }) => [h("a", { class: "name mono", href: `#/work/${encodeURIComponent(ID)}` }, ID)] },
+    { id: "state", title: "State", value: stateOf, show: (unit) => [unitBadge(unit)] },
+    { id: "type", title: "Type", value: typeOf, show: typeOf },
+    { id: "node", title: "Node", value: node, show: node },
+    { id: "created", title: "Created", value: createdAt, show: ({ Created }) => clock(Created) },
+    { id: "time", title: "Run time", kind: "number", value: (unit) => runTime(unit), show: (unit) => duration(runTime(unit)) },
+    { id: "size", title: "Output", kind: "number", value: ({ StdoutSize }) => StdoutSize, show: ({ StdoutSize }) => bytes(StdoutSize) },
+    { id: "who", title: "Submitter", value: submitterOf, show: submitterOf },
+    { id: "detail", title: "Detail", kind: "detail", value: ({ Detail }) => Detail, show: ({ Detail }) => Detail ?? "" },
+  ];
+}

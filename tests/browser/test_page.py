@@ -1,0 +1,412 @@
+"""The page in a browser, shown meshes and units by a stand-in: what no three nodes can show."""
+
+import json
+from typing import Any
+
+import pytest
+import worlds
+from driving import Browser
+from standin import World, serving
+
+HOSTILE = "<img src=x onerror=document.title='gone'>\"'&\u202e"
+"""A name that does something wherever it is taken for markup."""
+
+
+def press(browser: Browser, *names: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.keys(*(getattr(Keys, name, name) for name in names))
+
+
+def fill(browser: Browser, selector: str, text: str) -> None:
+    field = browser.find(selector)
+    field.clear()
+    field.send_keys(text)
+
+
+# --- The mesh ------------------------------------------------------------------------------------
+
+
+def test_the_mesh_is_a_table_first_and_then_a_graph(browser: Browser, address: str) -> None:
+    browser.open(address)
+    rows = browser.wait(lambda: browser.rows("Nodes of the mesh"), "nodes")
+    by_name = {row[0].split()[0]: row for row in rows}
+    assert by_name.keys() == {"hub", "edge-berlin", "edge-tokyo", "gpu-1", "lab"}
+    assert by_name["edge-tokyo"][1:6] == ["● reachable", "direct", "1 (cost 1)", "3", "312 ms"]
+    assert by_name["gpu-1"][2] == "edge-tokyo"
+    assert "no route since 09:40" in by_name["lab"][1]
+    assert browser.rows("Configured peers that are down")[0][2].startswith("refused: nothing listens")
+    assert len(browser.texts(".vertex .label")) == 6
+    order = browser.run(
+        "return document.querySelector('table').compareDocumentPosition(document.querySelector('.canvas'))"
+    )
+    assert order & 4  # the graph follows the table
+    assert "5 nodes (3 reachable, 1 unreachable), 4 links" in browser.text(".summary")
+
+
+def test_the_path_to_a_node_is_shown_from_the_table_and_from_the_graph(
+    browser: Browser, address: str
+) -> None:
+    browser.open(address)
+    browser.wait(lambda: browser.rows("Nodes of the mesh"), "nodes")
+    browser.run("document.querySelector('a[href=\"#/mesh/gpu-1\"]').focus()")
+    on_path = ".vertex.on-path .label"
+    browser.wait(lambda: sorted(browser.texts(on_path)) == ["edge-tokyo", "gpu-1", "hub"], "a path")
+    assert len(browser.texts(".edge.on-path")) == 2
+    browser.run("document.querySelector('.vertex[aria-label^=edge-berlin]').focus()")
+    browser.wait(lambda: sorted(browser.texts(on_path)) == ["edge-berlin", "hub"], "its path")
+
+
+def test_the_graph_can_be_used_by_keys_alone(browser: Browser, address: str) -> None:
+    browser.open(address)
+    browser.wait(lambda: browser.texts(".vertex"), "a graph")
+    browser.run("document.querySelector('.vertex[tabindex=\"0\"]').focus()")
+    focused = "return document.activeElement.getAttribute('aria-label') ?? ''"
+    assert browser.run(focused).startswith("hub, here")
+    seen = set()
+    for key in ("ARROW_LEFT", "ARROW_RIGHT", "ARROW_UP", "ARROW_DOWN") * 3:
+        press(browser, key)
+        seen.add(browser.run(focused).split(",")[0])
+    assert len(seen) >= 3
+    assert len(browser.texts('.vertex[tabindex="0"]')) == 1
+    before = browser.run("return document.querySelector('.canvas > g').getAttribute('transform')")
+    press(browser, "+")
+    assert before != browser.run("return document.querySelector('.canvas > g').getAttribute('transform')")
+    browser.run("document.querySelector('.vertex[aria-label^=edge-berlin]').focus()")
+    press(browser, "ENTER")
+    browser.wait_text("h1", "edge-berlin")
+
+
+def test_a_search_finds_nodes_in_the_table_and_dims_the_others_in_the_graph(
+    browser: Browser, address: str
+) -> None:
+    browser.open(address)
+    fill(browser, "input[aria-label='Search nodes']", "train")
+    browser.wait(lambda: len(browser.rows("Nodes of the mesh")) == 1, "one node")
+    assert len(browser.texts(".vertex:not(.off)")) == 1
+
+
+def test_nodes_do_not_move_while_the_mesh_changes_around_them(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(address)
+    places = """return Object.fromEntries([...document.querySelectorAll(".vertex")]
+        .map((one) => [one.querySelector(".label").textContent, one.getAttribute("transform")]))"""
+    before = browser.wait(lambda: browser.run(places), "a graph")
+    world.mesh["nodes"].append(worlds.node("newcomer", "edge-berlin", 2))
+    world.mesh["links"].append(worlds.link("edge-berlin", "newcomer", 3))
+    world.mesh["peers_down"] = []
+    world.tell("link", change="up")
+    browser.wait(lambda: "newcomer" in browser.run(places), "the new node")
+    after = browser.run(places)
+    assert {name: after[name] for name in before if name in after} == {
+        name: place for name, place in before.items() if name in after
+    }
+    assert "lab.example.org:2222" not in after
+
+
+def test_three_hundred_nodes_are_groups_that_open_and_close(
+    browser: Browser, address: str, world: World
+) -> None:
+    world.mesh = worlds.large(300)
+    browser.open(address)
+    browser.wait(lambda: "300 nodes" in browser.text(".summary"), "the mesh")
+    groups = browser.wait(lambda: browser.texts(".vertex[data-kind=group] .label"), "groups")
+    assert set(worlds.PLACES) <= set(groups)
+    assert len(browser.texts(".vertex")) < 30
+    browser.run("""document.querySelector(".vertex[aria-label^=oslo]").focus()""")
+    press(browser, "ENTER")
+    browser.wait(lambda: len(browser.texts(".vertex")) > 40, "its members")
+    browser.click("Close group oslo")
+    browser.wait(lambda: len(browser.texts(".vertex")) < 30, "the group")
+    assert len(browser.rows("Nodes of the mesh")) == 100
+    browser.click("Show 200 more")
+    browser.wait(lambda: len(browser.rows("Nodes of the mesh")) == 300, "all nodes")
+
+
+# --- Work ----------------------------------------------------------------------------------------
+
+
+def test_units_are_counted_filtered_and_kept_up_to_date(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 12, "units")
+    assert browser.texts(".count strong") == ["2", "3", *browser.texts(".count strong")[2:]]
+    assert len(browser.texts(".bar-of-unit")) == 12
+    world.change("Un0000xy", "ended", State=2, StateName="Succeeded", Detail="exit status 0")
+    browser.wait(lambda: browser.texts(".count strong")[1] == "2", "one running less")
+    browser.click("2▶ Running")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 2, "those that run")
+    browser.click("All")
+    fill(browser, "input[aria-label='Search units']", "edge-berlin fibonacci")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 3, "what a search finds")
+    world.change("Un0001xy", "released")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 2, "one less")
+    assert browser.text("#said") == "Unit Un0000xy: Succeeded"
+
+
+def test_a_row_keeps_the_focus_while_the_table_changes(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work")
+    browser.find("th a[href='#/work/Un0007xy']")
+    browser.run("document.querySelector('th a[href=\"#/work/Un0007xy\"]').focus()")
+    world.change("newest01", "created", State=0, StateName="Pending", WorkType="cat")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 13, "the new unit")
+    assert browser.run("return document.activeElement.textContent") == "Un0007xy"
+
+
+def test_older_units_are_asked_for_page_by_page(
+    browser: Browser, address: str, world: World
+) -> None:
+    world.units = worlds.world(worlds.five(), 450).units
+    browser.open(f"{address}#/work")
+    browser.wait_text(".bar .summary", "200 units, and older ones")
+    browser.click("Older units")
+    browser.wait_text(".bar .summary", "400 units, and older ones")
+    browser.click("Older units")
+    browser.wait(lambda: browser.text(".bar .summary") == "450 units", "all units")
+
+
+def test_a_form_is_made_of_the_arguments_of_a_type_and_submits_them(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/new/hub/fibonacci")
+    browser.wait_text("fieldset", "position (required)")
+    browser.click("Submit")
+    browser.wait_text(".error", "fill out")
+    press(browser, "5", "5")
+    browser.run("""[...document.querySelectorAll("select")].at(-1).value = "roman" """)
+    browser.click("Submit")
+    browser.wait_text("h1", "newunit1")
+    assert json.loads(world.bodies[-1]) == {
+        "type": "fibonacci",
+        "arguments": {"position": "55", "form": "roman"},
+    }
+
+
+def test_a_units_log_is_followed_searched_and_harmless(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/Un0000xy")
+    browser.wait(lambda: len(browser.texts(".line")) == 60, "its lines")
+    assert browser.texts(".line .text")[0] == "step 0: done with <b>cat</b>"
+    world.logs["Un0000xy"].append({"time": "2026-11-26T11:00:01.25Z", "text": HOSTILE})
+    world.tell("log")
+    browser.wait(lambda: len(browser.texts(".line")) == 61, "the new line")
+    assert browser.texts(".line .text")[-1] == HOSTILE.replace("\u202e", "\ufffd")
+    fill(browser, "input[aria-label='Search in the output']", "STEP 1")
+    browser.wait_text(".log .bar", "11 lines")
+    press(browser, "ENTER")
+    browser.wait_text(".log .bar", "1 of 11 lines")
+    assert browser.texts(".line.current mark") == ["step 1"]
+    world.change("Un0000xy", "ended", State=2, StateName="Succeeded", Detail="exit status 0")
+    browser.wait_text(".log .heading", "61 lines, ended")
+    browser.wait_text(".steps", "Succeeded: exit status 0")
+
+
+def test_a_unit_is_canceled_only_when_it_was_confirmed(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/Un0001xy")
+    browser.click("Cancel")
+    press(browser, "ESCAPE")
+    browser.wait(lambda: not browser.texts("dialog"), "no dialog")
+    assert world.units["Un0001xy"]["StateName"] == "Running"
+    browser.click("Cancel")
+    browser.click("Cancel", within="dialog")
+    browser.wait_text(".heading .badge", "Canceled")
+    assert world.units["Un0001xy"]["StateName"] == "Canceled"
+    browser.click("Release")
+    browser.click("Release", within="dialog")
+    browser.wait_text(".heading .badge", "released")
+
+
+def test_only_what_one_may_do_has_a_button(browser: Browser, address: str, world: World) -> None:
+    world.may = {"cancel": False, "release": {"Allowed": False}, "results": True}
+    browser.open(f"{address}#/work/Un0001xy")
+    browser.button("Submit another")
+    names = browser.wait(
+        lambda: "Cancel" not in (found := browser.texts(".actions :is(a, button)")) and found,
+        "no button to cancel",
+    )
+    assert "Release" not in names
+
+
+# --- History -------------------------------------------------------------------------------------
+
+
+def test_the_last_hours_are_plots_that_can_be_read_by_keys_and_as_a_table(
+    browser: Browser, address: str
+) -> None:
+    browser.open(f"{address}#/history")
+    titles = browser.wait(lambda: browser.texts(".card h2"), "plots")
+    assert titles == ["Units by state", "Round trip of links", "Traffic of links"]
+    browser.run("document.querySelector('.plot').focus()")
+    press(browser, "END")
+    browser.wait_text(".read", "succeeded 59")
+    browser.click("Units by state as a table")
+    browser.wait(lambda: len(browser.rows("Units by state")) == 30, "a table")
+    assert browser.rows("Units by state")[0][3] == "59"
+
+
+# --- All views -----------------------------------------------------------------------------------
+
+VIEWS = ("#/mesh", "#/mesh/hub", "#/work", "#/work/new", "#/work/Un0001xy", "#/history", "#/x/%zz")
+
+
+@pytest.mark.parametrize("part", ["mesh", "units", "events", "history", "types"])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_part_that_is_not_for_this_client_is_said_to_be_and_the_rest_works(
+    browser: Browser, address: str, world: World, part: str, status: int
+) -> None:
+    world.refused[part] = status
+    shows = {"mesh": "#/mesh", "units": "#/work", "history": "#/history", "types": "#/work/new"}
+    browser.open(address + shows.get(part, "#/mesh"))
+    if part == "events":
+        browser.wait_text("#state", "every 10 s")
+        assert browser.rows("Nodes of the mesh")
+        return
+    if part == "types":
+        browser.wait(lambda: "cat" in browser.texts("option"), "types as they are advertised")
+        return
+    browser.wait_text(".note", "not available")
+    other = "#/work" if part == "mesh" else "#/mesh"
+    browser.go(other)
+    caption = "Units of work" if part == "mesh" else "Nodes of the mesh"
+    browser.wait(lambda: browser.rows(caption), "the other view")
+
+
+def test_names_that_hold_html_are_texts_in_every_view(
+    browser: Browser, address: str, world: World
+) -> None:
+    unit: dict[str, Any] = worlds.world(worlds.five(), 2).units["Un0001xy"]
+    texts = {key: HOSTILE for key in ("WorkType", "Detail", "SubmittedParams", "SignedBy")}
+    world.units = {"Un0001xy": unit | texts | {"Labels": {HOSTILE: HOSTILE}, "ExtraData": None}}
+    world.units["Un0001xy"]["SubmittedBy"] = {"User": HOSTILE}
+    for node in world.mesh["nodes"][1:]:
+        node |= {"types": [HOSTILE], "labels": {HOSTILE: HOSTILE}, "version": HOSTILE}
+        node["error"] = HOSTILE
+    hostile = worlds.node(HOSTILE, HOSTILE, 1)
+    world.mesh["nodes"].append(hostile)
+    world.mesh["links"].append(worlds.link("hub", HOSTILE, 1))
+    world.mesh["peers_down"][0] |= {"address": HOSTILE, "reason": HOSTILE, "kind": HOSTILE}
+    world.types = {HOSTILE: worlds.KINDS["fibonacci"] | {"Help": HOSTILE}}
+    world.types[HOSTILE]["Arguments"][0]["Help"] = HOSTILE
+    world.history["series"] = {f"link.{HOSTILE}.rtt": [1.0, 2.0]}
+    world.refused["ping"] = 500
+    for view in (*VIEWS, "#/mesh/" + browser.run("return encodeURIComponent(arguments[0])", HOSTILE)):
+        browser.open(address + view)
+        browser.wait(lambda: "onerror" in browser.text("main") or "/x/" in view, f"names in {view}")
+        assert not browser.texts("main img")
+        assert browser.run("return document.title") != "gone"
+
+
+def test_a_lost_connection_is_seen_and_what_was_missed_is_made_up_for(
+    browser: Browser, world: World
+) -> None:
+    with serving(world) as address:
+        port = int(address.rsplit(":", 1)[1].strip("/"))
+        browser.open(f"{address}#/work")
+        browser.wait_text("#state", "live")
+    browser.wait_text("#state", "connection lost")
+    browser.wait_text("#banner", "The connection to the node is lost")
+    world.units["missed01"] = worlds.world(worlds.five(), 1).units["Un0000xy"] | {"ID": "missed01"}
+    with serving(world, port):
+        browser.wait_text("#state", "live")
+        browser.wait(lambda: "missed01" in str(browser.rows("Units of work")), "the missed unit")
+        assert not browser.find("#state").get_attribute("hidden")
+        assert browser.run("return document.getElementById('banner').hidden")
+        browser.open("about:blank")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_has_what_a_screen_reader_needs(browser: Browser, address: str, view: str) -> None:
+    browser.open(address + view)
+    browser.wait(lambda: browser.texts("main h1") and browser.text("#state") == "live", view)
+    found = browser.run("""
+        const names = (one) => (one.textContent.trim() || one.getAttribute("aria-label")
+            || [...one.labels ?? []].map((label) => label.textContent.trim()).join(""));
+        return {
+            nameless: [...document.querySelectorAll("button, a, input, select, textarea, meter")]
+                .filter((one) => !one.getAttribute("aria-label") && !names(one)).map((one) => one.outerHTML),
+            tables: [...document.querySelectorAll("table")]
+                .filter((one) => !one.caption?.textContent || !one.querySelector("th[scope=col]")).length,
+            pressed: [...document.querySelectorAll("div, span, li, td")]
+                .filter((one) => one.onclick || (one.tabIndex >= 0 && !one.getAttribute("role"))).length,
+            headings: document.querySelectorAll("h1").length,
+            landmarks: ["header", "nav[aria-label]", "main"].filter((one) => !document.querySelector(one)),
+            styles: document.querySelectorAll("main [style]:not(svg)").length,
+            twice: [...document.querySelectorAll("[id]")].filter((one, at, all) =>
+                all.findIndex((other) => other.id === one.id) !== at).map((one) => one.id),
+        }""")
+    assert found == {
+        "nameless": [],
+        "tables": 0,
+        "pressed": 0,
+        "headings": 1,
+        "landmarks": [],
+        "styles": 0,
+        "twice": [],
+    }
+
+
+def test_who_moves_to_another_view_by_keys_begins_at_its_heading(
+    browser: Browser, address: str
+) -> None:
+    browser.open(address)
+    browser.find("nav a[data-view=work]").send_keys("\n")
+    browser.wait(lambda: browser.run("return document.activeElement.textContent") == "Work", "focus")
+    assert browser.run("return document.title") == "Work · hub"
+    assert browser.find("nav a[aria-current=page]").text == "Work"
+
+
+CONTRASTS = """
+    const parse = (text) => {
+        const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+        canvas.fillStyle = text;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const light = ([r, g, b]) => [r, g, b].map((one) => one / 255)
+        .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, one, at) => sum + one * [0.2126, 0.7152, 0.0722][at], 0);
+    const ground = (one) => {
+        for (let at = one; at; at = at.parentElement) {
+            const color = parse(getComputedStyle(at).backgroundColor);
+            if (color[3] === 255) return color;
+        }
+        return [255, 255, 255];
+    };
+    const found = [];
+    for (const one of document.querySelectorAll("body *:not(svg *, option, dialog *)")) {
+        if (![...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim())) continue;
+        if (!one.checkVisibility() || one.closest(":disabled")) continue;
+        const [a, b] = [light(parse(getComputedStyle(one).color)), light(ground(one))];
+        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (contrast < 4.5) found.push(`${one.tagName}.${one.className} ${one.textContent.slice(0, 30)}: ${contrast.toFixed(2)}`);
+    }
+    return found;
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read_in_light_and_dark(
+    browser: Browser, address: str, theme: str
+) -> None:
+    browser.look(theme)
+    for view in ("#/mesh", "#/work", "#/work/new/hub/fibonacci", "#/work/Un0001xy", "#/history"):
+        browser.open(address + view)
+        browser.wait(lambda: browser.text("#state") == "live" and "Asking" not in browser.text("main"), view)
+        assert browser.run(CONTRASTS) == []
+
+
+def test_a_theme_that_was_chosen_is_kept(browser: Browser, address: str) -> None:
+    browser.open(address)
+    browser.click("Theme: system")
+    browser.button("Theme: dark")
+    browser.open(address)
+    browser.click("Theme: dark")
+    browser.click("Theme: light")
+    browser.button("Theme: system")

@@ -1,0 +1,236 @@
+"""The modules of the page that have no document: layout, groups, paths, events, values and plots.
+
+They run in the browser, which is there for the other tests anyhow.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import worlds
+from driving import Browser
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from standin import serving
+
+IN_BATCHES = settings(max_examples=20, suppress_health_check=list(HealthCheck))
+"""Each example is a question to the browser, and has many cases in it."""
+
+
+@pytest.fixture(scope="module")
+def page(one_browser: Browser) -> Iterator[Browser]:
+    """Yield the browser with the page's files at hand, and without the page."""
+    with serving(worlds.world(worlds.five())) as address:
+        one_browser.open(f"{address}icon.svg")
+        one_browser.run("Object.defineProperty(document, 'baseURI', {value: arguments[0]})", address)
+        yield one_browser
+        one_browser.open("about:blank")
+
+
+def call(page: Browser, module: str, function: str, *arguments: Any) -> Any:
+    """Return what a function of a module returns."""
+    script = "return (await load(given[0]))[given[1]](...JSON.parse(given[2]))"
+    return page.module(script, module, function, json.dumps(arguments))
+
+
+# --- Where nodes are -----------------------------------------------------------------------------
+
+PLACES = """
+    const [{ layout }, { picture, groups, bestGrouping }] = [await load("layout.js"), await load("topology.js")];
+    const place = (mesh, before, by = "", open = new Set()) => {
+        const { nodes, edges } = picture(mesh, groups(mesh, by), open);
+        const sizes = new Map(nodes.map(({ key }) => [key, 12]));
+        return layout(sizes, edges, `node ${mesh.node}`, before);
+    };
+    const [mesh, other] = given.map((one) => JSON.parse(one));
+"""
+
+
+def places(page: Browser, script: str, *meshes: Any) -> Any:
+    return page.module(PLACES + script, *map(json.dumps, meshes))
+
+
+@pytest.mark.parametrize("size", [5, 60, 300])
+def test_the_same_mesh_gives_the_same_picture_in_whatever_order_it_is_told(
+    page: Browser, size: int
+) -> None:
+    mesh = worlds.large(size) if size > 5 else worlds.five()
+    turned = mesh | {"nodes": mesh["nodes"][::-1], "links": mesh["links"][::-1]}
+    script = "return [place(mesh), place(other)].map((one) => Object.fromEntries([...one].sort()))"
+    first, second = places(page, script, mesh, turned)
+    assert first == second
+
+
+def test_nodes_that_are_there_stay_where_they_are_when_one_comes_and_one_goes(
+    page: Browser,
+) -> None:
+    before = worlds.large(40)
+    after = before | {
+        "nodes": [*before["nodes"][:-1], worlds.node("newcomer", "hub-lima", 2)],
+        "links": [*before["links"][:-1], worlds.link("hub-lima", "newcomer", 1)],
+    }
+    script = "const first = place(mesh); return [first, place(other, first)].map(Object.fromEntries)"
+    first, second = places(page, script, before, after)
+    assert set(second) - set(first) == {"node newcomer"}
+    assert all(first[key] == second[key] for key in set(first) & set(second))
+
+
+@pytest.mark.parametrize("size", [5, 60, 300])
+def test_no_two_nodes_lie_upon_each_other(page: Browser, size: int) -> None:
+    mesh = worlds.large(size) if size > 5 else worlds.five()
+    found = places(page, "return [...place(mesh).values()]", mesh)
+    assert len(found) == size + len(mesh["peers_down"])
+    for number, one in enumerate(found):
+        for other in found[:number]:
+            assert (one["x"] - other["x"]) ** 2 + (one["y"] - other["y"]) ** 2 > 24**2
+
+
+NODE = st.text("abcdefgh-0123456789<&\u202e", min_size=1, max_size=12)
+
+
+@given(st.lists(NODE, min_size=1, max_size=30, unique=True), st.data())
+@IN_BATCHES
+def test_any_mesh_has_a_place_for_each_node(
+    page: Browser, names: list[str], data: st.DataObject
+) -> None:
+    ends = st.sampled_from(names)
+    pairs = data.draw(st.lists(st.tuples(ends, ends), max_size=60))
+    mesh = {
+        "node": names[0],
+        "nodes": [worlds.node(name, name, 1) for name in names],
+        "links": [worlds.link(a, b, at) for at, (a, b) in enumerate(pairs)],
+    }
+    found = places(page, "return Object.fromEntries(place(mesh))", mesh)
+    assert found.keys() == {f"node {name}" for name in names}
+    assert all(isinstance(one[axis], int | float) for one in found.values() for axis in "xy")
+
+
+# --- Groups and paths ----------------------------------------------------------------------------
+
+
+def test_three_hundred_nodes_are_shown_as_few_groups(page: Browser) -> None:
+    script = """
+        const { nodes } = picture(mesh, groups(mesh, bestGrouping(mesh)), new Set());
+        return nodes.map(({ kind, members }) => [kind, members?.length ?? 1])"""
+    found = places(page, script, worlds.large(300))
+    assert len(found) < 60
+    assert sum(size for _, size in found) == 300
+
+
+def test_names_that_say_nothing_are_grouped_by_label_or_first_hop(page: Browser) -> None:
+    letters = "abcdefghijklmnop"
+    names = [f"{a}{b}x" for a in letters for b in letters][:200]
+    nodes = [worlds.node(name, names[at % 4], 2) for at, name in enumerate(names)]
+    script = "return bestGrouping(mesh)"
+    by_hop = [one | {"labels": {}} for one in nodes]
+    assert places(page, script, {"node": names[0], "nodes": by_hop, "links": []}) == "via"
+    by_zone = [one | {"labels": {"zone": f"z{at % 5}"}} for at, one in enumerate(nodes)]
+    assert places(page, script, {"node": names[0], "nodes": by_zone, "links": []}) == "label zone"
+
+
+def test_the_path_to_a_node_is_the_cheapest_by_the_first_hop_that_the_node_takes(
+    page: Browser,
+) -> None:
+    nodes = [worlds.node("a", "", 0, state="here"), worlds.node("b", "b", 1)]
+    nodes += [worlds.node("c", "c", 1), worlds.node("d", "c", 2), worlds.node("e", "c", 3)]
+    ends = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "e")]
+    links = [worlds.link(a, b, 1) for a, b in ends]
+    mesh = {"node": "a", "nodes": nodes, "links": links}
+    assert call(page, "topology.js", "pathTo", mesh, "e") == ["a", "c", "d", "e"]
+    links[1] |= {"cost_ab": None}
+    assert call(page, "topology.js", "pathTo", mesh, "e") == []
+    assert call(page, "topology.js", "pathTo", mesh, "a") == ["a"]
+    assert call(page, "topology.js", "pathTo", mesh, "nobody") == []
+
+
+# --- Event streams -------------------------------------------------------------------------------
+
+LINE = st.text("abc: \u00e9\u4e2d<", max_size=8)
+
+EVENT = st.fixed_dictionaries(
+    {"event": st.sampled_from(["line", "end", "unit"]), "data": LINE, "id": st.integers(1, 99)}
+)
+
+
+@given(st.lists(EVENT, min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.data())
+@IN_BATCHES
+def test_events_are_whole_wherever_a_stream_is_cut(
+    page: Browser, events: list[dict[str, Any]], end: str, data: st.DataObject
+) -> None:
+    text = f": a comment{end}{end}"
+    for one in events:
+        fields = [f"event: {one['event']}", f"id: {one['id']}", f"data: {one['data']}", "", ""]
+        text += end.join(fields)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    script = """
+        const { EventParser } = await load("sse.js");
+        const parser = new EventParser();
+        return JSON.parse(given[0]).flatMap((piece) => parser.feed(piece))"""
+    found = page.module(script, json.dumps(pieces))
+    assert found == [one | {"id": str(one["id"])} for one in events]
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "shown"),
+    [
+        ("bytes", 0, "0 B"),
+        ("bytes", 1536, "1.5 KiB"),
+        ("bytes", None, "–"),
+        ("brief", 0.00047, "470 µs"),
+        ("brief", 0.0123, "12.3 ms"),
+        ("duration", 250, "4 min 10 s"),
+        ("duration", 90000, "1 d 1 h"),
+        ("clock", "0001-01-01T00:00:00Z", "–"),
+        ("printable", "\x1b[31mred\x1b[0m \x1b]0;title\x07end\x00\r", "red end␀"),
+        ("printable", "a\u202eb", "a\ufffdb"),
+    ],
+)
+def test_values_look_so(page: Browser, function: str, value: Any, shown: str) -> None:
+    assert call(page, "format.js", function, value) == shown
+
+
+@given(st.lists(st.text(max_size=40), min_size=20, max_size=20))
+@IN_BATCHES
+def test_no_output_can_turn_or_ring_or_colour_the_page(page: Browser, lines: list[str]) -> None:
+    script = "return JSON.parse(given[0]).map((await load('format.js')).printable)"
+    whole = ["\x1b[0m".join(lines), *lines]
+    for shown in page.module(script, json.dumps(whole)):
+        assert not any(ord(one) < 32 and one not in "\t\n" for one in shown)
+        assert not any(one in shown for one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@pytest.mark.parametrize("most", [0, 0.0004, 3, 7, 60, 1234, 9e9])
+@pytest.mark.parametrize("base", [2, 10])
+def test_a_scale_reaches_its_largest_value_in_few_steps(
+    page: Browser, most: float, base: int
+) -> None:
+    steps = call(page, "scale.js", "levels", most, 4, base)
+    assert steps[0] == 0
+    assert steps[-1] >= most * 0.999
+    assert 2 <= len(steps) <= 7
+
+
+def test_units_in_one_lane_never_overlap(page: Browser) -> None:
+    told = worlds.world(worlds.five(), 80)
+    script = """
+        const [{ laned }, { createdAt }, { moment }] = [await load("timeline.js"), await load("units.js"), await load("format.js")];
+        const now = Date.now();
+        const { lanes, hidden } = laned(JSON.parse(given[0]), now - 86400000, now, 0, 14);
+        return [lanes.map((lane) => lane.map((one) => [createdAt(one), moment(one.Finished) || now])), hidden]"""
+    lanes, hidden = page.module(script, json.dumps(list(told.units.values())))
+    assert sum(map(len, lanes)) + hidden == 80
+    for lane in lanes:
+        assert all(end < start for (_, end), (start, _) in zip(lane, lane[1:], strict=False))
+
+
+def test_an_event_of_a_unit_leaves_what_it_does_not_tell(page: Browser) -> None:
+    known = {"ID": "u", "State": 0, "StateName": "Pending", "Created": "2026-01-01T00:00:00Z"}
+    event = {"id": "u", "time": "2026-01-01T00:00:09Z", "unit": {"State": 1, "StateName": "Running"}}
+    merged = call(page, "units.js", "merged", known, event)
+    assert merged["Created"] == known["Created"]
+    assert (merged["StateName"], merged["Started"]) == ("Running", event["time"])
