@@ -37,7 +37,7 @@ def world() -> World:
 
 @pytest.fixture
 def address(browser: Browser, world: World) -> Iterator[str]:
-    """Yield where a stand-in serves the world; the page must ask nobody else, and complain of nothing."""
+    """Yield where a stand-in serves the world; the page must ask nobody else and complain not."""
     with serving(world) as address:
         yield address
         complaints = browser.complaints()

@@ -1,7 +1,7 @@
 """A real browser, Debian's chromium, that tests drive: what it shows, logs and asks of whom.
 
-Selenium and not Playwright: it drives the browser that a distribution has, by the driver of the same
-package, while Playwright brings a browser of its own, which a package index has not.
+Selenium and not Playwright: it drives the browser that a distribution has, by the driver of the
+same package, while Playwright brings a browser of its own, which a package index has not.
 """
 
 import json
@@ -144,11 +144,13 @@ class Browser:
 
     def rows(self, caption: str) -> list[list[str]]:
         """Return the cells of the rows of a table that is called so."""
-        script = """
+        script = r"""
             const table = [...document.querySelectorAll("table")]
                 .find((one) => one.caption?.textContent === arguments[0]);
-            return table ? [...table.tBodies[0].rows].filter((row) => !row.classList.contains("empty"))
-                .map((row) => [...row.cells].map((cell) => cell.innerText.replace(/\\s+/g, " ").trim())) : []"""
+            const text = (cell) => cell.innerText.replace(/\s+/g, " ").trim();
+            const rows = [...table?.tBodies[0].rows ?? []];
+            return rows.filter((row) => !row.classList.contains("empty"))
+                .map((row) => [...row.cells].map(text))"""
         found: list[list[str]] = self.run(script, caption)
         return found
 
@@ -160,7 +162,9 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Return the addresses that were asked for since this was asked the last time."""
-        messages = [json.loads(one["message"])["message"] for one in self.driver.get_log("performance")]
+        messages = [
+            json.loads(one["message"])["message"] for one in self.driver.get_log("performance")
+        ]
         asked = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         return [one["request"]["url"] for one in asked if one["request"]["url"] != "about:blank"]
 

@@ -29,7 +29,6 @@ TYPES |= {".svg": "image/svg+xml"}
 Json = dict[str, Any]
 
 
-
 @dataclass
 class World:
     """What the stand-in knows. A test may change it at any time, and tells it with ``tell``."""

@@ -101,7 +101,9 @@ def test_all_that_the_document_loads_is_beside_it(document: Document) -> None:
 
 
 def test_every_module_is_used() -> None:
-    named = {name for path in SCRIPTS for name in re.findall(r"\./([\w.]+)", path.read_text("utf-8"))}
+    named = {
+        name for path in SCRIPTS for name in re.findall(r"\./([\w.]+)", path.read_text("utf-8"))
+    }
     assert {path.name for path in SCRIPTS} - named == {"main.js"}
 
 

@@ -5,6 +5,7 @@ They run in the browser, which is there for the other tests anyhow.
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ def page(one_browser: Browser) -> Iterator[Browser]:
     """Yield the browser with the page's files at hand, and without the page."""
     with serving(worlds.world(worlds.five())) as address:
         one_browser.open(f"{address}icon.svg")
-        one_browser.run("Object.defineProperty(document, 'baseURI', {value: arguments[0]})", address)
+        one_browser.run(
+            "Object.defineProperty(document, 'baseURI', {value: arguments[0]})", address
+        )
         yield one_browser
         one_browser.open("about:blank")
 
@@ -37,7 +40,8 @@ def call(page: Browser, module: str, function: str, *arguments: Any) -> Any:
 # --- Where nodes are -----------------------------------------------------------------------------
 
 PLACES = """
-    const [{ layout }, { picture, groups, bestGrouping }] = [await load("layout.js"), await load("topology.js")];
+    const { layout } = await load("layout.js");
+    const { picture, groups, bestGrouping } = await load("topology.js");
     const place = (mesh, before, by = "", open = new Set()) => {
         const { nodes, edges } = picture(mesh, groups(mesh, by), open);
         const sizes = new Map(nodes.map(({ key }) => [key, 12]));
@@ -70,7 +74,9 @@ def test_nodes_that_are_there_stay_where_they_are_when_one_comes_and_one_goes(
         "nodes": [*before["nodes"][:-1], worlds.node("newcomer", "hub-lima", 2)],
         "links": [*before["links"][:-1], worlds.link("hub-lima", "newcomer", 1)],
     }
-    script = "const first = place(mesh); return [first, place(other, first)].map(Object.fromEntries)"
+    script = (
+        "const first = place(mesh); return [first, place(other, first)].map(Object.fromEntries)"
+    )
     first, second = places(page, script, before, after)
     assert set(second) - set(first) == {"node newcomer"}
     assert all(first[key] == second[key] for key in set(first) & set(second))
@@ -201,7 +207,9 @@ def test_no_output_can_turn_or_ring_or_colour_the_page(page: Browser, lines: lis
     whole = ["\x1b[0m".join(lines), *lines]
     for shown in page.module(script, json.dumps(whole)):
         assert not any(ord(one) < 32 and one not in "\t\n" for one in shown)
-        assert not any(one in shown for one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+        assert not any(
+            one in shown for one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        )
 
 
 @pytest.mark.parametrize("most", [0, 0.0004, 3, 7, 60, 1234, 9e9])
@@ -218,19 +226,25 @@ def test_a_scale_reaches_its_largest_value_in_few_steps(
 def test_units_in_one_lane_never_overlap(page: Browser) -> None:
     told = worlds.world(worlds.five(), 80)
     script = """
-        const [{ laned }, { createdAt }, { moment }] = [await load("timeline.js"), await load("units.js"), await load("format.js")];
+        const [{ laned }, { createdAt }, { moment }] =
+            await Promise.all(["timeline.js", "units.js", "format.js"].map(load));
         const now = Date.now();
         const { lanes, hidden } = laned(JSON.parse(given[0]), now - 86400000, now, 0, 14);
-        return [lanes.map((lane) => lane.map((one) => [createdAt(one), moment(one.Finished) || now])), hidden]"""
+        const ends = (one) => [createdAt(one), moment(one.Finished) || now];
+        return [lanes.map((lane) => lane.map(ends)), hidden]"""
     lanes, hidden = page.module(script, json.dumps(list(told.units.values())))
     assert sum(map(len, lanes)) + hidden == 80
     for lane in lanes:
-        assert all(end < start for (_, end), (start, _) in zip(lane, lane[1:], strict=False))
+        assert all(end < start for (_, end), (start, _) in pairwise(lane))
 
 
 def test_an_event_of_a_unit_leaves_what_it_does_not_tell(page: Browser) -> None:
     known = {"ID": "u", "State": 0, "StateName": "Pending", "Created": "2026-01-01T00:00:00Z"}
-    event = {"id": "u", "time": "2026-01-01T00:00:09Z", "unit": {"State": 1, "StateName": "Running"}}
+    event = {
+        "id": "u",
+        "time": "2026-01-01T00:00:09Z",
+        "unit": {"State": 1, "StateName": "Running"},
+    }
     merged = call(page, "units.js", "merged", known, event)
     assert merged["Created"] == known["Created"]
     assert (merged["StateName"], merged["Started"]) == ("Running", event["time"])

@@ -17,7 +17,7 @@ def node(name: str, via: str | None, hops: int, **more: Any) -> Json:
     """Return a node as a mesh tells of it."""
     told: Json = {"id": name, "state": "reachable", "via": via, "cost": hops, "hops": hops}
     told |= {"rtt": 0.0004 * hops, "kind": "meshnode", "version": "0.1.0", "types": ["cat"]}
-    told |= {"since": "2026-11-26T09:12:44.5Z", "labels": {"zone": name.split("-")[0]}}
+    told |= {"since": "2026-11-26T09:12:44.5Z", "labels": {"zone": name.split("-", maxsplit=1)[0]}}
     load = {"units": {"cat": [hops % 3, 0]}, "cpus": 8, "avg": hops * 1.3, "mem": 8 << 30}
     return told | {"load": load, "asked": None, "error": None} | more
 
@@ -121,9 +121,13 @@ def history(now: datetime, points: int = 360) -> Json:
         "units.succeeded": [at // 6 for at in range(points)],
         "units.failed": [at // 90 for at in range(points)],
         "link.edge-berlin.rtt": [0.0004 + one / 20000 for one in wave],
-        "link.edge-tokyo.rtt": [None if 150 < at < 180 else 0.002 + wave[at] / 3000 for at in range(points)],
+        "link.edge-tokyo.rtt": [
+            None if 150 < at < 180 else 0.002 + wave[at] / 3000 for at in range(points)
+        ],
         "link.edge-berlin.bytes": [one * 9000 for one in wave],
-        "link.edge-tokyo.bytes": [None if 150 < at < 180 else wave[at] * 2500 for at in range(points)],
+        "link.edge-tokyo.bytes": [
+            None if 150 < at < 180 else wave[at] * 2500 for at in range(points)
+        ],
     }
     start = now - timedelta(seconds=10 * points)
     return {"step": 10, "from": text(start), "series": series}
