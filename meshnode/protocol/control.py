@@ -60,6 +60,13 @@ SCRIPT_KEY = "jobscript"
 OUTPUT_KEY = "joboutput"
 """Key of a submission with patterns of the files that the job brings back, as a JSON list."""
 
+RESUME_KEY = "submissionresume"
+"""Key of a submission whose payload may be sent in parts: what came of it before a cut is kept for
+a while, and the same submission again sends the rest. Meshnode's own, too."""
+
+RESUMES = "resume"
+"""Word among the taken keys of a node that knows RESUME_KEY."""
+
 DESCRIBES = "describe"
 """Said beside such keys by a node that describes its types of work to those who ask."""
 
@@ -77,7 +84,7 @@ STREAMS = "streams"
 """Word among the taken keys of a node that knows STREAM_KEY."""
 
 TAKEN_KEYS = frozenset(
-    {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES}
+    {CLAIM_KEY, LABELS_KEY, STREAMS, DESCRIBES, RESUMES}
     | {ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY}
     | {DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY, OUTPUT_KEY}
     | {ARRAY_INDEX_KEY}

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     """What a line is about."""
 
     SUBMIT = "submit"
+    RESUME = "resume"
+    """Another session goes on with the payload of a unit."""
     ADOPT = "adopt"
     START = "start"
     END = "end"

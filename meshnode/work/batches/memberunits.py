@@ -163,7 +163,7 @@ def _is_unstarted(unit: Unit) -> bool:
 def _payload(stdin: bytes) -> Payload:
     pieces = [stdin] if stdin else []
 
-    async def invite() -> None:
+    async def invite(position: int) -> None:
         await trio.lowlevel.checkpoint()
 
     async def receive(size: int) -> bytes:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from meshnode.net.sendfile import read_part
 from meshnode.protocol.control import (
     CLAIM_KEY,
     LABELS_KEY,
+    RESUMES,
     STREAM_KEY,
 )
 from meshnode.security.identity import Identity, claim_of
@@ -31,12 +32,10 @@ from meshnode.work.remote.failures import (
 )
 from meshnode.work.remote.replies import (
     CHUNK,
-    Created,
-    RemoteSubmission,
     ReplyLines,
-    read_created,
     read_reply,
 )
+from meshnode.work.remote.submitted import Created, RemoteSubmission, read_created
 from meshnode.work.units.jobsettings import WORDS_OF_KEYS, JobSettings
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.labels import labels_text
@@ -139,6 +138,11 @@ class RemoteControl:
         )
 
     @property
+    def resumes(self) -> bool:
+        """Whether the node keeps what it has of a payload that was cut off, and takes the rest."""
+        return RESUMES in self._takes
+
+    @property
     def heard_at(self) -> float:
         """When something last came from the node, in trio's time."""
         if isinstance(self._stream, MeshStream):
@@ -190,10 +194,11 @@ class RemoteControl:
         return True
 
     async def send_payload(
-        self, unit_id: str, *paths: Path, before_end: Callable[[], None]
+        self, created: Created, *paths: Path, before_end: Callable[[], None]
     ) -> bool:
         """Send files as the payload of the unit just submitted, and wait for the final reply.
 
+        What the other node has of them is not sent again.
         ``before_end`` is called just before the other node can learn that the payload is complete.
         A refusal is noticed while bytes are still being sent.
 
@@ -210,8 +215,7 @@ class RemoteControl:
         async def send() -> None:
             nonlocal outcome
             try:
-                for path in paths:
-                    await self._send_file(path)
+                await self._send_files(paths, created.position)
                 before_end()
                 with translated():
                     await self._stream.send_eof()
@@ -240,15 +244,27 @@ class RemoteControl:
             raise outcome
         assert outcome is not None
         reply = read_reply(outcome)
-        if reply.get("unitid") != unit_id:
+        if reply.get("unitid") != created.unit_id:
             raise RemoteUnavailable("the node did not say what became of the unit")
         return reply.get("follows") is True
 
-    async def _send_file(self, path: Path) -> None:
+    async def _send_files(self, paths: Iterable[Path], skipped: int) -> None:
+        """Send files, one after the other, but for the first bytes of them all."""
+        for path in paths:
+            skipped = await self._send_file(path, skipped)
+        if skipped:
+            raise RemoteUnavailable(
+                f"the node says that it has {skipped} bytes more than there are"
+            )
+
+    async def _send_file(self, path: Path, skipped: int) -> int:
+        """Send a file but for its first bytes; return how many are to be skipped of the next."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                await self._send_content(descriptor, path.name)
+                size = os.fstat(descriptor).st_size
+                await self._send_content(descriptor, path.name, min(skipped, size), size)
+                return max(skipped - size, 0)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -257,8 +273,7 @@ class RemoteControl:
             # the payload can be sent again later.
             raise (RemoteUnavailable if files.is_passing(error) else WorkError)(text) from error
 
-    async def _send_content(self, descriptor: int, name: str) -> None:
-        position, size = 0, os.fstat(descriptor).st_size
+    async def _send_content(self, descriptor: int, name: str, position: int, size: int) -> None:
         while position < size:
             chunk = await read_part(descriptor, position, CHUNK)
             if not chunk:

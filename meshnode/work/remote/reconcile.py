@@ -14,7 +14,8 @@ from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.client import BAD_COMMAND, POLL_INTERVAL, RemoteControl
 from meshnode.work.remote.failures import RemoteRefused, RemoteUnavailable
-from meshnode.work.remote.replies import NoStatus, RemoteStatus, RemoteSubmission
+from meshnode.work.remote.replies import NoStatus, RemoteStatus
+from meshnode.work.remote.submitted import RemoteSubmission
 from meshnode.work.units.intake import Input
 from meshnode.work.units.keys import KeyState, Receipt, work_digest
 from meshnode.work.units.unit import Clock, Unit
@@ -38,6 +39,10 @@ class Lost(WorkError):
         super().__init__(f"lost: {text}")
 
 
+class AwaitsRest(WorkError):
+    """The other node has a part of the payload, keeps it, and starts nothing without the rest."""
+
+
 class Reconciler:
     """Asks another node about one submission."""
 
@@ -47,12 +52,13 @@ class Reconciler:
         self._key = key
         self._now = now
 
-    async def started_unit(self, node: RemoteControl) -> str | None:
+    async def started_unit(self, node: RemoteControl, *, resumes: bool = False) -> str | None:
         """Return the ID of the unit that was started; None if none was, nor ever will be.
 
         A unit that was never started is released.
 
         Raises:
+            AwaitsRest: with ``resumes``, a unit waits for the rest of its payload.
             Lost: nobody can tell.
             RemoteUnavailable, RemoteRefused: the node does not tell now.
         """
@@ -60,6 +66,8 @@ class Reconciler:
         found = await self._find(node, remote.unit_id) if remote.receipt else None
         if found is None:
             return await self._started_without_keys(node)
+        if resumes and found.awaits_rest:
+            raise AwaitsRest
         if found.key_state is KeyState.UNIT and not await self._is_ruled_out(node, found):
             return found.unit_id
         if found.key_state is KeyState.UNIT:

@@ -6,7 +6,6 @@ module returns can be stored, shown, logged and read again.
 
 import binascii
 import json
-import re
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,8 +20,6 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.local.launcher.records import SIZE_KEYS, STDOUT
 from meshnode.work.remote.failures import (
     REPLY_TIMEOUT,
-    AlreadySubmitted,
-    NoAnswer,
     RemoteRefused,
     RemoteUnavailable,
     printable,
@@ -30,7 +27,6 @@ from meshnode.work.remote.failures import (
 )
 from meshnode.work.units.endedby import EndedBy, ended_by_from_json
 from meshnode.work.units.jsonreader import MAX_SIZE, NOTHING, JsonObject, format_datetime
-from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt
 from meshnode.work.units.placement import ChosenHost, host_from_json
 from meshnode.work.units.statusfields import EXIT_CODES, SUPERVISORS, numbers_from_json
 from meshnode.work.units.submission import MAX_SHOWN
@@ -132,7 +128,6 @@ class ReplyLines:
 
 
 # --- Values in replies
-
 MAX_SIGNAL = 32
 """Characters of a signal's name; Linux's longest has 9."""
 
@@ -144,58 +139,6 @@ INLINE_KEYS = {name: name.capitalize() for name in SIZE_KEYS}
 
 INLINE_LIMIT = 64 * 1024
 """Bytes of output within a status: sixteen times what a meshnode sends."""
-
-
-_UNIT_ID = r"([a-zA-Z0-9]{1,64})"
-_IS_ID = re.compile(_UNIT_ID)
-_KNOWN_AS = re.compile(rf"{ALREADY_SUBMITTED} {_UNIT_ID}(?![a-zA-Z0-9])")
-_UNIT_CREATED = re.compile(rf"with ID {_UNIT_ID}\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A unit that the other node has made; ``receipt`` is None if it supports no keys."""
-
-    unit_id: str
-    receipt: Receipt | None
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteSubmission:
-    """What the other node knows of a submission."""
-
-    receipt: Receipt
-    """Receipt of this moment: the store remembers every submission that it takes from now on."""
-    key_state: KeyState
-    unit_id: str = ""
-    work: str = ""
-    """Digest of the unit's work."""
-    never_ran: bool = False
-    state: UnitState | None = None
-    """The state of a released unit."""
-
-    @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> "RemoteSubmission":
-        """Read the reply to ``work submitted``.
-
-        Raises:
-            RemoteUnavailable: it is none.
-        """
-        told, known = reply.get("Mark"), reply.get("Trace")
-        receipt = Receipt.find(told) if isinstance(told, str) else None
-        unit_id, state = reply.get("UnitID"), reply.get("State")
-        if receipt is None or known not in tuple(KeyState):
-            raise RemoteUnavailable("the node did not say what became of the submission")
-        if known == KeyState.UNIT and not (isinstance(unit_id, str) and _IS_ID.fullmatch(unit_id)):
-            raise RemoteUnavailable("the node did not say which unit the submission made")
-        return cls(
-            receipt=receipt,
-            key_state=KeyState(known),
-            unit_id=unit_id if isinstance(unit_id, str) else "",
-            work=str(reply.get("Work", "")),
-            never_ran=reply.get("NeverRan") is True,
-            state=None if state is None else _state_or_none(state),
-        )
 
 
 class NoStatus(WorkError):
@@ -260,22 +203,6 @@ class RemoteStatus:
         return replace(self, sizes={STDOUT: self.sizes[STDOUT]}, inline=inline)
 
 
-def read_created(line: str) -> Created:
-    """Return the unit that the other node has made, from its reply to a submission.
-
-    Raises:
-        AlreadySubmitted, RemoteRefused
-    """
-    if line.startswith("ERROR") and (known := _KNOWN_AS.search(line)):
-        raise AlreadySubmitted(line.removeprefix("ERROR: "), known[1])
-    created = _UNIT_CREATED.search(line)
-    if line.startswith("ERROR"):
-        raise RemoteRefused(line.removeprefix("ERROR: "))
-    if created is None:
-        raise NoAnswer(line)
-    return Created(created[1], Receipt.find(line[created.end() :]))
-
-
 def read_reply(line: str) -> JsonObject:
     """Return the object of a reply line.
 
@@ -319,7 +246,8 @@ def _state(value: object) -> UnitState:
         raise NoStatus(f"State is {_shown(value)}") from None
 
 
-def _state_or_none(value: object) -> UnitState | None:
+def state_or_none(value: object) -> UnitState | None:
+    """Return the state of that number; None if it is none."""
     try:
         return _state(value)
     except NoStatus:

@@ -7,7 +7,8 @@ spawned again. These steps make the work run once:
    unit of the first is gone, and names the store that took it.
 2. The ID that the other node gives is on this node's disk before the first byte of payload is sent.
    Without all of the payload the other node starts nothing. A meshnode is told the size and the
-   digest of the payload, and starts nothing else.
+   digest of the payload, and starts nothing else. After a cut the same submission goes on: that
+   node says how much it has, and is sent the rest.
 3. Once the other node may have all of the payload and its answer is missing, this node asks what
    became of the submission (:mod:`meshnode.work.remote.reconcile`). It submits again only if the
    store that took the submission says that no work with this key was ever started.
@@ -22,6 +23,7 @@ from datetime import datetime
 import trio
 
 from meshnode.errors import CommandError, MeshnodeError, WorkError
+from meshnode.protocol.control import RESUME_KEY
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
     AlreadySubmitted,
@@ -32,14 +34,15 @@ from meshnode.work.remote.failures import (
     RemoteUnavailable,
     as_unavailable,
 )
-from meshnode.work.remote.reconcile import Lost, Reconciler, release_unstarted
+from meshnode.work.remote.reconcile import AwaitsRest, Lost, Reconciler, release_unstarted
 from meshnode.work.remote.reconnect import Reconnector
-from meshnode.work.remote.replies import Created
+from meshnode.work.remote.submitted import Created
 from meshnode.work.units.remoteextra import expired_words, is_secret
 from meshnode.work.units.runner import FirstOutcome
 from meshnode.work.units.shortage import Pauses, shortage_of
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
+from meshnode.work.units.uploads import LEAST_KEPT
 
 UNKNOWN_TYPE = "unknown work type"
 """How a node begins its refusal of work that it offered a moment ago."""
@@ -107,6 +110,7 @@ class RemoteStart:
         """Whether the time to start was over before this start began."""
         # How far the payload of an ID got that was recorded before is unknown.
         self._may_have_started = True
+        self._resumes = True
 
     @property
     def _is_movable(self) -> bool:
@@ -218,33 +222,48 @@ class RemoteStart:
             await self._submit()
 
     async def _submit(self) -> None:
+        async with AsyncExitStack() as conversation:
+            node = await conversation.enter_async_context(await self._reconnector.open())
+            await self._submit_to(node, conversation)
+
+    async def _submit_to(self, node: RemoteControl, conversation: AsyncExitStack) -> None:
+        """Submit in an open conversation, which the follower takes over where that node tells."""
         status, remote = self._unit.status, self._unit.remote
         # A record written by receptor may have secrets without TLS.
         check_secrets(remote.tls_client, {**remote.params, **status.job.as_params()})
-        async with AsyncExitStack() as conversation:
-            node = await conversation.enter_async_context(await self._reconnector.open())
-            if remote.unit_id:
-                await release_unstarted(node, remote.unit_id)
-            try:
-                created = await self._announce(node)
-            except AlreadySubmitted as known:
-                # This node ended between that node's answer and the record of it.
-                await self._adopt(node, known.unit_id)
-                return
-            self._may_have_started = False
+        if remote.unit_id and not self._may_resume(node):
+            await release_unstarted(node, remote.unit_id)
+        try:
+            created = await self._announce(node)
+        except AlreadySubmitted as known:
+            # This node ended between that node's answer and the record of it.
+            await self._adopt(node, known.unit_id)
+            return
+        self._may_have_started = False
+        self._expiry.count()
+        if created.position:
+            self._unit.log.info("node %s has %d bytes of it", remote.node, created.position)
+        if created.unit_id != remote.unit_id:
             # Synced before the first byte of payload: this node must know the ID of any unit that
             # may start, to ask about it.
             await self._record_unit(created)
-            payload = self._store.payload_paths(self._unit.unit_id, self._unit.status.deps_size)
-            if await node.send_payload(created.unit_id, *payload, before_end=self._payload_ends):
-                # In memory for now: the follower records it soon, or with the end. A node that is
-                # killed before asks the other one what became of the ID.
-                await self._unit.note(lambda status: status.with_remote(started=True))
-                self.followed = node
-                self._stack.push_async_exit(conversation.pop_all().__aexit__)
-            else:
-                await self._record_started(created.unit_id)
+        payload = self._store.payload_paths(self._unit.unit_id, status.deps_size)
+        if await node.send_payload(created, *payload, before_end=self._payload_ends):
+            # In memory for now: the follower records it soon, or with the end. A node that is
+            # killed before asks the other one what became of the ID.
+            await self._unit.note(lambda status: status.with_remote(started=True))
+            self.followed = node
+            self._stack.push_async_exit(conversation.pop_all().__aexit__)
+        else:
+            await self._record_started(created.unit_id)
         self._reconnector.succeeded()
+
+    def _may_resume(self, node: RemoteControl) -> bool:
+        """Whether the other node may have the payload in parts; a short one is not worth that."""
+        status = self._unit.status
+        size = (status.stdin_size or 0) + status.deps_size
+        has_digests = status.stdin_sha256 and (status.job.files.sha256 or not status.deps_size)
+        return bool(self._resumes and node.resumes and has_digests and size >= LEAST_KEPT)
 
     async def _announce(self, node: RemoteControl) -> Created:
         """Submit, and return what the other node calls its unit."""
@@ -253,6 +272,8 @@ class RemoteStart:
         job = node.settings_for(status.job)
         try:
             more = node.claim_for(status.submitted_by) | node.labels_for(status.labels) | job
+            if self._may_resume(node):
+                more |= {RESUME_KEY: "true"}
             return await node.submit(self._fields(with_meshnode=node.with_meshnode) | more)
         except AlreadySubmitted:
             raise
@@ -293,9 +314,14 @@ class RemoteStart:
     async def _resolve(self) -> None:
         """Find out whether the unit that the record names has started; forget it if it has not."""
         unit_id = self._unit.remote.unit_id
-        async with await self._reconnector.open() as node:
+        async with AsyncExitStack() as conversation:
+            node = await conversation.enter_async_context(await self._reconnector.open())
+            resumes = self._may_resume(node)
             try:
-                started = await self._reconciler.started_unit(node)
+                started = await self._reconciler.started_unit(node, resumes=resumes)
+            except AwaitsRest:
+                await self._go_on(node, conversation)
+                return
             except RemoteRefused as refusal:
                 # For instance, the node lacks descriptors. That says nothing about the unit.
                 raise RemoteUnavailable(
@@ -307,6 +333,23 @@ class RemoteStart:
         else:
             self._unit.log.info("remote unit %s never started; submitting the work again", unit_id)
             await self._change_remote(unit_id="", durable=True)
+
+    async def _go_on(self, node: RemoteControl, conversation: AsyncExitStack) -> None:
+        """Send the rest of a payload of which the other node has a part.
+
+        Until that node has said that it takes the rest, the last of it may still come from an
+        earlier session, and start the unit.
+        """
+        try:
+            await self._submit_to(node, conversation)
+        except RemoteRefused as refusal:
+            if refusal.is_passing or not self._may_have_started:
+                raise
+            # It takes no such work any more, but may have started this: that is asked first.
+            self._resumes = False
+            raise RemoteUnavailable(f"it does not take the rest: {refusal}") from refusal
+        if not self._unit.remote.started:
+            raise RemoteUnavailable("it had the whole payload by then")
 
     # --- the record -----------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What a start of the node makes of a unit that its last run left unfinished.
 
 A unit goes on if its record shows that nothing can run twice: a supervisor has it, another node
-has it, or its payload is complete and nothing of it was ever started. Every other unit is lost, and
-its detail says why.
+has it, or its payload is complete and nothing of it was ever started. It waits on if the rest of
+its payload may still come. Every other unit is lost, and its detail says why.
 """
 
 from collections.abc import Awaitable, Callable, Container, Iterator
@@ -20,6 +20,7 @@ from meshnode.work.units.status import NOT_STARTED, UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.tasks import UnitTasks
 from meshnode.work.units.unit import Unit
+from meshnode.work.units.uploads import Uploads
 
 INPUT_LOST = "lost: the node ended before it had all of the input data"
 """How the detail begins of a unit that was not started; remote nodes know it by that."""
@@ -49,8 +50,10 @@ class Adoption:
         ender: UnitEnder,
         boot: str,
         begin: Callable[[Unit], Awaitable[object]],
+        uploads: Uploads,
     ) -> None:
         """``begin`` has a unit go on, as soon as it may."""
+        self._uploads = uploads
         self._begin = begin
         self._store = store
         self._tasks = tasks
@@ -88,7 +91,7 @@ class Adoption:
                 self._tasks.spawn(unit)
         elif _is_elsewhere(status) or self._may_start(unit):
             await self._begin(unit)
-        else:
+        elif not await self._uploads.adopt(unit):
             detail = _why_lost(status, self._boot)
             then = partial(self._remove_disposable, unit)
             # Somebody may hold its lock, or the disk be full: no reason to hold up the start of

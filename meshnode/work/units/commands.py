@@ -46,6 +46,7 @@ from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import Found
 from meshnode.work.units.unit import Unit
+from meshnode.work.units.uploads import awaits_rest
 
 LISTED_AT_ONCE = 256
 """Units of a list that are encoded together: some 100 KiB, a few milliseconds. A list of all in one
@@ -108,7 +109,7 @@ class WorkCommands:
             unit = await self._units.create(request.submission, caller)
         payload = Payload(
             request.submission.announced,
-            invite=lambda: session.send(self._created(unit)),
+            invite=lambda position: session.send(self._created(unit, position)),
             receive=session.receive_some,
         )
         try:
@@ -136,8 +137,9 @@ class WorkCommands:
         )
         return None
 
-    def _created(self, unit: Unit) -> bytes:
-        text = f"Work unit created with ID {unit.unit_id}. Send stdin data and EOF."
+    def _created(self, unit: Unit, position: int) -> bytes:
+        how, rest = ("resumed", f" from byte {position}") if position else ("created", "")
+        text = f"Work unit {how} with ID {unit.unit_id}. Send stdin data{rest} and EOF."
         if unit.status.submission_key:
             # Who has this may ask later what became of the submission.
             text += f" Store {self._units.submissions.receipt()}."
@@ -196,6 +198,8 @@ class WorkCommands:
                 "Work": status.submission_work,
                 "NeverRan": status.never_ran,
             }
+            if awaits_rest(found.unit):
+                reply["Received"] = self._units.uploads.received(found.unit)
         if found.state is not None:
             reply["State"] = found.state
         return reply

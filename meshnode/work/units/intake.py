@@ -1,5 +1,6 @@
 """Takes in the payload of a unit and writes it to disk. Nothing is started with a part of one."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ class UnitFile:
 
         Writes are dropped while the file is not ``wanted``.
         """
+        self._path = path
         self._wanted = wanted
         mode = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
         self._descriptor = files.open_file(path, mode)
@@ -49,6 +51,17 @@ class UnitFile:
                 self._descriptor, self._given, self.size - self._given, os.POSIX_FADV_DONTNEED
             )
             self._given = self.size
+
+    def read(self, position: int, most: int) -> bytes:
+        """Return some of what is in the file from a byte on. Raises OSError, also at its end."""
+        descriptor = files.open_file(self._path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, most, position)
+        finally:
+            os.close(descriptor)
+        if not data:
+            raise OSError(errno.EIO, f"{self._path.name} has become shorter")
+        return data
 
     def cut(self, size: int) -> None:
         """Truncate the file. Raises OSError."""
@@ -110,8 +123,8 @@ class Payload:
     """A payload that a client is about to send."""
 
     announced: Input
-    invite: Callable[[], Awaitable[None]]
-    """Tells the client to send it."""
+    invite: Callable[[int], Awaitable[None]]
+    """Tells the client to send it, from some byte on."""
     receive: Receive
     """Returns the next bytes of it, none at its end."""
 
@@ -130,28 +143,69 @@ def first_bytes(receive: Receive, size: int) -> Receive:
     return receive_first
 
 
+class Digest:
+    """The SHA-256 of the first bytes of a file, as many as ``size``."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def text(self) -> str:
+        """What it is, in lower-case hexadecimal."""
+        return self._hash.hexdigest()
+
+    def add(self, data: bytes | bytearray) -> None:
+        """Take in what is written next."""
+        self._hash.update(data)
+        self.size += len(data)
+
+    async def catch_up(self, file: UnitFile) -> None:
+        """Take in what is in a file already, after a restart all of it. Raises OSError."""
+        if self.size > file.size:
+            self.size, self._hash = 0, hashlib.sha256()
+        while self.size < file.size:
+            self.add(await in_thread_or_here(file.read, self.size, WRITE))
+
+
 async def take_input(
-    receive: Receive, file: UnitFile, announced: Input, *, keep: bool = False
+    receive: Receive,
+    file: UnitFile,
+    announced: Input,
+    *,
+    keep: bool = False,
+    digest: Digest | None = None,
 ) -> Input:
-    """Write a whole payload to ``file`` and return what it is.
+    """Write a whole payload to ``file``, or the rest of it, and return what it is.
 
     With ``keep`` it is synced, and its digest is known: the client will be told that it was
-    accepted, and it is sent on later.
+    accepted, and it is sent on later. With ``digest``, which knows what is in the file already, all
+    that came is in the file and synced when the client is gone: the rest may come later.
 
     Raises:
         OSError: the disk refuses.
         WrongInput: it is not as announced.
         trio.BrokenResourceError: the client is gone.
     """
-    source = _Source(receive, announced)
-    intake = _Intake(file, hashes=keep or bool(announced.sha256))
+    keeps_parts = digest is not None
+    if digest is not None:
+        await digest.catch_up(file)
+    elif keep or announced.sha256:
+        digest = Digest()
+    source = _Source(receive, announced, file.size)
+    intake = _Intake(file, digest)
     piece = await source.gather()
     if source.has_more:
         await _take_long_input(source, intake, piece)
         piece = bytearray()
-    if piece or (keep and file.size):
+    if source.lost is not None and not keeps_parts:
+        raise source.lost
+    is_synced = keep or source.lost is not None
+    if piece or (is_synced and file.size):
         # An empty file needs no sync of its own: it is there with its directory.
-        await in_thread_or_here(intake.finish, piece, keep)
+        await in_thread_or_here(intake.finish, piece, is_synced)
+    if source.lost is not None:
+        raise source.lost
     received = Input(file.size, intake.digest)
     announced.check(received)
     return received
@@ -168,7 +222,7 @@ async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearra
                 await pieces.send(piece)
                 while source.has_more:
                     await pieces.send(await source.gather())
-        except (WrongInput, trio.BrokenResourceError) as error:
+        except WrongInput as error:
             # Raised here, inside the nursery, it would be wrapped in a group.
             fault = error
             nursery.cancel_scope.cancel()
@@ -179,17 +233,24 @@ async def _take_long_input(source: "_Source", intake: "_Intake", piece: bytearra
 class _Source:
     """Receives the payload in pieces that are worth a write."""
 
-    def __init__(self, receive: Receive, announced: Input) -> None:
+    def __init__(self, receive: Receive, announced: Input, size: int) -> None:
+        """``size`` is how many bytes came before."""
         self._receive = receive
         self._announced = announced
-        self._size = 0
+        self._size = size
         self.has_more = True
+        self.lost: trio.BrokenResourceError | None = None
+        """How the client was lost, if it was."""
 
     async def gather(self) -> bytearray:
         """Return the next piece; of fewer than WRITE bytes it is the last one."""
         gathered = bytearray()
         while len(gathered) < WRITE:
-            data = await self._receive(RECEIVE)
+            try:
+                data = await self._receive(RECEIVE)
+            except trio.BrokenResourceError as error:
+                self.lost = error
+                data = b""
             if not data:
                 self.has_more = False
                 break
@@ -202,15 +263,15 @@ class _Source:
 class _Intake:
     """Hashes and writes each piece, in a thread."""
 
-    def __init__(self, file: UnitFile, *, hashes: bool) -> None:
+    def __init__(self, file: UnitFile, digest: Digest | None) -> None:
         self._file = file
-        self._hash = hashlib.sha256() if hashes else None
+        self._digest = digest
         self.fault: OSError | None = None
         """Why the disk refused."""
 
     @property
     def digest(self) -> str:
-        return self._hash.hexdigest() if self._hash is not None else ""
+        return self._digest.text if self._digest is not None else ""
 
     async def run(
         self, pieces: trio.MemoryReceiveChannel[bytearray], both: trio.CancelScope
@@ -224,11 +285,11 @@ class _Intake:
             both.cancel()
 
     def write(self, data: bytearray) -> None:
-        if self._hash is not None:
-            self._hash.update(data)
+        if self._digest is not None:
+            self._digest.add(data)
         self._file.write(data)
 
-    def finish(self, rest: bytearray, keep: bool) -> None:
+    def finish(self, rest: bytearray, is_synced: bool) -> None:
         self.write(rest)
-        if keep:
+        if is_synced:
             self._file.sync()

@@ -48,7 +48,7 @@ from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
 from meshnode.security.audit import AuditLog
 from meshnode.security.auditlines import Kind
-from meshnode.work.units.access import Caller, UnitAccess
+from meshnode.work.units.access import Allowed, Caller, UnitAccess
 from meshnode.work.units.adoption import Adoption
 from meshnode.work.units.after import is_batch_id
 from meshnode.work.units.chains import Chains
@@ -74,6 +74,7 @@ from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Clock, Unit, wall_clock
 from meshnode.work.units.unitevents import UnitEvents
 from meshnode.work.units.unitfiles import StoredUnit
+from meshnode.work.units.uploads import Uploads
 from meshnode.work.units.watcher import FileWatcher
 
 
@@ -130,7 +131,9 @@ class UnitManager:
         self.tally = UnitTally()
         """Figures of all units, by their types."""
         self._units: dict[str, Unit] = {}
-        self.quotas = Quotas(self._units)
+        self.uploads = Uploads(store, now)
+        """Payloads that come in parts, and wait for the rest."""
+        self.quotas = Quotas(self._units, self.uploads.received)
         self.submissions = Submissions(store, self._units, now, remember)
         """What is known of submissions, of units that are gone as well."""
         self._admission = trio.Lock()
@@ -151,9 +154,11 @@ class UnitManager:
         )
         """Cancels and releases units."""
         self._starter = UnitStarter(
-            store, self._tasks, self.ender, self.quotas, self.queue, self.chains
+            store, self._tasks, self.ender, self.quotas, self.queue, self.chains, self.uploads
         )
-        self._adoption = Adoption(store, self._tasks, self.ender, boot, self._starter.begin)
+        self._adoption = Adoption(
+            store, self._tasks, self.ender, boot, self._starter.begin, self.uploads
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take over the units on disk and drive all units until cancelled.
@@ -171,6 +176,7 @@ class UnitManager:
             async with trio.open_nursery() as services:
                 services.start_soon(self.submissions.run)
                 services.start_soon(self.chains.run)
+                services.start_soon(self.uploads.run, self._starter.refuse_input)
                 await services.start(self.watcher.run)
                 for runner in self._runners.values():
                     await services.start(runner.serve)
@@ -238,6 +244,8 @@ class UnitManager:
     async def create(self, submission: Submission, caller: Caller) -> Unit:
         """Check all of a submission that can be checked, and make its unit.
 
+        Of one whose payload was cut off it is the unit that awaits the rest.
+
         Raises:
             CommandError, SecurityError: it is refused; nothing has been made.
             WorkError: the disk refuses.
@@ -245,16 +253,20 @@ class UnitManager:
         status, allowed = self._planner.plan(submission, caller)
         for one in submission.after:
             self.check_known(one.target, caller)
+
+        def is_known(unit: Unit) -> bool:
+            return self.access.is_known(unit.unit_id, unit.status, caller)
+
         work_type = self._work_types.get(status.work_type)
         # Of two submissions with one key, the second one must find the unit of the first.
         async with self._admission:
-            status = self.submissions.admit(
-                status,
-                submission,
-                lambda unit: self.access.is_known(unit.unit_id, unit.status, caller),
-            )
-            self.quotas.admit(status)
-            unit = self._add_new(StoredUnit(await self.store.add(status), status))
+            begun = self.submissions.resumed(status, submission, is_known)
+            if begun is None:
+                status = self.submissions.admit(status, submission, is_known)
+                self.quotas.admit(status)
+                unit = self._add_new(StoredUnit(await self.store.add(status), status))
+        if begun is not None:
+            return await self._resume(begun, caller, allowed)
         await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type
         remote = status.remote
@@ -262,6 +274,12 @@ class UnitManager:
         signed = f", signed with key {status.signed_by}" if status.signed_by else ""
         params = f": {status.submitted_params}" if status.submitted_params else ""
         unit.log.info("created: %s, by %s%s%s", what, caller.client, signed, params)
+        return unit
+
+    async def _resume(self, unit: Unit, caller: Caller, allowed: Allowed) -> Unit:
+        if self.journal.is_on:
+            await self.journal.accepted(Kind.RESUME, unit.unit_id, unit.status, caller, allowed)
+        unit.log.info("another session brings its payload, by %s", caller.client)
         return unit
 
     def check_known(self, target: str, caller: Caller) -> None:

@@ -128,6 +128,7 @@ class Planner:
             after=submission.after,
             job=submission.job,
             deps_size=submission.job.files.size,
+            resumes=submission.resumes,
             verifies=verifies,
         )
 

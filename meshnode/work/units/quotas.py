@@ -6,7 +6,7 @@ and the payloads that have come with them. Nothing is counted on a node without 
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,8 @@ class Quotas:
     """Keeps submitters within bounds, which a reload may change; ``units`` is what there is."""
 
     units: Mapping[str, Unit]
+    received: Callable[[Unit], int]
+    """Returns how many bytes have come of a payload whose rest is awaited."""
     bounds: QuotaBounds = field(default_factory=QuotaBounds)
     _received: Counter[Hashable] = field(default_factory=Counter)
     """Bytes of each submitter one of whose payloads is being taken in: of its units when that
@@ -71,7 +73,7 @@ class Quotas:
         self._receiving[owner] += 1
         try:
             announced = unit.status.deps_size + (payload.announced.size or 0)
-            self._check(self._received[owner] + announced)
+            self._check(self._received[owner] - self.received(unit) + announced)
 
             async def receive(size: int) -> bytes:
                 data = await payload.receive(size)
@@ -96,9 +98,10 @@ class Quotas:
     def _payloads_of(self, owner: Hashable) -> int:
         # Of what has not come yet, only the payload that is being taken in counts, as it comes.
         return sum(
-            unit.status.stdin_size + unit.status.deps_size
+            self.received(unit)
+            if unit.status.stdin_size is None
+            else unit.status.stdin_size + unit.status.deps_size
             for unit in self._held_by(owner)
-            if unit.status.stdin_size is not None
         )
 
     def _held_by(self, owner: Hashable) -> Iterator[Unit]:

@@ -3,20 +3,23 @@
 The order is that of "a submission" in :mod:`.manager`.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
 
 from meshnode import files
-from meshnode.errors import CommandError, WorkError
+from meshnode.errors import CommandError, UnknownUnit, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.chains import Chains, NeverStarts
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.intake import (
+    Digest,
     Input,
     InputRefused,
     Payload,
     Receive,
+    UnitFile,
     WrongInput,
     first_bytes,
     take_input,
@@ -24,11 +27,12 @@ from meshnode.work.units.intake import (
 from meshnode.work.units.queue import RunQueue
 from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.runner import FirstOutcome
-from meshnode.work.units.shortage import Pauses
+from meshnode.work.units.shortage import NotNow, Pauses
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
 from meshnode.work.units.unit import Unit
+from meshnode.work.units.uploads import TakenOver, Upload, Uploads
 
 CLEANUP_TIMEOUT = 2.0
 """Seconds to record why a payload broke off when its session is being ended: a disk write."""
@@ -48,6 +52,7 @@ class UnitStarter:
         quotas: Quotas,
         queue: RunQueue,
         chains: Chains,
+        uploads: Uploads,
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -55,20 +60,22 @@ class UnitStarter:
         self._quotas = quotas
         self._queue = queue
         self._chains = chains
+        self._uploads = uploads
 
     async def start(self, unit: Unit, payload: Payload) -> bool:
         """Take in a unit's payload and start it; return False if that must wait.
 
         Raises:
             InputRefused: the payload is not all there, or not what was announced; the unit failed.
-            trio.BrokenResourceError: the client is gone; the unit failed.
+            trio.BrokenResourceError: the client is gone; the unit failed, or awaits the rest.
             CommandError: the unit was canceled or released meanwhile.
             MeshnodeError: it cannot be started.
         """
-        stdin, deps = await self._take_input(unit, payload)
-        if unit.figures is not None:
-            unit.figures.payload_bytes += (stdin.size or 0) + (deps.size or 0)
-        first = await self._start(unit, stdin, deps)
+        async with self._uploads.session(unit) as upload:
+            stdin, deps = await self._take_input(unit, payload, upload)
+            if unit.figures is not None:
+                unit.figures.payload_bytes += (stdin.size or 0) + (deps.size or 0)
+            first = await self._start(unit, stdin, deps)
         if first is None or (not self._tasks.has(unit) and self._waits(unit)):
             return False
         return await self._see_started(unit, first)
@@ -76,46 +83,85 @@ class UnitStarter:
     def _waits(self, unit: Unit) -> bool:
         return self._queue.is_waiting(unit) or self._chains.is_waiting(unit)
 
-    async def _take_input(self, unit: Unit, payload: Payload) -> tuple[Input, Input]:
+    async def _take_input(
+        self, unit: Unit, payload: Payload, upload: Upload | None
+    ) -> tuple[Input, Input]:
         """Return what came as stdin, and as the tar before it."""
-        keep = not unit.status.is_command
         try:
             with self._quotas.taking_in(unit, payload) as receive:
-                await payload.invite()
-                deps = await self._take_deps(unit, receive, keep=keep)
-                file = await self._store.open_input(unit.unit_id, lambda: not unit.is_final)
-                try:
-                    return await take_input(receive, file, payload.announced, keep=keep), deps
-                finally:
-                    file.close()
-        except (OSError, WrongInput) as error:
+                deps_here = stdin_here = 0
+                if upload is not None:
+                    receive = upload.receiving(receive)
+                    deps_here, stdin_here = self._uploads.parts(unit)
+                await payload.invite(deps_here + stdin_here)
+                deps = NO_DEPS
+                if unit.status.job.files.size:
+                    deps = await self._take_deps(unit, receive, deps_here, upload)
+                file = await self._store.open_input(
+                    unit.unit_id, lambda: not unit.is_final, stdin_here
+                )
+                digest = None if upload is None else upload.stdin
+                stdin = await self._take(unit, receive, file, payload.announced, digest)
+                return stdin, deps
+        except TakenOver as error:
+            raise InputRefused(f"Error reading input data: {error}") from error
+        except (OSError, WrongInput, NotNow) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            detail = await self._refuse_input(unit, reason)
+            detail = await self.refuse_input(unit, reason)
             raise InputRefused(detail) from error
         except trio.BrokenResourceError as error:
-            await self._refuse_input(unit, error or "the client is gone")
+            await self._lose_client(unit, error or "the client is gone")
             raise
         except trio.Cancelled:
             with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                await self._refuse_input(unit, "the session was ended")
+                await self._lose_client(unit, "the session was ended")
             raise
 
-    async def _take_deps(self, unit: Unit, receive: Receive, *, keep: bool) -> Input:
-        """Take in the tar with which a payload may begin. Raises as ``take_input``."""
+    async def _take_deps(
+        self, unit: Unit, receive: Receive, here: int, upload: Upload | None
+    ) -> Input:
+        """Take in the tar with which a payload begins, of which some bytes may be here.
+
+        Raises as ``take_input``.
+        """
         announced = unit.status.job.files
-        if not announced.size:
-            return NO_DEPS
-        file = await self._store.open_deps(unit.unit_id, lambda: not unit.is_final)
+        file = await self._store.open_deps(unit.unit_id, lambda: not unit.is_final, here)
+        first = first_bytes(receive, announced.size - here)
+        expected = Input(announced.size, announced.sha256)
+        digest = None if upload is None else upload.deps
         try:
-            first = first_bytes(receive, announced.size)
-            expected = Input(announced.size, announced.sha256)
-            return await take_input(first, file, expected, keep=keep)
+            return await self._take(unit, first, file, expected, digest)
         except WrongInput as error:
             raise WrongInput(f"the tar of dependencies: {error}") from error
+
+    async def _take(
+        self, unit: Unit, receive: Receive, file: UnitFile, announced: Input, digest: Digest | None
+    ) -> Input:
+        """Write what comes behind what is in a file; close it. Raises as ``take_input``."""
+        here = file.size
+        try:
+            keep = not unit.status.is_command
+            return await take_input(receive, file, announced, keep=keep, digest=digest)
+        except WrongInput as error:
+            if here:
+                # What was here may be what is wrong, as after a power cut: the client may begin
+                # anew, and is refused for good if all of it at once is wrong, too.
+                raise NotNow(f"put together of parts, it is {error}") from error
+            raise
         finally:
             file.close()
 
-    async def _refuse_input(self, unit: Unit, reason: object) -> str:
+    async def _lose_client(self, unit: Unit, reason: object) -> None:
+        """End a unit whose client is gone, unless that may come back with the rest."""
+        if not self._uploads.is_worth_keeping(unit):
+            await self.refuse_input(unit, reason)
+            return
+        unit.log.info("its payload was cut off, and waits for the rest: %s", reason)
+        with suppress(UnknownUnit):
+            await self._uploads.show(unit)
+
+    async def refuse_input(self, unit: Unit, reason: object) -> str:
+        """End a unit that will not have its input; return the detail that says so."""
         detail = f"Error reading input data: {reason}"
         async with unit.command_lock:
             await self._ender.refuse(unit, detail)

@@ -103,8 +103,7 @@ class UnitStatus:
     submission_work: str = ""
     """Digest of the work that was submitted under that key; see ``keys.work_digest``."""
     submitter: str = ""
-    """The node from which a client on the mesh submitted the unit; empty for this node's
-    clients."""
+    """The node that a client on the mesh came from; empty for this node's clients."""
     submitted_by: Identity | None = None
     """Who submitted the unit; None of older records. What may be done with the unit is decided by
     ``submitter``."""
@@ -127,9 +126,10 @@ class UnitStatus:
     """What it still waits for; see ``chains``."""
     job: JobSettings = NO_SETTINGS
     """What its client gives the job; dropped with the end, as ``params`` are."""
+    resumes: bool = False
+    """Whether its client sends the rest of a payload that was cut off; see ``uploads``."""
     verifies: bool | None = None
-    """Whether the work type asked for a signature when the unit was submitted, None where that is
-    not on record: it is the other node's, or an older version's."""
+    """Whether the work type asked for a signature then; None where that is not on record."""
     limits: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     """What its processes may have, by the names of ``limit_values.LIMITS``. Of a remote unit this,
     ``usage``, ``isolation`` and ``pid`` are as its node tells them."""
@@ -272,6 +272,7 @@ class UnitStatus:
             data["Supervisor"] = self.supervisor and supervisor_json(self.supervisor)
         if self.remote is None or self.pid is not None:
             data["Pid"] = self.pid
+        has_job = self.job and not self.state.is_final
         own = {
             "Learned": self.learned,
             "StdinSha256": self.stdin_sha256,
@@ -286,7 +287,9 @@ class UnitStatus:
             "EndedBy": self.ended_by and self.ended_by.to_json(),
             "ReleasedBy": self.released_by and self.released_by.to_json(),
             "Labels": dict(self.labels),
-            "Job": self._job_to_disk(),
+            "Job": self.job.to_disk(secrets=not self.remote or self.needs_secrets)
+            if has_job
+            else None,
             "Limits": dict(self.limits),
             "Usage": dict(self.usage),
             "Isolation": self.isolation,
@@ -297,6 +300,7 @@ class UnitStatus:
             "ReleaseAsked": self.release_asked,
             "Queued": self.queued,
             "After": ",".join(map(str, self.after)),
+            "Resumes": self.resumes,
             "DepsSize": self.deps_size,
         }
         known = {
@@ -311,11 +315,6 @@ class UnitStatus:
             **{key: value for key, value in known.items() if value is not None},
             **self.other,
         }
-
-    def _job_to_disk(self) -> JsonObject | None:
-        if not self.job or self.state.is_final:
-            return None
-        return self.job.to_disk(secrets=self.remote is None or self.needs_secrets)
 
     def input_to_disk(self) -> JsonObject:
         """Return the part of it that is known only since the end of the input."""
@@ -395,6 +394,7 @@ class UnitStatus:
             release_asked=reader.take("ReleaseAsked", bool, False),
             queued=reader.take("Queued", bool, False),
             after=recorded_after(reader.take("After", str, "")),
+            resumes=reader.take("Resumes", bool, False),
             deps_size=reader.whole("DepsSize") or 0,
             other=reader.others(),
         )

@@ -112,13 +112,16 @@ class UnitStore(UnitFiles):
             self.refused_writes += 1
             raise
 
-    async def open_input(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
-        """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
-        return await self._short(self.open_stdin, unit_id, wanted)
+    async def open_input(self, unit_id: str, wanted: Callable[[], bool], size: int = 0) -> UnitFile:
+        """Return the file that takes a unit's input, behind its first ``size`` bytes.
 
-    async def open_deps(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
-        """Return the file that takes a unit's tar as long as that is wanted. Raises OSError."""
-        return await self._short(self.make_deps, unit_id, wanted)
+        As long as that is wanted. Raises OSError.
+        """
+        return await self._short(self.open_stdin, unit_id, wanted, size)
+
+    async def open_deps(self, unit_id: str, wanted: Callable[[], bool], size: int = 0) -> UnitFile:
+        """Return the file that takes a unit's tar, as :meth:`open_input` does its input."""
+        return await self._short(self.make_deps, unit_id, wanted, size)
 
     async def unpack_files(self, unit_id: str, script: str) -> None:
         """Make the working directory of a unit, with the files of its tar in it.

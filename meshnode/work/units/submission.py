@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshnode.errors import CommandError
-from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY
+from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, RESUME_KEY
 from meshnode.security.identity import Claimed, shown_text
 from meshnode.work.units.after import AFTER_KEY, After, parse_after
 from meshnode.work.units.intake import Input
@@ -61,6 +61,8 @@ class Submission:
     """How to choose the node; None if it is named."""
     after: tuple[After, ...] = ()
     """What must have ended before it starts."""
+    resumes: bool = False
+    """Whether the client sends the rest of its payload after a cut; it says what the whole is."""
 
     @property
     def shown_params(self) -> str:
@@ -89,7 +91,8 @@ def shown_params(params: Mapping[str, str], job: JobSettings = NO_SETTINGS) -> s
 _NOT_PARAMS = {
     *("command", "subcommand", "node", "worktype"),
     *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", CLAIM_KEY, LABELS_KEY),
+    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", RESUME_KEY),
+    *(CLAIM_KEY, LABELS_KEY),
     *("placement", "placementlabels", AFTER_KEY),
     *KEYS,
 }
@@ -104,7 +107,7 @@ def parse_submission(data: JsonObject) -> Submission:
     node, work_type = read_string(data, "node"), read_string(data, "worktype")
     if not node:
         raise CommandError("work submit requires a target node and work type")
-    return Submission(
+    submission = Submission(
         node=read_node(node),
         work_type=work_type,
         params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
@@ -120,7 +123,23 @@ def parse_submission(data: JsonObject) -> Submission:
         placement=_placement(data),
         after=parse_after(data.get(AFTER_KEY, "")),
         job=JobSettings.parse(data),
+        resumes=data.get(RESUME_KEY, "") == "true",
     )
+    _check_resumable(submission)
+    return submission
+
+
+def _check_resumable(submission: Submission) -> None:
+    """Refuse to put a payload together of parts if nothing shows that the whole is right."""
+    if not submission.resumes:
+        return
+    files, stdin = submission.job.files, submission.announced
+    is_known = stdin.size is not None and stdin.sha256 and (files.sha256 or not files.size)
+    if not (submission.key and is_known):
+        raise CommandError(
+            f"field {RESUME_KEY} needs submissionkey, stdinsize and stdinsha256, and depssha256 "
+            "with depssize"
+        )
 
 
 def _placement(data: JsonObject) -> Placement | None:

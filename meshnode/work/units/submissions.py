@@ -19,6 +19,7 @@ from meshnode.logs import subject_logger
 from meshnode.work.units import directory
 from meshnode.work.units.keys import ALREADY_SUBMITTED, KeyState, Receipt, work_digest
 from meshnode.work.units.quarantine import UNKNOWN_TYPE
+from meshnode.work.units.quotas import account
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
@@ -26,6 +27,7 @@ from meshnode.work.units.submission import Submission
 from meshnode.work.units.tombstones import Tombstone, TombstoneFile, Tombstones
 from meshnode.work.units.unit import Clock, Unit
 from meshnode.work.units.unitfiles import TRASH, is_unit_id
+from meshnode.work.units.uploads import awaits_rest
 
 KEEP_SECONDS = 7 * 86400.0
 """Seconds for which released units are remembered, unless the configuration says how many."""
@@ -104,8 +106,7 @@ class Submissions:
         # What a directory that is there again remembers may be this very submission.
         self._store.check()
         self._look()
-        job = submission.job.fields()
-        digest = work_digest(submission.work_type, submission.params, submission.announced, job)
+        digest = _work_of(submission)
         unit = self._unit_of(status.submitter, key)
         if unit is not None:
             if unit.status.submission_work not in {"", digest}:
@@ -116,6 +117,33 @@ class Submissions:
         if stone := self._tombstones.find(status.submitter, key):
             raise CommandError(f"{ALREADY_SUBMITTED} {stone.unit_id}, which was released")
         return replace(status, submission_key=key, submission_work=digest)
+
+    def resumed(
+        self, status: UnitStatus, submission: Submission, is_known: Callable[[Unit], bool]
+    ) -> Unit | None:
+        """Return the unit of an earlier session with the same submission, if that awaits the rest.
+
+        Args:
+            status: the first status of a unit of this submission.
+            submission: what the client asks for, all of it.
+            is_known: as in :meth:`admit`.
+
+        Raises:
+            WorkError: there is no directory for units.
+        """
+        if not submission.resumes:
+            return None
+        self._store.check()
+        self._look()
+        unit = self._unit_of(status.submitter, submission.key)
+        is_same = (
+            unit is not None
+            and awaits_rest(unit)
+            and unit.status.submission_work == _work_of(submission)
+            and account(unit.status.submitted_by) == account(status.submitted_by)
+            and is_known(unit)
+        )
+        return unit if is_same else None
 
     def receipt(self) -> Receipt:
         """Return the receipt that a submitter gets with the ID of its new unit."""
@@ -309,6 +337,12 @@ class _Pending:
     stone: Tombstone
     trash: Path | None
     """The unlinked directory, whose status says the same."""
+
+
+def _work_of(submission: Submission) -> str:
+    """Return the digest of what is submitted."""
+    job = submission.job.fields()
+    return work_digest(submission.work_type, submission.params, submission.announced, job)
 
 
 def _seconds(time: str) -> float:

@@ -104,12 +104,7 @@ class UnitFiles(StatusFiles):
 
     def last_written(self, unit_id: str) -> datetime:
         """Return when the unit's status was last replaced; now, where the disk does not tell."""
-        try:
-            seconds = os.lstat(self.root / unit_id / "status").st_mtime
-            return datetime.fromtimestamp(seconds, UTC)
-        except (OSError, OverflowError, ValueError):
-            # No such file, or a time that no calendar has.
-            return datetime.now(UTC)
+        return _written(self.root / unit_id / "status")
 
     def prepare(self) -> None:
         """Make ``root`` and take it for ourselves, until :meth:`close`.
@@ -208,15 +203,37 @@ class UnitFiles(StatusFiles):
             found += [StoredUnit(name, status) for name, status in running.items()]
         return found
 
-    def open_stdin(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
-        """Return the file that takes a unit's input as long as that is wanted. Raises OSError."""
-        path = self.stdin_path(unit_id)
-        return self._with_reserve(lambda: UnitFile(path, append=False, wanted=wanted))
+    def open_stdin(self, unit_id: str, wanted: Callable[[], bool], size: int = 0) -> UnitFile:
+        """Return the file that takes a unit's input as long as that is wanted.
 
-    def make_deps(self, unit_id: str, wanted: Callable[[], bool]) -> UnitFile:
-        """Return the file that takes a unit's tar as long as that is wanted. Raises OSError."""
-        path = self.deps_path(unit_id)
-        return self._with_reserve(lambda: UnitFile(path, append=False, wanted=wanted))
+        Its first ``size`` bytes are kept, and no others. Raises OSError.
+        """
+        return self._open_part(self.stdin_path(unit_id), wanted, size)
+
+    def make_deps(self, unit_id: str, wanted: Callable[[], bool], size: int = 0) -> UnitFile:
+        """Return the file that takes a unit's tar, as :meth:`open_stdin` does its input."""
+        return self._open_part(self.deps_path(unit_id), wanted, size)
+
+    def _open_part(self, path: Path, wanted: Callable[[], bool], size: int) -> UnitFile:
+        file = self._with_reserve(lambda: UnitFile(path, append=size > 0, wanted=wanted))
+        if file.size > size:
+            file.cut(size)
+        return file
+
+    def payload_parts(self, unit_id: str, deps_size: int) -> tuple[int, int]:
+        """Return the bytes here of a unit's tar and of the input behind it.
+
+        Input without all of the tar counts as none: a power cut has taken what was before it.
+        """
+        deps = files.size_of(self.deps_path(unit_id)) if deps_size else 0
+        if deps != deps_size:
+            return (deps if deps < deps_size else 0), 0
+        return deps, files.size_of(self.stdin_path(unit_id))
+
+    def payload_written(self, unit_id: str) -> datetime:
+        """Return when something was last written of a unit's payload; now, if nobody knows."""
+        paths = (self.deps_path(unit_id), self.stdin_path(unit_id))
+        return max(map(_written, filter(os.path.lexists, paths)), default=datetime.now(UTC))
 
     def sync_stdin(self, unit_id: str, with_deps: bool = False) -> None:
         """Bring a unit's input, which is all there, to the disk. Raises OSError."""
@@ -348,6 +365,15 @@ def _in_characters(number: int) -> str:
         number, digit = divmod(number, len(_ID_CHARACTERS))
         characters.append(_ID_CHARACTERS[digit])
     return "".join(characters)
+
+
+def _written(path: Path) -> datetime:
+    """Return when a file was last written; now, where the disk does not tell."""
+    try:
+        return datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
+    except (OSError, OverflowError, ValueError):
+        # No such file, or a time that no calendar has.
+        return datetime.now(UTC)
 
 
 def _fault(path: str) -> str:

@@ -132,7 +132,7 @@ async def test_a_full_disk_fails_the_unit_with_the_reason(foo, monkeypatch):
             pass
 
     async with foo.running():
-        monkeypatch.setattr(foo.mortal, "open_stdin", lambda unit_id, wanted: FullFile())
+        monkeypatch.setattr(foo.mortal, "open_stdin", lambda unit_id, wanted, size: FullFile())
         lines = await foo.talk("work submit foo cat", b"payload")
         assert lines[1:] == ["ERROR: Error reading input data: No space left on device"]
         (unit,) = foo.units.all()

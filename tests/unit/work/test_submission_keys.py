@@ -15,7 +15,7 @@ from meshnode.control.registry import Command
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.remote.failures import RemoteUnavailable
-from meshnode.work.remote.replies import RemoteSubmission, read_created
+from meshnode.work.remote.submitted import RemoteSubmission, read_created
 from meshnode.work.units.keys import KeyState, Receipt
 from meshnode.work.units.submissions import SYNC_DELAY
 

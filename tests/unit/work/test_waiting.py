@@ -292,7 +292,7 @@ async def test_a_payload_that_is_refused_is_sent_again_ever_less_often(
 ):
     tries = []
 
-    async def open_input(unit_id, wanted):
+    async def open_input(unit_id, wanted, size):
         await trio.sleep(30)
         tries.append(trio.current_time())
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -242,6 +242,9 @@ class MortalStore(UnitStore):
         if not self.dead:
             super().write_status(unit_id, status, **how)
 
+    def _open_part(self, path, wanted, size):
+        return super()._open_part(path, lambda: wanted() and not self.dead, size)
+
     def unlink(self, unit_id):
         if self.dead:
             raise UnknownUnit(unit_id)
@@ -480,6 +483,11 @@ class FakeMesh:
         self.operations = 0
         self.before_operation: Callable[[int], None] = lambda count: None
         self.dials = 0
+        self.carried = 0
+        """Bytes that dialers have sent and that have come through."""
+        self.events: list[tuple[int, Callable[[], None]]] = []
+        """What happens when so many bytes have come through, and have been read, the first ones
+        first."""
         self.taken_keys = TAKEN_KEYS
         """Keys of requests that the nodes know beyond those of older meshnodes."""
         self.epoch: float | None = None
@@ -635,7 +643,20 @@ class CuttableStream(trio.abc.HalfCloseableStream):
         raise trio.BrokenResourceError("cut")
 
     async def send_all(self, data) -> None:
+        mesh, data = self.mesh, bytes(data)
+        while self.is_dialer and mesh.events and mesh.carried + len(data) >= mesh.events[0][0]:
+            position, act = mesh.events.pop(0)
+            fits = max(position - mesh.carried, 0)
+            await self._carry(data[:fits])
+            data = data[fits:]
+            await trio.testing.wait_all_tasks_blocked()
+            act()
+        await self._carry(data)
+
+    async def _carry(self, data: bytes) -> None:
         await self._guarded(self.inner.send_all, data)
+        if self.is_dialer:
+            self.mesh.carried += len(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self.inner.wait_send_all_might_not_block()
