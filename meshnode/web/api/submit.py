@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute, Route
 from meshnode.control.registry import JsonObject
 from meshnode.errors import CommandError
 from meshnode.protocol.control import DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
-from meshnode.security.identity import TcpClient, UnixClient
 from meshnode.web.api.jobfiles import Tar
 from meshnode.web.api.jobs import MAX_JOB, read_job
 from meshnode.web.api.multipart import Parts
@@ -35,6 +34,7 @@ from meshnode.web.problems import (
 from meshnode.web.routing import WebNode, json_response
 from meshnode.web.session import Body
 from meshnode.work.units.keys import ALREADY_SUBMITTED, MAX_KEY
+from meshnode.work.units.quotas import account
 
 MAX_IDEMPOTENCY_KEY: Final = MAX_KEY // 2
 """Characters of an ``Idempotency-Key``: who sends it stands before it."""
@@ -162,15 +162,7 @@ def _submission_key(caller: Caller, key: str) -> str:
         raise Problem(
             MALFORMED, f"Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} printable characters"
         )
-    match caller.client:
-        case UnixClient(uid=uid):
-            who = f"uid {uid}"
-        case TcpClient(certificate=names) if names is not None:
-            who = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
-        case TcpClient():
-            who = "tcp"
-        case client:
-            who = str(client)[:MAX_IDEMPOTENCY_KEY]
+    who = hashlib.sha256(repr(account(caller.client)).encode()).hexdigest()[:16]
     return f"http {who} {key}"
 
 
