@@ -11,12 +11,8 @@ from typing import BinaryIO
 
 from meshctl.api import JsonObject, submission
 from meshctl.api.connection import Connection, ControlStream, ResultStream
-from meshctl.api.errors import (
-    CannotReach,
-    CommandRefused,
-    ProtocolMismatch,
-    SessionLost,
-)
+from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.fetching import FetchesFiles
 from meshctl.api.logindex import STDOUT
 from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
@@ -34,7 +30,7 @@ OUTCOMES = ("cancelled", "cancel pending", "released", "release pending")
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 
 
-class ControlClient:
+class ControlClient(FetchesFiles):
     """A client of the control service at ``address``; a context manager.
 
     Nothing is opened before the first use. Commands share one session, opened again when the node

@@ -11,6 +11,7 @@
     │   └── SubmissionUnconfirmed    the unit exists; whether it was started is not known
     ├── CommandRefused               the node answered ``ERROR: …``
     ├── PayloadLost                  a payload could not be read to its end; nothing was started
+    ├── NotFetched                   a unit's files cannot be put where they were to go
     └── WaitTimedOut                 the unit has not ended in the time given; it goes on
 """
 
@@ -80,6 +81,13 @@ class PayloadLost(ControlError):
     def __init__(self, unit_id: str, reason: str) -> None:
         super().__init__(f"{reason}: unit {unit_id} was not started")
         self.unit_id = unit_id
+
+
+class NotFetched(ControlError):
+    """The files of a unit are not where they were to go.
+
+    There are none, or something is in their way, or what came is no tar that may be unpacked.
+    """
 
 
 class WaitTimedOut(ControlError):

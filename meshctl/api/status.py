@@ -21,7 +21,7 @@ from meshctl.api.errors import (
     SessionLost,
     WaitTimedOut,
 )
-from meshctl.api.logindex import INDEX, STDERR, STDOUT
+from meshctl.api.logindex import FILES, INDEX, STDERR, STDOUT
 
 if TYPE_CHECKING:  # the commands need what is here before they need sockets
     from meshctl.api.connection import Connection
@@ -35,7 +35,7 @@ UNFINISHED = frozenset({0, 1})
 FAILED, CANCELED = 3, 4
 """The states of a unit that ended badly."""
 
-SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize"}
+SIZE_KEYS = {STDOUT: "StdoutSize", STDERR: "StderrSize", INDEX: "IndexSize", FILES: "FilesSize"}
 """Where a status has the bytes of each file of a unit's output: it lacks the key of a file that the
 unit does not have."""
 

@@ -38,7 +38,7 @@ AFTER_KEY = "submissionafter"
 
 TIMEOUT_KEY, PRIORITY_KEY = "jobtimeout", "jobpriority"
 ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
-LIMITS_KEY = "joblimits"
+LIMITS_KEY, OUTPUT_KEY = "joblimits", "joboutput"
 """Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
 
 _RESERVED = frozenset(
@@ -47,7 +47,7 @@ _RESERVED = frozenset(
         *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY, AFTER_KEY),
-        *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY),
+        *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY, OUTPUT_KEY),
     }
 )
 
@@ -84,6 +84,7 @@ class JobSettings:
             if that lets clients send scripts.
         after: Units and batches of the node that takes the submission, which must have succeeded
             before it starts (``ID``), or ended in whatever way (``ID:end``).
+        output: Patterns of files that it brings back, for :meth:`ControlClient.fetch`.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -96,11 +97,12 @@ class JobSettings:
     deps: tuple[str | os.PathLike[str], ...] = ()
     script: str | os.PathLike[str] = ""
     after: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
 
     @property
     def is_typed(self) -> bool:
         """Whether there is anything that depends on the type of work."""
-        given = self.arguments or self.env or self.cwd or self.limits
+        given = self.arguments or self.env or self.cwd or self.limits or self.output
         return bool(given) or self.has_files
 
     @property
@@ -115,6 +117,7 @@ class JobSettings:
             TIMEOUT_KEY: self.timeout,
             PRIORITY_KEY: str(self.priority) if self.priority else "",
             PLACEMENT_LABELS_KEY: ",".join(self.where),
+            OUTPUT_KEY: json.dumps(self.output) if self.output else "",
             AFTER_KEY: ",".join(self.after),
         }
         fields = {key: text for key, text in texts_of_keys.items() if text}

@@ -1,4 +1,4 @@
-"""Files that go along with a submission: ``--dep FILE-OR-DIR``, ``--script FILE``.
+"""Files that go along with a submission or come back: ``--dep``, ``--script``, ``--output``.
 
 A node that does not know of files would take them for stdin, so meshctl asks first whether the type
 of work takes any.
@@ -33,11 +33,23 @@ def file_options(command: Command) -> Callable[..., None]:
 
     @wraps(command)
     def with_files(
-        *args: Any, job: "JobSettings", deps: tuple[str, ...], script: str, **kwargs: Any
+        *args: Any,
+        job: "JobSettings",
+        deps: tuple[str, ...],
+        script: str,
+        output: tuple[str, ...],
+        **kwargs: Any,
     ) -> None:
-        command(*args, job=replace(job, deps=deps, script=script), **kwargs)
+        command(*args, job=replace(job, deps=deps, script=script, output=output), **kwargs)
 
     for option in (
+        click.option(
+            "--output",
+            multiple=True,
+            callback=_named,
+            metavar="GLOB",
+            help="Bring these files back from where the command starts: see work fetch.",
+        ),
         click.option(
             "--script",
             default="",
@@ -60,7 +72,7 @@ def file_options(command: Command) -> Callable[..., None]:
 
 def is_told(job: "JobSettings") -> bool:
     """Whether a job has been told what to do: most such have no use for a stdin."""
-    return bool(job.arguments) or job.has_files
+    return bool(job.arguments or job.output) or job.has_files
 
 
 def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any]) -> None:
@@ -73,3 +85,5 @@ def check_files(worktype: str, job: "JobSettings", described: Mapping[str, Any])
         raise Failure(f"work type {worktype} takes no files (--dep, --script)")
     if job.script and described.get("Scripts") is not True:
         raise Failure(f"work type {worktype} runs no scripts of clients (--script)")
+    if job.output and described.get("Output") is not True:
+        raise Failure(f"work type {worktype} brings back no files (--output)")

@@ -145,11 +145,11 @@ def check_job(
     except CommandRefused as error:
         if str(error) == BAD_COMMAND:
             raise Failure(
-                f"node {client.node_id} takes no --arg, --env, --cwd or --dep: it is receptor's, "
-                "or an older meshnode"
+                f"node {client.node_id} takes no --arg, --env, --cwd, --dep or --output: it is "
+                "receptor's, or an older meshnode"
             ) from error
         if DESCRIBES_NOT in str(error):
-            raise Failure(f"{error}; it takes no --arg, --env, --cwd or --dep") from error
+            raise Failure(f"{error}; it takes no --arg, --env, --cwd, --dep or --output") from error
         return  # it is away, or tells us nothing: the submission has its own answer
     if job.limits and not described.get("Limits"):
         raise Failure(f"work type {worktype} has no limits that could be lowered")

@@ -200,8 +200,8 @@ def submit(
     """Submit a unit of work of type WORKTYPE, with CMDPARAMS where that type allows them.
 
     Each of CMDPARAMS reaches the command as one argument; write -- before those that begin with -.
-    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg,
-    --dep or --script, no payload is the default. --array and --from-lines make a batch of units:
+    Exactly one of --payload, --payload-literal and --no-payload must be given; with --arg, --dep,
+    --script or --output, no payload is the default. --array and --from-lines make a batch of units:
     {index} and {line} in what the command is given stand for what each member has.
     """
     batch.check(follow=follow, rm=rm, propagate=propagate)

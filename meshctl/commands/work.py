@@ -30,6 +30,7 @@ ELSEWHERE = {
     "adopt": "meshctl.commands.adopt:adopt",
     "wait": "meshctl.commands.wait:wait",
     "results": "meshctl.commands.results:results",
+    "fetch": "meshctl.commands.fetch:fetch",
     "logs": "meshctl.commands.logs:logs",
     "stop": "meshctl.commands.stop:stop",
     "cancel": "meshctl.commands.ending:cancel",

@@ -327,6 +327,7 @@ def leaves(command, path=()):
 
 FREE = {
     "pattern": "any regular expression",
+    "output": "any pattern of files of another machine",
     "count": "any number",
     "delay": "any number",
     "interval": "any number",

@@ -105,10 +105,13 @@ def test_what_only_the_node_finds_wrong_is_wrong_usage_as_well(meshctl, fib):
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        ("bad command", "node foo takes no --arg, --env, --cwd or --dep: it is receptor's"),
+        (
+            "bad command",
+            "node foo takes no --arg, --env, --cwd, --dep or --output: it is",
+        ),
         (
             "node bar does not describe its types of work: it is receptor's, or an older meshnode",
-            "it takes no --arg, --env, --cwd or --dep",
+            "it takes no --arg, --env, --cwd, --dep or --output",
         ),
     ],
 )

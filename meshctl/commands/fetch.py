@@ -1,0 +1,139 @@
+"""``meshctl work fetch``: the files that a unit brings back, into a directory or as a tar."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshctl.api.batch import is_batch
+from meshctl.api.fetching import AWAY, fetch_ended, size_of_files, tar_pieces
+from meshctl.api.status import UNFINISHED
+from meshctl.commands.completion import files, units
+from meshctl.commands.exits import EPILOG, propagate_option, report_end
+from meshctl.commands.following import tell_away
+from meshctl.commands.options import Invocation, pass_invocation_at
+from meshctl.commands.units import find_unit
+from meshctl.commands.wait import wait_for_end
+from meshctl.render.output import (
+    ExitCode,
+    Failure,
+    on_stderr,
+    print_json,
+    print_line,
+    sentence,
+    write_raw,
+)
+
+if TYPE_CHECKING:
+    from meshctl.api.client import ControlClient
+
+TO_STDOUT = "-"
+"""Instead of a directory: the tar goes to stdout."""
+
+
+@click.command(short_help="Bring the files of a unit here.", epilog=EPILOG)
+@click.argument("unit_id", shell_complete=units())
+@click.option(
+    *("--directory", "-o", "directory"),
+    default=".",
+    metavar="DIR",
+    shell_complete=files,
+    help="Where they go, made if need be; default: here. - writes the tar to stdout.",
+)
+@click.option("--tar", "as_tar", is_flag=True, help="Write the tar to stdout, as -o - does.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--wait/--no-wait", "waits", default=True, help="Wait for the unit's end (default).")
+@propagate_option
+@click.option("--json", "as_json", is_flag=True, help="The names of the files as JSON.")
+@pass_invocation_at
+def fetch(
+    invocation: Invocation,
+    unit_id: str,
+    directory: str,
+    as_tar: bool,
+    force: bool,
+    waits: bool,
+    propagate: bool,
+    as_json: bool,
+) -> None:
+    """Bring the files here that a unit submitted with --output has made, once it has ended.
+
+    Nothing that is there is replaced without --force: then nothing is written at all. The exit code
+    says how the unit ended, as that of results does.
+    """
+    is_tar = as_tar or directory == TO_STDOUT
+    if not directory:
+        raise Failure("-o names no directory: its value is empty")
+    if is_tar and (force or as_json):
+        raise Failure(f"Cannot combine a tar on stdout with {'--force' if force else '--json'}.")
+    if is_batch(unit_id):
+        raise Failure(f"{unit_id} is a batch: fetch the files of each of its units.")
+    with invocation.client() as client:
+        unit_id = find_unit(invocation, client, unit_id)
+        status = _ended(invocation, client, unit_id, waits=waits)
+        try:
+            if is_tar:
+                _write_tar(client, unit_id, status)
+            else:
+                names = _put(client, unit_id, status, directory, force=force)
+        except AWAY as error:
+            again = invocation.shell_command("work", "fetch", unit_id, "-o", directory)
+            text = f"the files of unit {unit_id} are not here: {sentence(str(error))}"
+            raise Failure(f"{text} Fetch them again: {again}", ExitCode.UNREACHABLE) from error
+        except KeyboardInterrupt as error:
+            text = f"interrupted: the files of unit {unit_id} are not here"
+            raise Failure(text, ExitCode.INTERRUPTED) from error
+    if as_json and not is_tar:
+        print_json({"unitid": unit_id, "directory": directory, "files": list(names)})
+    elif not is_tar:
+        count = "1 file" if len(names) == 1 else f"{len(names)} files"
+        print_line(f"{count} in {directory}")
+    report_end(unit_id, status, as_json=False, propagate=propagate)
+
+
+def _ended(
+    invocation: Invocation, client: "ControlClient", unit_id: str, *, waits: bool
+) -> Mapping[str, Any]:
+    """Return the final status of a unit. Raises Failure: it goes on, and is not waited for."""
+    status = client.work_status(unit_id)
+    if status.get("State") not in UNFINISHED:
+        return status
+    if not waits:
+        state = status.get("StateName", "not finished")
+        text = f"unit {unit_id} is {state}: its files come with its end"
+        raise Failure(text, ExitCode.WAIT_TIMED_OUT)
+    return wait_for_end(invocation, client, unit_id)
+
+
+def _write_tar(client: "ControlClient", unit_id: str, status: Mapping[str, Any]) -> None:
+    size = size_of_files(unit_id, status)
+    with (
+        on_stderr("Receiving") as progress,
+        closing(tar_pieces(client, unit_id, size, tell_away)) as pieces,
+    ):
+        received = 0
+        for piece in pieces:
+            write_raw(piece)
+            received += len(piece)
+            progress.update(received, size)
+
+
+def _put(
+    client: "ControlClient",
+    unit_id: str,
+    status: Mapping[str, Any],
+    directory: str,
+    *,
+    force: bool,
+) -> tuple[str, ...]:
+    with on_stderr("Receiving") as progress:
+        return fetch_ended(
+            client,
+            unit_id,
+            status,
+            directory,
+            force=force,
+            on_received=progress.update,
+            on_away=tell_away,
+        )
