@@ -50,7 +50,8 @@ _MEANINGS = {
     ExitCode.RELOAD_NEEDS_RESTART: "reload: a directive changed that needs a restart",
     ExitCode.RELOAD_UNPARSABLE: "reload: the configuration does not parse",
     ExitCode.RELOAD_FAILED: "reload: any other failure",
-    ExitCode.UNIT_CANCELED: "the unit was Canceled (work results, fetch, wait, stop, submit, status -w)",
+    ExitCode.UNIT_CANCELED: "the unit was Canceled (work results, fetch, wait, stop, submit, "
+    "status -w)",
     ExitCode.WAIT_TIMED_OUT: "wait: a unit had not ended when the time was up; it goes on",
     ExitCode.SUBMIT_FAILED: "the submission was refused, or its payload could not be read",
     ExitCode.UNREACHABLE: "the node was not reached, or the connection to it was lost",

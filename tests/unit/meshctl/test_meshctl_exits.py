@@ -80,6 +80,7 @@ def test_every_error_of_the_client_has_a_code_that_names_whose_fault_it_is():
         errors.SubmissionUnconfirmed("u", "x"): 102,
         errors.CommandRefused("x"): 104,
         errors.PayloadLost("u", "x"): 101,
+        errors.NotFetched("x"): 1,
         errors.WaitTimedOut("u", 1, {}): 7,
     }
     assert {type(error) for error in made} == {
