@@ -17,6 +17,8 @@ from meshnode.config.check import check_packages, open_https, plain_controls, re
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.events import EventHub, Topic
 from meshnode.control.events_command import events_command, mesh_audiences
+from meshnode.control.mesh_asking import NodeAsker
+from meshnode.control.mesh_command import MeshCommand
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.mesh_events import MeshEvents
 from meshnode.control.registry import CommandRegistry
@@ -41,6 +43,7 @@ from meshnode.work.auth import auth_command
 from meshnode.work.batches.commands import batch_handlers
 from meshnode.work.configured import ConfiguredWork
 from meshnode.work.describing import type_handlers
+from meshnode.work.placement.load import describe_tags
 from meshnode.work.units.commands import work_command
 from meshnode.work.units.retention import Retention
 from meshnode.work.units.shortage import Pauses
@@ -185,6 +188,10 @@ async def _start(
     audiences = {**mesh_audiences(registry), Topic.UNIT: unit_audience(units.access)}
     registry.register(events_command(hub, audiences))
     nursery.start_soon(MeshEvents(hub, mesh, links.report).run)
+    asker = NodeAsker(work.others.command)
+    forwarding = config.node.allowforwarding
+    seen = MeshCommand(mesh, registry, links.report, describe_tags, asker, forwarding=forwarding)
+    registry.register(seen.command())
     budgets = SessionBudgets()
     service = ControlService(config.node.id, registry, budgets=budgets)
     reloader.when_asked(service.restore_sockets)

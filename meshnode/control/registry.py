@@ -232,9 +232,9 @@ class CommandRegistry:
         target = handler.target.as_seen_by(session.node_id)
         return self._rules.require(asker_of(session), handler.verb, target)
 
-    def may(self, session: ControlSession, verb: Verb) -> bool:
-        """Whether the client may do something that has no target; nobody is told of it."""
-        return not self._rules or self._rules.may(asker_of(session), verb, Target())
+    def may(self, session: ControlSession, verb: Verb, target: Target | None = None) -> bool:
+        """Whether the client may do something; nobody is told of it."""
+        return not self._rules or self._rules.may(asker_of(session), verb, target or Target())
 
     def require(self, session: ControlSession, verb: Verb) -> None:
         """Return if the client may do something that has no target. Raises NotAllowed."""

@@ -333,6 +333,11 @@ class Mesh:
         """Return when routes or the services of other nodes have changed; see :meth:`status`."""
         await self._link_state.wait_changed()
 
+    def epoch_of(self, node: str) -> int | None:
+        """Return the epoch of a node's present life, as its updates say (protocol section 4)."""
+        topology = self._link_state.topology
+        return topology.own.epoch if node == self.node_id else topology.epoch_of(node)
+
     @property
     def changes(self) -> int:
         """A number that is another one whenever something that :meth:`status` says may be, or how

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
 from meshnode.web import health, page
-from meshnode.web.api import batches, events, mesh, output, submit, types, units
+from meshnode.web.api import batches, events, mesh, meshparts, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
 from meshnode.web.origins import Origins
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # few nodes have tokens
 
 API: Final[tuple[Routes, ...]] = (
     mesh.routes,
+    meshparts.routes,
     events.routes,
     submit.routes,
     units.routes,

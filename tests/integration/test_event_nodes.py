@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from harness import Cluster, ControlConnection, Node, free_port
+from harness import Cluster, ControlConnection, Node, free_port, wait_until
 
 
 class Told:
@@ -98,3 +98,29 @@ def test_why_a_configured_peer_is_down_is_told_and_that_it_is_back(cluster: Clus
             pass
         assert event["peer"]["reason"]
         assert event["peer"]["address"].endswith(str(port))
+
+
+def test_the_whole_mesh_is_seen_from_one_node_with_what_the_others_know(
+    ends: tuple[Node, Node],
+) -> None:
+    foo, _ = ends
+    seen = wait_until(lambda: _whole(foo), what="the round-trip time of the far link")
+    nodes = {node["id"]: node for node in seen["nodes"]}
+    version = foo.status()["Version"]
+    for node in ("mid", "bar"):
+        assert (nodes[node]["version"], nodes[node]["kind"]) == (version, "meshnode")
+        assert nodes[node]["error"] is None
+    assert nodes["bar"]["types"] == ["echo"]
+    assert (nodes["bar"]["hops"], nodes["bar"]["via"]) == (2, "mid")
+    [far] = [link for link in seen["links"] if link["a"] == "bar"]
+    assert far["kind"] == "tcp"
+    assert far["bytes_sent"] > 0
+    # Without asking nobody knows how far links fare.
+    [far] = [link for link in foo.ask('{"command":"mesh"}')["links"] if link["a"] == "bar"]
+    assert far["rtt"] is None
+
+
+def _whole(node: Node) -> Any:
+    seen = node.ask('{"command":"mesh","detail":true}')
+    far = [link for link in seen["links"] if link["a"] == "bar"]
+    return seen if far and far[0]["rtt"] else None

@@ -122,6 +122,22 @@ def labels_tag(labels: Mapping[str, str]) -> str:
     return json.dumps(dict(labels), separators=(",", ":"))
 
 
+def describe_tags(tags: Mapping[str, str]) -> tuple[Mapping[str, str], dict[str, Any] | None]:
+    """Return the labels that the tags of a control service tell, and the load as JSON."""
+    load = read_load(tags.get(LOAD_TAG))
+    if load is None:
+        return read_labels(tags.get(LABELS_TAG)), None
+    told = {
+        "running": dict(load.running),
+        "queued": dict(load.queued),
+        "free": load.free,
+        "processors": load.processors,
+        "average": load.average,
+        "memory": load.memory,
+    }
+    return read_labels(tags.get(LABELS_TAG)), told
+
+
 def read_labels(text: str | None) -> Mapping[str, str]:
     """Return the labels that a node says it has; what is none says nothing."""
     if not text or len(text) > MAX_TEXT:

@@ -69,6 +69,9 @@ class FakeMesh:
     def status(self) -> FakeStatus:
         return FakeStatus()
 
+    def epoch_of(self, node: str) -> int | None:
+        return None
+
     async def ping(self, node: str) -> FakePing:
         await trio.lowlevel.checkpoint()
         if self.silent:

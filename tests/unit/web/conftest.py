@@ -1,6 +1,6 @@
 """An HTTP service whose node has the mesh's commands, and clients of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,14 +9,19 @@ from meshnode.config import HttpService
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.events import EventHub
 from meshnode.control.events_command import events_command, mesh_audiences
+from meshnode.control.mesh_asking import NodeAsker
+from meshnode.control.mesh_command import MeshCommand
 from meshnode.control.mesh_commands import register_mesh_commands
-from meshnode.control.registry import CommandRegistry
+from meshnode.control.registry import CommandRegistry, JsonObject
+from meshnode.errors import NoRoute
+from meshnode.mesh.peers.conditions import LinksReport
 from meshnode.permissions import AccessRule
 from meshnode.security.access import AccessRules
 from meshnode.security.bearer import TokenStore, read_tokens
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from meshnode.work.placement.load import describe_tags
 from tests.unit.control.conftest import FakeMesh
 from tests.unit.web.asgi import Client
 
@@ -29,6 +34,10 @@ async def nothing_short() -> str:
 
 async def refuse_reload() -> None:
     return None
+
+
+async def no_answer(node: str, command: Mapping[str, object]) -> JsonObject:
+    raise NoRoute(node)
 
 
 @pytest.fixture
@@ -52,6 +61,9 @@ def make_client() -> MakeClient:
             tokens.apply({directive.tokens: read_tokens(directive)})
         registry = CommandRegistry(access)
         register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
+        asker = NodeAsker(no_answer)
+        mesh = MeshCommand(FakeMesh(), registry, LinksReport, describe_tags, asker)  # type: ignore[arg-type]
+        registry.register(mesh.command())
         registry.register(events_command(hub or EventHub(), mesh_audiences(registry)))
         commands = Commands("foo", registry, SessionBudgets())
         node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"))
