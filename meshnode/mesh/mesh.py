@@ -317,12 +317,12 @@ class Mesh:
     async def wait_reachable(self, node: str) -> None:
         """Return when a route to the node is known."""
         while not self.is_reachable(node):
-            await self._link_state.wait_routes_changed()
+            await self._link_state.routing.wait_changed()
         await trio.lowlevel.checkpoint()
 
     async def wait_routes_changed(self) -> None:
         """Return when other nodes can be reached than before, or by other ways."""
-        await self._link_state.wait_routes_changed()
+        await self._link_state.routing.wait_changed()
 
     def is_reachable(self, node: str) -> bool:
         """Whether a route to the node is known."""

@@ -79,7 +79,7 @@ class LinkState:
         self._latest_epoch = 0
         """The latest epoch that was believed when the clock was last read."""
         self._waiting = trio.Event()
-        self._changed = trio.Event()
+        self._changed = Changes()
         self.changes = Changes()
         """Counts changes of links, routes and services anywhere, and of configured links here."""
         self._newcomers: list[str] = []
@@ -377,18 +377,13 @@ class LinkState:
         if changed:
             self._note_change()
 
-    async def wait_routes_changed(self) -> None:
-        """Wait until the routing table is another one."""
-        await self.routing.wait_changed()
-
     def _note_change(self) -> None:
         self.changes.note()
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.note()
 
     async def wait_changed(self) -> None:
         """Wait until the routing table is another one, or another node's service is."""
-        await self._changed.wait()
+        await self._changed.wait(self._changed.count)
 
     def visible_adverts(self) -> Iterable[ServiceAdvertisement]:
         """Return the advertisements of this node and of those that can be reached now."""
