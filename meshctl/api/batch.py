@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from meshctl.api import PLACEMENTS, JsonObject
 from meshctl.api.connection import Connection
 from meshctl.api.errors import BadSettings, CannotReach, ProtocolMismatch, SessionLost
+from meshctl.api.payload import PayloadError
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
+    from meshctl.api.submission import JobSettings
 
 AWAY_SECONDS = 30.0
 """Seconds that a node has to come back while somebody waits for a batch of it."""
@@ -53,6 +55,7 @@ def submit_batch(
     fields: Mapping[str, str],
     lines: Iterable[Mapping[str, str]] | None = None,
     on_sent: Callable[[int], object] | None = None,
+    job: "JobSettings | None" = None,
 ) -> BatchSubmission:
     """Submit a batch: an array, or a list of what each member has beside ``fields``.
 
@@ -62,6 +65,8 @@ def submit_batch(
             ``1-1000%20``, ``maxinflight``, ``stdin``.
         lines: For each member keys of its own; ``line`` is a text for ``{line}``.
         on_sent: Called with the number of lines that were sent so far.
+        job: Its ``deps`` and ``script`` go along: each member finds them in ``DEPS/``. They are
+            sent once, and kept once. What else it has are keys of ``fields``.
 
     Raises:
         CommandRefused: the node said why; there is no batch.
@@ -69,15 +74,25 @@ def submit_batch(
     """
     node = fields.get("node") or LOCAL_NODE
     whole = _placed({**fields, "node": node})
-    if lines is None:
+    files = None
+    if job is not None and job.has_files:
+        # tarfile is loaded only by who needs it.
+        from meshctl.api.deps import Dependencies  # noqa: PLC0415
+
+        files = Dependencies(job.deps, job.script)
+        whole |= files.announced
+    if lines is None and files is None:
         return _answer(client.command(request("submit", **whole)))
     session = client.take()
     try:
-        session.send_line(_encoded(request("submit", lines="true", **whole)))
+        listed = {} if lines is None else {"lines": "true"}
+        session.send_line(_encoded(request("submit", **listed, **whole)))
         # From here on a client that dies ends nothing: half a list is no batch.
         session.read_line_guarded()
         try:
-            for number, line in enumerate(lines, 1):
+            for chunk in () if files is None else files.chunks():
+                session.send(chunk)
+            for number, line in enumerate(lines or (), 1):
                 session.send(_encoded(_placed(line)).encode() + b"\n")
                 if on_sent is not None:
                     on_sent(number)
@@ -88,6 +103,9 @@ def submit_batch(
         return _answer(session.read_json())
     except OSError as error:
         raise SessionLost(f"the session broke: {error.strerror}") from error
+    except PayloadError as error:
+        # Half of a payload is no batch.
+        raise BadSettings(str(error)) from error
     finally:
         session.close()
 

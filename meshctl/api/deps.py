@@ -86,6 +86,12 @@ class Dependencies:
             # A link that is named itself stands for what it leads to.
             self._add(name, os.path.realpath(os.fspath(path)), mode)
 
+    @property
+    def announced(self) -> dict[str, str]:
+        """What a node must know of them, as fields of a submission."""
+        script = {SCRIPT_KEY: self.script} if self.script else {}
+        return {DEPS_SIZE_KEY: str(self.size), **script}
+
     def _add(self, name: str, path: str, more_mode: int = 0) -> None:
         """Add what is at a path, and all below it, in a stable order."""
         waiting = [(name, path)]
@@ -192,9 +198,7 @@ class PayloadWithFiles:
         self._files = files
         self._stdin = stdin
         self.size = None if stdin.size is None else files.size + stdin.size
-        self.announced = {DEPS_SIZE_KEY: str(files.size), **stdin.announced}
-        if files.script:
-            self.announced[SCRIPT_KEY] = files.script
+        self.announced = {**files.announced, **stdin.announced}
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the bytes in pieces, once. Raises PayloadError."""

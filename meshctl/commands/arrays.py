@@ -21,6 +21,7 @@ from meshctl.render.output import ExitCode, Failure, print_json, print_line
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
+    from meshctl.api.submission import JobSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -114,6 +115,7 @@ def submit_members(
     fields: Mapping[str, str],
     payload: bytes | BinaryIO | None,
     *,
+    job: "JobSettings",
     waits: bool,
     as_json: bool,
 ) -> None:
@@ -125,14 +127,14 @@ def submit_members(
     fields = {**fields, **_terms(wanted.max_in_flight)}
     if wanted.array is not None:
         fields |= {"array": wanted.array, "stdin": _stdin(payload)}
-        done = _submitted(lambda: api.submit_batch(client, fields))
+        done = _submitted(lambda: api.submit_batch(client, fields, job=job))
     else:
         if payload is not None:
             raise Failure("--from-lines takes no payload: each line may be one.")
         is_named = any("{line}" in value for value in fields.values())
         with _open(wanted.lines or "") as file:
             lines = (_of_text(number, line, is_named) for number, line in enumerate(file, 1))
-            done = _submitted(lambda: api.submit_batch(client, fields, lines))
+            done = _submitted(lambda: api.submit_batch(client, fields, lines, job=job))
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
 

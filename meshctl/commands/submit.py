@@ -84,9 +84,7 @@ class SubmissionRequest:
             )
 
     def of_members(self) -> dict[str, str]:
-        """Return what the members of a batch have of it. Raises Failure."""
-        if self.job.has_files:
-            raise Failure("--dep and --script are for one unit, not for a batch.")
+        """Return what the members of a batch have of it, but its files."""
         given = {
             "worktype": self.worktype,
             "node": self.node,
@@ -227,6 +225,7 @@ def submit(
                     batch,
                     request.of_members(),
                     data,
+                    job=request.job,
                     waits=waits,
                     as_json=as_json,
                 )

@@ -1,42 +1,31 @@
 """The batches of a node: taken in, found, taken over from the last run, and driven."""
 
-import os
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Hashable
 
 import trio
 
 from meshnode import files
-from meshnode.errors import CommandError, MeshnodeError, WorkError
+from meshnode.errors import CommandError, WorkError
 from meshnode.logs import subject_logger
 from meshnode.permissions import Verb
 from meshnode.work.batches.access import BatchAccess, UnknownBatch
 from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.batch import Batch
-from meshnode.work.batches.files import BatchFiles
+from meshnode.work.batches.files import DEPS, BatchFiles
+from meshnode.work.batches.intake import take_files, take_lines
 from meshnode.work.batches.members import Members
 from meshnode.work.batches.memberunits import MemberUnits
-from meshnode.work.batches.spec import (
-    MAX_LINE_BYTES,
-    MAX_LIST_BYTES,
-    MAX_MEMBERS,
-    MAX_PLACES,
-    BatchSpec,
-    parse_line,
-)
+from meshnode.work.batches.spec import BatchSpec
 from meshnode.work.units.access import Caller
+from meshnode.work.units.intake import Receive
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.manager import UnitManager
+from meshnode.work.units.quotas import account
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.unit import Clock, wall_clock
 
 MAX_BATCHES = 1000
 """Batches of a node that are not released; a list of them is a reply, and each has its files."""
-
-RECEIVE = 256 * 1024
-"""Bytes of a list that are asked of a client at a time."""
-
-Receive = Callable[[int], Awaitable[bytes]]
 
 
 class Batches:
@@ -56,6 +45,7 @@ class Batches:
         self._before = Predecessors(units, self._batches.get)
         self.access = BatchAccess(units, self.find)
         """Judges who may ask what of batches."""
+        units.quotas.of_batches = self._files_of
         self._nursery: trio.Nursery | None = None
         self._taking = 0
         """Batches that are being taken in."""
@@ -148,6 +138,11 @@ class Batches:
                 f"the journal of batch {batch.batch_id} cannot be read: {files.reason(error)}"
             ) from error
 
+    def _files_of(self, owner: Hashable) -> int:
+        """Return the bytes of the files that a submitter's batches keep."""
+        of_owner = (batch for batch in self.all() if account(batch.spec.caller.client) == owner)
+        return sum(batch.spec.files.size for batch in of_owner)
+
     # --- what clients ask for -------------------------------------------------------------------
 
     def time(self) -> str:
@@ -155,7 +150,9 @@ class Batches:
         return format_datetime(self._now())
 
     async def create(self, spec: BatchSpec, receive: Receive) -> Batch:
-        """Take in a batch; ``receive`` returns the bytes of its list, none at the end.
+        """Take in a batch; ``receive`` returns the bytes of its payload, none at the end.
+
+        That is the tar of its files, if it has any, and then its list.
 
         Its first member is judged as its submission will be; the others are when they come.
 
@@ -178,12 +175,20 @@ class Batches:
         scratch = await in_thread_or_here(self._files.scratch)
         try:
             first = b""
+            if not spec.has_lines:
+                self._check_first(spec, first)
+            if spec.files.size:
+                # Before a byte of it comes.
+                self.units.quotas.check_more(spec.caller.client, spec.files.size)
+                sha256 = await take_files(scratch / DEPS, receive, spec.files)
+                spec = spec.with_digest(sha256)
             if spec.has_lines:
                 places: set[tuple[str, str]] = set()
-                count, first = await _take_lines(scratch / "lines", receive, places)
+                count, first = await take_lines(scratch / "lines", receive, places)
                 spec = spec.with_lines(count, places)
-            submission, _ = spec.member("b-00000000", spec.array.index(0), first, "")
-            self.units.check(submission, spec.caller)
+                self._check_first(spec, first)
+            elif spec.files.size and await receive(1):
+                raise CommandError(f"there is more than the {spec.files.size} bytes of its files")
             batch_id = await in_thread_or_here(self._files.put_in_place, scratch, spec)
         except BaseException:
             self._files.discard(scratch)
@@ -192,6 +197,10 @@ class Batches:
         batch.log.info("created: %d members, by %s", len(batch.members), spec.caller.client)
         self._start(batch)
         return batch
+
+    def _check_first(self, spec: BatchSpec, line: bytes) -> None:
+        submission, _ = spec.member("b-00000000", spec.array.index(0), line, "")
+        self.units.check(submission, spec.caller)
 
     async def retry(self, batch: Batch) -> int:
         """Have all members run again that have not succeeded; return how many there are.
@@ -208,57 +217,3 @@ class Batches:
         """Have a batch end and go away, with its units. Raises CommandError."""
         await batch.release()
         self._start(batch)
-
-
-async def _take_lines(
-    path: Path, receive: Receive, places: set[tuple[str, str]]
-) -> tuple[int, bytes]:
-    """Write a list to a file and sync it; return how many lines there are, and the first one.
-
-    The work types and nodes that its lines name come to ``places``.
-
-    Raises:
-        CommandError: a line is none of a member, or there are too many.
-        OSError: the disk refuses.
-    """
-    count, size, first, rest = 0, 0, b"", b""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        while True:
-            data = await receive(RECEIVE)
-            *lines, rest = (rest + data).split(b"\n")
-            if not data and rest:
-                lines, rest = [rest], b""
-            kept = [line for line in lines if line.strip()]
-            for number, line in enumerate(kept, count + 1):
-                _check_line(number, line, places)
-            count, size = count + len(kept), size + sum(map(len, kept)) + len(kept)
-            first = first or (kept[0] if kept else b"")
-            if len(rest) > MAX_LINE_BYTES:
-                raise CommandError(f"line {count + 1} has more than {MAX_LINE_BYTES} bytes")
-            if count > MAX_MEMBERS or size > MAX_LIST_BYTES:
-                raise CommandError(
-                    f"a list has at most {MAX_MEMBERS} lines and {MAX_LIST_BYTES} bytes"
-                )
-            if kept:
-                await in_thread_or_here(file.write, b"".join(line + b"\n" for line in kept))
-            if not data:
-                break
-        if not count:
-            raise CommandError("there is no line: a batch has at least one member")
-        file.flush()
-        await in_thread_or_here(os.fsync, file.fileno())
-    return count, first
-
-
-def _check_line(number: int, line: bytes, places: set[tuple[str, str]]) -> None:
-    if len(line) > MAX_LINE_BYTES:
-        raise CommandError(f"line {number} has more than {MAX_LINE_BYTES} bytes")
-    try:
-        more = parse_line(line)
-    except MeshnodeError as error:
-        raise CommandError(f"line {number}: {error}") from error
-    if "worktype" in more or "node" in more:
-        places.add((more.get("worktype", ""), more.get("node", "")))
-        if len(places) > MAX_PLACES:
-            raise CommandError(f"a list has at most {MAX_PLACES} pairs of a work type and a node")

@@ -28,7 +28,8 @@ STATUS_EVERY: Final = 0.1
 end in a second."""
 
 GREETING: Final = b"Send the lines of the batch and EOF.\n"
-"""Asks a client for a list."""
+GREETING_FILES: Final = b"Send the files of the batch, then its lines if it has any, and EOF.\n"
+"""Asks a client for what comes with a batch."""
 
 Action = Callable[[JsonObject, ControlSession, Caller], Awaitable[JsonObject | None]]
 
@@ -72,11 +73,12 @@ class BatchCommands:
         self._batches.units.access.check(Verb.SUBMIT, None, caller)
         for one in spec.after:
             self._batches.units.check_known(one.target, caller)
-        if spec.has_lines:
-            await session.send(GREETING)
-            # Whatever comes of it, what is left of the list is no command.
+        has_payload = spec.has_lines or spec.files.size > 0
+        if has_payload:
+            await session.send(GREETING_FILES if spec.files.size else GREETING)
+            # Whatever comes of it, what is left of the payload is no command.
             session.finish()
-        batch = await self._create(spec, session)
+        batch = await self._create(spec, session, has_payload=has_payload)
         if batch is None:
             return None
         reply = {
@@ -84,13 +86,15 @@ class BatchCommands:
             "result": "Batch Submitted",
             "members": len(batch.members),
         }
-        if not spec.has_lines:
+        if not has_payload:
             return reply
         await session.send(encode_reply(reply))
         return None
 
-    async def _create(self, spec: BatchSpec, session: ControlSession) -> Batch | None:
-        if not spec.has_lines:
+    async def _create(
+        self, spec: BatchSpec, session: ControlSession, *, has_payload: bool
+    ) -> Batch | None:
+        if not has_payload:
             return await self._batches.create(spec, _nothing)
         try:
             return await self._batches.create(spec, session.receive_some)

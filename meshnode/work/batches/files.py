@@ -1,8 +1,9 @@
 """The files of batches: ``<datadir>/<node>/batches/<ID>/``. All of it blocks.
 
-``batch.json`` is the specification, ``lines`` its list, if there is one, and ``journal`` what came
-of its members, a JSON object a line, in the order in which they ended. A directory is made under
-another name and renamed when all of it is synced: there is a whole batch or none.
+``batch.json`` is the specification, ``lines`` its list and ``deps`` the tar of the files that its
+members share, if there are any. ``journal`` has what came of its members, a JSON object a line, in
+the order in which they ended. A directory is made under another name and renamed when all of it is
+synced: there is a whole batch or none.
 """
 
 import json
@@ -21,6 +22,9 @@ from meshnode.work.units.after import is_batch_id
 
 DIRECTORY = "batches"
 """Name of the directory in that of the node."""
+
+DEPS = "deps"
+"""Name of the tar of files that all members share."""
 
 SCRATCH = ".new-"
 """Prefix of what is not whole yet, or not any more."""
@@ -142,7 +146,11 @@ class BatchFiles:
             os.close(descriptor)
         return data[: data.rfind(b"\n") + 1]
 
-    # --- the list -----------------------------------------------------------------------------
+    # --- the files and the list ---------------------------------------------------------------
+
+    def deps_path(self, batch_id: str) -> Path:
+        """Return where the tar of a batch's files lies."""
+        return self.root / batch_id / DEPS
 
     def line_starts(self, batch_id: str) -> "array[int]":
         """Return where each line of a list begins, and where the last one ends. Raises OSError."""

@@ -7,6 +7,7 @@ asked for each member, and the audit log hears of it.
 from array import array
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -96,7 +97,8 @@ class MemberUnits:
             return False
         follow(unit)
         try:
-            await self._units.start(unit, _payload(stdin))
+            deps = self._files.deps_path(self._batch_id) if self._spec.files.size else None
+            await self._units.start(unit, _payload(stdin, deps))
         except MeshnodeError as error:
             # The unit itself says how it has ended, or goes on.
             unit.log.debug("not started yet: %s", error)
@@ -160,7 +162,7 @@ def _is_unstarted(unit: Unit) -> bool:
     return is_lost and status.stdin_size is None and status.never_ran
 
 
-def _payload(stdin: bytes) -> Payload:
+def _payload(stdin: bytes, deps: Path | None) -> Payload:
     pieces = [stdin] if stdin else []
 
     async def invite(position: int) -> None:
@@ -170,4 +172,4 @@ def _payload(stdin: bytes) -> Payload:
         await trio.lowlevel.checkpoint()
         return pieces.pop() if pieces else b""
 
-    return Payload(Input(len(stdin)), invite, receive)
+    return Payload(Input(len(stdin)), invite, receive, deps)

@@ -17,10 +17,12 @@ from meshnode.protocol.control import (
     ARRAY_INDEX_KEY,
     CLAIM_KEY,
     CWD_KEY,
+    DEPS_SHA256_KEY,
     DEPS_SIZE_KEY,
     ENV_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
+from meshnode.work.files.jobfiles import JobFiles
 from meshnode.work.units.access import Caller
 from meshnode.work.units.after import AFTER_KEY, After, parse_after
 from meshnode.work.units.intake import Input
@@ -70,9 +72,12 @@ _NOT_OF_A_MEMBER: Final = frozenset(
         AFTER_KEY,
         ARRAY_INDEX_KEY,
     }
-    | {"submissionkey", "submissionfollow", DEPS_SIZE_KEY, "stdinsize", "stdinsha256", CLAIM_KEY}
+    | {"submissionkey", "submissionfollow", "stdinsize", "stdinsha256", CLAIM_KEY}
 )
 """Keys of a request that are the batch's own, or that no member may have."""
+
+_FILES_OF_ALL: Final = frozenset({DEPS_SIZE_KEY, DEPS_SHA256_KEY})
+"""Keys of the files that all members share, so that no line has them."""
 
 _LINE_KEYS: Final = ("line", "stdin")
 """Keys of a line that are no keys of its submission."""
@@ -164,12 +169,11 @@ class BatchSpec:
                 "a batch takes no signature, which would be too old for its last member: "
                 "submit it through the unix socket"
             )
-        if DEPS_SIZE_KEY in data:
-            raise CommandError("a batch takes no files along: its payload is its list")
         has_lines = data.get("lines", "") == "true"
         text, _, most = data.get("array", "").partition("%")
         if bool(text) == has_lines:
             raise CommandError("a batch needs a field array, as 1-1000, or lines: one of the two")
+        JobFiles.parse(data)
         return cls(
             array=Array((range(1, 1),)) if has_lines else Array.parse(text),
             fields={key: value for key, value in data.items() if key not in _NOT_OF_A_MEMBER},
@@ -184,6 +188,15 @@ class BatchSpec:
     def with_lines(self, count: int, places: Iterable[tuple[str, str]] = ()) -> Self:
         """Return it for so many lines, which name these work types and nodes."""
         return replace(self, array=Array((range(1, count + 1),)), places=tuple(sorted(places)))
+
+    @property
+    def files(self) -> JobFiles:
+        """The files that all of its members share."""
+        return JobFiles.parse(self.fields)
+
+    def with_digest(self, sha256: str) -> Self:
+        """Return it for a tar of files with this digest."""
+        return replace(self, fields={**self.fields, DEPS_SHA256_KEY: sha256})
 
     @property
     def aims(self) -> Iterator[tuple[str, str]]:
@@ -270,6 +283,8 @@ def parse_line(line: bytes) -> Mapping[str, str]:
     for key, value in found.items():
         if not isinstance(value, str):
             raise CommandError(f"{key} is not a string")
+        if key in _FILES_OF_ALL:
+            raise CommandError(f"{key} is no key of a member: all members share the same files")
         if key in _NOT_OF_A_MEMBER and key not in _LINE_KEYS:
             raise CommandError(f"{key} is no key of a member")
         if key == "signature":

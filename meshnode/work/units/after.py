@@ -25,11 +25,17 @@ SUCCESS: Final = "success"
 """What may stand after the ID and a colon."""
 
 _ID: Final = re.compile(r"b-[a-zA-Z0-9]{8}")
+_MEMBER: Final = re.compile(r"b-[a-zA-Z0-9]{8}:.*", re.DOTALL)
 
 
 def is_batch_id(text: str) -> bool:
     """Whether that can be the ID of a batch; it can never be that of a unit."""
     return _ID.fullmatch(text) is not None
+
+
+def is_member_key(key: str) -> bool:
+    """Whether that is the submission key of a batch's member; no client may have one."""
+    return _MEMBER.fullmatch(key) is not None
 
 
 @dataclass(frozen=True, slots=True)

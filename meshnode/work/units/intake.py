@@ -127,6 +127,8 @@ class Payload:
     """Tells the client to send it, from some byte on."""
     receive: Receive
     """Returns the next bytes of it, none at its end."""
+    deps: Path | None = None
+    """Where the tar lies already with which it would begin; only the rest is received then."""
 
 
 def first_bytes(receive: Receive, size: int) -> Receive:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from meshnode.errors import CommandError
 from meshnode.security.identity import Identity, MeshClient, TcpClient, TokenClient, UnixClient
+from meshnode.work.units.after import is_member_key
 from meshnode.work.units.intake import Payload, Receive, WrongInput
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.unit import Unit
@@ -38,6 +39,8 @@ class Quotas:
     received: Callable[[Unit], int]
     """Returns how many bytes have come of a payload whose rest is awaited."""
     bounds: QuotaBounds = field(default_factory=QuotaBounds)
+    of_batches: Callable[[Hashable], int] = lambda owner: 0
+    """Returns the bytes of the files that a submitter's batches keep, once for all members."""
     _received: Counter[Hashable] = field(default_factory=Counter)
     """Bytes of each submitter one of whose payloads is being taken in: of its units when that
     began, and all that has come since. What is released counts until the last one is in."""
@@ -72,7 +75,7 @@ class Quotas:
             self._received[owner] = self._payloads_of(owner)
         self._receiving[owner] += 1
         try:
-            announced = unit.status.deps_size + (payload.announced.size or 0)
+            announced = _own_deps(unit.status) + (payload.announced.size or 0)
             self._check(self._received[owner] - self.received(unit) + announced)
 
             async def receive(size: int) -> bytes:
@@ -87,6 +90,11 @@ class Quotas:
             if not self._receiving[owner]:
                 del self._receiving[owner], self._received[owner]
 
+    def check_more(self, client: Identity, size: int) -> None:
+        """Return if a client may have so many bytes of payload as well. Raises WrongInput."""
+        if self.bounds.payload is not None:
+            self._check(self._payloads_of(account(client)) + size)
+
     def _check(self, size: int) -> None:
         most = self.bounds.payload
         if most is not None and size > most:
@@ -97,10 +105,10 @@ class Quotas:
 
     def _payloads_of(self, owner: Hashable) -> int:
         # Of what has not come yet, only the payload that is being taken in counts, as it comes.
-        return sum(
+        return self.of_batches(owner) + sum(
             self.received(unit)
             if unit.status.stdin_size is None
-            else unit.status.stdin_size + unit.status.deps_size
+            else unit.status.stdin_size + _own_deps(unit.status)
             for unit in self._held_by(owner)
         )
 
@@ -111,6 +119,11 @@ class Quotas:
 def _submitter(status: UnitStatus) -> Identity | None:
     # Of an adopted unit, who has submitted it is another node's word.
     return status.adopted_by or status.submitted_by
+
+
+def _own_deps(status: UnitStatus) -> int:
+    """Return the bytes of a unit's tar, none of a member: it is its batch's."""
+    return 0 if is_member_key(status.submission_key) else status.deps_size
 
 
 def account(client: Identity | None) -> Hashable:

@@ -5,6 +5,7 @@ The order is that of "a submission" in :mod:`.manager`.
 
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
@@ -95,7 +96,9 @@ class UnitStarter:
                     deps_here, stdin_here = self._uploads.parts(unit)
                 await payload.invite(deps_here + stdin_here)
                 deps = NO_DEPS
-                if unit.status.job.files.size:
+                if payload.deps is not None:
+                    deps = await self._share_deps(unit, payload.deps)
+                elif unit.status.job.files.size:
                     deps = await self._take_deps(unit, receive, deps_here, upload)
                 file = await self._store.open_input(
                     unit.unit_id, lambda: not unit.is_final, stdin_here
@@ -116,6 +119,12 @@ class UnitStarter:
             with trio.move_on_after(CLEANUP_TIMEOUT, shield=True):
                 await self._lose_client(unit, "the session was ended")
             raise
+
+    async def _share_deps(self, unit: Unit, source: Path) -> Input:
+        """Give a unit the tar that it shares with others. Raises OSError."""
+        await self._store.take_deps(unit.unit_id, source)
+        files = unit.status.job.files
+        return Input(files.size, files.sha256)
 
     async def _take_deps(
         self, unit: Unit, receive: Receive, here: int, upload: Upload | None

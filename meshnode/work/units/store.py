@@ -123,6 +123,10 @@ class UnitStore(UnitFiles):
         """Return the file that takes a unit's tar, as :meth:`open_input` does its input."""
         return await self._short(self.make_deps, unit_id, wanted, size)
 
+    async def take_deps(self, unit_id: str, source: Path) -> None:
+        """Give a unit a tar that lies on this disk already, and stays there. Raises OSError."""
+        await self._short(self.link_deps, unit_id, source)
+
     async def unpack_files(self, unit_id: str, script: str) -> None:
         """Make the working directory of a unit, with the files of its tar in it.
 

@@ -235,6 +235,18 @@ class UnitFiles(StatusFiles):
         paths = (self.deps_path(unit_id), self.stdin_path(unit_id))
         return max(map(_written, filter(os.path.lexists, paths)), default=datetime.now(UTC))
 
+    def link_deps(self, unit_id: str, source: Path) -> None:
+        """Give a unit a tar that lies on this disk already, and stay its. Raises OSError."""
+        path = self.deps_path(unit_id)
+        try:
+            os.link(source, path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # A file system without links, or one more than a file may have.
+            shutil.copyfile(source, path)
+            os.chmod(path, 0o600)
+
     def sync_stdin(self, unit_id: str, with_deps: bool = False) -> None:
         """Bring a unit's input, which is all there, to the disk. Raises OSError."""
         for path in (self.stdin_path(unit_id), *([self.deps_path(unit_id)] if with_deps else [])):

@@ -1,6 +1,8 @@
 """Batches from the command line: what is asked of the node, and what is told of its answers."""
 
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -26,6 +28,7 @@ class Batches:
     def __init__(self, node):
         self.asked = []
         self.lists = []
+        self.tars = []
         self.end = ENDED
         self.breaks = 0
         self.refuses = ""
@@ -37,17 +40,19 @@ class Batches:
         return getattr(self, request["action"])(session, request)
 
     def submit(self, session, request):
-        if request.get("lines"):
+        if request.get("lines") or request.get("depssize"):
             session.send(b"Send the lines of the batch and EOF.\n")
             if self.refuses:
                 session.send(f"ERROR: {self.refuses}\n".encode())
                 return False
-            self.lists.append([json.loads(one) for one in session.read_to_end().splitlines()])
+            data, size = session.read_to_end(), int(request.get("depssize", 0))
+            self.tars.append(data[:size])
+            self.lists.append([json.loads(one) for one in data[size:].splitlines()])
         elif self.refuses:
             session.send(f"ERROR: {self.refuses}\n".encode())
             return True
         session.send({"batch": BATCH, "result": "Batch Submitted", "members": 3})
-        return not request.get("lines")
+        return not (request.get("lines") or request.get("depssize"))
 
     def wait(self, session, request):
         journal = b"".join(json.dumps(one).encode() + b"\n" for one in MEMBERS)
@@ -119,6 +124,28 @@ def test_each_line_of_a_file_is_the_stdin_of_a_member_or_a_word_of_it(
     assert [one["line"] for one in sent] == ["one", "two é"]
     stdin = [one.get("stdin") for one in sent]
     assert stdin == ([None, None] if names_it else ["one\n", "two é\n"])
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_files_of_all_members_are_sent_once_and_before_the_lines(
+    meshctl, node, batches, tmp_path, lists
+):
+    described = {"Files": True, "Scripts": True}
+    asked = '{"command": "work", "subcommand": "describe"'
+    node.handlers[asked] = lambda session, _: session.send(described) or True
+    for name in ("data", "run.sh"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "names").write_text("one\ntwo\n")
+    members = ["--from-lines", tmp_path / "names"] if lists else ["--array", "1-3"]
+    files = ["--dep", tmp_path / "data", "--script", tmp_path / "run.sh"]
+    assert meshctl("work", "submit", "sh", *members, *files).exit_code == 0
+    (asked,), (tar,), (sent,) = batches.asked, batches.tars, batches.lists
+    assert int(asked["depssize"]) == len(tar)
+    assert asked["jobscript"] == "run.sh"
+    with tarfile.open(fileobj=io.BytesIO(tar)) as found:
+        assert sorted(found.getnames()) == ["data", "run.sh"]
+    assert [one["line"] for one in sent] == (["one", "two"] if lists else [])
+    assert asked.get("lines") == ("true" if lists else None)
 
 
 def test_a_list_of_submissions_is_sent_waited_for_and_logged(meshctl, batches, tmp_path):
