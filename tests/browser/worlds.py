@@ -18,7 +18,8 @@ def node(name: str, via: str | None, hops: int, **more: Any) -> Json:
     told: Json = {"id": name, "state": "reachable", "via": via, "cost": hops, "hops": hops}
     told |= {"rtt": 0.0004 * hops, "kind": "meshnode", "version": "0.1.0", "types": ["cat"]}
     told |= {"since": "2026-11-26T09:12:44.5Z", "labels": {"zone": name.split("-", maxsplit=1)[0]}}
-    load = {"units": {"cat": [hops % 3, 0]}, "cpus": 8, "avg": hops * 1.3, "mem": 8 << 30}
+    load: Json = {"running": {"cat": hops % 3}, "queued": {}, "free": None, "processors": 8}
+    load |= {"average": hops * 1.3, "memory": 8 << 30}
     return told | {"load": load, "asked": None, "error": None} | more
 
 

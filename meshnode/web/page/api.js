@@ -5,6 +5,9 @@ import { eventsOf, pause, waitBefore } from "./sse.js";
 /** Seconds that a request may take until its answer begins. */
 const PATIENCE = 30;
 
+/** Seconds in which a stream says something, if only that it is there: the node does after 15. */
+const SILENCE = 50;
+
 /** What the node answers instead of what it was asked for (RFC 9457), or that it does not answer. */
 export class Problem extends Error {
   constructor(status, title, detail) {
@@ -80,7 +83,7 @@ export class Api extends EventTarget {
         });
         onstate("live", lastId !== "");
         tries = 0;
-        for await (const event of eventsOf(response)) {
+        for await (const event of eventsOf(response, SILENCE)) {
           lastId = event.id || lastId;
           yield event;
         }

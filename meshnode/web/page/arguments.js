@@ -14,8 +14,9 @@ export function argumentsOf(job, fields) {
   if (!payload && !deps.length) return whole;
   const form = new FormData();
   form.append("job", new Blob([JSON.stringify(whole)], { type: "application/json" }));
-  if (payload) form.append("payload", payload);
   for (const dep of deps) form.append("dep", dep, dep.name);
+  // The payload is streamed to where it goes, and so comes last.
+  if (payload) form.append("payload", payload);
   return form;
 }
 

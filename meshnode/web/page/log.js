@@ -1,5 +1,6 @@
 // A unit's output, line by line and live: followed, searched, with or without errors and times.
 
+import { Problem } from "./api.js";
 import { button, check, fill, h, note, say } from "./dom.js";
 import { clock, count, printable } from "./format.js";
 import { unavailable } from "./mesh.js";
@@ -80,11 +81,12 @@ export class Log {
     const { api, signal } = this.#context;
     const ended = new AbortController();
     const both = AbortSignal.any([signal, ended.signal]);
-    const query = { follow: "true", stderr: "true", timestamps: "true", tail: TAIL };
+    const query = { follow: "true", tail: TAIL };
     const onstate = (state) => this.#renderState(state);
     try {
       for await (const { event, data } of api.follow(["units", this.#id, "log"], { query, signal: both, onstate })) {
         if (event === "line") this.#take(JSON.parse(data));
+        if (event === "error") throw new Problem(500, "The output broke off", data);
         if (event !== "end") continue;
         this.#isEnded = true;
         // The node closes the stream now; it is not to be asked again.
@@ -99,7 +101,7 @@ export class Log {
 
   #download(name) {
     const { api } = this.#context;
-    const query = { stream: name, from: 0, follow: "false" };
+    const query = { stream: name, follow: "false", download: "true" };
     const file = `${this.#id}.${name === "stdout" ? "out" : "err"}`;
     const text = `Download ${name}`;
     if (!api.token) return h("a", { class: "button", href: api.url(["units", this.#id, "results"], query).href, download: file }, text);

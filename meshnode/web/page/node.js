@@ -1,7 +1,7 @@
 // The page of one node: what it says of itself, the way there, its links, and what it runs.
 
 import { button, facts, fill, h, note, say } from "./dom.js";
-import { ago, brief, bytes, clock } from "./format.js";
+import { ago, brief, bytes, clock, count } from "./format.js";
 import { nodeBadge, unavailable } from "./mesh.js";
 import { costText, healthOf, loadText } from "./nodes.js";
 import { Table } from "./table.js";
@@ -73,8 +73,9 @@ function described(node, mesh) {
     ["Version", node.version],
     ["Kind", node.kind],
     ["Load", node.load ? loadText(node) : null],
-    ["Processors", load.cpus],
-    ["Memory left", typeof load.mem === "number" ? bytes(load.mem) : null],
+    ["Processors", load.processors],
+    ["Room for", typeof load.free === "number" ? count(load.free, "more unit") : null],
+    ["Memory left", typeof load.memory === "number" ? bytes(load.memory) : null],
     ["Labels", Object.entries(node.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Asked", node.asked ? ago(node.asked) : null],
     ["Error", node.error],

@@ -26,8 +26,8 @@ export function degrees(mesh) {
 
 /** Return a node's load as a number between none and all of its processors; null if it does not say. */
 export function loadOf(node) {
-  const { avg, cpus } = node.load ?? {};
-  return typeof avg === "number" && cpus > 0 ? avg / cpus : null;
+  const { average, processors } = node.load ?? {};
+  return typeof average === "number" && processors > 0 ? average / processors : null;
 }
 
 /** Return a node's load in words. */
@@ -35,16 +35,13 @@ export function loadText(node) {
   const load = node.load;
   if (!load || typeof load !== "object") return "–";
   const share = loadOf(node);
-  const running = runningOn(node);
-  return [share === null ? null : `${Math.round(share * 100)} %`, running ? count(running, "unit") : null].filter(Boolean).join(", ") || "–";
+  const [running, queued] = ["running", "queued"].map((what) => sum(load[what]));
+  const parts = [share === null ? null : `${Math.round(share * 100)} %`, running ? count(running, "unit") : null, queued ? `${queued} queued` : null];
+  return parts.filter(Boolean).join(", ") || "–";
 }
 
-/** Return how many units a node says that it runs. */
-export function runningOn(node) {
-  const units = node.load?.units;
-  if (!units || typeof units !== "object") return 0;
-  // Of each type: how many run, and how many wait.
-  return Object.values(units).reduce((sum, one) => sum + (Number(Array.isArray(one) ? one[0] : one) || 0), 0);
+function sum(numbers) {
+  return Object.values(numbers ?? {}).reduce((whole, one) => whole + (Number(one) || 0), 0);
 }
 
 /** Return what a link costs: one number, or one for each way. */
@@ -94,11 +91,11 @@ export class Traffic {
     if (now - this.#at < 1000) return;
     for (const link of links) {
       if (typeof link.bytes_sent !== "number") continue;
-      const sum = link.bytes_sent + (link.bytes_received ?? 0);
+      const whole = link.bytes_sent + (link.bytes_received ?? 0);
       const before = this.#before.get(key(link));
       // A link that is up again counts from nothing.
-      if (before !== undefined && this.#at) this.#now.set(key(link), Math.max(0, sum - before) / ((now - this.#at) / 1000));
-      this.#before.set(key(link), sum);
+      if (before !== undefined && this.#at) this.#now.set(key(link), Math.max(0, whole - before) / ((now - this.#at) / 1000));
+      this.#before.set(key(link), whole);
     }
     this.#at = now;
   }

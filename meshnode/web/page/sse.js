@@ -29,22 +29,31 @@ export class EventParser {
   }
 }
 
-/** Yield the events of a response until it ends. Throws what fetch throws when it breaks off. */
-export async function* eventsOf(response, onbytes) {
+/**
+ * Yield the events of a response until it ends, or says nothing for so many seconds: then the node
+ * is gone, and nobody has told. Throws what fetch throws when it breaks off.
+ */
+export async function* eventsOf(response, silence) {
   const parser = new EventParser();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let timer;
   try {
     for (;;) {
+      timer = setTimeout(() => reader.cancel().catch(ignored), silence * 1000);
       const { done, value } = await reader.read();
+      clearTimeout(timer);
       if (done) return;
-      onbytes?.();
       yield* parser.feed(value);
     }
   } finally {
+    clearTimeout(timer);
     // Otherwise a stream that nobody reads any more would keep its connection.
-    reader.cancel().catch(() => {});
+    reader.cancel().catch(ignored);
   }
 }
+
+/** What breaks off cannot be canceled, and need not be. */
+function ignored() {}
 
 /** The longest wait, in seconds, before a broken stream is tried again. */
 const LONGEST_WAIT = 15;
