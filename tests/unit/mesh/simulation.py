@@ -168,7 +168,7 @@ class World:
 
 async def wait_for_routes(mesh: Mesh, targets: set[str]) -> None:
     while mesh._link_state.routes.keys() != targets:
-        await mesh._link_state.wait_routes_changed()
+        await mesh.wait_routes_changed()
 
 
 @contextmanager

@@ -87,7 +87,7 @@ async def linked(a: Node, b: Node) -> None:
 async def unlinked(node: Node, other: str) -> None:
     with trio.fail_after(30):
         while other in node.mesh.status().routes:
-            await node.mesh._link_state.wait_routes_changed()
+            await node.mesh.wait_routes_changed()
 
 
 async def test_what_does_not_change_keeps_its_links(ports: list[int]) -> None:
