@@ -163,8 +163,10 @@ class Uploads:
             with trio.move_on_at(min((c.deadline for c in self._cut.values()), default=math.inf)):
                 await self._news.wait()
             now = trio.current_time()
-            for cut in [cut for cut in self._cut.values() if cut.deadline <= now]:
-                await self._drop(cut.unit, drop)
+            for unit_id, cut in list(self._cut.items()):
+                # Its client may have come back while others were dropped.
+                if cut.deadline <= now and self._cut.get(unit_id) is cut:
+                    await self._drop(cut.unit, drop)
 
     async def _drop(self, unit: Unit, drop: Callable[[Unit, str], Awaitable[object]]) -> None:
         try:

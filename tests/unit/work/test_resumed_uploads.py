@@ -430,6 +430,45 @@ async def test_each_part_begins_the_wait_anew(mesh, bar, autojump_clock):
         assert bar.units.all() == ()
 
 
+async def test_who_comes_back_while_others_are_dropped_goes_on(mesh, bar, autojump_clock):
+    """Both are overdue at the same moment, and to drop one takes a while."""
+    late = []
+    async with bar.running():
+        for key in ("one", "two"):
+            peer, _ = await Peer.submit(mesh, bar, announced(key=key))
+            await peer.send(PAYLOAD[: 2 * WRITE])
+            await peer.lose()
+        refuse = bar.units.ender.refuse
+
+        async def come_back(unit, detail):
+            if not late:
+                key = {"one", "two"} - {unit.status.submission_key}
+                late.append(await Peer.submit(mesh, bar, announced(key=key.pop())))
+            await refuse(unit, detail)
+
+        bar.units.ender.refuse = come_back
+        await trio.sleep(PATIENCE + 1)
+        ((peer, line),) = late
+        assert f"from byte {2 * WRITE} and EOF" in line
+        await peer.send(PAYLOAD[2 * WRITE :])
+        assert (await peer.finish())["result"] == "Job Started"
+        assert bar.stdout(only_unit(bar).unit_id) == PAYLOAD
+
+
+async def test_a_submitter_that_is_away_for_longer_sends_all_of_it_anew(
+    foo, bar, mesh, autojump_clock
+):
+    mesh.events = [(2 * WRITE, mesh.cut)]
+    async with foo.running(), bar.running():
+        unit = await begin(foo)
+        await trio.sleep(PATIENCE + 100)
+        assert bar.units.all() == ()
+        mesh.heal()
+        assert (await foo.wait_final(unit.unit_id)).state is UnitState.SUCCEEDED
+        assert foo.stdout(unit.unit_id) == PAYLOAD
+        assert bar.launcher.started == [("cat",)]
+
+
 async def test_restarts_do_not_make_the_wait_longer(mesh, bar, autojump_clock):
     async with half_sent(mesh, bar) as unit:
         path = bar.store.stdin_path(unit.unit_id)
@@ -455,6 +494,34 @@ async def test_what_is_kept_outlives_the_node(mesh, bar, kills):
         await peer.send(PAYLOAD[2 * WRITE + 3 :])
         await peer.finish()
         assert bar.stdout(unit.unit_id) == PAYLOAD
+
+
+@pytest.mark.parametrize("kills", [True, False])
+async def test_a_node_that_ends_while_it_takes_a_payload_keeps_what_it_has(mesh, bar, kills):
+    async with bar.running():
+        peer, _ = await Peer.submit(mesh, bar, announced())
+        await peer.send(PAYLOAD[: 2 * WRITE + 3])
+        if kills:
+            bar.kill()
+    mesh.heal()
+    async with bar.running():
+        peer, line = await Peer.submit(mesh, bar, announced())
+        position = int(line.partition(" from byte ")[2].partition(" ")[0])
+        assert WRITE <= position <= 2 * WRITE + 3
+        await peer.send(PAYLOAD[position:])
+        await peer.finish()
+        assert bar.stdout(only_unit(bar).unit_id) == PAYLOAD
+
+
+async def test_what_is_to_be_passed_on_to_a_third_node_comes_in_parts_as_well(mesh, bar):
+    bar.forwarding = True
+    request = announced(node="baz")
+    async with half_sent(mesh, bar, request) as unit:
+        peer, line = await Peer.submit(mesh, bar, request)
+        assert "from byte" in line
+        await peer.send(PAYLOAD[2 * WRITE + 3 :])
+        assert (await peer.finish())["result"] == "Job Submitted"
+        assert bar.store.stdin_path(unit.unit_id).read_bytes() == PAYLOAD
 
 
 @pytest.mark.parametrize("ends", ["cancel", "release"])
