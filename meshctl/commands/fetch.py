@@ -1,14 +1,17 @@
 """``meshctl work fetch``: the files that a unit brings back, into a directory or as a tar."""
 
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshctl.api.batch import is_batch
+from meshctl.api.batch import batch_members, is_batch
+from meshctl.api.errors import CommandRefused, NotFetched
 from meshctl.api.fetching import AWAY, fetch_ended, size_of_files, tar_pieces
 from meshctl.api.status import UNFINISHED
+from meshctl.commands.batch import CODES, wait_for_batch
 from meshctl.commands.completion import files, units
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
 from meshctl.commands.following import tell_away
@@ -19,6 +22,7 @@ from meshctl.render.output import (
     ExitCode,
     Failure,
     on_stderr,
+    print_error,
     print_json,
     print_line,
     sentence,
@@ -59,8 +63,9 @@ def fetch(
 ) -> None:
     """Bring the files here that a unit submitted with --output has made, once it has ended.
 
-    Nothing that is there is replaced without --force: then nothing is written at all. The exit code
-    says how the unit ended, as that of results does.
+    Those of the members of a batch go into directories that are called by their indices. Nothing
+    that is there is replaced without --force: then nothing is written at all. The exit code says
+    how the unit ended, as that of results does.
     """
     is_tar = as_tar or directory == TO_STDOUT
     if not directory:
@@ -68,7 +73,13 @@ def fetch(
     if is_tar and (force or as_json):
         raise Failure(f"Cannot combine a tar on stdout with {'--force' if force else '--json'}.")
     if is_batch(unit_id):
-        raise Failure(f"{unit_id} is a batch: fetch the files of each of its units.")
+        if is_tar or propagate:
+            raise Failure(f"{unit_id} is a batch: give a directory, and no --propagate.")
+        with invocation.client() as client:
+            _BatchFiles(invocation, client, directory, force=force).fetch(
+                unit_id, waits=waits, as_json=as_json
+            )
+        return
     with invocation.client() as client:
         unit_id = find_unit(invocation, client, unit_id)
         status = _ended(invocation, client, unit_id, waits=waits)
@@ -137,3 +148,49 @@ def _put(
             on_received=progress.update,
             on_away=tell_away,
         )
+
+
+class _BatchFiles:
+    """Brings the files of the members of a batch here."""
+
+    def __init__(
+        self, invocation: Invocation, client: "ControlClient", directory: str, *, force: bool
+    ) -> None:
+        self._invocation = invocation
+        self._client = client
+        self._directory = directory
+        self._force = force
+        self._is_whole = True
+
+    def fetch(self, batch_id: str, *, waits: bool, as_json: bool) -> None:
+        """Fetch those of all members that have ended. Raises Failure: not all is well."""
+        state = ""
+        if waits:
+            status = wait_for_batch(self._invocation, self._client, batch_id)
+            state = str(status.get("StateName"))
+        # A member that was run again is told of again.
+        ended = {int(one["Index"]): one for one in batch_members(self._client, batch_id)}
+        names = {index: self._member(index, ended[index]) for index in sorted(ended)}
+        if as_json:
+            print_json({"batch": batch_id, "directory": self._directory, "files": names})
+        else:
+            count = sum(map(len, names.values()))
+            files_of = "1 file" if count == 1 else f"{count} files"
+            print_line(f"{files_of} of {len(names)} members in {self._directory}")
+        code = CODES.get(state, ExitCode.OK) if self._is_whole else ExitCode.FAILURE
+        if code:
+            raise Failure("", code)
+
+    def _member(self, index: int, told: Mapping[str, Any]) -> list[str]:
+        unit_id = told.get("UnitID")
+        if not unit_id:
+            return []
+        place = os.path.join(self._directory, str(index))
+        try:
+            status = self._client.work_status(str(unit_id))
+            names = _put(self._client, str(unit_id), status, place, force=self._force)
+        except (NotFetched, CommandRefused) as error:
+            print_error(f"member {index}: {error}")
+            self._is_whole = False
+            return []
+        return list(names)

@@ -1,6 +1,7 @@
 """Files come back from a job two hops away, byte for byte, whichever process is killed when."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -184,6 +185,27 @@ def test_a_short_job_brings_files_back_while_its_supervisor_takes_the_next_one(
             unit = client.submit("echo", text, job=JobSettings(output=("out",))).unit_id
             assert client.fetch(unit, tmp_path / str(number)) == ("out",)
             assert (tmp_path / str(number) / "out").read_bytes() == text
+
+
+def test_files_of_a_batch_lie_in_directories_of_its_members(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    port = free_port()
+    cluster.node(
+        "bar",
+        listen=port,
+        work={"square": bash("i=$MESHNODE_ARRAY_INDEX; echo $((i * i)) > out; test $i != 3")},
+    )
+    foo = cluster.node("foo", peers=[port])
+    foo.wait_service("bar")
+    array = ("work", "submit", "square", "--node", "bar", "--array", "1-4", "--output", "out")
+    told = foo.meshctl(*array, "--json")
+    batch = str(json.loads(told)["batch"])
+    place = tmp_path / "fetched"
+    told = foo.meshctl("work", "fetch", batch, "-o", place, check=False)
+    assert told.decode() == f"4 files of 4 members in {place}\n"
+    for number in range(1, 5):
+        assert (place / str(number) / "out").read_text() == f"{number * number}\n"
 
 
 @pytest.mark.parametrize("who", WHO)

@@ -363,3 +363,9 @@ def test_settings_have_the_key_only_with_patterns():
 def test_a_client_that_fetches_nothing_loads_no_tar():
     code = "import sys, meshctl.api.client; sys.exit('tarfile' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+def test_the_files_of_a_batch_are_no_tar(meshctl):
+    result = meshctl("work", "fetch", "b-1x2y3z4w", "--tar")
+    assert "b-1x2y3z4w is a batch: give a directory, and no --propagate." in result.stderr
+    assert result.exit_code == ExitCode.WRONG_USAGE
