@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deb test faults floods fuzz coverage bench lint format clean
+.PHONY: help demo deb screenshots test faults floods fuzz coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench     measure, report and draw; ONLY=start,idle for some scenarios, QUICK=1 for"
 	@echo "               small sizes, REPEATS=9, PEER=/path/to/receptor to measure it beside ours,"
 	@echo "               SVG=file for the picture; COMPARE=\"old.json new.json\" compares two runs"
+	@echo "make screenshots  pictures of the page for docs/page.md, in docs/images/"
 	@echo "make lint      ruff, mypy and the dependency rule"
 	@echo "make format    let ruff rewrite the source"
 	@echo "make clean     remove .venv and everything that tools left behind"
@@ -99,6 +100,10 @@ bench: $(DRAWS)
 $(DRAWS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
+
+# They need chromium, which "make test" installs.
+screenshots: $(STAMP)
+	@$(BIN)/python tests/browser/screenshots.py docs/images
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

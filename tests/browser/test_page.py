@@ -271,7 +271,7 @@ def test_a_part_that_is_not_for_this_client_is_said_to_be_and_the_rest_works(
     browser.open(address + shows.get(part, "#/mesh"))
     if part == "events":
         browser.wait_text("#state", "every 10 s")
-        assert browser.rows("Nodes of the mesh")
+        browser.wait(lambda: browser.rows("Nodes of the mesh"), "the mesh, asked for")
         return
     if part == "types":
         browser.wait(lambda: "cat" in browser.texts("option"), "types as they are advertised")

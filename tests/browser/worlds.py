@@ -46,7 +46,7 @@ def five() -> Json:
         link("edge-berlin", "edge-tokyo", 2, rtt=None, bytes_sent=None, bytes_received=None),
         link("edge-tokyo", "gpu-1", 3, cost_ba=None),
     ]
-    down: Json = {"address": "lab.example.org:2222", "kind": "tcp-peer", "tries": 41}
+    down: Json = {"address": "lab.example.org:2222", "kind": "tcp", "tries": 41}
     down |= {"reason": "refused: nothing listens on that port, or a firewall refuses"}
     down |= {"since": "2026-11-26T09:40:02Z", "next": "2026-11-26T11:00:20Z"}
     return {"node": "hub", "nodes": nodes, "links": links, "peers_down": [down]}
@@ -115,7 +115,7 @@ KINDS: dict[str, Json] = {
 
 def history(now: datetime, points: int = 360) -> Json:
     """Return an hour of a node that had something to do."""
-    wave = [3 + 2 * math.sin(at / 23) + (at * 7919 % 5) / 4 for at in range(points)]
+    wave = [3 + 2 * math.sin(at / 23) + (at * 7919 // 11 % 3) / 4 for at in range(points)]
     series: dict[str, list[float | None]] = {
         "units.running": [round(one) for one in wave],
         "units.pending": [max(0, round(one) - 4) for one in wave],

@@ -47,14 +47,18 @@ function sum(numbers) {
 /** Return what a link costs: one number, or one for each way. */
 export function costText(link) {
   const [there, back] = [link.cost_ab, link.cost_ba];
-  if (back === null || back === undefined) return `${there}, one way`;
+  if (!isGiven(there) || !isGiven(back)) return `${there ?? back}, one way`;
   return there === back ? String(there) : `${there} / ${back}`;
 }
 
 /** Return how a link fares: "good", "slow", or "one-way" if only one end says that it is there. */
 export function healthOf(link) {
-  if (link.cost_ab === null || link.cost_ba === null || link.cost_ba === undefined) return "one-way";
+  if (!isGiven(link.cost_ab) || !isGiven(link.cost_ba)) return "one-way";
   return typeof link.rtt === "number" && link.rtt > SLOW ? "slow" : "good";
+}
+
+function isGiven(cost) {
+  return cost !== null && cost !== undefined;
 }
 
 /** Seconds of a round trip from which on a link is called slow: people notice, and streams crawl. */

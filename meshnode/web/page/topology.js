@@ -7,8 +7,8 @@ const MOST_GROUPS = 40;
 export function neighbours(mesh) {
   const found = new Map(mesh.nodes.map(({ id }) => [id, []]));
   for (const { a, b, cost_ab: there, cost_ba: back } of mesh.links) {
-    if (there !== null) found.get(a)?.push([b, there]);
-    if (back !== null) found.get(b)?.push([a, back]);
+    if (typeof there === "number") found.get(a)?.push([b, there]);
+    if (typeof back === "number") found.get(b)?.push([a, back]);
   }
   return found;
 }
