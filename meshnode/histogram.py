@@ -40,6 +40,11 @@ class Distribution:
         """How many values there are."""
         return self.cumulative[-1]
 
+    def plus(self, other: "Distribution") -> "Distribution":
+        """Return that of the values of both, which have the same ranges."""
+        sums = (a + b for a, b in zip(self.cumulative, other.cumulative, strict=True))
+        return Distribution(self.bounds, tuple(sums), self.total + other.total)
+
 
 class Histogram:
     """Counts values by the range that they fall into; a value at an upper end is within."""

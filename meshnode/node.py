@@ -200,7 +200,9 @@ async def _start(
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
-    await _start_web(config, registry, budgets, links, work, tls, tokens, nursery)
+    await _start_web(
+        config, registry, budgets, mesh, links, work, tls, tokens, audit, service, nursery
+    )
     nursery.start_soon(work.teller.run, partial(mesh.set_tags, CONTROL_SERVICE))
     await links.apply(config.listeners, config.peers)
     nursery.start_soon(keys.run)
@@ -254,19 +256,25 @@ async def _start_web(
     config: NodeConfig,
     registry: CommandRegistry,
     budgets: SessionBudgets,
+    mesh: Mesh,
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
     tokens: "TokenStore | None",
+    audit: AuditLog,
+    control: ControlService,
     nursery: trio.Nursery,
 ) -> None:
     if not config.http_services:
         return
     # Imported here: without the directive a node has nothing of it, not even the packages.
     check_packages(config)
+    from meshnode.web.metrics import metrics_of  # noqa: PLC0415
     from meshnode.web.service import start_web  # noqa: PLC0415
 
-    await start_web(config, registry, budgets, links, work, tls, tokens, nursery)
+    metrics = metrics_of(config.node.id, mesh, links, work, registry.rules, audit, tls)
+    metrics.node.watch("control", control.places)
+    await start_web(config, registry, budgets, links, work, tls, tokens, metrics, nursery)
 
 
 async def _open_control(

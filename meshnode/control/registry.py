@@ -195,7 +195,8 @@ class CommandRegistry:
     """The commands of one node, by name, and who may have them run."""
 
     def __init__(self, rules: AccessRules | None = None) -> None:
-        self._rules = AccessRules() if rules is None else rules
+        self.rules = AccessRules() if rules is None else rules
+        """The access rules of the node."""
         self._commands: dict[str, Command] = {}
 
     def register(self, command: Command) -> None:
@@ -223,23 +224,23 @@ class CommandRegistry:
         Raises:
             NotAllowed: no rule lets the client.
         """
-        if not self._rules:
+        if not self.rules:
             return ""
         if not isinstance(handler, Asking):
             raise NotAllowed(name)
         if handler.verb is None:
             return ""
         target = handler.target.as_seen_by(session.node_id)
-        return self._rules.require(asker_of(session), handler.verb, target)
+        return self.rules.require(asker_of(session), handler.verb, target)
 
     def may(self, session: ControlSession, verb: Verb, target: Target | None = None) -> bool:
         """Whether the client may do something; nobody is told of it."""
-        return not self._rules or self._rules.may(asker_of(session), verb, target or Target())
+        return not self.rules or self.rules.may(asker_of(session), verb, target or Target())
 
     def require(self, session: ControlSession, verb: Verb) -> None:
         """Return if the client may do something that has no target. Raises NotAllowed."""
-        self._rules.require(asker_of(session), verb, Target())
+        self.rules.require(asker_of(session), verb, Target())
 
     def shows_units(self, session: ControlSession) -> bool:
         """Whether the client may list all units, and so be told of any."""
-        return self._rules.may_all(asker_of(session), Verb.LIST)
+        return self.rules.may_all(asker_of(session), Verb.LIST)

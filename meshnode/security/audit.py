@@ -113,6 +113,8 @@ class AuditLog:
         self._size = 0
         """Bytes of them."""
         self._lost = 0
+        self.lost_lines = 0
+        """Lines that were lost since the start."""
         self._fault = ""
         """Why the file took no line the last time; empty if it did."""
         self._wakes = trio.Event()
@@ -127,6 +129,11 @@ class AuditLog:
     def is_on(self) -> bool:
         """Whether anything is to be recorded: whoever makes events asks this first."""
         return self._settings is not None
+
+    @property
+    def waiting_lines(self) -> int:
+        """How many lines wait for the disk."""
+        return len(self._lines)
 
     @property
     def earlier(self) -> Earlier | None:
@@ -222,6 +229,7 @@ class AuditLog:
         if self._size + len(line.data) > most:
             # Of a line that somebody waits for, the refusal is the news, and it is told.
             self._lost += done is None
+            self.lost_lines += done is None
             return None
         if self._lost:
             self._tell_lost(settings)
@@ -345,6 +353,7 @@ class AuditLog:
             text = "%d lines are lost: %s"
             lost = len(self._lines) + self._lost
             subject_logger("audit").error(text, lost, self._fault or "the disk took too long")
+            self.lost_lines += len(self._lines)
             self._lines.clear()
             self._size = self._lost = 0
         file, self._file = self._file, None

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
-from meshnode.web import health, page
+from meshnode.web import health, metrics, page
 from meshnode.web.api import batches, events, mesh, meshparts, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
@@ -47,7 +47,7 @@ _OTHER: Final = {
 
 def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" = None) -> App:
     """Return the application of one HTTP service."""
-    routes = health.routes(node)
+    routes = [*health.routes(node), *metrics.routes(node)]
     for bring in API:
         routes += bring(node)
     if directive.page:

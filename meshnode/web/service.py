@@ -1,5 +1,6 @@
 """The HTTP service of a node: its listeners, and a place and an identity for each connection."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from meshnode.web import health
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.identity import IDLE_TIMEOUT, Connection
+from meshnode.web.metrics import Metrics
 from meshnode.web.routing import WebNode
 from meshnode.web.wire import PROTOCOLS, Server
 from meshnode.work.configured import ConfiguredWork
@@ -82,6 +84,11 @@ class HttpService:
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._users = UserNames()
+
+    @property
+    def places(self) -> Mapping[SessionKind, Places]:
+        """The places of its connections, by what clients came by."""
+        return self._places
 
     async def run(
         self,
@@ -170,6 +177,7 @@ async def start_web(
     work: ConfiguredWork,
     tls: TlsStore,
     tokens: "TokenStore | None",
+    metrics: Metrics,
     nursery: trio.Nursery,
 ) -> None:
     """Start what ``http-service`` directives say.
@@ -182,6 +190,8 @@ async def start_web(
     async def shortage() -> str:
         return health.missing_link(links.report()) or await health.unwritable(root)
 
+    registry.register(metrics.command())
+    await nursery.start(metrics.run)
     commands = Commands(config.node.id, registry, budgets)
     node = WebNode(config.node.id, VERSION, commands, shortage, root)
     for directive in config.http_services:
@@ -190,4 +200,5 @@ async def start_web(
         except CannotListen as exc:
             raise directive.unavailable(exc.parameter, exc.problem) from exc
         service = HttpService(directive, node, tls.find_server(directive.tls), tokens)
+        metrics.node.watch("http", service.places)
         await nursery.start(service.run, listeners)
