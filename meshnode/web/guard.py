@@ -13,7 +13,15 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from meshnode.logs import subject_logger
 from meshnode.security.identity import shown_text
-from meshnode.web.identity import CALLER, CONNECTION, Caller, Connection, Identifier
+from meshnode.web.identity import (
+    CALLER,
+    CONNECTION,
+    STREAM,
+    Caller,
+    Connection,
+    Identifier,
+    ResponseStream,
+)
 from meshnode.web.origins import Origins
 from meshnode.web.problems import INTERNAL, Problem, to_response
 from meshnode.web.session import Message, Receive, Send
@@ -36,6 +44,10 @@ SAFE_HEADERS: Final = (
     ("cross-origin-resource-policy", "same-origin"),
 )
 """Headers of each response."""
+
+MAX_AT_ONCE: Final = 200
+"""Requests at a time of one connection. HTTP/2 allows 100 that are open, and those that their
+client has reset take a moment to end."""
 
 DRAINED: Final = 256 * 1024
 """Bytes of a body that nobody wants which are still read before the response ends, so that a client
@@ -64,6 +76,12 @@ class Guard:
         connection: Connection = scope["state"][CONNECTION]
         exchange = _Exchange(scope, receive, send, self._origins)
         with connection.serving():
+            if connection.requests > MAX_AT_ONCE:
+                self._log.warning(
+                    "refused %s: %d requests at a time", connection.client, MAX_AT_ONCE
+                )
+                connection.abort()
+                return
             try:
                 await self._serve(scope, exchange, connection)
             except Problem as problem:
@@ -75,9 +93,8 @@ class Guard:
                 if not exchange.has_begun:
                     fault = Problem(INTERNAL, "internal error; the log of the node says more")
                     await exchange.answer(to_response(fault))
-            if not exchange.has_ended and scope.get("http_version") == "2":
-                # Only so can the client tell this from all of the response.
-                connection.abort()
+            if exchange.has_begun and not exchange.has_ended:
+                await exchange.stream.reset()
 
     async def _serve(self, scope: Any, exchange: "_Exchange", connection: Connection) -> None:
         headers = exchange.headers
@@ -112,6 +129,7 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         self.has_begun = False
         self.has_ended = False
+        self.stream: ResponseStream = scope["state"][STREAM]
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -136,6 +154,13 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
+        """Send a part of the response.
+
+        Raises:
+            trio.BrokenResourceError: nobody wants it.
+        """
+        if self.stream.is_over:
+            raise trio.BrokenResourceError("the client is gone")
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             self.has_begun = True
             headers = MutableHeaders(raw=message.setdefault("headers", []))

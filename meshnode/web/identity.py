@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 from starlette.datastructures import Headers
@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # few nodes have tokens
 
 CONNECTION: Final = "meshnode.connection"
 """Where the state of a request has its connection."""
+
+STREAM: Final = "meshnode.stream"
+"""Where it has what carries its response."""
 
 CALLER: Final = "meshnode.caller"
 """Where the state of a request has its caller."""
@@ -67,6 +70,19 @@ def known_caller(scope: Any) -> Caller:
     return caller
 
 
+class ResponseStream(Protocol):
+    """What carries the response of one request, as the server sees it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the client is gone, or wants no more of it."""
+        ...
+
+    async def reset(self) -> None:
+        """Break off a response that is not whole, so that the client can tell."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """What is known of a connection, and how many of its requests are being served."""
@@ -78,6 +94,14 @@ class Connection:
     requests: int = 0
     served: int = 0
     """How many requests have begun, ever."""
+    is_over: bool = False
+    """Whether no more requests come."""
+
+    def end(self) -> None:
+        """Break it off when its requests have ended: no more of them come."""
+        self.is_over = True
+        if not self.requests:
+            self.abort()
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -91,6 +115,8 @@ class Connection:
             self.requests -= 1
             if not self.requests:
                 self.place.waits(IDLE_TIMEOUT)
+                if self.is_over:
+                    self.abort()
 
 
 class Identifier:

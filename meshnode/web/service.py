@@ -1,9 +1,10 @@
 """The HTTP service of a node: its listeners, and a place and an identity for each connection."""
 
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -35,6 +36,29 @@ from meshnode.work.configured import ConfiguredWork
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.security.bearer import TokenStore
     from meshnode.security.tls import TlsSource
+
+
+MAX_CONNECTIONS: Final = 512
+"""Connections at a time of one kind (unix, tcp) to one HTTP service; each costs some 100 KiB, of
+which most is for what its requests and responses wait in."""
+
+SHARE: Final = 3 / 4
+"""Part of these that one user or address may have."""
+
+KEPT: Final = 1 / 16
+"""Part of the places on a unix socket that only root and the node's own user may take."""
+
+DESCRIPTORS_SHARE: Final = 8
+"""The process's descriptors, divided by this, are for connections of one kind."""
+
+
+def bounds_of(kind: SessionKind) -> Bounds:
+    """Return how many connections of a kind there may be in this process."""
+    most = MAX_CONNECTIONS
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY:
+        most = max(1, min(most, limit // DESCRIPTORS_SHARE))
+    return Bounds(most, max(1, int(most * SHARE)), int(most * KEPT) if kind == "unix" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +123,7 @@ class HttpService:
         """Accept and serve connections until cancelled; then close the listeners."""
         async with trio.open_nursery() as nursery:
             for source in listeners:
-                self._places.setdefault(source.kind, Places(Bounds.of(source.kind)))
+                self._places.setdefault(source.kind, Places(bounds_of(source.kind)))
                 log = subject_logger("http", f"{source.kind} {source.address}")
                 log.info("listening")
                 nursery.start_soon(self._serve_source, source, log)
@@ -150,15 +174,15 @@ class HttpService:
         connection: Connection,
         log: SubjectLogger,
     ) -> None:
-        if self._tls is None:
-            await self._server.serve(stream, connection)
+        if self._tls is None or isinstance(client, UnixClient):
+            await self._server.serve(stream, connection, log)
             return
         secured = await secure(stream, self._tls(), log, str(client), PROTOCOLS)
         if secured is None:
             return
         if isinstance(client, TcpClient) and secured.certificate is not None:
             connection.client = TcpClient(client.address, names_in(secured.certificate))
-        await self._server.serve(secured, connection)
+        await self._server.serve(secured, connection, log)
 
     async def _identify(self, stream: trio.SocketStream) -> Identity:
         """Return who a client is; of a user also the name, if that is known soon."""

@@ -1,21 +1,31 @@
 """Hypercorn over our own streams: one connection, from its first byte to its last.
 
-Everything that is touched of Hypercorn, whose one version is pinned, is in this file.
+Everything that is touched of Hypercorn, whose one version is pinned, is in this file. Its bounds
+are ours: how long headers may take to come, how long a client may read nothing, how many frames it
+may send for nothing.
 """
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
 from hypercorn.config import Config
+from hypercorn.events import RawData
 from hypercorn.logging import Logger
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
+from meshnode.logs import SubjectLogger
 from meshnode.net.sockets import bare
+from meshnode.web.frames import FrameWatch, TooManyFrames
 from meshnode.web.guard import App
-from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, Connection
+from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.net.tls import TlsStream
@@ -29,11 +39,18 @@ MAX_STREAMS: Final = 100
 MAX_REQUESTS: Final = 100_000
 """Requests after which a connection is to be made anew."""
 
+MAX_MESSAGE: Final = 1024 * 1024
+"""Bytes of one message of a websocket."""
+
 PROTOCOLS: Final = (b"h2", b"http/1.1")
 """What is spoken over TLS, best first."""
 
 QUEUED: Final = 4
 """Pieces of a body, of up to 64 KiB, that wait for a command to take them."""
+
+HEADER_TIMEOUT: Final = 20.0
+"""Seconds from the first byte of a request until its headers are there: a client sends them at
+once."""
 
 SEND_TIMEOUT: Final = 600.0
 """Seconds in which a client must take the next piece; people stop output with a pager."""
@@ -43,7 +60,7 @@ LINGER_TIMEOUT: Final = 2.0
 closed with bytes unread is reset, and the client would lose the response."""
 
 CHUNK: Final = 64 * 1024
-"""Bytes read at a time of what is dropped."""
+"""Bytes read at a time of what is dropped, and sent at a time."""
 
 
 class _Quiet(Logger):
@@ -67,7 +84,7 @@ def hypercorn_config() -> Config:
     config.keep_alive_timeout = IDLE_TIMEOUT
     config.keep_alive_max_requests = MAX_REQUESTS
     config.max_app_queue_size = QUEUED
-    config.websocket_max_message_size = 1024 * 1024
+    config.websocket_max_message_size = MAX_MESSAGE
     return config
 
 
@@ -75,32 +92,103 @@ class Server:
     """Serves the connections of one HTTP service with an application."""
 
     def __init__(self, app: App) -> None:
-        self._app = ASGIWrapper(cast("Any", app))
+        self._app = app
         self._config = hypercorn_config()
         self._context = WorkerContext(None)
 
-    async def serve(self, stream: "trio.SocketStream | TlsStream", connection: Connection) -> None:
+    async def serve(
+        self,
+        stream: "trio.SocketStream | TlsStream",
+        connection: Connection,
+        log: SubjectLogger,
+    ) -> None:
         """Serve one connection to its end."""
-        wire: Any = Wire(stream) if isinstance(stream, trio.SocketStream) else SecureWire(stream)
+        is_plain = isinstance(stream, trio.SocketStream)
+        wire: Any = (Wire if is_plain else SecureWire)(stream, connection, log)  # type: ignore[arg-type]
+
+        async def run_app(
+            scope: Any, receive: Any, send: Any, sync_spawn: object, call_soon: object
+        ) -> None:
+            scope["state"][STREAM] = Stream(send.__self__, server)
+            await self._app(scope, receive, send)
+
         state: Any = {CONNECTION: connection}
-        server = TCPServer(self._app, self._config, self._context, state, wire)
-        async with trio.open_nursery() as nursery:
-            connection.abort = nursery.cancel_scope.cancel
-            nursery.start_soon(wire.close_when_cancelled)
-            await server.run()
-            nursery.cancel_scope.cancel()
+        server = TCPServer(run_app, self._config, self._context, state, wire)
+        try:
+            async with trio.open_nursery() as nursery:
+                connection.abort = nursery.cancel_scope.cancel
+                nursery.start_soon(wire.close_when_cancelled)
+                nursery.start_soon(_let_go, wire, server, connection)
+                await server.run()
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # What comes here has passed the guard, so it is Hypercorn's, which stumbles over frames
+            # for a stream that is answered, and over odd bytes in headers.
+            faults = [fault for fault in _leaves(group) if isinstance(fault, Exception)]
+            if not faults or any(not isinstance(fault, Exception) for fault in _leaves(group)):
+                raise
+            log.info("%s broke off: %r", connection.client, faults[0])
+            log.debug("where it broke off", exc_info=faults[0])
+
+
+async def _let_go(wire: "Wire", server: TCPServer, connection: Connection) -> None:
+    """Have a connection end with its client: Hypercorn keeps one for as long as an idle one.
+
+    Of HTTP/2 it also keeps responses for ever that wait for the client to read them.
+    """
+    await wire.over.wait()
+    protocol = server.protocol.protocol
+    if isinstance(protocol, H2Protocol):
+        for buffer in list(protocol.stream_buffers.values()):
+            await buffer.close()
+    connection.end()
+
+
+class Stream:
+    """What carries one response: see :class:`meshnode.web.identity.ResponseStream`."""
+
+    def __init__(self, stream: HTTPStream | WSStream, server: TCPServer) -> None:
+        self._stream = stream
+        self._server = server
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the client is gone, or has reset it: what is sent then goes nowhere, at once."""
+        return self._stream.closed
+
+    async def reset(self) -> None:
+        """Break it off. Over HTTP/1.1 the connection ends, and with it what was not whole."""
+        protocol = self._server.protocol.protocol
+        if not isinstance(protocol, H2Protocol):
+            return
+        try:
+            protocol.connection.reset_stream(self._stream.stream_id, ErrorCodes.INTERNAL_ERROR)
+        except ProtocolError:
+            return  # it, or all of the connection, has ended
+        await self._server.protocol_send(RawData(protocol.connection.data_to_send()))
 
 
 class Wire:
-    """A stream as Hypercorn takes it, with bounds of time for who does not read."""
+    """A stream as Hypercorn takes it, with bounds of time for who does not read or write."""
 
-    def __init__(self, stream: "trio.SocketStream | TlsStream") -> None:
+    def __init__(
+        self, stream: "trio.SocketStream | TlsStream", connection: Connection, log: SubjectLogger
+    ) -> None:
         self._stream = stream
         transport = bare(stream)
         assert isinstance(transport, trio.SocketStream)
         self.socket = transport.socket
+        self._connection = connection
+        self._log = log
+        self.over = trio.Event()
+        """Set when nothing more comes, or goes."""
         self._reading = trio.CancelScope()
         self._closing = False
+        self._frames: FrameWatch | None = None
+        self._served = 0
+        """Requests that had begun when the bytes of another one were first seen."""
+        self._deadline = float("inf")
+        """When the headers of that one must be there."""
 
     async def close_when_cancelled(self) -> None:
         """Close at once when cancelled: Hypercorn does not let go of what it is sending."""
@@ -116,16 +204,55 @@ class Wire:
             with trio.move_on_after(SEND_TIMEOUT) as sending:
                 await self._stream.send_all(memoryview(data)[start : start + CHUNK])
             if sending.cancelled_caught:
+                self._refuse(f"it has read nothing for {SEND_TIMEOUT:g} s")
                 self.socket.close()
-                raise trio.BrokenResourceError(f"the client read nothing for {SEND_TIMEOUT:g} s")
+                raise trio.BrokenResourceError
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return what has come. Raises ClosedResourceError once the connection closes."""
+        """Return what has come, nothing at the end of the connection."""
+        try:
+            data = await self._receive(max_bytes)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            data = b""
+        if not data and not self._closing:
+            self.over.set()
+        return data
+
+    async def _receive(self, max_bytes: int) -> bytes:
         if self._closing:
             raise trio.ClosedResourceError
-        with trio.CancelScope() as self._reading:
-            return bytes(await self._stream.receive_some(max_bytes))
+        self._reading = trio.CancelScope(deadline=self._when_headers_must_be_there())
+        with self._reading:
+            data = bytes(await self._stream.receive_some(max_bytes))
+            self._note(data)
+            return data
+        if not self._closing:
+            self._refuse(f"its headers were not there within {HEADER_TIMEOUT:g} s")
         raise trio.ClosedResourceError
+
+    def _when_headers_must_be_there(self) -> float:
+        if self._connection.requests or self._connection.served != self._served:
+            self._deadline = float("inf")
+        return self._deadline
+
+    def _note(self, data: bytes) -> None:
+        """Look at what has come. Raises ClosedResourceError if it is too much."""
+        if self._frames is not None:
+            try:
+                self._frames.feed(data, trio.current_time())
+            except TooManyFrames as error:
+                self._refuse(str(error))
+                raise trio.ClosedResourceError from None
+        elif data.startswith(b"PRI * HTTP/2.0") and not self._connection.served:
+            # Without TLS, by a client that knows: a tool, or a proxy.
+            self._frames = FrameWatch(trio.current_time())
+            self._note(data)
+        elif self._deadline == float("inf") and not self._connection.requests:
+            self._served = self._connection.served
+            self._deadline = trio.current_time() + HEADER_TIMEOUT
+
+    def _refuse(self, why: str) -> None:
+        self._log.warning("refused %s: %s", self._connection.client, why)
 
     async def send_eof(self) -> None:
         """Say that nothing more comes."""
@@ -145,15 +272,18 @@ class Wire:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
         await self._stream.aclose()
+        self.over.set()
 
 
 class SecureWire(Wire):
     """The same over TLS, as Hypercorn takes that: the handshake is done already."""
 
-    def __init__(self, stream: "TlsStream") -> None:
-        super().__init__(stream)
+    def __init__(self, stream: "TlsStream", connection: Connection, log: SubjectLogger) -> None:
+        super().__init__(stream, connection, log)
         self.transport_stream = stream.transport
         self._agreed = stream.protocol.decode("ascii")
+        if self._agreed == "h2":
+            self._frames = FrameWatch(trio.current_time())
 
     async def do_handshake(self) -> None:
         """Do nothing."""
@@ -162,3 +292,11 @@ class SecureWire(Wire):
     def selected_alpn_protocol(self) -> str:
         """Return which HTTP was agreed on."""
         return self._agreed or "http/1.1"
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -12,7 +12,7 @@ from meshnode.control.places import Place
 from meshnode.security.identity import Identity, TcpClient
 from meshnode.shares import Holder
 from meshnode.web.guard import App
-from meshnode.web.identity import CONNECTION, Connection
+from meshnode.web.identity import CONNECTION, STREAM, Connection
 
 NEAR = TcpClient("127.0.0.1:4000")
 FAR = TcpClient("10.0.0.7:4000")
@@ -31,6 +31,15 @@ class Reply:
     @property
     def is_problem(self) -> bool:
         return self.headers["content-type"] == "application/problem+json"
+
+
+class Open:
+    """A stream whose client stays."""
+
+    is_over = False
+
+    async def reset(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass
@@ -70,7 +79,7 @@ class Client:
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in named.items()],
             "client": None,
             "server": None,
-            "state": {CONNECTION: self.connection()},
+            "state": {CONNECTION: self.connection(), STREAM: Open()},
         }
         parts: list[bytes] = []
         started: list[Any] = []

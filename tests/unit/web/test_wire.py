@@ -1,0 +1,308 @@
+"""Connections: HTTP as bytes, and clients that are slow, endless or gone."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshnode.config import HttpService
+from meshnode.control.places import Place
+from meshnode.logs import subject_logger
+from meshnode.shares import Holder
+from meshnode.web.frames import BURST
+from meshnode.web.guard import App, Guard
+from meshnode.web.identity import IDLE_TIMEOUT, Connection, Identifier
+from meshnode.web.origins import Origins
+from meshnode.web.wire import HEADER_TIMEOUT, MAX_HEADERS, Server
+from tests.unit.web.asgi import NEAR
+from tests.unit.web.conftest import MakeClient
+
+GET = b"GET /api/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@asynccontextmanager
+async def connected(app: App) -> AsyncIterator[tuple[trio.SocketStream, trio.Event]]:
+    """Return the client's end of a connection to an application, and when that has ended."""
+    theirs, ours = (trio.SocketStream(one) for one in trio.socket.socketpair())
+    ended = trio.Event()
+
+    async def serve() -> None:
+        place = Place(Holder("test"))
+        await Server(app).serve(ours, Connection(NEAR, place), subject_logger("test"))
+        ended.set()
+
+    async with trio.open_nursery() as nursery, theirs:
+        nursery.start_soon(serve)
+        yield theirs, ended
+        nursery.cancel_scope.cancel()
+
+
+async def read_to_end(stream: trio.SocketStream) -> bytes:
+    found = b""
+    while data := await stream.receive_some(65536):
+        found += data
+    return found
+
+
+async def test_requests_follow_each_other_on_one_connection(make_client: MakeClient) -> None:
+    async with connected(make_client().app) as (stream, _):
+        for _ in range(3):
+            await stream.send_all(GET)
+            answer = b""
+            while b"127.0.0.1:4000" not in answer:
+                answer += await stream.receive_some(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
+        (b"GET /" + b"x" * 3 * MAX_HEADERS + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * MAX_HEADERS, b"431"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
+    ],
+)
+async def test_what_is_no_request_or_too_long_is_answered_and_ends_the_connection(
+    make_client: MakeClient, sent: bytes, status: bytes, autojump_clock: MockClock
+) -> None:
+    async with connected(make_client().app) as (stream, ended):
+        await stream.send_all(sent)
+        await stream.send_eof()
+        assert (await read_to_end(stream)).split(b" ")[1] == status
+        await ended.wait()
+
+
+async def test_headers_that_do_not_come_cost_a_connection_a_short_time(
+    make_client: MakeClient, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(make_client().app) as (stream, ended):
+        began = trio.current_time()
+        await stream.send_all(b"GET / HTTP/1.1\r\n")
+        while not ended.is_set():
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"a: b\r\n")
+            with trio.move_on_after(1):
+                await ended.wait()
+        assert trio.current_time() - began < HEADER_TIMEOUT + 5
+    assert "headers were not there" in caplog.text
+
+
+async def test_a_connection_that_says_nothing_ends(
+    make_client: MakeClient, autojump_clock: MockClock
+) -> None:
+    async with connected(make_client().app) as (stream, ended):
+        began = trio.current_time()
+        assert await read_to_end(stream) == b""
+        await ended.wait()
+        assert trio.current_time() - began < IDLE_TIMEOUT + 5
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_refusal_is_read_by_a_client_that_goes_on_sending_its_body(
+    make_client: MakeClient, autojump_clock: MockClock, chunked: bool
+) -> None:
+    how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 100000000"
+    piece = b"8000\r\n" + b"x" * 0x8000 + b"\r\n" if chunked else b"x" * 0x8000
+    async with connected(make_client().app) as (stream, ended), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            head = (
+                b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            )
+            try:
+                await stream.send_all(head + how + b"\r\n\r\n")
+                for _ in range(3000):
+                    await stream.send_all(piece)
+            except trio.BrokenResourceError:
+                pass
+
+        nursery.start_soon(send)
+        answer = b""
+        while b"not-found" not in answer:
+            answer += await stream.receive_some(65536)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        await ended.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    """An application whose response never ends, until it cannot be sent."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+
+
+async def test_a_node_that_stops_waits_for_no_client_that_does_not_read() -> None:
+    async with connected(guarded(endless)) as (stream, ended):
+        await stream.send_all(GET)
+        await stream.receive_some(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+
+
+async def test_a_client_that_reads_nothing_is_given_up_after_a_time(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(guarded(endless)) as (stream, ended):
+        await stream.send_all(GET)
+        await ended.wait()
+    assert "has read nothing" in caplog.text
+
+
+# --- HTTP/2 ---------------------------------------------------------------------------------------
+
+
+class Http2:
+    """A client of HTTP/2 that knows that the other end speaks it."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.engine = h2.connection.H2Connection(h2.config.H2Configuration())
+        self.events: list[h2.events.Event] = []
+
+    async def begin(self) -> None:
+        self.engine.initiate_connection()
+        await self.flush()
+
+    async def flush(self) -> None:
+        await self.stream.send_all(self.engine.data_to_send())
+
+    async def ask(self, path: str, method: str = "GET", *, end: bool = True, **more: str) -> int:
+        number = self.engine.get_next_available_stream_id()
+        headers = [
+            (":method", method),
+            (":path", path),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            *((name.replace("_", "-"), value) for name, value in more.items()),
+        ]
+        self.engine.send_headers(number, headers, end_stream=end)
+        await self.flush()
+        return number
+
+    async def wait(self, wanted: Callable[[h2.events.Event], bool]) -> h2.events.Event:
+        while True:
+            for event in self.events:
+                if wanted(event):
+                    return event
+            data = await self.stream.receive_some(65536)
+            if not data:
+                raise EOFError
+            self.events += self.engine.receive_data(data)
+            await self.flush()
+
+    async def status(self, number: int) -> int:
+        event = await self.wait(
+            lambda e: isinstance(e, h2.events.ResponseReceived) and e.stream_id == number
+        )
+        return int(dict(event.headers)[b":status"])  # type: ignore[attr-defined]
+
+    async def end(self, number: int) -> None:
+        await self.wait(lambda e: isinstance(e, h2.events.StreamEnded) and e.stream_id == number)
+
+
+async def test_many_requests_are_answered_on_one_connection_of_http_2(
+    make_client: MakeClient,
+) -> None:
+    async with connected(make_client().app) as (stream, _):
+        client = Http2(stream)
+        await client.begin()
+        numbers = [await client.ask("/api/v1/status") for _ in range(20)]
+        for number in numbers:
+            assert await client.status(number) == 200
+            await client.end(number)
+
+
+async def test_a_refused_body_on_http_2_leaves_the_connection_to_others(
+    make_client: MakeClient,
+) -> None:
+    async with connected(make_client().app) as (stream, _):
+        client = Http2(stream)
+        await client.begin()
+        number = await client.ask("/nothing", "POST", end=False, content_type="application/json")
+        for _ in range(3):
+            client.engine.send_data(number, b"x" * 16000)
+            await client.flush()
+        client.engine.send_data(number, b"", end_stream=True)
+        await client.flush()
+        assert await client.status(number) == 404
+        await client.end(number)
+        assert await client.status(await client.ask("/api/v1")) == 200
+
+
+async def test_streams_that_are_reset_again_and_again_end_the_connection(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with (
+        connected(make_client().app) as (stream, ended),
+        trio.open_nursery() as nursery,
+    ):
+        client = Http2(stream)
+        await client.begin()
+
+        async def read() -> None:
+            with suppress(trio.BrokenResourceError):
+                await read_to_end(stream)
+
+        nursery.start_soon(read)
+        with suppress(trio.BrokenResourceError):
+            for _ in range(BURST + 100):
+                client.engine.reset_stream(await client.ask("/api/v1/status"))
+                await client.flush()
+        await ended.wait()
+    assert "carry nothing" in caplog.text
+
+
+async def test_nothing_is_sent_for_a_stream_that_its_client_has_reset() -> None:
+    lost = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await endless(scope, receive, send)
+        except trio.BrokenResourceError:
+            lost.set()
+            raise
+
+    async with connected(guarded(app)) as (stream, ended):
+        client = Http2(stream)
+        await client.begin()
+        number = await client.ask("/api/v1")
+        assert await client.status(number) == 200
+        client.engine.reset_stream(number)
+        await client.flush()
+        await lost.wait()
+        assert not ended.is_set()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("ours"), trio.BrokenResourceError("cut short")])
+async def test_a_response_that_is_not_whole_is_broken_off(fault: Exception) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise fault
+
+    async with connected(guarded(app)) as (stream, _):
+        await stream.send_all(GET)
+        answer = await read_to_end(stream)
+        assert answer.endswith(b"4\r\nhalf\r\n")
+    async with connected(guarded(app)) as (stream, ended):
+        client = Http2(stream)
+        await client.begin()
+        number = await client.ask("/")
+        await client.wait(lambda e: isinstance(e, h2.events.StreamReset) and e.stream_id == number)
+        assert not ended.is_set()
+
+
+def guarded(app: App) -> App:
+    directive = HttpService(port=1)
+    return Guard(app, Identifier(directive), Origins())
