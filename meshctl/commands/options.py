@@ -177,10 +177,17 @@ class Selection:
 ALL = Selection(everything=True)
 
 
+SHORT_TIMES = "30s, 5m or 1h30m"
+"""Examples of how long something may run or be waited for."""
+
+
 class Age(click.ParamType):
-    """A span of time as an option: ``7d``, ``1h30m``, ``2w``."""
+    """A span of time as an option: ``7d``, ``1h30m``, ``2w``; ``examples`` are what it may be."""
 
     name = "age"
+
+    def __init__(self, examples: str = "7d, 12h or 1h30m") -> None:
+        self._examples = examples
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -191,7 +198,7 @@ class Age(click.ParamType):
         terms = _TERM.findall(value)
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in terms)
         if "".join(number + unit for number, unit in terms) != value or not terms:
-            self.fail(f"{value!r} is not a time such as 7d, 12h or 1h30m", param, ctx)
+            self.fail(f"{value!r} is not a time such as {self._examples}", param, ctx)
         if seconds > LONGEST_SECONDS:
             self.fail(f"{value} is longer than a thousand years", param, ctx)
         return timedelta(seconds=seconds)

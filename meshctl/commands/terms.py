@@ -16,7 +16,7 @@ import click
 from meshctl.api import PLACEMENTS
 from meshctl.commands.completion import labels as completed_labels
 from meshctl.commands.labels import given_labels
-from meshctl.commands.options import Age
+from meshctl.commands.options import SHORT_TIMES, Age
 from meshctl.render.output import Failure
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def terms_options(command: Command) -> Callable[..., None]:
             metavar="NUMBER",
             help="Where units wait for each other, the highest goes first; 0 unless given.",
         ),
-        click.option("--timeout", type=Age(), help="How long the unit may run, e.g. 30s."),
+        click.option(
+            "--timeout", type=Age(SHORT_TIMES), help="How long the unit may run, e.g. 30s."
+        ),
         click.option(
             *("--unit-label", "unit_label_texts"),
             multiple=True,

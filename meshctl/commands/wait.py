@@ -20,7 +20,7 @@ from meshctl.commands.batch import BatchActions, only_batches
 from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.exits import EPILOG, code_of, ending, gravest, propagate_option, report_end
 from meshctl.commands.following import tell_away
-from meshctl.commands.options import Age, Invocation, json_option, pass_invocation_at
+from meshctl.commands.options import SHORT_TIMES, Age, Invocation, json_option, pass_invocation_at
 from meshctl.commands.units import find_units
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
@@ -41,7 +41,9 @@ Status = dict[str, Any]
 
 @click.command(short_help="Wait until units have ended.", epilog=EPILOG)
 @click.argument("unit_ids", nargs=-1, required=True, shell_complete=units(first=UNDER_WAY))
-@click.option("--timeout", type=Age(), help="How long to wait for all of them, e.g. 30s.")
+@click.option(
+    "--timeout", type=Age(SHORT_TIMES), help="How long to wait for all of them, e.g. 30s."
+)
 @propagate_option
 @json_option
 @pass_invocation_at

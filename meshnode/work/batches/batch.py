@@ -17,11 +17,19 @@ from meshnode.errors import CommandError, MeshnodeError
 from meshnode.logs import subject_logger
 from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.files import BatchFiles
+from meshnode.work.batches.flights import Flights
 from meshnode.work.batches.members import MAX_DETAIL, Members, MemberState, end_of, event
 from meshnode.work.batches.memberunits import MemberUnits
-from meshnode.work.batches.spec import BatchSpec
+from meshnode.work.batches.spec import BatchSpec, caller_json
+from meshnode.work.units.access import Caller
 from meshnode.work.units.jsonreader import JsonObject, format_datetime
-from meshnode.work.units.shortage import LogOnce, Pauses, in_thread_or_here
+from meshnode.work.units.shortage import (
+    LogOnce,
+    Pauses,
+    in_thread_or_here,
+    is_lack,
+    shortage_of,
+)
 from meshnode.work.units.unit import Clock, Unit
 
 SUBMITTED_AT_ONCE = 8
@@ -58,10 +66,10 @@ class Batch:
         self.log = subject_logger("batch", batch_id)
         self._files = batch_files
         self._units = units
-        self._flying: dict[int, Unit] = {}
+        self._flights = Flights(lambda position, unit: self._end(position, *end_of(unit)))
         self._unwritten: list[bytes] = []
-        self._asked: set[int] = set()
-        """Members in flight whose units are asked to end."""
+        self._full = ""
+        """Why the journal takes nothing now."""
         self._before = before
         self._now = now
         self._lock = trio.Lock()
@@ -118,7 +126,7 @@ class Batch:
     def _detail(self) -> str:
         if self.is_waiting:
             return f"waits for {', '.join(one.words for one in self.spec.after)}"
-        return self.stopped or self.members.reason or self._units.awaits
+        return self.stopped or self.members.reason or self._full or self._units.awaits
 
     async def wait_done(self) -> str:
         """Return how it has ended, once it has."""
@@ -134,13 +142,17 @@ class Batch:
 
     # --- what clients ask for -------------------------------------------------------------------
 
-    async def cancel(self) -> None:
-        """Submit nothing more, and cancel what is in flight. Raises CommandError."""
+    async def cancel(self, by: Caller) -> None:
+        """Submit nothing more, and cancel what is in flight. Raises CommandError.
+
+        ``by`` is who asks. Where the journal has no room, it is canceled all the same, and done as
+        soon as that is on record.
+        """
         async with self._lock:
             if self.is_done or self.members.is_canceled:
                 return
-            await self._record(event("cancel"))
-            self.members.is_canceled = True
+            await self._record_end(event("cancel", By=caller_json(by)))
+            self.members.is_canceled, self.members.asker = True, by
             self._wake()
 
     async def retry(self) -> int:
@@ -155,20 +167,31 @@ class Batch:
             if self.members.counts[MemberState.SUCCEEDED] == len(self.members):
                 return 0
             await self._record(event("retry"))
-            self._asked.clear()
+            self._flights.ask_anew()
             self._units.go_on()
             return self.members.retry()
 
-    async def release(self) -> None:
+    async def release(self, by: Caller) -> None:
         """Have it end, and go away with all of its units; the caller runs it. Raises CommandError.
 
-        A second one does nothing.
+        A second one does nothing. It needs no room on the disk, and makes some.
         """
         async with self._lock:
             if not self.members.is_released:
-                await self._record(event("cancel") + event("release"))
+                await self._record_end(event("cancel", By=caller_json(by)) + event("release"))
                 self.members.is_canceled = self.members.is_released = True
+                self.members.asker = by
                 self._wake()
+
+    async def _record_end(self, lines: bytes) -> None:
+        """Record a request for the end, later if the disk does not take it now."""
+        try:
+            await self._record(lines)
+        except CommandError as error:
+            if self.gone or self.stopped or not is_lack(error):
+                raise
+            self.log.warning("what is asked for is done, and recorded later: %s", error)
+            self._unwritten.append(lines)
 
     async def _record(self, lines: bytes) -> None:
         if self.gone:
@@ -243,9 +266,6 @@ class Batch:
     async def _cancel_all(self, nursery: trio.Nursery) -> None:
         """Cancel what is in flight, or was before the node was started again."""
         self._units.stop()
-        for position, unit in tuple(self._flying.items()):
-            if position not in self._asked:
-                self._ask_end(position, unit, nursery)
         looked = 0
         while (waiting := self.members.next_waiting()) is not None:
             looked += 1
@@ -254,15 +274,12 @@ class Batch:
             self.members.set(waiting, MemberState.IN_FLIGHT)
             found = self._units.find(self._key(waiting))
             if isinstance(found, Unit):
-                self._follow(waiting, found)
-                self._ask_end(waiting, found, nursery)
+                self._flights.follow(waiting, found)
             else:
                 self.members.set(waiting, found or MemberState.CANCELED)
+        for unit in self._flights.to_ask():
+            nursery.start_soon(self._units.cancel, unit, self.members.asker)
         self._tell()
-
-    def _ask_end(self, position: int, unit: Unit, nursery: trio.Nursery) -> None:
-        self._asked.add(position)
-        nursery.start_soon(self._units.cancel, unit)
 
     async def _submit(self, position: int) -> None:
         """Submit a member, or find it again."""
@@ -275,12 +292,9 @@ class Batch:
             try:
                 found = await self._units.find_started(key)
                 if found is None:
-                    follow = partial(self._follow, position)
-                    if not await self._units.submit(position, key, follow):
-                        # The cancel that has stopped it looks at it again.
-                        self.members.set(position, MemberState.WAITING)
+                    await self._submit_new(position, key)
                 elif isinstance(found, Unit):
-                    self._follow(position, found)
+                    self._flights.follow(position, found)
                 else:
                     self._end(position, found, {"Detail": "its unit was released"})
             except MeshnodeError as error:
@@ -288,21 +302,22 @@ class Batch:
         # A cancel may have come meanwhile, which has not seen this one.
         self._wake()
 
+    async def _submit_new(self, position: int, key: str) -> None:
+        def follow(unit: Unit | None) -> None:
+            if unit is None:
+                self._flights.forget(position)
+            else:
+                self._flights.follow(position, unit)
+
+        with self._flights.starting(position):
+            if not await self._units.submit(position, key, follow):
+                # The cancel that has stopped it looks at it again.
+                self.members.set(position, MemberState.WAITING)
+
     def _key(self, position: int) -> str:
         return next(self.members.keys(self.batch_id, position))
 
     # --- units that end -----------------------------------------------------------------------
-
-    def _follow(self, position: int, unit: Unit) -> None:
-        self._flying[position] = unit
-
-        def look() -> None:
-            if unit.is_final and self._flying.pop(position, None) is not None:
-                unit.remove_listener(look)
-                self._end(position, *end_of(unit))
-
-        unit.add_listener(look)
-        look()
 
     def _end(self, position: int, state: MemberState, told: JsonObject) -> None:
         self.members.set(position, state)
@@ -331,12 +346,14 @@ class Batch:
                     self.log.warning("its directory is gone: %s", files.reason(error))
                     break
                 log_once(files.reason(error))
+                self._full = f"waiting for {shortage_of(error)} to record what became of members"
                 if self.members.is_released:
                     # The journal goes; its room, and that of the units, may be what is lacking.
                     break
                 await pauses.take()
             else:
                 break
+        self._full = ""
         self._tell()
 
     async def _finish(self) -> None:
@@ -369,6 +386,6 @@ class Batch:
 
     async def _release(self, unit: Unit) -> None:
         try:
-            await self._units.release(unit)
+            await self._units.release(unit, self.members.asker)
         finally:
             self._places.release()

@@ -213,7 +213,7 @@ class Batches:
             self._start(batch)
         return count
 
-    async def release(self, batch: Batch) -> None:
-        """Have a batch end and go away, with its units. Raises CommandError."""
-        await batch.release()
+    async def release(self, batch: Batch, by: Caller) -> None:
+        """Have a batch end and go away, with its units; ``by`` is who asks. Raises CommandError."""
+        await batch.release(by)
         self._start(batch)

@@ -162,7 +162,7 @@ class BatchCommands:
         self, data: JsonObject, session: ControlSession, caller: Caller
     ) -> JsonObject:
         batch = self._find(data, caller, Verb.CANCEL)
-        await batch.cancel()
+        await batch.cancel(caller)
         is_done = await _ends(batch, lambda: batch.is_done)
         return {"cancelled" if is_done else "cancel pending": batch.batch_id}
 
@@ -170,7 +170,7 @@ class BatchCommands:
         self, data: JsonObject, session: ControlSession, caller: Caller
     ) -> JsonObject:
         batch = self._find(data, caller, Verb.RELEASE)
-        await self._batches.release(batch)
+        await self._batches.release(batch, caller)
         is_gone = await _ends(batch, lambda: batch.gone)
         return {"released" if is_gone else "release pending": batch.batch_id}
 

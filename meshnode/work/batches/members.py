@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import shown_text
-from meshnode.work.batches.spec import BatchSpec
+from meshnode.work.batches.spec import BatchSpec, caller_from_json
+from meshnode.work.units.access import Caller
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.unit import Unit
 
@@ -76,6 +77,8 @@ class Members:
         self.is_released = False
         self.is_begun = False
         """Whether what it waits for has ended well."""
+        self.asker: Caller | None = None
+        """Who has asked for its cancel or release."""
         self.reason = ""
         """Why it was canceled, if nobody asked for that."""
         self.finished = ""
@@ -120,6 +123,7 @@ class Members:
     def retry(self) -> int:
         """Have all wait again that have not succeeded; return how many."""
         self.is_canceled, self.reason, self.finished, count = False, "", "", 0
+        self.asker = None
         for position, state in enumerate(self._states):
             if state != MemberState.SUCCEEDED:
                 self._attempts[position] = self.attempt(position) + 1
@@ -151,6 +155,7 @@ class Members:
             case "cancel":
                 self.is_canceled = True
                 self.reason = str(data.get("Detail", ""))
+                self.asker = _asker(data.get("By"))
             case "begin":
                 self.is_begun = True
             case "retry":
@@ -178,6 +183,13 @@ class Members:
         return True
 
 
-def event(name: str, **more: str) -> bytes:
+def _asker(data: Any) -> Caller | None:
+    try:
+        return None if data is None else caller_from_json(data)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def event(name: str, **more: object) -> bytes:
     """Return the line that records something of the whole batch."""
     return json.dumps({"Event": name, **more}).encode() + b"\n"

@@ -18,13 +18,12 @@ from meshnode.security.auditlines import Kind
 from meshnode.work.batches.files import BatchFiles
 from meshnode.work.batches.members import MemberState, state_of
 from meshnode.work.batches.spec import BatchSpec
-from meshnode.work.units.access import Allowed
+from meshnode.work.units.access import Allowed, Caller
 from meshnode.work.units.intake import Input, Payload
 from meshnode.work.units.keys import KeyState
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.quotas import account
 from meshnode.work.units.shortage import LogOnce, Pauses, in_thread_or_here, is_lack
-from meshnode.work.units.submission import Submission
 from meshnode.work.units.unit import Unit
 
 
@@ -81,10 +80,11 @@ class MemberUnits:
         """Wait for it again."""
         self._stopped = trio.Event()
 
-    async def submit(self, position: int, key: str, follow: Callable[[Unit], None]) -> bool:
-        """Submit a member; ``follow`` gets its unit before it starts.
+    async def submit(self, position: int, key: str, follow: Callable[[Unit | None], None]) -> bool:
+        """Submit a member; ``follow`` gets its unit before it starts, and None if that is gone.
 
-        Return whether there is a unit; there is none when :meth:`stop` came before it.
+        Return whether there is a unit; there is none when :meth:`stop` came before it. A start for
+        which the machine lacks something is made again, with another unit.
 
         Raises:
             MeshnodeError: it is refused.
@@ -92,24 +92,12 @@ class MemberUnits:
         index = self._spec.array.index(position)
         line = await self._line(position)
         submission, stdin = self._spec.member(self._batch_id, index, line, key)
-        unit = await self._create(submission)
-        if unit is None:
-            return False
-        follow(unit)
-        try:
-            deps = self._files.deps_path(self._batch_id) if self._spec.files.size else None
-            await self._units.start(unit, _payload(stdin, deps))
-        except MeshnodeError as error:
-            # The unit itself says how it has ended, or goes on.
-            unit.log.debug("not started yet: %s", error)
-        return True
-
-    async def _create(self, submission: Submission) -> Unit | None:
-        """Make a unit; wait while the machine lacks what that takes, unless told to stop."""
         pauses = Pauses()
         while True:
             try:
                 unit = await self._units.create(submission, self._spec.caller)
+                follow(unit)
+                await self._start(unit, stdin, lambda: follow(None))
             except MeshnodeError as error:
                 if not is_lack(error):
                     raise
@@ -117,10 +105,28 @@ class MemberUnits:
                 self._log_once(self.awaits)
             else:
                 self.awaits = ""
-                return unit
+                return True
             if await pauses.take_unless(self._stopped):
                 self.awaits = ""
-                return None
+                return False
+
+    async def _start(self, unit: Unit, stdin: bytes, forget: Callable[[], None]) -> None:
+        """Start a unit.
+
+        Raises:
+            MeshnodeError: the machine lacks what that takes, and nothing is left of the unit.
+        """
+        deps = self._files.deps_path(self._batch_id) if self._spec.files.size else None
+        try:
+            await self._units.start(unit, _payload(stdin, deps))
+        except MeshnodeError as error:
+            if is_lack(error) and _is_unstarted(unit):
+                forget()
+                if not unit.released:
+                    await self._units.ender.release(unit)
+                raise
+            # The unit itself says how it has ended, or goes on.
+            unit.log.debug("not started yet: %s", error)
 
     async def _line(self, position: int) -> bytes:
         if not self._spec.has_lines:
@@ -133,9 +139,9 @@ class MemberUnits:
         except (OSError, ValueError) as error:
             raise WorkError(f"its line cannot be read: {error}") from error
 
-    async def cancel(self, unit: Unit) -> None:
-        """Cancel a unit; what keeps it from that is logged."""
-        caller, journal = self._spec.caller, self._units.journal
+    async def cancel(self, unit: Unit, by: Caller | None) -> None:
+        """Cancel a unit for a client, None is the batch's; what keeps it from that is logged."""
+        caller, journal = by or self._spec.caller, self._units.journal
         try:
             with journal.request(
                 Kind.CANCEL, unit.unit_id, unit.status, caller, Allowed()
@@ -144,9 +150,9 @@ class MemberUnits:
         except CommandError as error:
             unit.log.warning("it is not canceled with batch %s: %s", self._batch_id, error)
 
-    async def release(self, unit: Unit) -> None:
-        """Release a unit; what keeps it from that is logged, and the unit stays."""
-        caller, journal = self._spec.caller, self._units.journal
+    async def release(self, unit: Unit, by: Caller | None) -> None:
+        """Release a unit in the same way; one that cannot be released stays."""
+        caller, journal = by or self._spec.caller, self._units.journal
         try:
             with journal.request(
                 Kind.RELEASE, unit.unit_id, unit.status, caller, Allowed()

@@ -57,7 +57,7 @@ DEFAULT_IN_FLIGHT: Final = 100
 BATCH_LABEL: Final = "batch"
 """The label by which the units of a batch are found with those of others."""
 
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+_RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
 _PLACE = re.compile(r"\{(index|line)\}")
 
 _NOT_OF_A_MEMBER: Final = frozenset(
@@ -102,6 +102,8 @@ class Array:
                 raise CommandError(f"array {text[:64]!r}: write for instance 1-1000 or 1-9:2,20")
             first, step = int(match[1]), int(match[3] or 1)
             last = int(match[2] or first)
+            if max(last, first, step) > MAX_INDEX:
+                raise CommandError(f"array {text[:64]!r}: an index is at most {MAX_INDEX}")
             if step < 1 or last < first or (ranges and first <= ranges[-1][-1]):
                 raise CommandError(f"array {text[:64]!r} does not ascend at {word}")
             ranges.append(range(first, last + 1, step))
@@ -232,7 +234,6 @@ class BatchSpec:
 
     def to_json(self) -> JsonObject:
         """Return the object that :meth:`from_json` reads."""
-        caller = self.caller
         return {
             "Array": str(self.array),
             "Fields": dict(self.fields),
@@ -242,18 +243,13 @@ class BatchSpec:
             "Created": self.created,
             "After": ",".join(map(str, self.after)),
             "Places": [list(place) for place in self.places],
-            "Client": caller.client.to_json(),
-            "Trusted": caller.trusted,
-            "Node": caller.node,
-            "Way": str(caller.way.value),
+            **caller_json(self.caller),
         }
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Read such an object. Raises WorkError: it is damaged."""
         try:
-            client = identity_from_json(data["Client"]) or UnknownClient()
-            caller = Caller(data["Trusted"] is True, str(data["Node"]), client, Way(data["Way"]))
             fields = data["Fields"]
             if not all(isinstance(value, str) for value in fields.values()):
                 raise WorkError("Fields holds a value that is not a string")
@@ -263,13 +259,29 @@ class BatchSpec:
                 _in_flight(str(data["MaxInFlight"])),
                 str(data["Stdin"]),
                 data["Lines"] is True,
-                caller,
+                caller_from_json(data),
                 str(data["Created"]),
                 parse_after(str(data.get("After", ""))),
                 tuple((str(kind), str(node)) for kind, node in data.get("Places", ())),
             )
         except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
             raise WorkError(f"the specification is damaged: {error!r}") from error
+
+
+def caller_json(caller: Caller) -> JsonObject:
+    """Return the keys from which :func:`caller_from_json` makes a client."""
+    return {
+        "Client": caller.client.to_json(),
+        "Trusted": caller.trusted,
+        "Node": caller.node,
+        "Way": str(caller.way.value),
+    }
+
+
+def caller_from_json(data: Any) -> Caller:
+    """Read them. Raises ValueError, KeyError or TypeError: they are damaged."""
+    client = identity_from_json(data["Client"]) or UnknownClient()
+    return Caller(data["Trusted"] is True, str(data["Node"]), client, Way(data["Way"]))
 
 
 def parse_line(line: bytes) -> Mapping[str, str]:

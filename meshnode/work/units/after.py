@@ -25,7 +25,7 @@ SUCCESS: Final = "success"
 """What may stand after the ID and a colon."""
 
 _ID: Final = re.compile(r"b-[a-zA-Z0-9]{8}")
-_MEMBER: Final = re.compile(r"b-[a-zA-Z0-9]{8}:.*", re.DOTALL)
+_MEMBER: Final = re.compile(r"b-[a-zA-Z0-9]{8}:[0-9]+(:[0-9]+)?")
 
 
 def is_batch_id(text: str) -> bool:

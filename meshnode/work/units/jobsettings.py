@@ -44,6 +44,9 @@ INDICES: Final = range(1_000_000_000)
 INDEX_VARIABLE: Final = "MESHNODE_ARRAY_INDEX"
 """The variable by which a command knows which member of an array it is."""
 
+MAX_SHOWN: Final = 40
+"""Characters of a duration; a longer one is none, and is shown up to here."""
+
 LEAST_TIMEOUT: Final = 0.001
 MOST_DAYS: Final = 3650
 MOST_TIMEOUT: Final = MOST_DAYS * 86400.0
@@ -226,6 +229,8 @@ KEYS: Final = frozenset(WORDS_OF_KEYS)
 def _parse_timeout(text: str) -> float | None:
     if not text:
         return None
+    if len(text) > MAX_SHOWN:
+        raise CommandError(f"a job's timeout of {text[:MAX_SHOWN]}… is no time such as 30s or 1h")
     seconds = parse_duration(text)
     if not LEAST_TIMEOUT <= seconds <= MOST_TIMEOUT:
         raise CommandError(f"a job's timeout of {text} is not between 1 ms and {MOST_DAYS} days")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from meshnode.errors import CommandError
 from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, RESUME_KEY
 from meshnode.security.identity import Claimed, shown_text
-from meshnode.work.units.after import AFTER_KEY, After, parse_after
+from meshnode.work.units.after import AFTER_KEY, After, is_member_key, parse_after
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jobsettings import KEYS, NO_SETTINGS, JobSettings
 from meshnode.work.units.jsonreader import NOTHING, JsonObject
@@ -117,7 +117,7 @@ def parse_submission(data: JsonObject) -> Submission:
         signature=data.get("signature", ""),
         announced=_announced(data),
         follow=data.get("submissionfollow", "") == "true",
-        key=read_key(data),
+        key=_key(data),
         claim=read_claim(data),
         labels=parse_labels(data.get(LABELS_KEY, "")),
         placement=_placement(data),
@@ -140,6 +140,13 @@ def _check_resumable(submission: Submission) -> None:
             f"field {RESUME_KEY} needs submissionkey, stdinsize and stdinsha256, and depssha256 "
             "with depssize"
         )
+
+
+def _key(data: JsonObject) -> str:
+    key = read_key(data)
+    if is_member_key(key):
+        raise CommandError("field submissionkey has the form of a batch member's: choose another")
+    return key
 
 
 def _placement(data: JsonObject) -> Placement | None:

@@ -49,7 +49,8 @@ def test_an_ordinary_submission_has_none_of_these_keys(meshctl, node):
     ("words", "text"),
     [
         (["--priority", "1001"], "1001 is not in the range"),
-        (["--timeout", "soon"], "'soon' is not a time such as"),
+        (["--timeout", "soon"], "'soon' is not a time such as 30s"),
+        (["--timeout", "30"], "'30' is not a time such as 30s, 5m or 1h30m"),
         (["--node", "any", "--label", "a=1,b=2"], "give the option again"),
         (["--unit-label", "=1"], "write NAME=VALUE"),
     ],

@@ -7,10 +7,11 @@ import trio
 from audits import KeptAudit
 from work_fakes import FakeNode
 
-from meshnode.permissions import AccessRule, Verb
+from meshnode.permissions import AccessRule, Verb, Way
 from meshnode.security.audit import AuditLog
 from meshnode.security.auditlines import Kind, encode
 from meshnode.security.identity import MeshClient, UnixClient
+from meshnode.work.units.access import Caller
 from meshnode.work.units.retention import Retention
 
 ANN = UnixClient(1000, 100, 4321, "ann")
@@ -302,3 +303,33 @@ async def test_a_node_without_an_audit_log_tells_nobody(foo, monkeypatch):
         unit_id = await foo.submit("foo", "wait")
         await foo.talk(f"work cancel {unit_id}")
         await foo.talk(f"work release {unit_id}")
+
+
+@pytest.mark.parametrize(("action", "kind"), [("cancel", Kind.CANCEL), ("release", Kind.RELEASE)])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_who_ends_a_batch_of_another_stands_in_the_line_of_each_of_its_units(
+    foo, audit, action, kind, restarts, autojump_clock
+):
+    bob = foo.clients["bob"] = UnixClient(1001, 100, 99, "bob")
+    request = {"command": "work", "subcommand": "batch"}
+    async with foo.running():
+        given = {"action": "submit", "array": "1-3", "node": "foo", "worktype": "wait"}
+        batch = json.loads((await foo.talk(request | given))[0])["batch"]
+        with trio.fail_after(1000):
+            while len(foo.launcher.started) < 3:
+                await trio.sleep(0.1)
+        if restarts:
+            # Killed when the request is on record, and nothing is done yet.
+            asked = getattr(foo.batches.find(batch), action)
+            await asked(Caller(True, "", bob, Way.SOCKET))
+            foo.kill()
+        else:
+            await foo.talk(request | {"action": action, "batch": batch}, peer="bob")
+    async with foo.running():
+        with trio.fail_after(1000):
+            while any(not unit.is_final for unit in foo.units.all()):
+                await trio.sleep(0.1)
+    told = [event for event in audit.events if event.kind is kind]
+    # One that is killed may be told of again by the next run.
+    assert len({event.unit for event in told}) == 3
+    assert {(event.by, event.way) for event in told} == {(bob, "socket")}

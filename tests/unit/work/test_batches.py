@@ -354,7 +354,7 @@ async def test_a_cancel_ends_what_runs_and_starts_nothing_more(autojump_clock, f
         if not restarts:
             assert json.loads((await ask(foo, "cancel", batch))[0]) == {"cancelled": batch}
         else:
-            await foo.batches.find(batch).cancel()
+            await foo.batches.find(batch).cancel(Caller())
             foo.kill()
     async with foo.running():
         _, last = await wait(foo, batch)
@@ -501,3 +501,102 @@ async def test_a_list_remembers_the_work_types_and_nodes_that_its_lines_name(aut
         assert {*foo.batches.find(batch).spec.aims} == aims
     async with foo.running():
         assert {*foo.batches.find(batch).spec.aims} == aims
+
+
+async def test_a_start_that_a_full_disk_refuses_waits_as_a_creation_does(
+    foo, bar, monkeypatch, autojump_clock
+):
+    real = type(foo.store).open_input
+    is_full = True
+
+    async def open_input(self, *args, **kwargs):
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return await real(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(foo.store), "open_input", open_input)
+    async with foo.running(), bar.running():
+        batches = [await submit(foo, "1-6%3", node=node) for node in ("foo", "bar")]
+        with trio.fail_after(LONG):
+            for batch in batches:
+                while "No space" not in (await status(foo, batch)).get("Detail", ""):
+                    await trio.sleep(0.1)
+        await trio.sleep(60)
+        assert [(await status(foo, batch))["Failed"] for batch in batches] == [0, 0]
+        # What could not start is gone: nothing piles up.
+        assert len(foo.units.all()) <= 6
+        is_full = False
+        for batch in batches:
+            ends, last = await wait(foo, batch)
+            assert (last["Succeeded"], len(ends)) == (6, 6)
+        assert len(foo.launcher.started) == len(bar.launcher.started) == 6
+
+
+@pytest.mark.parametrize("action", ["cancel", "release"])
+async def test_a_start_that_waits_for_room_ends_when_it_is_told_to(
+    foo, monkeypatch, action, autojump_clock
+):
+    async def open_input(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(foo.store), "open_input", open_input)
+    async with foo.running():
+        batch = await submit(foo, "1-6%3")
+        with trio.fail_after(LONG):
+            while "No space" not in (await status(foo, batch)).get("Detail", ""):
+                await trio.sleep(0.1)
+        (answer,) = await ask(foo, action, batch)
+        done = {"cancel": "cancelled", "release": "released"}[action]
+        assert json.loads(answer) == {done: batch}
+        assert in_flight(foo) == []
+
+
+@pytest.mark.parametrize("action", ["cancel", "release"])
+async def test_an_end_that_is_asked_for_comes_although_the_journal_has_no_room(
+    foo, monkeypatch, action, autojump_clock
+):
+    async with foo.running():
+        batch = await submit(foo, "1-8%4", worktype="wait")
+        with trio.fail_after(LONG):
+            while len(foo.launcher.started) < 4:
+                await trio.sleep(0.1)
+        with monkeypatch.context() as patch:
+
+            def full(batch_id, lines, *, durable):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(foo.batch_files, "append", full)
+            (answer,) = await ask(foo, action, batch)
+            assert in_flight(foo) == []
+            if action == "release":
+                assert json.loads(answer) == {"released": batch}
+                assert foo.units.all() == ()
+                return
+            assert json.loads(answer) == {"cancel pending": batch}
+            detail = (await status(foo, batch))["Detail"]
+            assert detail == "waiting for disk space to record what became of members"
+        _, last = await wait(foo, batch)
+        assert (last["StateName"], last["Canceled"], last.get("Detail")) == ("Canceled", 8, None)
+        assert len(foo.launcher.started) == 4
+        foo.kill()
+    async with foo.running():
+        assert (await status(foo, batch))["StateName"] == "Canceled"
+
+
+@pytest.mark.parametrize("bad", ["1-1000000000", "9999999999", "1-5:9999999999", "1-" + "9" * 30])
+def test_an_index_that_is_too_high_is_refused_with_the_bound(bad):
+    with pytest.raises(CommandError, match="an index is at most 999999999"):
+        Array.parse(bad)
+
+
+@pytest.mark.parametrize("kind", ["unix", "mesh"])
+async def test_no_client_can_take_the_key_of_a_member(foo, kind, autojump_clock):
+    async with foo.running():
+        batch = await submit(foo, "1-2%1", worktype="wait")
+        for key in (f"{batch}:2", f"{batch}:1:1", "b-12345678:7"):
+            request = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+            (line,) = await foo.talk({**request, "submissionkey": key}, kind=kind)
+            told = "field submissionkey has the form of a batch member's: choose another"
+            assert line == f"ERROR: {told}"
+        await run_commands(foo, batch)
+        assert (await wait(foo, batch))[1]["Succeeded"] == 2
