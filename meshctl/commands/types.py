@@ -99,6 +99,10 @@ def _type_lines(reply: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name:<{width}}  {as_table(one).get('Help', '')}{signed}".rstrip()
 
 
+_FILES = (("Files", "--dep"), ("Scripts", "--script"), ("Output", "--output"))
+"""Which options of a submission may name files, by the keys of a description."""
+
+
 def _description_lines(reply: Mapping[str, Any]) -> Iterator[str]:
     yield f"Type:        {reply['WorkType']} ({reply['Kind']}) of node {reply['Node']}"
     if reply.get("Help"):
@@ -110,6 +114,7 @@ def _description_lines(reply: Mapping[str, Any]) -> Iterator[str]:
         ("Parameters:", "clients may add some" if reply.get("RuntimeParams") else ""),
         ("Variables:", ", ".join(reply.get("RuntimeEnv") or ())),
         ("Directories:", ", ".join(reply.get("RuntimeCwd") or ())),
+        ("Files:", ", ".join(option for key, option in _FILES if reply.get(key) is True)),
         ("Signature:", "must be signed" if reply.get("VerifySignature") else ""),
         ("Timeout:", _number(reply.get("Timeout"), " s")),
         ("Output:", ", ".join(_output(reply))),

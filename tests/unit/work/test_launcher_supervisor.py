@@ -273,6 +273,31 @@ def test_separate_outputs_are_synced_and_measured_too_the_index_after_what_it_is
     assert [status[key] for key in ("StdoutSize", "StderrSize", "IndexSize")] == [3, 6, 32]
 
 
+def test_an_end_that_the_node_is_to_complete_is_held_and_what_that_takes_is_kept(
+    unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "_wait_tree", lambda self: None)
+    job = {"Files": {"Output": ["*"]}}
+    for holds in (False, True):
+        (unit / "status").write_text(json.dumps({"State": 0, "Job": job, "Params": ["x"]}))
+        watching._status.claim({"State": 1})
+        watching._request.holds = holds
+        told: list[Answer] = []
+        monkeypatch.setattr(watching, "_tell_last", told.append)
+        watching._watch()
+        (answer,) = told
+        assert isinstance(answer, Ended)
+        status = status_of(unit)
+        if holds:
+            assert (status["State"], status["Job"], status["Params"]) == (1, job, ["x"])
+            assert status["Held"]["State"] == 2
+            assert answer.record == {"Detail": "Collecting files", "Held": status["Held"]}
+        else:
+            assert (status["State"], status["Job"], status["Params"]) == (2, None, None)
+            assert "Held" not in status
+            assert answer.record["State"] == 2
+
+
 @pytest.mark.parametrize("lost", ["stderr", "index"])
 def test_a_separate_output_that_the_disk_lost_fails_the_unit_and_is_named(
     unit: Path, watching: Supervisor, monkeypatch: pytest.MonkeyPatch, lost: str

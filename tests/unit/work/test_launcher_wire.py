@@ -52,6 +52,7 @@ STARTS = st.builds(
         indexed=st.booleans(),
     ),
     known=RECORDS,
+    holds=st.booleans(),
 )
 ANSWERS = st.one_of(
     st.builds(wire.Started, STARTS, st.integers(), st.integers(), RECORDS, st.none() | RECORDS),
