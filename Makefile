@@ -13,7 +13,8 @@ DRAWS := $(VENV)/.installed-bench
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
 	@echo "make deb       a Debian package of this checkout, in dist/"
-	@echo "make test      run all tests on all cores, which takes some ten minutes on two; JOBS=1 for one"
+	@echo "make test      run all tests, two at a time on each core, which takes a quarter of an hour on two;"
+	@echo "               JOBS=1 for one at a time"
 	@echo "make faults    storms of kills, cuts and full disks over real nodes; one of them again:"
 	@echo "               FLAVOUR=diamond SEED=7 UNITS=500; KINDS=\"fill disk,cut link\" for some faults"
 	@echo "make floods    every flood of an enemy against real nodes, for a minute each, and a table;"
@@ -59,8 +60,9 @@ WANTED := command -v ip && command -v nc && command -v ssh && test -x /usr/sbin/
 # being installed, which would start a server; without it prometheus-client's parsers are asked alone.
 PROMTOOL := cd $(VENV) && apt-get download -q prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb \
 	| tar -x --strip-components=3 -C bin ./usr/bin/promtool && rm -f prometheus_*.deb
-# A module's tests are on one core, in their order: modules that come last are short.
-JOBS ?= auto
+# Half of the time of a test is waiting for what it has started, so two of them share a core. A
+# module's tests are in one process, in their order: modules that come last are short.
+JOBS ?= $(shell echo $$((2 * $$(nproc))))
 ON_ALL_CORES := --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 test: $(STAMP)
 	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
@@ -70,7 +72,7 @@ test: $(STAMP)
 			podman uidmap runc catatonit busybox chromium chromium-driver libnss3-tools; } \
 			>/dev/null 2>&1 || true
 	@command -v promtool >/dev/null 2>&1 || test -x $(BIN)/promtool || { $(PROMTOOL); } >/dev/null 2>&1 || true
-	@echo "All tests: some ten minutes on two cores."
+	@echo "All tests: a quarter of an hour on two cores."
 	@$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 # The short storms of "make test" are the same test with fewer units. One of 500 takes minutes.

@@ -5,7 +5,6 @@ process started in it. Whatever it starts carries a mark in its environment, whi
 their supervisors inherit; at the end the cluster ends whoever still carries it, and nobody else.
 """
 
-import contextlib
 import itertools
 import json
 import os
@@ -424,22 +423,19 @@ class Cluster:
             yield node.name, node.log.read_text(errors="replace")
 
     def close(self) -> None:
-        """End every process of this cluster and remove its directory."""
-        running = [
-            node.process
-            for node in self.nodes.values()
-            if node.process is not None and node.process.poll() is None
-        ]
+        """End every process of this cluster and remove its directory.
+
+        Nodes are killed: how they stop is for tests to look at, and takes its time.
+        """
+        running = [node.process for node in self.nodes.values() if node.process is not None]
         for process in running:
-            process.terminate()
-        for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_PATIENCE)
             process.kill()
+        for process in running:
             process.wait()
-        wait_until(
-            lambda: not kill_marked(self.mark), what="the end of everything the cluster started"
-        )
+        deadline = time.monotonic() + PATIENCE
+        while kill_marked(self.mark):
+            # It has waited for their end, so only what they started meanwhile can be left.
+            assert time.monotonic() < deadline, "the cluster starts ever new processes"
         for node in self.nodes.values():
             remove_groups(node.root)
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -326,9 +326,9 @@ class Session:
         return pattern + re.escape(shown[position:])
 
     def close(self) -> None:
-        """Stop the nodes, and print their logs; the cluster ends what they have started."""
+        """End the nodes, and print their logs; the cluster ends what they have started."""
         for node in self.nodes:
-            node.process.terminate()
+            node.process.kill()
         for node in self.nodes:
             node.process.wait(PATIENCE)
             self.show_log(node)
