@@ -43,6 +43,7 @@ MAX_DELAY = 86400.0
 ELSEWHERE = {
     "work": "meshctl.commands.work:work",
     "auth": "meshctl.commands.auth:auth",
+    "events": "meshctl.commands.events:events",
     "top": "meshctl.commands.top:top",
 }
 """Commands, and groups of them, with modules of their own: each is loaded when it is needed."""
