@@ -53,7 +53,9 @@ def size_of_files(unit_id: str, status: Mapping[str, Any]) -> int:
     """Return the bytes of the tar of a unit's files; 0 if it brought none. Raises NotFetched."""
     size = size_of(status, FILES)
     if size is None:
-        raise NotFetched(f"unit {unit_id} has no files: it was submitted without --output")
+        raise NotFetched(
+            f"unit {unit_id} has no files: it was submitted without --output, or never started"
+        )
     return size
 
 

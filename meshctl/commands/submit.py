@@ -206,6 +206,8 @@ def submit(
     options["job"] = replace(options["job"], after=batch.after)
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
+    if rm and options["job"].output:
+        raise Failure("--rm would delete what --output brings back; release the unit later.")
     with invocation.client() as client:
         has_none = (
             (is_told(options["job"]) or bool(batch)) and payload is None and payload_literal is None

@@ -20,7 +20,7 @@ the file's end. An OSError says that the file cannot be read."""
 _REMEDIES = {
     STDERR: "its work type does not say `stderr: separate`, so errors are in its stdout",
     INDEX: "its work type says neither `timestamps: true` nor `stderr: separate`",
-    FILES: "it was submitted without --output",
+    FILES: "it was submitted without --output, or never started",
 }
 """Why a unit may lack a file."""
 

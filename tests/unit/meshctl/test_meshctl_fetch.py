@@ -162,7 +162,8 @@ def test_a_node_that_has_lost_the_rest_is_not_asked_for_ever(node, unit, tmp_pat
 def test_a_unit_that_brings_nothing_back_says_so(meshctl, node, tmp_path):
     node.add_unit("one", b"printed")
     result = meshctl("work", "fetch", "one", "-o", str(tmp_path / "x"))
-    assert result.stderr == "ERROR: unit one has no files: it was submitted without --output\n"
+    told = "unit one has no files: it was submitted without --output, or never started"
+    assert result.stderr == f"ERROR: {told}\n"
     assert result.exit_code == ExitCode.FAILURE
     assert not (tmp_path / "x").exists()
     with ControlClient(node.address) as client, pytest.raises(CommandRefused):
@@ -347,6 +348,13 @@ def test_a_type_that_brings_nothing_back_is_not_sent_the_work(meshctl, node, des
     node.handlers[DESCRIBE] = describe
     result = meshctl("work", "submit", "cat", "--output", "*")
     assert "work type cat brings back no files (--output)" in result.stderr
+    assert node.submissions == []
+
+
+def test_files_that_are_to_come_back_are_not_deleted_at_the_end(meshctl, node):
+    result = meshctl("work", "submit", "cat", "--output", "*", "--follow", "--rm")
+    assert "--rm would delete what --output brings back" in result.stderr
+    assert result.exit_code == ExitCode.WRONG_USAGE
     assert node.submissions == []
 
 

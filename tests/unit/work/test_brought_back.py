@@ -94,7 +94,8 @@ async def test_a_unit_without_the_key_has_no_directory_and_no_files(foo, autojum
         assert (await foo.wait_final(unit_id)).files_size is None
         told = (await foo.talk(results(unit_id)))[-1]
         assert told == (
-            f"ERROR: work unit {unit_id} has no files: it was submitted without --output"
+            f"ERROR: work unit {unit_id} has no files: "
+            "it was submitted without --output, or never started"
         )
 
 

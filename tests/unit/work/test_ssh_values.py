@@ -205,6 +205,9 @@ def test_files_are_all_that_a_client_may_give_a_job_beside_params():
     ):
         with pytest.raises(CommandError, match="takes files, but no arguments, variables"):
             KIND.plan(replace(submission(), job=job))
+    back = JobSettings(files=JobFiles(output=("*",)))
+    with pytest.raises(CommandError, match=r"far brings back no files \(output\), since it runs"):
+        KIND.plan(replace(submission(), job=back))
     elsewhere = replace(KIND, cwd="/srv")
     assert (KIND.described("far")["Files"], elsewhere.described("far")["Files"]) == (True, False)
     with pytest.raises(CommandError, match="far takes no files, since it runs in a directory"):
