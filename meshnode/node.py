@@ -274,7 +274,7 @@ async def _start_web(
 
     metrics = metrics_of(config.node.id, mesh, links, work, registry.rules, audit, tls)
     metrics.node.watch("control", control.places)
-    await start_web(config, registry, budgets, links, work, tls, tokens, metrics, nursery)
+    await start_web(config, registry, budgets, control, links, work, tls, tokens, metrics, nursery)
 
 
 async def _open_control(

@@ -195,13 +195,15 @@ class ControlService:
         peer: str = "",
         client: Identity | None = None,
         tls: "TlsSource | None" = None,
+        known: Holder | None = None,
     ) -> None:
         """Serve one client to its end and close its stream; raises nothing but cancellation.
 
-        ``peer`` names a ``client`` of whom nothing else is known; ``tls`` is what it must speak.
+        ``peer`` names a ``client`` of whom nothing else is known; ``tls`` is what it must speak;
+        ``known`` is on whose account it is, if the stream does not say it.
         """
         log = subject_logger("session", f"{kind}#{next(self._numbers)}")
-        known = holder_of(stream)
+        known = known or holder_of(stream)
         name = peer if known is UNKNOWN_HOLDER else known.name
         # Nodes choose their names: none is another kind of client's.
         holder = Holder(f"{kind} {name}", known.branch, known.is_near, known.is_owner)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
-from meshnode.web import health, metrics, page
+from meshnode.web import health, metrics, page, websocket
 from meshnode.web.api import batches, events, mesh, meshparts, output, submit, types, units
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
@@ -50,6 +50,8 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
     routes = [*health.routes(node), *metrics.routes(node)]
     for bring in API:
         routes += bring(node)
+    if node.serve_session is not None:
+        routes += websocket.routes(node.serve_session)
     if directive.page:
         routes += page.routes()
     app = Starlette(

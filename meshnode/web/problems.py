@@ -58,6 +58,9 @@ WRONG_TYPE: Final = Kind(
 REFUSED: Final = Kind(
     "refused", HTTPStatus.UNPROCESSABLE_ENTITY, "The node does not do what was asked"
 )
+UPGRADE: Final = Kind(
+    "upgrade", HTTPStatus.UPGRADE_REQUIRED, "Another protocol is spoken at this address"
+)
 TOO_MANY: Final = Kind("too-many", HTTPStatus.TOO_MANY_REQUESTS, "It is too much at a time")
 SLOW: Final = Kind("slow", HTTPStatus.REQUEST_TIMEOUT, "The request took too long to come")
 INTERNAL: Final = Kind("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "The node has a fault")

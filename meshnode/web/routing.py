@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from meshnode.web.commands import Commands
+from meshnode.web.websocket import ServeSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class WebNode:
     """Returns why the node is not ready to take work; empty if it is."""
     spool: Path
     """Directory on the disk of the units, for what is on its way to them."""
+    serve_session: ServeSession | None = None
+    """Serves a control session as the control service does, where there is one to do it."""
 
 
 Routes = Callable[[WebNode], list[BaseRoute]]

@@ -13,7 +13,7 @@ from meshnode.config import NodeConfig
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.places import Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
-from meshnode.control.service import IDLE_CHECK, KEPT_BACK, secure
+from meshnode.control.service import IDLE_CHECK, KEPT_BACK, ControlService, secure
 from meshnode.control.usernames import UserNames
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.peers.configured import ConfiguredLinks
@@ -27,7 +27,7 @@ from meshnode.version import VERSION
 from meshnode.web import health
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
-from meshnode.web.identity import IDLE_TIMEOUT, Connection
+from meshnode.web.identity import IDLE_TIMEOUT, Caller, Connection
 from meshnode.web.metrics import Metrics
 from meshnode.web.routing import WebNode
 from meshnode.web.wire import PROTOCOLS, Server
@@ -197,6 +197,7 @@ async def start_web(
     config: NodeConfig,
     registry: CommandRegistry,
     budgets: SessionBudgets,
+    control: ControlService,
     links: ConfiguredLinks,
     work: ConfiguredWork,
     tls: TlsStore,
@@ -214,10 +215,14 @@ async def start_web(
     async def shortage() -> str:
         return health.missing_link(links.report()) or await health.unwritable(root)
 
+    async def serve_session(stream: trio.abc.HalfCloseableStream, caller: Caller) -> None:
+        peer = str(caller.client)
+        await control.serve(stream, caller.kind, peer, caller.client, known=caller.holder)
+
     registry.register(metrics.command())
     await nursery.start(metrics.run)
     commands = Commands(config.node.id, registry, budgets)
-    node = WebNode(config.node.id, VERSION, commands, shortage, root)
+    node = WebNode(config.node.id, VERSION, commands, shortage, root, serve_session)
     for directive in config.http_services:
         try:
             listeners = await open_listeners(directive)

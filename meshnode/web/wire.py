@@ -42,6 +42,9 @@ MAX_REQUESTS: Final = 100_000
 MAX_MESSAGE: Final = 1024 * 1024
 """Bytes of one message of a websocket."""
 
+PING_INTERVAL: Final = 30.0
+"""Seconds between two pings of a websocket: proxies end what is silent for a minute."""
+
 PROTOCOLS: Final = (b"h2", b"http/1.1")
 """What is spoken over TLS, best first."""
 
@@ -85,6 +88,7 @@ def hypercorn_config() -> Config:
     config.keep_alive_max_requests = MAX_REQUESTS
     config.max_app_queue_size = QUEUED
     config.websocket_max_message_size = MAX_MESSAGE
+    config.websocket_ping_interval = PING_INTERVAL
     return config
 
 
@@ -109,7 +113,11 @@ class Server:
         async def run_app(
             scope: Any, receive: Any, send: Any, sync_spawn: object, call_soon: object
         ) -> None:
-            scope["state"][STREAM] = Stream(send.__self__, server)
+            stream = send.__self__
+            if isinstance(stream, WSStream):
+                # What is compressed can be a thousand times as long, all of it at once.
+                stream.handshake.extensions = None
+            scope["state"][STREAM] = Stream(stream, server)
             await self._app(scope, receive, send)
 
         state: Any = {CONNECTION: connection}

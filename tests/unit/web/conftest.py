@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import trio
 
 from meshnode.config import HttpService
 from meshnode.control.budgets import SessionBudgets
@@ -13,6 +14,7 @@ from meshnode.control.mesh_asking import NodeAsker
 from meshnode.control.mesh_command import MeshCommand
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry, JsonObject
+from meshnode.control.service import ControlService
 from meshnode.errors import NoRoute
 from meshnode.mesh.peers.conditions import LinksReport
 from meshnode.permissions import AccessRule
@@ -20,6 +22,7 @@ from meshnode.security.access import AccessRules
 from meshnode.security.bearer import TokenStore, read_tokens
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
+from meshnode.web.identity import Caller
 from meshnode.web.routing import WebNode
 from meshnode.work.placement.load import describe_tags
 from tests.unit.control.conftest import FakeMesh
@@ -66,7 +69,13 @@ def make_client() -> MakeClient:
         registry.register(mesh.command())
         registry.register(events_command(hub or EventHub(), mesh_audiences(registry)))
         commands = Commands("foo", registry, SessionBudgets())
-        node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"))
+        service = ControlService("foo", registry)
+
+        async def serve(stream: trio.abc.HalfCloseableStream, caller: Caller) -> None:
+            peer = str(caller.client)
+            await service.serve(stream, caller.kind, peer, caller.client, known=caller.holder)
+
+        node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"), serve)
         app = make_app(directive, node, tokens)
         return Client(app, **client)  # type: ignore[arg-type]
 
