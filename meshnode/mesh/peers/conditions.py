@@ -72,7 +72,8 @@ class Changes:
     async def wait(self, seen: int) -> None:
         """Return when the number is another one than ``seen``."""
         while self.count == seen:
-            self._next = self._next or trio.Event()
+            if self._next is None:
+                self._next = trio.Event()
             await self._next.wait()
         await trio.lowlevel.checkpoint()
 

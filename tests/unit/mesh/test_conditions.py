@@ -14,6 +14,7 @@ from meshnode.mesh.links.memory import MemoryDialer, MemoryListener, memory_link
 from meshnode.mesh.peers.conditions import (
     REJECTED_BYTES,
     REJECTED_FOR,
+    Changes,
     ListenerState,
     Moment,
     PeerState,
@@ -347,3 +348,21 @@ async def test_a_rejection_is_counted_while_it_lasts_and_forgotten_after_a_time(
     await trio.sleep(REJECTED_FOR / 2)
     assert rejections.listed() == ()
     assert rejections.size == 0
+
+
+@pytest.mark.parametrize("waiters", [1, 2, 5])
+async def test_all_who_wait_for_a_change_hear_of_it(waiters, autojump_clock):
+    changes, heard = Changes(), []
+
+    async def wait() -> None:
+        await changes.wait(0)
+        heard.append(changes.count)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(waiters):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        changes.note()
+    assert heard == [1] * waiters
+    with trio.fail_after(1):
+        await changes.wait(0)
