@@ -44,7 +44,8 @@ LIMITS_KEY, OUTPUT_KEY = "joblimits", "joboutput"
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
-        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", LABELS_KEY),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", "submissionresume"),
+        LABELS_KEY,
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY, AFTER_KEY),
         *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY, OUTPUT_KEY),

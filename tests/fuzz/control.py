@@ -1,5 +1,6 @@
 """The target ``control``: command lines of every command, with any fields."""
 
+import hashlib
 import json
 import random
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -108,6 +109,12 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         **{"submissionfollow": "true", "secret_word": "x"},
         **{"submissionlabels": '{"job": "nightly"}', "onbehalfof": CLAIM},
     },
+    {
+        **{"command": "work", "subcommand": "submit", "node": "victim", "worktype": "cat"},
+        **{"stdinsize": str(len(PAYLOAD)), "stdinsha256": hashlib.sha256(PAYLOAD).hexdigest()},
+        **{"submissionkey": "in parts", "submissionresume": "true"},
+    },
+    {"command": "work", "subcommand": "submitted", "submissionkey": "in parts"},
     *(
         {"command": "work", "subcommand": name, "unitid": unit, "signature": ""}
         for name in ("status", "watch", "cancel", "release", "force-release", "list")

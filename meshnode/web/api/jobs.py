@@ -13,7 +13,6 @@ from typing import Any, Final
 from meshnode.control.registry import JsonObject
 from meshnode.protocol.control import (
     ARGUMENTS_KEY,
-    ARRAY_INDEX_KEY,
     CWD_KEY,
     ENV_KEY,
     LABELS_KEY,
@@ -24,6 +23,7 @@ from meshnode.protocol.control import (
 )
 from meshnode.web.problems import MALFORMED, REFUSED, Problem
 from meshnode.work.units.after import AFTER_KEY
+from meshnode.work.units.submission import NOT_PARAMS
 
 LOCAL_NODE: Final = "localhost"
 """What a submission names for the node itself."""
@@ -132,7 +132,7 @@ def _parameters(name: str, value: object) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise _wrong(name, "an object of texts")
     for one in value:
-        if one in _OURS:
+        if one in NOT_PARAMS:
             raise Problem(REFUSED, f"{name}.{one}: a job says that by a member of its own")
     return {one: _scalar(f"{name}.{one}", of) for one, of in value.items()}
 
@@ -206,14 +206,3 @@ FIELDS: Final[Mapping[str, Read]] = {
     "tlsclient": _text("tlsclient"),
 }
 """The members of a job."""
-
-_OURS: Final = frozenset(
-    {
-        *("command", "subcommand", "node", "worktype", "tlsclient", "ttl", "signwork"),
-        *("signature", "stdinsize", "stdinsha256", "submissionkey", "submissionfollow"),
-        *("onbehalfof", "placement", "placementlabels", "depssize", "depssha256", "jobscript"),
-        *(OUTPUT_KEY, AFTER_KEY, ARRAY_INDEX_KEY),
-        *(LABELS_KEY, ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
-    }
-)
-"""Keys of a submission that are no parameters of the work."""

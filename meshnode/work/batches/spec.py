@@ -20,6 +20,7 @@ from meshnode.protocol.control import (
     DEPS_SHA256_KEY,
     DEPS_SIZE_KEY,
     ENV_KEY,
+    RESUME_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
 from meshnode.work.files.jobfiles import JobFiles
@@ -72,7 +73,7 @@ _NOT_OF_A_MEMBER: Final = frozenset(
         AFTER_KEY,
         ARRAY_INDEX_KEY,
     }
-    | {"submissionkey", "submissionfollow", "stdinsize", "stdinsha256", CLAIM_KEY}
+    | {"submissionkey", "submissionfollow", RESUME_KEY, "stdinsize", "stdinsha256", CLAIM_KEY}
 )
 """Keys of a request that are the batch's own, or that no member may have."""
 

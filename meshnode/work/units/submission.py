@@ -6,6 +6,7 @@ A key of a submission that says nothing of how to submit is a parameter of the w
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from meshnode.errors import CommandError
 from meshnode.protocol.control import CLAIM_KEY, LABELS_KEY, RESUME_KEY
@@ -88,14 +89,16 @@ def shown_params(params: Mapping[str, str], job: JobSettings = NO_SETTINGS) -> s
     return shown_text(" ".join(words), MAX_SHOWN)
 
 
-_NOT_PARAMS = {
-    *("command", "subcommand", "node", "worktype"),
-    *("tlsclient", "ttl", "signwork", "signature"),
-    *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", RESUME_KEY),
-    *(CLAIM_KEY, LABELS_KEY),
-    *("placement", "placementlabels", AFTER_KEY),
-    *KEYS,
-}
+NOT_PARAMS: Final = frozenset(
+    {
+        *("command", "subcommand", "node", "worktype"),
+        *("tlsclient", "ttl", "signwork", "signature"),
+        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", RESUME_KEY),
+        *(CLAIM_KEY, LABELS_KEY),
+        *("placement", "placementlabels", AFTER_KEY),
+        *KEYS,
+    }
+)
 """Keys of a submission that say how to submit; every other key is a parameter of the work."""
 
 
@@ -110,7 +113,7 @@ def parse_submission(data: JsonObject) -> Submission:
     submission = Submission(
         node=read_node(node),
         work_type=work_type,
-        params={key: value for key, value in data.items() if key not in _NOT_PARAMS},
+        params={key: value for key, value in data.items() if key not in NOT_PARAMS},
         tls_client=data.get("tlsclient", ""),
         ttl=data.get("ttl", ""),
         sign_work=read_flag(data, "signwork"),

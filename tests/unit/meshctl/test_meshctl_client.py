@@ -187,6 +187,7 @@ def test_a_submission_says_all_it_was_told(node):
         "stdinsize",
         "submissionkey",
         "submissionfollow",
+        "submissionresume",
     ],
 )
 def test_a_parameter_cannot_take_the_place_of_an_option(node, key):

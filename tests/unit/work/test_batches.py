@@ -189,7 +189,9 @@ async def test_each_line_of_a_list_is_a_submission_of_its_own(autojump_clock, fo
         assert last["StateName"] == "Failed"
 
 
-@pytest.mark.parametrize("bad", ["5", '{"params": 3}', "{", '{"submissionkey": "x"}'])
+@pytest.mark.parametrize(
+    "bad", ["5", '{"params": 3}', "{", '{"submissionkey": "x"}', '{"submissionresume": "true"}']
+)
 async def test_a_list_with_a_wrong_line_is_refused_whole_and_the_line_named(
     autojump_clock, foo, bad
 ):

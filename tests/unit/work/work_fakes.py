@@ -24,7 +24,7 @@ from meshnode.control.session import Session
 from meshnode.errors import CommandError, HandshakeRefused, NoRoute, UnknownUnit, WorkError
 from meshnode.logs import subject_logger
 from meshnode.mesh.streams.layer import MANY_STREAMS
-from meshnode.protocol.control import TAKEN_KEYS, TAKES_TAG
+from meshnode.protocol.control import RESUME_KEY, TAKEN_KEYS, TAKES_TAG
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.routing import ServiceAdvertisement, WorkType
 from meshnode.security.access import AccessRules
@@ -452,7 +452,7 @@ def as_receptor(command: Command) -> Command:
     def parse_json(data):
         if data.get("subcommand") == "watch":
             raise CommandError("bad command")
-        own_keys = {"submissionkey", "stdinsize", "stdinsha256", "onbehalfof"}
+        own_keys = {"submissionkey", "stdinsize", "stdinsha256", "onbehalfof", RESUME_KEY}
         assert not own_keys & set(data), "taken for params"
         handler = command.parse_json({k: v for k, v in data.items() if k != "unless"})
 
