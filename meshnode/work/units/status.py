@@ -7,7 +7,7 @@ The file has receptor's five keys and meshnode's; a reply is made by
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from sys import intern
-from typing import Any
+from typing import Any, cast
 
 from meshnode.config.signing_directives import MAX_KEY_NAME
 from meshnode.errors import WorkError
@@ -143,14 +143,14 @@ class UnitStatus:
 
     def size_of(self, stream: str) -> int | None:
         """Return the recorded bytes of a file of output, None where the unit has no such file."""
-        size: int | None = getattr(self, RECORDED[records.SIZE_KEYS[stream]][0])
-        return size
+        return cast("int | None", getattr(self, RECORDED[records.SIZE_KEYS[stream]][0]))
 
     @property
     def sizes(self) -> dict[str, int]:
         """The recorded bytes of each file of output that the unit has, by its key."""
-        sizes = {key: self.size_of(stream) for stream, key in records.SIZE_KEYS.items()}
-        return {key: size for key, size in sizes.items() if size is not None}
+        sizes = (self.stdout_size, self.stderr_size, self.index_size, self.files_size)
+        told = zip(records.SIZE_KEYS.values(), sizes, strict=True)
+        return {key: size for key, size in told if size is not None}
 
     @property
     def kind(self) -> str:
