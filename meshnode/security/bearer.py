@@ -61,7 +61,7 @@ class Token:
             return None
         who = (Fact("token", pattern=TextPattern(self.name)),)
         return AccessRule(
-            label=f"of the token {quote(self.name)}", allows=False, who=(who,), verbs=others
+            label=f"verbs of token {quote(self.name)}", allows=False, who=(who,), verbs=others
         )
 
 
