@@ -59,7 +59,8 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
         exception_handlers={MeshnodeError: _refused, HTTPException: _turned_away},
     )
     app.router.redirect_slashes = False
-    return Guard(app, Identifier(directive, tokens), Origins(directive.cors))
+    identifier, origins = Identifier(directive, tokens), Origins(directive.cors)
+    return Guard(app, identifier, origins, node.responses)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

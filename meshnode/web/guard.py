@@ -5,6 +5,7 @@ should. So a request that nobody has signed in for must name this machine as its
 (``identity.py``), and none may come from a page elsewhere (``origins.py``).
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -63,7 +64,15 @@ DRAIN_TIMEOUT: Final = 2.0
 class Guard:
     """An ASGI application that lets requests through to another one."""
 
-    def __init__(self, app: App, identifier: Identifier, origins: Origins) -> None:
+    def __init__(
+        self,
+        app: App,
+        identifier: Identifier,
+        origins: Origins,
+        responses: Counter[int] | None = None,
+    ) -> None:
+        """``responses`` counts what was answered, by its status."""
+        self._responses = Counter[int]() if responses is None else responses
         self._app = app
         self._identifier = identifier
         self._origins = origins
@@ -74,7 +83,7 @@ class Guard:
         if scope["type"] == "lifespan":
             return
         connection: Connection = scope["state"][CONNECTION]
-        exchange = _Exchange(scope, receive, send, self._origins)
+        exchange = _Exchange(scope, receive, send, self._origins, self._responses)
         with connection.serving():
             if connection.requests > MAX_AT_ONCE:
                 self._log.warning(
@@ -125,7 +134,14 @@ class Guard:
 class _Exchange:
     """One request and its response: what each response has, and the rest of a body at its end."""
 
-    def __init__(self, scope: Any, receive: Receive, send: Send, origins: Origins) -> None:
+    def __init__(
+        self,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+        origins: Origins,
+        responses: Counter[int],
+    ) -> None:
         self.headers = Headers(scope=scope)
         self.has_begun = False
         self.has_ended = False
@@ -134,6 +150,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._origins = origins
+        self._responses = responses
         self._is_whole = scope["type"] == "websocket" or (
             scope["http_version"] != "2"
             and self.headers.get("content-length", "0") == "0"
@@ -163,6 +180,7 @@ class _Exchange:
             raise trio.BrokenResourceError("the client is gone")
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             self.has_begun = True
+            self._responses[message["status"]] += 1
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in SAFE_HEADERS:
                 headers.setdefault(name, value)

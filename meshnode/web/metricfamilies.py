@@ -72,6 +72,9 @@ SESSIONS_REFUSED: Final = _counter(
     "service",
     "way",
 )
+HTTP_RESPONSES: Final = _counter(
+    "http_responses", "Responses of HTTP services, by their status.", "status"
+)
 SIGNATURE_REFUSALS: Final = _counter(
     "signature_refusals", "Requests that were refused for their signature.", "reason"
 )

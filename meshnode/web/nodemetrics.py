@@ -2,7 +2,9 @@
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import trio
 
@@ -20,6 +22,10 @@ from meshnode.work.units.signatures import Signatures
 
 PlacesByKind = Mapping[SessionKind, Places]
 """The places of a service's sessions, by what their clients came by."""
+
+
+EXPECTED: Final = (200, 401, 403, 429, 500, 503)
+"""Statuses that are told before the first response has one: alerts are about them."""
 
 
 class LoopDelay(trio.abc.Instrument):
@@ -57,6 +63,8 @@ class NodeReader:
         certificates: Callable[[], Sequence[ShownCertificate]],
     ) -> None:
         self.loop = LoopDelay()
+        self.responses: Counter[int] = Counter()
+        """What HTTP services have answered, by its status."""
         self._node_id = node_id
         self._started = time.time()
         self._rules = rules
@@ -75,6 +83,8 @@ class NodeReader:
         into.add(families.START_TIME, self._started)
         into.distribute(families.LOOP_DELAY, self.loop.delays.distribution())
         self._read_sessions(into)
+        for status in {*EXPECTED, *self.responses}:
+            into.add(families.HTTP_RESPONSES, self.responses[status], str(int(status)))
         for problem in SignatureProblem:
             count = self._signatures.refusals[problem]
             into.add(families.SIGNATURE_REFUSALS, count, problem.value)

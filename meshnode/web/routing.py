@@ -13,8 +13,9 @@ A refusal of the command (any ``MeshnodeError``) becomes problem+json by itself.
 """
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class WebNode:
     """Directory on the disk of the units, for what is on its way to them."""
     serve_session: ServeSession | None = None
     """Serves a control session as the control service does, where there is one to do it."""
+    responses: Counter[int] = field(default_factory=Counter)
+    """Counts what was answered, by its status."""
 
 
 Routes = Callable[[WebNode], list[BaseRoute]]

@@ -222,7 +222,9 @@ async def start_web(
     registry.register(metrics.command())
     await nursery.start(metrics.run)
     commands = Commands(config.node.id, registry, budgets)
-    node = WebNode(config.node.id, VERSION, commands, shortage, root, serve_session)
+    node = WebNode(
+        config.node.id, VERSION, commands, shortage, root, serve_session, metrics.node.responses
+    )
     for directive in config.http_services:
         try:
             listeners = await open_listeners(directive)

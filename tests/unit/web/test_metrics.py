@@ -321,7 +321,9 @@ def client_of(foo: Scene, *rules: AccessRule) -> Client:
         return ""
 
     commands = Commands("foo", registry, SessionBudgets())
-    web = WebNode("foo", "1.2", commands, nothing_short, Path("/nonexistent"))
+    responses = foo.metrics.node.responses
+    spool = Path("/nonexistent")
+    web = WebNode("foo", "1.2", commands, nothing_short, spool, responses=responses)
     return Client(make_app(HttpService(port=8043), web))
 
 
@@ -337,6 +339,18 @@ async def test_who_may_see_the_mesh_may_have_metrics_and_nobody_else(
         assert reply.status == 200
         reply = await client_of(foo, rule(*set(Verb) - {Verb.MESH})).ask("/metrics")
         assert (reply.status, reply.is_problem) == (403, True)
+
+
+async def test_each_response_is_counted_by_its_status(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with scene(tmp_path) as foo:
+        client = client_of(foo, rule(Verb.MESH))
+        for path in ("/metrics", "/nothing", "/metrics"):
+            await client.ask(path)
+        assert await foo.value("http_responses_total", status="200") == 2
+        assert await foo.value("http_responses_total", status="404") == 1
+        assert await foo.value("http_responses_total", status="401") == 0
 
 
 @pytest.mark.parametrize(
