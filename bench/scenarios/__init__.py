@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from bench.report import Report
 from bench.rows import Options
 from bench.scenarios import (
+    batches,
     finished,
     followers,
     forward,
@@ -23,6 +24,7 @@ from bench.scenarios import (
 )
 
 SCENARIOS: Mapping[str, Callable[[Options], Report]] = {
+    "batches": batches.run,
     "finished": finished.run,
     "followers": followers.run,
     "forward": forward.run,
