@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DRAWS := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deb screenshots test faults floods fuzz coverage bench lint format clean
+.PHONY: help demo deb screenshots test faults floods fuzz api-fuzz coverage bench lint format clean
 
 help:
 	@echo "make demo      run the guide's example on two real nodes and check it (under a minute)"
@@ -21,6 +21,7 @@ help:
 	@echo "               ONLY=adverts,names for some, SECONDS=8, WRITE=docs/guarantees.md"
 	@echo "make fuzz      feed what is nearly right to every boundary of a node; TARGET=routing for one,"
 	@echo "               INPUTS=50000, SEED=7; INDEX=123 feeds one input again"
+	@echo "make api-fuzz  try the HTTP API against its OpenAPI document; EXAMPLES=200 of each kind"
 	@echo "make coverage  run all tests and report which lines they did not reach"
 	@echo "make bench     measure, report and draw; ONLY=start,idle for some scenarios, QUICK=1 for"
 	@echo "               small sizes, REPEATS=9, PEER=/path/to/receptor to measure it beside ours,"
@@ -94,6 +95,10 @@ INPUTS ?= 50000
 fuzz: $(STAMP)
 	@$(TESTS_PATH) $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(TARGET),--target $(TARGET)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(INDEX),--index $(INDEX))
+
+EXAMPLES ?= 200
+api-fuzz: $(STAMP)
+	@API_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/integration/test_http_schema.py
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

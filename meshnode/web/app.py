@@ -12,11 +12,22 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
 from meshnode.web import health, metrics, page, websocket
-from meshnode.web.api import batches, events, mesh, meshparts, output, submit, types, units
+from meshnode.web.api import (
+    batches,
+    events,
+    mesh,
+    meshparts,
+    openapi,
+    output,
+    submit,
+    types,
+    units,
+)
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
 from meshnode.web.origins import Origins
@@ -35,6 +46,7 @@ API: Final[tuple[Routes, ...]] = (
     output.routes,
     types.routes,
     batches.routes,
+    openapi.routes,
 )
 """What brings the routes below /api/v1."""
 
@@ -71,4 +83,17 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _turned_away(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind, text = _OTHER.get(HTTPStatus(error.status_code), (MALFORMED, str(error.detail)))
-    return to_response(Problem(kind, text, error.headers or {}))
+    headers = dict(error.headers or {})
+    if kind is WRONG_METHOD:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return to_response(Problem(kind, text, headers))
+
+
+def _methods(request: Request) -> set[str]:
+    """Return what an address takes: each of its methods may have a route of its own."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        matched, _ = route.matches(request.scope)
+        if matched is not Match.NONE and isinstance(route, Route):
+            found |= route.methods or set()
+    return found

@@ -189,7 +189,8 @@ def test_a_list_comes_in_pages_newest_first(client: WebClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["state=bogus", "limit=-1", "limit=1001", "since=noon", "cursor=x", "typ=cat"]
+    "query",
+    ["state=bogus", "limit=-1", "limit=1001", "since=noon", "cursor=x", "typ=cat", "state="],
 )
 def test_a_query_that_is_wrong_is_not_taken_for_another(client: WebClient, query: str) -> None:
     assert client.ask(f"/units?{query}").status == 400

@@ -105,7 +105,7 @@ def read_batch(data: bytes) -> tuple[JsonObject, bytes | None]:
     for name in batch:
         if name not in OWN:
             raise Problem(MALFORMED, f"a batch has no {name[:40]!r}; it has {', '.join(OWN)}")
-    job = batch.get("job", {})
+    job = batch.get("job") or {}
     if not isinstance(job, dict):
         raise Problem(MALFORMED, "job must be an object: what all members have")
     fields, payload = read_fields(job)
@@ -136,7 +136,7 @@ def _line(number: int, line: object) -> str:
     if not isinstance(line, dict):
         raise Problem(MALFORMED, f"lines: {number}: must be a text or a job")
     try:
-        text = line.get("line", "")
+        text = "" if line.get("line") is None else line["line"]
         fields, payload = read_fields({name: of for name, of in line.items() if name != "line"})
         if not isinstance(text, str):
             raise Problem(MALFORMED, "line must be a text")

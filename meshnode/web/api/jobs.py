@@ -65,7 +65,7 @@ def read_fields(job: Mapping[str, Any]) -> tuple[JsonObject, bytes | None]:
     payload: list[bytes] = []
     for name, value in job.items():
         if name in ("payload", "payload_base64"):
-            payload.append(_payload(name, value))
+            payload += [] if value is None else [_payload(name, value)]
             continue
         read = FIELDS.get(name)
         if read is None:
@@ -106,6 +106,12 @@ def _text(key: str) -> Read:
         return {key: value}
 
     return read
+
+
+def _type(name: str, value: object) -> Mapping[str, str]:
+    if not (isinstance(value, str) and value):
+        raise _wrong(name, "a text")
+    return {"worktype": value}
 
 
 def _texts(key: str) -> Read:
@@ -178,7 +184,7 @@ def _placement(name: str, value: object) -> Mapping[str, str]:
         value = {"mode": value}
     if not isinstance(value, dict) or not value.keys() <= {"mode", "labels"}:
         raise _wrong(name, 'an object: {"mode": "least", "labels": ["gpu=1"]}')
-    mode, labels = value.get("mode", "any"), value.get("labels") or []
+    mode, labels = value.get("mode"), value.get("labels", [])
     if not isinstance(mode, str):
         raise _wrong(f"{name}.mode", "any, random or least")
     if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
@@ -187,7 +193,7 @@ def _placement(name: str, value: object) -> Mapping[str, str]:
 
 
 FIELDS: Final[Mapping[str, Read]] = {
-    "type": _text("worktype"),
+    "type": _type,
     "node": _text("node"),
     "params": _text("params"),
     "parameters": _parameters,

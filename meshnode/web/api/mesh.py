@@ -5,7 +5,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.web.identity import caller_of
-from meshnode.web.problems import UNAVAILABLE, Problem
 from meshnode.web.routing import WebNode, json_response, page_of
 
 
@@ -30,10 +29,8 @@ def routes(node: WebNode) -> list[BaseRoute]:
 
     async def ping(request: Request) -> Response:
         target = request.path_params["node"]
-        reply = await commands.ask(request, {"command": "ping", "target": target})
-        if not reply["Success"]:
-            raise Problem(UNAVAILABLE, reply["Error"])
-        return json_response(reply)
+        # A node that does not answer is an answer, too.
+        return json_response(await commands.ask(request, {"command": "ping", "target": target}))
 
     async def traceroute(request: Request) -> Response:
         target = request.path_params["node"]

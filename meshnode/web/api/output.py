@@ -37,7 +37,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     async def results(request: Request) -> Response:
         check_names(request, "stream", "from", "follow", "download")
         stream = choice(request, "stream", SIZE_KEYS)
-        start = whole_number(request, "from", 0)
+        start, follow = whole_number(request, "from", 0), flag(request, "follow", default=True)
         status = await node.commands.ask(request, on_unit(request, "status"))
         size = _size(request, status, stream)
         is_over = status.get("State") in FINAL
@@ -51,7 +51,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
             headers.append(("content-range", f"bytes {span.start}-{span.stop - 1}/{size}"))
             command["startpos"] = span.start
             return Part(node, command, HTTPStatus.PARTIAL_CONTENT, headers, len(span))
-        if is_over or not flag(request, "follow", default=True):
+        if is_over or not follow:
             return Part(node, command, HTTPStatus.OK, headers, max(size - start, 0))
         return node.commands.stream(request, command, Streaming(OCTETS, headers=tuple(headers)))
 

@@ -35,10 +35,10 @@ async def test_a_method_that_is_not_taken_names_those_that_are(make_client: Make
     assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-async def test_a_node_that_cannot_be_reached_is_a_problem_of_now(make_client: MakeClient) -> None:
+async def test_that_a_node_cannot_be_reached_is_an_answer(make_client: MakeClient) -> None:
     reply = await make_client().ask("/api/v1/ping/qux")
-    assert (reply.status, reply.is_problem) == (503, True)
-    assert "qux" in reply.json["detail"]
+    assert (reply.status, reply.json["Success"]) == (200, False)
+    assert "qux" in reply.json["Error"]
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1", "/nothing", "/health"])
