@@ -269,11 +269,15 @@ async def _start_web(
         return
     # Imported here: without the directive a node has nothing of it, not even the packages.
     check_packages(config)
+    from meshnode.web.history import History  # noqa: PLC0415
     from meshnode.web.metrics import metrics_of  # noqa: PLC0415
     from meshnode.web.service import start_web  # noqa: PLC0415
 
     metrics = metrics_of(config.node.id, mesh, links, work, registry.rules, audit, tls)
     metrics.node.watch("control", control.places)
+    history = History(registry, lambda: work.units.tally, lambda: mesh.figures().links)
+    registry.register(history.command())
+    nursery.start_soon(history.run)
     await start_web(config, registry, budgets, control, links, work, tls, tokens, metrics, nursery)
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
+from meshnode.web.api.queries import check_names
 from meshnode.web.commands import Streaming
 from meshnode.web.problems import MALFORMED, Problem
 from meshnode.web.routing import WebNode
@@ -56,6 +57,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     """Return the routes of this module."""
 
     async def events(request: Request) -> Response:
+        check_names(request, "topics", "since")
         command: JsonObject = {"command": "events"}
         if topics := request.query_params.get("topics"):
             command["topics"] = topics.split(",")

@@ -22,6 +22,7 @@ from meshnode.security.access import AccessRules
 from meshnode.security.bearer import TokenStore, read_tokens
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
+from meshnode.web.history import History
 from meshnode.web.identity import Caller
 from meshnode.web.routing import WebNode
 from meshnode.work.placement.load import describe_tags
@@ -52,6 +53,7 @@ def make_client() -> MakeClient:
         rules: tuple[AccessRule, ...] = (),
         shortage: str = "",
         hub: EventHub | None = None,
+        history: History | None = None,
         **client: object,
     ) -> Client:
         async def short() -> str:
@@ -68,6 +70,8 @@ def make_client() -> MakeClient:
         mesh = MeshCommand(FakeMesh(), registry, LinksReport, describe_tags, asker)  # type: ignore[arg-type]
         registry.register(mesh.command())
         registry.register(events_command(hub or EventHub(), mesh_audiences(registry)))
+        history = history or History(registry, tuple, tuple)
+        registry.register(history.command())
         commands = Commands("foo", registry, SessionBudgets())
         service = ControlService("foo", registry)
 
