@@ -15,6 +15,7 @@ from meshctl.api.submission import AFTER_KEY
 from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
 from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
+from meshctl.commands.files import file_options
 from meshctl.commands.options import Invocation, json_option, pass_invocation
 from meshctl.render.batches import summary
 from meshctl.render.output import ExitCode, Failure, print_json, print_line
@@ -222,6 +223,7 @@ def _report(
 @click.argument("file", shell_complete=files)
 @in_flight_option
 @after_option
+@file_options
 @joblog_option
 @click.option("--detach", is_flag=True, help="Do not wait for the end of the batch.")
 @json_option
@@ -231,6 +233,7 @@ def submit_batch(
     file: str,
     max_in_flight: int | None,
     after: tuple[str, ...],
+    job: "JobSettings",
     joblog: str | None,
     detach: bool,
     as_json: bool,
@@ -238,11 +241,13 @@ def submit_batch(
     """Submit a unit for each line of FILE, and wait until all have ended; - is standard input.
 
     A line is an object in JSON with the keys of a submission: worktype, node, params, stdin, and
-    so on. The batch lives on the node: Ctrl-C ends the waiting only.
+    so on. --dep and --script are for all members. The batch lives on the node: Ctrl-C ends the
+    waiting only.
     """
     if detach and joblog is not None:
         raise Failure("Cannot combine --detach with --joblog.")
     with invocation.client() as client, _open(file) as lines:
         members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
-        done = _submitted(lambda: api.submit_batch(client, _terms(max_in_flight, after), members))
+        fields = {**job.fields(), **_terms(max_in_flight, after)}
+        done = _submitted(lambda: api.submit_batch(client, fields, members, job=job))
         _report(invocation, client, done, waits=not detach, joblog=joblog, as_json=as_json)

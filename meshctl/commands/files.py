@@ -29,18 +29,21 @@ def _named(
 
 
 def file_options(command: Command) -> Callable[..., None]:
-    """Add the options; what they say goes into ``job``, which another decorator makes."""
+    """Add the options; what they say goes into ``job``, which another decorator may have made."""
 
     @wraps(command)
     def with_files(
         *args: Any,
-        job: "JobSettings",
+        job: "JobSettings | None" = None,
         deps: tuple[str, ...],
         script: str,
         output: tuple[str, ...],
         **kwargs: Any,
     ) -> None:
-        command(*args, job=replace(job, deps=deps, script=script, output=output), **kwargs)
+        from meshctl.api.submission import JobSettings  # noqa: PLC0415 - help needs none of it
+
+        job = replace(job or JobSettings(), deps=deps, script=script, output=output)
+        command(*args, job=job, **kwargs)
 
     for option in (
         click.option(

@@ -148,6 +148,22 @@ def test_files_of_all_members_are_sent_once_and_before_the_lines(
     assert asked.get("lines") == ("true" if lists else None)
 
 
+def test_files_go_along_with_a_list_of_submissions_as_well(meshctl, batches, tmp_path):
+    (tmp_path / "data").write_text("data")
+    (tmp_path / "list").write_text('{"worktype": "cat"}\n')
+    given = [tmp_path / "list", "--detach", "--dep", tmp_path / "data", "--after", "UnitAAAA"]
+    assert meshctl("work", "submit-batch", *given).exit_code == 0
+    (asked,), (tar,), (sent,) = batches.asked, batches.tars, batches.lists
+    assert int(asked["depssize"]) == len(tar)
+    assert asked["submissionafter"] == "UnitAAAA"
+    assert sent == [{"worktype": "cat"}]
+    (tmp_path / "list").write_text('{"worktype": "cat"}\n')
+    gone = meshctl("work", "submit-batch", tmp_path / "list", "--dep", tmp_path / "nothing")
+    assert gone.exit_code != 0
+    assert "nothing" in gone.stderr
+    assert len(batches.asked) == 1
+
+
 def test_a_list_of_submissions_is_sent_waited_for_and_logged(meshctl, batches, tmp_path):
     lines = [{"worktype": "cat", "stdin": "x"}, {"worktype": "cat", "node": "any"}]
     path, log = tmp_path / "list.jsonl", tmp_path / "log"

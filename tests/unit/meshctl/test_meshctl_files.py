@@ -175,7 +175,9 @@ def test_files_go_before_the_payload_which_may_be_none(meshctl, cat, tmp_path, o
     assert request.get("stdinsize", "0") == str(len(stdin))
 
 
-@pytest.mark.parametrize("reply", [answer(FIB | {"Arguments": []}), refuse("bad command")])
+@pytest.mark.parametrize(
+    "reply", [answer(FIB | {"Arguments": [], "Files": False}), refuse("bad command")]
+)
 def test_a_node_or_type_that_takes_no_files_is_sent_nothing(meshctl, node, tmp_path, reply):
     node.handlers[DESCRIBE] = reply
     result = meshctl("work", "submit", "cat", "--dep", str(tmp_path))
