@@ -305,7 +305,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events, st.booleans())
 def test_whatever_is_cut_or_killed_at_whatever_byte_the_work_runs_once_with_all_of_it(
     happens, with_files
