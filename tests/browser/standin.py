@@ -149,6 +149,8 @@ class Handler(BaseHTTPRequestHandler):
     def _units(self, query: dict[str, str]) -> None:
         world = self.server.world
         newest = sorted(world.units.values(), key=lambda one: one.get("Created", ""), reverse=True)
+        wanted = {key: query[key] for key in ("state", "type") if key in query}
+        newest = [one for one in newest if wanted.items() <= _filtered_by(one).items()]
         start, size = int(query.get("cursor", 0)), int(query.get("limit", 100))
         end = start + size
         following = str(end) if end < len(newest) else None
@@ -229,6 +231,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(text.encode())
         except OSError:
             return  # whoever listened has gone
+
+
+def _filtered_by(unit: Json) -> dict[str, str]:
+    extra = unit.get("ExtraData") or {}
+    kind = extra.get("RemoteWorkType") or unit.get("WorkType", "")
+    return {"state": unit.get("StateName", "").lower(), "type": kind}
 
 
 @contextmanager

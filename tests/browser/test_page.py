@@ -174,6 +174,17 @@ def test_older_units_are_asked_for_page_by_page(
     browser.wait(lambda: browser.text(".bar .summary") == "450 units", "all units")
 
 
+def test_a_filter_finds_units_that_are_older_than_those_that_were_asked_for(
+    browser: Browser, address: str, world: World
+) -> None:
+    world.units = worlds.world(worlds.five(), 450).units
+    canceled = [one for one in world.units.values() if one["StateName"] == "Canceled"]
+    browser.open(f"{address}#/work")
+    browser.wait_text(".bar .summary", "200 units, and older ones")
+    browser.click(f"{browser.texts('.count strong')[4]}⊘ Canceled")
+    browser.wait(lambda: len(browser.rows("Units of work")) == len(canceled) > 2, "all of them")
+
+
 def test_a_form_is_made_of_the_arguments_of_a_type_and_submits_them(
     browser: Browser, address: str, world: World
 ) -> None:

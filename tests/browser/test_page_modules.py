@@ -248,3 +248,80 @@ def test_an_event_of_a_unit_leaves_what_it_does_not_tell(page: Browser) -> None:
     merged = call(page, "units.js", "merged", known, event)
     assert merged["Created"] == known["Created"]
     assert (merged["StateName"], merged["Started"]) == ("Running", event["time"])
+
+
+# --- What is asked when --------------------------------------------------------------------------
+
+
+def test_what_is_wished_for_during_a_question_is_asked_once_more_and_never_at_the_same_time(
+    page: Browser,
+) -> None:
+    script = """
+        const { Asker } = await load("asker.js");
+        let [asked, now, most] = [0, 0, 0];
+        const answers = [];
+        const asker = new Asker(async () => {
+            [asked, now] = [asked + 1, now + 1];
+            most = Math.max(most, now);
+            await new Promise((resolve) => answers.push(resolve));
+            now -= 1;
+        }, 0);
+        const answered = async (number) => {
+            while (answers.length < number) await new Promise((resolve) => setTimeout(resolve, 1));
+            return answers[number - 1];
+        };
+        asker.wish();
+        const first = await answered(1);
+        for (const wish of ["wish", "now", "wish"]) asker[wish]();
+        first();
+        (await answered(2))();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        return [asked, most]"""
+    assert page.module(script) == [2, 1]
+
+
+def test_a_page_that_nobody_sees_ends_its_streams_and_goes_on_when_it_is_seen(
+    page: Browser,
+) -> None:
+    script = """
+        const { untilUnseen, whenSeen } = await load("seen.js");
+        const hide = (hidden) => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        };
+        const [wait, later] = [window.setTimeout, []];
+        window.setTimeout = (act) => later.push(act);
+        const told = [];
+        const { signal } = new AbortController();
+        const unseen = untilUnseen(signal);
+        hide(true);
+        told.push(unseen.signal.aborted);
+        later.forEach((act) => act());
+        told.push(unseen.signal.aborted);
+        const seen = whenSeen(signal).then(() => told.push("seen"));
+        await null;
+        told.push("hidden");
+        hide(false);
+        await seen;
+        window.setTimeout = wait;
+        return told"""
+    assert page.module(script) == [False, True, "hidden", "seen"]
+
+
+def test_a_page_keeps_the_newest_units_of_a_node_that_has_too_many(page: Browser) -> None:
+    script = """
+        const { Live } = await load("live.js");
+        const at = (second) => new Date(second * 1000).toISOString();
+        const unit = (one) => ({ ID: `u${one}`, StateName: "Running", Created: at(one) });
+        const items = [...Array(5600).keys()].map((one) => unit(9000 - one));
+        const api = {
+            get: async (what) => (what === "units" ? { items } : { nodes: [], links: [] }),
+            follow: async function* () {},
+        };
+        const live = new Live(api);
+        await live.start();
+        const newest = items.slice(0, 4000);
+        return [live.units.size, newest.every(({ ID }) => live.units.has(ID))]"""
+    size, has_newest = page.module(script)
+    assert size <= 5500
+    assert has_newest

@@ -1,5 +1,6 @@
 // The node's API. All that the page knows comes from here; nothing is asked of any other server.
 
+import { untilUnseen, whenSeen } from "./seen.js";
 import { eventsOf, pause, waitBefore } from "./sse.js";
 
 /** Seconds that a request may take until its answer begins. */
@@ -72,13 +73,18 @@ export class Api extends EventTarget {
   /**
    * Yield the events of a path for ever: what breaks off is asked for again, from where it was.
    * `onstate` hears "live" and "lost". Throws Problem where asking again would help nobody.
+   *
+   * Nothing is followed while nobody has seen the page for a while: a browser has few connections
+   * with one server for all its tabs.
    */
   async *follow(parts, { query, signal, onstate = () => {} }) {
     let [lastId, tries] = ["", 0];
     while (!signal.aborted) {
+      await whenSeen(signal);
+      const unseen = untilUnseen(signal);
       try {
         const response = await this.#fetch(this.url(parts, query), {
-          signal,
+          signal: unseen.signal,
           headers: { Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) },
         });
         onstate("live", lastId !== "");
@@ -90,8 +96,11 @@ export class Api extends EventTarget {
       } catch (error) {
         if (signal.aborted) return;
         if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+      } finally {
+        unseen.abort();
       }
       if (signal.aborted) return;
+      if (document.hidden) continue;
       tries += 1;
       onstate("lost");
       await pause(waitBefore(tries), signal);

@@ -40,11 +40,18 @@ export function layout(sizes, edges, root, before = new Map(), seeds = new Map()
   if (isNew) {
     for (const [key, place] of tree(sorted, beside, root)) places.set(key, place);
     pull(sizes, edges, places, new Set(sorted), sorted.length > 150 ? ROUNDS / 3 : ROUNDS, root);
+    lay(places);
   } else if (added.length) {
     for (const key of added) places.set(key, seeds.has(key) ? beneath(key, seeds) : near(key, beside, places));
     pull(sizes, edges, places, new Set(seeds.size ? sorted : added), LATER_ROUNDS, root);
   }
   return places;
+}
+
+/** Turn a picture that is higher than wide: screens are not. */
+function lay(places) {
+  const { width, height } = bounds(places.values(), 0);
+  if (height > width) for (const [key, { x, y }] of places) places.set(key, { x: y, y: x });
 }
 
 function besides(keys, edges) {

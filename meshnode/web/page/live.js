@@ -4,13 +4,15 @@
 // says that it left events out, it asks for a whole again. Views hear "units", "mesh" and "state".
 
 import { Problem } from "./api.js";
-import { merged, stateOf } from "./units.js";
+import { Asker } from "./asker.js";
+import { createdAt, merged, stateOf } from "./units.js";
 
 /** Units that are asked for at first, and again with each "more". */
 export const PAGE = 200;
 
-/** Units that the page keeps; older ones are dropped. */
+/** Units that the page keeps; beyond, a part of the oldest ones is dropped. */
 const MOST_UNITS = 5000;
+const DROPPED = 500;
 
 /** Changes of one unit that are kept for its page. */
 const MOST_CHANGES = 50;
@@ -37,14 +39,13 @@ export class Live extends EventTarget {
   meshProblem = null;
   /** Where the list of units goes on; null at its end. */
   next = null;
-  /** "connecting", "live", "slow" (no events from this node) or "lost". */
+  /** "connecting", "live", "slow" (no events from this node), "unknown" (who asks is) or "lost". */
   state = "connecting";
   here = "";
   #api;
   #stop = new AbortController();
   #told = new Set();
-  #meshTimer = null;
-  #meshAt = 0;
+  #asker = new Asker(() => this.#askMesh(), MESH_PAUSE);
   #wantsDetail = false;
 
   constructor(api) {
@@ -57,8 +58,7 @@ export class Live extends EventTarget {
     this.#stop.abort();
     this.#stop = new AbortController();
     const { signal } = this.#stop;
-    clearTimeout(this.#meshTimer);
-    this.#meshTimer = null;
+    this.#asker.stop();
     await Promise.all([this.#whole(), this.#listen(signal)]);
   }
 
@@ -66,7 +66,8 @@ export class Live extends EventTarget {
   set wantsDetail(wanted) {
     if (wanted === this.#wantsDetail) return;
     this.#wantsDetail = wanted;
-    if (wanted) this.askMesh();
+    // The answer that is on its way, or was just there, has nothing of that.
+    if (wanted) this.#asker.now();
   }
 
   get wantsDetail() {
@@ -74,16 +75,26 @@ export class Live extends EventTarget {
   }
 
   /** Ask for the mesh, soon: several wishes become one question. */
-  askMesh(wait = 0) {
-    if (this.#meshTimer !== null) return;
-    const due = Math.max(wait * 1000, this.#meshAt + MESH_PAUSE * 1000 - Date.now());
-    this.#meshTimer = setTimeout(() => this.#askMesh(), Math.max(0, due));
+  askMesh() {
+    this.#asker.wish();
   }
 
   /** Ask for the units before the oldest that is known. */
   async more() {
-    if (!this.next) return;
-    await this.#list({ cursor: this.next });
+    if (this.next) await this.#list({ cursor: this.next });
+  }
+
+  /** Ask for units of a state and a type that may be among the older ones. */
+  async search({ state, type }) {
+    if (!this.next || !(state || type)) return;
+    try {
+      const query = { limit: PAGE, state: state.toLowerCase(), type };
+      const { items } = await this.#api.get("units", query, this.#stop.signal);
+      for (const unit of items) this.#take(unit.ID, unit);
+      this.#tell("units");
+    } catch (error) {
+      if (!(error instanceof Problem)) this.#unlessStopped(error);
+    }
   }
 
   /** Take over what a unit's own page has learned of it. */
@@ -125,26 +136,26 @@ export class Live extends EventTarget {
       if (!(error instanceof Problem)) return this.#unlessStopped(error);
       this.meshProblem = error;
     }
-    this.#meshAt = Date.now();
-    this.#meshTimer = null;
     this.#tell("mesh");
-    if (this.#wantsDetail) this.askMesh(document.hidden ? 4 * DETAIL_PAUSE : DETAIL_PAUSE);
+    if (this.#wantsDetail && !signal.aborted) this.#asker.wish(document.hidden ? 4 * DETAIL_PAUSE : DETAIL_PAUSE);
     return undefined;
   }
 
   async #listen(signal) {
+    let isFirst = true;
     const onstate = (state, isResumed) => {
-      const wasLost = this.state === "lost";
       this.#become(state);
+      if (state !== "live") return;
       // What was missed is told again, if the node still knows it: it says so, if not.
-      if (state === "live" && wasLost && !isResumed) this.#whole();
-      if (state === "live" && wasLost) this.askMesh();
+      if (!isFirst && !isResumed) this.#whole();
+      if (!isFirst) this.askMesh();
+      isFirst = false;
     };
     try {
       for await (const event of this.#api.follow("events", { signal, onstate })) this.#hear(event);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.#become("slow");
+      this.#become(error.status === 401 ? "unknown" : "slow");
       this.#askAgain(signal);
     }
   }
@@ -154,7 +165,7 @@ export class Live extends EventTarget {
       if (document.hidden) return;
       this.askMesh();
       await this.#list({});
-      this.#become(this.unitsProblem?.isLost ? "lost" : "slow");
+      this.#become(this.unitsProblem?.isLost ? "lost" : this.unitsProblem?.status === 401 ? "unknown" : "slow");
     }, SLOW_PAUSE * 1000);
     signal.addEventListener("abort", () => clearInterval(timer));
   }
@@ -189,10 +200,15 @@ export class Live extends EventTarget {
 
   #take(id, unit) {
     this.units.set(id, { ...unit, ID: id });
-    if (this.units.size <= MOST_UNITS) return;
-    const [oldest] = this.units.keys();
-    this.units.delete(oldest);
-    this.changes.delete(oldest);
+    if (this.units.size > MOST_UNITS + DROPPED) this.#dropOldest();
+  }
+
+  #dropOldest() {
+    const newest = [...this.units.values()].sort((a, b) => createdAt(b) - createdAt(a));
+    for (const { ID } of newest.slice(MOST_UNITS)) {
+      this.units.delete(ID);
+      this.changes.delete(ID);
+    }
   }
 
   #become(state) {

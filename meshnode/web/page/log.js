@@ -65,7 +65,7 @@ export class Log {
   /** Take over what is known of the unit: which files it has, whether it goes on. */
   update(unit) {
     this.#unit = unit;
-    const names = ["stdout", ...(unit.StderrSize ? ["stderr"] : [])];
+    const names = ["stdout", ...(unit.StderrSize ? ["stderr"] : []), ...(unit.FilesSize && isFinal(unit) ? ["files"] : [])];
     if (this.#downloads.dataset.mark !== names.join()) {
       this.#downloads.dataset.mark = names.join();
       fill(this.#downloads, names.map((name) => this.#download(name)));
@@ -102,7 +102,7 @@ export class Log {
   #download(name) {
     const { api } = this.#context;
     const query = { stream: name, follow: "false", download: "true" };
-    const file = `${this.#id}.${name === "stdout" ? "out" : "err"}`;
+    const file = `${this.#id}.${{ stdout: "out", stderr: "err", files: "tar" }[name]}`;
     const text = `Download ${name}`;
     if (!api.token) return h("a", { class: "button", href: api.url(["units", this.#id, "results"], query).href, download: file }, text);
     return button(text, async () => {

@@ -26,6 +26,7 @@ const VIEWS = [
 ];
 
 let shown = new AbortController();
+let shownTitle = "";
 
 function go(parts) {
   location.hash = `#/${parts.map(encodeURIComponent).join("/")}`;
@@ -48,7 +49,8 @@ function show(isFirst) {
   const fixed = pattern.filter((word) => word !== "*").length;
   const { title, element } = make({ api, live, go, confirm, say: announce, signal: shown.signal }, ...words.slice(fixed));
   fill(at("main"), element);
-  document.title = `${title} · ${live.here || "meshnode"}`;
+  shownTitle = title;
+  showTitle();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === words[0]) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -57,6 +59,10 @@ function show(isFirst) {
   // Who moves by keyboard or ear is where the new view begins.
   element.querySelector("h1")?.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+function showTitle() {
+  document.title = `${shownTitle} · ${live.here || "meshnode"}`;
 }
 
 function unknownView() {
@@ -74,6 +80,7 @@ const STATES = {
   connecting: "connecting",
   live: "live",
   slow: "live, every 10 s",
+  unknown: "not signed in",
   lost: "connection lost",
 };
 
@@ -93,6 +100,7 @@ async function showWho() {
     live.here ||= node;
     say(at("node"), node);
     at("node").title = version ? `meshnode ${version}` : "";
+    showTitle();
     say(at("who"), [client?.name, client?.kind].filter(Boolean).join(" · "));
   } catch (error) {
     say(at("who"), error.status === 401 ? "not known" : "");

@@ -108,10 +108,9 @@ async function answer(api, command, id, signal) {
   }
 }
 
-/** Return an answer as lines of name and value; of a list or numbered object one line each. */
-export function told(value) {
-  const flat = (one) => (one !== null && typeof one === "object" ? Object.entries(one).map(([key, inner]) => `${key} ${flat(inner)}`).join(", ") : String(one));
-  if (value === null || typeof value !== "object") return String(value);
-  const lines = Array.isArray(value.items) ? value.items : Object.entries(value).map(([key, inner]) => `${key}: ${flat(inner)}`);
-  return lines.map((line) => (typeof line === "string" ? line : flat(line))).join("\n");
+/** Return the answer to a ping as a line, that to a traceroute as a line for each node on the way. */
+export function told(answer) {
+  const time = ({ Time }) => (typeof Time === "number" ? brief(Time / 1e9) : "");
+  const step = (one, at) => [String(at).padStart(2), one.From, time(one), one.Error].filter(Boolean).join("  ");
+  return Array.isArray(answer.items) ? answer.items.map(step).join("\n") : `Reply from ${answer.From} in ${time(answer)}`;
 }

@@ -25,7 +25,6 @@ class SubmitForm {
   #described = h("div");
   #problem = h("div", { role: "alert" });
   #submit = h("button", { type: "submit", class: "primary" }, "Submit");
-  #kind = null;
   #parts = null;
   #key = "";
   /** Whether the types are those that nodes advertise, for want of a list. */
@@ -111,10 +110,10 @@ class SubmitForm {
   async #chooseType() {
     const { api, signal } = this.#context;
     const name = this.#type.value;
-    this.#kind = null;
     this.#parts = null;
-    this.#submit.disabled = !name;
+    this.#submit.disabled = true;
     if (!name) return fill(this.#described);
+    fill(this.#described, note(`Asking what ${name} takes …`));
     let [kind, warning] = [{}, null];
     try {
       kind = await api.get(["types", name], { node: this.#asked }, signal);
@@ -123,8 +122,8 @@ class SubmitForm {
       warning = note(`What it takes is not known here: ${error.message}`);
     }
     if (this.#type.value !== name) return undefined;
-    this.#kind = kind;
     this.#parts = argumentFields(kind);
+    this.#submit.disabled = false;
     // A key for this form: to send it twice by mistake, or because the answer got lost, is one unit.
     this.#key = newKey();
     return fill(this.#described, warning, kind.Help ? h("p", { class: "lead" }, kind.Help) : null, this.#parts.element);
@@ -132,6 +131,7 @@ class SubmitForm {
 
   async #send(event) {
     event.preventDefault();
+    if (!this.#parts) return undefined;
     const { api, go, live, say } = this.#context;
     fill(this.#problem);
     const wrong = this.#parts.firstInvalid();

@@ -24,17 +24,19 @@ const WIDTH = 1000;
 
 export class Timeline {
   #window = 3600;
+  #isChosen = false;
   #units = [];
   #now = 0;
-  #mark = "";
   #canvas = svg("svg", { class: "timeline", role: "img" });
   #rest = h("p", { class: "help" });
+  #choice;
 
   constructor() {
     const choice = select(WINDOWS, String(this.#window), (value) => {
-      this.#window = Number(value);
+      [this.#window, this.#isChosen] = [Number(value), true];
       this.#render();
     });
+    this.#choice = choice;
     choice.setAttribute("aria-label", "Time that the timeline shows");
     const heading = h("div", { class: "heading" }, h("h2", { id: "timeline-title" }, "Timeline"), choice);
     this.element = h("div", null, heading, this.#canvas, this.#rest);
@@ -45,7 +47,17 @@ export class Timeline {
   update(units, now) {
     this.#units = units;
     this.#now = now;
+    if (!this.#isChosen && units.length) this.#choose();
     this.#render();
+  }
+
+  /** Show the shortest time that has most of the units, until somebody chooses another. */
+  #choose() {
+    const ages = this.#units.map((unit) => (this.#now - createdAt(unit)) / 1000).sort((a, b) => a - b);
+    const wanted = ages[Math.floor(ages.length * 0.8)];
+    const [size] = WINDOWS.find(([seconds]) => Number(seconds) >= wanted) ?? WINDOWS.at(-1);
+    this.#window = Number(size);
+    this.#choice.value = size;
   }
 
   #render() {
@@ -92,9 +104,11 @@ function bar(unit, y, x, now) {
   const begun = Number.isNaN(started) ? end : started;
   const text = `${unit.ID} ${typeOf(unit)}: ${stateOf(unit)}, ${duration((end - begun) / 1000)}, from ${clock(unit.Created, now)}`;
   const [left, middle, right] = [x(created), x(begun), Math.max(x(end), x(begun) + 2.5)];
+  // For the pointer only: the table has the same links, for keys and for those who do not see.
+  const open = () => (location.hash = `#/work/${encodeURIComponent(unit.ID)}`);
   return svg(
-    "a",
-    { href: `#/work/${encodeURIComponent(unit.ID)}`, class: "bar-of-unit", "data-state": stateOf(unit), tabindex: -1, "aria-label": text },
+    "g",
+    { class: "bar-of-unit", "data-state": stateOf(unit), onclick: open },
     svg("title", null, text),
     middle > left ? svg("rect", { class: "waited", x: left, y: y + BAR / 2 - 1.5, width: middle - left, height: 3 }) : null,
     svg("rect", { class: "ran", x: middle, y, width: right - middle, height: BAR, rx: 2 }),

@@ -1,6 +1,6 @@
 // The page of one unit: its state and what became of it, its log, and what may be done with it.
 
-import { button, facts, fill, h, note } from "./dom.js";
+import { button, facts, fill, h, note, say } from "./dom.js";
 import { ago, bytes, clock, duration, moment } from "./format.js";
 import { Log } from "./log.js";
 import { unavailable } from "./mesh.js";
@@ -33,6 +33,8 @@ class UnitView {
   #actions = h("div", { class: "actions" });
   #done = h("div", { role: "alert" });
   #about = h("div");
+  #json = h("pre", { class: "asked" });
+  #all = h("details", { class: "all", hidden: true }, h("summary", null, "All that the node says of it"), this.#json);
   #history = h("ol", { class: "steps" });
   #log;
 
@@ -46,7 +48,7 @@ class UnitView {
       h("p", { class: "back" }, h("a", { href: "#/work" }, "← Work")),
       h("div", { class: "heading" }, h("h1", { tabindex: -1, class: "mono" }, id), this.#state, this.#actions),
       this.#done,
-      h("div", { class: "columns" }, h("section", { "aria-label": "What is known" }, this.#about), h("section", { "aria-labelledby": "steps-title" }, h("h2", { id: "steps-title" }, "What became of it"), this.#history)),
+      h("div", { class: "columns" }, h("section", { "aria-label": "What is known" }, this.#about, this.#all), h("section", { "aria-labelledby": "steps-title" }, h("h2", { id: "steps-title" }, "What became of it"), this.#history)),
       this.#log.element,
     );
   }
@@ -114,6 +116,8 @@ class UnitView {
     const deeds = DEEDS.filter(({ word, isFor }) => !this.#isReleased && isFor(unit) && isAllowed(this.#may, word));
     once(this.#actions, JSON.stringify([deeds, typeOf(unit)]), () => this.#buttons(unit, deeds));
     fill(this.#about, facts(this.#facts(unit)));
+    say(this.#json, JSON.stringify(unit, null, 2));
+    this.#all.hidden = false;
     once(this.#history, JSON.stringify(this.#steps(unit)), () => this.#steps(unit).map(step));
     this.#log.update(unit);
   }
@@ -144,9 +148,10 @@ class UnitView {
     return [
       ["Type", typeOf(unit)],
       ["Node", h("a", { href: `#/mesh/${encodeURIComponent(node)}` }, node)],
-      ["There it is", extra.RemoteUnitID],
-      ["Detail", unit.Detail],
+      ["Unit there", extra.RemoteUnitID],
+      ["Host", unit.Host ?? extra.Host],
       ["Why there", whyThere(unit)],
+      ["Detail", unit.Detail],
       ["Exit code", unit.ExitCode],
       ["Signal", unit.Signal],
       ["Run time", runTime(unit) === null ? null : duration(runTime(unit))],
@@ -161,6 +166,8 @@ class UnitView {
       ["Labels", labels.join(", ")],
       ["Limits", pairsText(unit.Limits)],
       ["Used", pairsText(unit.Usage)],
+      ["Batch", unit.Batch],
+      ["Files", unit.FilesSize ? bytes(unit.FilesSize) : null],
       ["Isolation", unit.Isolation && typeof unit.Isolation === "object" ? pairsText(unit.Isolation) : unit.Isolation],
     ];
   }
@@ -184,7 +191,7 @@ function step({ time, state, detail }) {
     "li",
     { "data-state": state },
     h("span", { class: "sign", "aria-hidden": "true" }, signOf(state)),
-    h("span", { class: "what" }, detail === "Created" || detail === "Started" ? detail : `${state}${detail ? `: ${detail}` : ""}`),
+    h("span", { class: "what" }, detail === "Created" || detail === "Started" ? detail : detail && detail !== state ? `${state}: ${detail}` : state),
     h("time", { datetime: time, title: ago(time) }, clock(time)),
   );
 }
@@ -205,9 +212,8 @@ export function isAllowed(may, word) {
 }
 
 function whyThere(unit) {
-  const { Placement } = unit;
-  if (Placement === undefined || Placement === null) return null;
-  return typeof Placement === "object" ? pairsText(Placement) : String(Placement);
+  const { Placement, Chosen } = { ...unit, ...unit.ExtraData };
+  return [Placement && !Chosen ? `placed: ${Placement}` : null, Chosen].filter((one) => typeof one === "string").join(", ") || null;
 }
 
 function pairsText(value) {

@@ -89,6 +89,7 @@ class WorkView {
   #set(change) {
     Object.assign(this.#filter, change);
     this.refresh();
+    if (change.state || change.type) this.#live.search(this.#filter);
   }
 
   #clear(search) {
