@@ -6,7 +6,7 @@ takes longer the more there are.
 
 import os
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Mapping
 from typing import Final
 
 from meshnode.protocol.lifecycle import UnitState
@@ -14,8 +14,11 @@ from meshnode.web import metricfamilies as families
 from meshnode.web.readings import Readings
 from meshnode.work.batches.batches import Batches
 from meshnode.work.local.runner import CommandRunner
+from meshnode.work.local.worktypes import CommandType
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.queue import RunQueue
+from meshnode.work.units.runner import WorkType
+from meshnode.work.units.status import COMMAND
 from meshnode.work.units.tally import TypeFigures
 
 FINAL: Final = tuple(state for state in UnitState if state.is_final)
@@ -30,9 +33,9 @@ class WorkReader:
         units: UnitManager,
         batches: Batches,
         commands: CommandRunner,
-        offered: Container[str],
+        offered: Mapping[str, WorkType],
     ) -> None:
-        """``offered`` has the names of the work types that this node offers now."""
+        """``offered`` has the work types that this node offers now, by name."""
         self._units = units
         self._batches = batches
         self._commands = commands
@@ -42,6 +45,8 @@ class WorkReader:
         """Read it as it is now; ``disk`` is None if that of the units cannot be asked."""
         units = self._units
         units.tally.forget(self._offered)
+        commands = (n for n, kind in self._offered.items() if isinstance(kind, CommandType))
+        units.tally.offer(COMMAND, commands)
         for figures in units.tally:
             _read_type(into, figures)
         _read_queue(into, units.queue)

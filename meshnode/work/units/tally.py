@@ -8,7 +8,7 @@ Work types of this node are named by its configuration. Those of other nodes are
 submits the work, so there is a bound for them: units of further ones are counted together.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -150,6 +150,15 @@ class UnitTally:
         self._types[key] = found = TypeFigures(*key, self._clock)
         self._remote_types += key[0] == REMOTE and key[1] != OTHER
         return found
+
+    def offer(self, runner: str, names: Iterable[str]) -> None:
+        """Have figures of types of this node that there is no unit of yet.
+
+        A first unit then makes a number grow, and does not only make it appear.
+        """
+        for name in names:
+            if (runner, name) not in self._types:
+                self._add((runner, name))
 
     def forget(self, offered: Container[str] = ()) -> None:
         """Forget the types that had no units for long, but those that this node offers."""

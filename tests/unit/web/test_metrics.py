@@ -1,5 +1,6 @@
 """What /metrics gives: every metric as it is described, within bounds, to whom the rules let."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as read_openmetrics,
@@ -34,7 +35,7 @@ from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.meshmetrics import MAX_PEERS, SHOWN_LOST, LostLinks, MeshReader
 from meshnode.web.metricfamilies import FAMILIES, Family, Kind
-from meshnode.web.metrics import form_for
+from meshnode.web.metrics import form_for, takes_gzip
 from meshnode.web.nodemetrics import LoopDelay
 from meshnode.web.readings import MAX_LABEL, OPENMETRICS, PLAIN, Readings
 from meshnode.web.routing import WebNode
@@ -104,8 +105,11 @@ async def test_promtool_finds_nothing_to_say_of_the_text(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+NAMES = st.text(max_size=9) | st.text(max_size=4).map(lambda text: text * MAX_LABEL)
+
+
 @pytest.mark.parametrize("form", READERS)
-@given(names=st.lists(st.text(st.characters(), max_size=2 * MAX_LABEL), max_size=5))
+@given(names=st.lists(NAMES, max_size=5))
 def test_whatever_names_others_choose_the_text_can_be_read(form: str, names: list[str]) -> None:
     readings = Readings()
     histogram = Histogram((1.0, 2.0))
@@ -169,6 +173,15 @@ async def test_figures_follow_what_happens(
         assert after == before + 1
         assert await foo.value("configured_peer_up", directive="tcp-peer", address="up:1") == 1
         assert await foo.value("configured_peer_up", directive="tcp-peer", address="waiting:1") == 0
+
+
+async def test_a_type_that_nobody_has_used_yet_is_there_with_zeros(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with scene(tmp_path) as foo:
+        brief = {"runner": "command", "type": "brief"}
+        assert await foo.value("units_ended_total", **brief, state="failed") == 0
+        assert await foo.value("unit_run_seconds_count", **brief) == 0
 
 
 async def test_sessions_that_found_no_place_are_told(
@@ -266,11 +279,15 @@ async def test_a_lost_link_is_shown_for_an_hour_and_then_forgotten(
     assert read(reader)["meshnode_link_up"] == {"peer0": 1}
 
 
-@given(st.lists(st.sets(st.integers(0, 2 * MAX_PEERS), max_size=MAX_PEERS), max_size=6))
-def test_lost_links_are_bounded_whoever_comes_and_goes(rounds: list[set[int]]) -> None:
+RUNS = st.tuples(st.integers(0, 3 * MAX_PEERS), st.integers(0, MAX_PEERS))
+
+
+@settings(max_examples=30)
+@given(st.lists(RUNS, max_size=6))
+def test_lost_links_are_bounded_whoever_comes_and_goes(rounds: list[tuple[int, int]]) -> None:
     lost = LostLinks()
-    for now, numbers in enumerate(rounds):
-        up = {(f"peer{number}", "tcp") for number in numbers}
+    for now, (first, count) in enumerate(rounds):
+        up = {(f"peer{number}", "tcp") for number in range(first, first + count)}
         shown = set(lost.note(up, float(now)))
         assert not shown & up
         assert len(shown) + len(up) <= MAX_PEERS
@@ -379,6 +396,46 @@ async def test_a_client_gets_the_form_that_it_takes(
         reply = await client_of(foo).ask("/metrics", accept=accept)
     assert reply.headers["content-type"].startswith(media_type)
     assert list(READERS[form](reply.body.decode()))
+
+
+async def test_a_client_that_takes_gzip_gets_the_same_text_in_fewer_bytes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with scene(tmp_path) as foo:
+        client = client_of(foo)
+        small = await client.ask("/metrics", accept_encoding="deflate, gzip;q=0.9")
+        plain = await client.ask("/metrics", accept_encoding="identity;q=1, gzip;q=0")
+    assert small.headers["content-encoding"] == "gzip"
+    assert small.headers["vary"] == plain.headers["vary"] == "accept, accept-encoding"
+    assert "content-encoding" not in plain.headers
+    assert len(small.body) < len(plain.body) / 4
+    names = [
+        {metric.name for metric in read_plain(text.decode())}
+        for text in (gzip.decompress(small.body), plain.body)
+    ]
+    assert names[0] == names[1]
+
+
+@given(st.text())
+def test_any_accept_encoding_header_is_understood(accepted: str) -> None:
+    assert takes_gzip(accepted) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "found"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP ; q=0.5", True),
+        ("br, *", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("gzip;q=x", False),
+        ("xgzip", False),
+    ],
+)
+def test_gzip_is_for_who_names_it(accepted: str, found: bool) -> None:
+    assert takes_gzip(accepted) is found
 
 
 @given(st.text())

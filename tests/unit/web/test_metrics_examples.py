@@ -190,29 +190,42 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
 """Series of alerts, with a value for each minute; and when such an alert stands."""
 
 
-@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("is_wrong", [True, False], ids=["wrong", "well"])
-def test_an_alert_stands_when_something_is_wrong_and_not_when_all_is_well(
-    name: str, is_wrong: bool, tmp_path: Path
+def test_alerts_stand_when_something_is_wrong_and_not_when_all_is_well(
+    is_wrong: bool, tmp_path: Path
 ) -> None:
-    series, at = CASES[name]
-    test = {
-        "interval": "1m",
-        "input_series": [
-            {"series": one, "values": values if is_wrong else "1x100"}
-            for one, values in series.items()
-        ],
-        "promql_expr_test": [
-            {
-                "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)',
-                "eval_time": at,
-                "exp_samples": [{"labels": "{}", "value": int(is_wrong)}],
-            }
-        ],
-    }
+    tests = [
+        {
+            "name": name,
+            "interval": "1m",
+            "input_series": [
+                {"series": one, "values": values if is_wrong else "1x100"}
+                for one, values in series.items()
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)',
+                    "eval_time": at,
+                    "exp_samples": [{"labels": "{}", "value": int(is_wrong)}],
+                }
+            ],
+        }
+        for name, (series, at) in CASES.items()
+    ]
     path = tmp_path / "test.yml"
-    path.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [test]}))
+    path.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}))
     done = promtool("test", "rules", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_reads_each_query_of_the_dashboard(tmp_path: Path) -> None:
+    queries = [target["expr"] for _, target in targets()]
+    read = [query.replace("$__rate_interval", "5m").replace("$node", ".+") for query in queries]
+    assert not [query for query in read if "$" in query]
+    rules = [{"record": f"query:{number}", "expr": one} for number, one in enumerate(read)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = promtool("check", "rules", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

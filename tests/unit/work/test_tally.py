@@ -198,6 +198,15 @@ def test_a_unit_goes_from_the_figures_that_it_came_to():
     assert not late.has_units
 
 
+def test_a_type_that_is_offered_has_figures_before_its_first_unit_and_keeps_them():
+    counts = UnitTally(lambda: 0.0)
+    busy = counts.figures_of(local("busy"))
+    counts.offer("command", ["busy", "new"])
+    assert names(counts) == {"busy", "new"}
+    assert counts.figures_of(local("busy")) is busy
+    assert {figures.submitted for figures in counts} == {0}
+
+
 def test_a_type_is_forgotten_an_hour_after_its_last_unit_unless_it_is_offered():
     clock = SimpleNamespace(now=0.0)
     counts = UnitTally(lambda: clock.now)
