@@ -243,6 +243,11 @@ def _mesh() -> Iterator[tuple[str, dict[str, Any]]]:
         answer = {200: ref(f"Mesh{part.capitalize()}")}
         found = operation(part, f"The {part} of the mesh", answer, detail, *parameters)
         yield f"/api/v1/{part}", {"get": found}
+    span = query("seconds", COUNT, "how much of it; all of it by default")
+    fared = operation(
+        "history", "How the node fared in the last hours", {200: ref("History")}, span
+    )
+    yield "/api/v1/history", {"get": fared}
 
 
 def _node() -> Iterator[tuple[str, dict[str, Any]]]:

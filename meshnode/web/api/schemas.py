@@ -226,4 +226,14 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "MeshLinks": listed(ref("MeshLink")),
     "MeshRoutes": listed(ref("MeshRoute")),
     "MeshServices": listed(ref("MeshService")),
+    "History": record(
+        "A value for each step, the oldest first; null where there is none.",
+        step=COUNT,
+        series={
+            "type": "object",
+            "additionalProperties": array(maybe({"type": "number"})),
+        },
+        left_out=COUNT,
+        **{"from": TEXT},
+    ),
 }
