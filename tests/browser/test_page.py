@@ -272,8 +272,17 @@ def test_the_last_hours_are_plots_that_can_be_read_by_keys_and_as_a_table(
 VIEWS = ("#/mesh", "#/mesh/hub", "#/work", "#/work/new", "#/work/Un0001xy", "#/history", "#/x/%zz")
 
 
-@pytest.mark.parametrize("part", ["mesh", "units", "events", "history", "types"])
-@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        ("mesh", 403),
+        ("units", 404),
+        ("units", 403),
+        ("events", 404),
+        ("history", 403),
+        ("types", 404),
+    ],
+)
 def test_a_part_that_is_not_for_this_client_is_said_to_be_and_the_rest_works(
     browser: Browser, address: str, world: World, part: str, status: int
 ) -> None:
@@ -288,6 +297,8 @@ def test_a_part_that_is_not_for_this_client_is_said_to_be_and_the_rest_works(
         browser.wait(lambda: "cat" in browser.texts("option"), "types as they are advertised")
         return
     browser.wait_text(".note", "not available")
+    if status == 403:
+        browser.button("Token")
     other = "#/work" if part == "mesh" else "#/mesh"
     browser.go(other)
     caption = "Units of work" if part == "mesh" else "Nodes of the mesh"
@@ -337,11 +348,7 @@ def test_a_lost_connection_is_seen_and_what_was_missed_is_made_up_for(
         browser.open("about:blank")
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_view_has_what_a_screen_reader_needs(browser: Browser, address: str, view: str) -> None:
-    browser.open(address + view)
-    browser.wait(lambda: browser.texts("main h1") and browser.text("#state") == "live", view)
-    found = browser.run("""
+NAMES = """
         const names = (one) => (one.textContent.trim() || one.getAttribute("aria-label")
             || [...one.labels ?? []].map((label) => label.textContent.trim()).join(""));
         return {
@@ -360,29 +367,8 @@ def test_a_view_has_what_a_screen_reader_needs(browser: Browser, address: str, v
             styles: document.querySelectorAll("main [style]:not(svg)").length,
             twice: [...document.querySelectorAll("[id]")].filter((one, at, all) =>
                 all.findIndex((other) => other.id === one.id) !== at).map((one) => one.id),
-        }""")
-    assert found == {
-        "nameless": [],
-        "tables": 0,
-        "pressed": 0,
-        "headings": 1,
-        "landmarks": [],
-        "styles": 0,
-        "twice": [],
-    }
-
-
-def test_who_moves_to_another_view_by_keys_begins_at_its_heading(
-    browser: Browser, address: str
-) -> None:
-    browser.open(address)
-    browser.find("nav a[data-view=work]").send_keys("\n")
-    browser.wait(
-        lambda: browser.run("return document.activeElement.textContent") == "Work", "focus"
-    )
-    assert browser.run("return document.title") == "Work · hub"
-    assert browser.find("nav a[aria-current=page]").text == "Work"
-
+        }"""
+"""What lacks a name, a head or a heading, or has a style where the policy forbids one."""
 
 CONTRASTS = """
     const parse = (text) => {
@@ -412,19 +398,40 @@ CONTRASTS = """
     }
     return found;
 """
+"""Texts that stand out less from their ground than people with poor eyes need (WCAG AA)."""
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_text_can_be_read_in_light_and_dark(
-    browser: Browser, address: str, theme: str
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_can_be_read_in_light_and_dark_and_by_a_screen_reader(
+    browser: Browser, address: str, view: str
 ) -> None:
-    browser.look(theme)
-    for view in ("#/mesh", "#/work", "#/work/new/hub/fibonacci", "#/work/Un0001xy", "#/history"):
-        browser.open(address + view)
-        browser.wait(
-            lambda: browser.text("#state") == "live" and "Asking" not in browser.text("main"), view
-        )
-        assert browser.run(CONTRASTS) == []
+    browser.open(address + view)
+    browser.wait(lambda: browser.text("#state") == "live", view)
+    browser.wait(lambda: browser.text("main") and "Asking" not in browser.text("main"), view)
+    assert browser.run(NAMES) == {
+        "nameless": [],
+        "tables": 0,
+        "pressed": 0,
+        "headings": 1,
+        "landmarks": [],
+        "styles": 0,
+        "twice": [],
+    }
+    assert browser.run(CONTRASTS) == []
+    browser.look("dark")
+    assert browser.run(CONTRASTS) == []
+
+
+def test_who_moves_to_another_view_by_keys_begins_at_its_heading(
+    browser: Browser, address: str
+) -> None:
+    browser.open(address)
+    browser.find("nav a[data-view=work]").send_keys("\n")
+    browser.wait(
+        lambda: browser.run("return document.activeElement.textContent") == "Work", "focus"
+    )
+    assert browser.run("return document.title") == "Work · hub"
+    assert browser.find("nav a[aria-current=page]").text == "Work"
 
 
 def test_a_theme_that_was_chosen_is_kept(browser: Browser, address: str) -> None:

@@ -126,7 +126,8 @@ export class Api extends EventTarget {
     } finally {
       clearTimeout(timer);
     }
-    if (response.status === 401) this.dispatchEvent(new Event("unknown"));
+    // Who is not known, or may not, may have a token.
+    if ([401, 403].includes(response.status)) this.dispatchEvent(new Event("refused"));
     if (!response.ok) throw await problemOf(response);
     return response;
   }

@@ -147,7 +147,7 @@ function begin() {
 at("theme").addEventListener("click", nextTheme);
 at("token").addEventListener("click", changeToken);
 at("skip").addEventListener("click", () => at("main").querySelector("h1")?.focus());
-api.addEventListener("unknown", () => (at("token").hidden = false));
+api.addEventListener("refused", () => (at("token").hidden = false));
 live.addEventListener("state", showState);
 live.addEventListener("state", () => live.state === "live" && showWho());
 window.addEventListener("hashchange", () => show(false));
