@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell without job control starts what it puts into the background with SIGINT ignored, and
     every program that is started from there inherits that.
     """
+    # What one process has made of the tests' asserts, those that come after it need not make again.
+    sys.dont_write_bytecode = False
     if not hasattr(config, "workerinput"):
         # Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of the thousands of
         # processes that tests start would compile all that it imports, a third of its work.
