@@ -66,7 +66,7 @@ def _env(name: str) -> dict[str, Any]:
     "--socket",
     default="",
     shell_complete=files,
-    help="Control socket: a path, unix:PATH, tcp://HOST:PORT or tls://HOST:PORT.",
+    help="Control socket: a path, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or https://HOST.",
     **_env("SOCKET"),
 )
 @click.option(
@@ -92,6 +92,14 @@ def _env(name: str) -> dict[str, Any]:
 )
 @click.option("--key", default="", shell_complete=files, help="File of the client's private key.")
 @click.option("--cert", default="", shell_complete=files, help="File of the client's certificate.")
+@click.option(
+    "--token-file",
+    default="",
+    shell_complete=files,
+    help="File with the token that an https:// address is shown.",
+    envvar=["MESHCTL_TOKEN_FILE"],
+    show_envvar=True,
+)
 @click.option(
     "--insecureskipverify",
     type=bool,

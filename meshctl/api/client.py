@@ -16,7 +16,7 @@ from meshctl.api.fetching import FetchesFiles
 from meshctl.api.logindex import STDOUT
 from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
-from meshctl.api.settings import TlsSettings, parse_address
+from meshctl.api.settings import TlsSettings, parse_address, with_token
 from meshctl.api.status import UNFINISHED, Watch, unit_status
 from meshctl.api.submission import JobSettings, Submission
 
@@ -37,13 +37,15 @@ class ControlClient(FetchesFiles):
     has closed it meanwhile; results, submissions and streams each use a session up.
 
     Args:
-        address: A socket's path, ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
-        tls: For ``tls://``; the default trusts the system's CAs and shows no certificate.
+        address: A socket's path, ``unix:PATH``, ``tcp://HOST:PORT``, ``tls://HOST:PORT``, or an
+            ``http-service``: ``https://HOST:PORT``.
+        tls: For both with TLS; the default trusts the system's CAs and shows no certificate.
         timeout: Seconds for each step of opening a session. Replies are not bounded: a cancel or
             a ping takes the time that the node gives it.
         node: Ask the control service of this node, through the mesh that the one at ``address``
             is part of. It judges what a client from there may do.
         tls_client: Name of a ``tls-client`` of the node at ``address``, for the way to ``node``.
+        token: For ``https://``: what shows the service who asks.
 
     Raises:
         BadSettings: the address is none, or ``node`` is no ID.
@@ -57,9 +59,11 @@ class ControlClient(FetchesFiles):
         timeout: float = OPEN_TIMEOUT,
         node: str = "",
         tls_client: str = "",
+        token: str = "",
     ) -> None:
         self._name = address
-        self._address = parse_address(address)
+        self._token = token
+        self._address = with_token(parse_address(address), token)
         self._node = word("node", node) if node else ""
         self._tls_client = word("TLS client", tls_client) if tls_client else ""
         self._tls = tls or TlsSettings()
@@ -96,9 +100,8 @@ class ControlClient(FetchesFiles):
 
     def at(self, node: str, tls_client: str = "") -> "ControlClient":
         """Return a client of the control service of ``node``, through the node of this one."""
-        return ControlClient(
-            self._name, tls=self._tls, timeout=self._timeout, node=node, tls_client=tls_client
-        )
+        more = {"node": node, "tls_client": tls_client, "token": self._token}
+        return ControlClient(self._name, tls=self._tls, timeout=self._timeout, **more)
 
     def command(self, command: str | Mapping[str, object]) -> JsonObject:
         """Send one command that has one reply, and return that.

@@ -12,8 +12,9 @@ from meshctl.api.errors import (
     Refused,
     SessionLost,
 )
+from meshctl.api.opening import open_transport
 from meshctl.api.settings import Address, TlsSettings
-from meshctl.api.transport import RECEIVE_BYTES, Transport, open_transport
+from meshctl.api.transport import RECEIVE_BYTES, Transport
 
 MAX_GREETING = 4096
 """Longest greeting in bytes, with room for any node ID; other services speak longer first lines."""

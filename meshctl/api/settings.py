@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshctl.api.errors import BadSettings
 
 _NETWORK = re.compile(r"(tcp|tls):(?://)?(?:\[([^\[\]/]+)\]|([^\[\]/]+)):([0-9]+)/?")
+_WEB = re.compile(r"(https?)://(?:\[([^\[\]/]+)\]|([^\[\]/:]+))(?::([0-9]+))?(/[!-~]*)?")
 _OTHER_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://.*")
 _HOST_AND_PORT = re.compile(r"[^/:]*:[0-9]+")
 
@@ -32,7 +33,35 @@ class NetworkAddress:
     tls: bool
 
 
-Address = UnixAddress | NetworkAddress
+@dataclass(frozen=True, slots=True)
+class WebAddress:
+    """An ``http-service``, with TLS or not.
+
+    Attributes:
+        prefix: of its paths, behind a proxy that has others; empty or ``/…`` without a slash at
+            its end.
+        token: what shows who we are, empty for a certificate or nothing.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str = ""
+    token: str = ""
+
+    @property
+    def authority(self) -> str:
+        """What stands in the header ``Host``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """The path of control sessions."""
+        return f"{self.prefix}/api/v1/session"
+
+
+Address = UnixAddress | NetworkAddress | WebAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +82,8 @@ class TlsSettings:
 
 
 def parse_address(text: str) -> Address:
-    """Read a control address: a path, ``unix:PATH``, ``unix://PATH``, ``tcp://…`` or ``tls://…``.
+    """Read a control address: a path, ``unix:PATH``, ``unix://PATH``, ``tcp://…``, ``tls://…``,
+    or that of an ``http-service``: ``https://HOST[:PORT]``, ``http://HOST:PORT``.
 
     ``tcp:HOST:PORT`` without slashes and IPv6 addresses in brackets are taken too; a leading ``~``
     of a path is the home directory.
@@ -66,16 +96,51 @@ def parse_address(text: str) -> Address:
         if not 0 < port <= LAST_PORT:
             raise BadSettings(f"{text}: a port is a number from 1 to {LAST_PORT}")
         return NetworkAddress(match[2] or match[3], port, match[1] == "tls")
+    if match := _WEB.fullmatch(text):
+        is_tls = match[1] == "https"
+        port = int(match[4] or (443 if is_tls else 80))
+        if not 0 < port <= LAST_PORT:
+            raise BadSettings(f"{text}: a port is a number from 1 to {LAST_PORT}")
+        return WebAddress(match[2] or match[3], port, is_tls, (match[5] or "").rstrip("/"))
     path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else text
     if path == text and (text.startswith(("tcp:", "tls:")) or _OTHER_SCHEME.fullmatch(text)):
         raise BadSettings(
-            f"{text} is no control address: give a socket's path, tcp://HOST:PORT or tls://HOST:PORT"
+            f"{text} is no control address: give a socket's path, tcp://HOST:PORT, "
+            "tls://HOST:PORT or https://HOST:PORT"
         )
     if path == text and _HOST_AND_PORT.fullmatch(text):
         raise BadSettings(f"{text} is no socket's path: for TCP write tcp://{text}")
     if not path or "\0" in path:
         raise BadSettings("the socket's path is empty" if not path else "a path has no NUL in it")
     return UnixAddress(os.path.expanduser(path))
+
+
+def with_token(address: Address, token: str) -> Address:
+    """Return an address with the token that its service is shown.
+
+    Raises:
+        BadSettings: it is no address of an ``http-service``, or the token is none.
+    """
+    if not token:
+        return address
+    if not isinstance(address, WebAddress):
+        raise BadSettings("a token is for https:// addresses; elsewhere show a certificate")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise BadSettings("a token is one word of ASCII")
+    return replace(address, token=token)
+
+
+def read_token(path: str) -> str:
+    """Return the token in a file: its first line. Raises BadSettings."""
+    try:
+        with open(path, encoding="ascii") as file:
+            token = file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadSettings(f"cannot read --token-file {path}: {reason}") from error
+    if not token:
+        raise BadSettings(f"--token-file {path} is empty")
+    return token
 
 
 def choose_tls(

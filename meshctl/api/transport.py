@@ -1,4 +1,4 @@
-"""Bytes to and from a control service over a plain socket, and how such a socket is opened.
+"""Bytes to and from a control service over a plain socket.
 
 The guard: a node takes the end of our half of a session for the end of the payload, and starts the
 unit. Should this process die while it sends, half a payload must not run. So while a payload is
@@ -7,26 +7,13 @@ sees a reset connection and no end of file.
 """
 
 import errno
-import os
 import socket
-import stat
 from typing import Protocol
-
-from meshctl.api.errors import CannotReach
-from meshctl.api.settings import Address, NetworkAddress, TlsSettings, UnixAddress
 
 RECEIVE_BYTES = 256 * 1024
 """Most bytes taken from a socket at once: larger pieces were no faster, smaller ones were."""
 
 _LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
-
-NOT_A_SOCKET = "it is no socket. Give the filename of a control-service, and not that of its lock"
-STALE_SOCKET = "nobody listens on it. Has its meshnode ended? Start it again"
-NO_SOCKET = "no such file. Is meshnode running with a control-service on it?"
-NOT_PERMITTED = (
-    "permission denied. Run as the user of its meshnode, or set permissions of its control-service"
-)
-NO_LISTENER = "connection refused. Is meshnode running with tcplisten on this port?"
 
 
 class Transport(Protocol):
@@ -136,78 +123,3 @@ class PlainTransport:
     def close(self) -> None:
         """Close at once."""
         self._socket.close()
-
-
-def open_transport(address: Address, name: str, tls: TlsSettings, timeout: float) -> Transport:
-    """Connect to ``address``; every wait until ``set_timeout`` is bounded by ``timeout`` seconds.
-
-    Args:
-        address: Where to.
-        name: The address as the user gave it, for messages.
-        tls: Used for ``tls://`` addresses only.
-        timeout: Seconds.
-
-    Raises:
-        CannotReach: with the reason and the remedy.
-    """
-    if isinstance(address, UnixAddress):
-        return PlainTransport(_connect_unix(address, name, timeout))
-    sock = _connect_tcp(address, name, timeout)
-    if not address.tls:
-        return PlainTransport(sock)
-    from meshctl.api.tls import open_tls  # noqa: PLC0415 - ssl is slow to import
-
-    return open_tls(sock, address.host, name, tls)
-
-
-def _connect_unix(address: UnixAddress, name: str, timeout: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(address.path)
-    except OSError as error:
-        sock.close()
-        raise CannotReach(name, _why_not_unix(error, address.path, timeout)) from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _why_not_unix(error: OSError, path: str, timeout: float) -> str:
-    if isinstance(error, (TimeoutError, BlockingIOError)):
-        return f"not accepted within {timeout:g} s. Is its meshnode stopped or overloaded?"
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return NO_SOCKET
-        case errno.ECONNREFUSED:
-            return STALE_SOCKET if _is_socket(path) else NOT_A_SOCKET
-        case errno.EACCES | errno.EPERM:
-            return NOT_PERMITTED
-        case _:
-            return error.strerror or str(error)
-
-
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return True  # gone meanwhile: it was one
-
-
-def _connect_tcp(address: NetworkAddress, name: str, timeout: float) -> socket.socket:
-    try:
-        sock = socket.create_connection((address.host, address.port), timeout)
-    except TimeoutError as error:
-        raise CannotReach(name, f"no answer within {timeout:g} s. Is the host up?") from error
-    except ConnectionRefusedError as error:
-        raise CannotReach(name, NO_LISTENER) from error
-    except socket.gaierror as error:
-        raise CannotReach(name, f"unknown host {address.host} ({error.strerror})") from error
-    except UnicodeError as error:
-        raise CannotReach(name, f"{address.host} is no host name") from error
-    except OSError as error:
-        raise CannotReach(name, error.strerror or str(error)) from error
-    # Commands are small and each waits for its reply: none should wait for the last one's ACK.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock

@@ -36,6 +36,7 @@ class Invocation:
     key: str
     cert: str
     insecureskipverify: bool
+    token_file: str = ""
     node: str = ""
     node_tls_client: str = ""
 
@@ -49,10 +50,11 @@ class Invocation:
         # Imported here: help and usage errors must not wait for sockets.
         from meshctl.api.client import ControlClient  # noqa: PLC0415
         from meshctl.api.settings import (  # noqa: PLC0415
-            NetworkAddress,
             TlsSettings,
+            UnixAddress,
             choose_tls,
             parse_address,
+            read_token,
         )
 
         if not self.socket:
@@ -62,9 +64,15 @@ class Invocation:
             self.config,
             self.tls_client,
             TlsSettings(self.rootcas, self.key, self.cert, self.insecureskipverify),
-            read=isinstance(address, NetworkAddress) and address.tls,
+            read=not isinstance(address, UnixAddress) and address.tls,
         )
-        return ControlClient(self.socket, tls=tls, node=self.node, tls_client=self.node_tls_client)
+        return ControlClient(
+            self.socket,
+            tls=tls,
+            node=self.node,
+            tls_client=self.node_tls_client,
+            token=read_token(self.token_file) if self.token_file else "",
+        )
 
     def at(self, node: str, tls_client: str) -> "Invocation":
         """Return the same with another node to be asked, and the tls-client for the way there."""
@@ -81,6 +89,7 @@ class Invocation:
             "--rootcas": self.rootcas,
             "--key": self.key,
             "--cert": self.cert,
+            "--token-file": self.token_file,
             "--insecureskipverify": "true" if self.insecureskipverify else "",
         }
         there = {"--node": self.node, "--tls-client": self.node_tls_client}

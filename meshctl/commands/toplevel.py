@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 """What click takes as the value of a boolean option."""
 
-TEXTS = ("socket", "config", "tls_client", "rootcas", "key", "cert")
+TEXTS = ("socket", "config", "tls_client", "rootcas", "key", "cert", "token_file")
 """The global options whose values are texts."""
 
 

@@ -34,7 +34,9 @@ def test_a_leading_tilde_is_the_home_directory(monkeypatch):
     [
         ("tcp://localhost", "tcp://HOST:PORT"),
         ("tls:localhost", "tls://HOST:PORT"),
-        ("http://localhost:80", "is no control address"),
+        ("ftp://localhost:80", "is no control address"),
+        ("https://localhost:0", "from 1 to 65535"),
+        ("https://", "is no control address"),
         ("localhost:2222", "for TCP write tcp://localhost:2222"),
         ("tcp://localhost:99999", "1 to 65535"),
         ("tcp://localhost:0", "1 to 65535"),
