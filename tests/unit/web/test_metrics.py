@@ -105,7 +105,8 @@ async def test_promtool_finds_nothing_to_say_of_the_text(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-NAMES = st.text(max_size=9) | st.text(max_size=4).map(lambda text: text * MAX_LABEL)
+ANY = st.characters()  # halves of characters, too
+NAMES = st.text(ANY, max_size=9) | st.text(ANY, max_size=4).map(lambda text: text * MAX_LABEL)
 
 
 @pytest.mark.parametrize("form", READERS)
