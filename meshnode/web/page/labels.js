@@ -4,17 +4,22 @@
 const HEIGHT = 15;
 const SIGN = 6.6;
 
+/** Links of a node from which on its name is worth more than the sight of nodes behind it. */
+const HUB = 5;
+
 /** Show the labels of nodes, then those of links, where there is room at this scale. */
 export function placeLabels({ nodes, edges }, places, k, root) {
   const taken = [];
-  const byWorth = [...nodes.values()].sort((a, b) => worth(b, root) - worth(a, root) || (a.node.key < b.node.key ? -1 : 1));
+  const links = linksOf(edges);
+  const worth = (drawn) => worthOf(drawn.node, links.get(drawn.node.key) ?? 0, root);
+  const byWorth = [...nodes.values()].sort((a, b) => worth(b) - worth(a) || (a.node.key < b.node.key ? -1 : 1));
   const discs = [...nodes.keys()].map((key) => at(places.get(key), k));
   for (const drawn of byWorth) {
     const { x, y } = at(places.get(drawn.node.key), k);
     const below = Number(drawn.label.getAttribute("y")) * k;
     const width = drawn.label.textContent.length * SIGN;
     const box = { left: x - width / 2, right: x + width / 2, top: y + below, bottom: y + below + HEIGHT };
-    show(drawn.label, box, taken, discs, k);
+    show(drawn.label, box, taken, worth(drawn) >= HUB ? [] : discs, k);
   }
   for (const drawn of edges.values()) {
     const [from, to] = [at(places.get(drawn.edge.from), k), at(places.get(drawn.edge.to), k)];
@@ -33,10 +38,16 @@ function show(text, box, taken, discs, k) {
   if (isFree) taken.push(box);
 }
 
-function worth({ node }, root) {
-  if (node.key === root) return 4;
-  if (node.kind === "group") return 3;
-  return node.kind === "node" && node.node.state === "unreachable" ? 2 : 1;
+function worthOf(node, links, root) {
+  if (node.key === root) return Infinity;
+  if (node.kind === "group") return 1000;
+  return node.kind === "node" && node.node.state === "unreachable" ? HUB - 1 : links;
+}
+
+function linksOf(edges) {
+  const found = new Map();
+  for (const { edge } of edges.values()) for (const key of [edge.from, edge.to]) found.set(key, (found.get(key) ?? 0) + 1);
+  return found;
 }
 
 function at({ x, y }, k) {

@@ -29,6 +29,9 @@ const SLOW_PAUSE = 10;
 /** Milliseconds in which changes gather before views hear of them. */
 const GATHER = 120;
 
+/** How much longer than views need to show changes the next ones gather: a browser has more to do. */
+const SHARE = 5;
+
 export class Live extends EventTarget {
   units = new Map();
   /** What became of units while the page was open: ID to a list of time, state and detail. */
@@ -47,6 +50,8 @@ export class Live extends EventTarget {
   #told = new Set();
   #asker = new Asker(() => this.#askMesh(), MESH_PAUSE);
   #wantsDetail = false;
+  /** Milliseconds that views needed to show the last changes. */
+  #took = 0;
 
   constructor(api) {
     super();
@@ -218,14 +223,16 @@ export class Live extends EventTarget {
   }
 
   #tell(what) {
-    if (!this.#told.size) setTimeout(() => this.#flush(), GATHER);
+    if (!this.#told.size) setTimeout(() => this.#flush(), Math.max(GATHER, SHARE * this.#took));
     this.#told.add(what);
   }
 
   #flush() {
     const told = [...this.#told];
     this.#told.clear();
+    const begun = performance.now();
     for (const what of told) this.dispatchEvent(new Event(what));
+    this.#took = performance.now() - begun;
   }
 
   #unlessStopped(error) {

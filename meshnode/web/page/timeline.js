@@ -16,6 +16,9 @@ const WINDOWS = [
 /** Lanes that are drawn; units that need more are counted beneath. */
 const MOST_LANES = 14;
 
+/** Bars that are drawn, the newest: more could not be told apart, and take long. */
+const MOST_BARS = 500;
+
 /** Pixels: a lane, a bar in it, the foot with the times, and the width where no layout is known. */
 const LANE = 16;
 const BAR = 11;
@@ -71,16 +74,17 @@ export class Timeline {
     const shown = lanes.flat().length;
     this.#canvas.setAttribute("aria-label", `${count(shown, "unit")} in this time; the table has them all`);
     fill(this.#canvas, grid(from, to, x, height), lanes.map((units, lane) => units.map((unit) => bar(unit, lane * LANE + 2, x, to))));
-    say(this.#rest, hidden ? `${hidden} more at the same time are not drawn.` : shown ? "" : "No unit in this time.");
+    say(this.#rest, hidden ? `${hidden} more in this time are not drawn; the table has them.` : shown ? "" : "No unit in this time.");
   }
 }
 
 /** Return units in lanes, so that none lies upon another: each in the first that is free. */
 export function laned(units, from, to, gap, most = MOST_LANES) {
   const [lanes, ends] = [[], []];
-  let hidden = 0;
   const inside = units.filter((unit) => endOf(unit, to) >= from && createdAt(unit) <= to);
-  for (const unit of inside.sort((a, b) => createdAt(a) - createdAt(b) || (a.ID < b.ID ? -1 : 1))) {
+  const sorted = inside.sort((a, b) => createdAt(a) - createdAt(b) || (a.ID < b.ID ? -1 : 1));
+  let hidden = Math.max(0, sorted.length - MOST_BARS);
+  for (const unit of sorted.slice(hidden)) {
     const free = ends.findIndex((end) => end + gap < createdAt(unit));
     const lane = free < 0 ? ends.length : free;
     if (lane >= most) {
@@ -117,7 +121,8 @@ function bar(unit, y, x, now) {
 }
 
 function grid(from, to, x, height) {
-  return ticks(from, to, 6).map(({ at, text }) =>
+  const isWhole = ({ at }) => x(at) > 20 && x(at) < x(to) - 20;
+  return ticks(from, to, 6).filter(isWhole).map(({ at, text }) =>
     svg("g", { class: "grid" }, svg("line", { x1: x(at), x2: x(at), y1: 0, y2: height - FOOT }), svg("text", { x: x(at), y: height - 7 }, text)),
   );
 }

@@ -58,8 +58,12 @@ export function runTime(unit, now = Date.now()) {
 
 /** Return the moment by which units are ordered, newest first. */
 export function createdAt(unit) {
-  return moment(unit.Created) || 0;
+  if (!created.has(unit)) created.set(unit, moment(unit.Created) || 0);
+  return created.get(unit);
 }
+
+/** When units were created, as numbers: thousands are ordered at each change. */
+const created = new WeakMap();
 
 /** Return how many units have each value, the most frequent first: pairs of value and number. */
 export function tally(units, value) {
