@@ -108,15 +108,21 @@ def problem_of(error: MeshnodeError) -> Problem:
     return Problem(kind, str(error))
 
 
-def to_response(problem: Problem) -> Response:
-    """Return the response that tells of a problem."""
+def encode(problem: Problem, status: HTTPStatus) -> bytes:
+    """Return the body that tells of a problem."""
     kind = problem.kind
     body: dict[str, Any] = {
         "type": f"/problems/{kind.slug}",
         "title": kind.title,
-        "status": int(kind.status),
+        "status": int(status),
         "detail": str(problem),
         **problem.members,
     }
-    content = json.dumps(body).encode() + b"\n"
-    return Response(content, kind.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
+    return json.dumps(body).encode() + b"\n"
+
+
+def to_response(problem: Problem) -> Response:
+    """Return the response that tells of a problem."""
+    status = problem.kind.status
+    content = encode(problem, status)
+    return Response(content, status, headers=dict(problem.headers), media_type=MEDIA_TYPE)

@@ -6,7 +6,9 @@ may send for nothing.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -24,8 +26,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from meshnode.logs import SubjectLogger
 from meshnode.net.sockets import bare
 from meshnode.web.frames import FrameWatch, TooManyFrames
-from meshnode.web.guard import App
+from meshnode.web.guard import SAFE_HEADERS, App
 from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
+from meshnode.web.problems import MALFORMED, MEDIA_TYPE, TOO_LARGE, Kind, Problem, encode
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.net.tls import TlsStream
@@ -61,6 +64,17 @@ SEND_TIMEOUT: Final = 600.0
 LINGER_TIMEOUT: Final = 2.0
 """Seconds for which a connection that closes reads and drops what still comes. A socket that is
 closed with bytes unread is reset, and the client would lose the response."""
+
+UNREADABLE: Final[Mapping[HTTPStatus, tuple[Kind, str]]] = MappingProxyType(
+    {
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+            TOO_LARGE,
+            f"a request has at most {MAX_HEADERS // 1024} KiB of headers",
+        ),
+        HTTPStatus.NOT_IMPLEMENTED: (MALFORMED, "a body has a length, or comes in chunks"),
+    }
+)
+"""What Hypercorn says to requests that it cannot read, in our words."""
 
 CHUNK: Final = 64 * 1024
 """Bytes read at a time of what is dropped, and sent at a time."""
@@ -208,6 +222,8 @@ class Wire:
 
     async def send_all(self, data: bytes) -> None:
         """Send, within a time for each piece. Raises BrokenResourceError."""
+        if not self._connection.requests and data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
+            data = self._in_our_words(data)
         for start in range(0, len(data), CHUNK):
             with trio.move_on_after(SEND_TIMEOUT) as sending:
                 await self._stream.send_all(memoryview(data)[start : start + CHUNK])
@@ -258,6 +274,22 @@ class Wire:
         elif self._deadline == float("inf") and not self._connection.requests:
             self._served = self._connection.served
             self._deadline = trio.current_time() + HEADER_TIMEOUT
+
+    def _in_our_words(self, data: bytes) -> bytes:
+        """Return our own response to a request that has reached nobody, and log it."""
+        status = HTTPStatus(int(data[9:12]))
+        kind, why = UNREADABLE.get(status, (MALFORMED, "it is no request of HTTP"))
+        self._refuse(why)
+        content = encode(Problem(kind, why), status)
+        headers = (
+            ("content-type", MEDIA_TYPE),
+            ("content-length", str(len(content))),
+            ("connection", "close"),
+            ("cache-control", "no-store"),
+            *SAFE_HEADERS,
+        )
+        head = f"HTTP/1.1 {int(status)} \r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers)
+        return head.encode() + b"\r\n" + content
 
     def _refuse(self, why: str) -> None:
         self._log.warning("refused %s: %s", self._connection.client, why)

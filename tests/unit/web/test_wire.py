@@ -1,7 +1,11 @@
 """Connections: HTTP as bytes, and clients that are slow, endless or gone."""
 
+import json
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import h2.config
@@ -9,6 +13,10 @@ import h2.connection
 import h2.events
 import pytest
 import trio
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.trio.tcp_server import TCPServer
 from trio.testing import MockClock
 
 from meshnode.config import HttpService
@@ -78,7 +86,11 @@ async def test_what_is_no_request_or_too_long_is_answered_and_ends_the_connectio
     async with connected(make_client().app) as (stream, ended):
         await stream.send_all(sent)
         await stream.send_eof()
-        assert (await read_to_end(stream)).split(b" ")[1] == status
+        head, _, body = (await read_to_end(stream)).partition(b"\r\n\r\n")
+        assert head.split(b" ")[1] == status
+        assert b"\r\ncontent-type: application/problem+json" in head
+        assert b"\r\ncontent-security-policy: " in head
+        assert json.loads(body)["status"] == int(status)
         await ended.wait()
 
 
@@ -306,3 +318,20 @@ async def test_a_response_that_is_not_whole_is_broken_off(fault: Exception) -> N
 def guarded(app: App) -> App:
     directive = HttpService(port=1)
     return Guard(app, Identifier(directive), Origins())
+
+
+def test_the_version_that_is_driven_is_the_one_that_is_pinned() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    pinned = project["project"]["optional-dependencies"]["web"]
+    assert f"hypercorn[trio]=={version('hypercorn')}" in pinned
+
+
+def test_what_is_touched_of_hypercorn_is_there() -> None:
+    touched = {
+        HTTPStream: {"closed", "stream_id"},
+        WSStream: {"closed", "stream_id"},
+        H2Protocol: {"connection", "stream_buffers"},
+        TCPServer: {"protocol"},
+    }
+    for cls, names in touched.items():
+        assert names <= set(cls.__init__.__code__.co_names) | set(cls.__annotations__)
