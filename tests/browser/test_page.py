@@ -258,13 +258,17 @@ def test_the_last_hours_are_plots_that_can_be_read_by_keys_and_as_a_table(
 ) -> None:
     browser.open(f"{address}#/history")
     titles = browser.wait(lambda: browser.texts(".card h2"), "plots")
-    assert titles == ["Units by state", "Round trip of links", "Traffic of links"]
+    names = ["Units by state", "Units in a minute", "Round trip of links", "Traffic of links"]
+    assert titles == names
     browser.run("document.querySelector('.plot').focus()")
     press(browser, "END")
     browser.wait_text(".read", "succeeded 59")
     browser.click("Units by state as a table")
     browser.wait(lambda: len(browser.rows("Units by state")) == 30, "a table")
     assert browser.rows("Units by state")[0][3] == "59"
+    browser.click("Traffic of links as a table")
+    # It is counted for each step of ten seconds.
+    assert browser.rows("Traffic of links")[0][2].endswith("KiB/s")
 
 
 # --- All views -----------------------------------------------------------------------------------

@@ -325,3 +325,32 @@ def test_a_page_keeps_the_newest_units_of_a_node_that_has_too_many(page: Browser
     size, has_newest = page.module(script)
     assert size <= 5500
     assert has_newest
+
+
+# --- The last hours ------------------------------------------------------------------------------
+
+
+def test_what_is_counted_for_each_step_is_shown_for_a_second_or_a_minute(page: Browser) -> None:
+    series = {
+        "units.running": [1, 2, None],
+        "units.ended": [3, None, 1],
+        "link.a.b.sent": [100, None, 50],
+        "link.a.b.rtt": [0.5, None, 0.25],
+    }
+    plots = {one["title"]: one["lines"] for one in call(page, "history.js", "grouped", series, 10)}
+    assert plots == {
+        "Units by state": [{"name": "running", "values": [1, 2, None]}],
+        "Units in a minute": [{"name": "ended", "values": [3, None, 4]}],
+        "Round trip of links": [{"name": "a.b", "values": [0.5, None, 0.25]}],
+        "Traffic of links": [{"name": "a.b sent", "values": [10, None, 5]}],
+    }
+
+
+def test_many_links_have_one_line_each(page: Browser) -> None:
+    series = {
+        f"link.{peer}.{what}": [10 * number, None]
+        for peer in "abcde"
+        for number, what in enumerate(("sent", "received"), 1)
+    }
+    (plot,) = call(page, "history.js", "grouped", series, 10)
+    assert plot["lines"] == [{"name": peer, "values": [3, None]} for peer in "abcde"]

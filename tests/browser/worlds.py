@@ -121,15 +121,18 @@ def history(now: datetime, points: int = 360) -> Json:
         "units.pending": [max(0, round(one) - 4) for one in wave],
         "units.succeeded": [at // 6 for at in range(points)],
         "units.failed": [at // 90 for at in range(points)],
+        "units.canceled": [at // 200 for at in range(points)],
+        "units.submitted": [int(at % 6 == 0) + int(at % 25 == 0) for at in range(points)],
+        "units.ended": [int(at % 6 == 0) + int(at % 90 == 0) for at in range(points)],
         "link.edge-berlin.rtt": [0.0004 + one / 20000 for one in wave],
-        "link.edge-tokyo.rtt": [
-            None if 150 < at < 180 else 0.002 + wave[at] / 3000 for at in range(points)
-        ],
-        "link.edge-berlin.bytes": [one * 9000 for one in wave],
-        "link.edge-tokyo.bytes": [
-            None if 150 < at < 180 else wave[at] * 2500 for at in range(points)
-        ],
+        "link.edge-berlin.sent": [int(one * 90000) for one in wave],
+        "link.edge-berlin.received": [int(one * 61000) for one in wave],
     }
+    tokyo = {"rtt": 1 / 3000, "sent": 25000, "received": 9000}
+    for what, factor in tokyo.items():
+        # For a while it was down.
+        values = [None if 150 < at < 180 else one * factor for at, one in enumerate(wave)]
+        series[f"link.edge-tokyo.{what}"] = values
     start = now - timedelta(seconds=10 * points)
     return {"step": 10, "from": text(start), "series": series}
 

@@ -9,6 +9,9 @@ import { STATE_NAMES } from "./units.js";
 /** Seconds between two questions, while somebody looks. */
 const PAUSE = 10;
 
+/** Links beyond which what they send and what they receive is one line. */
+const MANY_LINKS = 4;
+
 /** Windows to choose from, in seconds. */
 const WINDOWS = [
   ["900", "15 minutes"],
@@ -19,10 +22,10 @@ const WINDOWS = [
 
 /** Return the view. */
 export function historyView({ api, live, signal }) {
-  const view = new HistoryView();
+  const view = new HistoryView(() => ask());
   const ask = async () => {
     try {
-      view.update(await api.get("history", {}, signal));
+      view.update(await api.get("history", { seconds: view.window || null }, signal));
     } catch (error) {
       if (!signal.aborted) view.fail(error);
     }
@@ -42,13 +45,20 @@ class HistoryView {
   #plots = h("div", { class: "plots" });
   #shown = new Map();
 
-  constructor() {
+  /** `onwindow` asks for another time. */
+  constructor(onwindow) {
     const choice = select(WINDOWS, String(this.#window), (value) => {
       this.#window = Number(value);
       this.#render();
+      onwindow();
     });
     choice.setAttribute("aria-label", "Time that the plots show");
     this.element = h("div", { class: "view" }, h("div", { class: "heading" }, h("h1", { tabindex: -1 }, "History"), choice, this.#since), this.#problem, this.#plots);
+  }
+
+  /** How many seconds are looked at; 0 for all. */
+  get window() {
+    return this.#window;
   }
 
   /** Show what the node remembers. */
@@ -67,7 +77,7 @@ class HistoryView {
     fill(this.#problem);
     const { step, from, series } = cut(this.#history, this.#window);
     say(this.#since, `a point every ${brief(step)}, from ${clock(from)}`);
-    const groups = grouped(series);
+    const groups = grouped(series, step);
     if (!groups.length) fill(this.#problem, note("The node remembers nothing yet."));
     for (const [title, plot] of this.#shown) {
       if (groups.some((group) => group.title === title)) continue;
@@ -94,35 +104,49 @@ export function cut({ step, from, series }, seconds) {
 }
 
 /** Return the plots of a history: what belongs together is in one, with a name for each line. */
-export function grouped(series) {
+export function grouped(series, step) {
   const known = new Map();
+  const isMany = Object.keys(series).filter((name) => name.endsWith(".sent")).length > MANY_LINKS;
   for (const [name, values] of Object.entries(series)) {
-    const found = plotOf(name);
-    if (!known.has(found.title)) known.set(found.title, { ...found, lines: [] });
-    known.get(found.title).lines.push({ name: found.line, values: values.map((one) => (typeof one === "number" ? one : null)) });
+    const { title, place, line, show, base, made = (one) => one } = plotOf(name, step, isMany);
+    if (!known.has(title)) known.set(title, { title, place, show, base, lines: new Map() });
+    const { lines } = known.get(title);
+    const shown = made(values.map((one) => (typeof one === "number" ? one : null)));
+    lines.set(line, lines.has(line) ? added(lines.get(line), shown) : shown);
   }
   const order = (name) => STATE_NAMES.findIndex((state) => state.toLowerCase() === name);
-  for (const { lines } of known.values()) lines.sort((a, b) => order(a.name) - order(b.name) || (a.name < b.name ? -1 : 1));
-  return [...known.values()].sort((a, b) => a.place - b.place || (a.title < b.title ? -1 : 1));
+  const sorted = (lines) => [...lines].sort(([a], [b]) => order(a) - order(b) || (a < b ? -1 : 1));
+  return [...known.values()]
+    .map((plot) => ({ ...plot, lines: sorted(plot.lines).map(([name, values]) => ({ name, values })) }))
+    .sort((a, b) => a.place - b.place || (a.title < b.title ? -1 : 1));
 }
 
-function plotOf(name) {
+/** Return sums of two series; what is known of one only is nothing to add to. */
+function added(some, others) {
+  return some.map((one, at) => (one === null || others[at] === null ? (one ?? others[at]) : one + others[at]));
+}
+
+/** Return what came in the last minute, for each moment; what came is counted for each step. */
+function lastMinute(values, step) {
+  const steps = Math.max(1, Math.round(60 / step));
+  return values.map((one, at) => (one === null ? null : values.slice(Math.max(0, at - steps + 1), at + 1).reduce((sum, more) => sum + more, 0)));
+}
+
+function plotOf(name, step, isMany) {
   const link = /^link\.(.+)\.([^.]+)$/.exec(name);
-  if (link) return linkPlot(link[1], link[2]);
-  const units = /^units\.(.+)$/.exec(name);
-  if (units && STATE_NAMES.some((state) => state.toLowerCase() === units[1])) {
-    return { title: "Units by state", place: 0, line: units[1], show: plain, isCount: true };
-  }
-  if (units) return { title: "Throughput", place: 1, line: units[1], show: plain, isCount: true };
+  if (link) return linkPlot(link[1], link[2], step, isMany);
+  const units = /^units\.(.+)$/.exec(name)?.[1];
+  if (STATE_NAMES.some((state) => state.toLowerCase() === units)) return { title: "Units by state", place: 0, line: units, show: plain };
+  if (units) return { title: "Units in a minute", place: 1, line: units, show: plain, made: (values) => lastMinute(values, step) };
   const [first, ...rest] = name.split(".");
   return { title: first, place: 4, line: rest.join(".") || first, show: plain };
 }
 
-function linkPlot(peer, what) {
+function linkPlot(peer, what, step, isMany) {
   if (what === "rtt") return { title: "Round trip of links", place: 2, line: peer, show: brief };
-  if (/bytes|sent|received/.test(what)) {
-    const line = what === "bytes" ? peer : `${peer} ${what.replace(/_?bytes_?/, "")}`;
-    return { title: "Traffic of links", place: 3, line, show: rate, base: 2, perStep: true };
+  if (what === "sent" || what === "received") {
+    const line = isMany ? peer : `${peer} ${what}`;
+    return { title: "Traffic of links", place: 3, line, show: rate, base: 2, made: (values) => values.map((one) => (one === null ? null : one / step)) };
   }
   return { title: `Links: ${what}`, place: 4, line: peer, show: plain };
 }
