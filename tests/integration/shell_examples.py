@@ -14,8 +14,8 @@ The convention, which CONTRIBUTING.md tells to those who write documents:
   which are the same wherever the document says the same. ``...`` stands for anything.
 * ``$ make …`` is only asked what it would do (``make -n``): tests cannot run inside themselves.
 
-The session has a directory of its own in place of /tmp, free ports in place of 2222 to 2224, and
-the naps of the guide's work types are short.
+The session has a directory of its own in place of /tmp, free ports in place of 2222 to 2224 and
+8043, and the naps of the guide's work types are short.
 """
 
 import errno
@@ -64,12 +64,13 @@ EXPORT = re.compile(r"export (?P<name>\w+)=(?P<value>[^\s$]+)")
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
-PORTS = ("2222", "2223", "2224")
+PORTS = ("2222", "2223", "2224", "8043")
 
 CERT_OPTIONS = ("--cert-init", "--cert-makereq", "--cert-signreq")
 
 ABOUT_NOW = re.compile(
     r"^meshctl\b.* (?:traceroute|work (?:status|list|logs)|--no-follow)\b(?!.* -\w*f)"
+    r"|^curl (?:-s|-K \S+) \S+$"
 )
 """Commands that show how something is at this moment: the best way, the output up to now."""
 
@@ -290,6 +291,8 @@ class Session:
         """Run a command; return what is not as shown, empty if all is."""
         code, printed = self.execute(self.rewrite(example.command))
         output = re.sub(r" +$", "", self.as_shown(printed), flags=re.MULTILINE)
+        # Blank lines at the end are not shown either.
+        output = re.sub(r"\n+\Z", "\n", output)
         where = f"line {example.line}: $ {example.command}"
         if code != example.code:
             return f"{where}\nexited with {code}:\n{output}"

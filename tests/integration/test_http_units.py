@@ -182,6 +182,7 @@ def test_a_list_comes_in_pages_newest_first(client: WebClient) -> None:
     while True:
         page = client.ask(f"/units?label=page&limit=2{cursor}").json
         found += [unit["ID"] for unit in page["items"]]
+        assert page["total"] == len(made)
         if page["next"] is None:
             break
         cursor = f"&cursor={page['next']}"

@@ -178,15 +178,16 @@ class _Wanted:
     def page_of(self, units: Mapping[str, JsonObject]) -> JsonObject:
         """Return the page of a list that the client wants."""
         found = sorted(self._found(units), key=_place, reverse=True)
-        page = found[: self._limit]
-        more = len(found) > len(page) and page
+        after = self._after
+        rest = found if after is None else [unit for unit in found if _place(unit) < after]
+        page = rest[: self._limit]
+        more = len(rest) > len(page) and page
         return page_of(page, _cursor(page[-1]) if more else None) | {"total": len(found)}
 
     def _found(self, units: Mapping[str, JsonObject]) -> Iterator[JsonObject]:
         for unit_id, status in units.items():
-            unit = {"ID": unit_id, **status}
-            if self._is_wanted(status) and (self._after is None or _place(unit) < self._after):
-                yield unit
+            if self._is_wanted(status):
+                yield {"ID": unit_id, **status}
 
     def _is_wanted(self, status: JsonObject) -> bool:
         remote = (status.get("ExtraData") or {}).get("RemoteNode", "")
