@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -183,29 +184,37 @@ def strangers(addresses: list[str], origin: str) -> list[str]:
 
 @contextmanager
 def browsing(directory: Path, preferences: Json | None = None) -> Iterator[Browser]:
-    """Yield a browser whose home is a directory; at the end nothing of it runs."""
+    """Yield a browser whose home is a directory; at the end nothing of it runs or is left."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    # It asks its maker for all kinds of things on its own, beside what a page asks for.
-    arguments += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-    arguments += [f"--user-data-dir={directory / 'profile'}", f"--window-size={WIDTH},{HEIGHT}"]
-    if os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # it refuses to start for root with one
-    for argument in arguments:
+    for argument in arguments(directory):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     if preferences:
         options.add_experimental_option("prefs", preferences)
-    home = {"HOME": str(directory), "XDG_CONFIG_HOME": str(directory / "config")}
-    service = webdriver.ChromeService(shutil.which("chromedriver"), env=os.environ | home)
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
-        driver.set_script_timeout(PATIENCE)
-        browser = Browser(driver)
-        browser.look()
-        yield browser
-    finally:
-        driver.quit()
+    # What it leaves behind in the directory for temporary files goes with it; there are sockets,
+    # whose paths must be short.
+    with TemporaryDirectory(prefix="mn-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        home = {"HOME": str(directory), "XDG_CONFIG_HOME": str(directory / "config")}
+        environment = os.environ | home | {"TMPDIR": scratch}
+        service = webdriver.ChromeService(shutil.which("chromedriver"), env=environment)
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            driver.set_script_timeout(PATIENCE)
+            browser = Browser(driver)
+            browser.look()
+            yield browser
+        finally:
+            driver.quit()
+
+
+def arguments(directory: Path) -> list[str]:
+    """Return how the browser is started."""
+    found = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+    # It asks its maker for all kinds of things on its own, beside what a page asks for.
+    found += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    found += [f"--user-data-dir={directory / 'profile'}", f"--window-size={WIDTH},{HEIGHT}"]
+    # It refuses to start for root with its sandbox.
+    return [*found, "--no-sandbox"] if os.geteuid() == 0 else found

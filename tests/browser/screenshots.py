@@ -68,7 +68,7 @@ def read(browser: Browser) -> None:
 
 
 FIVE = (
-    Picture("mesh", "#/mesh", "light", "lab.example.org", point, 960),
+    Picture("mesh", "#/mesh", "light", "lab.example.org", point, 1090),
     Picture("node", "#/mesh/edge-tokyo", "dark", "Round trip"),
     Picture("work", "#/work", "dark", "Un0007xy"),
     Picture("submit", "#/work/new/hub/fibonacci", "light", "Fibonacci", fill_in),

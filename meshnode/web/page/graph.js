@@ -103,6 +103,9 @@ export class Graph {
     const links = degrees(this.#mesh);
     keyed(this.#edges, this.#drawn.edges, this.#picture.edges, (edge) => this.#newEdge(edge), (drawn, edge) => this.#edge(drawn, edge));
     keyed(this.#nodes, this.#drawn.nodes, this.#picture.nodes, (node) => this.#newNode(node), (drawn, node) => this.#node(drawn, node, links));
+    const here = this.#drawn.nodes.get(`node ${this.#mesh.node}`)?.element;
+    // The node itself is in front of all others; what has the focus would lose it by being moved.
+    if (here && here !== this.#nodes.lastChild && !this.#nodes.contains(document.activeElement)) this.#nodes.append(here);
     if (!this.#drawn.nodes.has(this.#focused)) this.#rove(`node ${this.#mesh.node}`);
     this.#mark();
   }
