@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from meshnode.security.identity import CertificateNames, Identity, TcpClient
 from meshnode.web.identity import caller_of
 from meshnode.web.routing import WebNode, json_response, page_of
 
@@ -20,7 +21,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
                 "version": node.version,
                 "api": "v1",
                 "openapi": "/api/v1/openapi.json",
-                "client": {"kind": client.kind, "name": str(client)},
+                "client": {"kind": client.kind, "name": _name(client)},
             }
         )
 
@@ -43,3 +44,12 @@ def routes(node: WebNode) -> list[BaseRoute]:
         Route("/api/v1/ping/{node}", ping),
         Route("/api/v1/traceroute/{node}", traceroute),
     ]
+
+
+def _name(client: Identity) -> str:
+    """Return who a client is: whom its certificate names first, so that it sees what counts."""
+    match client:
+        case TcpClient(address, CertificateNames() as proved) if proved.names_anybody:
+            named = proved.subject or f"certificate of {', '.join(proved.nodes)}"
+            return f"{named} ({address})"
+    return str(client)

@@ -13,6 +13,7 @@ from tests.unit.web.conftest import MakeClient
 TOKEN = "0123456789abcdef0123"
 OTHER = "fedcba98765432100000"
 CERTIFIED = TcpClient("10.0.0.7:4000", CertificateNames("CN=alice"))
+NAMELESS = TcpClient("10.0.0.7:4000", CertificateNames("", ("bar", "baz")))
 USER = UnixClient(1000, 1000, 7, "alice")
 
 
@@ -34,7 +35,8 @@ def bearer(token: str) -> dict[str, str]:
     ("client", "kind", "name"),
     [
         (USER, "unix", "alice (uid 1000, pid 7)"),
-        (CERTIFIED, "tcp", "10.0.0.7:4000"),
+        (CERTIFIED, "tcp", "CN=alice (10.0.0.7:4000)"),
+        (NAMELESS, "tcp", "certificate of bar, baz (10.0.0.7:4000)"),
         (NEAR, "tcp", "127.0.0.1:4000"),
     ],
 )
