@@ -13,8 +13,15 @@ from hostile.forge import Raw, to_json
 from fuzz import mutate
 from fuzz.engine import Target
 from fuzz.meshworld import GONE, MeshWorld
-from fuzz.workworld import PAYLOAD, FakeMesh, FakeNode, ask, disk, retaining, works
+from fuzz.workworld import PAYLOAD, FakeDialer, FakeMesh, FakeNode, ask, disk, retaining, works
+from meshnode.control.mesh_asking import NodeAsker
+from meshnode.control.mesh_command import MeshCommand
 from meshnode.control.mesh_commands import register_mesh_commands
+from meshnode.control.mesh_events import MeshEvents
+from meshnode.mesh.peers.conditions import LinksReport
+from meshnode.work.placement.load import describe_tags
+from meshnode.work.remote.asking import AskThere
+from meshnode.work.units.access import Signatures
 
 LISTENS = 40.0
 """Simulated seconds for which a client listens; a wish for a node that is away may take 20."""
@@ -43,7 +50,12 @@ class ControlWorld(MeshWorld):
         self.node, other = FakeNode(mesh, "victim", root), FakeNode(mesh, "bar", root)
         for node in (self.node, other):
             await stack.enter_async_context(retaining(node))
-        register_mesh_commands(self.node.registry, self.victim, _reload, self.node.units.warnings)
+        registry = self.node.registry
+        register_mesh_commands(registry, self.victim, _reload, self.node.units.warnings)
+        asker = NodeAsker(AskThere(FakeDialer(mesh, "victim"), Signatures()).command)
+        seen = MeshCommand(self.victim, registry, LinksReport, describe_tags, asker)
+        registry.register(seen.command())
+        self.nursery.start_soon(MeshEvents(self.node.hub, self.victim).run)
         self.units = [await works(self.node, target) for target in ("victim", "bar")]
 
     async def feed(self, item: object) -> None:
@@ -95,6 +107,8 @@ COMMANDS: tuple[dict[str, Any], ...] = (
     {"command": "status", "requested_fields": ["NodeID", "Connections"]},
     {"command": "ping", "target": "left"},
     {"command": "traceroute", "target": "right"},
+    {"command": "events", "topics": ["units", "mesh"], "since": 17},
+    {"command": "mesh", "detail": True, "nodes": ["left", "right", "nobody"]},
     {"command": "connect", "node": "left", "service": "control", "tls": ""},
     {"command": "reload"},
     *(
@@ -149,6 +163,7 @@ COMMANDS: tuple[dict[str, Any], ...] = (
 
 TEXTS: tuple[str, ...] = (
     *("status", "ping left", "traceroute right", "connect left control", "reload", "work list"),
+    *("events", "events units,links 5", "mesh", "mesh detail"),
     *("work submit victim wait a 'b c'", "work submit bar cat", "work submit localhost cat x"),
     *("work status @UNIT@", "work watch @BAR@", "work cancel @UNIT@", "work release @UNIT@"),
     *("work force-release @BAR@", "work results @UNIT@ 0", "work results @UNIT@ -1", "work"),

@@ -12,7 +12,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "work"))
 
-from work_fakes import FakeMesh, FakeNode, inline_run_sync
+from work_fakes import FakeDialer, FakeMesh, FakeNode, inline_run_sync
 
 from fuzz.engine import Harm
 from meshnode.work.units.retention import Retention
@@ -76,4 +76,4 @@ async def works(node: FakeNode, target: str) -> str:
     raise Harm(f"cat on {target} is not done")
 
 
-__all__ = ["PAYLOAD", "FakeMesh", "FakeNode", "ask", "disk", "retaining", "works"]
+__all__ = ["PAYLOAD", "FakeDialer", "FakeMesh", "FakeNode", "ask", "disk", "retaining", "works"]
