@@ -24,7 +24,7 @@ from meshnode.web.identity import (
     ResponseStream,
 )
 from meshnode.web.origins import Origins
-from meshnode.web.problems import INTERNAL, Problem, to_response
+from meshnode.web.problems import INTERNAL, WRONG_METHOD, Problem, to_response
 from meshnode.web.session import Message, Receive, Send
 
 App = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -45,6 +45,9 @@ SAFE_HEADERS: Final = (
     ("cross-origin-resource-policy", "same-origin"),
 )
 """Headers of each response."""
+
+METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+"""Methods that are looked at; which an address takes, its route says."""
 
 MAX_AT_ONCE: Final = 200
 """Requests at a time of one connection. HTTP/2 allows 100 that are open, and those that their
@@ -93,20 +96,32 @@ class Guard:
                 return
             try:
                 await self._serve(scope, exchange, connection)
-            except Problem as problem:
-                await self._refuse(scope, exchange, connection, problem)
             except trio.BrokenResourceError as error:
                 self._log.debug("client lost: %s", error)
-            except Exception:  # noqa: BLE001 - a request's boundary: a fault costs only this one
-                self._log.exception("%s %s failed", scope.get("method", ""), scope["path"])
-                if not exchange.has_begun:
-                    fault = Problem(INTERNAL, "internal error; the log of the node says more")
-                    await exchange.answer(to_response(fault))
             if exchange.has_begun and not exchange.has_ended:
                 await exchange.stream.reset()
 
     async def _serve(self, scope: Any, exchange: "_Exchange", connection: Connection) -> None:
+        """Serve it, or say why not. Raises BrokenResourceError for a client that is gone."""
+        try:
+            await self._let_through(scope, exchange, connection)
+        except Problem as problem:
+            await self._refuse(scope, exchange, connection, problem)
+        except trio.BrokenResourceError:
+            raise
+        except Exception:  # noqa: BLE001 - a request's boundary: a fault costs only this one
+            self._log.exception("%s failed", _shown(scope))
+            if not exchange.has_begun:
+                fault = Problem(INTERNAL, "internal error; the log of the node says more")
+                await exchange.answer(to_response(fault))
+
+    async def _let_through(self, scope: Any, exchange: "_Exchange", connection: Connection) -> None:
         headers = exchange.headers
+        if scope.get("method", "GET") not in METHODS:
+            # Of a tunnel (CONNECT) no response could be made that is not one through it.
+            raise Problem(
+                WRONG_METHOD, "no address takes this method", {"allow": "GET, POST, DELETE"}
+            )
         told = self._origins.preflight(scope.get("method", "GET"), headers)
         if told is not None:
             await exchange.answer(told)
@@ -125,10 +140,14 @@ class Guard:
         """Answer with a problem, and log it: what is refused here has reached no command."""
         caller: Caller | None = scope["state"].get(CALLER)
         who = connection.client if caller is None else caller.client
-        what = f"{scope.get('method', 'websocket')} {scope['path']}"
-        self._log.warning("refused %s to %s: %s", shown_text(what, MAX_SHOWN), who, problem)
+        self._log.warning("refused %s to %s: %s", _shown(scope), who, problem)
         if not exchange.has_begun:
             await exchange.answer(to_response(problem))
+
+
+def _shown(scope: Any) -> str:
+    """Return what is asked for, as one line of the log."""
+    return shown_text(f"{scope.get('method', 'websocket')} {scope['path']}", MAX_SHOWN)
 
 
 class _Exchange:

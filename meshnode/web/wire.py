@@ -204,6 +204,7 @@ class Wire:
         self._log = log
         self.over = trio.Event()
         """Set when nothing more comes, or goes."""
+        self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         self._closing = False
         self._frames: FrameWatch | None = None
@@ -224,13 +225,14 @@ class Wire:
         """Send, within a time for each piece. Raises BrokenResourceError."""
         if not self._connection.requests and data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
             data = self._in_our_words(data)
-        for start in range(0, len(data), CHUNK):
-            with trio.move_on_after(SEND_TIMEOUT) as sending:
-                await self._stream.send_all(memoryview(data)[start : start + CHUNK])
-            if sending.cancelled_caught:
-                self._refuse(f"it has read nothing for {SEND_TIMEOUT:g} s")
-                self.socket.close()
-                raise trio.BrokenResourceError
+        async with self._sending:
+            for start in range(0, len(data), CHUNK):
+                with trio.move_on_after(SEND_TIMEOUT) as sending:
+                    await self._stream.send_all(memoryview(data)[start : start + CHUNK])
+                if sending.cancelled_caught:
+                    self._refuse(f"it has read nothing for {SEND_TIMEOUT:g} s")
+                    self.socket.close()
+                    raise trio.BrokenResourceError
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has come, nothing at the end of the connection."""
@@ -295,8 +297,11 @@ class Wire:
         self._log.warning("refused %s: %s", self._connection.client, why)
 
     async def send_eof(self) -> None:
-        """Say that nothing more comes."""
-        await self._stream.send_eof()
+        """Say that nothing more comes. Raises BusyResourceError while something is being sent."""
+        if self._sending.locked():
+            raise trio.BusyResourceError("something is being sent")
+        async with self._sending:
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """Close, once the client has had the time to read what was sent."""

@@ -1,9 +1,10 @@
 """Connections: HTTP as bytes, and clients that are slow, endless or gone."""
 
 import json
+import logging
 import tomllib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import trio
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.trio.tcp_server import TCPServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from meshnode.config import HttpService
@@ -320,6 +322,93 @@ def guarded(app: App) -> App:
     return Guard(app, Identifier(directive), Origins())
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+FRAME = st.builds(
+    lambda kind, flags, stream, payload: (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    ),
+    st.integers(0, 12),
+    st.integers(0, 255),
+    st.integers(0, 5),
+    st.binary(max_size=20)
+    | st.just(b"\x82\x84\x86\x41\x01a")
+    | st.just(b"\x82\x44\x01\xff\x86\x41\x01a"),
+)
+HEADER = st.builds(
+    lambda name, value: name + b": " + value + b"\r\n",
+    st.sampled_from([b"Host", b"Content-Length", b"Transfer-Encoding", b"Upgrade", b"Connection",
+                     b"Expect", b"HTTP2-Settings", b"Authorization", b"Origin", b"Range"]),
+    st.sampled_from([b"localhost", b"5", b"chunked", b"h2c", b"websocket", b"upgrade", b"close",
+                     b"100-continue", b"AAMAAABk", b"bytes=0-"]) | st.binary(max_size=8),
+)  # fmt: skip
+REQUEST = st.builds(
+    lambda method, target, headers, body: (
+        method
+        + b" "
+        + target
+        + b" HTTP/1.1\r\nHost: localhost\r\n"
+        + b"".join(headers)
+        + b"\r\n"
+        + body
+    ),
+    st.sampled_from([b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PRI", b"\xff"]),
+    st.sampled_from([b"/", b"*", b"/api/v1/session", b"/%ff", b"/%00", b"http://x/", b"/api/v1"])
+    | st.binary(max_size=8),
+    st.lists(HEADER, max_size=4),
+    st.binary(max_size=20),
+)
+
+
+@settings(max_examples=100)
+@given(
+    st.binary(max_size=200)
+    | st.lists(REQUEST, max_size=3).map(b"".join)
+    | st.lists(FRAME, max_size=8).map(lambda frames: PREFACE + b"".join(frames))
+)
+def test_whatever_a_client_sends_ends_at_most_its_connection(sent: bytes) -> None:
+    app = guarded(echo)
+
+    async def send() -> None:
+        async with connected(app) as (stream, ended):
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(sent)
+                await stream.send_eof()
+                await read_to_end(stream)
+            await ended.wait()
+
+    with records_of("meshnode") as records:
+        trio.run(send, clock=MockClock(autojump_threshold=0))
+    assert [record for record in records if record.levelname == "ERROR"] == []
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers with what it was sent."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def records_of(name: str) -> Iterator[list[logging.LogRecord]]:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_the_version_that_is_driven_is_the_one_that_is_pinned() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     pinned = project["project"]["optional-dependencies"]["web"]
@@ -331,7 +420,6 @@ def test_what_is_touched_of_hypercorn_is_there() -> None:
         HTTPStream: {"closed", "stream_id"},
         WSStream: {"closed", "stream_id"},
         H2Protocol: {"connection", "stream_buffers"},
-        TCPServer: {"protocol"},
     }
     for cls, names in touched.items():
         assert names <= set(cls.__init__.__code__.co_names) | set(cls.__annotations__)
