@@ -108,9 +108,9 @@ class NodeDirectory:
                 if advert is not None:
                     self._known[node] = _read(advert, stamp)
 
-    def count(self, unit: Unit) -> None:
+    def count(self, unit: Unit, node: str) -> None:
         """Count a unit on the node that was chosen for it, until it is final or released."""
-        key = (unit.remote.node, unit.remote.work_type)
+        key = (node, unit.remote.work_type)
         known = self._units.get(unit.unit_id)
         if known is not None and known.key == key:
             return
@@ -123,6 +123,11 @@ class NodeDirectory:
         placed.stamp = stamp
         self._units[unit.unit_id] = one = _PlacedUnit(self, unit, key)
         unit.add_listener(one.changed)
+
+    def uncount(self, unit: Unit) -> None:
+        """Count a unit on no node: it goes to none."""
+        if one := self._units.get(unit.unit_id):
+            one.leave()
 
     def forget(self, one: "_PlacedUnit") -> None:
         """Count a unit no more."""

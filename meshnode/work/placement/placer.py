@@ -52,8 +52,13 @@ class Placer:
         if unreached:
             reason += f"; {', '.join(sorted(unreached))} could not be reached"
         unit.log.info("goes to node %s: %s", choice.node, reason)
-        await unit.change(lambda status: status.with_remote(node=choice.node, chosen=reason))
-        self.count(unit)
+        # Before the record is written: others choose meanwhile.
+        self._directory.count(unit, choice.node)
+        try:
+            await unit.change(lambda status: status.with_remote(node=choice.node, chosen=reason))
+        except BaseException:
+            self._directory.uncount(unit)
+            raise
 
     def _choose(self, unit: Unit, unreached: Set[str]) -> Choice | NoneFits:
         remote = unit.remote
@@ -65,4 +70,4 @@ class Placer:
 
     def count(self, unit: Unit) -> None:
         """Count a unit on its node until it has ended there, or goes to another one."""
-        self._directory.count(unit)
+        self._directory.count(unit, unit.remote.node)

@@ -11,6 +11,7 @@ from meshnode.errors import NoRoute
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.placement.load import Load
 from meshnode.work.units.remoteextra import RemoteExtra
+from meshnode.work.units.unit import Unit
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,29 @@ async def test_a_burst_spreads_evenly_over_nodes_that_have_told_nothing_yet(
         units = [await place(leaf, "wait") for _ in range(10)]
         where = Counter(leaf.status(unit).remote.node for unit in units)
         assert where == {"bar": 5, "baz": 5}
+
+
+async def test_units_that_are_placed_while_others_are_being_recorded_spread_as_well(
+    leaf, bar, baz, monkeypatch, autojump_clock
+):
+    units = []
+    record = Unit.change
+
+    async def record_slowly(self, *how, **more):
+        await trio.sleep(1)
+        return await record(self, *how, **more)
+
+    monkeypatch.setattr(Unit, "change", record_slowly)
+
+    async def one() -> None:
+        units.append(await place(leaf, "wait"))
+
+    async with leaf.running(), bar.running(), baz.running():
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(one)
+        where = Counter(leaf.status(unit).remote.node for unit in units)
+        assert where == {"bar": 20, "baz": 20}
 
 
 async def test_what_a_node_says_of_its_load_counts(leaf, bar, baz, autojump_clock):
