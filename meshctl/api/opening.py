@@ -16,6 +16,7 @@ NOT_PERMITTED = (
     "permission denied. Run as the user of its meshnode, or set permissions of its control-service"
 )
 NO_LISTENER = "connection refused. Is meshnode running with tcplisten on this port?"
+NO_SERVICE = "connection refused. Is meshnode running with an http-service on this port?"
 
 
 def open_transport(address: Address, name: str, tls: TlsSettings, timeout: float) -> Transport:
@@ -92,7 +93,8 @@ def _connect_tcp(address: NetworkAddress | WebAddress, name: str, timeout: float
     except TimeoutError as error:
         raise CannotReach(name, f"no answer within {timeout:g} s. Is the host up?") from error
     except ConnectionRefusedError as error:
-        raise CannotReach(name, NO_LISTENER) from error
+        why = NO_SERVICE if isinstance(address, WebAddress) else NO_LISTENER
+        raise CannotReach(name, why) from error
     except socket.gaierror as error:
         raise CannotReach(name, f"unknown host {address.host} ({error.strerror})") from error
     except UnicodeError as error:

@@ -17,6 +17,7 @@ from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.files import file_options
 from meshctl.commands.options import Invocation, json_option, pass_invocation
+from meshctl.commands.units import find_units
 from meshctl.render.batches import summary
 from meshctl.render.output import ExitCode, Failure, print_json, print_line
 
@@ -48,6 +49,15 @@ after_option = click.option(
     shell_complete=_what_ends,
     help="Start when this unit or batch has succeeded; with :end, however it ended.",
 )
+
+
+def named_in_full(
+    invocation: Invocation, client: "ControlClient", after: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return what is to be waited for, each by its whole ID. Raises as ``find_units``."""
+    parts = [word.partition(":") for word in after]
+    found = find_units(invocation, client, [word for word, _, _ in parts])
+    return tuple(f"{unit}{colon}{end}" for unit, (_, colon, end) in zip(found, parts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +258,7 @@ def submit_batch(
         raise Failure("Cannot combine --detach with --joblog.")
     with invocation.client() as client, _open(file) as lines:
         members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
-        fields = {**job.fields(), **_terms(max_in_flight, after)}
+        first = named_in_full(invocation, client, after)
+        fields = {**job.fields(), **_terms(max_in_flight, first)}
         done = _submitted(lambda: api.submit_batch(client, fields, members, job=job))
         _report(invocation, client, done, waits=not detach, joblog=joblog, as_json=as_json)

@@ -12,7 +12,7 @@ import click
 from meshctl.api.errors import CannotReach, CommandRefused, ControlError, PayloadLost
 from meshctl.api.logindex import STDERR
 from meshctl.api.status import size_of
-from meshctl.commands.arrays import BatchOptions, batch_options, submit_members
+from meshctl.commands.arrays import BatchOptions, batch_options, named_in_full, submit_members
 from meshctl.commands.completion import files, parameters, places, work_types
 from meshctl.commands.exits import EPILOG, code_of, propagate_option, report_end
 from meshctl.commands.files import file_options, is_told
@@ -203,12 +203,13 @@ def submit(
     {index} and {line} in what the command is given stand for what each member has.
     """
     batch.check(follow=follow, rm=rm, propagate=propagate)
-    options["job"] = replace(options["job"], after=batch.after)
     if propagate and not (follow or waits or rm):
         raise Failure("--propagate needs --follow or --wait: only an end has a code.")
     if rm and options["job"].output:
         raise Failure("--rm would delete what --output brings back; release the unit later.")
     with invocation.client() as client:
+        batch = replace(batch, after=named_in_full(invocation, client, batch.after))
+        options["job"] = replace(options["job"], after=batch.after)
         has_none = (
             (is_told(options["job"]) or bool(batch)) and payload is None and payload_literal is None
         )

@@ -181,7 +181,7 @@ def test_what_is_no_http_service_is_told(web: tuple[Cluster, Node, str]) -> None
     nobody = cluster.run(
         "meshctl", "--socket", f"http://127.0.0.1:{free_port()}", "status", check=False
     )
-    assert nobody.returncode == 102
+    assert (nobody.returncode, b"http-service" in nobody.stderr) == (102, True)
     elsewhere = cluster.run("meshctl", "--socket", f"{address}/x", "status", check=False)
     assert (elsewhere.returncode, b"no session there" in elsewhere.stderr) == (102, True), elsewhere
     plain = address.replace("http://", "https://")

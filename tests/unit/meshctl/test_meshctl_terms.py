@@ -67,6 +67,14 @@ def test_a_parameter_cannot_stand_for_an_option(meshctl, node):
     assert "has an option of its own" in done.stderr
 
 
+def test_what_is_waited_for_is_named_as_everywhere_by_a_beginning_or_as_the_last(meshctl, node):
+    node.add_unit("UnitAAAA", Created="2026-11-26T08:00:00Z")
+    node.add_unit("OtherBBB", Created="2026-11-26T09:00:00Z")
+    words = ["--after", "Unit", "--after", "last:end", "--after", "b-AAAAAAAA"]
+    assert meshctl("work", "submit", "echo", "-n", *words).exit_code == 0
+    assert node.submissions[0]["submissionafter"] == "UnitAAAA,OtherBBB:end,b-AAAAAAAA"
+
+
 def test_a_node_that_would_not_wait_for_others_is_sent_nothing(meshctl, node):
     asked = '{"command": "work", "subcommand": "types"'
     node.handlers[asked] = lambda session, _: session.send(b"ERROR: bad command\n") or True
