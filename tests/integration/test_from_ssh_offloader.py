@@ -44,6 +44,7 @@ def find_ssh_with(configuration: Path, place: Path) -> str:
     return f"{ssh.parent}{os.pathsep}"
 
 
+@pytest.mark.timeout(600)
 def test_each_example_of_the_page_does_what_is_shown_on_real_hosts(
     session: Session, cluster: Cluster, far: Servers, tmp_path: Path
 ) -> None:

@@ -38,8 +38,8 @@ from meshnode.mesh.peers.sending import SEND_TIMEOUT
 from meshnode.protocol.messages import REJECT_MESSAGE, MessageType
 from meshnode.protocol.namehash import name_hash
 
-MUTATIONS = 800
-"""Mutated messages over each kind of link, beside the handmade ones."""
+MUTATIONS = 300
+"""Mutated messages over each kind of link, beside the handmade ones; ``make fuzz`` has more."""
 
 ATTACKERS = 20
 """Peers that send at the same time."""
@@ -137,7 +137,7 @@ async def test_malformed_messages_cost_only_their_link(kind, opened, caplog):
         await found.wait_alone()
         await found.assert_unharmed()
         notices = found.victim.status().drops.notices
-    assert len(attacks) > 1700
+    assert len(attacks) > 1500
     # They arrived, and most were seen for what they are; the others are of no known type.
     assert sum("broke the protocol" in text for text in caplog.messages) > len(attacks) / 4
     if opened:
