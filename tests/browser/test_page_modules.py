@@ -316,10 +316,14 @@ def test_a_page_keeps_the_newest_units_of_a_node_that_has_too_many(page: Browser
         const items = [...Array(5600).keys()].map((one) => unit(9000 - one));
         const api = {
             get: async (what) => (what === "units" ? { items } : { nodes: [], links: [] }),
-            follow: async function* () {},
+        };
+        api.follow = async function* (what, { onstate }) {
+            onstate("live", false);
         };
         const live = new Live(api);
+        const listed = new Promise((resolve) => live.addEventListener("units", resolve));
         await live.start();
+        await listed;
         const newest = items.slice(0, 4000);
         return [live.units.size, newest.every(({ ID }) => live.units.has(ID))]"""
     size, has_newest = page.module(script)

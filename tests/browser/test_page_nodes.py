@@ -3,6 +3,7 @@
 The browser shows a certificate as a person's does: from its store, for the address of the node.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -185,3 +186,39 @@ def test_a_link_is_seen_to_go_down_and_to_come_back(page: Browser, mesh: Mesh) -
     page.wait(lambda: states(page) == everybody, "three nodes again")
     page.wait(lambda: not page.texts(".vertex[data-kind=peer]"), "no peer that is down")
     assert page.text("#state") == "live"
+
+
+def test_a_restart_of_the_node_is_seen_and_what_came_meanwhile_is_shown(
+    page: Browser, mesh: Mesh
+) -> None:
+    page.go("#/work")
+    mesh.foo.kill()
+    page.wait_text("#banner", "The connection to the node is lost")
+    page.wait_text("#state", "connection lost")
+    mesh.foo.start()
+    unit = mesh.foo.submit("gated", "--arg", "steps=1")
+    page.wait_text("#state", "live")
+    page.wait(lambda: unit in str(page.rows("Units of work")), "the unit that came meanwhile")
+    mesh.foo.wait_knows("bar", "baz")
+    # The browser itself complains of a node that is not there, and nobody else does.
+    assert [one for one in page.complaints() if "net::ERR_" not in one] == []
+
+
+def test_who_may_only_look_is_offered_nothing_else(cluster: Cluster, browser: Browser) -> None:
+    port = free_port()
+    looks = {"action": "allow", "who": "any", "do": ["list", "status", "results"], "units": "all"}
+    submits = {"action": "allow", "who": f"uid={os.getuid()}", "do": ["submit"]}
+    rules = [{"access-rule": looks}, {"access-rule": submits}]
+    work = {"lasting": "echo begun; sleep 1000"}
+    node = cluster.node("guarded", work=work, more=[*rules, {"http-service": {"port": port}}])
+    unit = node.submit("lasting", "--no-payload")
+    browser.open(f"http://127.0.0.1:{port}/#/work/{unit}")
+    browser.wait(lambda: browser.texts(".line .text") == ["begun"], "its output")
+    browser.wait(
+        lambda: browser.texts(".actions :is(a, button)") == ["Submit another", "Download stdout"],
+        "no button to cancel it with",
+    )
+    browser.go("#/mesh")
+    browser.wait_text(".note", "The mesh is not available to you")
+    browser.go("#/work/new")
+    browser.wait_text("form", "not available to you")

@@ -1,7 +1,8 @@
 // What the page knows of the node at the moment, kept up to date by the node's events.
 //
-// It asks for a whole once, then lays each event over it. After a connection was lost, or the node
-// says that it left events out, it asks for a whole again. Views hear "units", "mesh" and "state".
+// It listens, asks for a whole, and lays each event over it: in this order, so that nothing changes
+// unheard between. After a connection was lost, or the node says that it left events out, it asks for
+// a whole again. Views hear "units", "mesh" and "state", and "unit" with each event of one.
 
 import { Problem } from "./api.js";
 import { Asker } from "./asker.js";
@@ -64,7 +65,7 @@ export class Live extends EventTarget {
     this.#stop = new AbortController();
     const { signal } = this.#stop;
     this.#asker.stop();
-    await Promise.all([this.#whole(), this.#listen(signal)]);
+    await this.#listen(signal);
   }
 
   /** Have other nodes asked as well, or no longer. */
@@ -147,20 +148,19 @@ export class Live extends EventTarget {
   }
 
   async #listen(signal) {
-    let isFirst = true;
     const onstate = (state, isResumed) => {
       this.#become(state);
       if (state !== "live") return;
       // What was missed is told again, if the node still knows it: it says so, if not.
-      if (!isFirst && !isResumed) this.#whole();
-      if (!isFirst) this.askMesh();
-      isFirst = false;
+      if (isResumed) this.askMesh();
+      else this.#whole();
     };
     try {
       for await (const event of this.#api.follow("events", { signal, onstate })) this.#hear(event);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       this.#become(error.status === 401 ? "unknown" : "slow");
+      this.#whole();
       this.#askAgain(signal);
     }
   }
