@@ -382,7 +382,7 @@ async def test_dependencies_are_sent_before_the_start_and_are_not_kept_here_afte
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
-        ([entry("../x", b"")], "not one inside DEPS"),
+        ([entry("../x", b"")], "not one inside"),
         ([link("out", "../..")], "leads out"),
         ([link("a", "b"), entry("a/x", b"")], "'a/x' lies behind a link"),
         ([link("a", "b"), entry("a", b"")], "'a' lies behind a link, or is there twice"),
