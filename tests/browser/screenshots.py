@@ -1,6 +1,7 @@
 """Pictures of the page for its documentation: ``make screenshots`` writes them to docs/images.
 
-They show what a stand-in tells, so that they show everything that there can be.
+They show what a stand-in tells, so that they show everything that there can be, and always at the
+same moment: a picture changes only when the page does.
 """
 
 import sys
@@ -17,6 +18,9 @@ from standin import World, serving
 
 WIDTH, HEIGHT = 1200, 780
 """Pixels of a picture: they are looked at in a page of text."""
+
+NOW = datetime(2026, 11, 26, 11, 50, 17, tzinfo=UTC)
+"""What each clock in the pictures says."""
 
 FOLLOWED = "Un0001xy"
 """The unit whose page is shown."""
@@ -81,8 +85,8 @@ MANY = (Picture("mesh-of-300", "#/mesh", "dark", "300 nodes", open_group),)
 
 def world_of_five() -> World:
     """Return what the pictures show: a mesh, work, and a log to read."""
-    world = worlds.world(worlds.five(), 60)
-    start = datetime.now(UTC) - timedelta(seconds=70)
+    world = worlds.world(worlds.five(), 60, NOW)
+    start = NOW - timedelta(seconds=70)
     lines = []
     for at in range(40):
         is_odd = at % 9 == 7
@@ -96,6 +100,12 @@ def world_of_five() -> World:
     return world
 
 
+WHEN_DRAWN = """
+    if (document.activeElement) document.activeElement.style.caretColor = "transparent";
+    for (let left = 3; left; left -= 1) await new Promise(requestAnimationFrame);"""
+"""Waits until all is where it belongs; a cursor that blinks would be there or not."""
+
+
 def take(browser: Browser, address: str, picture: Picture, directory: Path) -> None:
     """Take one picture."""
     browser.look(picture.theme, WIDTH, picture.height)
@@ -103,7 +113,16 @@ def take(browser: Browser, address: str, picture: Picture, directory: Path) -> N
     browser.wait_text("#state", "live")
     browser.wait_text("main", picture.shows)
     picture.act(browser)
+    browser.module(WHEN_DRAWN)
     browser.driver.save_screenshot(str(directory / f"page-{picture.name}.png"))
+
+
+def stop_clock(browser: Browser) -> None:
+    """Have all pages that are opened from now on believe that it is one moment for ever."""
+    source = f"Date.now = () => {int(NOW.timestamp() * 1000)}"
+    command = browser.driver.execute_cdp_cmd
+    command("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    command("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
 
 
 def main(directory: Path) -> int:
@@ -112,8 +131,9 @@ def main(directory: Path) -> int:
         print(reason, file=sys.stderr)
         return 1
     directory.mkdir(parents=True, exist_ok=True)
-    worlds_shown = ((world_of_five(), FIVE), (worlds.world(worlds.large(300)), MANY))
+    worlds_shown = ((world_of_five(), FIVE), (worlds.world(worlds.large(300), now=NOW), MANY))
     with tempfile.TemporaryDirectory() as home, browsing(Path(home)) as browser:
+        stop_clock(browser)
         for world, pictures in worlds_shown:
             with serving(world) as address:
                 for picture in pictures:

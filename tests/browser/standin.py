@@ -46,6 +46,7 @@ class World:
     bodies: list[bytes] = field(default_factory=list)
     listeners: list["queue.Queue[Json | None]"] = field(default_factory=list)
     seq: int = 0
+    version: str = "1"
 
     def tell(self, topic: str, **fields: Any) -> None:
         """Send an event to whoever listens."""
@@ -122,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         match parts:
             case []:
                 client = {"kind": "tcp", "name": "somebody"}
-                return self._json({"node": world.mesh["node"], "version": "1", "client": client})
+                told = {"node": world.mesh["node"], "version": world.version, "client": client}
+                return self._json(told)
             case ["mesh"]:
                 return self._json(world.mesh)
             case ["units"]:

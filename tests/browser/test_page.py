@@ -344,8 +344,10 @@ def test_a_lost_connection_is_seen_and_what_was_missed_is_made_up_for(
     browser.wait_text("#state", "connection lost")
     browser.wait_text("#banner", "The connection to the node is lost")
     world.units["missed01"] = worlds.world(worlds.five(), 1).units["Un0000xy"] | {"ID": "missed01"}
+    world.version = "2"
     with serving(world, port):
         browser.wait_text("#state", "live")
+        browser.wait_text("#upgraded", "The node has another version now")
         browser.wait(lambda: "missed01" in str(browser.rows("Units of work")), "the missed unit")
         assert not browser.find("#state").get_attribute("hidden")
         assert browser.run("return document.getElementById('banner').hidden")

@@ -137,9 +137,9 @@ def history(now: datetime, points: int = 360) -> Json:
     return {"step": 10, "from": text(start), "series": series}
 
 
-def world(mesh: Json, units: int = 0) -> World:
-    """Return what a stand-in serves."""
-    now = datetime.now(UTC)
+def world(mesh: Json, units: int = 0, now: datetime | None = None) -> World:
+    """Return what a stand-in serves, as it would be at a moment."""
+    now = now or datetime.now(UTC)
     made = [unit(number, now) for number in range(units)]
     told = World(mesh, {one["ID"]: one for one in made}, dict(KINDS), history=history(now))
     stream = ("stdout", "stdout", "stderr")

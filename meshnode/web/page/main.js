@@ -27,6 +27,8 @@ const VIEWS = [
 
 let shown = new AbortController();
 let shownTitle = "";
+/** The version of the node that sent this page. */
+let loaded = null;
 
 function go(parts) {
   location.hash = `#/${parts.map(encodeURIComponent).join("/")}`;
@@ -98,6 +100,8 @@ async function showWho() {
   try {
     const { node, version, client } = await api.get([]);
     live.here ||= node;
+    loaded ??= version;
+    at("upgraded").hidden = version === loaded;
     say(at("node"), node);
     at("node").title = version ? `meshnode ${version}` : "";
     showTitle();
@@ -146,6 +150,7 @@ function begin() {
 
 at("theme").addEventListener("click", nextTheme);
 at("token").addEventListener("click", changeToken);
+at("reload").addEventListener("click", () => location.reload());
 at("skip").addEventListener("click", () => at("main").querySelector("h1")?.focus());
 api.addEventListener("refused", () => (at("token").hidden = false));
 live.addEventListener("state", showState);

@@ -93,15 +93,13 @@ export class Traffic {
   /** Take what a mesh says of its links. */
   take(links, key, now = Date.now()) {
     if (now - this.#at < 1000) return;
-    for (const link of links) {
-      if (typeof link.bytes_sent !== "number") continue;
-      const whole = link.bytes_sent + (link.bytes_received ?? 0);
-      const before = this.#before.get(key(link));
-      // A link that is up again counts from nothing.
-      if (before !== undefined && this.#at) this.#now.set(key(link), Math.max(0, whole - before) / ((now - this.#at) / 1000));
-      this.#before.set(key(link), whole);
-    }
-    this.#at = now;
+    const counted = links.filter((link) => typeof link.bytes_sent === "number");
+    const wholes = new Map(counted.map((link) => [key(link), link.bytes_sent + (link.bytes_received ?? 0)]));
+    const seconds = (now - this.#at) / 1000;
+    const known = [...wholes].filter(([link]) => this.#before.has(link));
+    // A link that is up again counts from nothing.
+    this.#now = new Map(known.map(([link, whole]) => [link, Math.max(0, whole - this.#before.get(link)) / seconds]));
+    [this.#before, this.#at] = [wholes, now];
   }
 
   /** Return the bytes a second of a link; 0 if nobody says. */
