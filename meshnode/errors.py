@@ -35,6 +35,7 @@
         └── CannotSign           this node was asked to sign and has no key
 """
 
+from collections.abc import Iterator
 from enum import Enum, IntEnum
 from typing import Protocol
 
@@ -298,3 +299,12 @@ class NotAllowed(AccessRefused):
 
 class CannotSign(SecurityError):
     """This node was asked to sign and has no key."""
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield what happened: an error itself, or each of those in a group, however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves_of(part)
+    else:
+        yield error

@@ -14,7 +14,7 @@ from meshnode.control.budgets import FREE, HeldLine, SessionBudgets
 from meshnode.control.input import CHUNK, ClientInput, NoRoom, SessionOver
 from meshnode.control.places import Place
 from meshnode.control.registry import CommandRegistry, Handler, SessionKind
-from meshnode.errors import MeshError, MeshnodeError
+from meshnode.errors import MeshError, MeshnodeError, leaves_of
 from meshnode.logs import SubjectLogger
 from meshnode.net.pump import has_hung_up, wait_hung_up
 from meshnode.net.sendfile import BareSocket, read_part
@@ -281,7 +281,7 @@ class Session:
 
     def _answer_failure(self, name: str, group: BaseExceptionGroup[Exception]) -> bytes:
         """Log what a command raised, and return the line that answers it where one can."""
-        leaves = list(_leaves(group))
+        leaves = list(leaves_of(group))
         is_raw = self._finished
         fault = next((leaf for leaf in leaves if not isinstance(leaf, MeshnodeError)), None)
         if fault is None:
@@ -341,11 +341,3 @@ def _how_lost(error: Exception) -> str:
         # trio's text also has the number of the error.
         return cause.strerror[:1].lower() + cause.strerror[1:]
     return str(error)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error

@@ -5,7 +5,7 @@ A route makes the JSON object of a control command. :meth:`Commands.ask` returns
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.registry import CommandRegistry, JsonObject
-from meshnode.errors import MeshnodeError
+from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.logs import subject_logger
 from meshnode.web.identity import Caller, caller_of, known_caller
 from meshnode.web.problems import TOO_LARGE, Problem, problem_of
@@ -123,7 +123,7 @@ class Commands:
             return reply
         except BaseExceptionGroup as group:
             # A command may have tasks of its own; what one of them raises is what happened.
-            leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
+            leaves = [leaf for leaf in leaves_of(group) if not isinstance(leaf, trio.Cancelled)]
             refusal = next((leaf for leaf in leaves if isinstance(leaf, MeshnodeError)), None)
             if len(leaves) == 1 or refusal is not None:
                 raise (refusal or leaves[0]) from group
@@ -231,11 +231,3 @@ class _Out:
                 self._quiet_since = trio.current_time()
         if sending.cancelled_caught:
             raise trio.BrokenResourceError(f"the client has read nothing for {SEND_TIMEOUT:g} s")
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error

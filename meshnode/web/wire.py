@@ -6,7 +6,7 @@ may send for nothing.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,7 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
+from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
 from meshnode.net.sockets import bare
 from meshnode.web.frames import FrameWatch, TooManyFrames
@@ -146,8 +147,8 @@ class Server:
         except BaseExceptionGroup as group:
             # What comes here has passed the guard, so it is Hypercorn's, which stumbles over frames
             # for a stream that is answered, and over odd bytes in headers.
-            faults = [fault for fault in _leaves(group) if isinstance(fault, Exception)]
-            if not faults or any(not isinstance(fault, Exception) for fault in _leaves(group)):
+            faults = [fault for fault in leaves_of(group) if isinstance(fault, Exception)]
+            if not faults or any(not isinstance(fault, Exception) for fault in leaves_of(group)):
                 raise
             log.info("%s broke off: %r", connection.client, faults[0])
             log.debug("where it broke off", exc_info=faults[0])
@@ -337,11 +338,3 @@ class SecureWire(Wire):
     def selected_alpn_protocol(self) -> str:
         """Return which HTTP was agreed on."""
         return self._agreed or "http/1.1"
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
