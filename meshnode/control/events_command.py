@@ -123,7 +123,8 @@ class EventsCommand:
             for topic in sorted(request.topics):
                 self._audiences[topic].require(session)
             return sorted(request.topics)
-        found = [topic for topic in Topic if self._audiences[topic].viewer(session) is not None]
+        audiences = sorted(self._audiences.items(), key=lambda one: one[0])
+        found = [topic for topic, one in audiences if one.viewer(session) is not None]
         if not found:
             raise NotAllowed("events")
         return found

@@ -27,6 +27,8 @@ async def test_a_part_of_the_mesh_is_a_list_of_what_the_whole_has(make_client, p
         ("nodes?id=bar", ["bar"]),
         ("nodes?state=here", ["foo"]),
         ("nodes?id=nosuch", []),
+        # It has a control service, and says nothing of what only meshnodes do.
+        ("nodes?kind=receptor", ["bar"]),
         ("links?node=baz", ["foo"]),
         ("routes?via=bar", ["bar"]),
         ("services?node=bar&service=control", ["bar"]),

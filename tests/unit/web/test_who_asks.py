@@ -139,3 +139,13 @@ async def test_nobody_is_let_in_unknown_where_that_is_said(make_client: MakeClie
 @pytest.mark.parametrize("path", ["/", "/api/v1", "/health", "/ready", "/nothing", "/api/v1/units"])
 async def test_nothing_is_told_to_whom_nobody_knows(make_client: MakeClient, path: str) -> None:
     assert (await make_client(client=FAR).ask(path)).status == 401
+
+
+@pytest.mark.parametrize("part", ["events", "mesh", "nodes", "links", "history"])
+async def test_a_token_for_something_else_shows_nothing_of_the_mesh(
+    make_client: MakeClient, tokens: Path, part: str
+) -> None:
+    """Also where there are no rules: what tokens may is asked before them."""
+    asking = make_client(HttpService(port=1, tokens=tokens), client=NEAR)
+    reply = await asking.ask(f"/api/v1/{part}", **bearer(OTHER))
+    assert (reply.status, reply.is_problem) == (403, True)
