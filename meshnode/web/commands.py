@@ -20,7 +20,7 @@ from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.logs import subject_logger
 from meshnode.web.identity import Caller, caller_of, known_caller
 from meshnode.web.problems import TOO_LARGE, Problem, problem_of
-from meshnode.web.session import Body, Message, Receive, Send, WebSession
+from meshnode.web.session import FILES, Body, Message, Receive, Send, SendPart, WebSession
 
 MAX_REPLY: Final = 64 * 1024 * 1024
 """Bytes of a reply that is kept whole: the list of some 60,000 units."""
@@ -98,10 +98,11 @@ class Commands:
         body: Body,
         send: Callable[[bytes], Awaitable[None]],
         beside: Callable[[], Awaitable[None]] | None = None,
+        send_part: SendPart | None = None,
     ) -> JsonObject | None:
         """Run a command; return the object of its reply line, or None if it has none.
 
-        ``beside`` runs as long as the command does.
+        ``beside`` runs as long as the command does; ``send_part`` takes what it sends of files.
 
         Raises:
             MeshnodeError: it is refused.
@@ -110,7 +111,7 @@ class Commands:
         name = command["command"]
         found = self._registry.find(name)
         assert found is not None, f"{name} is registered with every node"
-        session = WebSession(caller, self._node_id, body, send, self._budgets)
+        session = WebSession(caller, self._node_id, body, send, self._budgets, send_part)
         handler = found.parse_json(command)
         try:
             session.rule = self._registry.check(name, handler, session)
@@ -159,7 +160,10 @@ class CommandResponse(Response):
         caller = known_caller(scope)
         try:
             beside = out.keep_alive if self._how.keep_alive else None
-            reply = await self._commands.run(caller, self._command, Body(receive), out.take, beside)
+            part = out.take_part if out.is_bare and FILES in scope["extensions"] else None
+            reply = await self._commands.run(
+                caller, self._command, Body(receive), out.take, beside, part
+            )
         except trio.BrokenResourceError:
             return  # the client is gone, or is told by the broken response
         except MeshnodeError as error:
@@ -200,6 +204,23 @@ class _Out:
             data = self._frames(data)
         if data:
             await self._pass({"type": "http.response.body", "body": data, "more_body": True})
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether what is sent is sent as it is."""
+        return self._frames is None
+
+    async def take_part(self, descriptor: int, position: int, size: int) -> None:
+        await self._begin()
+        await self._pass(
+            {
+                "type": FILES,
+                "file": descriptor,
+                "offset": position,
+                "count": size,
+                "more_body": True,
+            }
+        )
 
     async def keep_alive(self) -> None:
         """Send what says that the response goes on, when nothing else is sent for long."""

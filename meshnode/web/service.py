@@ -30,7 +30,8 @@ from meshnode.web.commands import Commands
 from meshnode.web.identity import IDLE_TIMEOUT, Caller, Connection
 from meshnode.web.metrics import Metrics
 from meshnode.web.routing import WebNode
-from meshnode.web.wire import PROTOCOLS, Server
+from meshnode.web.server import Server
+from meshnode.web.wire import PROTOCOLS
 from meshnode.work.configured import ConfiguredWork
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS

@@ -9,7 +9,7 @@ import trio
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.registry import SessionKind
 from meshnode.control.session import SMALL_READ
-from meshnode.net.sendfile import read_part
+from meshnode.net.sendfile import BLOCK, is_cached, read_part
 from meshnode.security.identity import Identity
 from meshnode.web.identity import Caller
 
@@ -22,6 +22,13 @@ BODY_TIMEOUT: Final = 120.0
 
 READ: Final = 256 * 1024
 """Bytes read of a file at a time."""
+
+
+FILES: Final = "http.response.zerocopysend"
+"""The message, and extension of ASGI, by which the server has the kernel send a part of a file."""
+
+SendPart = Callable[[int, int, int], Awaitable[None]]
+"""Sends a part of an open file: descriptor, position, size. All of it, or BrokenResourceError."""
 
 
 class Body:
@@ -71,8 +78,12 @@ class WebSession:
         body: Body,
         send: Callable[[bytes], Awaitable[None]],
         budgets: SessionBudgets,
+        send_part: SendPart | None = None,
     ) -> None:
-        """``send`` takes what the command sends; it raises BrokenResourceError for a lost one."""
+        """``send`` takes what the command sends; it raises BrokenResourceError for a lost one.
+
+        ``send_part`` takes files, where the kernel can send them.
+        """
         self.node_id = node_id
         self.rule = ""
         self.is_raw = False
@@ -80,6 +91,7 @@ class WebSession:
         self._caller = caller
         self._body = body
         self._send = send
+        self._send_part = send_part
         self._budgets = budgets
 
     @property
@@ -103,6 +115,10 @@ class WebSession:
 
     async def send_file(self, descriptor: int, position: int, size: int) -> int:
         """Send a part of a file to the client; see ControlSession."""
+        most = min(size, BLOCK)
+        if self._send_part is not None and most and is_cached(descriptor, position, most):
+            await self._send_part(descriptor, position, most)
+            return most
         reads, holder = self._budgets.reads, self._caller.holder
         size = min(size, READ if reads.has_room(holder) else SMALL_READ)
         data = await read_part(descriptor, position, size)

@@ -1,34 +1,20 @@
-"""Hypercorn over our own streams: one connection, from its first byte to its last.
-
-Everything that is touched of Hypercorn, whose one version is pinned, is in this file. Its bounds
-are ours: how long headers may take to come, how long a client may read nothing, how many frames it
-may send for nothing.
+"""A connection's bytes as Hypercorn takes them, with bounds of ours: how long headers may take to
+come, how long a client may read nothing, how many frames it may send for nothing.
 """
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
-from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
-from hypercorn.config import Config
-from hypercorn.events import RawData
-from hypercorn.logging import Logger
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 
-from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
+from meshnode.net.sendfile import BareSocket, read_part
 from meshnode.net.sockets import bare
 from meshnode.web.frames import FrameWatch, TooManyFrames
-from meshnode.web.guard import SAFE_HEADERS, App
-from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
+from meshnode.web.guard import SAFE_HEADERS
+from meshnode.web.identity import Connection
 from meshnode.web.problems import MALFORMED, MEDIA_TYPE, TOO_LARGE, Kind, Problem, encode
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
@@ -37,23 +23,8 @@ if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
 MAX_HEADERS: Final = 32 * 1024
 """Bytes of the request line and headers together."""
 
-MAX_STREAMS: Final = 100
-"""Requests at a time on one connection of HTTP/2; browsers want that many."""
-
-MAX_REQUESTS: Final = 100_000
-"""Requests after which a connection is to be made anew."""
-
-MAX_MESSAGE: Final = 1024 * 1024
-"""Bytes of one message of a websocket."""
-
-PING_INTERVAL: Final = 30.0
-"""Seconds between two pings of a websocket: proxies end what is silent for a minute."""
-
 PROTOCOLS: Final = (b"h2", b"http/1.1")
 """What is spoken over TLS, best first."""
-
-QUEUED: Final = 4
-"""Pieces of a body, of up to 64 KiB, that wait for a command to take them."""
 
 HEADER_TIMEOUT: Final = 20.0
 """Seconds from the first byte of a request until its headers are there: a client sends them at
@@ -81,116 +52,6 @@ CHUNK: Final = 64 * 1024
 """Bytes read at a time of what is dropped, and sent at a time."""
 
 
-class _Quiet(Logger):
-    """What Hypercorn has to say goes to our log; requests are logged by whoever refuses them."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.access_logger = None
-        self.error_logger = logging.getLogger("meshnode.http")
-
-
-def hypercorn_config() -> Config:
-    """Return how Hypercorn is to serve connections."""
-    config = Config()
-    config.logger_class = _Quiet
-    config.errorlog = None
-    config.include_server_header = False
-    config.h11_max_incomplete_size = MAX_HEADERS
-    config.h2_max_header_list_size = MAX_HEADERS
-    config.h2_max_concurrent_streams = MAX_STREAMS
-    config.keep_alive_timeout = IDLE_TIMEOUT
-    config.keep_alive_max_requests = MAX_REQUESTS
-    config.max_app_queue_size = QUEUED
-    config.websocket_max_message_size = MAX_MESSAGE
-    config.websocket_ping_interval = PING_INTERVAL
-    return config
-
-
-class Server:
-    """Serves the connections of one HTTP service with an application."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._config = hypercorn_config()
-        self._context = WorkerContext(None)
-
-    async def serve(
-        self,
-        stream: "trio.SocketStream | TlsStream",
-        connection: Connection,
-        log: SubjectLogger,
-    ) -> None:
-        """Serve one connection to its end."""
-        is_plain = isinstance(stream, trio.SocketStream)
-        wire: Any = (Wire if is_plain else SecureWire)(stream, connection, log)  # type: ignore[arg-type]
-
-        async def run_app(
-            scope: Any, receive: Any, send: Any, sync_spawn: object, call_soon: object
-        ) -> None:
-            stream = send.__self__
-            if isinstance(stream, WSStream):
-                # What is compressed can be a thousand times as long, all of it at once.
-                stream.handshake.extensions = None
-            scope["state"][STREAM] = Stream(stream, server)
-            await self._app(scope, receive, send)
-
-        state: Any = {CONNECTION: connection}
-        server = TCPServer(run_app, self._config, self._context, state, wire)
-        try:
-            async with trio.open_nursery() as nursery:
-                connection.abort = nursery.cancel_scope.cancel
-                nursery.start_soon(wire.close_when_cancelled)
-                nursery.start_soon(_let_go, wire, server, connection)
-                await server.run()
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            # What comes here has passed the guard, so it is Hypercorn's, which stumbles over frames
-            # for a stream that is answered, and over odd bytes in headers.
-            faults = [fault for fault in leaves_of(group) if isinstance(fault, Exception)]
-            if not faults or any(not isinstance(fault, Exception) for fault in leaves_of(group)):
-                raise
-            log.info("%s broke off: %r", connection.client, faults[0])
-            log.debug("where it broke off", exc_info=faults[0])
-
-
-async def _let_go(wire: "Wire", server: TCPServer, connection: Connection) -> None:
-    """Have a connection end with its client: Hypercorn keeps one for as long as an idle one.
-
-    Of HTTP/2 it also keeps responses for ever that wait for the client to read them.
-    """
-    await wire.over.wait()
-    protocol = server.protocol.protocol
-    if isinstance(protocol, H2Protocol):
-        for buffer in list(protocol.stream_buffers.values()):
-            await buffer.close()
-    connection.end()
-
-
-class Stream:
-    """What carries one response: see :class:`meshnode.web.identity.ResponseStream`."""
-
-    def __init__(self, stream: HTTPStream | WSStream, server: TCPServer) -> None:
-        self._stream = stream
-        self._server = server
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the client is gone, or has reset it: what is sent then goes nowhere, at once."""
-        return self._stream.closed
-
-    async def reset(self) -> None:
-        """Break it off. Over HTTP/1.1 the connection ends, and with it what was not whole."""
-        protocol = self._server.protocol.protocol
-        if not isinstance(protocol, H2Protocol):
-            return
-        try:
-            protocol.connection.reset_stream(self._stream.stream_id, ErrorCodes.INTERNAL_ERROR)
-        except ProtocolError:
-            return  # it, or all of the connection, has ended
-        await self._server.protocol_send(RawData(protocol.connection.data_to_send()))
-
-
 class Wire:
     """A stream as Hypercorn takes it, with bounds of time for who does not read or write."""
 
@@ -205,6 +66,7 @@ class Wire:
         self._log = log
         self.over = trio.Event()
         """Set when nothing more comes, or goes."""
+        self._bare = BareSocket.of(stream, SEND_TIMEOUT)
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         self._closing = False
@@ -234,6 +96,48 @@ class Wire:
                     self._refuse(f"it has read nothing for {SEND_TIMEOUT:g} s")
                     self.socket.close()
                     raise trio.BrokenResourceError
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing between the bytes and the socket."""
+        return self._bare is not None
+
+    async def send_file(
+        self, before: bytes, after: bytes, descriptor: int, offset: int, count: int
+    ) -> None:
+        """Send a part of a file between some bytes, all of it or nothing more on this connection.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone, or the file ends before.
+        """
+        assert self._bare is not None
+        try:
+            async with self._sending:
+                await self._stream.send_all(before)
+                end = offset + count
+                while offset < end:
+                    offset += await self._send_part(self._bare, descriptor, offset, end - offset)
+                await self._stream.send_all(after)
+        except BaseException:
+            # Half of a chunk may be sent: nothing that follows would be understood.
+            self.socket.close()
+            raise
+
+    async def _send_part(
+        self, bare_socket: BareSocket, descriptor: int, offset: int, most: int
+    ) -> int:
+        try:
+            sent = await bare_socket.send_file(descriptor, offset, most)
+        except trio.TooSlowError:
+            self._refuse(f"it has read nothing for {SEND_TIMEOUT:g} s")
+            raise trio.BrokenResourceError from None
+        if sent is None:
+            data = await read_part(descriptor, offset, most)
+            await self._stream.send_all(data)
+            sent = len(data)
+        if not sent:
+            raise trio.BrokenResourceError("the file has ended")
+        return sent
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has come, nothing at the end of the connection."""

@@ -19,7 +19,7 @@ from meshnode.web.commands import Streaming
 from meshnode.web.identity import known_caller
 from meshnode.web.problems import MALFORMED, UNKNOWN, Kind, Problem, problem_of
 from meshnode.web.routing import WebNode
-from meshnode.web.session import Body, Receive, Send
+from meshnode.web.session import FILES, Body, Receive, Send
 from meshnode.work.local.launcher.records import SIZE_KEYS
 
 NOT_THERE: Final = Kind(
@@ -154,10 +154,21 @@ class Part(Response):
             if not left.count:
                 enough.cancel()
 
+        async def take_part(descriptor: int, position: int, size: int) -> None:
+            size = min(size, left.count)
+            left.count -= size
+            part = {"file": descriptor, "offset": position, "count": size, "more_body": True}
+            await send({"type": FILES, **part})
+            if not left.count:
+                enough.cancel()
+
         caller = known_caller(scope)
+        part = take_part if FILES in scope["extensions"] else None
         try:
             with trio.CancelScope() as enough:
-                await self._node.commands.run(caller, self._command, Body(receive), take)
+                await self._node.commands.run(
+                    caller, self._command, Body(receive), take, send_part=part
+                )
         except MeshnodeError as error:
             if has_begun:
                 raise trio.BrokenResourceError(f"the output broke off: {error}") from error

@@ -79,6 +79,7 @@ class Client:
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in named.items()],
             "client": None,
             "server": None,
+            "extensions": {},
             "state": {CONNECTION: self.connection(), STREAM: Open()},
         }
         parts: list[bytes] = []

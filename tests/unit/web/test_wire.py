@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import h11
 import pytest
 import trio
 from hypercorn.protocol.h2 import H2Protocol
@@ -29,7 +31,9 @@ from meshnode.web.frames import BURST
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import IDLE_TIMEOUT, Connection, Identifier
 from meshnode.web.origins import Origins
-from meshnode.web.wire import HEADER_TIMEOUT, MAX_HEADERS, Server
+from meshnode.web.server import Server
+from meshnode.web.session import FILES
+from meshnode.web.wire import HEADER_TIMEOUT, MAX_HEADERS
 from tests.unit.web.asgi import NEAR
 from tests.unit.web.conftest import MakeClient
 
@@ -423,3 +427,59 @@ def test_what_is_touched_of_hypercorn_is_there() -> None:
     }
     for cls, names in touched.items():
         assert names <= set(cls.__init__.__code__.co_names) | set(cls.__annotations__)
+
+
+class FileApp:
+    """An application whose response has parts of a file between other bytes."""
+
+    def __init__(self, descriptor: int, count: int, length: int | None) -> None:
+        self.descriptor = descriptor
+        self.count = count
+        self.length = length
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = []
+        if self.length is not None:
+            headers = [(b"content-length", b"%d" % self.length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        assert (FILES in scope["extensions"]) == (scope["http_version"] == "1.1")
+        for offset in (0, 10):
+            await send({"type": "http.response.body", "body": b"<", "more_body": True})
+            part = {"file": self.descriptor, "offset": offset, "count": self.count}
+            await send({"type": FILES, **part, "more_body": True})
+        await send({"type": "http.response.body", "body": b">"})
+
+
+@pytest.fixture
+def sent_file(tmp_path: Path) -> Iterator[int]:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)) * 8192)
+    descriptor = os.open(file, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+async def test_parts_of_files_are_parts_of_the_body(sent_file: int, has_length: bool) -> None:
+    count = 2_000_000
+    app = FileApp(sent_file, count, 2 * count + 3 if has_length else None)
+    async with connected(guarded(app)) as (stream, _):
+        await stream.send_all(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target="/", headers=[("host", "localhost")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(await read_to_end(stream))
+        client.receive_data(b"")
+        body = b""
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            body += event.data if isinstance(event, h11.Data) else b""
+        first, second = (os.pread(sent_file, count, offset) for offset in (0, 10))
+        assert body == b"<" + first + b"<" + second + b">"
+
+
+async def test_a_file_that_ends_before_breaks_the_response_off(sent_file: int) -> None:
+    async with connected(guarded(FileApp(sent_file, 3_000_000, None))) as (stream, ended):
+        await stream.send_all(GET)
+        with suppress(trio.BrokenResourceError):
+            assert not (await read_to_end(stream)).endswith(b"0\r\n\r\n")
+        await ended.wait()
