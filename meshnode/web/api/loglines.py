@@ -41,6 +41,10 @@ MOST_TAIL: Final = 10_000
 TAIL_BYTES: Final = 16 * 1024 * 1024
 """Bytes before the end of a stream in which a tail is looked for."""
 
+PIECE: Final = 16 * 1024
+"""Bytes of a file that become lines at a time. As objects and in JSON short lines take ten times as
+much, and records of the index as well, for as long as a client does not read."""
+
 ALIVE: Final = 15.0
 """Seconds after which a comment is sent where nothing else was, so that no proxy gives up."""
 
@@ -258,8 +262,8 @@ class _Reading:
             if left is not None:
                 data = data[:left]
                 left -= len(data)
-            if data:
-                await sender.send(data)
+            for place in range(0, len(data), PIECE):
+                await sender.send(data[place : place + PIECE])
             if left == 0:
                 enough.cancel()
 
