@@ -8,7 +8,13 @@ import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from meshnode.control import events
 from meshnode.control.events import Change, EventHub, Listener, Topic
@@ -153,8 +159,9 @@ class HubMachine(RuleBasedStateMachine):
             reader.stack.close()
 
 
-TestAnyChangesAndReaders = HubMachine.TestCase
-TestAnyChangesAndReaders.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+def test_any_reader_ends_up_with_the_truth_or_is_told_that_something_is_lost():
+    often = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(HubMachine, settings=often)
 
 
 def hub(**kwargs: object) -> EventHub:

@@ -346,6 +346,13 @@ def test_any_request_is_one_or_refused_in_one_line(detail, nodes):
     assert "\n" not in refusal
 
 
+async def test_a_receptor_node_tells_its_version_and_no_figures_of_links():
+    answer = read_answer(
+        {"Version": "1.5.0", "Connections": [{"NodeID": "bar", "Cost": 1}], "RoutingTable": {}}
+    )
+    assert (answer.version, answer.links, answer.error) == ("1.5.0", {}, None)
+
+
 def test_the_text_form_takes_detail_and_nothing_else():
     assert parse_text("detail").detail
     with pytest.raises(CommandError):
