@@ -82,6 +82,14 @@ class Browser:
 
         return self.wait(look, f"an element {selector}")
 
+    def field(self, label: str) -> Any:
+        """Return what is filled in under a label that begins so."""
+        script = """
+            const labels = [...document.querySelectorAll("label")];
+            const found = labels.find((one) => one.textContent.trim().startsWith(arguments[0]));
+            return found?.control?.checkVisibility() ? found.control : null"""
+        return self.wait(lambda: self.run(script, label), f"a field {label!r}")
+
     def button(self, text: str, within: str = "body") -> Any:
         """Return the button or link with exactly this text, or this name for screen readers."""
         script = """

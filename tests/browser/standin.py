@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-PAGE = Path(__file__).parents[2] / "meshnode" / "web" / "page"
+from meshnode.web.guard import CONTENT_POLICY
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+PAGE = Path(__file__).parents[2] / "meshnode" / "web" / "page"
 
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 TYPES |= {".svg": "image/svg+xml"}
@@ -181,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Content-Security-Policy", CONTENT_POLICY)
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(content)

@@ -1,6 +1,7 @@
 """The page in a browser, shown meshes and units by a stand-in: what no three nodes can show."""
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -200,6 +201,32 @@ def test_a_form_is_made_of_the_arguments_of_a_type_and_submits_them(
         "type": "fibonacci",
         "arguments": {"position": "55", "form": "roman"},
     }
+
+
+def test_a_form_leaves_the_node_to_the_placement_and_says_what_goes_along_and_comes_back(
+    browser: Browser, address: str, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").write_text("1;2")
+    browser.open(f"{address}#/work/new/placement%20least/cat")
+    browser.wait_text("form", "Returns its input.")
+    browser.run("document.querySelector('details').open = true")
+    browser.field("Labels of the node").send_keys("gpu=1")
+    browser.field("Standard input").send_keys("what it reads")
+    browser.field("Files that go along").send_keys(str(tmp_path / "table.csv"))
+    browser.field("Files to bring back").send_keys("*.png out/*")
+    browser.click("Submit")
+    browser.wait_text("h1", "newunit1")
+    boundary, _, _ = world.bodies[-1].partition(b"\r\n")
+    job, dep = (part.partition(b"\r\n\r\n") for part in world.bodies[-1].split(boundary)[1:-1])
+    assert b'name="job"' in job[0]
+    assert json.loads(job[2]) == {
+        "type": "cat",
+        "placement": {"mode": "least", "labels": ["gpu=1"]},
+        "payload": "what it reads",
+        "output": ["*.png", "out/*"],
+    }
+    assert b'name="dep"; filename="table.csv"' in dep[0]
+    assert dep[2].strip() == b"1;2"
 
 
 def test_a_units_log_is_followed_searched_and_harmless(

@@ -29,6 +29,7 @@ class Fields {
   #payload = h("textarea", { rows: 3, spellcheck: "false" });
   #file = h("input", { type: "file" });
   #deps = h("input", { type: "file", multiple: true });
+  #output = h("input", { type: "text", spellcheck: "false", autocomplete: "off" });
 
   constructor(kind) {
     this.#kind = kind;
@@ -53,6 +54,8 @@ class Fields {
       const value = input.type === "checkbox" ? input.checked : input.value.trim();
       if (value) job[name] = name === "priority" || name === "timeout" ? Number(value) : value;
     }
+    const patterns = this.#output.value.split(/\s+/).filter(Boolean);
+    if (patterns.length) job.output = patterns;
     for (const [name, pairs] of [["env", this.#env], ["labels", this.#labels]]) {
       const found = pairsIn(pairs);
       if (found.length) job[name] = Object.fromEntries(found);
@@ -110,6 +113,7 @@ class Fields {
       h("div", { class: "row" }, this.#text("timeout", "Time limit in seconds", "", { type: "number", min: 0, step: "any" }), this.#text("priority", "Priority", "", { type: "number", step: 1 }), this.#text("ttl", "Give up after", "Until it has started, such as 10m.")),
       kind.RuntimeCwd && (kind.RuntimeCwd === true || kind.RuntimeCwd.length) ? this.#text("cwd", "Directory", kind.RuntimeCwd === true ? "" : `In: ${[kind.RuntimeCwd].flat().join(", ")}`) : null,
       kind.Files === false ? null : field("Files that go along", this.#deps, "They lie below DEPS/ in the directory in which it starts."),
+      kind.Files === false ? null : field("Files to bring back", this.#output, "Patterns with blanks between, such as *.csv reports/*"),
       env,
       pairs(this.#labels, "Label", "To find it by."),
       h("label", { class: "check" }, sign, "Sign it with this node's key"),

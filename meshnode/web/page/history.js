@@ -76,7 +76,8 @@ class HistoryView {
     if (!this.#history) return;
     fill(this.#problem);
     const { step, from, series } = cut(this.#history, this.#window);
-    say(this.#since, `a point every ${brief(step)}, from ${clock(from)}`);
+    const more = this.#history.left_out;
+    say(this.#since, `a point every ${brief(step)}, from ${clock(from)}${more ? `; the node has no room for ${more} more lines` : ""}`);
     const groups = grouped(series, step);
     if (!groups.length) fill(this.#problem, note("The node remembers nothing yet."));
     for (const [title, plot] of this.#shown) {

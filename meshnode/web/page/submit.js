@@ -22,6 +22,8 @@ class SubmitForm {
   #context;
   #node = select([["", "this node"]], "", () => this.#chooseNode());
   #type = select([["", ""]], "", () => this.#chooseType());
+  #labels = h("input", { type: "text", spellcheck: "false", autocomplete: "off" });
+  #labelsField = field("Labels of the node", this.#labels, "Such as gpu=1 zone!=b");
   #described = h("div");
   #problem = h("div", { role: "alert" });
   #submit = h("button", { type: "submit", class: "primary" }, "Submit");
@@ -35,7 +37,7 @@ class SubmitForm {
     const form = h(
       "form",
       { class: "form", novalidate: true, onsubmit: (event) => this.#send(event) },
-      h("div", { class: "row" }, field("Node", this.#node), field("Type of work", this.#type)),
+      h("div", { class: "row" }, field("Node", this.#node), this.#labelsField, field("Type of work", this.#type)),
       this.#described,
       this.#problem,
       h("div", { class: "actions" }, this.#submit, h("a", { href: "#/work", class: "button" }, "Leave it")),
@@ -90,6 +92,7 @@ class SubmitForm {
   async #chooseNode(wanted = this.#type.value) {
     const { api, live, signal } = this.#context;
     fill(this.#problem);
+    this.#labelsField.hidden = !this.#placement;
     let types = {};
     this.#isAdvertised = false;
     try {
@@ -137,7 +140,7 @@ class SubmitForm {
     const wrong = this.#parts.firstInvalid();
     if (wrong) return wrong.focus();
     const job = { type: this.#type.value };
-    if (this.#placement) job.placement = { mode: this.#placement };
+    if (this.#placement) job.placement = { mode: this.#placement, labels: this.#labels.value.split(/[\s,]+/).filter(Boolean) };
     else if (this.#node.value && this.#node.value !== live.here) job.node = this.#node.value;
     this.#submit.disabled = true;
     try {
