@@ -30,6 +30,7 @@ from meshnode.config.faults import (
 )
 from meshnode.errors import ConfigError, MeshnodeError
 from meshnode.security import keyfiles
+from meshnode.security.access import AccessRules
 from meshnode.security.tlsstore import read_settings
 from meshnode.version import VERSION
 
@@ -229,10 +230,25 @@ def _ask_rules(arguments: list[str]) -> int:
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError(f"{COMMAND_LINE}: check {MAY}: takes a question and the name of one file")
     config = load_file(words[0])
-    decisions = [question.decide(config.rules, config.node.id) for question in questions]
+    rules = AccessRules(config.rules)
+    _bound_by_tokens(config, rules)
+    decisions = [question.decide(rules.asked, config.node.id) for question in questions]
     for decision in decisions:
         _say(f"{'yes' if decision.allowed else 'no'}: {decision.reason}")
     return ExitCode.OK if all(one.allowed for one in decisions) else ExitCode.FAILED
+
+
+def _bound_by_tokens(config: NodeConfig, rules: AccessRules) -> None:
+    """Have the rules know the verbs of tokens, as far as their files can be read here."""
+    if any(service.tokens for service in config.http_services):
+        # Imported here: most files have none.
+        from meshnode.security.bearer import TokenStore, read_all  # noqa: PLC0415
+
+        try:
+            TokenStore(rules).apply(read_all(config))
+        except ConfigFaults as error:
+            for fault in error.faults:
+                _complain(f"{fault}; verbs of tokens are left out of the answer")
 
 
 def _warnings(config: NodeConfig) -> list[Fault]:

@@ -136,10 +136,10 @@ class TokenClient:
     @property
     def brief(self) -> str:
         """Who it is, for a line that is read long afterwards."""
-        return f"token {self.name}"
+        return f"token {shown_text(self.name, MAX_TOKEN_NAME)}"
 
     def __str__(self) -> str:
-        return f"token {self.name} ({self.address})"
+        return f"{self.brief} ({shown_text(self.address, MAX_ADDRESS)})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that :func:`identity_from_json` reads."""

@@ -156,7 +156,7 @@ class Rules:
     """Whether every rule in it denies."""
 
 
-WHO = ("any", "uid=0", "gid=7", "node=bar", "key=ops", "subject=CN=x", "certnode=bar", "uid=-1")
+WHO = ("any", "uid=0", "gid=7", "node=bar", "key=ops", "subject=CN=x", "certnode=bar", "token=ci")
 PATTERNS = (
     "/.*/",
     "/a|b/",

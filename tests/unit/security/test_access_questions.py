@@ -11,7 +11,13 @@ from meshnode.cli import ExitCode, main
 from meshnode.errors import ConfigError
 from meshnode.permissions import Verb, Way
 from meshnode.security.access import Asker, Target
-from meshnode.security.identity import CertificateNames, MeshClient, TcpClient, UnixClient
+from meshnode.security.identity import (
+    CertificateNames,
+    MeshClient,
+    TcpClient,
+    TokenClient,
+    UnixClient,
+)
 from meshnode.security.questions import UNKNOWN, Question, parse_question
 
 ANN = UnixClient(1000, UNKNOWN, 0)
@@ -36,6 +42,11 @@ QUESTIONS = {
         Asker(TcpClient("a TCP client", CARD), Way.TCP),
         Verb.CONNECT,
         Target(node="bar", service="control", owner=TcpClient("a TCP client", CARD)),
+    ),
+    "token=ci ping bar": Question(
+        Asker(TokenClient("ci", "an HTTP client"), Way.TCP),
+        Verb.PING,
+        Target(node="bar", owner=TokenClient("ci", "an HTTP client")),
     ),
     "uid=1000 submit echo 'params=a  b' other=": Question(
         Asker(ANN, Way.SOCKET),
@@ -141,3 +152,18 @@ def test_whatever_is_asked_the_answer_is_one_printable_line(text, words, data):
     except ConfigError as error:
         answer = str(error)
     assert answer.isprintable()
+
+
+@pytest.mark.parametrize(("mode", "answer"), [(0o600, "no"), (0o644, "yes")])
+def test_verbs_of_tokens_are_in_the_answer_as_far_as_they_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, answer: str
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"- {{name: ci, token: '{'7' * 32}', verbs: [ping]}}\n")
+    tokens.chmod(mode)
+    file = tmp_path / "foo.yml"
+    file.write_text(f"- local-only\n- http-service: {{port: 8043, tokens: {tokens}}}\n")
+    main(["check", "--may", "token=ci reload", "--may", "token=ci ping bar", str(file)])
+    told = capsys.readouterr()
+    assert [line.partition(":")[0] for line in told.out.splitlines()] == [answer, "yes"]
+    assert ("can be read by other users" in told.err) == (answer == "yes")

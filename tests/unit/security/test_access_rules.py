@@ -16,6 +16,7 @@ from meshnode.security.identity import (
     Identity,
     MeshClient,
     TcpClient,
+    TokenClient,
     UnixClient,
     UnknownClient,
 )
@@ -35,6 +36,7 @@ IDENTITIES: Mapping[str, tuple[Identity, Way]] = {
     "bar": (BAR, Way.MESH),
     "barred": (replace(BAR, certificate=CertificateNames("CN=bar", ("bar",))), Way.MESH),
     "unknown": (UnknownClient(), Way.SOCKET),
+    "ci": (TokenClient("ci", "10.0.0.9:1"), Way.TCP),
 }
 
 
@@ -60,6 +62,7 @@ askers = st.builds(
     Asker,
     st.sampled_from([one for one, _ in IDENTITIES.values()])
     | st.builds(MeshClient, texts)
+    | st.builds(TokenClient, texts, st.just("1.2.3.4:5"))
     | st.builds(
         TcpClient, st.just("1.2.3.4:5"), st.builds(CertificateNames, texts, st.tuples(texts))
     ),
@@ -80,7 +83,7 @@ facts = st.one_of(
     st.builds(Fact, st.sampled_from(["uid", "gid"]), st.integers(0, 1001)),
     st.builds(
         Fact,
-        st.sampled_from(["subject", "certnode", "node", "key"]),
+        st.sampled_from(["subject", "certnode", "node", "key", "token"]),
         pattern=made_patterns,
     ),
 )
@@ -155,6 +158,8 @@ KNOWN_BY = {
     ("node", "bar"): {"bar", "barred"},
     ("node", "/.*/"): {"bar", "barred"},
     ("node", "/b/"): set(),
+    ("token", "ci"): {"ci"},
+    ("token", "/.*/"): {"ci"},
 }
 
 
