@@ -4,6 +4,7 @@ come, how long a client may read nothing, how many frames it may send for nothin
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -73,7 +74,7 @@ class Wire:
         self._frames: FrameWatch | None = None
         self._served = 0
         """Requests that had begun when the bytes of another one were first seen."""
-        self._deadline = float("inf")
+        self._deadline = inf
         """When the headers of that one must be there."""
 
     async def close_when_cancelled(self) -> None:
@@ -150,20 +151,21 @@ class Wire:
         return data
 
     async def _receive(self, max_bytes: int) -> bytes:
-        if self._closing:
-            raise trio.ClosedResourceError
-        self._reading = trio.CancelScope(deadline=self._when_headers_must_be_there())
-        with self._reading:
-            data = bytes(await self._stream.receive_some(max_bytes))
-            self._note(data)
-            return data
-        if not self._closing:
-            self._refuse(f"its headers were not there within {HEADER_TIMEOUT:g} s")
+        while not self._closing:
+            self._reading = trio.CancelScope(deadline=self._when_headers_must_be_there())
+            with self._reading:
+                data = bytes(await self._stream.receive_some(max_bytes))
+                self._note(data)
+                return data
+            # A request begins a moment after its last byte was read: by now it may have.
+            if not self._closing and self._when_headers_must_be_there() < inf:
+                self._refuse(f"its headers were not there within {HEADER_TIMEOUT:g} s")
+                break
         raise trio.ClosedResourceError
 
     def _when_headers_must_be_there(self) -> float:
         if self._connection.requests or self._connection.served != self._served:
-            self._deadline = float("inf")
+            self._deadline = inf
         return self._deadline
 
     def _note(self, data: bytes) -> None:
@@ -178,7 +180,7 @@ class Wire:
             # Without TLS, by a client that knows: a tool, or a proxy.
             self._frames = FrameWatch(trio.current_time())
             self._note(data)
-        elif self._deadline == float("inf") and not self._connection.requests:
+        elif self._deadline == inf and not self._connection.requests:
             self._served = self._connection.served
             self._deadline = trio.current_time() + HEADER_TIMEOUT
 

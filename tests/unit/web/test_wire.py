@@ -483,3 +483,16 @@ async def test_a_file_that_ends_before_breaks_the_response_off(sent_file: int) -
         with suppress(trio.BrokenResourceError):
             assert not (await read_to_end(stream)).endswith(b"0\r\n\r\n")
         await ended.wait()
+
+
+async def test_a_request_that_is_there_may_take_as_long_as_it_takes(
+    autojump_clock: MockClock,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await trio.sleep(20 * HEADER_TIMEOUT)
+        await echo(scope, receive, send)
+
+    async with connected(guarded(app)) as (stream, _):
+        for _ in range(2):
+            await stream.send_all(GET)
+            assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 200 ")
