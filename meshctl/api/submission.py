@@ -112,7 +112,10 @@ class JobSettings:
         return bool(self.deps or self.script)
 
     def fields(self) -> dict[str, str]:
-        """Return the keys of a submission that have them."""
+        """Return the keys of a submission that have them. Raises BadSettings."""
+        for name in ("where", "after"):
+            if "" in getattr(self, name):
+                raise BadSettings(f"one of what {name} names is empty")
         texts_of_keys = {
             CWD_KEY: self.cwd,
             TIMEOUT_KEY: self.timeout,

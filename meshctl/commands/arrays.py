@@ -16,7 +16,13 @@ from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
 from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.files import file_options
-from meshctl.commands.options import Invocation, json_option, pass_invocation
+from meshctl.commands.options import (
+    Invocation,
+    WholeNumber,
+    json_option,
+    pass_invocation,
+    refuse_empty,
+)
 from meshctl.commands.units import find_units
 from meshctl.render.batches import summary
 from meshctl.render.output import ExitCode, Failure, print_json, print_line
@@ -32,7 +38,7 @@ MOST_STDIN = 256 * 1024
 
 in_flight_option = click.option(
     "--max-in-flight",
-    type=click.IntRange(1, 10_000),
+    type=WholeNumber(1, 10_000),
     default=None,
     help="How many members may be unfinished at a time; 100 if nothing is said.",
 )
@@ -46,6 +52,7 @@ after_option = click.option(
     "--after",
     multiple=True,
     metavar="ID[:end]",
+    callback=refuse_empty("names no unit and no batch"),
     shell_complete=_what_ends,
     help="Start when this unit or batch has succeeded; with :end, however it ended.",
 )
@@ -108,11 +115,15 @@ def batch_options(command: Command) -> Callable[..., None]:
         click.option(
             "--from-lines",
             metavar="FILE",
+            callback=refuse_empty("names no file"),
             shell_complete=files,
             help="A batch with a member for each line of FILE: {line}, or its stdin.",
         ),
         click.option(
-            "--array", metavar="1-1000%20", help="A batch with a member for each {index}."
+            "--array",
+            metavar="1-1000%20",
+            callback=refuse_empty("has no index"),
+            help="A batch with a member for each {index}.",
         ),
     ):
         with_batch = option(with_batch)

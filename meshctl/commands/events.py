@@ -8,7 +8,7 @@ from meshctl.api.errors import CommandRefused
 from meshctl.api.events import TOPICS, NodeEvents
 from meshctl.commands.completion import Values, offered
 from meshctl.commands.following import tell_away
-from meshctl.commands.options import Invocation, pass_invocation_at
+from meshctl.commands.options import Invocation, WholeNumber, pass_invocation_at
 from meshctl.render.events import event_line
 from meshctl.render.output import ExitCode, Failure, json_line, print_line, sentence
 
@@ -39,7 +39,7 @@ def _next_topic(context: click.Context, parameter: click.Parameter, incomplete: 
     help=f"Some of {', '.join(TOPICS)}; default: all.",
 )
 @click.option(
-    "--since", type=click.IntRange(0), metavar="SEQ", help="Go on after the event of this number."
+    "--since", type=WholeNumber(0), metavar="SEQ", help="Go on after the event of this number."
 )
 @click.option("--json", "as_json", is_flag=True, help="Each event as a JSON object.")
 @pass_invocation_at

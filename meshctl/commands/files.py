@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from meshctl.commands.completion import files
+from meshctl.commands.options import refuse_empty
 from meshctl.render.output import Failure
 
 if TYPE_CHECKING:
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def _named(
-    context: click.Context, option: click.Parameter, paths: tuple[str, ...]
-) -> tuple[str, ...]:
-    if "" in paths:
-        raise click.BadParameter("it names no file: its value is empty")
-    return paths
+_named = refuse_empty("names no file")
 
 
 def file_options(command: Command) -> Callable[..., None]:
@@ -36,13 +31,13 @@ def file_options(command: Command) -> Callable[..., None]:
         *args: Any,
         job: "JobSettings | None" = None,
         deps: tuple[str, ...],
-        script: str,
+        script: str | None,
         output: tuple[str, ...],
         **kwargs: Any,
     ) -> None:
         from meshctl.api.submission import JobSettings  # noqa: PLC0415 - help needs none of it
 
-        job = replace(job or JobSettings(), deps=deps, script=script, output=output)
+        job = replace(job or JobSettings(), deps=deps, script=script or "", output=output)
         command(*args, job=job, **kwargs)
 
     for option in (
@@ -55,7 +50,7 @@ def file_options(command: Command) -> Callable[..., None]:
         ),
         click.option(
             "--script",
-            default="",
+            callback=_named,
             metavar="FILE",
             shell_complete=files,
             help="Send it along as --dep does, and have it run, with CMDPARAMS.",

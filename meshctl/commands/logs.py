@@ -23,7 +23,7 @@ from meshctl.commands.lines import (
     told_breaks,
     write_each_to_its_own,
 )
-from meshctl.commands.options import Age, Invocation, now, pass_invocation_at
+from meshctl.commands.options import Age, Invocation, WholeNumber, now, pass_invocation_at
 from meshctl.commands.results import start_of_last_lines
 from meshctl.commands.units import find_unit
 from meshctl.commands.waiting import waits_told
@@ -84,9 +84,7 @@ class Pattern(click.ParamType):
 @click.option(
     "--since", type=Since(), help="Only what came since a time, or in the last, e.g., 10m."
 )
-@click.option(
-    "--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines."
-)
+@click.option("--tail", type=WholeNumber(min=0), metavar="N", help="Begin with the last N lines.")
 @click.option(
     "--stderr", "only_stderr", is_flag=True, help="Only what went to stderr, on our stdout."
 )

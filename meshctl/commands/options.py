@@ -130,6 +130,26 @@ def pass_invocation_at(command: Callable[..., None]) -> Callable[..., None]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def refuse_empty(lacks: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return the callback of an option that refuses an empty value, and says what that ``lacks``.
+
+    A variable of a script that is not set must not mean that the option was not given.
+    """
+
+    def check(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        if value == "" or (isinstance(value, tuple) and "" in value):
+            raise click.BadParameter(f"it {lacks}: its value is empty")
+        return value
+
+    return check
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds; an error calls it that."""
+
+    name = "whole number"
+
+
 # --- Which units ---------------------------------------------------------------------------------
 
 _SECONDS = {
@@ -335,7 +355,7 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
             wanted_labels_option,
             click.option(
                 "--last",
-                type=click.IntRange(min=1),
+                type=WholeNumber(min=1),
                 metavar="N",
                 help="Only the newest N of these units.",
             ),

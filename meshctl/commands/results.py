@@ -21,7 +21,7 @@ from meshctl.commands.lines import (
     told_breaks,
     write_each_to_its_own,
 )
-from meshctl.commands.options import Invocation, pass_invocation_at
+from meshctl.commands.options import Invocation, WholeNumber, pass_invocation_at
 from meshctl.commands.units import find_unit
 from meshctl.commands.waiting import waits_told
 from meshctl.render.output import (
@@ -54,13 +54,11 @@ lines, and never much memory."""
     "--startpos",
     "--from",
     "startpos",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     metavar="BYTE",
     help="First byte wanted.",
 )
-@click.option(
-    "--tail", type=click.IntRange(min=0), metavar="LINES", help="Begin with the last lines."
-)
+@click.option("--tail", type=WholeNumber(min=0), metavar="LINES", help="Begin with the last lines.")
 @click.option(
     "--follow/--no-follow",
     default=True,

@@ -16,7 +16,7 @@ import click
 from meshctl.api import PLACEMENTS
 from meshctl.commands.completion import labels as completed_labels
 from meshctl.commands.labels import given_labels
-from meshctl.commands.options import SHORT_TIMES, Age
+from meshctl.commands.options import SHORT_TIMES, Age, WholeNumber, refuse_empty
 from meshctl.render.output import Failure
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def terms_options(command: Command) -> Callable[..., None]:
     for option in (
         click.option(
             "--priority",
-            type=click.IntRange(LEAST_PRIORITY, HIGHEST_PRIORITY),
+            type=WholeNumber(LEAST_PRIORITY, HIGHEST_PRIORITY),
             default=0,
             metavar="NUMBER",
             help="Where units wait for each other, the highest goes first; 0 unless given.",
@@ -74,6 +74,7 @@ def terms_options(command: Command) -> Callable[..., None]:
         click.option(
             *("--label", "label_texts"),
             multiple=True,
+            callback=refuse_empty("names no label"),
             metavar="NAME=VALUE",
             shell_complete=completed_labels,
             help="A label of the unit, by which list finds it. With --node any, random or least: "

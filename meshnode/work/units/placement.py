@@ -99,7 +99,8 @@ def host_from_json(data: object) -> ChosenHost | None:
     return ChosenHost(shown_text(name, MAX_HOST), shown_text(reason, MAX_REASON))
 
 
-_SELECTOR = re.compile(r"(?P<no>!?)(?P<name>[^=!]+)(?:(?P<how>!?=)(?P<value>.*))?", re.DOTALL)
+_SELECTOR = re.compile(r"(?P<no>!?)(?P<name>[^=!]+)(?:(?P<how>!?=)(?P<value>(?!=).*))?", re.DOTALL)
+"""No value begins with ``=``: whoever writes ``==`` means what Kubernetes does."""
 
 
 def parse_placement(rule: str, selectors: str) -> Placement:

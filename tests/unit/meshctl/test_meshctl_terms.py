@@ -2,6 +2,8 @@
 
 import pytest
 
+from meshctl import ControlClient, JobSettings
+from meshctl.api.errors import BadSettings
 from meshctl.render.output import ExitCode
 
 
@@ -49,10 +51,17 @@ def test_an_ordinary_submission_has_none_of_these_keys(meshctl, node):
     ("words", "text"),
     [
         (["--priority", "1001"], "1001 is not in the range"),
+        (["--priority", "high"], "'high' is not a valid whole number"),
         (["--timeout", "soon"], "'soon' is not a time such as 30s"),
         (["--timeout", "30"], "'30' is not a time such as 30s, 5m or 1h30m"),
         (["--node", "any", "--label", "a=1,b=2"], "give the option again"),
         (["--unit-label", "=1"], "write NAME=VALUE"),
+        (["--after", ""], "Invalid value for '--after': it names no unit and no batch"),
+        (["--after", "UnitAAAA", "--after", ""], "its value is empty"),
+        (["--node", "any", "--label", ""], "Invalid value for '--label'"),
+        (["--script", ""], "Invalid value for '--script': it names no file"),
+        (["--array", ""], "Invalid value for '--array': it has no index"),
+        (["--from-lines", ""], "Invalid value for '--from-lines': it names no file"),
     ],
 )
 def test_what_cannot_be_asked_for_is_an_error_before_anything_is_sent(meshctl, node, words, text):
@@ -81,4 +90,12 @@ def test_a_node_that_would_not_wait_for_others_is_sent_nothing(meshctl, node):
     done = meshctl("work", "submit", "echo", "-n", "--after", "UnitAAAA")
     assert "node foo takes no --after: it is receptor's, or an older meshnode" in done.stderr
     assert done.exit_code == ExitCode.WRONG_USAGE
+    assert not node.submissions
+
+
+@pytest.mark.parametrize("job", [{"after": ("",)}, {"after": ("U", "")}, {"where": ("",)}])
+def test_a_program_that_names_nothing_to_wait_for_starts_nothing(node, job):
+    # What it names comes from a variable that is not set.
+    with ControlClient(node.address) as client, pytest.raises(BadSettings, match="is empty"):
+        client.submit("echo", job=JobSettings(**job))
     assert not node.submissions
