@@ -112,6 +112,7 @@ class Server:
 
         state: Any = {CONNECTION: connection}
         server = TCPServer(run_app, self._config, self._context, state, wire)
+        wire.is_http2 = lambda: isinstance(server.protocol.protocol, H2Protocol)
         try:
             async with trio.open_nursery() as nursery:
                 connection.abort = nursery.cancel_scope.cancel

@@ -2,7 +2,7 @@
 come, how long a client may read nothing, how many frames it may send for nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from math import inf
 from types import MappingProxyType
@@ -26,6 +26,9 @@ MAX_HEADERS: Final = 32 * 1024
 
 PROTOCOLS: Final = (b"h2", b"http/1.1")
 """What is spoken over TLS, best first."""
+
+HTTP2_BEGINS: Final = b"PRI * HTTP/2.0"
+"""What is said first by a client that knows that HTTP/2 is spoken here."""
 
 HEADER_TIMEOUT: Final = 20.0
 """Seconds from the first byte of a request until its headers are there: a client sends them at
@@ -72,6 +75,11 @@ class Wire:
         self._reading = trio.CancelScope()
         self._closing = False
         self._frames: FrameWatch | None = None
+        self.is_http2: Callable[[], bool] = lambda: False
+        """Whether Hypercorn has come to speak HTTP/2: it is asked for it in several ways."""
+        self._first = b""
+        """The first bytes, for as long as they may become those of HTTP/2."""
+        self._may_begin = True
         self._served = 0
         """Requests that had begun when the bytes of another one were first seen."""
         self._deadline = inf
@@ -170,19 +178,39 @@ class Wire:
 
     def _note(self, data: bytes) -> None:
         """Look at what has come. Raises ClosedResourceError if it is too much."""
+        if self._frames is None:
+            data = self._begin_http2(data)
         if self._frames is not None:
             try:
                 self._frames.feed(data, trio.current_time())
             except TooManyFrames as error:
                 self._refuse(str(error))
                 raise trio.ClosedResourceError from None
-        elif data.startswith(b"PRI * HTTP/2.0") and not self._connection.served:
-            # Without TLS, by a client that knows: a tool, or a proxy.
-            self._frames = FrameWatch(trio.current_time())
-            self._note(data)
         elif self._deadline == inf and not self._connection.requests:
             self._served = self._connection.served
             self._deadline = trio.current_time() + HEADER_TIMEOUT
+
+    def _begin_http2(self, data: bytes) -> bytes:
+        """Count frames from now on if HTTP/2 has begun; return what is to be counted.
+
+        Raises:
+            trio.ClosedResourceError: it began where its frames cannot be told from what was before.
+        """
+        if self._may_begin:
+            # Without TLS, by a client that knows: a tool, or a proxy. Networks cut it anywhere.
+            before, self._first = self._first, self._first + data[: len(HTTP2_BEGINS)]
+            self._may_begin = HTTP2_BEGINS.startswith(self._first)
+            if not self._first.startswith(HTTP2_BEGINS):
+                return data
+            self._frames = FrameWatch(trio.current_time())
+            return before + data
+        if data and self.is_http2():
+            # By an upgrade: the client waits for the answer, and then begins.
+            if not data.startswith(HTTP2_BEGINS[: len(data)]):
+                self._refuse("HTTP/2 must begin with it, or behind the answer to an upgrade")
+                raise trio.ClosedResourceError
+            self._frames = FrameWatch(trio.current_time())
+        return data
 
     def _in_our_words(self, data: bytes) -> bytes:
         """Return our own response to a request that has reached nobody, and log it."""

@@ -281,6 +281,84 @@ async def test_streams_that_are_reset_again_and_again_end_the_connection(
     assert "carry nothing" in caplog.text
 
 
+UPGRADE = (
+    b"GET /api/v1 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+)
+BEGIN = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        *([BEGIN[:cut], BEGIN[cut:]] for cut in (0, 1, 13, 14, 20, 24, 30)),
+        [GET, BEGIN],
+        [GET + BEGIN],
+        [UPGRADE, BEGIN],
+        [UPGRADE + BEGIN],
+        [UPGRADE, BEGIN[:2], BEGIN[2:]],
+    ],
+)
+async def test_frames_are_counted_however_a_connection_comes_to_http_2(
+    make_client: MakeClient,
+    beginning: list[bytes],
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+) -> None:
+    idle = b"\0\0\x05\x02\0\0\0\0\x01" + bytes(5)
+    async with (
+        connected(make_client().app) as (stream, ended),
+        trio.open_nursery() as nursery,
+    ):
+
+        async def read() -> None:
+            with suppress(trio.BrokenResourceError):
+                await read_to_end(stream)
+
+        nursery.start_soon(read)
+        began = trio.current_time()
+        with suppress(trio.BrokenResourceError):
+            for part in beginning:
+                await stream.send_all(part)
+                await trio.testing.wait_all_tasks_blocked()
+            for _ in range(100):
+                await stream.send_all(idle * BURST)
+        await ended.wait()
+        assert trio.current_time() - began < IDLE_TIMEOUT
+    assert "carry nothing" in caplog.text or "begin with it" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [1, 13, 14, 20])
+async def test_no_request_is_taken_for_a_flood_where_the_beginning_is_cut(
+    make_client: MakeClient, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(make_client().app) as (stream, ended):
+        await stream.send_all(BEGIN[:cut])
+        await trio.testing.wait_all_tasks_blocked()
+        # Were the frames not told apart, this one would be full of empty ones.
+        await stream.send_all(BEGIN[cut:] + b"\0\x40\0\xfa\0\0\0\0\0" + bytes(16384))
+        await stream.receive_some(65536)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+    assert caplog.text == ""
+
+
+async def test_a_client_may_ask_for_http_2_by_an_upgrade(make_client: MakeClient) -> None:
+    async with connected(make_client().app) as (stream, _):
+        client = Http2(stream)
+        client.engine.initiate_upgrade_connection()
+        await stream.send_all(UPGRADE)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await stream.receive_some(65536)
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        await client.flush()
+        client.events += client.engine.receive_data(rest)
+        assert await client.status(1) == 200
+        assert await client.status(await client.ask("/api/v1")) == 200
+
+
 async def test_nothing_is_sent_for_a_stream_that_its_client_has_reset() -> None:
     lost = trio.Event()
 
