@@ -50,9 +50,9 @@ deb: $(STAMP)
 
 # Tests of ip-router want the ip command, those of isolation libseccomp, those of work-ssh sshd, those of docs/install.md systemd and
 # Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman, those of hostile jobs nc,
-# those of the page a browser.
+# those of the page a browser, those of the HTTP service curl.
 # What cannot be had is said by the tests that are skipped for it.
-WANTED := command -v ip && command -v nc && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
+WANTED := command -v curl && command -v ip && command -v nc && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
 	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
 	&& command -v runc && command -v catatonit && command -v busybox \
 	&& command -v chromium && command -v chromedriver && command -v certutil \
@@ -68,7 +68,7 @@ ON_ALL_CORES := --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 test: $(STAMP)
 	@{ $(WANTED); } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] \
 		|| { apt-get update -q && apt-get install -q -y \
-			iproute2 libseccomp2 netcat-openbsd openssh-client openssh-server systemd python3-venv \
+			curl iproute2 libseccomp2 netcat-openbsd openssh-client openssh-server systemd python3-venv \
 			&& apt-get install -q -y --no-install-recommends zsh fish \
 			podman uidmap runc catatonit busybox chromium chromium-driver libnss3-tools; } \
 			>/dev/null 2>&1 || true
