@@ -25,6 +25,9 @@ STEP_SECONDS: Final = 0.1
 ROOM: Final = 64 * 1024 * 1024
 """Bytes of the disk that are left to others, who record what their jobs did."""
 
+ROOM_SHARE: Final = 0.05
+"""The same as a share, for small disks."""
+
 TRIES: Final = 3
 """Times that a file is copied which becomes shorter meanwhile."""
 
@@ -92,9 +95,11 @@ class Collection:
                     needed += len(_header(found)) + found.size + tarfile.BLOCKSIZE
                 yield
         disk = os.statvfs(self._place.parent)
-        if needed + ROOM > disk.f_blocks * disk.f_frsize:
+        size = disk.f_blocks * disk.f_frsize
+        left = int(min(ROOM, size * ROOM_SHARE))
+        if needed + left > size:
             raise CannotCollect(f"they have {needed} bytes, for which the disk is too small")
-        self._room = disk.f_bavail * disk.f_frsize - ROOM
+        self._room = disk.f_bavail * disk.f_frsize - left
         if needed > self._room:
             raise _no_room()
 

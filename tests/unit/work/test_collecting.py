@@ -286,6 +286,17 @@ def test_a_disk_without_room_is_told_before_it_is_full(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
 
 
+@pytest.mark.parametrize("size", [1 << 20, 16 << 20, 1 << 40])
+def test_a_job_on_a_disk_of_any_size_brings_back_what_has_room_there(tmp_path, monkeypatch, size):
+    make(tmp_path / "work", {"a": b"1" * 5000})
+    disk = os.statvfs(tmp_path)
+    blocks = size // disk.f_frsize
+    sizes = [*disk[:2], blocks, blocks, blocks * 9 // 10, *disk[5:]]
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(sizes))
+    collect(tmp_path, "a")
+    assert members(tmp_path / "files") == {"a": b"1" * 5000}
+
+
 @pytest.mark.parametrize("tree", [{str(n): b"" for n in range(9)}, {"d": {"e": {"f": {"g": {}}}}}])
 def test_more_files_than_whoever_unpacks_them_takes_are_refused(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(finding, "MAX_MEMBERS", 4)
