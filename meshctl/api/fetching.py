@@ -117,25 +117,26 @@ def fetch_ended(
     place = Path(directory)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".fetched-", dir=place))
-    except OSError as error:
-        raise NotFetched(f"cannot write to {place}: {error.strerror}") from error
-    try:
-        if not size:
-            return ()
         # It has no name: nothing of it is left, whatever ends us.
-        with tempfile.TemporaryFile(dir=new, buffering=0) as tar:
-            received = 0
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            tar, received = cast("BinaryIO", file), 0
             for piece in tar_pieces(client, unit_id, size, on_away):
-                tar.write(piece)
+                file.write(piece)
                 received += len(piece)
                 if on_received is not None:
                     on_received(received, size)
-            _unpack(cast("BinaryIO", tar), new / "files")
-        return _put(new / "files", place, force=force)
+            return _put_all(tar, place, force=force) if size else ()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise NotFetched(f"cannot write to {place}: {error.strerror}{where}") from error
+
+
+def _put_all(tar: BinaryIO, place: Path, *, force: bool) -> tuple[str, ...]:
+    """Put what a tar has into a directory. Raises NotFetched, OSError: nothing was put there."""
+    new = Path(tempfile.mkdtemp(prefix=".fetched-", dir=place))
+    try:
+        _unpack(tar, new / "files")
+        return _put(new / "files", place, force=force)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

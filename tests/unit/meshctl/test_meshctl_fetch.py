@@ -262,6 +262,18 @@ def test_no_program_is_setuid_and_the_umask_counts(node, tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o750
 
 
+def test_who_is_killed_before_all_is_here_leaves_nothing_behind(unit, node, tmp_path):
+    seen = []
+
+    def look(received: int, size: int | None) -> None:
+        seen.append((received > 0, os.listdir(tmp_path / "new")))
+
+    with ControlClient(node.address) as client:
+        client.fetch("one", tmp_path / "new", on_received=look)
+    assert seen
+    assert all(found == (True, []) for found in seen)
+
+
 class Pieces:
     """A client that sends a tar."""
 
