@@ -31,7 +31,15 @@ from meshnode.web.api import (
 from meshnode.web.guard import App, Guard
 from meshnode.web.identity import Identifier
 from meshnode.web.origins import Origins
-from meshnode.web.problems import MALFORMED, UNKNOWN, WRONG_METHOD, Problem, problem_of, to_response
+from meshnode.web.problems import (
+    MALFORMED,
+    UNKNOWN,
+    WRONG_METHOD,
+    Problem,
+    fault,
+    problem_of,
+    to_response,
+)
 from meshnode.web.routing import Routes, WebNode
 
 if TYPE_CHECKING:  # few nodes have tokens
@@ -68,7 +76,11 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
         routes += page.routes()
     app = Starlette(
         routes=routes,
-        exception_handlers={MeshnodeError: _refused, HTTPException: _turned_away},
+        exception_handlers={
+            MeshnodeError: _refused,
+            HTTPException: _turned_away,
+            Exception: _failed,
+        },
     )
     app.router.redirect_slashes = False
     identifier, origins = Identifier(directive, tokens), Origins(directive.cors)
@@ -78,6 +90,11 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, MeshnodeError)
     return to_response(problem_of(error))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Return what a fault of ours is answered with; it goes on to the guard, who logs it."""
+    return to_response(fault())
 
 
 async def _turned_away(request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ from meshnode.web.identity import (
     ResponseStream,
 )
 from meshnode.web.origins import Origins
-from meshnode.web.problems import INTERNAL, WRONG_METHOD, Problem, to_response
+from meshnode.web.problems import WRONG_METHOD, Problem, fault, to_response
 from meshnode.web.session import Message, Receive, Send
 
 App = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -114,8 +114,7 @@ class Guard:
         except Exception:  # noqa: BLE001 - a request's boundary: a fault costs only this one
             self._log.exception("%s failed", _shown(scope))
             if not exchange.has_begun:
-                fault = Problem(INTERNAL, "internal error; the log of the node says more")
-                await exchange.answer(to_response(fault))
+                await exchange.answer(to_response(fault()))
 
     async def _let_through(self, scope: Any, exchange: "_Exchange", connection: Connection) -> None:
         headers = exchange.headers

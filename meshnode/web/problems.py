@@ -100,6 +100,11 @@ class Problem(MeshnodeError):
         self.members = members
 
 
+def fault() -> Problem:
+    """Return what a client is told of a fault of ours."""
+    return Problem(INTERNAL, "internal error; the log of the node says more")
+
+
 def problem_of(error: MeshnodeError) -> Problem:
     """Return what a client is told of an error of a command."""
     if isinstance(error, Problem):

@@ -225,7 +225,8 @@ def test_output_is_had_from_any_byte_and_in_any_span(client: WebClient) -> None:
     assert client.ask(path, range="bytes=8-").body == b"89"
     beyond = client.ask(path, range="bytes=10-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, "bytes */10")
-    assert client.ask(path, range="lines=1-2").status == 400
+    assert client.ask(path, range="bytes=1-2,4-5").status == 400
+    assert client.ask(path, range="lines=1-2").body == b"0123456789", "a unit that we do not know"
     assert client.ask(f"{path}?stream=stderr").status == 404
     named = client.ask(f"{path}?download=true").headers["content-disposition"]
     assert named == f'attachment; filename="{unit}.stdout"'

@@ -156,7 +156,8 @@ def _scalar(name: str, value: object) -> str:
 def _seconds(key: str) -> Read:
     def read(name: str, value: object) -> Mapping[str, str]:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return {key: f"{value:.6f}s"}
+            # An integer may be larger than any float.
+            return {key: f"{value:.6f}s" if isinstance(value, float) else f"{value}s"}
         if isinstance(value, str):
             return {key: value}
         raise _wrong(name, 'a number of seconds, or a text as "30s"')

@@ -11,7 +11,8 @@ A line's ID says how much of each stream has been told with it: who comes back w
 import json
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -23,13 +24,13 @@ from starlette.responses import Response
 
 from meshctl.api.logindex import INDEX, STDERR, STDOUT, STREAMS, Line, LogLines
 from meshnode.control.registry import JsonObject
-from meshnode.errors import MeshnodeError
+from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.web.api.queries import check_names, flag, moment, whole_number
 from meshnode.web.api.units import FINAL
 from meshnode.web.identity import Caller, known_caller
 from meshnode.web.problems import MALFORMED, UNKNOWN, Problem, problem_of
 from meshnode.web.routing import WebNode
-from meshnode.web.session import Body, Receive, Send
+from meshnode.web.session import Body, Message, Receive, Send
 from meshnode.work.local.launcher.records import SIZE_KEYS
 
 EVENTS: Final = "text/event-stream"
@@ -107,32 +108,44 @@ class LogResponse(Response):
             raise Problem(UNKNOWN, f"unit {unit_id} has no stderr of its own: stdout has both")
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Send the response."""
-        sender = _Sender(send, is_events=self._wanted.is_events)
-        caller = known_caller(scope)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
+        """Send the response; what is refused before its first line becomes another one."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        head = {**start, "headers": self.raw_headers}
+        sender = _Sender(send, head, is_events=self._wanted.is_events)
+        refusal: MeshnodeError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_lost, Body(receive), nursery.cancel_scope)
             nursery.start_soon(sender.keep_alive)
             try:
-                await self._tell(caller, sender)
-            except MeshnodeError as error:
-                # The response has begun: what went wrong is told as its last event.
-                await sender.event("error", str(problem_of(error)))
+                await self._tell(known_caller(scope), sender)
+            except (MeshnodeError, BaseExceptionGroup) as error:
+                # Each file is read by a task of its own, and all of them may be refused.
+                refusal = next((e for e in leaves_of(error) if isinstance(e, MeshnodeError)), None)
+                if refusal is None:
+                    raise
             nursery.cancel_scope.cancel()
+        if refusal is not None:
+            await self._refuse(refusal, sender)
         await sender.finish()
 
+    async def _refuse(self, refusal: MeshnodeError, sender: "_Sender") -> None:
+        """Tell of what ended the reading. Raises Problem, or BrokenResourceError."""
+        problem = problem_of(refusal)
+        if not sender.has_begun:
+            raise problem
+        if not self._wanted.is_events:
+            # There is no line for it: a response that just ended would be taken for the whole log.
+            raise trio.BrokenResourceError(f"the log broke off: {problem}")
+        await sender.event("error", str(problem))
+
     async def _tell(self, caller: Caller, sender: "_Sender") -> None:
-        reading = _Reading(self._node, caller, self._unit_id, self._status, self._wanted)
+        reading = _Reading(
+            self._node, caller, self._unit_id, self._status, self._wanted, sender.begin
+        )
         async with trio.open_nursery() as nursery:
-            async for lines, position in reading.lines(nursery):
-                await sender.lines(lines, position)
+            async with aclosing(reading.lines(nursery)) as told:
+                async for lines, position in told:
+                    await sender.lines(lines, position)
             nursery.cancel_scope.cancel()
         command = {"command": "work", "subcommand": "status", "unitid": self._unit_id}
         status = await self._node.commands.run(caller, command, Body(_never), _dropped)
@@ -143,12 +156,20 @@ class _Reading:
     """One reading of a unit's files of output."""
 
     def __init__(
-        self, node: WebNode, caller: Caller, unit_id: str, status: JsonObject, wanted: LogWanted
+        self,
+        node: WebNode,
+        caller: Caller,
+        unit_id: str,
+        status: JsonObject,
+        wanted: LogWanted,
+        opened: Callable[[], Awaitable[None]],
     ) -> None:
+        """``opened`` is called for each file that the client may read."""
         self._node = node
         self._caller = caller
         self._unit_id = unit_id
         self._wanted = wanted
+        self._opened = opened
         self._goes_on = wanted.follow and status.get("State") not in FINAL
         self._has_index = _has(status, INDEX)
         self._present = {name: _size(status, name) for name in (*STREAMS, INDEX)}
@@ -191,7 +212,8 @@ class _Reading:
                 shown, kept = list(kept), None
             if shown:
                 yield shown, self._position
-        rest = [line async for line in self._rest(channels)]
+        async with aclosing(self._rest(channels)) as lines:
+            rest = [line async for line in lines]
         if kept is not None:
             kept.extend(rest)
             rest = list(kept)
@@ -258,6 +280,7 @@ class _Reading:
             if is_head:
                 # One line for a session comes before the bytes, by itself.
                 is_head = False
+                await self._opened()
                 return
             if left is not None:
                 data = data[:left]
@@ -269,20 +292,33 @@ class _Reading:
 
         command: JsonObject = {"command": "work", "subcommand": "results"}
         command |= {"unitid": self._unit_id, "startpos": start, "stream": name}
-        async with sender:
-            with trio.CancelScope() as enough:
-                if left != 0:
-                    await self._node.commands.run(self._caller, command, Body(_never), take)
+        # Closed at once: a checkpoint here could be cancelled, in place of what went wrong.
+        with sender, trio.CancelScope() as enough:
+            if left != 0:
+                await self._node.commands.run(self._caller, command, Body(_never), take)
 
 
 class _Sender:
     """Puts lines and events into a response."""
 
-    def __init__(self, send: Send, *, is_events: bool) -> None:
+    def __init__(self, send: Send, head: Message, *, is_events: bool) -> None:
+        """``head`` begins the response."""
+        self.has_begun = False
         self._send = send
+        self._head = head
         self._is_events = is_events
         self._lock = trio.Lock()
         self._sent = trio.current_time()
+
+    async def begin(self) -> None:
+        """Begin the response, if it has not begun."""
+        async with self._lock:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            await self._send(self._head)
 
     async def lines(self, lines: list[dict[str, Any]], position: str) -> None:
         """Send lines; the last has the ID by which a client goes on."""
@@ -308,10 +344,12 @@ class _Sender:
 
     async def finish(self) -> None:
         """End the response."""
+        await self.begin()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass(self, text: str) -> None:
         async with self._lock:
+            await self._begin()
             self._sent = trio.current_time()
             body = text.encode()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})

@@ -43,6 +43,8 @@ def routes(node: WebNode) -> list[BaseRoute]:
         is_over = status.get("State") in FINAL
         headers = _headers(request, status, stream)
         given = request.headers.get("range", "")
+        if not given.lower().startswith("bytes"):
+            given = ""  # of another unit: RFC 9110 has it ignored
         if given and start:
             raise Problem(MALFORMED, "from and Range say the same; give one of them")
         command = on_unit(request, "results") | {"startpos": start, "stream": stream}

@@ -66,16 +66,16 @@ def seconds(request: Request, name: str, default: float) -> float:
 
 
 def moment(request: Request, name: str) -> datetime | None:
-    """Return a time, given as RFC 3339 has it."""
+    """Return a time, given as RFC 3339 has it, in UTC."""
     text = request.query_params.get(name)
     if text is None:
         return None
     try:
         found = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # a time that has no year in UTC
         example = "2026-11-26T08:00:00Z"
         raise Problem(MALFORMED, f"{name} must be a time as {example}, not {text[:40]!r}") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def choice(request: Request, name: str, words: Mapping[str, Any]) -> str:

@@ -29,6 +29,20 @@ async def test_an_unknown_address_is_a_problem(make_client: MakeClient) -> None:
     assert reply.json["type"] == "/problems/not-found"
 
 
+async def test_a_fault_of_ours_is_a_problem_and_stands_in_the_log(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*args: object) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr("meshnode.web.commands.Commands.ask", fail)
+    reply = await make_client().ask("/api/v1/status")
+    assert (reply.status, reply.is_problem) == (500, True)
+    assert reply.json["type"] == "/problems/internal"
+    assert "of ours" not in reply.json["detail"]
+    assert "of ours" in caplog.text
+
+
 async def test_a_method_that_is_not_taken_names_those_that_are(make_client: MakeClient) -> None:
     reply = await make_client().ask("/api/v1/status", "DELETE")
     assert (reply.status, reply.is_problem) == (405, True)

@@ -1,0 +1,83 @@
+"""The log of a unit whose output cannot be read, or not to its end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from meshnode.config import HttpService
+from meshnode.control.budgets import SessionBudgets
+from meshnode.control.registry import Command, CommandRegistry, ControlSession, Handler, JsonObject
+from meshnode.errors import MeshnodeError, NotAllowed, UnknownUnit
+from meshnode.web.app import make_app
+from meshnode.web.commands import Commands
+from meshnode.web.routing import WebNode
+from tests.unit.web.asgi import Client
+
+EVENTS = "text/event-stream"
+
+
+async def nothing_short() -> str:
+    return ""
+
+
+def client_of(sent: bytes, error: MeshnodeError, files: Mapping[str, int]) -> Client:
+    """Return a client of a node with a unit that prints something until an error comes."""
+
+    def parse(fields: JsonObject) -> Handler:
+        async def status(session: ControlSession) -> JsonObject:
+            return {"State": 1, "StateName": "Running", **files}
+
+        async def results(session: ControlSession) -> JsonObject | None:
+            if sent:
+                await session.send(b"Streaming results for work unit u\n")
+                await session.send(sent)
+                await trio.testing.wait_all_tasks_blocked()  # so that it is told
+            raise error
+
+        return results if fields["subcommand"] == "results" else status
+
+    def parse_text(text: str) -> Handler:
+        raise AssertionError("the API writes JSON")
+
+    registry = CommandRegistry()
+    registry.register(Command("work", parse_text, parse))
+    commands = Commands("foo", registry, SessionBudgets())
+    node = WebNode("foo", "1", commands, nothing_short, Path("/nonexistent"))
+    return Client(make_app(HttpService(port=1), node))
+
+
+ONE = {"StdoutSize": 3}
+ALL = {"StdoutSize": 3, "StderrSize": 3, "IndexSize": 24}
+
+
+@pytest.mark.parametrize("files", [ONE, ALL])
+@pytest.mark.parametrize("accept", [EVENTS, "*/*"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(NotAllowed("results u"), 403), (UnknownUnit("u"), 404)]
+)
+async def test_a_log_that_one_may_not_read_is_refused_as_its_output_is(
+    accept: str, error: MeshnodeError, status: int, files: dict[str, int]
+) -> None:
+    client = client_of(b"", error, files)
+    reply = await client.ask("/api/v1/units/u/log", accept=accept)
+    assert (reply.status, reply.is_problem) == (status, True)
+    assert reply.json["detail"] == str(error)
+
+
+async def test_a_log_that_ends_early_says_so_in_an_event() -> None:
+    reply = await client_of(b"a\n", UnknownUnit("u"), ONE).ask("/api/v1/units/u/log", accept=EVENTS)
+    assert reply.status == 200
+    assert b"event: error\n" in reply.body
+    assert b"event: end\n" not in reply.body
+
+
+async def test_a_log_of_lines_that_ends_early_is_broken_off() -> None:
+    parts: list[bytes] = []
+    client = client_of(b"a\n", UnknownUnit("u"), ONE)
+    reply = await client.ask("/api/v1/units/u/log", on_part=parts.append)
+    assert json.loads(reply.body)["text"] == "a"
+    assert b"" not in parts, "the last part says that the response is whole"
