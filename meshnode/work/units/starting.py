@@ -155,7 +155,7 @@ class UnitStarter:
             if here:
                 # What was here may be what is wrong, as after a power cut: the client may begin
                 # anew, and is refused for good if all of it at once is wrong, too.
-                raise NotNow(f"put together of parts, it is {error}") from error
+                raise NotNow(f"put together of parts: {error}") from error
             raise
         finally:
             file.close()

@@ -584,6 +584,25 @@ def test_sessions_that_all_bring_one_payload_never_mix_it(pieces):
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+async def test_a_client_whose_parts_make_another_whole_begins_anew_after_a_release(bar):
+    async with bar.running():
+        first = bar.connect()
+        await first.send_all(json.dumps(announced()).encode() + b"\n" + PAYLOAD[:WRITE])
+        await trio.testing.wait_all_tasks_blocked()
+        failed = only_unit(bar)
+        lines = await bar.talk(announced(), bytes(len(PAYLOAD) - WRITE))
+        assert f"from byte {WRITE} and EOF" in lines[0]
+        reason = "put together of parts: its SHA-256 is not the one that was announced"
+        assert lines[1] == f"ERROR: Error reading input data: {reason}"
+        assert failed.status.state is UnitState.FAILED
+        lines = await bar.talk(announced(), PAYLOAD)
+        assert lines[0] == f"ERROR: already submitted as unit {failed.unit_id}"
+        await bar.talk({"command": "work", "subcommand": "release", "unitid": failed.unit_id})
+        lines = await bar.talk(announced(), PAYLOAD)
+        assert " created with ID " in lines[0]
+        assert bar.stdout(only_unit(bar).unit_id) == PAYLOAD
+
+
 async def test_nobody_else_gets_at_it(mesh, bar):
     async with half_sent(mesh, bar) as unit:
         _, line = await Peer.submit(mesh, bar, announced(), name="other")
