@@ -6,6 +6,7 @@ It serves the page's files with the policy that a node serves them with, and ans
 
 import json
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class World:
     """Methods and paths, in the order in which they were asked for."""
     bodies: list[bytes] = field(default_factory=list)
     listeners: list["queue.Queue[Json | None]"] = field(default_factory=list)
+    streams: list[socket.socket] = field(default_factory=list)
+    """The connections of all streams that there ever were."""
     seq: int = 0
     version: str = "1"
 
@@ -64,10 +67,23 @@ class World:
         told = {key: value for key, value in unit.items() if key in brief}
         self.tell("unit", id=unit_id, change=change, unit=told)
 
+    def open_streams(self) -> int:
+        """Return how many streams have somebody at the other end."""
+        return sum(not _is_closed(one) for one in self.streams)
+
     def hang_up(self) -> None:
         """End all streams."""
         for listener in list(self.listeners):
             listener.put(None)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 class Server(ThreadingHTTPServer):
@@ -179,7 +195,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Security-Policy", CONTENT_POLICY)
-        self.send_header("Cache-Control", "no-store")
+        # As a node does; and a browser keeps pages of which it may keep the files.
+        is_file = media_type in TYPES.values()
+        self.send_header("Cache-Control", "no-cache" if is_file else "no-store")
         self.end_headers()
         self.wfile.write(content)
 
@@ -213,6 +231,7 @@ class Handler(BaseHTTPRequestHandler):
         while world.units.get(unit_id, {}).get("StateName") in {"Pending", "Running"}:
             if listener.get() is None:
                 return
+            yield ": whoever is gone is noticed\n\n"
             for line in world.logs.get(unit_id, [])[at:]:
                 at += 1
                 yield f"id: {at}\nevent: line\ndata: {json.dumps(line)}\n\n"
@@ -224,6 +243,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+        self.server.world.streams.append(self.connection)
         try:
             self.wfile.write(b": begins\n\n")
             for text in texts:

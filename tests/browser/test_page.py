@@ -434,6 +434,20 @@ CONTRASTS = """
 """Texts that stand out less from their ground than people with poor eyes need (WCAG AA)."""
 
 
+def test_a_page_that_was_left_gives_its_connections_back_until_somebody_comes_back(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/Un0001xy")
+    browser.wait(lambda: world.open_streams() == 2, "the streams of events and of output")
+    browser.open(f"{address}icon.svg")
+    browser.wait(lambda: world.open_streams() == 0, "the end of both")
+    for _ in range(2):
+        browser.driver.back()
+    browser.wait(lambda: world.open_streams() == 2, "both again")
+    world.change("Un0001xy", "ended", State=2, StateName="Succeeded", Detail="exit status 0")
+    browser.wait_text(".heading .badge", "Succeeded")
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_can_be_read_in_light_and_dark_and_by_a_screen_reader(
     browser: Browser, address: str, view: str

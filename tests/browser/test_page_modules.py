@@ -304,8 +304,10 @@ def test_a_page_that_nobody_sees_ends_its_streams_and_goes_on_when_it_is_seen(
         hide(false);
         await seen;
         window.setTimeout = wait;
-        return told"""
-    assert page.module(script) == [False, True, "hidden", "seen"]
+        const left = untilUnseen(signal);
+        window.dispatchEvent(new Event("pagehide"));
+        return [...told, left.signal.aborted]"""
+    assert page.module(script) == [False, True, "hidden", "seen", True]
 
 
 def test_a_page_keeps_the_newest_units_of_a_node_that_has_too_many(page: Browser) -> None:

@@ -188,6 +188,14 @@ def test_a_link_is_seen_to_go_down_and_to_come_back(page: Browser, mesh: Mesh) -
     assert page.text("#state") == "live"
 
 
+def test_what_a_node_remembers_is_plotted(page: Browser) -> None:
+    page.go("#/history")
+    names = {"Units by state", "Units in a minute", "Traffic of links"}
+    page.wait(lambda: names <= set(page.texts(".card h2")), "its plots")
+    page.click("Units by state as a table")
+    page.wait(lambda: page.rows("Units by state"), "a row for the first moment")
+
+
 def test_a_restart_of_the_node_is_seen_and_what_came_meanwhile_is_shown(
     page: Browser, mesh: Mesh
 ) -> None:

@@ -9,6 +9,9 @@ const PATIENCE = 30;
 /** Seconds in which a stream says something, if only that it is there: the node does after 15. */
 const SILENCE = 50;
 
+/** Seconds after which a page that was left is hidden, or has come back. */
+const LEFT = 0.2;
+
 /** What the node answers instead of what it was asked for (RFC 9457), or that it does not answer. */
 export class Problem extends Error {
   constructor(status, title, detail) {
@@ -95,12 +98,16 @@ export class Api extends EventTarget {
         }
       } catch (error) {
         if (signal.aborted) return;
+        if (unseen.signal.aborted) {
+          // A page that is left is told so before it is hidden; then its clock stands.
+          await pause(LEFT, signal);
+          continue;
+        }
         if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
       } finally {
         unseen.abort();
       }
       if (signal.aborted) return;
-      if (document.hidden) continue;
       tries += 1;
       onstate("lost");
       await pause(waitBefore(tries), signal);

@@ -13,7 +13,10 @@ export async function whenSeen(signal) {
   }
 }
 
-/** Return a controller that aborts when the page has not been seen for a while, or with a signal. */
+/**
+ * Return a controller that aborts when the page has not been seen for a while, or with a signal; and
+ * when it is left: a browser keeps it for who comes back, and its connections with it.
+ */
 export function untilUnseen(signal) {
   const controller = new AbortController();
   let timer = null;
@@ -23,6 +26,7 @@ export function untilUnseen(signal) {
   };
   const end = () => controller.abort();
   document.addEventListener("visibilitychange", look, { signal: controller.signal });
+  window.addEventListener("pagehide", end, { signal: controller.signal });
   signal.addEventListener("abort", end, { once: true, signal: controller.signal });
   controller.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
   look();
