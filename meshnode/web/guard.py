@@ -51,6 +51,10 @@ SAFE_HEADERS: Final = (
 METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """Methods that are looked at; which an address takes, its route says."""
 
+SEND_TIMEOUT: Final = 600.0
+"""Seconds in which a client must take the next part of a response; people stop output with a
+pager."""
+
 MAX_AT_ONCE: Final = 200
 """Requests at a time of one connection. HTTP/2 allows 100 that are open, and those that their
 client has reset take a moment to end."""
@@ -207,10 +211,14 @@ class _Exchange:
             headers.setdefault("cache-control", "no-store")
             self._origins.mark(self.headers, headers)
         is_last = message["type"].endswith("response.body") and not message.get("more_body")
-        if is_last and not self._is_whole:
-            await self._end(message)
-        else:
-            await self._send(message)
+        with trio.move_on_after(SEND_TIMEOUT) as sending:
+            if is_last and not self._is_whole:
+                await self._end(message)
+            else:
+                await self._send(message)
+        if sending.cancelled_caught:
+            # A client of HTTP/2 grants room to each stream by itself, or does not.
+            raise trio.BrokenResourceError(f"the client has read nothing for {SEND_TIMEOUT:g} s")
         self.has_ended = self.has_ended or is_last or message["type"] == "websocket.close"
 
     async def _end(self, message: Message) -> None:

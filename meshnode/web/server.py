@@ -14,12 +14,18 @@ from h2.exceptions import ProtocolError
 from hypercorn.config import Config
 from hypercorn.events import RawData
 from hypercorn.logging import Logger
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import (
+    BUFFER_HIGH_WATER,
+    BUFFER_LOW_WATER,
+    BufferCompleteError,
+    H2Protocol,
+    StreamBuffer,
+)
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 
 from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
@@ -98,6 +104,7 @@ class Server:
             if isinstance(stream, WSStream):
                 # What is compressed can be a thousand times as long, all of it at once.
                 stream.handshake.extensions = None
+            _bound_buffer(server.protocol.protocol, stream.stream_id)
             carrier = scope["state"][STREAM] = Stream(stream, server, wire)
             if carrier.sends_files:
                 scope["extensions"][FILES] = {}
@@ -141,6 +148,40 @@ async def _let_go(wire: Wire, server: TCPServer, connection: Connection) -> None
         for buffer in list(protocol.stream_buffers.values()):
             await buffer.close()
     connection.end()
+
+
+class _Buffer(StreamBuffer):
+    """What waits of a response until its client grants HTTP/2 room for it.
+
+    Hypercorn's own lets more in whenever it could send nothing: a client that grants no room would
+    have all of a response in our memory.
+    """
+
+    async def push(self, data: bytes) -> None:
+        """Take bytes in, and wait until there is room for more."""
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer.extend(data)
+        await self._is_empty.clear()
+        if len(self.buffer) >= BUFFER_HIGH_WATER:
+            await self._paused.clear()
+            await self._paused.wait()
+
+    async def pop(self, max_length: int) -> bytes:
+        """Take bytes out, and say when there is room."""
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+def _bound_buffer(protocol: object, stream_id: int) -> None:
+    """Have the response of a stream wait in a buffer of ours; nothing is in its own yet."""
+    if isinstance(protocol, H2Protocol) and stream_id in protocol.stream_buffers:
+        protocol.stream_buffers[stream_id] = _Buffer(EventWrapper)
 
 
 class _Span:

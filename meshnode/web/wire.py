@@ -14,7 +14,7 @@ from meshnode.logs import SubjectLogger
 from meshnode.net.sendfile import BareSocket, read_part
 from meshnode.net.sockets import bare
 from meshnode.web.frames import FrameWatch, TooManyFrames
-from meshnode.web.guard import SAFE_HEADERS
+from meshnode.web.guard import SAFE_HEADERS, SEND_TIMEOUT
 from meshnode.web.identity import Connection
 from meshnode.web.problems import MALFORMED, MEDIA_TYPE, TOO_LARGE, Kind, Problem, encode
 
@@ -33,9 +33,6 @@ HTTP2_BEGINS: Final = b"PRI * HTTP/2.0"
 HEADER_TIMEOUT: Final = 20.0
 """Seconds from the first byte of a request until its headers are there: a client sends them at
 once."""
-
-SEND_TIMEOUT: Final = 600.0
-"""Seconds in which a client must take the next piece; people stop output with a pager."""
 
 LINGER_TIMEOUT: Final = 2.0
 """Seconds for which a connection that closes reads and drops what still comes. A socket that is

@@ -28,7 +28,7 @@ from meshnode.control.places import Place
 from meshnode.logs import subject_logger
 from meshnode.shares import Holder
 from meshnode.web.frames import BURST
-from meshnode.web.guard import App, Guard
+from meshnode.web.guard import SEND_TIMEOUT, App, Guard
 from meshnode.web.identity import IDLE_TIMEOUT, Connection, Identifier
 from meshnode.web.origins import Origins
 from meshnode.web.server import Server
@@ -577,3 +577,51 @@ async def test_a_request_that_is_there_may_take_as_long_as_it_takes(
             while not answer.endswith(b"0\r\n\r\n"):
                 answer += await stream.receive_some(65536)
             assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_stream_whose_client_grants_nothing_is_reset_after_a_time(
+    autojump_clock: MockClock,
+) -> None:
+    taken = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def counted(message: Any) -> None:
+            nonlocal taken
+            await send(message)
+            taken += 1
+
+        await endless(scope, receive, counted)
+
+    async with connected(guarded(app)) as (stream, ended):
+        client = Http2(stream)
+        await client.begin()
+        number = await client.ask("/")
+        await client.wait(lambda e: isinstance(e, h2.events.StreamReset) and e.stream_id == number)
+        assert taken < 5
+        assert trio.current_time() < SEND_TIMEOUT + 5
+        await ended.wait()
+        assert trio.current_time() < SEND_TIMEOUT + IDLE_TIMEOUT + 10
+
+
+async def test_all_of_a_long_response_comes_to_a_client_of_http_2_that_grants_room() -> None:
+    piece = bytes(range(256)) * 256
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(40):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with connected(guarded(app)) as (stream, _):
+        client = Http2(stream)
+        await client.begin()
+        number = await client.ask("/")
+        body, has_ended = b"", False
+        while not has_ended:
+            for event in client.engine.receive_data(await stream.receive_some(65536)):
+                if isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                    client.engine.acknowledge_received_data(event.flow_controlled_length, number)
+                has_ended = has_ended or isinstance(event, h2.events.StreamEnded)
+            await client.flush()
+        assert body == piece * 40
