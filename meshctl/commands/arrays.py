@@ -39,6 +39,7 @@ MOST_STDIN = 256 * 1024
 in_flight_option = click.option(
     "--max-in-flight",
     type=WholeNumber(1, 10_000),
+    metavar="NUMBER",
     default=None,
     help="How many members may be unfinished at a time; 100 if nothing is said.",
 )

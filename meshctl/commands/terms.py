@@ -27,6 +27,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 LEAST_PRIORITY, HIGHEST_PRIORITY = -1000, 1000
 
 
+def sent_time(time: timedelta) -> str:
+    """Return a time as nodes read it: seconds, without an exponent, which none of them knows."""
+    return f"{time.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+
+
 def terms_options(command: Command) -> Callable[..., None]:
     """Add the options; what they say goes into ``job`` and ``labels``."""
 
@@ -45,7 +50,7 @@ def terms_options(command: Command) -> Callable[..., None]:
         own = (*unit_label_texts, *(() if chooses else label_texts))
         terms = replace(
             job,
-            timeout="" if timeout is None else f"{timeout.total_seconds():g}s",
+            timeout="" if timeout is None else sent_time(timeout),
             priority=priority,
             where=tuple(label_texts) if chooses else (),
         )

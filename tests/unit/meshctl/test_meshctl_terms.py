@@ -1,9 +1,16 @@
 """Where and for how long a unit may run, as meshctl asks for it."""
 
+import re
+from datetime import timedelta
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshctl import ControlClient, JobSettings
 from meshctl.api.errors import BadSettings
+from meshctl.commands.options import Age
+from meshctl.commands.terms import sent_time
 from meshctl.render.output import ExitCode
 
 
@@ -32,6 +39,18 @@ def test_what_is_asked_for_is_sent_in_keys_of_its_own(meshctl, node, words, sent
     assert meshctl("work", "submit", "echo", "-n", *words).exit_code == 0
     submission = node.submissions[0]
     assert {key: submission[key] for key in sent} == sent
+
+
+@given(st.timedeltas(timedelta(), timedelta(days=36_500)))
+def test_any_time_that_a_job_may_run_is_sent_to_the_microsecond(time):
+    text = sent_time(time)
+    assert re.fullmatch(r"[0-9]+(\.[0-9]+)?s", text)
+    assert Age().convert(text, None, None) == time
+
+
+def test_weeks_that_a_job_may_run_are_asked_for_as_seconds(meshctl, node):
+    assert meshctl("work", "submit", "echo", "-n", "--timeout", "2w").exit_code == 0
+    assert node.submissions[0]["jobtimeout"] == "1209600s"
 
 
 def test_an_ordinary_submission_has_none_of_these_keys(meshctl, node):
