@@ -1,8 +1,8 @@
 """``meshctl work fetch``: the files that a unit brings back, into a directory or as a tar."""
 
 import os
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,7 +75,7 @@ def fetch(
     if is_batch(unit_id):
         if is_tar or propagate:
             raise Failure(f"{unit_id} is a batch: give a directory, and no --propagate.")
-        with invocation.client() as client:
+        with invocation.client() as client, _told_breaks(invocation, unit_id, directory):
             _BatchFiles(invocation, client, directory, force=force).fetch(
                 unit_id, waits=waits, as_json=as_json
             )
@@ -150,6 +150,22 @@ def _put(
         )
 
 
+@contextmanager
+def _told_breaks(invocation: Invocation, batch_id: str, directory: str) -> Iterator[None]:
+    """Say of what ends the fetching of a batch which batch that is, and how to go on."""
+    # What is here already is brought once more.
+    again = invocation.shell_command("work", "fetch", batch_id, "-o", directory, "--force")
+    text = f"the files of batch {batch_id} are not all here"
+    try:
+        yield
+    except AWAY as error:
+        told = f"{text}: {sentence(str(error))} Fetch them again: {again}"
+        raise Failure(told, ExitCode.UNREACHABLE) from error
+    except KeyboardInterrupt as error:
+        told = f"interrupted: {text}. Fetch them again: {again}"
+        raise Failure(told, ExitCode.INTERRUPTED) from error
+
+
 class _BatchFiles:
     """Brings the files of the members of a batch here."""
 
@@ -187,7 +203,8 @@ class _BatchFiles:
             return []
         place = os.path.join(self._directory, str(index))
         try:
-            status = self._client.work_status(str(unit_id))
+            # It has ended; a node that is away just now is waited for.
+            status = self._client.wait(str(unit_id), on_away=tell_away)
             names = _put(self._client, str(unit_id), status, place, force=self._force)
         except (NotFetched, CommandRefused) as error:
             print_error(f"member {index}: {error}")

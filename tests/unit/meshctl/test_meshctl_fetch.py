@@ -25,6 +25,7 @@ RESULTS = '{"command": "work", "subcommand": "results"'
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 BIG = os.urandom(300_000)
+BATCH = "b-12345678"
 FILES = {"a": b"1", "out/big": BIG, "out/sub/c": b"3"}
 
 
@@ -383,6 +384,78 @@ def test_settings_have_the_key_only_with_patterns():
 def test_a_client_that_fetches_nothing_loads_no_tar():
     code = "import sys, meshctl.api.client; sys.exit('tarfile' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+@pytest.fixture
+def batch(node):
+    """A batch of which two members have files, and one was refused."""
+    for unit_id in ("one", "two"):
+        node.add_unit(unit_id).more["FilesSize"] = tar_of({"name": unit_id.encode()})
+    told = [{"Index": 1, "UnitID": "one"}, {"Index": 2}, {"Index": 30, "UnitID": "two"}]
+    end = {"Batch": BATCH, "StateName": "Succeeded", "Members": 3, "Succeeded": 3}
+
+    def answer(session, line):
+        for one in (*(told if '"members"' in line else ()), end):
+            session.send(one)
+        return False
+
+    node.handlers['{"command": "work", "subcommand": "batch"'] = answer
+    return end
+
+
+def test_the_files_of_a_batch_lie_in_directories_of_its_members(meshctl, batch, tmp_path):
+    result = meshctl("work", "fetch", BATCH, "-o", str(tmp_path / "x"))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"2 files of 3 members in {tmp_path / 'x'}\n"
+    assert found_in(tmp_path / "x") == {"1/name": b"one", "30/name": b"two"}
+
+
+def test_a_file_in_the_way_of_one_member_is_not_in_that_of_the_others(meshctl, batch, tmp_path):
+    place = tmp_path / "x"
+    (place / "1").mkdir(parents=True)
+    (place / "1" / "name").write_bytes(b"mine")
+    result = meshctl("work", "fetch", BATCH, "-o", str(place))
+    assert result.exit_code == ExitCode.FAILURE
+    assert result.stderr.startswith(f"ERROR: member 1: {place}/1/name is there")
+    assert found_in(place) == {"1/name": b"mine", "30/name": b"two"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+        (SessionLost("the session broke"), ExitCode.UNREACHABLE),
+    ],
+)
+def test_what_ends_the_fetching_of_a_batch_is_told_with_its_name(
+    meshctl, batch, tmp_path, monkeypatch, fault, code
+):
+    def end(self, unit_id, *_, **__):
+        raise fault
+
+    monkeypatch.setattr(ControlClient, "results", end)
+    monkeypatch.setattr(fetching, "NODE_RETURNS", 0)
+    result = meshctl("work", "fetch", BATCH, "-o", str(tmp_path / "x"))
+    assert result.exit_code == code
+    last = result.stderr.splitlines()[-1]
+    assert f"the files of batch {BATCH} are not all here" in last
+    assert f"work fetch {BATCH} -o {tmp_path / 'x'} --force" in last
+
+
+def test_a_node_that_is_away_between_two_members_is_waited_for(
+    meshctl, batch, tmp_path, monkeypatch, node
+):
+    genuine, breaks = ControlClient.work_status, [SessionLost("the node was restarted")]
+
+    def status(self, unit_id):
+        if unit_id == "two" and breaks:
+            raise breaks.pop()
+        return genuine(self, unit_id)
+
+    monkeypatch.setattr(ControlClient, "work_status", status)
+    result = meshctl("work", "fetch", BATCH, "-o", str(tmp_path / "x"))
+    assert result.exit_code == 0, result.stderr
+    assert found_in(tmp_path / "x") == {"1/name": b"one", "30/name": b"two"}
 
 
 def test_the_files_of_a_batch_are_no_tar(meshctl):
