@@ -35,13 +35,19 @@ at a time: readers of results may be slow, and none is given up for that."""
 READS_IN_ALL = 32 * 1024 * 1024
 """Bytes of files that wait in all."""
 
+BODIES_OF_ONE = 64 * 1024 * 1024
+"""Bytes of requests over HTTP that are kept whole for one holder: four of the largest."""
+
+BODIES_IN_ALL = 128 * 1024 * 1024
+"""Bytes of such requests of all holders."""
+
 STALLED_AFTER = 10.0
 """Seconds in which a client must take some of its reply when others wait for that room. A client
 that reads takes milliseconds."""
 
 
 class HeldLine:
-    """The bytes of one session that are no complete line yet."""
+    """The bytes that one session keeps: of no complete line yet, or of the body of a request."""
 
     __slots__ = ("_budget", "_counted", "_holder")
 
@@ -127,5 +133,6 @@ class SessionBudgets:
     lines: Budget = field(default_factory=lambda: Budget(LINES_OF_ONE, LINES_IN_ALL))
     replies: Replies = field(default_factory=Replies)
     reads: Budget = field(default_factory=lambda: Budget(READS_OF_ONE, READS_IN_ALL))
+    bodies: Budget = field(default_factory=lambda: Budget(BODIES_OF_ONE, BODIES_IN_ALL))
     lock: FairLock = field(default_factory=FairLock)
     """For commands that take more than a millisecond of the node's time."""

@@ -5,7 +5,8 @@ A route makes the JSON object of a control command. :meth:`Commands.ask` returns
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,7 +15,7 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from meshnode.control.budgets import SessionBudgets
+from meshnode.control.budgets import HeldLine, SessionBudgets
 from meshnode.control.registry import CommandRegistry, JsonObject
 from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.logs import subject_logger
@@ -55,6 +56,15 @@ class Commands:
         self._node_id = node_id
         self._registry = registry
         self._budgets = budgets
+
+    @contextmanager
+    def keeping(self, caller: Caller) -> Iterator[HeldLine]:
+        """Count bytes that are kept for a caller, for as long as this lasts."""
+        held = HeldLine(self._budgets.bodies, caller.holder)
+        try:
+            yield held
+        finally:
+            held.count(0)
 
     async def ask(self, request: Request, command: JsonObject) -> JsonObject:
         """Run a command for who sends a request, and return the object that it replies with.

@@ -10,13 +10,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
-from meshnode.web.api.jobs import LOCAL_NODE, MAX_JOB, read_fields, read_object
+from meshnode.web.api.bodies import kept, read_object, whole_body
+from meshnode.web.api.jobs import LOCAL_NODE, read_fields
 from meshnode.web.api.queries import check_names, seconds, whole_number
 from meshnode.web.api.submit import Pieces, PulledBody
 from meshnode.web.api.units import DEFAULT_WAIT
 from meshnode.web.commands import Streaming
 from meshnode.web.identity import caller_of
-from meshnode.web.problems import MALFORMED, REFUSED, TOO_LARGE, UNKNOWN, WRONG_TYPE, Problem
+from meshnode.web.problems import MALFORMED, REFUSED, UNKNOWN, WRONG_TYPE, Problem
 from meshnode.web.routing import WebNode, json_response, page_of
 from meshnode.web.session import Body
 from meshnode.work.batches.access import UnknownBatch
@@ -43,8 +44,11 @@ def routes(node: WebNode) -> list[BaseRoute]:
     async def submit(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise Problem(WRONG_TYPE, "a batch is application/json")
-        command, lines = read_batch(await _whole(request))
-        reply = await _submitted(node, request, command, lines)
+        with kept(node, request) as count:
+            data = await whole_body(Body(request.receive).receive_some, count, "the batch")
+            # Its lines take longer to read than others should wait.
+            command, lines = await trio.to_thread.run_sync(read_batch, data)
+            reply = await _submitted(node, request, command, lines)
         where = f"/api/v1/batches/{reply['batch']}"
         told = await _status(node, request, str(reply["batch"]))
         return json_response(told, HTTPStatus.CREATED, location=where)
@@ -160,15 +164,6 @@ def _command(action: str) -> JsonObject:
 
 def _on_batch(request: Request, action: str) -> JsonObject:
     return {**_command(action), "batch": request.path_params["id"]}
-
-
-async def _whole(request: Request) -> bytes:
-    body, data = Body(request.receive), bytearray()
-    while piece := await body.receive_some(MAX_JOB):
-        data += piece
-        if len(data) > MAX_JOB:
-            raise Problem(TOO_LARGE, f"the batch has more than {MAX_JOB} bytes; submit several")
-    return bytes(data)
 
 
 async def _submitted(

@@ -21,15 +21,13 @@ from meshnode.protocol.control import (
     PRIORITY_KEY,
     TIMEOUT_KEY,
 )
+from meshnode.web.api.bodies import read_object
 from meshnode.web.problems import MALFORMED, REFUSED, Problem
 from meshnode.work.units.after import AFTER_KEY
 from meshnode.work.units.submission import NOT_PARAMS
 
 LOCAL_NODE: Final = "localhost"
 """What a submission names for the node itself."""
-
-MAX_JOB: Final = 16 * 1024 * 1024
-"""Bytes of a job in JSON, a payload in it included; a larger payload is a part of its own."""
 
 
 def read_job(data: bytes) -> tuple[JsonObject, bytes | None]:
@@ -42,17 +40,6 @@ def read_job(data: bytes) -> tuple[JsonObject, bytes | None]:
     if "worktype" not in fields:
         raise Problem(MALFORMED, "a job needs a type")
     return {"command": "work", "subcommand": "submit", "node": LOCAL_NODE, **fields}, payload
-
-
-def read_object(data: bytes, what: str) -> dict[str, Any]:
-    """Return an object that stands in JSON. Raises Problem."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Problem(MALFORMED, f"{what} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise Problem(MALFORMED, f'{what} must be an object, as {{"type": "echo"}}')
-    return found
 
 
 def read_fields(job: Mapping[str, Any]) -> tuple[JsonObject, bytes | None]:

@@ -79,14 +79,9 @@ class Parts:
             return event or await self.content()
         raise AssertionError("nothing is between the end of a part and the head of the next")
 
-    async def whole(self, most: int, what: str) -> bytes:
-        """Return all of this part, of at most so many bytes."""
-        data = bytearray()
-        while piece := await self.content():
-            data += piece
-            if len(data) > most:
-                raise Problem(TOO_LARGE, f"{what} has more than {most} bytes")
-        return bytes(data)
+    async def some(self, max_bytes: int) -> bytes:
+        """Return the next bytes of this part, at most a piece of the body; none at its end."""
+        return await self.content()
 
     async def _next_event(self) -> "Part | bytes | _Over | None":
         while not self._events:

@@ -19,15 +19,15 @@ from starlette.routing import BaseRoute, Route
 from meshnode.control.registry import JsonObject
 from meshnode.errors import CommandError
 from meshnode.protocol.control import DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
+from meshnode.web.api.bodies import MAX_BODY, Count, kept, whole_body
 from meshnode.web.api.jobfiles import Tar
-from meshnode.web.api.jobs import MAX_JOB, read_job
+from meshnode.web.api.jobs import read_job
 from meshnode.web.api.multipart import Parts
 from meshnode.web.identity import Caller, caller_of
 from meshnode.web.problems import (
     CONFLICT,
     MALFORMED,
     REFUSED,
-    TOO_LARGE,
     WRONG_TYPE,
     Problem,
 )
@@ -48,37 +48,31 @@ Receive = Callable[[int], Awaitable[bytes]]
 def routes(node: WebNode) -> list[BaseRoute]:
     """Return the routes of this module."""
 
-    async def submit(request: Request) -> Response:
+    async def submitted(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        body = Body(request.receive)
-        if kind == "application/json":
-            return await _submit_json(node, request, body)
-        if kind == "multipart/form-data":
-            return await _submit_parts(node, request, body)
+        submit = {"application/json": _submit_json, "multipart/form-data": _submit_parts}.get(kind)
+        if submit is not None:
+            with kept(node, request) as count:
+                return await submit(node, request, Body(request.receive), count)
         raise Problem(WRONG_TYPE, "a job is application/json, or multipart/form-data with files")
 
-    return [Route("/api/v1/units", submit, methods=["POST"])]
+    return [Route("/api/v1/units", submitted, methods=["POST"])]
 
 
-async def _submit_json(node: WebNode, request: Request, body: Body) -> Response:
-    data = bytearray()
-    while piece := await body.receive_some(MAX_JOB):
-        data += piece
-        if len(data) > MAX_JOB:
-            raise Problem(TOO_LARGE, f"the job has more than {MAX_JOB} bytes; send it in parts")
-    command, payload = read_job(bytes(data))
+async def _submit_json(node: WebNode, request: Request, body: Body, count: Count) -> Response:
+    command, payload = read_job(await whole_body(body.receive_some, count, "the job"))
     payload = payload or b""
     command["stdinsize"] = str(len(payload))
     command["stdinsha256"] = hashlib.sha256(payload).hexdigest()
     return await _submit(node, request, command, Pieces(payload).receive)
 
 
-async def _submit_parts(node: WebNode, request: Request, body: Body) -> Response:
+async def _submit_parts(node: WebNode, request: Request, body: Body, count: Count) -> Response:
     parts = Parts(request.headers["content-type"], body.receive_some)
     first = await parts.next_part()
     if first is None or first.name != "job":
         raise Problem(MALFORMED, "the first part must be called job, and be the job in JSON")
-    command, payload = read_job(await parts.whole(MAX_JOB, "the job"))
+    command, payload = read_job(await whole_body(parts.some, count, "the job"))
     await _check_may(node, request)
     async with Tar(node.spool) as tar:
         part = await parts.next_part()
@@ -180,7 +174,7 @@ class Pieces:
 
     async def next_piece(self) -> bytes:
         """Return what there is of them, none at their end."""
-        return await self.receive(MAX_JOB)
+        return await self.receive(MAX_BODY)
 
 
 class _Joined:
