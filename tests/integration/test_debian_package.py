@@ -64,6 +64,9 @@ def test_the_package_names_what_it_needs_and_nothing_of_where_it_was_made(packag
     assert "python3 (<< 3." in field("Depends")
     listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, check=True).stdout
     assert b" ./opt/meshnode/bin/meshnode\n" in listed
+    # What only some have a use for comes along: there is no pip to add it.
+    assert b"/site-packages/hypercorn/__init__.py\n" in listed
+    assert b"/site-packages/textual/__init__.py\n" in listed
     assert str(package.parent).encode() not in listed
     for name in ("meshctl", "meshnode"):
         for place in (
