@@ -43,11 +43,12 @@ def _seconds(member: Mapping[str, Any]) -> str:
 
 
 def summary(status: Mapping[str, Any]) -> str:
-    """Return how many members have ended in which way."""
+    """Return how many members have ended in which way, and why the batch stands so."""
     kinds = ("Succeeded", "Failed", "Canceled", "Refused", "InFlight", "Waiting")
     words = {"InFlight": "in flight"}
     told = [f"{status[one]} {words.get(one, one.lower())}" for one in kinds if status.get(one)]
-    return ", ".join(told) or "no members"
+    counts, detail = ", ".join(told) or "no members", status.get("Detail")
+    return f"{counts}; {detail}" if detail else counts
 
 
 def batch_lines(batches: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -216,7 +216,7 @@ class Chains:
                 return f"{refusal}: not started"
         remote = unit.status.remote
         if rest and self._is_late(unit) and remote is not None and remote.expiration is not None:
-            return expired_words(remote.expiration)
+            return f"{expired_words(remote.expiration)}; {self.words(unit)}"
         return ""
 
     async def run(self) -> None:

@@ -297,3 +297,5 @@ def test_the_progress_on_a_terminal_is_one_line_that_is_cleared_at_the_end():
 
 def test_a_summary_names_what_there_is():
     assert summary({"Succeeded": 1, "Failed": 2, "Waiting": 0}) == "1 succeeded, 2 failed"
+    canceled = {"Canceled": 2, "Detail": "unit Ab12Cd34 failed"}
+    assert summary(canceled) == "2 canceled; unit Ab12Cd34 failed"

@@ -263,7 +263,8 @@ async def test_the_time_to_start_goes_on_while_a_unit_waits_for_others(
             await trio.sleep(31)
             status = foo.status(unit)
             assert status.state is UnitState.FAILED
-            assert status.detail == "Work unit expired on Mon Nov 2 03:01:00"
+            waited = f"waiting for unit {first} to succeed (Running)"
+            assert status.detail == f"Work unit expired on Mon Nov 2 03:01:00; {waited}"
             await end(foo, first, UnitState.SUCCEEDED)
             assert bar.launcher.started == []
         else:
