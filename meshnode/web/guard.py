@@ -24,7 +24,7 @@ from meshnode.web.identity import (
     ResponseStream,
 )
 from meshnode.web.origins import Origins
-from meshnode.web.problems import WRONG_METHOD, Problem, fault, to_response
+from meshnode.web.problems import MALFORMED, WRONG_METHOD, Problem, fault, to_response
 from meshnode.web.session import Message, Receive, Send
 
 App = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -127,6 +127,10 @@ class Guard:
             raise Problem(
                 WRONG_METHOD, "no address takes this method", {"allow": "GET, POST, DELETE"}
             )
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Of a proxy and us one might take for the next request what is a body for the other.
+            text = "a body has a length or comes in chunks, not both"
+            raise Problem(MALFORMED, text, {"connection": "close"})
         told = self._origins.preflight(scope.get("method", "GET"), headers)
         if told is not None:
             await exchange.answer(told)

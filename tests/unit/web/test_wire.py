@@ -100,6 +100,21 @@ async def test_what_is_no_request_or_too_long_is_answered_and_ends_the_connectio
         await ended.wait()
 
 
+async def test_a_body_with_two_ends_is_refused_and_nothing_behind_it_is_taken_for_a_request(
+    make_client: MakeClient, autojump_clock: MockClock
+) -> None:
+    sent = (
+        b"POST /api/v1/units HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    async with connected(make_client().app) as (stream, ended):
+        await stream.send_all(sent + GET)
+        answer = await read_to_end(stream)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        await ended.wait()
+
+
 async def test_headers_that_do_not_come_cost_a_connection_a_short_time(
     make_client: MakeClient, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
