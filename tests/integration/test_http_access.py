@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, Cluster, Directive, Node, free_port
 from test_tls_nodes import Authority, server
+from webclient import WebClient
 
 CI, OTHER = "c1" * 16, "07" * 16
 
@@ -122,6 +123,20 @@ def test_clients_without_a_certificate_show_a_token_or_nothing_is_told(
     node.wait_unit(made["ID"], "Succeeded")
     shown = node.unit_status(made["ID"])["SubmittedBy"]
     assert (shown["Kind"], shown["Name"]) == ("token", "ci")
+
+
+def test_who_may_have_results_and_no_status_has_them_as_they_come(cluster: Cluster) -> None:
+    port = free_port()
+    verbs = "verbs: [submit, results]"
+    tokens = write_tokens(cluster.directory, f"- {{name: ci, token: {CI}, {verbs}}}\n")
+    start(cluster, {"port": port, "tokens": str(tokens)})
+    client = WebClient(port, {"Authorization": f"Bearer {CI}"})
+    unit = client.submit({"type": "cat", "payload": "hello"})
+    assert client.ask(f"/units/{unit}/results").body == b"hello"
+    assert client.ask(f"/units/{unit}/results?from=4").body == b"o"
+    for path in ("", "/results?follow=false", "/log"):
+        refused = client.ask(f"/units/{unit}{path}")
+        assert (refused.status, "status" in refused.detail) == (403, True), refused
 
 
 def test_tokens_are_renewed_and_taken_away_without_a_restart(cluster: Cluster) -> None:

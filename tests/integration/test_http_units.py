@@ -1,6 +1,7 @@
 """Units over HTTP on a real node: submissions in each form, output by bytes and lines, ends."""
 
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -273,6 +274,19 @@ def test_a_log_tells_lines_as_they_come(web: tuple[Node, WebClient]) -> None:
     assert next(events).data["text"] == "begun"
     let_go(web)
     assert [event.name for event in events] == ["line", "end"]
+
+
+def test_a_log_of_a_unit_that_is_released_does_not_look_whole(web: tuple[Node, WebClient]) -> None:
+    client = web[1]
+    unit = client.submit({"type": "held"})
+    events = client.events(f"/units/{unit}/log")
+    with client.send(f"/units/{unit}/log") as lines:
+        assert json.loads(lines.readline())["text"] == "begun"
+        assert next(events).data["text"] == "begun"
+        assert client.ask(f"/units/{unit}", "DELETE").status == 200
+        with pytest.raises(http.client.IncompleteRead):
+            lines.read()
+    assert [event.name for event in events] == ["error"]
 
 
 # --- ends ----------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
+from meshnode.errors import UnknownUnit
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.web.api.queries import check_names, flag, moment, seconds, whole_number
 from meshnode.web.identity import caller_of
-from meshnode.web.problems import MALFORMED, Problem
+from meshnode.web.problems import FORBIDDEN, MALFORMED, UNKNOWN, Problem
 from meshnode.web.routing import WebNode, json_response, page_of
 from meshnode.web.session import Body
 
@@ -111,6 +112,21 @@ def routes(node: WebNode) -> list[BaseRoute]:
 def on_unit(request: Request, subcommand: str) -> JsonObject:
     """Return the command that does something to the unit of a request's path."""
     return {"command": "work", "subcommand": subcommand, "unitid": request.path_params["id"]}
+
+
+async def refuse_unless(node: WebNode, request: Request, verb: str) -> None:
+    """Refuse who may not do something with the unit of a request's path, in the command's words.
+
+    Raises:
+        Problem: it may not, or there is no such unit for it.
+    """
+    unit = request.path_params["id"]
+    command = {"command": "auth", "subcommand": "can", "verb": verb, "unitid": unit}
+    answer = await node.commands.ask(request, command)
+    if not answer["Here"]:
+        reason = str(answer["Reason"])
+        is_unknown = reason == str(UnknownUnit(unit))
+        raise Problem(UNKNOWN if is_unknown else FORBIDDEN, reason)
 
 
 def with_id(request: Request, status: JsonObject) -> JsonObject:

@@ -64,6 +64,8 @@ def requests(unit_id: str) -> list[Asked]:
         Asked("/units", {"verb": "list"}),
         of_unit("status"),
         of_unit("status", "/wait?timeout=0"),
+        of_unit("results", "/results?follow=false"),
+        of_unit("results", "/log?follow=false"),
         of_unit("status", unit="XXXXXXXX"),
         of_unit("cancel", "/cancel", "POST", unit="XXXXXXXX"),
         Asked("/ping/bar", {"verb": "ping", "node": "bar"}),
