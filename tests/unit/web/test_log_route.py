@@ -40,11 +40,18 @@ def client_of(sent: bytes, error: MeshnodeError, files: Mapping[str, int]) -> Cl
 
         return results if fields["subcommand"] == "results" else status
 
+    def parse_auth(fields: JsonObject) -> Handler:
+        async def can(session: ControlSession) -> JsonObject:
+            return {"Allowed": True, "Here": True}  # what changes meanwhile is seen by results
+
+        return can
+
     def parse_text(text: str) -> Handler:
         raise AssertionError("the API writes JSON")
 
     registry = CommandRegistry()
     registry.register(Command("work", parse_text, parse))
+    registry.register(Command("auth", parse_text, parse_auth))
     commands = Commands("foo", registry, SessionBudgets())
     node = WebNode("foo", "1", commands, nothing_short, Path("/nonexistent"))
     return Client(make_app(HttpService(port=1), node))
