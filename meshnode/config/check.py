@@ -32,7 +32,7 @@ PLAIN_CONTROL = (
 """The warning of a control service that no TLS protects."""
 
 
-WEB_PACKAGES = ("hypercorn", "starlette", "prometheus_client")
+WEB_PACKAGES = ("hypercorn", "starlette", "prometheus_client", "python_multipart")
 """What an HTTP service imports that nodes without one need not have."""
 
 
@@ -69,6 +69,8 @@ def check_packages(config: NodeConfig) -> None:
 
 
 def _check_packages(config: NodeConfig, faults: FaultLog) -> None:
+    if not config.http_services:
+        return  # to look for packages takes a while
     missing = [name for name in WEB_PACKAGES if importlib.util.find_spec(name) is None]
     for directive in config.http_services if missing else ():
         text = f"needs the Python packages {', '.join(missing)}: pip install 'meshnode[web]'"

@@ -1,9 +1,12 @@
 """The directive of the HTTP service: what nobody could use, what is open, what is missing."""
 
+import ast
+import sys
 from pathlib import Path
 
 import pytest
 
+from meshnode import web
 from meshnode.config import ConfigFaults, check, check_environment, load_arguments
 from meshnode.config.check import exposures, open_https
 from meshnode.config.directives import NodeConfig
@@ -99,3 +102,17 @@ def test_packages_that_are_missing_are_named_with_the_remedy(
         assert "no_such_package: pip install 'meshnode[web]'" in told
         assert "starlette" not in told
     check.check_packages(load())
+
+
+def test_a_check_looks_for_all_packages_that_the_service_imports() -> None:
+    """Those that come with another one are looked for with it."""
+    come_along = {"h11", "h2", "trio"}  # hypercorn needs them, and meshnode itself trio
+    imported: set[str] = set()
+    for path in Path(web.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names.append(node.module)
+            imported |= {name.partition(".")[0] for name in names}
+    ours = sys.stdlib_module_names | come_along | {"meshnode", "meshctl"}
+    assert imported - ours == set(check.WEB_PACKAGES)
