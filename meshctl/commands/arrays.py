@@ -12,7 +12,7 @@ import click
 from meshctl.api import batch as api
 from meshctl.api.errors import CommandRefused, ControlError
 from meshctl.api.submission import AFTER_KEY
-from meshctl.commands.batch import CODES, joblog_option, wait_for_batch
+from meshctl.commands.batch import CODES, check_log, joblog_option, wait_for_batch
 from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.files import file_options
@@ -91,6 +91,7 @@ class BatchOptions:
             raise Failure("Cannot combine --array with --from-lines.")
         if follow or rm or propagate:
             raise Failure("--follow, --rm and --propagate are for one unit; use --wait.")
+        check_log(self.joblog)
 
 
 def batch_options(command: Command) -> Callable[..., None]:
@@ -268,6 +269,7 @@ def submit_batch(
     """
     if detach and joblog is not None:
         raise Failure("Cannot combine --detach with --joblog.")
+    check_log(joblog)
     with invocation.client() as client, _open(file) as lines:
         members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
         first = named_in_full(invocation, client, after)

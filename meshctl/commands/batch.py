@@ -215,17 +215,26 @@ def _goes_on(invocation: Invocation, batch_id: str) -> Iterator[None]:
         raise Failure(text, code_of(error)) from error
 
 
+def check_log(path: str | None) -> None:
+    """Return if a log can be written, before anything is submitted. Raises Failure."""
+    if path is not None:
+        _open_log(path, "a").close()
+
+
+def _open_log(path: str, mode: str) -> IO[str]:
+    try:
+        return open(path, mode, encoding="utf-8", buffering=1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Failure(f"--joblog {path}: {reason}") from error
+
+
 @contextmanager
 def _log(path: str | None) -> Iterator[IO[str] | None]:
     if path is None:
         yield None
         return
-    try:
-        file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise Failure(f"--joblog {path}: {reason}") from error
-    with file:
+    with _open_log(path, "w") as file:
         _write(file, header())
         yield file
 

@@ -20,6 +20,7 @@ from meshnode.protocol.control import (
     DEPS_SHA256_KEY,
     DEPS_SIZE_KEY,
     ENV_KEY,
+    OUTPUT_KEY,
     RESUME_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
@@ -315,18 +316,21 @@ def check_text(key: str, value: str) -> None:
 
 
 def filled(fields: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
-    """Return fields with ``{index}`` and ``{line}`` replaced in what the command is given."""
+    """Return fields with ``{index}`` and ``{line}`` replaced in what is given and brought back."""
     return dict(_filled(fields, words))
 
 
 _KEPT: Final = frozenset({"node", "worktype", "tlsclient", "ttl", "signwork"})
+
+_JSON_KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, OUTPUT_KEY})
+"""Keys whose values are JSON, in whose strings the words stand."""
 
 
 def _filled(fields: Mapping[str, str], words: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for key, value in fields.items():
         if key in _KEPT or "{" not in value:
             yield key, value
-        elif key in {ARGUMENTS_KEY, ENV_KEY}:
+        elif key in _JSON_KEYS:
             yield key, _PLACE.sub(lambda match: json.dumps(words[match[1]])[1:-1], value)
         elif key == CWD_KEY or not key.startswith(("job", "submission", "placement")):
             yield key, _PLACE.sub(lambda match: words[match[1]], value)

@@ -239,6 +239,8 @@ def test_batches_are_listed_and_shown(meshctl, batches):
         ("submit", "cat", "-n", "--joblog", "x"),
         ("submit", "cat", "--from-lines", "/no/such"),
         ("submit-batch", "/no/such"),
+        ("submit", "cat", "--array", "1-2", "--joblog", "/no/such/log"),
+        ("submit-batch", "/dev/null", "--joblog", "/no/such/log"),
         ("batch", "list", BATCH),
         ("batch", "wait"),
         ("batch", "cancel", BATCH, "--retry-failed"),

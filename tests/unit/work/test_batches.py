@@ -12,10 +12,12 @@ from work_fakes import LONG
 
 from meshnode.errors import CommandError, WorkError
 from meshnode.permissions import Way
+from meshnode.protocol.control import OUTPUT_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import UnixClient
 from meshnode.work.batches.members import Members, MemberState, event
 from meshnode.work.batches.spec import MAX_IN_FLIGHT, Array, BatchSpec, parse_line
+from meshnode.work.files.globs import checked_glob
 from meshnode.work.units.access import Caller
 
 
@@ -147,6 +149,28 @@ def test_a_journal_gives_the_members_again_that_it_was_written_by(steps, noise):
     assert [live[n] for n in range(6)] == [replayed[n] for n in range(6)]
     assert live.counts == replayed.counts
     assert [live.attempt(n) for n in range(6)] == [replayed.attempt(n) for n in range(6)]
+
+
+@given(st.integers(0, 10**9 - 1), st.text(st.characters(codec="utf-8"), max_size=20))
+def test_each_member_brings_back_what_its_own_index_and_line_name(index, line):
+    data = {
+        "node": "foo",
+        "worktype": "x",
+        "lines": "true",
+        OUTPUT_KEY: '["o/{index}/*", "{line}"]',
+    }
+    spec = BatchSpec.parse(data, Caller(), "now")
+    try:
+        wanted = checked_glob(line)
+    except ValueError:
+        wanted = ""
+    given = json.dumps({"line": line}).encode()
+    if not wanted:
+        with pytest.raises(CommandError, match="joboutput"):
+            spec.member("b-12345678", index, given, "k")
+        return
+    submission, _ = spec.member("b-12345678", index, given, "k")
+    assert submission.job.files.output == (f"o/{index}/*", wanted)
 
 
 # --- running -------------------------------------------------------------------------------------
