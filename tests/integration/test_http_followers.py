@@ -144,8 +144,10 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 def body_of(response: bytes) -> bytes:
-    """Return the bytes of a response in chunks."""
-    _, _, rest = response.partition(b"\r\n\r\n")
+    """Return what a response brings: in chunks, unless the job had ended when it began."""
+    head, _, rest = response.partition(b"\r\n\r\n")
+    if b"content-length:" in head.lower():
+        return rest
     body = bytearray()
     while True:
         size, _, rest = rest.partition(b"\r\n")
