@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -267,11 +268,11 @@ class Gate:
     def __init__(self, place: Path) -> None:
         self.path = place / "gate"
         os.mkfifo(self.path)
+        # Open all the time: at the end of the last writer all who wait would go on.
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
         self.wait = f"read -r _ <{self.path}"
 
     def open(self, times: int = 1) -> None:
-        """Let so many commands go on, which must be waiting or come to it."""
-        for _ in range(times):
-            # Blocks until one waits; whoever reads takes one line only.
-            with self.path.open("w") as gate:
-                gate.write("go\n")
+        """Let so many commands go on, which wait or come to it: each takes one line."""
+        os.write(self._descriptor, b"go\n" * times)

@@ -21,9 +21,6 @@ _PLACES = frozenset({"", ".", ".."})
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-FILE_KEYS: Final = frozenset({DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY, OUTPUT_KEY})
-"""The keys of a submission that speak of files."""
-
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
