@@ -21,7 +21,7 @@ from meshnode.control.registry import (
     JsonObject,
     while_client_is_there,
 )
-from meshnode.errors import CommandError, NotAllowed
+from meshnode.errors import CommandError
 from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.times import format_time
@@ -126,7 +126,8 @@ class EventsCommand:
         audiences = sorted(self._audiences.items(), key=lambda one: one[0])
         found = [topic for topic, one in audiences if one.viewer(session) is not None]
         if not found:
-            raise NotAllowed("events")
+            for _, one in audiences:
+                one.require(session)  # the first refuses, and tells whoever keeps account
         return found
 
     async def _stream(self, listener: Listener, session: ControlSession) -> None:

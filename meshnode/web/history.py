@@ -23,7 +23,7 @@ from meshnode.control.registry import (
     Handler,
     JsonObject,
 )
-from meshnode.errors import CommandError, NotAllowed
+from meshnode.errors import CommandError
 from meshnode.mesh.mesh import LinkStatus
 from meshnode.permissions import Verb
 from meshnode.protocol.lifecycle import UnitState
@@ -251,7 +251,7 @@ class History:
         if self._registry.may(session, Verb.MESH):
             may_have.append(LINKS)
         if not may_have:
-            raise NotAllowed("history")
+            self._registry.require(session, Verb.MESH)  # refuses, and tells whoever keeps account
         return may_have
 
 

@@ -149,3 +149,14 @@ async def test_a_token_for_something_else_shows_nothing_of_the_mesh(
     asking = make_client(HttpService(port=1, tokens=tokens), client=NEAR)
     reply = await asking.ask(f"/api/v1/{part}", **bearer(OTHER))
     assert (reply.status, reply.is_problem) == (403, True)
+
+
+@pytest.mark.parametrize("path", ["history", "events", "events?topics=mesh", "mesh", "status"])
+async def test_each_refusal_of_what_is_to_be_seen_is_told_the_log_of_access(
+    path: str, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = (AccessRule(label="1", allows=True, who=((),), verbs=frozenset({Verb.PING})),)
+    reply = await make_client(rules=rules).ask(f"/api/v1/{path}")
+    assert reply.status == 403
+    told = [one for one in caplog.records if one.getMessage().startswith("access: refused")]
+    assert len(told) == 1, caplog.text
