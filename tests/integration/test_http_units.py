@@ -168,6 +168,29 @@ def test_half_a_body_starts_nothing(client: WebClient, cut: str) -> None:
     assert states() in ([], ["Failed"])
 
 
+def test_the_key_of_a_body_that_broke_off_is_free_when_its_unit_is_deleted(
+    client: WebClient,
+) -> None:
+    parts = (
+        ("job", "", b'{"type": "cat", "labels": {"cut": ""}}'),
+        ("payload", "", b"x" * 100_000),
+    )
+    head = (
+        "POST /api/v1/units HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: cut\r\n"
+        "Content-Length: 100400\r\nContent-Type: multipart/form-data; boundary=next-part\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", client.port)) as sock:
+        sock.sendall(head.encode() + parted(*parts)[:50_000])
+        wait_until(lambda: client.ask("/units?label=cut").json["items"], what="a unit that waits")
+    unit = client.ask("/units?label=cut").json["items"][0]["ID"]
+    assert client.ask(f"/units/{unit}/wait").json["StateName"] == "Failed"
+    again = client.in_parts(*parts, idempotency_key="cut")
+    assert (again.status, again.json["ID"]) == (200, unit)
+    assert "Error reading input data" in again.json["Detail"]
+    assert client.ask(f"/units/{unit}", "DELETE").status == 200
+    assert client.in_parts(*parts, idempotency_key="cut").status == 201
+
+
 def test_other_bodies_are_refused(client: WebClient) -> None:
     assert client.ask("/units", "POST", b"a=b", content_type="text/plain").status == 415
     assert client.ask("/units", "POST", b"{", content_type="application/json").status == 400
