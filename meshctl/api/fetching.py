@@ -127,8 +127,11 @@ def fetch_ended(
                     on_received(received, size)
             return _put_all(tar, place, force=force) if size else ()
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise NotFetched(f"cannot write to {place}: {error.strerror}{where}") from error
+        reason = error.strerror
+        if isinstance(error, FileExistsError):
+            reason = "it is no directory"
+        where = f" ({error.filename})" if error.filename not in {None, os.fspath(place)} else ""
+        raise NotFetched(f"cannot write to {place}: {reason}{where}") from error
 
 
 def _put_all(tar: BinaryIO, place: Path, *, force: bool) -> tuple[str, ...]:

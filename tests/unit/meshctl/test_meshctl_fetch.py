@@ -263,6 +263,14 @@ def test_no_program_is_setuid_and_the_umask_counts(node, tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o750
 
 
+def test_a_place_that_is_a_file_is_left_alone_and_called_so(meshctl, unit, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = meshctl("work", "fetch", "one", "-o", str(tmp_path / "file"))
+    assert result.stderr == f"ERROR: cannot write to {tmp_path / 'file'}: it is no directory\n"
+    assert result.exit_code == ExitCode.FAILURE
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_who_is_killed_before_all_is_here_leaves_nothing_behind(unit, node, tmp_path):
     seen = []
 
