@@ -212,23 +212,22 @@ class _Reading:
                 shown, kept = list(kept), None
             if shown:
                 yield shown, self._position
-        async with aclosing(self._rest(channels)) as lines:
-            rest = [line async for line in lines]
-        if kept is not None:
-            kept.extend(rest)
-            rest = list(kept)
-        if rest:
-            yield rest, self._position
+        async with aclosing(self._rest(channels)) as pieces:
+            async for shown in pieces:
+                if kept is not None:
+                    kept.extend(shown)
+                elif shown:
+                    yield shown, self._position
+        if kept:
+            yield list(kept), self._position
 
     async def _rest(self, channels: dict[str, "trio.MemoryReceiveChannel[bytes]"]) -> Any:
-        """Yield the lines behind all that the index tells of."""
+        """Yield the lines behind all that the index tells of, some at a time."""
         for name in STREAMS:
             channel = channels.get(name)
             while channel is not None and (piece := await _next(channel)):
-                for line in self._shown(self._lines.feed(name, piece)):
-                    yield line
-        for line in self._shown(self._lines.finish()):
-            yield line
+                yield self._shown(self._lines.feed(name, piece))
+        yield self._shown(self._lines.finish())
 
     def _is_past(self) -> bool:
         """Whether all has been read that was there at first."""

@@ -1,7 +1,7 @@
 """The log of a unit whose output cannot be read, or not to its end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -40,14 +40,20 @@ def client_of(sent: bytes, error: MeshnodeError, files: Mapping[str, int]) -> Cl
 
         return results if fields["subcommand"] == "results" else status
 
+    return client_with(parse)
+
+
+def client_with(parse: Callable[[JsonObject], Handler]) -> Client:
+    """Return a client of a node whose command ``work`` is read so."""
+
+    def parse_text(text: str) -> Handler:
+        raise AssertionError("the API writes JSON")
+
     def parse_auth(fields: JsonObject) -> Handler:
         async def can(session: ControlSession) -> JsonObject:
             return {"Allowed": True, "Here": True}  # what changes meanwhile is seen by results
 
         return can
-
-    def parse_text(text: str) -> Handler:
-        raise AssertionError("the API writes JSON")
 
     registry = CommandRegistry()
     registry.register(Command("work", parse_text, parse))
@@ -88,3 +94,31 @@ async def test_a_log_of_lines_that_ends_early_is_broken_off() -> None:
     reply = await client.ask("/api/v1/units/u/log", on_part=parts.append)
     assert json.loads(reply.body)["text"] == "a"
     assert b"" not in parts, "the last part says that the response is whole"
+
+
+async def test_lines_that_the_index_does_not_tell_of_are_told_as_they_are_read() -> None:
+    """However many there are: another node may have written both files as it liked."""
+    sent = 0
+    sent_at_first: list[int] = []
+
+    def parse(fields: JsonObject) -> Handler:
+        async def status(session: ControlSession) -> JsonObject:
+            return {"State": 2, "StateName": "Succeeded", "StdoutSize": 100 * 1024, "IndexSize": 0}
+
+        async def results(session: ControlSession) -> JsonObject | None:
+            nonlocal sent
+            await session.send(b"Streaming results for work unit u\n")
+            for _ in range(100):
+                await session.send(b"x" * 1023 + b"\n")
+                sent += 1
+            return None
+
+        return results if fields["subcommand"] == "results" else status
+
+    def note(part: bytes) -> None:
+        if b'"text"' in part and not sent_at_first:
+            sent_at_first.append(sent)
+
+    reply = await client_with(parse).ask("/api/v1/units/u/log", on_part=note)
+    assert reply.body.count(b"\n") == 100
+    assert sent_at_first[0] < 10
