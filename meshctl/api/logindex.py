@@ -140,13 +140,18 @@ class LogLines:
             self._records += self._index.feed(data)
         return self._tell()
 
-    def finish(self) -> list[Line]:
-        """Return the rest of the lines: no more is fed."""
+    def end_index(self) -> list[Line]:
+        """Return the lines that the index does not tell of: it has ended, and what is fed from now
+        on has no times."""
         lines = self._tell()
         # What is left of the index is about bytes that are not there.
         self._records.clear()
         self._is_timed = False
-        lines += self._tell()
+        return lines + self._tell()
+
+    def finish(self) -> list[Line]:
+        """Return the rest of the lines: no more is fed."""
+        lines = self.end_index()
         for stream in sorted(self._streams.values(), key=lambda stream: stream is self._last):
             lines += stream.take_rest()
         return lines

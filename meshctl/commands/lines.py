@@ -121,6 +121,7 @@ class UnitLines:
                 is_caught_up = True
                 yield None
         for name, pieces in self._rest():
+            yield self._lines.end_index()
             for piece in pieces:
                 yield self._lines.feed(name, piece)
                 if not (is_caught_up or self._has_index) and self._is_past(name, present):

@@ -223,6 +223,7 @@ class _Reading:
 
     async def _rest(self, channels: dict[str, "trio.MemoryReceiveChannel[bytes]"]) -> Any:
         """Yield the lines behind all that the index tells of, some at a time."""
+        yield self._shown(self._lines.end_index())
         for name in STREAMS:
             channel = channels.get(name)
             while channel is not None and (piece := await _next(channel)):
