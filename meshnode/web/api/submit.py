@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
-from meshnode.errors import CommandError
+from meshnode.errors import CommandError, SecurityError
 from meshnode.protocol.control import DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.web.api.bodies import MAX_BODY, Count, kept, whole_body
 from meshnode.web.api.jobfiles import Tar
 from meshnode.web.api.jobs import read_job
@@ -107,20 +108,25 @@ async def _submit(
     if key := _submission_key(caller, request.headers.get("idempotency-key", "")):
         command["submissionkey"] = key
     sent = bytearray()
+    body = PulledBody(receive, request)
 
     async def take(data: bytes) -> None:
         sent.extend(data)
         await trio.lowlevel.checkpoint()
 
     try:
-        reply = await node.commands.run(caller, command, PulledBody(receive, request), take)
+        reply = await node.commands.run(caller, command, body, take)
     except CommandError as error:
-        if key and (known := _ALREADY.search(str(error))):
+        known = _ALREADY.search(str(error)) if key else None
+        if known is not None and await _made_room(node, caller, known):
+            reply = await node.commands.run(caller, command, body, take)
+        elif known is not None:
             return await _known(node, request, known)
-        if key and "submissionkey" in str(error):
+        elif key and "submissionkey" in str(error):
             text = str(error).replace("field submissionkey", "the Idempotency-Key")
             raise Problem(CONFLICT, text) from error
-        raise
+        else:
+            raise
     if reply is None:
         # The unit was made, and then its input was refused.
         text = _CREATED.sub(b"", bytes(sent)).decode("utf-8", "replace").strip()
@@ -128,6 +134,28 @@ async def _submit(
         unit: dict[str, object] = {"unit": created[1].decode()} if created else {}
         raise Problem(REFUSED, text.removeprefix("ERROR: ") or "the input was refused", {}, **unit)
     return await _told(node, request, str(reply["unitid"]), HTTPStatus.CREATED)
+
+
+async def _made_room(node: WebNode, caller: Caller, known: re.Match[str]) -> bool:
+    """Return whether the unit of a key is gone that never got all of its input, and so never ran.
+
+    Its client had broken off, and sends it again; nothing of the request has been taken yet.
+    """
+    if known[2]:
+        return False
+    try:
+        unit = await _asked(node, caller, "status", known[1])
+        if unit["State"] != int(UnitState.FAILED) or unit["StdinSize"] is not None:
+            return False
+        await _asked(node, caller, "release", known[1])
+    except (CommandError, SecurityError):
+        return False  # it is not for this client: what there is of it is told
+    return True
+
+
+async def _asked(node: WebNode, caller: Caller, subcommand: str, unit_id: str) -> JsonObject:
+    command = {"command": "work", "subcommand": subcommand, "unitid": unit_id}
+    return await node.commands.run(caller, command, Body(_nothing_more), _dropped) or {}
 
 
 async def _known(node: WebNode, request: Request, known: re.Match[str]) -> Response:
@@ -138,13 +166,12 @@ async def _known(node: WebNode, request: Request, known: re.Match[str]) -> Respo
 
 async def _told(node: WebNode, request: Request, unit_id: str, code: HTTPStatus) -> Response:
     """Return the response that tells of a unit; who may not look at it is told its ID."""
-    command = {"command": "work", "subcommand": "status", "unitid": unit_id}
     caller = caller_of(request)
     told: JsonObject = {"ID": unit_id}
     may = {"command": "auth", "subcommand": "can", "verb": "status", "unitid": unit_id}
     allowed = await node.commands.run(caller, may, Body(_nothing_more), _dropped)
     if allowed is not None and allowed["Allowed"]:
-        told |= await node.commands.run(caller, command, Body(_nothing_more), _dropped) or {}
+        told |= await _asked(node, caller, "status", unit_id)
     return json_response(told, code, location=f"/api/v1/units/{unit_id}")
 
 
