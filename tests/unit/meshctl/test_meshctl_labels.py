@@ -32,7 +32,7 @@ def test_a_submission_without_labels_says_nothing_of_them(meshctl, node):
     ("options", "told"),
     [
         (["--label", "=x"], "'=x': write NAME=VALUE, or NAME alone"),
-        (["--label", ""], "'': write NAME=VALUE, or NAME alone"),
+        (["--label", ""], "it names no label: its value is empty"),
         (["--label", "a=1", "--label", "a=2"], "a is given twice, with different values"),
     ],
 )
