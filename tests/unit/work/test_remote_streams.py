@@ -22,7 +22,7 @@ from meshnode.work.local.launcher.records import INDEX, SIZE_KEYS, STDERR, STDOU
 from meshnode.work.units.follow import INLINE_BYTES
 from meshnode.work.units.intake import UnitFile
 
-NAMES = tuple(SIZE_KEYS)
+NAMES = (STDOUT, STDERR, INDEX)
 
 
 def files(node, unit_id):
