@@ -68,6 +68,7 @@ class FileWatcher:
         self._inotify: Any = None
         self._watchers: dict[int, list[_Watch]] = {}
         self._nursery: trio.Nursery | None = None
+        self._is_over = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver events until cancelled."""
@@ -82,6 +83,7 @@ class FileWatcher:
                     woken = self._wake(self._inotify.read(timeout=0))
                     await trio.sleep(pause_after(woken))
             finally:
+                self._is_over = True
                 self._watchers.clear()
                 if self._inotify is not None:
                     self._inotify.close()
@@ -175,6 +177,10 @@ class FileWatcher:
 
     @contextmanager
     def _looking(self, look: "_Looker", path: Path, wake: Wake) -> Iterator[None]:
+        if self._is_over:
+            # The node ends, and with it who watches.
+            yield
+            return
         if self._nursery is None:
             raise RuntimeError("watching files needs a running FileWatcher")
         scope = trio.CancelScope()

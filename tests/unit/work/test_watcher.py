@@ -200,3 +200,12 @@ async def test_other_entries_of_a_directory_wake_nobody(tmp_path, nursery):
         assert one.rings == 0
     assert growth._watchers == {}
     nursery.cancel_scope.cancel()
+
+
+async def test_who_begins_to_watch_while_the_node_ends_costs_no_error(way, file):
+    watcher, bell = FileWatcher(), Bell()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        nursery.cancel_scope.cancel()
+    with watcher.watch(file, bell.ring), watcher.watch_entries(file.parent, frozenset(), bell.ring):
+        pass
