@@ -156,7 +156,7 @@ async def test_rules_that_a_reload_brings_hold_for_whoever_listens_already(foo, 
         ("do=submit", "events units", "ERROR: permission denied: list"),
         ("do=list | units=all", "events links", "ERROR: permission denied: mesh-status"),
         ("do=list | units=all", "events units,routes", "ERROR: permission denied: mesh-status"),
-        ("do=submit", "events", "ERROR: permission denied: events"),
+        ("do=submit", "events", "ERROR: permission denied: mesh-status"),
     ],
 )
 async def test_who_may_not_have_a_topic_is_refused_it(foo, rule, request_, reply):
