@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import terminals
-from harness import PATIENCE, Cluster, Node
+from harness import PATIENCE, Cluster, Node, wait_until
 
 from meshctl import ControlClient
 from meshctl.shells import SHELLS
@@ -113,8 +113,9 @@ def test_zsh_shows_types_and_states_of_units(
 ) -> None:
     with on_terminal("zsh", told, tmp_path) as terminal:
         terminal.typed("meshctl work status \t")
-        assert f"{units[1]}  -- nap, Running" in terminal.drawn
-        assert f"{units[0]}  -- echo, Succeeded" in terminal.drawn
+        # The line is told before all that was drawn has been read here.
+        for line in (f"{units[1]}  -- nap, Running", f"{units[0]}  -- echo, Succeeded"):
+            wait_until(lambda line=line: line in terminal.drawn, what=line)
 
 
 def test_fish_offers_the_same_with_descriptions(
