@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING
 
 from meshctl.api import JsonObject
 from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence
 
 if TYPE_CHECKING:  # the commands need what is here before they need sockets
     from meshctl.api.connection import Connection
 
 TOPICS = ("units", "links", "routes", "services", "mesh")
 """What a client may ask for; the last are all but units."""
-
-TRY_INTERVAL = 1.0
-"""Seconds between two attempts to reach a node that is away."""
-
-NODE_RETURNS = 30.0
-"""Seconds that a node may be away: it may be restarting."""
 
 _HEAD = "Streaming events"
 
@@ -47,9 +42,8 @@ class NodeEvents:
         self._take = take
         self._topics = list(topics)
         self._last = since
-        self._on_away = on_away
         self._began = False
-        self._away_since: float | None = None
+        self._absence = Absence(on_away)
 
     def events(self) -> Generator[JsonObject]:
         """Yield each event as it comes; it does not end by itself.
@@ -66,7 +60,7 @@ class NodeEvents:
                 yield from self._session()
             except (SessionLost, CannotReach, ProtocolMismatch) as error:
                 self._check_away(error)
-            time.sleep(TRY_INTERVAL)
+            time.sleep(ASK_INTERVAL)
 
     def _session(self) -> Generator[JsonObject]:
         session = self._take()
@@ -79,7 +73,8 @@ class NodeEvents:
                 event = session.read_json()
                 seq = event.get("seq")
                 self._last = seq if isinstance(seq, int) else self._last
-                self._began, self._away_since = True, None
+                self._began = True
+                self._absence.ends()
                 yield event
         finally:
             session.close()
@@ -92,10 +87,5 @@ class NodeEvents:
 
     def _check_away(self, error: ControlError) -> None:
         """Return if the node may come back; raise the error if it has not for long."""
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            if self._began and self._on_away is not None:
-                self._on_away(str(error))
-        if not self._began or now - self._away_since >= NODE_RETURNS:
+        if not (self._began and self._absence.lasts(str(error), NODE_RETURNS)):
             raise error

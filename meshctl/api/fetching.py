@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from meshctl.api.errors import CannotReach, NotFetched, ProtocolMismatch, SessionLost
 from meshctl.api.logindex import FILES
-from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, size_of
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence, size_of
 
 if TYPE_CHECKING:
     from meshctl.api.connection import ResultStream
@@ -69,7 +69,7 @@ def tar_pieces(
         CommandRefused: the unit was released meanwhile.
     """
     position, empty = 0, 0
-    away_since: float | None = None
+    absence = Absence(on_away)
     while position < size:
         before, fault = position, SessionLost(f"the node sends no more than {position} bytes")
         try:
@@ -77,7 +77,7 @@ def tar_pieces(
                 for piece in pieces:
                     wanted = piece[: size - position]
                     position += len(wanted)
-                    away_since = None
+                    absence.ends()
                     yield wanted
                     if position == size:
                         return
@@ -87,12 +87,7 @@ def tar_pieces(
         empty = 0 if position > before else empty + 1
         if empty > EMPTY_TRIES:
             raise fault
-        now = time.monotonic()
-        if away_since is None:
-            away_since = now
-            if on_away is not None:
-                on_away(str(fault))
-        if now - away_since >= NODE_RETURNS:
+        if not absence.lasts(str(fault), NODE_RETURNS):
             raise fault
         time.sleep(ASK_INTERVAL)
 

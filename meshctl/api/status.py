@@ -119,6 +119,30 @@ def work_type(status: Mapping[str, Any]) -> str:
     return str(remote_part(status).get("RemoteWorkType") or status.get("WorkType", ""))
 
 
+class Absence:
+    """For how long a node is away: it may be restarting, and is worth waiting for.
+
+    ``on_away`` is called with the reason, once for each time that it goes away.
+    """
+
+    def __init__(self, on_away: Callable[[str], object] | None = None) -> None:
+        self._on_away = on_away
+        self._since: float | None = None
+
+    def ends(self) -> None:
+        """Note that the node is there."""
+        self._since = None
+
+    def lasts(self, reason: str, seconds: float) -> bool:
+        """Note that the node is away; return whether that may still last, of so many seconds."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            if self._on_away is not None:
+                self._on_away(reason)
+        return now - self._since < seconds
+
+
 class Watch:
     """One watch of one unit.
 
@@ -145,12 +169,11 @@ class Watch:
         self._ask = ask
         self._unit_id = unit_id
         self._timeout = timeout
-        self._on_away = on_away
         self._is_known = is_known
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._last: JsonObject | None = None
         self._changes = 0
-        self._away_since: float | None = None
+        self._absence = Absence(on_away)
         self._session: Connection | None = None
         self._stopped = Event()
 
@@ -171,7 +194,8 @@ class Watch:
         """
         for status in self._received():
             is_new = self._last is None or _but_growth(status) != _but_growth(self._last)
-            self._last, self._away_since = status, None
+            self._last = status
+            self._absence.ends()
             if is_new:
                 self._changes += 1
                 yield status
@@ -241,12 +265,7 @@ class Watch:
             raise SessionLost(
                 f"the node did not tell the status of unit {self._unit_id} in time"
             ) from error
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            if self._began and self._on_away is not None:
-                self._on_away(str(error))
-        if not self._began or now - self._away_since >= NODE_RETURNS:
+        if not (self._began and self._absence.lasts(str(error), NODE_RETURNS)):
             raise error
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
 from meshctl.api.logindex import STDOUT
-from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED, size_of
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED, Absence, size_of
 from meshctl.render.output import print_warning, sentence
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class Following:
         self._unit_id = unit_id
         self._stream = stream
         self._end = end
-        self._on_break = on_break
-        self._away_since: float | None = None
+        self._absence = Absence(on_break)
         self._short_sessions = 0
         """Those in a row that brought nothing of an ended unit that is said to have more."""
         self.position = startpos
@@ -99,7 +98,7 @@ class Following:
             for piece in pieces:
                 wanted = piece if self._end is None else piece[: self._end - self.position]
                 self.position += len(wanted)
-                self._away_since = None
+                self._absence.ends()
                 self._short_sessions = 0
                 yield wanted
                 if self.position == self._end:
@@ -126,11 +125,5 @@ class Following:
 
     def _check_away(self, error: ControlError) -> None:
         """Pass an error over where the node may come back, raise it where it is too late."""
-        if not self.began:
-            raise error
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            self._on_break(str(error))
-        if now - self._away_since >= NODE_RETURNS:
+        if not (self.began and self._absence.lasts(str(error), NODE_RETURNS)):
             raise error

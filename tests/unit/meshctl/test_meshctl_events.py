@@ -59,7 +59,7 @@ class Teller:
 @pytest.fixture
 def telling(node, monkeypatch):
     """Has the node tell these events, a list for each session."""
-    monkeypatch.setattr(api_events, "TRY_INTERVAL", 0.0)
+    monkeypatch.setattr(api_events, "ASK_INTERVAL", 0.0)
 
     def tell(*sessions):
         node.handlers['{"command": "events"'] = teller = Teller(*sessions)
