@@ -355,6 +355,7 @@ def test_a_batch_of_an_array_and_one_of_a_list_run_each_member_once(client: WebC
         assert client.ask(f"/units?batch={batch}").json["total"] == members
         told = client.ask(f"/batches/{batch}/members").body.splitlines()
         assert sum("Index" in json.loads(line) for line in told) == members
+        assert all(client.ask(f"/batches/{batch}/may").json.values())
         gone = client.ask(f"/batches/{batch}", "DELETE")
         assert gone.json == {"result": "released", "batch": batch}, gone
         assert client.ask(f"/batches/{batch}").status == 404

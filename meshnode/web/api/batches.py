@@ -73,6 +73,10 @@ def routes(node: WebNode) -> list[BaseRoute]:
         await _status(node, request, request.path_params["id"])
         return commands.stream(request, command, Streaming(LINES, has_head=False))
 
+    async def may(request: Request) -> Response:
+        check_names(request)
+        return json_response(await _asked(node, request, _on_batch(request, "may")))
+
     def doing(action: str) -> Any:
         async def do(request: Request) -> Response:
             check_names(request)
@@ -92,6 +96,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
         Route(batch, doing("release"), methods=["DELETE"]),
         Route(f"{batch}/wait", wait),
         Route(f"{batch}/members", members),
+        Route(f"{batch}/may", may),
         *(
             Route(f"{batch}/{action}", doing(action), methods=["POST"])
             for action in ("cancel", "release", "retry")

@@ -221,6 +221,8 @@ def _batches() -> Iterator[tuple[str, dict[str, Any]]]:
     start = query("from", COUNT, "byte of the journal, as an earlier answer ended")
     named = operation("batchMembers", "Members that have ended", members, BATCH, start)
     yield f"{batch}/members", {"get": named}
+    may = operation("mayBatch", "What one may do with a batch", {200: ref("MayBatch")}, BATCH)
+    yield f"{batch}/may", {"get": may}
     for action, answer in (("cancel", "BatchDone"), ("release", "BatchDone"), ("retry", "Retried")):
         done = operation(
             f"{action}Batch", f"{action} a batch".capitalize(), {200: ref(answer)}, BATCH

@@ -185,6 +185,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Stopped": record("", result=TEXT, unit=ref("Unit")),
     "Batch": _BATCH,
     "Batches": listed(ref("Batch")),
+    "MayBatch": record("", **dict.fromkeys(("status", "cancel", "release", "retry"), FLAG)),
     "BatchDone": record("", result=TEXT, batch=TEXT),
     "Retried": record("", batch=TEXT, retried=COUNT),
     "Types": listed(record("", WorkType=TEXT), node=TEXT),

@@ -4,6 +4,8 @@ Who may not know of a batch is told that there is none.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
 
 from meshnode.errors import AccessRefused, CommandError, NotAllowed
 from meshnode.permissions import Verb
@@ -12,6 +14,9 @@ from meshnode.work.batches.batch import Batch
 from meshnode.work.units.access import Caller
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.quotas import account
+
+LOOKING: Final = frozenset({Verb.STATUS, Verb.LIST})
+"""What changes nothing of a batch."""
 
 
 class UnknownBatch(CommandError):
@@ -32,12 +37,11 @@ class BatchAccess:
     def find(self, batch_id: str, caller: Caller, verb: Verb) -> Batch:
         """Return a batch with which a client may do something. Raises MeshnodeError."""
         batch = self._find(batch_id)
-        looks = verb in {Verb.STATUS, Verb.LIST}
         if not self.sees(batch, caller, Verb.STATUS) and not self.sees(batch, caller, Verb.LIST):
             raise UnknownBatch(batch_id)
         for target in self._judged(batch, caller, verb):
             self._access.check(verb, target, caller)
-        if not looks:
+        if verb not in LOOKING:
             self._check_signed(batch, caller)
         return batch
 
@@ -51,6 +55,18 @@ class BatchAccess:
         except NotAllowed:
             return False
         return True
+
+    def may(self, batch: Batch, caller: Caller) -> dict[str, bool]:
+        """Return which actions are for a client; the audit log hears nothing of it."""
+        needs_no_key = not _is_refused(partial(self._check_signed, batch, caller))
+        is_own = not _is_refused(partial(self.check_own, batch, caller))
+        cancels = needs_no_key and self.sees(batch, caller, Verb.CANCEL)
+        return {
+            "status": self.sees(batch, caller, Verb.STATUS),
+            "cancel": cancels,
+            "release": needs_no_key and self.sees(batch, caller, Verb.RELEASE),
+            "retry": cancels and is_own,
+        }
 
     def _judged(self, batch: Batch, caller: Caller, verb: Verb) -> list[Target]:
         """Return of which targets a client is judged: of all, and who has submitted the batch of
@@ -90,3 +106,11 @@ class BatchAccess:
             raise AccessRefused(
                 f"batch {batch.batch_id} is another client's: use the unix socket of this node"
             )
+
+
+def _is_refused(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except AccessRefused:
+        return True
+    return False

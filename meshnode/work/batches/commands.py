@@ -50,6 +50,7 @@ class BatchCommands:
             "status": self._status,
             "wait": self._wait,
             "members": self._members,
+            "may": self._may,
             "cancel": self._cancel,
             "release": self._release,
             "retry": self._retry,
@@ -149,6 +150,10 @@ class BatchCommands:
         session.finish()
         await self._send_members(batch, session, start)
         await session.send(encode_reply(batch.status()))
+
+    async def _may(self, data: JsonObject, session: ControlSession, caller: Caller) -> JsonObject:
+        """Return what the client may do with a batch that it may see."""
+        return {**self._batches.access.may(self._find(data, caller, Verb.STATUS), caller)}
 
     async def _send_members(self, batch: Batch, session: ControlSession, position: int) -> int:
         while part := await self._batches.read_part(batch, position):

@@ -343,7 +343,7 @@ async def test_who_may_end_one_work_type_ends_no_list_that_has_another(
         data = b"".join(json.dumps({"worktype": one}).encode() + b"\n" for one in others)
         request = BATCH | {"action": "submit", "lines": "true", "node": "foo"} | own
         batch = json.loads((await foo.talk(request, data, peer="ann"))[-1])["batch"]
-        for action in ("status", "members", "cancel", "release", "retry"):
+        for action in ("status", "members", "may", "cancel", "release", "retry"):
             answers = await foo.talk(BATCH | {"action": action, "batch": batch}, peer="bob")
             assert answers == [f"ERROR: unknown batch {batch}"]
         await foo.talk(BATCH | {"action": "release", "batch": batch}, peer="ann")
@@ -360,6 +360,29 @@ async def test_ones_own_list_can_be_ended_though_lines_of_it_were_refused(foo, a
         batch = json.loads((await foo.talk(request, data, peer="bob"))[-1])["batch"]
         answers = await foo.talk(BATCH | {"action": "release", "batch": batch}, peer="bob")
         assert json.loads(answers[0]) == {"released": batch}
+
+
+@pytest.mark.parametrize("members", [{"array": "1-2"}, {"lines": "true"}])
+@pytest.mark.parametrize("by", ["ann", "bob"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("verbs", ["status", "status cancel", "status release", "any"])
+async def test_who_asks_what_it_may_do_with_a_batch_is_told_what_the_node_then_lets_it_do(
+    foo, by, kind, verbs, members, autojump_clock
+):
+    async with foo.running():
+        request = BATCH | {"action": "submit", "node": "foo", "worktype": "cat"} | members
+        lines = b"{}\n{}\n" if "lines" in members else None
+        batch = json.loads((await foo.talk(request, lines, peer="ann"))[-1])["batch"]
+        await foo.talk(BATCH | {"action": "wait", "batch": batch}, peer="ann")
+        words = [f"action=allow | who=any | do={verb} | units=all" for verb in verbs.split()]
+        foo.rules.rules = rules(*words)
+        may = json.loads(
+            (await foo.talk(BATCH | {"action": "may", "batch": batch}, kind=kind, peer=by))[0]
+        )
+        assert may.keys() == {"status", "cancel", "release", "retry"}
+        for action in ("status", "cancel", "retry", "release"):
+            answers = await foo.talk(BATCH | {"action": action, "batch": batch}, kind=kind, peer=by)
+            assert may[action] != answers[0].startswith("ERROR: "), (action, answers, may)
 
 
 @pytest.mark.parametrize("what", ["unit", "batch"])
