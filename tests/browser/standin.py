@@ -39,6 +39,8 @@ class World:
     may: Json = field(default_factory=lambda: {"cancel": True, "release": True, "results": True})
     refused: dict[str, int] = field(default_factory=dict)
     """First words of paths below /api/v1 that are answered with a status of refusal."""
+    held: dict[str, threading.Event] = field(default_factory=dict)
+    """Paths below /api/v1 whose answers are made, and sent once the event is set."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Methods and paths, in the order in which they were asked for."""
     bodies: list[bytes] = field(default_factory=list)
@@ -184,7 +186,11 @@ class Handler(BaseHTTPRequestHandler):
         return self._bytes(file.read_bytes(), TYPES[file.suffix])
 
     def _json(self, value: Json, status: int = 200) -> None:
-        self._bytes(json.dumps(value).encode(), "application/json", status)
+        content = json.dumps(value).encode()
+        path = urlsplit(self.path).path.removeprefix("/api/v1/")
+        if held := self.server.world.held.get(path):
+            held.wait()
+        self._bytes(content, "application/json", status)
 
     def _problem(self, status: int, title: str) -> None:
         told = {"type": "/problems/x", "title": title, "status": status, "detail": title}
@@ -216,25 +222,24 @@ class Handler(BaseHTTPRequestHandler):
         world = self.server.world
         listener: queue.Queue[Json | None] = queue.Queue()
         world.listeners.append(listener)
-        told = list(world.logs.get(unit_id, []))
+        seen = int(self.headers.get("Last-Event-ID", 0))
         try:
-            self._stream(self._lines(unit_id, told, listener))
+            self._stream(self._lines(unit_id, seen, listener))
         finally:
             world.listeners.remove(listener)
 
-    def _lines(
-        self, unit_id: str, told: list[Json], listener: "queue.Queue[Json | None]"
-    ) -> Iterator[str]:
-        world, at = self.server.world, len(told)
-        for index, line in enumerate(told):
-            yield f"id: {index + 1}\nevent: line\ndata: {json.dumps(line)}\n\n"
-        while world.units.get(unit_id, {}).get("StateName") in {"Pending", "Running"}:
-            if listener.get() is None:
-                return
-            yield ": whoever is gone is noticed\n\n"
+    def _lines(self, unit_id: str, at: int, listener: "queue.Queue[Json | None]") -> Iterator[str]:
+        world = self.server.world
+        while True:
+            goes_on = world.units.get(unit_id, {}).get("StateName") in {"Pending", "Running"}
             for line in world.logs.get(unit_id, [])[at:]:
                 at += 1
                 yield f"id: {at}\nevent: line\ndata: {json.dumps(line)}\n\n"
+            if not goes_on:
+                break
+            if listener.get() is None:
+                return
+            yield ": whoever is gone is noticed\n\n"
         yield f"event: end\ndata: {json.dumps(world.units.get(unit_id, {}))}\n\n"
 
     def _stream(self, texts: Iterator[str]) -> None:

@@ -1,9 +1,10 @@
 """The page in a browser, shown meshes and units by a stand-in: what no three nodes can show."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import worlds
@@ -446,6 +447,35 @@ def test_a_page_that_was_left_gives_its_connections_back_until_somebody_comes_ba
     browser.wait(lambda: world.open_streams() == 2, "both again")
     world.change("Un0001xy", "ended", State=2, StateName="Succeeded", Detail="exit status 0")
     browser.wait_text(".heading .badge", "Succeeded")
+    # What it had read before it was left, it has not read again.
+    browser.wait_text(".log .heading [role=status]", "60 lines, ended")
+
+
+@pytest.mark.parametrize("change", ["ended", "released"])
+@pytest.mark.parametrize("asked", ["units", "units/Un0001xy"])
+def test_an_answer_that_is_older_than_what_was_told_meanwhile_undoes_none_of_it(
+    browser: Browser, address: str, world: World, asked: str, change: str
+) -> None:
+    world.held[asked] = threading.Event()
+    try:
+        browser.open(f"{address}#/work" + asked.removeprefix("units"))
+        paths = lambda: [urlsplit(path).path for _, path in world.asked]  # noqa: E731
+        browser.wait(lambda: f"/api/v1/{asked}" in paths(), "the question")
+        browser.wait(lambda: browser.text("#state") == "live", "events")
+        world.change("Un0001xy", change, State=2, StateName="Succeeded", Detail="exit status 0")
+        world.change("Un0003xy", "changed", Detail="heard after it")
+        asked_for_mesh = paths().count("/api/v1/mesh")
+        world.tell("mesh", change="told after both")
+        browser.wait(lambda: paths().count("/api/v1/mesh") > asked_for_mesh, "the last event")
+    finally:
+        world.held.pop(asked).set()
+    if asked != "units":
+        shown = {"ended": "Succeeded", "released": "released"}[change]
+        browser.wait_text(".heading .badge", shown)
+        browser.go("/work")
+    browser.wait(lambda: len(browser.rows("Units of work")) == 11 + (change == "ended"), "all")
+    states = {row[0]: " ".join(row) for row in browser.rows("Units of work")}
+    assert "Running" not in states.get("Un0001xy", "")
 
 
 @pytest.mark.parametrize("view", VIEWS)

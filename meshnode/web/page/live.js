@@ -1,7 +1,8 @@
 // What the page knows of the node at the moment, kept up to date by the node's events.
 //
 // It listens, asks for a whole, and lays each event over it: in this order, so that nothing changes
-// unheard between. After a connection was lost, or the node says that it left events out, it asks for
+// unheard between. What it hears while an answer is on its way is laid over that, too: the answer may
+// be older. After a connection was lost, or the node says that it left events out, it asks for
 // a whole again. Views hear "units", "mesh" and "state", and "unit" with each event of one.
 
 import { Problem } from "./api.js";
@@ -49,6 +50,8 @@ export class Live extends EventTarget {
   #api;
   #stop = new AbortController();
   #told = new Set();
+  /** What was told of units since a question was sent: a list for each that is not yet answered. */
+  #meanwhile = new Set();
   #asker = new Asker(() => this.#askMesh(), MESH_PAUSE);
   #wantsDetail = false;
   /** Milliseconds that views needed to show the last changes. */
@@ -95,19 +98,22 @@ export class Live extends EventTarget {
     if (!this.next || !(state || type)) return;
     try {
       const query = { limit: PAGE, state: state.toLowerCase(), type };
-      const { items } = await this.#api.get("units", query, this.#stop.signal);
-      for (const unit of items) this.#take(unit.ID, unit);
+      await this.#ask("units", query, this.#stop.signal, ({ items }) => this.#takeAll(items));
       this.#tell("units");
     } catch (error) {
       if (!(error instanceof Problem)) this.#unlessStopped(error);
     }
   }
 
-  /** Take over what a unit's own page has learned of it. */
-  learn(unit) {
-    if (!unit?.ID) return;
-    this.#take(unit.ID, { ...this.units.get(unit.ID), ...unit });
+  /** Return all that the node says of a unit: lists and events have less. Throws Problem. */
+  async learn(id, signal) {
+    let learned;
+    await this.#ask(["units", id], {}, signal, (unit) => {
+      learned = { ...this.units.get(id), ...unit };
+      this.#take(id, learned);
+    });
     this.#tell("units");
+    return this.units.get(id) ?? learned;
   }
 
   async #whole() {
@@ -117,11 +123,12 @@ export class Live extends EventTarget {
 
   async #list(query) {
     try {
-      const { items, next } = await this.#api.get("units", { limit: PAGE, ...query }, this.#stop.signal);
-      // A first page is the whole truth of what is newer than its end: what is gone is gone.
-      if (!query.cursor) this.units.clear();
-      for (const unit of items) this.#take(unit.ID, unit);
-      this.next = next ?? null;
+      await this.#ask("units", { limit: PAGE, ...query }, this.#stop.signal, ({ items, next }) => {
+        // A first page is the whole truth of what is newer than its end: what is gone is gone.
+        if (!query.cursor) this.units.clear();
+        this.#takeAll(items);
+        this.next = next ?? null;
+      });
       this.unitsProblem = null;
     } catch (error) {
       if (!(error instanceof Problem)) return this.#unlessStopped(error);
@@ -129,6 +136,18 @@ export class Live extends EventTarget {
     }
     this.#tell("units");
     return undefined;
+  }
+
+  /** Ask for units, have the answer taken over, and lay over it what was told meanwhile. */
+  async #ask(parts, query, signal, take) {
+    const meanwhile = [];
+    this.#meanwhile.add(meanwhile);
+    try {
+      take(await this.#api.get(parts, query, signal));
+      for (const told of meanwhile) this.#lay(told);
+    } finally {
+      this.#meanwhile.delete(meanwhile);
+    }
   }
 
   async #askMesh() {
@@ -184,16 +203,21 @@ export class Live extends EventTarget {
   }
 
   #unit(told) {
+    for (const list of this.#meanwhile) list.push(told);
+    this.#lay(told);
+    this.dispatchEvent(new CustomEvent("unit", { detail: told }));
+    this.#tell("units");
+  }
+
+  #lay(told) {
     if (told.change === "released") {
       this.units.delete(told.id);
       this.changes.delete(told.id);
-    } else {
-      const unit = merged(this.units.get(told.id), told);
-      this.#take(told.id, unit);
-      this.#note(told.id, { time: told.time, state: stateOf(unit), detail: unit.Detail ?? "" });
+      return;
     }
-    this.dispatchEvent(new CustomEvent("unit", { detail: told }));
-    this.#tell("units");
+    const unit = merged(this.units.get(told.id), told);
+    this.#take(told.id, unit);
+    this.#note(told.id, { time: told.time, state: stateOf(unit), detail: unit.Detail ?? "" });
   }
 
   #note(id, change) {
@@ -201,6 +225,10 @@ export class Live extends EventTarget {
     const last = known.at(-1);
     if (last && last.state === change.state && last.detail === change.detail) return;
     this.changes.set(id, [...known, change].slice(-MOST_CHANGES));
+  }
+
+  #takeAll(units) {
+    for (const unit of units) this.#take(unit.ID, unit);
   }
 
   #take(id, unit) {

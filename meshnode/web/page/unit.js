@@ -66,11 +66,9 @@ class UnitView {
 
   /** Ask for the whole status: events and lists have less. */
   async #ask() {
-    const { api, live, signal } = this.#context;
+    const { live, signal } = this.#context;
     try {
-      const unit = await api.get(["units", this.#id], {}, signal);
-      this.#unit = { ...unit, ID: this.#id };
-      live.learn(this.#unit);
+      this.#unit = await live.learn(this.#id, signal);
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 404 && this.#unit) this.#isReleased = true;

@@ -91,8 +91,12 @@ function wordsOf(unit, here) {
     .toLowerCase();
 }
 
-/** Return a unit as an event tells of it, laid over what was known: an event has a few fields only. */
+/**
+ * Return a unit as an event tells of it, laid over what was known: an event has a few fields only.
+ * Where the unit is known to have ended, an event of before says nothing new.
+ */
 export function merged(known, event) {
+  if (known && isFinal(known) && !isFinal(event.unit ?? {})) return known;
   const unit = { ...known, ...event.unit, ID: event.id };
   const state = stateOf(unit);
   unit.Created ??= event.time;
