@@ -1,5 +1,6 @@
 """The batches of a node: taken in, found, taken over from the last run, and driven."""
 
+from collections import Counter
 from collections.abc import Hashable
 
 import trio
@@ -20,7 +21,7 @@ from meshnode.work.units.access import Caller
 from meshnode.work.units.intake import Receive
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.manager import UnitManager
-from meshnode.work.units.quotas import account
+from meshnode.work.units.quotas import BatchesHeld, account
 from meshnode.work.units.shortage import in_thread_or_here
 from meshnode.work.units.unit import Clock, wall_clock
 
@@ -45,10 +46,10 @@ class Batches:
         self._before = Predecessors(units, self._batches.get)
         self.access = BatchAccess(units, self.find)
         """Judges who may ask what of batches."""
-        units.quotas.of_batches = self._files_of
+        units.quotas.of_batches = self._held_by
         self._nursery: trio.Nursery | None = None
-        self._taking = 0
-        """Batches that are being taken in."""
+        self._taking: Counter[Hashable] = Counter()
+        """Batches that are being taken in, by their submitter."""
         self._log = subject_logger("batches")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,10 +139,12 @@ class Batches:
                 f"the journal of batch {batch.batch_id} cannot be read: {files.reason(error)}"
             ) from error
 
-    def _files_of(self, owner: Hashable) -> int:
-        """Return the bytes of the files that a submitter's batches keep."""
-        of_owner = (batch for batch in self.all() if account(batch.spec.caller.client) == owner)
-        return sum(batch.spec.files.size for batch in of_owner)
+    def _held_by(self, owner: Hashable) -> BatchesHeld:
+        """Return what a submitter's batches keep; one that comes is counted by its bytes."""
+        specs = [one.spec for one in self.all() if account(one.spec.caller.client) == owner]
+        return BatchesHeld(
+            len(specs) + self._taking[owner], sum(spec.payload_size for spec in specs)
+        )
 
     # --- what clients ask for -------------------------------------------------------------------
 
@@ -160,15 +163,22 @@ class Batches:
             MeshnodeError: it is refused; nothing of it is left.
             trio.BrokenResourceError: the client is gone; nothing is left either.
         """
-        if len(self._batches) + self._taking >= MAX_BATCHES:
+        if len(self._batches) + self._taking.total() >= MAX_BATCHES:
             raise CommandError(f"this node has {MAX_BATCHES} batches: release some")
-        self._taking += 1
+        quotas, client = self.units.quotas, spec.caller.client
+        quotas.admit_batch(client)
+        owner = account(client)
+        self._taking[owner] += 1
         try:
-            return await self._create(spec, receive)
+            # Before a byte of it comes.
+            with quotas.receiving(client, spec.files.size, receive) as counted:
+                return await self._create(spec, counted)
         except OSError as error:
             raise WorkError(f"cannot keep the batch: {files.reason(error)}") from error
         finally:
-            self._taking -= 1
+            self._taking[owner] -= 1
+            if not self._taking[owner]:
+                del self._taking[owner]
 
     async def _create(self, spec: BatchSpec, receive: Receive) -> Batch:
         self.units.store.check()
@@ -178,15 +188,13 @@ class Batches:
             if not spec.has_lines:
                 self._check_first(spec, first)
             if spec.files.size:
-                # Before a byte of it comes.
-                self.units.quotas.check_more(spec.caller.client, spec.files.size)
                 sha256 = await take_files(scratch / DEPS, receive, spec.files)
                 spec = spec.with_digest(sha256)
             if spec.has_lines:
                 places: set[tuple[str, str]] = set()
-                count, first = await take_lines(scratch / "lines", receive, places)
-                spec = spec.with_lines(count, places)
-                self._check_first(spec, first)
+                taken = await take_lines(scratch / "lines", receive, places)
+                spec = spec.with_lines(taken.count, places, taken.size)
+                self._check_first(spec, taken.first)
             elif spec.files.size and await receive(1):
                 raise CommandError(f"there is more than the {spec.files.size} bytes of its files")
             batch_id = await in_thread_or_here(self._files.put_in_place, scratch, spec)

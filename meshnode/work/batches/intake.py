@@ -5,6 +5,7 @@ there is a batch.
 """
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -50,10 +51,17 @@ async def take_files(path: Path, receive: Receive, announced: JobFiles) -> str:
     return taken.sha256
 
 
-async def take_lines(
-    path: Path, receive: Receive, places: set[tuple[str, str]]
-) -> tuple[int, bytes]:
-    """Write a list to a file and sync it; return how many lines there are, and the first one.
+@dataclass(frozen=True, slots=True)
+class TakenList:
+    """How many lines a list has, how many bytes of the disk it takes, and its first line."""
+
+    count: int
+    size: int
+    first: bytes
+
+
+async def take_lines(path: Path, receive: Receive, places: set[tuple[str, str]]) -> TakenList:
+    """Write a list to a file, and sync it.
 
     The work types and nodes that its lines name come to ``places``.
 
@@ -88,7 +96,7 @@ async def take_lines(
             raise CommandError("there is no line: a batch has at least one member")
         file.flush()
         await in_thread_or_here(os.fsync, file.fileno())
-    return count, first
+    return TakenList(count, size, first)
 
 
 def _check_line(number: int, line: bytes, places: set[tuple[str, str]]) -> None:

@@ -160,6 +160,8 @@ class BatchSpec:
     """What must have ended before the first member is submitted."""
     places: tuple[tuple[str, str], ...] = ()
     """The work types and nodes that lines name, each pair once; empty is the batch's own."""
+    list_size: int = 0
+    """Bytes of its list."""
 
     @classmethod
     def parse(cls, data: JsonObject, caller: Caller, created: str) -> Self:
@@ -189,9 +191,15 @@ class BatchSpec:
             after=parse_after(data.get(AFTER_KEY, "")),
         )
 
-    def with_lines(self, count: int, places: Iterable[tuple[str, str]] = ()) -> Self:
-        """Return it for so many lines, which name these work types and nodes."""
-        return replace(self, array=Array((range(1, count + 1),)), places=tuple(sorted(places)))
+    def with_lines(self, count: int, places: Iterable[tuple[str, str]] = (), size: int = 0) -> Self:
+        """Return it for so many lines of so many bytes, which name these work types and nodes."""
+        array = Array((range(1, count + 1),))
+        return replace(self, array=array, places=tuple(sorted(places)), list_size=size)
+
+    @property
+    def payload_size(self) -> int:
+        """The bytes that have come with it: its files and its list."""
+        return self.files.size + self.list_size
 
     @property
     def files(self) -> JobFiles:
@@ -245,6 +253,7 @@ class BatchSpec:
             "Created": self.created,
             "After": ",".join(map(str, self.after)),
             "Places": [list(place) for place in self.places],
+            "ListSize": self.list_size,
             **caller_json(self.caller),
         }
 
@@ -265,6 +274,7 @@ class BatchSpec:
                 str(data["Created"]),
                 parse_after(str(data.get("After", ""))),
                 tuple((str(kind), str(node)) for kind, node in data.get("Places", ())),
+                int(data.get("ListSize", 0)),
             )
         except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
             raise WorkError(f"the specification is damaged: {error!r}") from error

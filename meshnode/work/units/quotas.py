@@ -2,7 +2,8 @@
 
 A submitter is who it is for access rules: a user, another node, a certificate; without one, the
 address that it came from. What it holds are its units until they are released, wherever they run,
-and the payloads that have come with them. Nothing is counted on a node without such bounds.
+and the payloads that have come with them; and its batches, with their files and lists. Nothing is
+counted on a node without such bounds.
 """
 
 from collections import Counter
@@ -23,12 +24,20 @@ class QuotaBounds:
     """What each submitter may have; None is any number.
 
     Attributes:
-        units: that are not released.
-        payload: bytes of payload of those units.
+        units: that are not released; and as many batches.
+        payload: bytes of payload of those units and batches.
     """
 
     units: int | None = None
     payload: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchesHeld:
+    """The batches that a submitter has on a node, and the bytes of their files and lists."""
+
+    count: int = 0
+    payload: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -39,8 +48,8 @@ class Quotas:
     received: Callable[[Unit], int]
     """Returns how many bytes have come of a payload whose rest is awaited."""
     bounds: QuotaBounds = field(default_factory=QuotaBounds)
-    of_batches: Callable[[Hashable], int] = lambda owner: 0
-    """Returns the bytes of the files that a submitter's batches keep, once for all members."""
+    of_batches: Callable[[Hashable], BatchesHeld] = lambda owner: BatchesHeld()
+    """Returns what a submitter's batches keep; files count once for all members."""
     _received: Counter[Hashable] = field(default_factory=Counter)
     """Bytes of each submitter one of whose payloads is being taken in: of its units when that
     began, and all that has come since. What is released counts until the last one is in."""
@@ -60,40 +69,59 @@ class Quotas:
                 "release some"
             )
 
+    def admit_batch(self, client: Identity) -> None:
+        """Return if a client may have one more batch. Raises CommandError."""
+        most = self.bounds.units
+        held = 0 if most is None else self.of_batches(account(client)).count
+        if most is not None and held >= most:
+            raise CommandError(
+                f"you have {held} batches on this node, of at most {most} (submitter-maxunits): "
+                "release some"
+            )
+
     @contextmanager
     def taking_in(self, unit: Unit, payload: Payload) -> Iterator[Receive]:
-        """Return what receives a payload and raises WrongInput when it is more than is allowed.
+        """Return what receives a unit's payload and raises WrongInput when it is too much.
 
         Raises:
-            WrongInput: it is announced as more already.
+            WrongInput: it is announced as more than is allowed already.
         """
         if self.bounds.payload is None:
             yield payload.receive
             return
-        owner = account(_submitter(unit.status))
+        announced = _own_deps(unit.status) + (payload.announced.size or 0) - self.received(unit)
+        with self.receiving(_submitter(unit.status), announced, payload.receive) as receive:
+            yield receive
+
+    @contextmanager
+    def receiving(
+        self, client: Identity | None, announced: int, receive: Receive
+    ) -> Iterator[Receive]:
+        """Return the same for a client that announces so many bytes; 0 if it does not say.
+
+        What has come must be known as the client's before the context ends.
+        """
+        if self.bounds.payload is None:
+            yield receive
+            return
+        owner = account(client)
         if not self._receiving[owner]:
             self._received[owner] = self._payloads_of(owner)
         self._receiving[owner] += 1
         try:
-            announced = _own_deps(unit.status) + (payload.announced.size or 0)
-            self._check(self._received[owner] - self.received(unit) + announced)
+            self._check(self._received[owner] + announced)
 
-            async def receive(size: int) -> bytes:
-                data = await payload.receive(size)
+            async def receive_counted(size: int) -> bytes:
+                data = await receive(size)
                 self._received[owner] += len(data)
                 self._check(self._received[owner])
                 return data
 
-            yield receive
+            yield receive_counted
         finally:
             self._receiving[owner] -= 1
             if not self._receiving[owner]:
                 del self._receiving[owner], self._received[owner]
-
-    def check_more(self, client: Identity, size: int) -> None:
-        """Return if a client may have so many bytes of payload as well. Raises WrongInput."""
-        if self.bounds.payload is not None:
-            self._check(self._payloads_of(account(client)) + size)
 
     def _check(self, size: int) -> None:
         most = self.bounds.payload
@@ -105,7 +133,7 @@ class Quotas:
 
     def _payloads_of(self, owner: Hashable) -> int:
         # Of what has not come yet, only the payload that is being taken in counts, as it comes.
-        return self.of_batches(owner) + sum(
+        return self.of_batches(owner).payload + sum(
             self.received(unit)
             if unit.status.stdin_size is None
             else unit.status.stdin_size + _own_deps(unit.status)

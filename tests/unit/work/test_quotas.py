@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,3 +76,93 @@ def test_an_account_is_the_same_for_each_connection_of_a_client(one, other):
     ):
         assert account(first) == account(second)
     assert account(TcpClient("10.0.0.1:1", card)) != account(TcpClient("10.0.0.1:1"))
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+BATCH = {"command": "work", "subcommand": "batch", "action": "submit"}
+LINE = b'{"node": "foo", "worktype": "cat"}\n'
+
+
+async def submit_list(where, client, count):
+    """Submit a list of so many lines, and return the last line that its client is told."""
+    peer = str(client)
+    where.clients[peer] = client
+    return (await where.talk(BATCH | {"lines": "true"}, LINE * count, peer=peer))[-1]
+
+
+async def release_batch(where, told):
+    request = BATCH | {"action": "release", "batch": json.loads(told)["batch"]}
+    assert "released" in (await where.talk(request))[0]
+
+
+def kept(where):
+    """Return the bytes of the lists on a node's disk."""
+    return sum(path.stat().st_size for path in where.store.root.rglob("lines"))
+
+
+async def test_a_list_counts_as_payload_of_its_submitter_until_its_batch_is_released(
+    foo, autojump_clock
+):
+    most = 30 * len(LINE)
+    async with foo.running():
+        foo.units.quotas.bounds = QuotaBounds(payload=most)
+        first = await submit_list(foo, ANN, 20)
+        refusal = await submit_list(foo, ANN_AGAIN, 11)
+        assert f"more than {most} bytes of payload (submitter-maxpayload)" in refusal
+        assert kept(foo) == 20 * len(LINE)
+        assert '"members":30' in (await submit_list(foo, BOB, 30)).replace(" ", "")
+    # What is there counts in the next life of the node, too.
+    async with foo.running():
+        foo.units.quotas.bounds = QuotaBounds(payload=most)
+        assert "(submitter-maxpayload)" in await submit_list(foo, ANN, 11)
+        assert "(submitter-maxpayload)" in await submit(foo, ANN, bytes(11 * len(LINE)))
+        await release_batch(foo, first)
+        assert "batch" in json.loads(await submit_list(foo, ANN, 30))
+
+
+@pytest.mark.parametrize("counts", [(30, 30), (10, 45), (26, 25, 20, 30)])
+async def test_lists_that_come_at_once_are_together_no_more_than_one_may_have(
+    foo, counts, autojump_clock
+):
+    async def finish(client, count):
+        await client.send_all(LINE * (count - count // 2))
+        await client.send_eof()
+        told.append(b"".join([piece async for piece in client]).splitlines()[-1])
+
+    told: list[bytes] = []
+    async with foo.running():
+        foo.units.quotas.bounds = QuotaBounds(payload=50 * len(LINE))
+        clients = [foo.connect("unix", "client") for _ in counts]
+        for client, count in zip(clients, counts, strict=True):
+            request = json.dumps(BATCH | {"lines": "true"}).encode() + b"\n"
+            await client.send_all(request + LINE * (count // 2))
+            await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for client, count in zip(clients, counts, strict=True):
+                nursery.start_soon(finish, client, count)
+        assert kept(foo) <= 50 * len(LINE)
+        assert any(b"(submitter-maxpayload)" in line for line in told)
+        # Nothing is reckoned that has not stayed.
+        assert "batch" in await submit_list(foo, BOB, 50)
+
+
+async def test_who_has_as_many_batches_as_it_may_have_units_gets_no_more_and_others_do(
+    foo, autojump_clock
+):
+    waiting = {"submissionafter": "", "array": "1-2", "node": "foo", "worktype": "cat"}
+    async with foo.running():
+        foo.units.quotas.bounds = QuotaBounds(units=2)
+        first = unit_of(await submit(foo, BOB, node="nowhere"))
+        waiting["submissionafter"] = first
+
+        async def chained(client):
+            foo.clients["client"] = client
+            return (await foo.talk(BATCH | waiting))[-1]
+
+        kept_ones = [await chained(one) for one in (ANN, ANN_AGAIN)]
+        refusal = await chained(ANN)
+        assert "you have 2 batches on this node, of at most 2 (submitter-maxunits)" in refusal
+        assert "batch" in json.loads(await chained(BOB))
+        await release_batch(foo, kept_ones[0])
+        assert "batch" in json.loads(await chained(ANN))
