@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
-from meshnode.errors import CommandError, SecurityError
+from meshnode.errors import CommandError, SecurityError, UnknownUnit
 from meshnode.protocol.control import DEPS_SHA256_KEY, DEPS_SIZE_KEY, SCRIPT_KEY
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.web.api.bodies import MAX_BODY, Count, kept, whole_body
@@ -114,19 +114,20 @@ async def _submit(
         sent.extend(data)
         await trio.lowlevel.checkpoint()
 
-    try:
-        reply = await node.commands.run(caller, command, body, take)
-    except CommandError as error:
-        known = _ALREADY.search(str(error)) if key else None
-        if known is not None and await _made_room(node, caller, known):
+    known: str | None = None
+    while True:
+        try:
             reply = await node.commands.run(caller, command, body, take)
-        elif known is not None:
-            return await _known(node, request, known)
-        elif key and "submissionkey" in str(error):
-            text = str(error).replace("field submissionkey", "the Idempotency-Key")
-            raise Problem(CONFLICT, text) from error
-        else:
-            raise
+            break
+        except CommandError as error:
+            found = _ALREADY.fullmatch(str(error)) if key else None
+            if found is None:
+                _tell_of_key(error)
+                raise
+            # Of those who send it again at once, one makes room; the others find its unit then.
+            if found[2] or found[1] == known or not await _made_room(node, caller, found[1]):
+                return await _known(node, request, found)
+            known = found[1]
     if reply is None:
         # The unit was made, and then its input was refused.
         text = _CREATED.sub(b"", bytes(sent)).decode("utf-8", "replace").strip()
@@ -136,20 +137,27 @@ async def _submit(
     return await _told(node, request, str(reply["unitid"]), HTTPStatus.CREATED)
 
 
-async def _made_room(node: WebNode, caller: Caller, known: re.Match[str]) -> bool:
+def _tell_of_key(error: CommandError) -> None:
+    """Raise a Problem for an error of a submission key: its client knows an Idempotency-Key."""
+    if "submissionkey" in str(error):
+        text = str(error).replace("field submissionkey", "the Idempotency-Key")
+        raise Problem(CONFLICT, text) from error
+
+
+async def _made_room(node: WebNode, caller: Caller, unit_id: str) -> bool:
     """Return whether the unit of a key is gone that never got all of its input, and so never ran.
 
     Its client had broken off, and sends it again; nothing of the request has been taken yet.
     """
-    if known[2]:
-        return False
     try:
-        unit = await _asked(node, caller, "status", known[1])
+        unit = await _asked(node, caller, "status", unit_id)
         if unit["State"] != int(UnitState.FAILED) or unit["StdinSize"] is not None:
             return False
-        await _asked(node, caller, "release", known[1])
+        await _asked(node, caller, "release", unit_id)
+    except UnknownUnit:
+        return True  # another one has done it, or it is not for this client: trying again tells
     except (CommandError, SecurityError):
-        return False  # it is not for this client: what there is of it is told
+        return False
     return True
 
 
