@@ -16,7 +16,8 @@ from meshnode.control.places import Place
 from meshnode.control.registry import SessionKind
 from meshnode.security.identity import Identity, TcpClient, TokenClient, UnixClient
 from meshnode.shares import Holder
-from meshnode.web.problems import UNPROVED, WRONG_HOST, Problem
+from meshnode.web.authorization import HOW, loads_page, shown_token, unproved
+from meshnode.web.problems import WRONG_HOST, Problem
 
 if TYPE_CHECKING:  # few nodes have tokens
     from meshnode.security.bearer import Token, TokenStore
@@ -139,7 +140,7 @@ class Identifier:
         certificate = client.certificate if isinstance(client, TcpClient) else None
         is_near_user = isinstance(client, UnixClient)
         if self._directive.requireclientcert and certificate is None and not is_near_user:
-            raise _unproved("show a certificate: this port requires one")
+            raise unproved("show a certificate: this port requires one")
         if "authorization" in headers:
             token = self._find_token(headers)
             known = TokenClient(token.name, _address_of(client))
@@ -159,16 +160,26 @@ class Identifier:
 
     def _find_token(self, headers: Headers) -> "Token":
         """Return the token that a request shows. Raises Problem."""
-        scheme, _, shown = headers["authorization"].partition(" ")
-        if scheme.lower() != "bearer" or len(headers.getlist("authorization")) > 1:
-            raise _unproved("write Authorization: Bearer, a space and a token")
+        asks_user = self._asks_user(headers)
+        try:
+            shown = shown_token(headers)
+        except ValueError:
+            raise unproved(HOW, asks_user=asks_user) from None
         file = self._directive.tokens
         if file is None or self._tokens is None:
-            raise _unproved("this service takes no tokens: its http-service names no file of them")
-        token = self._tokens.find(file, shown.strip())
+            raise unproved("this service takes no tokens: its http-service names no file of them")
+        token = self._tokens.find(file, shown.token)
         if token is None:
-            raise _unproved("the token is not known here, or not any more", error="invalid_token")
+            text = "the token is not known here, or not any more"
+            raise unproved(text, error="invalid_token", asks_user=asks_user)
+        if shown.name not in ("", token.name):
+            text = "the token has another name than the user's; leave the user's empty"
+            raise unproved(text, error="invalid_token", asks_user=asks_user)
         return token
+
+    def _asks_user(self, headers: Headers) -> bool:
+        """Whether a browser is to ask its user for a token."""
+        return self._directive.tokens is not None and loads_page(headers)
 
     def _admit(self, client: Identity, headers: Headers) -> None:
         """Let a client in of whom nothing is known. Raises Problem."""
@@ -177,22 +188,19 @@ class Identifier:
             return
         if allows is None and is_near(client):
             if any(name in headers for name in PASSED_ON):
-                raise _unproved("a proxy has passed this on and shows no token of who asks")
+                text = "a proxy has passed this on and shows no token of who asks"
+                raise unproved(text, asks_user=self._asks_user(headers))
             _check_host(headers.get("host", ""))
             return
         ways = ["a certificate"] if self._directive.tls else []
-        ways += ["a token (Authorization: Bearer …)"] if self._directive.tokens else []
+        if self._directive.tokens:
+            ways.append("a token (Authorization: Bearer …, or as a password)")
         remedy = (
             f"show {' or '.join(ways)}"
             if ways
             else ("this service knows nobody: give its http-service tokens, or tls with clientcas")
         )
-        raise _unproved(remedy)
-
-
-def _unproved(text: str, error: str = "") -> Problem:
-    challenge = 'Bearer realm="meshnode"' + (f', error="{error}"' if error else "")
-    return Problem(UNPROVED, text, {"www-authenticate": challenge})
+        raise unproved(remedy, asks_user=self._asks_user(headers))
 
 
 def _address_of(client: Identity) -> str:

@@ -25,7 +25,10 @@ from meshnode.errors import (
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+Fields = Mapping[str, str | tuple[str, ...]]
+"""Headers of a response; several may have one name."""
+
+NO_HEADERS: Final[Fields] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Problem(MeshnodeError):
         self,
         kind: Kind,
         detail: str,
-        headers: Mapping[str, str] = NO_HEADERS,
+        headers: Fields = NO_HEADERS,
         **members: object,
     ) -> None:
         super().__init__(detail)
@@ -130,4 +133,8 @@ def to_response(problem: Problem) -> Response:
     """Return the response that tells of a problem."""
     status = problem.kind.status
     content = encode(problem, status)
-    return Response(content, status, headers=dict(problem.headers), media_type=MEDIA_TYPE)
+    response = Response(content, status, media_type=MEDIA_TYPE)
+    for name, said in problem.headers.items():
+        for value in (said,) if isinstance(said, str) else said:
+            response.headers.append(name, value)
+    return response

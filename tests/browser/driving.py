@@ -7,7 +7,7 @@ same package, while Playwright brings a browser of its own, which a package inde
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -186,18 +186,23 @@ def strangers(addresses: list[str], origin: str) -> list[str]:
         one
         for one in addresses
         if (there := urlsplit(one)).scheme not in inside
-        and (there.scheme, there.netloc) != (home.scheme, home.netloc)
+        and (there.scheme, there.hostname, there.port) != (home.scheme, home.hostname, home.port)
     ]
 
 
 @contextmanager
-def browsing(directory: Path, preferences: Json | None = None) -> Iterator[Browser]:
-    """Yield a browser whose home is a directory; at the end nothing of it runs or is left."""
+def browsing(
+    directory: Path, preferences: Json | None = None, words: Sequence[str] = ()
+) -> Iterator[Browser]:
+    """Yield a browser whose home is a directory; at the end nothing of it runs or is left.
+
+    ``words`` are more of its command line.
+    """
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for argument in arguments(directory):
+    for argument in [*arguments(directory), *words]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     if preferences:

@@ -114,6 +114,9 @@ def test_clients_without_a_certificate_show_a_token_or_nothing_is_told(
     status, _, made = ci("/api/v1/units", "--json", '{"type": "cat", "payload": "x"}')
     assert status == 201
     assert ci("/api/v1/units")[0] == 403
+    for user in ("", "ci"):
+        by_password = Curl(cluster, base, "--cacert", signed.ca, "-u", f"{user}:{CI}")
+        assert by_password("/api/v1")[2]["client"]["name"].startswith("token ci (")
     [line] = [
         found
         for found in map(json.loads, audit.read_text().splitlines())

@@ -44,12 +44,17 @@ def _document(paths: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
             "access rules and audit log.",
         },
         "servers": [{"url": "/"}],
-        "security": [{"token": []}, {"certificate": []}, {}],
+        "security": [{"token": []}, {"password": []}, {"certificate": []}, {}],
         "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
+                "password": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The token is the password; the user is empty or its name.",
+                },
                 "certificate": {"type": "mutualTLS"},
             },
             "responses": {

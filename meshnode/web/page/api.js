@@ -33,7 +33,7 @@ export class Problem extends Error {
 
 /** Asks the node. */
 export class Api extends EventTarget {
-  #base = new URL("api/v1/", document.baseURI);
+  #base = withoutNames(new URL("api/v1/", document.baseURI));
   /** A bearer token, for those who have no certificate. It is in memory only. */
   token = "";
 
@@ -138,6 +138,12 @@ export class Api extends EventTarget {
     if (!response.ok) throw await problemOf(response);
     return response;
   }
+}
+
+/** Return an address without a user's name and password: browsers refuse to fetch one with them. */
+function withoutNames(url) {
+  url.username = url.password = "";
+  return url;
 }
 
 async function problemOf(response) {

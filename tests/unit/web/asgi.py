@@ -23,6 +23,12 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    fields: tuple[tuple[str, str], ...] = ()
+    """The headers as they came: several may have one name."""
+
+    def all(self, name: str) -> list[str]:
+        """Return what all headers of a name say."""
+        return [value for found, value in self.fields if found == name]
 
     @property
     def json(self) -> Any:
@@ -105,5 +111,5 @@ class Client:
 
         await self.app(scope, receive, send)
         [start] = started
-        found = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
-        return Reply(start["status"], found, b"".join(parts))
+        fields = tuple((name.decode(), value.decode("latin-1")) for name, value in start["headers"])
+        return Reply(start["status"], dict(fields), b"".join(parts), fields)
