@@ -78,7 +78,7 @@ class Origins:
         self._check_origin(headers, leads=method == "GET" and scope["type"] == "http")
         if method in SAFE or not _has_body(headers):
             return
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = kind_of_body(headers)
         if kind not in BODIES:
             text = f"the body must be JSON: Content-Type: application/json, not {kind or 'nothing'}"
             raise Problem(WRONG_TYPE, text)
@@ -95,6 +95,11 @@ class Origins:
             return
         if not (leads and headers.get("sec-fetch-mode") == "navigate"):
             raise _foreign(headers.get("referer", "another site"))
+
+
+def kind_of_body(headers: Headers) -> str:
+    """Return the media type that a request says its body has, without parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _foreign(origin: str) -> Problem:

@@ -17,6 +17,7 @@ from meshnode.web.api.submit import Pieces, PulledBody
 from meshnode.web.api.units import DEFAULT_WAIT
 from meshnode.web.commands import Streaming
 from meshnode.web.identity import caller_of
+from meshnode.web.origins import kind_of_body
 from meshnode.web.problems import MALFORMED, REFUSED, UNKNOWN, WRONG_TYPE, Problem
 from meshnode.web.routing import WebNode, json_response, page_of
 from meshnode.web.session import Body
@@ -42,7 +43,8 @@ def routes(node: WebNode) -> list[BaseRoute]:
         return json_response(page_of(newest))
 
     async def submit(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        check_names(request)
+        if kind_of_body(request.headers) != "application/json":
             raise Problem(WRONG_TYPE, "a batch is application/json")
         with kept(node, request) as count:
             data = await whole_body(Body(request.receive).receive_some, count, "the batch")

@@ -5,6 +5,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.security.identity import CertificateNames, Identity, TcpClient
+from meshnode.web.api.queries import check_names
 from meshnode.web.identity import caller_of
 from meshnode.web.routing import WebNode, json_response, page_of
 
@@ -14,6 +15,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     commands = node.commands
 
     async def root(request: Request) -> Response:
+        check_names(request)
         client = caller_of(request).client
         return json_response(
             {
@@ -26,14 +28,17 @@ def routes(node: WebNode) -> list[BaseRoute]:
         )
 
     async def status(request: Request) -> Response:
+        check_names(request)
         return json_response(await commands.ask(request, {"command": "status"}))
 
     async def ping(request: Request) -> Response:
+        check_names(request)
         target = request.path_params["node"]
         # A node that does not answer is an answer, too.
         return json_response(await commands.ask(request, {"command": "ping", "target": target}))
 
     async def traceroute(request: Request) -> Response:
+        check_names(request)
         target = request.path_params["node"]
         hops = await commands.ask(request, {"command": "traceroute", "target": target})
         return json_response(page_of(list(hops.values())))

@@ -25,7 +25,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     """Return the routes of this module."""
 
     async def whole(request: Request) -> Response:
-        check_names(request, DETAIL, "node")
+        check_names(request, DETAIL, several=("node",))
         command = _mesh(request)
         if named := request.query_params.getlist("node"):
             command["nodes"] = named

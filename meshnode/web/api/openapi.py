@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.version import VERSION
+from meshnode.web.api.queries import check_names
 from meshnode.web.routing import WebNode
 
 PATH: Final = "/api/v1/openapi.json"
@@ -18,6 +19,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     """Return the route of the document."""
 
     async def document(request: Request) -> Response:
+        check_names(request)
         return Response(as_json(), media_type="application/json")
 
     return [Route(PATH, document)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from meshnode.web.api.schemas import COUNT, FLAG, TEXT, Schema, ref
+from meshnode.web.api.schemas import COUNT, FLAG, TEXT, Schema, array, ref
 
 PROBLEM: Final = {"$ref": "#/components/responses/Problem"}
 
@@ -81,6 +81,9 @@ STREAMS: Final[Schema] = {"enum": ["stdout", "stderr", "index", "files"], "defau
 
 LAST_ID: Final = header("Last-Event-ID", "ID of the last event that was read: go on behind it")
 
+MANY: Final[Schema] = array(TEXT)
+"""A parameter that may be there several times."""
+
 PART: Final[Schema] = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 SUBMISSION: Final[dict[str, Any]] = {
@@ -105,10 +108,10 @@ SUBMISSION: Final[dict[str, Any]] = {
 def _units() -> Iterator[tuple[str, dict[str, Any]]]:
     unit = "/api/v1/units/{id}"
     filters = (
-        query("state", TEXT, "pending, running, succeeded, failed, canceled; several with commas"),
-        query("type", TEXT, "work type"),
-        query("node", TEXT, "node that runs it"),
-        query("label", TEXT, "NAME, or NAME=VALUE"),
+        query("state", MANY, "pending, running, succeeded, failed, canceled; several with commas"),
+        query("type", MANY, "work type"),
+        query("node", MANY, "node that runs it"),
+        query("label", MANY, "NAME, or NAME=VALUE"),
         query("batch", TEXT, "members of this batch"),
         query("submitter", TEXT, "part of who submitted it"),
         query("since", {"type": "string", "format": "date-time"}, "created since then"),
@@ -232,7 +235,7 @@ def _batches() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _mesh() -> Iterator[tuple[str, dict[str, Any]]]:
     detail = query("detail", FLAG, "ask other nodes for what only they know")
-    named = query("node", TEXT, "with detail: only this one; several by several")
+    named = query("node", MANY, "with detail: only these")
     filters: dict[str, tuple[dict[str, Any], ...]] = {
         "nodes": tuple(query(name, TEXT, "only these") for name in ("id", "state", "kind")),
         "links": (query("node", TEXT, "only those of this node"),),

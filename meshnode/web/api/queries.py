@@ -1,7 +1,7 @@
 """What stands in the query of a request, and in the path, as values. Raises Problem."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,12 +22,17 @@ TRUE, FALSE = frozenset({"true", "1", "yes", ""}), frozenset({"false", "0", "no"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-def check_names(request: Request, *names: str) -> None:
-    """Refuse what stands in a query and is not known: it must not be taken for nothing."""
+def check_names(request: Request, *names: str, several: Collection[str] = ()) -> None:
+    """Refuse what stands in a query and would be taken for nothing: names that are not known, and
+    a second value of one that is not among ``several``.
+    """
+    known = [*names, *several]
     for name in request.query_params:
-        if name not in names:
-            known = ", ".join(names) or "nothing"
-            raise Problem(MALFORMED, f"the query has {name[:40]!r}; this address takes {known}")
+        if name not in known:
+            takes = ", ".join(known) or "nothing"
+            raise Problem(MALFORMED, f"the query has {name[:40]!r}; this address takes {takes}")
+        if name not in several and len(request.query_params.getlist(name)) > 1:
+            raise Problem(MALFORMED, f"the query has {name} more than once")
 
 
 def whole_number(request: Request, name: str, default: int, most: int = MOST) -> int:

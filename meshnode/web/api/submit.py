@@ -24,7 +24,9 @@ from meshnode.web.api.bodies import MAX_BODY, Count, kept, whole_body
 from meshnode.web.api.jobfiles import Tar
 from meshnode.web.api.jobs import read_job
 from meshnode.web.api.multipart import Parts
+from meshnode.web.api.queries import check_names
 from meshnode.web.identity import Caller, caller_of
+from meshnode.web.origins import kind_of_body
 from meshnode.web.problems import (
     CONFLICT,
     MALFORMED,
@@ -50,8 +52,9 @@ def routes(node: WebNode) -> list[BaseRoute]:
     """Return the routes of this module."""
 
     async def submitted(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        submit = {"application/json": _submit_json, "multipart/form-data": _submit_parts}.get(kind)
+        check_names(request)
+        forms = {"application/json": _submit_json, "multipart/form-data": _submit_parts}
+        submit = forms.get(kind_of_body(request.headers))
         if submit is not None:
             with kept(node, request) as count:
                 return await submit(node, request, Body(request.receive), count)

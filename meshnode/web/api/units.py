@@ -52,6 +52,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
         return json_response(page)
 
     async def status(request: Request) -> Response:
+        check_names(request)
         reply = await commands.ask(request, on_unit(request, "status"))
         return json_response(with_id(request, reply))
 
@@ -65,6 +66,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
         )
 
     async def cancel(request: Request) -> Response:
+        check_names(request)
         reply = await commands.ask(request, on_unit(request, "cancel"))
         return _done(request, reply)
 
@@ -86,6 +88,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
         return _done(request, await commands.ask(request, command))
 
     async def may(request: Request) -> Response:
+        check_names(request)
         unit = request.path_params["id"]
         answers = {}
         for verb in VERBS:
@@ -176,8 +179,8 @@ class _Wanted:
 
     def __init__(self, request: Request) -> None:
         """Read a query. Raises Problem."""
-        names = ("state", "type", "label", "submitter", "batch", "node", "since", "limit", "cursor")
-        check_names(request, *names)
+        once = ("submitter", "batch", "since", "limit", "cursor")
+        check_names(request, *once, several=("state", "type", "label", "node"))
         given = request.query_params
         self._states = {_state(name) for word in given.getlist("state") for name in word.split(",")}
         self._types = set(given.getlist("type"))

@@ -1,8 +1,10 @@
 """The OpenAPI document says what there is, and only that."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from starlette.routing import Route
 
 from meshnode.control.budgets import SessionBudgets
@@ -11,6 +13,8 @@ from meshnode.web.api.openapi import as_json
 from meshnode.web.app import API
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from tests.unit.web.asgi import Client, Reply
+from tests.unit.web.conftest import MakeClient
 
 
 async def ready() -> str:
@@ -56,3 +60,36 @@ def test_each_reference_leads_to_a_schema() -> None:
         for name in part.partition('"')[0].split("/"):
             found = found[name]
         assert found
+
+
+def queries() -> Iterator[tuple[str, str, str, bool]]:
+    """Each path, method and parameter of a query, and whether it may be there several times."""
+    for path, found in DOCUMENT["paths"].items():
+        for method, one in found.items():
+            for parameter in one.get("parameters", ()):
+                if parameter["in"] == "query":
+                    many = parameter["schema"].get("type") == "array"
+                    yield path, method, parameter["name"], many
+
+
+async def asked(client: Client, path: str, method: str, query: str) -> Reply:
+    path = path.replace("{", "").replace("}", "")
+    return await client.ask(f"{path}?{query}", method.upper(), content_type="application/json")
+
+
+@pytest.mark.parametrize(("path", "method"), sorted(described()))
+async def test_a_name_in_a_query_that_an_operation_does_not_have_is_refused(
+    make_client: MakeClient, path: str, method: str
+) -> None:
+    reply = await asked(make_client(), path, method, "nosuch=1")
+    assert reply.status == 400
+    assert "the query has 'nosuch'" in reply.json["detail"]
+
+
+@pytest.mark.parametrize(("path", "method", "name", "many"), list(queries()))
+async def test_a_second_value_of_a_query_is_refused_where_only_one_would_count(
+    make_client: MakeClient, path: str, method: str, name: str, many: bool
+) -> None:
+    reply = await asked(make_client(), path, method, f"{name}=1&{name}=2")
+    is_refused = reply.status == 400 and f"{name} more than once" in reply.json["detail"]
+    assert is_refused is not many
