@@ -36,6 +36,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_STDIN = 256 * 1024
 """Bytes of a payload that all members of an array have: it is a part of the request."""
 
+MOST_LINE = 1 << 20
+"""Bytes of a line of a list, as a node takes them."""
+
 in_flight_option = click.option(
     "--max-in-flight",
     type=WholeNumber(1, 10_000),
@@ -156,8 +159,8 @@ def submit_members(
         if payload is not None:
             raise Failure("--from-lines takes no payload: each line may be one.")
         is_named = any("{line}" in value for value in fields.values())
-        with _open(wanted.lines or "") as file:
-            lines = (_of_text(number, line, is_named) for number, line in enumerate(file, 1))
+        with _open(wanted.lines or "") as numbered:
+            lines = (_of_text(line, is_named) for _, line in numbered)
             done = _submitted(lambda: api.submit_batch(client, fields, lines, job=job))
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
@@ -179,8 +182,7 @@ def _stdin(payload: bytes | BinaryIO | None) -> str:
         raise Failure("the payload of an array must be text in UTF-8") from error
 
 
-def _of_text(number: int, line: str, is_named: bool) -> Mapping[str, str]:
-    text = line.removesuffix("\n")
+def _of_text(text: str, is_named: bool) -> Mapping[str, str]:
     return {"line": text} if is_named else {"line": text, "stdin": f"{text}\n"}
 
 
@@ -195,15 +197,33 @@ def _of_json(number: int, line: str) -> Mapping[str, str]:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[IO[str]]:
+def _open(path: str) -> Iterator[Iterator[tuple[int, str]]]:
+    """Yield the lines of a list, each with its number. Raises Failure."""
     try:
-        with click.open_file(path, encoding="utf-8", errors="strict") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise Failure(f"{path}: a list is text in UTF-8") from error
+        with click.open_file(path, "rb") as file:
+            yield numbered_lines(file, path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Failure(f"{path}: {reason}") from error
+
+
+def numbered_lines(file: IO[bytes], path: str) -> Iterator[tuple[int, str]]:
+    """Yield each line without its end; a mark of the encoding (BOM) belongs to none.
+
+    A line ends with a line feed, or with that behind a carriage return, and nowhere else: other
+    ends of lines are text, as for the shell's tools. Raises Failure: a line is no text, or too
+    long.
+    """
+    number = 0
+    while line := file.readline(MOST_LINE + 1):
+        number += 1
+        if len(line) > MOST_LINE:
+            raise Failure(f"{path}: line {number} has more than {MOST_LINE} bytes")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise Failure(f"{path}: line {number} is no text in UTF-8") from error
+        yield number, text.removesuffix("\n").removesuffix("\r")
 
 
 def _submitted(submit: Callable[[], api.BatchSubmission]) -> api.BatchSubmission:
@@ -270,8 +290,8 @@ def submit_batch(
     if detach and joblog is not None:
         raise Failure("Cannot combine --detach with --joblog.")
     check_log(joblog)
-    with invocation.client() as client, _open(file) as lines:
-        members = (_of_json(number, line) for number, line in enumerate(lines, 1) if line.strip())
+    with invocation.client() as client, _open(file) as numbered:
+        members = (_of_json(number, line) for number, line in numbered if line.strip())
         first = named_in_full(invocation, client, after)
         fields = {**job.fields(), **_terms(max_in_flight, first)}
         done = _submitted(lambda: api.submit_batch(client, fields, members, job=job))

@@ -16,7 +16,7 @@ from typing import Final
 
 from meshctl.safetar import PIECE
 from meshnode import files
-from meshnode.work.files.finding import CHANGED, LOOK, CannotCollect, Finder, Found
+from meshnode.work.files.finding import CHANGED, DENIED, LOOK, CannotCollect, Finder, Found
 from meshnode.work.files.globs import Globs
 
 STEP_SECONDS: Final = 0.1
@@ -76,9 +76,10 @@ class Collection:
         try:
             root = os.open(self._work, LOOK)
         except OSError as error:
-            if error.errno not in CHANGED:
+            if error.errno not in CHANGED and error.errno != errno.EACCES:
                 raise
-            self.words = "collected no files: its directory is gone"
+            why = "may not be read" if error.errno == errno.EACCES else "is gone"
+            self.words = f"collected no files: its directory {why}"
             return
         try:
             yield from self._check_room(root)
@@ -133,7 +134,7 @@ class Collection:
         try:
             source = _open(found)
         except PermissionError:
-            finder.leave_out(found.name, "permission denied")
+            finder.leave_out(found.name, DENIED)
             return
         if source < 0:
             return

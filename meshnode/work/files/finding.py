@@ -25,6 +25,9 @@ TOLD: Final = 3
 SHOWN: Final = 60
 """Characters of a name that is told."""
 
+DENIED: Final = "permission denied"
+"""Why something is left out that may not be read."""
+
 CHANGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 """Errors that say that something is not what it was a moment ago."""
 
@@ -141,7 +144,12 @@ class Finder:
     def _entry(self, at: int, before: str, base: str, below: States | None) -> Finds:
         """Yield what is there under a name, and below it."""
         name = before + base
-        looked_up = _look_up(at, base)
+        try:
+            looked_up = _look_up(at, base)
+        except PermissionError:
+            # The directory may be listed, and not entered.
+            self.leave_out(name, DENIED)
+            return
         if looked_up is None:
             return
         found, target = looked_up
@@ -185,7 +193,7 @@ class Finder:
             if error.errno in CHANGED:
                 return -1
             if error.errno == errno.EACCES:
-                self.leave_out(one.name, "permission denied")
+                self.leave_out(one.name, DENIED)
                 return -1
             raise
 

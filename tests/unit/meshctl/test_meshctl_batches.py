@@ -5,8 +5,11 @@ import json
 import tarfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshctl.api import batch as api
+from meshctl.commands.arrays import numbered_lines
 from meshctl.render.batches import BatchProgress, member_line, summary
 from meshctl.render.output import ExitCode
 
@@ -124,6 +127,56 @@ def test_each_line_of_a_file_is_the_stdin_of_a_member_or_a_word_of_it(
     assert [one["line"] for one in sent] == ["one", "two é"]
     stdin = [one.get("stdin") for one in sent]
     assert stdin == ([None, None] if names_it else ["one\n", "two é\n"])
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"))
+
+
+@given(
+    lines=st.lists(TEXTS.filter(lambda text: not text.startswith("\ufeff")), min_size=1),
+    mark=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+    ends_last=st.booleans(),
+    inner=st.sampled_from(["", "\r", "\u2028", "\x85", "\x0b"]),
+)
+def test_a_line_ends_where_a_line_feed_stands_and_has_no_mark_of_its_editor(
+    lines, mark, end, ends_last, inner
+):
+    lines = [f"{line}{inner}." for line in lines]
+    data = ("\ufeff" if mark else "") + end.join(lines) + (end if ends_last else "")
+    found = list(numbered_lines(io.BytesIO(data.encode()), "list"))
+    assert found == list(enumerate(lines, 1))
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("from-lines", "line 3 is no text in UTF-8"),
+        ("submit-batch", "line 3 is no text in UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_text_is_told_by_its_number(meshctl, batches, tmp_path, command, told):
+    (tmp_path / "list").write_bytes(b'{"worktype": "cat"}\n\n\xff\n')
+    words = {
+        "from-lines": ("submit", "cat", "--from-lines", tmp_path / "list"),
+        "submit-batch": ("submit-batch", tmp_path / "list"),
+    }[command]
+    result = meshctl("work", *words)
+    assert result.exit_code == ExitCode.WRONG_USAGE
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize("command", [("submit", "cat", "--from-lines"), ("submit-batch",)])
+def test_a_line_without_end_is_not_kept(meshctl, batches, command):
+    result = meshctl("work", *command, "/dev/zero")
+    assert result.exit_code == ExitCode.WRONG_USAGE
+    assert "line 1 has more than 1048576 bytes" in result.stderr
+
+
+def test_a_list_of_an_editor_that_marks_its_files_is_a_list(meshctl, batches, tmp_path):
+    (tmp_path / "list").write_bytes(b'\xef\xbb\xbf{"worktype": "cat"}\r\n{"worktype": "sh"}')
+    assert meshctl("work", "submit-batch", tmp_path / "list", "--detach").exit_code == 0
+    assert batches.lists == [[{"worktype": "cat"}, {"worktype": "sh"}]]
 
 
 @pytest.mark.parametrize("lists", [True, False])

@@ -331,3 +331,41 @@ def test_of_permissions_only_that_of_a_program_is_kept(tmp_path):
         found = {member.name: (member.mode, member.uid, member.uname) for member in tar}
     assert found == {"a": (0o755, 0, ""), "b": (0o644, 0, "")}
     assert stat.S_IMODE((tmp_path / "files").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o444, 0o600])
+@pytest.mark.parametrize("glob", ["d", "*", "**", "d/*", "d/a"])
+def test_what_lies_in_a_directory_that_may_not_be_entered_is_left_out_and_told(
+    mode, glob, tmp_path, monkeypatch
+):
+    def guarded(function):
+        def guard(path, *args, dir_fd=None, **more):
+            if dir_fd is not None and not os.fstat(dir_fd).st_mode & 0o111:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return function(path, *args, dir_fd=dir_fd, **more)
+
+        return guard
+
+    make(tmp_path / "work", {"d": {"a": b"1", "l": ("link", "a")}, "e": b"2"})
+    (tmp_path / "work" / "d").chmod(mode)
+    # Root may do all of this; others may not.
+    for name in ("stat", "open", "readlink"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    words = collect(tmp_path, glob, "e").words
+    found = members(tmp_path / "files")
+    assert {name: what for name, what in found.items() if what is not None} == {"e": b"2"}
+    assert "left out 'd/a' (permission denied)" in words
+
+
+def test_a_directory_of_a_job_that_may_not_be_read_is_told_and_costs_no_success(
+    tmp_path, monkeypatch
+):
+    def refuse(path, *args, **more):
+        if os.fspath(path) == os.fspath(tmp_path / "work"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *args, **more)
+
+    make(tmp_path / "work", {"a": b"1"})
+    opened = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    assert collect(tmp_path, "*").words == "collected no files: its directory may not be read"
