@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from meshnode.web.commands import Commands
+from meshnode.web.spool import Spool
 from meshnode.web.websocket import ServeSession
 
 
@@ -36,8 +36,8 @@ class WebNode:
     commands: Commands
     shortage: Callable[[], Awaitable[str]]
     """Returns why the node is not ready to take work; empty if it is."""
-    spool: Path
-    """Directory on the disk of the units, for what is on its way to them."""
+    spool: Spool
+    """For what is on its way to units, on their disk."""
     serve_session: ServeSession | None = None
     """Serves a control session as the control service does, where there is one to do it."""
     responses: Counter[int] = field(default_factory=Counter)

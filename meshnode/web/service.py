@@ -31,6 +31,7 @@ from meshnode.web.identity import IDLE_TIMEOUT, Caller, Connection
 from meshnode.web.metrics import Metrics
 from meshnode.web.routing import WebNode
 from meshnode.web.server import Server
+from meshnode.web.spool import Spool
 from meshnode.web.wire import PROTOCOLS
 from meshnode.work.configured import ConfiguredWork
 
@@ -223,8 +224,9 @@ async def start_web(
     registry.register(metrics.command())
     await nursery.start(metrics.run)
     commands = Commands(config.node.id, registry, budgets)
+    responses = metrics.node.responses
     node = WebNode(
-        config.node.id, VERSION, commands, shortage, root, serve_session, metrics.node.responses
+        config.node.id, VERSION, commands, shortage, Spool(root), serve_session, responses
     )
     for directive in config.http_services:
         try:

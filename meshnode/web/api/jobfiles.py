@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
 from typing import IO, Final, Self, TypeVar
 
 import trio
 
 from meshnode.web.api.multipart import Parts
 from meshnode.web.problems import MALFORMED, TOO_LARGE, UNAVAILABLE, Problem
+from meshnode.web.spool import Room
 
 MAX_BYTES: Final = 4 * 1024**3
 """Bytes of all files of one request; more is for meshctl, which keeps nothing on the way."""
@@ -41,8 +41,8 @@ Found = TypeVar("Found")
 class Tar:
     """A tar in the making. An async context manager; the file is gone behind it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self._file: IO[bytes] | None = None
         self._names: set[str] = set()
         self.size = 0
@@ -53,9 +53,12 @@ class Tar:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._file is not None:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._file.close)
+        try:
+            if self._file is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._file.close)
+        finally:
+            self._room.give_back()
 
     async def add(self, filename: str, parts: Parts, *, is_script: bool) -> None:
         """Add the part that is being read.
@@ -90,13 +93,20 @@ class Tar:
             raise Problem(
                 TOO_LARGE, f"the files have more than {MAX_BYTES >> 30} GiB; meshctl sends more"
             )
+        looks = self._room.count(self.size + len(data))
         start, self.size = self.size, self.size + len(data)
-        await self._do(lambda file: _write_at(file, start, data))
+
+        def write(file: IO[bytes]) -> None:
+            if looks:
+                self._room.check_disk()
+            _write_at(file, start, data)
+
+        await self._do(write)
 
     async def _do(self, what: Callable[[IO[bytes]], Found]) -> Found:
         def run() -> Found:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+                self._file = tempfile.TemporaryFile(dir=self._room.directory)  # noqa: SIM115
             return what(self._file)
 
         try:

@@ -78,7 +78,7 @@ async def _submit_parts(node: WebNode, request: Request, body: Body, count: Coun
         raise Problem(MALFORMED, "the first part must be called job, and be the job in JSON")
     command, payload = read_job(await whole_body(parts.some, count, "the job"))
     await _check_may(node, request)
-    async with Tar(node.spool) as tar:
+    async with Tar(node.spool.room(caller_of(request).holder)) as tar:
         part = await parts.next_part()
         while part is not None and part.name in ("dep", "script"):
             if part.name == "script":

@@ -148,7 +148,7 @@ def shortages(directory: Path) -> list[str]:
         return [f"the space left in {directory} is unknown: {error.strerror}"]
     found = []
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    if free < min(LOW_BYTES, size * LOW_SHARE):
+    if _is_low(disk):
         found.append(
             f"{directory} has {free // _MIB} MiB left of {size // _MIB} MiB: units will fail"
         )
@@ -159,6 +159,19 @@ def shortages(directory: Path) -> list[str]:
             "units will fail"
         )
     return found
+
+
+def is_low(directory: Path) -> bool:
+    """Whether the disk has less room than what is no unit's, and can come again, is to leave it.
+
+    Raises:
+        OSError: the disk does not say how full it is.
+    """
+    return _is_low(os.statvfs(directory))
+
+
+def _is_low(disk: os.statvfs_result) -> bool:
+    return disk.f_bavail < min(LOW_BYTES / disk.f_frsize, disk.f_blocks * LOW_SHARE)
 
 
 def has_room(directory: Path, size: int) -> bool:

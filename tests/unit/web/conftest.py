@@ -25,6 +25,7 @@ from meshnode.web.commands import Commands
 from meshnode.web.history import History
 from meshnode.web.identity import Caller
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from meshnode.work.placement.load import describe_tags
 from tests.unit.control.conftest import FakeMesh
 from tests.unit.web.asgi import Client
@@ -79,7 +80,7 @@ def make_client() -> MakeClient:
             peer = str(caller.client)
             await service.serve(stream, caller.kind, peer, caller.client, known=caller.holder)
 
-        node = WebNode("foo", "1.2", commands, short, Path("/nonexistent"), serve)
+        node = WebNode("foo", "1.2", commands, short, Spool(Path("/nonexistent")), serve)
         app = make_app(directive, node, tokens)
         return Client(app, **client)  # type: ignore[arg-type]
 

@@ -19,6 +19,7 @@ from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.problems import TOO_LARGE, Problem
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client
 
 FEW = 20
@@ -90,7 +91,7 @@ async def test_what_a_client_may_have_kept_of_its_bodies_is_bounded_and_given_ba
     async def nothing_short() -> str:
         return ""
 
-    node = WebNode("foo", "1", commands, nothing_short, Path("/nonexistent"))
+    node = WebNode("foo", "1", commands, nothing_short, Spool(Path("/nonexistent")))
     client = Client(make_app(HttpService(port=1), node))
     job = b'{"type": "cat"}' if path.endswith("units") else b'{"array": "1"}'
     for _ in range(3):

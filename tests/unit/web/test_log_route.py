@@ -15,6 +15,7 @@ from meshnode.errors import MeshnodeError, NotAllowed, UnknownUnit
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client
 
 EVENTS = "text/event-stream"
@@ -59,7 +60,7 @@ def client_with(parse: Callable[[JsonObject], Handler]) -> Client:
     registry.register(Command("work", parse_text, parse))
     registry.register(Command("auth", parse_text, parse_auth))
     commands = Commands("foo", registry, SessionBudgets())
-    node = WebNode("foo", "1", commands, nothing_short, Path("/nonexistent"))
+    node = WebNode("foo", "1", commands, nothing_short, Spool(Path("/nonexistent")))
     return Client(make_app(HttpService(port=1), node))
 
 

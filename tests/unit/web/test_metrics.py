@@ -39,6 +39,7 @@ from meshnode.web.metrics import form_for, takes_gzip
 from meshnode.web.nodemetrics import LoopDelay
 from meshnode.web.readings import MAX_LABEL, OPENMETRICS, PLAIN, Readings
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client
 from tests.unit.web.metrics_scene import Scene, find_promtool, scene
 from tests.unit.work.work_fakes import inline_run_sync
@@ -340,7 +341,7 @@ def client_of(foo: Scene, *rules: AccessRule) -> Client:
 
     commands = Commands("foo", registry, SessionBudgets())
     responses = foo.metrics.node.responses
-    spool = Path("/nonexistent")
+    spool = Spool(Path("/nonexistent"))
     web = WebNode("foo", "1.2", commands, nothing_short, spool, responses=responses)
     return Client(make_app(HttpService(port=8043), web))
 

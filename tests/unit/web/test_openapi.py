@@ -13,6 +13,7 @@ from meshnode.web.api.openapi import as_json
 from meshnode.web.app import API
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client, Reply
 from tests.unit.web.conftest import MakeClient
 
@@ -26,7 +27,9 @@ DOCUMENT = json.loads(as_json())
 
 def served() -> set[tuple[str, str]]:
     """Each path and method of the API; a route of GET answers HEAD, too."""
-    node = WebNode("foo", "1", Commands("foo", CommandRegistry(), SessionBudgets()), ready, Path())
+    node = WebNode(
+        "foo", "1", Commands("foo", CommandRegistry(), SessionBudgets()), ready, Spool(Path())
+    )
     routes = [route for bring in API for route in bring(node) if isinstance(route, Route)]
     return {
         (route.path, method.lower())

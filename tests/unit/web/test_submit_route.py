@@ -19,6 +19,7 @@ from meshnode.web.commands import Commands
 from meshnode.web.identity import Caller
 from meshnode.web.routing import WebNode
 from meshnode.web.session import Body
+from meshnode.web.spool import Spool
 from meshnode.work.units.keys import ALREADY_SUBMITTED
 from tests.unit.web.asgi import Client, Reply
 
@@ -79,7 +80,7 @@ def units() -> Units:
 
 
 async def send_at_once(units: Units, count: int) -> list[Reply]:
-    node = WebNode("foo", "1.2", units, nothing_short, Path("/nonexistent"))
+    node = WebNode("foo", "1.2", units, nothing_short, Spool(Path("/nonexistent")))
     client = Client(make_app(HttpService(port=8043), node))
     replies: list[Reply] = []
 

@@ -16,6 +16,7 @@ from meshnode.security.identity import TokenClient
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client, Reply
 
 TOKENS = {"dora": "d0" * 16, "eve": "e0" * 16}
@@ -108,7 +109,9 @@ def ask(foo, tmp_path):
     def made():
         # Only a node that runs has commands.
         commands = Commands("foo", foo.registry, SessionBudgets())
-        return make_app(directive, WebNode("foo", "1", commands, nothing_short, tmp_path), tokens)
+        return make_app(
+            directive, WebNode("foo", "1", commands, nothing_short, Spool(tmp_path)), tokens
+        )
 
     async def send(name: str, asked: Asked) -> Reply:
         shown = {"authorization": f"Bearer {TOKENS[name]}"} if name in TOKENS else {}
