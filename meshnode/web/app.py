@@ -28,10 +28,11 @@ from meshnode.web.api import (
     types,
     units,
 )
-from meshnode.web.guard import App, Guard
-from meshnode.web.identity import Identifier
+from meshnode.web.guard import App, Guard, log_refusal
+from meshnode.web.identity import Identifier, caller_of
 from meshnode.web.origins import Origins
 from meshnode.web.problems import (
+    BOUNDS,
     MALFORMED,
     UNKNOWN,
     WRONG_METHOD,
@@ -41,6 +42,7 @@ from meshnode.web.problems import (
     to_response,
 )
 from meshnode.web.routing import Routes, WebNode
+from meshnode.web.session import BrokenBody
 
 if TYPE_CHECKING:  # few nodes have tokens
     from meshnode.security.bearer import TokenStore
@@ -78,6 +80,7 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
         routes=routes,
         exception_handlers={
             MeshnodeError: _refused,
+            BrokenBody: _broken,
             HTTPException: _turned_away,
             Exception: _failed,
         },
@@ -89,7 +92,16 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, MeshnodeError)
-    return to_response(problem_of(error))
+    problem = problem_of(error)
+    if problem.kind in BOUNDS:
+        # Commands log what they refuse; these are met before there is one, or on its way.
+        log_refusal(request.scope, caller_of(request).client, problem)
+    return to_response(problem)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BrokenBody)
+    return await _refused(request, error.problem)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

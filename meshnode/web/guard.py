@@ -13,7 +13,7 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 
 from meshnode.logs import subject_logger
-from meshnode.security.identity import shown_text
+from meshnode.security.identity import Identity, shown_text
 from meshnode.web.identity import (
     CALLER,
     CONNECTION,
@@ -149,9 +149,14 @@ class Guard:
         """Answer with a problem, and log it: what is refused here has reached no command."""
         caller: Caller | None = scope["state"].get(CALLER)
         who = connection.client if caller is None else caller.client
-        self._log.warning("refused %s to %s: %s", _shown(scope), who, problem)
+        log_refusal(scope, who, problem)
         if not exchange.has_begun:
             await exchange.answer(to_response(problem))
+
+
+def log_refusal(scope: Any, client: Identity, problem: Problem) -> None:
+    """Note that a request is refused, and to whom."""
+    subject_logger("http").warning("refused %s to %s: %s", _shown(scope), client, problem)
 
 
 def _shown(scope: Any) -> str:

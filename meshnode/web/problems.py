@@ -71,6 +71,9 @@ UNAVAILABLE: Final = Kind(
     "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot do this now"
 )
 
+BOUNDS: Final = frozenset({TOO_LARGE, TOO_MANY, SLOW})
+"""What a client is told that has met a bound of ours."""
+
 _KINDS: Final[tuple[tuple[type[MeshnodeError], Kind], ...]] = (
     (UnknownUnit, UNKNOWN),
     (AccessRefused, FORBIDDEN),

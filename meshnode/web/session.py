@@ -12,6 +12,7 @@ from meshnode.control.session import SMALL_READ
 from meshnode.net.sendfile import BLOCK, is_cached, read_part
 from meshnode.security.identity import Identity
 from meshnode.web.identity import Caller
+from meshnode.web.problems import SLOW, Problem
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -31,6 +32,18 @@ SendPart = Callable[[int, int, int], Awaitable[None]]
 """Sends a part of an open file: descriptor, position, size. All of it, or BrokenResourceError."""
 
 
+class BrokenBody(trio.BrokenResourceError):
+    """A body whose rest does not come, although its client is there.
+
+    For a command it is as the loss of the client: nothing starts with a half of its input.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """``problem`` is what the client is told."""
+        super().__init__(str(problem))
+        self.problem = problem
+
+
 class Body:
     """The body of a request, piece by piece as it comes, and then the loss of its client."""
 
@@ -44,7 +57,8 @@ class Body:
         """Return 1 to ``max_bytes`` bytes, none at the end of the body.
 
         Raises:
-            trio.BrokenResourceError: the client is gone, or sends nothing.
+            trio.BrokenResourceError: the client is gone.
+            BrokenBody: it sends nothing.
         """
         while not self._piece and not self._at_end:
             await self._next()
@@ -60,7 +74,8 @@ class Body:
         with trio.move_on_after(BODY_TIMEOUT) as waiting:
             message = await self._receive()
         if waiting.cancelled_caught:
-            raise trio.BrokenResourceError(f"nothing came for {BODY_TIMEOUT:g} s")
+            text = f"nothing more of the body came for {BODY_TIMEOUT:g} s"
+            raise BrokenBody(Problem(SLOW, text))
         if message["type"] == "http.disconnect":
             self._lost = True
             raise trio.BrokenResourceError("the client closed its connection")

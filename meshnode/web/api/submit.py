@@ -35,7 +35,7 @@ from meshnode.web.problems import (
     Problem,
 )
 from meshnode.web.routing import WebNode, json_response
-from meshnode.web.session import Body
+from meshnode.web.session import Body, BrokenBody
 from meshnode.work.units.keys import ALREADY_SUBMITTED, MAX_KEY
 from meshnode.work.units.quotas import account
 
@@ -227,6 +227,13 @@ class _Joined:
         self._is_over = False
 
     async def receive(self, max_bytes: int) -> bytes:
+        """Return 1 to ``max_bytes`` bytes, none at their end. Raises BrokenResourceError."""
+        try:
+            return await self._next(max_bytes)
+        except Problem as problem:
+            raise BrokenBody(problem) from problem
+
+    async def _next(self, max_bytes: int) -> bytes:
         if self._position < self._tar.size:
             data = await self._tar.read(self._position, max_bytes)
             self._position += len(data)
@@ -237,7 +244,7 @@ class _Joined:
                 self._is_over = True
                 # The unit must not start if the body breaks off, or goes on.
                 if await self._parts.next_part() is not None:
-                    raise trio.BrokenResourceError("a part follows the payload")
+                    raise Problem(MALFORMED, "a part follows the payload, which must be the last")
         data, self._piece = self._piece[:max_bytes], self._piece[max_bytes:]
         return data
 

@@ -66,9 +66,13 @@ class Client:
         body: bytes = b"",
         *,
         on_part: Callable[[bytes], None] = lambda part: None,
+        ends: bool = True,
         **headers: str,
     ) -> Reply:
-        """Send a request whose client stays until the response has ended; return that."""
+        """Send a request whose client stays until the response has ended; return that.
+
+        The rest of a body that does not end never comes.
+        """
         path, _, query = path.partition("?")
         named = {"host": "localhost:8043", **self.headers}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -95,7 +99,7 @@ class Client:
 
         async def receive() -> Any:
             if pieces:
-                return {"type": "http.request", "body": pieces.pop(), "more_body": False}
+                return {"type": "http.request", "body": pieces.pop(), "more_body": not ends}
             await over.wait()
             return {"type": "http.disconnect"}
 

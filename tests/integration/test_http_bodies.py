@@ -1,0 +1,37 @@
+"""Requests whose body breaks off within the payload, although their connection stays."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from harness import Cluster, bash, free_port
+from webclient import WebClient, parted
+
+END = b"--next-part--\r\n"
+KIND = "multipart/form-data; boundary=next-part"
+
+
+@pytest.fixture
+def client() -> Iterator[WebClient]:
+    cluster = Cluster()
+    try:
+        port = free_port()
+        cluster.node("foo", work={"cat": bash("cat")}, more=[{"http-service": {"port": port}}])
+        yield WebClient(port)
+    finally:
+        cluster.close()
+
+
+def test_a_unit_whose_payload_has_no_end_fails_and_its_key_has_it_run_once_it_has_one(
+    client: WebClient,
+) -> None:
+    job, payload = ("job", "", json.dumps({"type": "cat"}).encode()), ("payload", "", b"hello")
+    whole = parted(job, payload)
+    for body in (whole.removesuffix(END), parted(job, payload, payload)):
+        named = {"content_type": KIND, "idempotency_key": "k"}
+        assert client.ask("/units", "POST", body, **named).status == 400
+        [unit] = client.ask("/units").json["items"]
+        assert unit["StateName"] == "Failed"
+    reply = client.ask("/units", "POST", whole, content_type=KIND, idempotency_key="k")
+    assert reply.status == 201
+    assert client.ask(f"/units/{reply.json['ID']}/results").body == b"hello"
