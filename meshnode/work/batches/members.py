@@ -5,6 +5,7 @@ or its end was lost with the machine; the unit's own record, found by its submis
 """
 
 import json
+from array import array
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
@@ -18,6 +19,10 @@ from meshnode.work.units.unit import Unit
 
 MAX_DETAIL: Final = 300
 """Characters of what a journal says of a member's end."""
+
+
+_COUNT_BYTES: Final = array("I").itemsize
+"""Bytes of the number of an attempt."""
 
 
 class MemberState(IntEnum):
@@ -68,7 +73,10 @@ class Members:
     def __init__(self, spec: BatchSpec) -> None:
         self._array = spec.array
         self._states = bytearray(len(spec.array))
-        self._attempts: dict[int, int] = {}
+        self._retries = 0
+        """How often all had to run again that had not succeeded."""
+        self._succeeded_in: array[int] | None = None
+        """The attempt in which each has succeeded, if any has after a retry."""
         self._first = 0
         """No member before this position waits."""
         self.counts = [0] * len(MemberState)
@@ -95,6 +103,10 @@ class Members:
         self.counts[self._states[position]] -= 1
         self.counts[state] += 1
         self._states[position] = state
+        if state is MemberState.SUCCEEDED and self._retries:
+            if self._succeeded_in is None:
+                self._succeeded_in = array("I", bytes(_COUNT_BYTES * len(self)))
+            self._succeeded_in[position] = self._retries
         if state is MemberState.WAITING:
             self._first = min(self._first, position)
 
@@ -111,7 +123,9 @@ class Members:
 
     def attempt(self, position: int) -> int:
         """Return how often a member was begun anew."""
-        return self._attempts.get(position, 0)
+        if self._states[position] != MemberState.SUCCEEDED:
+            return self._retries
+        return 0 if self._succeeded_in is None else self._succeeded_in[position]
 
     def keys(self, batch_id: str, position: int) -> Iterator[str]:
         """Yield the submission key of each attempt of a member, the latest first."""
@@ -122,14 +136,20 @@ class Members:
 
     def retry(self) -> int:
         """Have all wait again that have not succeeded; return how many."""
-        self.is_canceled, self.reason, self.finished, count = False, "", "", 0
+        self.is_canceled, self.reason, self.finished = False, "", ""
         self.asker = None
-        for position, state in enumerate(self._states):
-            if state != MemberState.SUCCEEDED:
-                self._attempts[position] = self.attempt(position) + 1
-                self.set(position, MemberState.WAITING)
-                count += 1
-        return count
+        self._retries += 1
+        for state in MemberState:
+            if state is not MemberState.SUCCEEDED:
+                self._set_all(state, MemberState.WAITING)
+        return self.counts[MemberState.WAITING]
+
+    def _set_all(self, old: MemberState, new: MemberState) -> None:
+        """Have all stand in a new way that stand in an old one, however many they are, at once."""
+        self._states = self._states.translate(bytes.maketrans(bytes([old]), bytes([new])))
+        moved, self.counts[old] = self.counts[old], 0
+        self.counts[new] += moved
+        self._first = 0
 
     # --- the journal --------------------------------------------------------------------------
 
@@ -171,8 +191,7 @@ class Members:
     def _finish(self, finished: str) -> None:
         """Take over that all had ended: who is not on record was never submitted."""
         self.finished = finished
-        while (position := self.next_waiting()) is not None:
-            self.set(position, MemberState.CANCELED)
+        self._set_all(MemberState.WAITING, MemberState.CANCELED)
 
     def _replay_end(self, data: dict[str, Any]) -> bool:
         index, state = data.get("Index"), _BY_LABEL.get(str(data.get("StateName")))

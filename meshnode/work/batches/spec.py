@@ -33,7 +33,8 @@ from meshnode.work.units.labels import parse_labels
 from meshnode.work.units.submission import Submission, parse_submission
 
 MAX_MEMBERS: Final = 1_000_000
-"""Members of a batch. Each takes one byte of memory, and eight more in a list of lines."""
+"""Members of a batch. Each takes one byte of memory, eight more in a list of lines, and
+four once one has succeeded after a retry."""
 
 MAX_INDEX: Final = 999_999_999
 """The highest index of an array."""

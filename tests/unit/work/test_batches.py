@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import tracemalloc
+from unittest.mock import MagicMock
 
 import pytest
 import trio
@@ -75,6 +77,52 @@ async def run_commands(node, batch, state=UnitState.SUCCEEDED, code=0):
                     supervisor.finish(state, f"exit status {code}", code)
             await trio.sleep(0.1)
     return most
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from([s for s in MemberState if s > MemberState.IN_FLIGHT]), max_size=6
+        ),
+        max_size=4,
+    )
+)
+def test_an_attempt_counts_the_retries_before_which_a_member_had_not_succeeded(rounds):
+    members = Members(BatchSpec(Array.parse("1-6"), {"worktype": "cat"}))
+    begun = [0] * 6
+    for ends in rounds:
+        for position, state in enumerate(ends):
+            if members[position] is not MemberState.SUCCEEDED:
+                members.set(position, state)
+        members.replay(event("end", Finished="now"))
+        left = [n for n in range(6) if members[n] is not MemberState.SUCCEEDED]
+        assert members.retry() == len(left)
+        for position in left:
+            begun[position] += 1
+        assert [members.attempt(n) for n in range(6)] == begun
+        assert [members[n] is MemberState.WAITING for n in range(6)] == [
+            n in left for n in range(6)
+        ]
+        assert members.counts[MemberState.WAITING] == len(left)
+        assert sum(members.counts) == 6
+        assert members.next_waiting() == (left[0] if left else None)
+
+
+def test_a_retry_of_a_million_members_takes_no_step_for_each(monkeypatch):
+    members = Members(BatchSpec(Array.parse("1-1000000"), {"worktype": "cat"}))
+    for position in (3, 999_999):
+        members.set(position, MemberState.SUCCEEDED)
+    set_one = MagicMock()
+    monkeypatch.setattr(Members, "set", set_one)
+    tracemalloc.start()
+    try:
+        members.replay(event("end", Finished="now"))
+        assert members.retry() == 999_998
+        assert tracemalloc.get_traced_memory()[1] < 6_000_000
+    finally:
+        tracemalloc.stop()
+    assert (members.attempt(3), members.attempt(4)) == (0, 1)
+    set_one.assert_not_called()
 
 
 # --- values --------------------------------------------------------------------------------------
