@@ -172,6 +172,10 @@ class CommandError(MeshnodeError):
     """What a control client asked for is wrong; answered as ``ERROR: <text>``."""
 
 
+class BadQuery(CommandError):
+    """What a client wants to see is asked for in a way that cannot be read."""
+
+
 class UnknownUnit(CommandError):
     """No unit has that ID. The text is receptor's, which clients match."""
 

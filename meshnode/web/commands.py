@@ -24,7 +24,7 @@ from meshnode.web.problems import TOO_LARGE, Problem, problem_of
 from meshnode.web.session import FILES, Body, Message, Receive, Send, SendPart, WebSession
 
 MAX_REPLY: Final = 64 * 1024 * 1024
-"""Bytes of a reply that is kept whole: the list of some 60,000 units."""
+"""Bytes of a reply that is kept whole: many times what a mesh of thousands of nodes takes."""
 
 SEND_TIMEOUT: Final = 600.0
 """Seconds in which a client must take what is sent: people stop output with a pager."""

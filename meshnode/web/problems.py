@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from meshnode.errors import (
     AccessRefused,
+    BadQuery,
     CannotSign,
     CommandError,
     MeshError,
@@ -76,6 +77,7 @@ BOUNDS: Final = frozenset({TOO_LARGE, TOO_MANY, SLOW})
 
 _KINDS: Final[tuple[tuple[type[MeshnodeError], Kind], ...]] = (
     (UnknownUnit, UNKNOWN),
+    (BadQuery, MALFORMED),
     (AccessRefused, FORBIDDEN),
     (CannotSign, REFUSED),
     (SecurityError, FORBIDDEN),

@@ -110,7 +110,7 @@ def _units() -> Iterator[tuple[str, dict[str, Any]]]:
     filters = (
         query("state", MANY, "pending, running, succeeded, failed, canceled; several with commas"),
         query("type", MANY, "work type"),
-        query("node", MANY, "node that runs it"),
+        query("node", MANY, "node that runs it; this one for what runs here"),
         query("label", MANY, "NAME, or NAME=VALUE"),
         query("batch", TEXT, "members of this batch"),
         query("submitter", TEXT, "part of who submitted it"),

@@ -6,6 +6,7 @@ have more, for a node may be newer than its client.
 
 from typing import Any, Final
 
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.web.api.jobs import FIELDS
 from meshnode.web.api.queries import MOST
 
@@ -179,7 +180,14 @@ SCHEMAS: Final[dict[str, Schema]] = {
     },
     "Submitted": record("A unit as it is now, or its ID for who may not look at it.", ID=TEXT),
     "Unit": _UNIT,
-    "Units": listed(ref("Unit"), total=COUNT),
+    "Units": listed(
+        ref("Unit"),
+        total=COUNT,
+        states=record(
+            "How many of all that fit are in each state.",
+            **{state.label: COUNT for state in UnitState},
+        ),
+    ),
     "May": record("", **dict.fromkeys(("status", "results", "cancel", "release"), FLAG)),
     "Done": record("What was done with a unit.", result=TEXT, unit=TEXT),
     "Stopped": record("", result=TEXT, unit=ref("Unit")),

@@ -1,11 +1,8 @@
 """Units of work: what there is, what becomes of it, and its end."""
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import trio
 from starlette.requests import Request
@@ -16,9 +13,10 @@ from meshnode.control.registry import JsonObject
 from meshnode.errors import UnknownUnit
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.web.api.queries import check_names, flag, moment, seconds, whole_number
+from meshnode.web.commands import Streaming
 from meshnode.web.identity import caller_of
-from meshnode.web.problems import FORBIDDEN, MALFORMED, UNKNOWN, Problem
-from meshnode.web.routing import WebNode, json_response, page_of
+from meshnode.web.problems import FORBIDDEN, UNKNOWN, Problem
+from meshnode.web.routing import WebNode, json_response
 from meshnode.web.session import Body
 
 PAGE: Final = 100
@@ -37,7 +35,14 @@ VERBS: Final = ("status", "results", "cancel", "release")
 FINAL: Final = frozenset(int(state) for state in UnitState if state.is_final)
 """``State`` of a unit that has ended."""
 
-STATES: Final = {state.name.lower(): int(state) for state in UnitState}
+SEVERAL: Final = ("state", "type", "node", "label")
+"""What the query of a list may have several times."""
+
+SINGLE: Final = ("submitter", "batch", "cursor")
+"""What it may have once."""
+
+LIST: Final = Streaming(media_type="application/json", has_head=False)
+"""How a list becomes a response: as the command sends it."""
 
 
 def routes(node: WebNode) -> list[BaseRoute]:
@@ -45,11 +50,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     commands = node.commands
 
     async def listed(request: Request) -> Response:
-        wanted = _Wanted(request)
-        reply = await commands.ask(request, {"command": "work", "subcommand": "list"})
-        # Thousands of units take longer to look through than others should wait.
-        page = await trio.to_thread.run_sync(wanted.page_of, reply)
-        return json_response(page)
+        return commands.stream(request, _listing(request), LIST)
 
     async def status(request: Request) -> Response:
         check_names(request)
@@ -174,86 +175,14 @@ def _word(reply: JsonObject) -> str:
     return str(next(iter(reply)))
 
 
-class _Wanted:
-    """Which units a list is to have, and in which order: the newest first."""
-
-    def __init__(self, request: Request) -> None:
-        """Read a query. Raises Problem."""
-        once = ("submitter", "batch", "since", "limit", "cursor")
-        check_names(request, *once, several=("state", "type", "label", "node"))
-        given = request.query_params
-        self._states = {_state(name) for word in given.getlist("state") for name in word.split(",")}
-        self._types = set(given.getlist("type"))
-        self._nodes = set(given.getlist("node"))
-        self._labels = [label.partition("=") for label in given.getlist("label")]
-        if batch := given.get("batch"):
-            self._labels.append(("batch", "=", batch))
-        self._submitter = given.get("submitter", "")
-        since = moment(request, "since")
-        self._since = "" if since is None else _as_written(since)
-        self._limit = whole_number(request, "limit", PAGE, LONGEST_PAGE)
-        self._after = _position(given.get("cursor"))
-
-    def page_of(self, units: Mapping[str, JsonObject]) -> JsonObject:
-        """Return the page of a list that the client wants."""
-        found = sorted(self._found(units), key=_place, reverse=True)
-        after = self._after
-        rest = found if after is None else [unit for unit in found if _place(unit) < after]
-        page = rest[: self._limit]
-        more = len(rest) > len(page) and page
-        return page_of(page, _cursor(page[-1]) if more else None) | {"total": len(found)}
-
-    def _found(self, units: Mapping[str, JsonObject]) -> Iterator[JsonObject]:
-        for unit_id, status in units.items():
-            if self._is_wanted(status):
-                yield {"ID": unit_id, **status}
-
-    def _is_wanted(self, status: JsonObject) -> bool:
-        remote = (status.get("ExtraData") or {}).get("RemoteNode", "")
-        return (
-            (not self._states or status.get("State") in self._states)
-            and (not self._types or _type_of(status) in self._types)
-            and (not self._nodes or remote in self._nodes)
-            and all(_has(status.get("Labels") or {}, *label) for label in self._labels)
-            and (not self._submitter or self._submitter in json.dumps(status.get("SubmittedBy")))
-            and (not self._since or str(status.get("Created") or "") >= self._since)
-        )
-
-
-def _state(word: str) -> int:
-    if word.lower() in STATES:
-        return STATES[word.lower()]
-    raise Problem(MALFORMED, f"state must be of {', '.join(STATES)}, not {word[:40]!r}")
-
-
-def _type_of(status: JsonObject) -> str:
-    remote = (status.get("ExtraData") or {}).get("RemoteWorkType", "")
-    return str(remote or status.get("WorkType", ""))
-
-
-def _has(labels: Mapping[str, str], name: str, equals: str, value: str) -> bool:
-    return name in labels and (not equals or labels[name] == value)
-
-
-def _as_written(time: datetime) -> str:
-    """Return a time as it stands in a status, whose texts sort as times do."""
-    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-
-
-def _place(unit: JsonObject) -> tuple[str, str]:
-    return str(unit.get("Created") or ""), str(unit["ID"])
-
-
-def _cursor(unit: JsonObject) -> str:
-    return urlsafe_b64encode(json.dumps(_place(unit)).encode()).decode().rstrip("=")
-
-
-def _position(cursor: Any) -> tuple[str, str] | None:
-    if cursor is None:
-        return None
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        created, unit_id = json.loads(urlsafe_b64decode(padded.encode("ascii")))
-    except (ValueError, TypeError, RecursionError):
-        raise Problem(MALFORMED, "cursor must be what an earlier page had as next") from None
-    return str(created), str(unit_id)
+def _listing(request: Request) -> JsonObject:
+    """Return the command that sends a page of units, as a query asks for it. Raises Problem."""
+    check_names(request, *SINGLE, "since", "limit", several=SEVERAL)
+    given = request.query_params
+    command: JsonObject = {name: given.getlist(name) for name in SEVERAL}
+    command["state"] = [word for words in command["state"] for word in words.split(",")]
+    command |= {name: given.get(name) for name in SINGLE}
+    since = moment(request, "since")
+    command["since"] = since and since.isoformat()
+    command["limit"] = whole_number(request, "limit", PAGE, LONGEST_PAGE)
+    return {"command": "work", "subcommand": "list", **command}

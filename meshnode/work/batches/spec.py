@@ -29,7 +29,7 @@ from meshnode.work.units.access import Caller
 from meshnode.work.units.after import AFTER_KEY, After, parse_after
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jsonreader import JsonObject
-from meshnode.work.units.labels import parse_labels
+from meshnode.work.units.labels import BATCH_LABEL, parse_labels
 from meshnode.work.units.submission import Submission, parse_submission
 
 MAX_MEMBERS: Final = 1_000_000
@@ -56,9 +56,6 @@ MAX_IN_FLIGHT: Final = 10_000
 
 DEFAULT_IN_FLIGHT: Final = 100
 """The same where the client does not say: enough to fill a few machines, and no flood."""
-
-BATCH_LABEL: Final = "batch"
-"""The label by which the units of a batch are found with those of others."""
 
 _RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
 _PLACE = re.compile(r"\{(index|line)\}")

@@ -1,10 +1,9 @@
 """The ``work`` command of the control service: handlers for what ``requests`` reads."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 
 from meshnode.control.registry import (
     Asking,
@@ -24,6 +23,7 @@ from meshnode.work.units.follow import shown, wait_news, without_sizes
 from meshnode.work.units.intake import InputRefused, Payload
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.keys import KeyState
+from meshnode.work.units.listing import send_all, send_page
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.requests import (
     AdoptRequest,
@@ -47,10 +47,6 @@ from meshnode.work.units.submission import Submission
 from meshnode.work.units.submissions import Found
 from meshnode.work.units.unit import Unit
 from meshnode.work.units.uploads import awaits_rest
-
-LISTED_AT_ONCE = 256
-"""Units of a list that are encoded together: some 100 KiB, a few milliseconds. A list of all in one
-piece would hold up everybody else, and the memory of a long one would not be freed."""
 
 
 def work_command(units: UnitManager, more: Handlers) -> Command:
@@ -160,10 +156,15 @@ class WorkCommands:
         if request.unit_id is None:
             caller, access = Caller.of(session), self._units.access
             access.check(Verb.LIST, None, caller)
-            shows = access.lister(caller)
-            await _send_list(
-                self._units.all(), session, lambda unit: shows(unit.unit_id, unit.status)
-            )
+            may_see = access.lister(caller)
+
+            def shows(unit: Unit) -> bool:
+                return may_see(unit.unit_id, unit.status)
+
+            if request.wanted is None:
+                await send_all(self._units.all(), session, shows)
+            else:
+                await send_page(self._units.all(), session, request.wanted, shows)
             return None
         unit = self._visible(Verb.LIST, request.unit_id, request.signature, session)
         return {unit.unit_id: shown(unit)}
@@ -322,23 +323,6 @@ def _refusals_logged(what: str, log: SubjectLogger, session: ControlSession) -> 
     except SecurityError as error:
         log.warning("%s refused to %s client %s: %s", what, session.kind, session.peer, error)
         raise
-
-
-async def _send_list(
-    units: Iterable[Unit], session: ControlSession, shows: Callable[[Unit], bool]
-) -> None:
-    """Send the reply that shows those of these units that the client may see, piece by piece."""
-    in_order = sorted(units, key=attrgetter("unit_id"))
-    before = b"{"
-    for start in range(0, len(in_order), LISTED_AT_ONCE):
-        async with session.turn():
-            # Asked here: to ask rules of thousands of units at once would hold up everybody else.
-            some = [unit for unit in in_order[start : start + LISTED_AT_ONCE] if shows(unit)]
-            members = encode_reply({unit.unit_id: shown(unit) for unit in some})[1:-2]
-        if some:
-            await session.send(before + members)
-            before = b","
-    await session.send(b"{}\n" if before == b"{" else b"}\n")
 
 
 async def _send_changes(unit: Unit, session: ControlSession) -> None:

@@ -19,6 +19,9 @@ from meshnode.errors import CommandError
 from meshnode.protocol.control import LABELS_KEY
 from meshnode.work.units.jsonreader import NOTHING
 
+BATCH_LABEL = "batch"
+"""The label by which the units of a batch are found with those of others."""
+
 
 def parse_labels(text: str) -> Mapping[str, str]:
     """Return the labels of a submission; an empty text has none.

@@ -25,6 +25,7 @@ from meshnode.work.units.requestfields import (
     read_string,
 )
 from meshnode.work.units.submission import Submission, parse_submission
+from meshnode.work.units.wanted import Wanted
 
 MAX_UNIT_ID = 64
 """Characters of a unit's ID on another node; those of receptor and meshnode have 8."""
@@ -43,6 +44,8 @@ class ListRequest:
 
     unit_id: str | None
     signature: str = ""
+    wanted: Wanted | None = None
+    """What units, and which page of them; meshnode's own. None asks for all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +226,11 @@ def parse_json(data: JsonObject) -> WorkRequest:
     if subcommand == "submit":
         return SubmitRequest(parse_submission(data))
     if subcommand == "list":
-        unit_id = data.get("unitid")
-        signature = read_optional(data, "signature")
-        return ListRequest(unit_id if isinstance(unit_id, str) else None, signature)
+        unit_id, signature = data.get("unitid"), read_optional(data, "signature")
+        if isinstance(unit_id, str):
+            # What else it has says nothing, as at a receptor node.
+            return ListRequest(unit_id, signature)
+        return ListRequest(None, signature, Wanted.from_json(data))
     if subcommand == "results":
         unit_id = read_string(data, "unitid")
         start, signature = _start_position(data), read_optional(data, "signature")

@@ -159,3 +159,4 @@ async def test_a_list_over_http_shows_what_one_may_list(foo, ask, autojump_clock
             reply = await ask(name, Asked("/units", {}))
             own = [] if name == "nobody" else [units[name]]
             assert [unit["ID"] for unit in reply.json["items"]] == own
+            assert reply.json["total"] == len(own)

@@ -72,7 +72,7 @@ async def test_a_finished_unit_shows_how_it_ended_beside_receptors_keys(foo, aut
 
 
 async def test_a_list_of_any_length_is_one_line_in_the_order_of_ids(foo, monkeypatch):
-    monkeypatch.setattr("meshnode.work.units.commands.LISTED_AT_ONCE", 2)
+    monkeypatch.setattr("meshnode.work.units.listing.LISTED_AT_ONCE", 2)
     async with foo.running():
         assert await foo.talk("work list") == ["{}"]
         unit_ids = []

@@ -14,7 +14,7 @@ from meshnode.permissions import AccessRule
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import MeshClient, UnixClient
 from meshnode.security.tokens import VerificationKey, Verifier
-from meshnode.work.units import commands, requests
+from meshnode.work.units import listing, requests
 from meshnode.work.units.signatures import Signatures
 
 ANN = UnixClient(1000, 100, 7, "ann")
@@ -159,7 +159,7 @@ async def test_a_list_shows_each_client_what_it_may_list(foo):
 
 
 async def test_a_list_of_many_pieces_leaves_out_whole_ones(foo, monkeypatch):
-    monkeypatch.setattr(commands, "LISTED_AT_ONCE", 1)
+    monkeypatch.setattr(listing, "LISTED_AT_ONCE", 1)
     async with foo.running():
         own = [await submit(foo, peer) for peer in ("ann", "bob", "ann", "bob")][::2]
         foo.rules.rules = rules("action=allow | who=any | do=list | units=own")
