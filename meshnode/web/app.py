@@ -6,13 +6,14 @@ what is asked from elsewhere (health, metrics, the page) stands beside this modu
 """
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.websockets import WebSocket
 
 from meshnode.config import HttpService
 from meshnode.errors import MeshnodeError
@@ -42,7 +43,7 @@ from meshnode.web.problems import (
     to_response,
 )
 from meshnode.web.routing import Routes, WebNode
-from meshnode.web.session import BrokenBody
+from meshnode.web.session import BrokenBody, Receive, Send
 
 if TYPE_CHECKING:  # few nodes have tokens
     from meshnode.security.bearer import TokenStore
@@ -86,6 +87,7 @@ def make_app(directive: HttpService, node: WebNode, tokens: "TokenStore | None" 
         },
     )
     app.router.redirect_slashes = False
+    app.router.default = _nothing_here
     identifier, origins = Identifier(directive, tokens), Origins(directive.cors)
     return Guard(app, identifier, origins, node.responses)
 
@@ -116,6 +118,14 @@ async def _turned_away(request: Request, error: Exception) -> Response:
     if kind is WRONG_METHOD:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
     return to_response(Problem(kind, text, headers))
+
+
+async def _nothing_here(scope: Any, receive: Receive, send: Send) -> None:
+    """Answer what no route takes; a websocket is refused by a whole response, too."""
+    if scope["type"] != "websocket":
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    problem = Problem(UNKNOWN, f"there is no websocket at this address, only at {websocket.PATH}")
+    await WebSocket(scope, receive, send).send_denial_response(to_response(problem))
 
 
 def _methods(request: Request) -> set[str]:

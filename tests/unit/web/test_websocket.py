@@ -1,5 +1,6 @@
 """Control sessions over websockets: the same bytes, halves that end, and ends that are none."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from wsproto.events import (
     Event,
     Ping,
     RejectConnection,
+    RejectData,
     Request,
     TextMessage,
 )
@@ -41,12 +43,12 @@ class Socket:
     async def send(self, event: Event) -> None:
         await self.stream.send_all(self.engine.send(event))
 
-    async def open(self, *spoken: str, **headers: str) -> Event:
+    async def open(self, *spoken: str, path: str = "/api/v1/session", **headers: str) -> Event:
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send(
             Request(
                 host="localhost",
-                target="/api/v1/session",
+                target=path,
                 subprotocols=list(spoken),
                 extra_headers=named,
                 extensions=[PerMessageDeflate()],
@@ -113,6 +115,20 @@ async def test_a_websocket_that_speaks_something_else_is_refused(make_client: Ma
             refused = await socket.open(*spoken)
             assert isinstance(refused, RejectConnection)
             assert refused.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api/v1/units", "/", "/health"])
+async def test_a_websocket_elsewhere_is_told_that_there_is_none(
+    make_client: MakeClient, path: str
+) -> None:
+    async with websocket(make_client().app) as (socket, _):
+        refused = await socket.open(SUBPROTOCOL, path=path)
+        assert isinstance(refused, RejectConnection)
+        assert refused.status_code == 404
+        assert (b"content-type", b"application/problem+json") in refused.headers
+        told = await socket.event()
+        assert isinstance(told, RejectData)
+        assert json.loads(told.data)["type"] == "/problems/not-found"
 
 
 @pytest.mark.parametrize(
