@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 from starlette.datastructures import Headers, MutableHeaders
 
+from meshnode.errors import leaves_of
 from meshnode.logs import subject_logger
 from meshnode.security.identity import Identity, shown_text
 from meshnode.web.identity import (
@@ -102,8 +103,8 @@ class Guard:
                 return
             try:
                 await self._serve(scope, exchange, connection)
-            except trio.BrokenResourceError as error:
-                self._log.debug("client lost: %s", error)
+            except* trio.BrokenResourceError as lost:
+                self._log.debug("client lost: %s", next(leaves_of(lost)))
             if exchange.has_begun and not exchange.has_ended:
                 await exchange.stream.reset()
 
@@ -113,9 +114,9 @@ class Guard:
             await self._let_through(scope, exchange, connection)
         except Problem as problem:
             await self._refuse(scope, exchange, connection, problem)
-        except trio.BrokenResourceError:
-            raise
-        except Exception:  # noqa: BLE001 - a request's boundary: a fault costs only this one
+        except Exception as error:
+            if all(isinstance(leaf, trio.BrokenResourceError) for leaf in leaves_of(error)):
+                raise  # each of the tasks of a request may find that its client is gone
             self._log.exception("%s failed", _shown(scope))
             if not exchange.has_begun:
                 await exchange.answer(to_response(fault()))
@@ -184,6 +185,7 @@ class _Exchange:
         self._send = send
         self._origins = origins
         self._responses = responses
+        self._wants_head = scope.get("method") == "HEAD"
         self._is_whole = scope["type"] == "websocket" or (
             scope["http_version"] != "2"
             and self.headers.get("content-length", "0") == "0"
@@ -211,6 +213,17 @@ class _Exchange:
         """
         if self.stream.is_over:
             raise trio.BrokenResourceError("the client is gone")
+        if self._wants_head and self.has_ended:
+            if message.get("more_body"):
+                raise trio.BrokenResourceError("the client wants the head alone")
+            await trio.lowlevel.checkpoint()
+            return
+        await self._pass(message)
+        if self._wants_head and message["type"] == "http.response.start":
+            # What would follow may go on for as long as the client stays, which waits for this.
+            await self._pass({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
             self.has_begun = True
             self._responses[message["status"]] += 1

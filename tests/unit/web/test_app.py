@@ -49,6 +49,19 @@ async def test_a_method_that_is_not_taken_names_those_that_are(make_client: Make
     assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/api/v1", "/api/v1/events", "/no"])
+async def test_a_request_for_the_head_alone_has_the_head_of_the_response_and_its_end(
+    make_client: MakeClient, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the response would go on: the client counts on the next one behind it."""
+    client = make_client()
+    head = await client.ask(path, "HEAD")
+    assert head.body == b""
+    assert caplog.text == ""
+    if path != "/api/v1/events":
+        assert head.status == (await client.ask(path)).status
+
+
 async def test_that_a_node_cannot_be_reached_is_an_answer(make_client: MakeClient) -> None:
     reply = await make_client().ask("/api/v1/ping/qux")
     assert (reply.status, reply.json["Success"]) == (200, False)

@@ -123,3 +123,16 @@ async def test_lines_that_the_index_does_not_tell_of_are_told_as_they_are_read()
     reply = await client_with(parse).ask("/api/v1/units/u/log", on_part=note)
     assert reply.body.count(b"\n") == 100
     assert sent_at_first[0] < 10
+
+
+@pytest.mark.parametrize("files", [ONE, ALL])
+@pytest.mark.parametrize("accept", [EVENTS, "*/*"])
+async def test_a_client_that_leaves_in_the_middle_of_a_log_is_no_fault_of_the_node(
+    accept: str, files: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(part: bytes) -> None:
+        raise trio.BrokenResourceError("the client is gone")
+
+    client = client_of(b"a\n", UnknownUnit("u"), files)
+    await client.ask("/api/v1/units/u/log", on_part=leave, accept=accept)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
