@@ -16,6 +16,10 @@ from meshnode.web.routing import WebNode, json_response
 LINKED: Final = frozenset({PeerState.UP, PeerState.LINKED})
 """States of a configured peer that there is a link to."""
 
+LEAST_ROOM: Final = 1024 * 1024
+"""Bytes that the disk of the units must have left: a unit needs some for its files and first
+output, and with none a submission is refused."""
+
 
 def routes(node: WebNode) -> list[BaseRoute]:
     """Return the routes of this module."""
@@ -43,7 +47,18 @@ def missing_link(report: LinksReport) -> str:
 async def unwritable(root: Path) -> str:
     """Return that units cannot be written; empty if they can."""
     try:
-        can_write = await in_thread(os.access, root, os.W_OK | os.X_OK)
+        return await in_thread(_unwritable, root)
     except NoThread:
         return "the system starts no thread"
-    return "" if can_write else "the directory of units cannot be written"
+
+
+def _unwritable(root: Path) -> str:
+    try:
+        disk = os.statvfs(root)
+    except OSError:
+        disk = None
+    if disk is None or not os.access(root, os.W_OK | os.X_OK):
+        return "the directory of units cannot be written"
+    # File systems that make inodes as they need them say that there are none at all.
+    is_full = disk.f_bavail * disk.f_frsize < LEAST_ROOM or (disk.f_files and not disk.f_favail)
+    return "the disk of the units is full" if is_full else ""
