@@ -56,6 +56,7 @@ def submit_batch(
     lines: Iterable[Mapping[str, str]] | None = None,
     on_sent: Callable[[int], object] | None = None,
     job: "JobSettings | None" = None,
+    on_whole: Callable[[], object] | None = None,
 ) -> BatchSubmission:
     """Submit a batch: an array, or a list of what each member has beside ``fields``.
 
@@ -67,6 +68,7 @@ def submit_batch(
         on_sent: Called with the number of lines that were sent so far.
         job: Its ``deps`` and ``script`` go along: each member finds them in ``DEPS/``. They are
             sent once, and kept once. What else it has are keys of ``fields``.
+        on_whole: Called before the end of it is sent: from then on there may be a batch.
 
     Raises:
         CommandRefused: the node said why; there is no batch.
@@ -81,7 +83,9 @@ def submit_batch(
 
         files = Dependencies(job.deps, job.script)
         whole |= files.announced
+    is_whole = on_whole or (lambda: None)
     if lines is None and files is None:
+        is_whole()
         return _answer(client.command(request("submit", **whole)))
     session = client.take()
     try:
@@ -99,6 +103,7 @@ def submit_batch(
         except SessionLost:
             _raise_refusal(session)
             raise
+        is_whole()
         session.end_payload()
         return _answer(session.read_json())
     except OSError as error:

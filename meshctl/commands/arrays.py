@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -154,14 +154,15 @@ def submit_members(
     fields = {**fields, **_terms(wanted.max_in_flight)}
     if wanted.array is not None:
         fields |= {"array": wanted.array, "stdin": _stdin(payload)}
-        done = _submitted(lambda: api.submit_batch(client, fields, job=job))
+        done = _submitted(invocation, partial(api.submit_batch, client, fields, job=job))
     else:
         if payload is not None:
             raise Failure("--from-lines takes no payload: each line may be one.")
         is_named = any("{line}" in value for value in fields.values())
         with _open(wanted.lines or "") as numbered:
             lines = (_of_text(line, is_named) for _, line in numbered)
-            done = _submitted(lambda: api.submit_batch(client, fields, lines, job=job))
+            submit = partial(api.submit_batch, client, fields, lines, job=job)
+            done = _submitted(invocation, submit)
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
 
@@ -226,9 +227,18 @@ def numbered_lines(file: IO[bytes], path: str) -> Iterator[tuple[int, str]]:
         yield number, text.removesuffix("\n").removesuffix("\r")
 
 
-def _submitted(submit: Callable[[], api.BatchSubmission]) -> api.BatchSubmission:
+def _submitted(
+    invocation: Invocation, submit: Callable[..., api.BatchSubmission]
+) -> api.BatchSubmission:
+    whole: list[bool] = []
     try:
-        return submit()
+        return submit(on_whole=lambda: whole.append(True))
+    except KeyboardInterrupt as error:
+        text = "interrupted: nothing was submitted"
+        if whole:
+            listed = invocation.shell_command("work", "batch", "list")
+            text = f"interrupted: there may be a batch. See: {listed}"
+        raise Failure(text, ExitCode.INTERRUPTED) from error
     except CommandRefused as error:
         text = "this node knows no batches: it is receptor's, or an older meshnode"
         told = text if str(error) == "bad command" else f"Failed to start batch: {error}"
@@ -294,5 +304,6 @@ def submit_batch(
         members = (_of_json(number, line) for number, line in numbered if line.strip())
         first = named_in_full(invocation, client, after)
         fields = {**job.fields(), **_terms(max_in_flight, first)}
-        done = _submitted(lambda: api.submit_batch(client, fields, members, job=job))
+        submit = partial(api.submit_batch, client, fields, members, job=job)
+        done = _submitted(invocation, submit)
         _report(invocation, client, done, waits=not detach, joblog=joblog, as_json=as_json)

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
+from pathlib import Path
 
 import pytest
 from interrupting import interrupt
@@ -75,6 +77,75 @@ def test_ctrl_c_leaves_the_unit_running_and_says_how_to_follow_it_again(node, st
     )
     assert process.returncode == ExitCode.INTERRUPTED == 130
     assert "one" in node.units
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_word():
+    code = (
+        "import builtins, sys\n"
+        "real = builtins.__import__\n"
+        "def load(name, *rest):\n"
+        "    if name == 'click':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *rest)\n"
+        "from meshctl.__main__ import main\n"
+        "builtins.__import__ = load\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"", b"", ExitCode.INTERRUPTED)
+
+
+def test_the_script_is_the_program_that_stops_without_a_word():
+    project = tomllib.loads((Path(package.__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["scripts"]["meshctl"] == "meshctl.__main__:main"
+
+
+def test_ctrl_c_amid_a_list_makes_no_batch_and_says_so(node, start_process):
+    reached = threading.Event()
+
+    def submit(session, line):
+        session.send(b"Send the lines of the batch and EOF.\n")
+        assert session.socket.recv(100)
+        reached.set()
+        with pytest.raises(ConnectionResetError):
+            session.read_to_end()
+        return False
+
+    node.handlers["{"] = submit
+    process = start_process(
+        *["--socket", node.address, "work", "submit-batch", "-"], stdin=subprocess.PIPE
+    )
+    process.stdin.write(b'{"worktype": "cat"}\n')
+    process.stdin.flush()
+    assert reached.wait(30)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == ExitCode.INTERRUPTED
+    assert process.stderr.read() == b"ERROR: interrupted: nothing was submitted\n"
+
+
+@pytest.mark.parametrize("words", [("--array", "1-3"), ("--from-lines", "/dev/null")])
+def test_ctrl_c_before_the_answer_to_a_batch_says_where_it_would_be_found(
+    node, start_process, words
+):
+    reached = threading.Event()
+
+    def submit(session, line):
+        if '"lines"' in line:
+            session.send(b"Send the lines of the batch and EOF.\n")
+            session.read_to_end()
+        reached.set()
+        session.read_to_end()
+        return False
+
+    node.handlers["{"] = submit
+    process = start_process("--socket", node.address, "work", "submit", "cat", *words)
+    assert reached.wait(30)
+    _, stderr = interrupt(process)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert stderr.decode() == (
+        "ERROR: interrupted: there may be a batch. "
+        f"See: meshctl --socket {node.address} work batch list\n"
+    )
 
 
 def test_ctrl_c_with_rm_does_not_release_the_unit_and_says_so(node, start_process):
