@@ -67,7 +67,8 @@ def named_in_full(
 ) -> tuple[str, ...]:
     """Return what is to be waited for, each by its whole ID. Raises as ``find_units``."""
     parts = [word.partition(":") for word in after]
-    found = find_units(invocation, client, [word for word, _, _ in parts])
+    words = [word for word, _, _ in parts]
+    found = find_units(invocation, client, words, takes_batches=True)
     return tuple(f"{unit}{colon}{end}" for unit, (_, colon, end) in zip(found, parts, strict=True))
 
 

@@ -145,7 +145,7 @@ def _ids(
     invocation: Invocation, client: "ControlClient", chosen: Sequence[str] | Selection
 ) -> Sequence[str]:
     if not isinstance(chosen, Selection):
-        return find_units(invocation, client, chosen)
+        return find_units(invocation, client, chosen, takes_batches=True)
     unit_ids = chosen.choose(client.work_list(), now())
     if not unit_ids:
         print_warning("No unit matches the selection; nothing to do.")

@@ -31,7 +31,11 @@ def find_unit(invocation: Invocation, client: "ControlClient", word: str) -> str
 
 
 def find_units(
-    invocation: Invocation, client: "ControlClient", words: Sequence[str]
+    invocation: Invocation,
+    client: "ControlClient",
+    words: Sequence[str],
+    *,
+    takes_batches: bool = False,
 ) -> Sequence[str]:
     """Return the IDs of the units that words mean, in their order.
 
@@ -39,19 +43,33 @@ def find_units(
     returned as it is, so that the node says so in its own words.
 
     Raises:
-        Failure: a word means several units, or there is no last one.
+        Failure: a word means several units, or a batch where none is meant, or there is no last
+            unit.
         ControlError: the node does not tell which units it has.
     """
+    if not takes_batches:
+        for word in words:
+            _refuse_batch(invocation, word)
     if all(map(_is_whole, words)):
         return words
     units = client.work_list()
     return [_find(invocation, units, word) for word in words]
 
 
-def _is_whole(word: str) -> bool:
+def _refuse_batch(invocation: Invocation, word: str) -> None:
+    if _is_batch(word):
+        shown = invocation.shell_command("work", "batch", "status", word)
+        raise Failure(f"{word} is a batch, and no unit. See: {shown}")
+
+
+def _is_batch(word: str) -> bool:
     from meshctl.api.batch import is_batch  # noqa: PLC0415 - help and completion need none of it
 
-    return (len(word) == ID_LENGTH and word.isalnum()) or is_batch(word)
+    return is_batch(word)
+
+
+def _is_whole(word: str) -> bool:
+    return (len(word) == ID_LENGTH and word.isalnum()) or _is_batch(word)
 
 
 def _find(invocation: Invocation, units: Units, word: str) -> str:

@@ -81,6 +81,28 @@ def test_what_begins_no_id_is_left_to_the_node(meshctl, three, word):
     assert len(three.units) == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["work", "status"],
+        ["work", "status", "--watch"],
+        ["work", "logs"],
+        ["work", "stop"],
+        ["work", "list", "--unit-id"],
+    ],
+)
+def test_a_batch_where_a_unit_is_meant_is_told_with_what_shows_it(meshctl, three, command):
+    asked = len(three.lines)
+    result = meshctl(*command, "b-1234abcd")
+    assert result.exit_code == ExitCode.WRONG_USAGE
+    assert result.stdout == ""
+    assert result.stderr == (
+        "ERROR: b-1234abcd is a batch, and no unit. See: "
+        f"meshctl --socket {three.address} work batch status b-1234abcd\n"
+    )
+    assert len(three.lines) == asked
+
+
 def test_a_whole_id_costs_no_further_question(meshctl, three):
     meshctl("work", "status", "abce0002")
     assert three.lines == ["work status abce0002"]
