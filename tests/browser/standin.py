@@ -34,9 +34,15 @@ class World:
     mesh: Json
     units: dict[str, Json] = field(default_factory=dict)
     types: dict[str, Json] = field(default_factory=dict)
+    batches: dict[str, Json] = field(default_factory=dict)
+    journals: dict[str, list[Json]] = field(default_factory=dict)
+    """Lines of members by the IDs of batches, in the order in which they ended."""
     logs: dict[str, list[Json]] = field(default_factory=dict)
     history: Json = field(default_factory=lambda: {"step": 10, "from": None, "series": {}})
     may: Json = field(default_factory=lambda: {"cancel": True, "release": True, "results": True})
+    may_batch: Json = field(
+        default_factory=lambda: dict.fromkeys(("status", "cancel", "release", "retry"), True)
+    )
     refused: dict[str, int] = field(default_factory=dict)
     """First words of paths below /api/v1 that are answered with a status of refusal."""
     held: dict[str, threading.Event] = field(default_factory=dict)
@@ -65,9 +71,18 @@ class World:
             unit["Finished"] = datetime.now(UTC).isoformat()
         if change == "released":
             del self.units[unit_id]
-        brief = {"State", "StateName", "Detail", "WorkType", "Node", "StdoutSize", "ID"}
+        brief = {"State", "StateName", "Detail", "WorkType", "Node", "StdoutSize", "ID", "Labels"}
         told = {key: value for key, value in unit.items() if key in brief}
         self.tell("unit", id=unit_id, change=change, unit=told)
+
+    def end_member(self, batch_id: str, index: int, unit_id: str, **fields: Any) -> None:
+        """Have a member of a batch end, and tell it of its unit."""
+        self.journals[batch_id].append({"Index": index, "UnitID": unit_id, **fields})
+        batch = self.batches[batch_id]
+        batch[fields["StateName"]] += 1
+        batch["InFlight"] -= 1
+        state = 2 if fields["StateName"] == "Succeeded" else 3
+        self.change(unit_id, "ended", State=state, Labels={"batch": batch_id}, **fields)
 
     def open_streams(self) -> int:
         """Return how many streams have somebody at the other end."""
@@ -129,6 +144,14 @@ class Handler(BaseHTTPRequestHandler):
             case ["units", unit_id, "release"]:
                 world.change(unit_id, "released")
                 return self._json({"result": "released"})
+            case ["batches", batch_id, "cancel"] if batch_id in world.batches:
+                world.batches[batch_id] |= {"StateName": "Canceled", "Waiting": 0, "InFlight": 0}
+                return self._json({"result": "cancelled", "batch": batch_id})
+            case ["batches", batch_id, "release"] if batch_id in world.batches:
+                del world.batches[batch_id]
+                return self._json({"result": "released", "batch": batch_id})
+            case ["batches"]:
+                return self._json({"Batch": "b-newbatch"}, 201)
         return self._problem(404, "There is no such thing")
 
     def _api(self, parts: list[str], query: dict[str, str]) -> None:
@@ -150,6 +173,12 @@ class Handler(BaseHTTPRequestHandler):
                 return self._json(world.may)
             case ["units", unit_id, "log"] if unit_id in world.units:
                 return self._log(unit_id)
+            case ["batches"]:
+                return self._json({"items": list(world.batches.values()), "next": None})
+            case ["batches", batch_id, "may"] if batch_id in world.batches:
+                return self._json(world.may_batch)
+            case ["batches", batch_id, "members"] if batch_id in world.batches:
+                return self._members(batch_id, int(query.get("from", 0)))
             case ["types"]:
                 items = [{"WorkType": name, **one} for name, one in world.types.items()]
                 return self._json({"items": items, "next": None})
@@ -166,12 +195,17 @@ class Handler(BaseHTTPRequestHandler):
     def _units(self, query: dict[str, str]) -> None:
         world = self.server.world
         newest = sorted(world.units.values(), key=lambda one: one.get("Created", ""), reverse=True)
-        wanted = {key: query[key] for key in ("state", "type") if key in query}
-        newest = [one for one in newest if wanted.items() <= _filtered_by(one).items()]
+        newest = [one for one in newest if _is_wanted(one, query)]
         start, size = int(query.get("cursor", 0)), int(query.get("limit", 100))
         end = start + size
         following = str(end) if end < len(newest) else None
         return self._json({"items": newest[start:end], "next": following})
+
+    def _members(self, batch_id: str, start: int) -> None:
+        world = self.server.world
+        journal = "".join(json.dumps(line) + "\n" for line in world.journals.get(batch_id, []))
+        told = json.dumps(world.batches[batch_id]) + "\n"
+        self._bytes(journal.encode()[start:] + told.encode(), "application/x-ndjson")
 
     def _refused(self, parts: list[str]) -> bool:
         status = self.server.world.refused.get(parts[0]) if parts else None
@@ -257,10 +291,15 @@ class Handler(BaseHTTPRequestHandler):
             return  # whoever listened has gone
 
 
-def _filtered_by(unit: Json) -> dict[str, str]:
-    extra = unit.get("ExtraData") or {}
-    kind = extra.get("RemoteWorkType") or unit.get("WorkType", "")
-    return {"state": unit.get("StateName", "").lower(), "type": kind}
+def _is_wanted(unit: Json, query: dict[str, str]) -> bool:
+    kind = (unit.get("ExtraData") or {}).get("RemoteWorkType") or unit.get("WorkType", "")
+    batch = (unit.get("Labels") or {}).get("batch", "")
+    return (
+        unit.get("StateName", "").lower()
+        in query.get("state", unit["StateName"].lower()).split(",")
+        and query.get("type", kind) == kind
+        and query.get("batch", batch) == batch
+    )
 
 
 @contextmanager

@@ -189,6 +189,7 @@ def test_events_are_whole_wherever_a_stream_is_cut(
         ("bytes", None, "–"),
         ("brief", 0.00047, "470 µs"),
         ("brief", 0.0123, "12.3 ms"),
+        ("brief", 0, "0 s"),
         ("duration", 250, "4 min 10 s"),
         ("duration", 90000, "1 d 1 h"),
         ("clock", "0001-01-01T00:00:00Z", "–"),

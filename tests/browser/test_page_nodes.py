@@ -3,6 +3,7 @@
 The browser shows a certificate as a person's does: from its store, for the address of the node.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -172,6 +173,34 @@ def test_a_unit_that_runs_is_canceled_and_released(page: Browser, mesh: Mesh) ->
     page.wait_text(".heading .badge", "released")
     page.go("#/work")
     page.wait(lambda: unit not in str(page.rows("Units of work")), "the unit to be gone")
+
+
+def test_a_batch_is_followed_from_the_list_to_its_members(page: Browser, mesh: Mesh) -> None:
+    mesh.gate.unlink(missing_ok=True)
+    page.go("#/work")
+    words = ("--array", "1-12%3", "--arg", "steps=12", "--no-payload", "--json")
+    batch = json.loads(mesh.foo.meshctl("work", "submit", "gated", *words))["batch"]
+    page.wait(lambda: batch in str(page.rows("Batches")), "the new batch, by an event")
+    page.click(batch)
+    page.wait_text("h1", batch)
+    running = [["▶ Running"]] * 3
+    page.wait(lambda: [row[1:2] for row in page.rows("Members")] == running, "three that run")
+    assert page.texts(".actions button") == ["Cancel", "Release"]
+    mesh.gate.touch()
+    page.wait_text(".heading .badge", "Succeeded")
+    page.wait_text(".bar .summary", "12 members")
+    rows = {row[0]: row[2] for row in page.rows("Members")}
+    assert sorted(rows, key=int) == [str(index) for index in range(1, 13)]
+    page.click(rows["12"])
+    page.wait(lambda: len(page.texts(".line")) == 13, "the output of the last member")
+    page.click(batch, within=".facts")
+    page.click("Release")
+    page.click("Release", within="dialog")
+    page.wait_text(".heading .badge", "released")
+    page.go("#/work")
+    page.wait(lambda: not page.rows("Batches") and batch not in page.text("main"), "nothing")
+    # The browser itself complains of a question that was on its way as the batch went.
+    assert [one for one in page.complaints() if "404" not in one] == []
 
 
 def test_a_link_is_seen_to_go_down_and_to_come_back(page: Browser, mesh: Mesh) -> None:

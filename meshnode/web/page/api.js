@@ -51,7 +51,26 @@ export class Api extends EventTarget {
   /** Return what a path has. Throws Problem. */
   async get(parts, query, signal) {
     const response = await this.#fetch(this.url(parts, query), { signal });
-    return response.json();
+    return whole(response.json(), signal);
+  }
+
+  /** Yield the lines of a path as they come, each with the byte behind it. Throws Problem. */
+  async *lines(parts, query, signal) {
+    const response = await this.#fetch(this.url(parts, query), { signal, headers: { Accept: "application/x-ndjson" } });
+    const reader = response.body.getReader();
+    let [rest, end] = [new Uint8Array(), query.from ?? 0];
+    try {
+      for (;;) {
+        const { done, value } = await whole(reader.read(), signal);
+        if (done) return;
+        const { lines, left } = linesIn(joined(rest, value));
+        for (const line of lines) yield { line: new TextDecoder().decode(line), end: (end += line.length + 1) };
+        rest = left;
+      }
+    } finally {
+      // Otherwise what nobody reads any more would keep its connection.
+      reader.cancel().catch(ignored);
+    }
   }
 
   /** Have something done; return what the node says of it. Throws Problem. */
@@ -65,12 +84,12 @@ export class Api extends EventTarget {
       headers: { ...type, ...headers },
       signal,
     });
-    return response.json();
+    return whole(response.json(), signal);
   }
 
   /** Return what a path has, as a file. Throws Problem. */
   async file(parts, query) {
-    return (await this.#fetch(this.url(parts, query), {})).blob();
+    return whole((await this.#fetch(this.url(parts, query), {})).blob());
   }
 
   /**
@@ -145,6 +164,39 @@ function withoutNames(url) {
   url.username = url.password = "";
   return url;
 }
+
+/** Return what is read of a body. Throws Problem where that breaks off. */
+async function whole(reading, signal) {
+  try {
+    return await reading;
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem(0, "No answer", "The answer of the node broke off.");
+  }
+}
+
+function joined(a, b) {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}
+
+/** Return the lines that are whole in some bytes, and what is left. */
+function linesIn(bytes) {
+  const lines = [];
+  let from = 0;
+  for (let at = bytes.indexOf(NEWLINE); at >= 0; at = bytes.indexOf(NEWLINE, from)) {
+    lines.push(bytes.subarray(from, at));
+    from = at + 1;
+  }
+  return { lines, left: bytes.slice(from) };
+}
+
+const NEWLINE = 10;
+
+/** What breaks off cannot be canceled, and need not be. */
+function ignored() {}
 
 async function problemOf(response) {
   const told = await response.json().catch(() => ({}));

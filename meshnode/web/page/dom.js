@@ -24,6 +24,18 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/**
+ * Fill an element anew if what it depends on has changed. The focus stays in it, at the same place;
+ * a button that is gone takes the focus along, and then the heading is where one can go on from.
+ */
+export function once(element, mark, make) {
+  if (element.dataset.mark === mark) return;
+  element.dataset.mark = mark;
+  const focused = [...element.children].findIndex((one) => one.contains(document.activeElement));
+  fill(element, make());
+  if (focused >= 0) (element.children[focused] ?? element.closest(".view")?.querySelector("h1"))?.focus({ preventScroll: true });
+}
+
 /** Set attributes; null, undefined and false take one away. A function is a listener. */
 export function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes ?? {})) {

@@ -19,8 +19,8 @@ export function rate(count) {
 /** Return a short time in seconds: 0.0005 is "0.5 ms". */
 export function brief(seconds) {
   if (!isNumber(seconds)) return NOTHING;
-  if (seconds < 0.001) return `${digits(seconds * 1e6)} µs`;
-  return seconds < 1 ? `${digits(seconds * 1000)} ms` : `${digits(seconds)} s`;
+  if (seconds > 0 && seconds < 0.001) return `${digits(seconds * 1e6)} µs`;
+  return seconds > 0 && seconds < 1 ? `${digits(seconds * 1000)} ms` : `${digits(seconds)} s`;
 }
 
 /** Return a time in seconds as people say it: 250 is "4 min 10 s". */

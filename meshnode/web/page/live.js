@@ -97,12 +97,16 @@ export class Live extends EventTarget {
   async search({ state, type }) {
     if (!this.next || !(state || type)) return;
     try {
-      const query = { limit: PAGE, state: state.toLowerCase(), type };
-      await this.#ask("units", query, this.#stop.signal, ({ items }) => this.#takeAll(items));
-      this.#tell("units");
+      await this.find({ state: state.toLowerCase(), type }, this.#stop.signal);
     } catch (error) {
       if (!(error instanceof Problem)) this.#unlessStopped(error);
     }
+  }
+
+  /** Ask for units that are like that, the newest of them. Throws Problem. */
+  async find(query, signal) {
+    await this.#ask("units", { limit: PAGE, ...query }, signal, ({ items }) => this.#takeAll(items));
+    this.#tell("units");
   }
 
   /** Return all that the node says of a unit: lists and events have less. Throws Problem. */

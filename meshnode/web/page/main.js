@@ -1,6 +1,7 @@
 // The beginning: the frame of the page, the views by address, and whether the node is there.
 
 import { Api } from "./api.js";
+import { batchView } from "./batch.js";
 import { confirm, askToken } from "./dialog.js";
 import { fill, h, note, say } from "./dom.js";
 import { historyView } from "./history.js";
@@ -20,6 +21,7 @@ const VIEWS = [
   [["mesh", "*"], nodeView],
   [["mesh"], meshView],
   [["work", "new"], submitView],
+  [["work", "batch", "*"], batchView],
   [["work", "*"], unitView],
   [["work"], workView],
   [["history"], historyView],

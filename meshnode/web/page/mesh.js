@@ -3,7 +3,8 @@
 import { button, check, fill, h, note, say, select } from "./dom.js";
 import { ago, brief, clock, count } from "./format.js";
 import { Graph } from "./graph.js";
-import { degrees, loadOf, loadText, nodeSign, NODE_STATES, sinceValue } from "./nodes.js";
+import { nodeBadge } from "./marks.js";
+import { degrees, loadOf, loadText, NODE_STATES, sinceValue } from "./nodes.js";
 import { Table } from "./table.js";
 import { bestGrouping, groupings, groups } from "./topology.js";
 
@@ -158,11 +159,6 @@ export function unavailable(problem, what) {
   if (problem.status === 403) return `${what} is not available to you: ${problem.message}`;
   if (problem.isUnavailable) return `${what} is not available from this node.`;
   return `${what} is not known: ${problem.message}`;
-}
-
-/** Return a node's state with its sign. */
-export function nodeBadge(state) {
-  return h("span", { class: "badge", "data-state": state }, h("span", { "aria-hidden": "true" }, nodeSign(state)), ` ${state}`);
 }
 
 function columns(links) {

@@ -1,8 +1,9 @@
 // The page of one node: what it says of itself, the way there, its links, and what it runs.
 
-import { button, facts, fill, h, note, say } from "./dom.js";
+import { button, facts, fill, h, note, once, say } from "./dom.js";
 import { ago, brief, bytes, clock, count } from "./format.js";
-import { nodeBadge, unavailable } from "./mesh.js";
+import { nodeBadge } from "./marks.js";
+import { unavailable } from "./mesh.js";
 import { costText, healthOf, loadText } from "./nodes.js";
 import { Table } from "./table.js";
 import { pathTo } from "./topology.js";
@@ -32,9 +33,9 @@ export function nodeView({ live, api, signal }, id) {
     const { mesh, meshProblem } = live;
     const node = mesh?.nodes.find((one) => one.id === id);
     if (!node) return void fill(about, note(meshProblem ? unavailable(meshProblem, "The mesh") : mesh ? `No node ${id} is known here.` : "Asking the node …"));
-    renderOnce(state, node.state, () => nodeBadge(node.state));
-    renderOnce(about, JSON.stringify([node, mesh.links]), () => described(node, mesh));
-    renderOnce(types, JSON.stringify(node.types), () => typeLinks(node));
+    once(state, node.state, () => nodeBadge(node.state));
+    once(about, JSON.stringify([node, mesh.links]), () => described(node, mesh));
+    once(types, JSON.stringify(node.types), () => typeLinks(node));
     links.update(mesh.links.filter(({ a, b }) => a === id || b === id));
     return undefined;
   };
@@ -54,12 +55,6 @@ export function nodeView({ live, api, signal }, id) {
     title: id,
     element: h("div", { class: "view" }, back, head, asked, about, section("Types of work", types), section("Links", links.element), section("Recent units", units.element)),
   };
-}
-
-function renderOnce(element, mark, make) {
-  if (element.dataset.mark === mark) return;
-  element.dataset.mark = mark;
-  fill(element, make());
 }
 
 function described(node, mesh) {

@@ -6,13 +6,17 @@ import { button, fill, h, say } from "./dom.js";
 /** Rows that are shown at first; a button shows more. */
 const FIRST_ROWS = 100;
 
+/** Texts are compared thousands of times at each change. */
+const COLLATOR = new Intl.Collator(undefined, { numeric: true });
+
 export class Table {
   #columns;
   #key;
   #rows = new Map();
   #items = [];
   #sort;
-  #shown = FIRST_ROWS;
+  #shown;
+  #step;
   #body = h("tbody");
   #more = h("p", { class: "more" });
   #heads = new Map();
@@ -23,12 +27,13 @@ export class Table {
    * A column has `id`, `title`, `value(item)` to sort by, and `show(item)`: a text or nodes. Where it
    * shows nodes, `mark(item)` says what they depend on, if that is more than the value.
    */
-  constructor({ caption, columns, key, sort, empty = "Nothing here.", onpoint = null }) {
+  constructor({ caption, columns, key, sort, empty = "Nothing here.", onpoint = null, rows = FIRST_ROWS }) {
     this.#columns = columns;
     this.#key = key;
     this.#sort = sort;
     this.#empty = empty;
     this.#onpoint = onpoint;
+    [this.#shown, this.#step] = [rows, 4 * rows];
     const heads = columns.map((column) => this.#head(column));
     const table = h("table", null, h("caption", { class: "unseen" }, caption), h("thead", null, h("tr", null, heads)), this.#body);
     this.element = h("div", { class: "table" }, h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 }, table), this.#more);
@@ -135,7 +140,7 @@ export class Table {
     fill(
       this.#more,
       `${shown} of ${this.#items.length} `,
-      button(`Show ${Math.min(hidden, FIRST_ROWS * 4)} more`, show(this.#shown + FIRST_ROWS * 4)),
+      button(`Show ${Math.min(hidden, this.#step)} more`, show(this.#shown + this.#step)),
     );
     return undefined;
   }
@@ -146,7 +151,7 @@ export function compare(a, b, order) {
   const [noA, noB] = [isMissing(a), isMissing(b)];
   if (noA || noB) return noA - noB;
   if (typeof a === "number" && typeof b === "number") return (a - b) * order;
-  return String(a).localeCompare(String(b), undefined, { numeric: true }) * order;
+  return COLLATOR.compare(String(a), String(b)) * order;
 }
 
 function isMissing(value) {

@@ -1,11 +1,12 @@
 // The page of one unit: its state and what became of it, its log, and what may be done with it.
 
-import { button, facts, fill, h, note, say } from "./dom.js";
+import { batchOf } from "./batches.js";
+import { button, facts, fill, h, note, once, say } from "./dom.js";
 import { ago, bytes, clock, duration, moment } from "./format.js";
 import { Log } from "./log.js";
+import { unitBadge } from "./marks.js";
 import { unavailable } from "./mesh.js";
 import { isFinal, nodeOf, runTime, signOf, stateOf, submitterOf, typeOf } from "./units.js";
-import { unitBadge } from "./work.js";
 
 /** Milliseconds after which times that grow are shown anew. */
 const TICK = 1000;
@@ -142,6 +143,7 @@ class UnitView {
   #facts(unit) {
     const extra = unit.ExtraData ?? {};
     const node = nodeOf(unit, this.#context.live.here);
+    const batch = batchOf(unit);
     const labels = Object.entries(unit.Labels ?? {}).map(([key, value]) => `${key}=${value}`);
     return [
       ["Type", typeOf(unit)],
@@ -164,7 +166,7 @@ class UnitView {
       ["Labels", labels.join(", ")],
       ["Limits", pairsText(unit.Limits)],
       ["Used", pairsText(unit.Usage)],
-      ["Batch", unit.Batch],
+      ["Batch", batch ? h("a", { href: `#/work/batch/${encodeURIComponent(batch)}` }, batch) : null],
       ["Files", unit.FilesSize ? bytes(unit.FilesSize) : null],
       ["Isolation", unit.Isolation && typeof unit.Isolation === "object" ? pairsText(unit.Isolation) : unit.Isolation],
     ];
@@ -192,15 +194,6 @@ function step({ time, state, detail }) {
     h("span", { class: "what" }, detail === "Created" || detail === "Started" ? detail : detail && detail !== state ? `${state}: ${detail}` : state),
     h("time", { datetime: time, title: ago(time) }, clock(time)),
   );
-}
-
-function once(element, mark, make) {
-  if (element.dataset.mark === mark) return;
-  element.dataset.mark = mark;
-  const hadFocus = element.contains(document.activeElement);
-  fill(element, make());
-  // A button that is gone takes the focus along; the heading is where one can go on from.
-  if (hadFocus && !element.contains(document.activeElement)) element.closest(".view")?.querySelector("h1")?.focus({ preventScroll: true });
 }
 
 /** Whether a client may do something, as the node said; what it did not say, it decides when asked. */

@@ -14,7 +14,8 @@ export const STATES = [
 /** The names of the states. */
 export const STATE_NAMES = STATES.map(([name]) => name);
 
-const SIGNS = new Map(STATES);
+/** A member of a batch that could not be submitted has no unit, and a state of its own; some wait. */
+const SIGNS = new Map([...STATES, ["Refused", "⊖"], ["Waiting", "◌"]]);
 
 /** Return the sign of a state. */
 export function signOf(state) {

@@ -1,11 +1,13 @@
 // The view of work: how many units there are of which kind, a timeline, and a live table of them.
 
-import { button, fill, h, note, say, select } from "./dom.js";
+import { BatchList } from "./batchlist.js";
+import { button, fill, h, note, once, say, select } from "./dom.js";
 import { bytes, clock, count, duration } from "./format.js";
+import { counted, toggle, unitBadge } from "./marks.js";
 import { unavailable } from "./mesh.js";
 import { Table } from "./table.js";
 import { Timeline } from "./timeline.js";
-import { createdAt, filtered, nodeOf, runTime, signOf, STATE_NAMES, stateOf, submitterOf, tally, typeOf } from "./units.js";
+import { createdAt, filtered, nodeOf, runTime, STATE_NAMES, stateOf, submitterOf, tally, typeOf } from "./units.js";
 
 /** Work types that are counted by name; the others are found in the choice of types. */
 const COUNTED_TYPES = 8;
@@ -14,8 +16,9 @@ const COUNTED_TYPES = 8;
 const TICK = 2000;
 
 /** Return the view. */
-export function workView({ live, signal, say: announce }) {
-  const view = new WorkView(live, announce);
+export function workView(context) {
+  const { live, signal } = context;
+  const view = new WorkView(context);
   const refresh = () => view.refresh();
   live.addEventListener("units", refresh, { signal });
   live.addEventListener("unit", ({ detail }) => view.heard(detail), { signal });
@@ -40,9 +43,9 @@ class WorkView {
   #timeline = new Timeline();
   #table;
 
-  constructor(live, announce) {
-    this.#live = live;
-    this.#announce = announce;
+  constructor(context) {
+    const { live, say: announce } = context;
+    [this.#live, this.#announce] = [live, announce];
     this.#table = new Table({
       caption: "Units of work",
       columns: unitColumns(live),
@@ -55,6 +58,7 @@ class WorkView {
       this.#content,
       this.#states,
       this.#types,
+      new BatchList(context).element,
       h("section", { "aria-labelledby": "timeline-title" }, this.#timeline.element),
       h("div", { class: "bar", role: "search" }, search, this.#type, this.#node, button("All", () => this.#clear(search)), this.#shown),
       h("section", { "aria-label": "Units" }, this.#table.element, h("p", { class: "more" }, this.#more)),
@@ -121,39 +125,18 @@ class WorkView {
 
   #renderStates(counts) {
     const known = new Map(counts);
-    const made = STATE_NAMES.map((state) => toggle(this.#filter.state === state, () => this.#set({ state: this.#filter.state === state ? "" : state }), "count", state, [
-      h("strong", null, String(known.get(state) ?? 0)),
-      h("span", null, h("span", { class: "sign", "aria-hidden": "true" }, signOf(state)), ` ${state}`),
-    ]));
-    refill(this.#states, JSON.stringify([counts, this.#filter.state]), made);
+    const made = () => STATE_NAMES.map((state) => toggle(this.#filter.state === state, () => this.#set({ state: this.#filter.state === state ? "" : state }), "count", state, counted(known.get(state), state, state)));
+    once(this.#states, JSON.stringify([counts, this.#filter.state]), made);
   }
 
   #renderTypes(counts) {
-    const made = counts.slice(0, COUNTED_TYPES).map(([type, number]) =>
+    const shown = counts.slice(0, COUNTED_TYPES);
+    const made = () => shown.map(([type, number]) =>
       toggle(this.#filter.type === type, () => this.#set({ type: this.#filter.type === type ? "" : type }), "chip", "", [`${type || "no type"} `, h("strong", null, String(number))]),
     );
-    const others = counts.length - made.length;
-    refill(this.#types, JSON.stringify([counts, this.#filter.type]), [made, others > 0 ? h("span", { class: "help" }, `and ${count(others, "other type")}`) : null]);
+    const others = counts.length - shown.length;
+    once(this.#types, JSON.stringify([counts, this.#filter.type]), () => [made(), others > 0 ? h("span", { class: "help" }, `and ${count(others, "other type")}`) : null]);
   }
-}
-
-function toggle(isOn, onclick, kind, state, content) {
-  return h("button", { type: "button", class: kind, "data-state": state || null, "aria-pressed": String(isOn), onclick }, content);
-}
-
-/** Fill an element anew if what it depends on has changed, and keep the focus in it. */
-function refill(element, mark, content) {
-  if (element.dataset.mark === mark) return;
-  element.dataset.mark = mark;
-  const focused = [...element.children].indexOf(document.activeElement);
-  fill(element, content);
-  if (focused >= 0) element.children[focused]?.focus();
-}
-
-/** Return a unit's state with its sign. */
-export function unitBadge(unit) {
-  const state = stateOf(unit);
-  return h("span", { class: "badge", "data-state": state }, h("span", { "aria-hidden": "true" }, signOf(state)), ` ${state}`);
 }
 
 /** Return the columns of tables of units. */
