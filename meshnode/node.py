@@ -51,6 +51,7 @@ from meshnode.work.units.unitevents import unit_audience
 
 if TYPE_CHECKING:  # few nodes have tokens
     from meshnode.security.bearer import TokenStore
+    from meshnode.web.service import Leave
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a node; running units go on and are adopted by its next start."""
@@ -108,7 +109,7 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
             keys = KeyRenewal(config, work, tls, looks, tokens)
             reloader = Reloader(config, load_again, mesh, links, work, rules, keys, audit)
             registry = CommandRegistry(rules)
-            await _start(
+            leave = await _start(
                 config,
                 reloader,
                 mesh,
@@ -130,6 +131,8 @@ async def _main(config: NodeConfig, load_again: ConfigLoader, limit: logs.LineLi
                     nursery.start_soon(reloader.on_signal)
                     continue
                 log.info("stopping: %s", signal.Signals(number).name)
+                if leave is not None:
+                    await leave()
                 nursery.cancel_scope.cancel()
                 break
     return 0
@@ -155,8 +158,11 @@ async def _start(
     registry: CommandRegistry,
     hub: EventHub,
     nursery: trio.Nursery,
-) -> None:
-    """Start every part. What other nodes can see comes last: links, once all else answers."""
+) -> "Leave | None":
+    """Start every part. What other nodes can see comes last: links, once all else answers.
+
+    Returns what ends the requests of clients, while the node is still whole.
+    """
     mesh.set_firewall(config.node.firewallrules)
     units = work.units
 
@@ -200,7 +206,7 @@ async def _start(
         listeners = await _open_control(mesh, directive, work.advertised, tls)
         await nursery.start(service.run, listeners)
     await _start_services(config, mesh, tls, nursery)
-    await _start_web(
+    leave = await _start_web(
         config, registry, budgets, mesh, links, work, tls, tokens, audit, service, nursery
     )
     nursery.start_soon(work.teller.run, partial(mesh.set_tags, CONTROL_SERVICE))
@@ -213,6 +219,7 @@ async def _start(
     if config.listeners or config.peers:
         # Another node may open a stream at any moment, and should not wait for the engine to load.
         nursery.start_soon(_load_engine)
+    return leave
 
 
 async def _load_engine() -> None:
@@ -264,9 +271,9 @@ async def _start_web(
     audit: AuditLog,
     control: ControlService,
     nursery: trio.Nursery,
-) -> None:
+) -> "Leave | None":
     if not config.http_services:
-        return
+        return None
     # Imported here: without the directive a node has nothing of it, not even the packages.
     check_packages(config)
     from meshnode.web.history import History  # noqa: PLC0415
@@ -278,7 +285,9 @@ async def _start_web(
     history = History(registry, lambda: work.units.tally, lambda: mesh.figures().links)
     registry.register(history.command())
     nursery.start_soon(history.run)
-    await start_web(config, registry, budgets, control, links, work, tls, tokens, metrics, nursery)
+    return await start_web(
+        config, registry, budgets, control, links, work, tls, tokens, metrics, nursery
+    )
 
 
 async def _open_control(

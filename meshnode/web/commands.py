@@ -6,7 +6,7 @@ A route makes the JSON object of a control command. :meth:`Commands.ask` returns
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -19,7 +19,7 @@ from meshnode.control.budgets import HeldLine, SessionBudgets
 from meshnode.control.registry import CommandRegistry, JsonObject
 from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.logs import subject_logger
-from meshnode.web.identity import Caller, caller_of, known_caller
+from meshnode.web.identity import Caller, caller_of, connection_of, known_caller
 from meshnode.web.problems import TOO_LARGE, Problem, problem_of
 from meshnode.web.session import FILES, Body, Message, Receive, Send, SendPart, WebSession
 
@@ -171,9 +171,13 @@ class CommandResponse(Response):
         try:
             beside = out.keep_alive if self._how.keep_alive else None
             part = out.take_part if out.is_bare and FILES in scope["extensions"] else None
-            reply = await self._commands.run(
-                caller, self._command, Body(receive), out.take, beside, part
-            )
+            reply = None
+            # What is kept alive would go on for ever: a node that stops ends it, as if it were
+            # whole, and its client asks for the rest of it.
+            with connection_of(scope).leaving.endless() if beside else nullcontext():
+                reply = await self._commands.run(
+                    caller, self._command, Body(receive), out.take, beside, part
+                )
         except trio.BrokenResourceError:
             return  # the client is gone, or is told by the broken response
         except MeshnodeError as error:

@@ -17,12 +17,12 @@ from meshnode.logs import subject_logger
 from meshnode.security.identity import Identity, shown_text
 from meshnode.web.identity import (
     CALLER,
-    CONNECTION,
     STREAM,
     Caller,
     Connection,
     Identifier,
     ResponseStream,
+    connection_of,
 )
 from meshnode.web.origins import Origins
 from meshnode.web.problems import MALFORMED, WRONG_METHOD, Problem, fault, to_response
@@ -92,7 +92,7 @@ class Guard:
         """Serve one request."""
         if scope["type"] == "lifespan":
             return
-        connection: Connection = scope["state"][CONNECTION]
+        connection = connection_of(scope)
         exchange = _Exchange(scope, receive, send, self._origins, self._responses)
         with connection.serving():
             if connection.requests > MAX_AT_ONCE:
@@ -176,6 +176,7 @@ class _Exchange:
         origins: Origins,
         responses: Counter[int],
     ) -> None:
+        self._connection = connection_of(scope)
         self.headers = Headers(scope=scope)
         self.has_begun = False
         self.has_ended = False
@@ -231,6 +232,8 @@ class _Exchange:
             for name, value in SAFE_HEADERS:
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
+            if self._connection.leaving.begun.is_set() and self._scope["http_version"] != "2":
+                headers["connection"] = "close"
             self._origins.mark(self.headers, headers)
         is_last = message["type"].endswith("response.body") and not message.get("more_body")
         with trio.move_on_after(SEND_TIMEOUT) as sending:

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -17,6 +17,7 @@ from meshnode.control.registry import SessionKind
 from meshnode.security.identity import Identity, TcpClient, TokenClient, UnixClient
 from meshnode.shares import Holder
 from meshnode.web.authorization import HOW, loads_page, shown_token, unproved
+from meshnode.web.leaving import Leaving
 from meshnode.web.problems import WRONG_HOST, Problem
 
 if TYPE_CHECKING:  # few nodes have tokens
@@ -71,6 +72,13 @@ def known_caller(scope: Any) -> Caller:
     return caller
 
 
+def connection_of(scope: Any) -> "Connection":
+    """Return the connection by which a request came."""
+    connection = scope["state"][CONNECTION]
+    assert isinstance(connection, Connection)
+    return connection
+
+
 class ResponseStream(Protocol):
     """What carries the response of one request, as the server sees it."""
 
@@ -90,6 +98,8 @@ class Connection:
 
     client: Identity
     place: Place
+    leaving: Leaving = field(default_factory=Leaving)
+    """Of its service: whether the node stops."""
     abort: Callable[[], None] = lambda: None
     """Breaks it off."""
     requests: int = 0

@@ -26,11 +26,13 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hyperframe.frame import GoAwayFrame
 
 from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
 from meshnode.web.guard import App
 from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
+from meshnode.web.leaving import GRACE, LAST_WORDS, Leaving
 from meshnode.web.session import FILES
 from meshnode.web.wire import MAX_HEADERS, SecureWire, Wire
 
@@ -85,7 +87,9 @@ class Server:
     def __init__(self, app: App) -> None:
         self._app = app
         self._config = hypercorn_config()
-        self._context = WorkerContext(None)
+        self._open: dict[Connection, TCPServer] = {}
+        self._ended = trio.lowlevel.ParkingLot()
+        """Wakes when one of them has ended."""
 
     async def serve(
         self,
@@ -106,6 +110,10 @@ class Server:
                 stream.handshake.extensions = None
             _bound_buffer(server.protocol.protocol, stream.stream_id)
             carrier = scope["state"][STREAM] = Stream(stream, server, wire)
+            if connection.leaving.begun.is_set() and wire.is_http2():
+                # Its client was told so, or is about to be, and may ask another node.
+                await carrier.reset(ErrorCodes.REFUSED_STREAM)
+                return
             if carrier.sends_files:
                 scope["extensions"][FILES] = {}
 
@@ -118,13 +126,16 @@ class Server:
             await self._app(scope, receive, send_or_file)
 
         state: Any = {CONNECTION: connection}
-        server = TCPServer(run_app, self._config, self._context, state, wire)
+        server = TCPServer(run_app, self._config, WorkerContext(None), state, wire)
+        self._open[connection] = server
         wire.is_http2 = lambda: isinstance(server.protocol.protocol, H2Protocol)
         try:
             async with trio.open_nursery() as nursery:
                 connection.abort = nursery.cancel_scope.cancel
                 nursery.start_soon(wire.close_when_cancelled)
                 nursery.start_soon(_let_go, wire, server, connection)
+                if connection.leaving.begun.is_set():
+                    nursery.start_soon(_say_goodbye, server, connection)
                 await server.run()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -135,6 +146,43 @@ class Server:
                 raise
             log.info("%s broke off: %r", connection.client, faults[0])
             log.debug("where it broke off", exc_info=faults[0])
+        finally:
+            del self._open[connection]
+            self._ended.unpark_all()
+
+    async def leave(self, leaving: Leaving, nursery: trio.Nursery) -> None:
+        """Have all connections end with their requests; return soon, whatever they do.
+
+        ``nursery`` is for what their clients do not take: who reads nothing is not waited for.
+        """
+        for connection, server in self._open.items():
+            nursery.start_soon(_say_goodbye, server, connection)
+        leaving.begin()
+        with trio.move_on_after(GRACE):
+            await self._wait_ended()
+        leaving.finish()
+        with trio.move_on_after(LAST_WORDS):
+            await self._wait_ended()
+
+    async def _wait_ended(self) -> None:
+        while self._open:
+            await self._ended.park()
+
+
+async def _say_goodbye(server: TCPServer, connection: Connection) -> None:
+    """Have a connection take no more requests; close it if it has none now."""
+    protocol = server.protocol.protocol if hasattr(server, "protocol") else None
+    if isinstance(protocol, H2Protocol):
+        # Not by the engine, which would then let nothing more of the responses through. A client
+        # that has read the last of them closes: only it knows when that is.
+        last = protocol.connection.highest_inbound_stream_id
+        await server.protocol_send(RawData(GoAwayFrame(0, last).serialize()))
+        is_idle = not protocol.stream_buffers
+    else:
+        await server.context.terminated.set()
+        is_idle = True
+    if is_idle and not connection.requests:
+        connection.abort()
 
 
 async def _let_go(wire: Wire, server: TCPServer, connection: Connection) -> None:
@@ -235,13 +283,13 @@ class Stream:
         """Whether the client is gone, or has reset it: what is sent then goes nowhere, at once."""
         return self._stream.closed
 
-    async def reset(self) -> None:
+    async def reset(self, why: ErrorCodes = ErrorCodes.INTERNAL_ERROR) -> None:
         """Break it off. Over HTTP/1.1 the connection ends, and with it what was not whole."""
         protocol = self._server.protocol.protocol
         if not isinstance(protocol, H2Protocol):
             return
         try:
-            protocol.connection.reset_stream(self._stream.stream_id, ErrorCodes.INTERNAL_ERROR)
+            protocol.connection.reset_stream(self._stream.stream_id, why)
         except ProtocolError:
             return  # it, or all of the connection, has ended
         await self._server.protocol_send(RawData(protocol.connection.data_to_send()))

@@ -1,7 +1,7 @@
 """The HTTP service of a node: its listeners, and a place and an identity for each connection."""
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,7 @@ from meshnode.web import health
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.identity import IDLE_TIMEOUT, Caller, Connection
+from meshnode.web.leaving import Leaving
 from meshnode.web.metrics import Metrics
 from meshnode.web.routing import WebNode
 from meshnode.web.server import Server
@@ -39,6 +40,9 @@ if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.security.bearer import TokenStore
     from meshnode.security.tls import TlsSource
 
+
+Leave = Callable[[], Awaitable[None]]
+"""Ends what clients have open while the node is still whole."""
 
 MAX_CONNECTIONS: Final = 512
 """Connections at a time of one kind (unix, tcp) to one HTTP service; each costs some 100 KiB, of
@@ -110,6 +114,9 @@ class HttpService:
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._users = UserNames()
+        self._leaving = Leaving()
+        self._listeners: list[HttpListener] = []
+        self._nursery: trio.Nursery | None = None
 
     @property
     def places(self) -> Mapping[SessionKind, Places]:
@@ -124,6 +131,7 @@ class HttpService:
     ) -> None:
         """Accept and serve connections until cancelled; then close the listeners."""
         async with trio.open_nursery() as nursery:
+            self._nursery, self._listeners = nursery, listeners
             for source in listeners:
                 self._places.setdefault(source.kind, Places(bounds_of(source.kind)))
                 log = subject_logger("http", f"{source.kind} {source.address}")
@@ -131,6 +139,13 @@ class HttpService:
                 nursery.start_soon(self._serve_source, source, log)
             nursery.start_soon(self._end_idle)
             task_status.started()
+
+    async def leave(self) -> None:
+        """Let nobody new in, and have what is open end, within a time; the service runs."""
+        assert self._nursery is not None
+        for source in self._listeners:
+            await source.listener.aclose()
+        await self._server.leave(self._leaving, self._nursery)
 
     async def _end_idle(self) -> None:
         while True:
@@ -160,7 +175,8 @@ class HttpService:
             try:
                 place.waits(IDLE_TIMEOUT)
                 with place.scope:
-                    await self._serve(stream, client, Connection(client, place), log)
+                    connection = Connection(client, place, self._leaving)
+                    await self._serve(stream, client, connection, log)
             finally:
                 places.leave(place)
         except Exception:
@@ -206,8 +222,8 @@ async def start_web(
     tokens: "TokenStore | None",
     metrics: Metrics,
     nursery: trio.Nursery,
-) -> None:
-    """Start what ``http-service`` directives say.
+) -> Leave:
+    """Start what ``http-service`` directives say; return what ends it, before the node stops.
 
     Raises:
         ConfigError: something cannot be opened.
@@ -228,6 +244,7 @@ async def start_web(
     node = WebNode(
         config.node.id, VERSION, commands, shortage, Spool(root), serve_session, responses
     )
+    services = []
     for directive in config.http_services:
         try:
             listeners = await open_listeners(directive)
@@ -236,3 +253,11 @@ async def start_web(
         service = HttpService(directive, node, tls.find_server(directive.tls), tokens)
         metrics.node.watch("http", service.places)
         await nursery.start(service.run, listeners)
+        services.append(service)
+
+    async def leave() -> None:
+        async with trio.open_nursery() as leaving:
+            for service in services:
+                leaving.start_soon(service.leave)
+
+    return leave

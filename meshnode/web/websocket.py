@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from meshnode.net.pump import TellsRefusal
-from meshnode.web.identity import Caller, caller_of
+from meshnode.web.identity import Caller, caller_of, connection_of
 from meshnode.web.problems import MALFORMED, UPGRADE, Problem, to_response
 from meshnode.web.session import Message
 
@@ -30,6 +30,9 @@ PIECE: Final = 64 * 1024
 BROKEN: Final = 1002
 """The code by which a client is told that it does not keep to this (RFC 6455, section 7.4.1)."""
 
+GOING_AWAY: Final = 1001
+"""The code by which a client is told that the node stops."""
+
 ServeSession = Callable[[trio.abc.HalfCloseableStream, Caller], Awaitable[None]]
 """Serves a control session to its end and closes its stream; raises nothing but cancellation."""
 
@@ -43,7 +46,11 @@ def routes(serve: ServeSession) -> list[BaseRoute]:
             await websocket.send_denial_response(to_response(Problem(MALFORMED, text)))
             return
         await websocket.accept(SUBPROTOCOL)
-        await serve(MessageStream(websocket), caller_of(websocket))
+        stream = MessageStream(websocket)
+        with connection_of(websocket.scope).leaving.lasting() as lasting:
+            await serve(stream, caller_of(websocket))
+        if lasting.cancelled_caught:
+            await stream.leave()
 
     async def elsewise(request: Request) -> Response:
         text = f"this address is a websocket's; the others below /api/v1 take requests ({PATH})"
@@ -129,9 +136,15 @@ class MessageStream(trio.abc.HalfCloseableStream, TellsRefusal):
         """Close the websocket."""
         await self._close(1000)
 
-    async def _close(self, code: int) -> None:
+    async def leave(self) -> None:
+        """Tell the other end that the node stops, unless it was told already that this is over."""
+        await self._close(GOING_AWAY, "the node stops")
+
+    async def _close(self, code: int, reason: str = "") -> None:
+        # Who is cancelled here has said nothing yet, and so may still be told why.
+        await trio.lowlevel.checkpoint_if_cancelled()
         was_closed, self._closed = self._closed, True
         if was_closed or self._lost:
             await trio.lowlevel.checkpoint()
             return
-        await self._websocket.send({"type": "websocket.close", "code": code})
+        await self._websocket.send({"type": "websocket.close", "code": code, "reason": reason})

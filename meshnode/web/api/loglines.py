@@ -27,7 +27,7 @@ from meshnode.control.registry import JsonObject
 from meshnode.errors import MeshnodeError, leaves_of
 from meshnode.web.api.queries import check_names, flag, moment, whole_number
 from meshnode.web.api.units import FINAL
-from meshnode.web.identity import Caller, known_caller
+from meshnode.web.identity import Caller, connection_of, known_caller
 from meshnode.web.problems import MALFORMED, UNKNOWN, Problem, problem_of
 from meshnode.web.routing import WebNode
 from meshnode.web.session import Body, Message, Receive, Send
@@ -114,7 +114,11 @@ class LogResponse(Response):
         sender = _Sender(send, head, is_events=self._wanted.is_events)
         refusal: MeshnodeError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_lost, Body(receive), nursery.cancel_scope)
+            nursery.start_soon(_until, Body(receive).wait_lost, nursery.cancel_scope)
+            if self._wanted.is_events:
+                # The response ends, and its client asks for what comes behind it.
+                leaving = connection_of(scope).leaving
+                nursery.start_soon(_until, leaving.begun.wait, nursery.cancel_scope)
             nursery.start_soon(sender.keep_alive)
             try:
                 await self._tell(known_caller(scope), sender)
@@ -379,8 +383,8 @@ async def _next(channel: "trio.MemoryReceiveChannel[bytes]") -> bytes:
         return b""
 
 
-async def _until_lost(body: Body, scope: trio.CancelScope) -> None:
-    await body.wait_lost()
+async def _until(happened: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+    await happened()
     scope.cancel()
 
 
