@@ -22,7 +22,7 @@ from meshnode.work.units.intake import Receive
 from meshnode.work.units.jsonreader import format_datetime
 from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.quotas import BatchesHeld, account
-from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.shortage import check_fits, in_thread_or_here
 from meshnode.work.units.unit import Clock, wall_clock
 
 MAX_BATCHES = 1000
@@ -188,6 +188,7 @@ class Batches:
             if not spec.has_lines:
                 self._check_first(spec, first)
             if spec.files.size:
+                await check_fits(scratch, spec.files.size)
                 sha256 = await take_files(scratch / DEPS, receive, spec.files)
                 spec = spec.with_digest(sha256)
             if spec.has_lines:

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from meshnode.control.registry import ControlSession, JsonObject, while_client_is_there
-from meshnode.errors import CommandError
+from meshnode.errors import CommandError, MeshnodeError
 from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
 from meshnode.work.batches.batch import Batch
@@ -99,7 +99,8 @@ class BatchCommands:
             return await self._batches.create(spec, _nothing)
         try:
             return await self._batches.create(spec, session.receive_some)
-        except CommandError as error:
+        except MeshnodeError as error:
+            # What is raised where a payload may be on its way is answered to nobody.
             await session.send(f"ERROR: {error}\n".encode())
             return None
 

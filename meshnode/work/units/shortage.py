@@ -187,6 +187,26 @@ def has_room(directory: Path, size: int) -> bool:
     return free >= min(KEPT_BYTES, whole * KEPT_SHARE)
 
 
+async def check_fits(directory: Path, size: int) -> None:
+    """Return if the disk has room for so many bytes more, as far as anybody can say before.
+
+    Of what is small nobody asks: it is taken in as long as there is any room.
+
+    Raises:
+        NotNow: it has less.
+    """
+    if size < FREE_SIZE:
+        return
+    try:
+        disk = await in_thread_or_here(os.statvfs, directory)
+    except OSError:
+        # Whoever writes there is told what is wrong.
+        return
+    free = disk.f_bavail * disk.f_frsize
+    if size > free:
+        raise NotNow(f"{size} bytes do not fit on the disk of this node, which has {free} left")
+
+
 async def patiently(log: SubjectLogger, look: Callable[[], T]) -> T:
     """Look for processes in a thread; try again while the machine lacks descriptors."""
     pauses = Pauses()

@@ -28,7 +28,7 @@ from meshnode.work.units.intake import (
 from meshnode.work.units.queue import RunQueue
 from meshnode.work.units.quotas import Quotas
 from meshnode.work.units.runner import FirstOutcome
-from meshnode.work.units.shortage import NotNow, Pauses
+from meshnode.work.units.shortage import NotNow, Pauses, check_fits
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.tasks import FIRST_TIMEOUT, UnitTasks
@@ -94,6 +94,9 @@ class UnitStarter:
                 if upload is not None:
                     receive = upload.receiving(receive)
                     deps_here, stdin_here = self._uploads.parts(unit)
+                files_size = 0 if payload.deps is not None else unit.status.job.files.size
+                announced = files_size + (payload.announced.size or 0)
+                await check_fits(self._store.root, announced - deps_here - stdin_here)
                 await payload.invite(deps_here + stdin_here)
                 deps = NO_DEPS
                 if payload.deps is not None:

@@ -1,11 +1,15 @@
 """When there is little room for units."""
 
+import json
 import os
 from types import SimpleNamespace
 
 import pytest
+from test_batches import ask
 
-from meshnode.work.units.shortage import LOW_FILES, shortages
+from meshnode.protocol.control import DEPS_SIZE_KEY
+from meshnode.work.batches.files import BatchFiles
+from meshnode.work.units.shortage import FREE_SIZE, LOW_FILES, shortages
 
 GIB = 1 << 30
 
@@ -55,3 +59,63 @@ def test_a_disk_that_is_short_of_inodes_is_named(monkeypatch, tmp_path, files):
 def test_a_disk_with_inodes_is_not_spoken_of(monkeypatch, tmp_path, files):
     disk(monkeypatch, GIB, GIB, files)
     assert shortages(tmp_path) == []
+
+
+# --- what is announced as larger than the room that there is --------------------------------------
+
+ROOM = 3 * FREE_SIZE
+SUBMIT = {"command": "work", "subcommand": "submit", "node": "foo", "worktype": "cat"}
+BATCH = {"command": "work", "subcommand": "batch", "action": "submit", "worktype": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("deps", "stdin"), [(0, ROOM + 1), (ROOM + 512, 0), (ROOM, FREE_SIZE), (1 << 50, 1)]
+)
+@pytest.mark.parametrize("to", ["foo", "bar"])
+async def test_what_is_announced_as_more_than_the_disk_has_left_fills_no_disk(
+    foo, bar, monkeypatch, deps, stdin, to, autojump_clock
+):
+    disk(monkeypatch, ROOM, 1000 * GIB)
+    files = {DEPS_SIZE_KEY: str(deps)} if deps else {}
+    async with foo.running(), bar.running():
+        # Nothing is sent: who is not refused before is told of a payload that is not all there.
+        lines = await foo.talk(SUBMIT | {"node": to, "stdinsize": str(stdin)} | files, b"")
+        told = f"{deps + stdin} bytes do not fit on the disk of this node, which has {ROOM} left"
+        assert told in lines[-1]
+        (unit,) = foo.units.all()
+        assert unit.is_final
+
+
+@pytest.mark.parametrize("free", [ROOM, 0])
+async def test_what_fits_or_is_small_is_taken_as_ever(foo, monkeypatch, free, autojump_clock):
+    size = ROOM if free else FREE_SIZE - 1
+    disk(monkeypatch, free, 1000 * GIB)
+    async with foo.running():
+        unit_id = await foo.submit("foo", "cat", bytes(size), stdinsize=str(size))
+        await foo.wait_final(unit_id)
+        assert foo.stdout(unit_id) == bytes(size)
+
+
+async def test_files_of_a_batch_that_do_not_fit_are_refused_before_they_come(
+    foo, monkeypatch, autojump_clock
+):
+    disk(monkeypatch, ROOM, 1000 * GIB)
+    given = BATCH | {"node": "foo", "array": "1-3", DEPS_SIZE_KEY: str(ROOM + 512)}
+    async with foo.running():
+        lines = await foo.talk(given, b"")
+        assert f"{ROOM + 512} bytes do not fit on the disk of this node" in lines[-1]
+        assert json.loads((await ask(foo, "list"))[0]) == {}
+
+
+@pytest.mark.parametrize("payload", [b"", b'{"node": "foo"}\n'])
+async def test_a_disk_that_takes_no_batch_is_told_to_its_client(
+    foo, monkeypatch, payload, autojump_clock
+):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(BatchFiles, "put_in_place", full)
+    more = {"lines": "true"} if payload else {"array": "1-3"}
+    async with foo.running():
+        lines = await foo.talk(BATCH | {"node": "foo"} | more, payload)
+        assert lines[-1] == "ERROR: cannot keep the batch: No space left on device"
