@@ -111,7 +111,6 @@ SMALL = {
     "meshnode/web/health.py": "asked by whoever watches the node, and by nobody else",
     "meshnode/web/page.py": "the page's files are its own room",
     "meshnode/web/api/types.py": "what there is to submit",
-    "meshnode/web/api/mesh.py": "grows with the mesh as seen from one node",
     "meshctl/commands/top.py": "says what the extra is called where it is not installed",
     "meshnode/plugins.py": "public: what the author of a plug-in imports",
 }

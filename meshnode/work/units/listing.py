@@ -27,6 +27,12 @@ LOOKED_AT_ONCE = 1024
 """Units that are looked at together whether they are wanted: a millisecond, or a few where there
 are many access rules. Nothing is encoded of those that are not shown."""
 
+ORDERED_AT_ONCE = 10_000
+"""Units that are put in the order of their IDs together: some 5 ms. Parts are joined as they are
+sent."""
+
+_unit_id = attrgetter("unit_id")
+
 _HEAD: Final = b'{"items":['
 _END: Final = b"]}\n"
 
@@ -34,16 +40,19 @@ Shows = Callable[[Unit], bool]
 """Whether a client may see a unit."""
 
 
-async def send_all(units: Iterable[Unit], session: ControlSession, shows: Shows) -> None:
+async def send_all(units: Sequence[Unit], session: ControlSession, shows: Shows) -> None:
     """Send the reply that shows those of these units that the client may see, piece by piece."""
-    in_order = sorted(units, key=attrgetter("unit_id"))
-    before = b"{"
-    for start in range(0, len(in_order), LISTED_AT_ONCE):
+    runs = []
+    for start in range(0, len(units), ORDERED_AT_ONCE):
+        async with session.turn():
+            runs.append(sorted(units[start : start + ORDERED_AT_ONCE], key=_unit_id))
+    in_order, before = merge(*runs, key=_unit_id), b"{"
+    while some := list(islice(in_order, LISTED_AT_ONCE)):
         async with session.turn():
             # Asked here: to ask rules of thousands of units at once would hold up everybody else.
-            some = [unit for unit in in_order[start : start + LISTED_AT_ONCE] if shows(unit)]
-            members = encode_reply({unit.unit_id: shown(unit) for unit in some})[1:-2]
-        if some:
+            those = [unit for unit in some if shows(unit)]
+            members = encode_reply({unit.unit_id: shown(unit) for unit in those})[1:-2]
+        if those:
             await session.send(before + members)
             before = b","
     await session.send(b"{}\n" if before == b"{" else b"}\n")

@@ -14,6 +14,7 @@ from test_auth_can import rules
 from work_fakes import START
 
 from meshnode.errors import BadQuery
+from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.access import AccessRules
 from meshnode.security.identity import MeshClient, TcpClient, UnixClient
@@ -21,7 +22,7 @@ from meshnode.work.units import listing
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.follow import shown
 from meshnode.work.units.jsonreader import format_datetime
-from meshnode.work.units.listing import send_page
+from meshnode.work.units.listing import send_all, send_page
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.requests import ListRequest, parse_json
 from meshnode.work.units.signatures import Signatures
@@ -158,6 +159,7 @@ def newest_first(units) -> list[str]:
 def small_pieces(monkeypatch):
     monkeypatch.setattr(listing, "LOOKED_AT_ONCE", 4)
     monkeypatch.setattr(listing, "LISTED_AT_ONCE", 3)
+    monkeypatch.setattr(listing, "ORDERED_AT_ONCE", 5)
 
 
 @given(UNITS, QUERIES, LIMITS, st.randoms(use_true_random=False))
@@ -170,11 +172,13 @@ def test_the_pages_joined_are_all_units_that_fit_the_newest_first(units, query, 
         told = page(units, {"state": [], **query, "limit": limit, "cursor": cursor})
         assert all(statuses[item["ID"]] == json.loads(json.dumps(item)) for item in told["items"])
         found += [item["ID"] for item in told["items"]]
+        assert len(found) <= len(expected)
         assert told["total"] == len(expected) == sum(told["states"].values())
         cursor = told["next"]
         if cursor is None:
             break
         assert len(told["items"]) == limit
+        assert len(found) < len(expected), "the last page has no next"
     assert found == expected
 
 
@@ -187,6 +191,7 @@ def test_what_comes_and_goes_between_pages_makes_no_unit_come_twice_and_none_mis
     while True:
         told = page(units, {"limit": limit, "cursor": cursor})
         found += [item["ID"] for item in told["items"]]
+        assert len(found) == len(set(found))
         cursor = told["next"]
         if cursor is None:
             break
@@ -201,7 +206,6 @@ def test_what_comes_and_goes_between_pages_makes_no_unit_come_twice_and_none_mis
         more = coming.pop() if coming else []
         units = units + made(more, number)
         number += len(more)
-    assert len(found) == len(set(found))
     assert there_all_the_time <= set(found)
 
 
@@ -276,6 +280,21 @@ def test_a_page_of_no_units_counts_all():
         "states": {"Pending": 0, "Running": 1, "Succeeded": 0, "Failed": 1, "Canceled": 0},
         "total": 2,
     }
+
+
+@given(UNITS, st.sets(st.integers(0, 24)), st.randoms(use_true_random=False))
+def test_all_units_come_in_the_order_of_their_ids_but_those_that_are_hidden(units, hidden, random):
+    random.shuffle(units)
+    reader = Reader()
+
+    def shows(unit):
+        assert reader.in_turn, "everybody else waits"
+        return int(unit.unit_id) not in hidden
+
+    with pytest.raises(StopIteration):
+        send_all(tuple(units), reader, shows).send(None)  # type: ignore[arg-type]
+    seen = {unit.unit_id: shown(unit) for unit in units if int(unit.unit_id) not in hidden}
+    assert bytes(reader.sent) == encode_reply(seen)
 
 
 # --- What a request may say -----------------------------------------------------------------------
