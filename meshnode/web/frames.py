@@ -17,20 +17,23 @@ HEADER: Final = 9
 
 DATA: Final = 0x0
 HEADERS: Final = 0x1
-PRIORITY: Final = 0x2
-RST_STREAM: Final = 0x3
-SETTINGS: Final = 0x4
-PING: Final = 0x6
+WINDOW_UPDATE: Final = 0x8
 CONTINUATION: Final = 0x9
 
 END_STREAM: Final = 0x1
 """The flag of a frame that is the last of its request: an empty one says just that."""
 
-IDLE: Final = frozenset({PRIORITY, RST_STREAM, SETTINGS, PING})
-"""Frames that carry nothing of a request."""
-
 CARRIERS: Final = frozenset({DATA, HEADERS, CONTINUATION})
-"""Frames that do, unless they are empty."""
+"""Frames that carry something of a request, unless they are empty. Others do not, also those of
+which we know nothing."""
+
+GRANTED: Final = 512
+"""Bytes of a response for which a client may say once that it has room again (WINDOW_UPDATE).
+Clients do so at most for each 4 KiB, twice; or twice for each frame, however little it has."""
+
+TURN: Final = 100
+"""Frames that are handed on at a time: some have h2 work for 0.1 ms, and meanwhile nobody else is
+served. What comes of large ones is none the slower for it."""
 
 BURST: Final = 1000
 """Such frames at once. A browser that leaves a page resets what it still had open: at most a
@@ -52,11 +55,21 @@ class FrameWatch:
         self._skip = PREFACE
         """Bytes that are of no frame's header."""
         self._header = bytearray()
+        self._grants = 0
+        """How often the client may say that it has room again."""
 
-    def feed(self, data: bytes, now: float) -> None:
-        """Look at the next bytes. Raises TooManyFrames."""
+    def sent(self, size: int) -> None:
+        """Note that so many bytes were sent to the client, at one time."""
+        self._grants += 2 + size // GRANTED
+
+    def feed(self, data: bytes, now: float, most: int = TURN) -> int:
+        """Look at the next bytes, up to some frames; return at how many of them that ended.
+
+        Raises:
+            TooManyFrames
+        """
         at = 0
-        while at < len(data):
+        while at < len(data) and most:
             if self._skip:
                 step = min(self._skip, len(data) - at)
                 self._skip -= step
@@ -68,11 +81,16 @@ class FrameWatch:
             if len(self._header) == HEADER:
                 self._count(now)
                 self._header.clear()
+                most -= 1
+        return at
 
     def _count(self, now: float) -> None:
         length = int.from_bytes(self._header[:3], "big")
         kind, flags = self._header[3], self._header[4]
         self._skip = length
-        is_empty = kind in CARRIERS and not length and not flags & END_STREAM
-        if (is_empty or kind in IDLE) and not self._bucket.take(now):
+        if kind == WINDOW_UPDATE and self._grants:
+            self._grants -= 1
+            return
+        carries = kind in CARRIERS and (length or flags & END_STREAM)
+        if not carries and not self._bucket.take(now):
             raise TooManyFrames(f"more than {BURST} frames of HTTP/2 that carry nothing")

@@ -72,6 +72,8 @@ class Wire:
         self._reading = trio.CancelScope()
         self._closing = False
         self._frames: FrameWatch | None = None
+        self._rest = b""
+        """What has come and is not handed on yet, of a client that sends very many frames."""
         self.is_http2: Callable[[], bool] = lambda: False
         """Whether Hypercorn has come to speak HTTP/2: it is asked for it in several ways."""
         self._first = b""
@@ -94,6 +96,8 @@ class Wire:
         """Send, within a time for each piece. Raises BrokenResourceError."""
         if not self._connection.requests and data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
             data = self._in_our_words(data)
+        if self._frames is not None:
+            self._frames.sent(len(data))
         async with self._sending:
             for start in range(0, len(data), CHUNK):
                 with trio.move_on_after(SEND_TIMEOUT) as sending:
@@ -159,9 +163,12 @@ class Wire:
         while not self._closing:
             self._reading = trio.CancelScope(deadline=self._when_headers_must_be_there())
             with self._reading:
-                data = bytes(await self._stream.receive_some(max_bytes))
-                self._note(data)
-                return data
+                data, self._rest = self._rest, b""
+                if data:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    data = bytes(await self._stream.receive_some(max_bytes))
+                return self._note(data)
             # A request begins a moment after its last byte was read: by now it may have.
             if not self._closing and self._when_headers_must_be_there() < inf:
                 self._refuse(f"its headers were not there within {HEADER_TIMEOUT:g} s")
@@ -173,19 +180,25 @@ class Wire:
             self._deadline = inf
         return self._deadline
 
-    def _note(self, data: bytes) -> None:
-        """Look at what has come. Raises ClosedResourceError if it is too much."""
-        if self._frames is None:
-            data = self._begin_http2(data)
+    def _note(self, data: bytes) -> bytes:
+        """Look at what has come, and return as much of it as is handed on now.
+
+        Raises:
+            trio.ClosedResourceError: it is too much.
+        """
+        counted = data if self._frames is not None else self._begin_http2(data)
         if self._frames is not None:
             try:
-                self._frames.feed(data, trio.current_time())
+                end = self._frames.feed(counted, trio.current_time())
             except TooManyFrames as error:
                 self._refuse(str(error))
                 raise trio.ClosedResourceError from None
+            here = len(data) - (len(counted) - end)
+            data, self._rest = data[:here], data[here:]
         elif self._deadline == inf and not self._connection.requests:
             self._served = self._connection.served
             self._deadline = trio.current_time() + HEADER_TIMEOUT
+        return data
 
     def _begin_http2(self, data: bytes) -> bytes:
         """Count frames from now on if HTTP/2 has begun; return what is to be counted.

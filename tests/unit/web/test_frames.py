@@ -6,11 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.web.frames import BURST, RATE, FrameWatch, TooManyFrames
+from meshnode.web.frames import BURST, GRANTED, RATE, TURN, FrameWatch, TooManyFrames
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
+GOAWAY, ALTERNATIVE, UNKNOWN = 7, 10, 0xEE
+
+
+def look(watch: FrameWatch, data: bytes, now: float = 0.0) -> None:
+    """Have all of it looked at, some frames at a time."""
+    at = 0
+    while at < len(data):
+        at += watch.feed(data[at : at + 4096], now)
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 1) -> bytes:
@@ -28,54 +36,90 @@ def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 1) -> b
         frame(DATA),
         frame(HEADERS),
         frame(CONTINUATION),
+        frame(WINDOW, b"\0\0\0\1"),
+        frame(WINDOW, b"\0\0\0\1", stream=0),
+        frame(GOAWAY, bytes(8), stream=0),
+        frame(ALTERNATIVE, bytes(20), stream=0),
+        frame(UNKNOWN, b"x"),
         frame(HEADERS, b"x", 5) + frame(RST, b"\0\0\0\x08"),
     ],
 )
 def test_frames_that_carry_nothing_are_bounded(flood: bytes) -> None:
     watch = FrameWatch(0.0)
-    watch.feed(PREFACE + flood * BURST, 0.0)
-    watch.feed(flood * RATE, 1.0)
+    look(watch, PREFACE + flood * BURST, 0.0)
+    look(watch, flood * RATE, 1.0)
     with pytest.raises(TooManyFrames):
-        watch.feed(flood, 1.0)
+        look(watch, flood, 1.0)
 
 
 @pytest.mark.parametrize(
     "honest",
-    [frame(DATA, b"x" * 100), frame(DATA, flags=1), frame(WINDOW, bytes(4)), frame(HEADERS, b"x")],
+    [frame(DATA, b"x" * 100), frame(DATA, flags=1), frame(HEADERS, b"x")],
 )
 def test_frames_that_a_transfer_takes_are_not_counted(honest: bytes) -> None:
-    FrameWatch(0.0).feed(PREFACE + honest * (2 * BURST), 0.0)
+    look(FrameWatch(0.0), PREFACE + honest * (2 * BURST))
+
+
+@pytest.mark.parametrize("size", [0, 100, 16384])
+def test_a_client_may_say_for_all_it_gets_that_it_has_room_again(size: int) -> None:
+    watch = FrameWatch(0.0)
+    watch.feed(PREFACE, 0.0)
+    grants = max(2, 2 * size // 4096)
+    for _ in range(2 * BURST):
+        watch.sent(size)
+    look(watch, frame(WINDOW, b"\0\0\0\1") * (grants * 2 * BURST))
+
+
+def test_room_for_what_it_never_got_is_counted() -> None:
+    watch = FrameWatch(0.0)
+    watch.sent(100 * GRANTED)
+    with pytest.raises(TooManyFrames):
+        look(watch, PREFACE + frame(WINDOW, b"\0\0\0\1") * (BURST + 200))
+
+
+@given(st.lists(st.integers(0, 300), max_size=400), st.integers(1, 5000))
+def test_few_frames_are_handed_on_at_a_time_and_each_byte_once(
+    sizes: list[int], piece: int
+) -> None:
+    stream = PREFACE + b"".join(frame(HEADERS, b"x" * size, 1) for size in sizes)
+    watch, at = FrameWatch(0.0), 0
+    while at < len(stream):
+        some = stream[at : at + piece]
+        end = watch.feed(some, 0.0)
+        assert 0 < end <= len(some)
+        assert end == len(some) or end >= TURN * 9
+        at += end
 
 
 @given(st.data())
 def test_frames_are_counted_the_same_however_their_bytes_come(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from([DATA, RST, PING, WINDOW]), max_size=30))
     stream = PREFACE + b"".join(frame(kind, bytes(kind)) for kind in kinds)
-    empty = sum(kind in {DATA, RST, PING} for kind in kinds)
+    empty = len(kinds)  # nobody was sent what there could be room for
     watch = FrameWatch(0.0)
     at = 0
     while at < len(stream):
         step = data.draw(st.integers(1, 40))
         watch.feed(stream[at : at + step], 0.0)
         at += step
-    watch.feed(frame(PING, bytes(8)) * (BURST - empty), 0.0)
+    look(watch, frame(PING, bytes(8)) * (BURST - empty), 0.0)
     with pytest.raises(TooManyFrames):
         watch.feed(frame(PING, bytes(8)), 0.0)
 
 
 @given(st.binary(max_size=2000))
 def test_any_bytes_are_counted_or_too_many(data: bytes) -> None:
-    FrameWatch(0.0).feed(data, 0.0)
+    look(FrameWatch(0.0), data)
 
 
 def test_what_a_client_sends_is_understood() -> None:
     client = h2.connection.H2Connection(h2.config.H2Configuration())
     client.initiate_connection()
     watch = FrameWatch(0.0)
-    watch.feed(client.data_to_send(), 0.0)
+    look(watch, client.data_to_send(), 0.0)
     for _ in range(BURST - 1):  # beside its settings
         client.ping(b"12345678")
-    watch.feed(client.data_to_send(), 0.0)
+    look(watch, client.data_to_send(), 0.0)
     client.ping(b"12345678")
     with pytest.raises(TooManyFrames):
-        watch.feed(client.data_to_send(), 0.0)
+        look(watch, client.data_to_send(), 0.0)

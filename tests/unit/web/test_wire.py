@@ -259,6 +259,19 @@ async def test_many_requests_are_answered_on_one_connection_of_http_2(
             await client.end(number)
 
 
+async def test_what_comes_behind_very_many_frames_of_one_piece_is_answered(
+    make_client: MakeClient,
+) -> None:
+    async with connected(make_client().app) as (stream, _):
+        client = Http2(stream)
+        client.engine.initiate_connection()
+        for _ in range(BURST // 2):
+            client.engine.increment_flow_control_window(1)
+        number = await client.ask("/api/v1/status")
+        assert await client.status(number) == 200
+        await client.end(number)
+
+
 async def test_a_refused_body_on_http_2_leaves_the_connection_to_others(
     make_client: MakeClient,
 ) -> None:
