@@ -108,7 +108,6 @@ SMALL = {
     "meshnode/work/local/launcher/isolationprobe.py": "a program of its own",
     "meshnode/work/local/launcher/limits.py": "of a command's limits the one that takes nothing",
     "meshnode/mesh/streams/identity.py": "grows with TLS of services",
-    "meshnode/web/health.py": "asked by whoever watches the node, and by nobody else",
     "meshnode/web/page.py": "the page's files are its own room",
     "meshnode/web/api/types.py": "what there is to submit",
     "meshctl/commands/top.py": "says what the extra is called where it is not installed",

@@ -15,6 +15,7 @@ from meshnode.errors import CommandError
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
 from meshnode.web.routing import WebNode
+from meshnode.web.spool import Spool
 from tests.unit.web.asgi import Client
 
 KIND = "multipart/form-data; boundary=next"
@@ -32,7 +33,7 @@ class Taking:
         registry = CommandRegistry()
         registry.register(Command("work", lambda text: pytest.fail(text), self._parse))
         commands = Commands("foo", registry, SessionBudgets())
-        node = WebNode("foo", "1", commands, _nothing_short, Path("/nonexistent"))
+        node = WebNode("foo", "1", commands, _nothing_short, Spool(Path("/nonexistent")))
         self.client = Client(make_app(HttpService(port=1), node))
 
     def _parse(self, fields: JsonObject) -> Handler:
