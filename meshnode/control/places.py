@@ -47,6 +47,8 @@ class Bounds:
     """What only owners may have."""
     spared: int = 0
     """What each branch leaves to all others."""
+    brief: int = 0
+    """Sessions beyond all of these that may be short ones."""
 
     @classmethod
     def of(cls, kind: SessionKind) -> "Bounds":
@@ -66,10 +68,21 @@ class Place:
     It runs within ``scope``, which is cancelled only while it waits.
     """
 
-    __slots__ = ("deadline", "gave_way", "holder", "is_over", "is_told", "scope", "waiting_since")
+    __slots__ = (
+        "deadline",
+        "gave_way",
+        "holder",
+        "is_brief",
+        "is_over",
+        "is_told",
+        "scope",
+        "waiting_since",
+    )
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, *, is_brief: bool = False) -> None:
         self.holder = holder
+        self.is_brief = is_brief
+        """Whether it is one beyond the bounds; its session sees to it that it is soon over."""
         self.scope = trio.CancelScope()
         self.gave_way = False
         """Whether the place is another session's by now."""
@@ -119,6 +132,7 @@ class Places:
         self._bounds = bounds
         self._held = Held[Place]("oldest")
         self._shares = Shares(bounds.most, bounds.spared, of_one=bounds.of_one)
+        self._brief = Shares(bounds.brief, 0)
         self.leaving = 0
         """Sessions that gave way, or were refused, and are still being told."""
         self.opened = self.refused = 0
@@ -127,11 +141,14 @@ class Places:
     @property
     def taken(self) -> int:
         """How many places are taken."""
-        return self._shares.used
+        return self._shares.used + self._brief.used
 
     def take(self, holder: Holder) -> Place | None:
         """Return a place for a new session, or None if nobody can give way to it."""
         if not self._make_room(holder):
+            if self._brief.take(holder):
+                self.opened += 1
+                return Place(holder, is_brief=True)
             self.refused += 1
             return None
         self.opened += 1
@@ -142,7 +159,9 @@ class Places:
 
     def leave(self, place: Place) -> None:
         """Give a place back, when its session is closed."""
-        if place.gave_way:
+        if place.is_brief:
+            self._brief.give_back(place.holder)
+        elif place.gave_way:
             self.leaving -= 1
         else:
             self._remove(place)
@@ -170,7 +189,7 @@ class Places:
                 victim = next((v for v in victims if v.holder.branch == holder.branch), None)
             case limit:
                 kept = 0 if holder.is_owner else self._bounds.kept
-                if limit is None and self.taken < self._bounds.most - kept:
+                if limit is None and self._shares.used < self._bounds.most - kept:
                     return True
                 victim = next(self._victims(holder), None)
         if victim is None:

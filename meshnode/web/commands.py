@@ -166,6 +166,9 @@ class CommandResponse(Response):
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Send the response; a refusal before its first byte becomes another response."""
+        connection = connection_of(scope)
+        if self._how.keep_alive:
+            connection.check_lasts()
         out = _Out(self.raw_headers, self._how, send)
         caller = known_caller(scope)
         try:
@@ -174,7 +177,7 @@ class CommandResponse(Response):
             reply = None
             # What is kept alive would go on for ever: a node that stops ends it, as if it were
             # whole, and its client asks for the rest of it.
-            with connection_of(scope).leaving.endless() if beside else nullcontext():
+            with connection.leaving.endless() if beside else nullcontext():
                 reply = await self._commands.run(
                     caller, self._command, Body(receive), out.take, beside, part
                 )

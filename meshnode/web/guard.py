@@ -232,7 +232,7 @@ class _Exchange:
             for name, value in SAFE_HEADERS:
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
-            if self._connection.leaving.begun.is_set() and self._scope["http_version"] != "2":
+            if self._connection.is_ending and self._scope["http_version"] != "2":
                 headers["connection"] = "close"
             self._origins.mark(self.headers, headers)
         is_last = message["type"].endswith("response.body") and not message.get("more_body")

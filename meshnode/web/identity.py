@@ -18,7 +18,7 @@ from meshnode.security.identity import Identity, TcpClient, TokenClient, UnixCli
 from meshnode.shares import Holder
 from meshnode.web.authorization import HOW, loads_page, shown_token, unproved
 from meshnode.web.leaving import Leaving
-from meshnode.web.problems import WRONG_HOST, Problem
+from meshnode.web.problems import UNAVAILABLE, WRONG_HOST, Problem
 
 if TYPE_CHECKING:  # few nodes have tokens
     from meshnode.security.bearer import Token, TokenStore
@@ -37,6 +37,14 @@ PASSED_ON: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-
 
 IDLE_TIMEOUT: Final = 60.0
 """Seconds for which a connection may wait for its next request, or for the rest of its headers."""
+
+
+BRIEF: Final = 10.0
+"""Seconds for a connection beyond the bounds: enough for a question and its answer."""
+
+FULL: Final = "too many connections are open"
+
+RETRY: Final = {"retry-after": str(int(BRIEF))}
 
 
 class Proof(StrEnum):
@@ -107,6 +115,17 @@ class Connection:
     """How many requests have begun, ever."""
     is_over: bool = False
     """Whether no more requests come."""
+
+    def check_lasts(self) -> None:
+        """Return if it is one for what has no end of its own. Raises Problem."""
+        if self.place.is_brief:
+            text = f"{FULL} here: what is short is answered, and this would last; try again later"
+            raise Problem(UNAVAILABLE, text, RETRY)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no more requests are taken when those that run have ended."""
+        return self.place.is_brief or self.leaving.begun.is_set()
 
     def end(self) -> None:
         """Break it off when its requests have ended: no more of them come."""

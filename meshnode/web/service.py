@@ -27,13 +27,14 @@ from meshnode.version import VERSION
 from meshnode.web import health
 from meshnode.web.app import make_app
 from meshnode.web.commands import Commands
-from meshnode.web.identity import IDLE_TIMEOUT, Caller, Connection
+from meshnode.web.identity import BRIEF, FULL, IDLE_TIMEOUT, RETRY, Caller, Connection
 from meshnode.web.leaving import Leaving
 from meshnode.web.metrics import Metrics
+from meshnode.web.problems import UNAVAILABLE, Problem
 from meshnode.web.routing import WebNode
 from meshnode.web.server import Server
 from meshnode.web.spool import Spool
-from meshnode.web.wire import PROTOCOLS
+from meshnode.web.wire import CHUNK, PROTOCOLS, last_response
 from meshnode.work.configured import ConfiguredWork
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
@@ -51,6 +52,16 @@ which most is for what its requests and responses wait in."""
 SHARE: Final = 3 / 4
 """Part of these that one user or address may have."""
 
+BRIEF_SHARE: Final = 1 / 8
+"""As many connections, as a part of these, are let in beyond the bounds for what is short: whoever
+follows events on all places of an address leaves others there a way to ask for something."""
+
+MAX_REFUSALS: Final = 64
+"""Clients without a place that are told why at a time; more are only closed."""
+
+REFUSAL_TIMEOUT: Final = 2.0
+"""Seconds for that."""
+
 KEPT: Final = 1 / 16
 """Part of the places on a unix socket that only root and the node's own user may take."""
 
@@ -64,7 +75,8 @@ def bounds_of(kind: SessionKind) -> Bounds:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY:
         most = max(1, min(most, limit // DESCRIPTORS_SHARE))
-    return Bounds(most, max(1, int(most * SHARE)), int(most * KEPT) if kind == "unix" else 0)
+    kept = int(most * KEPT) if kind == "unix" else 0
+    return Bounds(most, max(1, int(most * SHARE)), kept, brief=max(2, int(most * BRIEF_SHARE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,8 @@ class HttpService:
         self._places: dict[SessionKind, Places] = {}
         self._users = UserNames()
         self._leaving = Leaving()
+        self._refusing = 0
+        """Clients without a place that are being told so."""
         self._listeners: list[HttpListener] = []
         self._nursery: trio.Nursery | None = None
 
@@ -171,8 +185,12 @@ class HttpService:
             place = places.take(holder)
             if place is None:
                 log.warning("refused %s: %d connections are open", client, places.taken)
+                if self._tls is None or kind == "unix":
+                    await self._refuse(stream)
                 return
             try:
+                if place.is_brief:
+                    place.scope.deadline = trio.current_time() + BRIEF
                 place.waits(IDLE_TIMEOUT)
                 with place.scope:
                     connection = Connection(client, place, self._leaving)
@@ -184,6 +202,24 @@ class HttpService:
             log.exception("connection failed")
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _refuse(self, stream: trio.SocketStream) -> None:
+        """Tell a client that there is no place for its connection, in clear."""
+        if self._refusing >= MAX_REFUSALS:
+            return
+        self._refusing += 1
+        problem = Problem(UNAVAILABLE, f"{FULL}; try again later", RETRY)
+        try:
+            with trio.move_on_after(REFUSAL_TIMEOUT):
+                await stream.send_all(last_response(problem, problem.kind.status))
+                await stream.send_eof()
+                # A socket that is closed with bytes unread is reset, and the response lost.
+                while await stream.receive_some(CHUNK):
+                    pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # it is gone
+        finally:
+            self._refusing -= 1
 
     async def _serve(
         self,

@@ -49,8 +49,26 @@ UNREADABLE: Final[Mapping[HTTPStatus, tuple[Kind, str]]] = MappingProxyType(
 )
 """What Hypercorn says to requests that it cannot read, in our words."""
 
+MARK: Final = SAFE_HEADERS[0][0].encode()
+"""What stands in the head of each response of ours, and in none of Hypercorn's own."""
+
 CHUNK: Final = 64 * 1024
 """Bytes read at a time of what is dropped, and sent at a time."""
+
+
+def last_response(problem: Problem, status: HTTPStatus) -> bytes:
+    """Return the last response of a connection of HTTP/1.1, to what has reached no route."""
+    content = encode(problem, status)
+    headers = (
+        ("content-type", MEDIA_TYPE),
+        ("content-length", str(len(content))),
+        ("connection", "close"),
+        ("cache-control", "no-store"),
+        *SAFE_HEADERS,
+        *((name, said) for name, said in problem.headers.items() if isinstance(said, str)),
+    )
+    head = f"HTTP/1.1 {int(status)} \r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers)
+    return head.encode() + b"\r\n" + content
 
 
 class Wire:
@@ -94,7 +112,7 @@ class Wire:
 
     async def send_all(self, data: bytes) -> None:
         """Send, within a time for each piece. Raises BrokenResourceError."""
-        if not self._connection.requests and data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")):
+        if data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) and MARK not in data:
             data = self._in_our_words(data)
         if self._frames is not None:
             self._frames.sent(len(data))
@@ -223,20 +241,11 @@ class Wire:
         return data
 
     def _in_our_words(self, data: bytes) -> bytes:
-        """Return our own response to a request that has reached nobody, and log it."""
+        """Return our own response to a request that cannot be read, and log it."""
         status = HTTPStatus(int(data[9:12]))
         kind, why = UNREADABLE.get(status, (MALFORMED, "it is no request of HTTP"))
         self._refuse(why)
-        content = encode(Problem(kind, why), status)
-        headers = (
-            ("content-type", MEDIA_TYPE),
-            ("content-length", str(len(content))),
-            ("connection", "close"),
-            ("cache-control", "no-store"),
-            *SAFE_HEADERS,
-        )
-        head = f"HTTP/1.1 {int(status)} \r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers)
-        return head.encode() + b"\r\n" + content
+        return last_response(Problem(kind, why), status)
 
     def _refuse(self, why: str) -> None:
         self._log.warning("refused %s: %s", self._connection.client, why)

@@ -111,6 +111,8 @@ class LogResponse(Response):
         """Send the response; what is refused before its first line becomes another one."""
         start = {"type": "http.response.start", "status": self.status_code}
         head = {**start, "headers": self.raw_headers}
+        if self._wanted.is_events:
+            connection_of(scope).check_lasts()
         sender = _Sender(send, head, is_events=self._wanted.is_events)
         refusal: MeshnodeError | None = None
         async with trio.open_nursery() as nursery:

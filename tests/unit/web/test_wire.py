@@ -37,6 +37,11 @@ from meshnode.web.wire import HEADER_TIMEOUT, MAX_HEADERS
 from tests.unit.web.asgi import NEAR
 from tests.unit.web.conftest import MakeClient
 
+CHUNKED = (
+    b"POST /api/v1/units HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+
 GET = b"GET /api/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -84,6 +89,11 @@ async def test_requests_follow_each_other_on_one_connection(make_client: MakeCli
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * MAX_HEADERS, b"431"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
+        # A request that is being answered already, when its body turns out to be none.
+        (CHUNKED + b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * MAX_HEADERS, b"431"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\na" + b"b" * 3 * MAX_HEADERS, b"431"),
+        (CHUNKED + b"zz\r\n", b"400"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n\x00: b\r\n\r\n", b"400"),
     ],
 )
 async def test_what_is_no_request_or_too_long_is_answered_and_ends_the_connection(
