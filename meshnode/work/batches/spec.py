@@ -13,17 +13,14 @@ from typing import Any, Final, Self
 from meshnode.errors import CommandError, WorkError
 from meshnode.permissions import Way
 from meshnode.protocol.control import (
-    ARGUMENTS_KEY,
     ARRAY_INDEX_KEY,
     CLAIM_KEY,
-    CWD_KEY,
     DEPS_SHA256_KEY,
     DEPS_SIZE_KEY,
-    ENV_KEY,
-    OUTPUT_KEY,
     RESUME_KEY,
 )
 from meshnode.security.identity import UnknownClient, identity_from_json
+from meshnode.work.batches.filling import filled
 from meshnode.work.files.jobfiles import JobFiles
 from meshnode.work.units.access import Caller
 from meshnode.work.units.after import AFTER_KEY, After, parse_after
@@ -58,7 +55,6 @@ DEFAULT_IN_FLIGHT: Final = 100
 """The same where the client does not say: enough to fill a few machines, and no flood."""
 
 _RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
-_PLACE = re.compile(r"\{(index|line)\}")
 
 _NOT_OF_A_MEMBER: Final = frozenset(
     {
@@ -321,29 +317,6 @@ def check_text(key: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise CommandError(f"{key} has half of a surrogate pair") from None
-
-
-def filled(fields: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
-    """Return fields with ``{index}`` and ``{line}`` replaced in what is given and brought back."""
-    return dict(_filled(fields, words))
-
-
-_KEPT: Final = frozenset({"node", "worktype", "tlsclient", "ttl", "signwork"})
-
-_JSON_KEYS: Final = frozenset({ARGUMENTS_KEY, ENV_KEY, OUTPUT_KEY})
-"""Keys whose values are JSON, in whose strings the words stand."""
-
-
-def _filled(fields: Mapping[str, str], words: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for key, value in fields.items():
-        if key in _KEPT or "{" not in value:
-            yield key, value
-        elif key in _JSON_KEYS:
-            yield key, _PLACE.sub(lambda match: json.dumps(words[match[1]])[1:-1], value)
-        elif key == CWD_KEY or not key.startswith(("job", "submission", "placement")):
-            yield key, _PLACE.sub(lambda match: words[match[1]], value)
-        else:
-            yield key, value
 
 
 def _in_flight(text: str) -> int:
