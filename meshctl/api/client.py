@@ -7,9 +7,8 @@ own). Whatever the node, the network or the payload does is a :class:`meshctl.Co
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
 
-from meshctl.api import JsonObject, submission
+from meshctl.api import JsonObject
 from meshctl.api.connection import Connection, ControlStream, ResultStream
 from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
 from meshctl.api.fetching import FetchesFiles
@@ -18,7 +17,8 @@ from meshctl.api.onward import connect_on, open_at_node
 from meshctl.api.requests import adoption, command_line, remote_ending, results_request, word
 from meshctl.api.settings import TlsSettings, parse_address, with_token
 from meshctl.api.status import UNFINISHED, Watch, unit_status
-from meshctl.api.submission import JobSettings, Submission
+from meshctl.api.submission import Submission
+from meshctl.api.submitting import SubmitsWork
 
 OPEN_TIMEOUT = 10.0
 """Seconds to wait for each step of opening a session: connected, TLS, greeted. A loaded node takes
@@ -30,7 +30,7 @@ OUTCOMES = ("cancelled", "cancel pending", "released", "release pending")
 _STREAMING = re.compile(r"Streaming results for work unit .+")
 
 
-class ControlClient(FetchesFiles):
+class ControlClient(SubmitsWork, FetchesFiles):
     """A client of the control service at ``address``; a context manager.
 
     Nothing is opened before the first use. Commands share one session, opened again when the node
@@ -258,59 +258,6 @@ class ControlClient(FetchesFiles):
         if isinstance(unit := reply.get("unitid"), str):
             return Submission(unit, str(reply.get("result", "")))
         raise ProtocolMismatch("the node's reply to adopt names no unit")
-
-    def submit(
-        self,
-        worktype: str,
-        payload: bytes | BinaryIO | None = None,
-        *,
-        node: str = "",
-        params: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        job: JobSettings | None = None,
-        ttl: str = "",
-        signwork: bool = False,
-        tls_client: str = "",
-        on_created: Callable[[str], object] | None = None,
-        on_sent: Callable[[int, int | None], object] | None = None,
-    ) -> Submission:
-        """Submit a unit of work and send its payload.
-
-        Half a payload never starts a unit: if reading it fails, or this process dies, the node
-        sees a reset session.
-
-        Args:
-            worktype: A work type of the target.
-            payload: The unit's stdin: bytes, an open binary file (read to its end), or nothing.
-            node: The target; empty for our node, which chooses for ``any``, ``random``, ``least``.
-            params: Further parameters, e.g. ``{"params": "--all /root"}``.
-            labels: Names and values by which the unit is found again; a meshnode shows them.
-            job: What is given to the job beside them; a meshnode checks it.
-            ttl: Time in which remote work must start, e.g. ``1h20m30s``.
-            signwork: Have the node sign the submission.
-            tls_client: Name of a ``tls-client`` of our node, for the way to the target.
-            on_created: Called with the unit's ID before the payload is sent, so that the caller
-                can name the unit whatever happens next.
-            on_sent: Called after each piece of the payload with the bytes sent so far and their
-                number in all, None where that is not known.
-
-        Raises:
-            CommandRefused: the node said why; with ``unit_id`` if the unit exists.
-            PayloadLost: the payload could not be read to its end.
-            SubmissionUnconfirmed: the unit exists, and may have been started.
-            BadSettings: the payload is text, or an argument cannot be sent; nothing was sent.
-            SessionLost: the session ended before the payload was sent: nothing was started.
-        """
-        whole = submission.sendable(payload, job)
-        fields = whole.announced | (job.fields() if job else {})
-        line = submission.submission_line(
-            worktype, node, tls_client, ttl, signwork, params or {}, labels or {}, fields
-        )
-        session = self.take()
-        try:
-            return submission.send_submission(session, line, whole, on_created, on_sent)
-        finally:
-            session.close()
 
     def results(self, unit_id: str, startpos: int = 0, stream: str = STDOUT) -> ResultStream:
         """Return a unit's stdout from ``startpos`` (bytes) as it comes, until the unit has ended.

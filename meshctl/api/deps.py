@@ -1,9 +1,12 @@
 """Files and directories that go along with a submission, as a tar that is made while it is sent.
 
 They are walked first, so that the size of the tar is known; no more than a piece of it is in
-memory. On the node they lie below ``DEPS/`` in the directory that the command starts in.
+memory. While the files stay as they are, the tar is the same bytes whenever it is made: names,
+modes, times and sizes are those of the walk. On the node they lie below ``DEPS/`` in the directory
+that the command starts in.
 """
 
+import hashlib
 import os
 import stat
 import tarfile
@@ -11,7 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshctl.api.errors import BadSettings
-from meshctl.api.payload import CHUNK_BYTES, DEPS_SIZE_KEY, SCRIPT_KEY, Payload, PayloadError
+from meshctl.api.payload import (
+    CHUNK_BYTES,
+    DEPS_SHA256_KEY,
+    DEPS_SIZE_KEY,
+    SCRIPT_KEY,
+    Payload,
+    PayloadError,
+)
 
 PathText = str | os.PathLike[str]
 
@@ -109,21 +119,43 @@ class Dependencies:
             if len(self._entries) > MAX_FILES:
                 raise BadSettings(f"there are more than {MAX_FILES} files among the dependencies")
 
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield the tar in pieces.
+    def chunks(self, start: int = 0) -> Iterator[memoryview]:
+        """Yield the tar from a byte on in pieces.
 
         Raises:
             PayloadError: a file cannot be read, or is not what it was.
         """
         gathered = bytearray()
+        for piece in self._pieces(start):
+            gathered += piece
+            if len(gathered) >= CHUNK_BYTES:
+                yield memoryview(bytes(gathered))
+                gathered.clear()
+        yield memoryview(gathered)
+
+    def sha256(self) -> str:
+        """Return the digest of the tar. Raises PayloadError."""
+        digest = hashlib.sha256()
+        for piece in self._pieces(0):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _pieces(self, skipped: int) -> Iterator[bytes]:
+        """Yield the tar but for its first bytes; of a file that is all among them nothing is read.
+
+        Raises:
+            PayloadError: as :meth:`chunks`.
+        """
         for entry in self._entries:
-            gathered += entry.header()
-            for piece in _content(entry):
-                gathered += piece
-                if len(gathered) >= CHUNK_BYTES:
-                    yield memoryview(bytes(gathered))
-                    gathered.clear()
-        yield memoryview(bytes(gathered) + bytes(END_BYTES))
+            header = entry.header()
+            whole = len(header) + _padded(entry.size)
+            if skipped >= whole:
+                skipped -= whole
+                continue
+            yield header[skipped:]
+            yield from _content(entry, max(skipped - len(header), 0))
+            skipped = 0
+        yield bytes(END_BYTES)[skipped:]
 
 
 def name_of(path: PathText) -> str:
@@ -164,26 +196,32 @@ def _stays_inside(target: str, depth: int) -> bool:
     return not target.startswith("/") and ups <= depth and ".." not in parts[ups:]
 
 
-def _content(entry: _Entry) -> Iterator[bytes]:
-    """Yield the content of a member and the zeros behind it. Raises PayloadError."""
-    left = entry.size
-    if not left:
-        return
+def _content(entry: _Entry, skipped: int) -> Iterator[bytes]:
+    """Yield the content of a member and the zeros behind it, but for its first bytes.
+
+    Raises:
+        PayloadError: it cannot be read.
+    """
+    if skipped < entry.size:
+        yield from _of_file(entry, skipped)
+    yield bytes(_padded(entry.size) - max(entry.size, skipped))
+
+
+def _of_file(entry: _Entry, position: int) -> Iterator[bytes]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(entry.path, flags)
         try:
-            while left:
-                piece = os.read(descriptor, min(left, CHUNK_BYTES))
+            while position < entry.size:
+                piece = os.pread(descriptor, min(entry.size - position, CHUNK_BYTES), position)
                 if not piece:
                     raise PayloadError(f"{entry.path} became shorter while it was sent")
-                left -= len(piece)
+                position += len(piece)
                 yield piece
         finally:
             os.close(descriptor)
     except OSError as error:
         raise PayloadError(f"{entry.path} cannot be read ({error.strerror})") from error
-    yield bytes(_padded(entry.size) - entry.size)
 
 
 class PayloadWithFiles:
@@ -197,10 +235,30 @@ class PayloadWithFiles:
     def __init__(self, files: Dependencies, stdin: Payload) -> None:
         self._files = files
         self._stdin = stdin
+        self._sha256 = ""
         self.size = None if stdin.size is None else files.size + stdin.size
         self.announced = {**files.announced, **stdin.announced}
 
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield the bytes in pieces, once. Raises PayloadError."""
-        yield from self._files.chunks()
-        yield from self._stdin.chunks()
+    def chunks(self, start: int = 0) -> Iterator[memoryview]:
+        """Yield the bytes from one on in pieces, as :meth:`Payload.chunks`."""
+        if start < self._files.size:
+            yield from self._files.chunks(start)
+        yield from self._stdin.chunks(max(start - self._files.size, 0))
+
+    def in_parts(self) -> dict[str, str] | None:
+        """Return sizes and digests of both; the files are read for that, once."""
+        stdin = self._stdin.in_parts()
+        if stdin is None:
+            return None
+        try:
+            self._sha256 = self._sha256 or self._files.sha256()
+        except PayloadError:
+            return None  # its fault will show when it is sent
+        return {**self._files.announced, DEPS_SHA256_KEY: self._sha256, **stdin}
+
+    def is_unchanged(self) -> bool:
+        """Whether both are what they were; all of it is read."""
+        try:
+            return self._files.sha256() == self._sha256 and self._stdin.is_unchanged()
+        except PayloadError:
+            return False

@@ -53,12 +53,14 @@ class SessionLost(ControlError):
 class SubmissionUnconfirmed(SessionLost):
     """The payload was sent in full and the session ended before the node said what it did.
 
-    ``unit_id`` names the unit: ask for its status before submitting again.
+    ``unit_id`` names the unit: ask for its status before submitting again. ``reason`` says why the
+    session ended.
     """
 
     def __init__(self, unit_id: str, reason: str) -> None:
         super().__init__(f"{reason}; ask what became of unit {unit_id} before submitting again")
         self.unit_id = unit_id
+        self.reason = reason
 
 
 class CommandRefused(ControlError):

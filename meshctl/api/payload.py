@@ -1,4 +1,8 @@
-"""The payload of a submission: read piece by piece, and known to be whole at its end."""
+"""The payload of a submission: read piece by piece, and known to be whole at its end.
+
+What can be read again is sent again from any byte on, as the same bytes: a node that has a part of
+it is sent the rest.
+"""
 
 import io
 import os
@@ -15,8 +19,14 @@ CHUNK_BYTES = 256 * 1024
 DEPS_SIZE_KEY = "depssize"
 """Key of a submission whose payload begins with a tar: its bytes."""
 
+DEPS_SHA256_KEY = "depssha256"
+"""Key of a submission with the digest of that tar."""
+
 SCRIPT_KEY = "jobscript"
 """Key of a submission with the name of the file in that tar that is to be run."""
+
+EMPTY_SHA256: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""Of no bytes at all."""
 
 _BYTES: Final = (bytes, bytearray, memoryview)
 
@@ -27,8 +37,23 @@ class Sendable(Protocol):
     size: int | None
     announced: dict[str, str]
 
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield the bytes in pieces, once. Raises PayloadError."""
+    def chunks(self, start: int = 0) -> Iterator[memoryview]:
+        """Yield the bytes from one on in pieces, once if they cannot be read again.
+
+        Raises:
+            PayloadError: they cannot be read.
+        """
+        ...
+
+    def in_parts(self) -> dict[str, str] | None:
+        """Return sizes and digests of all of it, as fields of a submission.
+
+        A node must know them to take it in parts. None if it cannot be read again, or not now.
+        """
+        ...
+
+    def is_unchanged(self) -> bool:
+        """Whether it still is what it was when it was measured."""
         ...
 
 
@@ -62,13 +87,16 @@ class Payload:
         self._source = source
         self.size: int | None = 0 if source is None else None
         self.announced: dict[str, str] = {}
-        known = _measure(source)
-        if known is not None:
-            self.size, digest = known
-            self.announced = {"stdinsize": str(self.size), "stdinsha256": digest}
+        self._begin = 0
+        """Where a file stood."""
+        if _can_be_read_again(source):
+            known = _measure(source)
+            if known is not None:
+                self._begin, self.size, digest = known
+                self.announced = _announcement(self.size, digest)
 
-    def chunks(self) -> Iterator[memoryview]:
-        """Yield the bytes in pieces, once.
+    def chunks(self, start: int = 0) -> Iterator[memoryview]:
+        """Yield the bytes from one on in pieces, once if the source has only them.
 
         Raises:
             PayloadError: reading failed, or came to an early end.
@@ -76,9 +104,11 @@ class Payload:
         if self._source is None:
             return
         if isinstance(self._source, _BYTES):
-            yield memoryview(self._source)
+            yield memoryview(self._source)[start:]
             return
-        done = 0
+        if self.announced:
+            self._seek(start)
+        done = start
         for chunk in _read(self._source):
             piece = chunk if self.size is None else chunk[: self.size - done]
             done += len(piece)
@@ -87,6 +117,36 @@ class Payload:
                 break
         if self.size is not None and done < self.size:
             raise PayloadError(f"the payload ended after {done} of its {self.size} bytes")
+
+    def in_parts(self) -> dict[str, str] | None:
+        """Return its size and digest; None if it cannot be read again."""
+        if self._source is None:
+            return _announcement(0, EMPTY_SHA256)
+        return self.announced or None
+
+    def is_unchanged(self) -> bool:
+        """Whether a file still has the bytes that it had; it is read to its end."""
+        if self._source is None or isinstance(self._source, _BYTES):
+            return True
+        try:
+            self._seek(0)
+        except PayloadError:
+            return False
+        known = _measure(self._source, self.size)
+        return known is not None and _announcement(*known[1:]) == self.announced
+
+    def _seek(self, position: int) -> None:
+        assert self._source is not None
+        assert not isinstance(self._source, _BYTES)
+        try:
+            self._source.seek(self._begin + position)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PayloadError(f"the payload cannot be read again ({reason})") from error
+
+
+def _announcement(size: int, digest: str) -> dict[str, str]:
+    return {"stdinsize": str(size), "stdinsha256": digest}
 
 
 def _read(file: BinaryIO) -> Iterator[memoryview]:
@@ -110,22 +170,40 @@ def _read(file: BinaryIO) -> Iterator[memoryview]:
         yield memoryview(chunk)
 
 
-def _measure(source: bytes | BinaryIO | None) -> tuple[int, str] | None:
-    """Return size and SHA-256 of what is yet to be read, None where only reading it would tell."""
+def _can_be_read_again(source: bytes | BinaryIO | None) -> bool:
+    """Whether all of a payload is there now, and will be later: a pipe has what comes once."""
     if source is None:
-        return None
+        return False
+    if isinstance(source, (*_BYTES, io.BytesIO)):
+        return True
+    try:
+        return stat.S_ISREG(os.fstat(source.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):
+        return False  # no real file
+
+
+def _measure(
+    source: bytes | BinaryIO | None, most: int | None = None
+) -> tuple[int, int, str] | None:
+    """Return where a payload begins, its size and its SHA-256, of ``most`` bytes of it.
+
+    None where only reading it would tell, or where its fault will show when it is sent.
+    """
     import hashlib  # noqa: PLC0415 - most commands of meshctl send no payload, and start faster
 
+    if source is None:
+        return None
     if isinstance(source, _BYTES):
-        return len(source), hashlib.sha256(source).hexdigest()
+        return 0, len(source), hashlib.sha256(source).hexdigest()
     try:
-        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            return None
-        start, size, digest = source.tell(), 0, hashlib.sha256()
+        begin, size, digest = source.tell(), 0, hashlib.sha256()
         for chunk in _read(source):
-            size += len(chunk)
-            digest.update(chunk)
-        source.seek(start)
+            piece = chunk if most is None else chunk[: most - size]
+            size += len(piece)
+            digest.update(piece)
+            if size == most:
+                break
+        source.seek(begin)
     except (AttributeError, OSError, ValueError, PayloadError):
-        return None  # no real file, or one whose fault will show when it is sent
-    return size, digest.hexdigest()
+        return None
+    return begin, size, digest.hexdigest()

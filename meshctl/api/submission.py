@@ -21,12 +21,22 @@ from meshctl.api.errors import (
     SessionLost,
     SubmissionUnconfirmed,
 )
-from meshctl.api.payload import DEPS_SIZE_KEY, SCRIPT_KEY, Payload, PayloadError, Sendable
+from meshctl.api.payload import (
+    DEPS_SHA256_KEY,
+    DEPS_SIZE_KEY,
+    SCRIPT_KEY,
+    Payload,
+    PayloadError,
+    Sendable,
+)
 
 LOCAL_NODE = "localhost"
 """What a control service takes as its own node (protocol section 3)."""
 
-_CREATED = re.compile(r"Work unit created with ID (.+)\. Send stdin data and EOF\.")
+_CREATED = re.compile(
+    r"Work unit (?:created|resumed) with ID (.+)\. "
+    r"Send stdin data(?: from byte ([0-9]{1,18}))? and EOF\.(?: Store (\S+)\.)?"
+)
 LABELS_KEY = "submissionlabels"
 """Key of a submission with its labels, as a text of JSON."""
 
@@ -41,14 +51,17 @@ ARGUMENTS_KEY, ENV_KEY, CWD_KEY = "jobarguments", "jobenv", "jobcwd"
 LIMITS_KEY, OUTPUT_KEY = "joblimits", "joboutput"
 """Keys of a submission with what is given to a typed job; the first two are texts of JSON."""
 
+SUBMISSION_KEY, RESUME_KEY = "submissionkey", "submissionresume"
+"""Keys of a submission whose payload may come in parts: a secret name of it, and that it may."""
+
 _RESERVED = frozenset(
     {
         *("command", "subcommand", "node", "worktype"),
-        *("stdinsize", "stdinsha256", "submissionkey", "submissionfollow", "submissionresume"),
+        *("stdinsize", "stdinsha256", SUBMISSION_KEY, "submissionfollow", RESUME_KEY),
         LABELS_KEY,
         *(ARGUMENTS_KEY, ENV_KEY, CWD_KEY, TIMEOUT_KEY, PRIORITY_KEY, LIMITS_KEY),
         *(PLACEMENT_KEY, PLACEMENT_LABELS_KEY, AFTER_KEY),
-        *(DEPS_SIZE_KEY, "depssha256", SCRIPT_KEY, OUTPUT_KEY),
+        *(DEPS_SIZE_KEY, DEPS_SHA256_KEY, SCRIPT_KEY, OUTPUT_KEY),
     }
 )
 
@@ -181,46 +194,73 @@ def submission_line(
         raise BadSettings("the submission's words and parameters must be UTF-8") from error
 
 
-def send_submission(
-    session: Connection,
-    line: str,
-    payload: Sendable,
-    on_created: Callable[[str], object] | None,
-    on_sent: Callable[[int, int | None], object] | None,
-) -> Submission:
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A unit that a node has made, or one that awaits the rest of its payload."""
+
+    unit_id: str
+    position: int = 0
+    """From which byte on it wants the payload."""
+    receipt: str = ""
+    """Where and when it was taken, if the submission has a key."""
+
+
+def read_created(line: str) -> Created:
+    """Return what a node answers to a submission. Raises ProtocolMismatch."""
+    match = _CREATED.fullmatch(line)
+    if match is None:
+        raise ProtocolMismatch(f"the node's reply is not one to a submission: {line[:60]!r}")
+    unit_id, position, receipt = match.groups()
+    return Created(unit_id, int(position or 0), receipt or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whom a submission tells how it goes."""
+
+    on_created: Callable[[str], object] | None = None
+    on_sent: Callable[[int, int | None], object] | None = None
+    on_away: Callable[[str], object] | None = None
+
+
+def send_submission(session: Connection, line: str, payload: Sendable, told: Told) -> Submission:
     """Send a submission and its payload over a session of its own; return the node's answer.
 
     Raises as :meth:`meshctl.ControlClient.submit`.
     """
     session.send_line(line)
-    unit_id = _created_id(session.read_line_guarded())
-    if on_created is not None:
-        on_created(unit_id)
-    _send_payload(session, unit_id, payload, on_sent)
-    return _confirmation(session, unit_id)
-
-
-def _created_id(line: str) -> str:
-    match = _CREATED.fullmatch(line)
-    if match is None:
-        raise ProtocolMismatch(f"the node's reply is not one to a submission: {line[:60]!r}")
-    return match[1]
-
-
-def _send_payload(
-    session: Connection,
-    unit_id: str,
-    payload: Sendable,
-    on_sent: Callable[[int, int | None], object] | None,
-) -> None:
-    """Send all of the payload and its end, or neither."""
-    sent = 0
+    unit_id = read_created(session.read_line_guarded()).unit_id
+    if told.on_created is not None:
+        told.on_created(unit_id)
     try:
-        for chunk in payload.chunks():
+        send_payload(session, unit_id, payload, told)
+    except SubmissionUnconfirmed:
+        raise
+    except SessionLost as error:
+        again = "submit it again"
+        if payload.in_parts() is None:
+            again = "what came by a pipe cannot be read again: put it in a file, and submit that"
+        raise SessionLost(f"{error}: unit {unit_id} was not started; {again}") from error
+    return confirmation(session, unit_id)
+
+
+def send_payload(
+    session: Connection, unit_id: str, payload: Sendable, told: Told, start: int = 0
+) -> None:
+    """Send all of the payload from a byte on, and its end; or a part, without the end.
+
+    Raises:
+        PayloadLost, SessionLost: its end was not sent.
+        SubmissionUnconfirmed: it may have been.
+        CommandRefused: the node has said why it takes no more.
+    """
+    sent = start
+    try:
+        for chunk in payload.chunks(start):
             session.send(chunk)
             sent += len(chunk)
-            if on_sent is not None:
-                on_sent(sent, payload.size)
+            if told.on_sent is not None:
+                told.on_sent(sent, payload.size)
     except PayloadError as error:
         raise PayloadLost(unit_id, str(error)) from error
     except SessionLost:
@@ -243,8 +283,8 @@ def _raise_refusal(session: Connection, unit_id: str) -> None:
         return
 
 
-def _confirmation(session: Connection, unit_id: str) -> Submission:
-    """Read what the node did with the unit."""
+def confirmation(session: Connection, unit_id: str) -> Submission:
+    """Read what the node did with the unit. Raises CommandRefused, SubmissionUnconfirmed."""
     try:
         reply = session.read_json()
     except CommandRefused as error:

@@ -81,6 +81,7 @@ class SubmissionRequest:
                 tls_client=self.tls_client,
                 on_created=on_created,
                 on_sent=progress.update,
+                on_away=_tell_cut,
             )
 
     def of_members(self) -> dict[str, str]:
@@ -95,6 +96,11 @@ class SubmissionRequest:
             **self.job.fields(),
         }
         return {**self.params, **{key: value for key, value in given.items() if value}}
+
+
+def _tell_cut(reason: str) -> None:
+    """Say that a payload was cut off, and that the command waits to go on with it."""
+    print_warning(f"{sentence(reason)} Waiting for the node, to send what it has not got.")
 
 
 @contextmanager
@@ -304,8 +310,8 @@ def _submit(
     except KeyboardInterrupt as error:
         text = "interrupted: nothing was submitted"
         if created:
-            command = invocation.shell_command("work", "status", created[0])
-            text = f"interrupted: unit {created[0]} exists. See what became of it: {command}"
+            command = invocation.shell_command("work", "status", created[-1])
+            text = f"interrupted: unit {created[-1]} exists. See what became of it: {command}"
         raise Failure(text, ExitCode.INTERRUPTED) from error
     except ControlError as error:
         text, code = str(error), code_of(error)
@@ -315,10 +321,12 @@ def _submit(
             # Who is told how to write it has written it wrong.
             code = ExitCode.WRONG_USAGE if USAGE in str(error) else ExitCode.SUBMIT_FAILED
         never_started = isinstance(error, (CommandRefused, PayloadLost))
-        if rm and created and never_started and _is_released(client, created[0]):
+        if rm and created and never_started and _is_released(client, created[-1]):
             raise Failure(text, code) from error
         if created:
-            text = f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[0])}"
+            text = (
+                f"{sentence(text)} See: {invocation.shell_command('work', 'status', created[-1])}"
+            )
         raise Failure(text, code) from error
 
 

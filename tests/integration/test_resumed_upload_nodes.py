@@ -18,12 +18,22 @@ CHUNK = 64 * 1024
 
 
 class CountingRelay:
-    """A link between two nodes that counts what goes to the second, and stops where it is told."""
+    """A link that counts what goes to its second end, and stops where it is told.
 
-    def __init__(self, target: int) -> None:
+    ``target`` is a port or the path of a socket; it is listened on something of the same kind.
+    """
+
+    def __init__(self, target: int | Path) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port, self.path = 0, Path()
+        if isinstance(target, Path):
+            self.path = target.with_suffix(".relay")
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(self.path))
+            self._listener.listen()
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = self._listener.getsockname()[1]
         self.passed = 0
         self._stops_at: int | None = None
         self._changed = threading.Condition()
@@ -65,6 +75,17 @@ class CountingRelay:
     def _is_stopped(self) -> bool:
         return self._stops_at is not None and self.passed >= self._stops_at
 
+    def _connect(self) -> socket.socket:
+        if not isinstance(self._target, Path):
+            return socket.create_connection(("127.0.0.1", self._target))
+        far = socket.socket(socket.AF_UNIX)
+        try:
+            far.connect(str(self._target))
+        except OSError:
+            far.close()
+            raise
+        return far
+
     def _accept(self) -> None:
         while True:
             try:
@@ -72,7 +93,7 @@ class CountingRelay:
             except OSError:
                 return
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = self._connect()
             except OSError:
                 near.close()
                 continue
@@ -93,11 +114,13 @@ class CountingRelay:
                 if counts:
                     self._count(len(data))
                 sink.sendall(data)
-        except OSError:
-            pass
-        for one in (source, sink):
+            # Its end alone: what is there yet may be answered.
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for one in (source, sink):
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
         left.release()
         if counts:
             # The last of both closes them.

@@ -91,6 +91,13 @@ class WrongInput(CommandError):
     """The payload that came is not the one that was announced."""
 
 
+class EndedEarly(WrongInput):
+    """The payload has ended before all that was announced: its connection may have been cut.
+
+    Where that was a proxy's, the end of what was cut looks like any other.
+    """
+
+
 class InputRefused(CommandError):
     """The payload of a unit could not be taken in, and the unit has failed."""
 
@@ -110,10 +117,14 @@ class Input:
         if self.size is not None and size > self.size:
             raise WrongInput(f"more than the {self.size} bytes that were announced")
 
+    def is_more_than(self, size: int) -> bool:
+        """Whether more bytes were announced."""
+        return self.size is not None and size < self.size
+
     def check(self, received: "Input") -> None:
-        """Refuse what is not as announced. Raises WrongInput."""
+        """Refuse what is not as announced. Raises WrongInput, EndedEarly."""
         if self.size is not None and received.size != self.size:
-            raise WrongInput(f"{received.size} of the {self.size} bytes that were announced")
+            raise EndedEarly(f"{received.size} of the {self.size} bytes that were announced")
         if self.sha256 and received.sha256 != self.sha256:
             raise WrongInput("its SHA-256 is not the one that was announced")
 
@@ -182,11 +193,13 @@ async def take_input(
 
     With ``keep`` it is synced, and its digest is known: the client will be told that it was
     accepted, and it is sent on later. With ``digest``, which knows what is in the file already, all
-    that came is in the file and synced when the client is gone: the rest may come later.
+    that came is in the file and synced when the client is gone, or ends early: the rest may come
+    later.
 
     Raises:
         OSError: the disk refuses.
         WrongInput: it is not as announced.
+        EndedEarly: it has ended before all that was announced.
         trio.BrokenResourceError: the client is gone.
     """
     keeps_parts = digest is not None
@@ -202,7 +215,8 @@ async def take_input(
         piece = bytearray()
     if source.lost is not None and not keeps_parts:
         raise source.lost
-    is_synced = keep or source.lost is not None
+    is_cut = source.lost is not None or announced.is_more_than(source.size)
+    is_synced = keep or (keeps_parts and is_cut)
     if piece or (is_synced and file.size):
         # An empty file needs no sync of its own: it is there with its directory.
         await in_thread_or_here(intake.finish, piece, is_synced)
@@ -239,7 +253,7 @@ class _Source:
         """``size`` is how many bytes came before."""
         self._receive = receive
         self._announced = announced
-        self._size = size
+        self.size = size
         self.has_more = True
         self.lost: trio.BrokenResourceError | None = None
         """How the client was lost, if it was."""
@@ -257,8 +271,8 @@ class _Source:
                 self.has_more = False
                 break
             gathered += data
-            self._size += len(data)
-            self._announced.check_size(self._size)
+            self.size += len(data)
+            self._announced.check_size(self.size)
         return gathered
 
 

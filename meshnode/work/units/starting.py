@@ -16,6 +16,7 @@ from meshnode.work.units.chains import Chains, NeverStarts
 from meshnode.work.units.ending import UnitEnder
 from meshnode.work.units.intake import (
     Digest,
+    EndedEarly,
     Input,
     InputRefused,
     Payload,
@@ -112,6 +113,10 @@ class UnitStarter:
         except TakenOver as error:
             raise InputRefused(f"Error reading input data: {error}") from error
         except (OSError, WrongInput, NotNow) as error:
+            if isinstance(error, EndedEarly) and self._uploads.is_worth_keeping(unit):
+                await self._await_rest(unit, error)
+                detail = f"Error reading input data: {error}"
+                raise InputRefused(detail) from NotNow(str(error))
             reason = error.strerror if isinstance(error, OSError) else error
             detail = await self.refuse_input(unit, reason)
             raise InputRefused(detail) from error
@@ -144,7 +149,7 @@ class UnitStarter:
         try:
             return await self._take(unit, first, file, expected, digest)
         except WrongInput as error:
-            raise WrongInput(f"the tar of dependencies: {error}") from error
+            raise type(error)(f"the tar of dependencies: {error}") from error
 
     async def _take(
         self, unit: Unit, receive: Receive, file: UnitFile, announced: Input, digest: Digest | None
@@ -155,7 +160,7 @@ class UnitStarter:
             keep = not unit.status.is_command
             return await take_input(receive, file, announced, keep=keep, digest=digest)
         except WrongInput as error:
-            if here:
+            if here and not isinstance(error, EndedEarly):
                 # What was here may be what is wrong, as after a power cut: the client may begin
                 # anew, and is refused for good if all of it at once is wrong, too.
                 raise NotNow(f"put together of parts: {error}") from error
@@ -168,6 +173,10 @@ class UnitStarter:
         if not self._uploads.is_worth_keeping(unit):
             await self.refuse_input(unit, reason)
             return
+        await self._await_rest(unit, reason)
+
+    async def _await_rest(self, unit: Unit, reason: object) -> None:
+        """Say of a unit whose payload was cut off that it waits for the rest."""
         unit.log.info("its payload was cut off, and waits for the rest: %s", reason)
         with suppress(UnknownUnit):
             await self._uploads.show(unit)
@@ -175,8 +184,12 @@ class UnitStarter:
     async def refuse_input(self, unit: Unit, reason: object) -> str:
         """End a unit that will not have its input; return the detail that says so."""
         detail = f"Error reading input data: {reason}"
+        was_final = unit.is_final
         async with unit.command_lock:
             await self._ender.refuse(unit, detail)
+        if was_final:
+            # Its end has dropped the input, and a piece may have come to the disk after that.
+            await self._store.drop_input(unit.unit_id)
         return detail
 
     async def _start(self, unit: Unit, stdin: Input, deps: Input) -> FirstOutcome | None:

@@ -284,7 +284,7 @@ def test_a_refusal_amid_the_payload_is_told_with_its_reason(node):
         session.send(b"ERROR: no space left on device\n")
         return False
 
-    node.handlers["{"] = refuse
+    node.handlers['{"command": "work", "subcommand": "submit"'] = refuse
     with ControlClient(node.address) as client, pytest.raises(CommandRefused, match="no space"):
         client.submit("cat", bytes(30_000_000))
 

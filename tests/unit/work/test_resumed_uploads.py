@@ -377,6 +377,33 @@ async def test_half_of_it_waits_and_the_rest_has_it_started(mesh, bar):
         assert "Received" not in reply
 
 
+@pytest.mark.parametrize("in_tar", [True, False])
+async def test_an_end_before_all_of_it_is_a_cut_and_not_another_payload(mesh, bar, in_tar):
+    """A proxy that is cut off ends what it has passed on, as a client does that is done."""
+    tar, stdin = (PAYLOAD[:-512], b"") if in_tar else (b"", PAYLOAD)
+    more = {"depssize": str(len(tar)), "depssha256": sha256(tar)} if in_tar else {}
+    request, whole = announced(stdin, **more), tar + stdin
+    async with bar.running():
+        peer, _ = await Peer.submit(mesh, bar, request)
+        await peer.send(whole[: 2 * WRITE + 3])
+        refusal = await peer.finish()
+        assert refusal.startswith("ERROR: Error reading input data: ")
+        assert f"{2 * WRITE + 3} of the {len(whole)} bytes that were announced" in refusal
+        unit = only_unit(bar)
+        assert unit.status.state is UnitState.PENDING
+        assert unit.status.detail.endswith(f"{2 * WRITE + 3} bytes are here")
+        _, line = await Peer.submit(mesh, bar, request)
+        assert f"resumed with ID {unit.unit_id}. Send stdin data from byte {2 * WRITE + 3}" in line
+        assert bar.launcher.started == []
+
+
+async def test_a_node_whose_payload_ends_early_is_told_to_try_again(mesh, bar):
+    async with bar.running():
+        peer, _ = await Peer.submit(mesh, bar, announced(submissionfollow="true"))
+        await peer.send(PAYLOAD[:WRITE])
+        assert (await peer.finish()).startswith("ERROR: not now: ")
+
+
 async def test_less_than_is_worth_it_is_dropped_at_once(mesh, bar):
     async with bar.running():
         peer, _ = await Peer.submit(mesh, bar, announced())
