@@ -130,7 +130,7 @@ class Leavings:
         for name, node in self._scene.nodes.items():
             for unit, status in (await list_units(node)).items():
                 token = self._scene.token(name, unit)
-                if not self._is_explained(token, name):
+                if not self.is_explained(token, name, unit):
                     faults.setdefault(token, []).append(
                         f"unit {unit} is left on {name}: {shown(status)}"
                     )
@@ -138,10 +138,14 @@ class Leavings:
                 assert reply.startswith("{"), f"{unit} of {name}: {reply}"
         await self._verdict.fail_if(faults)
 
-    def _is_explained(self, token: str, name: str) -> bool:
+    def is_explained(self, token: str, name: str, unit: str) -> bool:
+        """Whether it is known why nobody has released a unit of a node."""
         fate = self._scene.fates.get(token)
         if fate is None:
             return False
+        if name == fate.job.node and fate.unanswered:
+            # The node was killed between the unit and its ID, so nobody could send it any input.
+            return all((one.node, one.unit) != (name, unit) for one in self._scene.ledger.entries)
         if name == self._scene.flavour.receptor:
             # Without keys, a submitter that was killed before it knew the unit's ID never will.
             return True

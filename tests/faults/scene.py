@@ -59,6 +59,8 @@ class Fate:
     """The node's reply to all of it."""
     refusals: list[str] = field(default_factory=list)
     """Errors instead of an ID."""
+    unanswered: int = 0
+    """How often the node was asked and said no ID: it may have made a unit all the same."""
     hits: list[Hit] = field(default_factory=list)
     """What was done to this very unit: its process killed, itself cancelled."""
 

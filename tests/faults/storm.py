@@ -57,6 +57,7 @@ class Storm:
                         await self._send(fate, talk)
                 except (trio.BrokenResourceError, OSError) as error:
                     # Without an ID nothing can have been started: once more. Else: see what comes.
+                    fate.unanswered += not fate.unit
                     self._note(fate, f"session lost: {error}")
                     await trio.sleep(RETRY_PAUSE)
             if fate.job.cancels:

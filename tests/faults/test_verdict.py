@@ -17,7 +17,8 @@ from excuses import (
     Excuse,
 )
 from harness import Cluster
-from leavings import is_nobodys
+from leavings import Leavings, is_nobodys
+from ledger import Entry
 from machines import FORGOTTEN, Hit
 from plan import DIAMOND, FAULTS, Job, make_plan
 from receptor_front import as_receptor_reads, as_receptor_says
@@ -308,3 +309,20 @@ def test_only_a_process_that_nobody_can_know_of_may_be_left(
     fate.hits += [Hit(kind) for kind in kinds]
     assert is_nobodys(fate) == nobodys
     assert not is_nobodys(None)
+
+
+@pytest.mark.parametrize(
+    ("node", "unanswered", "ran", "explained"),
+    [("a", 1, False, True), ("a", 0, False, False), ("a", 1, True, False), ("d", 1, False, False)],
+)
+def test_a_unit_whose_id_nobody_was_told_may_be_left_where_it_was_submitted_if_it_never_ran(
+    scene: Scene, node: str, unanswered: int, ran: bool, explained: bool
+) -> None:
+    fate = make_case().fate
+    fate.unanswered = unanswered
+    scene.fates[fate.job.token] = fate
+    for name in scene.nodes:
+        ran_there = ran and name == node
+        scene.ledger.entries += [Entry(1.0, "start", fate.job.token, name, "Left1234")] * ran_there
+    left = Leavings(scene, Verdict(scene))
+    assert left.is_explained(fate.job.token, node, "Left1234") == explained
