@@ -36,8 +36,8 @@ COMMANDS = Path(sys.executable).parent
 PATIENCE = 60.0
 """Seconds until a wait fails. Only what is broken takes so long; a passing test never waits it."""
 
-STOP_PATIENCE = 20.0
-"""Seconds that a node gets to stop at the end of a test before it is killed."""
+STOP_PATIENCE = 60.0
+"""Seconds that a node has to end when it was told to. Only one that hangs takes so long."""
 
 RECHECK = 0.1
 """Seconds after which a wait looks again if no file event came (not every change makes one)."""

@@ -38,9 +38,11 @@ def children(pid: int) -> list[int]:
 
 
 def name_of(pid: int) -> str:
-    """Return the command line of a process, empty if it is gone."""
+    """Return the command line of a process, empty if it is gone; other tests have odd ones."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

@@ -58,6 +58,8 @@ def test_both_halves_say_who_submitted_canceled_and_released_a_unit(cluster: Clu
     here, there = log_of(foo), log_of(bar)
     unit = foo.submit("endless", "--no-payload", "--node", "bar")
     foo.wait_output(unit, b"started\n")
+    # Its output may be here before it is known to run.
+    foo.wait_unit(unit, "Running")
     remote = foo.unit_status(unit)["ExtraData"]["RemoteUnitID"]
     foo.meshctl("work", "cancel", unit)
     foo.meshctl("work", "release", unit)

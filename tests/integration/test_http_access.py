@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from harness import PATIENCE, Cluster, Directive, Node, free_port
+from test_audit_nodes import wait_line
 from test_tls_nodes import Authority, server
 from webclient import WebClient
 
@@ -24,11 +25,11 @@ def signed(cluster: Cluster) -> Authority:
     return Authority(cluster.directory)
 
 
-def write_tokens(directory: Path, text: str) -> Path:
+def write_tokens(directory: Path, text: str, mode: int = 0o600) -> Path:
     """Put a file of tokens in the place of another."""
     fresh, file = directory / "tokens.new", directory / "tokens"
     fresh.write_text(text)
-    fresh.chmod(0o600)
+    fresh.chmod(mode)
     fresh.rename(file)
     return file
 
@@ -117,11 +118,7 @@ def test_clients_without_a_certificate_show_a_token_or_nothing_is_told(
     for user in ("", "ci"):
         by_password = Curl(cluster, base, "--cacert", signed.ca, "-u", f"{user}:{CI}")
         assert by_password("/api/v1")[2]["client"]["name"].startswith("token ci (")
-    [line] = [
-        found
-        for found in map(json.loads, audit.read_text().splitlines())
-        if found["event"] == "submit"
-    ]
+    line = wait_line(audit, event="submit")
     assert (line["by"]["Kind"], line["by"]["Name"]) == ("token", "ci")
     node.wait_unit(made["ID"], "Succeeded")
     shown = node.unit_status(made["ID"])["SubmittedBy"]
@@ -161,8 +158,7 @@ def test_tokens_are_renewed_and_taken_away_without_a_restart(cluster: Cluster) -
         node.wait_log("tokens of .*: 2; changed or gone: 0")
         assert (status(CI), status(OTHER)) == (200, 200)
         # A file that others can read is not used, and what was there before still is.
-        tokens.write_text(other)
-        tokens.chmod(0o644)
+        write_tokens(cluster.directory, other, 0o644)
         node.wait_log("can be read by other users.*still used")
         assert status(CI) == 200
         write_tokens(cluster.directory, other)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -12,6 +13,7 @@ from harness import Cluster, Directive, Node, free_port
 from signing_keys import new_key, private_pem, public_pem, write_key
 from test_tls_nodes import Authority, client, listener, openssl, peer, server
 
+from meshnode.renewal import QUIET
 from meshnode.security.keys import fingerprint
 
 OLD, NEW = new_key(), new_key()
@@ -142,13 +144,16 @@ def test_a_certificate_is_replaced_under_a_live_link_and_the_next_handshake_show
     connect = ("connect", "foo", "secured", "--tls-client", "cli")
     assert b"node foo" in bar.meshctl(*connect)
     before = since(bar)
+    took = 0.0
     if way == "linked":
         (volumes / "..tmp").symlink_to("second")
         (volumes / "..tmp").rename(volumes / "..data")
     else:
+        began = time.monotonic()
         for name, file in files.items():
             content = (volumes / "second" / f"tls.{name}").read_bytes()
             {"renamed": renamed, "written": written}[way](Path(file), content)
+        took = time.monotonic() - began
     foo.wait_log("INFO keys: tls-server srv: read anew; it shows CN=second, which holds until 20")
     assert shown(port, signed.ca, of_bar) == "second"
     assert b"node foo" in bar.meshctl(*connect)
@@ -160,7 +165,8 @@ def test_a_certificate_is_replaced_under_a_live_link_and_the_next_handshake_show
     bar.stop()
     bar.start()
     bar.wait_service("foo")
-    assert foo.find_log("still used") is None
+    # A busy machine may leave half of the change there for longer than is waited for the rest.
+    assert took > QUIET or foo.find_log("still used") is None
 
 
 def test_a_certificate_that_ends_soon_and_an_open_key_are_warned_of_where_one_looks(

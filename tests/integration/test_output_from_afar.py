@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMANDS, PATIENCE, Cluster, Node, bash, free_port, wait_until
+from test_output_nodes import TAKEN
 
 from meshctl.api.logindex import INDEX, STDERR, STDOUT
 
@@ -19,12 +20,13 @@ LINES = 6
 """Lines of one part, in turns on stdout and stderr."""
 
 SCRIPT = f"""
+{TAKEN}
 n=0
 for part in {" ".join(PARTS)}; do
   while [ ! -e "$part" ]; do sleep 0.02; done
   for i in $(seq {LINES // 2}); do
-    printf 'out %d\\377\\n' $n; sleep 0.02; n=$((n + 1))
-    printf 'err %d\\000\\n' $n >&2; sleep 0.02; n=$((n + 1))
+    printf 'out %d\\377\\n' $n; taken; n=$((n + 1))
+    printf 'err %d\\000\\n' $n >&2; taken; n=$((n + 1))
   done
 done
 printf 'no end'

@@ -12,6 +12,16 @@ from meshnode.work.local.launcher import tree
 
 FILES = (*STREAMS, INDEX)
 
+TAKEN = """\
+taken() {
+  [ -e "$MESHNODE_UNIT_DIR/index" ] || return 0
+  while now=$(stat -c %s "$MESHNODE_UNIT_DIR/index"); [ "$now" = "${seen:-0}" ]; do sleep 0.01; done
+  seen=$now
+}"""
+"""For a script: waits until what was printed has been taken. What is printed to both outputs before
+that is in no order, and no pause is long enough on a busy machine. Without times nothing is waited
+for."""
+
 
 def read(node: Node, unit: str, stream: str, start: int = 0) -> bytes:
     """Return what a client gets of a file until the unit has ended."""
@@ -34,7 +44,7 @@ def told(files: dict[str, bytes]) -> list[tuple[str, bytes]]:
 def test_a_type_with_separate_errors_keeps_and_sends_each_apart_and_the_order_of_both(
     cluster: Cluster,
 ) -> None:
-    script = "echo one; sleep 0.02; echo two >&2; sleep 0.02; echo three"
+    script = f"{TAKEN}; echo one; taken; echo two >&2; taken; echo three"
     node = cluster.node("foo", work={"both": bash(script) | {"stderr": "separate"}})
     unit = node.submit("both", "--no-payload")
     files = {name: read(node, unit, name) for name in FILES}
