@@ -2,13 +2,17 @@
 
 import compileall
 import logging
+import math
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+import trio
+from trio.testing import MockClock
 
 # Most test folders are no packages, and integration/ and interop/ share one harness. hostile/ is
 # one: what an enemy sends, for tests of any folder.
@@ -54,6 +58,32 @@ def kept_logging() -> Iterator[None]:
     for one, handlers, propagate, level in before:
         one.handlers, one.propagate = handlers, propagate
         one.setLevel(level)
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Return a clock that jumps to the next moment for which a task waits, while all of them wait.
+
+    It stands still while a thread works: pytest-trio's takes who waits for one for idle, and all
+    time-outs of a test pass before the thread has begun.
+    """
+    clock = MockClock(autojump_threshold=0)
+    run_sync, working, threshold = trio.to_thread.run_sync, 0, 0.0
+
+    async def standing_still(*args: Any, **options: Any) -> Any:
+        nonlocal working, threshold
+        if not working:
+            threshold, clock.autojump_threshold = clock.autojump_threshold, math.inf
+        working += 1
+        try:
+            return await run_sync(*args, **options)
+        finally:
+            working -= 1
+            if not working:
+                clock.autojump_threshold = threshold
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", standing_still)
+    return clock
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 """What the tests share must not let one of them disturb another."""
 
+import hashlib
 import itertools
 import os
 import select
+from functools import partial
 
 import harness
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from meshnode.work.local.cgroups import groups_of
 from meshnode.work.local.hierarchies import look
@@ -49,3 +53,22 @@ def test_no_control_group_and_nothing_in_one_is_left_of_a_node_that_was_killed()
         cluster.close()
         for pidfd in pidfds:
             os.close(pidfd)
+
+
+async def test_no_time_passes_by_a_clock_that_jumps_while_threads_work(
+    autojump_clock: MockClock,
+) -> None:
+    began = trio.current_time()
+    work = partial(hashlib.pbkdf2_hmac, "sha256", b"word", b"salt", 50_000)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(trio.to_thread.run_sync, work)
+    assert trio.current_time() == began
+    await trio.sleep(1_000_000)
+    assert trio.current_time() == began + 1_000_000
+
+
+async def test_a_cushion_of_a_clock_that_jumps_is_kept(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.01
+    await trio.to_thread.run_sync(os.getpid)
+    assert autojump_clock.autojump_threshold == 0.01
