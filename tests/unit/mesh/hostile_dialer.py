@@ -39,7 +39,7 @@ class HostileDialer:
 
     async def connect(self) -> None:
         """Do the handshake as it should be done."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not self.quic._handshake_confirmed:
                 await self._flush()
                 self._take((await self._socket.receive()).payload)

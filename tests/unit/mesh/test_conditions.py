@@ -85,11 +85,11 @@ async def test_a_peer_that_is_up_says_to_whom_since_when_and_what_it_took(autoju
         tries = dialing.condition().attempts
         dialer.instead = MemoryDialer(place)
         await foo.wait_reachable("bar")
-        await trio.sleep(1)  # until bar has confirmed the link
+        await trio.sleep(1)  # until bar has confirmed the link; sums of moments are not exact
         condition = dialing.condition()
         assert (condition.state, condition.node) == (PeerState.UP, "bar")
         assert condition.attempts == tries + 1
-        assert condition.since.age <= 1
+        assert condition.since.age < 1.001
         assert condition.next_try is None
         # When it is lost, its time and its dials are counted anew.
         await trio.sleep(LASTING)
@@ -99,7 +99,7 @@ async def test_a_peer_that_is_up_says_to_whom_since_when_and_what_it_took(autoju
         await trio.sleep(1)
         condition = dialing.condition()
         assert condition.state is PeerState.WAITING
-        assert condition.since.age <= 1
+        assert condition.since.age < 1.001
         assert condition.attempts <= 2
         assert condition.trouble is not None
 
@@ -301,7 +301,7 @@ async def test_a_rejected_peer_that_says_nothing_is_not_waited_for(autojump_cloc
         await far.send([RoutingUpdate("bar", "id", 1, 1, {}, "bar").encode("bar")])
         while await far.receive():
             pass
-        assert trio.current_time() - began <= FLUSH_TIMEOUT
+        assert trio.current_time() - began < FLUSH_TIMEOUT + 0.001
 
 
 # --- whom a node rejected ------------------------------------------------------------------------

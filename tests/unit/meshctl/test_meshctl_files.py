@@ -124,7 +124,7 @@ def test_a_file_that_became_shorter_loses_the_payload_and_starts_nothing(tmp_pat
 
     with ControlClient(node.address) as client, pytest.raises(PayloadLost, match="became shorter"):
         client.submit("cat", job=JobSettings(deps=(file,)), on_created=cut)
-    assert node.payload_ended.wait(10)
+    assert node.payload_ended.wait(60)
     assert node.payload_ends == ["reset"]
 
 

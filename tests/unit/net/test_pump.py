@@ -60,7 +60,7 @@ async def test_a_stream_that_breaks_ends_the_bridge_although_the_other_is_silent
     user, far = memory_stream_pair()
     near = Refusing()
     near.receive_some = _say_then_break(b"half")
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="reset"):
+    with trio.fail_after(60), pytest.raises(trio.BrokenResourceError, match="reset"):
         await bridge(near, far)
     assert await user.receive_some() == b"half"
 
@@ -105,7 +105,7 @@ async def test_an_end_that_wants_no_more_may_still_give(nursery, autojump_clock)
 async def test_the_loss_of_a_stream_is_seen_although_the_other_end_wants_nothing():
     far, near = Refusing(), Refusing()
     near.receive_some = _say_then_break(b"unwanted")
-    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+    with trio.fail_after(60), pytest.raises(trio.BrokenResourceError):
         await bridge(near, far)
 
 

@@ -64,7 +64,7 @@ class World:
 
     async def meet_reset(self, port: int) -> None:
         """Connect and wait to be reset, which may be before we know that we are connected."""
-        with trio.fail_after(10), pytest.raises((OSError, trio.BrokenResourceError)):
+        with trio.fail_after(60), pytest.raises((OSError, trio.BrokenResourceError)):
             await (await self.connect(port)).receive_some()
 
 
@@ -172,7 +172,7 @@ async def test_a_reset_at_one_end_is_a_reset_at_the_other(world: World):
     client = await through_tcp(world, break_off)
     assert await client.receive_some() == b"half of som"
     await client.send_all(b"go")
-    with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+    with trio.fail_after(60), pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
 
 

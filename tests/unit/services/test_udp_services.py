@@ -35,7 +35,7 @@ async def udp_socket(port: int | None = None) -> trio.socket.SocketType:
 
 async def ask(client: trio.socket.SocketType, question: bytes) -> bytes:
     await client.send(question)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         return await client.recv(65536)
 
 
@@ -123,7 +123,7 @@ async def test_what_cannot_arrive_is_counted_and_logged_now_and_then(
     client = await world.socket(server.ports[0])
     for _ in range(25):
         await client.send(b"?")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while server.relays[0].drops.counts[why] < 25:
             await trio.sleep(0.01)
     lines = [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()]
@@ -140,7 +140,7 @@ async def test_a_udp_port_where_nobody_listens_costs_only_the_datagram(world: Wo
     nobody.close()
     client = await world.socket((await world.server()).ports[0])
     await client.send(b"lost")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not service.relay.drops.counts["connection refused"]:
             await trio.sleep(0.01)
     late = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -176,7 +176,7 @@ async def test_without_an_address_every_interface_is_listened_on(
         pytest.skip(f"this machine has no {local}")
     for port in server.ports:
         await client.sendto(b"hello", (local, port))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert await client.recv(10) == b"HELLO"
 
 
