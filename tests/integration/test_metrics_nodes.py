@@ -34,6 +34,10 @@ class Scraper:
     def value(self, name: str, **labels: str) -> float | None:
         return self.read().get((name, frozenset(labels.items())))
 
+    def expect(self, number: float, name: str, **labels: str) -> None:
+        """Return once a series has this value."""
+        self.wait(lambda value: value == number, name, **labels)
+
     def wait(self, condition: Callable[[float | None], bool], name: str, **labels: str) -> None:
         """Return once a series is as it should be: what a command tells may come before it."""
         wait_until(
@@ -80,22 +84,22 @@ def test_units_are_counted_on_both_nodes_by_type_and_state(pair: tuple[Scraper, 
     foo.node.wait_unit(unit, "Succeeded")
     here, there = {"runner": "remote", "type": "cat"}, {"runner": "command", "type": "cat"}
     for scraper, name in ((foo, here), (bar, there)):
-        assert scraper.value("units", **name, state="succeeded") == 1
-        assert scraper.value("units_submitted_total", **name) == 1
-        assert scraper.value("units_ended_total", **name, state="succeeded") == 1
-        assert scraper.value("unit_run_seconds_count", **name) == 1
-        assert scraper.value("unit_start_delay_seconds_count", **name) == 1
-        assert scraper.value("unit_payload_bytes_total", **name) == 6
+        scraper.expect(1, "units", **name, state="succeeded")
+        scraper.expect(1, "units_submitted_total", **name)
+        scraper.expect(1, "units_ended_total", **name, state="succeeded")
+        scraper.expect(1, "unit_run_seconds_count", **name)
+        scraper.expect(1, "unit_start_delay_seconds_count", **name)
+        scraper.expect(6, "unit_payload_bytes_total", **name)
     assert foo.node.results(unit) == b"hello\n"
-    assert foo.value("unit_result_bytes_total", **here) == 6
+    foo.expect(6, "unit_result_bytes_total", **here)
     foo.node.meshctl("work", "release", unit)
     for scraper, name in ((foo, here), (bar, there)):
-        assert scraper.value("units", **name, state="succeeded") == 0
-        assert scraper.value("units_ended_total", **name, state="succeeded") == 1
+        scraper.expect(0, "units", **name, state="succeeded")
+        scraper.expect(1, "units_ended_total", **name, state="succeeded")
     failed = bar.node.submit("fails", "--no-payload")
     bar.node.wait_unit(failed, "Failed")
     fails = {"runner": "command", "type": "fails", "state": "failed"}
-    assert bar.value("units_ended_total", **fails) == 1
+    bar.expect(1, "units_ended_total", **fails)
 
 
 def test_the_queue_is_told_and_units_outlive_a_kill_of_their_node(
@@ -104,18 +108,18 @@ def test_the_queue_is_told_and_units_outlive_a_kill_of_their_node(
     _, bar = pair
     units = [bar.node.submit("waits", "--no-payload") for _ in range(2)]
     bar.node.wait_unit(units[0], "Running")
-    assert bar.value("queue_running", type="waits") == 1
-    assert bar.value("queue_length", type="waits") == 1
-    assert bar.value("queue_node_limit") == 1
-    assert bar.value("supervisors") == 1
+    bar.expect(1, "queue_running", type="waits")
+    bar.expect(1, "queue_length", type="waits")
+    bar.expect(1, "queue_node_limit")
+    bar.expect(1, "supervisors")
     bar.node.kill()
     bar.node.start()
     waits = {"runner": "command", "type": "waits"}
-    bar.wait(lambda value: value == 1, "supervisors")
-    assert bar.value("units", **waits, state="running") == 1
+    bar.expect(1, "supervisors")
+    bar.expect(1, "units", **waits, state="running")
     assert bar.value("units_submitted_total", **waits) == 0
     bar.node.meshctl("work", "cancel", *units)
-    bar.wait(lambda value: value == 2, "units_ended_total", **waits, state="canceled")
+    bar.expect(2, "units_ended_total", **waits, state="canceled")
     assert bar.value("queue_length", type="waits") in {0, None}
 
 
@@ -127,23 +131,23 @@ def test_a_link_that_is_killed_is_down_on_both_ends_and_comes_back(
     (address,) = [
         dict(labels)["address"] for name, labels in bar.read() if name == "configured_peer_up"
     ]
-    assert bar.value("configured_peer_up", **configured, address=address) == 1
-    assert foo.value("link_up", peer="bar", kind="tcp") == 1
-    assert foo.value("routes") == 1
+    bar.expect(1, "configured_peer_up", **configured, address=address)
+    foo.expect(1, "link_up", peer="bar", kind="tcp")
+    foo.expect(1, "routes")
     sent = foo.value("link_sent_bytes_total", peer="bar", kind="tcp")
     foo.node.meshctl("ping", "bar", "--count", "1")
     assert (foo.value("link_sent_bytes_total", peer="bar", kind="tcp") or 0) > (sent or 0) > 0
     bar.node.kill()
-    foo.wait(lambda value: value == 0, "link_up", peer="bar", kind="tcp")
-    assert foo.value("routes") == 0
-    assert foo.value("links_lost_total") == 1
+    foo.expect(0, "link_up", peer="bar", kind="tcp")
+    foo.expect(0, "routes")
+    foo.expect(1, "links_lost_total")
     assert foo.value("link_sent_bytes_total", peer="bar", kind="tcp") is None
     bar.node.start()
-    foo.wait(lambda value: value == 1, "link_up", peer="bar", kind="tcp")
-    bar.wait(lambda value: value == 1, "link_up", peer="foo", kind="tcp")
+    foo.expect(1, "link_up", peer="bar", kind="tcp")
+    bar.expect(1, "link_up", peer="foo", kind="tcp")
     foo.node.kill()
-    bar.wait(lambda value: value == 0, "configured_peer_up", **configured, address=address)
-    bar.wait(lambda value: value == 0, "link_up", peer="foo", kind="tcp")
+    bar.expect(0, "configured_peer_up", **configured, address=address)
+    bar.expect(0, "link_up", peer="foo", kind="tcp")
 
 
 def test_a_refused_signature_is_counted_by_its_reason(pair: tuple[Scraper, Scraper]) -> None:
@@ -155,7 +159,7 @@ def test_a_refused_signature_is_counted_by_its_reason(pair: tuple[Scraper, Scrap
             check=False,
         )
         assert done.returncode != 0
-    assert bar.value("signature_refusals_total", reason="wrong key") == 2
+    bar.expect(2, "signature_refusals_total", reason="wrong key")
     assert bar.value("signature_refusals_total", reason="expired") == 0
     assert foo.value("signature_refusals_total", reason="wrong key") == 0
 

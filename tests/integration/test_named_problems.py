@@ -115,7 +115,7 @@ def test_nothing_of_a_canceled_unit_goes_on(cluster: Cluster) -> None:
     unit = foo.submit("stubborn", "--node", "bar", "--no-payload")
     foo.wait_output(unit, b"up\n")
     (there,) = (entry.name for entry in bar.units.glob("[!.]*"))
-    assert len(processes_of(cluster, there)) >= 3
+    wait_until(lambda: len(processes_of(cluster, there)) >= 3, what="all that it starts")
     foo.meshctl("work", "cancel", unit)
     assert foo.wait_unit(unit, "Canceled")["Detail"] == "Canceled"
     assert processes_of(cluster, there) == []

@@ -87,7 +87,7 @@ def test_connections_that_one_master_carries_are_as_good(cluster: Cluster, far, 
     anna = far.add("anna")
     # In /tmp, since a socket's path is short.
     control = cluster.directory / "master"
-    shared = [f"ControlPath={control}", "ControlMaster=auto", "ControlPersist=2"]
+    shared = [f"ControlPath={control}", "ControlMaster=auto", "ControlPersist=5"]
     host = anna.as_host()
     host["options"] += shared
     node = cluster.node("foo", more=[work_ssh(anna, hosts=[host])])

@@ -48,4 +48,5 @@ def test_a_log_as_json_has_an_object_in_each_line(cluster: Cluster) -> None:
     first = next(event for event in events if event["subject"] == f"unit {unit}")
     assert (first["name"], first["text"][:7]) == (unit, "created")
     assert all(event["level"] in {"debug", "info", "warning"} for event in events)
-    assert events[-1]["text"] == "stopping: SIGTERM"
+    # A session may end after that.
+    assert "stopping: SIGTERM" in [event["text"] for event in events[-3:]]
