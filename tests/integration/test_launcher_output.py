@@ -200,7 +200,8 @@ async def test_a_time_limit_holds_in_the_first_moment_too(
     unit = make_unit(tmp_path)
     status = await bash(launcher, unit, "echo x; exec sleep 600", timeout=0.02, **TIMED)
     assert status["Detail"] == "timed out after 0.02 s"
-    assert [line.text for line in lines_of(unit)] == [b"x\n"]
+    # A busy machine may not have come to it by then.
+    assert [line.text for line in lines_of(unit)] in ([b"x\n"], [])
 
 
 async def test_a_command_finds_no_descriptor_of_its_pipes_but_its_own(
