@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a wait fails. Only what is broken takes so long; a passing test never waits it."""
 
 WIDTH, HEIGHT = 1400, 900
@@ -122,11 +122,23 @@ class Browser:
     # --- What it shows -------------------------------------------------------------------------
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
-        """Return what a condition returns once it is true."""
-        from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+        """Return what a condition returns once it is true.
+
+        What a condition touches may be made anew meanwhile, or still be covered or out of place.
+        """
+        from selenium.common.exceptions import (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+            TimeoutException,
+        )
         from selenium.webdriver.support.ui import WebDriverWait
 
-        ignored = [StaleElementReferenceException]
+        ignored = [
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        ]
         waiting = WebDriverWait(self.driver, PATIENCE, ASK_AGAIN, ignored_exceptions=ignored)
         try:
             return waiting.until(lambda _: condition())

@@ -10,6 +10,7 @@ import pytest
 import reading
 import worlds
 from driving import Browser
+from harness import free_port
 from reading import HOSTILE
 from standin import World, serving
 
@@ -364,8 +365,8 @@ def test_names_that_hold_html_are_texts_in_every_view(
 def test_a_lost_connection_is_seen_and_what_was_missed_is_made_up_for(
     browser: Browser, world: World
 ) -> None:
-    with serving(world) as address:
-        port = int(address.rsplit(":", 1)[1].strip("/"))
+    port = free_port()
+    with serving(world, port) as address:
         browser.open(f"{address}#/work")
         browser.wait_text("#state", "live")
     browser.wait_text("#state", "connection lost")

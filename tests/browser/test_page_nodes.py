@@ -108,13 +108,16 @@ def store(cluster: Cluster, home: Path) -> None:
 
 @pytest.fixture
 def page(browser: Browser, mesh: Mesh) -> Iterator[Browser]:
-    """Yield the browser at the page; it must ask nobody but the node, and complain of nothing."""
+    """Yield the browser at the page; it must ask nobody but the node, and complain of nothing.
+
+    The browser itself tells of each answer 404: a unit may be released between two questions.
+    """
     browser.open(mesh.address)
     browser.wait_text("#state", "live")
     yield browser
     complaints, asked = browser.complaints(), browser.requests()
     assert strangers(asked, mesh.address) == []
-    assert complaints == []
+    assert [one for one in complaints if "status of 404" not in one] == []
 
 
 def states(page: Browser) -> dict[str, str]:
