@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness import Cluster, free_port
+from harness import PATIENCE, Cluster, free_port
 from hostile import der
 from hostile.forge import PRIVATE
 
@@ -137,8 +137,8 @@ class Scene:
         self.left.wait_service("victim")
         if far == "behind":
             self.behind.wait_knows("left")
-        ping(self.left, far)
-        echo(self.left, "victim")
+        ping(self.left, far, PATIENCE)
+        echo(self.left, "victim", PATIENCE)
 
     @contextmanager
     def attacked(self, flood: Flood, seconds: float, few: bool) -> Iterator["Attacker"]:
