@@ -28,7 +28,13 @@ from meshnode import logs
 
 # No test measures time: a slow machine is no failure. The same examples on every run, so that a
 # red run can be repeated; hypothesis' own database would make runs depend on earlier ones.
-hypothesis.settings.register_profile("meshnode", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "meshnode",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
 hypothesis.settings.load_profile("meshnode")
 
 

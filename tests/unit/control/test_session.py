@@ -104,7 +104,9 @@ async def test_a_line_too_long_is_answered_and_ends_the_session(open_client) -> 
         assert answer == f"ERROR: a command line has at most {MAX_LINE} bytes\n".encode()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     pieces=st.lists(
         st.one_of(

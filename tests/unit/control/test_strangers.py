@@ -177,7 +177,9 @@ HEADERS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     method=st.sampled_from([b"POST", b"GET", b"OPTIONS", b"PUT", b"CONNECT", b"work", b"x-y"]),
     target=st.sampled_from([b"/", b"/work?x=1", b"foo:1", b"*"]),
@@ -502,7 +504,9 @@ JSON = st.recursive(
 FIELDS = ["requested_fields", "target", "node", "service", "tls", "framed", "nosuch"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     command=st.sampled_from(["status", "ping", "traceroute", "connect", "reload"]),
     fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),

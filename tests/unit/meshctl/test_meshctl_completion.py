@@ -241,7 +241,10 @@ ADVERTISEMENTS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=30,
+)
 @given(
     status=fields("NodeID", "RoutingTable")
     | st.fixed_dictionaries({"Advertisements": ADVERTISEMENTS}),
@@ -259,7 +262,10 @@ def test_whatever_a_node_answers_is_offered_or_left_out(node, values, status, li
             values(f"meshctl work {line}", shell)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=100,
+)
 @given(name=st.text(min_size=1), opening=st.sampled_from(["", "'", '"']))
 def test_a_name_stays_one_word_in_bash_however_a_node_calls_itself(node, offered, name, opening):
     """A name such as ``$(reboot)`` must not be run by who completes it and goes on."""

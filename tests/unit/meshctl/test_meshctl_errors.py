@@ -52,7 +52,9 @@ text = st.one_of(st.text(max_size=6), st.sampled_from(["\ud800", "a\0b", "one", 
 
 @given(st.lists(text, min_size=4, max_size=4), st.dictionaries(text, text, max_size=2))
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_text_a_caller_gives_the_error_is_a_control_error(node, words, params):
     node.handlers[""] = lambda session, line: session.send(b"ERROR: no\n") or True

@@ -22,7 +22,8 @@ OBJECTS = st.dictionaries(st.text(max_size=8), ANYTHING, max_size=3)
 NO_STATES = ANYTHING.filter(lambda state: type(state) is not int or state not in range(len(STATES)))
 
 each_on_one_node = settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

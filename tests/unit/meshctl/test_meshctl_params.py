@@ -99,7 +99,10 @@ def test_the_text_of_params_is_sent_as_it_stands(text):
 
 
 @given(words=st.lists(argument, min_size=1, max_size=4))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_words_are_kept_all_the_way_to_the_node(meshctl, node, words):
     result = meshctl("work", "submit", "bashc", "-n", "--", *words)
     assert result.exit_code == 0

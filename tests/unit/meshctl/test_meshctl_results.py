@@ -74,7 +74,7 @@ class _Pieces:
     count=st.integers(1, 12),
     block=st.integers(1, 30),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_start_of_the_last_lines_is_found_in_blocks_of_any_size(
     monkeypatch, lines, ends, later, count, block
 ):

@@ -86,7 +86,7 @@ async def test_what_is_no_token_and_who_is_another_is_refused(
     assert TOKEN not in reply.body.decode()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     shown=st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"))
     | st.binary().map(lambda data: base64.b64encode(data).decode())

@@ -67,7 +67,9 @@ def numbers() -> itertools.count:
 
 @pytest.mark.parametrize("subcommand", USUAL)
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+    max_examples=60,
 )
 @given(
     data=st.data(),

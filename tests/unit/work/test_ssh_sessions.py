@@ -155,7 +155,9 @@ def is_dead(pid: int) -> bool:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(ANY_TEXT, min_size=1, max_size=5), ANY_TEXT)
 def test_any_words_and_any_environment_reach_the_command_as_they_are(tmp_path, words, value):

@@ -64,7 +64,9 @@ async def do(node, operation: str, work_type: str, index: int) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(OPERATIONS)
 def test_counts_are_those_of_a_walk_over_all_units(inline_threads, tmp_path_factory, operations):
