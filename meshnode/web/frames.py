@@ -3,6 +3,9 @@
 A client may open a stream and reset it at once, as often as it can send: each costs the node a
 request, and none counts among the streams that are open. The same holds for pings, settings and
 empty frames, which must be answered or looked at. A connection may have some of them.
+
+Of small frames tens of thousands come in one piece, also of a websocket (RFC 6455). So both are
+told apart, and handed on some at a time.
 """
 
 from typing import Final
@@ -32,8 +35,17 @@ GRANTED: Final = 512
 Clients do so at most for each 4 KiB, twice; or twice for each frame, however little it has."""
 
 TURN: Final = 100
-"""Frames that are handed on at a time: some have h2 work for 0.1 ms, and meanwhile nobody else is
-served. What comes of large ones is none the slower for it."""
+"""Frames that are handed on at a time: some give work for 0.1 ms, in which nobody else is served.
+What comes of large ones is none the slower for it."""
+
+MESSAGE_HEADER: Final = 2
+"""Bytes with which each frame of a websocket begins: what it is, and how long."""
+
+LONGER: Final = {126: 2, 127: 8}
+"""Bytes behind these that have the length, where what is said first is one of these."""
+
+MASK: Final = 4
+"""Bytes behind that, of all that comes from clients."""
 
 BURST: Final = 1000
 """Such frames at once. A browser that leaves a page resets what it still had open: at most a
@@ -94,3 +106,42 @@ class FrameWatch:
         carries = kind in CARRIERS and (length or flags & END_STREAM)
         if not carries and not self._bucket.take(now):
             raise TooManyFrames(f"more than {BURST} frames of HTTP/2 that carry nothing")
+
+
+class MessageWatch:
+    """Tells apart the frames of a websocket that one client sends."""
+
+    def __init__(self) -> None:
+        self._skip = 0
+        """Bytes that are of no frame's header."""
+        self._header = bytearray()
+
+    def feed(self, data: bytes, most: int = TURN) -> int:
+        """Look at the next bytes, up to some frames; return at how many of them that ended."""
+        at = 0
+        while at < len(data) and most:
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            self._header.append(data[at])
+            at += 1
+            size = _size_of(self._header)
+            if size is not None:
+                self._skip = size
+                self._header.clear()
+                most -= 1
+        return at
+
+
+def _size_of(header: bytearray) -> int | None:
+    """Return how many bytes follow the header of a websocket's frame; None if it is not whole."""
+    if len(header) < MESSAGE_HEADER:
+        return None
+    told, masked = header[1] & 0x7F, header[1] & 0x80
+    longer = LONGER.get(told, 0)
+    if len(header) < MESSAGE_HEADER + longer + (MASK if masked else 0):
+        return None
+    end = MESSAGE_HEADER + longer
+    return int.from_bytes(header[MESSAGE_HEADER:end], "big") if longer else told

@@ -5,6 +5,7 @@ stream as Hypercorn takes it.
 """
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
@@ -14,6 +15,8 @@ from h2.exceptions import ProtocolError
 from hypercorn.config import Config
 from hypercorn.events import RawData
 from hypercorn.logging import Logger
+from hypercorn.protocol.events import Body, Data
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import (
     BUFFER_HIGH_WATER,
     BUFFER_LOW_WATER,
@@ -26,10 +29,12 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hypercorn.utils import UnexpectedMessageError
 from hyperframe.frame import GoAwayFrame
 
 from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
+from meshnode.web.frames import MessageWatch
 from meshnode.web.guard import App
 from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
 from meshnode.web.leaving import GRACE, LAST_WORDS, Leaving
@@ -108,6 +113,7 @@ class Server:
             if isinstance(stream, WSStream):
                 # What is compressed can be a thousand times as long, all of it at once.
                 stream.handshake.extensions = None
+                _hand_on_slowly(stream)
             _bound_buffer(server.protocol.protocol, stream.stream_id)
             carrier = scope["state"][STREAM] = Stream(stream, server, wire)
             if connection.leaving.begun.is_set() and wire.is_http2():
@@ -120,8 +126,14 @@ class Server:
             async def send_or_file(message: Any) -> None:
                 if message["type"] == FILES:
                     await carrier.send_file(message["file"], message["offset"], message["count"])
-                else:
+                    return
+                try:
                     await send(message)
+                except (h11.LocalProtocolError, UnexpectedMessageError) as error:
+                    if not isinstance(stream, WSStream):
+                        raise
+                    # What its client has sent before it might has ended it meanwhile.
+                    raise trio.BrokenResourceError(f"the websocket has ended: {error}") from error
 
             await self._app(scope, receive, send_or_file)
 
@@ -230,6 +242,25 @@ def _bound_buffer(protocol: object, stream_id: int) -> None:
     """Have the response of a stream wait in a buffer of ours; nothing is in its own yet."""
     if isinstance(protocol, H2Protocol) and stream_id in protocol.stream_buffers:
         protocol.stream_buffers[stream_id] = _Buffer(EventWrapper)
+
+
+def _hand_on_slowly(stream: WSStream) -> None:
+    """Have what a websocket's client sends taken some frames at a time, and others in between."""
+    watch, take = MessageWatch(), stream.handle
+
+    async def handle(event: StreamEvent) -> None:
+        if not isinstance(event, Body | Data):
+            await take(event)
+            return
+        rest = event.data
+        while rest:
+            end = watch.feed(rest)
+            await take(replace(event, data=rest[:end]))
+            rest = rest[end:]
+            if rest:
+                await trio.lowlevel.checkpoint()
+
+    stream.handle = handle  # type: ignore[method-assign]
 
 
 class _Span:

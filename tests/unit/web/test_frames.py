@@ -1,12 +1,21 @@
-"""What a client of HTTP/2 may send for nothing."""
+"""What a client of HTTP/2 may send for nothing, and how much of small frames is handed on."""
 
 import h2.config
 import h2.connection
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameProtocol, Opcode
 
-from meshnode.web.frames import BURST, GRANTED, RATE, TURN, FrameWatch, TooManyFrames
+from meshnode.web.frames import (
+    BURST,
+    GRANTED,
+    RATE,
+    TURN,
+    FrameWatch,
+    MessageWatch,
+    TooManyFrames,
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -123,3 +132,36 @@ def test_what_a_client_sends_is_understood() -> None:
     client.ping(b"12345678")
     with pytest.raises(TooManyFrames):
         look(watch, client.data_to_send(), 0.0)
+
+
+LENGTHS = st.sampled_from([0, 1, 125, 126, 127, 65535, 65536]) | st.integers(0, 300)
+
+
+@given(st.lists(st.tuples(LENGTHS, st.booleans()), max_size=300), st.integers(1, 70_000))
+def test_frames_of_a_websocket_are_handed_on_some_at_a_time_and_each_byte_once(
+    frames: list[tuple[int, bool]], piece: int
+) -> None:
+    peers = {is_client: FrameProtocol(is_client, []) for is_client in (True, False)}
+    told = [
+        bytes(peers[masked]._serialize_frame(Opcode.BINARY, b"x" * size)) for size, masked in frames
+    ]
+    ends = {0} | {sum(map(len, told[: n + 1])) for n in range(len(told))}
+    stream, watch, at, begun = b"".join(told), MessageWatch(), 0, 0
+    while at < len(stream):
+        some = stream[at : at + piece]
+        count = watch.feed(some)
+        assert 0 < count <= len(some)
+        within = sum(at < end <= at + count for end in ends)
+        assert within <= TURN
+        assert count == len(some) or within >= TURN - 1
+        at += count
+        begun += within
+    assert begun == len(set(ends)) - 1
+
+
+@given(st.lists(st.binary(max_size=2000), max_size=5))
+def test_whatever_comes_on_a_websocket_is_handed_on(pieces: list[bytes]) -> None:
+    watch = MessageWatch()
+    for piece in pieces:
+        while piece:
+            piece = piece[watch.feed(piece) :]

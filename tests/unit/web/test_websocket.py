@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -10,13 +10,14 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
-from wsproto import ConnectionType, WSConnection
+from wsproto import Connection, ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
     CloseConnection,
     Event,
     Ping,
+    Pong,
     RejectConnection,
     RejectData,
     Request,
@@ -25,6 +26,7 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 
 from meshnode.config import HttpService
+from meshnode.web.frames import TURN
 from meshnode.web.guard import App
 from meshnode.web.websocket import SUBPROTOCOL, MessageStream
 from tests.unit.web.conftest import MakeClient
@@ -107,6 +109,43 @@ async def test_a_half_that_ends_ends_the_session_and_closes(
         assert isinstance(await socket.event(), CloseConnection)
         await socket.stream.aclose()
         await ended.wait()
+
+
+async def test_of_very_many_small_frames_few_are_taken_at_a_time(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    take = Connection.receive_data
+
+    def note(connection: Connection, data: bytes | None) -> None:
+        taken.append(len(data or b""))
+        take(connection, data)
+
+    async with websocket(make_client().app) as (socket, _):
+        await socket.open(SUBPROTOCOL)
+        await socket.line()
+        many = b"".join(socket.engine.send(Pong()) for _ in range(5000))
+        ping = socket.engine.send(BytesMessage(data=b"ping bar\n"))
+        monkeypatch.setattr(Connection, "receive_data", note)
+        await socket.stream.send_all(many + ping)
+        assert b'"Success":true' in (await socket.line()).replace(b" ", b"")
+    assert len(taken) >= 50
+    assert sorted(taken)[-2] <= TURN * len(many) // 5000
+
+
+async def test_data_before_the_answer_to_a_websocket_is_no_fault_of_the_node(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with websocket(make_client().app) as (socket, ended):
+        head = socket.engine.send(
+            Request(host="localhost", target="/api/v1/session", subprotocols=[SUBPROTOCOL])
+        )
+        await socket.stream.send_all(head + bytes([0x82, 0x80, 0, 0, 0, 0]))
+        with suppress(trio.BrokenResourceError):
+            while await socket.stream.receive_some():
+                pass
+        await ended.wait()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_websocket_that_speaks_something_else_is_refused(make_client: MakeClient) -> None:
