@@ -131,6 +131,27 @@ def test_files_of_a_job_for_another_node_go_on_as_well(cluster: Cluster, tmp_pat
     assert passed < UPLOAD + 2 * LOST
 
 
+def test_a_restart_of_the_node_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    big, digest = content(tmp_path)
+    way = Way(cluster, "tcp")
+    foo = cluster.node("foo", work={"sum": bash("sha256sum")}, more=way.more)
+    with way.relay(foo) as relay:
+        relay.stop_at(UPLOAD // 2)
+        with submitting(cluster, way, relay, ["sum", "-p", big, "--follow"]) as process:
+            try:
+                relay.wait_stopped()
+                assert foo.stop() == 0
+                relay.stop_at(None)
+                foo.start()
+                stdout, stderr = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()
+        passed = relay.passed
+    assert stdout.split()[:1] == [digest.encode()], stderr.decode()
+    assert len(foo.ask("work list")) == 1
+    assert passed < UPLOAD + 2 * LOST
+
+
 def test_a_pipe_cannot_be_read_again_and_the_remedy_is_told(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -171,11 +171,12 @@ def test_half_a_body_starts_nothing(client: WebClient, cut: str) -> None:
 def test_a_body_that_broke_off_is_sent_again_under_its_key(client: WebClient) -> None:
     parts = (
         ("job", "", b'{"type": "cat", "labels": {"cut": ""}}'),
+        ("dep", "some", b"file"),
         ("payload", "", b"x" * 100_000),
     )
     head = (
         "POST /api/v1/units HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: cut\r\n"
-        "Content-Length: 100400\r\nContent-Type: multipart/form-data; boundary=next-part\r\n\r\n"
+        "Content-Length: 100500\r\nContent-Type: multipart/form-data; boundary=next-part\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", client.port)) as sock:
         sock.sendall(head.encode() + parted(*parts)[:50_000])

@@ -8,7 +8,6 @@ import os
 import stat
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from typing import IO, Final, Self, TypeVar
@@ -30,6 +29,11 @@ MAX_NAME: Final = 1024
 
 READ: Final = 256 * 1024
 """Bytes read at a time."""
+
+FILE_TIME: Final = 946_684_800
+"""When each file was last changed, in seconds since 1970: a request does not say it, and the same
+files that are sent again are to be the same tar. It is the beginning of 2000, since zip knows
+nothing before 1980."""
 
 FORMAT: Final = tarfile.GNU_FORMAT
 """Its headers have one length whatever size is in them: they are written when that is known."""
@@ -130,7 +134,7 @@ class Tar:
 
 def _header(name: str, size: int, *, is_script: bool) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size, info.mtime = size, int(time.time())
+    info.size, info.mtime = size, FILE_TIME
     info.mode = stat.S_IRUSR | stat.S_IWUSR | (stat.S_IXUSR if is_script else 0)
     return info.tobuf(FORMAT, "utf-8", "surrogateescape")
 

@@ -1,6 +1,7 @@
 """The files of requests that are on their way to units: bounds, and what is left of them."""
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,26 @@ async def fill(room: Room, size: int) -> int:
         await tar.add("f", parts, is_script=False)
         await tar.finish()
         return tar.size
+
+
+@given(st.integers(0, 2**33 - 1), st.integers(0, 2**33 - 1))
+def test_the_same_files_are_the_same_tar_whenever_they_are_sent(first: int, then: int) -> None:
+    """What is sent again under its Idempotency-Key must be the same work."""
+
+    async def main() -> str:
+        async with Tar(Spool(Path("/tmp"), TEN).room(Holder("a"))) as tar:
+            parts = parts_of(700)
+            await parts.next_part()
+            await tar.add("f", parts, is_script=True)
+            await tar.finish()
+            return tar.digest
+
+    digests = set()
+    for moment in (first, then):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda moment=moment: moment)
+            digests.add(trio.run(main))
+    assert len(digests) == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, TEN), st.booleans())))
