@@ -1,5 +1,6 @@
 """Gives a node to units that may run on any of several, or says what they wait for."""
 
+import math
 import random
 from collections.abc import Callable, Set
 
@@ -23,6 +24,26 @@ Permits = Callable[[UnitStatus, str], bool]
 """Whether who has submitted a unit may have it run on a node."""
 
 
+class PassedOver:
+    """The nodes that one unit could not be brought to: each is passed over for a while."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, node: str) -> None:
+        """Pass over a node from now on."""
+        self._until[node] = trio.current_time() + UNREACHED_SECONDS
+
+    def nodes(self) -> frozenset[str]:
+        """Return those that are passed over at this moment."""
+        now = trio.current_time()
+        return frozenset(node for node, until in self._until.items() if until > now)
+
+    def next_end(self) -> float:
+        """Return when the next one of them may be tried again."""
+        return min((self._until[node] for node in self.nodes()), default=math.inf)
+
+
 class Placer:
     """Chooses nodes for units."""
 
@@ -33,19 +54,18 @@ class Placer:
         self.permits = permits
         """Asked of each node before it is chosen."""
 
-    async def give_node(self, unit: Unit, unreached: Set[str], first: FirstOutcome) -> None:
+    async def give_node(self, unit: Unit, passed: PassedOver, first: FirstOutcome) -> None:
         """Return once a node is chosen for a unit and on record, however long none fits.
 
         Raises:
             WorkError: the disk does not take the record.
         """
-        while isinstance(choice := self._choose(unit, unreached), NoneFits):
+        while isinstance(choice := self._choose(unit, unreached := passed.nodes()), NoneFits):
+            await self._take_node(unit)
             unit.show_outage(f"waiting for a node: {choice.reason}")
             first.pending()
-            with trio.move_on_after(UNREACHED_SECONDS if unreached else float("inf")) as again:
+            with trio.move_on_at(passed.next_end()):
                 await self._directory.mesh.wait_changed()
-            if again.cancelled_caught:
-                unreached = frozenset()
             await trio.sleep(LOOK_INTERVAL)
         unit.show_outage("")
         reason = choice.reason
@@ -59,6 +79,13 @@ class Placer:
         except BaseException:
             self._directory.uncount(unit)
             raise
+
+    async def _take_node(self, unit: Unit) -> None:
+        """Have a unit be on no node any more, if one was chosen that was not reached."""
+        if unit.remote.node:
+            self._directory.uncount(unit)
+            # In memory only: who reads the record chooses anew in any case.
+            await unit.note(lambda status: status.with_remote(node="", chosen=""))
 
     def _choose(self, unit: Unit, unreached: Set[str]) -> Choice | NoneFits:
         remote = unit.remote

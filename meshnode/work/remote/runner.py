@@ -11,7 +11,7 @@ from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
 from meshnode.work.placement.nodes import NodeDirectory
-from meshnode.work.placement.placer import Placer
+from meshnode.work.placement.placer import PassedOver, Placer
 from meshnode.work.remote.adopted import GONE, FirstLook
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
@@ -131,10 +131,10 @@ class RemoteRunner:
 
     async def _start(self, unit: Unit, first: FirstOutcome) -> None:
         """Start a unit and follow it; one that may run on several nodes goes to the next."""
-        unreached: set[str] = set()
+        passed = PassedOver()
         while True:
             is_free = unit.remote.placement is not None and not unit.remote.unit_id
-            if is_free and not await self._give_node(unit, unreached, first):
+            if is_free and not await self._give_node(unit, passed, first):
                 return
             reconnector = self._reconnector(unit)
             async with AsyncExitStack() as stack:
@@ -144,18 +144,18 @@ class RemoteRunner:
                     await start.run()
                 except NotThere as error:
                     unit.log.info("node %s: %s; another one is chosen", unit.remote.node, error)
-                    unreached.add(unit.remote.node)
+                    passed.add(unit.remote.node)
                     continue
                 if not unit.is_final:
                     await self._follow(unit, reconnector, start.followed)
             return
 
-    async def _give_node(self, unit: Unit, unreached: set[str], first: FirstOutcome) -> bool:
+    async def _give_node(self, unit: Unit, passed: PassedOver, first: FirstOutcome) -> bool:
         """Choose a node for a unit; False if its time to start was over before one fitted."""
         expiry = Expiry(unit.remote.expiration, self._now)
         expiry.count()
         with expiry.scope:
-            await self._placer.give_node(unit, unreached, first)
+            await self._placer.give_node(unit, passed, first)
         if expiry.scope.cancelled_caught:
             text = f"{expiry.text}; {unit.outage}" if unit.outage else expiry.text
             await unit.fail(text)

@@ -270,7 +270,7 @@ class UnitManager:
         await self.ender.keep_if_told(Kind.SUBMIT, unit, caller, allowed)
         unit.work_type = work_type
         remote = status.remote
-        what = f"{remote.work_type} for node {remote.node}" if remote else status.work_type
+        what = f"{remote.work_type} for {remote.aim}" if remote else status.work_type
         signed = f", signed with key {status.signed_by}" if status.signed_by else ""
         params = f": {status.submitted_params}" if status.submitted_params else ""
         unit.log.info("created: %s, by %s%s%s", what, caller.client, signed, params)

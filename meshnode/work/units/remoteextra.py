@@ -76,6 +76,11 @@ class RemoteExtra:
     other: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
+    def aim(self) -> str:
+        """Which node the unit is for, or how it is chosen, for a person."""
+        return f"node {self.node}" if self.node else f"a node ({self.placement})"
+
+    @property
     def is_unseen(self) -> bool:
         """Whether an adopted unit is yet to be looked at: from then on its type is known."""
         return self.adopted and not self.work_type

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from work_fakes import FakeDialer, FakeNode
 from meshnode.errors import NoRoute
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.placement.load import Load
+from meshnode.work.placement.placer import LOOK_INTERVAL, UNREACHED_SECONDS
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.unit import Unit
 
@@ -65,6 +67,22 @@ async def test_units_that_are_placed_while_others_are_being_recorded_spread_as_w
                 nursery.start_soon(one)
         where = Counter(leaf.status(unit).remote.node for unit in units)
         assert where == {"bar": 20, "baz": 20}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, "created: wait for a node (least), by "),
+        ({"placementlabels": "gpu=1"}, "created: wait for a node (least, gpu=1), by "),
+    ],
+)
+async def test_the_log_says_how_the_node_of_a_new_unit_is_chosen(
+    leaf, bar, keys, told, caplog, autojump_clock
+):
+    caplog.set_level("INFO")
+    async with leaf.running(), bar.running():
+        await place(leaf, "wait", **keys)
+    assert any(told in message for message in caplog.messages)
 
 
 async def test_what_a_node_says_of_its_load_counts(leaf, bar, baz, autojump_clock):
@@ -158,6 +176,63 @@ async def test_a_node_that_cannot_be_reached_before_the_start_is_replaced_by_the
         assert remote.node == "baz"
         assert remote.chosen.endswith("; bar could not be reached")
         assert bar.launcher.started == []
+
+
+@pytest.mark.parametrize("news_every", [0.5, 5.0, UNREACHED_SECONDS - 1, 10 * UNREACHED_SECONDS])
+async def test_a_node_that_is_there_again_is_tried_again_however_much_news_there_is(
+    leaf, bar, autojump_clock, monkeypatch, news_every
+):
+    dial = FakeDialer.dial
+    away = {"bar"}
+
+    async def dial_but_away(self, node, service, tls=None):
+        if node in away:
+            raise NoRoute(node)
+        return await dial(self, node, service, tls)
+
+    async def tell_news() -> None:
+        while True:
+            await trio.sleep(news_every)
+            leaf.mesh.heal()
+
+    async with leaf.running(), bar.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(tell_news)
+        monkeypatch.setattr(FakeDialer, "dial", dial_but_away)
+        unit = await place(leaf, "cat", payload=b"x")
+        (line,) = await leaf.talk(f"work status {unit}")
+        told = json.loads(line)
+        assert "1 could not be reached" in told["Detail"]
+        # It is on no node, and says so.
+        assert told["ExtraData"]["RemoteNode"] == ""
+        assert not told["ExtraData"].get("Chosen")
+        away.clear()
+        with trio.fail_after(UNREACHED_SECONDS + 3 * LOOK_INTERVAL):
+            assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+        assert leaf.status(unit).remote.chosen == "least of 1 that fit: 0 units of cat there"
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_node_that_was_not_reached_is_passed_over_for_its_own_time(
+    leaf, bar, baz, autojump_clock, monkeypatch
+):
+    dial = FakeDialer.dial
+    tried: list[tuple[str, float]] = []
+
+    async def dial_nobody(self, node, service, tls=None):
+        tried.append((node, trio.current_time()))
+        if len(tried) < 12:
+            await trio.sleep(10)
+            raise NoRoute(node)
+        return await dial(self, node, service, tls)
+
+    monkeypatch.setattr(FakeDialer, "dial", dial_nobody)
+    async with leaf.running(), bar.running(), baz.running():
+        unit = await place(leaf, "cat", "any", payload=b"x")
+        assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+    for name in ("bar", "baz"):
+        times = [time for node, time in tried if node == name]
+        pauses = [later - one for one, later in pairwise(times)]
+        assert all(40 <= pause < 40 + 15 for pause in pauses), tried
 
 
 async def test_a_unit_that_may_have_started_stays_with_its_node(leaf, bar, baz, autojump_clock):
