@@ -8,6 +8,7 @@ import click
 
 from meshctl.api.batch import end_batch, is_batch
 from meshctl.api.errors import CommandRefused
+from meshctl.api.listing import first_page
 from meshctl.api.status import ENDED
 from meshctl.commands.completion import UNDER_WAY, units
 from meshctl.commands.options import (
@@ -146,7 +147,7 @@ def _ids(
 ) -> Sequence[str]:
     if not isinstance(chosen, Selection):
         return find_units(invocation, client, chosen, takes_batches=True)
-    unit_ids = chosen.choose(client.work_list(), now())
+    unit_ids = chosen.choose(first_page(client, chosen.query()).units, now())
     if not unit_ids:
         print_warning("No unit matches the selection; nothing to do.")
     return unit_ids

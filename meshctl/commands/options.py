@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshctl.api.listing import Query
 from meshctl.api.status import ENDED, STATES, moment, newest_first, state_name, work_type
 from meshctl.commands.completion import nodes, types_of_units
 from meshctl.commands.labels import Wanted, has_labels, wanted_labels_option
@@ -183,6 +184,10 @@ class Selection:
         is_limited = bool(self.states or self.labels) or self.older_than is not None
         return self.everything or is_limited
 
+    def query(self) -> Query:
+        """Return what a node can choose by: those units, and perhaps more."""
+        return Query(states=() if self.everything else self.states or ENDED, labels=self.labels)
+
     def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> Sequence[str]:
         """Return the IDs of the units that match, in the order given."""
         if self.everything:
@@ -295,7 +300,15 @@ class UnitFilter:
     labels: Wanted = ()
     last: int | None = None
 
-    def choose(self, units: Mapping[str, dict[str, Any]], now: datetime) -> dict[str, Any]:
+    def __bool__(self) -> bool:
+        return self != UnitFilter()
+
+    def query(self, now: datetime) -> Query:
+        """Return what a node can choose by: those units, and perhaps more."""
+        since = None if self.since is None else now - self.since
+        return Query(self.states, self.types, self.labels, since, self.last)
+
+    def choose(self, units: Mapping[str, Mapping[str, Any]], now: datetime) -> dict[str, Any]:
         """Return the units that match, in the order given; with ``last``, the newest last."""
         chosen = {
             unit: status

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from meshctl.api.listing import Query, pages
 from meshctl.api.settings import UnixAddress, parse_address
 from meshctl.api.status import newest_first
 from meshctl.commands.options import Invocation
@@ -20,6 +21,9 @@ ID_LENGTH = 8
 
 MOST_NAMED = 8
 """Candidates that are named where several units are meant; a line has not room for thousands."""
+
+NEWEST = 100
+"""Units that are looked at together for the last one of who asks: mostly it is among the first."""
 
 Units = Mapping[str, Mapping[str, Any]]
 
@@ -52,8 +56,9 @@ def find_units(
             _refuse_batch(invocation, word)
     if all(map(_is_whole, words)):
         return words
-    units = client.work_list()
-    return [_find(invocation, units, word) for word in words]
+    is_plain = all(word == LAST or _is_whole(word) for word in words)
+    units = {} if is_plain else client.work_list()
+    return [_last(invocation, client) if word == LAST else _find(units, word) for word in words]
 
 
 def _refuse_batch(invocation: Invocation, word: str) -> None:
@@ -72,11 +77,9 @@ def _is_whole(word: str) -> bool:
     return (len(word) == ID_LENGTH and word.isalnum()) or _is_batch(word)
 
 
-def _find(invocation: Invocation, units: Units, word: str) -> str:
+def _find(units: Units, word: str) -> str:
     if word in units or _is_whole(word):
         return word
-    if word == LAST:
-        return _last(invocation, units)
     # An empty word begins every ID, and comes from a script whose variable is not set.
     candidates = [unit_id for unit_id in units if word and unit_id.startswith(word)]
     if len(candidates) > 1:
@@ -89,17 +92,18 @@ def _named(candidates: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-def _last(invocation: Invocation, units: Units) -> str:
+def _last(invocation: Invocation, client: "ControlClient") -> str:
     """Return the unit that was submitted last, where more is known: by who asks.
 
     Other users of the node submit units, too, and ``release last`` must not be about theirs.
     """
-    mine = {
-        unit_id: status for unit_id, status in units.items() if _may_be_mine(invocation, status)
-    }
-    for unit_id in newest_first(mine):
-        return unit_id
-    if mine:
+    has_mine = False
+    for page in pages(client, Query(limit=NEWEST)):
+        mine = {one: told for one, told in page.units.items() if _may_be_mine(invocation, told)}
+        for unit_id in newest_first(mine):
+            return unit_id
+        has_mine = has_mine or bool(mine)
+    if has_mine:
         raise Failure("the node does not say when units were made: give an ID", ExitCode.REFUSED)
     whose = "" if invocation.node else " of yours"
     raise Failure(f"there is no last unit: the node has none{whose}", ExitCode.REFUSED)

@@ -2,6 +2,7 @@
 
 import click
 
+from meshctl.api.listing import first_page
 from meshctl.commands.completion import units
 from meshctl.commands.grammar import Commands, StrictGroup
 from meshctl.commands.options import (
@@ -63,9 +64,13 @@ def list_units(
     """List units of work: a table on a terminal, JSON otherwise."""
     if as_table and (as_json or quiet):
         raise Failure(f"Cannot combine --table with {'--json' if as_json else '--quiet'}.")
+    at = now()
     with invocation.client() as client:
-        known = client.work_list(unit_id and find_unit(invocation, client, unit_id))
-    units = wanted.choose(known, now())
+        if wanted and not unit_id:
+            known = first_page(client, wanted.query(at)).units
+        else:
+            known = client.work_list(unit_id and find_unit(invocation, client, unit_id))
+    units = wanted.choose(known, at)
     if quiet and as_json:
         print_json(list(units))
     elif quiet:

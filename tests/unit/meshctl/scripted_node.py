@@ -8,8 +8,10 @@ import json
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,8 @@ class ScriptedNode:
         self.payload_ends: list[str] = []
         self.payload_ended = threading.Event()
         self.results_began = threading.Event()
+        self.chooses = False
+        """Whether it knows pages of units, as a meshnode does."""
         self.sessions = 0
         self.session_closed = threading.Event()
         self.watch_began = threading.Event()
@@ -211,7 +215,7 @@ class ScriptedNode:
             self.session_closed.set()
 
     def _answer(self, session: Session, line: str) -> bool:
-        text = _as_text(line)
+        text = as_text(line)
         for beginning, handler in self.handlers.items():
             if line.startswith(beginning) or text.startswith(beginning):
                 return handler(session, line)
@@ -227,6 +231,10 @@ class ScriptedNode:
             return self._watch(session, words[2])
         if words[:2] in (["work", "results"], ["work", "watch"]):
             session.send(f"ERROR: unknown work unit {words[2]}\n".encode())
+        elif text == "work list" and line != text and self.chooses:
+            session.send(self.page(json.loads(line)))
+        elif text == "work list":
+            session.send(self._unit_command(text, text.split()))
         elif words[0] == "work" and words[1] in {"status", "list", "cancel", "release"}:
             session.send(self._unit_command(line, words))
         elif text == "status":
@@ -253,6 +261,21 @@ class ScriptedNode:
             case _:
                 del self.units[words[2]]
                 return {"released": words[2]}
+
+    def page(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the newest units that are asked for by state, type, label or time."""
+        told = [{"ID": unit_id, **unit.to_json()} for unit_id, unit in self.units.items()]
+        told.sort(key=_place, reverse=True)
+        fit = [unit for unit in told if _fits(unit, request)]
+        after, limit = request.get("cursor"), request.get("limit")
+        rest = [unit for unit in fit if after is None or _place(unit) < after]
+        more = limit is not None and len(rest) > limit
+        return {
+            "items": rest[:limit],
+            "next": _place(rest[limit - 1]) if more else None,
+            "total": len(fit),
+            "states": Counter(unit["StateName"] for unit in fit),
+        }
 
     def _submit(self, session: Session, request: dict[str, Any]) -> bool:
         self.submissions.append(request)
@@ -303,10 +326,33 @@ class ScriptedNode:
         return False
 
 
-def _as_text(line: str) -> str:
-    """A JSON ``connect`` or whole ``status`` as the text form, shorter to name in a script."""
+def _place(unit: dict[str, Any]) -> str:
+    return f"{unit.get('Created', '')} {unit['ID']}"
+
+
+def _fits(unit: dict[str, Any], request: dict[str, Any]) -> bool:
+    states, types = map(str.lower, request.get("state", [])), request.get("type", [])
+    labels = [label.partition("=") for label in request.get("label", [])]
+    known, made = unit.get("Labels", {}), unit.get("Created")
+    work_type = (unit["ExtraData"] or {}).get("RemoteWorkType", unit["WorkType"])
+    return (
+        (not request.get("state") or unit["StateName"].lower() in states)
+        and (not types or work_type in types)
+        and all(name in known and (not eq or known[name] == value) for name, eq, value in labels)
+        and ("since" not in request or (made is not None and _is_since(made, request["since"])))
+    )
+
+
+def _is_since(made: str, since: str) -> bool:
+    return datetime.fromisoformat(made) >= datetime.fromisoformat(since)
+
+
+def as_text(line: str) -> str:
+    """A list, ``connect`` or whole ``status`` in JSON as text, shorter to name in a script."""
     if line.startswith("{") and json.loads(line) == {"command": "status"}:
         return "status"
+    if line.startswith("{") and json.loads(line).get("subcommand") == "list":
+        return "work list"
     if line.startswith("{") and (request := json.loads(line)).get("command") == "connect":
         keys = ("command", "node", "service", "tls")
         return " ".join(str(request[key]) for key in keys if key in request)

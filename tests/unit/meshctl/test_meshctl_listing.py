@@ -14,8 +14,9 @@ def made(**ago):
     return {"Created": moment.isoformat().replace("+00:00", "Z")}
 
 
-@pytest.fixture
-def units(node):
+@pytest.fixture(params=["receptor", "meshnode"])
+def units(node, request):
+    node.chooses = request.param == "meshnode"
     extra = {"RemoteNode": "bar", "RemoteWorkType": "sleep"}
     node.add_unit("good", **made(minutes=1))
     node.add_unit("bad", **FAILED, **made(hours=3))
@@ -41,6 +42,47 @@ def test_units_are_listed_by_what_they_are_like(meshctl, units, options, listed,
     result = meshctl("work", "list", *options, *form)
     assert (result.exit_code, result.stderr) == (0, "")
     assert sorted(json.loads(result.stdout)) == sorted(listed)
+
+
+def test_a_node_that_can_choose_tells_no_more_than_is_listed(meshctl, node):
+    node.chooses = True
+    told = []
+    send = node.page
+    node.page = lambda request: told.append(send(request)) or told[-1]
+    for number in range(9):
+        node.add_unit(f"u{number}", **(FAILED if number % 2 else {}), **made(minutes=number))
+    options = ["--state", "failed", "--last", "2", "--label", "a", "--type", "x", "--since", "1h"]
+    assert meshctl("work", "list", "-q", *options[:4]).stdout == "u3\nu1\n"
+    assert [unit["ID"] for unit in told[0]["items"]] == ["u1", "u3"]
+    meshctl("work", "list", *options)
+    request = json.loads(node.lines[-1])
+    assert request.pop("since").endswith("+00:00")
+    assert request == {
+        **{"command": "work", "subcommand": "list", "state": ["Failed"], "limit": 2},
+        **{"label": ["a"], "type": ["x"]},
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"items": None},
+        {"items": [{"State": 1}]},
+        {"items": [7]},
+        {"items": [{"ID": 7}]},
+        {"next": 7},
+        {"states": None},
+        {"states": {"Running": "many"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_page_of_units_is_told_in_one_line(meshctl, node, wrong):
+    page = {"items": [], "next": None, "states": {}, "total": 0} | wrong
+    node.handlers["work list"] = lambda session, line: session.send(page) or True
+    result = meshctl("work", "list", "--state", "failed")
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert result.stderr.startswith("ERROR: the node's reply is no page of units")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_table_may_go_into_a_pipe(meshctl, units):

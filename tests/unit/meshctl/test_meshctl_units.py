@@ -6,7 +6,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_node import CANCELED
+from scripted_node import CANCELED, as_text
 
 from meshctl.commands import units
 from meshctl.commands.options import Invocation
@@ -22,8 +22,9 @@ def at(minute, **status):
     return {"Created": f"2026-11-02T03:{minute:02}:00.000000Z", **status}
 
 
-@pytest.fixture
-def three(node):
+@pytest.fixture(params=["receptor", "meshnode"])
+def three(node, request):
+    node.chooses = request.param == "meshnode"
     node.add_unit("abcd0001", b"first", **at(1))
     node.add_unit("abce0002", b"second", **at(3))
     node.add_unit("xyz00003", b"third", **at(2))
@@ -45,7 +46,7 @@ COMMANDS = [
 @pytest.mark.parametrize("word", ["abce0002", "abce", "last"])
 def test_each_command_takes_an_id_its_beginning_and_last(meshctl, three, command, word):
     assert meshctl(*command, word).exit_code == 0
-    asked = [line for line in three.lines if line != "work list"]
+    asked = [line for line in three.lines if as_text(line) != "work list"]
     assert asked
     assert all(line.split()[2] == "abce0002" for line in asked)
 
@@ -173,6 +174,17 @@ def test_a_word_means_a_unit_that_it_names_or_begins_alone_or_nothing_else(ids, 
 
 def test_the_word_for_the_last_is_no_whole_id():
     assert len(units.LAST) < units.ID_LENGTH
+
+
+def test_the_last_of_mine_is_found_behind_any_number_of_others(meshctl, node, monkeypatch):
+    monkeypatch.setattr(units, "NEWEST", 2)
+    node.chooses = True
+    node.add_unit("mine0001", **at(1, SubmittedBy=ME))
+    node.add_unit("mine0002", **at(2, SubmittedBy=ME))
+    for minute in range(3, 8):
+        node.add_unit(f"another{minute}", **at(minute, SubmittedBy=ANOTHER))
+    assert meshctl("work", "release", "last").stdout == "Released:\n(mine0002, released)\n"
+    assert [json.loads(line)["limit"] for line in node.lines[:-1]] == [2, 2, 2]
 
 
 # --- list --last ------------------------------------------------------------------------------
