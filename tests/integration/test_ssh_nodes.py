@@ -84,14 +84,16 @@ Host *
 
 
 def test_connections_that_one_master_carries_are_as_good(cluster: Cluster, far, tmp_path):
-    anna = far.add("anna")
+    anna, gate = far.add("anna"), Gate(tmp_path)
     # In /tmp, since a socket's path is short.
     control = cluster.directory / "master"
-    shared = [f"ControlPath={control}", "ControlMaster=auto", "ControlPersist=5"]
+    shared = [f"ControlPath={control}", "ControlMaster=auto", "ControlPersist=2"]
     host = anna.as_host()
     host["options"] += shared
     node = cluster.node("foo", more=[work_ssh(anna, hosts=[host])])
-    units = [run_on(node, f"echo {number}") for number in range(4)]
+    # All at the same time: between one that has ended and the next the master may end.
+    units = [run_on(node, f"{gate.wait}; echo {number}") for number in range(4)]
+    gate.open(len(units))
     assert [node.results(unit) for unit in units] == [b"0\n", b"1\n", b"2\n", b"3\n"]
     anna.wait_clean()
     assert anna.log.read_text().count("Accepted publickey") < 4
