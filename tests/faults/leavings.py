@@ -4,7 +4,9 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 import trio
@@ -58,16 +60,19 @@ class Leavings:
         await self._check_orphans()
         for node in self._scene.nodes.values():
             await trio.to_thread.run_sync(_wait_empty, self._scene, node)
-            assert _descriptors(node) == [], f"descriptors that {node.node.name} has open"
+            await _wait_none(
+                partial(_descriptors, node), f"descriptors that {node.node.name} has open"
+            )
         await self._check_processes()
         await trio.to_thread.run_sync(self._scene.far.wait_clean)
         mark = self._scene.cluster.mark
         for node in self._scene.nodes.values():
             await node.end(node.node.stop)
-            assert node.node.disk.mounts() == []
+            # The launcher ends after its node.
+            await _wait_none(node.node.disk.mounts, f"mounts of {node.node.name}")
             _check_unlocked(node.node.units)
             assert _groups(node.node.units) == [], f"groups that {node.node.name} has left"
-        assert _marked(mark) == []
+        await _wait_none(partial(_marked, mark), "processes")
 
     async def _check_processes(self) -> None:
         """Nothing is left but the nodes and their launchers."""
@@ -153,6 +158,14 @@ class Leavings:
         kinds = {hit.kind for node in nodes for hit in node.hits}
         kinds |= {hit.kind for hit in fate.hits}
         return bool(kinds & {"swap datadir", "spoil status", "spoil directory"})
+
+
+async def _wait_none(look: Callable[[], Sequence[object]], what: str) -> None:
+    """Wait until there is nothing left of a kind: what ends by itself may take a moment."""
+    with trio.move_on_after(END_PATIENCE):
+        while look():
+            await trio.sleep(END_PAUSE)
+    assert look() == [], what
 
 
 def is_nobodys(fate: Fate | None) -> bool:

@@ -34,6 +34,10 @@ bindkey '^X^P' tell
 """What makes each tell its line at SHOW."""
 
 
+BEGUN = "begun"
+"""What is told when a shell has evaluated all that it should at its start."""
+
+
 class Shell:
     """An interactive shell; what it draws is kept."""
 
@@ -83,7 +87,8 @@ def started(shell: str, lines: str, environment: Mapping[str, str], place: Path)
     told = place / "told"
     os.mkfifo(told)
     setup = place / "setup"
-    setup.write_text(SETUPS[shell].format(told=told) + lines)
+    # What is typed before a shell reads keys by itself is edited by the terminal.
+    setup.write_text(f"{SETUPS[shell].format(told=told)}{lines}\necho {BEGUN} > {told}\n")
     ours, theirs = pty.openpty()
     more = {"TERM": "xterm", "LC_ALL": "C.UTF-8", "HOME": str(place), "ZDOTDIR": str(place)}
     process = subprocess.Popen(
@@ -97,6 +102,7 @@ def started(shell: str, lines: str, environment: Mapping[str, str], place: Path)
     terminal = Shell(ours, told)
     try:
         os.write(ours, f". {setup}\n".encode())
+        assert told.read_text() == f"{BEGUN}\n"
         yield terminal
     finally:
         process.kill()
