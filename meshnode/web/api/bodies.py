@@ -63,12 +63,17 @@ def read_object(data: bytes, what: str) -> dict[str, Any]:
         raise Problem(TOO_LARGE, f"{what} has more than {MAX_VALUES} values; {REMEDY}")
     try:
         # Never another encoding: what was counted would not be what is read.
-        found = json.loads(data.decode("utf-8-sig"))
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Problem(MALFORMED, f"{what} is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise Problem(MALFORMED, f'{what} must be an object, as {{"type": "echo"}}')
     return found
+
+
+def _no_number(word: str) -> float:
+    """Refuse what Python takes for a number and JSON does not. Raises ValueError."""
+    raise ValueError(f"{word} is no number")
 
 
 def _values_in(data: bytes) -> int:

@@ -27,6 +27,9 @@ MAX_FILES: Final = 1000
 MAX_NAME: Final = 1024
 """Bytes of a name, as nodes unpack it."""
 
+MAX_PART: Final = 255
+"""Bytes between two slashes of a name, as file systems have it."""
+
 READ: Final = 256 * 1024
 """Bytes read at a time."""
 
@@ -49,6 +52,7 @@ class Tar:
         self._room = room
         self._file: IO[bytes] | None = None
         self._names: set[str] = set()
+        self._directories: set[str] = set()
         self.size = 0
         self.digest = ""
         """SHA-256 of it all, once it is finished."""
@@ -121,14 +125,19 @@ class Tar:
 
     def _checked(self, filename: str) -> str:
         name = filename.replace("\\", "/").strip("/")
-        odd = {"", ".", ".."} & set(name.split("/"))
+        parts = name.split("/")
+        odd = {"", ".", ".."} & set(parts) or any(len(part.encode()) > MAX_PART for part in parts)
         if odd or not name.isprintable() or len(name.encode()) > MAX_NAME:
             raise Problem(MALFORMED, f"a file cannot be called {filename[:60]!r}")
         if name in self._names:
             raise Problem(MALFORMED, f"two files are called {name[:60]!r}")
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if name in self._directories or above & self._names:
+            raise Problem(MALFORMED, f"{name[:60]!r} and another file: one lies below the other")
         if len(self._names) == MAX_FILES:
             raise Problem(TOO_LARGE, f"there are more than {MAX_FILES} files; meshctl sends more")
         self._names.add(name)
+        self._directories |= above
         return name
 
 

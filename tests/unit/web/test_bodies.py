@@ -75,6 +75,12 @@ def test_json_in_another_encoding_in_which_nothing_could_be_counted_is_refused()
         read_object('{"type": "echo"}'.encode("utf-16"), "the job")
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_json_does_not_have_for_numbers_are_refused(word: str) -> None:
+    with pytest.raises(Problem, match=f"the job is no JSON: {word} is no number"):
+        read_object(b'{"labels": {"a": %s}}' % word.encode(), "the job")
+
+
 @pytest.mark.parametrize("path", ["/api/v1/units", "/api/v1/batches"])
 @pytest.mark.parametrize(("size", "status"), [(FREE, 422), (FREE + 200, 429)])
 async def test_what_a_client_may_have_kept_of_its_bodies_is_bounded_and_given_back(

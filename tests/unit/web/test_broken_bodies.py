@@ -1,6 +1,7 @@
-"""Bodies that break off although their client stays, and what is begun with them."""
+"""Bodies that break off although their client stays, files that cannot be, and what is begun."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
@@ -28,12 +29,12 @@ BEGUN = JOB + PAYLOAD % b"hello"
 class Taking:
     """The command ``work submit`` of a node, and how it fared with its payload."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path = Path("/nonexistent")) -> None:
         self.fared: list[str] = []
         registry = CommandRegistry()
         registry.register(Command("work", lambda text: pytest.fail(text), self._parse))
         commands = Commands("foo", registry, SessionBudgets())
-        node = WebNode("foo", "1", commands, _nothing_short, Spool(Path("/nonexistent")))
+        node = WebNode("foo", "1", commands, _nothing_short, Spool(directory))
         self.client = Client(make_app(HttpService(port=1), node))
 
     def _parse(self, fields: JsonObject) -> Handler:
@@ -101,3 +102,35 @@ async def test_who_stops_in_the_middle_of_a_body_is_told_so_and_the_log_has_it(
     reply = await client.ask(path, "POST", b"{", ends=False, content_type="application/json")
     assert (reply.status, reply.json["type"]) == (408, "/problems/slow")
     assert "nothing more of the body came for 120 s" in caplog.text
+
+
+DEP = b'--next\r\nContent-Disposition: form-data; name="dep"; filename="%s"\r\n\r\nx\r\n'
+NAMES = [b"a", b"a/b", b"a/b/c", b"ab", b"b/a"]
+
+
+@given(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+def test_files_of_which_one_lies_below_another_are_refused_before_there_is_a_unit(
+    names: list[bytes],
+) -> None:
+    below = any(other.startswith(name + b"/") for name in names for other in names)
+
+    async def send(directory: Path) -> None:
+        taking = Taking(directory)
+        body = JOB + b"".join(DEP % name for name in names) + END
+        reply = await taking.client.ask("/api/v1/units", "POST", body, content_type=KIND)
+        assert reply.status == (400 if below else 422)
+        assert taking.fared == ([] if below else ["whole"])
+
+    with TemporaryDirectory() as directory:
+        trio.run(send, Path(directory))
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "sub/" + "ä" * 128, "a" * 256 + "/b"])
+async def test_a_name_that_no_file_system_has_is_refused_before_there_is_a_unit(
+    name: str, tmp_path: Path
+) -> None:
+    taking = Taking(tmp_path)
+    body = JOB + DEP % name.encode() + END
+    reply = await taking.client.ask("/api/v1/units", "POST", body, content_type=KIND)
+    assert (reply.status, taking.fared) == (400, [])
+    assert "a file cannot be called" in reply.json["detail"]
