@@ -150,7 +150,7 @@ def test_units_are_counted_filtered_and_kept_up_to_date(
     browser.wait(lambda: len(browser.rows("Units of work")) == 3, "what a search finds")
     world.change("Un0001xy", "released")
     browser.wait(lambda: len(browser.rows("Units of work")) == 2, "one less")
-    assert browser.text("#said") == "Unit Un0000xy: Succeeded"
+    browser.wait_text("#said", "Unit Un0000xy: Succeeded")
 
 
 def test_a_row_keeps_the_focus_while_the_table_changes(

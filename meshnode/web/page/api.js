@@ -3,8 +3,9 @@
 import { untilUnseen, whenSeen } from "./seen.js";
 import { eventsOf, pause, waitBefore } from "./sse.js";
 
-/** Seconds that a request may take until its answer begins. */
+/** Seconds that a request may take until its answer begins, and until it is whole: lists are long, lines slow. */
 const PATIENCE = 30;
+const PATIENCE_WHOLE = 120;
 
 /** Seconds in which a stream says something, if only that it is there: the node does after 15. */
 const SILENCE = 50;
@@ -39,7 +40,10 @@ export class Api extends EventTarget {
 
   /** Return the address of a path, each part of it quoted, with a query. */
   url(parts, query = {}) {
-    const path = [parts].flat().map(encodeURIComponent).join("/");
+    const words = [parts].flat();
+    // A browser takes these for steps in the path, however they are written.
+    if (words.some((word) => word === "." || word === "..")) throw new Problem(404, "Not Found", "There is nothing of that name.");
+    const path = words.map(encodeURIComponent).join("/");
     const url = new URL(path || ".", this.#base);
     if (!path) url.pathname = url.pathname.replace(/\/$/, "");
     for (const [name, value] of Object.entries(query)) {
@@ -50,8 +54,7 @@ export class Api extends EventTarget {
 
   /** Return what a path has. Throws Problem. */
   async get(parts, query, signal) {
-    const response = await this.#fetch(this.url(parts, query), { signal });
-    return whole(response.json(), signal);
+    return this.#whole(this.url(parts, query), { signal }, (response) => response.json());
   }
 
   /** Yield the lines of a path as they come, each with the byte behind it. Throws Problem. */
@@ -78,18 +81,23 @@ export class Api extends EventTarget {
     const isForm = body instanceof FormData;
     const sent = body === undefined || isForm ? body : JSON.stringify(body);
     const type = sent === undefined || isForm ? {} : { "Content-Type": "application/json" };
-    const response = await this.#fetch(this.url(parts, query), {
-      method: "POST",
-      body: sent,
-      headers: { ...type, ...headers },
-      signal,
-    });
-    return whole(response.json(), signal);
+    const options = { method: "POST", body: sent, headers: { ...type, ...headers }, signal };
+    return this.#whole(this.url(parts, query), options, (response) => response.json());
   }
 
-  /** Return what a path has, as a file. Throws Problem. */
+  /** Return what a path has, as a file, however long it takes. Throws Problem. */
   async file(parts, query) {
     return whole((await this.#fetch(this.url(parts, query), {})).blob());
+  }
+
+  async #whole(url, options, read) {
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), PATIENCE_WHOLE * 1000);
+    try {
+      return await whole(read(await this.#fetch(url, options, late)), options.signal);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**
@@ -133,8 +141,7 @@ export class Api extends EventTarget {
     }
   }
 
-  async #fetch(url, { headers = {}, signal, ...options }) {
-    const late = new AbortController();
+  async #fetch(url, { headers = {}, signal, ...options }, late = new AbortController()) {
     const timer = setTimeout(() => late.abort(), PATIENCE * 1000);
     const authorization = this.token ? { Authorization: `Bearer ${this.token}` } : {};
     let response;

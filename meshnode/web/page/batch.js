@@ -3,7 +3,7 @@
 import { Asker } from "./asker.js";
 import { batchOf, countsText, isOver, MEMBER_STATES, Members, MOST_MEMBERS, progressOf, rankOf } from "./batches.js";
 import { endedText, progressBar, timeOf } from "./batchlist.js";
-import { button, facts, fill, h, note, once, say } from "./dom.js";
+import { button, Facts, fill, h, note, once, say } from "./dom.js";
 import { clock, count, duration, moment } from "./format.js";
 import { counted, toggle, unitBadge } from "./marks.js";
 import { unavailable } from "./mesh.js";
@@ -51,7 +51,7 @@ class BatchView {
   #content = h("div", { hidden: true });
   #bar = h("div");
   #counts = h("div", { class: "counts", role: "group", "aria-label": "Members by state" });
-  #about = h("div");
+  #about = new Facts();
   #shown = h("p", { class: "summary" });
   #table = new Table({
     caption: "Members",
@@ -68,7 +68,7 @@ class BatchView {
       this.#content,
       h("section", { "aria-label": "Progress" }, this.#bar),
       this.#counts,
-      h("section", { "aria-label": "What is known" }, this.#about),
+      h("section", { "aria-label": "What is known" }, this.#about.element),
       h("div", { class: "bar", role: "search" }, search, this.#shown),
       h("section", { "aria-label": "Members" }, this.#table.element),
     );
@@ -87,9 +87,10 @@ class BatchView {
     const { live, signal } = this.#context;
     live.addEventListener("units", () => this.#render(), { signal });
     live.addEventListener("unit", ({ detail }) => this.#heard(detail), { signal });
-    live.addEventListener("state", () => live.state === "live" && this.#again(), { signal });
+    live.addEventListener("whole", () => this.#again(), { signal });
     signal.addEventListener("abort", () => this.#asker.stop());
-    this.#asker.wish();
+    // What was asked before events come might miss some; "whole" tells that they do.
+    if (live.state !== "connecting") this.#asker.wish();
     this.#askMay();
   }
 
@@ -113,11 +114,11 @@ class BatchView {
     await whenSeen(signal);
     if (signal.aborted) return;
     try {
-      const before = this.#members;
+      const before = this.#members.batch;
       const isNew = await this.#read();
       if (signal.aborted) return;
       fill(this.#problem);
-      if (before.batch && !isOver(before.batch) && isOver(this.#members.batch)) this.#announce();
+      if (before && !isOver(before) && isOver(this.#members.batch)) this.#announce();
       // What has just ended may have been written between its last member and how it stands.
       this.#wish(isNew ? 0 : isOver(this.#members.batch) ? MUCH_LATER : LATER);
     } catch (error) {
@@ -189,7 +190,7 @@ class BatchView {
     once(this.#actions, JSON.stringify(deeds), () => deeds.map((deed) => button(deed.text, () => this.#do(deed), { class: deed.word === "release" ? "danger" : "" })));
     once(this.#bar, JSON.stringify(batch), () => [progressBar(batch), h("p", { class: "help" }, `${endedText(batch)}${batch.Detail ? `; ${batch.Detail}` : ""}`)]);
     once(this.#counts, JSON.stringify([batch, this.#filter.state]), () => this.#states(batch));
-    once(this.#about, JSON.stringify(batch), () => facts(factsOf(batch)));
+    this.#about.update(factsOf(batch));
     this.#renderMembers(batch);
   }
 

@@ -31,9 +31,9 @@ export class BatchList {
     const { live, signal } = context;
     this.element = h("section", { hidden: true, "aria-labelledby": "batches-title" }, h("h2", { id: "batches-title" }, "Batches"), this.#problem, this.#table.element);
     live.addEventListener("unit", ({ detail }) => this.#heard(detail), { signal });
-    live.addEventListener("state", () => live.state === "live" && this.#asker.wish(), { signal });
+    live.addEventListener("whole", () => this.#asker.wish(), { signal });
     signal.addEventListener("abort", () => this.#asker.stop());
-    this.#asker.wish();
+    if (live.state !== "connecting") this.#asker.wish();
   }
 
   /** Of a unit that is released no event says whose it was. */

@@ -26,7 +26,11 @@ function ask(title, content, yes, kind) {
       h("div", { class: "actions" }, button("Leave it", close(""), { autofocus: kind === "danger" }), h("button", { type: "submit", value: "yes", class: kind }, yes)),
     );
     const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+    // Who goes back has left what was asked about.
+    const leave = () => dialog.close("");
+    window.addEventListener("hashchange", leave);
     dialog.addEventListener("close", () => {
+      window.removeEventListener("hashchange", leave);
       dialog.remove();
       resolve(dialog.returnValue === "yes" ? true : null);
     });

@@ -1,5 +1,8 @@
 // Elements, made from values. Text becomes text and never markup, so that names and output that
 // hold HTML are shown as they are. The page's policy forbids styles in attributes; this does, too.
+// Signs that turn the direction of what follows them are shown as signs: they would turn what others say.
+
+import { straight } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -21,7 +24,8 @@ export function fill(element, ...children) {
 
 /** Give an element a text, if it has not that text already: a screen reader hears changes only. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = straight(String(text));
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /**
@@ -33,8 +37,14 @@ export function once(element, mark, make) {
   element.dataset.mark = mark;
   const focused = [...element.children].findIndex((one) => one.contains(document.activeElement));
   fill(element, make());
-  if (focused >= 0) (element.children[focused] ?? element.closest(".view")?.querySelector("h1"))?.focus({ preventScroll: true });
+  if (focused < 0) return;
+  const there = element.children[focused];
+  const next = there?.matches(PRESSED) ? there : there?.querySelector(PRESSED);
+  (next ?? element.closest(".view")?.querySelector("h1"))?.focus({ preventScroll: true });
 }
+
+/** What can have the focus. */
+const PRESSED = "button, a[href], select, input";
 
 /** Set attributes; null, undefined and false take one away. A function is a listener. */
 export function set(element, attributes) {
@@ -42,10 +52,13 @@ export function set(element, attributes) {
     if (name === "style") throw new TypeError("no styles in attributes: use a class");
     if (typeof value === "function") element.addEventListener(name.replace(/^on/, ""), value);
     else if (value === null || value === undefined || value === false) element.removeAttribute(name);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : SAID.has(name) ? straight(String(value)) : String(value));
   }
   return element;
 }
+
+/** Attributes that people read or hear. */
+const SAID = new Set(["title", "aria-label", "aria-valuetext", "placeholder"]);
 
 /** Return a button. */
 export function button(text, onclick, attributes) {
@@ -80,10 +93,34 @@ export function note(text, kind = "") {
   return h("p", { class: `note ${kind}`.trim() }, text);
 }
 
-/** Return pairs of name and value as a list; pairs without a value are left out. */
-export function facts(pairs) {
-  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { class: "facts" }, shown.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+/** Pairs of name and value as a list. What has not changed stays, and so do a focus and a selection in it. */
+export class Facts {
+  element = h("dl", { class: "facts", hidden: true });
+  #rows = new Map();
+
+  /** Show these pairs; those without a value are left out. A value is a text, a number or an element. */
+  update(pairs) {
+    const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+    const names = new Set(shown.map(([name]) => name));
+    for (const [name, { row }] of this.#rows) {
+      if (names.has(name)) continue;
+      row.remove();
+      this.#rows.delete(name);
+    }
+    shown.forEach(([name, value], at) => this.#place(name, value, at));
+    this.element.hidden = !shown.length;
+  }
+
+  #place(name, value, at) {
+    if (!this.#rows.has(name)) {
+      const there = h("dd");
+      this.#rows.set(name, { row: h("div", null, h("dt", null, name), there), there });
+    }
+    const { row, there } = this.#rows.get(name);
+    if (this.element.children[at] !== row) this.element.insertBefore(row, this.element.children[at] ?? null);
+    if (!(value instanceof Element)) say(there, value);
+    else if (!there.firstElementChild?.isEqualNode(value)) fill(there, value);
+  }
 }
 
 function filled(element, attributes, children) {
@@ -92,5 +129,6 @@ function filled(element, attributes, children) {
 }
 
 function present(children) {
-  return children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false);
+  const shown = children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false);
+  return shown.map((one) => (one instanceof Node ? one : straight(String(one))));
 }

@@ -69,16 +69,18 @@ export function count(number, one, many = `${one}s`) {
 const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g;
 // eslint-disable-next-line no-control-regex
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f]/g;
+/** These turn the direction of what follows them, also of what is not theirs. */
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/** Return a text that turns no other. */
+export function straight(text) {
+  return text.replace(TURNS, "�");
+}
 
 /** Return a line of output without colours, with other controls as visible signs. */
 export function printable(text) {
-  return text
-    .replace(ESCAPES, "")
-    .replace(/\r$/, "")
-    .replace(CONTROLS, (one) => (one === "\x7f" ? "␡" : String.fromCharCode(0x2400 + one.charCodeAt(0))))
-    // These turn the direction of what follows them, also of what is not theirs.
-    .replace(TURNS, "�");
+  const plain = text.replace(ESCAPES, "").replace(/\r$/, "");
+  return straight(plain.replace(CONTROLS, (one) => (one === "\x7f" ? "␡" : String.fromCharCode(0x2400 + one.charCodeAt(0)))));
 }
 
 function digits(value) {

@@ -1,9 +1,11 @@
 // The view of the last hours: what the node remembers of units and links, as plots.
 
+import { Asker } from "./asker.js";
 import { fill, h, note, say, select } from "./dom.js";
 import { brief, clock, moment, rate } from "./format.js";
 import { unavailable } from "./mesh.js";
 import { Plot } from "./plot.js";
+import { whenSeen } from "./seen.js";
 import { STATE_NAMES } from "./units.js";
 
 /** Seconds between two questions, while somebody looks. */
@@ -22,18 +24,20 @@ const WINDOWS = [
 
 /** Return the view. */
 export function historyView({ api, live, signal }) {
-  const view = new HistoryView(() => ask());
+  const view = new HistoryView(() => asker.now());
   const ask = async () => {
+    await whenSeen(signal);
     try {
       view.update(await api.get("history", { seconds: view.window || null }, signal));
     } catch (error) {
       if (!signal.aborted) view.fail(error);
     }
+    if (!signal.aborted) asker.wish(PAUSE);
   };
-  const timer = setInterval(() => document.hidden || ask(), PAUSE * 1000);
-  signal.addEventListener("abort", () => clearInterval(timer));
-  live.addEventListener("state", () => live.state === "live" && ask(), { signal });
-  ask();
+  const asker = new Asker(ask, 0);
+  signal.addEventListener("abort", () => asker.stop());
+  live.addEventListener("whole", () => asker.now(), { signal });
+  asker.now();
   return { title: "History", element: view.element };
 }
 

@@ -3,14 +3,18 @@
 // It listens, asks for a whole, and lays each event over it: in this order, so that nothing changes
 // unheard between. What it hears while an answer is on its way is laid over that, too: the answer may
 // be older. After a connection was lost, or the node says that it left events out, it asks for
-// a whole again. Views hear "units", "mesh" and "state", and "unit" with each event of one.
+// a whole again. Views hear "units", "mesh" and "state", "unit" with each event of one, and "whole" when
+// they may have missed something: what they know beyond that, they ask for again.
 
 import { Problem } from "./api.js";
 import { Asker } from "./asker.js";
+import { whenSeen } from "./seen.js";
+import { pause } from "./sse.js";
 import { createdAt, merged, stateOf } from "./units.js";
 
-/** Units that are asked for at first, and again with each "more". */
+/** Units that are asked for at first, and again with each "more"; and the most that a node gives at once. */
 export const PAGE = 200;
+const LONGEST_PAGE = 1000;
 
 /** Units that the page keeps; beyond, a part of the oldest ones is dropped. */
 const MOST_UNITS = 5000;
@@ -62,16 +66,20 @@ export class Live extends EventTarget {
     this.#api = api;
   }
 
-  /** Begin anew: with another token, for example. */
+  /** Begin anew, as somebody else perhaps: who has another token is not to see what the one before saw. */
   async start() {
     this.#stop.abort();
     this.#stop = new AbortController();
     const { signal } = this.#stop;
     this.#asker.stop();
+    this.units.clear();
+    this.changes.clear();
+    [this.mesh, this.next, this.unitsProblem, this.meshProblem] = [null, null, null, null];
+    for (const what of ["units", "mesh"]) this.#tell(what);
     await this.#listen(signal);
   }
 
-  /** Have other nodes asked as well, or no longer. */
+  /** Have other nodes asked as well, all of them or one by its ID; or, if false, no longer. */
   set wantsDetail(wanted) {
     if (wanted === this.#wantsDetail) return;
     this.#wantsDetail = wanted;
@@ -121,13 +129,16 @@ export class Live extends EventTarget {
   }
 
   async #whole() {
+    this.#tell("whole");
     this.askMesh();
     await this.#list({});
   }
 
   async #list(query) {
     try {
-      await this.#ask("units", { limit: PAGE, ...query }, this.#stop.signal, ({ items, next }) => {
+      // Older ones that somebody has asked for are not to go because the newest are asked for again.
+      const limit = query.cursor ? PAGE : Math.min(LONGEST_PAGE, Math.max(PAGE, this.units.size));
+      await this.#ask("units", { limit, ...query }, this.#stop.signal, ({ items, next }) => {
         // A first page is the whole truth of what is newer than its end: what is gone is gone.
         if (!query.cursor) this.units.clear();
         this.#takeAll(items);
@@ -156,7 +167,8 @@ export class Live extends EventTarget {
 
   async #askMesh() {
     const { signal } = this.#stop;
-    const query = this.#wantsDetail ? { detail: "true" } : {};
+    const wanted = this.#wantsDetail;
+    const query = wanted ? { detail: "true", node: wanted === true ? null : wanted } : {};
     try {
       this.mesh = await this.#api.get("mesh", query, signal);
       this.here = this.mesh.node ?? this.here;
@@ -184,18 +196,23 @@ export class Live extends EventTarget {
       if (!(error instanceof Problem)) throw error;
       this.#become(error.status === 401 ? "unknown" : "slow");
       this.#whole();
-      this.#askAgain(signal);
+      await pause(SLOW_PAUSE, signal);
+      // Who is not known may be later: tokens and certificates are read anew when their files change.
+      if (error.status === 401 && !signal.aborted) return this.#listen(signal);
+      await this.#askAgain(signal);
     }
+    return undefined;
   }
 
-  #askAgain(signal) {
-    const timer = setInterval(async () => {
-      if (document.hidden) return;
+  /** Ask for what changes again and again, since this node tells no events. */
+  async #askAgain(signal) {
+    for (; !signal.aborted; await pause(SLOW_PAUSE, signal)) {
+      await whenSeen(signal);
+      this.#tell("whole");
       this.askMesh();
       await this.#list({});
       this.#become(this.unitsProblem?.isLost ? "lost" : this.unitsProblem?.status === 401 ? "unknown" : "slow");
-    }, SLOW_PAUSE * 1000);
-    signal.addEventListener("abort", () => clearInterval(timer));
+    }
   }
 
   #hear({ event, data }) {
@@ -229,6 +246,8 @@ export class Live extends EventTarget {
     const last = known.at(-1);
     if (last && last.state === change.state && last.detail === change.detail) return;
     this.changes.set(id, [...known, change].slice(-MOST_CHANGES));
+    // Those of units that are no longer kept would stay for ever.
+    if (this.changes.size > MOST_UNITS + DROPPED) this.changes.delete(this.changes.keys().next().value);
   }
 
   #takeAll(units) {

@@ -15,6 +15,9 @@ const MOST_SIGNS = 10000;
 /** Lines that are asked for at first of a unit with many. */
 const TAIL = 2000;
 
+/** Seconds after which a browser has begun to save a file. */
+const SAVED = 60;
+
 /** Pixels from the end within which somebody still looks at the end. */
 const AT_END = 24;
 
@@ -105,11 +108,18 @@ export class Log {
     const file = `${this.#id}.${{ stdout: "out", stderr: "err", files: "tar" }[name]}`;
     const text = `Download ${name}`;
     if (!api.token) return h("a", { class: "button", href: api.url(["units", this.#id, "results"], query).href, download: file }, text);
-    return button(text, async () => {
-      const address = URL.createObjectURL(await api.file(["units", this.#id, "results"], query));
+    return button(text, () => this.#save(text, file, query));
+  }
+
+  /** Have the browser save a file: by itself it would send no token. */
+  async #save(text, file, query) {
+    try {
+      const address = URL.createObjectURL(await this.#context.api.file(["units", this.#id, "results"], query));
       h("a", { href: address, download: file }).click();
-      URL.revokeObjectURL(address);
-    });
+      setTimeout(() => URL.revokeObjectURL(address), SAVED * 1000);
+    } catch (error) {
+      fill(this.#problem, note(`${text}: ${error.message}`, "bad"));
+    }
   }
 
   #take({ time, stream, text }) {

@@ -1,6 +1,6 @@
 // The view of the mesh: a table of its nodes, the graph, and the configured peers that are down.
 
-import { button, check, fill, h, note, say, select } from "./dom.js";
+import { button, check, fill, h, note, once, say, select } from "./dom.js";
 import { ago, brief, clock, count } from "./format.js";
 import { Graph } from "./graph.js";
 import { nodeBadge } from "./marks.js";
@@ -126,9 +126,10 @@ class MeshView {
   #renderGroups() {
     const { mesh } = this.#live;
     const open = [...this.#graph.open];
-    const mark = JSON.stringify([this.#grouping, open, groupings(mesh)]);
-    if (this.#groups.dataset.mark === mark) return;
-    this.#groups.dataset.mark = mark;
+    once(this.#groups, JSON.stringify([this.#grouping, open, groupings(mesh)]), () => this.#chooseGroups(mesh, open));
+  }
+
+  #chooseGroups(mesh, open) {
     const by = select(groupings(mesh), this.#grouping, (grouping) => {
       this.#grouping = grouping;
       this.#graph.open.clear();
@@ -140,7 +141,7 @@ class MeshView {
       this.refresh();
     };
     const chips = open.map((group) => button(`${group} ×`, () => close(group), { class: "chip", "aria-label": `Close group ${group}` }));
-    fill(this.#groups, h("label", { class: "check" }, "Group by ", by), chips);
+    return [h("label", { class: "check" }, "Group by ", by), chips];
   }
 }
 

@@ -1,6 +1,6 @@
 // The page of one node: what it says of itself, the way there, its links, and what it runs.
 
-import { button, facts, fill, h, note, once, say } from "./dom.js";
+import { button, Facts, h, note, once, say } from "./dom.js";
 import { ago, brief, bytes, clock, count } from "./format.js";
 import { nodeBadge } from "./marks.js";
 import { unavailable } from "./mesh.js";
@@ -17,24 +17,32 @@ const RECENT = 20;
 export function nodeView({ live, api, signal }, id) {
   const head = h("div", { class: "heading" }, h("h1", { tabindex: -1 }, id));
   const state = h("span");
-  const about = h("div");
+  const [about, told] = [h("div"), new Facts()];
   const types = h("div", { class: "chips" });
   const asked = h("pre", { class: "asked", "aria-live": "polite", hidden: true });
   const links = new Table({ caption: `Links of ${id}`, columns: linkColumns(id), key: ({ a, b }) => `${a} ${b}`, empty: "No link of it is known." });
   const units = new Table({ caption: `Units on ${id}`, columns: unitColumns(live), key: ({ ID }) => ID, empty: "None that this node knows of." });
+  let questions = 0;
   const ask = (command) => async () => {
+    const question = (questions += 1);
     asked.hidden = false;
     say(asked, `${command} ${id} …`);
-    say(asked, await answer(api, command, id, signal));
+    const text = await answer(api, command, id, signal);
+    // Who asked another one meanwhile waits for that.
+    if (question === questions) say(asked, text);
   };
   head.append(state, h("div", { class: "actions" }, button("Ping", ask("ping")), button("Traceroute", ask("traceroute"))));
 
   const refresh = () => {
     const { mesh, meshProblem } = live;
     const node = mesh?.nodes.find((one) => one.id === id);
-    if (!node) return void fill(about, note(meshProblem ? unavailable(meshProblem, "The mesh") : mesh ? `No node ${id} is known here.` : "Asking the node …"));
+    if (!node) {
+      const text = meshProblem ? unavailable(meshProblem, "The mesh") : mesh ? `No node ${id} is known here.` : "Asking the node …";
+      return once(about, text, () => note(text));
+    }
     once(state, node.state, () => nodeBadge(node.state));
-    once(about, JSON.stringify([node, mesh.links]), () => described(node, mesh));
+    once(about, "known", () => told.element);
+    told.update(described(node, mesh));
     once(types, JSON.stringify(node.types), () => typeLinks(node));
     links.update(mesh.links.filter(({ a, b }) => a === id || b === id));
     return undefined;
@@ -45,7 +53,7 @@ export function nodeView({ live, api, signal }, id) {
   };
   live.addEventListener("mesh", refresh, { signal });
   live.addEventListener("units", refreshUnits, { signal });
-  live.wantsDetail = true;
+  live.wantsDetail = id;
   signal.addEventListener("abort", () => (live.wantsDetail = false));
   refresh();
   refreshUnits();
@@ -60,7 +68,7 @@ export function nodeView({ live, api, signal }, id) {
 function described(node, mesh) {
   const path = pathTo(mesh, node.id);
   const load = node.load ?? {};
-  return facts([
+  return [
     ["Path", path.length > 1 ? path.join(" → ") : null],
     ["Hops, cost", node.hops ? `${node.hops}, ${node.cost}` : null],
     ["Round trip", typeof node.rtt === "number" ? brief(node.rtt) : null],
@@ -74,7 +82,7 @@ function described(node, mesh) {
     ["Labels", Object.entries(node.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Asked", node.asked ? ago(node.asked) : null],
     ["Error", node.error],
-  ]);
+  ];
 }
 
 function typeLinks({ id, types }) {
@@ -97,14 +105,14 @@ function linkColumns(id) {
 
 async function answer(api, command, id, signal) {
   try {
-    return told(await api.get([command, id], {}, signal));
+    return answerText(await api.get([command, id], {}, signal));
   } catch (error) {
     return signal.aborted ? "" : `${command}: ${error.message}`;
   }
 }
 
 /** Return the answer to a ping as a line, that to a traceroute as a line for each node on the way. */
-export function told(answer) {
+export function answerText(answer) {
   const time = ({ Time }) => (typeof Time === "number" ? brief(Time / 1e9) : "");
   const step = (one, at) => [String(at).padStart(2), one.From, time(one), one.Error].filter(Boolean).join("  ");
   return Array.isArray(answer.items) ? answer.items.map(step).join("\n") : `Reply from ${answer.From} in ${time(answer)}`;

@@ -7,8 +7,13 @@ const UNSEEN = 60;
 export async function whenSeen(signal) {
   while (document.hidden && !signal.aborted) {
     await new Promise((resolve) => {
-      document.addEventListener("visibilitychange", resolve, { once: true, signal });
-      signal.addEventListener("abort", resolve, { once: true });
+      const done = () => {
+        document.removeEventListener("visibilitychange", done);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      document.addEventListener("visibilitychange", done);
+      signal.addEventListener("abort", done);
     });
   }
 }

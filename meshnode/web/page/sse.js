@@ -69,6 +69,7 @@ export function pause(seconds, signal) {
     const done = () => {
       clearTimeout(timer);
       window.removeEventListener("online", done);
+      signal?.removeEventListener("abort", done);
       resolve();
     };
     const timer = setTimeout(done, seconds * 1000);

@@ -75,8 +75,8 @@ class SubmitForm {
       others.length ? h("optgroup", { label: "Nodes" }, others.map((id) => option([id, id]))) : null,
     );
     this.#choose(this.#node, chosen);
-    // What nodes advertise came too late for who was refused the list of types.
-    if (this.#isAdvertised) this.#chooseNode();
+    // What nodes advertise came too late for who was refused the list of types; not for who has chosen one.
+    if (this.#isAdvertised && !this.#type.value) this.#chooseNode();
   }
 
   get #placement() {
@@ -95,10 +95,13 @@ class SubmitForm {
     this.#labelsField.hidden = !this.#placement;
     let types = {};
     this.#isAdvertised = false;
+    const asked = this.#node.value;
+    const isOld = () => signal.aborted || this.#node.value !== asked;
     try {
       types = typesIn(await api.get("types", { node: this.#asked }, signal));
+      if (isOld()) return;
     } catch (error) {
-      if (signal.aborted) return;
+      if (isOld()) return;
       this.#isAdvertised = true;
       types = advertised(live.mesh, this.#asked || live.here);
       if (!Object.keys(types).length) fill(this.#problem, note(unavailable(error, "The list of types"), "bad"));
@@ -112,7 +115,8 @@ class SubmitForm {
 
   async #chooseType() {
     const { api, signal } = this.#context;
-    const name = this.#type.value;
+    const [name, node] = [this.#type.value, this.#node.value];
+    const isOld = () => signal.aborted || this.#type.value !== name || this.#node.value !== node;
     this.#parts = null;
     this.#submit.disabled = true;
     if (!name) return fill(this.#described);
@@ -121,10 +125,10 @@ class SubmitForm {
     try {
       kind = await api.get(["types", name], { node: this.#asked }, signal);
     } catch (error) {
-      if (signal.aborted) return undefined;
+      if (isOld()) return undefined;
       warning = note(`What it takes is not known here: ${error.message}`);
     }
-    if (this.#type.value !== name) return undefined;
+    if (isOld()) return undefined;
     this.#parts = argumentFields(kind);
     this.#submit.disabled = false;
     // A key for this form: to send it twice by mistake, or because the answer got lost, is one unit.
@@ -135,7 +139,7 @@ class SubmitForm {
   async #send(event) {
     event.preventDefault();
     if (!this.#parts) return undefined;
-    const { api, go, live, say } = this.#context;
+    const { api, go, live, say, signal } = this.#context;
     fill(this.#problem);
     const wrong = this.#parts.firstInvalid();
     if (wrong) return wrong.focus();
@@ -148,7 +152,8 @@ class SubmitForm {
       const answer = await api.post("units", { body, headers: { "Idempotency-Key": this.#key } });
       const id = answer.ID ?? answer.id;
       say(`Submitted as unit ${id}`);
-      go(["work", id]);
+      // Who has gone elsewhere meanwhile is left there.
+      if (!signal.aborted) go(["work", id]);
     } catch (error) {
       if (error.status >= 400) this.#key = newKey();
       fill(this.#problem, note(error.message, "bad"));

@@ -1,7 +1,7 @@
 // The page of one unit: its state and what became of it, its log, and what may be done with it.
 
 import { batchOf } from "./batches.js";
-import { button, facts, fill, h, note, once, say } from "./dom.js";
+import { button, Facts, fill, h, note, once, say } from "./dom.js";
 import { ago, bytes, clock, duration, moment } from "./format.js";
 import { Log } from "./log.js";
 import { unitBadge } from "./marks.js";
@@ -33,7 +33,10 @@ class UnitView {
   #state = h("span");
   #actions = h("div", { class: "actions" });
   #done = h("div", { role: "alert" });
-  #about = h("div");
+  #about = new Facts();
+  #problem = h("div", null, note("Asking the node …"));
+  /** Whether the node has told all of it, and not only what lists and events have. */
+  #isWhole = false;
   #json = h("pre", { class: "asked" });
   #all = h("details", { class: "all", hidden: true }, h("summary", null, "All that the node says of it"), this.#json);
   #history = h("ol", { class: "steps" });
@@ -49,20 +52,21 @@ class UnitView {
       h("p", { class: "back" }, h("a", { href: "#/work" }, "← Work")),
       h("div", { class: "heading" }, h("h1", { tabindex: -1, class: "mono" }, id), this.#state, this.#actions),
       this.#done,
-      h("div", { class: "columns" }, h("section", { "aria-label": "What is known" }, this.#about, this.#all), h("section", { "aria-labelledby": "steps-title" }, h("h2", { id: "steps-title" }, "What became of it"), this.#history)),
+      h("div", { class: "columns" }, h("section", { "aria-label": "What is known" }, this.#problem, this.#about.element, this.#all), h("section", { "aria-labelledby": "steps-title" }, h("h2", { id: "steps-title" }, "What became of it"), this.#history)),
       this.#log.element,
     );
   }
 
-  async begin() {
+  begin() {
     const { live, signal } = this.#context;
     live.addEventListener("units", () => this.#follow(), { signal });
     live.addEventListener("unit", ({ detail }) => this.#heard(detail), { signal });
     const timer = setInterval(() => this.#render(), TICK);
     signal.addEventListener("abort", () => clearInterval(timer));
+    live.addEventListener("whole", () => this.#ask(), { signal });
     this.#follow();
-    await this.#ask();
-    if (!signal.aborted && this.#unit) this.#log.begin(this.#unit);
+    // What was asked before events come might miss some; "whole" tells that they do.
+    if (live.state !== "connecting") this.#ask();
   }
 
   /** Ask for the whole status: events and lists have less. */
@@ -70,13 +74,16 @@ class UnitView {
     const { live, signal } = this.#context;
     try {
       this.#unit = await live.learn(this.#id, signal);
+      this.#isWhole = true;
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 404 && this.#unit) this.#isReleased = true;
-      else if (!this.#unit) fill(this.#about, note(error.status === 404 ? `There is no unit ${this.#id} here, or it is not for you to see.` : unavailable(error, "This unit"), "bad"));
+      else if (!this.#unit) fill(this.#problem, note(error.status === 404 ? `There is no unit ${this.#id} here, or it is not for you to see.` : unavailable(error, "This unit"), "bad"));
+      this.#render();
       return;
     }
     this.#render();
+    this.#log.begin(this.#unit);
     await this.#askMay();
   }
 
@@ -97,7 +104,7 @@ class UnitView {
     const wasFinal = this.#unit && isFinal(this.#unit);
     this.#unit = { ...this.#unit, ...known };
     // An end comes with more than an event tells: exit code, sizes, who ended it.
-    if (!wasFinal && isFinal(this.#unit) && this.#may !== null) this.#ask();
+    if (!wasFinal && isFinal(this.#unit) && this.#isWhole) this.#ask();
     this.#render();
   }
 
@@ -111,10 +118,11 @@ class UnitView {
   #render() {
     const unit = this.#unit;
     if (!unit) return;
+    fill(this.#problem);
     once(this.#state, `${stateOf(unit)} ${this.#isReleased}`, () => (this.#isReleased ? h("span", { class: "badge" }, "released") : unitBadge(unit)));
     const deeds = DEEDS.filter(({ word, isFor }) => !this.#isReleased && isFor(unit) && isAllowed(this.#may, word));
     once(this.#actions, JSON.stringify([deeds, typeOf(unit)]), () => this.#buttons(unit, deeds));
-    fill(this.#about, facts(this.#facts(unit)));
+    this.#about.update(this.#facts(unit));
     say(this.#json, JSON.stringify(unit, null, 2));
     this.#all.hidden = false;
     once(this.#history, JSON.stringify(this.#steps(unit)), () => this.#steps(unit).map(step));

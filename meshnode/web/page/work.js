@@ -15,6 +15,9 @@ const COUNTED_TYPES = 8;
 /** Milliseconds after which times that grow are shown anew. */
 const TICK = 2000;
 
+/** Milliseconds in which ends gather before they are said: nobody could hear a hundred. */
+const SAY = 1000;
+
 /** Return the view. */
 export function workView(context) {
   const { live, signal } = context;
@@ -41,6 +44,8 @@ class WorkView {
   #shown = h("p", { class: "summary" });
   #more = button("Older units", () => this.#loadMore());
   #timeline = new Timeline();
+  /** Units that have ended, and were not yet said to have. */
+  #ended = [];
   #table;
 
   constructor(context) {
@@ -85,9 +90,18 @@ class WorkView {
     this.#more.hidden = !next;
   }
 
-  /** Have a screen reader say which units have ended. */
+  /** Have a screen reader say which units have ended: the only one by its name, many as a number. */
   heard({ change, id, unit }) {
-    if (change === "ended") this.#announce(`Unit ${id}: ${unit?.StateName ?? "ended"}`);
+    if (change !== "ended") return;
+    if (!this.#ended.length) setTimeout(() => this.#sayEnded(), SAY);
+    this.#ended.push({ id, state: unit?.StateName ?? "ended" });
+  }
+
+  #sayEnded() {
+    const ended = this.#ended.splice(0);
+    const failed = ended.filter(({ state }) => state === "Failed").length;
+    const [{ id, state }] = ended;
+    this.#announce(ended.length === 1 ? `Unit ${id}: ${state}` : `${ended.length} units ended${failed ? `, ${failed} of them failed` : ""}`);
   }
 
   #set(change) {
