@@ -28,7 +28,7 @@ class Seat:
     reason: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     """A unit that waits for a host."""
 
@@ -39,6 +39,21 @@ class _Waiter:
     options: tuple[Host, ...]
     given: "Seat | None" = None
     called: trio.Event = field(default_factory=trio.Event)
+
+
+class _Order:
+    """Who stands where at one moment, among those of each type."""
+
+    def __init__(self, waiting: Iterable[_Waiter]) -> None:
+        self._counts: Counter[str] = Counter()
+        self._numbers: dict[_Waiter, int] = {}
+        for waiter in waiting:
+            self._counts[waiter.kind.name] += 1
+            self._numbers[waiter] = self._counts[waiter.kind.name]
+
+    def of(self, waiter: _Waiter) -> tuple[int, int]:
+        """Return the place of one, from 1, and how many wait."""
+        return self._numbers[waiter], self._counts[waiter.kind.name]
 
 
 class HostSeats:
@@ -57,6 +72,8 @@ class HostSeats:
         self._held: set[str] = set()
         """Units whose end is watched for."""
         self._waiting: list[_Waiter] = []
+        self._order: _Order | None = None
+        """Who stands where; None after a change, until somebody asks."""
         self._arrivals = count()
 
     def hold(self, unit: Unit, host: Host) -> None:
@@ -91,14 +108,16 @@ class HostSeats:
         rank = (-unit.status.priority, unit.status.created or "", next(self._arrivals))
         waiter = _Waiter(unit, rank, kind, choice, tuple(hosts))
         insort(self._waiting, waiter, key=lambda one: one.rank)
-        self._call_next()
+        self._order = None
+        # Nobody else is given one: what was free before is nothing for those that wait.
+        self._offer(waiter)
         unit.place = lambda: self._words(waiter)
         try:
             await waiter.called.wait()
         finally:
             unit.place = None
             if waiter.given is None:
-                self._waiting.remove(waiter)
+                self._forget(waiter)
         assert waiter.given is not None
         return waiter.given
 
@@ -131,16 +150,23 @@ class HostSeats:
         full: set[tuple[str, tuple[Host, ...]]] = set()
         for waiter in tuple(self._waiting):
             wish = (waiter.kind.name, waiter.options)
-            if wish in full:
-                continue
-            seat = self._choose(waiter)
-            if seat is None:
+            if wish not in full and not self._offer(waiter):
                 full.add(wish)
-                continue
-            waiter.given = seat
-            self._take(waiter.unit, seat.host)
-            self._waiting.remove(waiter)
-            waiter.called.set()
+
+    def _offer(self, waiter: _Waiter) -> bool:
+        """Give a seat to one that waits, if there is one for it; return whether there was."""
+        seat = self._choose(waiter)
+        if seat is None:
+            return False
+        waiter.given = seat
+        self._take(waiter.unit, seat.host)
+        self._forget(waiter)
+        waiter.called.set()
+        return True
+
+    def _forget(self, waiter: _Waiter) -> None:
+        self._waiting.remove(waiter)
+        self._order = None
 
     def _choose(self, waiter: _Waiter) -> Seat | None:
         kind = waiter.kind
@@ -162,11 +188,11 @@ class HostSeats:
 
     def _words(self, waiter: _Waiter) -> str:
         """Return where a unit stands that waits, for a person."""
-        same = [one for one in self._waiting if one.kind.name == waiter.kind.name]
-        before = sum(one.rank < waiter.rank for one in same)
+        order = self._order = self._order or _Order(self._waiting)
+        number, count = order.of(waiter)
         hosts = ", ".join(host.name for host in waiter.options)
         most = max(waiter.kind.most_on(host) for host in waiter.options)
-        return f"Queued: {before + 1} of {len(same)} for {hosts} (maxconcurrent {most} a host)"
+        return f"Queued: {number} of {count} for {hosts} (maxconcurrent {most} a host)"
 
 
 class SessionLimits:
