@@ -213,7 +213,8 @@ class _Reading:
             shown = self._shown(self._lines.feed(name, piece))
             if kept is not None:
                 kept.extend(shown)
-                if not self._is_past():
+                # Of what ends here the last line is known behind its end alone.
+                if not (self._goes_on and self._is_past()):
                     continue
                 shown, kept = list(kept), None
             if shown:

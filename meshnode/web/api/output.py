@@ -26,7 +26,7 @@ NOT_THERE: Final = Kind(
     "range", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "There are no such bytes"
 )
 
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_RANGE = re.compile(r"bytes=([0-9]{0,30})-([0-9]{0,30})", re.IGNORECASE)
 
 OCTETS: Final = "application/octet-stream"
 
