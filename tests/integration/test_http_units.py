@@ -245,7 +245,7 @@ def test_output_is_had_from_any_byte_and_in_any_span(client: WebClient) -> None:
     assert (part.status, part.body) == (206, b"2345")
     assert part.headers["content-range"] == "bytes 2-5/10"
     assert client.ask(path, range="bytes=-3").body == b"789"
-    assert client.ask(path, range="bytes=8-").body == b"89"
+    assert client.ask(path, range="Bytes=8-" + "9" * 25).body == b"89"
     beyond = client.ask(path, range="bytes=10-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, "bytes */10")
     assert client.ask(path, range="bytes=1-2,4-5").status == 400
