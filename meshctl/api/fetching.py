@@ -2,27 +2,23 @@
 
 The node is not trusted: its tar is unpacked by :mod:`meshctl.safetar`, in a directory that is new.
 Only when all of it is there are the files put in their places, and what is there already is not
-written over unless that is asked for.
+written over unless that is asked for. Of who is ended before that :mod:`.partial` keeps the tar.
 """
 
 import os
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from meshctl.api.errors import CannotReach, NotFetched, ProtocolMismatch, SessionLost
+from meshctl.api.errors import NotFetched, SessionLost
 from meshctl.api.logindex import FILES
+from meshctl.api.partial import AWAY, part_of
 from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence, size_of
 
 if TYPE_CHECKING:
     from meshctl.api.connection import ResultStream
-
-AWAY = (SessionLost, CannotReach, ProtocolMismatch)
-"""What a node that is restarting looks like."""
 
 EMPTY_TRIES = 5
 """Sessions in a row that bring nothing of what a node says it has, until it is believed to have
@@ -60,15 +56,20 @@ def size_of_files(unit_id: str, status: Mapping[str, Any]) -> int:
 
 
 def tar_pieces(
-    client: Asked, unit_id: str, size: int, on_away: Told | None = None
+    client: Asked,
+    unit_id: str,
+    size: int,
+    on_away: Told | None = None,
+    *,
+    position: int = 0,
 ) -> Generator[bytes]:
-    """Yield the tar of a unit that has ended, each byte once, whatever sessions break.
+    """Yield the tar of a unit that has ended from a byte on, each once, whatever sessions break.
 
     Raises:
         SessionLost, CannotReach, ProtocolMismatch: the node stays away, or has lost a part of it.
         CommandRefused: the unit was released meanwhile.
     """
-    position, empty = 0, 0
+    empty = 0
     absence = Absence(on_away)
     while position < size:
         before, fault = position, SessionLost(f"the node sends no more than {position} bytes")
@@ -104,6 +105,8 @@ def fetch_ended(
 ) -> tuple[str, ...]:
     """Put the files of a unit with this final status into a directory; return their names.
 
+    What came before us, of those who were interrupted or cut off, is not asked for again.
+
     Raises:
         NotFetched: there are none, or they cannot be put there; nothing was.
         ControlError: as :func:`tar_pieces`.
@@ -111,16 +114,17 @@ def fetch_ended(
     size = size_of_files(unit_id, status)
     place = Path(directory)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        # It has no name: nothing of it is left, whatever ends us.
-        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
-            tar, received = cast("BinaryIO", file), 0
-            for piece in tar_pieces(client, unit_id, size, on_away):
-                file.write(piece)
-                received += len(piece)
+        if not size:
+            place.mkdir(parents=True, exist_ok=True)
+            return ()
+        with part_of(place, unit_id, size, status) as part:
+            for piece in tar_pieces(client, unit_id, size, on_away, position=part.size):
+                part.write(piece)
                 if on_received is not None:
-                    on_received(received, size)
-            return _put_all(tar, place, force=force) if size else ()
+                    on_received(part.size, size)
+            new = part.new_directory()
+            _unpack(part.descriptor, new)
+            return _put(new, place, force=force)
     except OSError as error:
         reason = error.strerror
         if isinstance(error, FileExistsError):
@@ -129,26 +133,16 @@ def fetch_ended(
         raise NotFetched(f"cannot write to {place}: {reason}{where}") from error
 
 
-def _put_all(tar: BinaryIO, place: Path, *, force: bool) -> tuple[str, ...]:
-    """Put what a tar has into a directory. Raises NotFetched, OSError: nothing was put there."""
-    new = Path(tempfile.mkdtemp(prefix=".fetched-", dir=place))
-    try:
-        _unpack(tar, new / "files")
-        return _put(new / "files", place, force=force)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _unpack(tar: BinaryIO, target: Path) -> None:
+def _unpack(descriptor: int, target: Path) -> None:
     # tarfile is loaded only by who needs it.
     from meshctl.safetar import BadTar, Maker, read_tar  # noqa: PLC0415
 
-    os.mkdir(target)
-    tar.seek(0)
-    try:
-        read_tar(tar, Maker(tar, target, private=False).make)
-    except BadTar as error:
-        raise NotFetched(f"the node's tar is not unpacked: {error}") from error
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", buffering=0, closefd=False) as tar:
+        try:
+            read_tar(tar, Maker(tar, target, private=False).make)
+        except BadTar as error:
+            raise NotFetched(f"the node's tar is not unpacked: {error}") from error
 
 
 def _put(new: Path, place: Path, *, force: bool) -> tuple[str, ...]:
@@ -214,6 +208,9 @@ class FetchesFiles:
 
         Returns:
             The names of the files, below ``directory``.
+
+        What has come is kept below ``directory`` if the node stays away, or if this process is
+        ended: the next call goes on with it.
 
         Raises:
             NotFetched: the unit brings none back, or they cannot be put there; nothing was.

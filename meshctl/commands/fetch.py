@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshctl.api.batch import batch_members, is_batch
 from meshctl.api.errors import CommandRefused, NotFetched
-from meshctl.api.fetching import AWAY, fetch_ended, size_of_files, tar_pieces
+from meshctl.api.fetching import fetch_ended, size_of_files, tar_pieces
+from meshctl.api.partial import AWAY, bytes_kept
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.batch import CODES, wait_for_batch
 from meshctl.commands.completion import files, units
@@ -89,11 +91,12 @@ def fetch(
             else:
                 names = _put(client, unit_id, status, directory, force=force)
         except AWAY as error:
-            again = invocation.shell_command("work", "fetch", unit_id, "-o", directory)
-            text = f"the files of unit {unit_id} are not here: {sentence(str(error))}"
-            raise Failure(f"{text} Fetch them again: {again}", ExitCode.UNREACHABLE) from error
+            left = _left_to_do(invocation, unit_id, status, TO_STDOUT if is_tar else directory)
+            text = f"the files of unit {unit_id} are not here: {sentence(str(error))} {left}"
+            raise Failure(text, ExitCode.UNREACHABLE) from error
         except KeyboardInterrupt as error:
-            text = f"interrupted: the files of unit {unit_id} are not here"
+            left = _left_to_do(invocation, unit_id, status, TO_STDOUT if is_tar else directory)
+            text = f"interrupted: the files of unit {unit_id} are not here. {left}"
             raise Failure(text, ExitCode.INTERRUPTED) from error
     if as_json and not is_tar:
         print_json({"unitid": unit_id, "directory": directory, "files": list(names)})
@@ -115,6 +118,18 @@ def _ended(
         text = f"unit {unit_id} is {state}: its files come with its end"
         raise Failure(text, ExitCode.WAIT_TIMED_OUT)
     return wait_for_end(invocation, client, unit_id)
+
+
+def _left_to_do(
+    invocation: Invocation, unit_id: str, status: Mapping[str, Any], directory: str
+) -> str:
+    """Say how to bring files here that have not come, and how much of them need not come again."""
+    again = invocation.shell_command("work", "fetch", unit_id, "-o", directory)
+    kept = 0 if directory == TO_STDOUT else bytes_kept(Path(directory), unit_id)
+    if not kept:
+        return f"Fetch them again: {again}"
+    size = size_of_files(unit_id, status)
+    return f"{kept} of {size} bytes are kept in {directory}. Go on with: {again}"
 
 
 def _write_tar(client: "ControlClient", unit_id: str, status: Mapping[str, Any]) -> None:

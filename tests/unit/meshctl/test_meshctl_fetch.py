@@ -157,7 +157,7 @@ def test_a_node_that_has_lost_the_rest_is_not_asked_for_ever(node, unit, tmp_pat
     unit.status = dict(SUCCEEDED) | {"FilesSize": len(whole) + 512}
     with ControlClient(node.address) as client, pytest.raises(SessionLost, match="no more than"):
         client.fetch("one", tmp_path / "x")
-    assert os.listdir(tmp_path / "x") == []
+    assert os.listdir(tmp_path / "x") == [".fetching-one"]
 
 
 def test_a_unit_that_brings_nothing_back_says_so(meshctl, node, tmp_path):
@@ -271,7 +271,7 @@ def test_a_place_that_is_a_file_is_left_alone_and_called_so(meshctl, unit, tmp_p
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_who_is_killed_before_all_is_here_leaves_nothing_behind(unit, node, tmp_path):
+def test_who_is_killed_before_all_is_here_has_put_no_file_in_its_place(unit, node, tmp_path):
     seen = []
 
     def look(received: int, size: int | None) -> None:
@@ -280,7 +280,8 @@ def test_who_is_killed_before_all_is_here_leaves_nothing_behind(unit, node, tmp_
     with ControlClient(node.address) as client:
         client.fetch("one", tmp_path / "new", on_received=look)
     assert seen
-    assert all(found == (True, []) for found in seen)
+    assert all(found == (True, [".fetching-one"]) for found in seen)
+    assert sorted(os.listdir(tmp_path / "new")) == ["a", "out"]
 
 
 class Pieces:
@@ -339,7 +340,7 @@ def test_any_tar_changes_nothing_outside_and_nothing_that_is_there(infos, force)
             assert all((place / name).is_symlink() or (place / name).is_file() for name in names)
             assert force or found_in(root).items() >= before.items()
         assert found_in(outside) == {"a": b"precious"}
-        assert not any(name.startswith(".fetched-") for name in os.listdir(place))
+        assert not any(name.startswith(".fetching-") for name in os.listdir(place))
 
 
 # --- Submissions ---------------------------------------------------------------------------------
