@@ -8,12 +8,12 @@ stay inside count. What else a pattern matches is left out, and told.
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from meshctl.safetar import MAX_DEPTH, MAX_MEMBERS, MAX_NAME, stays_inside
-from meshnode.errors import WorkError
+from meshnode.work.files.archive import CannotCollect
 from meshnode.work.files.globs import Globs, States
 
 LOOKED_AT: Final = 256
@@ -28,15 +28,14 @@ SHOWN: Final = 60
 DENIED: Final = "permission denied"
 """Why something is left out that may not be read."""
 
+OTHER: Final = "neither a file nor a directory"
+"""Why pipes, sockets and devices are not brought back."""
+
 CHANGED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 """Errors that say that something is not what it was a moment ago."""
 
 LOOK: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a directory is opened: never through a link."""
-
-
-class CannotCollect(WorkError):
-    """The files are more than can be brought back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +62,18 @@ Finds = Generator[Found | None, None, None]
 """What a search yields; None where it may be broken off."""
 
 
-class Finder:
-    """One search, in a stable order."""
+class Notes:
+    """What a person should know of one search: what matched nothing, and what was left out."""
 
     def __init__(self, globs: Globs) -> None:
         self._globs = globs
-        self._members = 0
-        self._waiting = 0
-        """Names in memory that were not looked at yet."""
         self._matched: set[int] = set()
         self._left_out: list[str] = []
         self._left = 0
 
-    def find(self, root: int) -> Finds:
-        """Yield what there is below an open directory. Raises CannotCollect, OSError."""
-        return self._below(os.dup(root), "", self._globs.start)
+    def match(self, globs: Iterable[int]) -> None:
+        """Note that something matches patterns of these numbers."""
+        self._matched.update(globs)
 
     def leave_out(self, name: str, why: str) -> None:
         """Note that something is not brought back."""
@@ -85,14 +81,36 @@ class Finder:
         if self._left <= TOLD:
             self._left_out.append(f"{shown(name)} ({why})")
 
-    def notes(self) -> Iterator[str]:
-        """Yield what a person should know of it."""
+    def is_short(self, name: str) -> bool:
+        """Whether whoever unpacks takes a name; one that is too long is left out."""
+        is_short = name.count("/") + 1 < MAX_DEPTH and len(os.fsencode(name)) <= MAX_NAME
+        if not is_short:
+            self.leave_out(name, "its name is too long or too deep")
+        return is_short
+
+    def lines(self) -> Iterator[str]:
+        """Yield what there is to know."""
         texts = self._globs.texts
         missing = [shown(text) for at, text in enumerate(texts) if at not in self._matched]
         if missing:
             yield f"nothing matches {_listed(missing[:TOLD], len(missing))}"
         if self._left:
             yield f"left out {_listed(self._left_out, self._left)}"
+
+
+class Finder:
+    """One search, in a stable order."""
+
+    def __init__(self, globs: Globs) -> None:
+        self.notes = Notes(globs)
+        self._globs = globs
+        self._members = 0
+        self._waiting = 0
+        """Names in memory that were not looked at yet."""
+
+    def find(self, root: int) -> Finds:
+        """Yield what there is below an open directory. Raises CannotCollect, OSError."""
+        return self._below(os.dup(root), "", self._globs.start)
 
     def _below(self, at: int, before: str, states: States | None) -> Finds:
         """Yield what there is in a directory; without ``states``, all of it.
@@ -127,7 +145,7 @@ class Finder:
                 if below is None or below:
                     names[entry.name] = below
                 if self._waiting + len(names) > MAX_MEMBERS:
-                    raise _too_many()
+                    raise too_many()
 
     def _states_below(
         self, states: States | None, entry: "os.DirEntry[str]", *, top: bool
@@ -136,7 +154,7 @@ class Finder:
         if states is None:
             return None
         matched, below = self._globs.step(states, entry.name, top=top)
-        self._matched |= matched
+        self.notes.match(matched)
         if matched:
             return None
         return below if below and entry.is_dir(follow_symlinks=False) else frozenset()
@@ -148,14 +166,14 @@ class Finder:
             looked_up = _look_up(at, base)
         except PermissionError:
             # The directory may be listed, and not entered.
-            self.leave_out(name, DENIED)
+            self.notes.leave_out(name, DENIED)
             return
         if looked_up is None:
             return
         found, target = looked_up
         one = Found(name, base, at, found.st_mode, found.st_size, int(found.st_mtime), target)
         if stat.S_ISDIR(one.mode):
-            if not self._is_short(name):
+            if not self.notes.is_short(name):
                 return
             if below is None:
                 self._count()
@@ -167,23 +185,14 @@ class Finder:
             self._count()
             yield one
 
-    def _is_short(self, name: str) -> bool:
-        is_short = name.count("/") + 1 < MAX_DEPTH and len(os.fsencode(name)) <= MAX_NAME
-        if not is_short:
-            self.leave_out(name, "its name is too long or too deep")
-        return is_short
-
     def _is_wanted(self, one: Found) -> bool:
         """Whether something that is no directory can be brought back."""
-        if not self._is_short(one.name):
+        if not self.notes.is_short(one.name):
             return False
-        if stat.S_ISLNK(one.mode) and not stays_inside(one.target, one.name.count("/")):
-            self.leave_out(one.name, f"a link that leads out, to {shown(one.target)}")
-        elif not (stat.S_ISREG(one.mode) or stat.S_ISLNK(one.mode)):
-            self.leave_out(one.name, "neither a file nor a directory")
-        else:
-            return True
-        return False
+        fault = fault_of(one.name, one.mode, one.target)
+        if fault:
+            self.notes.leave_out(one.name, fault)
+        return not fault
 
     def _enter(self, one: Found) -> int:
         """Open a directory; -1 if that cannot be."""
@@ -193,14 +202,14 @@ class Finder:
             if error.errno in CHANGED:
                 return -1
             if error.errno == errno.EACCES:
-                self.leave_out(one.name, DENIED)
+                self.notes.leave_out(one.name, DENIED)
                 return -1
             raise
 
     def _count(self) -> None:
         self._members += 1
         if self._members > MAX_MEMBERS:
-            raise _too_many()
+            raise too_many()
 
 
 def _look_up(at: int, base: str) -> tuple[os.stat_result, str] | None:
@@ -215,6 +224,14 @@ def _look_up(at: int, base: str) -> tuple[os.stat_result, str] | None:
     return found, target
 
 
+def fault_of(name: str, mode: int, target: str) -> str:
+    """Return why something that is no directory cannot be brought back, empty if it can."""
+    if stat.S_ISLNK(mode):
+        is_inside = stays_inside(target, name.count("/"))
+        return "" if is_inside else f"a link that leads out, to {shown(target)}"
+    return "" if stat.S_ISREG(mode) else OTHER
+
+
 def shown(text: str) -> str:
     """Return a name as it is told: one line, printable, not too long."""
     cut = text[:SHOWN] + ("…" if len(text) > SHOWN else "")
@@ -226,5 +243,6 @@ def _listed(names: list[str], count: int) -> str:
     return ", ".join(names) + more
 
 
-def _too_many() -> CannotCollect:
+def too_many() -> CannotCollect:
+    """Return the error of a job that has more than can be unpacked again."""
     return CannotCollect(f"there are more than {MAX_MEMBERS} files and directories to bring back")

@@ -19,11 +19,11 @@ import trio
 from meshnode import files
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.files.archive import CannotCollect
 from meshnode.work.files.collecting import Collection
-from meshnode.work.files.finding import CannotCollect
 from meshnode.work.local.launcher.records import FILES, SIZE_KEYS
 from meshnode.work.local.startrequest import say
-from meshnode.work.units.endedby import CANCELED
+from meshnode.work.units.endedby import CANCELED, EndedBy
 from meshnode.work.units.jsonreader import NOTHING
 from meshnode.work.units.shortage import LACKS, Pauses, in_thread_or_here, shortage_of
 from meshnode.work.units.status import UnitStatus
@@ -139,7 +139,7 @@ class FileCollector:
 
 
 def _end_of(old: UnitStatus, words: str, instead: UnitState | None) -> UnitStatus:
-    """Return the status in which a unit ends; ``instead`` is how if it would have succeeded."""
+    """Return the status in which a unit ends whose end is held."""
     held: Mapping[str, Any] = old.held
     try:
         ended = replace(old.merged(held), held=NOTHING)
@@ -149,8 +149,18 @@ def _end_of(old: UnitStatus, words: str, instead: UnitState | None) -> UnitStatu
     if not ended.state.is_final:
         detail = "lost: the record of its end names none"
         return replace(ended, state=UnitState.FAILED, detail=detail)
+    return end_with_files(ended, words, instead, old.ended_by)
+
+
+def end_with_files(
+    ended: UnitStatus, words: str, instead: UnitState | None, by: EndedBy | None
+) -> UnitStatus:
+    """Return how a unit ends whose command ended like this, and whose files came as ``words`` say.
+
+    ``instead`` is how it ends if it would have succeeded, and ``by`` who has asked for that.
+    """
     if ended.state is UnitState.SUCCEEDED and instead is UnitState.CANCELED:
-        return replace(ended, state=instead, detail=CANCELED, ended_by=old.ended_by)
+        return replace(ended, state=instead, detail=CANCELED, ended_by=by)
     if ended.state is UnitState.CANCELED or not words:
         # Its detail says who has canceled it, and nothing else.
         return ended

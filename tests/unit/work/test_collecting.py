@@ -13,36 +13,15 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import GLOBS, TREES, make, members
 
-from meshnode.work.files import collecting, finding
+from meshnode.work.files import archive, collecting, finding
+from meshnode.work.files.archive import CannotCollect
 from meshnode.work.files.collecting import Collection
-from meshnode.work.files.finding import CannotCollect
 from meshnode.work.files.globs import Globs, checked_glob, parse_globs
 from meshnode.work.files.unpacking import DEPS, unpack
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-NAMES = st.sampled_from(["a", "b", "ab", ".h", "DEPS", "d e", "ü", "\udcff", "[x]", "n\nl"])
-CONTENT = st.binary(max_size=600) | st.just(b"x" * 3000)
-TREES = st.recursive(
-    CONTENT | st.sampled_from([("link", "a"), ("link", "../a"), ("link", "/etc"), ("link", "..")]),
-    lambda below: st.dictionaries(NAMES, below, max_size=4),
-    max_leaves=12,
-).filter(lambda tree: isinstance(tree, dict))
-PARTS = st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", ".*", "DEPS", "[ab]", "[[]x]", "ü"])
-GLOBS = st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=4)
-
-
-def make(place: Path, tree) -> None:
-    place.mkdir()
-    for name, what in tree.items():
-        match what:
-            case dict():
-                make(place / name, what)
-            case bytes():
-                (place / name).write_bytes(what)
-            case ("link", target):
-                (place / name).symlink_to(target)
 
 
 def collect(root: Path, *globs: str) -> Collection:
@@ -50,24 +29,6 @@ def collect(root: Path, *globs: str) -> Collection:
     while not collection.step():
         pass
     return collection
-
-
-def members(path: Path) -> dict[str, object]:
-    """Return what is in a tar: content, the target of a link, or None of a directory."""
-    if not path.stat().st_size:
-        return {}
-    found: dict[str, object] = {}
-    with tarfile.open(path, encoding="utf-8", errors="surrogateescape") as tar:
-        for member in tar:
-            assert member.name not in found
-            if member.isreg():
-                file = tar.extractfile(member)
-                assert file is not None
-                found[member.name] = file.read()
-            else:
-                assert member.isdir() or member.issym()
-                found[member.name] = ("link", member.linkname) if member.issym() else None
-    return found
 
 
 def is_matched(parts: list[str], names: list[str], at: int = 0) -> bool:
@@ -278,7 +239,7 @@ def test_a_file_without_end_does_not_fill_the_disk(tmp_path):
 def test_a_disk_without_room_is_told_before_it_is_full(tmp_path, monkeypatch):
     make(tmp_path / "work", {"a": b"1" * 5000})
     disk = os.statvfs(tmp_path)
-    sizes = [*disk[:4], collecting.ROOM // disk.f_frsize + 1, *disk[5:]]
+    sizes = [*disk[:4], archive.ROOM // disk.f_frsize + 1, *disk[5:]]
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(sizes))
     with pytest.raises(OSError, match="space") as caught:
         collect(tmp_path, "a")
