@@ -48,13 +48,13 @@ demo: $(STAMP)
 deb: $(STAMP)
 	@packaging/build-deb $(BIN)/python dist
 
-# Tests of ip-router want the ip command, those of isolation libseccomp, those of work-ssh sshd, those of docs/install.md systemd and
+# Tests of ip-router want the ip command, those of isolation libseccomp, those of work-ssh sshd and other tars, those of docs/install.md systemd and
 # Debian's own Python with venv, those of completion zsh and fish, those of docs/containers.md podman, those of hostile jobs nc,
 # those of the page a browser, those of the HTTP service curl.
 # What cannot be had is said by the tests that are skipped for it.
 WANTED := command -v curl && command -v ip && command -v nc && command -v ssh && test -x /usr/sbin/sshd && command -v systemd-analyze && ldconfig -p | grep -q libseccomp.so.2 \
 	&& command -v zsh && command -v fish && command -v podman && command -v newuidmap \
-	&& command -v runc && command -v catatonit && command -v busybox \
+	&& command -v runc && command -v catatonit && command -v busybox && command -v bsdtar \
 	&& command -v chromium && command -v chromedriver && command -v certutil \
 	&& /usr/bin/python3 -c 'import ensurepip, venv'
 # Prometheus' own tool judges metrics and alerts. It is taken out of Debian's package without that
@@ -70,7 +70,7 @@ test: $(STAMP)
 		|| { apt-get update -q && apt-get install -q -y \
 			curl iproute2 libseccomp2 netcat-openbsd openssh-client openssh-server systemd python3-venv \
 			&& apt-get install -q -y --no-install-recommends zsh fish \
-			podman uidmap runc catatonit busybox chromium chromium-driver libnss3-tools; } \
+			podman uidmap runc catatonit busybox libarchive-tools chromium chromium-driver libnss3-tools; } \
 			>/dev/null 2>&1 || true
 	@command -v promtool >/dev/null 2>&1 || test -x $(BIN)/promtool || { $(PROMTOOL); } >/dev/null 2>&1 || true
 	@echo "All tests: a quarter of an hour on two cores."

@@ -49,7 +49,7 @@ PIECE: Final = 1024 * 1024
 SHOWN: Final = 100
 """Characters of a name in an error."""
 
-_ODD: Final = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+ODD: Final = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 """What tarfile raises for bytes that are no tar."""
 
 
@@ -70,7 +70,7 @@ def read_tar(file: BinaryIO, take: Callable[[tarfile.TarInfo], None]) -> None:
                 take(member)
                 headers.rewind_budget()
             rest = tar.offset
-    except _ODD as error:
+    except ODD as error:
         raise BadTar(f"the tar is damaged: {error}") from error
     _check_end(file, rest)
 

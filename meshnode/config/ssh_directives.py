@@ -248,6 +248,9 @@ class WorkSsh(Directive):
         duration(0.1, "100ms"), "time to send script, dependencies and payload", default=600.0
     )
     start: float = parameter(duration(0.1, "100ms"), "time to start the command", default=30.0)
+    collect: float = parameter(
+        duration(0.1, "100ms"), "time to bring files back (output), for one try", default=600.0
+    )
     patience: float = parameter(
         duration(0, "0s"),
         "fail a unit when no host could be reached for so long; what was started is never given up",

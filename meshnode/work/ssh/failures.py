@@ -27,6 +27,7 @@ class Phase(StrEnum):
     COPY = "copy"
     START = "start"
     RUN = "run"
+    COLLECT = "collect"
     CLEAN = "clean up"
 
 

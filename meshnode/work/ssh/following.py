@@ -7,19 +7,22 @@ itself done. A session that was frozen meanwhile gets nobody's word to go; and o
 removed, nothing can be started in it any more.
 
 **To the last byte.** The output is taken from where the copy here ends. The end is recorded once
-all of it is here and synced; then the directory is removed; then the unit is final. Whatever the
-node is cut off in, its next start finds one of these steps undone and goes on with it.
+all of it is here and synced; then the files that the unit brings back are put into a tar here, and
+that is recorded; then the directory is removed; then the unit is final. Whatever the node is cut
+off in, its next start finds one of these steps undone and goes on with it.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import trio
 
+from meshnode import files
 from meshnode.errors import MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.files.archive import CannotCollect
+from meshnode.work.local.launcher.records import FILES
 from meshnode.work.remote.storage import (
     Allowance,
     CannotStore,
@@ -27,15 +30,18 @@ from meshnode.work.remote.storage import (
     StorageWait,
     TooMuch,
 )
+from meshnode.work.ssh.answers import FarState
+from meshnode.work.ssh.bringing import FarCollection
+from meshnode.work.ssh.ending import ended, finish, is_collecting
 from meshnode.work.ssh.failures import HostFailure, Phase, Refused
 from meshnode.work.ssh.hosts import Host, job_text
-from meshnode.work.ssh.record import FarEnd, SshRecord, recorded
-from meshnode.work.ssh.session import FarSession, FarState
-from meshnode.work.ssh.worktype import SshType
+from meshnode.work.ssh.record import Brought, FarEnd, SshRecord, recorded
+from meshnode.work.ssh.session import FarSession
+from meshnode.work.ssh.worktype import SCRIPT, SCRIPT_NAME, SshType
 from meshnode.work.units.endedby import CANCELED
 from meshnode.work.units.placement import ChosenHost
 from meshnode.work.units.runner import FirstOutcome
-from meshnode.work.units.shortage import in_thread_or_here
+from meshnode.work.units.shortage import LACKS, NotNow, in_thread_or_here, shortage_of
 from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Unit
@@ -56,7 +62,6 @@ SMALL_PIECE = 16 * 1024
 
 UNBOUND = 2**63 - 1
 """Bytes of output where the work type sets no limit."""
-
 
 Change = Callable[[UnitStatus], UnitStatus]
 Part = Callable[[OutputCopy, trio.CancelScope], Awaitable[None]]
@@ -107,8 +112,7 @@ class FarWork:
         """
         record = self._record
         if record.end is not None:
-            await self.clean()
-            await self.finish(record.end)
+            await self._wind_up(record.end)
         elif record.is_canceled:
             await self._cancel()
         elif state.is_claimed or await self._start(state):
@@ -147,10 +151,11 @@ class FarWork:
     async def _copy(self) -> None:
         """Send everything that the command needs."""
         far, kind, unit_id = self._far, self._kind, self._unit.unit_id
-        with_files = bool(self._unit.status.job.files)
-        if with_files:
+        sent = self._unit.status.job.files
+        if sent.size:
             await self._check_files()
-        await far.make()
+        # What brings files back is missed before the command has run for hours.
+        await far.make(with_tar=bool(sent))
         job = job_text(
             self._unit.status.params, {**kind.env, **self._unit.status.job.variables}, kind.cwd
         )
@@ -159,7 +164,7 @@ class FarWork:
             await far.put_file("stdin", self._store.stdin_path(unit_id))
             if kind.script is not None:
                 await far.put("work/script", await in_thread_or_here(kind.script.read_bytes))
-            if with_files:
+            if sent.size:
                 await far.put_file("deps", self._store.deps_path(unit_id))
         except OSError as error:
             raise WorkError(f"cannot read what is to be sent: {error.strerror}") from error
@@ -291,7 +296,7 @@ class FarWork:
         try:
             await self._storage.record(
                 lambda: self._unit.change(
-                    lambda old: recorded(replace(old, stdout_size=end.size), end=end),
+                    lambda old: recorded(ended(old, end), end=end),
                     durable=True,
                     before=sync,
                 )
@@ -303,8 +308,41 @@ class FarWork:
             except OSError as again:
                 raise CannotStore(again) from error
             raise HostFailure(self._far.host, Phase.RUN, str(error)) from error
+        await self._wind_up(end)
+
+    async def _wind_up(self, end: FarEnd) -> None:
+        """Bring files back of a command whose end is on record; then clean up, and end the unit."""
+        if is_collecting(self._unit.status):
+            brought = await self._collect()
+            await self._change(lambda old: recorded(old, brought=brought))
+            if not self._far.is_free:
+                # It may go on for long with what nobody takes; the next session finds it ended.
+                return
         await self.clean()
         await self.finish(end)
+
+    async def _collect(self) -> Brought:
+        """Bring the files back. Raises HostFailure, NotNow: not in this session."""
+        unit, seconds = self._unit, self._kind.collect
+        place = self._store.output_path(unit.unit_id, FILES)
+        # What was sent there as the operator's is not the client's.
+        hidden = frozenset({SCRIPT_NAME} if unit.status.params[:1] == (SCRIPT,) else ())
+        collection = FarCollection(self._far, place, unit.status.job.files.output, hidden)
+        words, why, instead = "", f"not done within {seconds:g} s", None
+        try:
+            with trio.move_on_after(seconds):
+                words = await collection.run()
+        except CannotCollect as error:
+            why = str(error)
+        except OSError as error:
+            if error.errno in LACKS:
+                raise NotNow(f"this node lacks {shortage_of(error)}") from error
+            why = files.reason(error)
+        if not words:
+            failure = HostFailure(self._far.host, Phase.COLLECT, why)
+            words, instead = f"its files were not collected: {failure}", UnitState.FAILED
+        # Also without words there may be a tar, of a try whose end was not recorded any more.
+        return Brought(words, self._store.output_size(unit.unit_id, FILES), instead)
 
     async def clean(self) -> None:
         """Remove all that the host has of the unit."""
@@ -314,42 +352,3 @@ class FarWork:
     async def finish(self, end: FarEnd) -> None:
         """Give the unit its final state."""
         await finish(self._unit, end)
-
-
-async def finish(unit: Unit, end: FarEnd, *, is_left: bool = False) -> None:
-    """Give a unit the final state that its end on the host means."""
-    record, finished = SshRecord.of(unit.status), unit.time()
-    state, detail = what_came(end, record)
-
-    def ended(old: UnitStatus) -> UnitStatus:
-        new = replace(
-            old,
-            state=state,
-            detail=detail,
-            exit_code=end.code,
-            stdout_size=end.size,
-            finished=finished,
-        )
-        return recorded(new, is_left=is_left)
-
-    if unit.status.state is UnitState.PENDING and state is UnitState.SUCCEEDED:
-        # It was started and ended between two looks.
-        await unit.note(lambda old: replace(old, state=UnitState.RUNNING))
-    level = logging.WARNING if state is UnitState.FAILED else logging.INFO
-    await unit.change(ended, level=level)
-
-
-def what_came(end: FarEnd, record: SshRecord) -> tuple[UnitState, str]:
-    """Return state and detail of a unit whose command has ended like this."""
-    if end.why == "cancel" or (record.is_canceled and end.code is None):
-        return UnitState.CANCELED, CANCELED
-    if end.why == "timeout":
-        return UnitState.FAILED, f"timed out after {record.timeout:g} s"
-    if end.why:
-        return UnitState.FAILED, end.why
-    if end.code is None:
-        name = record.host.name if record.host else ""
-        text = f"lost: its supervisor on host {name} ended without recording an end"
-        return UnitState.FAILED, text
-    state = UnitState.FAILED if end.code else UnitState.SUCCEEDED
-    return state, f"exit status {end.code}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshnode.errors import WorkError
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.units.jsonreader import JsonObject, Reader
 from meshnode.work.units.status import UnitStatus
@@ -32,6 +33,21 @@ class FarEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """What became of the files that a unit was to bring back.
+
+    Attributes:
+        words: that, for a person.
+        size: bytes of the tar.
+        instead: how the unit ends that would have succeeded.
+    """
+
+    words: str
+    size: int
+    instead: UnitState | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SshRecord:
     """One unit's.
 
@@ -43,6 +59,7 @@ class SshRecord:
         timeout: seconds that the command may run there; 0 is for ever.
         is_canceled: whether it is to be ended there.
         end: how it ended, once all of its output is here and synced.
+        brought: what became of its files, once they are here or are not waited for.
         is_left: whether its directory may still be on the host, which was not reached any more.
     """
 
@@ -53,6 +70,7 @@ class SshRecord:
     timeout: float = 0.0
     is_canceled: bool = False
     end: FarEnd | None = None
+    brought: Brought | None = None
     is_left: bool = False
 
     def to_json(self) -> JsonObject:
@@ -66,6 +84,10 @@ class SshRecord:
             data["canceled"] = True
         if self.end is not None:
             data["end"] = {"code": self.end.code, "why": self.end.why, "size": self.end.size}
+        if self.brought is not None:
+            data["brought"] = {"words": self.brought.words, "size": self.brought.size}
+            if self.brought.instead is not None:
+                data["brought"]["instead"] = int(self.brought.instead)
         if self.is_left:
             data["left"] = True
         return data
@@ -81,6 +103,7 @@ class SshRecord:
     @classmethod
     def _read(cls, reader: Reader) -> "SshRecord":
         host, end = reader.take("host", dict, None), reader.take("end", dict, None)
+        brought = reader.take("brought", dict, None)
         return cls(
             key=reader.require("key", str),
             choice=reader.take("choice", str, LEAST),
@@ -89,6 +112,7 @@ class SshRecord:
             timeout=reader.take("timeout", float, 0.0),
             is_canceled=reader.take("canceled", bool, False),
             end=None if end is None else _read_end(Reader(end)),
+            brought=None if brought is None else _read_brought(Reader(brought)),
             is_left=reader.take("left", bool, False),
         )
 
@@ -96,6 +120,15 @@ class SshRecord:
 def _read_end(reader: Reader) -> FarEnd:
     code = reader.whole("code", range(256))
     return FarEnd(code, reader.take("why", str, ""), reader.whole("size") or 0)
+
+
+def _read_brought(reader: Reader) -> Brought:
+    instead = reader.whole("instead", range(len(UnitState)))
+    return Brought(
+        reader.take("words", str, ""),
+        reader.whole("size") or 0,
+        None if instead is None else UnitState(instead),
+    )
 
 
 def recorded(status: UnitStatus, **changes: Any) -> UnitStatus:

@@ -13,12 +13,14 @@ import trio
 
 from meshnode.errors import WorkError
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.work.ssh.answers import FarState
+from meshnode.work.ssh.ending import finish, is_collecting, left_out
 from meshnode.work.ssh.failures import HostFailure, Phase
-from meshnode.work.ssh.following import FarWork, finish, within
+from meshnode.work.ssh.following import FarWork, within
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord, recorded
 from meshnode.work.ssh.seats import HostSeats, SessionLimits
-from meshnode.work.ssh.session import FarSession, FarState, open_session
+from meshnode.work.ssh.session import FarSession, open_session
 from meshnode.work.ssh.worktype import SshType
 from meshnode.work.units.runner import FirstOutcome, Outcome, WorkType
 from meshnode.work.units.shortage import NotNow, Pauses
@@ -105,7 +107,7 @@ class SshRunner:
             except NotNow as lack:
                 reason = str(lack)
             first.pending()
-            if SshRecord.of(unit.status).end is not None:
+            if SshRecord.of(unit.status).end is not None and not is_collecting(unit.status):
                 cleaning = trio.current_time() if cleaning is None else cleaning
                 if trio.current_time() - cleaning >= CLEAN_PATIENCE:
                     await self._leave(unit, reason)
@@ -116,7 +118,8 @@ class SshRunner:
 
     @staticmethod
     def _was_reached(failure: HostFailure) -> bool:
-        return failure.phase is not Phase.CONNECT
+        # Files that break off are had again from their first byte, which takes its time.
+        return failure.phase not in {Phase.CONNECT, Phase.COLLECT}
 
     async def _place(self, unit: Unit, placement: Placement, first: FirstOutcome) -> None:
         """Try hosts until one has taken the unit and its session has brought it to its end.
@@ -202,7 +205,7 @@ class SshRunner:
         """Tell clients why the unit does not go on, in memory only: it changes often."""
         if unit.status.release_asked:
             text = f"its release waits: {reason}"
-        elif unit.status.state is UnitState.PENDING:
+        elif unit.status.state is UnitState.PENDING or is_collecting(unit.status):
             text = f"waiting: {reason}"
         else:
             text = f"not heard from now: {reason}"
@@ -225,7 +228,9 @@ class SshRunner:
             return Outcome.DONE
         if SshRecord.of(unit.status).host is None:
             return Outcome.IDLE
-        await unit.change(lambda old: recorded(old, is_canceled=True), durable=True)
+        # Nothing is left to be ended of a command whose files are brought back.
+        more = {"brought": left_out(unit, self._store)} if is_collecting(unit.status) else {}
+        await unit.change(lambda old: recorded(old, is_canceled=True, **more), durable=True)
         return Outcome.REQUESTED
 
     async def release(self, unit: Unit, *, force: bool, remote: bool) -> Outcome:

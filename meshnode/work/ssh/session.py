@@ -9,11 +9,11 @@ import errno
 import math
 import os
 import secrets
+import shlex
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +21,10 @@ import trio
 
 from meshnode import files
 from meshnode.errors import WorkError
-from meshnode.security.identity import shown_text
+from meshnode.work.ssh.answers import FarState, MarkedPart, far_end, far_pid, far_state
 from meshnode.work.ssh.failures import HostFailure, Phase, why_refused, why_ssh_ended
 from meshnode.work.ssh.hosts import SESSION, Host
 from meshnode.work.ssh.record import FarEnd
-from meshnode.work.units.jsonreader import MAX_SIZE
 from meshnode.work.units.shortage import NotNow, in_thread_or_here
 
 MAX_SAID_LINES = 40
@@ -44,31 +43,11 @@ LAST_WORDS = 1.0
 """Seconds for the rest of what ssh says after it has ended: a connection that others share, which
 ssh may leave behind, keeps its stderr open."""
 
-MAX_BOOT = 64
-"""Characters that are kept of what a host says of its start; Linux has a UUID."""
-
-MAX_PID = 2**31 - 1
-"""The highest number that a process can have."""
+MARK_BYTES = 8
+"""Random bytes of a mark around what a host sends."""
 
 END_PATIENCE = 1.0
 """Seconds for ssh to end by itself before it is killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class FarState:
-    """What a host has of a unit.
-
-    Attributes:
-        is_claimed: the command was started, once and for all.
-        is_there: the unit has a directory.
-        boot: the host's start, as its kernel names it.
-        pid: of the command, empty if it is not known.
-    """
-
-    is_claimed: bool
-    is_there: bool
-    boot: str
-    pid: str
 
 
 class FarSession:
@@ -89,7 +68,9 @@ class FarSession:
         self._token = token
         self._said: deque[str] = deque(maxlen=MAX_SAID_LINES)
         self._buffer = bytearray()
-        self._is_following = False
+        self._is_printing = False
+        """Whether something may come on stdout that nobody waits for."""
+        self._part = MarkedPart("")
         self._surplus = b""
         """Bytes of the output that came with the mark."""
 
@@ -97,10 +78,10 @@ class FarSession:
         """Return what the host has of the unit, once the session is up."""
         return far_state(await self._answer())
 
-    async def make(self) -> None:
-        """Make the unit's directory."""
+    async def make(self, *, with_tar: bool = False) -> None:
+        """Make the unit's directory; ``with_tar`` says that the host must have tar."""
         self.phase = Phase.COPY
-        await self._ask("make")
+        await self._ask("make", *(["tar"] if with_tar else []))
 
     async def put(self, name: str, data: bytes) -> None:
         """Send a file."""
@@ -136,7 +117,7 @@ class FarSession:
         """
         self.phase = Phase.START
         words = await self._ask("go", str(math.ceil(timeout)), str(math.ceil(grace)))
-        return _pid(words[1]) if words[0] == "started" and len(words) > 1 else None
+        return far_pid(words[1]) if words[0] == "started" and len(words) > 1 else None
 
     async def stop(self, grace: float) -> bool:
         """End the command; return whether it was ever started. It never is from here on."""
@@ -152,9 +133,12 @@ class FarSession:
     async def follow(self, position: int) -> None:
         """Have the output sent from that byte on (from 0), and the end told."""
         self.phase = Phase.RUN
+        self._is_printing = True
         await self._send(f"follow {position + 1}\n".encode())
-        self._is_following = True
-        mark = f"\n{self._token}\n".encode()
+        await self._skip_to(f"\n{self._token}\n".encode())
+
+    async def _skip_to(self, mark: bytes) -> None:
+        """Drop what was printed before what was asked for."""
         before = bytearray()
         while mark not in before:
             data = await self._receive()
@@ -177,6 +161,47 @@ class FarSession:
         except trio.BrokenResourceError:
             return b""
 
+    # --- files that are brought back ------------------------------------------------------------
+
+    async def list_directories(self, names: Iterable[str]) -> None:
+        """Have the names in directories of the unit sent; :meth:`receive_part` has them."""
+        await self._ask_for("list", names)
+
+    async def bring(self, names: Iterable[str]) -> None:
+        """Have a tar of files of the unit sent; :meth:`receive_part` has it."""
+        await self._ask_for("bring", (f"./{name}" for name in names))
+
+    async def _ask_for(self, request: str, names: Iterable[str]) -> None:
+        self.phase = Phase.COLLECT
+        self._is_printing = True
+        # Nothing on the host has seen it before: it stands in no file.
+        mark = secrets.token_hex(MARK_BYTES)
+        words = " ".join(map(shlex.quote, names)).encode("utf-8", "surrogateescape")
+        await self._send(f"{request} {mark} {len(words)}\n".encode() + words)
+        await self._skip_to(f"\n{mark}\n".encode())
+        self._part = MarkedPart(mark)
+
+    async def receive_part(self) -> bytes:
+        """Return the next bytes of what was asked for; nothing at its end: see ``part_status``."""
+        while self._part.status is None:
+            data = await self.receive()
+            if not data:
+                raise await self._ended()
+            if content := self._part.feed(data):
+                return content
+        self._is_printing = False
+        return b""
+
+    @property
+    def part_status(self) -> int:
+        """What the host says of the part that has come last; 0 is good."""
+        return self._part.status or 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all that was asked for has come, and the host waits for a request."""
+        return not self._is_printing
+
     async def wait_end(self) -> FarEnd:
         """Return how the command ended, once it has."""
         while True:
@@ -191,7 +216,7 @@ class FarSession:
 
     async def _ask(self, *words: str) -> list[str]:
         await self._send(f"{' '.join(words)}\n".encode())
-        if not self._is_following:
+        if not self._is_printing:
             return await self._expect()
         # What is still on its way of the output would keep the answer from coming.
         answer: list[str] = []
@@ -279,33 +304,6 @@ class FarSession:
         return why_ssh_ended(
             self.host, self.phase, tuple(self._said), 255 if code is None else code
         )
-
-
-def far_state(words: Sequence[str]) -> FarState:
-    """Read ``state STATE BOOT PID``. Total: a host may say anything."""
-    _, state, boot, pid = (*words, *[""] * 4)[:4]
-    return FarState(state == "claimed", state != "absent", shown_text(boot, MAX_BOOT), _pid(pid))
-
-
-def far_end(words: Sequence[str]) -> FarEnd:
-    """Read ``end CODE WHY SIZE``; a star stands for what nobody recorded. Total."""
-    _, code, why, size = (*words, *[""] * 4)[:4]
-    return FarEnd(
-        _number(code, 255),
-        why if why in {"cancel", "timeout"} else "",
-        _number(size, MAX_SIZE) or 0,
-    )
-
-
-def _pid(text: str) -> str:
-    number = _number(text, MAX_PID)
-    return "" if number is None else str(number)
-
-
-def _number(text: str, most: int) -> int | None:
-    """Return a number that is written in decimal and no larger than ``most``, else None."""
-    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
-    return int(text) if is_number and int(text) <= most else None
 
 
 @asynccontextmanager

@@ -33,7 +33,13 @@ look() {
     fi
 }
 
+# make [tar]: make the unit's directory, if what brings its files there and back is here.
 make() {
+    if [ -n "$1" ] && ! command -v "$1" >/dev/null; then
+        echo "there is no $1, which brings files there and back: install it" >&2
+        say failed
+        exit 1
+    fi
     mkdir -p "$base" && { mkdir "$dir" 2>/dev/null || [ -d "$dir" ] || mkdir "$dir"; } &&
         mkdir -p "$dir/$token/work" && made=1 && say made || { say failed; exit 1; }
 }
@@ -83,6 +89,65 @@ follow() {
     waiter=$!
 }
 
+# given MARK SIZE: take so many bytes of stdin, and begin what stands between marks on stdout.
+given() {
+    unfollow
+    words=$(head -c "$2")
+    printf '\n%s\n' "$1"
+}
+
+# list MARK SIZE: print what there is in the directories whose names come, quoted: a letter for its
+# kind, its name and a NUL for each, and a NUL behind each directory. Links are not followed.
+list() {
+    given "$1" "$2"
+    seen=$1
+    eval "set -- $words"
+    for place do
+        (
+            # A name may be any bytes.
+            LC_ALL=C
+            export LC_ALL
+            cd "$dir/run/work/$place" 2>/dev/null && entries
+        )
+        printf '\0'
+    done
+    [ -d "$dir/run/work" ]
+    printf '\n%s %s\n' "$seen" "$?"
+}
+
+entries() {
+    for found in * .[!.]* ..?*; do
+        if [ -h "$found" ]; then kind=l
+        elif [ -d "$found" ]; then
+            kind=d
+            [ -r "$found" ] && [ -x "$found" ] || kind=u
+        elif [ -f "$found" ]; then
+            kind=f
+            [ -r "$found" ] || kind=u
+        elif [ -e "$found" ]; then kind=o
+        else continue
+        fi
+        printf '%s%s\0' "$kind" "$found"
+    done
+}
+
+# bring MARK SIZE: print a tar of the files whose names come, quoted.
+bring() {
+    given "$1" "$2"
+    # Else one takes a backslash for more than it is, and another leaves out what is empty in a file.
+    case $(tar --version 2>/dev/null) in
+        *"GNU tar"*) how=--no-unquote ;;
+        *bsdtar*) how=--format=gnutar ;;
+        *) how= ;;
+    esac
+    (
+        eval "set -- $words"
+        unset TAR_OPTIONS
+        cd "$dir/run/work" && exec tar $how -cf - "$@"
+    ) </dev/null 2>/dev/null
+    printf '\n%s %s\n' "$1" "$?"
+}
+
 supervised() {
     read -r supervisor born 2>/dev/null <"$dir/run/supervisor" && lives "$supervisor" "$born"
 }
@@ -118,7 +183,10 @@ stop() {
 }
 
 unfollow() {
-    [ -z "$tailer" ] || kill "$tailer" "$waiter" 2>/dev/null
+    [ -n "$tailer" ] || return 0
+    kill "$tailer" "$waiter" 2>/dev/null
+    # What it prints comes before what is printed from now on.
+    wait "$tailer" 2>/dev/null
     tailer=
 }
 
@@ -146,6 +214,6 @@ trap exit HUP TERM
 look
 while read -r word first second; do
     case $word in
-        make | go | follow | part | stop | remove) "$word" "$first" "$second" ;;
+        make | go | follow | part | stop | list | bring | remove) "$word" "$first" "$second" ;;
     esac
 done

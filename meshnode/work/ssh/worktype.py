@@ -9,6 +9,7 @@ from meshnode.arguments import usage
 from meshnode.config import SshHost, WorkSsh
 from meshnode.errors import CommandError
 from meshnode.work.files.unpacking import DEPS
+from meshnode.work.local.launcher.records import FILES
 from meshnode.work.local.worktypes import CANCEL_GRACE, split_words
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import LEAST, RANDOM, SSH, SshRecord
@@ -17,8 +18,11 @@ from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.runner import Plan
 from meshnode.work.units.submission import Submission
 
-SCRIPT = "./script"
-"""How a script is called that was sent along; it lies in the command's first directory."""
+SCRIPT_NAME = "script"
+"""The operator's script that was sent along, in the command's first directory."""
+
+SCRIPT = f"./{SCRIPT_NAME}"
+"""How it is called."""
 
 MAX_COMMAND = 1 << 20
 """Bytes of a command and its arguments: half of what a host with the usual stack passes on."""
@@ -49,6 +53,7 @@ class SshType:
     connect: float = 30.0
     copy: float = 600.0
     start: float = 30.0
+    collect: float = 600.0
     patience: float = 3600.0
 
     @property
@@ -63,6 +68,7 @@ class SshType:
             "Usage": usage(name, ()),
             "RuntimeParams": self.allow_runtime_params,
             "Files": not self.cwd,
+            "Output": not self.cwd,
             "Scripts": self.allow_scripts,
             "VerifySignature": self.verify_signature,
             "Timeout": self.timeout,
@@ -83,7 +89,8 @@ class SshType:
         record = SshRecord(key=secrets.token_hex(KEY_BYTES), choice=choice)
         script = f"{DEPS}/{submission.job.files.script}" if submission.job.files.script else ""
         words = self.argv(submission.params.get("params", ""), script)
-        return Plan(params=words, runner=SSH, runner_data=record.to_json())
+        outputs = (FILES,) if submission.job.files.output else ()
+        return Plan(params=words, outputs=outputs, runner=SSH, runner_data=record.to_json())
 
     def _check_settings(self, job: JobSettings) -> None:
         if job.arguments or job.env or job.cwd or job.limits:
@@ -91,17 +98,12 @@ class SshType:
                 f"work type {self.name} takes files, but no arguments, variables, directory or "
                 "limits of clients, since it runs on hosts with only SSH"
             )
-        if job.files.output:
-            raise CommandError(
-                f"work type {self.name} brings back no files (output), since it runs on hosts with "
-                "only SSH; print them to stdout"
-            )
         if job.files.script and not self.allow_scripts:
             raise CommandError(f"work type {self.name} runs no scripts of clients (allowscripts)")
         if job.files and self.cwd:
+            what = "takes no files" if job.files.size else "brings back no files (output)"
             raise CommandError(
-                f"work type {self.name} takes no files, since it runs in a directory of its own "
-                f"(cwd)"
+                f"work type {self.name} {what}, since it runs in a directory of its own (cwd)"
             )
 
     def argv(self, runtime_params: str, script: str = "") -> tuple[str, ...]:
@@ -168,6 +170,7 @@ def ssh_type(directive: WorkSsh) -> SshType:
         connect=directive.connect,
         copy=directive.copy,
         start=directive.start,
+        collect=directive.collect,
         patience=directive.patience,
     )
 

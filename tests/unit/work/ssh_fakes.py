@@ -3,13 +3,17 @@
 from contextlib import asynccontextmanager
 
 import trio
+from tars import entry, tar_of
 
+from meshnode.work.ssh.answers import FarState
 from meshnode.work.ssh.failures import HostFailure, Phase, Refused
 from meshnode.work.ssh.hosts import Host
 from meshnode.work.ssh.record import FarEnd
 from meshnode.work.ssh.runner import SshRunner
-from meshnode.work.ssh.session import FarState
 from meshnode.work.ssh.worktype import SshType
+
+PIECE = 100_000
+"""Bytes of files that come at once."""
 
 
 class FarJob:
@@ -17,6 +21,8 @@ class FarJob:
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
+        """What the command has written in its directory."""
         self.is_claimed = False
         self.output = bytearray()
         self.end: FarEnd | None = None
@@ -47,11 +53,15 @@ class FakeHosts:
         self.jobs: dict[tuple[str, str], FarJob] = {}
         self.starts: list[str] = []
         """The host of every start: the ledger of what has run."""
+        self.with_tar: list[bool] = []
+        """Whether each host that was sent something had to have tar."""
         self.down: set[str] = set()
         self.refuses: dict[str, str] = {}
         """Hosts that refuse to take files, with the reason."""
         self.is_cut_off = False
         """Whether nobody hears what the node does: it was killed."""
+        self.is_frozen = False
+        """Whether what is sent of files comes to a halt."""
         self.lasting: set[str] = set()
         """Hosts that will never let us in."""
         self.boot = "first"
@@ -59,6 +69,10 @@ class FakeHosts:
         self.open_now: dict[str, int] = {}
         self.most_open: dict[str, int] = {}
         self.steps = 0
+        self.lists = 0
+        """How often files were looked for."""
+        self.says = {"list": listed, "bring": packed}
+        """What hosts answer where files are brought back, of a job and names."""
         self.before = lambda step: None
 
     @asynccontextmanager
@@ -84,6 +98,29 @@ class FakeHosts:
         return [job for (where, _), job in self.jobs.items() if where == host]
 
 
+def listed(job: FarJob | None, directories: tuple[str, ...]) -> tuple[bytes, int]:
+    """Return what a host says there is in directories of a job."""
+    if job is None:
+        return b"\0" * len(directories), 1
+    said = ""
+    for directory in directories:
+        found = {}
+        for name in job.files:
+            if not directory or name.startswith(f"{directory}/"):
+                base, slash, _ = name.removeprefix(f"{directory}/" if directory else "").partition(
+                    "/"
+                )
+                found[base] = "d" if slash else "f"
+        said += "".join(f"{kind}{base}\0" for base, kind in found.items()) + "\0"
+    return said.encode(), 0
+
+
+def packed(job: FarJob | None, names: tuple[str, ...]) -> tuple[bytes, int]:
+    """Return the tar that a host sends of files of a job."""
+    assert job is not None
+    return tar_of(*(entry(f"./{name}", job.files[name]) for name in names)), 0
+
+
 class FakeSession:
     """One session, with the methods of FarSession."""
 
@@ -95,6 +132,8 @@ class FakeSession:
         self.is_broken = False
         self.broken = trio.Event()
         self.position = 0
+        self.part = b""
+        self.part_status = 0
 
     def clean_up(self) -> None:
         """Remove what was sent and never started, as the host does when a session ends."""
@@ -130,8 +169,9 @@ class FakeSession:
         is_claimed = job is not None and job.is_claimed
         return FarState(is_claimed, job is not None, self.hosts.boot, "7" if is_claimed else "")
 
-    async def make(self) -> None:
+    async def make(self, *, with_tar: bool = False) -> None:
         await self._step(Phase.COPY)
+        self.hosts.with_tar.append(with_tar)
         self.hosts.jobs.setdefault(self.key, FarJob())
         await self._step()
 
@@ -176,6 +216,29 @@ class FakeSession:
     async def follow(self, position: int) -> None:
         await self._step(Phase.RUN)
         self.position = position
+
+    async def list_directories(self, names) -> None:
+        self.hosts.lists += 1
+        await self._ask_for("list", names)
+
+    async def bring(self, names) -> None:
+        await self._ask_for("bring", names)
+
+    async def _ask_for(self, request: str, names) -> None:
+        assert self.is_free
+        await self._step(Phase.COLLECT)
+        self.part, self.part_status = self.hosts.says[request](self.job, tuple(names))
+
+    async def receive_part(self) -> bytes:
+        await self._step()
+        if self.hosts.is_frozen and self.part:
+            await trio.sleep_forever()
+        data, self.part = self.part[:PIECE], self.part[PIECE:]
+        return data
+
+    @property
+    def is_free(self) -> bool:
+        return not self.part
 
     async def receive(self) -> bytes:
         while True:

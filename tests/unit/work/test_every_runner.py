@@ -3,7 +3,9 @@
 A runner has a class here that says how its far side is looked at and what can befall it.
 """
 
+import io
 import json
+import tarfile
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 from ssh_fakes import FakeHosts, add_ssh, ssh_type
 from work_fakes import LONG, FakeNode
 
+from meshnode.protocol.control import OUTPUT_KEY
 from meshnode.protocol.lifecycle import UnitState
 
 
@@ -51,6 +54,9 @@ class OfCommands:
     def cut(self) -> None:
         """Nothing is between a node and its supervisors."""
 
+    def put(self, files: dict[str, bytes]) -> None:
+        put(self.node, self.job().unit_id, files)
+
     def left(self) -> list[object]:
         return [path for path in self.node.store.root.iterdir() if path.is_dir()]
 
@@ -83,6 +89,9 @@ class OfNodes(OfCommands):
 
     def cut(self) -> None:
         self.node.mesh.break_all()
+
+    def put(self, files: dict[str, bytes]) -> None:
+        put(self.bar, self.job().unit_id, files)
 
     def left(self) -> list[object]:
         return [path for path in self.bar.store.root.iterdir() if path.is_dir()]
@@ -126,8 +135,30 @@ class OfHosts:
     def cut(self) -> None:
         self.hosts.cut()
 
+    def put(self, files: dict[str, bytes]) -> None:
+        self.job().files |= files
+
     def left(self) -> list[object]:
         return list(self.hosts.jobs)
+
+
+def put(node: FakeNode, unit_id: str, files: dict[str, bytes]) -> None:
+    """Write files as the command of a unit does."""
+    for name, data in files.items():
+        path = node.store.work_directory(unit_id) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def brought(node: FakeNode, unit_id: str) -> dict[str, bytes]:
+    """Return the files that a node has of a unit; the status has their size."""
+    data = node.store.output_path(unit_id, "files").read_bytes()
+    assert node.status(unit_id).files_size == len(data)
+    assert node.store.read_status(unit_id).files_size == len(data)
+    if not data:
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {one.name: tar.extractfile(one).read() for one in tar if one.isreg()}
 
 
 @pytest.fixture(params=[OfCommands, OfNodes, OfHosts])
@@ -135,8 +166,9 @@ def runner(request, foo, bar):
     return request.param(foo, bar)
 
 
-async def started(runner) -> str:
-    unit_id = await runner.submit()
+async def started(runner, *globs: str) -> str:
+    """Submit work that brings files back which match, and return it when it runs."""
+    unit_id = await runner.submit(**({OUTPUT_KEY: json.dumps(globs)} if globs else {}))
     await runner.node.wait_for(unit_id, lambda status: status.state is UnitState.RUNNING)
     return unit_id
 
@@ -262,3 +294,71 @@ async def test_an_end_stays_what_it_is_over_a_restart(runner, autojump_clock):
             assert runner.node.status(unit_id) == before
             record = json.loads((runner.node.store.root / unit_id / "status").read_text())
             assert record["State"] == int(UnitState.FAILED)
+
+
+FILES = {"out/a.txt": b"1" * 300_000, "out/b.log": b"2", "c.txt": b"", "DEPS/in.txt": b"sent"}
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, UnitState.SUCCEEDED), (3, UnitState.FAILED)])
+async def test_files_that_match_are_here_when_the_unit_is_final_however_it_ended(
+    runner, code, state, autojump_clock
+):
+    async with runner.there(), runner.node.running():
+        unit_id = await started(runner, "**/*.txt", "*.png")
+        runner.put(FILES)
+        runner.finish(code)
+        status = await runner.node.wait_final(unit_id)
+        told = f"exit status {code}; collected 2 files; nothing matches '*.png'"
+        assert (status.state, status.detail) == (state, told)
+        assert brought(runner.node, unit_id) == {"out/a.txt": b"1" * 300_000, "c.txt": b""}
+        assert runner.starts == 1
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_files_come_over_a_restart_and_nothing_runs_again(runner, how, autojump_clock):
+    async with runner.there():
+        async with runner.node.running():
+            unit_id = await started(runner, "*")
+            if how == "killed":
+                runner.node.kill()
+        runner.node.mesh.heal()
+        runner.put(FILES)
+        runner.finish(0)
+        async with runner.node.running():
+            status = await runner.node.wait_final(unit_id)
+            assert status.detail == "exit status 0; collected 3 files"
+            assert brought(runner.node, unit_id) == {
+                name: data for name, data in FILES.items() if not name.startswith("DEPS")
+            }
+            assert runner.starts == 1
+
+
+async def test_of_a_unit_that_is_canceled_what_is_there_is_brought_back(runner, autojump_clock):
+    async with runner.there(), runner.node.running():
+        unit_id = await started(runner, "*")
+        runner.put({"a": b"1"})
+        await ask(runner, "cancel", unit_id)
+        status = await runner.node.wait_final(unit_id)
+        assert (status.state, status.detail) == (UnitState.CANCELED, "Canceled")
+        assert brought(runner.node, unit_id) == {"a": b"1"}
+
+
+async def test_of_a_unit_whose_far_side_is_lost_what_is_there_is_brought_back(
+    runner, autojump_clock
+):
+    async with runner.there(), runner.node.running():
+        unit_id = await started(runner, "*")
+        runner.put({"a": b"1"})
+        runner.lose()
+        status = await runner.node.wait_final(unit_id)
+        assert status.state is UnitState.FAILED
+        assert status.detail.startswith("lost: ")
+        assert status.detail.endswith("; collected 1 file")
+        assert brought(runner.node, unit_id) == {"a": b"1"}
+
+
+async def test_a_unit_that_brings_nothing_back_has_no_files(runner, autojump_clock):
+    async with runner.there(), runner.node.running():
+        unit_id = await started(runner)
+        runner.finish(0)
+        assert (await runner.node.wait_final(unit_id)).files_size is None

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 import tarfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,11 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trees import GLOBS, TREES, make, members
 
+from meshnode.work.files.archive import CannotCollect
+from meshnode.work.files.collecting import Collection
+from meshnode.work.ssh.bringing import FarCollection
 from meshnode.work.ssh.failures import HostFailure, Phase, Refused
 from meshnode.work.ssh.hosts import Host, job_text
 from meshnode.work.ssh.record import FarEnd
@@ -45,15 +49,24 @@ SHELLS = [name for name in ("dash", "bash", "busybox") if shutil.which(name)]
 class Far:
     """A host that is this machine, with programs of its own."""
 
-    def __init__(self, root: Path, *, shell: str = "sh", noise: str = "", setsid: bool = True):
+    def __init__(
+        self,
+        root: Path,
+        *,
+        shell: str = "sh",
+        noise: str = "",
+        setsid: bool = True,
+        tar: str | None = "tar",
+    ):
         self.home, programs = root / "home", root / "bin"
         # Of its own: what has it is ended as a unit's, whoever else runs these tests.
         self.key = secrets.token_hex(8)
         self.home.mkdir()
         programs.mkdir()
+        other = {"sh": shell, "tar": tar}
         for name in (*NEEDED, *(["setsid"] if setsid else [])):
-            found = shell if name == "sh" else name
-            (programs / name).symlink_to(shutil.which(found))
+            if (found := other.get(name, name)) is not None:
+                (programs / name).symlink_to(shutil.which(found))
         self.ssh = root / "ssh"
         self.ssh.write_text(
             FAKE_SSH.format(home=self.home, path=programs, noise=noise, shell=programs / "sh")
@@ -323,6 +336,134 @@ async def test_dependencies_that_are_no_tar_are_refused_and_nothing_is_started(f
     with trio.fail_after(PATIENCE):
         while far.left():
             await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def ended(far: Far, tree: dict):
+    """Yield a session with a unit that has ended, whose directory has that in it."""
+    async with far.session() as session:
+        await prepare(session, *sh("echo out"))
+        await session.start(0, 1)
+        await collect(session)
+        shutil.rmtree(far.file("work"))
+        make(far.file(".") / "work", tree)
+        yield session
+        await session.remove()
+    assert far.left() == []
+
+
+async def bring(session: FarSession, root: Path, *globs: str, hidden=frozenset()) -> str:
+    return await FarCollection(session, root / "files", globs, hidden).run()
+
+
+async def drain(session: FarSession) -> None:
+    while await session.receive_part():
+        pass
+
+
+TARS = [name for name in ("tar", "busybox", "bsdtar") if shutil.which(name)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("tar", TARS)
+def test_what_is_brought_from_a_host_is_what_would_be_collected_here(tmp_path, shell, tar):
+    @settings(max_examples=12, deadline=None)
+    @given(TREES, GLOBS)
+    def same(tree, globs):
+        root = tmp_path / os.urandom(4).hex()
+        root.mkdir()
+        far = Far(root, shell=shell, tar=tar)
+
+        async def both() -> tuple[str, str]:
+            async with ended(far, tree) as session:
+                here = Collection(far.file("work"), root / "here", tuple(globs))
+                while not here.step():
+                    pass
+                return await bring(session, root, *globs), here.words
+
+        there, here = trio.run(both)
+        assert members(root / "files") == members(root / "here")
+        assert there.partition("; left out")[0] == here.partition("; left out")[0]
+
+    same()
+
+
+@pytest.mark.parametrize("tar", TARS)
+async def test_files_of_a_host_are_the_same_to_their_last_byte_as_often_as_asked(tmp_path, tar):
+    far = Far(tmp_path, tar=tar)
+    tree = {
+        "big": os.urandom(3_000_000),
+        "hole": b"",
+        "many": {str(at): b"1" for at in range(3000)},
+    }
+    async with ended(far, tree) as session:
+        work = far.file("work")
+        os.truncate(work / "hole", 1_000_000)
+        (work / "program").write_bytes(b"#!/bin/sh\n")
+        (work / "program").chmod(0o4755)
+        for number in range(3):
+            os.link(work / "big", work / f"same{number}")
+        os.mkfifo(work / "fifo")
+        os.utime(work / "big", (5, 1_234_567_890))
+        for _ in range(2):
+            told = await bring(session, tmp_path, "*")
+            assert told == (
+                "collected 3006 files; left out 'fifo' (neither a file nor a directory)"
+            )
+            found = members(tmp_path / "files")
+            assert {found[name] for name in ("big", "same0", "same1", "same2")} == {tree["big"]}
+            assert found["hole"] == bytes(1_000_000)
+            assert sum(name.startswith("many/") for name in found) == 3000
+        with tarfile.open(tmp_path / "files") as archive:
+            assert archive.getmember("big").mtime == 1_234_567_890
+            assert archive.getmember("program").mode == 0o755
+
+
+async def test_a_session_that_follows_output_and_one_that_does_not_bring_files(far, tmp_path):
+    async with ended(far, {"a": b"1"}), far.session() as other:
+        assert (await other.look()).is_claimed
+        assert await bring(other, tmp_path, "*") == "collected 1 file"
+        assert other.is_free
+
+
+async def test_a_host_without_tar_is_told_before_anything_is_sent(tmp_path):
+    far = Far(tmp_path, tar=None)
+    async with far.session() as session:
+        await session.look()
+        told = r"^host anna: copy: there is no tar, which brings files there and back: install it$"
+        with pytest.raises(Refused, match=told):
+            await session.make(with_tar=True)
+    assert not (far.home / "units").exists()
+
+
+async def test_a_host_that_lost_its_tar_and_one_that_lost_the_files_are_told(far, tmp_path):
+    async with ended(far, {"a": b"1"}) as session:
+        (tmp_path / "bin" / "tar").unlink()
+        with pytest.raises(CannotCollect, match="there is no tar, which brings files back"):
+            await bring(session, tmp_path, "*")
+        shutil.rmtree(far.file("work"))
+        assert await bring(session, tmp_path, "*") == "collected no files: its directory is gone"
+
+
+async def test_a_session_that_is_killed_while_files_come_is_a_failure_to_collect(far):
+    async with far.session() as session:
+        await prepare(session, *sh("head -c 30000000 /dev/zero >big"))
+        await session.start(0, 1)
+        await collect(session)
+    async with far.session() as session:
+        await session.look()
+        await session.bring(["big"])
+        assert not session.is_free
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if far.key.encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+        with pytest.raises(HostFailure, match=r"^host anna: collect: ") as caught:
+            await drain(session)
+        assert not isinstance(caught.value, Refused)
+    async with far.session() as session:
+        assert (await session.look()).is_claimed
+        await session.remove()
 
 
 async def test_a_program_that_ends_at_once_is_a_failure_to_connect(far):

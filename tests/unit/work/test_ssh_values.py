@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from meshnode.errors import CommandError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.files.jobfiles import JobFiles
+from meshnode.work.ssh.answers import MarkedPart, far_end, far_state
 from meshnode.work.ssh.failures import Phase, why_refused, why_ssh_ended
 from meshnode.work.ssh.hosts import Host
-from meshnode.work.ssh.record import FarEnd, SshRecord
-from meshnode.work.ssh.session import far_end, far_state
+from meshnode.work.ssh.record import Brought, FarEnd, SshRecord
 from meshnode.work.ssh.worktype import MAX_COMMAND, SshType
 from meshnode.work.units.jobsettings import JobSettings
 from meshnode.work.units.status import UnitStatus
@@ -44,6 +45,13 @@ RECORDS = st.builds(
     timeout=st.floats(0, 1e9),
     is_canceled=st.booleans(),
     end=st.none() | ENDS,
+    brought=st.none()
+    | st.builds(
+        Brought,
+        words=TEXT,
+        size=st.integers(0, 2**63 - 1),
+        instead=st.none() | st.sampled_from(UnitState),
+    ),
     is_left=st.booleans(),
 )
 JSON = st.recursive(
@@ -51,7 +59,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-KEYS = st.sampled_from(["key", "choice", "host", "boot", "timeout", "canceled", "end", "left"])
+KEYS = st.sampled_from(
+    ["key", "choice", "host", "boot", "timeout", "canceled", "end", "brought", "left"]
+)
 
 
 def status(data) -> UnitStatus:
@@ -112,6 +122,22 @@ def test_an_end_is_read_as_a_host_writes_it():
     assert far_end(["end", "3", "*", "70"]) == FarEnd(3, "", 70)
     assert far_end(["end", "*", "cancel", "0"]) == FarEnd(None, "cancel", 0)
     assert far_end(["end", "9" * 5000, "\x1b[2J", "9" * 5000]) == FarEnd(None, "", 0)
+
+
+@given(st.binary(max_size=300), st.integers(0, 255), st.lists(st.integers(1, 400)))
+def test_the_end_of_a_part_is_found_in_whatever_pieces_it_comes(content, status, cuts):
+    part = MarkedPart("0123456789abcdef")
+    stream = content + b"\n0123456789abcdef %d\n" % status
+    ends = sorted({0, *(cut for cut in cuts if cut < len(stream)), len(stream)})
+    found = b"".join(part.feed(stream[begin:end]) for begin, end in pairwise(ends))
+    assert (found, part.status) == (content, status)
+
+
+@given(st.binary(max_size=30).filter(lambda tail: not tail[:4].rstrip(b"\n").isdigit()))
+def test_a_part_whose_status_is_none_has_not_come_well(tail):
+    part = MarkedPart("mark")
+    assert part.feed(b"x\nmark " + tail + b"\n\n\n\n\n") == b"x"
+    assert part.status == 255
 
 
 CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
@@ -206,12 +232,14 @@ def test_files_are_all_that_a_client_may_give_a_job_beside_params():
         with pytest.raises(CommandError, match="takes files, but no arguments, variables"):
             KIND.plan(replace(submission(), job=job))
     back = JobSettings(files=JobFiles(output=("*",)))
-    with pytest.raises(CommandError, match=r"far brings back no files \(output\), since it runs"):
-        KIND.plan(replace(submission(), job=back))
+    assert KIND.plan(replace(submission(), job=back)).outputs == ("files",)
     elsewhere = replace(KIND, cwd="/srv")
-    assert (KIND.described("far")["Files"], elsewhere.described("far")["Files"]) == (True, False)
+    for key in ("Files", "Output"):
+        assert (KIND.described("far")[key], elsewhere.described("far")[key]) == (True, False)
     with pytest.raises(CommandError, match="far takes no files, since it runs in a directory"):
         elsewhere.plan(replace(submission(), job=files))
+    with pytest.raises(CommandError, match=r"far brings back no files \(output\), since"):
+        elsewhere.plan(replace(submission(), job=back))
 
 
 def test_a_client_s_script_runs_behind_the_operator_s_words_where_that_is_allowed():
