@@ -79,6 +79,10 @@ class TlsStream(trio.abc.HalfCloseableStream, OverSocket):
         """The protocol that was agreed on in the handshake; empty if it was not talked about."""
         return self._engine.protocol
 
+    def judge_again(self, settings: TlsSettings) -> None:
+        """Judge the other end by settings that came after the handshake. Raises TlsRefused."""
+        self._engine.judge_again(settings)
+
     # --- the handshake -----------------------------------------------------------------------
 
     async def shake_hands(self) -> None:

@@ -4,6 +4,7 @@ OpenSSL does the work. This adds what people need to know when it fails: each fa
 :class:`TlsRefused`, which says why, and for whom.
 """
 
+import datetime
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -13,8 +14,8 @@ from OpenSSL import SSL
 from meshnode.errors import TlsProblem, TlsRefused
 from meshnode.security.certificates import MAX_SHOWN, Certificate, Usage
 from meshnode.security.identity import shown_text
-from meshnode.security.tls import TlsSettings
-from meshnode.security.verification import Expected, Verdict
+from meshnode.security.tls import Demand, TlsSettings
+from meshnode.security.verification import Expected, Verdict, verify_chain, without_root
 
 HANDSHAKE_RECORD: Final = 0x16
 ALERT_RECORD: Final = 0x15
@@ -114,6 +115,17 @@ class TlsEngine:
     def cipher(self) -> str:
         """The cipher that was agreed on."""
         return self._connection.get_cipher_name() or ""
+
+    def judge_again(self, settings: TlsSettings) -> None:
+        """Judge the other end's certificate by settings that came after the handshake.
+
+        Raises:
+            TlsRefused: a handshake that begins now would be refused.
+        """
+        chain = self._connection.get_verified_chain() or []
+        if chain or settings.demand is Demand.REQUIRED:
+            now = datetime.datetime.now(datetime.UTC)
+            verify_chain(without_root(chain, settings.expected), settings.expected, now)
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext. Raises TlsRefused if the other end does not speak TLS at all."""

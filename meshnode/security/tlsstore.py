@@ -1,11 +1,12 @@
 """The TLS settings of one node, by the names of their directives.
 
 A connection asks for its settings when it begins. So what :meth:`TlsStore.apply` puts in serves the
-next connection, and those that are up go on with what they began with.
+next connection, and those that are up go on with what they began with; who wants to judge them
+again is told (:meth:`TlsStore.when_renewed`).
 """
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -108,6 +109,11 @@ class TlsStore:
         self._settings: dict[_Key, TlsSettings] = {}
         self._uses: dict[_Key, TlsUse] = {}
         """Those of the configuration; of others a listener may still be closing."""
+        self._when_renewed: list[Callable[[], None]] = []
+
+    def when_renewed(self, tell: Callable[[], None]) -> None:
+        """Have somebody told each time that settings are others than before."""
+        self._when_renewed.append(tell)
 
     def admit(self, change: TlsChange) -> None:
         """Have the settings of names that are new, before anybody asks for them."""
@@ -139,6 +145,9 @@ class TlsStore:
             # Names that are gone stay: a listener that named one may still be closing.
             self._settings[key] = use.settings
             told.append(f"{use.label}: {'added' if old is None else 'read anew'}; {use}")
+        if told:
+            for tell in self._when_renewed:
+                tell()
         return told
 
     @property

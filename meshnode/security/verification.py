@@ -303,6 +303,16 @@ def _may_shake_hands(allowed: x509.KeyUsage, usage: Usage) -> bool:
     return may_agree or (usage is Usage.SERVER and allowed.key_encipherment)
 
 
+def without_root(chain: Sequence[crypto.X509], expected: Expected) -> list[bytes]:
+    """Return a verified chain without a root in it, which the other end need not have shown.
+
+    Raises:
+        TlsRefused: a certificate in it is malformed.
+    """
+    decoded = [_decode(one, expected) for one in chain]
+    return [one.der for depth, one in enumerate(decoded) if not depth or one.issuer != one.subject]
+
+
 def _decode(shown: crypto.X509, expected: Expected) -> Certificate:
     """Return what a certificate says that OpenSSL holds. Raises TlsRefused."""
     try:

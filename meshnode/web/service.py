@@ -15,6 +15,7 @@ from meshnode.control.places import Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.service import IDLE_CHECK, KEPT_BACK, ControlService, secure
 from meshnode.control.usernames import UserNames
+from meshnode.errors import TlsRefused
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.net.accept import serve
@@ -38,8 +39,9 @@ from meshnode.web.wire import CHUNK, PROTOCOLS, last_response
 from meshnode.work.configured import ConfiguredWork
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
+    from meshnode.net.tls import TlsStream
     from meshnode.security.bearer import TokenStore
-    from meshnode.security.tls import TlsSource
+    from meshnode.security.tls import TlsSettings, TlsSource
 
 
 Leave = Callable[[], Awaitable[None]]
@@ -111,6 +113,15 @@ async def open_listeners(directive: HttpServiceDirective) -> list[HttpListener]:
     return opened
 
 
+@dataclass(slots=True)
+class _Secured:
+    """A connection over TLS, and by which settings its client was judged."""
+
+    stream: "TlsStream"
+    settings: "TlsSettings"
+    log: SubjectLogger
+
+
 class HttpService:
     """The connections of one ``http-service`` directive."""
 
@@ -127,6 +138,7 @@ class HttpService:
         self._places: dict[SessionKind, Places] = {}
         self._users = UserNames()
         self._leaving = Leaving()
+        self._secured: dict[Connection, _Secured] = {}
         self._refusing = 0
         """Clients without a place that are being told so."""
         self._listeners: list[HttpListener] = []
@@ -231,12 +243,45 @@ class HttpService:
         if self._tls is None or isinstance(client, UnixClient):
             await self._server.serve(stream, connection, log)
             return
-        secured = await secure(stream, self._tls(), log, str(client), PROTOCOLS)
+        settings = self._tls()
+        secured = await secure(stream, settings, log, str(client), PROTOCOLS)
         if secured is None:
             return
         if isinstance(client, TcpClient) and secured.certificate is not None:
             connection.client = TcpClient(client.address, names_in(secured.certificate))
-        await self._server.serve(secured, connection, log)
+        self._secured[connection] = _Secured(secured, settings, log)
+        try:
+            # Other settings may have come during the handshake.
+            if self._is_trusted(connection):
+                await self._server.serve(secured, connection, log)
+        finally:
+            del self._secured[connection]
+
+    def when_renewed(self) -> None:
+        """Judge clients again: the service has other TLS settings."""
+        if self._nursery is not None and self._tls is not None:
+            self._nursery.start_soon(self._judge_again)
+
+    async def _judge_again(self) -> None:
+        for connection in list(self._secured):
+            if connection in self._secured and not self._is_trusted(connection):
+                connection.abort()
+            # Each takes about as long as a request.
+            await trio.lowlevel.checkpoint()
+
+    def _is_trusted(self, connection: Connection) -> bool:
+        """Whether a client's certificate would be taken now, too."""
+        assert self._tls is not None
+        one, settings = self._secured[connection], self._tls()
+        if one.settings is settings:
+            return True
+        one.settings = settings
+        try:
+            one.stream.judge_again(settings)
+        except TlsRefused as refusal:
+            one.log.warning("ended %s: %s", connection.client.brief, refusal)
+            return False
+        return True
 
     async def _identify(self, stream: trio.SocketStream) -> Identity:
         """Return who a client is; of a user also the name, if that is known soon."""
@@ -289,6 +334,7 @@ async def start_web(
         service = HttpService(directive, node, tls.find_server(directive.tls), tokens)
         metrics.node.watch("http", service.places)
         await nursery.start(service.run, listeners)
+        tls.when_renewed(service.when_renewed)
         services.append(service)
 
     async def leave() -> None:

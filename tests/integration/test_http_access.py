@@ -1,5 +1,6 @@
 """Who may use a node over HTTP: certificates, tokens, users; HTTP/1.1 and HTTP/2, with curl."""
 
+import http.client
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,43 @@ def test_clients_without_a_certificate_show_a_token_or_nothing_is_told(
     node.wait_unit(made["ID"], "Succeeded")
     shown = node.unit_status(made["ID"])["SubmittedBy"]
     assert (shown["Kind"], shown["Name"]) == ("token", "ci")
+
+
+def test_a_certificate_of_a_ca_that_is_replaced_loses_what_it_has_open(
+    cluster: Cluster, signed: Authority
+) -> None:
+    port, other = free_port(), Authority(cluster.directory, "other")
+    own = signed.issue("foo", "foo")
+    trusted = cluster.directory / "clients.crt"
+    trusted.write_bytes(signed.ca.read_bytes() + other.ca.read_bytes())
+    node = start(cluster, {"port": port, "tls": "srv"}, server(signed, own, clientcas=str(trusted)))
+    shown = ssl.create_default_context(cafile=str(signed.ca))
+    with ExitStack() as stack:
+        followers = []
+        for authority, name in ((signed, "alice"), (other, "bob")):
+            files = authority.issue(name)
+            shown.load_cert_chain(files["cert"], files["key"])
+            client = http.client.HTTPSConnection("localhost", port, timeout=PATIENCE, context=shown)
+            client.request("GET", "/api/v1/events")
+            followers.append(stack.enter_context(client.getresponse()))
+            stack.callback(client.close)
+            assert followers[-1].status == 200
+        alice, bob = followers
+        # First nothing that matters to them: the file is another, and both of its CAs are in it.
+        trusted.write_bytes(other.ca.read_bytes() + signed.ca.read_bytes())
+        node.wait_log("tls-server srv: read anew")
+        trusted.write_bytes(other.ca.read_bytes())
+        node.wait_log(r"ended .*: the client's certificate \(CN=alice\) is not signed by a CA in")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            alice.read()
+        node.meshctl("work", "submit", "cat", "--no-payload")
+        while b"event: unit" not in bob.readline():
+            pass
+    # And none of its certificates opens another one.
+    refused = cluster.run(
+        "curl", "-s", *certified(signed, "alice"), f"https://localhost:{port}/health", check=False
+    )
+    assert refused.returncode != 0
 
 
 def test_who_may_have_results_and_no_status_has_them_as_they_come(cluster: Cluster) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
-from tls_makers import Ends, authority, ends, nameless_ends
+from tls_makers import Ends, authority, ends, nameless_ends, other_authority
 
 from meshnode.errors import TlsProblem, TlsRefused
 from meshnode.net import tls
@@ -62,6 +63,39 @@ async def test_an_end_of_bytes_ends_one_direction_only(end: str) -> None:
                 got += len(await near.receive_some())
         await far.send_eof()
         assert await all_of(near) == b""
+
+
+@pytest.mark.parametrize(
+    ("problem", "asks"),
+    [
+        (None, {"pinnedclientcert": ()}),
+        (None, {"requireclientcert": False}),
+        (TlsProblem.NOT_PINNED, {"pinnedclientcert": ("ab" * 32,)}),
+        (TlsProblem.WRONG_CA, {}),
+        (TlsProblem.WRONG_CA, {"requireclientcert": False}),
+    ],
+)
+async def test_a_client_is_judged_again_by_settings_that_come_later(
+    tmp_path: Path, problem: TlsProblem | None, asks: dict[str, object]
+) -> None:
+    cas = other_authority().write(tmp_path) if problem is TlsProblem.WRONG_CA else None
+    later = ends(of_server=asks | ({} if cas is None else {"clientcas": cas})).server
+    async with pair() as (server, _):
+        if problem is None:
+            server.judge_again(later)
+            return
+        with pytest.raises(TlsRefused) as refused:
+            server.judge_again(later)
+        assert refused.value.problem is problem
+
+
+async def test_a_client_without_a_certificate_is_refused_when_one_is_asked_for_later() -> None:
+    found = ends(of_server={"requireclientcert": False}, shows_none=True)
+    async with pair(found) as (server, _):
+        server.judge_again(found.server)
+        with pytest.raises(TlsRefused) as refused:
+            server.judge_again(nameless_ends().server)
+        assert refused.value.problem is TlsProblem.MISSING
 
 
 @pytest.mark.parametrize("kind", ["killed", "reset"])

@@ -11,7 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from meshnode.config import HttpService as Directive
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.events import EventHub
-from meshnode.control.events_command import events_command
+from meshnode.control.events_command import events_command, mesh_audiences
+from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
 from meshnode.web import service as serving
 from meshnode.web.commands import Commands
@@ -19,7 +20,8 @@ from meshnode.web.identity import BRIEF
 from meshnode.web.routing import WebNode
 from meshnode.web.service import HttpListener, HttpService
 from meshnode.web.spool import Spool
-from tests.unit.web.conftest import nothing_short
+from tests.unit.control.conftest import FakeMesh
+from tests.unit.web.conftest import nothing_short, refuse_reload
 from tests.unit.web.test_leaving import EVENTS
 from tests.unit.web.test_wire import read_to_end
 
@@ -27,6 +29,9 @@ ASK = b"GET /api/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 OF_ONE = 24
 """Connections of one address, of 32 in all; 4 more are for what is short, two of them its own."""
+
+CUSHION = 0.05
+"""Seconds for which nothing must happen until all that was sent has come: it passes the network."""
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
@@ -46,7 +51,8 @@ def patient_clock() -> MockClock:
 async def running() -> AsyncIterator[Connect]:
     """Run a service, and return what connects to it."""
     registry = CommandRegistry()
-    registry.register(events_command(EventHub(), {}))
+    register_mesh_commands(registry, FakeMesh(), refuse_reload)  # type: ignore[arg-type]
+    registry.register(events_command(EventHub(), mesh_audiences(registry)))
     commands = Commands("foo", registry, SessionBudgets())
     node = WebNode("foo", "1", commands, nothing_short, Spool(Path("/nonexistent")))
     service = HttpService(Directive(port=1), node)
@@ -75,7 +81,13 @@ async def ask(connect: Connect, sent: bytes = ASK) -> tuple[bytes, bytes]:
     await stream.send_all(sent)
     answer = await read_to_end(stream)
     await stream.aclose()
+    await settled()
     return answer[9:12], answer.lower()
+
+
+async def settled() -> None:
+    """Return when the service has seen what was closed."""
+    await wait_all_tasks_blocked(CUSHION)
 
 
 async def test_whoever_follows_on_all_places_of_an_address_leaves_a_way_to_ask(few: None) -> None:
@@ -97,7 +109,7 @@ async def test_what_would_last_is_told_to_come_later(few: None) -> None:
         assert b"retry-after: 10" in answer
         assert b"too many connections are open" in answer
         await followers.pop().aclose()
-        await wait_all_tasks_blocked()
+        await settled()
         followers.append(await follow(connect))
         for stream in followers:
             await stream.aclose()
@@ -109,7 +121,7 @@ async def test_who_finds_no_place_at_all_is_told_so_before_it_asks(
     async with running() as connect:
         followers = [await follow(connect) for _ in range(OF_ONE)]
         silent = [await connect(), await connect()]
-        await wait_all_tasks_blocked()
+        await settled()
         status, answer = await ask(connect)
         assert status == b"503"
         assert b"retry-after: 10" in answer
@@ -130,6 +142,7 @@ async def test_nobody_keeps_a_place_that_is_for_what_is_short(
             await slow.send_all(b"G")
             await trio.sleep(BRIEF / 2)
         assert await read_to_end(silent) == b""
+        await settled()
         status, _ = await ask(connect)
         assert status == b"200"
         for stream in [*followers, silent, slow]:
