@@ -9,6 +9,11 @@ from meshctl.api.errors import CannotReach
 from meshctl.api.settings import Address, NetworkAddress, TlsSettings, UnixAddress, WebAddress
 from meshctl.api.transport import PlainTransport, Transport
 
+SILENCE, PROBE_INTERVAL, PROBES = 30, 10, 3
+"""Seconds of silence until the kernel asks the other machine for a sign of life, seconds between
+two such questions, and how many go unanswered until the connection is lost: a minute in all, which
+is longer than a link takes that comes back. A node that is only busy has its kernel answer."""
+
 NOT_A_SOCKET = "it is no socket. Give the filename of a control-service, and not that of its lock"
 STALE_SOCKET = "nobody listens on it. Has its meshnode ended? Start it again"
 NO_SOCKET = "no such file. Is meshnode running with a control-service on it?"
@@ -103,4 +108,10 @@ def _connect_tcp(address: NetworkAddress | WebAddress, name: str, timeout: float
         raise CannotReach(name, error.strerror or str(error)) from error
     # Commands are small and each waits for its reply: none should wait for the last one's ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Who waits for an end or an answer sends nothing, and would never hear that the machine or the
+    # network between is gone.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
     return sock

@@ -205,9 +205,7 @@ class Upload:
         known = asked(session, self._key, self._created)
         match known.get("Trace"):
             case "unit":
-                unit_id = str(known.get("UnitID"))
-                is_partial = "Received" in known
-                return None if is_partial else self._of_unit(session, unit_id)
+                return None if "Received" in known else self._of_unit(session, known)
             case "released":
                 return Submission(self._unit_id, "Job Started")
             case "nothing" if _store(known.get("Mark")) == _store(self._created.receipt):
@@ -220,17 +218,19 @@ class Upload:
                     why = "the node has another directory by now"
                 raise SubmissionUnconfirmed(self._unit_id, why)
 
-    def _of_unit(self, session: Connection, unit_id: str) -> Submission | None:
+    def _of_unit(self, session: Connection, known: JsonObject) -> Submission | None:
         """As :meth:`_settled`, of a unit that awaits nothing more."""
-        session.send_line(f"work status {unit_id}")
-        status = unit_status(session.read_json())
-        state = status["State"]
-        if status.get("StdinSize") is not None or STATES[state] in {"Running", "Succeeded"}:
-            is_waiting = STATES[state] == "Pending"
-            return Submission(unit_id, "Job Submitted" if is_waiting else "Job Started")
+        unit_id = str(known.get("UnitID"))
+        status = _status_of(session, unit_id)
+        state = status.get("State")
+        if known.get("NeverRan") is not True:
+            is_seen = state not in {None, STATES.index("Pending")}
+            return Submission(unit_id, "Job Started" if is_seen else "Job Submitted")
         if state == CANCELED:
             text = f"work unit {unit_id} was canceled before it was started"
             raise CommandRefused(text, unit_id)
+        if state == FAILED and status.get("StdinSize") is not None:
+            raise CommandRefused(str(status.get("Detail")), unit_id)
         if state == FAILED:
             # Too little had come to be kept. Nothing has been started, and its key is free again.
             session.send_line(f"work release {unit_id}")
@@ -245,6 +245,15 @@ class Upload:
             session.set_timeout(WITHDRAW_TIMEOUT)
             session.send_line(json.dumps(_withdrawal(self._unit_id)))
             session.read_line()
+
+
+def _status_of(session: Connection, unit_id: str) -> JsonObject:
+    """Return the status of a unit; nothing for a client that may submit and not look."""
+    session.send_line(f"work status {unit_id}")
+    try:
+        return unit_status(session.read_json())
+    except CommandRefused:
+        return {}
 
 
 def _withdrawal(unit_id: str) -> JsonObject:

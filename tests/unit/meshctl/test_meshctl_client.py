@@ -477,6 +477,19 @@ def test_a_host_that_does_not_exist_is_told(monkeypatch):
         ControlClient("tcp://nosuch.invalid:1").connect()
 
 
+def test_a_machine_that_vanishes_without_a_word_is_noticed(tcp_node):
+    with ControlClient(tcp_node.address) as client:
+        session = client.take()
+        with socket.socket(fileno=os.dup(session.fileno())) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            told = [
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            ]
+        session.close()
+    assert told[0] + told[1] * told[2] <= 60
+
+
 def test_an_unknown_certificate_is_refused_unless_one_insists(tls_node):
     with pytest.raises(NotTrusted, match=r"certificate refused.*--rootcas"):
         ControlClient(tls_node.address).connect()

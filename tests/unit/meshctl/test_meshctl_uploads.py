@@ -64,6 +64,7 @@ class Unit:
     received: bytearray = field(default_factory=bytearray)
     state: int = 0
     is_whole: bool = False
+    never_ran: bool = False
 
     @property
     def key(self):
@@ -90,6 +91,7 @@ class Model:
         self.last_left = 0
         """Bytes that were left of the last session that was to be cut."""
         self.store = STORE
+        self.may_look = True
         self.before_asked = lambda: None
         self.before_submission = lambda unit: None
         self._moments = itertools.count(1)
@@ -241,7 +243,7 @@ class Link:
         reply = {"Mark": f"{model.store}@{next(model._moments)}", "Trace": "nothing"}
         if unit := model.of_key(key):
             reply |= {"Trace": "unit", "UnitID": unit.unit_id, "Work": "w"}
-            reply |= {"NeverRan": not unit.is_whole}
+            reply |= {"NeverRan": unit.never_ran or not unit.is_whole}
             if unit.awaits_rest:
                 reply |= {"Received": len(unit.received)}
         elif key in model.released:
@@ -250,8 +252,11 @@ class Link:
 
     def _status(self, request):
         unit = self._model.units[request["unitid"]]
+        if not self._model.may_look:
+            self._say("ERROR: not allowed")
+            return
         size = len(unit.received) if unit.is_whole else None
-        self._say(json.dumps({"State": unit.state, "StdinSize": size, "Detail": "d"}))
+        self._say(json.dumps({"State": unit.state, "StdinSize": size, "Detail": "no such command"}))
 
     def _release(self, request):
         del self._model.units[request["unitid"]]
@@ -541,6 +546,33 @@ def test_an_end_that_was_not_answered_is_asked_about_and_runs_once():
         model = Model(Cut(whole - before, away=1))
         assert submit(model).unit_id == "Unit0001"
         assert model.runs == [PAYLOAD]
+
+
+def test_a_client_that_may_submit_and_not_look_goes_on_too():
+    model = Model(Cut(10**9))
+    submit(model)
+    whole = 10**9 - model.last_left
+    for before in (1, 70, whole - 2 * KEPT):
+        model = Model(Cut(whole - before))
+        model.may_look = False
+        assert submit(model).unit_id == "Unit0001"
+        assert model.runs == [PAYLOAD]
+
+
+def test_a_start_that_failed_after_the_cut_is_told_with_its_reason():
+    model = Model(Cut(10**9))
+    submit(model)
+    model = Model(Cut(10**9 - model.last_left - 1))
+
+    def fail():
+        for unit in model.units.values():
+            unit.state = 3
+            unit.never_ran = True
+
+    model.before_asked = fail
+    with pytest.raises(CommandRefused, match="no such command") as caught:
+        submit(model)
+    assert caught.value.unit_id == "Unit0001"
 
 
 def test_a_unit_that_somebody_cancels_meanwhile_is_not_submitted_again():
