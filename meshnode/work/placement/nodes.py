@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import trio
+
 from meshnode.protocol.control import CONTROL_SERVICE, TAKES_TAG
 from meshnode.protocol.routing import ServiceAdvertisement
 from meshnode.work.placement.choice import Candidate
@@ -23,6 +25,11 @@ class MeshView(Protocol):
     @property
     def link_costs(self) -> Mapping[str, float]:
         """The nodes that this one is linked to, and what the links cost."""
+        ...
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one after each change of links, routes or services."""
         ...
 
     def service_stamps(self, service: str) -> Mapping[str, int]:
@@ -68,6 +75,15 @@ class NodeDirectory:
     _known: dict[str, _Advertised] = field(default_factory=dict)
     _placed: dict[tuple[str, str], _Placed] = field(default_factory=dict)
     _units: "dict[str, _PlacedUnit]" = field(default_factory=dict)
+    _looked: tuple[int, int] = (-1, -1)
+    """When the nodes were last looked at: see :meth:`moment`."""
+
+    def moment(self) -> tuple[int, int]:
+        """Return what is another value whenever nodes may be others, or say something else.
+
+        It is in any case a second later: an advertisement that was not repeated goes unnoticed.
+        """
+        return self.mesh.changes, int(trio.current_time())
 
     def candidates(self, work_type: str) -> list[Candidate]:
         """Return the nodes that there are at this moment, as far as units of a type go."""
@@ -98,6 +114,10 @@ class NodeDirectory:
         return self._known.keys()
 
     def _look(self) -> None:
+        moment = self.moment()
+        if moment == self._looked:
+            return
+        self._looked = moment
         stamps = self.mesh.service_stamps(CONTROL_SERVICE)
         for node in self._known.keys() - stamps.keys():
             del self._known[node]

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Set
+from collections.abc import Callable, Hashable, Set
 
 import trio
 
@@ -20,8 +20,9 @@ again by then, and so is a node that was started anew."""
 LOOK_INTERVAL = 1.0
 """Seconds between two looks for a node while none fits, however often the mesh has news."""
 
-Permits = Callable[[UnitStatus, str], bool]
-"""Whether who has submitted a unit may have it run on a node."""
+Permits = Callable[[UnitStatus], Callable[[str], bool] | None]
+"""Returns what says whether who has submitted a unit may have it run on a node; None if it may on
+all."""
 
 
 class PassedOver:
@@ -47,12 +48,13 @@ class PassedOver:
 class Placer:
     """Chooses nodes for units."""
 
-    def __init__(
-        self, directory: NodeDirectory, permits: Permits = lambda status, node: True
-    ) -> None:
+    def __init__(self, directory: NodeDirectory, permits: Permits = lambda status: None) -> None:
         self._directory = directory
         self.permits = permits
         """Asked of each node before it is chosen."""
+        self._none_fits: dict[Hashable, NoneFits] = {}
+        """What thousands that wait for the same would find out one by one, by what they ask for."""
+        self._found_at: tuple[int, int] = (-1, -1)
 
     async def give_node(self, unit: Unit, passed: PassedOver, first: FirstOutcome) -> None:
         """Return once a node is chosen for a unit and on record, however long none fits.
@@ -90,10 +92,22 @@ class Placer:
     def _choose(self, unit: Unit, unreached: Set[str]) -> Choice | NoneFits:
         remote = unit.remote
         assert remote.placement is not None
-        candidates = self._directory.candidates(remote.work_type)
-        allowed = [one for one in candidates if self.permits(unit.status, one.node)]
+        permits = self.permits(unit.status)
         needs = {key: WORDS_OF_KEYS[key] for key in unit.status.job.fields()}
-        return choose(remote.placement, remote.work_type, allowed, random.choice, unreached, needs)
+        asked = (remote.placement, remote.work_type, frozenset(needs), frozenset(unreached))
+        if (moment := self._directory.moment()) != self._found_at:
+            self._found_at = moment
+            self._none_fits.clear()
+        if permits is None and (known := self._none_fits.get(asked)) is not None:
+            return known
+        nodes = self._directory.candidates(remote.work_type)
+        allowed = nodes if permits is None else [one for one in nodes if permits(one.node)]
+        choice = choose(
+            remote.placement, remote.work_type, allowed, random.choice, unreached, needs
+        )
+        if permits is None and isinstance(choice, NoneFits):
+            self._none_fits[asked] = choice
+        return choice
 
     def count(self, unit: Unit) -> None:
         """Count a unit on its node until it has ended there, or goes to another one."""

@@ -159,14 +159,15 @@ class UnitAccess:
         targets = (replace(target, node=node) for node in self.nodes())
         return next((one for one in targets if self._rules.may(asker, verb, one)), target)
 
-    def may_place(self, status: UnitStatus, node: str) -> bool:
-        """Whether who has submitted a unit may have it run on this node."""
+    def may_place(self, status: UnitStatus) -> Callable[[str], bool] | None:
+        """Return what says whether who has submitted a unit may have it run on a node; None if on
+        all."""
         client, remote = status.submitted_by or UnknownClient(), status.remote
         if not self._rules or remote is None:
-            return True
+            return None
         asker = Asker(client, WAYS.get(client.kind, Way.TCP), status.signed_by)
-        target = Target(node=node, work_type=remote.work_type, params=remote.params)
-        return self._rules.may(asker, Verb.SUBMIT, target)
+        target = Target(node="", work_type=remote.work_type, params=remote.params)
+        return lambda node: self._rules.may(asker, Verb.SUBMIT, replace(target, node=node))
 
     def check(self, verb: Verb, target: Target | None, caller: Caller) -> None:
         """Return if the rules let a client; ``target`` None is for anything at all.

@@ -10,10 +10,15 @@ from work_fakes import FakeDialer, FakeNode
 
 from meshnode.errors import NoRoute
 from meshnode.protocol.lifecycle import UnitState
+from meshnode.security.identity import UnixClient
 from meshnode.work.placement.load import Load
+from meshnode.work.placement.nodes import NodeDirectory
 from meshnode.work.placement.placer import LOOK_INTERVAL, UNREACHED_SECONDS
+from meshnode.work.units.access import UnitAccess
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.unit import Unit
+
+ANN, BOB = UnixClient(1, 100, 7), UnixClient(2, 100, 8)
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +215,64 @@ async def test_a_node_that_is_there_again_is_tried_again_however_much_news_there
             assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
         assert leaf.status(unit).remote.chosen == "least of 1 that fit: 0 units of cat there"
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rule", ["any", "random", "least"])
+async def test_units_that_no_node_fits_are_judged_together_and_not_each_at_all_news(
+    leaf, bar, baz, rule, autojump_clock, monkeypatch
+):
+    looks = Counter()
+    candidates = NodeDirectory.candidates
+
+    def counted(self, work_type):
+        looks[work_type] += 1
+        return candidates(self, work_type)
+
+    monkeypatch.setattr(FakeDialer, "changes", property(lambda self: self.mesh.news))
+    monkeypatch.setattr(NodeDirectory, "candidates", counted)
+    leaf.mesh.news = 0
+    async with leaf.running(), bar.running():
+        units = [
+            await place(leaf, "cat", rule, b"x", placementlabels=f"gpu={kind}")
+            for kind in ("1", "2")
+            for _ in range(50)
+        ]
+        for news in range(1, 6):
+            await trio.sleep(LOOK_INTERVAL + 1)
+            looks.clear()
+            leaf.mesh.news = news
+            leaf.mesh.heal()
+            await trio.sleep(LOOK_INTERVAL + 1)
+            assert looks["cat"] == 2
+        # Whoever fits is found as ever.
+        baz.more_tags = {"labels": '{"gpu":"1"}'}
+        async with baz.running():
+            leaf.mesh.news = 6
+            for unit in units[:50]:
+                assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+            (line,) = await leaf.talk(f"work status {units[-1]}")
+            assert json.loads(line)["Detail"] == (
+                "waiting for a node: 0 of 3 nodes: 3 lack label gpu=2"
+            )
+
+
+async def test_what_one_submitter_may_not_have_placed_is_another_ones_answer_no_more(
+    leaf, bar, autojump_clock, monkeypatch
+):
+    def may_place(self, status):
+        is_ann = status.submitted_by == ANN
+        return lambda node: is_ann and node == "bar"
+
+    monkeypatch.setattr(FakeDialer, "changes", property(lambda self: 0))
+    monkeypatch.setattr(UnitAccess, "may_place", may_place)
+    async with leaf.running(), bar.running():
+        leaf.clients["client"] = BOB
+        waits = await place(leaf, "cat", payload=b"x")
+        (line,) = await leaf.talk(f"work status {waits}")
+        assert json.loads(line)["Detail"] == "waiting for a node: 0 of 0 nodes"
+        leaf.clients["client"] = ANN
+        placed = await place(leaf, "cat", payload=b"x")
+        assert (await leaf.wait_final(placed)).remote.node == "bar"
 
 
 async def test_each_node_that_was_not_reached_is_passed_over_for_its_own_time(

@@ -41,6 +41,8 @@ from meshnode.work.local.launcherprocess import Started
 from meshnode.work.local.processes import ProcessId
 from meshnode.work.local.runner import CommandRunner
 from meshnode.work.local.worktypes import CommandType
+from meshnode.work.placement.nodes import NodeDirectory
+from meshnode.work.placement.placer import Placer
 from meshnode.work.remote.asking import AskThere
 from meshnode.work.remote.runner import RemoteRunner
 from meshnode.work.units import directory, tombstones
@@ -319,13 +321,16 @@ class FakeNode:
             end_leftovers=self.launcher.end_leftovers,
         )
         self.commands = commands
+        dialer = FakeDialer(self.mesh, self.node_id)
+        placer = Placer(NodeDirectory(dialer))
         remotes = RemoteRunner(
-            FakeDialer(self.mesh, self.node_id),
+            dialer,
             self.mortal,
             self.signatures,
             self.mesh.now,
             self.max_remote_output,
             self.tls_clients.get,
+            placer=placer,
         )
         self.units = UnitManager(
             store=self.mortal,
@@ -342,6 +347,7 @@ class FakeNode:
             audit=self.audit,
             hub=self.hub,
         )
+        placer.permits = self.units.access.may_place
         self.units.queue.bounds = self.queue_bounds
         self.registry = CommandRegistry(self.rules)
         others = AskThere(FakeDialer(self.mesh, self.node_id), self.signatures)
@@ -550,6 +556,7 @@ class FakeDialer:
     def __init__(self, mesh: FakeMesh, node_id: str) -> None:
         self.mesh = mesh
         self.node_id = node_id
+        self.looks = 0
 
     async def dial(self, node: str, service: str, tls: object = None):
         await trio.lowlevel.checkpoint()
@@ -588,6 +595,12 @@ class FakeDialer:
     @property
     def link_costs(self) -> dict[str, float]:
         return {node: 1.0 for node in self.mesh.nodes if node != self.node_id}
+
+    @property
+    def changes(self) -> int:
+        """Another number at each look: tests change what nodes say without telling anybody."""
+        self.looks += 1
+        return self.looks
 
     def service_stamps(self, service: str) -> dict[str, int]:
         return {
