@@ -293,12 +293,14 @@ class Handler(BaseHTTPRequestHandler):
 
 def _is_wanted(unit: Json, query: dict[str, str]) -> bool:
     kind = (unit.get("ExtraData") or {}).get("RemoteWorkType") or unit.get("WorkType", "")
+    node = (unit.get("ExtraData") or {}).get("RemoteNode", "hub")
     batch = (unit.get("Labels") or {}).get("batch", "")
     return (
         unit.get("StateName", "").lower()
         in query.get("state", unit["StateName"].lower()).split(",")
         and query.get("type", kind) == kind
         and query.get("batch", batch) == batch
+        and query.get("node", node) == node
     )
 
 

@@ -195,7 +195,7 @@ def test_a_form_is_made_of_the_arguments_of_a_type_and_submits_them(
     browser.click("Submit")
     browser.wait_text(".error", "fill out")
     press(browser, "5", "5")
-    browser.run("""[...document.querySelectorAll("select")].at(-1).value = "roman" """)
+    browser.run("arguments[0].value = 'roman'", browser.field("form"))
     browser.click("Submit")
     browser.wait_text("h1", "newunit1")
     assert json.loads(world.bodies[-1]) == {

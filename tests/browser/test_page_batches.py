@@ -1,6 +1,7 @@
 """Batches in the page: how far each is, and of thousands of members those that failed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import reading
@@ -181,6 +182,49 @@ def test_after_a_connection_was_lost_a_batch_is_read_from_its_beginning(
     world.batches[batch] |= {"Succeeded": 3, "Failed": 0, "Waiting": 17}
     world.hang_up()
     browser.wait(lambda: len(members(browser)) == 23, "what there is now")
+
+
+CHOOSE = """
+    const choice = [...document.querySelectorAll("label")]
+        .find((one) => one.textContent === "Run it").control;
+    choice.value = arguments[0];
+    choice.dispatchEvent(new Event("change"));"""
+
+
+def test_the_form_submits_a_batch_of_numbers_in_which_index_stands_for_each(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/new/hub/fibonacci")
+    browser.wait_text("fieldset", "position (required)")
+    browser.run(CHOOSE, "array")
+    browser.field("position").send_keys("{index}")
+    browser.click("Submit")
+    browser.wait_text(".error", "fill out")
+    browser.field("Numbers").send_keys("1-9:2")
+    browser.field("At a time").send_keys("3")
+    browser.click("Submit")
+    browser.wait_text("h1", "b-newbatch")
+    job = {"type": "fibonacci", "arguments": {"position": "{index}"}}
+    assert json.loads(world.bodies[-1]) == {"job": job, "array": "1-9:2", "max_in_flight": 3}
+
+
+def test_the_form_submits_a_batch_of_lines_and_no_files_with_it(
+    browser: Browser, address: str, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").write_text("1;2")
+    browser.open(f"{address}#/work/new/hub/cat")
+    browser.wait_text("form", "Returns its input.")
+    browser.run(CHOOSE, "lines")
+    browser.field("Lines").send_keys("one <b>\n\ntwo\n")
+    file = browser.field("or a file")
+    file.send_keys(str(tmp_path / "table.csv"))
+    browser.click("Submit")
+    browser.wait_text(".note", "Files go along with a batch by meshctl only")
+    assert not world.bodies
+    browser.run("arguments[0].value = ''", file)
+    browser.click("Submit")
+    browser.wait_text("h1", "b-newbatch")
+    assert json.loads(world.bodies[-1]) == {"job": {"type": "cat"}, "lines": ["one <b>", "two"]}
 
 
 def test_the_view_of_a_batch_asks_nothing_more_when_it_was_left(

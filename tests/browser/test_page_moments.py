@@ -153,6 +153,17 @@ def test_a_unit_that_was_asked_for_in_vain_is_shown_when_the_node_answers_again(
     assert not browser.texts(".note")
 
 
+def test_a_node_shows_its_units_also_where_they_are_older_than_what_the_page_knows(
+    browser: Browser, address: str, world: World
+) -> None:
+    world.units = worlds.world(worlds.five(), 450).units
+    oldest = world.units[sorted(world.units)[-1]]
+    oldest["ExtraData"] = {"RemoteNode": "gpu-1", "RemoteWorkType": "train"}
+    browser.open(f"{address}#/mesh/gpu-1")
+    browser.wait(lambda: browser.rows("Units on gpu-1"), "its unit")
+    assert [row[0] for row in browser.rows("Units on gpu-1")] == [oldest["ID"]]
+
+
 def test_a_link_among_the_facts_of_a_unit_keeps_the_focus_while_its_time_grows(
     browser: Browser, address: str
 ) -> None:

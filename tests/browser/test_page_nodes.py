@@ -3,7 +3,6 @@
 The browser shows a certificate as a person's does: from its store, for the address of the node.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -180,10 +179,20 @@ def test_a_unit_that_runs_is_canceled_and_released(page: Browser, mesh: Mesh) ->
 
 def test_a_batch_is_followed_from_the_list_to_its_members(page: Browser, mesh: Mesh) -> None:
     mesh.gate.unlink(missing_ok=True)
+    page.go("#/work/new/bar/gated")
+    page.wait_text("fieldset", "steps (required)")
+    page.run("""
+        const choice = [...document.querySelectorAll("label")]
+            .find((one) => one.textContent === "Run it").control;
+        choice.value = "array";
+        choice.dispatchEvent(new Event("change"));""")
+    for label, text in (("steps", "{index}"), ("Numbers", "1-12"), ("At a time", "3")):
+        page.field(label).send_keys(text)
+    page.click("Submit")
+    page.wait(lambda: page.text("h1").startswith("b-"), "the batch")
+    batch = page.text("h1")
     page.go("#/work")
-    words = ("--array", "1-12%3", "--arg", "steps=12", "--no-payload", "--json")
-    batch = json.loads(mesh.foo.meshctl("work", "submit", "gated", *words))["batch"]
-    page.wait(lambda: batch in str(page.rows("Batches")), "the new batch, by an event")
+    page.wait(lambda: batch in str(page.rows("Batches")), "the new batch")
     page.click(batch)
     page.wait_text("h1", batch)
     running = [["▶ Running"]] * 3

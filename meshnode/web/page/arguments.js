@@ -1,6 +1,7 @@
 // The fields of a type of work: its arguments, and what else a submission may say.
 
 import { button, field, h, select } from "./dom.js";
+import { Each } from "./each.js";
 
 /** Return the fields for a type, as `GET /api/v1/types/NAME` describes it. */
 export function argumentFields(kind) {
@@ -20,9 +21,20 @@ export function argumentsOf(job, fields) {
   return form;
 }
 
+/** Return a batch, as JSON. Throws Error where files go along: a batch has them by meshctl only. */
+export function batchOf(job, fields) {
+  const { payload, deps } = fields.files();
+  if (payload || deps.length) throw new Error("Files go along with a batch by meshctl only (--dep): leave them out, or run it once.");
+  return fields.each.batch({ ...job, ...fields.job() });
+}
+
 class Fields {
   #kind;
   #inputs = new Map();
+  /** Those that take numbers only. */
+  #numbers = new Set();
+  /** How often it runs. */
+  each = new Each((isBatch) => this.#letPlaces(isBatch));
   #env = h("div", { class: "pairs" });
   #labels = h("div", { class: "pairs" });
   #more = new Map();
@@ -40,8 +52,14 @@ class Fields {
       own.length ? h("fieldset", null, h("legend", null, "Arguments"), own) : null,
       kind.RuntimeParams ? this.#text("params", "Parameters", "More words for the command.") : null,
       h("fieldset", null, h("legend", null, "Input"), field("Standard input", this.#payload), field("or a file", this.#file)),
+      this.each.element,
       this.#others(kind),
     );
+  }
+
+  /** Let {index} stand where a number is asked for, or not: the node then judges what comes of it. */
+  #letPlaces(isBatch) {
+    for (const input of this.#numbers) input.type = isBatch ? "text" : "number";
   }
 
   /** Return what of the submission is JSON. */
@@ -91,6 +109,7 @@ class Fields {
   #argument(argument) {
     const input = inputOf(argument);
     this.#inputs.set(argument.Name, input);
+    if (input.type === "number") this.#numbers.add(input);
     if (argument.Required) input.required = true;
     const label = [argument.Name, argument.Required ? h("span", { class: "required" }, " (required)") : null];
     return field(label, input, helpOf(argument));

@@ -101,11 +101,11 @@ export class Live extends EventTarget {
     if (this.next) await this.#list({ cursor: this.next });
   }
 
-  /** Ask for units of a state and a type that may be among the older ones. */
-  async search({ state, type }) {
-    if (!this.next || !(state || type)) return;
+  /** Ask for units of a state, a type and a node that may be among the older ones. */
+  async search({ state, type, node }) {
+    if (!this.next || !(state || type || node)) return;
     try {
-      await this.find({ state: state.toLowerCase(), type }, this.#stop.signal);
+      await this.find({ state: state.toLowerCase(), type, node }, this.#stop.signal);
     } catch (error) {
       if (!(error instanceof Problem)) this.#unlessStopped(error);
     }

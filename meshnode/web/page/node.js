@@ -1,5 +1,6 @@
 // The page of one node: what it says of itself, the way there, its links, and what it runs.
 
+import { Problem } from "./api.js";
 import { button, Facts, h, note, once, say } from "./dom.js";
 import { ago, brief, bytes, clock, count } from "./format.js";
 import { nodeBadge } from "./marks.js";
@@ -51,8 +52,12 @@ export function nodeView({ live, api, signal }, id) {
     const own = [...live.units.values()].filter((unit) => nodeOf(unit, live.here) === id);
     units.update(own.sort((a, b) => createdAt(b) - createdAt(a)).slice(0, RECENT));
   };
+  // Those of this node may be older than what the page knows of all.
+  const find = () => live.find({ node: id, limit: RECENT }, signal).catch(unknown);
   live.addEventListener("mesh", refresh, { signal });
   live.addEventListener("units", refreshUnits, { signal });
+  live.addEventListener("whole", find, { signal });
+  if (live.state !== "connecting") find();
   live.wantsDetail = id;
   signal.addEventListener("abort", () => (live.wantsDetail = false));
   refresh();
@@ -63,6 +68,11 @@ export function nodeView({ live, api, signal }, id) {
     title: id,
     element: h("div", { class: "view" }, back, head, asked, about, section("Types of work", types), section("Links", links.element), section("Recent units", units.element)),
   };
+}
+
+/** Units that cannot be had are no part of what a node is: the view of work says why. */
+function unknown(error) {
+  if (!(error instanceof Problem) && error.name !== "AbortError") throw error;
 }
 
 function described(node, mesh) {

@@ -1,7 +1,7 @@
 // The form for new work: made from what a type of work says that it takes.
 
 import { field, fill, h, note, select } from "./dom.js";
-import { argumentsOf, argumentFields } from "./arguments.js";
+import { argumentsOf, argumentFields, batchOf } from "./arguments.js";
 import { unavailable } from "./mesh.js";
 
 /** Where work may go, beside a node by its name. */
@@ -139,7 +139,7 @@ class SubmitForm {
   async #send(event) {
     event.preventDefault();
     if (!this.#parts) return undefined;
-    const { api, go, live, say, signal } = this.#context;
+    const { go, live, say, signal } = this.#context;
     fill(this.#problem);
     const wrong = this.#parts.firstInvalid();
     if (wrong) return wrong.focus();
@@ -148,20 +148,31 @@ class SubmitForm {
     else if (this.#node.value && this.#node.value !== live.here) job.node = this.#node.value;
     this.#submit.disabled = true;
     try {
-      const body = argumentsOf(job, this.#parts);
-      const answer = await api.post("units", { body, headers: { "Idempotency-Key": this.#key } });
-      const id = answer.ID ?? answer.id;
-      say(`Submitted as unit ${id}`);
+      const where = this.#parts.each.isBatch ? await this.#postBatch(job) : await this.#postUnit(job);
+      say(`Submitted as ${where.join(" ")}`);
       // Who has gone elsewhere meanwhile is left there.
-      if (!signal.aborted) go(["work", id]);
+      if (!signal.aborted) go(["work", ...where.filter((word) => word !== "unit")]);
     } catch (error) {
       if (error.status >= 400) this.#key = newKey();
-      fill(this.#problem, note(error.message, "bad"));
+      // A batch has no key by which a second one would be known for the first.
+      const isPerhaps = error.isLost && this.#parts.each.isBatch;
+      fill(this.#problem, note(isPerhaps ? `${error.message} The batch may be there all the same: look before you send it again.` : error.message, "bad"));
       this.#parts.named(error.message)?.focus();
     } finally {
       this.#submit.disabled = false;
     }
     return undefined;
+  }
+
+  async #postUnit(job) {
+    const body = argumentsOf(job, this.#parts);
+    const answer = await this.#context.api.post("units", { body, headers: { "Idempotency-Key": this.#key } });
+    return ["unit", answer.ID ?? answer.id];
+  }
+
+  async #postBatch(job) {
+    const { Batch: id } = await this.#context.api.post("batches", { body: batchOf(job, this.#parts) });
+    return ["batch", id];
   }
 }
 

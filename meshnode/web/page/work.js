@@ -107,7 +107,7 @@ class WorkView {
   #set(change) {
     Object.assign(this.#filter, change);
     this.refresh();
-    if (change.state || change.type) this.#live.search(this.#filter);
+    if (change.state || change.type || change.node) this.#live.search(this.#filter);
   }
 
   #clear(search) {
