@@ -21,6 +21,7 @@ from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.net.accept import serve
 from meshnode.net.sockets import CannotListen, holder_of, identify, names_in, open_tcp_listeners
 from meshnode.net.unix_listener import UnixListener
+from meshnode.resources import MemoryTrimmer
 from meshnode.security.identity import Identity, TcpClient, UnixClient
 from meshnode.security.tlsstore import TlsStore
 from meshnode.shares import Holder
@@ -48,8 +49,11 @@ Leave = Callable[[], Awaitable[None]]
 """Ends what clients have open while the node is still whole."""
 
 MAX_CONNECTIONS: Final = 512
-"""Connections at a time of one kind (unix, tcp) to one HTTP service; each costs some 100 KiB, of
+"""Connections at a time of one kind (unix, tcp) to one HTTP service; each takes COST, of
 which most is for what its requests and responses wait in."""
+
+COST: Final = 100 * 1024
+"""Bytes that a connection takes and gives back."""
 
 SHARE: Final = 3 / 4
 """Part of these that one user or address may have."""
@@ -163,7 +167,7 @@ class HttpService:
                 log = subject_logger("http", f"{source.kind} {source.address}")
                 log.info("listening")
                 nursery.start_soon(self._serve_source, source, log)
-            nursery.start_soon(self._end_idle)
+            nursery.start_soon(self._end_idle, MemoryTrimmer(nursery.start_soon))
             task_status.started()
 
     async def leave(self) -> None:
@@ -173,11 +177,16 @@ class HttpService:
             await source.listener.aclose()
         await self._server.leave(self._leaving, self._nursery)
 
-    async def _end_idle(self) -> None:
+    async def _end_idle(self, memory: MemoryTrimmer) -> None:
+        before = 0
         while True:
             await trio.sleep(IDLE_CHECK)
             for places in self._places.values():
                 places.end_idle()
+            # A crowd that is gone leaves what its responses waited in with the C library.
+            ended = sum(places.opened - places.taken for places in self._places.values())
+            memory.freed((ended - before) * COST)
+            before = ended
 
     async def _serve_source(self, source: HttpListener, log: SubjectLogger) -> None:
         async def serve_client(stream: trio.SocketStream) -> None:

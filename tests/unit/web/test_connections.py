@@ -8,12 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from meshnode import resources
 from meshnode.config import HttpService as Directive
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.events import EventHub
 from meshnode.control.events_command import events_command, mesh_audiences
 from meshnode.control.mesh_commands import register_mesh_commands
 from meshnode.control.registry import CommandRegistry
+from meshnode.control.service import IDLE_CHECK
 from meshnode.web import service as serving
 from meshnode.web.commands import Commands
 from meshnode.web.identity import BRIEF
@@ -147,3 +149,29 @@ async def test_nobody_keeps_a_place_that_is_for_what_is_short(
         assert status == b"200"
         for stream in [*followers, silent, slow]:
             await stream.aclose()
+
+
+@pytest.mark.parametrize(("crowd", "is_trimmed"), [(2, False), (OF_ONE, True)])
+async def test_the_memory_of_a_crowd_that_is_gone_is_given_back_to_the_system(
+    crowd: int,
+    is_trimmed: bool,
+    few: None,
+    monkeypatch: pytest.MonkeyPatch,
+    patient_clock: MockClock,
+) -> None:
+    trimmed = trio.Event()
+
+    async def trim() -> None:
+        trimmed.set()
+
+    monkeypatch.setattr(resources, "trim_memory", trim)
+    monkeypatch.setattr(serving, "COST", resources.WORTH_IT // OF_ONE + 1)
+    async with running() as connect:
+        streams = [await follow(connect) for _ in range(crowd)]
+        await trio.sleep(2 * IDLE_CHECK)
+        assert not trimmed.is_set()
+        for stream in streams:
+            await stream.aclose()
+        with trio.move_on_after(3 * IDLE_CHECK):
+            await trimmed.wait()
+    assert trimmed.is_set() is is_trimmed
