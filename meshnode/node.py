@@ -281,7 +281,7 @@ async def _start_web(
     from meshnode.web.service import start_web  # noqa: PLC0415
 
     metrics = metrics_of(config.node.id, mesh, links, work, registry.rules, audit, tls)
-    metrics.node.watch("control", control.places)
+    metrics.node.watch("control", control.places, control.tls_refusals)
     history = History(registry, lambda: work.units.tally, lambda: mesh.figures().links)
     registry.register(history.command())
     nursery.start_soon(history.run)

@@ -1,5 +1,6 @@
 """The control service: a unix socket, TCP and the mesh, and a session for each of their clients."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,7 +15,7 @@ from meshnode.control.places import MAX_LEAVING, Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.session import Session
 from meshnode.control.usernames import UserNames
-from meshnode.errors import ConfigError, MeshnodeError, TlsRefused
+from meshnode.errors import ConfigError, MeshnodeError, TlsProblem, TlsRefused
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.mesh import Mesh
 from meshnode.net.accept import serve
@@ -156,6 +157,8 @@ class ControlService:
         self._sources: list[ControlListener] = []
         self._budgets = budgets or SessionBudgets()
         self._users = UserNames()
+        self.tls_refusals = Counter[TlsProblem]()
+        """Handshakes over TCP that failed, by the reason."""
 
     async def run(
         self,
@@ -215,7 +218,7 @@ class ControlService:
         try:
             if tls is not None:
                 # With a place: handshakes that nobody ends take no more of them than sessions do.
-                secured = await secure(stream, tls(), log, peer)
+                secured = await secure(stream, tls(), log, peer, self.tls_refusals)
                 if secured is None:
                     return
                 stream = secured
@@ -279,11 +282,13 @@ async def secure(
     settings: "TlsSettings",
     log: SubjectLogger,
     peer: str,
+    refusals: Counter[TlsProblem],
     protocols: Sequence[bytes] = (),
 ) -> "TlsStream | None":
     """Shake hands with a client and return the stream; None if that fails, and all is closed.
 
-    ``protocols`` are what is spoken over it, best first.
+    ``refusals`` counts what was refused, by the reason; ``protocols`` are what is spoken over it,
+    best first.
     """
     from meshnode.net.tls import TlsStream  # noqa: PLC0415 - only where TLS is asked for
 
@@ -292,6 +297,7 @@ async def secure(
     try:
         await secured.shake_hands()
     except TlsRefused as refusal:
+        refusals[refusal.problem] += 1
         log.warning("refused %s: %s", peer, refusal)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         log.debug("client lost: %s", error)

@@ -75,6 +75,12 @@ SESSIONS_REFUSED: Final = _counter(
 HTTP_RESPONSES: Final = _counter(
     "http_responses", "Responses of HTTP services, by their status.", "status"
 )
+TLS_REFUSALS: Final = _counter(
+    "tls_refusals",
+    "Clients of these services that were refused for their TLS, or refused ours.",
+    "service",
+    "reason",
+)
 SIGNATURE_REFUSALS: Final = _counter(
     "signature_refusals", "Requests that were refused for their signature.", "reason"
 )

@@ -10,7 +10,7 @@ import trio
 
 from meshnode.control.places import Places
 from meshnode.control.registry import WAYS, SessionKind
-from meshnode.errors import SignatureProblem
+from meshnode.errors import SignatureProblem, TlsProblem
 from meshnode.histogram import LOOP_SECONDS, Histogram
 from meshnode.security.access import AccessRules, Grounds
 from meshnode.security.audit import AuditLog
@@ -72,10 +72,17 @@ class NodeReader:
         self._audit = audit
         self._certificates = certificates
         self._services: list[tuple[str, PlacesByKind]] = []
+        self._handshakes: list[tuple[str, Mapping[TlsProblem, int]]] = []
 
-    def watch(self, service: str, places: PlacesByKind) -> None:
-        """Read a service's sessions as well; several may have one name, and are added up."""
+    def watch(
+        self, service: str, places: PlacesByKind, tls_refusals: Mapping[TlsProblem, int]
+    ) -> None:
+        """Read a service's sessions as well; several may have one name, and are added up.
+
+        ``tls_refusals`` are the clients that it refused for their TLS, by the reason.
+        """
         self._services.append((service, places))
+        self._handshakes.append((service, tls_refusals))
 
     def read(self, into: Readings) -> None:
         """Read all of that as it is now."""
@@ -83,6 +90,10 @@ class NodeReader:
         into.add(families.START_TIME, self._started)
         into.distribute(families.LOOP_DELAY, self.loop.delays.distribution())
         self._read_sessions(into)
+        for service, refusals in self._handshakes:
+            for reason in TlsProblem:
+                count = refusals.get(reason, 0)
+                into.add(families.TLS_REFUSALS, count, service, reason.value)
         for status in {*EXPECTED, *self.responses}:
             into.add(families.HTTP_RESPONSES, self.responses[status], str(int(status)))
         for problem in SignatureProblem:

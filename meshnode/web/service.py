@@ -1,6 +1,7 @@
 """The HTTP service of a node: its listeners, and a place and an identity for each connection."""
 
 import resource
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +16,7 @@ from meshnode.control.places import Bounds, Places
 from meshnode.control.registry import CommandRegistry, SessionKind
 from meshnode.control.service import IDLE_CHECK, KEPT_BACK, ControlService, secure
 from meshnode.control.usernames import UserNames
-from meshnode.errors import TlsRefused
+from meshnode.errors import TlsProblem, TlsRefused
 from meshnode.logs import SubjectLogger, subject_logger
 from meshnode.mesh.peers.configured import ConfiguredLinks
 from meshnode.net.accept import serve
@@ -141,6 +142,8 @@ class HttpService:
         self._numbers = count(1)
         self._places: dict[SessionKind, Places] = {}
         self._users = UserNames()
+        self.tls_refusals = Counter[TlsProblem]()
+        """Clients that were refused in the handshake, or later by other settings."""
         self._leaving = Leaving()
         self._secured: dict[Connection, _Secured] = {}
         self._refusing = 0
@@ -253,7 +256,7 @@ class HttpService:
             await self._server.serve(stream, connection, log)
             return
         settings = self._tls()
-        secured = await secure(stream, settings, log, str(client), PROTOCOLS)
+        secured = await secure(stream, settings, log, str(client), self.tls_refusals, PROTOCOLS)
         if secured is None:
             return
         if isinstance(client, TcpClient) and secured.certificate is not None:
@@ -288,6 +291,7 @@ class HttpService:
         try:
             one.stream.judge_again(settings)
         except TlsRefused as refusal:
+            self.tls_refusals[refusal.problem] += 1
             one.log.warning("ended %s: %s", connection.client.brief, refusal)
             return False
         return True
@@ -341,7 +345,7 @@ async def start_web(
         except CannotListen as exc:
             raise directive.unavailable(exc.parameter, exc.problem) from exc
         service = HttpService(directive, node, tls.find_server(directive.tls), tokens)
-        metrics.node.watch("http", service.places)
+        metrics.node.watch("http", service.places, service.tls_refusals)
         await nursery.start(service.run, listeners)
         tls.when_renewed(service.when_renewed)
         services.append(service)

@@ -145,7 +145,7 @@ def test_a_certificate_of_a_ca_that_is_replaced_loses_what_it_has_open(
             followers.append(stack.enter_context(client.getresponse()))
             stack.callback(client.close)
             assert followers[-1].status == 200
-        alice, bob = followers
+        alice, other_one = followers
         # First nothing that matters to them: the file is another, and both of its CAs are in it.
         trusted.write_bytes(other.ca.read_bytes() + signed.ca.read_bytes())
         node.wait_log("tls-server srv: read anew")
@@ -154,13 +154,18 @@ def test_a_certificate_of_a_ca_that_is_replaced_loses_what_it_has_open(
         with pytest.raises((http.client.HTTPException, OSError)):
             alice.read()
         node.meshctl("work", "submit", "cat", "--no-payload")
-        while b"event: unit" not in bob.readline():
+        while b"event: unit" not in other_one.readline():
             pass
     # And none of its certificates opens another one.
     refused = cluster.run(
         "curl", "-s", *certified(signed, "alice"), f"https://localhost:{port}/health", check=False
     )
     assert refused.returncode != 0
+    bob = other.issue("bob")
+    shows = ["--cacert", signed.ca, "--cert", bob["cert"], "--key", bob["key"]]
+    told = cluster.run("curl", "-s", *shows, f"https://localhost:{port}/metrics").stdout
+    line = b'meshnode_tls_refusals_total{reason="wrong CA",service="http"} 2.0'
+    assert line in told.splitlines()
 
 
 def test_who_may_have_results_and_no_status_has_them_as_they_come(cluster: Cluster) -> None:

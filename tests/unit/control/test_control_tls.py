@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -12,6 +12,7 @@ from tls_makers import CLIENT, DAY, SERVER, Ends, authority, ends, other_authori
 from meshnode.config import Address
 from meshnode.control.registry import Command, ControlSession, Handler
 from meshnode.control.service import ControlService, open_listeners
+from meshnode.errors import TlsProblem
 from meshnode.net import tls
 from meshnode.net.tls import TlsStream, dial_tls
 from meshnode.security.certificates import decode_certificate
@@ -21,7 +22,9 @@ GREETING = b"Receptor Control, node foo\n"
 
 
 @asynccontextmanager
-async def serving(registry, found: Ends) -> AsyncIterator[int]:
+async def serving(
+    registry, found: Ends, service: ControlService | None = None
+) -> AsyncIterator[int]:
     """Run a control service with TLS; yields its port."""
     listeners = await open_listeners(
         service="",
@@ -33,7 +36,7 @@ async def serving(registry, found: Ends) -> AsyncIterator[int]:
         tcptls=lambda: found.server,
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(ControlService("foo", registry).run, listeners)
+        await nursery.start((service or ControlService("foo", registry)).run, listeners)
         yield listeners[0].listener.socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
@@ -172,6 +175,22 @@ async def test_a_silent_client_is_closed_within_ten_seconds(
             assert (await all_of(client))[:2] == b"\x15\x03"  # for one that waits for a greeting
         await trio.sleep(2 * tls.FAREWELL_TIMEOUT)  # by a clock that jumps
     assert "no TLS handshake within 8 s" in caplog.text
+
+
+async def test_each_client_that_is_refused_for_its_tls_is_counted_by_the_reason(registry) -> None:
+    good, unasked = ends(), ends(shows_none=True)
+    service = ControlService("foo", registry)
+    async with serving(registry, good, service) as port:
+        for found in (unasked, unasked):
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await dial(port, found) as client:
+                    await all_of(client)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as plain:
+            await plain.send_all(b"status\n")
+            await all_of(plain)
+        async with await dial(port, good) as client:
+            assert await client.receive_some() == GREETING
+    assert service.tls_refusals == {TlsProblem.MISSING: 2, TlsProblem.NOT_TLS: 1}
 
 
 async def test_handshakes_that_nobody_ends_leave_other_clients_their_places(registry) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import trio
 from prometheus_client import ProcessCollector
 
 from meshnode.control.places import Bounds, Places
+from meshnode.errors import TlsProblem
 from meshnode.mesh.mesh import Mesh
 from meshnode.mesh.peers.conditions import (
     ConfiguredListener,
@@ -67,7 +69,8 @@ class Scene:
         self.audit = AuditLog("foo")
         reader = NodeReader("foo", self.rules, self.signatures, self.audit, certificates)
         self.places = Places(Bounds(2, 2))
-        reader.watch("control", {"unix": self.places})
+        self.tls_refusals = Counter[TlsProblem]()
+        reader.watch("control", {"unix": self.places}, self.tls_refusals)
         assert node.units is not None
         self.metrics = Metrics(
             reader,

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_plai
 from meshnode.config import HttpService
 from meshnode.control.budgets import SessionBudgets
 from meshnode.control.registry import CommandRegistry
+from meshnode.errors import TlsProblem
 from meshnode.histogram import Histogram
 from meshnode.mesh.dataplane import DropCounts, FirewallCounts
 from meshnode.mesh.links.base import LinkFigures
@@ -196,6 +197,17 @@ async def test_sessions_that_found_no_place_are_told(
         assert await foo.value("sessions", **way) == 2
         assert await foo.value("sessions_opened_total", **way) == 2
         assert await foo.value("sessions_refused_total", **way) == 1
+
+
+async def test_refusals_of_tls_are_told_by_their_reason_and_before_the_first(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with scene(tmp_path) as foo:
+        wrong = {"service": "control", "reason": "wrong CA"}
+        assert await foo.value("tls_refusals_total", **wrong) == 0
+        foo.tls_refusals[TlsProblem.WRONG_CA] += 2
+        assert await foo.value("tls_refusals_total", **wrong) == 2
+        assert await foo.value("tls_refusals_total", service="control", reason="not TLS") == 0
 
 
 async def test_a_disk_that_does_not_answer_leaves_its_numbers_out_and_no_others(
