@@ -130,12 +130,12 @@ class Taker:
 
     Attributes:
         count: files and links that have come.
-        links: names that came as hard links, and to which others.
+        links: names that came as hard links, and hashes of those to which, which may be long.
     """
 
     def __init__(self, archive: Archive, room: Room, names: Iterable[str]) -> None:
         self.count = 0
-        self.links: dict[str, str] = {}
+        self.links: dict[str, int] = {}
         self._archive = archive
         self._room = room
         self._reader = TarReader()
@@ -172,7 +172,7 @@ class Taker:
         if self._missing.pop(name, None) is None:
             return
         if member.islnk():
-            self.links[name] = member.linkname
+            self.links[name] = hash(member.linkname)
             return
         kind = _kind(member)
         if fault := fault_of(name, kind, member.linkname):

@@ -41,8 +41,8 @@ class FarCollection:
         self._finder = FarFinder(far, Globs(globs), self._notes, hidden=hidden)
         self._queue: deque[list[str]] = deque()
         """What is to be asked for, a request each."""
-        self._links: dict[str, str] = {}
-        """Files that came as hard links, to which others."""
+        self._links: dict[str, int] = {}
+        """Files that came as hard links; those to the same file have the same number."""
         self._count = 0
 
     async def run(self) -> str:

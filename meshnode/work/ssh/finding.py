@@ -27,6 +27,10 @@ MAX_ENTRY: Final = 4096
 MAX_NAMES: Final = 16 * 1024 * 1024
 """Bytes of all names together that are remembered of one unit: 100,000 of usual length."""
 
+MAX_LISTED: Final = 20 * MAX_MEMBERS
+"""Names and ends of directories that a host lists of one unit: two million, whether they match or
+not. Each takes time of this node."""
+
 Place = tuple[str, States | None]
 """A directory, and what may match in it; None if all that is in it counts."""
 
@@ -80,6 +84,7 @@ class FarFinder:
         self._names: set[str] = set()
         """All that is remembered, also directories that are only looked through."""
         self._bytes = 0
+        self._listed = 0
         self._pending: deque[Place] = deque()
 
     async def find(self) -> bool:
@@ -108,9 +113,12 @@ class FarFinder:
         """Take what is listed of directories; return how many there were."""
         listing, at = Listing(), 0
         while data := await self._far.receive_part():
-            for number, entry in enumerate(listing.feed(data), 1):
-                if number % LOOKED_AT == 0:
+            for entry in listing.feed(data):
+                self._listed += 1
+                if self._listed % LOOKED_AT == 0:
                     await trio.lowlevel.checkpoint()
+                if self._listed > MAX_LISTED:
+                    raise CannotCollect(f"there are more than {MAX_LISTED} names to look through")
                 if entry is None:
                     at += 1
                 elif at < len(places):

@@ -416,8 +416,28 @@ async def test_a_name_that_is_none_fails_the_unit_and_nothing_is_asked_for(
 
 
 @pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("u", "permission denied"),
+        ("o", "neither a file nor a directory"),
+        ("?", "neither a file nor a directory"),
+    ],
+)
+async def test_what_cannot_be_brought_is_told_with_the_reason_and_not_asked_for(
+    foo, hosts, kind, why, autojump_clock
+):
+    add(foo, hosts, "anna")
+    hosts.says["list"] = lambda job, names: (f"{kind}x\0fa\0\0".encode(), 0)
+    async with foo.running():
+        unit_id, status = await end_of(foo, hosts, "*", files={"a": b"1"})
+        assert status.detail == f"exit status 0; collected 1 file; left out 'x' ({why})"
+        assert brought(foo, unit_id) == {"a": b"1"}
+
+
+@pytest.mark.parametrize(
     ("bound", "value", "told"),
     [
+        ("MAX_LISTED", 70, "there are more than 70 names to look through"),
         ("MAX_MEMBERS", 50, "there are more than 100000 files and directories to bring back"),
         ("MAX_NAMES", 500, "their names have more than 500 bytes"),
     ],
@@ -432,6 +452,20 @@ async def test_what_a_host_lists_is_remembered_up_to_a_bound(
     async with foo.running():
         _, status = await end_of(foo, hosts, "**/*")
         assert status.detail.endswith(f"host anna: collect: {told}")
+
+
+@pytest.mark.parametrize("said", [b"\0", b"funmatched\0", b"o\xff\0"])
+async def test_a_host_that_lists_without_an_end_is_not_listened_to_until_the_deadline(
+    foo, hosts, monkeypatch, said, autojump_clock
+):
+    add(foo, hosts, "anna", collect=10_000.0)
+    monkeypatch.setattr(finding, "MAX_LISTED", 1000)
+    hosts.says["list"] = lambda job, names: (said * 5000, 0)
+    async with foo.running():
+        started = trio.current_time()
+        _, status = await end_of(foo, hosts, "a")
+        assert status.detail.endswith("collect: there are more than 1000 names to look through")
+        assert trio.current_time() - started < 100
 
 
 ANSWERS = st.lists(
