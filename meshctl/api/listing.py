@@ -58,11 +58,13 @@ class Page:
         units: status by unit ID; in the order of IDs, as a meshnode lists all.
         states: how many units there are in each state, by its name, also beyond the page.
         following: what has the next page come; empty where all is told.
+        is_all: whether these are all units of a node that does not choose.
     """
 
     units: Mapping[str, JsonObject]
     states: Mapping[str, int]
     following: str = ""
+    is_all: bool = False
 
 
 def first_page(client: "ControlClient", query: Query) -> Page:
@@ -89,7 +91,7 @@ def _page(client: "ControlClient", fields: JsonObject) -> Page:
     if type(reply.get("total")) is not int:
         if not all(isinstance(status, dict) for status in reply.values()):
             raise ProtocolMismatch("the node's reply is no list of units")
-        return Page(reply, Counter(map(state_name, reply.values())))
+        return Page(reply, Counter(map(state_name, reply.values())), is_all=True)
     items, states, following = reply.get("items"), reply.get("states"), reply.get("next")
     if not (
         isinstance(items, list)

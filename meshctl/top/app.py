@@ -81,7 +81,9 @@ class Top(App[None]):
         self._client = connect()
         self._interval = interval
         self._reading = Reading()
+        self._wanted = ""
         self._is_paused = False
+        self._is_left = False
 
     def compose(self) -> ComposeResult:
         """Lay the screen out."""
@@ -101,31 +103,38 @@ class Top(App[None]):
             for name in heading:
                 self._table(tab).add_column(name, key=name)
         self._table("work").focus()
-        self._read()
+        self._begin()
 
     def on_unmount(self) -> None:
-        """Leave the node."""
+        """Leave the node; a reading that is under way does so when it ends."""
+        self._is_left = True
         self._client.close()
 
     # --- Reading and showing ---------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        """Begin a reading: of all units while one is looked for, which may be an old one."""
+        self._read(everything=bool(self._wanted))
+
     @work(thread=True, exclusive=True)
-    def _read(self) -> None:
-        reading = read(self._client, self._reading)
-        self.call_from_thread(self._take, reading)
+    def _read(self, *, everything: bool) -> None:
+        reading = read(self._client, self._reading, everything=everything)
+        if self._is_left:
+            self._client.close()
+        else:
+            self.call_from_thread(self._take, reading)
 
     def _take(self, reading: Reading) -> None:
         self._reading = reading
         if not self._is_paused:
             self._draw()
-        self.set_timer(max(self._interval, reading.took / SHARE), self._read)
+        self.set_timer(max(self._interval, reading.took / SHARE), self._begin)
 
     def _draw(self) -> None:
         trouble = self._reading.error
         try:
             self.query_one("#head", Static).update(printable(headline(self._reading)))
-            wanted = self.query_one("#wanted", Input).value
-            self._fill("work", work_rows(self._reading, datetime.now(UTC), wanted))
+            self._fill("work", work_rows(self._reading, datetime.now(UTC), self._wanted))
             self._fill("nodes", node_rows(self._reading))
             self._fill("links", link_rows(self._reading))
         except ControlError as error:
@@ -181,13 +190,14 @@ class Top(App[None]):
     def action_forget(self) -> None:
         """Show all units again."""
         line = self.query_one("#wanted", Input)
-        line.value = ""
+        line.value = self._wanted = ""
         line.remove_class("shown")
         self._table("work").focus()
         self._draw()
 
-    def on_input_changed(self) -> None:
+    def on_input_changed(self, event: Input.Changed) -> None:
         """Show what is wanted while it is typed."""
+        self._wanted = event.value
         self._draw()
 
     def on_input_submitted(self) -> None:

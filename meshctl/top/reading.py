@@ -6,12 +6,13 @@ Nothing here knows of the screen: rows are texts that are safe to print, with a 
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from meshctl.api.errors import ControlError, ProtocolMismatch
-from meshctl.api.status import UNFINISHED, remote_part, state_name, work_type
+from meshctl.api.listing import Query, first_page
+from meshctl.api.status import ENDED, STATES, UNFINISHED, remote_part, state_name, work_type
 from meshctl.render.clients import canceled_briefly, who_briefly
 from meshctl.render.columns import Cell
 from meshctl.render.graph import cheapest_ways
@@ -42,30 +43,50 @@ class Reading:
     """What a node has told at one moment.
 
     Attributes:
+        states: How many units there are in each state; without them, those that were told count.
         error: Why it told nothing; what it told last stays beside it.
         took: Seconds that it took.
     """
 
     status: Mapping[str, Any] = field(default_factory=dict)
     units: Units = field(default_factory=dict)
+    states: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
     took: float = 0.0
 
 
-def read(client: "ControlClient", last: Reading) -> Reading:
-    """Ask a node anew; what cannot be had is as in the ``last`` reading. Raises nothing of it."""
+def read(client: "ControlClient", last: Reading, *, everything: bool = False) -> Reading:
+    """Ask a node anew; what cannot be had is as in the ``last`` reading. Raises nothing of it.
+
+    Of many units those are read that can be shown, or with ``everything`` all: one is looked for.
+    """
     began = time.monotonic()
     try:
         status = client.status()
-        units = client.work_list()
+        units, states = _all(client) if everything else _first(client)
     except ControlError as error:
-        return Reading(last.status, last.units, str(error), time.monotonic() - began)
-    return Reading(status, units, "", time.monotonic() - began)
+        return replace(last, error=str(error), took=time.monotonic() - began)
+    return Reading(status, units, states, "", time.monotonic() - began)
+
+
+def _all(client: "ControlClient") -> tuple[Units, Mapping[str, int]]:
+    units = client.work_list()
+    return units, Counter(map(state_name, units.values()))
+
+
+def _first(client: "ControlClient") -> tuple[Units, Mapping[str, int]]:
+    """Return the newest units that have not ended, and that have; and how many there are."""
+    going = first_page(client, Query(states=STATES[: len(UNFINISHED)], limit=MOST_SHOWN))
+    if going.is_all:
+        return going.units, going.states
+    ended = first_page(client, Query(states=ENDED, limit=MOST_SHOWN))
+    # One that has just ended may be in both, and was told of last as it is now.
+    return {**going.units, **ended.units}, Counter(going.states) + Counter(ended.states)
 
 
 def headline(reading: Reading) -> str:
     """The line above everything: the node, and what it has to do."""
-    counts = Counter(state_name(status) for status in reading.units.values())
+    counts = reading.states or Counter(map(state_name, reading.units.values()))
     told = ", ".join(f"{counts[state]} {state.lower()}" for state in sorted(counts, key=_weight))
     nodes = len(reading.status.get("RoutingTable") or {}) + 1
     of_nodes = "alone" if nodes == 1 else f"{nodes} nodes"

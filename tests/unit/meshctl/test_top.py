@@ -1,6 +1,7 @@
 """``meshctl top``: what it shows of a node, and what its keys do."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_node import STATUS, ScriptedNode
+from scripted_node import STATUS, ScriptedNode, Session, as_text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
 from meshctl.api.client import ControlClient
 from meshctl.api.errors import ProtocolMismatch
+from meshctl.top import reading as reading_module
 from meshctl.top.app import Top
 from meshctl.top.reading import (
     MOST_SHOWN,
@@ -139,6 +141,47 @@ def test_a_node_that_is_away_leaves_what_was_known(node: ScriptedNode) -> None:
     assert later.error
 
 
+@pytest.fixture
+def long_list(node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> ScriptedNode:
+    monkeypatch.setattr(reading_module, "MOST_SHOWN", 2)
+    node.chooses = True
+    for number in range(5):
+        node.add_unit(f"old0000{number}", Created=f"2026-11-26T10:00:0{number}Z")
+    node.add_unit("running0", ended=False, Created="2026-11-26T09:00:00Z")
+    return node
+
+
+def test_of_many_units_those_are_read_that_are_shown_and_all_are_counted(
+    long_list: ScriptedNode,
+) -> None:
+    with ControlClient(long_list.address) as client:
+        few = read(client, Reading())
+        assert list(work_rows(few, NOW)) == ["running0", "old00004"]
+        assert sorted(few.units) == ["old00003", "old00004", "running0"]
+        assert headline(few).endswith("1 running, 5 succeeded")
+        every = read(client, few, everything=True)
+        assert len(every.units) == 6
+        assert headline(every) == headline(few)
+
+
+def test_a_node_that_does_not_choose_is_asked_once(long_list: ScriptedNode) -> None:
+    long_list.chooses = False
+    with ControlClient(long_list.address) as client:
+        told = read(client, Reading())
+    assert len(told.units) == 6
+    assert headline(told).endswith("1 running, 5 succeeded")
+    assert [as_text(line) for line in long_list.lines] == ["status", "work list"]
+
+
+def test_a_unit_that_is_too_old_to_be_shown_is_found(long_list: ScriptedNode) -> None:
+    async def use(top: Top, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: table(top).row_count == 2)
+        await pilot.press("slash", *"old00000")
+        await until(pilot, lambda: table(top).row_count == 1)
+
+    used(long_list, use)
+
+
 # --- what keys do --------------------------------------------------------------------------------
 
 
@@ -250,6 +293,33 @@ def test_a_node_that_goes_away_is_told_and_comes_back(busy: ScriptedNode) -> Non
         assert table(top).row_count == 2
 
     used(busy, use)
+
+
+def test_a_reading_that_is_under_way_keeps_no_session_when_its_user_leaves(
+    busy: ScriptedNode,
+) -> None:
+    began, is_left = threading.Event(), threading.Event()
+
+    def answer_late(session: Session, line: str) -> bool:
+        began.set()
+        is_left.wait()
+        session.send(STATUS)
+        return True
+
+    async def run() -> None:
+        top = Top(lambda: client, 0.2)
+        async with top.run_test() as pilot:
+            await until(pilot, lambda: table(top).row_count == 2)
+            busy.handlers["status"] = answer_late
+            await until(pilot, began.is_set)
+            busy.session_closed.clear()
+        is_left.set()
+
+    client = ControlClient(busy.address)
+    asyncio.run(asyncio.wait_for(run(), 60))
+    # The client is still there, so what it had kept open would be open.
+    assert busy.session_closed.wait(60)
+    client.close()
 
 
 def test_without_a_terminal_it_says_what_programs_use_instead(meshctl) -> None:
