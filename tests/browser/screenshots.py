@@ -26,6 +26,10 @@ FOLLOWED = "Un0001xy"
 """The unit whose page is shown."""
 
 
+BATCH = "b-Wd4eS9tQ"
+"""The batch whose page is shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One picture: what is to be seen, in which light, and what is done before."""
@@ -74,7 +78,8 @@ def read(browser: Browser) -> None:
 FIVE = (
     Picture("mesh", "#/mesh", "light", "lab.example.org", point, 1090),
     Picture("node", "#/mesh/edge-tokyo", "dark", "Round trip"),
-    Picture("work", "#/work", "dark", "Un0007xy"),
+    Picture("work", "#/work", "dark", "Un0007xy", height=960),
+    Picture("batch", f"#/work/batch/{BATCH}", "light", "M0000005", height=820),
     Picture("submit", "#/work/new/hub/fibonacci", "light", "Fibonacci", fill_in),
     Picture("unit", f"#/work/{FOLLOWED}", "light", "records", read),
     Picture("history", "#/history", "dark", "Traffic"),
@@ -97,6 +102,8 @@ def world_of_five() -> World:
         time = worlds.text(start + timedelta(seconds=at * 1.613))
         lines.append({"time": time, "stream": stream, "text": text})
     world.logs[FOLLOWED] = lines
+    worlds.batch(world, 40, 40, "b-Uq3fT7sV", now=NOW - timedelta(minutes=50))
+    worlds.batch(world, 2000, 1204, BATCH, most=4, now=NOW)
     return world
 
 

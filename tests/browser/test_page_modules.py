@@ -178,6 +178,93 @@ def test_events_are_whole_wherever_a_stream_is_cut(
     assert found == [one | {"id": str(one["id"])} for one in events]
 
 
+# --- Answers -------------------------------------------------------------------------------------
+
+WITH_FETCH = """
+    const { Api } = await load("api.js");
+    const [fetched, wait] = [window.fetch, window.setTimeout];
+    const answered = async (answer, ask) => {
+        window.fetch = answer;
+        try {
+            return await ask(new Api());
+        } catch (error) {
+            return [error.status, error.message];
+        } finally {
+            [window.fetch, window.setTimeout] = [fetched, wait];
+        }
+    };
+"""
+"""Has a question answered as a test says, and returns what came of it."""
+
+
+@given(st.lists(st.text(max_size=12).map(lambda text: "".join(text.splitlines()))), st.data())
+@IN_BATCHES
+def test_lines_are_whole_with_the_byte_behind_each_wherever_an_answer_is_cut(
+    page: Browser, texts: list[str], data: st.DataObject
+) -> None:
+    whole = "".join(f"{text}\n" for text in texts).encode()
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=6)))
+    pieces = [[*whole[a:b]] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    script = """
+        const pieces = JSON.parse(given[0]);
+        const body = new ReadableStream({
+            start(to) {
+                for (const piece of pieces) to.enqueue(new Uint8Array(piece));
+                to.close();
+            },
+        });
+        const read = async (api) => {
+            const found = [];
+            for await (const { line, end } of api.lines(["x"], { from: 7 })) {
+                found.push([line, end]);
+            }
+            return found;
+        };
+        return answered(async () => new Response(body), read)"""
+    found = page.module(WITH_FETCH + script, json.dumps(pieces))
+    ends = [
+        7 + len("".join(f"{one}\n" for one in texts[: at + 1]).encode()) for at in range(len(texts))
+    ]
+    assert found == [[text, end] for text, end in zip(texts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("ends", ["never", "by breaking off"])
+def test_an_answer_that_does_not_come_whole_is_a_problem(page: Browser, ends: str) -> None:
+    script = """
+        const json = (signal) => new Promise((resolve, reject) => {
+            if (given[0] !== "never") reject(new TypeError("network error"));
+            signal.addEventListener("abort", () => reject(signal.reason));
+        });
+        const answer = async (url, { signal }) => ({ ok: true, json: () => json(signal) });
+        const PATIENT = 60000;
+        window.setTimeout = (act, time) => wait(act, time > PATIENT ? 0 : time);
+        return answered(answer, (api) => api.get(["mesh"]))"""
+    assert page.module(WITH_FETCH + script, ends) == [0, "The answer of the node broke off."]
+
+
+# --- Batches -------------------------------------------------------------------------------------
+
+
+def test_of_a_very_large_batch_as_many_members_are_kept_as_can_be_shown(page: Browser) -> None:
+    script = """
+        const { Members, MOST_MEMBERS } = await load("batches.js");
+        const members = new Members();
+        let end = 0;
+        for (let index = 1; index <= 3 * MOST_MEMBERS; index += 1) {
+            const state = index % 3 ? "Succeeded" : "Failed";
+            members.take(JSON.stringify({ Index: index, StateName: state }), (end += 1));
+        }
+        members.take(JSON.stringify({ Batch: "b-x", StateName: "Failed" }), (end += 1));
+        const ended = members.ended();
+        const of = (state) => ended
+            .filter(({ StateName }) => StateName === state).map(({ Index }) => Index);
+        return [MOST_MEMBERS, members.position, of("Failed").length, of("Succeeded").length,
+            Math.max(...of("Succeeded")), members.batch.Batch]"""
+    most, position, failed, succeeded, last, batch = page.module(script)
+    assert (failed, succeeded) == (most, most)
+    assert (position, last, batch) == (3 * most, 3 * most - 1, "b-x")
+
+
 # --- Values --------------------------------------------------------------------------------------
 
 

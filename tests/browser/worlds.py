@@ -88,26 +88,37 @@ def unit(number: int, now: datetime) -> Json:
     return told
 
 
-def batch(told: World, members: int, ended: int, name: str = "b-Wd4eS9tQ") -> str:
+def batch(
+    told: World,
+    members: int,
+    ended: int,
+    name: str = "b-Wd4eS9tQ",
+    *,
+    most: int = 20,
+    now: datetime | None = None,
+) -> str:
     """Add a batch to a world, of which the members up to an index have ended; return its ID."""
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     start = now - timedelta(seconds=ended + 60)
     journal = []
     for index in range(1, ended + 1):
         state = "Failed" if index % 97 == 5 else "Succeeded"
-        began = start + timedelta(seconds=index)
+        finished = start + timedelta(seconds=index)
+        began = finished - timedelta(seconds=4 + index % 7)
         line: Json = {"Index": index, "StateName": state, "UnitID": f"M{index:07}"}
         line |= {"ExitCode": int(state == "Failed"), "Detail": f"exit status {index % 97 == 5:d}"}
-        journal.append(line | {"Started": text(began), "Finished": text(began)})
+        journal.append(line | {"Started": text(began), "Finished": text(finished)})
     failed = sum(line["StateName"] == "Failed" for line in journal)
-    flying = min(20, members - ended)
+    flying = min(most, members - ended)
     for index in range(ended + 1, ended + flying + 1):
         one = unit(0, now) | {"ID": f"M{index:07}", "Labels": {"batch": name}, "WorkType": "cat"}
         told.units[one["ID"]] = one
     status: Json = {"Batch": name, "StateName": "Running" if flying else "Succeeded"}
     status |= {"Members": members, "Waiting": members - ended - flying, "InFlight": flying}
     status |= {"Succeeded": ended - failed, "Failed": failed, "Canceled": 0, "Refused": 0}
-    status |= {"Work": "cat", "MaxInFlight": 20, "Created": text(start), "SubmittedBy": "ada"}
+    if not flying and failed:
+        status["StateName"] = "Failed"
+    status |= {"Work": "cat", "MaxInFlight": most, "Created": text(start), "SubmittedBy": "ada"}
     told.batches[name] = status | ({} if flying else {"Finished": text(now)})
     told.journals[name] = journal
     return name

@@ -60,14 +60,14 @@ export class Api extends EventTarget {
   /** Yield the lines of a path as they come, each with the byte behind it. Throws Problem. */
   async *lines(parts, query, signal) {
     const response = await this.#fetch(this.url(parts, query), { signal, headers: { Accept: "application/x-ndjson" } });
-    const reader = response.body.getReader();
+    const [reader, decoder] = [response.body.getReader(), new TextDecoder("utf-8", { ignoreBOM: true })];
     let [rest, end] = [new Uint8Array(), query.from ?? 0];
     try {
       for (;;) {
         const { done, value } = await whole(reader.read(), signal);
         if (done) return;
         const { lines, left } = linesIn(joined(rest, value));
-        for (const line of lines) yield { line: new TextDecoder().decode(line), end: (end += line.length + 1) };
+        for (const line of lines) yield { line: decoder.decode(line), end: (end += line.length + 1) };
         rest = left;
       }
     } finally {
