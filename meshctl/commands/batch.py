@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -234,9 +234,14 @@ def _log(path: str | None) -> Iterator[IO[str] | None]:
     if path is None:
         yield None
         return
-    with _open_log(path, "w") as file:
+    file = _open_log(path, "w")
+    try:
         _write(file, header())
         yield file
+    finally:
+        # Each line is written at once: what a log does not take was told then.
+        with suppress(OSError):
+            file.close()
 
 
 def _write(log: IO[str], line: str) -> None:

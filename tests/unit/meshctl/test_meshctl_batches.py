@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -239,6 +240,13 @@ def test_a_member_is_told_once_also_if_the_node_was_away(meshctl, batches, tmp_p
     assert result.exit_code == 0
     rows = (tmp_path / "log").read_text().splitlines()
     assert [row.split("\t")[0] for row in rows] == ["Index", "2", "1", "3"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_a_job_log_that_cannot_be_written_is_named_and_not_the_output(meshctl, batches):
+    result = meshctl("work", "batch", "wait", BATCH, "--joblog", "/dev/full")
+    assert result.exit_code == ExitCode.LOCAL_IO
+    assert result.stderr == "ERROR: the job log cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(
