@@ -31,6 +31,8 @@ END_BYTES = 2 * tarfile.BLOCKSIZE
 MAX_FILES = 100_000
 """What a node unpacks of one submission: files, directories and links."""
 
+NO_FILE = "it is neither a file nor a directory"
+
 MAX_DEPTH, MAX_NAME = 64, 1024
 """Directories below each other, and bytes of a name, that a node unpacks."""
 
@@ -80,8 +82,8 @@ class Dependencies:
 
     def __init__(self, paths: Sequence[PathText], script: PathText = "") -> None:
         """``script`` is a file that is sent as well, and can be executed there."""
-        if script and not os.path.isfile(script):
-            raise BadSettings(f"script {os.fspath(script)} is not there, or is no file")
+        if script:
+            _check_script(os.fspath(script))
         self.script = name_of(script) if script else ""
         self._entries: list[_Entry] = []
         self.size = END_BYTES
@@ -94,7 +96,7 @@ class Dependencies:
 
             names.add(name)
             # A link that is named itself stands for what it leads to.
-            self._add(name, os.path.realpath(os.fspath(path)), mode)
+            self._add(name, _led_to(os.fspath(path)), mode)
 
     @property
     def announced(self) -> dict[str, str]:
@@ -166,6 +168,43 @@ def name_of(path: PathText) -> str:
     return name
 
 
+def _check_script(path: str) -> None:
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"script {path}: {_reason(error)}") from error
+    if not is_file:
+        raise BadSettings(f"script {path}: it is no file")
+
+
+def _led_to(path: str) -> str:
+    """Return where a path leads to. Raises BadSettings: to nothing that can be sent."""
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"dependency {path}: {_reason(error)}") from error
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        # Where a pipe leads to has no name.
+        raise BadSettings(f"dependency {path}: {NO_FILE}")
+    return os.path.realpath(path)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _check_empty(path: str) -> None:
+    """Refuse a file that says it is empty, and is not, as those of /proc. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.read(descriptor, 1) and not os.fstat(descriptor).st_size:
+            raise BadSettings(
+                f"dependency {path}: it has bytes, and says that it has none: send a copy of it"
+            )
+    finally:
+        os.close(descriptor)
+
+
 def _look(name: str, path: str, more_mode: int) -> _Entry:
     """Return the member that a path becomes. Raises OSError, BadSettings."""
     found = os.lstat(path)
@@ -183,9 +222,11 @@ def _look(name: str, path: str, more_mode: int) -> _Entry:
     if stat.S_ISDIR(kind):
         return _Entry(name, path, kind, 0, mtime)
     if not stat.S_ISREG(kind):
-        raise BadSettings(f"dependency {path}: it is neither a file nor a directory")
+        raise BadSettings(f"dependency {path}: {NO_FILE}")
     if not os.access(path, os.R_OK):
         raise BadSettings(f"dependency {path}: Permission denied")
+    if not found.st_size:
+        _check_empty(path)
     return _Entry(name, path, kind | more_mode, found.st_size, mtime)
 
 

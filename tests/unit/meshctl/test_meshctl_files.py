@@ -217,3 +217,32 @@ def test_a_script_that_is_no_file_is_refused(tmp_path, node):
 
 def test_an_empty_name_is_refused(meshctl, cat):
     assert "names no file" in meshctl("work", "submit", "cat", "--dep", "").stderr
+
+
+def test_a_pipe_is_named_as_it_was_given_and_not_as_what_it_leads_to(tmp_path):
+    reader, writer = os.pipe()
+    try:
+        path = f"/dev/fd/{reader}"
+        told = f"dependency {path}: it is neither a file nor a directory"
+        with pytest.raises(BadSettings) as refused:
+            Dependencies([path])
+        assert str(refused.value) == told
+        with pytest.raises(BadSettings) as refused:
+            Dependencies([], script=path)
+        assert str(refused.value) == f"script {path}: it is no file"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    with pytest.raises(BadSettings) as refused:
+        Dependencies([], script=tmp_path / "gone")
+    assert str(refused.value) == f"script {tmp_path}/gone: No such file or directory"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc")
+def test_a_file_that_does_not_say_how_long_it_is_is_refused_and_not_sent_empty(tmp_path):
+    (tmp_path / "empty").touch()
+    assert Dependencies([tmp_path / "empty"]).size
+    with pytest.raises(BadSettings) as refused:
+        Dependencies([tmp_path / "empty", "/proc/version"])
+    told = "dependency /proc/version: it has bytes, and says that it has none: send a copy of it"
+    assert str(refused.value) == told
