@@ -6,6 +6,8 @@ A batch waits in its own task. A unit that waits has none: it is told of the end
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import trio
+
 from meshnode.errors import UnknownUnit
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.work.units.after import After, is_batch_id
@@ -42,11 +44,19 @@ class Predecessors:
         self._find_batch = find_batch
 
     async def refusal(self, after: Sequence[After]) -> str:
-        """Return once all have ended: why the batch may not begin, or an empty text if it may."""
-        for one in after:
-            if refusal := one.refusal(await self._end_of(one.target)):
-                return refusal
-        return ""
+        """Return an empty text once all have ended so that the batch may begin, or, as soon as one
+        has not, why it may not."""
+        refusals: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def look(one: After) -> None:
+                if refusal := one.refusal(await self._end_of(one.target)):
+                    refusals.append(refusal)
+                    nursery.cancel_scope.cancel()
+
+            for one in after:
+                nursery.start_soon(look, one)
+        return refusals[0] if refusals else ""
 
     async def _end_of(self, target: str) -> str:
         """Return how something has ended, once it has; empty if nothing is known of it."""

@@ -211,6 +211,9 @@ class Batch:
         try:
             if self.is_waiting:
                 await self._wait_turn()
+                if self._unwritten:
+                    # Before anything is submitted: what has ended may be released from now on.
+                    await self._write(durable=True)
             async with trio.open_nursery() as nursery:
                 while not self.members.all_ended or self._unwritten:
                     self._changed = trio.Event()
@@ -249,7 +252,6 @@ class Batch:
                 self.members.is_canceled, self.members.reason = True, refusal
                 self.log.info("canceled: %s", refusal)
             else:
-                # What has ended may be released from now on.
                 self._unwritten.append(event("begin"))
                 self.members.is_begun = True
             self._wake()

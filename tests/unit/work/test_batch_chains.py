@@ -1,11 +1,13 @@
 """A batch waits for units and batches that it was told to come after, and begins once."""
 
+import errno
 import json
+import os
 
 import pytest
 import trio
 from test_batches import ask, in_flight, run_commands, status, submit, wait
-from work_fakes import LONG
+from work_fakes import LONG, MortalBatchFiles
 
 from meshnode.errors import CommandError
 from meshnode.protocol.lifecycle import UnitState
@@ -100,6 +102,45 @@ async def test_a_batch_that_has_begun_needs_what_it_came_after_no_more(autojump_
     async with foo.running():
         await run_commands(foo, batch)
         assert (await wait(foo, batch))[1]["Succeeded"] == 3
+
+
+@pytest.mark.parametrize("tries", [0, 3])
+async def test_that_a_batch_has_begun_outlives_a_power_cut_before_it_submits_anything(
+    autojump_clock, foo, monkeypatch, tries
+):
+    append, seen = MortalBatchFiles.append, []
+
+    def watched(self, batch_id, lines, *, durable):
+        if b'"begin"' in lines:
+            seen.append((durable, len(foo.units.all())))
+            if len(seen) <= tries:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, batch_id, lines, durable=durable)
+
+    monkeypatch.setattr(MortalBatchFiles, "append", watched)
+    async with foo.running():
+        unit = await foo.submit("foo", "wait")
+        batch = await submit(foo, "1-3", submissionafter=unit)
+        foo.launcher.supervisors[unit].finish()
+        assert (await wait(foo, batch))[1]["Succeeded"] == 3
+    assert seen == [(True, 1)] * (tries + 1)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+async def test_a_batch_that_cannot_begin_any_more_ends_whatever_else_it_waits_for(
+    autojump_clock, foo, order
+):
+    async with foo.running():
+        units = [await foo.submit("foo", "wait") for _ in range(3)]
+        words = [units[0], f"{units[1]}:end", units[2]]
+        batch = await submit(foo, "1-3", submissionafter=",".join(words[n] for n in order))
+        foo.launcher.supervisors[units[1]].finish(UnitState.FAILED, "exit status 1", 1)
+        await foo.wait_final(units[1])
+        assert (await status(foo, batch))["StateName"] == "Pending"
+        foo.launcher.supervisors[units[2]].finish(UnitState.FAILED, "exit status 1", 1)
+        _, last = await wait(foo, batch)
+        assert (last["StateName"], last["Detail"]) == ("Canceled", f"unit {units[2]} failed")
+        assert not foo.status(units[0]).state.is_final
 
 
 async def test_a_unit_that_is_released_before_its_end_was_no_success(autojump_clock, foo):
