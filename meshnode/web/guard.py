@@ -94,7 +94,8 @@ class Guard:
             return
         connection = connection_of(scope)
         exchange = _Exchange(scope, receive, send, self._origins, self._responses)
-        with connection.serving():
+        asks_whole = exchange.is_whole and scope["type"] == "http"
+        with connection.serving(is_whole=asks_whole):
             if connection.requests > MAX_AT_ONCE:
                 self._log.warning(
                     "refused %s: %d requests at a time", connection.client, MAX_AT_ONCE
@@ -187,7 +188,7 @@ class _Exchange:
         self._origins = origins
         self._responses = responses
         self._wants_head = scope.get("method") == "HEAD"
-        self._is_whole = scope["type"] == "websocket" or (
+        self.is_whole = scope["type"] == "websocket" or (
             scope["http_version"] != "2"
             and self.headers.get("content-length", "0") == "0"
             and "transfer-encoding" not in self.headers
@@ -201,9 +202,9 @@ class _Exchange:
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._is_whole = True
+            self.is_whole = True
         elif message["type"] == "http.request":
-            self._is_whole = self._is_whole or not message.get("more_body", False)
+            self.is_whole = self.is_whole or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
@@ -237,7 +238,7 @@ class _Exchange:
             self._origins.mark(self.headers, headers)
         is_last = message["type"].endswith("response.body") and not message.get("more_body")
         with trio.move_on_after(SEND_TIMEOUT) as sending:
-            if is_last and not self._is_whole:
+            if is_last and not self.is_whole:
                 await self._end(message)
             else:
                 await self._send(message)
@@ -256,7 +257,7 @@ class _Exchange:
             await self._send({**message, "more_body": True})
         left = DRAINED
         with trio.move_on_after(DRAIN_TIMEOUT):
-            while left > 0 and not self._is_whole:
+            while left > 0 and not self.is_whole:
                 left -= len((await self.receive()).get("body", b"")) + 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._drop)

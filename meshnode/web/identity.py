@@ -115,6 +115,9 @@ class Connection:
     """How many requests have begun, ever."""
     is_over: bool = False
     """Whether no more requests come."""
+    whole: int = 0
+    """How many of its requests had all come when they began."""
+    _finished: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     def check_lasts(self) -> None:
         """Return if it is one for what has no end of its own. Raises Problem."""
@@ -133,16 +136,29 @@ class Connection:
         if not self.requests:
             self.abort()
 
+    async def finish(self) -> None:
+        """Return when no request is served any more of which all had come."""
+        # One begins a moment after its last byte was read.
+        await trio.lowlevel.checkpoint()
+        while self.whole:
+            await self._finished.park()
+
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Count a request for as long as it is served: the connection does not wait meanwhile."""
+    def serving(self, *, is_whole: bool = False) -> Iterator[None]:
+        """Count a request for as long as it is served: the connection does not wait meanwhile.
+
+        ``is_whole`` says that all of it has come.
+        """
         self.requests += 1
         self.served += 1
+        self.whole += is_whole
         self.place.works()
         try:
             yield
         finally:
             self.requests -= 1
+            self.whole -= is_whole
+            self._finished.unpark_all()
             if not self.requests:
                 self.place.waits(IDLE_TIMEOUT)
                 if self.is_over:

@@ -34,6 +34,10 @@ HEADER_TIMEOUT: Final = 20.0
 """Seconds from the first byte of a request until its headers are there: a client sends them at
 once."""
 
+ANSWER_TIMEOUT: Final = 2.0
+"""Seconds in which a request is still answered whose client says that it sends nothing more: most
+such clients are gone."""
+
 LINGER_TIMEOUT: Final = 2.0
 """Seconds for which a connection that closes reads and drops what still comes. A socket that is
 closed with bytes unread is reset, and the client would lose the response."""
@@ -171,6 +175,10 @@ class Wire:
         """Return what has come, nothing at the end of the connection."""
         try:
             data = await self._receive(max_bytes)
+            if not data:
+                # It may have ended its direction alone, and wait for what it has asked for.
+                with trio.move_on_after(ANSWER_TIMEOUT):
+                    await self._connection.finish()
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             data = b""
         if not data and not self._closing:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -33,7 +34,7 @@ from meshnode.web.identity import IDLE_TIMEOUT, Connection, Identifier
 from meshnode.web.origins import Origins
 from meshnode.web.server import Server
 from meshnode.web.session import FILES
-from meshnode.web.wire import HEADER_TIMEOUT, MAX_HEADERS
+from meshnode.web.wire import ANSWER_TIMEOUT, HEADER_TIMEOUT, MAX_HEADERS
 from tests.unit.web.asgi import NEAR
 from tests.unit.web.conftest import MakeClient
 
@@ -77,6 +78,36 @@ async def test_requests_follow_each_other_on_one_connection(make_client: MakeCli
             while b"127.0.0.1:4000" not in answer:
                 answer += await stream.receive_some(65536)
             assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("path", [b"/", b"/api/v1/status", b"/api/v1/openapi.json", b"/nothing"])
+async def test_who_says_at_once_that_it_asks_for_nothing_more_has_whole_answers(
+    make_client: MakeClient, path: bytes, count: int
+) -> None:
+    request = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path
+    async with connected(make_client().app) as (stream, ended):
+        await stream.send_all(request * count)
+        await stream.send_eof()
+        rest = await read_to_end(stream)
+        for _ in range(count):
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            [size] = re.findall(rb"content-length: (\d+)", head)
+            assert len(rest) >= int(size) > 0
+            rest = rest[int(size) :]
+        assert rest == b""
+        await ended.wait()
+
+
+async def test_who_may_be_gone_is_waited_for_no_longer_than_an_answer_takes(
+    make_client: MakeClient, autojump_clock: MockClock
+) -> None:
+    async with connected(make_client().app) as (stream, ended):
+        await stream.send_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await stream.send_eof()
+        with trio.fail_after(2 * ANSWER_TIMEOUT):
+            assert b"event: start" in await read_to_end(stream)
+            await ended.wait()
 
 
 @pytest.mark.parametrize(
