@@ -89,7 +89,7 @@ class FarHosts:
             name=FAR,
             command=str(script),
             directory=DISK,
-            env={"MESHNODE_UNIT_DIR": str(unit)},
+            env={"MESHNODE_UNIT_DIR": str(unit), "BRINGS_FILES": "yes"},
             hosts=[self._as_host(server) for server in self._servers.values()],
         )
         return kind

@@ -78,8 +78,14 @@ SPOILS = (
 WORK_TYPES = ("job", "bound", "apart")
 """The types of work in turn; units of the second have limits, those of the last are isolated."""
 
-SSH_TYPES = ("far", "far", "job")
-"""The same where there are hosts with only SSH: units of the first run there."""
+BRINGS_FILES = "far"
+"""The type of units that run on hosts with only SSH, and bring a file back."""
+
+FILES = "*.out"
+"""The pattern of that file."""
+
+SSH_TYPES = (BRINGS_FILES, BRINGS_FILES, "job")
+"""The same where there are such hosts."""
 
 UNITS_PER_FAULT = 3
 """So that a storm of twice the units is twice as long, and not half as rough."""
@@ -180,6 +186,12 @@ class Job:
         if self.kind == "cat":
             return self.payload
         return b"".join(b"%s %d\n" % (self.token.encode(), i) for i in range(self.count))
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files that it brings back when it is left alone, none where it is asked for none."""
+        name = self.token + FILES.removeprefix("*")
+        return {name: b"%s\n" % self.token.encode()} if self.work_type == BRINGS_FILES else {}
 
     @property
     def end(self) -> str:

@@ -6,7 +6,10 @@ import time
 import trio
 from blows import Blows
 from machines import RETRY_PAUSE, Conversation, Hit
+from plan import FILES
 from scene import Fate, Scene
+
+from meshnode.protocol.control import OUTPUT_KEY
 
 CLIENTS = 12
 """Submissions at a time."""
@@ -70,6 +73,8 @@ class Storm:
         target = "localhost" if job.target == job.node else job.target
         command = {"command": "work", "subcommand": "submit", "node": target}
         work = {"worktype": job.work_type, "params": job.params}
+        if job.files:
+            work[OUTPUT_KEY] = json.dumps([FILES])
         created = await talk.ask(json.dumps(command | work))
         if created.startswith("ERROR"):
             # Whether there was a reason is asked later, when all that it may be is known.

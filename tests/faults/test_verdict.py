@@ -20,7 +20,7 @@ from harness import Cluster
 from leavings import Leavings, is_nobodys
 from ledger import Entry
 from machines import FORGOTTEN, Hit
-from plan import DIAMOND, FAULTS, Job, make_plan
+from plan import DIAMOND, FAULTS, SSH_TYPES, Job, make_plan
 from receptor_front import as_receptor_reads, as_receptor_says
 from scene import Fate, Scene
 from verdict import Case, Verdict
@@ -326,3 +326,33 @@ def test_a_unit_whose_id_nobody_was_told_may_be_left_where_it_was_submitted_if_i
         scene.ledger.entries += [Entry(1.0, "start", fate.job.token, name, "Left1234")] * ran_there
     left = Leavings(scene, Verdict(scene))
     assert left.is_explained(fate.job.token, node, "Left1234") == explained
+
+
+def bringing(case: Case, files: dict[str, bytes] | None, detail: str = "") -> Case:
+    """Return the case of a unit that ran on anna and has brought back these files."""
+    job = replace(case.fate.job, work_types=SSH_TYPES)
+    status = (case.status or {}) | {"Detail": f"exit status 0{detail}"}
+    case = replace(case, fate=replace(case.fate, job=job), status=status, files=files)
+    return on_host(case, "anna")
+
+
+@pytest.mark.parametrize(
+    ("files", "filled", "found"),
+    [
+        ({"s1-0.out": b"s1-0\n"}, False, False),
+        ({"s1-0.out": b"s1"}, False, True),
+        ({}, False, True),
+        (None, False, True),
+        ({"s1-0.out": b"s1"}, True, False),
+        ({}, True, False),
+        ({"s1-0.out": b"else"}, True, True),
+        ({"other": b""}, True, True),
+    ],
+)
+def test_files_that_a_completed_unit_has_not_brought_back_are_found_unless_its_host_was_full(
+    scene: Scene, files: dict[str, bytes] | None, filled: bool, found: bool
+) -> None:
+    if filled:
+        hit_host(scene, "fill host", "anna")
+    case = bringing(make_case(), files, "; collected 1 file")
+    assert any("brought back" in fault for fault in faults(scene, case)) == found

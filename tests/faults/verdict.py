@@ -1,9 +1,11 @@
 """What must hold of every unit after a storm, whatever it hit."""
 
 import collections
+import io
 import json
 import math
 import re
+import tarfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from ledger import Entry, read_ledger
 from machines import FORGOTTEN, Conversation, StormNode
 from scene import Fate, Scene, Status
 
+from meshnode.protocol.control import FILES
 from meshnode.work.local.processes import ProcessId
 
 SUCCEEDED = 2
@@ -24,6 +27,9 @@ pauses between tries (20 s), grace of leftovers (10 s), some of them in a row.""
 
 CHILDREN = re.compile(r"; ended \d+ process(es)? that it left behind")
 """What a unit says of processes that outlived their command: they are no part of how that ended."""
+
+BROUGHT = re.compile(r"; collected [01] files?(; nothing matches '[^']*')?$")
+"""What a unit says of the files that it has brought back."""
 
 MOST_STORIES = 5
 """Units whose whole story is told when a storm fails."""
@@ -42,11 +48,15 @@ class Case:
     """Its results; None if the node does not stream them."""
     starts: int
     ends: int
+    files: dict[str, bytes] | None = None
+    """Files that it has brought back; None if its node has none of it."""
 
     @property
     def end(self) -> str:
         """State and detail."""
-        return "unknown" if self.status is None else CHILDREN.sub("", shown(self.status))
+        if self.status is None:
+            return "unknown"
+        return CHILDREN.sub("", BROUGHT.sub("", shown(self.status)))
 
 
 def shown(status: Status) -> str:
@@ -135,6 +145,7 @@ class Verdict:
             output=output,
             starts=self._count(token, "start"),
             ends=self._count(token, "end"),
+            files=await node.again(_fetching(fate.unit)) if status and fate.job.files else None,
         )
 
     def _count(self, token: str, what: str) -> int:
@@ -174,6 +185,7 @@ class Verdict:
             if not spoiled and case.output != whole:
                 size = None if case.output is None else len(case.output)
                 yield f"completed, and its output of {size} bytes is not the {len(whole)} printed"
+            yield from self._faults_of_files(case, known)
         else:
             found = list(excuses(self._scene, case.fate, known))
             short = case.output is not None and len(case.output) < len(whole)
@@ -189,6 +201,17 @@ class Verdict:
             yield "has output that was never printed"
         if not spoiled and len(case.output) != status["StdoutSize"]:
             yield f"has {len(case.output)} bytes of output, and a size of {status['StdoutSize']}"
+
+    def _faults_of_files(self, case: Case, known: Status) -> Iterator[str]:
+        """Yield what is false of the files of a unit that completed."""
+        wanted, found = case.fate.job.files, case.files or {}
+        if wanted == found:
+            return
+        # A full disk there has a file cut off, or not made at all, and nothing else.
+        is_cut = all(wanted.get(name, b"").startswith(data) for name, data in found.items())
+        hits = {excuse.hit for excuse in excuses(self._scene, case.fate, known)}
+        if not (is_cut and found.keys() <= wanted.keys() and "fill host" in hits):
+            yield f"completed, and brought back {found}, not {wanted}"
 
     # --- stories --------------------------------------------------------------------------------
 
@@ -265,3 +288,22 @@ def _reading(unit: str) -> Callable[[Conversation], Awaitable[bytes | None]]:
         return await talk.rest() if line.startswith("Streaming results") else None
 
     return read
+
+
+def _fetching(unit: str) -> Callable[[Conversation], Awaitable[dict[str, bytes] | None]]:
+    request = {"command": "work", "subcommand": "results", "unitid": unit, "startpos": 0}
+
+    async def read(talk: Conversation) -> dict[str, bytes] | None:
+        line = await talk.ask(json.dumps(request | {"stream": FILES}))
+        if not line.startswith("Streaming results"):
+            return None
+        data = await talk.rest()
+        return _unpacked(data) if data else {}
+
+    return read
+
+
+def _unpacked(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = [(member.name, tar.extractfile(member)) for member in tar]
+        return {name: file.read() for name, file in files if file is not None}
