@@ -1,6 +1,7 @@
 """Batches: many submissions under one ID, as an array or as a list."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from meshnode.web.problems import MALFORMED, REFUSED, UNKNOWN, WRONG_TYPE, Probl
 from meshnode.web.routing import WebNode, json_response, page_of
 from meshnode.web.session import Body
 from meshnode.work.batches.access import UnknownBatch
+from meshnode.work.batches.spec import LINE_KEYS, NOT_OF_A_MEMBER
 
 ENDED: Final = frozenset({"Succeeded", "Failed", "Canceled"})
 """``StateName`` of a batch that has ended."""
@@ -119,7 +121,7 @@ def read_batch(data: bytes) -> tuple[JsonObject, bytes | None]:
     job = batch.get("job") or {}
     if not isinstance(job, dict):
         raise Problem(MALFORMED, "job must be an object: what all members have")
-    fields, payload = read_fields(job)
+    fields, payload = _read_member(job)
     command: JsonObject = {**_command("submit"), "node": LOCAL_NODE, **fields}
     if payload is not None:
         command["stdin"] = _as_text("job.payload", payload)
@@ -148,7 +150,7 @@ def _line(number: int, line: object) -> str:
         raise Problem(MALFORMED, f"lines: {number}: must be a text or a job")
     try:
         text = "" if line.get("line") is None else line["line"]
-        fields, payload = read_fields({name: of for name, of in line.items() if name != "line"})
+        fields, payload = _read_member({name: of for name, of in line.items() if name != "line"})
         if not isinstance(text, str):
             raise Problem(MALFORMED, "line must be a text")
         if payload is not None:
@@ -156,6 +158,15 @@ def _line(number: int, line: object) -> str:
     except Problem as problem:
         raise Problem(problem.kind, f"lines: {number}: {problem}") from None
     return json.dumps(fields | ({"line": text} if text else {})) + "\n"
+
+
+def _read_member(job: Mapping[str, Any]) -> tuple[JsonObject, bytes | None]:
+    """Return what ``read_fields`` does of what members have. Raises Problem."""
+    fields, payload = read_fields(job)
+    for name in job.get("parameters") or ():
+        if name in NOT_OF_A_MEMBER or name in LINE_KEYS:
+            raise Problem(REFUSED, f"parameters.{name}: a batch says that by a member of its own")
+    return fields, payload
 
 
 def _as_text(name: str, payload: bytes) -> str:

@@ -56,7 +56,7 @@ DEFAULT_IN_FLIGHT: Final = 100
 
 _RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
 
-_NOT_OF_A_MEMBER: Final = frozenset(
+NOT_OF_A_MEMBER: Final = frozenset(
     {
         "command",
         "subcommand",
@@ -75,7 +75,7 @@ _NOT_OF_A_MEMBER: Final = frozenset(
 _FILES_OF_ALL: Final = frozenset({DEPS_SIZE_KEY, DEPS_SHA256_KEY})
 """Keys of the files that all members share, so that no line has them."""
 
-_LINE_KEYS: Final = ("line", "stdin")
+LINE_KEYS: Final = ("line", "stdin")
 """Keys of a line that are no keys of its submission."""
 
 
@@ -176,7 +176,7 @@ class BatchSpec:
         JobFiles.parse(data)
         return cls(
             array=Array((range(1, 1),)) if has_lines else Array.parse(text),
-            fields={key: value for key, value in data.items() if key not in _NOT_OF_A_MEMBER},
+            fields={key: value for key, value in data.items() if key not in NOT_OF_A_MEMBER},
             max_in_flight=_in_flight(data.get("maxinflight", "") or most),
             stdin=data.get("stdin", ""),
             has_lines=has_lines,
@@ -226,7 +226,7 @@ class BatchSpec:
         """Return the submission of a member, and its payload. Raises CommandError."""
         more = parse_line(line) if self.has_lines else {}
         text = more.get("line", "")
-        fields = {**self.fields, **{k: v for k, v in more.items() if k not in _LINE_KEYS}}
+        fields = {**self.fields, **{k: v for k, v in more.items() if k not in LINE_KEYS}}
         fields = filled(fields, {"index": str(index), "line": text}) | {ARRAY_INDEX_KEY: str(index)}
         submission = parse_submission(fields)
         stdin = more.get("stdin", self.stdin).encode()
@@ -303,7 +303,7 @@ def parse_line(line: bytes) -> Mapping[str, str]:
             raise CommandError(f"{key} is not a string")
         if key in _FILES_OF_ALL:
             raise CommandError(f"{key} is no key of a member: all members share the same files")
-        if key in _NOT_OF_A_MEMBER and key not in _LINE_KEYS:
+        if key in NOT_OF_A_MEMBER and key not in LINE_KEYS:
             raise CommandError(f"{key} is no key of a member")
         if key == "signature":
             raise CommandError("a batch takes no signature")

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from meshnode.web.api.batches import read_batch
 from meshnode.web.api.jobs import FIELDS, read_job
 from meshnode.web.api.queries import flag, moment, seconds, whole_number
 from meshnode.web.problems import Problem
+from meshnode.work.batches.spec import NOT_OF_A_MEMBER
+from meshnode.work.units.submission import NOT_PARAMS
 
 OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 TIMES = st.datetimes(timezones=OFFSETS | st.none()).map(datetime.isoformat)
@@ -74,3 +77,27 @@ def test_whatever_stands_in_a_member_of_a_job_is_text_for_the_command_or_refused
     except Problem:
         return
     assert all(isinstance(text, str) for text in fields.values())
+
+
+TAKEN = NOT_OF_A_MEMBER | NOT_PARAMS | {"line"}
+KEYS = [*sorted(TAKEN), "batch", "own"]
+PARAMETERS = st.dictionaries(st.sampled_from(KEYS), st.just("other"), max_size=3)
+
+
+@given(PARAMETERS, PARAMETERS)
+def test_no_parameter_of_a_job_makes_another_command_of_a_batch(
+    of_all: dict[str, str], of_one: dict[str, str]
+) -> None:
+    job = {"type": "cat", "payload": "stdin", "parameters": of_all}
+    lines = [{"line": "text", "payload": "mine", "parameters": of_one}]
+    batch = {"job": job, "max_in_flight": 7, "lines": lines}
+    if TAKEN & (of_all.keys() | of_one.keys()):
+        with pytest.raises(Problem, match="by a member of its own"):
+            read_batch(json.dumps(batch).encode())
+        return
+    command, told = read_batch(json.dumps(batch).encode())
+    [line] = map(json.loads, (told or b"").splitlines())
+    ours = {"command": "work", "subcommand": "batch", "action": "submit", "lines": "true"}
+    ours |= {"maxinflight": "7", "stdin": "stdin", "worktype": "cat", "node": "localhost"}
+    assert command == {**of_all, **ours}
+    assert line == {**of_one, "line": "text", "stdin": "mine"}
