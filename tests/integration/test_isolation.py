@@ -166,13 +166,14 @@ def test_a_job_writes_nowhere_but_to_what_is_its_own(node: Node) -> None:
         f"(echo x >{place}) 2>/dev/null && echo wrote to {place}\n"
         for place in places
     )
+    name = node.cluster.mark
     own = "".join(
-        f"echo x >{p}/x && echo own $(ls {p})\n" for p in ("/tmp", "/var/tmp", "/dev/shm")
+        f"echo x >{p}/{name} && echo own $(ls {p})\n" for p in ("/tmp", "/var/tmp", "/dev/shm")
     )
     before = Path("/proc/sys/kernel/core_pattern").read_text()
-    assert output(node, "full", script + own + "pwd") == "own x\n" * 3 + "/tmp\n"
+    assert output(node, "full", script + own + "pwd") == f"own {name}\n" * 3 + "/tmp\n"
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
-    assert not Path("/tmp/x").exists()
+    assert not Path(f"/tmp/{name}").exists()
 
 
 def test_two_jobs_share_no_temporary_file(node: Node) -> None:

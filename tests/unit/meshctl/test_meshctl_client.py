@@ -462,10 +462,11 @@ def test_an_overlong_path_is_told(tmp_path):
 
 
 def test_a_port_that_nobody_listens_on_is_told():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(CannotReach, match=r"connection refused.*tcplisten"):
-        ControlClient(f"tcp://127.0.0.1:{port}").connect()
+    with socket.socket() as holder:  # whose port nobody else is given
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        with pytest.raises(CannotReach, match=r"connection refused.*tcplisten"):
+            ControlClient(f"tcp://127.0.0.1:{port}").connect()
 
 
 def test_a_host_that_does_not_exist_is_told(monkeypatch):

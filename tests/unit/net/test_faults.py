@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -13,11 +14,11 @@ from meshnode.net.faults import in_words
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """A port of the loopback interface on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def closed_port() -> Iterator[int]:
+    """A port of the loopback interface on which nothing listens; nobody else is given it either."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 async def test_a_port_on_which_nothing_listens_is_refused(closed_port: int) -> None:

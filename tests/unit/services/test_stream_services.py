@@ -155,10 +155,11 @@ async def test_a_client_is_reset_at_once_when_there_is_no_such_service_or_node(
 
 
 async def test_a_client_is_reset_when_nobody_listens_behind_the_service(world: World, caplog):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    await world.tcp_client(address)
-    await world.meet_reset(await world.tcp_server())
+    with socket.socket() as holder:  # whose port nobody else is given
+        holder.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        await world.tcp_client(address)
+        await world.meet_reset(await world.tcp_server())
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert lines[0].endswith(f"of foo: cannot connect to {address}: Connection refused")
 
