@@ -1,6 +1,5 @@
 """Names of users: found without holding anybody up, and remembered for a while."""
 
-import math
 import os
 import pwd
 import threading
@@ -37,13 +36,6 @@ async def test_a_user_without_a_name_is_none() -> None:
     assert usernames.look_up(2**40) == ""
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for every answer: a clock that jumps does not know of the thread that looks it up."""
-    monkeypatch.setattr(usernames, "PATIENCE", math.inf)
-
-
-@pytest.mark.usefixtures("patient")
 async def test_a_name_is_looked_up_once_and_again_when_it_may_have_changed(autojump_clock) -> None:
     users = Users({7: "ann"})
     names = UserNames(users.look)
@@ -54,7 +46,6 @@ async def test_a_name_is_looked_up_once_and_again_when_it_may_have_changed(autoj
     assert await names.name_of(7) == "eve"
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_user_who_gets_a_name_is_known_by_it_soon(autojump_clock) -> None:
     users = Users({})
     names = UserNames(users.look)
