@@ -56,9 +56,16 @@ def launcher_of(parent: int) -> tree.Process:
     def is_launcher(process: tree.Process) -> bool:
         if process.parent != parent or process.dead:
             return False
-        # Its spawner goes on within its exec: for a moment the kernel shows no arguments.
-        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        return not arguments or b"launcher/__main__.py" in arguments
+        try:
+            arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if not arguments:
+            # Its spawner goes on within its exec: for a moment the kernel shows none. Or it has
+            # just ended.
+            now = tree.read_process(process.pid)
+            return now is not None and not now.dead
+        return b"launcher/__main__.py" in arguments
 
     (launcher,) = filter(is_launcher, tree.all_processes())
     return launcher

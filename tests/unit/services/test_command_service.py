@@ -27,7 +27,7 @@ def has_ended(pid: int) -> bool:
     """Whether a process that is not our child has ended; somebody else reaps it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     return stat.rpartition(")")[2].split()[0] in "ZX"
 
