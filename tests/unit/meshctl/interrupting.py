@@ -3,7 +3,7 @@
 import signal
 import subprocess
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds before Ctrl-C is pressed again."""
 
 
@@ -18,5 +18,15 @@ def interrupt(process: subprocess.Popen) -> tuple[bytes, bytes]:
         process.send_signal(signal.SIGINT)
         try:
             return process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def interrupt_amid_input(process: subprocess.Popen) -> int:
+    """Do the same, its stdin left open, whose end would mean something; return the exit code."""
+    while True:
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             continue

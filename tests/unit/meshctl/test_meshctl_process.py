@@ -2,7 +2,6 @@
 
 import os
 import pty
-import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from interrupting import interrupt
+from interrupting import interrupt, interrupt_amid_input
 from scripted_node import RUNNING
 
 import meshctl as package
@@ -118,8 +117,7 @@ def test_ctrl_c_amid_a_list_makes_no_batch_and_says_so(node, start_process):
     process.stdin.write(b'{"worktype": "cat"}\n')
     process.stdin.flush()
     assert reached.wait(30)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == ExitCode.INTERRUPTED
+    assert interrupt_amid_input(process) == ExitCode.INTERRUPTED
     assert process.stderr.read() == b"ERROR: interrupted: nothing was submitted\n"
 
 
@@ -186,9 +184,7 @@ def test_ctrl_c_amid_a_payload_starts_nothing_and_names_the_unit(node, start_pro
     process.stdin.write(b"half a pay")
     process.stdin.flush()
     assert reached.wait(30)
-    # Not interrupt(): that closes stdin, which would be the payload's end.
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == ExitCode.INTERRUPTED
+    assert interrupt_amid_input(process) == ExitCode.INTERRUPTED
     assert process.stderr.read().decode() == (
         "ERROR: interrupted: unit half exists. "
         f"See what became of it: meshctl --socket {node.address} work status half\n"
