@@ -125,20 +125,24 @@ def test_ctrl_c_amid_a_list_makes_no_batch_and_says_so(node, start_process):
 def test_ctrl_c_before_the_answer_to_a_batch_says_where_it_would_be_found(
     node, start_process, words
 ):
-    reached = threading.Event()
+    reached, over = threading.Event(), threading.Event()
 
     def submit(session, line):
         if '"lines"' in line:
             session.send(b"Send the lines of the batch and EOF.\n")
             session.read_to_end()
         reached.set()
-        session.read_to_end()
+        # Its half of the session has ended, and would be no reason to wait.
+        over.wait(60)
         return False
 
     node.handlers["{"] = submit
     process = start_process("--socket", node.address, "work", "submit", "cat", *words)
-    assert reached.wait(30)
-    _, stderr = interrupt(process)
+    try:
+        assert reached.wait(60)
+        _, stderr = interrupt(process)
+    finally:
+        over.set()
     assert process.returncode == ExitCode.INTERRUPTED
     assert stderr.decode() == (
         "ERROR: interrupted: there may be a batch. "
