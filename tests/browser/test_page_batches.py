@@ -171,6 +171,22 @@ def test_who_may_see_no_batches_sees_units_and_is_told_of_one_it_asks_for(
     browser.wait_text(".note", "batch")
 
 
+def test_events_that_were_missed_are_made_up_for_without_reading_a_batch_again(
+    browser: Browser, address: str, world: World
+) -> None:
+    batch = worlds.batch(world, 4000, 3900)
+    browser.open(f"{address}#/work/batch/{batch}")
+    browser.wait_text(".bar .summary", "3920 members")
+    before = questions(world, batch)
+    world.journals[batch].append({"Index": 3901, "StateName": "Refused", "Detail": "unheard"})
+    world.batches[batch] |= {"Refused": 1}
+    world.tell("lost")
+    browser.wait(lambda: "unheard" in str(members(browser)[:60]), "what was missed")
+    later = [path for _, path in world.asked if f"/{batch}/members" in path][before:]
+    assert later
+    assert not [path for path in later if path.endswith("from=0")]
+
+
 def test_after_a_connection_was_lost_a_batch_is_read_from_its_beginning(
     browser: Browser, address: str, world: World
 ) -> None:

@@ -115,6 +115,20 @@ def test_who_signs_in_as_somebody_else_sees_nothing_of_what_was_there(
     assert not browser.rows("Nodes of the mesh")
 
 
+def test_who_signs_in_as_somebody_else_sees_no_unit_that_was_shown(
+    browser: Browser, address: str, world: World
+) -> None:
+    browser.open(f"{address}#/work/Un0001xy")
+    browser.wait(lambda: len(browser.texts(".line")) == 60, "its output")
+    world.refused |= dict.fromkeys(("units", "events", "mesh", "batches"), 404)
+    browser.run("document.getElementById('token').hidden = false")
+    browser.click("Token")
+    browser.find("dialog input").send_keys("another")
+    browser.click("Use it")
+    browser.wait_text(".note", "There is no unit Un0001xy here")
+    assert not browser.texts(".line") + browser.texts(".facts dd") + browser.texts(".badge")
+
+
 def test_who_is_known_again_has_events_again(browser: Browser, address: str, world: World) -> None:
     world.refused |= dict.fromkeys(("units", "events", "mesh", "batches"), 401)
     browser.open(f"{address}#/work")

@@ -41,8 +41,10 @@ class BatchView {
   #may = null;
   #isReleased = false;
   #isReleasing = false;
-  /** Whether the journal is to be read from its beginning: the node may have lost its end. */
+  /** Whether the journal is to be read from its beginning: a node that was killed may have lost its end. */
   #isAnew = true;
+  /** Whether what runs is to be asked for: events were missed that would have told of it. */
+  #isMissed = true;
   #filter = { state: "", text: "" };
   #state = h("span");
   #actions = h("div", { class: "actions" });
@@ -87,7 +89,8 @@ class BatchView {
     const { live, signal } = this.#context;
     live.addEventListener("units", () => this.#render(), { signal });
     live.addEventListener("unit", ({ detail }) => this.#heard(detail), { signal });
-    live.addEventListener("whole", () => this.#again(), { signal });
+    live.addEventListener("whole", () => this.#missed(), { signal });
+    live.addEventListener("state", () => live.state === "lost" && (this.#isAnew = true), { signal });
     signal.addEventListener("abort", () => this.#asker.stop());
     // What was asked before events come might miss some; "whole" tells that they do.
     if (live.state !== "connecting") this.#asker.wish();
@@ -99,8 +102,8 @@ class BatchView {
     if (change === "released" || batchOf(unit) === this.#id) this.#wish();
   }
 
-  #again() {
-    this.#isAnew = true;
+  #missed() {
+    this.#isMissed = true;
     this.#wish();
   }
 
@@ -131,18 +134,19 @@ class BatchView {
   /** Read on in the journal. Return whether there was anything new. */
   async #read() {
     const { api, live, signal } = this.#context;
-    const isAnew = this.#isAnew;
-    this.#isAnew = false;
+    const [isAnew, isMissed] = [this.#isAnew, this.#isMissed];
+    this.#isAnew = this.#isMissed = false;
     const members = isAnew ? new Members() : this.#members;
     const before = JSON.stringify([members.position, members.batch]);
     try {
       // What runs is in no journal, and may be older than the units that the page knows.
-      if (isAnew) await live.find({ batch: this.#id, state: "pending,running" }, signal);
+      if (isAnew || isMissed) await live.find({ batch: this.#id, state: "pending,running" }, signal);
       for await (const { line, end } of api.lines(["batches", this.#id, "members"], { from: members.position }, signal)) {
         members.take(line, end);
       }
     } catch (error) {
       this.#isAnew ||= isAnew;
+      this.#isMissed ||= isMissed;
       throw error;
     }
     this.#members = members;

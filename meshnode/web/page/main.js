@@ -143,6 +143,8 @@ async function changeToken() {
   if (token === null) return;
   api.token = token;
   begin();
+  // What a view has asked for itself is of who was there before.
+  show(true);
 }
 
 function begin() {
