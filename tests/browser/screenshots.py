@@ -142,6 +142,7 @@ def main(directory: Path) -> int:
     with tempfile.TemporaryDirectory() as home, browsing(Path(home)) as browser:
         stop_clock(browser)
         for world, pictures in worlds_shown:
+            world.now = NOW
             with serving(world) as address:
                 for picture in pictures:
                     take(browser, address, picture, directory)

@@ -55,6 +55,8 @@ class World:
     """The connections of all streams that there ever were."""
     seq: int = 0
     version: str = "1"
+    now: datetime | None = None
+    """What its clock says at each moment, if it is not that of this machine."""
 
     def tell(self, topic: str, **fields: Any) -> None:
         """Send an event to whoever listens."""
@@ -116,6 +118,11 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return what its clock says, as HTTP has it."""
+        now = self.server.world.now
+        return super().date_time_string(now.timestamp() if now else timestamp)
 
     def log_message(self, *args: Any) -> None:
         """Say nothing."""

@@ -235,7 +235,8 @@ def test_an_answer_that_does_not_come_whole_is_a_problem(page: Browser, ends: st
             if (given[0] !== "never") reject(new TypeError("network error"));
             signal.addEventListener("abort", () => reject(signal.reason));
         });
-        const answer = async (url, { signal }) => ({ ok: true, json: () => json(signal) });
+        const headers = new Headers();
+        const answer = async (url, { signal }) => ({ ok: true, headers, json: () => json(signal) });
         const PATIENT = 60000;
         window.setTimeout = (act, time) => wait(act, time > PATIENT ? 0 : time);
         return answered(answer, (api) => api.get(["mesh"]))"""
@@ -366,6 +367,26 @@ def test_what_is_wished_for_during_a_question_is_asked_once_more_and_never_at_th
         await new Promise((resolve) => setTimeout(resolve, 20));
         return [asked, most]"""
     assert page.module(script) == [2, 1]
+
+
+def test_questions_are_asked_although_the_clock_is_set_back(page: Browser) -> None:
+    script = """
+        const { Asker } = await load("asker.js");
+        const now = Date.now;
+        let answer;
+        const asked = () => new Promise((resolve) => (answer = resolve));
+        const asker = new Asker(async () => answer(), 0.001);
+        let next = asked();
+        asker.wish();
+        await next;
+        Date.now = () => now() - 3600000;
+        next = asked();
+        asker.wish();
+        const late = new Promise((resolve) => setTimeout(resolve, given[0], "late"));
+        const first = await Promise.race([next, late]);
+        Date.now = now;
+        return first === "late" ? first : "asked";"""
+    assert page.module(script, 10000) == "asked"
 
 
 def test_a_page_that_nobody_sees_ends_its_streams_and_goes_on_when_it_is_seen(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import worlds
@@ -176,6 +177,24 @@ def test_a_node_shows_its_units_also_where_they_are_older_than_what_the_page_kno
     browser.open(f"{address}#/mesh/gpu-1")
     browser.wait(lambda: browser.rows("Units on gpu-1"), "its unit")
     assert [row[0] for row in browser.rows("Units on gpu-1")] == [oldest["ID"]]
+
+
+def test_times_are_told_by_the_clock_of_the_node_where_that_of_the_browser_is_wrong(
+    browser: Browser, address: str, world: World
+) -> None:
+    world.now = datetime.now(UTC) + timedelta(hours=3)
+    world.units = worlds.world(worlds.five(), 6, world.now).units
+    batch = worlds.batch(world, 40, 12, now=world.now)
+    browser.open(f"{address}#/work")
+    (row,) = browser.wait(lambda: browser.rows("Batches"), "the batch")
+    assert row[6].startswith("1 min 1")
+    times = {row[0]: row[5] for row in browser.rows("Units of work")}
+    assert times["Un0001xy"].startswith("1 min ")
+    assert len(browser.texts(".bar-of-unit.bar-of-unit")) >= 6
+    browser.go(f"#/work/batch/{batch}")
+    browser.wait_text(".facts", "1 min 1")
+    browser.go("#/work/Un0001xy")
+    browser.wait_text(".facts", "1 min ")
 
 
 def test_a_link_among_the_facts_of_a_unit_keeps_the_focus_while_its_time_grows(

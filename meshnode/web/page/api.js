@@ -10,6 +10,9 @@ const PATIENCE_WHOLE = 120;
 /** Seconds in which a stream says something, if only that it is there: the node does after 15. */
 const SILENCE = 50;
 
+/** Milliseconds by which two clocks may differ and be called the same: a node tells whole seconds. */
+const SAME = 5000;
+
 /** Seconds after which a page that was left is hidden, or has come back. */
 const LEFT = 0.2;
 
@@ -37,6 +40,13 @@ export class Api extends EventTarget {
   #base = withoutNames(new URL("api/v1/", document.baseURI));
   /** A bearer token, for those who have no certificate. It is in memory only. */
   token = "";
+  /** Milliseconds by which the node's clock is ahead of this one. */
+  #ahead = 0;
+
+  /** The node's time, in milliseconds since 1970: all that it tells is told in that. */
+  get now() {
+    return Date.now() + this.#ahead;
+  }
 
   /** Return the address of a path, each part of it quoted, with a query. */
   url(parts, query = {}) {
@@ -159,6 +169,8 @@ export class Api extends EventTarget {
     } finally {
       clearTimeout(timer);
     }
+    const ahead = Date.parse(response.headers.get("Date") ?? "") - Date.now();
+    this.#ahead = Math.abs(ahead) > SAME ? ahead : 0;
     // Who is not known, or may not, may have a token.
     if ([401, 403].includes(response.status)) this.dispatchEvent(new Event("refused"));
     if (!response.ok) throw await problemOf(response);

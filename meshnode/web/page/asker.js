@@ -17,13 +17,13 @@ export class Asker {
 
   /** Ask in so many seconds at the latest. */
   wish(wait = 0) {
-    this.#by(Math.max(Date.now() + wait * 1000, this.#last + this.#pause));
+    this.#by(Math.max(performance.now() + wait * 1000, this.#last + this.#pause));
   }
 
   /** Ask at once, or as soon as the question that is on its way is answered. */
   now() {
     this.#isUrgent = true;
-    this.#by(Date.now());
+    this.#by(performance.now());
   }
 
   /** Forget what was wished for. */
@@ -40,7 +40,7 @@ export class Asker {
 
   #set() {
     clearTimeout(this.#timer);
-    if (this.#due < Infinity) this.#timer = setTimeout(() => this.#run(), Math.max(0, this.#due - Date.now()));
+    if (this.#due < Infinity) this.#timer = setTimeout(() => this.#run(), Math.max(0, this.#due - performance.now()));
   }
 
   async #run() {
@@ -48,7 +48,7 @@ export class Asker {
     try {
       await this.#ask();
     } finally {
-      [this.#isAsking, this.#last] = [false, Date.now()];
+      [this.#isAsking, this.#last] = [false, performance.now()];
       if (!this.#isUrgent) this.#due = Math.max(this.#due, this.#last + this.#pause);
       this.#set();
     }

@@ -57,7 +57,7 @@ class BatchView {
   #shown = h("p", { class: "summary" });
   #table = new Table({
     caption: "Members",
-    columns: columns(),
+    columns: columns(() => this.#context.live.now),
     key: ({ Index, UnitID }) => (Index === undefined ? `unit ${UnitID}` : `member ${Index}`),
     sort: { id: "state", isDown: false },
     empty: "No member is like that.",
@@ -194,7 +194,7 @@ class BatchView {
     once(this.#actions, JSON.stringify(deeds), () => deeds.map((deed) => button(deed.text, () => this.#do(deed), { class: deed.word === "release" ? "danger" : "" })));
     once(this.#bar, JSON.stringify(batch), () => [progressBar(batch), h("p", { class: "help" }, `${endedText(batch)}${batch.Detail ? `; ${batch.Detail}` : ""}`)]);
     once(this.#counts, JSON.stringify([batch, this.#filter.state]), () => this.#states(batch));
-    this.#about.update(factsOf(batch));
+    this.#about.update(factsOf(batch, this.#context.live.now));
     this.#renderMembers(batch);
   }
 
@@ -252,7 +252,7 @@ class BatchView {
   }
 }
 
-function factsOf(batch) {
+function factsOf(batch, now) {
   return [
     ["Type", batch.Work],
     ["Node", batch.Node],
@@ -261,17 +261,17 @@ function factsOf(batch) {
     ["Submitted by", batch.SubmittedBy],
     ["Created", clock(batch.Created)],
     ["Ended", batch.Finished ? clock(batch.Finished) : null],
-    ["Time", duration(timeOf(batch))],
+    ["Time", duration(timeOf(batch, now))],
   ];
 }
 
-function columns() {
+function columns(now) {
   return [
     { id: "member", title: "Member", value: ({ Index }) => Index, show: ({ Index }) => String(Index ?? "–") },
     { id: "state", title: "State", value: rankOf, show: (member) => [unitBadge(member)] },
     { id: "unit", title: "Unit", value: ({ UnitID }) => UnitID, show: ({ UnitID: unit }) => (unit ? [h("a", { class: "name mono", href: `#/work/${encodeURIComponent(unit)}` }, unit)] : "–") },
     { id: "exit", title: "Exit code", kind: "number", value: ({ ExitCode }) => ExitCode, show: ({ ExitCode }) => String(ExitCode ?? "–") },
-    { id: "time", title: "Run time", kind: "number", value: (member) => runTime(member), show: (member) => duration(runTime(member)) },
+    { id: "time", title: "Run time", kind: "number", value: (member) => runTime(member, now()), show: (member) => duration(runTime(member, now())) },
     { id: "ended", title: "Ended", value: ({ Finished }) => moment(Finished), show: ({ Finished }) => clock(Finished) },
     { id: "detail", title: "Detail", kind: "detail", value: ({ Detail }) => Detail, show: ({ Detail }) => Detail ?? "" },
   ];

@@ -24,7 +24,7 @@ export class BatchList {
   #context;
   #asker = new Asker(() => this.#ask(), PAUSE);
   #problem = h("div");
-  #table = new Table({ caption: "Batches", columns: columns(), key: ({ Batch }) => Batch, sort: { id: "created", isDown: true }, rows: ROWS });
+  #table = new Table({ caption: "Batches", columns: columns(() => this.#context.live.now), key: ({ Batch }) => Batch, sort: { id: "created", isDown: true }, rows: ROWS });
 
   constructor(context) {
     this.#context = context;
@@ -95,7 +95,7 @@ export function endedText(batch) {
 /** What stands in the bar, from its left: what has ended, then what runs. The rest of it waits. */
 const BAR = ["Succeeded", "Failed", "Refused", "Canceled", "InFlight"].map((count) => MEMBER_STATES.find(([one]) => one === count));
 
-function columns() {
+function columns(now) {
   const share = (batch) => progressOf(batch).ended / Math.max(1, batch.Members);
   const counts = (batch) => MEMBER_STATES.map(([count]) => batch[count]);
   return [
@@ -105,12 +105,12 @@ function columns() {
     { id: "progress", title: "Progress", value: share, mark: counts, show: (batch) => [progressBar(batch), h("span", { class: "detail" }, endedText(batch))] },
     { id: "members", title: "Members", kind: "detail", value: ({ Failed, Refused }) => (Failed ?? 0) + (Refused ?? 0), show: countsText },
     { id: "created", title: "Created", value: createdAt, show: ({ Created }) => clock(Created) },
-    { id: "time", title: "Time", kind: "number", value: timeOf, show: (batch) => duration(timeOf(batch)) },
+    { id: "time", title: "Time", kind: "number", value: (batch) => timeOf(batch, now()), show: (batch) => duration(timeOf(batch, now())) },
     { id: "detail", title: "Detail", kind: "detail", value: ({ Detail }) => Detail, show: ({ Detail }) => Detail ?? "" },
   ];
 }
 
 /** Return the seconds since a batch was submitted, until it has ended. */
-export function timeOf({ Created, Finished, StateName }) {
-  return runTime({ Started: Created, Finished, StateName });
+export function timeOf({ Created, Finished, StateName }, now) {
+  return runTime({ Started: Created, Finished, StateName }, now);
 }

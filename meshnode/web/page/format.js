@@ -50,7 +50,7 @@ export function clock(text, now = Date.now()) {
 }
 
 /** Return how long ago something was: "4 min ago". */
-export function ago(text, now = Date.now()) {
+export function ago(text, now) {
   const at = moment(text);
   if (Number.isNaN(at)) return NOTHING;
   const seconds = Math.max(0, (now - at) / 1000);

@@ -66,6 +66,11 @@ export class Live extends EventTarget {
     this.#api = api;
   }
 
+  /** The node's time, in milliseconds since 1970. */
+  get now() {
+    return this.#api.now;
+  }
+
   /** Begin anew, as somebody else perhaps: who has another token is not to see what the one before saw. */
   async start() {
     this.#stop.abort();

@@ -52,7 +52,7 @@ class MeshView {
       empty: "No node is like that.",
       onpoint: (id) => this.#point(id),
     });
-    this.#peers = new Table({ caption: "Configured peers that are down", columns: peerColumns(), key: ({ address, kind }) => `${kind} ${address}` });
+    this.#peers = new Table({ caption: "Configured peers that are down", columns: peerColumns(() => live.now), key: ({ address, kind }) => `${kind} ${address}` });
     this.element = h(
       "div",
       { class: "view" },
@@ -191,13 +191,13 @@ function loadCell(node) {
   return [h("meter", { min: 0, max: 1, high: 0.9, value: Math.min(1, share).toFixed(2), "aria-label": "Load" }), ` ${loadText(node)}`];
 }
 
-function peerColumns() {
+function peerColumns(now) {
   return [
     { id: "address", title: "Address", value: ({ address }) => address, show: ({ address }) => address },
     { id: "kind", title: "Kind", value: ({ kind }) => kind, show: ({ kind }) => kind },
     { id: "reason", title: "Last error", value: ({ reason }) => reason, show: ({ reason }) => reason || "–" },
     { id: "tries", title: "Tries", kind: "number", value: ({ tries }) => tries, show: ({ tries }) => String(tries ?? "–") },
-    { id: "since", title: "Down since", value: ({ since }) => sinceValue(since), show: ({ since }) => (since ? `${clock(since)} (${ago(since)})` : "–") },
+    { id: "since", title: "Down since", value: ({ since }) => sinceValue(since), show: ({ since }) => (since ? `${clock(since)} (${ago(since, now())})` : "–") },
     { id: "next", title: "Next try", value: ({ next }) => sinceValue(next), show: ({ next }) => clock(next) },
   ];
 }

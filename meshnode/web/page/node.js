@@ -43,7 +43,7 @@ export function nodeView({ live, api, signal }, id) {
     }
     once(state, node.state, () => nodeBadge(node.state));
     once(about, "known", () => told.element);
-    told.update(described(node, mesh));
+    told.update(described(node, mesh, live.now));
     once(types, JSON.stringify(node.types), () => typeLinks(node));
     links.update(mesh.links.filter(({ a, b }) => a === id || b === id));
     return undefined;
@@ -75,14 +75,14 @@ function unknown(error) {
   if (!(error instanceof Problem) && error.name !== "AbortError") throw error;
 }
 
-function described(node, mesh) {
+function described(node, mesh, now) {
   const path = pathTo(mesh, node.id);
   const load = node.load ?? {};
   return [
     ["Path", path.length > 1 ? path.join(" → ") : null],
     ["Hops, cost", node.hops ? `${node.hops}, ${node.cost}` : null],
     ["Round trip", typeof node.rtt === "number" ? brief(node.rtt) : null],
-    ["Since", node.since ? `${clock(node.since)} (${ago(node.since)})` : null],
+    ["Since", node.since ? `${clock(node.since)} (${ago(node.since, now)})` : null],
     ["Version", node.version],
     ["Kind", node.kind],
     ["Load", node.load ? loadText(node) : null],
@@ -90,7 +90,7 @@ function described(node, mesh) {
     ["Room for", typeof load.free === "number" ? count(load.free, "more unit") : null],
     ["Memory left", typeof load.memory === "number" ? bytes(load.memory) : null],
     ["Labels", Object.entries(node.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(", ")],
-    ["Asked", node.asked ? ago(node.asked) : null],
+    ["Asked", node.asked ? ago(node.asked, now) : null],
     ["Error", node.error],
   ];
 }

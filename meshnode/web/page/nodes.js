@@ -88,10 +88,10 @@ export function nodeText(node, links) {
 export class Traffic {
   #before = new Map();
   #now = new Map();
-  #at = 0;
+  #at = -Infinity;
 
   /** Take what a mesh says of its links. */
-  take(links, key, now = Date.now()) {
+  take(links, key, now = performance.now()) {
     if (now - this.#at < 1000) return;
     const counted = links.filter((link) => typeof link.bytes_sent === "number");
     const wholes = new Map(counted.map((link) => [key(link), link.bytes_sent + (link.bytes_received ?? 0)]));

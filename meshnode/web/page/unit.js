@@ -125,7 +125,7 @@ class UnitView {
     this.#about.update(this.#facts(unit));
     say(this.#json, JSON.stringify(unit, null, 2));
     this.#all.hidden = false;
-    once(this.#history, JSON.stringify(this.#steps(unit)), () => this.#steps(unit).map(step));
+    once(this.#history, JSON.stringify(this.#steps(unit)), () => this.#steps(unit).map((one) => step(one, this.#context.live.now)));
     this.#log.update(unit);
   }
 
@@ -151,7 +151,7 @@ class UnitView {
   #facts(unit) {
     const extra = unit.ExtraData ?? {};
     const node = nodeOf(unit, this.#context.live.here);
-    const batch = batchOf(unit);
+    const [batch, ran] = [batchOf(unit), runTime(unit, this.#context.live.now)];
     const labels = Object.entries(unit.Labels ?? {}).map(([key, value]) => `${key}=${value}`);
     return [
       ["Type", typeOf(unit)],
@@ -162,7 +162,7 @@ class UnitView {
       ["Detail", unit.Detail],
       ["Exit code", unit.ExitCode],
       ["Signal", unit.Signal],
-      ["Run time", runTime(unit) === null ? null : duration(runTime(unit))],
+      ["Run time", ran === null ? null : duration(ran)],
       ["Process", unit.Pid || null],
       ["Parameters", unit.SubmittedParams],
       ["Input", typeof unit.StdinSize === "number" ? bytes(unit.StdinSize) : null],
@@ -194,13 +194,13 @@ class UnitView {
   }
 }
 
-function step({ time, state, detail }) {
+function step({ time, state, detail }, now) {
   return h(
     "li",
     { "data-state": state },
     h("span", { class: "sign", "aria-hidden": "true" }, signOf(state)),
     h("span", { class: "what" }, detail === "Created" || detail === "Started" ? detail : detail && detail !== state ? `${state}: ${detail}` : state),
-    h("time", { datetime: time, title: ago(time) }, clock(time)),
+    h("time", { datetime: time, title: ago(time, now) }, clock(time)),
   );
 }
 

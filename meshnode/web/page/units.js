@@ -50,7 +50,7 @@ export function submitterOf(unit) {
 }
 
 /** Return the seconds that a unit ran so far, or waited: null if it has not begun. */
-export function runTime(unit, now = Date.now()) {
+export function runTime(unit, now) {
   const [from, to] = [moment(unit.Started), moment(unit.Finished)];
   if (Number.isNaN(from)) return null;
   if (Number.isNaN(to) && isFinal(unit)) return null;

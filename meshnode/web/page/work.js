@@ -84,7 +84,7 @@ class WorkView {
     this.#renderTypes(tally(filtered(units, { ...this.#filter, type: "" }, here), typeOf));
     this.#options(this.#type, "Any type", tally(units, typeOf), this.#filter.type);
     this.#options(this.#node, "Any node", tally(units, (unit) => nodeOf(unit, here)), this.#filter.node);
-    this.#timeline.update(found, Date.now());
+    this.#timeline.update(found, this.#live.now);
     this.#table.update(found);
     say(this.#shown, `${found.length === units.length ? "" : `${found.length} of `}${count(units.length, "unit")}${next ? ", and older ones" : ""}`);
     this.#more.hidden = !next;
@@ -162,7 +162,7 @@ export function unitColumns(live) {
     { id: "type", title: "Type", value: typeOf, show: typeOf },
     { id: "node", title: "Node", value: node, show: node },
     { id: "created", title: "Created", value: createdAt, show: ({ Created }) => clock(Created) },
-    { id: "time", title: "Run time", kind: "number", value: (unit) => runTime(unit), show: (unit) => duration(runTime(unit)) },
+    { id: "time", title: "Run time", kind: "number", value: (unit) => runTime(unit, live.now), show: (unit) => duration(runTime(unit, live.now)) },
     { id: "size", title: "Output", kind: "number", value: ({ StdoutSize }) => StdoutSize, show: ({ StdoutSize }) => bytes(StdoutSize) },
     { id: "who", title: "Submitter", value: submitterOf, show: submitterOf },
     { id: "detail", title: "Detail", kind: "detail", value: ({ Detail }) => Detail, show: ({ Detail }) => Detail ?? "" },
