@@ -22,11 +22,14 @@ MOST_GROWTH = 48 * 1024 * 1024
 
 GLOBS = ("--output", "out/**", "--output", "*.log", "--output", "nothing*")
 
+LITTLE_BYTES = 1024 * 1024
+"""Enough where it does not matter how long they take."""
+
 MAKE = f"""
 echo x >>{{ledger}}
 mkdir -p out/small
 head -c 1048576 /dev/urandom >part
-for i in $(seq {BIG_BYTES >> 20}); do cat part; done >out/big
+for i in $(seq {{pieces}}); do cat part; done >out/big
 for i in $(seq {SMALL_FILES}); do echo $i >out/small/$i; done
 ln -s small/7 out/link
 ln out/small/8 out/same
@@ -59,10 +62,10 @@ sys.exit(ssh.wait() and 255)
 class Maker:
     """A job that makes files and prints their checksums, and what must become of them."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, size: int = BIG_BYTES) -> None:
         self.ledger = place / "ledger"
         self.place = place / "fetched"
-        self.script = MAKE.format(ledger=self.ledger)
+        self.script = MAKE.format(ledger=self.ledger, pieces=size >> 20)
 
     def check(self, node: Node, unit: str, *hosts: Sshd) -> None:
         """See that all files are here, byte for byte, and the job ran once and left nothing."""
@@ -149,8 +152,9 @@ def test_what_is_killed_or_frozen_amid_the_files_costs_nothing_and_nothing_runs_
 @pytest.mark.parametrize("word", ["list", "bring", "remove"])
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_connection_that_breaks_at_a_request_for_files_costs_nothing(
-    cluster: Cluster, far, maker: Maker, tmp_path: Path, word: str, is_sent: bool
+    cluster: Cluster, far, tmp_path: Path, word: str, is_sent: bool
 ) -> None:
+    maker = Maker(tmp_path, LITTLE_BYTES)
     anna, mark = far.add("anna"), tmp_path / "was-cut"
     program = tmp_path / "cutting-ssh"
     program.write_text(
