@@ -129,11 +129,15 @@ class BatchActions:
 
     def results(self, batch_id: str) -> None:
         """Write the output of each member that has ended, in the order of their indices."""
-        ended = {one["Index"]: one for one in api.batch_members(self._client, batch_id)}
+        # Of a million members no more is kept than this.
+        ended = {
+            one["Index"]: (one.get("UnitID"), "" if one.get("UnitID") else one.get("Detail"))
+            for one in api.batch_members(self._client, batch_id)
+        }
         for index in sorted(ended):
-            unit_id = ended[index].get("UnitID")
+            unit_id, detail = ended[index]
             if not unit_id:
-                print_error(f"member {index}: {ended[index].get('Detail')}")
+                print_error(f"member {index}: {detail}")
                 self.codes.add(ExitCode.FAILURE)
                 continue
             try:
