@@ -65,6 +65,7 @@ def choose(
     pick: Callable[[Sequence[Candidate]], Candidate],
     unreached: Set[str] = frozenset(),
     needs: Mapping[str, str] = NOTHING,
+    refused: Set[str] = frozenset(),
 ) -> Choice | NoneFits:
     """Choose the node for a unit.
 
@@ -75,6 +76,7 @@ def choose(
         pick: takes one of several that are equally good, by chance.
         unreached: nodes that were chosen before and could not be reached.
         needs: the keys of the submission that a node must know, each with a word for it.
+        refused: nodes that were chosen before and take no such work.
     """
     excluded: Counter[str] = Counter()
     fit: list[Candidate] = []
@@ -85,6 +87,8 @@ def choose(
         if lacks is None and (unknown := needs.keys() - one.takes):
             words = dict.fromkeys(word for key, word in needs.items() if key in unknown)
             lacks = f"take no {' and no '.join(words)}"
+        if lacks is None and one.node in refused:
+            lacks = "refused it"
         if lacks is None and one.node in unreached:
             lacks = "could not be reached"
         if lacks is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Set
 
 import trio
 
+from meshnode.errors import WorkError
 from meshnode.work.placement.choice import Choice, NoneFits, choose
 from meshnode.work.placement.nodes import NodeDirectory
 from meshnode.work.units.jobsettings import WORDS_OF_KEYS
@@ -25,11 +26,36 @@ Permits = Callable[[UnitStatus], Callable[[str], bool] | None]
 all."""
 
 
+MOST_REFUSALS = 8
+"""Nodes that may refuse a unit before it fails. A submission that is wrong is refused by all, and a
+mesh has thousands; one whom some do not want is taken by others."""
+
+
+class AllRefuse(WorkError):
+    """The nodes that fit have refused the unit; its text says what they say."""
+
+
 class PassedOver:
-    """The nodes that one unit could not be brought to: each is passed over for a while."""
+    """The nodes that one unit could not be brought to: each is passed over for a while.
+
+    Attributes:
+        refusals: what those have said that take no such work, by node; they are asked no more.
+    """
 
     def __init__(self) -> None:
+        self.refusals: dict[str, str] = {}
         self._until: dict[str, float] = {}
+
+    def refuse(self, node: str, words: str) -> None:
+        """Pass over a node for good."""
+        self.refusals[node] = words
+
+    @property
+    def told(self) -> str:
+        """What was said last, for a person."""
+        others = len(self.refusals) - 1
+        more = f"; so did {others} other{'s' if others > 1 else ''}" if others else ""
+        return next(reversed(self.refusals.values()), "") + more
 
     def add(self, node: str) -> None:
         """Pass over a node from now on."""
@@ -60,9 +86,17 @@ class Placer:
         """Return once a node is chosen for a unit and on record, however long none fits.
 
         Raises:
+            AllRefuse: no node is left that might take it.
             WorkError: the disk does not take the record.
         """
-        while isinstance(choice := self._choose(unit, unreached := passed.nodes()), NoneFits):
+        refused = frozenset(passed.refusals)
+        if len(refused) >= MOST_REFUSALS:
+            raise AllRefuse(passed.told)
+        while isinstance(
+            choice := self._choose(unit, unreached := passed.nodes(), refused), NoneFits
+        ):
+            if refused and isinstance(self._choose(unit, frozenset(), refused), NoneFits):
+                raise AllRefuse(passed.told)
             await self._take_node(unit)
             unit.show_outage(f"waiting for a node: {choice.reason}")
             first.pending()
@@ -73,6 +107,8 @@ class Placer:
         reason = choice.reason
         if unreached:
             reason += f"; {', '.join(sorted(unreached))} could not be reached"
+        if refused:
+            reason += f"; {', '.join(sorted(refused))} refused it"
         unit.log.info("goes to node %s: %s", choice.node, reason)
         # Before the record is written: others choose meanwhile.
         self._directory.count(unit, choice.node)
@@ -89,12 +125,20 @@ class Placer:
             # In memory only: who reads the record chooses anew in any case.
             await unit.note(lambda status: status.with_remote(node="", chosen=""))
 
-    def _choose(self, unit: Unit, unreached: Set[str]) -> Choice | NoneFits:
+    def _choose(
+        self, unit: Unit, unreached: Set[str], refused: frozenset[str]
+    ) -> Choice | NoneFits:
         remote = unit.remote
         assert remote.placement is not None
         permits = self.permits(unit.status)
         needs = {key: WORDS_OF_KEYS[key] for key in unit.status.job.fields()}
-        asked = (remote.placement, remote.work_type, frozenset(needs), frozenset(unreached))
+        asked = (
+            remote.placement,
+            remote.work_type,
+            frozenset(needs),
+            frozenset(unreached),
+            refused,
+        )
         if (moment := self._directory.moment()) != self._found_at:
             self._found_at = moment
             self._none_fits.clear()
@@ -103,7 +147,8 @@ class Placer:
         nodes = self._directory.candidates(remote.work_type)
         allowed = nodes if permits is None else [one for one in nodes if permits(one.node)]
         choice = choose(
-            remote.placement, remote.work_type, allowed, random.choice, unreached, needs
+            *(remote.placement, remote.work_type, allowed, random.choice),
+            *(unreached, needs, refused),
         )
         if permits is None and isinstance(choice, NoneFits):
             self._none_fits[asked] = choice

@@ -70,6 +70,10 @@ class NotThere(WorkError):
     """
 
 
+class RefusedThere(NotThere):
+    """The same, since the node takes no such work of this one; its text says who has refused."""
+
+
 class NoTlsClient(RemoteUnavailable):
     """The unit asks for TLS settings that this node does not have, or has no more."""
 

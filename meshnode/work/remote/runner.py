@@ -11,12 +11,13 @@ from meshnode.errors import CommandError, MeshnodeError, WorkError
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.protocol.times import parse_duration
 from meshnode.work.placement.nodes import NodeDirectory
-from meshnode.work.placement.placer import PassedOver, Placer
+from meshnode.work.placement.placer import AllRefuse, PassedOver, Placer
 from meshnode.work.remote.adopted import GONE, FirstLook
 from meshnode.work.remote.client import RemoteControl
 from meshnode.work.remote.failures import (
     NoTlsClient,
     NotThere,
+    RefusedThere,
     RemoteRefused,
     RemoteUnavailable,
     as_unavailable,
@@ -144,7 +145,10 @@ class RemoteRunner:
                     await start.run()
                 except NotThere as error:
                     unit.log.info("node %s: %s; another one is chosen", unit.remote.node, error)
-                    passed.add(unit.remote.node)
+                    if isinstance(error, RefusedThere):
+                        passed.refuse(unit.remote.node, str(error))
+                    else:
+                        passed.add(unit.remote.node)
                     continue
                 if not unit.is_final:
                     await self._follow(unit, reconnector, start.followed)
@@ -155,7 +159,12 @@ class RemoteRunner:
         expiry = Expiry(unit.remote.expiration, self._now)
         expiry.count()
         with expiry.scope:
-            await self._placer.give_node(unit, passed, first)
+            try:
+                await self._placer.give_node(unit, passed, first)
+            except AllRefuse as error:
+                await unit.fail(f"Error starting worker: {error}")
+                first.fail(CommandError(str(error)))
+                return False
         if expiry.scope.cancelled_caught:
             text = f"{expiry.text}; {unit.outage}" if unit.outage else expiry.text
             await unit.fail(text)

@@ -29,6 +29,7 @@ from meshnode.work.remote.failures import (
     AlreadySubmitted,
     NoTlsClient,
     NotThere,
+    RefusedThere,
     RemoteDistrusted,
     RemoteRefused,
     RemoteUnavailable,
@@ -170,10 +171,15 @@ class RemoteStart:
         try:
             await self._try()
         except (RemoteUnavailable, RemoteRefused) as error:
-            is_refused = isinstance(error, RemoteRefused) and not error.is_passing
-            if not self._is_movable or (is_refused and not str(error).startswith(UNKNOWN_TYPE)):
+            if not self._is_movable:
                 raise
-            raise NotThere(str(error)) from error
+            is_passing = not isinstance(error, RemoteRefused) or error.is_passing
+            if is_passing or str(error).startswith(UNKNOWN_TYPE):
+                raise NotThere(str(error)) from error
+            if type(error) is not RemoteRefused:
+                # Of the others no node has said that it has nothing, or all would say the same.
+                raise
+            raise RefusedThere(error.told_by(self._unit.remote.node)) from error
 
     async def _wait_out(self, error: RemoteUnavailable, spent: float = 0.0) -> None:
         # First, so that a client that is told of a wait finds the reason.

@@ -2,19 +2,21 @@
 
 import json
 from collections import Counter
+from contextlib import AsyncExitStack
 from itertools import pairwise
 
 import pytest
 import trio
 from work_fakes import FakeDialer, FakeNode
 
-from meshnode.errors import NoRoute
+from meshnode.errors import CommandError, NoRoute
 from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import UnixClient
 from meshnode.work.placement.load import Load
 from meshnode.work.placement.nodes import NodeDirectory
-from meshnode.work.placement.placer import LOOK_INTERVAL, UNREACHED_SECONDS
+from meshnode.work.placement.placer import LOOK_INTERVAL, MOST_REFUSALS, UNREACHED_SECONDS
 from meshnode.work.units.access import UnitAccess
+from meshnode.work.units.manager import UnitManager
 from meshnode.work.units.remoteextra import RemoteExtra
 from meshnode.work.units.unit import Unit
 
@@ -273,6 +275,97 @@ async def test_what_one_submitter_may_not_have_placed_is_another_ones_answer_no_
         leaf.clients["client"] = ANN
         placed = await place(leaf, "cat", payload=b"x")
         assert (await leaf.wait_final(placed)).remote.node == "bar"
+
+
+class Refusing:
+    """Has nodes refuse to make units for others, as one does whose rules or quotas say so."""
+
+    def __init__(self, monkeypatch, *names: str) -> None:
+        self.names = set(names)
+        self.asked: list[str] = []
+        create = UnitManager.create
+
+        async def refuse(manager, submission, caller):
+            if manager.node_id in self.names and caller.node:
+                self.asked.append(manager.node_id)
+                raise CommandError("you have 9 units on this node, of at most 9")
+            return await create(manager, submission, caller)
+
+        monkeypatch.setattr(UnitManager, "create", refuse)
+
+
+@pytest.mark.parametrize("rule", ["any", "random", "least"])
+async def test_a_node_that_refuses_all_work_does_not_draw_it_away_from_those_that_take_it(
+    leaf, bar, baz, rule, autojump_clock, monkeypatch
+):
+    refusing = Refusing(monkeypatch, "bar")
+    bar.more_tags = {"load": Load().to_tag()}
+    baz.more_tags = {"load": Load({"cat": 50}).to_tag()}
+    async with leaf.running(), bar.running(), baz.running():
+        for _ in range(6):
+            unit = await place(leaf, "cat", rule, b"x")
+            assert (await leaf.wait_final(unit)).state is UnitState.SUCCEEDED
+            remote = leaf.status(unit).remote
+            assert remote.node == "baz"
+            if rule == "least":
+                assert remote.chosen == "least of 1 that fit: 50 units of cat there; bar refused it"
+        assert rule != "least" or len(refusing.asked) == 6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_all_refuse_fails_with_what_they_say_and_a_node_that_is_away_is_waited_for(
+    leaf, bar, baz, count, autojump_clock, monkeypatch
+):
+    refusing = Refusing(monkeypatch, "bar", "baz")
+    async with leaf.running(), bar.running():
+        if count == 2:
+            async with baz.running():
+                unit = await place_refused(leaf)
+        else:
+            unit = await place_refused(leaf)
+        reason = "refused: you have 9 units on this node, of at most 9"
+        more = "; so did 1 other" if count == 2 else ""
+        assert leaf.status(unit).detail.startswith("Error starting worker: node ba")
+        assert leaf.status(unit).detail.endswith(f"{reason}{more}")
+        assert len(refusing.asked) == count
+        refusing.names.remove("baz")
+        dial = FakeDialer.dial
+
+        async def dial_bar(self, node, service, tls=None):
+            if node == "baz":
+                raise NoRoute(node)
+            return await dial(self, node, service, tls)
+
+        monkeypatch.setattr(FakeDialer, "dial", dial_bar)
+        async with baz.running():
+            waits = await place(leaf, "cat", payload=b"x")
+            (line,) = await leaf.talk(f"work status {waits}")
+            told = json.loads(line)["Detail"]
+            assert "1 could not be reached" in told
+            assert "1 refused it" in told
+            monkeypatch.setattr(FakeDialer, "dial", dial)
+            assert (await leaf.wait_final(waits)).remote.node == "baz"
+
+
+async def place_refused(node) -> str:
+    request = {"command": "work", "subcommand": "submit", "node": node.node_id, "worktype": "cat"}
+    lines = await node.talk({**request, "placement": "any"}, b"x")
+    assert "refused: you have 9 units" in lines[-1]
+    (unit,) = [one for one in node.units.all() if one.status.state is UnitState.FAILED]
+    return unit.unit_id
+
+
+async def test_what_is_wrong_everywhere_is_not_brought_to_all_nodes_of_a_mesh(
+    leaf, mesh, tmp_path, autojump_clock, monkeypatch
+):
+    nodes = [FakeNode(mesh, f"n{number}", tmp_path) for number in range(MOST_REFUSALS + 3)]
+    refusing = Refusing(monkeypatch, *(node.node_id for node in nodes))
+    async with AsyncExitStack() as stack:
+        for node in (leaf, *nodes):
+            await stack.enter_async_context(node.running())
+        unit = await place_refused(leaf)
+        assert leaf.status(unit).detail.endswith(f"; so did {MOST_REFUSALS - 1} others")
+        assert len(refusing.asked) == MOST_REFUSALS
 
 
 async def test_each_node_that_was_not_reached_is_passed_over_for_its_own_time(
