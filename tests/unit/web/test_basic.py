@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wsproto.events import AcceptConnection, RejectConnection
 
 from meshnode.config import HttpService
+from meshnode.web.websocket import SUBPROTOCOL
 from tests.unit.web.asgi import FAR, Client, Reply
 from tests.unit.web.conftest import MakeClient
+from tests.unit.web.test_websocket import Socket
+from tests.unit.web.test_wire import connected
 
 TOKEN = "0123456789abcdef0123"
 NAMED = "fedcba98765432100000"
@@ -171,6 +175,30 @@ async def test_a_page_elsewhere_has_no_use_of_a_token_that_the_browser_sends_by_
     reply = await client.ask(path, method, **said, **basic(TOKEN))
     assert reply.status == 403
     assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "token", "status"),
+    [
+        ("", TOKEN, 101),
+        ("http://localhost", TOKEN, 101),
+        ("", "wrong", 401),
+        (FOREIGN, TOKEN, 403),
+        ("null", TOKEN, 403),
+    ],
+)
+async def test_a_websocket_takes_a_password_and_no_page_elsewhere_opens_one(
+    make_client: MakeClient, tokens: Path, origin: str, token: str, status: int
+) -> None:
+    directive = HttpService(port=1, tokens=tokens, allowanonymous=False)
+    said = basic(token) | ({"origin": origin} if origin else {})
+    async with connected(make_client(directive).app) as (stream, _):
+        answer = await Socket(stream).open(SUBPROTOCOL, **said)
+        if status == 101:
+            assert isinstance(answer, AcceptConnection)
+        else:
+            assert isinstance(answer, RejectConnection)
+            assert answer.status_code == status
 
 
 async def test_a_page_that_is_named_may_use_it(make_client: MakeClient, tokens: Path) -> None:
