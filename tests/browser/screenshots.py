@@ -78,7 +78,7 @@ def read(browser: Browser) -> None:
 FIVE = (
     Picture("mesh", "#/mesh", "light", "lab.example.org", point, 1090),
     Picture("node", "#/mesh/edge-tokyo", "dark", "Round trip"),
-    Picture("work", "#/work", "dark", "Un0007xy", height=960),
+    Picture("work", "#/work", "dark", "b-Uq3fT7sV", height=960),
     Picture("batch", f"#/work/batch/{BATCH}", "light", "M0000005", height=820),
     Picture("submit", "#/work/new/hub/fibonacci", "light", "Fibonacci", fill_in),
     Picture("unit", f"#/work/{FOLLOWED}", "light", "records", read),
