@@ -228,12 +228,14 @@ class RunQueue:
         order = self._order = self._order or _Order(self._waiting_now())
         name = entry.unit.status.work_type
         most = self._bounds.by_type.get(name)
-        if most is not None and self._running[name] >= most:
+        most_of_all = self._bounds.running
+        # Before the queue is open, units wait whether a bound is reached or not.
+        if most is not None and (most_of_all is None or self._running[name] >= most):
             place, total = order.of_type(entry)
             why = f"maxconcurrent {most}"
         else:
             place, total = order.of_all(entry)
-            why = f"maxrunning {self._bounds.running}"
+            why = f"maxrunning {most_of_all}"
         return f"Queued: {_ordinal(place)} of {total} ({why})"
 
     def _waiting_now(self) -> Iterator[_Entry]:

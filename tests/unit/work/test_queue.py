@@ -266,3 +266,22 @@ async def test_the_highest_priority_goes_first(bounded, autojump_clock):
         bounded.launcher.supervisors[first].finish()
         await bounded.wait_for(high, lambda s: s.state is UnitState.RUNNING)
         assert bounded.status(low).state is UnitState.PENDING
+
+
+@pytest.mark.parametrize(
+    ("bounds", "why"),
+    [
+        (QueueBounds(None, {"render": 2}), "(maxconcurrent 2)"),
+        (QueueBounds(5, {"render": 2}), "(maxrunning 5)"),
+        (QueueBounds(5), "(maxrunning 5)"),
+    ],
+)
+def test_what_waits_before_all_is_known_names_a_bound_that_there_is(bounds, why):
+    queue = RunQueue(lambda unit: None)
+    queue.bounds = bounds
+    units = [FakeUnit(f"u{number}", "render") for number in range(3)]
+    for unit in units:
+        queue.enter(unit)
+    assert [unit.place() for unit in units] == [
+        f"Queued: {number} of 3 {why}" for number in ("1st", "2nd", "3rd")
+    ]
