@@ -193,6 +193,6 @@ def test_ctrl_c_amid_a_payload_leaves_nothing_that_waits_for_the_rest(
             finally:
                 process.kill()
     (unit,) = foo.ask("work list")
-    assert foo.unit_status(unit)["StateName"] == "Canceled"
+    foo.wait_unit(unit, "Canceled")
     assert f"interrupted: unit {unit} exists" in stderr.decode()
     wait_until(lambda: not (foo.units / unit / "stdin").stat().st_size, what="its end")
