@@ -6,6 +6,7 @@ unit that there is.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -31,6 +32,7 @@ from meshnode.web.problems import (
     CONFLICT,
     MALFORMED,
     REFUSED,
+    UNAVAILABLE,
     WRONG_TYPE,
     Problem,
 )
@@ -41,6 +43,13 @@ from meshnode.work.units.quotas import account
 
 MAX_IDEMPOTENCY_KEY: Final = MAX_KEY // 2
 """Characters of an ``Idempotency-Key``: who sends it stands before it."""
+
+FEEDING: Final = 5.0
+"""Seconds that a request waits for the payload of another one under its key. The node takes a
+moment to see that a client is gone, and small payloads come at once."""
+
+RETRY: Final = "10"
+"""Seconds after which it is worth to ask again what has become of a larger one."""
 
 _CREATED = re.compile(rb"Work unit created with ID ([^ .]+)\.[^\n]*\n")
 _ALREADY = re.compile(rf"{ALREADY_SUBMITTED} ([^ ,]+)(, which was released)?")
@@ -154,6 +163,13 @@ async def _made_room(node: WebNode, caller: Caller, unit_id: str) -> bool:
     """
     try:
         unit = await _asked(node, caller, "status", unit_id)
+        if _takes_in(unit):
+            await _wait_fed(node, caller, unit_id)
+            unit = await _asked(node, caller, "status", unit_id)
+        if _takes_in(unit):
+            # It may still fail, and who was told of it would not come again.
+            text = f"unit {unit_id} still takes in the payload of another request with this key"
+            raise Problem(UNAVAILABLE, f"{text}; send it again later", {"retry-after": RETRY})
         if unit["State"] != int(UnitState.FAILED) or unit["StdinSize"] is not None:
             return False
         await _asked(node, caller, "release", unit_id)
@@ -162,6 +178,24 @@ async def _made_room(node: WebNode, caller: Caller, unit_id: str) -> bool:
     except (CommandError, SecurityError):
         return False
     return True
+
+
+def _takes_in(unit: JsonObject) -> bool:
+    """Whether a unit waits for the rest of its payload."""
+    return unit["State"] == int(UnitState.PENDING) and unit["StdinSize"] is None
+
+
+async def _wait_fed(node: WebNode, caller: Caller, unit_id: str) -> None:
+    """Return when a unit waits for its payload no more, or when that takes long."""
+    with trio.move_on_after(FEEDING) as waiting:
+
+        async def look(data: bytes) -> None:
+            await trio.lowlevel.checkpoint()
+            if not _takes_in(json.loads(data.splitlines()[-1])):
+                waiting.cancel()
+
+        command = {"command": "work", "subcommand": "watch", "unitid": unit_id}
+        await node.commands.run(caller, command, Body(_nothing_more), look)
 
 
 async def _asked(node: WebNode, caller: Caller, subcommand: str, unit_id: str) -> JsonObject:
