@@ -154,6 +154,12 @@ class Handler(BaseHTTPRequestHandler):
             case ["batches", batch_id, "cancel"] if batch_id in world.batches:
                 world.batches[batch_id] |= {"StateName": "Canceled", "Waiting": 0, "InFlight": 0}
                 return self._json({"result": "cancelled", "batch": batch_id})
+            case ["batches", batch_id, "retry"] if batch_id in world.batches:
+                batch = world.batches[batch_id]
+                failed, batch["Failed"] = batch["Failed"], 0
+                batch |= {"StateName": "Running", "Waiting": failed}
+                world.journals[batch_id].append({"Event": "retry"})
+                return self._json({"batch": batch_id, "retried": failed})
             case ["batches", batch_id, "release"] if batch_id in world.batches:
                 del world.batches[batch_id]
                 return self._json({"result": "released", "batch": batch_id})
