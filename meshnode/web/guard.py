@@ -25,7 +25,7 @@ from meshnode.web.identity import (
     connection_of,
 )
 from meshnode.web.origins import Origins
-from meshnode.web.problems import MALFORMED, WRONG_METHOD, Problem, fault, to_response
+from meshnode.web.problems import LONG_HEAD, MALFORMED, WRONG_METHOD, Problem, fault, to_response
 from meshnode.web.session import Message, Receive, Send
 
 App = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -51,6 +51,11 @@ SAFE_HEADERS: Final = (
 
 METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """Methods that are looked at; which an address takes, its route says."""
+
+MAX_HEADERS: Final = 32 * 1024
+"""Bytes of the request line and headers together."""
+
+TOO_LONG: Final = f"a request has at most {MAX_HEADERS // 1024} KiB of headers"
 
 SEND_TIMEOUT: Final = 600.0
 """Seconds in which a client must take the next part of a response; people stop output with a
@@ -129,6 +134,9 @@ class Guard:
             raise Problem(
                 WRONG_METHOD, "no address takes this method", {"allow": "GET, POST, DELETE"}
             )
+        if _size_of_head(scope) > MAX_HEADERS:
+            # What comes in one piece is read whole, however much it is.
+            raise Problem(LONG_HEAD, TOO_LONG)
         if "content-length" in headers and "transfer-encoding" in headers:
             # Of a proxy and us one might take for the next request what is a body for the other.
             text = "a body has a length or comes in chunks, not both"
@@ -154,6 +162,12 @@ class Guard:
         log_refusal(scope, who, problem)
         if not exchange.has_begun:
             await exchange.answer(to_response(problem))
+
+
+def _size_of_head(scope: Any) -> int:
+    """Return how many bytes the address and the headers of a request have."""
+    named = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + named
 
 
 def log_refusal(scope: Any, client: Identity, problem: Problem) -> None:

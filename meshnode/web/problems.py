@@ -56,6 +56,9 @@ CONFLICT: Final = Kind("conflict", HTTPStatus.CONFLICT, "It contradicts what is 
 TOO_LARGE: Final = Kind(
     "too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is larger than allowed"
 )
+LONG_HEAD: Final = Kind(
+    "too-large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request is larger than allowed"
+)
 WRONG_TYPE: Final = Kind(
     "wrong-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of another kind"
 )

@@ -35,11 +35,11 @@ from hyperframe.frame import GoAwayFrame
 from meshnode.errors import leaves_of
 from meshnode.logs import SubjectLogger
 from meshnode.web.frames import MessageWatch
-from meshnode.web.guard import App
+from meshnode.web.guard import MAX_HEADERS, App
 from meshnode.web.identity import CONNECTION, IDLE_TIMEOUT, STREAM, Connection
 from meshnode.web.leaving import GRACE, LAST_WORDS, Leaving
 from meshnode.web.session import FILES
-from meshnode.web.wire import MAX_HEADERS, SecureWire, Wire
+from meshnode.web.wire import SecureWire, Wire
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.net.tls import TlsStream

@@ -14,15 +14,12 @@ from meshnode.logs import SubjectLogger
 from meshnode.net.sendfile import BareSocket, read_part
 from meshnode.net.sockets import bare
 from meshnode.web.frames import FrameWatch, TooManyFrames
-from meshnode.web.guard import SAFE_HEADERS, SEND_TIMEOUT
+from meshnode.web.guard import SAFE_HEADERS, SEND_TIMEOUT, TOO_LONG
 from meshnode.web.identity import Connection
 from meshnode.web.problems import MALFORMED, MEDIA_TYPE, TOO_LARGE, Kind, Problem, encode
 
 if TYPE_CHECKING:  # OpenSSL is loaded only for who asks for TLS
     from meshnode.net.tls import TlsStream
-
-MAX_HEADERS: Final = 32 * 1024
-"""Bytes of the request line and headers together."""
 
 PROTOCOLS: Final = (b"h2", b"http/1.1")
 """What is spoken over TLS, best first."""
@@ -44,10 +41,7 @@ closed with bytes unread is reset, and the client would lose the response."""
 
 UNREADABLE: Final[Mapping[HTTPStatus, tuple[Kind, str]]] = MappingProxyType(
     {
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
-            TOO_LARGE,
-            f"a request has at most {MAX_HEADERS // 1024} KiB of headers",
-        ),
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (TOO_LARGE, TOO_LONG),
         HTTPStatus.NOT_IMPLEMENTED: (MALFORMED, "a body has a length, or comes in chunks"),
     }
 )

@@ -29,12 +29,12 @@ from meshnode.control.places import Place
 from meshnode.logs import subject_logger
 from meshnode.shares import Holder
 from meshnode.web.frames import BURST
-from meshnode.web.guard import SEND_TIMEOUT, App, Guard
+from meshnode.web.guard import MAX_HEADERS, SEND_TIMEOUT, App, Guard
 from meshnode.web.identity import IDLE_TIMEOUT, Connection, Identifier
 from meshnode.web.origins import Origins
 from meshnode.web.server import Server
 from meshnode.web.session import FILES
-from meshnode.web.wire import ANSWER_TIMEOUT, HEADER_TIMEOUT, MAX_HEADERS
+from meshnode.web.wire import ANSWER_TIMEOUT, HEADER_TIMEOUT
 from tests.unit.web.asgi import NEAR
 from tests.unit.web.conftest import MakeClient
 
@@ -118,6 +118,11 @@ async def test_who_may_be_gone_is_waited_for_no_longer_than_an_answer_takes(
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
         (b"GET /" + b"x" * 3 * MAX_HEADERS + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * MAX_HEADERS, b"431"),
+        # All of them come in one piece.
+        (b"GET /" + b"x" * MAX_HEADERS + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
+        (b"GET /?" + b"x" * MAX_HEADERS + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
+        (GET[:-2] + b"a: " + b"b" * MAX_HEADERS + b"\r\n\r\n", b"431"),
+        (GET[:-2] + b"a: b\r\n" * (MAX_HEADERS // 6) + b"\r\n", b"431"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
         # A request that is being answered already, when its body turns out to be none.
