@@ -23,9 +23,9 @@ LISTED_AT_ONCE = 256
 """Units of a list that are encoded together: some 100 KiB, a few milliseconds. A list of all in one
 piece would hold up everybody else, and the memory of a long one would not be freed."""
 
-LOOKED_AT_ONCE = 1024
-"""Units that are looked at together whether they are wanted: a millisecond, or a few where there
-are many access rules. Nothing is encoded of those that are not shown."""
+LOOKED_AT_ONCE = 512
+"""Units that are looked at together whether they are wanted: a millisecond or two. Nothing is
+encoded of those that are not shown."""
 
 ORDERED_AT_ONCE = 10_000
 """Units that are put in the order of their IDs together: some 5 ms. Parts are joined as they are

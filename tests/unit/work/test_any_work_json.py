@@ -23,7 +23,11 @@ USUAL: dict[str, dict[str, object]] = {
         **{"node": "bar", "unitid": "UNIT", "tlsclient": ""},
         **{"signwork": "false", "signature": ""},
     },
-    "list": ON_UNIT,
+    "list": {
+        **{"unitid": None, "signature": "", "state": "running", "type": "cat", "node": "foo"},
+        **{"label": "a=b", "submitter": "1", "batch": "b", "limit": 3, "cursor": None},
+        "since": "2026-11-02",
+    },
     "status": ON_UNIT,
     "watch": ON_UNIT,
     "results": {**ON_UNIT, "startpos": 0},

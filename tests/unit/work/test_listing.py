@@ -14,11 +14,12 @@ from test_auth_can import rules
 from work_fakes import START
 
 from meshnode.errors import BadQuery
+from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
 from meshnode.protocol.lifecycle import UnitState
-from meshnode.security.access import AccessRules
+from meshnode.security.access import AccessRules, Target
 from meshnode.security.identity import MeshClient, TcpClient, UnixClient
-from meshnode.work.units import listing
+from meshnode.work.units import access, listing
 from meshnode.work.units.access import Caller, UnitAccess
 from meshnode.work.units.follow import shown
 from meshnode.work.units.jsonreader import format_datetime
@@ -31,6 +32,7 @@ from meshnode.work.units.unit import Unit
 from meshnode.work.units.wanted import KEYS, Wanted, cursor_of
 
 ANN, BOB = UnixClient(1000, 1000, 7, "ann"), TcpClient("10.0.0.1:5")
+ANN_LATER = replace(ANN, pid=8)
 ANNS_NODE = MeshClient("bar", "", ANN)
 NAMES = ("cat", "sleep", "ä")
 LABELS = st.dictionaries(st.sampled_from(["batch", "team"]), st.sampled_from(["", "a", "b=c"]))
@@ -78,7 +80,7 @@ STATUSES = st.builds(
     st.sampled_from(NAMES),
     created=st.none() | MOMENTS,
     labels=LABELS,
-    submitted_by=st.sampled_from([None, ANN, BOB, ANNS_NODE]),
+    submitted_by=st.sampled_from([None, ANN, ANN_LATER, BOB, ANNS_NODE]),
 )
 
 
@@ -217,6 +219,10 @@ RULES = [
         "action=allow | who=any | do=list | units=all",
     ),
     ("action=allow | who=any | do=list | tonode=bar | units=all",),
+    (
+        "action=deny | who=any | do=list | worktype=sleep | units=own",
+        "action=allow | who=any | do=list | units=all",
+    ),
 ]
 
 
@@ -228,8 +234,8 @@ def written(texts):
 @given(UNITS, QUERIES, st.sampled_from([ANN, BOB, ANNS_NODE]), st.sampled_from(RULES), LIMITS)
 def test_only_what_the_client_may_list_is_shown_and_counted(units, query, client, texts, limit):
     caller = Caller(node=client.node if isinstance(client, MeshClient) else "", client=client)
-    access = UnitAccess("foo", {}, Signatures(), rules=AccessRules(written(texts)))
-    may_see = access.lister(caller)
+    units_access = UnitAccess("foo", {}, Signatures(), rules=AccessRules(written(texts)))
+    may_see = units_access.lister(caller)
     told = page(
         units,
         {**query, "limit": limit, "state": query.get("state", [])},
@@ -238,6 +244,37 @@ def test_only_what_the_client_may_list_is_shown_and_counted(units, query, client
     seen = [u for u in units if may_see(u.unit_id, u.status) and wants(query, shown(u))]
     assert [item["ID"] for item in told["items"]] == newest_first(seen)[:limit]
     assert told["total"] == len(seen)
+
+
+@pytest.mark.parametrize("most", [1, 5, 4096])
+@pytest.mark.parametrize("texts", RULES[1:])
+@pytest.mark.parametrize("client", [ANN, BOB, ANNS_NODE], ids=str)
+def test_a_list_shows_each_unit_that_rules_let_the_client_list(client, texts, most, monkeypatch):
+    monkeypatch.setattr(access, "MOST_KNOWN", most)
+    caller, judge = Caller(client=client), AccessRules(written(texts))
+    statuses = [
+        UnitStatus(
+            state=UnitState.RUNNING,
+            detail="",
+            work_type=REMOTE if node else work_type,
+            remote=RemoteExtra(node, work_type) if node else None,
+            submitted_by=owner,
+        )
+        for owner in (None, ANN, BOB, ANN_LATER, ANNS_NODE, ANN)
+        for node in ("", "bar", "cod")
+        for work_type in NAMES
+    ]
+    may_see = UnitAccess("foo", {}, Signatures(), rules=judge).lister(caller)
+    seen = [may_see(str(n), status) for n, status in enumerate(statuses)]
+    targets = [
+        Target(
+            node=status.remote.node if status.remote else "foo",
+            work_type=status.remote.work_type if status.remote else status.work_type,
+            owner=status.submitted_by,
+        )
+        for status in statuses
+    ]
+    assert seen == [judge.may(caller.asker(), Verb.LIST, target) for target in targets]
 
 
 @given(UNITS, QUERIES, LIMITS)
