@@ -33,6 +33,9 @@ BAD_COMMAND = "bad command"
 DESCRIBES_NOT = "does not describe its types of work"
 """What a meshnode says of another node that does not."""
 
+PLACES = ("{index}", "{line}")
+"""What stands in the arguments of a batch for what each member has there."""
+
 TRUTHS = frozenset({"true", "yes", "on", "1", "t", "y", "false", "no", "off", "0", "f", "n"})
 """Words for true and false."""
 
@@ -127,9 +130,17 @@ def job_options(command: Command) -> Callable[..., None]:
 
 
 def check_job(
-    client: "ControlClient", worktype: str, node: str, tls_client: str, job: "JobSettings"
+    client: "ControlClient",
+    worktype: str,
+    node: str,
+    tls_client: str,
+    job: "JobSettings",
+    *,
+    of_members: bool = False,
 ) -> None:
     """Return if a type takes what is given, or if only the submission will tell.
+
+    ``of_members`` is whether it is what the members of a batch have in common.
 
     Raises:
         Failure: it does not; nothing was submitted.
@@ -154,7 +165,7 @@ def check_job(
     if job.limits and not described.get("Limits"):
         raise Failure(f"work type {worktype} has no limits that could be lowered")
     check_files(worktype, job, described)
-    if wrong := wrong_arguments(described, job.arguments):
+    if wrong := wrong_arguments(described, job.arguments, of_members=of_members):
         raise Failure(f"{wrong}{USAGE}{described.get('Usage', 'unknown')}")
 
 
@@ -175,14 +186,21 @@ def check_chain(client: "ControlClient", job: "JobSettings") -> None:
             ) from error
 
 
-def wrong_arguments(described: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    """Return what is wrong with the arguments that are given, empty if nothing is seen to be."""
+def wrong_arguments(
+    described: Mapping[str, Any], given: Mapping[str, str], *, of_members: bool = False
+) -> str:
+    """Return what is wrong with the arguments that are given, empty if nothing is seen to be.
+
+    Where they are ``of_members`` of a batch, only the node knows what ``{index}`` stands for.
+    """
     told = described.get("Arguments")
     listed = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
     known = {str(one.get("Name")): one for one in listed}
     for name, value in given.items():
         if name not in known:
             return f"there is no argument {name}{_instead(name, known)}"
+        if of_members and any(place in value for place in PLACES):
+            continue
         if wrong := _wrong_value(known[name], value):
             return f"argument {name}: {wrong}"
     for name, one in known.items():

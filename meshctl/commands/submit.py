@@ -226,7 +226,8 @@ def submit(
             warn_of_unknown(all_params)
             request = SubmissionRequest(params=all_params, payload=data, **options)
             check_chain(client, request.job)
-            check_job(client, request.worktype, request.node, request.tls_client, request.job)
+            where = (request.worktype, request.node, request.tls_client)
+            check_job(client, *where, request.job, of_members=bool(batch))
             if batch:
                 submit_members(
                     invocation,

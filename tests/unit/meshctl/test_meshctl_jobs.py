@@ -156,6 +156,17 @@ def test_what_meshctl_refuses_the_node_refuses_too(argument, given):
             fill([argument], given)
 
 
+@given(SPECIFIED, st.sampled_from(["{index}", "{line}", "x{index}"]), VALUES)
+def test_of_members_of_a_batch_nothing_is_refused_for_what_stands_for_an_index(
+    argument, place, value
+):
+    described = {"Arguments": [argument.described()]}
+    assert wrong_arguments(described, {"a": place}, of_members=True) == ""
+    alone = wrong_arguments(described, {"a": value})
+    assert wrong_arguments(described, {"a": value}, of_members=True) == alone
+    assert "no argument b" in wrong_arguments(described, {"b": place}, of_members=True)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
