@@ -134,6 +134,12 @@ COMMANDS: tuple[dict[str, Any], ...] = (
         for name in ("status", "watch", "cancel", "release", "force-release", "list")
         for unit in ("@UNIT@", "@BAR@", "nothing1")
     ),
+    {
+        **{"command": "work", "subcommand": "list", "state": ["running", "failed"], "type": "cat"},
+        **{"node": ["victim", "bar"], "label": "job=nightly", "submitter": "root", "batch": "b"},
+        **{"since": "2026-11-02T03:00:00Z", "limit": 3, "cursor": "WyIyMDI2IiwgIngiXQ"},
+    },
+    {"command": "work", "subcommand": "list", "limit": 1},
     {"command": "work", "subcommand": "cancel", "unitid": "@UNIT@", "unless": "started"},
     {"command": "work", "subcommand": "cancel", "unitid": "@UNIT@", "onbehalfof": CLAIM},
     {"command": "work", "subcommand": "release", "unitid": "@BAR@", "remote": "true"},
