@@ -183,7 +183,7 @@ class Server:
 
 async def _say_goodbye(server: TCPServer, connection: Connection) -> None:
     """Have a connection take no more requests; close it if it has none now."""
-    protocol = server.protocol.protocol if hasattr(server, "protocol") else None
+    protocol = _protocol_of(server)
     if isinstance(protocol, H2Protocol):
         # Not by the engine, which would then let nothing more of the responses through. A client
         # that has read the last of them closes: only it knows when that is.
@@ -197,13 +197,18 @@ async def _say_goodbye(server: TCPServer, connection: Connection) -> None:
         connection.abort()
 
 
+def _protocol_of(server: TCPServer) -> object:
+    """Return what speaks with a client; None with one that was gone before it was spoken to."""
+    return server.protocol.protocol if hasattr(server, "protocol") else None
+
+
 async def _let_go(wire: Wire, server: TCPServer, connection: Connection) -> None:
     """Have a connection end with its client: Hypercorn keeps one for as long as an idle one.
 
     Of HTTP/2 it also keeps responses for ever that wait for the client to read them.
     """
     await wire.over.wait()
-    protocol = server.protocol.protocol
+    protocol = _protocol_of(server)
     if isinstance(protocol, H2Protocol):
         for buffer in list(protocol.stream_buffers.values()):
             await buffer.close()

@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import re
+import struct
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import h2.config
@@ -22,7 +24,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock
+from trio.testing import MockClock, open_stream_to_socket_listener, wait_all_tasks_blocked
 
 from meshnode.config import HttpService
 from meshnode.control.places import Place
@@ -68,6 +70,22 @@ async def read_to_end(stream: trio.SocketStream) -> bytes:
     while data := await stream.receive_some(65536):
         found += data
     return found
+
+
+async def test_a_client_that_is_gone_before_it_is_spoken_to_is_no_fault(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        client = await open_stream_to_socket_listener(listener)
+        ours = await listener.accept()
+        client.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        await client.aclose()
+        await wait_all_tasks_blocked(0.05)
+        connection = Connection(NEAR, Place(Holder("test")))
+        await Server(make_client().app).serve(ours, connection, subject_logger("test"))
+    assert "broke off" not in caplog.text
 
 
 async def test_requests_follow_each_other_on_one_connection(make_client: MakeClient) -> None:
