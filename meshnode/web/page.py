@@ -42,8 +42,14 @@ def _route(path: Path, name: str) -> Route:
     media_type = MEDIA_TYPES[PurePosixPath(name).suffix]
 
     async def file(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
+        if _has(request.headers.get("if-none-match", ""), tag):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=media_type)
 
     return Route("/" if name == INDEX else f"/{name}", file, name=name)
+
+
+def _has(tags: str, tag: str) -> bool:
+    """Whether a client has what is tagged so. Proxies that compress it write ``W/`` before it."""
+    known = {one.strip().removeprefix("W/") for one in tags.split(",")}
+    return tag in known or "*" in known

@@ -86,8 +86,12 @@ async def test_the_page_is_sent_once_and_then_only_when_it_has_changed(
     client = make_client()
     first = await client.ask("/")
     assert first.headers["content-type"] == "text/html; charset=utf-8"
-    again = await client.ask("/", if_none_match=first.headers["etag"])
-    assert (again.status, again.body) == (304, b"")
+    tag = first.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = await client.ask("/", if_none_match=known)
+        assert (again.status, again.body) == (304, b"")
+    for other in ('"other"', tag.strip('"'), ""):
+        assert (await client.ask("/", if_none_match=other)).status == 200
 
 
 async def test_a_service_without_the_page_has_none(make_client: MakeClient) -> None:
