@@ -33,10 +33,14 @@ PORT = re.compile(r"\b1[12]1[12][123]\b")
 
 WAITS = {
     "tests/conftest.py": {
-        # Half a second may not be enough for a socket to be there.
+        # Half a second may not be enough for a socket to be there, and to be listened on.
         "    time.sleep(0.5)\n": (
+            "    from socket import AF_UNIX, socket\n"
             "    path = receptor_controller._socketaddress.removeprefix('unix://')\n"
-            "    while not os.path.exists(path) and all(n.poll() is None for n in nodes):\n"
+            "    def refuses():\n"
+            "        with socket(AF_UNIX) as probe:\n"
+            "            return probe.connect_ex(path)\n"
+            "    while refuses() and all(n.poll() is None for n in nodes):\n"
             "        time.sleep(0.1)\n"
         ),
         "tries > 6": "tries > 60",
