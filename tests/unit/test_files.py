@@ -14,7 +14,7 @@ from strange_files import HUGE, SECRET, STRANGE, put_strange
 from meshnode import files
 from meshnode.files import NotOurs
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until what waits for a pipe's other end is found out."""
 
 PLAIN = ("huge", "empty", "random bytes", "deep", "gone")

@@ -23,7 +23,7 @@ from meshnode.net import tls
 from meshnode.security.certificates import decode_certificate
 from meshnode.security.tls import TlsSettings
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a wait has failed; none takes as long."""
 
 ON_ITS_WAY = 0.05

@@ -19,7 +19,7 @@ from meshnode.protocol.messages import MessageType
 from meshnode.protocol.peering import IDLE_TIMEOUT
 from meshnode.protocol.routing import RoutingUpdate
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a wait has failed; none takes as long."""
 
 

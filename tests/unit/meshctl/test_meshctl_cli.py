@@ -414,7 +414,7 @@ def test_a_payload_that_shrinks_fails_the_submission(meshctl, node, tmp_path, mo
     result = meshctl("work", "submit", "cat", "-p", path)
     assert result.exit_code == ExitCode.SUBMIT_FAILED
     assert "ended after 0 of its 5 bytes: unit Unit0001 was not started" in result.stderr
-    assert node.payload_ended.wait(30)
+    assert node.payload_ended.wait(60)
     assert node.payload_ends == ["reset"]
 
 

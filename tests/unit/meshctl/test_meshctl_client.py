@@ -76,7 +76,7 @@ def test_a_session_that_the_node_has_closed_meanwhile_is_opened_again(any_node, 
     for _ in range(3):
         any_node.session_closed.clear()
         assert client.status() == STATUS
-        assert any_node.session_closed.wait(30)
+        assert any_node.session_closed.wait(60)
     assert any_node.sessions == 3
 
 
@@ -92,7 +92,7 @@ def test_a_session_that_the_node_has_ended_with_a_reason_is_opened_again(any_nod
     for _ in range(3):
         any_node.session_closed.clear()
         assert client.status() == STATUS
-        assert any_node.session_closed.wait(30)
+        assert any_node.session_closed.wait(60)
     assert any_node.sessions == 3
 
 
@@ -214,7 +214,7 @@ class Breaking(io.RawIOBase):
 def test_a_payload_that_cannot_be_read_to_its_end_is_not_ended_but_reset(any_node, client):
     with pytest.raises(PayloadLost, match=r"Input/output error.*Unit0001 was not started"):
         client.submit("cat", Breaking())
-    assert any_node.payload_ended.wait(30)
+    assert any_node.payload_ended.wait(60)
     assert any_node.payload_ends == ["reset"]
     assert client.status() == STATUS
 
@@ -224,7 +224,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_not_a_payload(any_node, client,
     path.write_bytes(b"x" * 3_000_000)
     with path.open("rb", buffering=0) as file, pytest.raises(PayloadLost, match="of its 3000000"):
         client.submit("cat", file, on_created=lambda _: os.truncate(path, 100))
-    assert any_node.payload_ended.wait(30)
+    assert any_node.payload_ended.wait(60)
     assert any_node.payload_ends == ["reset"]
 
 
@@ -242,7 +242,7 @@ def test_an_exception_while_the_payload_is_sent_resets_the_session(any_node, cli
 
     with pytest.raises(KeyboardInterrupt):
         client.submit("cat", b"half a payload", on_created=interrupt)
-    assert any_node.payload_ended.wait(30)
+    assert any_node.payload_ended.wait(60)
     assert any_node.payload_ends == ["reset"]
 
 

@@ -29,7 +29,7 @@ def test_whatever_a_payload_raises_is_a_lost_payload_and_starts_nothing(node, er
         client.submit("cat", Breaks(error))
     assert caught.value.unit_id == "Unit0001"
     assert caught.value.__cause__.__cause__ is error
-    assert node.payload_ended.wait(30)
+    assert node.payload_ended.wait(60)
     assert node.payload_ends == ["reset"]
 
 

@@ -197,7 +197,7 @@ def test_of_a_unit_that_goes_on_there_is_what_its_index_tells_of(meshctl, node):
 def test_ctrl_c_ends_the_following_only(node, start_process):
     add(node, "one", ended=False)
     process = start_process("--socket", node.address, "work", "logs", "one", "-f")
-    assert node.results_began.wait(30)
+    assert node.results_began.wait(60)
     _, stderr = interrupt(process)
     assert b"interrupted: unit one goes on unless it has ended. Again: meshctl" in stderr
     assert process.returncode == ExitCode.INTERRUPTED

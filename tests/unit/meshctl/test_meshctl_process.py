@@ -116,7 +116,7 @@ def test_ctrl_c_amid_a_list_makes_no_batch_and_says_so(node, start_process):
     )
     process.stdin.write(b'{"worktype": "cat"}\n')
     process.stdin.flush()
-    assert reached.wait(30)
+    assert reached.wait(60)
     assert interrupt_amid_input(process) == ExitCode.INTERRUPTED
     assert process.stderr.read() == b"ERROR: interrupted: nothing was submitted\n"
 
@@ -187,13 +187,13 @@ def test_ctrl_c_amid_a_payload_starts_nothing_and_names_the_unit(node, start_pro
     )
     process.stdin.write(b"half a pay")
     process.stdin.flush()
-    assert reached.wait(30)
+    assert reached.wait(60)
     assert interrupt_amid_input(process) == ExitCode.INTERRUPTED
     assert process.stderr.read().decode() == (
         "ERROR: interrupted: unit half exists. "
         f"See what became of it: meshctl --socket {node.address} work status half\n"
     )
-    assert node.payload_ended.wait(30)
+    assert node.payload_ended.wait(60)
     assert node.payload_ends == ["reset"]
 
 
@@ -222,9 +222,9 @@ def test_a_killed_meshctl_does_not_leave_half_a_payload_to_be_run(
     process = start_process(*options, "work", "submit", "cat", "-p", "-", stdin=subprocess.PIPE)
     process.stdin.write(b"half a pay")
     process.stdin.flush()
-    assert reached.wait(30)
+    assert reached.wait(60)
     process.kill()
-    assert node.payload_ended.wait(30)
+    assert node.payload_ended.wait(60)
     assert node.payload_ends == ["reset"]
 
 

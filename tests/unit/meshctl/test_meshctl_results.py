@@ -199,7 +199,7 @@ def test_ctrl_c_amid_the_waiting_releases_nothing_and_names_the_unit(node, start
     process = start_process(
         "--socket", node.address, "work", "submit", "cat", "-n", "--wait", "--rm"
     )
-    assert node.watch_began.wait(30)
+    assert node.watch_began.wait(60)
     _, stderr = interrupt(process)
     assert b"interrupted: unit Unit0001 goes on. Wait again: meshctl" in stderr
     assert process.returncode == ExitCode.INTERRUPTED

@@ -129,7 +129,7 @@ def test_a_cancel_that_waits_for_the_units_node_is_told_and_the_end_is_waited_fo
         session.send({"cancel pending": "one"}) or True
     )
     process = start_process("--socket", node.address, "work", "stop", "one")
-    assert node.results_began.wait(30)
+    assert node.results_began.wait(60)
     node.change("one", STOPPED)
     stdout, stderr = process.communicate()
     assert stdout == b"first\n"
@@ -141,7 +141,7 @@ def test_a_cancel_that_waits_for_the_units_node_is_told_and_the_end_is_waited_fo
 def test_ctrl_c_amid_the_results_names_the_command_that_follows_again(node, start_process):
     node.add_unit("one", b"first\n", ended=False)
     process = start_process("--socket", node.address, "work", "stop", "one", "--rm")
-    assert node.results_began.wait(30)
+    assert node.results_began.wait(60)
     _, stderr = interrupt(process)
     assert b"interrupted: unit one goes on and is not released" in stderr
     assert process.returncode == ExitCode.INTERRUPTED

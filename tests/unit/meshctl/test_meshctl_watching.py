@@ -69,7 +69,7 @@ def test_a_watch_that_is_left_early_leaves_the_client_fit_for_more(node):
 def test_wait_returns_the_final_status_however_the_unit_ends(node, final):
     node.add_unit("one", ended=False)
     timer = threading.Thread(
-        target=lambda: node.watch_began.wait(30) and node.change("one", final, b"out")
+        target=lambda: node.watch_began.wait(60) and node.change("one", final, b"out")
     )
     timer.start()
     with ControlClient(node.address) as client:
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_the_waiting_and_says_that_the_unit_goes_on(node, start_proc
     node.add_unit("done")
     node.add_unit("one", ended=False)
     process = start_process("--socket", node.address, "work", "wait", "one", "done")
-    assert node.watch_began.wait(30)
+    assert node.watch_began.wait(60)
     stdout, stderr = interrupt(process)
     assert stdout == b"(done, Succeeded)\n"
     assert stderr.decode() == (

@@ -33,14 +33,14 @@ def has_ended(pid: int) -> bool:
 
 
 async def until(condition) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.01)
 
 
 async def read_until(stream, end: bytes) -> bytes:
     data = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while end not in data:
             part = await stream.receive_some(65536)
             assert part, f"the end came before {end!r}; there was {data!r}"
@@ -270,7 +270,7 @@ async def test_output_that_nobody_reads_holds_up_the_command(world):
     pid = int((await read_until(stream, b"=\r\n")).split(b"=")[1])
     states = []
     # Asleep, again and again: blocked in its write.
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while states[-5:] != ["S"] * 5:
             await trio.sleep(0.05)
             states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])

@@ -77,7 +77,7 @@ def routes_of_bar():
 
 
 async def until(condition) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.01)
 

@@ -20,7 +20,7 @@ from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import SLOW_FOR, SLOW_SECONDS, UnitStore
 from meshnode.work.units.submission import Submission
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until what never comes fails the test."""
 
 STATUS = UnitStatus(UnitState.PENDING, "Waiting for Input Data", "cat")
