@@ -20,6 +20,9 @@ MEMBERS = int(os.environ.get("FAULTS_UNITS", "40"))
 PAUSES = (0.3, 1.2)
 """Seconds between two kills."""
 
+MOST_KILLS = MEMBERS
+"""Kills after which the rest is left to end: on a busy machine little is done between two."""
+
 PATIENCE = max(300, MEMBERS * 5)
 """Seconds until all must have ended."""
 
@@ -74,6 +77,8 @@ def test_each_member_of_a_batch_runs_once_whichever_nodes_are_killed(
     while not (ends := status(foo, batch)).get("Finished"):
         assert monotonic() < until, ends
         sleep(draw.uniform(*PAUSES))
+        if kills.total() == MOST_KILLS:
+            continue
         next_ones = next_ones or draw.sample((foo, bar, baz), 3)
         node = next_ones.pop()
         kills[node.name] += 1
