@@ -362,7 +362,8 @@ def test_the_status_of_a_job_says_how_it_is_isolated(node: Node) -> None:
 
 def test_a_job_runs_on_while_its_node_and_launcher_are_killed(cluster: Cluster) -> None:
     with isolating(cluster, WHO[0]) as node:
-        unit = begin(node, "full", "echo up; sleep 3; echo on; exit 4")
+        gate = "until [ -e $MESHNODE_UNIT_DIR/gate ]; do sleep 0.1; done"
+        unit = begin(node, "full", f"echo up; {gate}; echo on; exit 4")
         supervisor = node.stored_status(unit)["Supervisor"]["Pid"]
         launcher = tree.read_process(supervisor)
         assert launcher is not None
@@ -370,6 +371,7 @@ def test_a_job_runs_on_while_its_node_and_launcher_are_killed(cluster: Cluster) 
         with suppress(ProcessLookupError):
             os.kill(launcher.parent, signal.SIGKILL)
         node.start()
+        (node.units / unit / "gate").touch()
         status = node.wait_unit(unit, "Failed", "Succeeded")
         assert (status["ExitCode"], status["Detail"]) == (4, "exit status 4")
         assert node.results(unit) == b"up\non\n"
