@@ -10,7 +10,8 @@ from harness import COMMANDS, Cluster, Node, free_port, wait_until
 from test_firewall_nodes import set_rules
 from test_full_disk import SmallNode, can_mount, wait_final
 
-TIME = r"\d\d:\d\d:\d\d"
+TIME = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
+"""Of today, or with the date: a test may run at midnight."""
 
 
 def two_nodes(cluster: Cluster, *, start: bool = True) -> tuple[Node, Node]:
