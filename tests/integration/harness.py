@@ -33,7 +33,7 @@ from meshnode.work.local.cgroups import groups_of
 COMMANDS = Path(sys.executable).parent
 """Where the console scripts of this environment are."""
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds until a wait fails. Only what is broken takes so long; a passing test never waits it."""
 
 STOP_PATIENCE = 60.0
@@ -61,7 +61,7 @@ def wait_until(
     Args:
         condition: asked at once, after each file event, and every ``RECHECK`` seconds.
         watch: existing files and directories whose changes are a reason to ask again.
-        what: completes "waited 60 s in vain for …".
+        what: completes "waited 120 s in vain for …".
         seconds: when to give up.
     """
     deadline = time.monotonic() + seconds
