@@ -6,27 +6,33 @@ who waits for one may lose the node for a while: what was told before is not tol
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from time import monotonic, sleep
+from time import sleep
 from typing import TYPE_CHECKING
 
 from meshctl.api import PLACEMENTS, JsonObject
 from meshctl.api.connection import Connection
 from meshctl.api.errors import BadSettings, CannotReach, ProtocolMismatch, SessionLost
 from meshctl.api.payload import PayloadError
+from meshctl.api.status import Absence
+from meshctl.api.submission import SUBMISSION_KEY
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
     from meshctl.api.submission import JobSettings
 
 AWAY_SECONDS = 30.0
-"""Seconds that a node has to come back while somebody waits for a batch of it."""
+"""Seconds that a node has to come back while somebody waits for a batch of it, or for an answer."""
 
 AGAIN_SECONDS = 0.5
 """Seconds between two tries to reach it."""
 
 LOCAL_NODE = "localhost"
+
+KEY_BYTES = 18
+"""Random bytes of the key under which a batch is submitted: nobody finds it by trying."""
 
 _ID = re.compile(r"b-[a-zA-Z0-9]{8}")
 
@@ -57,8 +63,11 @@ def submit_batch(
     on_sent: Callable[[int], object] | None = None,
     job: "JobSettings | None" = None,
     on_whole: Callable[[], object] | None = None,
+    on_away: Callable[[str], object] | None = None,
 ) -> BatchSubmission:
     """Submit a batch: an array, or a list of what each member has beside ``fields``.
+
+    It has a key: where the answer is lost, the node has 30 s to come back, and is asked again.
 
     Args:
         client: Of the node that is to have the batch.
@@ -69,13 +78,15 @@ def submit_batch(
         job: Its ``deps`` and ``script`` go along: each member finds them in ``DEPS/``. They are
             sent once, and kept once. What else it has are keys of ``fields``.
         on_whole: Called before the end of it is sent: from then on there may be a batch.
+        on_away: Called with the reason when the answer is lost, and the node is waited for.
 
     Raises:
         CommandRefused: the node said why; there is no batch.
-        SessionLost: it did not answer; only its list of batches tells whether there is one.
+        SessionLost: with a reason that says whether there is one, as far as that is known.
     """
     node = fields.get("node") or LOCAL_NODE
-    whole = _placed({**fields, "node": node})
+    key = {SUBMISSION_KEY: secrets.token_urlsafe(KEY_BYTES)}
+    whole = _placed({**fields, "node": node}) | key
     files = None
     if job is not None and job.has_files:
         # tarfile is loaded only by who needs it.
@@ -84,13 +95,16 @@ def submit_batch(
         files = Dependencies(job.deps, job.script)
         whole |= files.announced
     is_whole = on_whole or (lambda: None)
-    if lines is None and files is None:
-        is_whole()
-        return _answer(client.command(request("submit", **whole)))
+    asked = _encoded(request("submit", **({} if lines is None else {"lines": "true"}), **whole))
     session = client.take()
+    is_sent = False
     try:
-        listed = {} if lines is None else {"lines": "true"}
-        session.send_line(_encoded(request("submit", **listed, **whole)))
+        if lines is None and files is None:
+            is_sent = True
+            is_whole()
+            session.send_line(asked)
+            return _answer(session.read_json())
+        session.send_line(asked)
         # From here on a client that dies ends nothing: half a list is no batch.
         session.read_line_guarded()
         try:
@@ -103,16 +117,47 @@ def submit_batch(
         except SessionLost:
             _raise_refusal(session)
             raise
+        is_sent = True
         is_whole()
         session.end_payload()
         return _answer(session.read_json())
-    except OSError as error:
-        raise SessionLost(f"the session broke: {error.strerror}") from error
+    except (SessionLost, OSError) as error:
+        told = str(error) if isinstance(error, SessionLost) else f"{error.strerror}"
+        if not is_sent:
+            raise SessionLost(f"the session broke: {told}; nothing was submitted") from error
+        return _asked_again(client, asked, told, Absence(on_away))
     except PayloadError as error:
         # Half of a payload is no batch.
         raise BadSettings(str(error)) from error
     finally:
         session.close()
+
+
+def _asked_again(
+    client: "ControlClient", asked: str, reason: str, absence: Absence
+) -> BatchSubmission:
+    """Return what a node says to a submission whose answer was lost.
+
+    Raises:
+        SessionLost: there is no batch, or the node stays away.
+        CommandRefused: the node said why; there is no batch.
+    """
+    while absence.lasts(reason, AWAY_SECONDS):
+        sleep(AGAIN_SECONDS)
+        try:
+            session = client.take()
+            try:
+                session.send_line(asked)
+                line = session.read_line()
+            finally:
+                session.close()
+        except (SessionLost, CannotReach, ProtocolMismatch) as error:
+            reason = str(error)
+            continue
+        if line.startswith("{"):
+            return _answer(_read(line))
+        raise SessionLost("the node has not kept the batch: nothing was submitted; submit it again")
+    raise SessionLost(f"{reason}; there may be a batch: see `meshctl work batch list`")
 
 
 def _placed(fields: Mapping[str, str]) -> dict[str, str]:
@@ -198,7 +243,7 @@ def watch_batch(
         CommandRefused: there is no such batch.
         SessionLost, CannotReach, ProtocolMismatch: the node stays away.
     """
-    position, deadline, is_known = 0, 0.0, False
+    position, absence, is_known = 0, Absence(on_away), False
     while True:
         try:
             session = client.take()
@@ -208,7 +253,8 @@ def watch_batch(
                 while True:
                     line = session.read_line()
                     told = _read(line)
-                    is_known, deadline = True, 0.0
+                    is_known = True
+                    absence.ends()
                     if "Batch" not in told:
                         # A line of the journal, as it stands there.
                         position += len(line.encode()) + 1
@@ -219,11 +265,8 @@ def watch_batch(
             finally:
                 session.close()
         except (SessionLost, CannotReach, ProtocolMismatch) as error:
-            deadline = deadline or monotonic() + AWAY_SECONDS
-            if not is_known or monotonic() >= deadline:
+            if not (is_known and absence.lasts(str(error), AWAY_SECONDS)):
                 raise
-            if on_away is not None:
-                on_away(str(error))
             sleep(AGAIN_SECONDS)
 
 

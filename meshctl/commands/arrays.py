@@ -16,6 +16,7 @@ from meshctl.commands.batch import CODES, check_log, joblog_option, wait_for_bat
 from meshctl.commands.completion import Values, batches, files, units
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.files import file_options
+from meshctl.commands.following import tell_away
 from meshctl.commands.options import (
     Invocation,
     WholeNumber,
@@ -233,7 +234,7 @@ def _submitted(
 ) -> api.BatchSubmission:
     whole: list[bool] = []
     try:
-        return submit(on_whole=lambda: whole.append(True))
+        return submit(on_whole=lambda: whole.append(True), on_away=tell_away)
     except KeyboardInterrupt as error:
         text = "interrupted: nothing was submitted"
         if whole:

@@ -35,3 +35,23 @@ def test_a_unit_whose_payload_has_no_end_fails_and_its_key_has_it_run_once_it_ha
     reply = client.ask("/units", "POST", whole, content_type=KIND, idempotency_key="k")
     assert reply.status == 201
     assert client.ask(f"/units/{reply.json['ID']}/results").body == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("terms", "other"),
+    [({"array": "1-3"}, {"array": "1-4"}), ({"lines": ["a", "b"]}, {"lines": ["a", "c"]})],
+)
+def test_a_batch_under_a_key_is_made_once_and_another_one_under_it_is_a_conflict(
+    client: WebClient, terms: dict[str, object], other: dict[str, object]
+) -> None:
+    job = {"job": {"type": "cat"}}
+    first, again = (
+        client.post("/batches", {**terms, **job}, idempotency_key="night") for _ in range(2)
+    )
+    assert (first.status, again.status) == (201, 200)
+    assert first.json["Batch"] == again.json["Batch"]
+    assert first.headers["location"] == again.headers["location"]
+    refused = client.post("/batches", {**other, **job}, idempotency_key="night")
+    assert refused.status == 409
+    assert refused.detail == f"the Idempotency-Key is that of batch {first.json['Batch']}"
+    assert len(client.ask("/batches").json["items"]) == 1

@@ -1,5 +1,6 @@
 """Batches: many submissions under one ID, as an array or as a list."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,10 +12,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
+from meshnode.errors import CommandError
 from meshnode.web.api.bodies import kept, read_object, whole_body
 from meshnode.web.api.jobs import LOCAL_NODE, read_fields
 from meshnode.web.api.queries import check_names, seconds, whole_number
-from meshnode.web.api.submit import Pieces, PulledBody
+from meshnode.web.api.submit import Pieces, PulledBody, submission_key, tell_of_key
 from meshnode.web.api.units import DEFAULT_WAIT
 from meshnode.web.commands import Streaming
 from meshnode.web.identity import caller_of
@@ -23,7 +25,8 @@ from meshnode.web.problems import MALFORMED, REFUSED, UNKNOWN, WRONG_TYPE, Probl
 from meshnode.web.routing import WebNode, json_response, page_of
 from meshnode.web.session import Body
 from meshnode.work.batches.access import UnknownBatch
-from meshnode.work.batches.spec import LINE_KEYS, NOT_OF_A_MEMBER
+from meshnode.work.batches.commands import ALREADY
+from meshnode.work.batches.spec import LINE_KEYS, LIST_SHA256_KEY, NOT_OF_A_MEMBER
 
 ENDED: Final = frozenset({"Succeeded", "Failed", "Canceled"})
 """``StateName`` of a batch that has ended."""
@@ -55,7 +58,8 @@ def routes(node: WebNode) -> list[BaseRoute]:
             reply = await _submitted(node, request, command, lines)
         where = f"/api/v1/batches/{reply['batch']}"
         told = await _status(node, request, str(reply["batch"]))
-        return json_response(told, HTTPStatus.CREATED, location=where)
+        code = HTTPStatus.OK if reply["result"] == ALREADY else HTTPStatus.CREATED
+        return json_response(told, code, location=where)
 
     async def status(request: Request) -> Response:
         check_names(request)
@@ -187,6 +191,12 @@ def _on_batch(request: Request, action: str) -> JsonObject:
 async def _submitted(
     node: WebNode, request: Request, command: JsonObject, lines: bytes | None
 ) -> JsonObject:
+    caller = caller_of(request)
+    if key := submission_key(caller, request.headers.get("idempotency-key", "")):
+        command["submissionkey"] = key
+        if lines is not None:
+            # Another list under the same key is another batch.
+            command[LIST_SHA256_KEY] = hashlib.sha256(lines).hexdigest()
     sent = bytearray()
 
     async def take(data: bytes) -> None:
@@ -194,7 +204,11 @@ async def _submitted(
         await trio.lowlevel.checkpoint()
 
     body = PulledBody(Pieces(lines or b"").receive, request)
-    reply = await node.commands.run(caller_of(request), command, body, take)
+    try:
+        reply = await node.commands.run(caller, command, body, take)
+    except CommandError as error:
+        tell_of_key(error)
+        raise
     if reply is not None:
         return reply
     # Of a list the reply is the last line, behind the one that asks for it.

@@ -81,6 +81,8 @@ STREAMS: Final[Schema] = {"enum": ["stdout", "stderr", "index", "files"], "defau
 
 LAST_ID: Final = header("Last-Event-ID", "ID of the last event that was read: go on behind it")
 
+ONCE: Final = header("Idempotency-Key", "names the submission, which is then done once")
+
 MANY: Final[Schema] = array(TEXT)
 """A parameter that may be there several times."""
 
@@ -118,7 +120,6 @@ def _units() -> Iterator[tuple[str, dict[str, Any]]]:
         query("limit", {"type": "integer", "minimum": 0, "maximum": 1000}, "units of a page"),
         query("cursor", TEXT, "next of the page before"),
     )
-    once = header("Idempotency-Key", "names the submission, which is then done once")
     yield (
         "/api/v1/units",
         {
@@ -127,7 +128,7 @@ def _units() -> Iterator[tuple[str, dict[str, Any]]]:
                 "submitUnit",
                 "Submit a unit of work",
                 {201: ref("Submitted"), 200: ref("Submitted")},
-                once,
+                ONCE,
                 body=SUBMISSION,
             ),
         },
@@ -204,7 +205,8 @@ def _batches() -> Iterator[tuple[str, dict[str, Any]]]:
             "post": operation(
                 "submitBatch",
                 "Submit a batch",
-                {201: ref("Batch")},
+                {200: ref("Batch"), 201: ref("Batch")},
+                ONCE,
                 body={JSON: {"schema": ref("NewBatch")}},
             ),
         },

@@ -117,7 +117,7 @@ async def _submit(
 ) -> Response:
     """Run the command, and tell what it answers."""
     caller = caller_of(request)
-    if key := _submission_key(caller, request.headers.get("idempotency-key", "")):
+    if key := submission_key(caller, request.headers.get("idempotency-key", "")):
         command["submissionkey"] = key
     sent = bytearray()
     body = PulledBody(receive, request)
@@ -134,7 +134,7 @@ async def _submit(
         except CommandError as error:
             found = _ALREADY.fullmatch(str(error)) if key else None
             if found is None:
-                _tell_of_key(error)
+                tell_of_key(error)
                 raise
             # Of those who send it again at once, one makes room; the others find its unit then.
             if found[2] or found[1] == known or not await _made_room(node, caller, found[1]):
@@ -149,7 +149,7 @@ async def _submit(
     return await _told(node, request, str(reply["unitid"]), HTTPStatus.CREATED)
 
 
-def _tell_of_key(error: CommandError) -> None:
+def tell_of_key(error: CommandError) -> None:
     """Raise a Problem for an error of a submission key: its client knows an Idempotency-Key."""
     if "submissionkey" in str(error):
         text = str(error).replace("field submissionkey", "the Idempotency-Key")
@@ -220,7 +220,7 @@ async def _told(node: WebNode, request: Request, unit_id: str, code: HTTPStatus)
     return json_response(told, code, location=f"/api/v1/units/{unit_id}")
 
 
-def _submission_key(caller: Caller, key: str) -> str:
+def submission_key(caller: Caller, key: str) -> str:
     """Return a key that no other client's is: others choose theirs as they like. Raises Problem."""
     if not key:
         return ""

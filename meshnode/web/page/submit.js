@@ -131,7 +131,7 @@ class SubmitForm {
     if (isOld()) return undefined;
     this.#parts = argumentFields(kind);
     this.#submit.disabled = false;
-    // A key for this form: to send it twice by mistake, or because the answer got lost, is one unit.
+    // A key for this form: to send it twice by mistake, or because the answer got lost, is one unit or batch.
     this.#key = newKey();
     return fill(this.#described, warning, kind.Help ? h("p", { class: "lead" }, kind.Help) : null, this.#parts.element);
   }
@@ -154,9 +154,7 @@ class SubmitForm {
       if (!signal.aborted) go(["work", ...where.filter((word) => word !== "unit")]);
     } catch (error) {
       if (error.status >= 400) this.#key = newKey();
-      // A batch has no key by which a second one would be known for the first.
-      const isPerhaps = error.isLost && this.#parts.each.isBatch;
-      fill(this.#problem, note(isPerhaps ? `${error.message} The batch may be there all the same: look before you send it again.` : error.message, "bad"));
+      fill(this.#problem, note(error.message, "bad"));
       this.#parts.named(error.message)?.focus();
     } finally {
       this.#submit.disabled = false;
@@ -166,13 +164,17 @@ class SubmitForm {
 
   async #postUnit(job) {
     const body = argumentsOf(job, this.#parts);
-    const answer = await this.#context.api.post("units", { body, headers: { "Idempotency-Key": this.#key } });
+    const answer = await this.#post("units", body);
     return ["unit", answer.ID ?? answer.id];
   }
 
   async #postBatch(job) {
-    const { Batch: id } = await this.#context.api.post("batches", { body: batchOf(job, this.#parts) });
+    const { Batch: id } = await this.#post("batches", batchOf(job, this.#parts));
     return ["batch", id];
+  }
+
+  #post(what, body) {
+    return this.#context.api.post(what, { body, headers: { "Idempotency-Key": this.#key } });
   }
 }
 

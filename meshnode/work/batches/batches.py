@@ -1,7 +1,8 @@
 """The batches of a node: taken in, found, taken over from the last run, and driven."""
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -50,6 +51,8 @@ class Batches:
         self._nursery: trio.Nursery | None = None
         self._taking: Counter[Hashable] = Counter()
         """Batches that are being taken in, by their submitter."""
+        self._named: dict[tuple[Hashable, str], trio.Event] = {}
+        """Those of them that have a key, until it is known what has become of them."""
         self._log = subject_logger("batches")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -152,6 +155,40 @@ class Batches:
         """Return the time now as a specification has it."""
         return format_datetime(self._now())
 
+    @asynccontextmanager
+    async def once(self, spec: BatchSpec) -> AsyncIterator[Batch | None]:
+        """Have a submission to oneself; yield the batch that an earlier one of its key has made.
+
+        Waits while such a one comes: its client may have lost it, and sends it again.
+
+        Raises:
+            CommandError: the key is that of another batch.
+        """
+        if not spec.key:
+            yield None
+            return
+        owner = account(spec.caller.client)
+        while (other := self._named.get((owner, spec.key))) is not None:
+            await other.wait()
+        known = self._of_key(owner, spec.key)
+        if known is not None:
+            if known.spec.asked != spec.asked:
+                raise CommandError(f"field submissionkey is that of batch {known.batch_id}")
+            yield known
+            return
+        over = self._named[owner, spec.key] = trio.Event()
+        try:
+            yield None
+        finally:
+            del self._named[owner, spec.key]
+            over.set()
+
+    def _of_key(self, owner: Hashable, key: str) -> Batch | None:
+        for batch in self.all():
+            if batch.spec.key == key and account(batch.spec.caller.client) == owner:
+                return batch
+        return None
+
     async def create(self, spec: BatchSpec, receive: Receive) -> Batch:
         """Take in a batch; ``receive`` returns the bytes of its payload, none at the end.
 
@@ -194,6 +231,8 @@ class Batches:
             if spec.has_lines:
                 places: set[tuple[str, str]] = set()
                 taken = await take_lines(scratch / "lines", receive, places)
+                if spec.list_sha256 not in ("", taken.sha256):
+                    raise CommandError("the list is not the one that was announced")
                 spec = spec.with_lines(taken.count, places, taken.size)
                 self._check_first(spec, taken.first)
             elif spec.files.size and await receive(1):

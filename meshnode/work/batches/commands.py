@@ -31,6 +31,10 @@ GREETING: Final = b"Send the lines of the batch and EOF.\n"
 GREETING_FILES: Final = b"Send the files of the batch, then its lines if it has any, and EOF.\n"
 """Asks a client for what comes with a batch."""
 
+SUBMITTED: Final = "Batch Submitted"
+ALREADY: Final = "Batch Already Submitted"
+"""What has become of a submission: it has made a batch, or an earlier one of its key has."""
+
 Action = Callable[[JsonObject, ControlSession, Caller], Awaitable[JsonObject | None]]
 
 
@@ -75,16 +79,18 @@ class BatchCommands:
         for one in spec.after:
             self._batches.units.check_known(one.target, caller)
         has_payload = spec.has_lines or spec.files.size > 0
-        if has_payload:
-            await session.send(GREETING_FILES if spec.files.size else GREETING)
-            # Whatever comes of it, what is left of the payload is no command.
-            session.finish()
-        batch = await self._create(spec, session, has_payload=has_payload)
+        async with self._batches.once(spec) as known:
+            if has_payload:
+                if known is None:
+                    await session.send(GREETING_FILES if spec.files.size else GREETING)
+                # Whatever comes of it, what is left of the payload is no command.
+                session.finish()
+            batch = known or await self._create(spec, session, has_payload=has_payload)
         if batch is None:
             return None
         reply = {
             "batch": batch.batch_id,
-            "result": "Batch Submitted",
+            "result": SUBMITTED if known is None else ALREADY,
             "members": len(batch.members),
         }
         if not has_payload:

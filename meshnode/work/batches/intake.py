@@ -4,6 +4,7 @@ Both go to the disk as they come, and are synced. A tar is looked through before
 there is a batch.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -53,11 +54,17 @@ async def take_files(path: Path, receive: Receive, announced: JobFiles) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TakenList:
-    """How many lines a list has, how many bytes of the disk it takes, and its first line."""
+    """How many lines a list has, what it takes of the disk, its first line, and what came of it.
+
+    Attributes:
+        size: bytes on the disk.
+        sha256: the digest of all that was sent, in hexadecimal.
+    """
 
     count: int
     size: int
     first: bytes
+    sha256: str
 
 
 async def take_lines(path: Path, receive: Receive, places: set[tuple[str, str]]) -> TakenList:
@@ -70,10 +77,12 @@ async def take_lines(path: Path, receive: Receive, places: set[tuple[str, str]])
         OSError: the disk refuses.
     """
     count, size, first, rest = 0, 0, b"", b""
+    digest = hashlib.sha256()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         while True:
             data = await receive(RECEIVE)
+            digest.update(data)
             *lines, rest = (rest + data).split(b"\n")
             if not data and rest:
                 lines, rest = [rest], b""
@@ -96,7 +105,7 @@ async def take_lines(path: Path, receive: Receive, places: set[tuple[str, str]])
             raise CommandError("there is no line: a batch has at least one member")
         file.flush()
         await in_thread_or_here(os.fsync, file.fileno())
-    return TakenList(count, size, first)
+    return TakenList(count, size, first, digest.hexdigest())
 
 
 def _check_line(number: int, line: bytes, places: set[tuple[str, str]]) -> None:

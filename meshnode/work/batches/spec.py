@@ -4,6 +4,7 @@ A specification is a value. It is read from a request, kept as JSON beside the b
 says what the submission of each member is.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +24,11 @@ from meshnode.security.identity import UnknownClient, identity_from_json
 from meshnode.work.batches.filling import filled
 from meshnode.work.files.jobfiles import JobFiles
 from meshnode.work.units.access import Caller
-from meshnode.work.units.after import AFTER_KEY, After, parse_after
+from meshnode.work.units.after import AFTER_KEY, After, is_member_key, parse_after
 from meshnode.work.units.intake import Input
 from meshnode.work.units.jsonreader import JsonObject
 from meshnode.work.units.labels import BATCH_LABEL, parse_labels
+from meshnode.work.units.requestfields import read_key
 from meshnode.work.units.submission import Submission, parse_submission
 
 MAX_MEMBERS: Final = 1_000_000
@@ -54,6 +56,9 @@ MAX_IN_FLIGHT: Final = 10_000
 DEFAULT_IN_FLIGHT: Final = 100
 """The same where the client does not say: enough to fill a few machines, and no flood."""
 
+LIST_SHA256_KEY: Final = "listsha256"
+"""Key of a batch with the digest of its list, in hexadecimal, where the client knows it before."""
+
 _RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
 
 NOT_OF_A_MEMBER: Final = frozenset(
@@ -65,6 +70,7 @@ NOT_OF_A_MEMBER: Final = frozenset(
         "maxinflight",
         "stdin",
         "lines",
+        LIST_SHA256_KEY,
         AFTER_KEY,
         ARRAY_INDEX_KEY,
     }
@@ -156,6 +162,12 @@ class BatchSpec:
     """The work types and nodes that lines name, each pair once; empty is the batch's own."""
     list_size: int = 0
     """Bytes of its list."""
+    list_sha256: str = ""
+    """What its digest must be; empty if the client has not said."""
+    key: str = ""
+    """The name of its submission, if the client gives it one: then there is one batch of it."""
+    asked: str = ""
+    """The digest of the request, which tells it from another one under the same key."""
 
     @classmethod
     def parse(cls, data: JsonObject, caller: Caller, created: str) -> Self:
@@ -174,6 +186,9 @@ class BatchSpec:
         if bool(text) == has_lines:
             raise CommandError("a batch needs a field array, as 1-1000, or lines: one of the two")
         JobFiles.parse(data)
+        key = read_key(data)
+        if is_member_key(key):
+            raise CommandError("field submissionkey has the form of a member's: choose another")
         return cls(
             array=Array((range(1, 1),)) if has_lines else Array.parse(text),
             fields={key: value for key, value in data.items() if key not in NOT_OF_A_MEMBER},
@@ -183,6 +198,9 @@ class BatchSpec:
             caller=caller,
             created=created,
             after=parse_after(data.get(AFTER_KEY, "")),
+            list_sha256=data.get(LIST_SHA256_KEY, ""),
+            key=key,
+            asked=hashlib.sha256(json.dumps(sorted(data.items())).encode()).hexdigest(),
         )
 
     def with_lines(self, count: int, places: Iterable[tuple[str, str]] = (), size: int = 0) -> Self:
@@ -248,6 +266,9 @@ class BatchSpec:
             "After": ",".join(map(str, self.after)),
             "Places": [list(place) for place in self.places],
             "ListSize": self.list_size,
+            "ListSHA256": self.list_sha256,
+            "Key": self.key,
+            "Asked": self.asked,
             **caller_json(self.caller),
         }
 
@@ -269,6 +290,9 @@ class BatchSpec:
                 parse_after(str(data.get("After", ""))),
                 tuple((str(kind), str(node)) for kind, node in data.get("Places", ())),
                 int(data.get("ListSize", 0)),
+                str(data.get("ListSHA256", "")),
+                str(data.get("Key", "")),
+                str(data.get("Asked", "")),
             )
         except (KeyError, ValueError, TypeError, AttributeError, CommandError) as error:
             raise WorkError(f"the specification is damaged: {error!r}") from error

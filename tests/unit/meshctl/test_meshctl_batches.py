@@ -27,7 +27,11 @@ MEMBERS = [
 
 
 class Batches:
-    """What a scripted node knows of batches; ``breaks`` sessions end after the first member."""
+    """What a scripted node knows of batches.
+
+    ``breaks`` sessions end after the first member, ``loses`` before the answer to a batch, which is
+    kept if ``keeps`` says so.
+    """
 
     def __init__(self, node):
         self.asked = []
@@ -35,6 +39,9 @@ class Batches:
         self.tars = []
         self.end = ENDED
         self.breaks = 0
+        self.loses = 0
+        self.keeps = True
+        self.keys = set()
         self.refuses = ""
         node.handlers[ASKS] = self.answer
 
@@ -44,7 +51,11 @@ class Batches:
         return getattr(self, request["action"])(session, request)
 
     def submit(self, session, request):
-        if request.get("lines") or request.get("depssize"):
+        has_payload = request.get("lines") or request.get("depssize")
+        if request["submissionkey"] in self.keys:
+            session.send({"batch": BATCH, "result": "Batch Already Submitted", "members": 3})
+            return not has_payload
+        if has_payload:
             session.send(b"Send the lines of the batch and EOF.\n")
             if self.refuses:
                 session.send(f"ERROR: {self.refuses}\n".encode())
@@ -55,8 +66,13 @@ class Batches:
         elif self.refuses:
             session.send(f"ERROR: {self.refuses}\n".encode())
             return True
+        if self.keeps:
+            self.keys.add(request["submissionkey"])
+        if self.loses:
+            self.loses -= 1
+            return False
         session.send({"batch": BATCH, "result": "Batch Submitted", "members": 3})
-        return not (request.get("lines") or request.get("depssize"))
+        return not has_payload
 
     def wait(self, session, request):
         journal = b"".join(json.dumps(one).encode() + b"\n" for one in MEMBERS)
@@ -231,6 +247,40 @@ def test_a_list_of_submissions_is_sent_waited_for_and_logged(meshctl, batches, t
     rows = [line.split("\t") for line in log.read_text().splitlines()]
     assert [row[0] for row in rows] == ["Index", "2", "1", "3"]
     assert all(len(row) == 8 for row in rows)
+
+
+WAYS = [("--array", "1-3", "cat"), ("--from-lines", "-", "cat")]
+
+
+@pytest.mark.parametrize("words", WAYS)
+@pytest.mark.parametrize("losses", [1, 2])
+def test_a_batch_whose_answer_is_lost_is_asked_for_again_and_made_once(
+    meshctl, batches, monkeypatch, words, losses
+):
+    monkeypatch.setattr(api, "AGAIN_SECONDS", 0.0)
+    batches.loses = losses
+    batches.keeps = losses == 1
+    result = meshctl("work", "submit", *words, input=b"a\nb\nc\n")
+    asked = [one for one in batches.asked if one["action"] == "submit"]
+    assert len({one["submissionkey"] for one in asked}) == 1
+    assert "Waiting for the node" in result.stderr
+    if losses == 2 and "--from-lines" in words:
+        # The node has not kept it, and what came by standard input cannot be read again.
+        assert result.exit_code == 102
+        assert "nothing was submitted; submit it again" in result.stderr
+        assert len(asked) == 2
+        return
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [f"Batch ID: {BATCH}", "Members: 3"]
+    assert len(asked) == losses + 1
+
+
+def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(meshctl, batches, monkeypatch):
+    monkeypatch.setattr(api, "AWAY_SECONDS", 0.0)
+    batches.loses = 1
+    result = meshctl("work", "submit", "cat", "--array", "1-3")
+    assert result.exit_code == 102
+    assert "there may be a batch: see `meshctl work batch list`" in result.stderr
 
 
 def test_a_member_is_told_once_also_if_the_node_was_away(meshctl, batches, tmp_path, monkeypatch):
