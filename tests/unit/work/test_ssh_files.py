@@ -490,7 +490,9 @@ TARS = st.binary(max_size=2000) | st.lists(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(ANSWERS, min_size=1), st.lists(TARS, min_size=1), st.integers(0, 255))
 def test_whatever_a_host_says_the_unit_ends_and_nothing_is_written_but_its_tar(
