@@ -298,3 +298,49 @@ def add_ssh(node, hosts: FakeHosts, kind: SshType) -> None:
             )
 
     node.more_runners = Fresh()
+
+
+def break_at(hosts: FakeHosts, step: int, *, is_lost: bool) -> None:
+    """Have all sessions cut at a step; hosts that are lost stay away from then on."""
+
+    def before(now: int) -> None:
+        # A host that is away comes back after a while, and may have another start by then.
+        if now == step:
+            hosts.cut()
+            if is_lost:
+                hosts.down |= {"anna", "bert"}
+
+    hosts.before = before
+
+
+def kill_at(node, hosts: FakeHosts, step: int) -> trio.Event:
+    """Have a node killed at a step; return what is set then."""
+    killed = trio.Event()
+
+    def before(now: int) -> None:
+        if now == step:
+            node.kill()
+            hosts.is_cut_off = True
+            hosts.cut()
+            killed.set()
+
+    hosts.before = before
+    return killed
+
+
+def heal(node, hosts: FakeHosts) -> None:
+    """Have nothing in the way of a node's next life."""
+    hosts.before, hosts.is_cut_off = lambda now: None, False
+    node.mesh.heal()
+
+
+def reaches(hosts: FakeHosts, step: int) -> trio.Event:
+    """Return what is set at a step."""
+    reached = trio.Event()
+
+    def before(now: int) -> None:
+        if now >= step:
+            reached.set()
+
+    hosts.before = before
+    return reached

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ssh_fakes import FakeHosts, add_ssh, listed, packed, ssh_type
+from ssh_fakes import FakeHosts, add_ssh, break_at, heal, kill_at, listed, packed, reaches, ssh_type
 from tars import entry, tar_of
 from work_fakes import LONG, FakeMesh, FakeNode
 
@@ -83,14 +83,7 @@ async def test_files_come_whole_over_a_session_that_breaks_at_any_step(
     foo, hosts, step, is_lost, autojump_clock
 ):
     add(foo, hosts)
-
-    def before(now):
-        if now == step:
-            hosts.cut()
-            if is_lost:
-                hosts.down |= {"anna", "bert"}
-
-    hosts.before = before
+    break_at(hosts, step, is_lost=is_lost)
     async with foo.running():
         foo.nursery.start_soon(let_all_end, hosts)
         unit_id = await submit(foo)
@@ -110,24 +103,14 @@ async def test_a_node_that_is_killed_at_any_step_collects_again_and_runs_nothing
     foo, hosts, step, autojump_clock
 ):
     add(foo, hosts)
-    killed = trio.Event()
-
-    def before(now):
-        if now == step:
-            foo.kill()
-            hosts.is_cut_off = True
-            hosts.cut()
-            killed.set()
-
-    hosts.before = before
+    killed = kill_at(foo, hosts, step)
     async with foo.running():
         with trio.move_on_after(60):
             foo.nursery.start_soon(let_all_end, hosts)
             unit_id = await submit(foo)
             await killed.wait()
         unit_id = foo.units.all()[0].unit_id
-    hosts.before, hosts.is_cut_off = lambda now: None, False
-    foo.mesh.heal()
+    heal(foo, hosts)
     async with foo.running():
         foo.nursery.start_soon(let_all_end, hosts)
         status = await foo.wait_final(unit_id)
@@ -143,13 +126,7 @@ async def test_a_request_at_any_step_ends_the_unit_there_and_here(
     foo, hosts, step, subcommand, autojump_clock
 ):
     add(foo, hosts)
-    reached = trio.Event()
-
-    def before(now):
-        if now >= step:
-            reached.set()
-
-    hosts.before = before
+    reached = reaches(hosts, step)
     async with foo.running():
         foo.nursery.start_soon(let_all_end, hosts)
         unit_id = await submit(foo)

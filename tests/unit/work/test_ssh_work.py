@@ -6,7 +6,7 @@ import tarfile
 import pytest
 import trio
 import trio.testing
-from ssh_fakes import FakeHosts, FakeSession, add_ssh, ssh_type
+from ssh_fakes import FakeHosts, FakeSession, add_ssh, break_at, heal, kill_at, reaches, ssh_type
 from tars import entry, link, tar_of
 from work_fakes import LONG
 
@@ -58,15 +58,7 @@ async def test_a_session_that_breaks_at_any_step_costs_nothing_and_nothing_runs_
     foo, hosts, step, is_lost, autojump_clock
 ):
     add(foo, hosts)
-
-    def before(now):
-        # A host that is away comes back after a while, and may have another start by then.
-        if now == step:
-            hosts.cut()
-            if is_lost:
-                hosts.down |= {"anna", "bert"}
-
-    hosts.before = before
+    break_at(hosts, step, is_lost=is_lost)
     async with foo.running():
         foo.nursery.start_soon(let_all_end, hosts)
         unit_id = await submit(foo)
@@ -85,24 +77,14 @@ async def test_a_node_that_is_killed_at_any_step_starts_nothing_twice(
     foo, hosts, step, autojump_clock
 ):
     add(foo, hosts)
-    killed = trio.Event()
-
-    def before(now):
-        if now == step:
-            foo.kill()
-            hosts.is_cut_off = True
-            hosts.cut()
-            killed.set()
-
-    hosts.before = before
+    killed = kill_at(foo, hosts, step)
     async with foo.running():
         with trio.move_on_after(60):
             foo.nursery.start_soon(let_all_end, hosts)
             unit_id = await submit(foo)
             await killed.wait()
         unit_id = foo.units.all()[0].unit_id
-    hosts.before, hosts.is_cut_off = lambda now: None, False
-    foo.mesh.heal()
+    heal(foo, hosts)
     async with foo.running():
         foo.nursery.start_soon(let_all_end, hosts)
         status = await foo.wait_final(unit_id)
@@ -117,13 +99,7 @@ async def test_a_request_at_any_step_ends_the_unit_there_and_here(
     foo, hosts, step, subcommand, autojump_clock
 ):
     add(foo, hosts)
-    reached = trio.Event()
-
-    def before(now):
-        if now >= step:
-            reached.set()
-
-    hosts.before = before
+    reached = reaches(hosts, step)
     async with foo.running():
         foo.nursery.start_soon(
             foo.talk,
