@@ -6,6 +6,7 @@ longer must leave its list, so the lists only shrink.
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -292,3 +293,11 @@ def test_what_a_page_names_is_read_from_its_words_and_its_drawing() -> None:
 def test_a_circle_of_three_is_found_and_a_diamond_is_none() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Folders of tests are no packages, so pytest takes the second one for the first."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    loose = [one for one in folders if not (one / "__init__.py").exists()]
+    names = Counter(path.name for one in loose for path in one.glob("*.py"))
+    assert [name for name, count in names.items() if count > 1 and name != "conftest.py"] == []

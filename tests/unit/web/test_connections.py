@@ -24,7 +24,7 @@ from meshnode.web.service import HttpListener, HttpService
 from meshnode.web.spool import Spool
 from tests.unit.control.conftest import FakeMesh
 from tests.unit.web.conftest import nothing_short, refuse_reload
-from tests.unit.web.test_leaving import EVENTS
+from tests.unit.web.test_http_leaving import EVENTS
 from tests.unit.web.test_wire import read_to_end
 
 ASK = b"GET /api/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
