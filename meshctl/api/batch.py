@@ -6,7 +6,6 @@ who waits for one may lose the node for a while: what was told before is not tol
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import sleep
@@ -14,25 +13,14 @@ from typing import TYPE_CHECKING
 
 from meshctl.api import PLACEMENTS, JsonObject
 from meshctl.api.connection import Connection
-from meshctl.api.errors import BadSettings, CannotReach, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY, BadSettings, ProtocolMismatch, SessionLost
 from meshctl.api.payload import PayloadError
-from meshctl.api.status import Absence
-from meshctl.api.submission import SUBMISSION_KEY
+from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence
+from meshctl.api.submission import LOCAL_NODE, SUBMISSION_KEY, new_key
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
     from meshctl.api.submission import JobSettings
-
-AWAY_SECONDS = 30.0
-"""Seconds that a node has to come back while somebody waits for a batch of it, or for an answer."""
-
-AGAIN_SECONDS = 0.5
-"""Seconds between two tries to reach it."""
-
-LOCAL_NODE = "localhost"
-
-KEY_BYTES = 18
-"""Random bytes of the key under which a batch is submitted: nobody finds it by trying."""
 
 _ID = re.compile(r"b-[a-zA-Z0-9]{8}")
 
@@ -85,7 +73,7 @@ def submit_batch(
         SessionLost: with a reason that says whether there is one, as far as that is known.
     """
     node = fields.get("node") or LOCAL_NODE
-    key = {SUBMISSION_KEY: secrets.token_urlsafe(KEY_BYTES)}
+    key = {SUBMISSION_KEY: new_key()}
     whole = _placed({**fields, "node": node}) | key
     files = None
     if job is not None and job.has_files:
@@ -142,8 +130,8 @@ def _asked_again(
         SessionLost: there is no batch, or the node stays away.
         CommandRefused: the node said why; there is no batch.
     """
-    while absence.lasts(reason, AWAY_SECONDS):
-        sleep(AGAIN_SECONDS)
+    while absence.lasts(reason, NODE_RETURNS):
+        sleep(ASK_INTERVAL)
         try:
             session = client.take()
             try:
@@ -151,7 +139,7 @@ def _asked_again(
                 line = session.read_line()
             finally:
                 session.close()
-        except (SessionLost, CannotReach, ProtocolMismatch) as error:
+        except AWAY as error:
             reason = str(error)
             continue
         if line.startswith("{"):
@@ -264,10 +252,10 @@ def watch_batch(
                         return
             finally:
                 session.close()
-        except (SessionLost, CannotReach, ProtocolMismatch) as error:
-            if not (is_known and absence.lasts(str(error), AWAY_SECONDS)):
+        except AWAY as error:
+            if not (is_known and absence.lasts(str(error), NODE_RETURNS)):
                 raise
-            sleep(AGAIN_SECONDS)
+            sleep(ASK_INTERVAL)
 
 
 def _read(line: str) -> JsonObject:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from meshctl.api import JsonObject
 from meshctl.api.connection import Connection, ControlStream, ResultStream
-from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY, CommandRefused, ProtocolMismatch
 from meshctl.api.fetching import FetchesFiles
 from meshctl.api.logindex import STDOUT
 from meshctl.api.onward import connect_on, open_at_node
@@ -219,7 +219,7 @@ class ControlClient(SubmitsWork, FetchesFiles):
         """
         try:
             status = self.work_status(unit_id)
-        except (SessionLost, CannotReach, ProtocolMismatch):
+        except AWAY:
             return None
         return None if status.get("State") in UNFINISHED else status
 

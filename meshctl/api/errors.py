@@ -110,3 +110,7 @@ class Refused(OSError):
 
     A failure of a socket, which its session turns into one of the errors above.
     """
+
+
+AWAY = (SessionLost, CannotReach, ProtocolMismatch)
+"""What a node looks like that is cut off, or restarts: until the first session that is answered."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from meshctl.api import JsonObject
-from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY, ControlError, ProtocolMismatch
 from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence
 
 if TYPE_CHECKING:  # the commands need what is here before they need sockets
@@ -58,7 +58,7 @@ class NodeEvents:
         while True:
             try:
                 yield from self._session()
-            except (SessionLost, CannotReach, ProtocolMismatch) as error:
+            except AWAY as error:
                 self._check_away(error)
             time.sleep(ASK_INTERVAL)
 

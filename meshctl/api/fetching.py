@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from meshctl.api.errors import NotFetched, SessionLost
+from meshctl.api.errors import AWAY, NotFetched, SessionLost
 from meshctl.api.logindex import FILES
-from meshctl.api.partial import AWAY, part_of
+from meshctl.api.partial import part_of
 from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, Absence, size_of
 
 if TYPE_CHECKING:

@@ -13,12 +13,10 @@ from meshctl.api.errors import (
     SessionLost,
 )
 from meshctl.api.requests import connecting
+from meshctl.api.submission import LOCAL_NODE
 
 CONTROL_SERVICE = "control"
 """The service under which a node can be asked over the mesh, as receptor's submitters expect."""
-
-LOCAL_NODE = "localhost"
-"""What a control service takes, in any case, as its own node (protocol section 3)."""
 
 _FRAMED = "Connecting framed"
 

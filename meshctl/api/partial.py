@@ -18,13 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from meshctl.api.errors import CannotReach, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY
 
 PREFIX = ".fetching-"
 """Begins the name of such a directory; that of the unit follows."""
-
-AWAY = (SessionLost, CannotReach, ProtocolMismatch)
-"""What a node that is restarting looks like."""
 
 _TAR, _OF, _FILES = "tar", "of", "files"
 _UNIT = re.compile(r"[A-Za-z0-9]{1,64}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshctl.api import JsonObject
 from meshctl.api.errors import (
-    CannotReach,
+    AWAY,
     CommandRefused,
     ControlError,
     ProtocolMismatch,
@@ -214,7 +214,7 @@ class Watch:
                     raise
                 source = self._asked
                 continue
-            except (SessionLost, CannotReach, ProtocolMismatch) as error:
+            except AWAY as error:
                 if self._stopped.is_set():
                     return
                 self._check_away(error)

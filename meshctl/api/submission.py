@@ -31,7 +31,10 @@ from meshctl.api.payload import (
 )
 
 LOCAL_NODE = "localhost"
-"""What a control service takes as its own node (protocol section 3)."""
+"""What a control service takes, in any case, as its own node (protocol section 3)."""
+
+KEY_BYTES = 18
+"""Random bytes in the key of a submission: nobody finds it by trying."""
 
 _CREATED = re.compile(
     r"Work unit (?:created|resumed) with ID (.+)\. "
@@ -192,6 +195,13 @@ def submission_line(
         return json.dumps(request, ensure_ascii=False).encode().decode()
     except UnicodeEncodeError as error:
         raise BadSettings("the submission's words and parameters must be UTF-8") from error
+
+
+def new_key() -> str:
+    """Return a key that no other submission has."""
+    import secrets  # noqa: PLC0415 - most submissions are short, and have none
+
+    return secrets.token_urlsafe(KEY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,13 @@ from meshctl.api.submission import (
     JobSettings,
     Submission,
     Told,
+    new_key,
 )
 from meshctl.api.uploading import Upload, asked
 
 LEAST_RESUMED = 64 * 1024
 """Bytes of a payload that is sent under a key: of a shorter one a node keeps nothing, and to ask
 whether it knows keys would take longer than to send it again."""
-
-KEY_BYTES = 18
-"""Random bytes in a key: nobody finds it by trying."""
 
 
 class _Takes(Protocol):
@@ -116,9 +114,7 @@ def keyed(session: Connection, payload: Sendable) -> dict[str, str]:
     announced = payload.in_parts()
     if announced is None:
         return {}
-    import secrets  # noqa: PLC0415 - most submissions are short
-
-    key = secrets.token_urlsafe(KEY_BYTES)
+    key = new_key()
     try:
         known = asked(session, key, Created(""))
     except CommandRefused:

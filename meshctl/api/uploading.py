@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from meshctl.api import JsonObject, submission
 from meshctl.api.connection import Connection
 from meshctl.api.errors import (
-    CannotReach,
+    AWAY,
     CommandRefused,
     ControlError,
     PayloadLost,
@@ -55,9 +55,6 @@ link breaks whenever it is sent."""
 _CUT = re.compile(r"[0-9]+ of the [0-9]+ bytes that were announced")
 """In what a node says of a payload whose end has come too early. We do not end one early: its
 connection was cut somewhere on the way, where that looks like an end."""
-
-AWAY = (SessionLost, CannotReach, ProtocolMismatch)
-"""What a node looks like that is cut off, or restarts."""
 
 Take = Callable[[], Connection]
 

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from meshctl.api import batch as api
-from meshctl.api.errors import CannotReach, CommandRefused, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY, CommandRefused
 from meshctl.commands.completion import batches, files
 from meshctl.commands.exits import EPILOG, code_of
 from meshctl.commands.following import tell_away
@@ -214,7 +214,7 @@ def _goes_on(invocation: Invocation, batch_id: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         text = f"interrupted: batch {batch_id} goes on. Wait again: {again}"
         raise Failure(text, ExitCode.INTERRUPTED) from error
-    except (SessionLost, CannotReach, ProtocolMismatch) as error:
+    except AWAY as error:
         text = f"{sentence(str(error))} When the node is back, wait again: {again}"
         raise Failure(text, code_of(error)) from error
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.batch import batch_members, is_batch
-from meshctl.api.errors import CommandRefused, NotFetched
+from meshctl.api.errors import AWAY, CommandRefused, NotFetched
 from meshctl.api.fetching import fetch_ended, size_of_files, tar_pieces
-from meshctl.api.partial import AWAY, bytes_kept
+from meshctl.api.partial import bytes_kept
 from meshctl.api.status import UNFINISHED
 from meshctl.commands.batch import CODES, wait_for_batch
 from meshctl.commands.completion import files, units

@@ -4,16 +4,13 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from meshctl.api.errors import CannotReach, ControlError, ProtocolMismatch, SessionLost
+from meshctl.api.errors import AWAY, ControlError, SessionLost
 from meshctl.api.logindex import STDOUT
 from meshctl.api.status import ASK_INTERVAL, NODE_RETURNS, UNFINISHED, Absence, size_of
 from meshctl.render.output import print_warning, sentence
 
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
-
-AWAY = (SessionLost, CannotReach, ProtocolMismatch)
-"""What a node that is restarting looks like, from its last session to the first new one."""
 
 SHORT_TRIES = 5
 """Sessions in a row that end as those that are done do, without a byte, although an ended unit is

@@ -9,10 +9,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from meshctl.api.errors import CommandRefused
+from meshctl.api.errors import AWAY, CommandRefused
 from meshctl.api.logindex import INDEX, RECORD_BYTES, STDERR, STREAMS, IndexReader, Line, LogLines
 from meshctl.api.status import UNFINISHED, outputs_known, size_of
-from meshctl.commands.following import AWAY, Following
+from meshctl.commands.following import Following
 from meshctl.commands.options import Invocation
 from meshctl.render.output import ExitCode, Failure, print_warning, sentence, write_raw
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.batch import is_batch
-from meshctl.api.errors import CommandRefused
+from meshctl.api.errors import AWAY, CommandRefused
 from meshctl.api.logindex import STDERR, STDOUT
 from meshctl.api.status import UNFINISHED, size_of
 from meshctl.commands.batch import BatchActions
 from meshctl.commands.completion import units
 from meshctl.commands.exits import EPILOG, propagate_option, report_end
-from meshctl.commands.following import AWAY, Following, tell_away
+from meshctl.commands.following import Following, tell_away
 from meshctl.commands.lines import (
     UnitLines,
     learn_outputs,

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshctl.api.errors import (
-    CannotReach,
+    AWAY,
     CommandRefused,
-    ProtocolMismatch,
-    SessionLost,
     WaitTimedOut,
 )
 from meshctl.api.status import UNFINISHED
@@ -95,7 +93,7 @@ def waiting_for(invocation: Invocation, unfinished: Callable[[], Sequence[str]])
     """
     try:
         yield
-    except (KeyboardInterrupt, SessionLost, CannotReach, ProtocolMismatch) as error:
+    except (KeyboardInterrupt, *AWAY) as error:
         units = unfinished()
         if not units and not isinstance(error, KeyboardInterrupt):
             raise

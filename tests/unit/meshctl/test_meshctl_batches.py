@@ -257,7 +257,7 @@ WAYS = [("--array", "1-3", "cat"), ("--from-lines", "-", "cat")]
 def test_a_batch_whose_answer_is_lost_is_asked_for_again_and_made_once(
     meshctl, batches, monkeypatch, words, losses
 ):
-    monkeypatch.setattr(api, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(api, "ASK_INTERVAL", 0.0)
     batches.loses = losses
     batches.keeps = losses == 1
     result = meshctl("work", "submit", *words, input=b"a\nb\nc\n")
@@ -276,7 +276,7 @@ def test_a_batch_whose_answer_is_lost_is_asked_for_again_and_made_once(
 
 
 def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(meshctl, batches, monkeypatch):
-    monkeypatch.setattr(api, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(api, "NODE_RETURNS", 0.0)
     batches.loses = 1
     result = meshctl("work", "submit", "cat", "--array", "1-3")
     assert result.exit_code == 102
@@ -284,7 +284,7 @@ def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(meshctl, ba
 
 
 def test_a_member_is_told_once_also_if_the_node_was_away(meshctl, batches, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(api, "ASK_INTERVAL", 0.0)
     batches.breaks = 2
     result = meshctl("work", "batch", "wait", BATCH, "--joblog", tmp_path / "log")
     assert result.exit_code == 0
