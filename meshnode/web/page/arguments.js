@@ -22,7 +22,7 @@ export function argumentsOf(job, fields) {
 }
 
 /** Return a batch, as JSON. Throws Error where files go along: a batch has them by meshctl only. */
-export function batchOf(job, fields) {
+export function batchRequest(job, fields) {
   const { payload, deps } = fields.files();
   if (payload || deps.length) throw new Error("Files go along with a batch by meshctl only (--dep): leave them out, or run it once.");
   return fields.each.batch({ ...job, ...fields.job() });

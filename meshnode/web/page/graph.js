@@ -1,6 +1,6 @@
 // The mesh as a picture: nodes, groups of nodes and peers that are down, and the links between them.
 
-import { button, fill, h, say, set, svg } from "./dom.js";
+import { button, h, say, set, svg } from "./dom.js";
 import { brief, count, rate } from "./format.js";
 import { bounds, layout } from "./layout.js";
 import { costText, degrees, healthOf, linkText, nodeSign, nodeText, Traffic } from "./nodes.js";
@@ -252,7 +252,7 @@ function keyed(parent, drawn, items, create, update) {
 }
 
 /** Return how large a node of the picture is. */
-export function radiusOf(node) {
+function radiusOf(node) {
   return RADIUS[node.kind] + (node.kind === "group" ? Math.min(14, Math.sqrt(node.members.length) * 1.6) : 0);
 }
 

@@ -101,7 +101,7 @@ class HistoryView {
 }
 
 /** Return the end of a history: so many seconds of it, or all (0). */
-export function cut({ step, from, series }, seconds) {
+function cut({ step, from, series }, seconds) {
   const length = Math.max(0, ...Object.values(series).map((values) => values.length));
   const kept = seconds ? Math.min(length, Math.ceil(seconds / step)) : length;
   const entries = Object.entries(series).map(([name, values]) => [name, [...Array(length - values.length).fill(null), ...values].slice(length - kept)]);

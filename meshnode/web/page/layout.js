@@ -4,7 +4,7 @@
 // is new is placed, beside what it is linked with: people find a node where they saw it last.
 
 /** The length of a link that nothing else pulls at. */
-export const LENGTH = 90;
+const LENGTH = 90;
 
 /** Rounds of pulling for a first picture; fewer for large ones, whose rounds are longer. */
 const ROUNDS = 300;
@@ -125,7 +125,7 @@ function beneath(key, seeds) {
 }
 
 /** Return a number of a text, always the same (FNV-1a). */
-export function hash(text) {
+function hash(text) {
   let value = 0x811c9dc5;
   for (const sign of text) value = Math.imul(value ^ sign.codePointAt(0), 0x01000193) >>> 0;
   return value;

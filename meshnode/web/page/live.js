@@ -13,7 +13,7 @@ import { pause } from "./sse.js";
 import { createdAt, merged, stateOf } from "./units.js";
 
 /** Units that are asked for at first, and again with each "more"; and the most that a node gives at once. */
-export const PAGE = 200;
+const PAGE = 200;
 const LONGEST_PAGE = 1000;
 
 /** Units that the page keeps; beyond, a part of the oldest ones is dropped. */

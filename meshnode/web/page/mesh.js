@@ -146,7 +146,7 @@ class MeshView {
 }
 
 /** Return the nodes that a filter lets through. */
-export function searched(nodes, { text, state }) {
+function searched(nodes, { text, state }) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const told = ({ id, via, version, types, labels }) =>
     [id, via, version, ...(types ?? []), ...Object.entries(labels ?? {}).map(([key, value]) => `${key}=${value}`)].join("\n").toLowerCase();

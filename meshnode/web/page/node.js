@@ -122,7 +122,7 @@ async function answer(api, command, id, signal) {
 }
 
 /** Return the answer to a ping as a line, that to a traceroute as a line for each node on the way. */
-export function answerText(answer) {
+function answerText(answer) {
   const time = ({ Time }) => (typeof Time === "number" ? brief(Time / 1e9) : "");
   const step = (one, at) => [String(at).padStart(2), one.From, time(one), one.Error].filter(Boolean).join("  ");
   return Array.isArray(answer.items) ? answer.items.map(step).join("\n") : `Reply from ${answer.From} in ${time(answer)}`;

@@ -1,7 +1,7 @@
 // The form for new work: made from what a type of work says that it takes.
 
 import { field, fill, h, note, select } from "./dom.js";
-import { argumentsOf, argumentFields, batchOf } from "./arguments.js";
+import { argumentsOf, argumentFields, batchRequest } from "./arguments.js";
 import { unavailable } from "./mesh.js";
 
 /** Where work may go, beside a node by its name. */
@@ -169,7 +169,7 @@ class SubmitForm {
   }
 
   async #postBatch(job) {
-    const { Batch: id } = await this.#post("batches", batchOf(job, this.#parts));
+    const { Batch: id } = await this.#post("batches", batchRequest(job, this.#parts));
     return ["batch", id];
   }
 
@@ -179,7 +179,7 @@ class SubmitForm {
 }
 
 /** Return the types in an answer: name to what is said of each in short. */
-export function typesIn(answer) {
+function typesIn(answer) {
   if (answer?.Types && typeof answer.Types === "object") return { ...answer.Types };
   const items = Array.isArray(answer?.items) ? answer.items : [];
   return Object.fromEntries(items.map((one) => [one.WorkType ?? one.name ?? one.Name, one]).filter(([name]) => name));

@@ -147,7 +147,7 @@ export class Table {
 }
 
 /** Compare two values of a column; what is missing comes last, in either order. */
-export function compare(a, b, order) {
+function compare(a, b, order) {
   const [noA, noB] = [isMissing(a), isMissing(b)];
   if (noA || noB) return noA - noB;
   if (typeof a === "number" && typeof b === "number") return (a - b) * order;

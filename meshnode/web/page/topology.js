@@ -4,7 +4,7 @@
 const MOST_GROUPS = 40;
 
 /** Return each node's neighbours with the cost of the way there: ID to a list of [ID, cost]. */
-export function neighbours(mesh) {
+function neighbours(mesh) {
   const found = new Map(mesh.nodes.map(({ id }) => [id, []]));
   for (const { a, b, cost_ab: there, cost_ba: back } of mesh.links) {
     if (typeof there === "number") found.get(a)?.push([b, there]);

@@ -3,7 +3,7 @@
 import { moment } from "./format.js";
 
 /** The states, in the order of a unit's life; each with a sign, since not everybody sees colours. */
-export const STATES = [
+const STATES = [
   ["Pending", "◌"],
   ["Running", "▶"],
   ["Succeeded", "✓"],
