@@ -50,6 +50,8 @@ class World:
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Methods and paths, in the order in which they were asked for."""
     bodies: list[bytes] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    """The Idempotency-Key of each body, empty where there is none."""
     listeners: list["queue.Queue[Json | None]"] = field(default_factory=list)
     streams: list[socket.socket] = field(default_factory=list)
     """The connections of all streams that there ever were."""
@@ -138,6 +140,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         world = self.server.world
         world.asked.append(("POST", self.path))
+        world.keys.append(self.headers.get("Idempotency-Key", ""))
         world.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         parts = [unquote(one) for one in urlsplit(self.path).path.split("/")[3:]]
         if self._refused(parts):

@@ -259,6 +259,26 @@ def test_the_form_submits_a_batch_of_lines_and_no_files_with_it(
     assert json.loads(world.bodies[-1]) == {"job": {"type": "cat"}, "lines": ["one <b>", "two"]}
 
 
+@pytest.mark.parametrize("status", [422, 502, 503])
+@pytest.mark.parametrize(("what", "shown"), [("units", "newunit1"), ("batches", "b-newbatch")])
+def test_what_is_submitted_again_after_a_fault_has_the_same_key_and_after_a_refusal_another(
+    browser: Browser, address: str, world: World, status: int, what: str, shown: str
+) -> None:
+    browser.open(f"{address}#/work/new/hub/cat")
+    browser.wait_text("form", "Returns its input.")
+    if what == "batches":
+        browser.run(CHOOSE, "array")
+        browser.field("Numbers").send_keys("1-9")
+    world.refused[what] = status
+    browser.click("Submit")
+    browser.wait_text(".note", "refused for the test")
+    del world.refused[what]
+    browser.click("Submit")
+    browser.wait_text("h1", shown)
+    first, second = world.keys
+    assert (first == second) == (status >= 500)
+
+
 def test_the_view_of_a_batch_asks_nothing_more_when_it_was_left(
     browser: Browser, address: str, world: World
 ) -> None:

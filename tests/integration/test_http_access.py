@@ -116,6 +116,12 @@ def test_clients_without_a_certificate_show_a_token_or_nothing_is_told(
     status, _, made = ci("/api/v1/units", "--json", '{"type": "cat", "payload": "x"}')
     assert status == 201
     assert ci("/api/v1/units")[0] == 403
+    # So may a batch be submitted by who may not look at it.
+    batch = ["--json", '{"array": "1-2", "job": {"type": "cat"}}', "-H", "Idempotency-Key: k"]
+    (status, _, first), (again, _, known) = (ci("/api/v1/batches", *batch) for _ in range(2))
+    assert (status, again, known) == (201, 200, first)
+    assert first["Members"] == 2
+    assert ci(f"/api/v1/batches/{first['Batch']}")[0] == 404
     for user in ("", "ci"):
         by_password = Curl(cluster, base, "--cacert", signed.ca, "-u", f"{user}:{CI}")
         assert by_password("/api/v1")[2]["client"]["name"].startswith("token ci (")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from meshnode.control.registry import JsonObject
-from meshnode.errors import CommandError
+from meshnode.errors import CommandError, NotAllowed
 from meshnode.web.api.bodies import kept, read_object, whole_body
 from meshnode.web.api.jobs import LOCAL_NODE, read_fields
 from meshnode.web.api.queries import check_names, seconds, whole_number
@@ -57,7 +57,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
             command, lines = await trio.to_thread.run_sync(read_batch, data)
             reply = await _submitted(node, request, command, lines)
         where = f"/api/v1/batches/{reply['batch']}"
-        told = await _status(node, request, str(reply["batch"]))
+        told = await _told(node, request, reply)
         code = HTTPStatus.OK if reply["result"] == ALREADY else HTTPStatus.CREATED
         return json_response(told, code, location=where)
 
@@ -221,6 +221,15 @@ async def _submitted(
 
 async def _status(node: WebNode, request: Request, batch_id: str) -> JsonObject:
     return await _asked(node, request, {**_command("status"), "batch": batch_id})
+
+
+async def _told(node: WebNode, request: Request, reply: JsonObject) -> JsonObject:
+    """Return what is told of a batch that was submitted: to who may not look at it, what it is."""
+    batch_id = str(reply["batch"])
+    try:
+        return await node.commands.ask(request, {**_command("status"), "batch": batch_id})
+    except (UnknownBatch, NotAllowed):
+        return {"Batch": batch_id, "Members": reply["members"]}
 
 
 async def _asked(node: WebNode, request: Request, command: JsonObject) -> JsonObject:

@@ -153,7 +153,8 @@ class SubmitForm {
       // Who has gone elsewhere meanwhile is left there.
       if (!signal.aborted) go(["work", ...where.filter((word) => word !== "unit")]);
     } catch (error) {
-      if (error.status >= 400) this.#key = newKey();
+      // Who is refused has made nothing. Of a fault (500 and up, also of a proxy before the node) nobody knows.
+      if (error.status >= 400 && error.status < 500) this.#key = newKey();
       fill(this.#problem, note(error.message, "bad"));
       this.#parts.named(error.message)?.focus();
     } finally {
