@@ -14,7 +14,7 @@ from meshnode.work.batches.access import BatchAccess, UnknownBatch
 from meshnode.work.batches.after import Predecessors
 from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.files import DEPS, BatchFiles
-from meshnode.work.batches.intake import take_files, take_lines
+from meshnode.work.batches.intake import Turn, take_files, take_lines
 from meshnode.work.batches.members import Members
 from meshnode.work.batches.memberunits import MemberUnits
 from meshnode.work.batches.spec import BatchSpec
@@ -51,7 +51,7 @@ class Batches:
         self._nursery: trio.Nursery | None = None
         self._taking: Counter[Hashable] = Counter()
         """Batches that are being taken in, by their submitter."""
-        self._named: dict[tuple[Hashable, str], trio.Event] = {}
+        self._named: dict[tuple[Hashable, str], Turn] = {}
         """Those of them that have a key, until it is known what has become of them."""
         self._log = subject_logger("batches")
 
@@ -156,32 +156,34 @@ class Batches:
         return format_datetime(self._now())
 
     @asynccontextmanager
-    async def once(self, spec: BatchSpec) -> AsyncIterator[Batch | None]:
+    async def once(self, spec: BatchSpec) -> AsyncIterator[tuple[Batch | None, Turn]]:
         """Have a submission to oneself; yield the batch that an earlier one of its key has made.
 
-        Waits while such a one comes: its client may have lost it, and sends it again.
+        Waits while such a one comes: its client may have lost it, and sends it again. So the
+        earlier one ends when nothing comes of it. What is yielded besides receives the payload.
 
         Raises:
             CommandError: the key is that of another batch.
         """
+        turn = Turn()
         if not spec.key:
-            yield None
+            yield None, turn
             return
         owner = account(spec.caller.client)
         while (other := self._named.get((owner, spec.key))) is not None:
-            await other.wait()
+            await other.wait_over()
         known = self._of_key(owner, spec.key)
         if known is not None:
             if known.spec.asked != spec.asked:
                 raise CommandError(f"field submissionkey is that of batch {known.batch_id}")
-            yield known
+            yield known, turn
             return
-        over = self._named[owner, spec.key] = trio.Event()
+        self._named[owner, spec.key] = turn
         try:
-            yield None
+            yield None, turn
         finally:
             del self._named[owner, spec.key]
-            over.set()
+            turn.over.set()
 
     def _of_key(self, owner: Hashable, key: str) -> Batch | None:
         for batch in self.all():

@@ -5,6 +5,7 @@ submitted it.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -15,6 +16,7 @@ from meshnode.permissions import Verb
 from meshnode.protocol.control import encode_reply
 from meshnode.work.batches.batch import Batch
 from meshnode.work.batches.batches import Batches
+from meshnode.work.batches.intake import Turn
 from meshnode.work.batches.spec import BatchSpec
 from meshnode.work.units.access import Caller
 from meshnode.work.units.requestfields import MAX_POSITION, read_string
@@ -76,16 +78,20 @@ class BatchCommands:
     ) -> JsonObject | None:
         spec = BatchSpec.parse(data, caller, self._batches.time())
         self._batches.units.access.check(Verb.SUBMIT, None, caller)
-        for one in spec.after:
-            self._batches.units.check_known(one.target, caller)
         has_payload = spec.has_lines or spec.files.size > 0
-        async with self._batches.once(spec) as known:
-            if has_payload:
-                if known is None:
+        async with self._batches.once(spec) as (known, turn):
+            if known is None:
+                for one in spec.after:
+                    self._batches.units.check_known(one.target, caller)
+            try:
+                if known is None and has_payload:
                     await session.send(GREETING_FILES if spec.files.size else GREETING)
-                # Whatever comes of it, what is left of the payload is no command.
-                session.finish()
-            batch = known or await self._create(spec, session, has_payload=has_payload)
+                batch = known or await self._create(spec, session, turn, has_payload=has_payload)
+            finally:
+                # Whatever comes of it, what is left of the payload is no command. Not before: of
+                # what is no payload the service bounds no silence.
+                if has_payload:
+                    session.finish()
         if batch is None:
             return None
         reply = {
@@ -99,12 +105,12 @@ class BatchCommands:
         return None
 
     async def _create(
-        self, spec: BatchSpec, session: ControlSession, *, has_payload: bool
+        self, spec: BatchSpec, session: ControlSession, turn: Turn, *, has_payload: bool
     ) -> Batch | None:
         if not has_payload:
             return await self._batches.create(spec, _nothing)
         try:
-            return await self._batches.create(spec, session.receive_some)
+            return await self._batches.create(spec, partial(turn.receive, session.receive_some))
         except MeshnodeError as error:
             # What is raised where a payload may be on its way is answered to nobody.
             await session.send(f"ERROR: {error}\n".encode())

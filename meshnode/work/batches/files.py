@@ -66,7 +66,11 @@ class BatchFiles:
         return path
 
     def put_in_place(self, scratch: Path, spec: BatchSpec) -> str:
-        """Write the specification, sync everything, and return the ID. Raises OSError."""
+        """Write the specification, sync everything, and return the ID.
+
+        Raises:
+            OSError: the disk refuses; all is in ``scratch`` still.
+        """
         _write(scratch / "batch.json", json.dumps(spec.to_json()).encode())
         _write(scratch / "journal", b"")
         files.sync_directory(scratch)
@@ -75,8 +79,13 @@ class BatchFiles:
             if not os.path.lexists(self.root / batch_id):
                 break
         os.rename(scratch, self.root / batch_id)
-        files.sync_directory(self.root)
-        files.sync_directory(self.root.parent)
+        try:
+            files.sync_directory(self.root)
+            files.sync_directory(self.root.parent)
+        except OSError:
+            # It is refused, so the next start of the node must not find it.
+            os.rename(self.root / batch_id, scratch)
+            raise
         return batch_id
 
     def discard(self, scratch: Path) -> None:

@@ -9,6 +9,9 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+import trio
 
 from meshnode.errors import CommandError, MeshnodeError
 from meshnode.work.batches.spec import (
@@ -31,6 +34,10 @@ from meshnode.work.units.intake import (
 )
 from meshnode.work.units.shortage import in_thread_or_here
 
+SILENCE: Final = 10.0
+"""Seconds in which more of a payload must come while somebody waits to send the same batch: who
+has lost a connection sends it again, and this node may hear of the loss in an hour only."""
+
 
 async def take_files(path: Path, receive: Receive, announced: JobFiles) -> str:
     """Write the tar with which a payload begins to a file, sync it, and return its digest.
@@ -50,6 +57,38 @@ async def take_files(path: Path, receive: Receive, announced: JobFiles) -> str:
     finally:
         file.close()
     return taken.sha256
+
+
+class Turn:
+    """One of several submissions of a batch: the others wait while its payload comes."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        """Set when it is known what has become of it."""
+        self._scope = trio.CancelScope()
+        self._received = 0
+
+    async def receive(self, receive: Receive, size: int) -> bytes:
+        """Return what ``receive`` does.
+
+        Raises:
+            trio.BrokenResourceError: nothing came for too long, and others wait.
+        """
+        with trio.CancelScope() as self._scope:
+            data = await receive(size)
+            self._received += 1
+            return data
+        raise trio.BrokenResourceError("its client is silent, and has sent the batch again")
+
+    async def wait_over(self) -> None:
+        """Wait until it is over; break it off if nothing comes for SILENCE."""
+        while not self.over.is_set():
+            seen = self._received
+            with trio.move_on_after(SILENCE):
+                await self.over.wait()
+                return
+            if seen == self._received:
+                self._scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ DEFAULT_IN_FLIGHT: Final = 100
 LIST_SHA256_KEY: Final = "listsha256"
 """Key of a batch with the digest of its list, in hexadecimal, where the client knows it before."""
 
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
 _RANGE = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40})(?::([0-9]{1,40}))?)?")
 
 NOT_OF_A_MEMBER: Final = frozenset(
@@ -198,7 +200,7 @@ class BatchSpec:
             caller=caller,
             created=created,
             after=parse_after(data.get(AFTER_KEY, "")),
-            list_sha256=data.get(LIST_SHA256_KEY, ""),
+            list_sha256=_digest(data.get(LIST_SHA256_KEY, "")),
             key=key,
             asked=hashlib.sha256(json.dumps(sorted(data.items())).encode()).hexdigest(),
         )
@@ -341,6 +343,12 @@ def check_text(key: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise CommandError(f"{key} has half of a surrogate pair") from None
+
+
+def _digest(text: str) -> str:
+    if text and not _SHA256.fullmatch(text):
+        raise CommandError(f"field {LIST_SHA256_KEY} must be 64 hexadecimal digits")
+    return text.lower()
 
 
 def _in_flight(text: str) -> int:

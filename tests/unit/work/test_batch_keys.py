@@ -1,14 +1,20 @@
 """Who sends a batch again under its key is told of the one that there is, and makes no other."""
 
+import errno
 import hashlib
 import json
+import os
 
 import pytest
 import trio
 from test_batches import ask, run_commands, status
 from work_fakes import LONG
 
+from meshnode import files
+from meshnode.control.input import PAYLOAD_TIMEOUT
+from meshnode.protocol.lifecycle import UnitState
 from meshnode.security.identity import UnixClient
+from meshnode.work.batches.intake import SILENCE
 
 BATCH = {"command": "work", "subcommand": "batch", "action": "submit", "worktype": "cat"}
 LINES = b"".join(json.dumps({"stdin": str(n)}).encode() + b"\n" for n in range(3))
@@ -121,3 +127,111 @@ async def test_a_key_that_is_none_is_refused(foo, key, autojump_clock):
     async with foo.running():
         assert (await submit(foo, ARRAY, key=key)).startswith("ERROR: field submissionkey ")
         assert await batches(foo) == {}
+
+
+async def test_a_batch_is_told_of_also_when_what_it_waits_for_is_gone(foo, autojump_clock):
+    async with foo.running():
+        before = await foo.submit("foo", "cat")
+        first = await submit(foo, ARRAY, submissionafter=before)
+        for supervisor in foo.launcher.supervisors.values():
+            supervisor.finish(UnitState.SUCCEEDED, "exit status 0", 0)
+        await foo.wait_final(before)
+        (line,) = await foo.talk(f"work release {before}")
+        assert json.loads(line) == {"released": before}
+        assert await submit(foo, ARRAY, submissionafter=before) == {
+            **first,
+            "result": "Batch Already Submitted",
+        }
+        # Who has not submitted it before is refused.
+        assert "ERROR" in await submit(foo, ARRAY, key="other", submissionafter=before)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+async def test_a_batch_that_is_refused_for_its_disk_is_not_there_after_a_restart(
+    foo, fails, monkeypatch, autojump_clock
+):
+    synced = []
+
+    def sync_directory(path):
+        if path in (foo.store.root / "batches", foo.store.root):
+            synced.append(path)
+            if len(synced) == fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with foo.running():
+        monkeypatch.setattr(files, "sync_directory", sync_directory)
+        assert (await submit(foo, ARRAY)).startswith("ERROR: cannot keep the batch: ")
+        monkeypatch.undo()
+        foo.kill()
+    assert len(synced) >= fails
+    async with foo.running():
+        assert await batches(foo) == {}
+        assert (await submit(foo, ARRAY))["result"] == "Batch Submitted"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "mesh"])
+async def test_a_list_that_does_not_go_on_is_given_up_in_the_time_of_a_payload(
+    foo, kind, autojump_clock
+):
+    request = {**BATCH, "node": "foo", "submissionkey": "night", **LIST}
+    async with foo.running():
+        client = foo.connect(kind, "client")
+        await client.send_all(json.dumps(request).encode() + b"\n" + LINES[:-5])
+        with trio.fail_after(PAYLOAD_TIMEOUT[kind] + LONG):
+            async for _ in client:
+                pass
+        assert await batches(foo) == {}
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_one_that_is_silent_makes_way_for_who_sends_the_batch_again(
+    foo, kind, autojump_clock
+):
+    request = {**BATCH, "node": "foo", "submissionkey": "night", **LIST}
+    async with foo.running():
+        client = foo.connect(kind, "client")
+        await client.send_all(json.dumps(request).encode() + b"\n" + LINES[:-5])
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(2 * SILENCE):
+            assert (await submit(foo, LIST, LINES))["result"] == "Batch Submitted"
+        assert len(await batches(foo)) == 1
+
+
+async def test_one_that_comes_slowly_is_waited_for(foo, autojump_clock):
+    request = {**BATCH, "node": "foo", "submissionkey": "night", **LIST}
+    replies = []
+
+    async def send():
+        replies.append(await submit(foo, LIST, LINES))
+
+    async with foo.running():
+        client = foo.connect("tcp", "client")
+        await client.send_all(json.dumps(request).encode() + b"\n")
+        with trio.fail_after(LONG + SILENCE * len(LINES)):
+            async with trio.open_nursery() as nursery:
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(send)
+                for byte in LINES:
+                    await trio.sleep(SILENCE * 0.9)
+                    await client.send_all(bytes([byte]))
+                await client.send_eof()
+        assert [one["result"] for one in replies] == ["Batch Already Submitted"]
+
+
+@pytest.mark.parametrize("is_upper", [True, False])
+async def test_the_digest_of_a_list_is_hexadecimal_in_any_case(foo, is_upper, autojump_clock):
+    lines = LINES.replace(b"\n", b"\r\n")
+    digest = hashlib.sha256(lines).hexdigest()
+    digest = digest.upper() if is_upper else digest
+    async with foo.running():
+        assert "batch" in await submit(foo, LIST, lines, key="", listsha256=digest)
+
+
+@pytest.mark.parametrize("digest", ["x", "0" * 63, "0" * 65, "g" * 64])
+async def test_what_is_no_digest_of_a_list_is_refused_before_the_list_is_asked_for(
+    foo, digest, autojump_clock
+):
+    async with foo.running():
+        request = {**BATCH, "node": "foo", **LIST, "listsha256": digest}
+        lines = await foo.talk(request)
+        assert lines == ["ERROR: field listsha256 must be 64 hexadecimal digits"]
