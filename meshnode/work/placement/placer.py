@@ -97,7 +97,7 @@ class Placer:
         ):
             if refused and isinstance(self._choose(unit, frozenset(), refused), NoneFits):
                 raise AllRefuse(passed.told)
-            await self._take_node(unit)
+            await self._leave_node(unit)
             unit.show_outage(f"waiting for a node: {choice.reason}")
             first.pending()
             with trio.move_on_at(passed.next_end()):
@@ -118,7 +118,7 @@ class Placer:
             self._directory.uncount(unit)
             raise
 
-    async def _take_node(self, unit: Unit) -> None:
+    async def _leave_node(self, unit: Unit) -> None:
         """Have a unit be on no node any more, if one was chosen that was not reached."""
         if unit.remote.node:
             self._directory.uncount(unit)

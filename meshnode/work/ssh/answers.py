@@ -16,6 +16,9 @@ MAX_PID = 2**31 - 1
 MAX_STATUS = 255
 """The highest status with which a process ends."""
 
+STATUS_ROOM = len(str(MAX_STATUS)) + 1
+"""Bytes in which a status and the end of its line stand."""
+
 
 @dataclass(frozen=True, slots=True)
 class FarState:
@@ -50,8 +53,8 @@ class MarkedPart:
         if at < 0:
             at = max(0, len(held) - len(self._mark) + 1)
         else:
-            status, is_whole, _ = held[at + len(self._mark) :][:4].partition(b"\n")
-            if is_whole or len(status) == 4:
+            status, is_whole, _ = held[at + len(self._mark) :][:STATUS_ROOM].partition(b"\n")
+            if is_whole or len(status) == STATUS_ROOM:
                 number = _number(status.decode(errors="replace"), MAX_STATUS)
                 self.status = MAX_STATUS if number is None else number
         self._held = held[at:]

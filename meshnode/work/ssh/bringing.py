@@ -17,7 +17,7 @@ from meshnode.work.files.archive import Archive, CannotCollect, Room, collected,
 from meshnode.work.files.finding import Notes
 from meshnode.work.files.globs import Globs
 from meshnode.work.files.incoming import Taker
-from meshnode.work.ssh.finding import FarFinder, batches
+from meshnode.work.ssh.finding import FarFinder, portions
 from meshnode.work.ssh.session import FarSession
 from meshnode.work.units.shortage import in_thread_or_here
 
@@ -76,7 +76,7 @@ class FarCollection:
         names: Iterable[str] = self._finder.files
         while names:
             before = self._count
-            self._queue.extend(batches(names))
+            self._queue.extend(portions(names))
             while self._queue:
                 await self._bring(self._queue.popleft(), archive, room)
             if self._count == before:

@@ -106,7 +106,7 @@ class FarFinder:
         return True
 
     def _next_places(self) -> list[Place]:
-        names = next(batches(name for name, _ in self._pending))
+        names = next(portions(name for name, _ in self._pending))
         return [self._pending.popleft() for _ in names]
 
     async def _take_all(self, places: list[Place]) -> int:
@@ -172,20 +172,20 @@ class FarFinder:
             raise CannotCollect(f"their names have more than {MAX_NAMES} bytes")
 
 
-def batches(names: Iterable[str]) -> Iterator[list[str]]:
+def portions(names: Iterable[str]) -> Iterator[list[str]]:
     """Yield names as one request has them, in their order."""
-    batch: list[str] = []
+    portion: list[str] = []
     size = 0
     for name in names:
         # With the blank, and the place in which it is looked up.
         more = len(shlex.quote(name).encode("utf-8", SURROGATES)) + 3
-        if batch and size + more > MAX_REQUEST:
-            yield batch
-            batch, size = [], 0
-        batch.append(name)
+        if portion and size + more > MAX_REQUEST:
+            yield portion
+            portion, size = [], 0
+        portion.append(name)
         size += more
-    if batch:
-        yield batch
+    if portion:
+        yield portion
 
 
 def senseless() -> CannotCollect:

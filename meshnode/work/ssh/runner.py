@@ -102,7 +102,7 @@ class SshRunner:
                 continue
             except HostFailure as failure:
                 reason = str(failure)
-                if host is None or self._was_reached(failure):
+                if host is None or self._is_tried_again_soon(failure):
                     pauses = Pauses()
             except NotNow as lack:
                 reason = str(lack)
@@ -117,7 +117,8 @@ class SshRunner:
         return Outcome.DONE
 
     @staticmethod
-    def _was_reached(failure: HostFailure) -> bool:
+    def _is_tried_again_soon(failure: HostFailure) -> bool:
+        """Whether a try that failed so is followed by the next one soon: the host was reached."""
         # Files that break off are had again from their first byte, which takes its time.
         return failure.phase not in {Phase.CONNECT, Phase.COLLECT}
 
