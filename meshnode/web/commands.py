@@ -95,11 +95,9 @@ class Commands:
         assert isinstance(reply, dict)
         return bytes(sent), reply
 
-    def stream(
-        self, request: Request, command: JsonObject, how: Streaming | None = None
-    ) -> Response:
+    def stream(self, command: JsonObject, how: Streaming) -> Response:
         """Return the response that has the command run, and carries what it sends."""
-        return CommandResponse(self, command, how or Streaming())
+        return CommandResponse(self, command, how)
 
     async def run(
         self,

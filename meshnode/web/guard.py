@@ -121,6 +121,7 @@ class Guard:
         except Problem as problem:
             await self._refuse(scope, exchange, connection, problem)
         except Exception as error:
+            # The boundary of a request: a fault costs only this one.
             if all(isinstance(leaf, trio.BrokenResourceError) for leaf in leaves_of(error)):
                 raise  # each of the tasks of a request may find that its client is gone
             self._log.exception("%s failed", _shown(scope))

@@ -79,7 +79,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
         start = whole_number(request, "from", 0)
         command = _on_batch(request, "members") | {"startpos": start}
         await _status(node, request, request.path_params["id"])
-        return commands.stream(request, command, Streaming(LINES, has_head=False))
+        return commands.stream(command, Streaming(LINES, has_head=False))
 
     async def may(request: Request) -> Response:
         check_names(request)

@@ -63,7 +63,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
             command["topics"] = topics.split(",")
         if last := request.headers.get(LAST_ID) or request.query_params.get("since"):
             command["since"] = _number(last)
-        return node.commands.stream(request, command, AS_EVENTS)
+        return node.commands.stream(command, AS_EVENTS)
 
     return [Route("/api/v1/events", events)]
 

@@ -47,7 +47,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
             await refuse_unless(node, request, "results")
             if given or not follow:
                 raise
-            return node.commands.stream(request, command, Streaming(OCTETS))
+            return node.commands.stream(command, Streaming(OCTETS))
         size = _size(request, status, stream)
         is_over = status.get("State") in FINAL
         headers = _headers(request, status, stream)
@@ -63,7 +63,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
             return Part(node, command, HTTPStatus.PARTIAL_CONTENT, headers, len(span))
         if is_over or not follow:
             return Part(node, command, HTTPStatus.OK, headers, max(size - start, 0))
-        return node.commands.stream(request, command, Streaming(OCTETS, headers=tuple(headers)))
+        return node.commands.stream(command, Streaming(OCTETS, headers=tuple(headers)))
 
     async def log(request: Request) -> Response:
         wanted = LogWanted.of(request)

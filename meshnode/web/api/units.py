@@ -50,7 +50,7 @@ def routes(node: WebNode) -> list[BaseRoute]:
     commands = node.commands
 
     async def listed(request: Request) -> Response:
-        return commands.stream(request, _listing(request), LIST)
+        return commands.stream(_listing(request), LIST)
 
     async def status(request: Request) -> Response:
         check_names(request)

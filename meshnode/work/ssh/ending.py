@@ -37,7 +37,7 @@ def left_out(unit: Unit, store: UnitStore) -> Brought:
 async def finish(unit: Unit, end: FarEnd, *, is_left: bool = False) -> None:
     """Give a unit the final state that its end on the host means."""
     record, finished = SshRecord.of(unit.status), unit.time()
-    state, detail = what_came(end, record)
+    state, detail = _what_came(end, record)
 
     def final(old: UnitStatus) -> UnitStatus:
         new = replace(
@@ -61,7 +61,7 @@ async def finish(unit: Unit, end: FarEnd, *, is_left: bool = False) -> None:
     await unit.change(final, level=level)
 
 
-def what_came(end: FarEnd, record: SshRecord) -> tuple[UnitState, str]:
+def _what_came(end: FarEnd, record: SshRecord) -> tuple[UnitState, str]:
     """Return state and detail of a unit whose command has ended like this."""
     if end.why == "cancel" or (record.is_canceled and end.code is None):
         return UnitState.CANCELED, CANCELED

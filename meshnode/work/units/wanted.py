@@ -58,7 +58,7 @@ class Wanted:
         remote = status.remote
         return (
             (not self.states or status.state in self.states)
-            and (not self.types or type_of(status) in self.types)
+            and (not self.types or _type_of(status) in self.types)
             and (not self.nodes or (here if remote is None else remote.node) in self.nodes)
             and all(_has(status.labels, *label) for label in self.labels)
             and (not self.since or (status.created or "") >= self.since)
@@ -84,7 +84,7 @@ class Wanted:
         )
 
 
-def type_of(status: UnitStatus) -> str:
+def _type_of(status: UnitStatus) -> str:
     """Return the type of the work itself, wherever it runs."""
     return (status.remote and status.remote.work_type) or status.work_type
 
