@@ -169,7 +169,7 @@ def _read_member(job: Mapping[str, Any]) -> tuple[JsonObject, bytes | None]:
     fields, payload = read_fields(job)
     for name in job.get("parameters") or ():
         if name in NOT_OF_A_MEMBER or name in LINE_KEYS:
-            raise Problem(REFUSED, f"parameters.{name}: a batch says that by a member of its own")
+            raise Problem(REFUSED, f"parameters.{name}: a batch has a field of its own for that")
     return fields, payload
 
 

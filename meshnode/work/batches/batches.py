@@ -234,7 +234,7 @@ class Batches:
                 places: set[tuple[str, str]] = set()
                 taken = await take_lines(scratch / "lines", receive, places)
                 if spec.list_sha256 not in ("", taken.sha256):
-                    raise CommandError("the list is not the one that was announced")
+                    raise CommandError("the list is not the one that was announced: send it again")
                 spec = spec.with_lines(taken.count, places, taken.size)
                 self._check_first(spec, taken.first)
             elif spec.files.size and await receive(1):

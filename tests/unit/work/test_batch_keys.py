@@ -108,7 +108,7 @@ async def test_a_list_must_have_the_digest_that_was_announced(foo, autojump_cloc
     async with foo.running():
         assert "batch" in await submit(foo, LIST, LINES, key="", listsha256=digest)
         refusal = await submit(foo, LIST, LINES + LINES, key="", listsha256=digest)
-        assert refusal == "ERROR: the list is not the one that was announced"
+        assert refusal == "ERROR: the list is not the one that was announced: send it again"
 
 
 async def test_the_key_of_one_client_is_nothing_to_another(foo, autojump_clock):
