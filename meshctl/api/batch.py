@@ -7,6 +7,7 @@ who waits for one may lose the node for a while: what was told before is not tol
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from time import sleep
 from typing import TYPE_CHECKING
@@ -107,13 +108,12 @@ def submit_batch(
             raise
         is_sent = True
         is_whole()
-        session.end_payload()
+        _end_payload(session)
         return _answer(session.read_json())
-    except (SessionLost, OSError) as error:
-        told = str(error) if isinstance(error, SessionLost) else f"{error.strerror}"
+    except SessionLost as error:
         if not is_sent:
-            raise SessionLost(f"the session broke: {told}; nothing was submitted") from error
-        return _asked_again(client, asked, told, Absence(on_away))
+            raise SessionLost(f"the session broke: {error}; nothing was submitted") from error
+        return _asked_again(client, session.node_id, asked, str(error), Absence(on_away))
     except PayloadError as error:
         # Half of a payload is no batch.
         raise BadSettings(str(error)) from error
@@ -122,30 +122,42 @@ def submit_batch(
 
 
 def _asked_again(
-    client: "ControlClient", asked: str, reason: str, absence: Absence
+    client: "ControlClient", node: str, asked: str, reason: str, absence: Absence
 ) -> BatchSubmission:
     """Return what a node says to a submission whose answer was lost.
 
     Raises:
-        SessionLost: there is no batch, or the node stays away.
+        SessionLost: there is no batch, or the node stays away, or another has its address.
         CommandRefused: the node said why; there is no batch.
     """
     while absence.lasts(reason, NODE_RETURNS):
         sleep(ASK_INTERVAL)
         try:
-            session = client.take()
-            try:
-                session.send_line(asked)
-                line = session.read_line()
-            finally:
-                session.close()
+            with closing(client.take()) as session:
+                there = session.node_id
+                # Another node would make the batch that this one may have made.
+                line = _said(session, asked) if there == node else ""
         except AWAY as error:
             reason = str(error)
             continue
+        if there != node:
+            raise SessionLost(f"node {there} answers instead of {node}, which may have the batch")
         if line.startswith("{"):
             return _answer(_read(line))
         raise SessionLost("the node has not kept the batch: nothing was submitted; submit it again")
     raise SessionLost(f"{reason}; there may be a batch: see `meshctl work batch list`")
+
+
+def _said(session: Connection, asked: str) -> str:
+    session.send_line(asked)
+    return session.read_line()
+
+
+def _end_payload(session: Connection) -> None:
+    try:
+        session.end_payload()
+    except OSError as error:
+        raise SessionLost(f"the session is gone: {error.strerror or error}") from error
 
 
 def _placed(fields: Mapping[str, str]) -> dict[str, str]:

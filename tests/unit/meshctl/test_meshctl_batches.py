@@ -1,8 +1,11 @@
 """Batches from the command line: what is asked of the node, and what is told of its answers."""
 
+import errno
 import io
 import json
+import os
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshctl.api import batch as api
+from meshctl.commands import arrays
 from meshctl.commands.arrays import numbered_lines
 from meshctl.render.batches import BatchProgress, member_line, summary
 from meshctl.render.output import ExitCode
@@ -281,6 +285,45 @@ def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(meshctl, ba
     result = meshctl("work", "submit", "cat", "--array", "1-3")
     assert result.exit_code == 102
     assert "there may be a batch: see `meshctl work batch list`" in result.stderr
+
+
+@pytest.mark.parametrize("words", WAYS)
+def test_another_node_at_the_same_address_is_not_asked_for_the_batch_of_the_first(
+    meshctl, node, batches, monkeypatch, words
+):
+    monkeypatch.setattr(api, "ASK_INTERVAL", 0.0)
+    batches.loses = 1
+    submit = batches.submit
+
+    def submit_and_vanish(session, request):
+        node.greeting = b"Receptor Control, node bar\n"
+        return submit(session, request)
+
+    batches.submit = submit_and_vanish
+    result = meshctl("work", "submit", *words, input=b"a\nb\nc\n")
+    assert result.exit_code == 102
+    assert "node bar answers instead of foo, which may have the batch" in result.stderr
+    assert len(batches.asked) == 1
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_a_list_that_cannot_be_read_to_its_end_is_named_and_no_batch(
+    meshctl, batches, monkeypatch, lines
+):
+    read = []
+
+    class Broken:
+        def readline(self, size):
+            if len(read) == lines:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            read.append(size)
+            return b"a\n"
+
+    monkeypatch.setattr(arrays.click, "open_file", lambda *_: nullcontext(Broken()))
+    result = meshctl("work", "submit", "--from-lines", "/dev/broken", "cat")
+    assert result.stderr == "ERROR: /dev/broken: Input/output error\n"
+    assert result.exit_code == ExitCode.WRONG_USAGE
+    assert batches.lists == []
 
 
 def test_a_member_is_told_once_also_if_the_node_was_away(meshctl, batches, tmp_path, monkeypatch):
