@@ -8,6 +8,8 @@ Of small frames tens of thousands come in one piece, also of a websocket (RFC 64
 told apart, and handed on some at a time.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from meshnode.protocol.rates import TokenBucket
@@ -59,14 +61,47 @@ class TooManyFrames(Exception):
     """A client sends so many frames that carry nothing; the text says how many."""
 
 
+class _Splitter:
+    """Tells frames apart in what comes, some at a time."""
+
+    def __init__(self, skip: int, least: int) -> None:
+        """Bytes that come before the first frame, and that each header has at least."""
+        self._skip = skip
+        """Bytes that are of no frame's header."""
+        self._least = least
+        self._header = bytearray()
+
+    def feed(self, data: bytes, most: int, read: Callable[[bytearray], int | None]) -> int:
+        """Look at the next bytes, up to some frames; return at how many of them that ended.
+
+        ``read`` is given a header, and returns how many bytes follow; None if it is not whole.
+        """
+        at = 0
+        while at < len(data) and most:
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            part = data[at : at + max(1, self._least - len(self._header))]
+            self._header += part
+            at += len(part)
+            if len(self._header) < self._least:
+                continue
+            size = read(self._header)
+            if size is not None:
+                self._skip = size
+                self._header.clear()
+                most -= 1
+        return at
+
+
 class FrameWatch:
     """Watches what one client sends."""
 
     def __init__(self, now: float) -> None:
         self._bucket = TokenBucket(RATE, BURST, now)
-        self._skip = PREFACE
-        """Bytes that are of no frame's header."""
-        self._header = bytearray()
+        self._frames = _Splitter(PREFACE, HEADER)
         self._grants = 0
         """How often the client may say that it has room again."""
 
@@ -80,65 +115,34 @@ class FrameWatch:
         Raises:
             TooManyFrames
         """
-        at = 0
-        while at < len(data) and most:
-            if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                at += step
-                continue
-            part = data[at : at + HEADER - len(self._header)]
-            self._header += part
-            at += len(part)
-            if len(self._header) == HEADER:
-                self._count(now)
-                self._header.clear()
-                most -= 1
-        return at
+        return self._frames.feed(data, most, partial(self._count, now))
 
-    def _count(self, now: float) -> None:
-        length = int.from_bytes(self._header[:3], "big")
-        kind, flags = self._header[3], self._header[4]
-        self._skip = length
+    def _count(self, now: float, header: bytearray) -> int:
+        """Return how many bytes follow a header. Raises TooManyFrames."""
+        length = int.from_bytes(header[:3], "big")
+        kind, flags = header[3], header[4]
         if kind == WINDOW_UPDATE and self._grants:
             self._grants -= 1
-            return
+            return length
         carries = kind in CARRIERS and (length or flags & END_STREAM)
         if not carries and not self._bucket.take(now):
             raise TooManyFrames(f"more than {BURST} frames of HTTP/2 that carry nothing")
+        return length
 
 
 class MessageWatch:
     """Tells apart the frames of a websocket that one client sends."""
 
     def __init__(self) -> None:
-        self._skip = 0
-        """Bytes that are of no frame's header."""
-        self._header = bytearray()
+        self._frames = _Splitter(0, MESSAGE_HEADER)
 
     def feed(self, data: bytes, most: int = TURN) -> int:
         """Look at the next bytes, up to some frames; return at how many of them that ended."""
-        at = 0
-        while at < len(data) and most:
-            if self._skip:
-                step = min(self._skip, len(data) - at)
-                self._skip -= step
-                at += step
-                continue
-            self._header.append(data[at])
-            at += 1
-            size = _size_of(self._header)
-            if size is not None:
-                self._skip = size
-                self._header.clear()
-                most -= 1
-        return at
+        return self._frames.feed(data, most, _size_of)
 
 
 def _size_of(header: bytearray) -> int | None:
     """Return how many bytes follow the header of a websocket's frame; None if it is not whole."""
-    if len(header) < MESSAGE_HEADER:
-        return None
     told, masked = header[1] & 0x7F, header[1] & 0x80
     longer = LONGER.get(told, 0)
     if len(header) < MESSAGE_HEADER + longer + (MASK if masked else 0):
