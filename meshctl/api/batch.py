@@ -4,6 +4,7 @@ The functions take a :class:`meshctl.ControlClient`. A batch is submitted whole 
 who waits for one may lose the node for a while: what was told before is not told again.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,9 @@ from meshctl.api.submission import LOCAL_NODE, SUBMISSION_KEY, new_key
 if TYPE_CHECKING:
     from meshctl.api.client import ControlClient
     from meshctl.api.submission import JobSettings
+
+LIST_SHA256_KEY = "listsha256"
+"""Key of a batch with the digest of its list."""
 
 _ID = re.compile(r"b-[a-zA-Z0-9]{8}")
 
@@ -62,7 +66,8 @@ def submit_batch(
         client: Of the node that is to have the batch.
         fields: Keys of a submission (``worktype``, ``node``, ``params``, …), ``array`` as
             ``1-1000%20``, ``maxinflight``, ``stdin``.
-        lines: For each member keys of its own; ``line`` is a text for ``{line}``.
+        lines: For each member keys of its own; ``line`` is a text for ``{line}``. What can be gone
+            through twice is: the node is told the digest of the whole list before it comes.
         on_sent: Called with the number of lines that were sent so far.
         job: Its ``deps`` and ``script`` go along: each member finds them in ``DEPS/``. They are
             sent once, and kept once. What else it has are keys of ``fields``.
@@ -84,6 +89,9 @@ def submit_batch(
         files = Dependencies(job.deps, job.script)
         whole |= files.announced
     is_whole = on_whole or (lambda: None)
+    if lines is not None and not isinstance(lines, Iterator):
+        # A connection that is cut may look to the node like one that has ended.
+        whole[LIST_SHA256_KEY] = _digest(lines)
     asked = _encoded(request("submit", **({} if lines is None else {"lines": "true"}), **whole))
     session = client.take()
     is_sent = False
@@ -100,7 +108,7 @@ def submit_batch(
             for chunk in () if files is None else files.chunks():
                 session.send(chunk)
             for number, line in enumerate(lines or (), 1):
-                session.send(_encoded(_placed(line)).encode() + b"\n")
+                session.send(_encoded_line(line))
                 if on_sent is not None:
                     on_sent(number)
         except SessionLost:
@@ -165,6 +173,18 @@ def _placed(fields: Mapping[str, str]) -> dict[str, str]:
     rule = fields.get("node")
     more = {"node": LOCAL_NODE, "placement": rule} if rule in PLACEMENTS and rule else {}
     return {**fields, **more}
+
+
+def _encoded_line(line: Mapping[str, str]) -> bytes:
+    return _encoded(_placed(line)).encode() + b"\n"
+
+
+def _digest(lines: Iterable[Mapping[str, str]]) -> str:
+    """Return that of a list, in hexadecimal. Raises BadSettings."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(_encoded_line(line))
+    return digest.hexdigest()
 
 
 def _encoded(data: Mapping[str, object]) -> str:

@@ -1,7 +1,8 @@
 """Submitting batches: ``work submit --array`` and ``--from-lines``, and ``work submit-batch``."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -161,10 +162,8 @@ def submit_members(
         if payload is not None:
             raise Failure("--from-lines takes no payload: each line may be one.")
         is_named = any("{line}" in value for value in fields.values())
-        with _open(wanted.lines or "") as numbered:
-            lines = (_of_text(line, is_named) for _, line in numbered)
-            submit = partial(api.submit_batch, client, fields, lines, job=job)
-            done = _submitted(invocation, submit)
+        lines = _listed(wanted.lines or "", lambda _, line: _of_text(line, is_named))
+        done = _submitted(invocation, partial(api.submit_batch, client, fields, lines, job=job))
     _report(invocation, client, done, waits=waits, joblog=wanted.joblog, as_json=as_json)
 
 
@@ -189,7 +188,9 @@ def _of_text(text: str, is_named: bool) -> Mapping[str, str]:
     return {"line": text} if is_named else {"line": text, "stdin": f"{text}\n"}
 
 
-def _of_json(number: int, line: str) -> Mapping[str, str]:
+def _of_json(number: int, line: str) -> Mapping[str, str] | None:
+    if not line.strip():
+        return None
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -197,6 +198,30 @@ def _of_json(number: int, line: str) -> Mapping[str, str]:
     if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
         raise Failure(f"line {number} is no object of strings")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """The members in a file, which is read anew each time that they are gone through."""
+
+    path: str
+    member: Callable[[int, str], Mapping[str, str] | None]
+
+    def __iter__(self) -> Iterator[Mapping[str, str]]:
+        with _open(self.path) as numbered:
+            for number, line in numbered:
+                if (member := self.member(number, line)) is not None:
+                    yield member
+
+
+def _listed(
+    path: str, member: Callable[[int, str], Mapping[str, str] | None]
+) -> Iterable[Mapping[str, str]]:
+    """Return the members of a list, None being none; those of a pipe can be gone through once."""
+    members = _List(path, member)
+    is_stream = path == "-" or (os.path.exists(path) and not os.path.isfile(path))
+    # Who names a directory is told before a node is asked.
+    return iter(members) if is_stream and not os.path.isdir(path) else members
 
 
 @contextmanager
@@ -302,8 +327,8 @@ def submit_batch(
     if detach and joblog is not None:
         raise Failure("Cannot combine --detach with --joblog.")
     check_log(joblog)
-    with invocation.client() as client, _open(file) as numbered:
-        members = (_of_json(number, line) for number, line in numbered if line.strip())
+    with invocation.client() as client:
+        members = _listed(file, _of_json)
         first = named_in_full(invocation, client, after)
         fields = {**job.fields(), **_terms(max_in_flight, first)}
         submit = partial(api.submit_batch, client, fields, members, job=job)

@@ -1,11 +1,14 @@
 """Batches from the command line: what is asked of the node, and what is told of its answers."""
 
 import errno
+import hashlib
 import io
 import json
 import os
 import tarfile
+import threading
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,7 @@ class Batches:
         self.asked = []
         self.lists = []
         self.tars = []
+        self.payloads = []
         self.end = ENDED
         self.breaks = 0
         self.loses = 0
@@ -65,6 +69,7 @@ class Batches:
                 session.send(f"ERROR: {self.refuses}\n".encode())
                 return False
             data, size = session.read_to_end(), int(request.get("depssize", 0))
+            self.payloads.append(data)
             self.tars.append(data[:size])
             self.lists.append([json.loads(one) for one in data[size:].splitlines()])
         elif self.refuses:
@@ -304,6 +309,46 @@ def test_another_node_at_the_same_address_is_not_asked_for_the_batch_of_the_firs
     assert result.exit_code == 102
     assert "node bar answers instead of foo, which may have the batch" in result.stderr
     assert len(batches.asked) == 1
+
+
+@pytest.mark.parametrize("files", [(), ("--dep", "data")])
+def test_a_list_in_a_file_is_announced_so_that_half_of_it_is_no_batch(
+    meshctl, batches, tmp_path, monkeypatch, files
+):
+    monkeypatch.chdir(tmp_path)
+    Path("data").write_text("data")
+    Path("list").write_text("one\r\ntwo\n")
+    assert meshctl("work", "submit", "--from-lines", "list", *files, "cat").exit_code == 0
+    (asked,), (payload,) = batches.asked, batches.payloads
+    sent = payload[int(asked.get("depssize", 0)) :]
+    assert asked["listsha256"] == hashlib.sha256(sent).hexdigest()
+    assert len(sent.splitlines()) == 2
+    # What can be read once is not announced.
+    assert meshctl("work", "submit", "--from-lines", "-", "cat", input=b"one\n").exit_code == 0
+    assert "listsha256" not in batches.asked[1]
+
+
+def test_of_a_list_in_a_pipe_the_lines_are_sent_and_of_a_directory_nothing(
+    meshctl, batches, tmp_path
+):
+    os.mkfifo(tmp_path / "pipe")
+    write = partial((tmp_path / "pipe").write_text, "one\ntwo\n")
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    result = meshctl("work", "submit", "--from-lines", tmp_path / "pipe", "cat")
+    assert result.exit_code == 0, result.stderr
+    writer.join()
+    assert [one["line"] for one in batches.lists[0]] == ["one", "two"]
+    result = meshctl("work", "submit", "--from-lines", tmp_path, "cat")
+    assert result.stderr == f"ERROR: {tmp_path}: Is a directory\n"
+    assert len(batches.asked) == 1
+
+
+def test_of_a_list_with_a_line_that_is_none_no_node_is_asked(meshctl, batches, tmp_path):
+    (tmp_path / "list").write_text('{"worktype": "cat"}\nnothing\n')
+    result = meshctl("work", "submit-batch", tmp_path / "list")
+    assert result.stderr == "ERROR: line 2 is not JSON\n"
+    assert not batches.asked
 
 
 @pytest.mark.parametrize("lines", [0, 2])
