@@ -85,17 +85,18 @@ def fetch(
     with invocation.client() as client:
         unit_id = find_unit(invocation, client, unit_id)
         status = _ended(invocation, client, unit_id, waits=waits)
+        where = TO_STDOUT if is_tar else directory
         try:
             if is_tar:
                 _write_tar(client, unit_id, status)
             else:
                 names = _put(client, unit_id, status, directory, force=force)
         except AWAY as error:
-            left = _left_to_do(invocation, unit_id, status, TO_STDOUT if is_tar else directory)
+            left = _left_to_do(invocation, unit_id, status, where, force=force)
             text = f"the files of unit {unit_id} are not here: {sentence(str(error))} {left}"
             raise Failure(text, ExitCode.UNREACHABLE) from error
         except KeyboardInterrupt as error:
-            left = _left_to_do(invocation, unit_id, status, TO_STDOUT if is_tar else directory)
+            left = _left_to_do(invocation, unit_id, status, where, force=force)
             text = f"interrupted: the files of unit {unit_id} are not here. {left}"
             raise Failure(text, ExitCode.INTERRUPTED) from error
     if as_json and not is_tar:
@@ -121,10 +122,16 @@ def _ended(
 
 
 def _left_to_do(
-    invocation: Invocation, unit_id: str, status: Mapping[str, Any], directory: str
+    invocation: Invocation,
+    unit_id: str,
+    status: Mapping[str, Any],
+    directory: str,
+    *,
+    force: bool,
 ) -> str:
     """Say how to bring files here that have not come, and how much of them need not come again."""
-    again = invocation.shell_command("work", "fetch", unit_id, "-o", directory)
+    replacing = ("--force",) if force else ()
+    again = invocation.shell_command("work", "fetch", unit_id, "-o", directory, *replacing)
     kept = 0 if directory == TO_STDOUT else bytes_kept(Path(directory), unit_id)
     if not kept:
         return f"Fetch them again: {again}"

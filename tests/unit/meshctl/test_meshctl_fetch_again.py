@@ -194,9 +194,10 @@ def test_what_a_node_that_stays_away_has_sent_is_kept(node, tmp_path, monkeypatc
     assert found_in(tmp_path) == FILES
 
 
+@pytest.mark.parametrize("more", [(), ("--force",)])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_is_ended_says_what_is_left_and_the_next_one_does_it(
-    node, start_process, meshctl, tmp_path, how
+    node, start_process, meshctl, tmp_path, how, more
 ):
     unit = node.add_unit("one")
     unit.more["FilesSize"] = WHOLE
@@ -212,7 +213,10 @@ def test_a_process_that_is_ended_says_what_is_left_and_the_next_one_does_it(
         return False
 
     node.handlers[RESULTS] = results
-    process = start_process("--socket", node.address, "work", "fetch", "one", "-o", tmp_path)
+    words = ("work", "fetch", "one", "-o", tmp_path, *more)
+    if more:
+        (tmp_path / "a").write_text("was there")
+    process = start_process("--socket", node.address, *words)
     kept = tmp_path / KEPT / "tar"
     while not (kept.exists() and kept.stat().st_size == 200_000):
         assert process.poll() is None
@@ -227,9 +231,9 @@ def test_a_process_that_is_ended_says_what_is_left_and_the_next_one_does_it(
         assert stderr.decode() == (
             "ERROR: interrupted: the files of unit one are not here. "
             f"200000 of {len(WHOLE)} bytes are kept in {tmp_path}. "
-            f"Go on with: meshctl --socket {node.address} work fetch one -o {tmp_path}\n"
+            f"Go on with: meshctl --socket {node.address} {' '.join(map(str, words))}\n"
         )
-    result = meshctl("work", "fetch", "one", "-o", tmp_path)
+    result = meshctl(*words)
     assert result.exit_code == 0
     assert asked == [0, 200_000]
     assert found_in(tmp_path) == FILES
