@@ -55,3 +55,17 @@ def test_a_batch_under_a_key_is_made_once_and_another_one_under_it_is_a_conflict
     assert refused.status == 409
     assert refused.detail == f"the Idempotency-Key is that of batch {first.json['Batch']}"
     assert len(client.ask("/batches").json["items"]) == 1
+
+
+def test_a_key_has_at_most_256_printable_characters_and_an_empty_one_is_none(
+    client: WebClient,
+) -> None:
+    batch = {"array": "1-2", "job": {"type": "cat"}}
+
+    def twice(key: str) -> list[int]:
+        return [client.post("/batches", batch, idempotency_key=key).status for _ in range(2)]
+
+    assert twice("x" * 256) == twice("clé") == [201, 200]
+    assert twice("x" * 257) == twice("x" * 500) == twice("a\xa0b") == [400, 400]
+    assert twice("") == [201, 201]
+    assert len(client.ask("/batches").json["items"]) == 4
