@@ -43,6 +43,10 @@ class BatchSubmission:
     members: int
 
 
+class BatchUnconfirmed(SessionLost):
+    """The node has not said whether there is a batch, and stays away."""
+
+
 def request(action: str, batch_id: str = "", **more: object) -> JsonObject:
     """Return the request for something about batches."""
     named = {"batch": batch_id} if batch_id else {}
@@ -76,7 +80,8 @@ def submit_batch(
 
     Raises:
         CommandRefused: the node said why; there is no batch.
-        SessionLost: with a reason that says whether there is one, as far as that is known.
+        BatchUnconfirmed: the node stays away; only its list of batches tells whether there is one.
+        SessionLost: there is none, or the node has changed.
     """
     node = fields.get("node") or LOCAL_NODE
     key = {SUBMISSION_KEY: new_key()}
@@ -135,7 +140,8 @@ def _asked_again(
     """Return what a node says to a submission whose answer was lost.
 
     Raises:
-        SessionLost: there is no batch, or the node stays away, or another has its address.
+        BatchUnconfirmed: the node stays away.
+        SessionLost: there is no batch, or another node has its address.
         CommandRefused: the node said why; there is no batch.
     """
     while absence.lasts(reason, NODE_RETURNS):
@@ -153,7 +159,7 @@ def _asked_again(
         if line.startswith("{"):
             return _answer(_read(line))
         raise SessionLost("the node has not kept the batch: nothing was submitted; submit it again")
-    raise SessionLost(f"{reason}; there may be a batch: see `meshctl work batch list`")
+    raise BatchUnconfirmed(f"{reason}; there may be a batch")
 
 
 def _said(session: Connection, asked: str) -> str:

@@ -258,18 +258,20 @@ def _submitted(
     invocation: Invocation, submit: Callable[..., api.BatchSubmission]
 ) -> api.BatchSubmission:
     whole: list[bool] = []
+    listed = invocation.shell_command("work", "batch", "list")
     try:
         return submit(on_whole=lambda: whole.append(True), on_away=tell_away)
     except KeyboardInterrupt as error:
         text = "interrupted: nothing was submitted"
         if whole:
-            listed = invocation.shell_command("work", "batch", "list")
             text = f"interrupted: there may be a batch. See: {listed}"
         raise Failure(text, ExitCode.INTERRUPTED) from error
     except CommandRefused as error:
         text = "this node knows no batches: it is receptor's, or an older meshnode"
         told = text if str(error) == "bad command" else f"Failed to start batch: {error}"
         raise Failure(told, ExitCode.SUBMIT_FAILED) from error
+    except api.BatchUnconfirmed as error:
+        raise Failure(f"{error}. See: {listed}", code_of(error)) from error
     except ControlError as error:
         raise Failure(str(error), code_of(error)) from error
 

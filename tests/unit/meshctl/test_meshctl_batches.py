@@ -284,12 +284,15 @@ def test_a_batch_whose_answer_is_lost_is_asked_for_again_and_made_once(
     assert len(asked) == losses + 1
 
 
-def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(meshctl, batches, monkeypatch):
+def test_a_node_that_stays_away_leaves_open_whether_there_is_a_batch(
+    meshctl, node, batches, monkeypatch
+):
     monkeypatch.setattr(api, "NODE_RETURNS", 0.0)
     batches.loses = 1
     result = meshctl("work", "submit", "cat", "--array", "1-3")
     assert result.exit_code == 102
-    assert "there may be a batch: see `meshctl work batch list`" in result.stderr
+    listed = f"meshctl --socket {node.address} work batch list"
+    assert result.stderr.endswith(f"; there may be a batch. See: {listed}\n")
 
 
 @pytest.mark.parametrize("words", WAYS)
