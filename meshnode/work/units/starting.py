@@ -180,6 +180,9 @@ class UnitStarter:
         unit.log.info("its payload was cut off, and waits for the rest: %s", reason)
         with suppress(UnknownUnit):
             await self._uploads.show(unit)
+        if unit.is_final:
+            # It ended meanwhile, and a piece may have come to the disk after that.
+            await self._store.drop_input(unit.unit_id)
 
     async def refuse_input(self, unit: Unit, reason: object) -> str:
         """End a unit that will not have its input; return the detail that says so."""

@@ -19,6 +19,7 @@ import trio
 from meshnode.errors import MeshnodeError
 from meshnode.work.units.intake import Digest, Receive
 from meshnode.work.units.shortage import NotNow
+from meshnode.work.units.status import UnitStatus
 from meshnode.work.units.store import UnitStore
 from meshnode.work.units.unit import Clock, Unit
 
@@ -141,7 +142,11 @@ class Uploads:
     async def show(self, unit: Unit) -> None:
         """Say in the detail what the unit waits for. Raises UnknownUnit if it is released."""
         text = f"Waiting for the rest of its input data: {self.received(unit)} bytes are here"
-        await unit.note(lambda status: replace(status, detail=text))
+
+        def waiting(status: UnitStatus) -> UnitStatus:
+            return status if status.state.is_final else replace(status, detail=text)
+
+        await unit.note(waiting)
 
     async def adopt(self, unit: Unit) -> bool:
         """Have a unit of the last run of the node wait on; False if there is nothing to wait for.

@@ -29,7 +29,7 @@ from meshnode.security.auditlines import Kind
 from meshnode.security.identity import TcpClient
 from meshnode.work.units.intake import WRITE
 from meshnode.work.units.quotas import QuotaBounds
-from meshnode.work.units.uploads import LEAST_KEPT, PATIENCE
+from meshnode.work.units.uploads import LEAST_KEPT, PATIENCE, Uploads
 
 PAYLOAD = random.Random(7).randbytes(3 * WRITE + 12_345)
 TAR = tar_of({"big": PAYLOAD[: WRITE + 999], "small": b"x"})
@@ -559,6 +559,27 @@ async def test_a_unit_that_is_ended_meanwhile_gives_its_room_back(mesh, bar, end
         assert not bar.store.stdin_path(unit.unit_id).exists() or (
             bar.store.stdin_path(unit.unit_id).stat().st_size == 0
         )
+
+
+async def test_what_comes_to_the_disk_while_the_end_of_its_unit_is_recorded_is_dropped_too(
+    mesh, bar, monkeypatch
+):
+    show = Uploads.show
+
+    async def show_late(uploads, unit):
+        await bar.talk(f"work cancel {unit.unit_id}")
+        # A thread had it in hand when the end dropped what was there.
+        bar.store.stdin_path(unit.unit_id).write_bytes(PAYLOAD[: 2 * WRITE])
+        await show(uploads, unit)
+
+    monkeypatch.setattr(Uploads, "show", show_late)
+    async with half_sent(mesh, bar) as unit:
+        await unit.wait_final()
+        while bar.store.stdin_path(unit.unit_id).stat().st_size:
+            await trio.sleep(0.01)
+        assert unit.status.state is UnitState.CANCELED
+        assert not unit.status.detail.startswith("Waiting")
+        assert len(bar.units.uploads) == 0
 
 
 async def test_of_two_sessions_with_one_payload_the_newer_one_has_it(mesh, bar):
